@@ -1,0 +1,76 @@
+# Everything that people and CI run. uv is used where it is found, python3 -m venv with pip where it is not.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+LOCK := requirements.lock
+
+.PHONY: help demo test check lint types tests wheel bench lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   install into $(VENV), then tell the whole story"
+	@echo "make test   install what the tests need, and pass them"
+	@echo "make check  what CI runs: lint, types, tests, wheel"
+	@echo "make bench  the benchmarks"
+	@echo "make clean  take away what was made here"
+
+demo: $(VENV)/.installed
+	$(BIN)/threadledger demo
+
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest -q -n auto
+
+check: lint types test wheel
+
+lint: $(VENV)/.checked
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.checked
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The wheel is built once; the tests run against it in an environment of its own, with the source folders out of reach.
+wheel: $(VENV)/.checked
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m build --outdir build/wheel .
+	$(BIN)/python tests/against_wheel.py build/wheel
+
+bench: $(VENV)/.tested
+	$(BIN)/python benchmarks/startup.py
+
+lock:
+	uv pip compile pyproject.toml --all-extras --group dev --universal --no-annotate --no-header --no-emit-index-url \
+		--python-version 3.11 --output-file $(LOCK)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+ifdef UV
+	uv venv --quiet --seed --python $(PYTHON) $(VENV)
+else
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+endif
+
+ifdef UV
+INSTALL := uv pip install --quiet --python $(BIN)/python --constraint $(LOCK)
+else
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK)
+endif
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(LOCK)
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(INSTALL) --group test
+	@touch $@
+
+$(VENV)/.checked: $(VENV)/.tested
+	$(INSTALL) --group dev
+	@touch $@

@@ -1,0 +1,18 @@
+"""OpenAI: backends, thread mirrors, and every failure of its SDK as facts."""
+
+from .assistant import Assistants
+from .assistants import AssistantsBackend
+from .chat import ChatBackend
+from .client import Client
+from .mirrors import AssistantsThreads, ConversationThreads
+from .responses import ResponsesBackend
+
+__all__ = [
+    "Assistants",
+    "AssistantsBackend",
+    "AssistantsThreads",
+    "ChatBackend",
+    "Client",
+    "ConversationThreads",
+    "ResponsesBackend",
+]

@@ -1,0 +1,102 @@
+"""Which assistant answers: the one that `OPENAI_ASSISTANT_ID` pins, or the one made from the profile and remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+from threadledger.domain import Cause, Profile, ProviderRefused, diagnose
+
+from .client import Client
+from .failures import calling
+from .limits import ASSISTANT_NAME_CHARS_MAX, PAGE_ITEMS
+
+PROFILE_HASH = "threadledger_profile"
+"""The metadata key under which an assistant says which profile it was made from."""
+
+ASSISTANT_PAGES_MAX = 10
+"""Pages of assistants looked through for one of ours before a new one is made."""
+
+
+class Remembered(Protocol):
+    """Assistants made before, by endpoint and profile hash."""
+
+    def get(self, endpoint: str, profile_hash: str) -> str | None: ...
+
+    def put(self, endpoint: str, profile_hash: str, assistant_id: str) -> None: ...
+
+    def forget(self, assistant_id: str) -> None: ...
+
+
+class Assistants:
+    """Finds or makes the assistant that a run needs."""
+
+    def __init__(self, client: Client, remembered: Remembered, pinned: str | None = None) -> None:
+        self._client = client
+        self._remembered = remembered
+        self.pinned = pinned
+
+    def for_profile(self, profile: Profile, model: str) -> str:
+        """The assistant's id.
+
+        Raises:
+            ProviderRefused: the provider refuses to list or make it.
+        """
+        if self.pinned:
+            return self.pinned
+        wanted = replace(profile, model=model)
+        endpoint, profile_hash = self._client.endpoint, wanted.hash
+        known = self._remembered.get(endpoint, profile_hash)
+        if known is None:
+            known = self._find(profile_hash) or self._make(wanted)
+            self._remembered.put(endpoint, profile_hash, known)
+        return known
+
+    def forget(self, profile: Profile, model: str) -> None:
+        """The assistant is gone at the provider: the next run looks, and makes it anew."""
+        known = self._remembered.get(self._client.endpoint, replace(profile, model=model).hash)
+        if known is not None:
+            self._remembered.forget(known)
+
+    def _find(self, profile_hash: str) -> str | None:
+        with calling("GET /assistants"):
+            page = self._client.sdk.beta.assistants.list(order="asc", limit=PAGE_ITEMS)
+            for _ in range(ASSISTANT_PAGES_MAX):
+                for assistant in page.data:
+                    if (assistant.metadata or {}).get(PROFILE_HASH) == profile_hash:
+                        return assistant.id
+                if not page.has_next_page():
+                    break
+                page = page.get_next_page()
+        return None
+
+    def _make(self, profile: Profile) -> str:
+        tools: Any = profile.tools
+        with calling("POST /assistants"):
+            made = self._client.sdk.beta.assistants.create(
+                model=profile.model or "",
+                name=profile.name[:ASSISTANT_NAME_CHARS_MAX],
+                instructions=profile.instructions,
+                tools=tools,
+                metadata={PROFILE_HASH: profile.hash},
+            )
+            return made.id.strip()
+
+
+def shut_down_or(refused: ProviderRefused, client: Client) -> ProviderRefused:
+    """The same refusal; after a 404 on one thing it is found out whether the whole API is gone, and said so.
+
+    What the provider answers since the shutdown is not documented beyond the 404, so its collection is asked.
+    """
+    failure = refused.failure
+    if failure.http_status != 404 or diagnose(failure) is Cause.ASSISTANT_MISSING:
+        return refused
+    if "{" not in str(failure.details.get("endpoint", "")) or "found with id" in (failure.message or ""):
+        return refused
+    try:
+        with calling("GET /assistants"):
+            client.sdk.beta.assistants.list(limit=1)
+    except ProviderRefused as probe:
+        details = dict(failure.details) | {"collection_http_status": probe.failure.http_status}
+        return ProviderRefused(replace(failure, details=details))
+    return refused

@@ -1,0 +1,67 @@
+"""Tools as the three APIs want them, and the calls that models make answered by the app's own functions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from threadledger.domain import (
+    BackendRequest,
+    Failure,
+    Message,
+    Profile,
+    ProviderRefused,
+    Role,
+    ToolCall,
+    ToolFunction,
+    limits,
+    redact,
+    whole_text,
+)
+
+
+def offered_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
+    """The profile's tools for Chat Completions: hosted ones, and the functions that can be run here."""
+    return [tool for tool in profile.tools if tool["type"] != "function" or tool["function"]["name"] in bound]
+
+
+def response_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
+    """The same for the Responses API, where a function's fields stand beside its type."""
+    return [
+        {"type": "function", "strict": False} | tool["function"] if tool["type"] == "function" else tool
+        for tool in offered_tools(profile, bound)
+    ]
+
+
+def answer_calls(calls: Sequence[ToolCall], request: BackendRequest, text: str = "") -> tuple[Message, ...]:
+    """Run the functions that a model asked for, and journal its wish and their results before anybody goes on.
+
+    A function that raises gives its error as the result: the model sees it.
+
+    Raises:
+        ProviderRefused: a function is not bound.
+    """
+    unbound = [call.name for call in calls if call.name not in request.tools]
+    if unbound:
+        message = f"the model called {unbound[0]!r}, which is not bound to a function"
+        raise ProviderRefused(Failure("error", code="tool_failed", message=message))
+    request.journal([Message(Role.ASSISTANT, text or None, tuple(calls))])
+    results = tuple(
+        Message(Role.TOOL, _result(request.tools[call.name], call.arguments), tool_call_id=call.id) for call in calls
+    )
+    request.journal(results)
+    return results
+
+
+def too_many_rounds() -> ProviderRefused:
+    """The refusal to go on with a model that asks for tools again and again."""
+    message = f"no answer after {limits.TOOL_ROUNDS_MAX} rounds of tool calls"
+    return ProviderRefused(Failure("error", code="tool_failed", message=message))
+
+
+def _result(function: ToolFunction, arguments: str) -> str:
+    try:
+        given = json.loads(arguments or "{}")
+        result = function(**given)
+        return whole_text(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))
+    except Exception as error:  # noqa: BLE001 - the model is told, whatever an app's function raises
+        return f"[the tool failed: {type(error).__name__}: {redact(str(error))}]"

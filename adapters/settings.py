@@ -1,0 +1,136 @@
+"""Settings: option over environment over `.env` over default, frozen once read. Foreign keys in `.env` are ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from threadledger.domain import FileMissing, InvalidSettings, Profile, limits, parse_profile
+
+BACKENDS = ("assistants", "responses", "chat")
+DEFAULT_PROFILE = Path("profiles/john.toml")
+DEFAULT_MODEL = "gpt-5.5"
+"""Used where neither OPENAI_MODEL nor the profile names a model. Models retire: GET /models gives `shutdown_date`.
+gpt-5.5 is the one in the openai SDK's own examples (3.54, November 2026)."""
+
+
+class Settings(BaseSettings):
+    """The settings of CONTRACT.md."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        env_ignore_empty=True,
+    )
+
+    db: str = Field("sqlite:///threadledger.db", validation_alias="THREADLEDGER_DB")
+    openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL")
+    openai_org_id: str | None = Field(None, validation_alias="OPENAI_ORG_ID")
+    openai_project_id: str | None = Field(None, validation_alias="OPENAI_PROJECT_ID")
+    backends: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("responses", "chat"), validation_alias="THREADLEDGER_BACKENDS"
+    )
+    use_assistants_api: bool | None = Field(None, validation_alias="USE_ASSISTANTS_API")
+    openai_assistant_id: str | None = Field(None, validation_alias="OPENAI_ASSISTANT_ID")
+    threads: Literal["conversations", "assistants", "none"] = Field(
+        "conversations", validation_alias="THREADLEDGER_THREADS"
+    )
+    profile: Path | None = Field(None, validation_alias="THREADLEDGER_PROFILE")
+    openai_model: str | None = Field(None, validation_alias="OPENAI_MODEL")
+    fallback_model: str | None = Field(None, validation_alias="THREADLEDGER_FALLBACK_MODEL")
+    retries: int = Field(limits.RETRIES_DEFAULT, ge=0, le=20, validation_alias="THREADLEDGER_RETRIES")
+    timeout_seconds: float = Field(
+        limits.BACKEND_TIMEOUT_SECONDS, gt=0, le=3600, validation_alias="THREADLEDGER_TIMEOUT_SECONDS"
+    )
+    memory_last: int | None = Field(None, ge=1, validation_alias="THREADLEDGER_MEMORY_LAST")
+    memory_tokens: int | None = Field(None, ge=1, validation_alias="THREADLEDGER_MEMORY_TOKENS")
+    synchronous: Literal["FULL", "NORMAL"] = Field("FULL", validation_alias="THREADLEDGER_SYNCHRONOUS")
+
+    @field_validator("backends", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        names = tuple(name.strip() for name in given.split(",") if name.strip()) if isinstance(given, str) else given
+        if isinstance(names, tuple) and (unknown := [name for name in names if name not in BACKENDS]):
+            raise ValueError(f"there is no backend {unknown[0]!r}: give some of {', '.join(BACKENDS)}")
+        return names
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The backends in the order tried, each once, `USE_ASSISTANTS_API` heeded."""
+        names = tuple(dict.fromkeys(self.backends))
+        if self.use_assistants_api is None:
+            return names
+        others = tuple(name for name in names if name != "assistants")
+        return ("assistants", *others) if self.use_assistants_api else others
+
+    def load_profile(self) -> Profile:
+        """The profile of the settings; an empty one where no file is set and `profiles/john.toml` is not there.
+
+        Raises:
+            FileMissing, InvalidProfile: the file that was named is not there, or is not a profile.
+        """
+        import tomllib
+
+        from threadledger.domain import InvalidProfile
+
+        path = self.profile or (DEFAULT_PROFILE if DEFAULT_PROFILE.is_file() else None)
+        if path is None:
+            return Profile()
+        try:
+            return parse_profile(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+        except OSError as error:
+            raise FileMissing(
+                f"the profile {path} cannot be read ({error.strerror}): correct THREADLEDGER_PROFILE"
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidProfile(f"the profile {path} is not TOML ({error}): mend it, or name another file") from error
+
+    def model_for(self, backend: str, profile: Profile) -> str:
+        """The model that a backend is asked to use: the fallback has a setting of its own."""
+        first = self.openai_model or profile.model or DEFAULT_MODEL
+        is_fallback = backend == "chat" and self.order[:1] != ("chat",)
+        return (self.fallback_model or first) if is_fallback else first
+
+
+def load_settings(**options: Any) -> Settings:
+    """Read the settings; `options` (by field name) win, those that are None are not given.
+
+    Raises:
+        InvalidSettings: naming the setting, what is wrong and what is expected.
+    """
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = first["loc"][0] if first["loc"] else "a setting"
+        name = next(
+            (str(field.validation_alias) for key, field in Settings.model_fields.items() if key == place), place
+        )
+        raise InvalidSettings(
+            f"{name} cannot be used ({first['msg'].removeprefix('Value error, ')}): see .env.example"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"the file .env is not UTF-8 text ({error.reason}): save it as UTF-8") from None
+
+
+def origins(settings: Settings) -> dict[str, str]:
+    """Where each setting comes from, by its name in the environment: option, environment, .env or default."""
+    import os
+
+    from dotenv import dotenv_values
+
+    in_file = {name.upper() for name, value in dotenv_values(".env").items() if value}
+    in_environment = {name.upper() for name, value in os.environ.items() if value}
+    found = {}
+    for key, field in Settings.model_fields.items():
+        name = str(field.validation_alias)
+        origin = "environment" if name in in_environment else ".env" if name in in_file else "option"
+        found[name] = origin if key in settings.model_fields_set else "default"
+    return found

@@ -1,0 +1,33 @@
+"""A provider that speaks OpenAI's wire protocol over HTTP, with scripted faults: for demos, tests and rehearsals."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .faults import Fault, RawReply, Refusal
+    from .outcomes import Failure
+    from .provider import RecordedRequest
+    from .reading import ScriptError
+    from .script import Script
+    from .simulator import Simulator
+
+__all__ = ["Failure", "Fault", "RawReply", "RecordedRequest", "Refusal", "Script", "ScriptError", "Simulator"]
+
+_HOMES = {
+    "Failure": "outcomes",
+    "Fault": "faults",
+    "RawReply": "faults",
+    "RecordedRequest": "provider",
+    "Refusal": "faults",
+    "Script": "script",
+    "ScriptError": "reading",
+    "Simulator": "simulator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when it is asked for: reading a script needs no web server.
+    from importlib import import_module
+
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

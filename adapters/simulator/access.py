@@ -1,0 +1,37 @@
+"""Who may ask: the API key and the beta header, refused in the provider's words."""
+
+from collections.abc import Mapping
+
+from .errors import ApiError
+
+NO_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY)."
+)
+
+
+def require_key(headers: Mapping[str, str], expected: str | None) -> None:
+    """Refuse a request without a key, or (where one is expected) with another."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise ApiError(401, NO_KEY)
+    if expected is not None and key.strip() != expected:
+        message = f"Incorrect API key provided: {masked(key.strip())}. You can find your API key at "
+        raise ApiError(401, message + "https://platform.openai.com/account/api-keys.", code="invalid_api_key")
+
+
+def require_beta(headers: Mapping[str, str], api: str) -> None:
+    """The Assistants surface is only served to clients that name its version; the SDK does."""
+    if api == "assistants" and "assistants=v2" not in headers.get("openai-beta", ""):
+        message = (
+            "You must provide the 'OpenAI-Beta' header to access the Assistants API. "
+            "Please try again by setting the header 'OpenAI-Beta: assistants=v2'."
+        )
+        raise ApiError(400, message, code="invalid_beta")
+
+
+def masked(key: str) -> str:
+    """A key with its middle hidden, as the provider shows it."""
+    if len(key) <= 12:
+        return key[:3] + "*" * max(0, len(key) - 3)
+    return key[:8] + "*" * (len(key) - 12) + key[-4:]

@@ -1,0 +1,87 @@
+"""The provider as an ASGI application: bytes in, bytes out, and the faults that concern the connection."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from .control import CONTROL_PREFIX, control
+from .late import Late
+from .provider import Admitted, Incoming, Provider, Reply
+
+HangUp = Callable[[Any], None]
+
+
+class SimulatorApp:
+    """Serves a `Provider`. `hang_up(scope)` closes a request's connection at once, without an answer."""
+
+    def __init__(self, provider: Provider, hang_up: HangUp) -> None:
+        self._provider = provider
+        self._hang_up = hang_up
+        self._stopping = asyncio.Event()
+        self._late = Late(provider)
+
+    def stop(self) -> None:
+        """The server stops: whoever hangs is let go. To be called in the server's own event loop."""
+        self._stopping.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        if scope["type"] != "http":
+            return
+        try:
+            incoming = await _incoming(Request(scope, receive))
+        except ClientDisconnect:
+            return
+        if incoming.path.startswith(CONTROL_PREFIX):
+            status, body = control(self._provider, incoming)
+            await Response(json.dumps(body), status, media_type="application/json")(scope, receive, send)
+            return
+        reply = await self._answer(self._provider.admit(incoming), receive)
+        if reply is None:
+            await self._close(scope, receive)
+            return
+        await Response(reply.body, reply.status, reply.headers)(scope, receive, send)
+
+    async def _answer(self, admitted: Admitted, receive: Receive) -> Reply | None:
+        """The answer, None where the connection is to be closed without one."""
+        fault = admitted.fault
+        if fault is not None and fault.hang is not None:
+            await self._hang(fault.hang, receive)
+            if self._stopping.is_set():
+                self._provider.record(admitted, None)
+                return None
+        reply = None if fault is not None and fault.undone else self._provider.perform(admitted)
+        if fault is not None and fault.lose_answer:
+            reply = None
+        if fault is not None and fault.reply is not None:
+            headers = {"content-type": fault.reply.content_type, "x-request-id": admitted.request_id}
+            reply = Reply(fault.reply.status, headers, fault.reply.text.encode())
+        self._provider.record(admitted, reply.status if reply else None)
+        self._late.count(admitted)
+        return reply
+
+    async def _hang(self, seconds: float, receive: Receive) -> None:
+        """Wait until the time is over, the client has gone, or the server stops."""
+        waits = [asyncio.ensure_future(receive()), asyncio.ensure_future(self._stopping.wait())]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _close(self, scope: Scope, receive: Receive) -> None:
+        self._hang_up(scope)
+        # Returning before the server has seen the connection go would make it answer with a 500.
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _incoming(request: Request) -> Incoming:
+    raw_path: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    path = raw_path.partition(b"?")[0].decode("ascii", "replace")
+    return Incoming(request.method, path, dict(request.query_params), request.headers, await request.body())

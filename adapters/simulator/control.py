@@ -1,0 +1,131 @@
+"""/_simulator: looking at the simulation and changing it while it runs. No key is needed."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from .errors import ApiError, unknown_url
+from .faults import as_json
+from .provider import Incoming, Provider
+from .reading import Reader, ScriptError
+from .routes import APIS
+from .script import parse_answers, parse_faults
+
+CONTROL_PREFIX = "/_simulator"
+
+
+def control(provider: Provider, incoming: Incoming) -> tuple[int, dict[str, Any]]:
+    """Answer a control request: status and JSON."""
+    try:
+        return 200, _dispatch(provider, incoming)
+    except (ScriptError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        return 400, ApiError(400, str(error)).body()
+    except ApiError as error:
+        return error.status, error.body()
+
+
+def _dispatch(provider: Provider, incoming: Incoming) -> dict[str, Any]:
+    action = ACTIONS.get((incoming.method, incoming.path.removeprefix(CONTROL_PREFIX)))
+    if action is None:
+        raise unknown_url(incoming.method, incoming.path)
+    return action(provider, json.loads(incoming.body or b"{}"))
+
+
+def state(provider: Provider, _body: Any = None) -> dict[str, Any]:
+    """Everything, ready for JSON."""
+    with provider.lock:
+        messages, items = provider.messages, provider.items
+        runs = list(provider.runs.values())
+        return {
+            "seed": provider.store.seeded.seed,
+            "assistants": list(provider.assistants.values()),
+            "threads": [
+                {**thread, "messages": messages[key], "runs": [run for run in runs if run["thread_id"] == key]}
+                for key, thread in provider.threads.items()
+            ],
+            "conversations": [{**value, "items": items[key]} for key, value in provider.conversations.items()],
+            "responses": list(provider.responses.values()),
+            "chat_completions": provider.completions,
+            "answers": [_shown_answer(answer) for answer in provider.store.answers.left],
+            "faults": _faults(provider),
+            "retired_apis": list(provider.retired_apis),
+            "retired_models": sorted(provider.store.retired_models),
+            "request_counts": provider.request_counts,
+        }
+
+
+def _requests(provider: Provider, _body: Any) -> dict[str, Any]:
+    with provider.lock:
+        listed = [
+            {"method": r.method, "path": r.path, "status": r.status, "request_id": r.request_id}
+            for r in provider.requests
+        ]
+        return {"requests": listed, "counts": provider.request_counts}
+
+
+def _add_faults(provider: Provider, body: Any) -> dict[str, Any]:
+    faults = parse_faults(_listed(body, "faults"), "faults")
+    with provider.lock:
+        for fault in faults:
+            provider.faults.add(fault)
+        return {"faults": _faults(provider)}
+
+
+def _clear_faults(provider: Provider, _body: Any) -> dict[str, Any]:
+    with provider.lock:
+        provider.faults.clear()
+    return {"faults": []}
+
+
+def _add_answers(provider: Provider, body: Any) -> dict[str, Any]:
+    answers = parse_answers(_listed(body, "answers"), "answers")
+    with provider.lock:
+        provider.store.answers.add(answers)
+        return {"answers": [_shown_answer(answer) for answer in provider.store.answers.left]}
+
+
+def _lose(provider: Provider, body: Any) -> dict[str, Any]:
+    reader = Reader(body, "")
+    reader.only(("id",))
+    identifier = reader.required_string("id")
+    try:
+        provider.lose(identifier)
+    except KeyError as error:
+        raise ApiError(404, f"Nothing with id '{identifier}' to lose.") from error
+    return {"lost": identifier}
+
+
+def _retire(provider: Provider, body: Any) -> dict[str, Any]:
+    reader = Reader(body, "")
+    reader.only(("api",))
+    reader.required_string("api")
+    provider.retire(reader.string("api", None, APIS) or "")
+    return {"retired_apis": list(provider.retired_apis)}
+
+
+def _listed(body: Any, key: str) -> list[Any]:
+    """A list, {key: list}, or a single fault or answer."""
+    if isinstance(body, list):
+        return body
+    return Reader(body, "").array(key) if isinstance(body, dict) and key in body else [body]
+
+
+def _faults(provider: Provider) -> list[dict[str, Any]]:
+    return [as_json(state) for state in provider.faults.states]
+
+
+def _shown_answer(answer: Any) -> Any:
+    if not answer.tool_calls:
+        return answer.text
+    return {"tool_calls": [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls]}
+
+
+ACTIONS: dict[tuple[str, str], Callable[[Provider, Any], dict[str, Any]]] = {
+    ("GET", "/state"): state,
+    ("GET", "/requests"): _requests,
+    ("POST", "/faults"): _add_faults,
+    ("DELETE", "/faults"): _clear_faults,
+    ("POST", "/answers"): _add_answers,
+    ("POST", "/lose"): _lose,
+    ("POST", "/retire"): _retire,
+}

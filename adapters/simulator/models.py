@@ -1,0 +1,44 @@
+"""/v1/models: which models there are and when they will shut down."""
+
+from collections.abc import Mapping
+
+from .call import Call, Json
+from .store import Store
+
+# Shown where the simulator was given no models of its own; any other name is accepted all the same.
+# Ids from the doc strings of openai-python 3.54, dates from its types/beta/assistant_create_params.py.
+DEFAULT_MODELS: Mapping[str, str | None] = {
+    "gpt-6-astra": None,
+    "gpt-5.5": None,
+    "gpt-5.1": "2027-04-01",
+    "gpt-4o": "2027-01-14",
+    "gpt-4o-mini": "2027-01-14",
+    "gpt-4.1": "2027-01-14",
+    "gpt-5": "2026-12-11",
+    "gpt-4": "2026-10-23",
+}
+CREATED_AT = 1_735_689_600  # 2025-01-01, for every model alike
+
+
+def list_(store: Store, _call: Call) -> Json:
+    """GET /models: the models in service."""
+    known = DEFAULT_MODELS if store.models is None else store.models
+    in_service = {name: date for name, date in known.items() if name not in store.retired_models}
+    return {"object": "list", "data": [_model(name, date) for name, date in in_service.items()]}
+
+
+def retrieve(store: Store, call: Call) -> Json:
+    """GET /models/{model}."""
+    name = store.accept_model(call.ids["model"])
+    known = DEFAULT_MODELS if store.models is None else store.models
+    return _model(name, known.get(name))
+
+
+def _model(name: str, shutdown_date: str | None) -> Json:
+    return {
+        "id": name,
+        "object": "model",
+        "created": CREATED_AT,
+        "owned_by": "system",
+        "shutdown_date": shutdown_date,
+    }

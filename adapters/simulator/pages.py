@@ -1,0 +1,63 @@
+"""Pages of a list: limit, order, after and before, in the provider's envelope."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from .call import Json
+from .errors import bad_request
+from .limits import PAGE_DEFAULT, PAGE_MAX
+from .validation import one_of
+
+
+def page(objects: Iterable[Json], query: Mapping[str, str]) -> Json:
+    """One page of `objects`, which stand in order of creation; newest first unless `order=asc`."""
+    ordered = list(objects)
+    if one_of(query.get("order", "desc"), "order", ("asc", "desc")) == "desc":
+        ordered.reverse()
+    limit = _limit(query)
+    after, before = query.get("after"), query.get("before")
+    start = _position(ordered, after, "after") + 1 if after else 0
+    end = _position(ordered, before, "before") if before else len(ordered)
+    window = ordered[start:end]
+    # With `before` alone the page is the one that ends right before it; otherwise it starts right after `after`.
+    data = window[-limit:] if before and not after else window[:limit]
+    return envelope(data, has_more=len(window) > len(data))
+
+
+def envelope(data: Sequence[Json], *, has_more: bool = False) -> Json:
+    """`data` as the provider lists it."""
+    return {
+        "object": "list",
+        "data": list(data),
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": has_more,
+    }
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    raw = query.get("limit")
+    if raw is None:
+        return PAGE_DEFAULT
+    if not re.fullmatch(r"-?[0-9]{1,9}", raw):
+        message = f"Invalid type for 'limit': expected an integer, but got '{raw}' instead."
+        raise bad_request(message, "limit", "invalid_type")
+    limit = int(raw)
+    if limit > PAGE_MAX:
+        expected = f"Expected a value <= {PAGE_MAX}, but got {limit} instead."
+        raise bad_request(
+            f"Invalid 'limit': integer above maximum value. {expected}", "limit", "integer_above_max_value"
+        )
+    if limit < 1:
+        expected = f"Expected a value >= 1, but got {limit} instead."
+        raise bad_request(
+            f"Invalid 'limit': integer below minimum value. {expected}", "limit", "integer_below_min_value"
+        )
+    return limit
+
+
+def _position(ordered: Sequence[Json], identifier: str, param: str) -> int:
+    for index, entry in enumerate(ordered):
+        if entry["id"] == identifier:
+            return index
+    raise bad_request(f"Invalid '{param}': no object with id '{identifier}' in this list.", param, "invalid_value")

@@ -1,0 +1,143 @@
+"""The face of the simulator for Python: start it, script it, read what it saw."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from .answers import Answer, Answers
+from .faults import Fault
+from .ids import Seeded
+from .limits import POLL_AFTER_DEFAULT_MS
+from .provider import Provider, RecordedRequest
+from .script import Script, parse_answers, parse_fault
+from .server import ServerThread
+from .store import Store
+
+SEED_BITS = 32
+
+
+class Simulator:
+    """A provider on loopback that speaks OpenAI's wire protocol, with scripted answers and faults.
+
+    `port` 0 takes a free one. `script` is a `Script` or the mapping of one. With `api_key` every other key is refused.
+    `models` maps the known models to their shutdown date (ISO 8601) or None; without it any model is accepted but the
+    script's retired ones. `seed` wins over the script's; with neither, ids differ from one simulator to the next, as
+    a restarted provider never gives an old thread's id to a new one. Raises ScriptError for a script it cannot read.
+
+        with Simulator() as simulator:
+            client = OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0)
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        script: Script | Mapping[str, Any] | None = None,
+        api_key: str | None = None,
+        poll_after_ms: int = POLL_AFTER_DEFAULT_MS,
+        *,
+        models: Mapping[str, str | None] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        wanted = script if isinstance(script, Script) else Script.parse(script or {})
+        chosen = next((s for s in (seed, wanted.seed) if s is not None), None)
+        self.seed = secrets.randbits(SEED_BITS) if chosen is None else chosen
+        store = Store(Seeded(self.seed), Answers(wanted.answers), models, set(wanted.retired_models), poll_after_ms)
+        self.provider = Provider(store, api_key)
+        self._host, self._port = host, port
+        self._server: ServerThread | None = None
+        self.add_faults(wanted.faults)
+        for api in wanted.retired_apis:
+            self.retire(api)
+
+    def start(self) -> "Simulator":
+        """Listen. OSError where the address cannot be had; RuntimeError where it already listens."""
+        if self._server is not None:
+            raise RuntimeError("the simulator is running already")
+        self._server = ServerThread(self.provider, self._host, self._port)
+        return self
+
+    def stop(self) -> None:
+        """Close every connection. What the provider remembers stays, and a later start() serves it again."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+
+    def serve_forever(self) -> None:
+        """Serve until Ctrl-C, which ends it cleanly; starts first if need be."""
+        if self._server is None:
+            self.start()
+        try:
+            if self._server is not None:
+                self._server.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.stop()
+
+    @property
+    def base_url(self) -> str:
+        """What a client is given: `http://127.0.0.1:PORT/v1`. RuntimeError while it does not listen."""
+        return f"{self.control_url.removesuffix('/_simulator')}/v1"
+
+    @property
+    def control_url(self) -> str:
+        """Where the control endpoints are: `http://127.0.0.1:PORT/_simulator`."""
+        if self._server is None:
+            raise RuntimeError("the simulator is not running; call start() first")
+        host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
+        return f"http://{host}:{self._server.port}/_simulator"
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """What clients asked, oldest first; control requests are not among them."""
+        return self.provider.requests
+
+    def add_fault(self, fault: Fault | str, **action: Any) -> None:
+        """Add a fault: a `Fault`, or its `on` and the other keys of the script format as arguments.
+
+        `add_fault("POST /responses", refuse={"status": 429}, times=2)`
+        """
+        parsed = parse_fault({"on": fault, **action} if isinstance(fault, str) else fault)
+        with self.provider.lock:
+            self.provider.faults.add(parsed)
+
+    def add_faults(self, faults: Iterable[Fault | Mapping[str, Any]]) -> None:
+        """Add several, in this order; none where one cannot be understood."""
+        parsed = [parse_fault(fault, f"faults[{index}]") for index, fault in enumerate(faults)]
+        with self.provider.lock:
+            for fault in parsed:
+                self.provider.faults.add(fault)
+
+    def clear_faults(self) -> None:
+        """Nothing goes wrong any more."""
+        with self.provider.lock:
+            self.provider.faults.clear()
+
+    def answer(self, *answers: Answer | str | Mapping[str, Any]) -> None:
+        """Put answers at the end of the queue: texts, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
+        parsed = parse_answers(answers, "answers")
+        with self.provider.lock:
+            self.provider.store.answers.add(parsed)
+
+    def lose(self, identifier: str) -> None:
+        """Forget an assistant, a thread, a conversation or a response: 404 from now on. KeyError if there is none."""
+        self.provider.lose(identifier)
+
+    def retire(self, api: str) -> None:
+        """Shut an API down, as the Assistants API was on 2026-08-26: `retire("assistants")`."""
+        self.provider.retire(api)
+
+    def retire_model(self, model: str) -> None:
+        """From now on the model is unknown: 404 model_not_found."""
+        with self.provider.lock:
+            self.provider.store.retired_models.add(model)
+
+    def __enter__(self) -> "Simulator":
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,107 @@
+"""Checks on request bodies that several surfaces share. Each raises the provider's 400."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .call import Json
+from .errors import bad_request, missing, wrong_type, wrong_value
+from .limits import METADATA_KEY_MAX_CHARS, METADATA_PAIRS_MAX, METADATA_VALUE_MAX_CHARS
+
+
+def only_known(body: Json, known: Iterable[str]) -> None:
+    """Refuse a top-level field the surface does not have, and streams, which the simulator does not serve."""
+    allowed = frozenset(known)
+    for name in body:
+        if name not in allowed:
+            raise bad_request(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
+    for name in ("stream", "background"):
+        if body.get(name):
+            raise bad_request(f"The simulator does not serve '{name}': true yet.", name, "unsupported_value")
+
+
+def metadata_of(body: Json) -> dict[str, str]:
+    """The `metadata` field, {} where it is absent or null."""
+    pairs = body.get("metadata")
+    if pairs is None:
+        return {}
+    if not isinstance(pairs, dict):
+        raise wrong_type("metadata", "an object", pairs)
+    if len(pairs) > METADATA_PAIRS_MAX:
+        raise bad_request(
+            f"Invalid 'metadata': too many properties. Expected an object with at most {METADATA_PAIRS_MAX} "
+            f"properties, but got an object with {len(pairs)} properties instead.",
+            "metadata",
+            "object_above_max_properties",
+        )
+    for key, value in pairs.items():
+        if len(key) > METADATA_KEY_MAX_CHARS:
+            raise bad_request(
+                f"Invalid property name in 'metadata': string too long. Expected a string with maximum length "
+                f"{METADATA_KEY_MAX_CHARS}, but got a string with length {len(key)} instead.",
+                "metadata",
+                "string_above_max_length",
+            )
+        string(value, f"metadata.{key}", METADATA_VALUE_MAX_CHARS)
+    return dict(pairs)
+
+
+def string(value: Any, param: str, maximum: int | None = None) -> str:
+    """`value`, a string of at most `maximum` characters."""
+    if not isinstance(value, str):
+        raise wrong_type(param, "a string", value)
+    if maximum is not None and len(value) > maximum:
+        raise bad_request(
+            f"Invalid '{param}': string too long. Expected a string with maximum length {maximum}, "
+            f"but got a string with length {len(value)} instead.",
+            param,
+            "string_above_max_length",
+        )
+    return value
+
+
+def optional_string(body: Json, name: str, maximum: int | None = None) -> str | None:
+    """A string field that may be absent or null."""
+    return None if body.get(name) is None else string(body[name], name, maximum)
+
+
+def required_string(body: Json, name: str, param: str | None = None, maximum: int | None = None) -> str:
+    """A string field that must be there; `param` is its full name in messages."""
+    if body.get(name) is None:
+        raise missing(param or name)
+    return string(body[name], param or name, maximum)
+
+
+def one_of(value: Any, param: str, supported: Sequence[str]) -> str:
+    """`value`, one of the supported strings."""
+    if not isinstance(value, str) or value not in supported:
+        raise wrong_value(param, value, supported)
+    return value
+
+
+def array(value: Any, param: str, maximum: int | None = None) -> list[Any]:
+    """`value`, an array of at most `maximum` elements."""
+    if not isinstance(value, list):
+        raise wrong_type(param, "an array of objects", value)
+    if maximum is not None and len(value) > maximum:
+        raise bad_request(
+            f"Invalid '{param}': array too long. Expected an array with maximum length {maximum}, "
+            f"but got an array with length {len(value)} instead.",
+            param,
+            "array_above_max_length",
+        )
+    return value
+
+
+def an_object(value: Any, param: str) -> Json:
+    """`value`, an object."""
+    if not isinstance(value, dict):
+        raise wrong_type(param, "an object", value)
+    return value
+
+
+def identifier(value: str, param: str, prefix: str) -> str:
+    """`value`, an id of the right kind; whether the thing exists is another question."""
+    if not value.startswith(prefix):
+        message = f"Invalid '{param}': '{value}'. Expected an ID that begins with '{prefix.rstrip('_')}'."
+        raise bad_request(message, param, "invalid_value")
+    return value

@@ -1,0 +1,68 @@
+"""`threadledger ask`: one exchange."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .exits import Exit, told_of
+from .invocation import KEY, TEXT, common, complete_keys, invocation, opened
+from .output import emit_one, note, short
+
+if TYPE_CHECKING:
+    from threadledger.domain import AllBackendsFailed, Answer
+
+
+@click.command()
+@click.argument("key", type=KEY, shell_complete=complete_keys)
+@click.argument("text", type=TEXT)
+@click.option("--idempotency-key", metavar="K", help="The same key again returns the first answer and asks nobody.")
+@common
+def ask(key: str, text: str, idempotency_key: str | None) -> int:
+    """Ask in conversation KEY; the answer is on stdout.
+
+    The question is journaled before anybody is asked, the answer before it is shown. TEXT may be - for standard input.
+    """
+    from threadledger.domain import AllBackendsFailed
+
+    with opened(create=True) as ledger:
+        try:
+            answer = ledger.conversation(key).ask(text, idempotency_key=idempotency_key)
+        except AllBackendsFailed as nobody:
+            if invocation().output != "table":
+                emit_one(_unanswered(nobody), lambda console: None)
+            note(f"threadledger ask: {told_of(nobody)}")
+            return Exit.FAILED
+        show_answer(answer)
+    return Exit.DONE
+
+
+def show_answer(answer: Answer) -> None:
+    """The answer on stdout; on stderr, who failed before it was given."""
+    for failure in answer.failures:
+        note(f"run {short(failure.run_id)} on {failure.backend} failed: {failure.cause.value} ({failure.summary()})")
+    if answer.fallback:
+        note(f"answered by fallback: {answer.backend} ({answer.model})")
+    emit_one(_as_json(answer), lambda console: click.echo(answer.text))
+
+
+def _as_json(answer: Answer) -> dict[str, Any]:
+    return {
+        "key": answer.key,
+        "exchange_id": answer.exchange_id,
+        "answer": answer.text,
+        "backend": answer.backend,
+        "model": answer.model,
+        "run_id": answer.run_id,
+        "fallback": answer.fallback,
+        "failures": [failure.as_json() for failure in answer.failures],
+        "version": answer.version,
+        "usage": answer.usage.as_json(),
+    }
+
+
+def _unanswered(nobody: AllBackendsFailed) -> dict[str, Any]:
+    nothing = dict.fromkeys(("answer", "backend", "model", "run_id", "version", "usage"))
+    failures = [failure.as_json() for failure in nobody.failures]
+    return {"key": nobody.key, "exchange_id": nobody.exchange_id, **nothing, "fallback": False, "failures": failures}

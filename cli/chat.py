@@ -1,0 +1,40 @@
+"""`threadledger chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from .ask import show_answer
+from .exits import Exit, told_of
+from .invocation import KEY, common, complete_keys, opened
+from .output import note
+
+
+@click.command()
+@click.argument("key", type=KEY, shell_complete=complete_keys)
+@common
+def chat(key: str) -> int:
+    """Talk in conversation KEY: a line is a question, Ctrl-D or an empty line ends."""
+    from threadledger.domain import AllBackendsFailed, InvalidInput
+
+    with opened(create=True) as ledger:
+        conversation = ledger.conversation(key)
+        for each in conversation.memory(last=6).messages if conversation.memory().messages else ():
+            note(f"{each.message.role.value}: {each.message.text}")
+        while question := _question():
+            try:
+                show_answer(conversation.ask(question))
+            except (AllBackendsFailed, InvalidInput) as error:
+                note(told_of(error))
+    return Exit.DONE
+
+
+def _question() -> str:
+    if sys.stdin.isatty():
+        click.echo("> ", nl=False, err=True)
+    line = sys.stdin.readline()
+    if not line and sys.stdin.isatty():
+        note("")
+    return line.strip()

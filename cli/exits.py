@@ -1,0 +1,92 @@
+"""Exit codes, and every error as one sentence on stderr. Never a traceback, unless `THREADLEDGER_DEBUG` asks for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+
+import click
+
+
+class Exit(IntEnum):
+    """What a command's exit code says."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    SOME_FAILED = 3
+    FOUND_SOMETHING = 4
+    LIMIT_REACHED = 5
+    NOT_FOUND = 6
+    CONFLICT = 7
+    NEEDS_YES = 8
+    INTERRUPTED = 130
+
+
+class Declined(click.ClickException):
+    """Somebody said no at a prompt."""
+
+    exit_code = Exit.FAILED
+
+
+class NeedsYes(click.ClickException):
+    """There is no terminal to ask, and `--yes` was not given."""
+
+    exit_code = Exit.NEEDS_YES
+
+
+def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
+    """Run a command; what goes wrong is told in one sentence."""
+    try:
+        result = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+        return int(result) if isinstance(result, int) else Exit.DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help(), err=True)
+        return Exit.USAGE
+    except click.ClickException as error:
+        told = error.format_message()
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
+        click.echo(f"{path}: {told}", err=True)
+        if isinstance(error, click.UsageError) and "--help" not in told:
+            click.echo(f"See: {path} --help", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(f"{name}: interrupted; what was done is kept", err=True)
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    except Exception as error:
+        if os.environ.get("THREADLEDGER_DEBUG"):
+            raise
+        click.echo(f"{name}: {told_of(error)}", err=True)
+        return code_of(error)
+
+
+def code_of(error: Exception) -> Exit:
+    """The exit code of an error."""
+    from threadledger.domain import Conflict, InvalidInput, NotFound
+
+    if isinstance(error, InvalidInput):
+        return Exit.USAGE
+    if isinstance(error, NotFound):
+        return Exit.NOT_FOUND
+    return Exit.CONFLICT if isinstance(error, Conflict) else Exit.FAILED
+
+
+def told_of(error: Exception) -> str:
+    """An error as a sentence, without secrets."""
+    from threadledger.domain import ProviderRefused, ThreadledgerError, advise, diagnose, redact
+
+    if isinstance(error, ProviderRefused):
+        cause = diagnose(error.failure)
+        return f"the provider refused: {cause.value} ({error}). {advise(cause)}"
+    if isinstance(error, ThreadledgerError):
+        return redact(str(error), limit=4_000)
+    return (
+        f"something unforeseen went wrong ({type(error).__name__}: {redact(str(error))}): "
+        "what was committed is kept; run it again with THREADLEDGER_DEBUG=1 for the whole story, and report it"
+    )

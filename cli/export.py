@@ -1,0 +1,50 @@
+"""`threadledger export`: conversations to JSON lines."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .exits import Exit
+from .invocation import KEY, common, complete_keys, opened
+from .output import note
+from .progress import tracked
+
+
+@click.command()
+@click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
+@click.option("--all", "everything", is_flag=True, help="Every conversation, in the order in which they began.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["jsonl", "messages"]),
+    default="jsonl",
+    show_default=True,
+    help="messages: just as imported. jsonl: each message with its id, time and source too.",
+)
+@click.option("--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="A file instead of stdout.")
+@common
+def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None) -> int:
+    """Conversations to JSON lines: {"id": KEY, ..., "messages": [Chat Completions messages]}."""
+    from threadledger.adapters import export_lines
+    from threadledger.domain import FileMissing
+
+    if bool(keys) == everything:
+        raise click.UsageError("name conversations, or say --all, but not both", click.get_current_context())
+    with opened() as ledger:
+        total = len(ledger.conversations()) if everything else len(keys)
+        lines = export_lines(ledger, None if everything else keys, plain=kind == "messages")
+        try:
+            target: Any = file.open("w", encoding="utf-8", newline="\n") if file else nullcontext(sys.stdout)
+        except OSError as error:
+            raise FileMissing(f"{file} cannot be written ({error.strerror}): name another file") from error
+        with target as stream:
+            for line in tracked(lines, total, "exporting"):
+                stream.write(line + "\n")
+    if file:
+        note(f"{total} conversations in {file}")
+    return Exit.DONE

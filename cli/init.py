@@ -1,0 +1,39 @@
+"""`threadledger init`: a place to begin."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from .exits import Exit
+from .invocation import common, invocation, opened
+from .output import emit_one, note
+
+ENV = Path(".env")
+BACKUP = Path(".env.bak")
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Write .env anew; the old one is kept as .env.bak.")
+@common
+def init(force: bool) -> int:
+    """Write .env from the example, with every setting explained, and create the database."""
+    if ENV.exists() and not force:
+        raise click.ClickException("there is a .env already, and it was not touched: --force writes a new one")
+    with opened(create=True) as ledger:
+        url = ledger.status()["url"]
+    if ENV.exists():
+        ENV.replace(BACKUP)
+        note(f"the old settings are in {BACKUP}")
+    example = files("threadledger.cli").joinpath("env.example").read_text(encoding="utf-8")
+    chosen = invocation().db
+    if chosen is not None:
+        example = example.replace("# THREADLEDGER_DB=sqlite:///threadledger.db", f"THREADLEDGER_DB={chosen}")
+    ENV.write_text(example, encoding="utf-8")
+    ENV.chmod(0o600)
+    thing = {"env": str(ENV), "db": url}
+    emit_one(thing, lambda console: console.print(f"wrote {ENV}, database {url}", markup=False))
+    note("set OPENAI_API_KEY in .env, then: threadledger ask KEY TEXT")
+    return Exit.DONE

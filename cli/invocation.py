@@ -1,0 +1,165 @@
+"""What every command shares: the options that go before or after its name, and how it opens the ledger."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from threadledger.adapters import Settings
+    from threadledger.domain import Ledger
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FORMATS = ("table", "json", "jsonl", "csv")
+
+
+@dataclass
+class Invocation:
+    """The shared options of one call."""
+
+    db: str | None = None
+    output: str = "table"
+    verbose: bool = False
+
+
+def invocation() -> Invocation:
+    """The shared options of the call under way."""
+    root = click.get_current_context().find_root()
+    if not isinstance(root.obj, Invocation):
+        root.obj = Invocation()
+    return root.obj
+
+
+def common(command: F) -> F:
+    """Add the shared options to a command or group; given twice, the one nearer to the end wins."""
+    options = (
+        click.option("--db", metavar="URL", help="The database, as a SQLAlchemy URL.", **_shared("db")),
+        click.option(
+            "-o",
+            "output_",
+            type=click.Choice(FORMATS),
+            metavar="FORMAT",
+            help="table, json, jsonl or csv.",
+            **_shared("output"),
+        ),
+        click.option(
+            "-v", "verbose", is_flag=True, default=None, help="Tell on stderr what goes on.", **_shared("verbose")
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def load_settings() -> Settings:
+    """The settings, with the option `--db` on top."""
+    from threadledger.adapters import load_settings as load
+
+    return load(db=invocation().db)
+
+
+@contextmanager
+def opened(*, create: bool = False) -> Iterator[Ledger]:
+    """The ledger of the settings; a command that only reads never makes a database."""
+    from threadledger.adapters import open_ledger
+
+    _set_up_logging()
+    ledger = open_ledger(load_settings(), create=create)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+class TextParameter(click.ParamType[str]):
+    """Text in UTF-8; with `stdin`, `-` reads it from standard input."""
+
+    name = "text"
+
+    def __init__(self, *, stdin: bool = False) -> None:
+        self._stdin = stdin
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text, or a usage error that says what to give."""
+        if self._stdin and value == "-":
+            try:
+                return sys.stdin.buffer.read().decode("utf-8")
+            except UnicodeDecodeError as error:
+                self.fail(f"standard input is not UTF-8 text (byte {error.start}): convert it first.", param, ctx)
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            self.fail(f"the text is not UTF-8 (character {error.start + 1}): give it in UTF-8.", param, ctx)
+        return text
+
+
+class MomentParameter(click.ParamType["datetime | int"]):
+    """A time (ISO 8601) or a span back from now (`90s`, `30m`, `24h`, `7d`); with `versions`, a version too."""
+
+    name = "time"
+
+    def __init__(self, *, versions: bool = False) -> None:
+        self._versions = versions
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
+        """The moment, or a usage error that says what to give."""
+        from threadledger.domain import from_iso, now
+
+        if isinstance(value, (datetime, int)):
+            return value
+        if self._versions and str(value).isdigit():
+            return int(value)
+        span = re.fullmatch(r"(\d+)([smhdw])", str(value))
+        if span:
+            units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+            try:
+                return now() - timedelta(**{units[span[2]]: int(span[1])})
+            except OverflowError:
+                self.fail(f"{value!r} is further back than time goes.", param, ctx)
+        try:
+            return from_iso(str(value))
+        except ValueError:
+            version = "a version, " if self._versions else ""
+            self.fail(
+                f"{value!r} is no time: give {version}ISO 8601, or a span back from now like 24h or 7d.", param, ctx
+            )
+
+
+KEY = TextParameter()
+TEXT = TextParameter(stdin=True)
+
+
+def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The keys of the database, for the shell's completion; none where there is no database."""
+    try:
+        with opened() as ledger:
+            return [state.key for state in ledger.conversations() if state.key.startswith(incomplete)]
+    except Exception:  # noqa: BLE001 - a completion that fails must not disturb the prompt
+        return []
+
+
+def _shared(name: str) -> dict[str, Any]:
+    def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        root = ctx.find_root()
+        if not isinstance(root.obj, Invocation):
+            root.obj = Invocation()
+        if value is not None:
+            setattr(root.obj, name, value)
+
+    return {"expose_value": False, "callback": keep}
+
+
+def _set_up_logging() -> None:
+    level = logging.INFO if invocation().verbose else logging.ERROR
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("threadledger").setLevel(level)

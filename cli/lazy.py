@@ -1,0 +1,48 @@
+"""Groups whose commands are loaded when they are used: `--version` and `--help` need none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+
+class LazyGroup(click.Group):
+    """A group over `{name: (module, attribute, short help)}`."""
+
+    def __init__(self, *arguments: Any, places: Mapping[str, tuple[str, str, str]], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._places = places
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order in which they are told."""
+        return list(self._places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command."""
+        if cmd_name not in self._places:
+            return None
+        module, attribute, _ = self._places[cmd_name]
+        command = getattr(import_module(module, __package__), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """An unknown name is answered with the nearest known ones."""
+        import difflib
+
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in self._places:
+            near = difflib.get_close_matches(name, self._places, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"see: {ctx.command_path} --help"
+            raise click.UsageError(f"there is no command {name!r}: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands with their short help, none of them loaded."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, _, told) in self._places.items()])

@@ -1,0 +1,79 @@
+"""`threadledger list`: the conversations of the ledger."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .exits import Exit
+from .invocation import common, invocation, opened
+from .output import clock, emit_many
+
+if TYPE_CHECKING:
+    from threadledger.domain import ConversationState, Ledger
+
+
+@click.command("list")
+@click.option("--search", metavar="TEXT", help="Those whose key or messages contain the text; accents do not count.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N.")
+@common
+def list_(search: str | None, limit: int | None) -> int:
+    """Conversations, newest first."""
+    with opened() as ledger:
+        found = ledger.conversations(None if search else limit)
+        if search:
+            keys = _keys_with(ledger, search)
+            found = [state for state in found if state.key in keys][:limit]
+        rows = [as_json(state) for state in found]
+    if invocation().output == "table":
+        rows = [row | {"last": clock(row["last_at"]), "threads": _thread_ids(row["threads"])} for row in rows]
+    columns = ("key", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
+    emit_many(rows, columns, empty="no conversations yet: begin one with: threadledger ask KEY TEXT")
+    return Exit.DONE
+
+
+def as_json(state: ConversationState) -> dict[str, Any]:
+    """The keys of CONTRACT.md."""
+    return {
+        "key": state.key,
+        "version": state.version,
+        "messages": state.messages,
+        "exchanges": state.exchanges,
+        "failed_runs": state.failed_runs,
+        "unanswered": state.unanswered,
+        "threads": threads_as_json(state),
+        "started_at": state.started_at,
+        "last_at": state.last_at,
+    }
+
+
+def threads_as_json(state: ConversationState) -> dict[str, Any]:
+    """The threads that hold a copy of the memory, by kind."""
+    return {
+        name: {"thread_id": link["thread_id"], "endpoint": link["endpoint"], "lost": link["lost"]}
+        for name, link in state.links.items()
+    }
+
+
+def _thread_ids(threads: dict[str, Any]) -> dict[str, str]:
+    return {name: link["thread_id"] + (" (lost)" if link["lost"] else "") for name, link in threads.items()}
+
+
+def _keys_with(ledger: Ledger, text: str) -> set[str]:
+    from threadledger.domain import events, restore_message
+
+    wanted = _plain(text)
+    keys = {state.key for state in ledger.conversations() if wanted in _plain(state.key)}
+    for logged in ledger.events(types=["MessageJournaled"]):
+        event = logged.event
+        if isinstance(event, events.MessageJournaled) and wanted in _plain(restore_message(event).text):
+            keys.add(logged.key)
+    return keys
+
+
+def _plain(text: str) -> str:
+    """Without case and accents: "echoue" finds "Échoué"."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(character for character in apart if not unicodedata.combining(character))

@@ -1,0 +1,114 @@
+"""Data to stdout as a table, JSON, JSON lines or CSV; everything else goes to stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .invocation import invocation
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Row = Mapping[str, Any]
+
+PIPE_WIDTH = 200
+"""Columns of a table that does not go to a terminal."""
+
+
+def emit_one(thing: Row, as_table: Callable[[Console], None]) -> None:
+    """One thing: an object in JSON; `as_table` draws it for people."""
+    if invocation().output == "table":
+        as_table(console())
+    else:
+        _emit_data([thing], one=True)
+
+
+def emit_many(rows: Iterable[Row], columns: Sequence[str], *, empty: str = "nothing to show") -> None:
+    """Several things: an array in JSON, one object a line in JSON lines; the table shows the chosen columns."""
+    if invocation().output != "table":
+        _emit_data(rows, one=False)
+        return
+    found = list(rows)
+    if found:
+        console().print(table(found, columns))
+    else:
+        note(empty)
+
+
+def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
+    """A table of some of the rows' values; numbers stand to the right."""
+    from rich.table import Table
+
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        numeric = all(isinstance(row.get(column), (int, float)) for row in rows)
+        drawn.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_cell(row.get(column)) for column in columns))
+    return drawn
+
+
+def console() -> Console:
+    """Where tables are drawn: as wide as the terminal, or wide enough for a file."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+
+
+def note(text: str) -> None:
+    """A sentence beside the data."""
+    click.echo(text, err=True)
+
+
+def short(run_id: str | None) -> str:
+    """The ending of a run's id, by which every command finds it."""
+    return run_id[-8:] if run_id else ""
+
+
+def clock(at: str) -> str:
+    """An ISO 8601 time for people: seconds are enough."""
+    return at[:19].replace("T", " ")
+
+
+def _emit_data(rows: Iterable[Row], *, one: bool) -> None:
+    chosen = invocation().output
+    if chosen == "csv":
+        _emit_csv(rows)
+    elif chosen == "jsonl":
+        for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False))
+    elif one:
+        click.echo(json.dumps(next(iter(rows)), ensure_ascii=False, indent=2))
+    else:
+        click.echo(json.dumps(list(rows), ensure_ascii=False, indent=2))
+
+
+def _emit_csv(rows: Iterable[Row]) -> None:
+    writer: Any = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow({name: _flat(value) for name, value in row.items()})
+
+
+def _flat(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, bool)) else value
+
+
+def _cell(value: Any) -> Any:
+    from rich.text import Text
+
+    if isinstance(value, Text):
+        return value
+    if isinstance(value, dict):
+        return Text(", ".join(f"{name}: {each}" for name, each in value.items()))
+    if isinstance(value, float):
+        return Text(f"{value:.4f}".rstrip("0").rstrip("."))
+    return Text("" if value is None else str(value))

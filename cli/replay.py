@@ -1,0 +1,182 @@
+"""`threadledger replay`: rebuild writes memory and cannot call a model; rerun calls one, and says so first."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .confirm import confirm
+from .exits import Exit
+from .invocation import KEY, MomentParameter, common, complete_keys, invocation, opened
+from .lazy import LazyGroup
+from .output import emit_many, note, short
+from .progress import tracked
+
+if TYPE_CHECKING:
+    from threadledger.domain import Ledger, RebuildItem, RerunItem
+
+KINDS = click.Choice(["conversations", "assistants"])
+
+
+@click.group(
+    cls=LazyGroup,
+    places={
+        "rebuild": (".replay", "rebuild", "Write threads anew from the journal. Never calls a model."),
+        "rerun": (".replay", "rerun", "Run failed exchanges again. Says first what it calls and costs."),
+        "verify": (".replay", "verify", "Threads against the journal."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@common
+def replay() -> None:
+    """Memory from the journal, and failed exchanges again. Prints a plan; --apply does it."""
+
+
+@click.command()
+@click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
+@click.option("--all", "everything", is_flag=True, help="Every conversation.")
+@click.option("--to", type=KINDS, help="The kind of thread; by default THREADLEDGER_THREADS.")
+@click.option("--at", type=MomentParameter(versions=True), metavar="VERSION|TIME", help="The memory as it was then.")
+@click.option("--fresh", is_flag=True, help="A new thread even where the old one is sound.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N conversations.")
+@click.option("--apply", is_flag=True, help="Do it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+def rebuild(
+    keys: tuple[str, ...],
+    everything: bool,
+    to: str | None,
+    at: datetime | int | None,
+    fresh: bool,
+    limit: int | None,
+    apply: bool,
+    yes: bool,
+) -> int:
+    """Write threads anew from the journal, read them back, and link those that are equal. Never calls a model."""
+    _one_choice(bool(keys), everything)
+    with opened() as ledger:
+        plan = ledger.replay.plan_rebuild(None if everything else list(keys), to, at, fresh, limit)
+        if apply:
+            messages = sum(item.messages for item in plan.items)
+            confirm(len(plan.items), f"write {len(plan.items)} threads with {messages} messages", yes)
+            for _ in tracked(plan.each(), len(plan.items), "rebuilding"):
+                pass
+        _show_rebuild(plan.items, applied=apply)
+    return Exit.SOME_FAILED if any(item.state == "failed" for item in plan.items) else Exit.DONE
+
+
+@click.command()
+@click.argument("targets", nargs=-1, metavar="[RUN|KEY]...")
+@click.option("--failed", is_flag=True, help="Every exchange that nobody answered.")
+@click.option("--since", type=MomentParameter(), metavar="T", help="Failed then or later.")
+@click.option("--cause", metavar="C", help="Failed for this cause.")
+@click.option("--backend", metavar="B", help="Failed on this backend.")
+@click.option("--model", metavar="M", help="Use this model instead of the settings'.")
+@click.option("--max-runs", type=click.IntRange(min=1), metavar="N", help="Stop after N runs; the rest stays planned.")
+@click.option("--apply", is_flag=True, help="Do it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+def rerun(
+    targets: tuple[str, ...],
+    failed: bool,
+    since: datetime | None,
+    cause: str | None,
+    backend: str | None,
+    model: str | None,
+    max_runs: int | None,
+    apply: bool,
+    yes: bool,
+) -> int:
+    """Run failed exchanges again: those of a RUN, of a conversation KEY, or all (--failed)."""
+    _one_choice(bool(targets), failed)
+    with opened() as ledger:
+        runs, keys = _runs_and_keys(ledger, targets)
+        plan = ledger.replay.plan_rerun(runs, keys, failed, since, cause, backend, model)
+        planned = [item for item in plan.items if item.state == "planned"]
+        if apply:
+            confirm(len(planned), f"ask {len(planned)} questions again ({_told_cost(planned)})", yes)
+            for _ in tracked(plan.each(max_runs), len(planned), "rerunning"):
+                pass
+        _show_rerun(plan.items, applied=apply)
+    if any(item.state == "failed" for item in plan.items):
+        return Exit.SOME_FAILED
+    return Exit.LIMIT_REACHED if plan.stopped_by_limit else Exit.DONE
+
+
+@click.command()
+@click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
+@click.option("--all", "everything", is_flag=True, help="Every conversation.")
+@click.option("--to", type=KINDS, help="The kind of thread; by default those that are linked.")
+@common
+def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
+    """Compare threads with the journal, message by message. Nothing is written. Exit 4 on drift."""
+    _one_choice(bool(keys), everything)
+    with opened() as ledger:
+        chosen = ledger.replay.keys(None if everything else list(keys))
+        found = [each for key in tracked(chosen, len(chosen), "verifying") for each in ledger.replay.verify([key], to)]
+    rows = [each.as_json() for each in found]
+    emit_many(rows, ("key", "backend", "thread_id", "journal", "thread", "missing", "extra", "different", "state"))
+    drifted = [row for row in rows if row["state"] in {"behind", "drifted", "gone"}]
+    if drifted and invocation().output == "table":
+        note(f"{len(drifted)} of {len(rows)} differ; write them anew with: threadledger replay rebuild KEY --apply")
+    return Exit.FOUND_SOMETHING if drifted else Exit.DONE
+
+
+def _one_choice(named: bool, everything: bool) -> None:
+    if named == everything:
+        raise click.UsageError(
+            "name conversations, or say --all (rerun: --failed), but not both", click.get_current_context()
+        )
+
+
+def _runs_and_keys(ledger: Ledger, targets: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """What is not a conversation's key is taken for a run."""
+    known = {state.key for state in ledger.conversations()}
+    return [each for each in targets if each not in known], [each for each in targets if each in known]
+
+
+def _show_rebuild(items: list[RebuildItem], *, applied: bool) -> None:
+    rows: list[dict[str, Any]] = [item.as_json() for item in items]
+    columns = (
+        "key",
+        "backend",
+        "old_thread_id",
+        "thread_id",
+        "messages",
+        "sent",
+        "losses",
+        "verified",
+        "state",
+        "reason",
+    )
+    planned = ("key", "backend", "old_thread_id", "messages", "losses", "state", "reason")
+    emit_many(rows, columns if applied else planned)
+    if invocation().output == "table":
+        count = {state: sum(item.state == state for item in items) for state in ("done", "failed", "skipped")}
+        note(
+            f"{count['done']} written and verified, {count['skipped']} skipped, {count['failed']} failed"
+            if applied
+            else f"plan: {len(items)} threads, {sum(item.messages for item in items)} messages; nothing was done, --apply does it"
+        )
+
+
+def _show_rerun(items: list[RerunItem], *, applied: bool) -> None:
+    rows: list[dict[str, Any]] = [item.as_json() for item in items]
+    columns = ("run", "key", "backend", "model", "estimated_tokens", "estimated_cost", "state", "reason", "answer")
+    told = [row | {"run": short(row["run_id"])} for row in rows] if invocation().output == "table" else rows
+    emit_many(told, columns if applied else columns[:-1], empty="nothing to rerun: every exchange has an answer")
+    if invocation().output == "table" and not applied:
+        planned = [item for item in items if item.state == "planned"]
+        note(f"plan: {len(planned)} questions asked again ({_told_cost(planned)}); nothing was done, --apply does it")
+
+
+def _told_cost(items: list[RerunItem]) -> str:
+    from threadledger.adapters import prices_from
+
+    tokens = sum(item.estimated_tokens or 0 for item in items)
+    costs = [item.estimated_cost for item in items if item.estimated_cost is not None]
+    if len(costs) < len(items) or not costs:
+        return f"about {tokens} tokens of input, cost unknown: pip install 'threadledger[prices]' brings prices"
+    return f"about {tokens} tokens of input, {sum(costs):.4f} USD by {prices_from()}"

@@ -1,0 +1,102 @@
+"""`threadledger show`: one conversation."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .exits import Exit
+from .invocation import KEY, MomentParameter, common, complete_keys, opened
+from .list import threads_as_json
+from .output import clock, emit_one, short, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from threadledger.domain import Memory
+
+ROLE_STYLES = {"user": "cyan", "assistant": "green", "tool": "yellow", "system": "magenta", "developer": "magenta"}
+
+
+@click.command()
+@click.argument("key", type=KEY, shell_complete=complete_keys)
+@click.option("--at", type=MomentParameter(versions=True), metavar="VERSION|TIME", help="As it was then.")
+@click.option("--view", type=click.Choice(["chat", "timeline", "memory"]), default="chat", show_default=True)
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="The newest N messages.")
+@common
+def show(key: str, at: datetime | int | None, view: str, last: int | None) -> int:
+    """Conversation KEY: as a chat, with all its events, or exactly as a model is shown it."""
+    with opened() as ledger:
+        state = ledger.state(key)
+        memory = ledger.conversation(key).memory(last=last, at=at)
+        thing: dict[str, Any] = {
+            "key": key,
+            "version": memory.version,
+            "messages": _messages(memory, mended=view == "memory"),
+            "threads": threads_as_json(state),
+        }
+        if view == "timeline":
+            logged = [each.as_json() for each in ledger.events(key=key)]
+            thing["events"] = [each for each in logged if each["version"] <= memory.version]
+    emit_one(thing, lambda console: _draw(console, thing))
+    return Exit.DONE
+
+
+def _messages(memory: Memory, *, mended: bool) -> list[dict[str, Any]]:
+    return [each.as_json() for each in (memory.mended() if mended else memory.messages)]
+
+
+def _draw(console: Console, thing: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    console.print(Text(f"{thing['key']}  version {thing['version']}", style="bold"))
+    for name, link in thing["threads"].items():
+        lost = f"  LOST: {link['lost']}" if link["lost"] else ""
+        console.print(Text(f"{name} thread {link['thread_id']}{lost}", style="red" if lost else "dim"))
+    console.print()
+    if "events" in thing:
+        rows = [
+            event | {"at": clock(event["at"]), "what": _told(event["type"], event["data"])} for event in thing["events"]
+        ]
+        console.print(table(rows, ("version", "at", "type", "what")))
+        return
+    for message in thing["messages"]:
+        _draw_message(console, message)
+
+
+def _draw_message(console: Console, message: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    role = message["role"]
+    source = "" if message["source"] in {"app", "run"} else f"  ({message['source']})"
+    head = Text(f"{role}{source}", style=f"bold {ROLE_STYLES.get(role, '')}".strip())
+    head.append(f"  {clock(message['at'])}  v{message['version']}", style="dim")
+    console.print(head)
+    content = message["content"]
+    texts = [content] if isinstance(content, str) else [part.get("text", f"[{part['type']}]") for part in content or ()]
+    texts += [f"{call['function']['name']}({call['function']['arguments']})" for call in message["tool_calls"]]
+    for text in texts:
+        console.print(Text(text))
+    console.print()
+
+
+def _told(kind: str, data: dict[str, Any]) -> str:
+    """One event in a few words."""
+    match kind:
+        case "MessageJournaled":
+            return f"{data['role']}: {str(data['content'])[:100]}"
+        case "RunStarted":
+            return f"run {short(data['run_id'])} on {data['backend']} ({data['model']}), attempt {data['attempt']}"
+        case "RunCompleted":
+            return f"run {short(data['run_id'])} answered, {data['usage'].get('total_tokens', 0)} tokens"
+        case "RunFailed":
+            return f"run {short(data['run_id'])} {data['status']}: {data['code'] or ''} {data['message'] or ''}"
+        case "FallbackUsed":
+            return f"{data['from_backend']} → {data['to_backend']}: {data['reason'][:80]}"
+        case "ThreadLinked" | "ThreadRebuilt":
+            return f"{data['backend']} thread {data['thread_id']}"
+        case "ThreadLost":
+            return f"{data['backend']} thread {data['thread_id']}: {data['reason']}"
+    return ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, (str, int)) and value)[:100]

@@ -1,0 +1,194 @@
+"""What a conversation is and what it needs. Imports only the standard library and eventsourcing.
+
+This is the domain's public face: the other layers import from here alone.
+"""
+
+from . import errors, events, limits
+from .answers import Answer, recorded_answer
+from .asking import Asking
+from .audit import ExchangeRecord, Exchanges, FailureFilter, RunRecord, fold_exchanges, recorded_failure
+from .chat import Chat
+from .conversation import Conversation
+from .delivery import bring_up, matched
+from .diagnosis import ADVICE, advise, diagnose, may_succeed_when_retried
+from .errors import (
+    AllBackendsFailed,
+    Conflict,
+    ConversationBusy,
+    ConversationChanged,
+    ConversationNotFound,
+    CorruptEvent,
+    DatabaseMissing,
+    FileMissing,
+    ForeignDatabase,
+    IdempotencyConflict,
+    InvalidInput,
+    InvalidKey,
+    InvalidMessage,
+    InvalidProfile,
+    InvalidSettings,
+    NewerSchema,
+    NotFound,
+    ProviderRefused,
+    RunNotFound,
+    RunNotOpen,
+    StoreError,
+    StoreUnavailable,
+    ThreadledgerError,
+)
+from .exchange import Candidate, Policy, exchange
+from .failures import Cause, Failure, RecordedFailure
+from .ids import from_iso, new_id, now, to_iso
+from .journal import Journal
+from .ledger import Ledger, LoggedEvent
+from .memory import Memory, fold_memory, response_items
+from .messages import (
+    File,
+    Image,
+    JournaledMessage,
+    Message,
+    Part,
+    Role,
+    Source,
+    Text,
+    ToolCall,
+    Usage,
+    Verbatim,
+)
+from .naming import stream_of
+from .outside import Outbox, Outside
+from .parsing import parse_message, restore_message, text_message
+from .ports import (
+    Backend,
+    BackendRequest,
+    EventLog,
+    MirrorHead,
+    MirrorHeads,
+    StreamHead,
+    ThreadMirror,
+    ToolFunction,
+)
+from .profiles import Profile, parse_profile
+from .rebuild import RebuildItem, RebuildPlan, Verification
+from .redaction import redact, redact_details, whole_text
+from .replay import Replay
+from .rerun import RerunItem, RerunPlan
+from .runs import Completion, RunPlan
+from .state import STATE_SCHEMA, ConversationState, evolve
+from .storage import EventMapper, LoggedRow, PlainJSON, StoredRow
+from .threads import Comparison, Rendering, ThreadItem, ThreadState, compare, digest
+from .tokens import estimate_tokens
+
+__all__ = [
+    "ADVICE",
+    "STATE_SCHEMA",
+    "AllBackendsFailed",
+    "Answer",
+    "Asking",
+    "Backend",
+    "BackendRequest",
+    "Candidate",
+    "Cause",
+    "Chat",
+    "Comparison",
+    "Completion",
+    "Conflict",
+    "Conversation",
+    "ConversationBusy",
+    "ConversationChanged",
+    "ConversationNotFound",
+    "ConversationState",
+    "CorruptEvent",
+    "DatabaseMissing",
+    "EventLog",
+    "EventMapper",
+    "ExchangeRecord",
+    "Exchanges",
+    "Failure",
+    "FailureFilter",
+    "File",
+    "FileMissing",
+    "ForeignDatabase",
+    "IdempotencyConflict",
+    "Image",
+    "InvalidInput",
+    "InvalidKey",
+    "InvalidMessage",
+    "InvalidProfile",
+    "InvalidSettings",
+    "Journal",
+    "JournaledMessage",
+    "Ledger",
+    "LoggedEvent",
+    "LoggedRow",
+    "Memory",
+    "Message",
+    "MirrorHead",
+    "MirrorHeads",
+    "NewerSchema",
+    "NotFound",
+    "Outbox",
+    "Outside",
+    "Part",
+    "PlainJSON",
+    "Policy",
+    "Profile",
+    "ProviderRefused",
+    "RebuildItem",
+    "RebuildPlan",
+    "RecordedFailure",
+    "Rendering",
+    "Replay",
+    "RerunItem",
+    "RerunPlan",
+    "Role",
+    "RunNotFound",
+    "RunNotOpen",
+    "RunPlan",
+    "RunRecord",
+    "Source",
+    "StoreError",
+    "StoreUnavailable",
+    "StoredRow",
+    "StreamHead",
+    "Text",
+    "ThreadItem",
+    "ThreadMirror",
+    "ThreadState",
+    "ThreadledgerError",
+    "ToolCall",
+    "ToolFunction",
+    "Usage",
+    "Verbatim",
+    "Verification",
+    "advise",
+    "bring_up",
+    "compare",
+    "diagnose",
+    "digest",
+    "errors",
+    "estimate_tokens",
+    "events",
+    "evolve",
+    "exchange",
+    "fold_exchanges",
+    "fold_memory",
+    "from_iso",
+    "limits",
+    "matched",
+    "may_succeed_when_retried",
+    "new_id",
+    "now",
+    "parse_message",
+    "parse_profile",
+    "recorded_answer",
+    "recorded_failure",
+    "redact",
+    "redact_details",
+    "response_items",
+    "restore_message",
+    "stream_of",
+    "text_message",
+    "to_iso",
+    "whole_text",
+]

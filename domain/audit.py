@@ -1,0 +1,193 @@
+"""What became of every run: a fold over the events of runs into exchanges, and from those the failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from . import events as e
+from .diagnosis import advise, diagnose
+from .errors import InvalidInput
+from .failures import Cause, Failure, RecordedFailure
+from .ids import now
+from .naming import key_of
+
+RUN_TOPICS = ("RunStarted", "RunCompleted", "RunFailed", "FallbackUsed", "ExchangeAbandoned")
+"""The events that this fold reads."""
+
+
+@dataclass
+class RunRecord:
+    """One run, from its start to its end."""
+
+    run_id: str
+    key: str
+    exchange_id: str
+    started_at: datetime
+    backend: str
+    model: str
+    attempt: int
+    version: int
+    memory_version: int
+    memory_rule: str
+    memory_hash: str | None
+    profile_hash: str | None
+    deadline: str | None
+    rerun_of: str | None
+    ended_at: datetime | None = None
+    completed: e.RunCompleted | None = None
+    failure: Failure | None = None
+    duration_seconds: float | None = None
+    next: str = "open"
+
+    @property
+    def state(self) -> str:
+        """`open`, `completed` or `failed`."""
+        return "completed" if self.completed else "failed" if self.failure else "open"
+
+
+@dataclass
+class ExchangeRecord:
+    """One exchange: its runs in order, and whether anybody answered."""
+
+    exchange_id: str
+    key: str
+    runs: list[RunRecord] = field(default_factory=list)
+    abandoned: bool = False
+    answered_by: str | None = None
+
+
+@dataclass
+class Exchanges:
+    """All exchanges of the events folded so far."""
+
+    by_id: dict[str, ExchangeRecord] = field(default_factory=dict)
+    runs: dict[str, RunRecord] = field(default_factory=dict)
+
+    def exchange_of(self, run: RunRecord) -> ExchangeRecord:
+        """The exchange that a run belongs to."""
+        return self.by_id[run.exchange_id]
+
+    def failures(self) -> Iterator[RecordedFailure]:
+        """Every failed run, in the order in which they failed."""
+        failed = [run for run in self.runs.values() if run.failure is not None]
+        for run in sorted(failed, key=lambda run: run.ended_at or run.started_at):
+            yield recorded_failure(run, self.by_id[run.exchange_id])
+
+
+def fold_exchanges(events: Iterable[e.Event]) -> Exchanges:
+    """Fold events, of one conversation or of all, in log order. Never refuses: an end without a start is passed over."""
+    folded = Exchanges()
+    for event in events:
+        match event:
+            case e.RunStarted():
+                _started(folded, event)
+            case e.RunCompleted() if (run := folded.runs.get(event.run_id)) is not None:
+                run.completed, run.ended_at, run.duration_seconds = event, event.timestamp, event.duration_seconds
+                folded.by_id[run.exchange_id].answered_by = event.run_id
+                folded.by_id[run.exchange_id].abandoned = False
+            case e.RunFailed() if (run := folded.runs.get(event.run_id)) is not None:
+                run.failure, run.ended_at, run.duration_seconds = (
+                    facts_of(event),
+                    event.timestamp,
+                    event.duration_seconds,
+                )
+            case e.FallbackUsed() if (run := folded.runs.get(event.failed_run_id)) is not None:
+                run.next = "fallback"
+            case e.ExchangeAbandoned() if (exchange := folded.by_id.get(event.exchange_id)) is not None:
+                exchange.abandoned = True
+                if exchange.runs and exchange.runs[-1].failure is not None:
+                    exchange.runs[-1].next = "abandoned"
+            case _:
+                pass
+    return folded
+
+
+def facts_of(event: e.RunFailed) -> Failure:
+    """The facts of a stored failure."""
+    names = Failure.__dataclass_fields__
+    carried: dict[str, Any] = {name: value for name, value in vars(event).items() if name in names}
+    return Failure(**carried)
+
+
+def recorded_failure(run: RunRecord, exchange: ExchangeRecord) -> RecordedFailure:
+    """A failed run with its cause, and what came of its exchange."""
+    facts = run.failure or Failure(status="open")
+    cause: Cause = diagnose(facts)
+    return RecordedFailure(
+        run_id=run.run_id,
+        key=run.key,
+        exchange_id=run.exchange_id,
+        at=run.ended_at or run.started_at,
+        backend=run.backend,
+        model=run.model,
+        attempt=run.attempt,
+        facts=facts,
+        cause=cause,
+        advice=advise(cause),
+        duration_seconds=run.duration_seconds,
+        next=run.next,
+        answered_by=exchange.answered_by,
+    )
+
+
+@dataclass(frozen=True)
+class FailureFilter:
+    """Which failures are wanted; a filter that is not given lets everything through."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    cause: Cause | None = None
+    code: str | None = None
+    backend: str | None = None
+    unanswered: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        since: datetime | timedelta | None,
+        until: datetime | timedelta | None,
+        cause: Cause | str | None,
+        code: str | None,
+        backend: str | None,
+        unanswered: bool,
+    ) -> FailureFilter:
+        """A filter from what people give: time spans count back from now, causes go by their name.
+
+        Raises:
+            InvalidInput: there is no such cause.
+        """
+        try:
+            wanted = Cause(cause) if cause is not None else None
+        except ValueError:
+            raise InvalidInput(f"there is no cause {cause!r}: give one of {', '.join(Cause)}") from None
+        return cls(_moment(since), _moment(until), wanted, code, backend, unanswered)
+
+    def __call__(self, failure: RecordedFailure) -> bool:
+        return (
+            (self.since is None or failure.at >= self.since)
+            and (self.until is None or failure.at <= self.until)
+            and self.cause in {None, failure.cause}
+            and self.code in {None, failure.facts.code}
+            and self.backend in {None, failure.backend}
+            and not (self.unanswered and failure.answered_by is not None)
+        )
+
+
+def _moment(given: datetime | timedelta | None) -> datetime | None:
+    return now() - given if isinstance(given, timedelta) else given
+
+
+def _started(folded: Exchanges, event: e.RunStarted) -> None:
+    key = key_of(event.originator_id)
+    exchange = folded.by_id.setdefault(event.exchange_id, ExchangeRecord(event.exchange_id, key))
+    exchange.abandoned = False
+    previous = exchange.runs[-1] if exchange.runs else None
+    if previous is not None and previous.next == "open" and event.attempt > 1:
+        previous.next = "retried"
+    shared = {name: value for name, value in vars(event).items() if name in RunRecord.__dataclass_fields__}
+    run = RunRecord(key=key, started_at=event.timestamp, version=event.originator_version, **shared)
+    exchange.runs.append(run)
+    folded.runs[event.run_id] = run

@@ -1,0 +1,157 @@
+"""One conversation in an app's hands: append, ask, run, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from . import events as e
+from .answers import Answer, recorded_answer
+from .asking import Asking
+from .conversation import Conversation
+from .errors import IdempotencyConflict
+from .exchange import Policy
+from .failures import RecordedFailure
+from .ids import idempotent_id
+from .memory import Memory
+from .messages import JournaledMessage, Message
+from .naming import check_idempotency_key, stream_of
+from .own_runs import OwnRun
+from .parsing import parse_message, restore_message, text_message
+from .runs import RunPlan
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+
+
+class Chat:
+    """A conversation by its key; it begins at its first message."""
+
+    def __init__(self, ledger: Ledger, key: str) -> None:
+        self.stream = stream_of(key)
+        self.key = key
+        self._ledger = ledger
+
+    def append(
+        self,
+        role: str,
+        content: str | Sequence[Mapping[str, Any]] | None,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> JournaledMessage:
+        """Journal a message; no model is called, linked threads are brought up to the journal.
+
+        `content` is text or parts in the form of Chat Completions; `fields` are its other fields (`tool_calls`,
+        `tool_call_id`). The same idempotency key again returns the message journaled first.
+
+        Raises:
+            InvalidMessage, InvalidInput: nothing was written.
+            IdempotencyConflict: the key was used for another message.
+        """
+        message = parse_message({"role": role, "content": content, **fields})
+
+        def decide(conversation: Conversation) -> e.MessageJournaled:
+            earlier = self._earlier(idempotency_key, message)
+            return earlier or conversation.journal(message, idempotency_key=idempotency_key)
+
+        journaled = self._ledger.journal.commit(self.key, decide, create=True)
+        self._ledger.mirror(self.key)
+        return JournaledMessage(
+            restore_message(journaled), journaled.message_id, journaled.originator_version, journaled.timestamp
+        )
+
+    def ask(self, text: str, *, idempotency_key: str | None = None) -> Answer:
+        """One exchange: journal the question, run, retry, fall back, journal the answer.
+
+        The same idempotency key again returns the first answer; where nobody answered, the exchange is rerun.
+
+        Raises:
+            InvalidMessage, InvalidInput: nothing was written.
+            ConversationBusy: a run is open.
+            AllBackendsFailed: nobody answered; the question and every failure are journaled.
+        """
+        question = text_message("user", text)
+
+        def decide(conversation: Conversation) -> tuple[str, bool]:
+            earlier = self._earlier(idempotency_key, question)
+            if earlier is not None:
+                return earlier.exchange_id or "", True
+            return conversation.ask(question, idempotency_key), False
+
+        exchange_id, asked_before = self._ledger.journal.commit(self.key, decide, create=True)
+        return self._again(exchange_id) if asked_before else Asking(self._ledger, self.key, exchange_id).run()
+
+    def rerun(self, exchange_id: str, policy: Policy | None = None) -> Answer:
+        """Run an exchange again that nobody answered. Costs what a run costs; `Ledger.replay` plans it first.
+
+        Raises:
+            ConversationBusy: a run is open.
+            AllBackendsFailed: again nobody answered.
+        """
+        exchange = self._ledger.exchanges(self.key).by_id.get(exchange_id)
+        rerun_of = exchange.runs[-1].run_id if exchange is not None and exchange.runs else None
+        return Asking(self._ledger, self.key, exchange_id, rerun_of, policy).run()
+
+    @contextmanager
+    def run(self, backend: str, model: str, timeout_seconds: float = 600.0) -> Iterator[OwnRun]:
+        """Record an app's own model call as a run: `run.complete(text)` journals the answer; an exception becomes
+        `RunFailed` and goes on up.
+
+        Raises:
+            ConversationBusy: a run is open.
+        """
+        memory = self.memory()
+        plan = RunPlan(
+            backend, model, timeout_seconds=timeout_seconds, memory_version=memory.version, memory_hash=memory.digest()
+        )
+        run = OwnRun(self._ledger, self.key, plan)
+        try:
+            yield run
+        except BaseException as error:
+            run.fail(error)
+            raise
+        run.end()
+
+    def memory(self, *, last: int | None = None, tokens: int | None = None, at: int | datetime | None = None) -> Memory:
+        """What a model is shown: as of a version or a time, the newest `last` messages, within about `tokens`."""
+        memory = self._ledger.memory(self.key, at)
+        return memory if last is None and tokens is None else memory.window(last, tokens)
+
+    def events(self, after: int = 0) -> list[e.Event]:
+        """The conversation's own events, those after a version."""
+        return list(self._ledger.journal.history(self.key, after=after))
+
+    def failures(self) -> list[RecordedFailure]:
+        """Every failed run of this conversation."""
+        return list(self._ledger.exchanges(self.key).failures())
+
+    def retract(self, message_id: str, reason: str = "") -> None:
+        """Take a message out of memory; it stays in the log. Quiet where it is not in memory."""
+        if any(each.message_id == message_id for each in self.memory().messages):
+            self._ledger.journal.commit(self.key, lambda conversation: conversation.retract(message_id, reason))
+
+    def clear(self, reason: str = "") -> None:
+        """Empty the memory; the log stays."""
+        self._ledger.journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
+
+    def _again(self, exchange_id: str) -> Answer:
+        """The answer of an exchange that was asked before under the same idempotency key."""
+        answer = recorded_answer(self._ledger, self.key, exchange_id)
+        return answer if answer is not None else self.rerun(exchange_id)
+
+    def _earlier(self, idempotency_key: str | None, message: Message) -> e.MessageJournaled | None:
+        if idempotency_key is None:
+            return None
+        check_idempotency_key(idempotency_key)
+        event = self._ledger.journal.event(idempotent_id(self.stream, idempotency_key))
+        if isinstance(event, e.MessageJournaled) and restore_message(event) == message:
+            return event
+        if event is not None:
+            raise IdempotencyConflict(
+                f"the idempotency key {idempotency_key!r} stands for another message of {self.key!r}: "
+                "give each message a key of its own"
+            )
+        return None

@@ -1,0 +1,264 @@
+"""The aggregate: commands decide and raise, `evolve` (in `state.py`) only remembers.
+
+A command records one or more events in `pending`; nothing is stored before the ledger saves it. After an error the object
+is dead: load it anew and decide again.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeVar
+
+from . import events as e
+from .errors import ConversationBusy, InvalidInput, InvalidMessage, RunNotOpen
+from .failures import Failure
+from .ids import from_iso, idempotent_id, new_id, now, to_iso
+from .limits import METADATA_BYTES_MAX, RUN_GRACE_SECONDS
+from .messages import Message, Source
+from .naming import check_idempotency_key, stream_of
+from .parsing import plain_json
+from .runs import Completion, RunPlan
+from .state import ConversationState, evolve
+
+E = TypeVar("E", bound=e.Event)
+
+_NOT_STORED_OF_PLAN = {"timeout_seconds", "fallback_reason"}
+
+
+class Conversation:
+    """One conversation, as its decisions need it: see `ConversationState`."""
+
+    def __init__(self, stream: str, state: ConversationState) -> None:
+        self.id = stream
+        self.state = state
+        self.pending: list[e.Event] = []
+
+    @classmethod
+    def start(
+        cls,
+        key: str,
+        metadata: Mapping[str, Any] | None = None,
+        parent_key: str | None = None,
+        parent_version: int | None = None,
+    ) -> Self:
+        """A new conversation.
+
+        Raises:
+            InvalidKey: see `stream_of`.
+            InvalidInput: the metadata is not JSON, or too large.
+        """
+        conversation = cls(stream_of(key), ConversationState())
+        if len(plain_json(metadata or {}, "the metadata")) > METADATA_BYTES_MAX:
+            raise InvalidInput(f"the metadata of {key!r} is over {METADATA_BYTES_MAX:,} bytes: keep it elsewhere")
+        conversation._record(
+            e.ConversationStarted,
+            key=key,
+            metadata=dict(metadata or {}),
+            parent_key=parent_key,
+            parent_version=parent_version,
+        )
+        return conversation
+
+    @property
+    def version(self) -> int:
+        return self.state.version
+
+    def collect_events(self) -> Sequence[e.Event]:
+        """The events that wait to be stored; they are handed over once."""
+        collected, self.pending = self.pending, []
+        return collected
+
+    def journal(
+        self,
+        message: Message,
+        *,
+        source: Source = Source.APP,
+        exchange_id: str | None = None,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+        message_id: str | None = None,
+        written_at: str | None = None,
+    ) -> e.MessageJournaled:
+        """Write a message down. With an idempotency key, the event's id is made from it: the store keeps one."""
+        if idempotency_key is not None:
+            check_idempotency_key(idempotency_key)
+        call_fields = [call.as_json() for call in message.tool_calls]
+        return self._record(
+            e.MessageJournaled,
+            event_id=idempotent_id(self.id, idempotency_key) if idempotency_key is not None else None,
+            message_id=message_id or new_id(),
+            role=message.role.value,
+            content=[] if message.content == () else message.content_as_json(),
+            tool_calls=call_fields,
+            tool_call_id=message.tool_call_id,
+            extra=message.extra(),
+            exchange_id=exchange_id,
+            run_id=run_id,
+            source=source.value,
+            idempotency_key=idempotency_key,
+            written_at=written_at,
+        )
+
+    def ask(self, question: Message, idempotency_key: str | None = None) -> str:
+        """Journal a question and open its exchange; returns the exchange's id.
+
+        Runs left open by a crash are closed as interrupted, exchanges left without a run are abandoned.
+
+        Raises:
+            ConversationBusy: a run is open and not overdue.
+        """
+        self.close_overdue_runs()
+        self._refuse_while_running()
+        for exchange_id in list(self.state.open_exchanges):
+            self.abandon(exchange_id, "left unfinished by a process that stopped")
+        exchange_id = new_id()
+        self.journal(question, exchange_id=exchange_id, idempotency_key=idempotency_key)
+        return exchange_id
+
+    def start_run(self, exchange_id: str, plan: RunPlan) -> str:
+        """Record that a backend is about to be asked; returns the run's id.
+
+        When another backend failed before in this exchange, `FallbackUsed` goes into the same commit.
+
+        Raises:
+            ConversationBusy: another run is open and not overdue.
+        """
+        self.close_overdue_runs()
+        self._refuse_while_running()
+        exchange = self.state.open_exchanges.get(exchange_id, {"failed_run": None})
+        same_attempt = exchange.get("rerun_of") == plan.rerun_of
+        if same_attempt and exchange["failed_run"] and exchange["failed_backend"] != plan.backend:
+            self._record(
+                e.FallbackUsed,
+                exchange_id=exchange_id,
+                failed_run_id=exchange["failed_run"],
+                from_backend=exchange["failed_backend"],
+                to_backend=plan.backend,
+                reason=plan.fallback_reason,
+            )
+        carried = {name: value for name, value in vars(plan).items() if name not in _NOT_STORED_OF_PLAN}
+        deadline = to_iso(now() + timedelta(seconds=plan.timeout_seconds + RUN_GRACE_SECONDS))
+        started = self._record(e.RunStarted, run_id=new_id(), exchange_id=exchange_id, deadline=deadline, **carried)
+        return started.run_id
+
+    def complete_run(
+        self,
+        run_id: str,
+        completion: Completion,
+        *,
+        source: Source = Source.RUN,
+        duration_seconds: float | None = None,
+    ) -> str:
+        """Record a run's answer: `RunCompleted` and its messages in one commit; returns the answer's message id.
+
+        Raises:
+            RunNotOpen: the run has ended already.
+            InvalidMessage: the completion has no message.
+        """
+        run = self._open_run(run_id)
+        if not completion.messages:
+            raise InvalidMessage("a run was completed without an answer: complete it with a message, or fail it")
+        facts = vars(completion) | {"usage": completion.usage.as_json()}
+        del facts["messages"]
+        self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts)
+        exchange_id = run["exchange_id"]
+        journaled = [
+            self.journal(message, source=source, exchange_id=exchange_id, run_id=run_id)
+            for message in completion.messages
+        ]
+        answer = journaled[-1].message_id
+        if run["rerun_of"] is not None:
+            self._record(
+                e.RerunAccepted,
+                exchange_id=exchange_id,
+                run_id=run_id,
+                message_id=answer,
+                superseded_run_id=run["rerun_of"],
+            )
+        return answer
+
+    def fail_run(self, run_id: str, failure: Failure, duration_seconds: float | None = None) -> None:
+        """Record why a run ended without an answer. The thread that the provider lost is marked as lost.
+
+        Raises:
+            RunNotOpen: the run has ended already.
+        """
+        self._open_run(run_id)
+        facts = {name: value for name, value in vars(failure).items() if name != "details"}
+        self._record(
+            e.RunFailed, run_id=run_id, duration_seconds=duration_seconds, details=dict(failure.details), **facts
+        )
+
+    def close_overdue_runs(self) -> list[str]:
+        """Close the runs that a crash left open and whose deadline has passed; returns their ids."""
+        moment = now()
+        overdue = [
+            run_id
+            for run_id, run in self.state.open_runs.items()
+            if run["deadline"] and from_iso(run["deadline"]) < moment
+        ]
+        for run_id in overdue:
+            message = "the process that ran it stopped before the run ended"
+            self.fail_run(run_id, Failure(status="interrupted", message=message))
+        return overdue
+
+    def abandon(self, exchange_id: str, reason: str) -> None:
+        """Record that nobody answered. Stays quiet where the exchange is not open."""
+        exchange = self.state.open_exchanges.get(exchange_id)
+        if exchange is not None:
+            self._record(e.ExchangeAbandoned, exchange_id=exchange_id, run_ids=list(exchange["runs"]), reason=reason)
+
+    def link_thread(self, backend: str, thread_id: str, endpoint: str) -> None:
+        """Record which thread holds a copy of this memory. Stays quiet where it is linked already."""
+        link = self.state.links.get(backend)
+        if link is None or link["lost"] or link["thread_id"] != thread_id:
+            self._record(e.ThreadLinked, backend=backend, thread_id=thread_id, endpoint=endpoint)
+
+    def lose_thread(self, backend: str, thread_id: str, reason: str) -> None:
+        """Record that the linked thread is gone. Stays quiet where it is not the linked one, or lost already."""
+        link = self.state.links.get(backend)
+        if link is not None and link["thread_id"] == thread_id and not link["lost"]:
+            endpoint = link["endpoint"]
+            self._record(e.ThreadLost, backend=backend, thread_id=thread_id, reason=reason, endpoint=endpoint)
+
+    def rebuild_thread(self, rebuilt: Mapping[str, Any]) -> None:
+        """Record a thread written anew; the fields are those of `ThreadRebuilt`."""
+        old = self.state.links.get(rebuilt["backend"])
+        self._record(e.ThreadRebuilt, old_thread_id=old["thread_id"] if old else None, **rebuilt)
+
+    def retract(self, message_id: str, reason: str = "") -> None:
+        """Take a message out of memory; it stays in the log."""
+        self._record(e.MessageRetracted, message_id=message_id, reason=reason)
+
+    def clear_memory(self, reason: str = "") -> None:
+        """Empty the memory as of now; the log stays."""
+        self._record(e.MemoryCleared, up_to_version=self.version, reason=reason)
+
+    def _refuse_while_running(self) -> None:
+        for run_id, run in self.state.open_runs.items():
+            raise ConversationBusy(
+                f"{self.state.key!r} is being answered: run {run_id} on {run['backend']} is open until {run['deadline']}; "
+                "wait for its end and ask again"
+            )
+
+    def _open_run(self, run_id: str) -> dict[str, Any]:
+        run: dict[str, Any] | None = self.state.open_runs.get(run_id)
+        if run is None:
+            raise RunNotOpen(f"run {run_id} has ended already: look at it with: threadledger audit show {run_id}")
+        return run
+
+    def _record(self, event_class: type[E], event_id: str | None = None, **carried: Any) -> E:
+        event = event_class(
+            originator_id=self.id,
+            originator_version=self.version + 1,
+            timestamp=self._moment(),
+            event_id=event_id or new_id(),
+            **carried,
+        )
+        evolve(self.state, event)
+        self.pending.append(event)
+        return event
+
+    def _moment(self) -> datetime:
+        """Now, but never before the last event: a clock that was set back must not reorder the log."""
+        moment = now()
+        return max(moment, from_iso(self.state.last_at)) if self.state.last_at else moment

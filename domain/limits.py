@@ -1,0 +1,44 @@
+"""Our own limits, each with its unit. The provider's limits stand in `adapters/openai/limits.py`."""
+
+KEY_CHARS_MAX = 200
+"""Characters in a conversation's key (CONTRACT: 1 to 200)."""
+
+MESSAGE_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes of one message as stored (UTF-8 JSON). OpenAI takes at most 10 MiB of text in one item."""
+
+METADATA_BYTES_MAX = 1024 * 1024
+"""Bytes of a conversation's metadata as JSON."""
+
+IDEMPOTENCY_KEY_CHARS_MAX = 500
+"""Characters in an idempotency key."""
+
+DECIDE_ATTEMPTS_MAX = 20
+"""How often a command is decided again after somebody else appended to the same conversation first."""
+
+RETRIES_DEFAULT = 2
+"""Attempts after the first on one backend."""
+
+BACKEND_TIMEOUT_SECONDS = 60.0
+"""One attempt's limit."""
+
+RUN_GRACE_SECONDS = 30.0
+"""Time after an attempt's limit in which its own process may still record the end; then it counts as crashed."""
+
+BACKOFF_FIRST_SECONDS = 0.5
+BACKOFF_MAX_SECONDS = 8.0
+"""Waiting before a retry: doubled at each attempt, with full jitter, up to the maximum."""
+
+RETRY_AFTER_MAX_SECONDS = 30.0
+"""The longest `Retry-After` that is waited for; a longer one goes to the next backend at once."""
+
+FAILURE_TEXT_CHARS_MAX = 2_000
+"""Characters kept of a provider's error message."""
+
+DETAILS_BYTES_MAX = 8 * 1024
+"""Bytes kept of a failure's raw details, as JSON."""
+
+ABANDONED_KEPT = 50
+"""How many unanswered exchanges the aggregate remembers; older ones are still in the events."""
+
+TOOL_ROUNDS_MAX = 20
+"""How often a model may ask for tools within one run."""

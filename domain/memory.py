@@ -1,0 +1,181 @@
+"""Memory: what a model is shown. A pure fold over a conversation's events, as of a version or a time, within a budget.
+
+Nothing is mended in the data. A tool call that never got its result, a result whose call is not in view, a result that
+came late: providers refuse all of them, so the view mends them (`mend.py`) and says how many.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from . import events as e
+from .errors import InvalidInput
+from .mend import mend_tool_calls
+from .messages import JournaledMessage, Message, Role, Source
+from .parsing import restore_message
+from .tokens import MESSAGE_OVERHEAD_TOKENS, estimate_tokens
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The messages in view, oldest first; `version` is that of the last event folded, `rule` how the view was cut."""
+
+    messages: tuple[JournaledMessage, ...] = ()
+    version: int = 0
+    rule: str = "all"
+    run_threads: Mapping[str, str] = field(default_factory=dict)
+    """run id → the thread that the run itself wrote to"""
+
+    def window(self, last: int | None = None, tokens: int | None = None) -> "Memory":
+        """The newest messages: at most `last` of them, within about `tokens` (see `tokens.py` for the estimate's error).
+
+        The newest message is always in view, even where it alone is over the budget.
+
+        Raises:
+            InvalidInput: a bound below 1.
+        """
+        for name, bound in (("last", last), ("tokens", tokens)):
+            if bound is not None and bound < 1:
+                raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
+        kept = self.messages[-last:] if last is not None else self.messages
+        if tokens is not None:
+            kept = kept[_first_within(kept, tokens) :]
+        bounds = [f"{name}={bound}" for name, bound in (("last", last), ("tokens", tokens)) if bound is not None]
+        return replace(self, messages=kept, rule=",".join(bounds) or self.rule)
+
+    def by_rule(self, rule: str) -> "Memory":
+        """The view that a stored rule describes, so that a rerun sees what the failed run saw."""
+        bounds = {name: int(number) for name, number in re.findall(r"(last|tokens)=(\d+)", rule)}
+        return self.window(**bounds)
+
+    def settled(self) -> "Memory":
+        """The view without a tool call at its end that still waits for its results: they may come with the next append."""
+        waiting: set[str] = set()
+        for index in range(len(self.messages) - 1, -1, -1):
+            message = self.messages[index].message
+            if message.tool_call_id is not None:
+                waiting.add(message.tool_call_id)
+            elif any(call.id not in waiting for call in message.tool_calls):
+                return replace(self, messages=self.messages[:index])
+            else:
+                break
+        return self
+
+    def mended(self) -> tuple[JournaledMessage, ...]:
+        """The messages as providers accept them, with their places: orphan tool calls and results mended."""
+        return mend_tool_calls(self.messages)
+
+    def shown(self) -> tuple[Message, ...]:
+        """The messages as a provider accepts them."""
+        return tuple(each.message for each in self.mended())
+
+    def as_chat_messages(self) -> list[dict[str, Any]]:
+        """For Chat Completions: `messages`."""
+        return [message.as_chat_message() for message in self.shown()]
+
+    def as_response_items(self) -> list[dict[str, Any]]:
+        """For the Responses API: `input`."""
+        return [item for message in self.shown() for item in response_items(message)]
+
+    def estimated_tokens(self) -> int:
+        """About how many tokens the view costs as input."""
+        return sum(message_tokens(message) for message in self.shown())
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the shown messages in canonical JSON: equal digests, equal views."""
+        canonical = json.dumps(self.as_chat_messages(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> Memory:
+    """Fold events, oldest first, into memory; as of a version or a time, both inclusive. Never refuses."""
+    messages: dict[str, JournaledMessage] = {}
+    run_threads: dict[str, str] = {}
+    version = 0
+    for event in events:
+        if (isinstance(at, int) and event.originator_version > at) or (
+            isinstance(at, datetime) and event.timestamp > at
+        ):
+            break
+        version = event.originator_version
+        match event:
+            case e.MessageJournaled():
+                messages[event.message_id] = _journaled(event)
+            case e.MessageRetracted():
+                messages.pop(event.message_id, None)
+            case e.MemoryCleared():
+                messages = {id_: each for id_, each in messages.items() if each.version > event.up_to_version}
+            case e.RerunAccepted(superseded_message_id=str(superseded)):
+                messages.pop(superseded, None)
+            case e.RunCompleted(thread_id=str(thread_id)):
+                run_threads[event.run_id] = thread_id
+            case _:
+                pass
+    return Memory(tuple(messages.values()), version, run_threads=run_threads)
+
+
+def response_items(message: Message) -> Sequence[dict[str, Any]]:
+    """One message as items of the Responses API and of Conversations.
+
+    Assistant text goes as a plain string, the only form that is valid without the provider's own ids.
+    """
+    if message.role is Role.TOOL:
+        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}]
+    items: list[dict[str, Any]] = []
+    if message.content:
+        content = message.text if message.role is Role.ASSISTANT else _input_content(message)
+        if content:
+            items.append({"type": "message", "role": message.role.value, "content": content})
+    items.extend(
+        {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+        for call in message.tool_calls
+    )
+    return items
+
+
+def message_tokens(message: Message) -> int:
+    """About how many tokens one message costs."""
+    calls = sum(estimate_tokens(call.name) + estimate_tokens(call.arguments) for call in message.tool_calls)
+    return MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.text) + calls
+
+
+def _journaled(event: e.MessageJournaled) -> JournaledMessage:
+    return JournaledMessage(
+        restore_message(event),
+        event.message_id,
+        event.originator_version,
+        event.timestamp,
+        event.exchange_id,
+        event.run_id,
+        Source(event.source),
+    )
+
+
+def _input_content(message: Message) -> str | list[dict[str, Any]]:
+    content = message.content_as_json()
+    return content if isinstance(content, str) else [_input_part(part) for part in content or ()]
+
+
+def _input_part(part: dict[str, Any]) -> dict[str, Any]:
+    match part:
+        case {"type": "text", "text": text}:
+            return {"type": "input_text", "text": text}
+        case {"type": "image_url", "image_url": {"url": url, **rest}}:
+            return {"type": "input_image", "image_url": url, "detail": rest.get("detail") or "auto"}
+        case {"type": "file", "file": {"file_id": file_id}}:
+            return {"type": "input_file", "file_id": file_id}
+    return {"type": "input_text", "text": f"[{part.get('type', 'content')} not shown]"}
+
+
+def _first_within(messages: Sequence[JournaledMessage], tokens: int) -> int:
+    """Where the longest tail within `tokens` begins; at least the last message is in it."""
+    spent = 0
+    for index in range(len(messages) - 1, -1, -1):
+        spent += message_tokens(messages[index].message)
+        if spent > tokens:
+            return min(index + 1, len(messages) - 1)
+    return 0

@@ -1,0 +1,47 @@
+"""Tool calls and results as providers insist on them: each call followed at once by exactly one result, no result alone.
+
+The view is mended, never the data: a missing result is replaced by a sentence that says so, a late one is moved up, one
+whose call is out of view (or that was answered before) is left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from .messages import JournaledMessage, Message, Role, ToolCall
+
+NO_RESULT = "[no result of this call was recorded]"
+
+
+def mend_tool_calls(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
+    """The messages with every tool call answered once, directly after the message that made it."""
+    if not any(each.message.tool_calls or each.message.role is Role.TOOL for each in messages):
+        return tuple(messages)
+    return tuple(_mended(messages, _results_by_call(messages)))
+
+
+def _mended(
+    messages: Sequence[JournaledMessage], results: dict[tuple[int, str], JournaledMessage]
+) -> Iterator[JournaledMessage]:
+    for index, each in enumerate(messages):
+        if each.message.role is Role.TOOL:
+            continue
+        yield each
+        for call in each.message.tool_calls:
+            yield results.get((index, call.id)) or _placeholder(each, call)
+
+
+def _results_by_call(messages: Sequence[JournaledMessage]) -> dict[tuple[int, str], JournaledMessage]:
+    """(index of the calling message, call id) → its result: the first one after the call, before the id is used again."""
+    waiting: dict[str, int] = {}
+    results: dict[tuple[int, str], JournaledMessage] = {}
+    for index, each in enumerate(messages):
+        for call in each.message.tool_calls:
+            waiting[call.id] = index
+        call_id = each.message.tool_call_id
+        if call_id is not None and call_id in waiting:
+            results[waiting.pop(call_id), call_id] = each
+    return results
+
+
+def _placeholder(caller: JournaledMessage, call: ToolCall) -> JournaledMessage:
+    return replace(caller, message=Message(Role.TOOL, NO_RESULT, tool_call_id=call.id), message_id="")

@@ -1,0 +1,51 @@
+"""What a ledger may call: put together by the composition root, used by the drivers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from .exchange import Policy
+from .ports import Backend, BackendRequest, ThreadMirror, ToolFunction
+from .profiles import Profile
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+
+
+class Outbox(Protocol):
+    """Brings the provider's threads up to the journal: at least once, reconciled, in order."""
+
+    def mirror(self, ledger: Ledger, key: str) -> None:
+        """Send what the threads of a conversation lack. Never raises for a provider: a thread that lags catches up later."""
+
+    def prepare(self, ledger: Ledger, request: BackendRequest, backend: Backend) -> BackendRequest:
+        """The request with its thread, brought up to the journal, or with what it lacks for the backend to take along.
+
+        Raises:
+            ProviderRefused: the thread could not be made, read or written.
+        """
+
+    def settle(self, key: str, mirror: str | None, thread_id: str, version: int) -> None:
+        """Note that the thread holds everything up to a version, because the backend wrote it there itself."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Backends by name and in the policy's order, mirrors by name, the outbox, the profile and its tools."""
+
+    policy: Policy = field(default_factory=Policy)
+    backends: Mapping[str, Backend] = field(default_factory=dict)
+    mirrors: Mapping[str, ThreadMirror] = field(default_factory=dict)
+    mirrored_to: str = "conversations"
+    """The kind of thread that memory is mirrored to (`none` for no thread)."""
+    outbox: Outbox | None = None
+    price: Callable[[str, int, int], float | None] | None = None
+    """US dollars for (model, input tokens, output tokens); None where the model's price is not known."""
+    profile: Profile = field(default_factory=Profile)
+    tools: Mapping[str, ToolFunction] = field(default_factory=dict)
+    wait: Callable[[float], None] = time.sleep
+    random: Random = field(default_factory=Random)

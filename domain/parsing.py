@@ -1,0 +1,135 @@
+"""Messages from the outside: checked, frozen, and refused with one sentence where they cannot be kept."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .errors import InvalidMessage
+from .events import MessageJournaled
+from .limits import MESSAGE_BYTES_MAX
+from .messages import Content, File, Image, Message, Part, Role, Text, ToolCall, Verbatim
+
+
+def text_message(role: str, text: str) -> Message:
+    """A message of plain text.
+
+    Raises:
+        InvalidMessage: the role is not one of ours, or the text cannot be stored.
+    """
+    return parse_message({"role": role, "content": text})
+
+
+def parse_message(given: Mapping[str, Any]) -> Message:
+    """Read a message in the Chat Completions form.
+
+    Raises:
+        InvalidMessage: saying which field is wrong, why, and what is expected.
+    """
+    role = _role(given.get("role"))
+    calls, loose_calls = _tool_calls(given.get("tool_calls"))
+    content = _content(given["content"]) if "content" in given else ()
+    call_id = given.get("tool_call_id")
+    if role is Role.TOOL and not (isinstance(call_id, str) and call_id):
+        raise InvalidMessage("a tool result has no tool_call_id: give the id of the call that it answers")
+    if role is not Role.TOOL and call_id is not None:
+        raise InvalidMessage(f"a message of role {role.value!r} has a tool_call_id: only role 'tool' answers a call")
+    if not calls and not loose_calls and (content is None or content == ()):
+        raise InvalidMessage(f"a message of role {role.value!r} has no content: give text, parts or tool calls")
+    known = {"role", "content", "tool_call_id"} | (set() if loose_calls else {"tool_calls"} if calls else set())
+    extra = {name: value for name, value in given.items() if name not in known}
+    message = Message(role, content, calls, call_id, plain_json(extra, "the message"))
+    size = len(plain_json(message.as_chat_message(), "the message").encode())
+    if size > MESSAGE_BYTES_MAX:
+        raise InvalidMessage(
+            f"a message of {size:,} bytes is over the limit of {MESSAGE_BYTES_MAX:,} bytes for one message: "
+            "split it, or keep the content in a file and journal a reference to it"
+        )
+    return message
+
+
+def restore_message(event: MessageJournaled) -> Message:
+    """The message of a stored `MessageJournaled`; never refuses, whatever a newer version wrote."""
+    content = event.content
+    return Message(
+        Role(event.role),
+        tuple(_part(part, json.dumps) for part in content) if isinstance(content, list) else content,
+        tuple(
+            ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in event.tool_calls
+        ),
+        event.tool_call_id,
+        json.dumps(event.extra) if event.extra else "{}",
+    )
+
+
+def plain_json(value: Any, what: str) -> str:
+    """`value` as JSON text, in UTF-8's reach.
+
+    Raises:
+        InvalidMessage: the value is not JSON, or its text holds half a character (a lone surrogate).
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidMessage(
+            f"{what} holds half a character (a lone surrogate, {error.object[error.start]!a}): "
+            "decode the bytes it came from as UTF-8 and give the whole text"
+        ) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidMessage(
+            f"{what} cannot be kept as JSON ({error}): give strings, numbers, lists and dicts"
+        ) from None
+    return text
+
+
+def _role(value: object) -> Role:
+    role = Role(value) if isinstance(value, str) else Role.UNKNOWN
+    if role is not Role.UNKNOWN:
+        return role
+    known = ", ".join(role.value for role in Role if role is not Role.UNKNOWN)
+    raise InvalidMessage(f"unknown role {value!r}: a message is from one of {known}")
+
+
+def _content(value: object) -> Content:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Sequence) and value and all(isinstance(part, Mapping) for part in value):
+        return tuple(_part(part, lambda part: plain_json(part, "a content part")) for part in value)
+    raise InvalidMessage(
+        f"a message's content is {type(value).__name__}: give a string, or a list of parts like "
+        '{"type": "text", "text": "…"}'
+    )
+
+
+def _part(given: Mapping[str, Any], to_text: Callable[[Any], str]) -> Part:
+    match given:
+        case {"type": "text", "text": str(text)}:
+            part: Part = Text(text)
+        case {"type": "image_url", "image_url": {"url": str(url), **rest}} if rest.keys() <= {"detail"}:
+            part = Image(url, str(rest["detail"]) if rest.get("detail") else None)
+        case {"type": "file", "file": {"file_id": str(file_id)}}:
+            part = File(file_id)
+        case _:
+            return Verbatim(to_text(given))
+    return part if part.as_json() == given else Verbatim(to_text(given))
+
+
+def _tool_calls(value: object) -> tuple[tuple[ToolCall, ...], bool]:
+    """The calls, and whether some are of a shape that only `extra_json` can keep."""
+    if value is None or value == []:
+        return (), value is not None
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise InvalidMessage(f"tool_calls is {type(value).__name__}: give a list of calls")
+    calls = []
+    for given in value:
+        match given:
+            case {"id": str(call_id), "type": "function", "function": {"name": str(name), "arguments": str(arguments)}}:
+                call = ToolCall(call_id, name, arguments)
+                if call.as_json() != given:
+                    return (), True
+                calls.append(call)
+            case {"id": str()}:
+                return (), True
+            case _:
+                raise InvalidMessage("a tool call lacks its id: give id, type and function with name and arguments")
+    return tuple(calls), False

@@ -1,0 +1,132 @@
+"""What the domain asks of the outside world: small protocols, with the errors they promise."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from eventsourcing.persistence import StoredEvent
+
+from .failures import Failure
+from .memory import Memory
+from .messages import Message
+from .profiles import Profile
+from .runs import Completion
+from .threads import Rendering, ThreadItem
+
+ToolFunction = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class BackendRequest:
+    """All that a backend needs to answer one exchange once."""
+
+    key: str
+    exchange_id: str
+    run_id: str
+    model: str
+    profile: Profile
+    memory: Memory
+    timeout_seconds: float
+    thread_id: str | None = None
+    unsent: Sequence[ThreadItem] = ()
+    """What the thread lacks, for a backend that takes it along as input."""
+    tools: Mapping[str, ToolFunction] = field(default_factory=dict)
+    journal: Callable[[Sequence[Message]], None] = lambda _: None
+    """Writes tool calls and results down while the run goes on."""
+
+
+class Backend(Protocol):
+    """Something that can answer."""
+
+    @property
+    def name(self) -> str:
+        """`assistants`, `responses`, `chat`, or an app's own."""
+
+    @property
+    def thread(self) -> str | None:
+        """The kind of thread it answers in, by its mirror's name; None where it is shown the memory at each run."""
+
+    @property
+    def takes_unsent(self) -> bool:
+        """Whether what the thread lacks goes along with the request; otherwise it is mirrored before."""
+
+    def preflight(self, request: BackendRequest) -> Failure | None:
+        """What the provider would refuse, without asking it; None where nothing speaks against asking."""
+
+    def answer(self, request: BackendRequest) -> Completion:
+        """Ask once, never twice.
+
+        Raises:
+            ProviderRefused: with the facts of the failure.
+        """
+
+
+class ThreadMirror(Protocol):
+    """The provider's threads of one kind. Every method raises `ProviderRefused` with the facts when it fails."""
+
+    @property
+    def name(self) -> str:
+        """`assistants` or `conversations`."""
+
+    @property
+    def endpoint(self) -> str:
+        """The base URL, without secrets: a thread of another endpoint is another thread."""
+
+    def render(self, memory: Memory, thread_id: str | None = None) -> Rendering:
+        """What a thread can carry of a memory. `thread_id` names the thread that runs may have written to themselves."""
+
+    def create(self, key: str) -> str:
+        """A new, empty thread; returns its id."""
+
+    def add(self, thread_id: str, items: Sequence[ThreadItem]) -> None:
+        """Add items at the end, in order, in batches of the provider's size."""
+
+    def read(self, thread_id: str) -> Sequence[ThreadItem]:
+        """All that is in the thread, in order."""
+
+
+@dataclass(frozen=True)
+class MirrorHead:
+    """How far a thread is known to hold the journal. Rebuilt from the thread itself wherever it is not known."""
+
+    thread_id: str
+    version: int
+    settled: bool
+    """False while a write is under way, or after one whose answer never came: the thread is read before the next."""
+
+
+class MirrorHeads(Protocol):
+    """A notebook beside the log. Losing it costs one reading of each thread, nothing else."""
+
+    def get(self, stream: str, mirror: str) -> MirrorHead | None: ...
+
+    def put(self, stream: str, mirror: str, head: MirrorHead) -> None: ...
+
+
+@dataclass(frozen=True)
+class StreamHead:
+    """The newest state of a stream: its version, and the aggregate's slim decision state."""
+
+    stream: str
+    version: int
+    state_schema: int
+    state: str
+    due_at: str | None = None
+    """When the first of its open runs is overdue (ISO 8601)."""
+
+
+class EventLog(Protocol):
+    """What the ledger asks of a recorder beyond eventsourcing's own `ApplicationRecorder`."""
+
+    def select_head(self, stream: str) -> StreamHead | None: ...
+
+    def select_heads(
+        self, prefix: str, *, limit: int | None = None, overdue_at: datetime | None = None
+    ) -> Sequence[StreamHead]:
+        """Heads of the streams with this prefix, last changed first; or only those with a run overdue at a time."""
+
+    def select_event(self, event_id: str) -> StoredEvent | None: ...
+
+    def status(self) -> Mapping[str, Any]:
+        """url (without secrets), dialect, schema_version, events, conversations, size_bytes."""

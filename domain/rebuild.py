@@ -1,0 +1,222 @@
+"""Rebuild: a thread written anew from the journal, read back, and linked only when it is equal. Never calls a model:
+nothing here can reach a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from .delivery import bring_up
+from .diagnosis import diagnose
+from .errors import InvalidInput, ProviderRefused, ThreadledgerError
+from .failures import Cause
+from .journal import Journal
+from .memory import fold_memory
+from .outside import Outbox
+from .ports import ThreadMirror
+from .threads import Comparison, Rendering, ThreadState, compare, digest
+
+Progress = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class RebuildItem:
+    """One conversation of a rebuild, as planned and as it went."""
+
+    key: str
+    backend: str
+    version: int = 0
+    old_thread_id: str | None = None
+    thread_id: str | None = None
+    messages: int = 0
+    sent: int = 0
+    losses: Mapping[str, int] = field(default_factory=dict)
+    digest: str = ""
+    verified: bool = False
+    state: str = "planned"
+    reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of CONTRACT.md."""
+        return {name: value for name, value in vars(self).items() if name != "version"} | {"losses": dict(self.losses)}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One conversation's journal against its thread."""
+
+    key: str
+    backend: str
+    thread_id: str | None
+    found: Comparison
+    reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of CONTRACT.md."""
+        counts = vars(self.found) | {"state": self.found.state.value}
+        return {"key": self.key, "backend": self.backend, "thread_id": self.thread_id, **counts, "reason": self.reason}
+
+
+class Threads:
+    """The threads of a ledger, to be verified and written anew."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        mirrors: Mapping[str, ThreadMirror],
+        outbox: Outbox | None,
+        wait: Callable[[float], None],
+    ) -> None:
+        self._journal = journal
+        self._mirrors = mirrors
+        self._outbox = outbox
+        self._wait = wait
+
+    def plan(self, key: str, to: str, at: int | datetime | None) -> RebuildItem:
+        """What a rebuild of one conversation would write. Nothing is sent.
+
+        Raises:
+            ConversationNotFound, InvalidInput: no such conversation or kind of thread.
+        """
+        rendering, version = self._render(key, to, at)
+        link = self._journal.require(key).state.links.get(to)
+        return RebuildItem(
+            key,
+            to,
+            version=version,
+            old_thread_id=link["thread_id"] if link else None,
+            messages=len(rendering.items),
+            losses=rendering.losses,
+            digest=digest(rendering.items),
+            reason="" if rendering.items else "nothing to write",
+        )
+
+    def rebuild(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> RebuildItem:
+        """Write one planned thread; never raises for a provider: the item says how it went."""
+        try:
+            return self._rebuild(item, at, fresh)
+        except ProviderRefused as refused:
+            return replace(item, state="failed", reason=f"{diagnose(refused.failure).value}: {refused}")
+        except ThreadledgerError as error:
+            return replace(item, state="failed", reason=str(error))
+
+    def verify(self, key: str, to: str) -> Verification:
+        """Read one thread back and compare it with the journal.
+
+        Raises:
+            ProviderRefused: the provider cannot be asked (a thread that is gone is a finding, not an error).
+        """
+        link = self._journal.require(key).state.links.get(to)
+        rendering, _ = self._render(key, to, None, link["thread_id"] if link else None)
+        journal = len(rendering.items)
+        if link is None:
+            return Verification(key, to, None, Comparison(ThreadState.UNLINKED, journal, missing=journal))
+        thread_id = link["thread_id"]
+        gone = Verification(
+            key, to, thread_id, Comparison(ThreadState.GONE, journal, missing=journal), link["lost"] or ""
+        )
+        if link["lost"]:
+            return gone
+        mirror = self._mirrors[to]
+        if link["endpoint"] != mirror.endpoint:
+            raise InvalidInput(
+                f"the thread of {key!r} is at {link['endpoint']}, but the settings name {mirror.endpoint}: "
+                "set OPENAI_BASE_URL to where the thread is, or rebuild it here with: threadledger replay rebuild"
+            )
+        try:
+            return Verification(key, to, thread_id, compare(rendering.items, mirror.read(thread_id)))
+        except ProviderRefused as refused:
+            cause = diagnose(refused.failure)
+            if cause not in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE}:
+                raise
+            return replace(gone, reason=f"{cause.value}: {refused}")
+
+    def links(self, key: str) -> Sequence[str]:
+        """The kinds of thread that a conversation has, lost ones included."""
+        return tuple(self._journal.require(key).state.links)
+
+    def _rebuild(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> RebuildItem:
+        mirror = self._mirrors[item.backend]
+        rendering, version = self._render(item.key, item.backend, at)
+        if at is None and version != item.version:
+            return replace(item, state="skipped", reason="changed since the plan: plan again")
+        if not rendering.items:
+            return replace(item, state="skipped")
+        if not fresh and self._is_sound(item, mirror):
+            return replace(
+                item,
+                state="skipped",
+                thread_id=item.old_thread_id,
+                verified=True,
+                reason="the thread equals the journal",
+            )
+        thread_id = mirror.create(item.key)
+        sent = bring_up(mirror, thread_id, rendering.items, self._wait, held=())
+        found = compare(rendering.items, mirror.read(thread_id))
+        written = replace(item, thread_id=thread_id, sent=sent, verified=found.state is ThreadState.SAME)
+        if not written.verified:
+            reason = f"read back: {found.missing} missing, {found.extra} extra, {found.different} different; not linked"
+            return replace(written, state="failed", reason=reason)
+        self._record(written, mirror, version)
+        return replace(written, state="done")
+
+    def _is_sound(self, item: RebuildItem, mirror: ThreadMirror) -> bool:
+        link = self._journal.require(item.key).state.links.get(item.backend)
+        if link is None or link["lost"] or link["endpoint"] != mirror.endpoint:
+            return False
+        native, _ = self._render(item.key, item.backend, None, link["thread_id"])
+        try:
+            return compare(native.items, mirror.read(link["thread_id"])).state is ThreadState.SAME
+        except ProviderRefused as refused:
+            if diagnose(refused.failure) is not Cause.THREAD_MISSING:
+                raise
+            return False
+
+    def _record(self, item: RebuildItem, mirror: ThreadMirror, version: int) -> None:
+        rebuilt = {
+            "backend": item.backend,
+            "thread_id": item.thread_id,
+            "endpoint": mirror.endpoint,
+            "memory_version": version,
+            "message_count": item.messages,
+            "digest": item.digest,
+            "losses": dict(item.losses),
+        }
+        self._journal.commit(item.key, lambda conversation: conversation.rebuild_thread(rebuilt))
+        if self._outbox is not None and item.thread_id is not None:
+            self._outbox.settle(item.key, item.backend, item.thread_id, version)
+
+    def _render(
+        self, key: str, to: str, at: int | datetime | None, thread_id: str | None = None
+    ) -> tuple[Rendering, int]:
+        mirror = self._mirrors.get(to)
+        if mirror is None:
+            known = ", ".join(self._mirrors) or "none: set OPENAI_API_KEY, or OPENAI_BASE_URL to a simulator"
+            raise InvalidInput(f"no threads of kind {to!r} can be reached: there are {known}")
+        memory = fold_memory(self._journal.history(key, upto=at if isinstance(at, int) else None), at)
+        return mirror.render(memory.settled(), thread_id), memory.version
+
+
+@dataclass
+class RebuildPlan:
+    """What would be written; `apply` writes it."""
+
+    items: list[RebuildItem]
+    threads: Threads
+    at: int | datetime | None = None
+    fresh: bool = False
+
+    def apply(self, progress: Progress | None = None) -> list[RebuildItem]:
+        """Write every planned thread; one that fails does not stop the others."""
+        for item in self.each():
+            if progress is not None:
+                progress(item)
+        return self.items
+
+    def each(self) -> Iterator[RebuildItem]:
+        """Write one thread after the other, handing over each as it is done."""
+        for index, item in enumerate(self.items):
+            self.items[index] = self.threads.rebuild(item, self.at, self.fresh)
+            yield self.items[index]

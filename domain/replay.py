@@ -1,0 +1,105 @@
+"""Replay, two verbs that are never confused: `rebuild` writes memory and cannot call a model; `rerun` calls one.
+
+Both make a plan first; nothing is done before `plan.apply()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from .audit import ExchangeRecord, FailureFilter, RunRecord
+from .failures import Cause
+from .rebuild import RebuildItem, RebuildPlan, Threads, Verification
+from .rerun import RerunPlan, plan_exchanges, with_model
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+
+__all__ = ["RebuildItem", "RebuildPlan", "Replay", "RerunPlan", "Verification"]
+
+
+class Replay:
+    """Plans over the conversations of one ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        outside = ledger.outside
+        self.threads = Threads(ledger.journal, outside.mirrors, outside.outbox, outside.wait)
+
+    def plan_rebuild(
+        self,
+        keys: Sequence[str] | None = None,
+        to: str | None = None,
+        at: int | datetime | None = None,
+        fresh: bool = False,
+        limit: int | None = None,
+    ) -> RebuildPlan:
+        """Threads to be written anew from the journal: of these keys, or of all conversations.
+
+        `to` is the kind of thread, by default the one that memory is mirrored to. `at` takes the memory as of a version or
+        a time. `fresh` writes a new thread even where the linked one is sound.
+
+        Raises:
+            ConversationNotFound: no such conversation.
+            InvalidInput: no threads of this kind can be reached.
+        """
+        target = to or self._ledger.outside.mirrored_to
+        items = [self.threads.plan(key, target, at) for key in self.keys(keys)[:limit]]
+        return RebuildPlan(items, self.threads, at, fresh)
+
+    def plan_rerun(
+        self,
+        runs: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        failed: bool = False,
+        since: datetime | timedelta | None = None,
+        cause: Cause | str | None = None,
+        backend: str | None = None,
+        model: str | None = None,
+    ) -> RerunPlan:
+        """Exchanges to be run again: of these runs, of these conversations, or (`failed`) all that nobody answered;
+        of the last two, those whose failures match `since`, `cause` and `backend`. `model` replaces the policy's models.
+
+        Raises:
+            RunNotFound, ConversationNotFound: no such run or conversation.
+        """
+        self._ledger.close_overdue_runs()
+        for key in keys:
+            self._ledger.state(key)
+        wanted = FailureFilter.of(since, None, cause, None, backend, unanswered=True)
+        chosen: dict[str, tuple[ExchangeRecord, RunRecord]] = {}
+        for run_id in runs:
+            run, folded = self._ledger.run(run_id)
+            chosen[run.exchange_id] = (folded.exchange_of(run), run)
+        if keys or failed:
+            folded = self._ledger.all_exchanges()
+            for failure in folded.failures():
+                if wanted(failure) and (failed or failure.key in keys):
+                    run = folded.runs[failure.run_id]
+                    chosen[run.exchange_id] = (folded.exchange_of(run), run)
+        policy = with_model(self._ledger.outside.policy, model)
+        return RerunPlan(plan_exchanges(self._ledger, list(chosen.values()), policy), self._ledger, policy)
+
+    def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
+        """The journal against the threads: of these keys, or of all conversations; nothing is written.
+
+        Raises:
+            ConversationNotFound: no such conversation.
+            ProviderRefused: the provider cannot be asked.
+        """
+        return [self.threads.verify(key, kind) for key in self.keys(keys) for kind in self._kinds(key, to)]
+
+    def _kinds(self, key: str, to: str | None) -> Sequence[str]:
+        if to is not None:
+            return (to,)
+        return [kind for kind in self.threads.links(key) if kind in self._ledger.outside.mirrors] or [
+            self._ledger.outside.mirrored_to
+        ]
+
+    def keys(self, keys: Sequence[str] | None) -> Sequence[str]:
+        """These keys, each once; or those of all conversations."""
+        if keys is not None:
+            return list(dict.fromkeys(keys))
+        return sorted(state.key for state in self._ledger.conversations())

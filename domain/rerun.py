@@ -1,0 +1,153 @@
+"""Rerun: a failed exchange run again. Always says first what it will call and about what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .audit import ExchangeRecord, RunRecord
+from .errors import AllBackendsFailed, ThreadledgerError
+from .exchange import Candidate, Policy
+from .failures import RecordedFailure
+from .messages import Usage
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+
+ESTIMATED_ANSWER_TOKENS = 300
+"""Tokens that an answer is taken to have when a plan estimates its cost."""
+
+
+@dataclass(frozen=True)
+class RerunItem:
+    """One exchange of a rerun, as planned and as it went."""
+
+    key: str
+    exchange_id: str
+    run_id: str
+    state: str = "planned"
+    reason: str = ""
+    answer: str | None = None
+    new_run_id: str | None = None
+    backend: str | None = None
+    model: str | None = None
+    estimated_tokens: int | None = None
+    estimated_cost: float | None = None
+    usage: Usage | None = None
+    runs_made: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of CONTRACT.md."""
+        fields = {name: value for name, value in vars(self).items() if name != "runs_made"}
+        return fields | {"usage": self.usage.as_json() if self.usage else None}
+
+
+@dataclass
+class RerunPlan:
+    """What would be asked again; `apply` asks."""
+
+    items: list[RerunItem]
+    ledger: Ledger
+    policy: Policy
+    stopped_by_limit: bool = False
+
+    def apply(
+        self, max_runs: int | None = None, progress: Callable[[RerunItem], None] | None = None
+    ) -> list[RerunItem]:
+        """Run every planned exchange, one after the other, until `max_runs` runs have been made.
+
+        What is stopped by the limit stays planned: the same rerun again goes on with it.
+        """
+        for done in self.each(max_runs):
+            if progress is not None:
+                progress(done)
+        return self.items
+
+    def each(self, max_runs: int | None = None) -> Iterator[RerunItem]:
+        """Like `apply`, handing over each exchange as it is done."""
+        made = 0
+        for index, item in enumerate(self.items):
+            if item.state != "planned":
+                continue
+            if max_runs is not None and made >= max_runs:
+                self.stopped_by_limit = True
+                break
+            left = None if max_runs is None else max_runs - made
+            done = _rerun(self.ledger, item, _within(self.policy, left))
+            made += done.runs_made
+            self.items[index] = done
+            yield done
+
+
+def plan_exchanges(
+    ledger: Ledger, chosen: Sequence[tuple[ExchangeRecord, RunRecord]], policy: Policy
+) -> list[RerunItem]:
+    """What a rerun of these exchanges would do, each with the run it stands for."""
+    return [_planned(ledger, exchange, run, policy) for exchange, run in chosen]
+
+
+def _planned(ledger: Ledger, exchange: ExchangeRecord, run: RunRecord, policy: Policy) -> RerunItem:
+    item = RerunItem(exchange.key, exchange.exchange_id, run.run_id)
+    reason = _why_not(ledger, exchange)
+    if reason or not policy.candidates:
+        return replace(item, state="skipped", reason=reason or "no backend is set: set THREADLEDGER_BACKENDS")
+    first = policy.candidates[0]
+    tokens = ledger.memory(exchange.key).window(policy.memory_last, policy.memory_tokens).estimated_tokens()
+    price = ledger.outside.price
+    cost = price(first.model, tokens, ESTIMATED_ANSWER_TOKENS) if price is not None else None
+    return replace(item, backend=first.backend, model=first.model, estimated_tokens=tokens, estimated_cost=cost)
+
+
+def _why_not(ledger: Ledger, exchange: ExchangeRecord) -> str:
+    if exchange.answered_by is not None:
+        return f"already answered by run {exchange.answered_by}"
+    state = ledger.state(exchange.key)
+    if state.open_runs:
+        return "a run is open: wait for its end"
+    newest = ledger.memory(exchange.key).messages[-1:]
+    overtaken = [message for message in newest if message.exchange_id != exchange.exchange_id]
+    if overtaken or state.last_exchange_id != exchange.exchange_id:
+        return "overtaken by newer messages"
+    return ""
+
+
+def _rerun(ledger: Ledger, item: RerunItem, policy: Policy) -> RerunItem:
+    reason = _why_not(ledger, ledger.exchanges(item.key).by_id[item.exchange_id])
+    if reason:
+        return replace(item, state="skipped", reason=reason)
+    before = ledger.state(item.key).failed_runs
+    try:
+        answer = ledger.conversation(item.key).rerun(item.exchange_id, policy)
+    except AllBackendsFailed as nobody:
+        last: RecordedFailure | None = nobody.failures[-1] if nobody.failures else None
+        told = f"{last.cause.value}: {last.summary()}" if last else "nobody was asked"
+        return replace(item, state="failed", reason=told, runs_made=max(len(nobody.failures), 1))
+    except ThreadledgerError as error:
+        return replace(item, state="failed", reason=str(error))
+    return replace(
+        item,
+        state="answered",
+        answer=answer.text,
+        new_run_id=answer.run_id,
+        backend=answer.backend,
+        model=answer.model,
+        usage=answer.usage,
+        runs_made=1 + ledger.state(item.key).failed_runs - before,
+    )
+
+
+def _within(policy: Policy, runs_left: int | None) -> Policy:
+    """The policy, cut so that it cannot make more runs than are left."""
+    if runs_left is None:
+        return policy
+    retries = min(policy.retries, runs_left - 1)
+    backends = max(runs_left // (retries + 1), 1)
+    return replace(policy, retries=retries, candidates=policy.candidates[:backends])
+
+
+def with_model(policy: Policy, model: str | None) -> Policy:
+    """The policy with another model for every backend."""
+    if model is None:
+        return policy
+    return replace(policy, candidates=tuple(Candidate(each.backend, model) for each in policy.candidates))
