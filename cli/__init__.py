@@ -20,7 +20,7 @@ COMMANDS = {
     "ask": (".ask", "ask", "Ask one question; the answer is on stdout."),
     "chat": (".chat", "chat", "Talk in the terminal."),
     "append": (".append", "append", "Journal a message; no model is called."),
-    "list": (".list", "list_", "Conversations, newest first."),
+    "list": (".list_", "list_", "Conversations, newest first."),
     "show": (".show", "show", "One conversation."),
     "events": (".events", "events", "The log."),
     "audit": (".audit", "audit", "Every run failure: why, and what was done about it."),

@@ -159,7 +159,18 @@ def _shared(name: str) -> dict[str, Any]:
     return {"expose_value": False, "callback": keep}
 
 
+class _Stderr(logging.Handler):
+    """Log lines to where stderr is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
 def _set_up_logging() -> None:
-    level = logging.INFO if invocation().verbose else logging.ERROR
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("threadledger").setLevel(level)
+    logger = logging.getLogger("threadledger")
+    logger.setLevel(logging.INFO if invocation().verbose else logging.ERROR)
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        handler = _Stderr()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False

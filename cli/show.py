@@ -9,7 +9,7 @@ import click
 
 from .exits import Exit
 from .invocation import KEY, MomentParameter, common, complete_keys, opened
-from .list import threads_as_json
+from .list_ import threads_as_json
 from .output import clock, emit_one, short, table
 
 if TYPE_CHECKING:

@@ -25,12 +25,12 @@ def simulate(host: str, port: int, script: Path | None, seed: int | None) -> int
     from threadledger.adapters import Script, ScriptError, Simulator
     from threadledger.domain import FileMissing
 
+    if script is not None and not script.is_file():
+        raise FileMissing(f"the script {script} cannot be read: there is no such file; name another one")
     try:
         loaded = Script.load(script) if script is not None else None
-    except OSError as error:
-        raise FileMissing(f"the script {script} cannot be read ({error.strerror}): name another file") from error
     except ScriptError as error:
-        raise click.UsageError(f"the script {script} cannot be used: {error}") from error
+        raise click.UsageError(f"{error}; docs/simulator.md shows the form") from error
     simulator = Simulator(host, port, loaded, seed=seed)
     try:
         simulator.start()

@@ -55,8 +55,9 @@ class Verification:
 
     def as_json(self) -> dict[str, Any]:
         """The keys of CONTRACT.md."""
-        counts = vars(self.found) | {"state": self.found.state.value}
-        return {"key": self.key, "backend": self.backend, "thread_id": self.thread_id, **counts, "reason": self.reason}
+        place = {"key": self.key, "backend": self.backend, "thread_id": self.thread_id}
+        counts = {name: count for name, count in vars(self.found).items() if name != "state"}
+        return place | counts | {"state": self.found.state.value, "reason": self.reason}
 
 
 class Threads:

@@ -36,8 +36,9 @@ class Client:
 
         import openai
 
-        # The SDK warns at each call of the Assistants API; whoever sets it as a backend knows.
-        warnings.filterwarnings("ignore", "The Assistants API is deprecated", DeprecationWarning)
+        # The SDK warns at each call of the Assistants API. Whoever sets it as a backend knows; only our own calls are quiet.
+        for module in (r"threadledger\.adapters\.openai\.", r"openai\._legacy_response"):
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
         if not self.api_key:
             raise ProviderRefused(Failure("error", code="missing_credentials", message="OPENAI_API_KEY is not set"))
         return openai.OpenAI(

@@ -1,0 +1,50 @@
+"""What README and docs show works as it is shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_five_lines_of_the_readme_run(
+    simulator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    names["ledger"].close()
+    assert capsys.readouterr().out == "You said: Where is my parcel? False []\n"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_is_shown_exists(document: Path) -> None:
+    import click
+
+    from threadledger.cli import root
+
+    for line in re.findall(r"^ {4}threadledger ([a-z][^#\n`]*)", document.read_text(encoding="utf-8"), re.MULTILINE):
+        command: click.Command = root
+        words = line.split()
+        while isinstance(command, click.Group) and words:
+            command = command.get_command(click.Context(command), words.pop(0)) or pytest.fail(
+                f"{document.name}: {line}"
+            )
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= known, line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    if not (ROOT / "domain").is_dir():
+        pytest.skip("the tests run against the wheel, without the tree")
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), target
