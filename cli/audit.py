@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from threadledger.domain import Exchanges, RecordedFailure, RunRecord
 
 
+COLUMNS = ("run", "at", "key", "backend", "cause", "code", "next", "answered_by")
+
+
 @click.group(
     cls=LazyGroup,
     places={
@@ -52,11 +55,8 @@ def failures(
     with opened() as ledger:
         found = ledger.failures(since, until, cause, code, backend, unanswered)
     if invocation().output == "table":
-        rows = [_row(failure) for failure in found]
-        emit_many(
-            rows, ("run", "at", "key", "backend", "cause", "what_was_said", "next", "answered_by"), empty="no failures"
-        )
-        for told in dict.fromkeys(f"{failure.cause.value}: {failure.advice}" for failure in found):
+        emit_many([_row(failure) for failure in found], COLUMNS, empty="no failures")
+        for told in dict.fromkeys(f"{each.cause.value} ({each.summary()})\n  {each.advice}" for each in found):
             note(told)
     else:
         emit_many((failure.as_json() for failure in found), ())
@@ -79,11 +79,11 @@ def show(run: str) -> int:
 def _row(failure: RecordedFailure) -> dict[str, Any]:
     return {
         "run": short(failure.run_id),
-        "at": clock(failure.as_json()["at"]),
+        "at": clock(failure.as_json()["at"])[5:],
         "key": failure.key,
         "backend": failure.backend,
         "cause": failure.cause.value,
-        "what_was_said": failure.summary(),
+        "code": failure.facts.code or failure.facts.status,
         "next": failure.next,
         "answered_by": short(failure.answered_by),
     }

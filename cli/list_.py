@@ -9,7 +9,7 @@ import click
 
 from .exits import Exit
 from .invocation import common, invocation, opened
-from .output import clock, emit_many
+from .output import clock, emit_many, short_thread
 
 if TYPE_CHECKING:
     from threadledger.domain import ConversationState, Ledger
@@ -58,7 +58,9 @@ def threads_as_json(state: ConversationState) -> dict[str, Any]:
 
 
 def _thread_ids(threads: dict[str, Any]) -> dict[str, str]:
-    return {name: link["thread_id"] + (" (lost)" if link["lost"] else "") for name, link in threads.items()}
+    return {
+        name: short_thread(link["thread_id"]) + (" (lost)" if link["lost"] else "") for name, link in threads.items()
+    }
 
 
 def _keys_with(ledger: Ledger, text: str) -> set[str]:

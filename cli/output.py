@@ -17,6 +17,22 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+LONG_COLUMNS = frozenset({"answer", "data", "key", "losses", "reason", "threads", "value", "what", "what_was_said"})
+"""Columns that are folded on a narrow terminal; the others keep their line."""
+
+LONG_COLUMN_WIDTH_MIN = 12
+"""Columns of the terminal that such a column keeps."""
+
+STATE_STYLES = {
+    **dict.fromkeys(("same", "done", "answered", "retried", "fallback"), "green"),
+    **dict.fromkeys(("gone", "failed", "drifted", "abandoned"), "red"),
+    **dict.fromkeys(("behind", "open", "planned", "skipped", "unlinked"), "yellow"),
+}
+"""How a state looks on a terminal."""
+
+THREAD_ID_ENDING_CHARS = 8
+"""What a table shows of a thread's id; JSON has all of it."""
+
 PIPE_WIDTH = 200
 """Columns of a table that does not go to a terminal."""
 
@@ -42,15 +58,22 @@ def emit_many(rows: Iterable[Row], columns: Sequence[str], *, empty: str = "noth
 
 
 def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
-    """A table of some of the rows' values; numbers stand to the right."""
+    """A table of some of the rows' values, without columns that hold nothing; numbers stand to the right."""
     from rich.table import Table
 
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
+    filled = [column for column in columns if any(row.get(column) not in (None, "", {}, []) for row in rows)]
+    for column in filled:
         numeric = all(isinstance(row.get(column), (int, float)) for row in rows)
-        drawn.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(
+            column.replace("_", " "),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=column not in LONG_COLUMNS,
+            min_width=min(LONG_COLUMN_WIDTH_MIN, max(len(str(row.get(column))) for row in rows)),
+        )
     for row in rows:
-        drawn.add_row(*(_cell(row.get(column)) for column in columns))
+        drawn.add_row(*(_cell(row.get(column)) for column in filled))
     return drawn
 
 
@@ -69,6 +92,17 @@ def note(text: str) -> None:
 def short(run_id: str | None) -> str:
     """The ending of a run's id, by which every command finds it."""
     return run_id[-8:] if run_id else ""
+
+
+def short_thread(thread_id: str | None) -> str:
+    """A thread's id for people: its kind and its ending."""
+    kind, _, rest = (thread_id or "").partition("_")
+    return f"{kind}_…{rest[-THREAD_ID_ENDING_CHARS:]}" if len(rest) > THREAD_ID_ENDING_CHARS else thread_id or ""
+
+
+def counted(number: int, word: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def clock(at: str) -> str:
@@ -111,4 +145,7 @@ def _cell(value: Any) -> Any:
         return Text(", ".join(f"{name}: {each}" for name, each in value.items()))
     if isinstance(value, float):
         return Text(f"{value:.4f}".rstrip("0").rstrip("."))
-    return Text("" if value is None else str(value))
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    told = "" if value is None else str(value)
+    return Text(told, style=STATE_STYLES.get(told, ""))

@@ -7,6 +7,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+BAR_ITEMS_MIN = 20
+"""What is done before a bar could be read needs none."""
+
 
 def tracked(things: Iterable[T], total: int | None, what: str) -> Iterator[T]:
     """The same things, with a bar that moves as they come."""
@@ -29,7 +32,8 @@ def tracked(things: Iterable[T], total: int | None, what: str) -> Iterator[T]:
         console=Console(stderr=True),
         transient=True,
     )
-    if not progress.console.is_terminal:  # a log file is not filled with bars
+    worth_a_bar = total is None or total >= BAR_ITEMS_MIN
+    if not (worth_a_bar and progress.console.is_terminal):  # a log file is not filled with bars
         yield from things
         return
     with progress:

@@ -11,7 +11,7 @@ from .confirm import confirm
 from .exits import Exit
 from .invocation import KEY, MomentParameter, common, complete_keys, invocation, opened
 from .lazy import LazyGroup
-from .output import emit_many, note, short
+from .output import counted, emit_many, note, short, short_thread
 from .progress import tracked
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def rebuild(
         plan = ledger.replay.plan_rebuild(None if everything else list(keys), to, at, fresh, limit)
         if apply:
             messages = sum(item.messages for item in plan.items)
-            confirm(len(plan.items), f"write {len(plan.items)} threads with {messages} messages", yes)
+            confirm(
+                len(plan.items), f"write {counted(len(plan.items), 'thread')} with {counted(messages, 'message')}", yes
+            )
             for _ in tracked(plan.each(), len(plan.items), "rebuilding"):
                 pass
         _show_rebuild(plan.items, applied=apply)
@@ -96,7 +98,7 @@ def rerun(
         plan = ledger.replay.plan_rerun(runs, keys, failed, since, cause, backend, model)
         planned = [item for item in plan.items if item.state == "planned"]
         if apply:
-            confirm(len(planned), f"ask {len(planned)} questions again ({_told_cost(planned)})", yes)
+            confirm(len(planned), f"ask {counted(len(planned), 'question')} again ({_told_cost(planned)})", yes)
             for _ in tracked(plan.each(max_runs), len(planned), "rerunning"):
                 pass
         _show_rerun(plan.items, applied=apply)
@@ -117,10 +119,15 @@ def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
         chosen = ledger.replay.keys(None if everything else list(keys))
         found = [each for key in tracked(chosen, len(chosen), "verifying") for each in ledger.replay.verify([key], to)]
     rows = [each.as_json() for each in found]
-    emit_many(rows, ("key", "backend", "thread_id", "journal", "thread", "missing", "extra", "different", "state"))
+    emit_many(
+        _for_people(rows),
+        ("key", "backend", "thread_id", "journal", "thread", "missing", "extra", "different", "state"),
+    )
     drifted = [row for row in rows if row["state"] in {"behind", "drifted", "gone"}]
     if drifted and invocation().output == "table":
-        note(f"{len(drifted)} of {len(rows)} differ; write them anew with: threadledger replay rebuild KEY --apply")
+        note(
+            f"{len(drifted)} of {counted(len(rows), 'thread')} not as the journal says; written anew with: threadledger replay rebuild KEY --apply"
+        )
     return Exit.FOUND_SOMETHING if drifted else Exit.DONE
 
 
@@ -152,24 +159,41 @@ def _show_rebuild(items: list[RebuildItem], *, applied: bool) -> None:
         "reason",
     )
     planned = ("key", "backend", "old_thread_id", "messages", "losses", "state", "reason")
-    emit_many(rows, columns if applied else planned)
+    emit_many(_for_people(rows), columns if applied else planned)
     if invocation().output == "table":
         count = {state: sum(item.state == state for item in items) for state in ("done", "failed", "skipped")}
         note(
             f"{count['done']} written and verified, {count['skipped']} skipped, {count['failed']} failed"
             if applied
-            else f"plan: {len(items)} threads, {sum(item.messages for item in items)} messages; nothing was done, --apply does it"
+            else f"plan: {counted(len(items), 'thread')}, {counted(sum(item.messages for item in items), 'message')}; "
+            "nothing was done, --apply does it"
         )
 
 
 def _show_rerun(items: list[RerunItem], *, applied: bool) -> None:
     rows: list[dict[str, Any]] = [item.as_json() for item in items]
-    columns = ("run", "key", "backend", "model", "estimated_tokens", "estimated_cost", "state", "reason", "answer")
-    told = [row | {"run": short(row["run_id"])} for row in rows] if invocation().output == "table" else rows
-    emit_many(told, columns if applied else columns[:-1], empty="nothing to rerun: every exchange has an answer")
-    if invocation().output == "table" and not applied:
+    columns = ("run", "key", "backend", "model", "tokens", "USD", "state", "reason", "answer")
+    emit_many(
+        _for_people(rows), columns if applied else columns[:-1], empty="nothing to rerun: every exchange has an answer"
+    )
+    if invocation().output == "table" and not applied and items:
         planned = [item for item in items if item.state == "planned"]
-        note(f"plan: {len(planned)} questions asked again ({_told_cost(planned)}); nothing was done, --apply does it")
+        told = (
+            f"{counted(len(planned), 'question')} asked again ({_told_cost(planned)})" if planned else "nothing to ask"
+        )
+        note(f"plan: {told}; nothing was done, --apply does it")
+
+
+def _for_people(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In a table, ids by their ending; elsewhere the rows as they are."""
+    if invocation().output != "table":
+        return rows
+    short_ids = {"thread_id": short_thread, "old_thread_id": short_thread}
+    return [
+        {name: short_ids[name](value) if name in short_ids else value for name, value in row.items()}
+        | {"run": short(row.get("run_id")), "tokens": row.get("estimated_tokens"), "USD": row.get("estimated_cost")}
+        for row in rows
+    ]
 
 
 def _told_cost(items: list[RerunItem]) -> str:

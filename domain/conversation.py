@@ -157,7 +157,7 @@ class Conversation:
         run = self._open_run(run_id)
         if not completion.messages:
             raise InvalidMessage("a run was completed without an answer: complete it with a message, or fail it")
-        facts = vars(completion) | {"usage": completion.usage.as_json()}
+        facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
         del facts["messages"]
         self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts)
         exchange_id = run["exchange_id"]

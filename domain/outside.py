@@ -21,6 +21,7 @@ class Outbox(Protocol):
 
     def mirror(self, ledger: Ledger, key: str) -> None:
         """Send what the threads of a conversation lack. Never raises for a provider: a thread that lags catches up later."""
+        ...
 
     def prepare(self, ledger: Ledger, request: BackendRequest, backend: Backend) -> BackendRequest:
         """The request with its thread, brought up to the journal, or with what it lacks for the backend to take along.
@@ -28,9 +29,11 @@ class Outbox(Protocol):
         Raises:
             ProviderRefused: the thread could not be made, read or written.
         """
+        ...
 
     def settle(self, key: str, mirror: str | None, thread_id: str, version: int) -> None:
         """Note that the thread holds everything up to a version, because the backend wrote it there itself."""
+        ...
 
 
 @dataclass(frozen=True)

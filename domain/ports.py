@@ -42,17 +42,21 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """`assistants`, `responses`, `chat`, or an app's own."""
+        ...
 
     @property
     def thread(self) -> str | None:
         """The kind of thread it answers in, by its mirror's name; None where it is shown the memory at each run."""
+        ...
 
     @property
     def takes_unsent(self) -> bool:
         """Whether what the thread lacks goes along with the request; otherwise it is mirrored before."""
+        ...
 
     def preflight(self, request: BackendRequest) -> Failure | None:
         """What the provider would refuse, without asking it; None where nothing speaks against asking."""
+        ...
 
     def answer(self, request: BackendRequest) -> Completion:
         """Ask once, never twice.
@@ -60,6 +64,7 @@ class Backend(Protocol):
         Raises:
             ProviderRefused: with the facts of the failure.
         """
+        ...
 
 
 class ThreadMirror(Protocol):
@@ -68,22 +73,28 @@ class ThreadMirror(Protocol):
     @property
     def name(self) -> str:
         """`assistants` or `conversations`."""
+        ...
 
     @property
     def endpoint(self) -> str:
         """The base URL, without secrets: a thread of another endpoint is another thread."""
+        ...
 
     def render(self, memory: Memory, thread_id: str | None = None) -> Rendering:
         """What a thread can carry of a memory. `thread_id` names the thread that runs may have written to themselves."""
+        ...
 
     def create(self, key: str) -> str:
         """A new, empty thread; returns its id."""
+        ...
 
     def add(self, thread_id: str, items: Sequence[ThreadItem]) -> None:
         """Add items at the end, in order, in batches of the provider's size."""
+        ...
 
     def read(self, thread_id: str) -> Sequence[ThreadItem]:
         """All that is in the thread, in order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -125,8 +136,10 @@ class EventLog(Protocol):
         self, prefix: str, *, limit: int | None = None, overdue_at: datetime | None = None
     ) -> Sequence[StreamHead]:
         """Heads of the streams with this prefix, last changed first; or only those with a run overdue at a time."""
+        ...
 
     def select_event(self, event_id: str) -> StoredEvent | None: ...
 
     def status(self) -> Mapping[str, Any]:
         """url (without secrets), dialect, schema_version, events, conversations, size_bytes."""
+        ...
