@@ -125,9 +125,8 @@ def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
     )
     drifted = [row for row in rows if row["state"] in {"behind", "drifted", "gone"}]
     if drifted and invocation().output == "table":
-        note(
-            f"{len(drifted)} of {counted(len(rows), 'thread')} not as the journal says; written anew with: threadledger replay rebuild KEY --apply"
-        )
+        told = f"{len(drifted)} of {counted(len(rows), 'thread')} not as the journal says"
+        note(f"{told}; write anew with: threadledger replay rebuild KEY --apply")
     return Exit.FOUND_SOMETHING if drifted else Exit.DONE
 
 
@@ -146,20 +145,8 @@ def _runs_and_keys(ledger: Ledger, targets: tuple[str, ...]) -> tuple[list[str],
 
 def _show_rebuild(items: list[RebuildItem], *, applied: bool) -> None:
     rows: list[dict[str, Any]] = [item.as_json() for item in items]
-    columns = (
-        "key",
-        "backend",
-        "old_thread_id",
-        "thread_id",
-        "messages",
-        "sent",
-        "losses",
-        "verified",
-        "state",
-        "reason",
-    )
-    planned = ("key", "backend", "old_thread_id", "messages", "losses", "state", "reason")
-    emit_many(_for_people(rows), columns if applied else planned)
+    written = ("thread_id", "messages", "sent", "losses", "verified") if applied else ("messages", "losses")
+    emit_many(_for_people(rows), ("key", "backend", "old_thread_id", *written, "state", "reason"))
     if invocation().output == "table":
         count = {state: sum(item.state == state for item in items) for state in ("done", "failed", "skipped")}
         note(

@@ -30,7 +30,9 @@ def reference() -> str:
 
     told = []
     for name, command in commands(root, "threadledger"):
-        context = click.Context(command, info_name=name, terminal_width=110, max_content_width=110)
+        context = click.Context(
+            command, info_name=name, terminal_width=110, max_content_width=110, help_option_names=["-h", "--help"]
+        )
         told.append(f"### {name}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(told)
 
