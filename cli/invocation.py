@@ -142,7 +142,7 @@ TEXT = TextParameter(stdin=True)
 def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The keys of the database, for the shell's completion; none where there is no database."""
     try:
-        with opened() as ledger:
+        with ctx.scope(cleanup=False), opened() as ledger:
             return [state.key for state in ledger.conversations() if state.key.startswith(incomplete)]
     except Exception:  # noqa: BLE001 - a completion that fails must not disturb the prompt
         return []

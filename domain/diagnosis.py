@@ -91,7 +91,7 @@ RULES: tuple[Rule, ...] = (
     # What our own preflight and driver said, in our own codes.
     *((cause, _all(_status("refused"), _code(cause.value))) for cause in Cause),
     (Cause.INTERRUPTED, _status("interrupted")),
-    (Cause.TIMED_OUT, _status("timed_out")),
+    (Cause.TIMED_OUT, _any(_status("timed_out"), _code("TimeoutError", "ReadTimeout", "Timeout"))),
     (Cause.TOOL_FAILED, _code("tool_failed")),
     # Who may ask.
     (Cause.QUOTA_EXHAUSTED, _any(_code("insufficient_quota", "billing_hard_limit_reached", "billing_not_active"))),
@@ -148,7 +148,7 @@ RULES: tuple[Rule, ...] = (
     (Cause.CANCELLED, _status("cancelled", "cancelling")),
     (Cause.INCOMPLETE, _status("incomplete")),
     (Cause.TIMED_OUT, _any(_http(408, 504), _detail("exception", "APITimeoutError"), _code("vector_store_timeout"))),
-    (Cause.NETWORK, _detail("exception", "APIConnectionError")),
+    (Cause.NETWORK, _any(_detail("exception", "APIConnectionError"), _code("ConnectionError", "ConnectError"))),
     (Cause.PROVIDER_ERROR, _any(_code("server_error"), lambda f: (f.http_status or 0) >= 500)),
     (Cause.PROVIDER_ERROR, _says(r"^sorry, something went wrong")),
     (Cause.PROVIDER_ERROR, _detail("exception", "JSONDecodeError", "AttributeError", "APIResponseValidationError")),

@@ -67,7 +67,8 @@ class Failure:
 
     def summary(self) -> str:
         """The facts in one line: HTTP status, code, message."""
-        facts = [f"HTTP {self.http_status}" if self.http_status else None, self.code or self.status, self.message]
+        kind = self.code or (self.type if self.status == "error" else None) or self.status
+        facts = [f"HTTP {self.http_status}" if self.http_status else None, kind, self.message]
         return ": ".join(fact for fact in facts if fact)
 
 

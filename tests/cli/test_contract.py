@@ -380,3 +380,28 @@ def test_the_demo_tells_the_story_and_leaves_nothing(command: Command, tmp_path:
     assert list(tmp_path.iterdir()) == []
     assert command("demo", "--keep", "kept").code == 0
     assert command("--db", "sqlite:///kept/threadledger.db", "list", "-o", "json").json[0]["key"] == "customer-42"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_offered_for_every_shell(shell: str, tmp_path: Any) -> None:
+    import os
+    import subprocess
+    import sys
+
+    program = "import sys; from threadledger.cli import main; sys.argv[0] = 'threadledger'; sys.exit(main())"
+    env = os.environ | {"_THREADLEDGER_COMPLETE": f"{shell}_source"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "threadledger" in done.stdout, done.stderr
+
+
+def test_keys_and_commands_are_completed(command: Command) -> None:
+    from click.shell_completion import ShellComplete
+
+    from threadledger.cli import root
+
+    command("append", "customer-42", "user", "Hello")
+    complete = ShellComplete(root, {}, "threadledger", "_THREADLEDGER_COMPLETE")
+    assert [item.value for item in complete.get_completions([], "ev")] == ["events"]
+    assert [item.value for item in complete.get_completions(["show"], "cust")] == ["customer-42"]

@@ -1,0 +1,34 @@
+"""The examples run as they say."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the tests run against the wheel, without the tree")
+
+
+def test_an_app_records_the_runs_of_its_own_model(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "own_model.py"), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == [
+        "failed: the model did not answer in time",
+        "answer: I have read 1 message(s).",
+        "audit:  timed_out - TimeoutError: the model did not answer in time",
+    ]
+
+
+def test_the_same_request_twice_is_answered_and_paid_once(
+    simulator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    runpy.run_path(str(EXAMPLES / "support_chat.py"), run_name="__main__")
+    first, second, count = capsys.readouterr().out.splitlines()
+    assert first == second == "{'status': 200, 'text': 'You said: Where is my parcel?', 'fallback': False}"
+    assert count == "messages journaled: 2"
+    assert len(simulator.provider.responses) == 1
