@@ -9,7 +9,7 @@ from .asking import Asking
 from .audit import ExchangeRecord, Exchanges, FailureFilter, RunRecord, fold_exchanges, recorded_failure
 from .chat import Chat
 from .conversation import Conversation
-from .delivery import bring_up, matched
+from .delivery import bring_up, lacking
 from .diagnosis import ADVICE, advise, diagnose, may_succeed_when_retried
 from .errors import (
     AllBackendsFailed,
@@ -19,6 +19,7 @@ from .errors import (
     ConversationNotFound,
     CorruptEvent,
     DatabaseMissing,
+    ExchangeAnswered,
     FileMissing,
     ForeignDatabase,
     IdempotencyConflict,
@@ -102,6 +103,7 @@ __all__ = [
     "DatabaseMissing",
     "EventLog",
     "EventMapper",
+    "ExchangeAnswered",
     "ExchangeRecord",
     "Exchanges",
     "Failure",
@@ -174,8 +176,8 @@ __all__ = [
     "fold_exchanges",
     "fold_memory",
     "from_iso",
+    "lacking",
     "limits",
-    "matched",
     "may_succeed_when_retried",
     "new_id",
     "now",

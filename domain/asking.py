@@ -12,6 +12,7 @@ from .audit import recorded_failure
 from .conversation import Conversation
 from .diagnosis import diagnose
 from .errors import AllBackendsFailed, ProviderRefused
+from .events import MessageJournaled
 from .exchange import Abandon, CallBackend, CompleteRun, FailRun, Policy, StartRun, Step, Wait, exchange
 from .failures import Cause, Failure
 from .memory import Memory
@@ -40,6 +41,7 @@ class Asking:
         self._policy = policy or ledger.outside.policy
         self._memory = Memory()
         self._began = 0.0
+        self._thread_version = 0
 
     def run(self) -> Answer:
         """Perform the exchange to its end; afterwards, in any case, the threads get what they lack.
@@ -144,6 +146,7 @@ class Asking:
             return refusal
         if backend.thread is not None and self._outside.outbox is not None:
             request = self._outside.outbox.prepare(self._ledger, request, backend)
+            self._thread_version = request.thread_version
         return backend.answer(request)
 
     def _journal_tools(self, run_id: str, messages: Sequence[Message]) -> None:
@@ -163,9 +166,7 @@ class Asking:
             return message_id, conversation.version
 
         message_id, version = self._ledger.journal.commit(self._key, decide)
-        if step.completion.thread_id is not None and self._outside.outbox is not None:
-            mirror = self._outside.backends[step.candidate.backend].thread
-            self._outside.outbox.settle(self._key, mirror, step.completion.thread_id, version)
+        self._settle(step, version)
         exchange_record = self._ledger.exchanges(self._key).by_id[self._exchange_id]
         failed = [run for run in exchange_record.runs if run.failure is not None]
         return Answer(
@@ -181,6 +182,17 @@ class Asking:
             version=version,
             usage=step.completion.usage,
         )
+
+    def _settle(self, step: CompleteRun, version: int) -> None:
+        """Note what the backend wrote to the thread itself; unless somebody else journaled meanwhile, for the thread has
+        to be read then."""
+        thread_id, outbox = step.completion.thread_id, self._outside.outbox
+        mirror = self._outside.backends[step.candidate.backend].thread
+        if thread_id is None or mirror is None or outbox is None:
+            return
+        since = self._ledger.journal.history(self._key, after=self._thread_version, upto=version)
+        if all(event.run_id == step.run_id for event in since if isinstance(event, MessageJournaled)):
+            outbox.settle(self._key, mirror, thread_id, version)
 
     def _fail(self, step: FailRun) -> None:
         cause = diagnose(step.failure)

@@ -11,7 +11,7 @@ from . import events as e
 from .diagnosis import advise, diagnose
 from .errors import InvalidInput
 from .failures import Cause, Failure, RecordedFailure
-from .ids import now
+from .ids import as_utc, now
 from .naming import key_of
 
 RUN_TOPICS = ("RunStarted", "RunCompleted", "RunFailed", "FallbackUsed", "ExchangeAbandoned")
@@ -177,7 +177,7 @@ class FailureFilter:
 
 
 def _moment(given: datetime | timedelta | None) -> datetime | None:
-    return now() - given if isinstance(given, timedelta) else given
+    return now() - given if isinstance(given, timedelta) else as_utc(given) if given is not None else None
 
 
 def _started(folded: Exchanges, event: e.RunStarted) -> None:
@@ -185,7 +185,7 @@ def _started(folded: Exchanges, event: e.RunStarted) -> None:
     exchange = folded.by_id.setdefault(event.exchange_id, ExchangeRecord(event.exchange_id, key))
     exchange.abandoned = False
     previous = exchange.runs[-1] if exchange.runs else None
-    if previous is not None and previous.next == "open" and event.attempt > 1:
+    if previous is not None and previous.failure is not None and previous.next == "open":
         previous.next = "retried"
     shared = {name: value for name, value in vars(event).items() if name in RunRecord.__dataclass_fields__}
     run = RunRecord(key=key, started_at=event.timestamp, version=event.originator_version, **shared)

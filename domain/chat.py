@@ -11,7 +11,7 @@ from . import events as e
 from .answers import Answer, recorded_answer
 from .asking import Asking
 from .conversation import Conversation
-from .errors import IdempotencyConflict
+from .errors import ExchangeAnswered, IdempotencyConflict
 from .exchange import Policy
 from .failures import RecordedFailure
 from .ids import idempotent_id
@@ -77,23 +77,39 @@ class Chat:
 
         def decide(conversation: Conversation) -> tuple[str, bool]:
             earlier = self._earlier(idempotency_key, question)
-            if earlier is not None:
-                return earlier.exchange_id or "", True
-            return conversation.ask(question, idempotency_key), False
+            if earlier is None:
+                return conversation.ask(question, idempotency_key), False
+            if earlier.exchange_id is None:
+                raise IdempotencyConflict(
+                    f"the idempotency key {idempotency_key!r} stands for a message that {self.key!r} only journaled: "
+                    "ask with a key of its own"
+                )
+            return earlier.exchange_id, True
 
         exchange_id, asked_before = self._ledger.journal.commit(self.key, decide, create=True)
-        return self._again(exchange_id) if asked_before else Asking(self._ledger, self.key, exchange_id).run()
+        return self.rerun(exchange_id) if asked_before else Asking(self._ledger, self.key, exchange_id).run()
 
     def rerun(self, exchange_id: str, policy: Policy | None = None) -> Answer:
-        """Run an exchange again that nobody answered. Costs what a run costs; `Ledger.replay` plans it first.
+        """Run an exchange again that nobody answered; one that has its answer is not run, and its answer returned.
+
+        Costs what a run costs; `Ledger.replay` plans it first.
 
         Raises:
             ConversationBusy: a run is open.
             AllBackendsFailed: again nobody answered.
         """
+        answer = recorded_answer(self._ledger, self.key, exchange_id)
+        if answer is not None:
+            return answer
         exchange = self._ledger.exchanges(self.key).by_id.get(exchange_id)
         rerun_of = exchange.runs[-1].run_id if exchange is not None and exchange.runs else None
-        return Asking(self._ledger, self.key, exchange_id, rerun_of, policy).run()
+        try:
+            return Asking(self._ledger, self.key, exchange_id, rerun_of, policy).run()
+        except ExchangeAnswered:  # by another caller, a moment ago
+            answer = recorded_answer(self._ledger, self.key, exchange_id)
+            if answer is None:
+                raise
+            return answer
 
     @contextmanager
     def run(self, backend: str, model: str, timeout_seconds: float = 600.0) -> Iterator[OwnRun]:
@@ -136,11 +152,6 @@ class Chat:
     def clear(self, reason: str = "") -> None:
         """Empty the memory; the log stays."""
         self._ledger.journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
-
-    def _again(self, exchange_id: str) -> Answer:
-        """The answer of an exchange that was asked before under the same idempotency key."""
-        answer = recorded_answer(self._ledger, self.key, exchange_id)
-        return answer if answer is not None else self.rerun(exchange_id)
 
     def _earlier(self, idempotency_key: str | None, message: Message) -> e.MessageJournaled | None:
         if idempotency_key is None:

@@ -4,18 +4,20 @@ A command records one or more events in `pending`; nothing is stored before the 
 is dead: load it anew and decide again.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from . import events as e
-from .errors import ConversationBusy, InvalidInput, InvalidMessage, RunNotOpen
+from .errors import ConversationBusy, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
 from .failures import Failure
 from .ids import from_iso, idempotent_id, new_id, now, to_iso
 from .limits import METADATA_BYTES_MAX, RUN_GRACE_SECONDS
 from .messages import Message, Source
 from .naming import check_idempotency_key, stream_of
 from .parsing import plain_json
+from .redaction import redact, redact_details
 from .runs import Completion, RunPlan
 from .state import ConversationState, evolve
 
@@ -47,7 +49,7 @@ class Conversation:
             InvalidInput: the metadata is not JSON, or too large.
         """
         conversation = cls(stream_of(key), ConversationState())
-        if len(plain_json(metadata or {}, "the metadata")) > METADATA_BYTES_MAX:
+        if len(plain_json(metadata or {}, "the metadata").encode()) > METADATA_BYTES_MAX:
             raise InvalidInput(f"the metadata of {key!r} is over {METADATA_BYTES_MAX:,} bytes: keep it elsewhere")
         conversation._record(
             e.ConversationStarted,
@@ -121,9 +123,14 @@ class Conversation:
 
         Raises:
             ConversationBusy: another run is open and not overdue.
+            ExchangeAnswered: the exchange has an answer.
         """
         self.close_overdue_runs()
         self._refuse_while_running()
+        if exchange_id in self.state.answered:
+            raise ExchangeAnswered(
+                f"the exchange {exchange_id} of {self.state.key!r} has its answer: ask a new question"
+            )
         exchange = self.state.open_exchanges.get(exchange_id, {"failed_run": None})
         same_attempt = exchange.get("rerun_of") == plan.rerun_of
         if same_attempt and exchange["failed_run"] and exchange["failed_backend"] != plan.backend:
@@ -177,16 +184,18 @@ class Conversation:
         return answer
 
     def fail_run(self, run_id: str, failure: Failure, duration_seconds: float | None = None) -> None:
-        """Record why a run ended without an answer. The thread that the provider lost is marked as lost.
+        """Record why a run ended without an answer, without secrets and in bounds.
 
         Raises:
             RunNotOpen: the run has ended already.
         """
         self._open_run(run_id)
-        facts = {name: value for name, value in vars(failure).items() if name != "details"}
-        self._record(
-            e.RunFailed, run_id=run_id, duration_seconds=duration_seconds, details=dict(failure.details), **facts
-        )
+        facts = vars(failure) | {
+            "message": redact(failure.message) if failure.message is not None else None,
+            "details": redact_details(failure.details),
+            "retry_after_seconds": _finite(failure.retry_after_seconds),
+        }
+        self._record(e.RunFailed, run_id=run_id, duration_seconds=_finite(duration_seconds), **facts)
 
     def close_overdue_runs(self) -> list[str]:
         """Close the runs that a crash left open and whose deadline has passed; returns their ids."""
@@ -202,15 +211,16 @@ class Conversation:
         return overdue
 
     def abandon(self, exchange_id: str, reason: str) -> None:
-        """Record that nobody answered. Stays quiet where the exchange is not open."""
+        """Record that nobody answered. Stays quiet where the exchange is not open, or a run of it still is."""
         exchange = self.state.open_exchanges.get(exchange_id)
-        if exchange is not None:
+        running = any(run["exchange_id"] == exchange_id for run in self.state.open_runs.values())
+        if exchange is not None and not running:
             self._record(e.ExchangeAbandoned, exchange_id=exchange_id, run_ids=list(exchange["runs"]), reason=reason)
 
     def link_thread(self, backend: str, thread_id: str, endpoint: str) -> None:
         """Record which thread holds a copy of this memory. Stays quiet where it is linked already."""
         link = self.state.links.get(backend)
-        if link is None or link["lost"] or link["thread_id"] != thread_id:
+        if link is None or link["lost"] or (link["thread_id"], link["endpoint"]) != (thread_id, endpoint):
             self._record(e.ThreadLinked, backend=backend, thread_id=thread_id, endpoint=endpoint)
 
     def lose_thread(self, backend: str, thread_id: str, reason: str) -> None:
@@ -262,3 +272,8 @@ class Conversation:
         """Now, but never before the last event: a clock that was set back must not reorder the log."""
         moment = now()
         return max(moment, from_iso(self.state.last_at)) if self.state.last_at else moment
+
+
+def _finite(number: float | None) -> float | None:
+    """A number that JSON has; None for the others."""
+    return number if number is not None and math.isfinite(number) else None

@@ -1,12 +1,13 @@
 """Bring a thread up to the journal: what it lacks is sent in order; after a write whose answer never came, the thread is
 read before anything is sent again."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
-from .diagnosis import diagnose, may_succeed_when_retried
+from .diagnosis import diagnose
 from .errors import ProviderRefused
-from .exchange import pause_before_retry
+from .exchange import is_worth_a_retry, pause_before_retry
 from .failures import Cause
 from .ports import ThreadMirror
 from .threads import ThreadItem
@@ -30,33 +31,37 @@ def bring_up(
     Raises:
         ProviderRefused: the provider refuses for good, or gives no way forward after `DELIVERY_ATTEMPTS_MAX` attempts.
     """
-    began: int | None = None
-    position = -1
+    sent: int | None = None
+    left = len(journal) + 1
     attempt = 0
     while True:
         try:
-            known = held if held is not None else mirror.read(thread_id)
+            missing = lacking(journal, held if held is not None else mirror.read(thread_id))
             held = None
-            reached = matched(journal, known)
-            attempt = 0 if reached > position else attempt
-            position = reached
-            began = reached if began is None else began
-            if position < len(journal):
-                mirror.add(thread_id, journal[position:])
-            return len(journal) - began
+            sent = len(missing) if sent is None else sent
+            attempt = 0 if len(missing) < left else attempt
+            left = len(missing)
+            if missing:
+                mirror.add(thread_id, missing)
+            return sent
         except ProviderRefused as refused:
             attempt += 1
-            cause = diagnose(refused.failure)
-            lost = cause is Cause.THREAD_MISSING
-            if lost or attempt >= DELIVERY_ATTEMPTS_MAX or not may_succeed_when_retried(cause):
+            lost = diagnose(refused.failure) is Cause.THREAD_MISSING
+            if lost or attempt >= DELIVERY_ATTEMPTS_MAX or not is_worth_a_retry(refused.failure):
                 raise
             wait(pause_before_retry(attempt, refused.failure, Random()))  # noqa: S311 - jitter, not a secret
 
 
-def matched(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> int:
-    """How many of the journal's items, from the first on, stand in the thread in order. Foreign entries are passed over."""
-    found = 0
-    for item in thread:
-        if found < len(journal) and item == journal[found]:
-            found += 1
-    return found
+def lacking(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> list[ThreadItem]:
+    """The journal's items that the thread does not hold, in order; each copy in the thread stands for one in the journal.
+
+    Order is not asked: what stands in the thread in another place is not sent a second time (`compare` tells the drift).
+    """
+    held = Counter(thread)
+    missing = []
+    for item in journal:
+        if held[item] > 0:
+            held[item] -= 1
+        else:
+            missing.append(item)
+    return missing

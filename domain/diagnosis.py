@@ -80,11 +80,23 @@ def _shut_down(failure: Failure) -> bool:
     if failure.http_status not in {404, 410}:
         return False
     endpoint = str(failure.details.get("endpoint", ""))
-    names_one_thing = "{" in endpoint
-    asked_for_model = failure.code == "model_not_found" or failure.param == "model"
-    return failure.details.get("collection_http_status") in {404, 410} or bool(
-        endpoint and not names_one_thing and not asked_for_model
-    )
+    told = failure.message or ""
+    if failure.code == "model_not_found" or failure.param == "model":
+        return False
+    if "{conversation_id}" in endpoint:  # there is no list of conversations to ask: one that is missing is named
+        return bool(told) and "onversation" not in told and (failure.thread_id or endpoint) not in told
+    return failure.details.get("collection_http_status") in {404, 410} or bool(endpoint and "{" not in endpoint)
+
+
+_NO_ANSWER_AT_ALL = (
+    "JSONDecodeError",
+    "APIResponseValidationError",
+    "AttributeError",
+    "TypeError",
+    "IndexError",
+    "KeyError",
+)
+"""What comes up in the SDK, or in reading its objects, when an answer with HTTP 200 is not the provider's."""
 
 
 RULES: tuple[Rule, ...] = (
@@ -151,7 +163,7 @@ RULES: tuple[Rule, ...] = (
     (Cause.NETWORK, _any(_detail("exception", "APIConnectionError"), _code("ConnectionError", "ConnectError"))),
     (Cause.PROVIDER_ERROR, _any(_code("server_error"), lambda f: (f.http_status or 0) >= 500)),
     (Cause.PROVIDER_ERROR, _says(r"^sorry, something went wrong")),
-    (Cause.PROVIDER_ERROR, _detail("exception", "JSONDecodeError", "AttributeError", "APIResponseValidationError")),
+    (Cause.PROVIDER_ERROR, _detail("exception", *_NO_ANSWER_AT_ALL)),
     (Cause.ASSISTANT_MISCONFIGURED, _all(_http(400, 422), _detail("endpoint", "POST /assistants"))),
 )
 
@@ -171,7 +183,7 @@ ADVICE: dict[Cause, str] = {
     Cause.PERMISSION: "The key may not do this: check the project's rights, OPENAI_ORG_ID and OPENAI_PROJECT_ID.",
     Cause.MODEL_UNAVAILABLE: "The model does not exist, is retired, or is not open to this key: set OPENAI_MODEL (or THREADLEDGER_FALLBACK_MODEL).",
     Cause.PROVIDER_ERROR: "The provider failed on its side: nothing to change; try again with: threadledger replay rerun RUN --apply.",
-    Cause.PROVIDER_GONE: "The provider shut this API down: set USE_ASSISTANTS_API=false, then move memory with: threadledger replay rebuild --all --to conversations.",
+    Cause.PROVIDER_GONE: "The provider shut this API down (or OPENAI_BASE_URL is not its address): set USE_ASSISTANTS_API=false, then move memory with: threadledger replay rebuild --all --to conversations.",
     Cause.THREAD_MISSING: "The provider lost the thread: write it anew with: threadledger replay rebuild KEY --apply.",
     Cause.THREAD_BUSY: "Another run held the thread: try again with: threadledger replay rerun RUN --apply.",
     Cause.TIMED_OUT: "No answer in time: raise THREADLEDGER_TIMEOUT_SECONDS, or try again with: threadledger replay rerun RUN --apply.",

@@ -15,6 +15,7 @@ ThreadledgerError
 │   ├── ConversationBusy             a run is open
 │   ├── ConversationChanged          it moved on since it was read
 │   ├── IdempotencyConflict          the same idempotency key, but other content
+│   ├── ExchangeAnswered             somebody else's run answered first
 │   └── RunNotOpen                   the run has ended already
 ├── AllBackendsFailed                the exchange has no answer; carries every failure
 ├── ProviderRefused                  a call to a provider failed; carries the `Failure`
@@ -90,6 +91,10 @@ class ConversationChanged(Conflict):
 
 class IdempotencyConflict(Conflict):
     """An idempotency key was used before, for other content."""
+
+
+class ExchangeAnswered(Conflict):
+    """Somebody else answered the exchange first."""
 
 
 class RunNotOpen(Conflict):

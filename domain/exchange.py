@@ -104,12 +104,12 @@ def exchange(policy: Policy, random: Random) -> Generator[Step, Any, Any]:
             run_id = yield StartRun(candidate, attempt, reason if attempt == 1 else "")
             outcome = yield CallBackend(run_id, candidate)
             if isinstance(outcome, Completion):
-                fallback = candidate is not policy.candidates[0]
+                fallback = candidate.backend != policy.candidates[0].backend
                 return (yield CompleteRun(run_id, outcome, candidate, fallback))
             yield FailRun(run_id, outcome)
             cause = diagnose(outcome)
             reason = f"{cause.value}: {outcome.summary()}"[:500]
-            if attempt > policy.retries or not _worth_a_retry(outcome, cause):
+            if attempt > policy.retries or not is_worth_a_retry(outcome):
                 break
             yield Wait(pause_before_retry(attempt, outcome, random))
     yield Abandon(reason or "no backend is set")
@@ -117,15 +117,16 @@ def exchange(policy: Policy, random: Random) -> Generator[Step, Any, Any]:
 
 
 def pause_before_retry(attempt: int, failure: Failure, random: Random) -> float:
-    """Seconds to wait: what the provider asked for, or doubling from half a second with full jitter."""
+    """Seconds to wait: what the provider asked for, or doubling from half a second with jitter."""
     if failure.retry_after_seconds is not None:
-        return failure.retry_after_seconds
+        return max(failure.retry_after_seconds, 0.0)
     if diagnose(failure) is Cause.THREAD_MISSING:
         return 0.0
     ceiling = min(BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1), BACKOFF_MAX_SECONDS)
     return random.uniform(ceiling / 2, ceiling)
 
 
-def _worth_a_retry(failure: Failure, cause: Cause) -> bool:
-    patient_enough = (failure.retry_after_seconds or 0) <= RETRY_AFTER_MAX_SECONDS
-    return may_succeed_when_retried(cause) and patient_enough
+def is_worth_a_retry(failure: Failure) -> bool:
+    """Whether the same request can have another end, and soon enough to wait for it."""
+    soon_enough = (failure.retry_after_seconds or 0) <= RETRY_AFTER_MAX_SECONDS
+    return may_succeed_when_retried(diagnose(failure)) and soon_enough

@@ -27,12 +27,17 @@ def new_id() -> str:
 
 def idempotent_id(stream: str, idempotency_key: str) -> str:
     """The event id that an idempotency key stands for: the same key on the same stream is always the same event."""
-    return str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{stream}\n{idempotency_key}"))
+    return str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{len(stream)}:{stream}{idempotency_key}"))
 
 
 def to_iso(moment: datetime) -> str:
     """ISO 8601 in UTC with microseconds and a `Z`, the form in which times are stored and shown."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def as_utc(moment: datetime) -> datetime:
+    """The moment in UTC; one without an offset is read as UTC."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def from_iso(text: str) -> datetime:
@@ -41,5 +46,4 @@ def from_iso(text: str) -> datetime:
     Raises:
         ValueError: the text is not ISO 8601.
     """
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return as_utc(datetime.fromisoformat(text))

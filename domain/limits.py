@@ -26,7 +26,7 @@ RUN_GRACE_SECONDS = 30.0
 
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 8.0
-"""Waiting before a retry: doubled at each attempt, with full jitter, up to the maximum."""
+"""Waiting before a retry: doubled at each attempt, with jitter, up to the maximum."""
 
 RETRY_AFTER_MAX_SECONDS = 30.0
 """The longest `Retry-After` that is waited for; a longer one goes to the next backend at once."""
@@ -39,6 +39,9 @@ DETAILS_BYTES_MAX = 8 * 1024
 
 ABANDONED_KEPT = 50
 """How many unanswered exchanges the aggregate remembers; older ones are still in the events."""
+
+ANSWERED_KEPT = 20
+"""How many answered exchanges the aggregate remembers, so that none of them is answered again by a late caller."""
 
 TOOL_ROUNDS_MAX = 20
 """How often a model may ask for tools within one run."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from . import events as e
 from .errors import InvalidInput
+from .ids import as_utc
 from .mend import mend_tool_calls
 from .messages import JournaledMessage, Message, Role, Source
 from .parsing import restore_message
@@ -28,12 +29,12 @@ class Memory:
     version: int = 0
     rule: str = "all"
     run_threads: Mapping[str, str] = field(default_factory=dict)
-    """run id → the thread that the run itself wrote to"""
+    """run id → the thread in which the run took place; its tool calls stand there in its steps"""
 
     def window(self, last: int | None = None, tokens: int | None = None) -> "Memory":
         """The newest messages: at most `last` of them, within about `tokens` (see `tokens.py` for the estimate's error).
 
-        The newest message is always in view, even where it alone is over the budget.
+        The newest message is always in view, even where it alone is over the budget; a tool result comes with its call.
 
         Raises:
             InvalidInput: a bound below 1.
@@ -41,33 +42,38 @@ class Memory:
         for name, bound in (("last", last), ("tokens", tokens)):
             if bound is not None and bound < 1:
                 raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
-        kept = self.messages[-last:] if last is not None else self.messages
+        first = max(len(self.messages) - last, 0) if last is not None else 0
         if tokens is not None:
-            kept = kept[_first_within(kept, tokens) :]
+            first += _first_within(self.messages[first:], tokens)
+        kept = self.messages[_with_its_call(self.messages, first) :]
         bounds = [f"{name}={bound}" for name, bound in (("last", last), ("tokens", tokens)) if bound is not None]
-        return replace(self, messages=kept, rule=",".join(bounds) or self.rule)
+        rule = ",".join([*([] if self.rule == "all" else [self.rule]), *bounds])
+        return replace(self, messages=kept, rule=rule or "all")
 
     def by_rule(self, rule: str) -> "Memory":
         """The view that a stored rule describes, so that a rerun sees what the failed run saw."""
-        bounds = {name: int(number) for name, number in re.findall(r"(last|tokens)=(\d+)", rule)}
-        return self.window(**bounds)
+        view = self
+        for name, number in re.findall(r"(last|tokens)=(\d+)", rule):
+            view = view.window(**{name: int(number)})
+        return view
 
     def settled(self) -> "Memory":
         """The view without a tool call at its end that still waits for its results: they may come with the next append."""
-        waiting: set[str] = set()
+        end = len(self.messages)
+        answered: set[str] = set()
         for index in range(len(self.messages) - 1, -1, -1):
             message = self.messages[index].message
             if message.tool_call_id is not None:
-                waiting.add(message.tool_call_id)
-            elif any(call.id not in waiting for call in message.tool_calls):
-                return replace(self, messages=self.messages[:index])
+                answered.add(message.tool_call_id)
+            elif any(call.id not in answered for call in message.calls()):
+                end, answered = index, set()
             else:
                 break
-        return self
+        return self if end == len(self.messages) else replace(self, messages=self.messages[:end])
 
     def mended(self) -> tuple[JournaledMessage, ...]:
         """The messages as providers accept them, with their places: orphan tool calls and results mended."""
-        return mend_tool_calls(self.messages)
+        return mend_tool_calls([each for each in self.messages if each.message.role is not Role.UNKNOWN])
 
     def shown(self) -> tuple[Message, ...]:
         """The messages as a provider accepts them."""
@@ -96,6 +102,7 @@ def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> 
     messages: dict[str, JournaledMessage] = {}
     run_threads: dict[str, str] = {}
     version = 0
+    at = as_utc(at) if isinstance(at, datetime) else at
     for event in events:
         if (isinstance(at, int) and event.originator_version > at) or (
             isinstance(at, datetime) and event.timestamp > at
@@ -111,7 +118,7 @@ def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> 
                 messages = {id_: each for id_, each in messages.items() if each.version > event.up_to_version}
             case e.RerunAccepted(superseded_message_id=str(superseded)):
                 messages.pop(superseded, None)
-            case e.RunCompleted(thread_id=str(thread_id)):
+            case e.RunCompleted(thread_id=str(thread_id)) | e.RunFailed(thread_id=str(thread_id)):
                 run_threads[event.run_id] = thread_id
             case _:
                 pass
@@ -132,14 +139,14 @@ def response_items(message: Message) -> Sequence[dict[str, Any]]:
             items.append({"type": "message", "role": message.role.value, "content": content})
     items.extend(
         {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
-        for call in message.tool_calls
+        for call in message.calls()
     )
     return items
 
 
 def message_tokens(message: Message) -> int:
     """About how many tokens one message costs."""
-    calls = sum(estimate_tokens(call.name) + estimate_tokens(call.arguments) for call in message.tool_calls)
+    calls = sum(estimate_tokens(call.name) + estimate_tokens(call.arguments) for call in message.calls())
     return MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.text) + calls
 
 
@@ -169,6 +176,15 @@ def _input_part(part: dict[str, Any]) -> dict[str, Any]:
         case {"type": "file", "file": {"file_id": file_id}}:
             return {"type": "input_file", "file_id": file_id}
     return {"type": "input_text", "text": f"[{part.get('type', 'content')} not shown]"}
+
+
+def _with_its_call(messages: Sequence[JournaledMessage], first: int) -> int:
+    """Where a view has to begin that would hold nothing but tool results: at the message that made the calls."""
+    if first >= len(messages) or any(each.message.role is not Role.TOOL for each in messages[first:]):
+        return first
+    while first > 0 and messages[first].message.role is Role.TOOL:
+        first -= 1
+    return first
 
 
 def _first_within(messages: Sequence[JournaledMessage], tokens: int) -> int:

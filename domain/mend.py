@@ -14,7 +14,7 @@ NO_RESULT = "[no result of this call was recorded]"
 
 def mend_tool_calls(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
     """The messages with every tool call answered once, directly after the message that made it."""
-    if not any(each.message.tool_calls or each.message.role is Role.TOOL for each in messages):
+    if not any(each.message.calls() or each.message.role is Role.TOOL for each in messages):
         return tuple(messages)
     return tuple(_mended(messages, _results_by_call(messages)))
 
@@ -26,7 +26,7 @@ def _mended(
         if each.message.role is Role.TOOL:
             continue
         yield each
-        for call in each.message.tool_calls:
+        for call in each.message.calls():
             yield results.get((index, call.id)) or _placeholder(each, call)
 
 
@@ -35,7 +35,7 @@ def _results_by_call(messages: Sequence[JournaledMessage]) -> dict[tuple[int, st
     waiting: dict[str, int] = {}
     results: dict[tuple[int, str], JournaledMessage] = {}
     for index, each in enumerate(messages):
-        for call in each.message.tool_calls:
+        for call in each.message.calls():
             waiting[call.id] = index
         call_id = each.message.tool_call_id
         if call_id is not None and call_id in waiting:

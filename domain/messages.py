@@ -102,6 +102,14 @@ class ToolCall:
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
+def loose_call(given: dict[str, Any]) -> ToolCall:
+    """A tool call of any shape, as far as it can be told."""
+    function = given.get("function") or given.get("custom") or {}
+    arguments = function.get("arguments", function.get("input", "")) if isinstance(function, dict) else ""
+    name = function.get("name", "") if isinstance(function, dict) else ""
+    return ToolCall(str(given.get("id", "")), str(name), str(arguments))
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens as the provider counted them."""
@@ -136,7 +144,16 @@ class Message:
         """The words alone, parts joined by blank lines."""
         if isinstance(self.content, str):
             return self.content
-        return "\n\n".join(part.text for part in self.content or () if isinstance(part, Text))
+        if self.content is None:
+            return str(self.extra().get("refusal") or "")
+        return "\n\n".join(part.text for part in self.content if isinstance(part, Text))
+
+    def calls(self) -> tuple[ToolCall, ...]:
+        """All tool calls, those of a shape of their own (kept in `extra_json`) as far as they can be told."""
+        if self.tool_calls or "tool_calls" not in self.extra_json:
+            return self.tool_calls
+        given = self.extra().get("tool_calls")
+        return tuple(loose_call(call) for call in given if isinstance(call, dict)) if isinstance(given, list) else ()
 
     def content_as_json(self) -> str | list[dict[str, Any]] | None:
         """The content in JSON's own types, made anew at each call."""

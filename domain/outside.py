@@ -31,7 +31,7 @@ class Outbox(Protocol):
         """
         ...
 
-    def settle(self, key: str, mirror: str | None, thread_id: str, version: int) -> None:
+    def settle(self, key: str, mirror: str, thread_id: str, version: int) -> None:
         """Note that the thread holds everything up to a version, because the backend wrote it there itself."""
         ...
 

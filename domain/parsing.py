@@ -33,9 +33,12 @@ def parse_message(given: Mapping[str, Any]) -> Message:
         raise InvalidMessage("a tool result has no tool_call_id: give the id of the call that it answers")
     if role is not Role.TOOL and call_id is not None:
         raise InvalidMessage(f"a message of role {role.value!r} has a tool_call_id: only role 'tool' answers a call")
-    if not calls and not loose_calls and (content is None or content == ()):
+    if role is not Role.ASSISTANT and (calls or loose_calls):
+        raise InvalidMessage(f"a message of role {role.value!r} has tool_calls: only role 'assistant' calls tools")
+    said_otherwise = role is Role.ASSISTANT and any(given.get(name) for name in _OTHER_WAYS_TO_SPEAK)
+    if content in (None, ()) and not (calls or loose_calls or said_otherwise):
         raise InvalidMessage(f"a message of role {role.value!r} has no content: give text, parts or tool calls")
-    known = {"role", "content", "tool_call_id"} | (set() if loose_calls else {"tool_calls"} if calls else set())
+    known = {"role", "content", *(["tool_call_id"] if call_id is not None else []), *(["tool_calls"] if calls else [])}
     extra = {name: value for name, value in given.items() if name not in known}
     message = Message(role, content, calls, call_id, plain_json(extra, "the message"))
     size = len(plain_json(message.as_chat_message(), "the message").encode())
@@ -50,14 +53,17 @@ def parse_message(given: Mapping[str, Any]) -> Message:
 def restore_message(event: MessageJournaled) -> Message:
     """The message of a stored `MessageJournaled`; never refuses, whatever a newer version wrote."""
     content = event.content
+    extra = event.extra
+    try:
+        calls = tuple(_tool_call(call) for call in event.tool_calls)
+    except (KeyError, TypeError):
+        calls, extra = (), {"tool_calls": event.tool_calls} | extra
     return Message(
         Role(event.role),
-        tuple(_part(part, json.dumps) for part in content) if isinstance(content, list) else content,
-        tuple(
-            ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in event.tool_calls
-        ),
+        tuple(_part(part, _compact) for part in content) if isinstance(content, list) else content,
+        calls,
         event.tool_call_id,
-        json.dumps(event.extra) if event.extra else "{}",
+        _compact(extra),
     )
 
 
@@ -80,6 +86,18 @@ def plain_json(value: Any, what: str) -> str:
             f"{what} cannot be kept as JSON ({error}): give strings, numbers, lists and dicts"
         ) from None
     return text
+
+
+_OTHER_WAYS_TO_SPEAK = ("refusal", "audio", "function_call")
+"""Fields in which an assistant's message without content says something."""
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _tool_call(given: Mapping[str, Any]) -> ToolCall:
+    return ToolCall(given["id"], given["function"]["name"], given["function"]["arguments"])
 
 
 def _role(value: object) -> Role:
@@ -117,7 +135,7 @@ def _part(given: Mapping[str, Any], to_text: Callable[[Any], str]) -> Part:
 def _tool_calls(value: object) -> tuple[tuple[ToolCall, ...], bool]:
     """The calls, and whether some are of a shape that only `extra_json` can keep."""
     if value is None or value == []:
-        return (), value is not None
+        return (), False
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise InvalidMessage(f"tool_calls is {type(value).__name__}: give a list of calls")
     calls = []

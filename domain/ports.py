@@ -29,6 +29,8 @@ class BackendRequest:
     memory: Memory
     timeout_seconds: float
     thread_id: str | None = None
+    thread_version: int = 0
+    """Up to which version the thread holds the journal, once it has what goes along."""
     unsent: Sequence[ThreadItem] = ()
     """What the thread lacks, for a backend that takes it along as input."""
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InvalidProfile
+from .errors import InvalidMessage, InvalidProfile
 from .parsing import plain_json
 
 
@@ -51,11 +51,15 @@ def parse_profile(given: Mapping[str, Any], where: str) -> Profile:
     tools = given.get("tools", [])
     if not isinstance(tools, Sequence) or isinstance(tools, str):
         raise InvalidProfile(f"{where}: tools is {type(tools).__name__}: give a list of tables, [[tools]]")
+    try:
+        tools_json = plain_json([_tool(tool, where) for tool in tools], "its list of tools")
+    except InvalidMessage as error:
+        raise InvalidProfile(f"{where}: {error}") from None
     return Profile(
         name=given.get("name") or "assistant",
         instructions=given.get("instructions", ""),
         model=given.get("model") or None,
-        tools_json=plain_json([_tool(tool, where) for tool in tools], f"the tools of {where}"),
+        tools_json=tools_json,
     )
 
 

@@ -1,24 +1,30 @@
 """Secrets out of everything that is stored or shown, and a bound on how much is kept of it."""
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from .limits import DETAILS_BYTES_MAX, FAILURE_TEXT_CHARS_MAX
 
-_MASK = "[redacted]"
+MASK = "[redacted]"
+
+_FIELDS = r"(?:[\w.-]*(?:api[-_ ]?key|apikey|authorization|passw(?:or)?d|secret|[-_]token|credential)[\w.-]*|token)"
+_NAMED = re.compile(_FIELDS, re.IGNORECASE)
+
 _SECRETS = (
-    # Keys as OpenAI, Azure, Anthropic and others write them, whole or already shortened by the provider.
-    (re.compile(r"\b(?:sk|rk|pk|sess|ek)-[\w*.-]{4,}"), _MASK),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), rf"\1 {_MASK}"),
+    # Keys as OpenAI, Anthropic and others write them, whole or already shortened by the provider.
+    (re.compile(r"\b(?:sk|rk|pk|sess|ek)-[\w*.-]{4,}"), MASK),
+    (re.compile(r"\b(bearer)\s+[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(r"\b(basic)\s+(?=\S*[\d=])[\w+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
+    # name=value, name: value, "name": "value", also inside JSON that stands in a string.
     (
-        re.compile(
-            r"(?i)\b((?:api[-_ ]?key|authorization|password|passwd|secret|token)[\"']?\s*[:=]\s*[\"']?)[^\s\"',;}&]{4,}"
-        ),
-        rf"\1{_MASK}",
+        re.compile(rf"\b({_FIELDS}\\?[\"']?\s*[:=]\s*\\?[\"']?)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE),
+        rf"\1{MASK}",
     ),
-    # user:password@ in any address.
-    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@", re.IGNORECASE), rf"\1:{_MASK}@"),
+    # user:password@ in any address; a password may hold an @ itself.
+    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/]+@", re.IGNORECASE), rf"\1:{MASK}@"),
 )
 
 
@@ -30,27 +36,31 @@ def redact(text: str, limit: int = FAILURE_TEXT_CHARS_MAX) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def redact_details(details: dict[str, Any]) -> dict[str, Any]:
+def redact_details(details: Mapping[str, Any]) -> dict[str, Any]:
     """Raw facts without secrets, as plain JSON of bounded size; what is too large is left out, and said to be."""
-    text = redact(json.dumps(details, ensure_ascii=False, default=str), limit=10 * DETAILS_BYTES_MAX)
-    if len(text.encode()) <= DETAILS_BYTES_MAX:
-        try:
-            cleaned: dict[str, Any] = json.loads(text)
-            return cleaned
-        except ValueError:
-            pass
-    small = {name: value for name, value in details.items() if isinstance(value, int | float | bool)}
-    return small | {"left_out": "the details were too large or not JSON"}
+    cleaned = {str(name): _clean(str(name), value) for name, value in details.items()}
+    if len(json.dumps(cleaned, ensure_ascii=False).encode()) <= DETAILS_BYTES_MAX:
+        return cleaned
+    small = {name: value for name, value in cleaned.items() if value is None or isinstance(value, (bool, int, float))}
+    return small | {"left_out": "the details were too large"}
 
 
 def whole_text(text: str) -> str:
     """Text that can be encoded: half characters become U+FFFD. For what providers send; an app's own text is refused."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if not _encodable(text) else text
-
-
-def _encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _clean(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {whole_text(str(each)): _clean(str(each), inner) for each, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(name, inner) for inner in value]
+    return MASK if _NAMED.fullmatch(name) else redact(str(value), limit=DETAILS_BYTES_MAX)

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import events as e
 from .ids import to_iso
-from .limits import ABANDONED_KEPT
+from .limits import ABANDONED_KEPT, ANSWERED_KEPT
 
 STATE_SCHEMA = 1
 """Number of the snapshot's form. A snapshot of another number is not read; the state is folded from the events."""
@@ -34,10 +34,13 @@ class ConversationState:
     open_runs: dict[str, JSON] = field(default_factory=dict)
     """run id → exchange_id, backend, attempt, deadline (ISO 8601 or null), rerun_of"""
     open_exchanges: dict[str, JSON] = field(default_factory=dict)
-    """exchange id → question (message id), runs (ids), failed_run and failed_backend of the last failed run, rerun_of"""
+    """exchange id → question (message id), runs (ids), failed_run and failed_backend of the last failed run, rerun_of;
+    `unanswered` while a rerun is at an exchange that counts as such"""
     abandoned: dict[str, JSON] = field(default_factory=dict)
     """exchange id → the same, for the last `ABANDONED_KEPT` exchanges that nobody answered"""
     unanswered: int = 0
+    answered: list[str] = field(default_factory=list)
+    """ids of the last `ANSWERED_KEPT` exchanges that have an answer"""
     links: dict[str, JSON] = field(default_factory=dict)
     """mirror → thread_id, endpoint, version (of the link), lost (the reason, or null)"""
 
@@ -104,9 +107,9 @@ def _run_started(state: ConversationState, event: e.RunStarted) -> None:
         if abandoned is None and event.rerun_of is None:  # an app's own run, with no question of ours before it
             _open_exchange(state, event.exchange_id, None)
         else:  # a rerun; of an exchange older than the last `ABANDONED_KEPT`, the question is not remembered
-            state.unanswered -= 1
-            revived = abandoned or {"question": None, "runs": []}
-            state.open_exchanges[event.exchange_id] = revived
+            state.open_exchanges[event.exchange_id] = (abandoned or {"question": None, "runs": []}) | {
+                "unanswered": True
+            }
     exchange = state.open_exchanges[event.exchange_id]
     if exchange.get("rerun_of") != event.rerun_of:
         exchange.update(_NOTHING_FAILED)
@@ -116,8 +119,13 @@ def _run_started(state: ConversationState, event: e.RunStarted) -> None:
 
 def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
     run = state.open_runs.pop(event.run_id, None)
-    if run is not None:
-        state.open_exchanges.pop(run["exchange_id"], None)
+    if run is None:
+        return
+    exchange_id = run["exchange_id"]
+    exchange = state.open_exchanges.pop(exchange_id, None) or {}
+    state.answered = [*state.answered[-ANSWERED_KEPT + 1 :], exchange_id]
+    if state.abandoned.pop(exchange_id, None) is not None or exchange.get("unanswered"):
+        state.unanswered = max(state.unanswered - 1, 0)
 
 
 def _run_failed(state: ConversationState, event: e.RunFailed) -> None:
@@ -132,7 +140,7 @@ def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
     exchange = state.open_exchanges.pop(event.exchange_id, None)
     if exchange is None:
         return
-    state.unanswered += 1
+    state.unanswered += 0 if exchange.pop("unanswered", False) else 1
     state.abandoned[event.exchange_id] = exchange
     while len(state.abandoned) > ABANDONED_KEPT:
         del state.abandoned[next(iter(state.abandoned))]

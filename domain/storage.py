@@ -33,7 +33,7 @@ class PlainJSON(Transcoder):
     """JSON as everybody reads it: ASCII, no spaces, no reserved keys. eventsourcing's own gives some dicts a meaning."""
 
     def encode(self, obj: Any) -> bytes:
-        return json.dumps(obj, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+        return json.dumps(obj, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
 
     def decode(self, data: bytes) -> Any:
         return json.loads(data)

@@ -1,0 +1,288 @@
+"""The policy of an exchange, performed by hand: who is asked, in which order, how often, and when it ends."""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from threadledger.domain import Candidate, Completion, Failure, Policy, exchange, limits, text_message
+
+ANSWER = Completion((text_message("assistant", "On its way."),))
+SERVER_ERROR = Failure("failed", code="server_error", message="Sorry, something went wrong.")
+WRONG_KEY = Failure("error", code="invalid_api_key", http_status=401)
+THREAD_MISSING = Failure("error", http_status=404, message="No thread found with id 'thread_x'.", thread_id="thread_x")
+
+ASSISTANTS, RESPONSES, CHAT = (Candidate(name, "gpt") for name in ("assistants", "responses", "chat"))
+
+
+def rate_limited(seconds: float | None) -> Failure:
+    return Failure("error", code="rate_limit_exceeded", http_status=429, retry_after_seconds=seconds)
+
+
+class Performed:
+    """The steps of an exchange, and its value."""
+
+    def __init__(self, policy: Policy, outcome_of: Callable[[Any, int], Any]) -> None:
+        steps = exchange(policy, Random(7))
+        self.steps: list[Any] = []
+        self.value: Any = None
+        runs = 0
+        sent: Any = None
+        while True:
+            try:
+                step = steps.send(sent)
+            except StopIteration as end:
+                self.value = end.value
+                return
+            self.steps.append(step)
+            match type(step).__name__:
+                case "StartRun":
+                    runs += 1
+                    sent = f"run-{runs}"
+                case "CallBackend":
+                    assert step.run_id == f"run-{runs}"
+                    sent = outcome_of(step.candidate, runs)
+                case "CompleteRun":
+                    sent = "the answer"
+                case _:
+                    sent = None
+
+    @property
+    def names(self) -> list[str]:
+        return [type(step).__name__ for step in self.steps]
+
+    def only(self, name: str) -> list[Any]:
+        return [step for step in self.steps if type(step).__name__ == name]
+
+    @property
+    def asked(self) -> list[tuple[str, int]]:
+        return [(step.candidate.backend, step.attempt) for step in self.only("StartRun")]
+
+    @property
+    def waits(self) -> list[float]:
+        return [step.seconds for step in self.only("Wait")]
+
+
+def perform(*outcomes: Completion | Failure, policy: Policy) -> Performed:
+    """An exchange in which the runs end like this, one after the other; the last outcome is that of all further runs."""
+    return Performed(policy, lambda _, run: outcomes[min(run, len(outcomes)) - 1])
+
+
+def policy(*candidates: Candidate, retries: int = 2) -> Policy:
+    return Policy(candidates, retries)
+
+
+class TestAnswered:
+    def test_the_first_backend_that_answers_ends_the_exchange(self):
+        done = perform(ANSWER, policy=policy(ASSISTANTS, CHAT))
+        assert done.names == ["StartRun", "CallBackend", "CompleteRun"]
+        assert done.value == "the answer"
+
+    def test_the_answer_is_completed_under_the_run_that_gave_it(self):
+        (completed,) = perform(SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS)).only("CompleteRun")
+        assert (completed.run_id, completed.completion, completed.candidate) == ("run-2", ANSWER, ASSISTANTS)
+
+    def test_an_answer_of_the_first_backend_is_no_fallback_even_after_a_retry(self):
+        (completed,) = perform(SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS, CHAT)).only("CompleteRun")
+        assert completed.fallback is False
+
+    def test_an_answer_of_another_backend_is_a_fallback(self):
+        (completed,) = perform(WRONG_KEY, ANSWER, policy=policy(ASSISTANTS, CHAT)).only("CompleteRun")
+        assert (completed.fallback, completed.candidate) == (True, CHAT)
+
+
+class TestRetries:
+    def test_a_failure_that_may_pass_is_retried_on_the_same_backend(self):
+        done = perform(SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS, CHAT))
+        assert done.names == [
+            "StartRun",
+            "CallBackend",
+            "FailRun",
+            "Wait",
+            "StartRun",
+            "CallBackend",
+            "CompleteRun",
+        ]
+        assert done.asked == [("assistants", 1), ("assistants", 2)]
+
+    @pytest.mark.parametrize("retries", [0, 1, 2, 5])
+    def test_a_backend_is_asked_once_and_then_retried_as_often_as_is_set(self, retries):
+        done = perform(SERVER_ERROR, policy=policy(CHAT, retries=retries))
+        assert done.asked == [("chat", attempt) for attempt in range(1, retries + 2)]
+        assert len(done.waits) == retries
+
+    def test_no_time_is_lost_waiting_before_the_next_backend(self):
+        done = perform(SERVER_ERROR, policy=policy(ASSISTANTS, CHAT, retries=1))
+        assert done.names == [
+            "StartRun",
+            "CallBackend",
+            "FailRun",
+            "Wait",
+            "StartRun",
+            "CallBackend",
+            "FailRun",
+        ] * 2 + ["Abandon"]
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            SERVER_ERROR,
+            rate_limited(None),
+            THREAD_MISSING,
+            Failure("error", http_status=400, code="conversation_locked"),
+            Failure("timed_out"),
+            Failure("error", details={"exception": "APIConnectionError"}),
+            Failure("expired"),
+            Failure("interrupted"),
+        ],
+        ids=lambda failure: failure.code or failure.status,
+    )
+    def test_what_may_pass_is_retried(self, failure):
+        assert perform(failure, ANSWER, policy=policy(ASSISTANTS, CHAT)).asked[1] == ("assistants", 2)
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            WRONG_KEY,
+            Failure("error", http_status=429, code="insufficient_quota"),
+            Failure("error", http_status=403),
+            Failure("error", http_status=404, code="model_not_found"),
+            Failure("error", http_status=404, details={"endpoint": "POST /threads"}),
+            Failure("error", http_status=404, message="No assistant found with id 'asst_x'."),
+            Failure("error", http_status=400, code="context_length_exceeded"),
+            Failure("refused", code="instructions_too_long"),
+            Failure("refused", code="tool_not_supported"),
+            Failure("refused", code="empty_memory"),
+            Failure("incomplete", details={"incomplete_reason": "content_filter"}),
+            Failure("incomplete"),
+            Failure("cancelled"),
+            Failure("error", type="ValueError", message="a bug"),
+        ],
+        ids=lambda failure: f"{failure.status}-{failure.code or failure.http_status}",
+    )
+    def test_what_cannot_pass_goes_to_the_next_backend_at_once(self, failure):
+        done = perform(failure, ANSWER, policy=policy(ASSISTANTS, CHAT))
+        assert done.names == ["StartRun", "CallBackend", "FailRun", "StartRun", "CallBackend", "CompleteRun"]
+        assert done.asked == [("assistants", 1), ("chat", 1)]
+
+
+class TestWaiting:
+    @pytest.mark.parametrize("seconds", [0.0, 1.5, limits.RETRY_AFTER_MAX_SECONDS])
+    def test_the_time_that_the_provider_asks_for_is_waited(self, seconds):
+        assert perform(rate_limited(seconds), ANSWER, policy=policy(CHAT)).waits == [seconds]
+
+    @pytest.mark.parametrize("seconds", [limits.RETRY_AFTER_MAX_SECONDS + 0.001, 86_400, float("inf"), float("nan")])
+    def test_a_time_too_long_to_wait_goes_to_the_next_backend_at_once(self, seconds):
+        done = perform(rate_limited(seconds), ANSWER, policy=policy(ASSISTANTS, CHAT))
+        assert done.waits == []
+        assert done.asked == [("assistants", 1), ("chat", 1)]
+
+    def test_the_pauses_double_and_stay_below_the_maximum(self):
+        waits = perform(SERVER_ERROR, policy=policy(CHAT, retries=8)).waits
+        for number, seconds in enumerate(waits):
+            ceiling = min(limits.BACKOFF_FIRST_SECONDS * 2**number, limits.BACKOFF_MAX_SECONDS)
+            assert ceiling / 2 <= seconds <= ceiling
+
+    def test_pauses_are_not_all_alike(self):
+        waits = perform(SERVER_ERROR, policy=policy(CHAT, retries=12)).waits
+        assert len(set(waits)) == len(waits)
+
+    def test_a_lost_thread_is_made_anew_without_a_pause(self):
+        assert perform(THREAD_MISSING, ANSWER, policy=policy(ASSISTANTS)).waits == [0.0]
+
+    def test_nobody_can_wait_a_negative_time(self):
+        assert all(seconds >= 0 for seconds in perform(rate_limited(-1.0), ANSWER, policy=policy(CHAT)).waits)
+
+
+class TestFallback:
+    def test_backends_are_asked_in_the_order_of_the_policy(self):
+        done = perform(WRONG_KEY, policy=policy(RESPONSES, ASSISTANTS, CHAT))
+        assert done.asked == [("responses", 1), ("assistants", 1), ("chat", 1)]
+
+    def test_the_reason_says_which_failure_gave_the_backend_up(self):
+        done = perform(SERVER_ERROR, SERVER_ERROR, WRONG_KEY, ANSWER, policy=policy(ASSISTANTS, CHAT))
+        reasons = [step.fallback_reason for step in done.only("StartRun")]
+        assert reasons[:3] == ["", "", ""]
+        assert reasons[3].startswith("authentication: HTTP 401: invalid_api_key")
+
+    def test_a_retry_of_the_second_backend_has_no_reason_to_fall_back(self):
+        done = perform(WRONG_KEY, SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS, CHAT))
+        assert [bool(step.fallback_reason) for step in done.only("StartRun")] == [False, True, False]
+
+    def test_a_reason_is_bounded(self):
+        chatty = Failure("error", http_status=401, message="x" * 2_000)
+        assert len(perform(chatty, ANSWER, policy=policy(ASSISTANTS, CHAT)).only("StartRun")[1].fallback_reason) == 500
+
+
+class TestNobodyAnswers:
+    def test_the_exchange_is_abandoned_with_the_last_failure(self):
+        done = perform(WRONG_KEY, SERVER_ERROR, policy=policy(ASSISTANTS, CHAT, retries=0))
+        assert done.names[-2:] == ["FailRun", "Abandon"]
+        assert done.steps[-1].reason == "provider_error: server_error: Sorry, something went wrong."
+        assert done.value is None
+
+    def test_without_backends_it_is_abandoned_at_once(self):
+        done = perform(ANSWER, policy=policy())
+        assert done.names == ["Abandon"]
+        assert done.steps[0].reason == "no backend is set"
+
+
+failures = st.sampled_from(
+    [SERVER_ERROR, WRONG_KEY, THREAD_MISSING, rate_limited(None), rate_limited(0.0), rate_limited(1e6), Failure("?")]
+) | st.builds(
+    Failure,
+    status=st.text(max_size=5) | st.sampled_from(["failed", "refused", "expired"]),
+    code=st.none() | st.text(max_size=5),
+    http_status=st.none() | st.integers(100, 599),
+    message=st.none() | st.text(max_size=20),
+    retry_after_seconds=st.none() | st.floats(0),
+)
+policies = st.builds(
+    Policy,
+    candidates=st.lists(st.sampled_from([ASSISTANTS, RESPONSES, CHAT]), unique=True, max_size=3).map(tuple),
+    retries=st.integers(0, 3),
+)
+
+
+class TestAnyOutcomes:
+    @for_all(policies, st.lists(failures | st.just(ANSWER), min_size=1, max_size=12))
+    def test_an_exchange_ends_after_at_most_all_attempts_of_all_backends(self, given, outcomes):
+        done = perform(*outcomes, policy=given)
+        assert len(done.asked) <= len(given.candidates) * (given.retries + 1)
+        assert done.names.count("CompleteRun") + done.names.count("Abandon") == 1
+        assert done.names[-1] in {"CompleteRun", "Abandon"}
+
+    @for_all(policies, st.lists(failures | st.just(ANSWER), min_size=1, max_size=12))
+    def test_nothing_is_called_after_an_answer(self, given, outcomes):
+        calls: list[Any] = []
+
+        def outcome_of(_, run):
+            assert ANSWER not in calls
+            calls.append(outcomes[min(run, len(outcomes)) - 1])
+            return calls[-1]
+
+        done = Performed(given, outcome_of)
+        assert (done.value is not None) == (ANSWER in calls)
+
+    @for_all(policies, st.lists(failures | st.just(ANSWER), min_size=1, max_size=12))
+    def test_every_run_is_started_called_and_ended_in_this_order(self, given, outcomes):
+        names = [name for name in perform(*outcomes, policy=given).names if name != "Wait"][:-1]
+        names += ["FailRun"] * (len(names) % 3 == 2)
+        assert names == ["StartRun", "CallBackend", "FailRun"] * (len(names) // 3)
+
+    @for_all(policies, st.lists(failures | st.just(ANSWER), min_size=1, max_size=12))
+    def test_attempts_count_up_on_each_backend_and_backends_follow_the_policy(self, given, outcomes):
+        asked = perform(*outcomes, policy=given).asked
+        order = [candidate.backend for candidate in given.candidates]
+        expected_order = sorted(asked, key=lambda each: (order.index(each[0]), each[1]))
+        assert asked == expected_order
+        assert len(set(asked)) == len(asked)
+        assert [attempt for _, attempt in asked[:1]] in ([], [1])
+
+    @for_all(policies, st.lists(failures, min_size=1, max_size=12))
+    def test_no_pause_is_longer_than_the_longest_that_is_waited_for(self, given, outcomes):
+        longest = max(limits.BACKOFF_MAX_SECONDS, limits.RETRY_AFTER_MAX_SECONDS)
+        assert all(0 <= seconds <= longest for seconds in perform(*outcomes, policy=given).waits)

@@ -1,0 +1,220 @@
+"""Rows as threadledger 0.1.0 stored them are read for ever. The file is never written anew: a later release adds its own."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from threadledger.domain import (
+    ConversationState,
+    EventMapper,
+    PlainJSON,
+    StoredRow,
+    evolve,
+    fold_exchanges,
+    fold_memory,
+)
+from threadledger.domain import events as e
+
+FILE = Path(__file__).parents[1] / "golden" / "events-0.1.0.jsonl"
+ROWS = [json.loads(line) for line in FILE.read_text("ascii").splitlines()]
+
+COMMON = {"originator_id", "originator_version", "timestamp", "event_id"}
+DEFAULTS = {
+    "ConversationStarted": {"metadata": {}, "parent_key": None, "parent_version": None},
+    "MessageJournaled": {
+        "content": None,
+        "tool_calls": [],
+        "tool_call_id": None,
+        "extra": {},
+        "exchange_id": None,
+        "run_id": None,
+        "source": "app",
+        "idempotency_key": None,
+        "written_at": None,
+    },
+    "RunStarted": {
+        "profile_hash": None,
+        "memory_version": 0,
+        "memory_rule": "all",
+        "memory_hash": None,
+        "deadline": None,
+        "rerun_of": None,
+    },
+    "RunCompleted": {
+        "remote_run_id": None,
+        "thread_id": None,
+        "request_id": None,
+        "model": None,
+        "finish_reason": None,
+        "usage": {},
+        "duration_seconds": None,
+    },
+    "RunFailed": {
+        "code": None,
+        "type": None,
+        "message": None,
+        "http_status": None,
+        "request_id": None,
+        "retry_after_seconds": None,
+        "param": None,
+        "duration_seconds": None,
+        "partial_text": None,
+        "remote_run_id": None,
+        "thread_id": None,
+        "details": {},
+    },
+    "FallbackUsed": {},
+    "ExchangeAbandoned": {"run_ids": [], "reason": ""},
+    "ThreadLinked": {"endpoint": ""},
+    "ThreadLost": {"reason": "", "endpoint": ""},
+    "ThreadRebuilt": {
+        "old_thread_id": None,
+        "endpoint": "",
+        "memory_version": 0,
+        "message_count": 0,
+        "digest": "",
+        "losses": {},
+    },
+    "MessageRetracted": {"reason": ""},
+    "MemoryCleared": {"reason": ""},
+    "RerunAccepted": {"superseded_message_id": None, "superseded_run_id": None},
+    "ProfileDefined": {"model": None, "tools": []},
+}
+CHAT = [
+    {"role": "user", "content": "And the other one?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {
+                "id": "call_1",
+                "type": "function",
+                "function": {"name": "web_search", "arguments": '{"query": "parcel 42"}'},
+            }
+        ],
+    },
+    {"role": "tool", "tool_call_id": "call_1", "content": "In transit."},
+    {"role": "assistant", "content": "The other one is in transit."},
+    {"role": "user", "content": "Thanks"},
+    {"role": "assistant", "content": "You are welcome."},
+    {"role": "system", "content": None, "tool_calls": None},
+    {"role": "user", "content": "half \ud800 and nul \0"},
+]
+
+
+def event_of(row):
+    state = json.dumps(row["state"], ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    stored = StoredRow(row["stream"], row["version"], row["topic"], state, row["event_id"], row["at"], row["schema"])
+    return EventMapper(PlainJSON()).to_domain_event(stored)
+
+
+@pytest.fixture(scope="module")
+def story():
+    return [event_of(row) for row in ROWS if row["stream"] == "conversation:customer-42"]
+
+
+def test_the_file_is_as_it_was_released():
+    assert hashlib.sha256(FILE.read_bytes()).hexdigest() == (
+        "dd30b08c7faa80eed114f4ab4fd938ff9f3a39a39f1c8dd52f40a53d08eff721"
+    )
+
+
+def test_the_file_has_a_row_of_every_event_of_its_release():
+    assert {row["topic"] for row in ROWS} == set(DEFAULTS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"{row['version']}-{row['topic']}" for row in ROWS])
+def test_a_stored_row_restores_to_its_event(row):
+    event = event_of(row)
+    assert type(event) is e.EVENTS[row["topic"]]
+    assert (event.originator_id, event.originator_version, event.event_id) == (
+        row["stream"],
+        row["version"],
+        row["event_id"],
+    )
+    assert event.timestamp == datetime.strptime(row["at"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    expected = DEFAULTS[row["topic"]] | row["state"]
+    assert {name: getattr(event, name) for name in expected} == expected
+
+
+def test_a_field_added_since_has_a_default_and_none_was_removed():
+    for name, defaults in DEFAULTS.items():
+        required = set.intersection(*(set(row["state"]) for row in ROWS if row["topic"] == name))
+        assert defaults.keys() | required | COMMON <= set(e.EVENTS[name].__dataclass_fields__)
+
+
+def test_the_story_folds_to_the_state_of_its_release(story):
+    state = ConversationState()
+    for event in story:
+        evolve(state, event)
+    expected = {
+        "key": "customer-42",
+        "version": 29,
+        "started_at": "2026-11-22T12:00:01.000001Z",
+        "last_at": "2026-11-22T12:02:32.000152Z",
+        "messages": 11,
+        "exchanges": 3,
+        "failed_runs": 2,
+        "last_exchange_id": "x-3",
+        "abandoned": {},
+        "unanswered": 0,
+    }
+    assert expected.items() <= vars(state).items()
+    assert list(state.open_runs) == ["r-5"]
+    assert state.next_deadline == "2026-11-22T12:04:02.000152Z"
+    assert {id_: each["runs"] for id_, each in state.open_exchanges.items()} == {"x-3": ["r-5"]}
+    assert {kind: (link["thread_id"], link["lost"]) for kind, link in state.links.items()} == {
+        "assistants": ("thread_old1", "provider_gone"),
+        "conversations": ("conv_10", None),
+    }
+
+
+def test_the_story_folds_to_the_memory_of_its_release(story):
+    memory = fold_memory(story)
+    assert memory.as_chat_messages() == CHAT
+    assert memory.version == 29
+    assert memory.run_threads["r-2"] == "conv_9"
+    assert [each.message_id for each in memory.messages] == ["m-2", "m-3", "m-4", "m-5", "m-6", "m-8", "m-10", "m-11"]
+
+
+def test_the_first_message_is_in_memory_as_of_the_version_before_it_was_cleared(story):
+    first = fold_memory(story, at=23).as_chat_messages()[0]
+    assert first == {
+        "role": "user",
+        "name": "ann",
+        "content": [
+            {"type": "text", "text": "Où est mon colis ? 包裹在哪里"},
+            {"type": "image_url", "image_url": {"url": "https://example.com/label.png", "detail": "low"}},
+            {"type": "file", "file": {"file_id": "file-abc"}},
+            {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+        ],
+    }
+
+
+def test_the_digest_of_the_memory_is_that_of_its_release(story):
+    assert fold_memory(story).digest() == "84a4caab4cf1dbece05efbdf3774cb20929170e310efb2eae52315bbd5b33c3d"
+
+
+def test_the_story_folds_to_the_runs_of_its_release(story):
+    folded = fold_exchanges(story)
+    assert [(run.run_id, run.state, run.next) for run in folded.runs.values()] == [
+        ("r-1", "failed", "fallback"),
+        ("r-2", "completed", "open"),
+        ("r-3", "failed", "abandoned"),
+        ("r-4", "completed", "open"),
+        ("r-5", "open", "open"),
+    ]
+    assert [(exchange.exchange_id, exchange.answered_by) for exchange in folded.by_id.values()] == [
+        ("x-1", "r-2"),
+        ("x-2", "r-4"),
+        ("x-3", None),
+    ]
+
+
+def test_the_profile_is_that_of_its_release():
+    profile = event_of(ROWS[0])
+    assert isinstance(profile, e.ProfileDefined)
+    assert (profile.name, profile.model, len(profile.tools)) == ("John", "gpt-6-astra", 2)

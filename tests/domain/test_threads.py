@@ -1,0 +1,201 @@
+"""A thread against the journal, and how it is brought up to it."""
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from threadledger.domain import (
+    Comparison,
+    Failure,
+    ProviderRefused,
+    ThreadItem,
+    ThreadState,
+    bring_up,
+    compare,
+    digest,
+    lacking,
+)
+
+
+def items(letters):
+    return [ThreadItem("message", "user", letter) for letter in letters]
+
+
+class TestCompare:
+    @pytest.mark.parametrize(
+        ("journal", "thread", "found"),
+        [
+            ("", "", Comparison(ThreadState.SAME)),
+            ("abc", "abc", Comparison(ThreadState.SAME, 3, 3)),
+            ("abc", "ab", Comparison(ThreadState.BEHIND, 3, 2, missing=1)),
+            ("abc", "", Comparison(ThreadState.BEHIND, 3, 0, missing=3)),
+            ("ab", "abc", Comparison(ThreadState.DRIFTED, 2, 3, extra=1)),
+            ("", "a", Comparison(ThreadState.DRIFTED, 0, 1, extra=1)),
+            ("abc", "abb", Comparison(ThreadState.DRIFTED, 3, 3, different=1)),
+            ("abc", "ac", Comparison(ThreadState.DRIFTED, 3, 2, missing=1)),
+            ("abc", "aabc", Comparison(ThreadState.DRIFTED, 3, 4, extra=1)),
+            ("abcd", "axd", Comparison(ThreadState.DRIFTED, 4, 3, different=1, missing=1)),
+        ],
+    )
+    def test_the_difference_is_counted(self, journal, thread, found):
+        assert compare(items(journal), items(thread)) == found
+
+    def test_two_equal_texts_are_two_items(self):
+        assert compare(items("aa"), items("a")).missing == 1
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            ThreadItem("message", "assistant", "a", "c"),
+            ThreadItem("tool_result", "user", "a", "c"),
+            ThreadItem("message", "user", "b", "c"),
+            ThreadItem("message", "user", "a", "d"),
+        ],
+    )
+    def test_kind_name_content_and_call_are_compared(self, other):
+        assert compare([ThreadItem("message", "user", "a", "c")], [other]).different == 1
+
+    def test_ids_versions_and_the_providers_form_are_not_compared(self):
+        ours = ThreadItem("message", "user", "a", message_id="m1", version=3)
+        theirs = ThreadItem("message", "user", "a", payload={"id": "msg_1"})
+        assert compare([ours], [theirs]).state is ThreadState.SAME
+
+    @for_all(st.text("abc", max_size=12), st.text("abc", max_size=12))
+    def test_what_is_not_missing_or_different_is_in_the_thread(self, journal, thread):
+        found = compare(items(journal), items(thread))
+        assert found.journal - found.missing == found.thread - found.extra
+        assert min(found.missing, found.extra, found.different) >= 0
+        assert (found.state is ThreadState.SAME) == (journal == thread)
+        assert (found.state is ThreadState.BEHIND) == (journal != thread and journal.startswith(thread))
+
+
+class TestDigest:
+    def test_order_and_content_count(self):
+        assert len({digest(items(each)) for each in ("", "a", "ab", "ba", "aa")}) == 5
+        assert digest(items("ab")) == digest(items("ab"))
+
+    def test_equal_items_have_equal_digests_whatever_their_ids(self):
+        assert digest([ThreadItem("message", "user", "a", message_id="m1")]) == digest(items("a"))
+
+    def test_what_stands_in_which_field_counts(self):
+        assert digest([ThreadItem("message", "ab", "c")]) != digest([ThreadItem("message", "a", "bc")])
+
+
+class TestLacking:
+    @pytest.mark.parametrize(
+        ("journal", "thread", "lacked"),
+        [
+            ("abc", "", "abc"),
+            ("abc", "ab", "c"),
+            ("abc", "xaxb", "c"),
+            ("abc", "bc", "a"),
+            ("abc", "cba", ""),
+            ("aab", "a", "ab"),
+            ("ab", "aab", ""),
+            ("", "a", ""),
+        ],
+    )
+    def test_what_the_thread_holds_in_whatever_place_is_not_lacked_and_each_copy_counts_once(
+        self, journal, thread, lacked
+    ):
+        assert lacking(items(journal), items(thread)) == items(lacked)
+
+
+class Thread:
+    """A thread whose writes may fail: before they land, or after, when the answer is lost."""
+
+    def __init__(self, held="", *faults):
+        self.held = items(held)
+        self.faults = list(faults)
+        self.reads = 0
+
+    def read(self, thread_id):
+        self.reads += 1
+        return list(self.held)
+
+    def add(self, thread_id, given):
+        landed, failure = self.faults.pop(0) if self.faults else (len(given), None)
+        self.held += given[:landed]
+        if failure is not None:
+            raise ProviderRefused(failure)
+
+    @property
+    def letters(self):
+        return "".join(item.content for item in self.held)
+
+
+LOST = Failure("error", details={"exception": "APIConnectionError"})
+WRONG_KEY = Failure("error", http_status=401)
+MISSING = Failure("error", http_status=404, message="No thread found with id 't'.", thread_id="t")
+
+
+@pytest.fixture
+def waited():
+    return []
+
+
+class TestBringUp:
+    @pytest.mark.parametrize(("held", "sent"), [("", 4), ("ab", 2), ("abcd", 0), ("xa", 3)])
+    def test_what_the_thread_lacks_is_sent_in_order(self, waited, held, sent):
+        thread = Thread(held)
+        assert bring_up(thread, "t", items("abcd"), waited.append) == sent
+        assert thread.letters == held + "abcd"[4 - sent :]
+        assert waited == []
+
+    def test_a_thread_that_is_known_is_not_read(self, waited):
+        thread = Thread("ab")
+        assert bring_up(thread, "t", items("abc"), waited.append, held=items("ab")) == 1
+        assert thread.reads == 0
+
+    @pytest.mark.parametrize("landed", range(5))
+    def test_after_a_lost_answer_the_thread_is_read_and_nothing_is_sent_twice(self, waited, landed):
+        thread = Thread("", (landed, LOST))
+        assert bring_up(thread, "t", items("aaaa"), waited.append, held=()) == 4
+        assert thread.letters == "aaaa"
+        assert thread.reads == 1
+        assert len(waited) == 1
+
+    def test_a_refusal_for_good_is_raised_at_once(self, waited):
+        with pytest.raises(ProviderRefused):
+            bring_up(Thread("", (0, WRONG_KEY)), "t", items("a"), waited.append)
+        assert waited == []
+
+    def test_a_thread_that_is_gone_is_not_tried_again(self, waited):
+        with pytest.raises(ProviderRefused):
+            bring_up(Thread("", (0, MISSING)), "t", items("a"), waited.append)
+        assert waited == []
+
+    def test_without_any_progress_it_is_given_up(self, waited):
+        with pytest.raises(ProviderRefused):
+            bring_up(Thread("", *[(0, LOST)] * 50), "t", items("a"), waited.append)
+        assert len(waited) == 5
+
+    def test_as_long_as_it_gets_further_it_goes_on(self, waited):
+        thread = Thread("", *[(1, LOST)] * 20)
+        assert bring_up(thread, "t", items("a" * 20), waited.append) == 20
+        assert thread.letters == "a" * 20
+
+    def test_a_provider_that_asks_for_hours_does_not_hold_the_delivery_up_for_hours(self, waited):
+        hours = Failure("error", code="rate_limit_exceeded", http_status=429, retry_after_seconds=7_200.0)
+        try:
+            bring_up(Thread("", (0, hours)), "t", items("a"), waited.append)
+        except ProviderRefused:
+            assert waited == []
+        assert max(waited, default=0) <= 30
+
+    @for_all(
+        st.text("ab", max_size=8),
+        st.text("abx", max_size=4),
+        st.lists(st.tuples(st.integers(0, 3), st.sampled_from([LOST, LOST, None])), max_size=6),
+    )
+    def test_whatever_is_lost_on_the_way_nothing_is_doubled_or_swapped(self, journal, held, faults):
+        thread = Thread(held, *[(landed, LOST) for landed, failure in faults if failure])
+        lacked = "".join(item.content for item in lacking(items(journal), thread.held))
+        try:
+            bring_up(thread, "t", items(journal), lambda seconds: None)
+        except ProviderRefused:
+            pass
+        else:
+            assert lacking(items(journal), thread.held) == []
+        assert thread.letters.startswith(held)
+        assert lacked.startswith(thread.letters[len(held) :])
