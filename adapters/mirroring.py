@@ -28,7 +28,7 @@ from threadledger.domain import (
     bring_up,
     diagnose,
     fold_memory,
-    matched,
+    lacking,
     stream_of,
 )
 
@@ -52,7 +52,10 @@ class ThreadOutbox:
 
     def mirror(self, ledger: Ledger, key: str) -> None:
         """Send what the threads of a conversation lack. A thread that was lost is not made anew here: see `rebuild`."""
-        links = ledger.state(key).links
+        state = ledger.state(key)
+        if state.open_runs:
+            return  # the run may be writing to the thread at this moment; its end mirrors, or its closing after a crash
+        links = state.links
         for name in dict.fromkeys((*self._always, *links)):
             link = links.get(name)
             mirror = self._mirrors.get(name)
@@ -74,19 +77,17 @@ class ThreadOutbox:
         usable = link is not None and not link["lost"] and link["endpoint"] == mirror.endpoint
         thread_id = link["thread_id"] if link is not None and usable else self._link(ledger.journal, key, mirror)
         if not backend.takes_unsent:
-            self._send(ledger.journal, key, mirror, thread_id)
-            return replace(request, thread_id=thread_id)
-        items, version = self._unsent(ledger.journal, key, mirror, thread_id)
-        if items:
-            self._note(key, mirror, thread_id, self._held_version(key, mirror, thread_id), settled=False)
+            version = self._send(ledger.journal, key, mirror, thread_id)
+            unsent: Sequence[ThreadItem] = ()
         else:
-            self._note(key, mirror, thread_id, version, settled=True)
-        return replace(request, thread_id=thread_id, unsent=items)
+            unsent, version = self._unsent(ledger.journal, key, mirror, thread_id)
+        # The run writes to the thread itself: until its end is recorded, what the thread holds has to be read.
+        self._note(key, mirror, thread_id, self._held_version(key, mirror, thread_id), settled=False)
+        return replace(request, thread_id=thread_id, thread_version=version, unsent=unsent)
 
-    def settle(self, key: str, mirror: str | None, thread_id: str, version: int) -> None:
+    def settle(self, key: str, mirror: str, thread_id: str, version: int) -> None:
         """Note that the thread holds everything up to a version."""
-        if mirror is not None:
-            self._heads.put(stream_of(key), mirror, MirrorHead(thread_id, version, settled=True))
+        self._heads.put(stream_of(key), mirror, MirrorHead(thread_id, version, settled=True))
 
     def _link(self, journal: Journal, key: str, mirror: ThreadMirror) -> str:
         thread_id = mirror.create(key)
@@ -94,7 +95,8 @@ class ThreadOutbox:
         self._note(key, mirror, thread_id, 0, settled=True)
         return thread_id
 
-    def _send(self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str) -> None:
+    def _send(self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str) -> int:
+        """Send what the thread lacks; returns the version that it holds then."""
         items, version = self._unsent(journal, key, mirror, thread_id)
         if items:
             self._note(key, mirror, thread_id, self._held_version(key, mirror, thread_id), settled=False)
@@ -104,6 +106,7 @@ class ThreadOutbox:
                 rendered = mirror.render(fold_memory(journal.history(key)).settled(), thread_id)
                 bring_up(mirror, thread_id, rendered.items, self._wait)
         self._note(key, mirror, thread_id, version, settled=True)
+        return version
 
     def _unsent(
         self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str
@@ -113,9 +116,9 @@ class ThreadOutbox:
         if head is None or head.thread_id != thread_id or not head.settled:
             memory = fold_memory(journal.history(key)).settled()
             rendered = mirror.render(memory, thread_id).items
-            return rendered[matched(rendered, mirror.read(thread_id)) :], _version(memory)
+            return lacking(rendered, mirror.read(thread_id)), _version(memory)
         newer = fold_memory(journal.history(key, after=head.version))
-        if any(each.message.role is Role.TOOL or each.message.tool_calls for each in newer.messages):
+        if any(each.message.role is Role.TOOL or each.message.calls() for each in newer.messages):
             newer = fold_memory(journal.history(key))  # calls and results have to be seen together
         newer = newer.settled()
         rendered = mirror.render(newer, thread_id).items

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from threadledger.domain import FileMissing, InvalidSettings, Profile, limits, parse_profile
@@ -25,7 +25,6 @@ class Settings(BaseSettings):
         env_file_encoding="utf-8",
         extra="ignore",
         frozen=True,
-        populate_by_name=True,
         env_ignore_empty=True,
     )
 
@@ -53,11 +52,14 @@ class Settings(BaseSettings):
     memory_tokens: int | None = Field(None, ge=1, validation_alias="THREADLEDGER_MEMORY_TOKENS")
     synchronous: Literal["FULL", "NORMAL"] = Field("FULL", validation_alias="THREADLEDGER_SYNCHRONOUS")
 
+    _options: frozenset[str] = PrivateAttr(frozenset())
+    """The fields that were given as options."""
+
     @field_validator("backends", mode="before")
     @classmethod
     def _split(cls, given: object) -> object:
         names = tuple(name.strip() for name in given.split(",") if name.strip()) if isinstance(given, str) else given
-        if isinstance(names, tuple) and (unknown := [name for name in names if name not in BACKENDS]):
+        if isinstance(names, (tuple, list)) and (unknown := [name for name in names if name not in BACKENDS]):
             raise ValueError(f"there is no backend {unknown[0]!r}: give some of {', '.join(BACKENDS)}")
         return names
 
@@ -105,14 +107,17 @@ def load_settings(**options: Any) -> Settings:
     Raises:
         InvalidSettings: naming the setting, what is wrong and what is expected.
     """
+    unknown = options.keys() - Settings.model_fields.keys()
+    if unknown:
+        raise InvalidSettings(f"there is no setting {min(unknown)!r}: give some of {', '.join(Settings.model_fields)}")
     try:
-        return Settings(**{name: value for name, value in options.items() if value is not None})
+        given = {key: value for key, value in options.items() if value is not None}
+        settings = Settings(**{_name(key): value for key, value in given.items()})
+        settings._options = frozenset(given)
+        return settings
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = first["loc"][0] if first["loc"] else "a setting"
-        name = next(
-            (str(field.validation_alias) for key, field in Settings.model_fields.items() if key == place), place
-        )
+        name = first["loc"][0] if first["loc"] else "a setting"
         raise InvalidSettings(
             f"{name} cannot be used ({first['msg'].removeprefix('Value error, ')}): see .env.example"
         ) from None
@@ -129,8 +134,13 @@ def origins(settings: Settings) -> dict[str, str]:
     in_file = {name.upper() for name, value in dotenv_values(".env").items() if value}
     in_environment = {name.upper() for name, value in os.environ.items() if value}
     found = {}
-    for key, field in Settings.model_fields.items():
-        name = str(field.validation_alias)
-        origin = "environment" if name in in_environment else ".env" if name in in_file else "option"
-        found[name] = origin if key in settings.model_fields_set else "default"
+    for key in Settings.model_fields:
+        name = _name(key)
+        place = "environment" if name in in_environment else ".env" if name in in_file else "default"
+        found[name] = "option" if key in settings._options else place
     return found
+
+
+def _name(key: str) -> str:
+    """The name in the environment of a field; of one that does not exist, the field's own."""
+    return str(Settings.model_fields[key].validation_alias)

@@ -23,7 +23,6 @@ from threadledger.domain import (
     events,
     parse_message,
     restore_message,
-    stream_of,
 )
 
 BATCH_CONVERSATIONS = 50
@@ -59,6 +58,9 @@ class _New:
             conversation.journal(message, source=Source.IMPORT, idempotency_key=_place(index))
         return conversation
 
+    def imported(self) -> Imported:
+        return Imported(self.line, self.key, "imported", len(self.messages))
+
 
 def import_lines(ledger: Ledger, lines: Iterable[bytes]) -> Iterator[Imported]:
     """Import line by line; a bad line is reported with its number and keeps nothing, the good ones are kept."""
@@ -69,7 +71,7 @@ def import_lines(ledger: Ledger, lines: Iterable[bytes]) -> Iterator[Imported]:
         key = ""
         try:
             key, metadata, messages = _parse(line)
-            stream_of(key)
+            Conversation.start(key, metadata)  # refuses a key or metadata that cannot be kept
             if ledger.journal.load(key) is None and all(new.key != key for new in waiting):
                 waiting.append(_New(number, key, metadata, messages))
             else:
@@ -141,10 +143,20 @@ def _store(ledger: Ledger, waiting: Sequence[_New]) -> Iterator[Imported]:
     try:
         ledger.journal.store(*(new.conversation() for new in waiting))
     except ConversationChanged:  # somebody else began one of them meanwhile: one by one, each in its own transaction
-        for new in waiting:
-            yield _extend(ledger, new.line, new.key, new.messages)
+        yield from (_store_one(ledger, new) for new in waiting)
         return
-    yield from (Imported(new.line, new.key, "imported", len(new.messages)) for new in waiting)
+    yield from (new.imported() for new in waiting)
+
+
+def _store_one(ledger: Ledger, new: _New) -> Imported:
+    try:
+        ledger.journal.store(new.conversation())
+        return new.imported()
+    except ConversationChanged:
+        try:
+            return _extend(ledger, new.line, new.key, new.messages)
+        except IdempotencyConflict as error:
+            return Imported(new.line, new.key, "failed", reason=str(error))
 
 
 def _extend(ledger: Ledger, number: int, key: str, messages: Sequence[Message]) -> Imported:
@@ -171,7 +183,7 @@ def _extend(ledger: Ledger, number: int, key: str, messages: Sequence[Message]) 
         for index, message in missing:
             conversation.journal(message, source=Source.IMPORT, idempotency_key=_place(index))
 
-    ledger.journal.commit(key, decide, create=True)
+    ledger.journal.commit(key, decide)
     return Imported(number, key, "extended", len(missing))
 
 

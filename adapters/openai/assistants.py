@@ -19,12 +19,13 @@ from threadledger.domain import (
     Usage,
     diagnose,
     limits,
+    may_succeed_when_retried,
     whole_text,
 )
 
 from .assistant import Assistants, shut_down_or
 from .client import Client
-from .failures import calling
+from .failures import calling, present
 from .limits import PAGE_ITEMS
 from .preflight import preflight
 from .tools import answer_calls, too_many_rounds
@@ -33,6 +34,13 @@ RUNS = "POST /threads/{thread_id}/runs"
 RUN = "GET /threads/{thread_id}/runs/{run_id}"
 POLL_SECONDS = 1.0
 """Between two looks at a run, where the provider does not say (header `openai-poll-after-ms`)."""
+
+LOOKS_MAX = 4
+"""How often a look at a run is tried before the run counts as lost from sight."""
+
+CANCEL_LOOKS_MAX = 10
+CANCEL_POLL_SECONDS = 0.2
+"""How long a cancelled run is watched until it has ended."""
 
 ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelled"})
 """The ends of a run, as the SDK's own types name them; any other status, known or not, is one to wait in."""
@@ -75,7 +83,7 @@ class AssistantsBackend:
                 assistant_id=assistant_id,
                 metadata={"exchange_id": request.exchange_id, "run_id": request.run_id},
             )
-            run.status.strip()  # an answer without a status is no answer: it fails here, as a failure of the call
+            present(run.id, run.status)
             return run
 
     def _follow(self, run: Any, thread_id: str, request: BackendRequest, deadline: float) -> Any:
@@ -91,11 +99,24 @@ class AssistantsBackend:
                 message = f"the run was still {run.status!r} after {request.timeout_seconds:g} seconds"
                 raise ProviderRefused(Failure("timed_out", message=message, remote_run_id=run.id, thread_id=thread_id))
             self._wait(pause)
-            with calling(RUN, thread_id, run.id):
-                raw = self._client.sdk.beta.threads.runs.with_raw_response.retrieve(run.id, thread_id=thread_id)
-                pause = _pause(raw.headers.get("openai-poll-after-ms"))
-                run = raw.parse()
+            run, pause = self._look(run, thread_id)
         return run
+
+    def _look(self, run: Any, thread_id: str) -> tuple[Any, float]:
+        """The run as it is now, and how long to wait before the next look. A look that fails is not yet a run that failed."""
+        for looked in range(1, LOOKS_MAX + 1):
+            try:
+                with calling(RUN, thread_id, run.id):
+                    raw = self._client.sdk.beta.threads.runs.with_raw_response.retrieve(run.id, thread_id=thread_id)
+                    found = raw.parse()
+                    present(found.id, found.status)
+                    return found, _pause(raw.headers.get("openai-poll-after-ms"))
+            except ProviderRefused as refused:
+                if looked == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
+                    self._cancel(run, thread_id)
+                    raise
+                self._wait(POLL_SECONDS)
+        raise AssertionError("a look either finds the run or raises")
 
     def _answer_tools(self, run: Any, thread_id: str, request: BackendRequest, rounds: int) -> Any:
         calls = [
@@ -116,8 +137,16 @@ class AssistantsBackend:
             )
 
     def _cancel(self, run: Any, thread_id: str) -> None:
-        with suppress(ProviderRefused), calling("POST /threads/{thread_id}/runs/{run_id}/cancel", thread_id, run.id):
-            self._client.sdk.beta.threads.runs.cancel(run.id, thread_id=thread_id)
+        """Cancel, and see it through: a run that is still going keeps the thread from taking messages."""
+        with suppress(ProviderRefused):
+            runs, run_id = self._client.sdk.beta.threads.runs, run.id
+            with calling("POST /threads/{thread_id}/runs/{run_id}/cancel", thread_id, run_id):
+                runs.cancel(run_id, thread_id=thread_id)
+            for _ in range(CANCEL_LOOKS_MAX):
+                with calling(RUN, thread_id, run_id):
+                    if runs.retrieve(run_id, thread_id=thread_id).status in ENDED:
+                        return
+                self._wait(CANCEL_POLL_SECONDS)
 
     def _completed(self, run: Any, thread_id: str) -> Completion:
         usage = run.usage
@@ -125,6 +154,7 @@ class AssistantsBackend:
             raise ProviderRefused(_failure(run, thread_id))
         with calling("GET /threads/{thread_id}/messages", thread_id, run.id):
             page = self._client.sdk.beta.threads.messages.list(thread_id, run_id=run.id, order="asc", limit=PAGE_ITEMS)
+            len(page.data)  # an answer without a list is no answer: it fails here, as a failure of the call
             texts = [thread_text(message) for message in page if message.role == "assistant"]
         if not any(texts):
             message = "the run completed without a message"

@@ -19,7 +19,7 @@ from threadledger.domain import (
 )
 
 from .client import Client
-from .failures import calling
+from .failures import calling, present
 from .preflight import preflight
 from .tools import answer_calls, offered_tools, too_many_rounds
 
@@ -71,7 +71,7 @@ class ChatBackend:
                 timeout=max(deadline - time.monotonic(), 0.001),
                 **({"tools": tools} if tools else {}),
             )
-            completion.choices[0]  # an answer without a choice is no answer: it fails here, as a failure of the call
+            present(completion.id, completion.choices[0].message.role)
             return completion
 
 

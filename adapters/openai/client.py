@@ -37,7 +37,7 @@ class Client:
         import openai
 
         # The SDK warns at each call of the Assistants API. Whoever sets it as a backend knows; only our own calls are quiet.
-        for module in (r"threadledger\.adapters\.openai\.", r"openai\._legacy_response"):
+        for module in (r"threadledger\.adapters\.openai\.", r"openai\._legacy_response", r"openai\._utils\._utils"):
             warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
         if not self.api_key:
             raise ProviderRefused(Failure("error", code="missing_credentials", message="OPENAI_API_KEY is not set"))

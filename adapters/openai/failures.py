@@ -6,6 +6,7 @@ JSON, or not of the provider at all, comes up as `AttributeError` or `JSONDecode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,13 @@ def calling(endpoint: str, thread_id: str | None = None, remote_run_id: str | No
         raise
     except Exception as error:
         raise ProviderRefused(failure_of(error, endpoint, thread_id, remote_run_id)) from error
+
+
+def present(*texts: Any) -> None:
+    """Look at the texts that an answer must have. The SDK makes objects of anything with HTTP 200; what is no answer
+    fails here, inside `calling`, as a failure of the call."""
+    for text in texts:
+        text.strip()
 
 
 def failure_of(
@@ -71,9 +79,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the provider asks to wait; None where it does not say, or gives a date."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
-            return float(headers[name]) / unit
+            seconds = float(headers[name]) / unit
         except (KeyError, ValueError):
             continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
     return None
 
 

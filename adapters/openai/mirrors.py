@@ -45,7 +45,7 @@ class AssistantsThreads:
         items: list[ThreadItem] = []
         for each in memory.mended():
             ran_here = thread_id is not None and memory.run_threads.get(each.run_id or "") == thread_id
-            if ran_here and (each.message.tool_calls or each.message.role is Role.TOOL):
+            if ran_here and (each.message.calls() or each.message.role is Role.TOOL):
                 continue  # the run keeps them in its steps
             items += _thread_messages(each, losses)
         return Rendering(tuple(items), dict(losses))
@@ -70,6 +70,7 @@ class AssistantsThreads:
         try:
             with calling("GET /threads/{thread_id}/messages", thread_id):
                 messages = self._client.sdk.beta.threads.messages.list(thread_id, order="asc", limit=PAGE_ITEMS)
+                len(messages.data)  # an answer without a list is not an empty thread: it fails here
                 return [ThreadItem("message", message.role, thread_text(message)) for message in messages]
         except ProviderRefused as refused:
             raise shut_down_or(refused, self._client) from refused
@@ -114,6 +115,7 @@ class ConversationThreads:
     def read(self, thread_id: str) -> Sequence[ThreadItem]:
         with calling("GET /conversations/{conversation_id}/items", thread_id):
             items = self._client.sdk.conversations.items.list(thread_id, order="asc", limit=PAGE_ITEMS)
+            len(items.data)  # an answer without a list is not an empty conversation: it fails here
             return [item for item in map(_read_item, items) if item is not None]
 
 
@@ -124,7 +126,7 @@ def _thread_messages(each: JournaledMessage, losses: Counter[str]) -> Iterator[T
         return
     role = "user" if message.role is Role.USER else "assistant"
     texts = [_words(message)] if message.role is not Role.TOOL else []
-    for call in message.tool_calls:
+    for call in message.calls():
         losses["tool_calls_as_text"] += 1
         texts.append(f"[tool call {call.name} {call.arguments}]")
     if message.role is Role.TOOL:

@@ -24,7 +24,7 @@ from threadledger.domain import (
 )
 
 from .client import Client
-from .failures import calling
+from .failures import calling, present
 from .preflight import preflight
 from .tools import answer_calls, response_tools, too_many_rounds
 
@@ -84,7 +84,7 @@ class ResponsesBackend:
                 timeout=max(deadline - time.monotonic(), 0.001),
                 **body,
             )
-            response.status.strip()  # an answer without a status is no answer: it fails here, as a failure of the call
+            present(response.id, response.status, response.output_text)
             return response
 
 

@@ -35,20 +35,21 @@ def response_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[
 def answer_calls(calls: Sequence[ToolCall], request: BackendRequest, text: str = "") -> tuple[Message, ...]:
     """Run the functions that a model asked for, and journal its wish and their results before anybody goes on.
 
-    A function that raises gives its error as the result: the model sees it.
+    A function that raises gives its error as the result: the model sees it. So does one that is not bound, and the run
+    fails; its calls have their results in the journal then, and a thread that holds the calls gets them from there.
 
     Raises:
         ProviderRefused: a function is not bound.
     """
+    request.journal([Message(Role.ASSISTANT, text or None, tuple(calls))])
+    results = tuple(
+        Message(Role.TOOL, _result(request.tools.get(call.name), call), tool_call_id=call.id) for call in calls
+    )
+    request.journal(results)
     unbound = [call.name for call in calls if call.name not in request.tools]
     if unbound:
         message = f"the model called {unbound[0]!r}, which is not bound to a function"
-        raise ProviderRefused(Failure("error", code="tool_failed", message=message))
-    request.journal([Message(Role.ASSISTANT, text or None, tuple(calls))])
-    results = tuple(
-        Message(Role.TOOL, _result(request.tools[call.name], call.arguments), tool_call_id=call.id) for call in calls
-    )
-    request.journal(results)
+        raise ProviderRefused(Failure("error", code="tool_failed", message=message, thread_id=request.thread_id))
     return results
 
 
@@ -58,10 +59,11 @@ def too_many_rounds() -> ProviderRefused:
     return ProviderRefused(Failure("error", code="tool_failed", message=message))
 
 
-def _result(function: ToolFunction, arguments: str) -> str:
+def _result(function: ToolFunction | None, call: ToolCall) -> str:
+    if function is None:
+        return f"[the tool failed: no function is bound to {call.name!r}]"
     try:
-        given = json.loads(arguments or "{}")
-        result = function(**given)
+        result = function(**json.loads(call.arguments or "{}"))
         return whole_text(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))
     except Exception as error:  # noqa: BLE001 - the model is told, whatever an app's function raises
         return f"[the tool failed: {type(error).__name__}: {redact(str(error))}]"

@@ -34,23 +34,29 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection whose queries see one state of the database."""
-        with self._named_errors(), self.reader.connect() as connection:
+        with self.named_errors(), self.reader.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that holds the write lock from its beginning; committed at the end, rolled back on an error."""
-        with self._named_errors(), self.writer.begin() as connection:
+        with self.named_errors(), self.writer.begin() as connection:
             yield connection
 
     @contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def named_errors(self) -> Iterator[None]:
+        """Around any use: what goes wrong is told in our words."""
         try:
             yield
         except exc.IntegrityError:
             raise
         except exc.DatabaseError as error:
             raise self.named(error) from error
+
+    def use_wal(self) -> None:
+        """Readers and a writer side by side. Set once the database is known to be ours: it is written into the file."""
+        with self.named_errors(), self.reader.connect() as connection:
+            connection.connection.driver_connection.execute("PRAGMA journal_mode = WAL")  # type: ignore[union-attr]
 
     def named(self, error: exc.DatabaseError) -> ForeignDatabase | StoreUnavailable:
         """A driver's error in our words: what, why, what next."""
@@ -100,7 +106,6 @@ def _prepare(connection: Any, synchronous: str) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves: the driver's own comes too late to hold the lock
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute(f"PRAGMA synchronous = {synchronous}")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()

@@ -37,8 +37,9 @@ class Recorder(ApplicationRecorder):
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        with database._named_errors():
+        with database.named_errors():
             open_schema(database.writer, database.shown_url)
+        database.use_wal()
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], *, heads: Sequence[StreamHead] = (), **kwargs: Any
@@ -217,6 +218,8 @@ class PollingSubscription(Subscription[ApplicationRecorder]):
         self._stopping.set()
 
     def __next__(self) -> LoggedRow:
+        if self._stopping.is_set():
+            raise StopIteration
         while not self._page:
             if self._stopping.is_set():
                 raise StopIteration

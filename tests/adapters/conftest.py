@@ -1,0 +1,53 @@
+"""What the tests of the adapters share: stores on one file, and a way to run Python in processes of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def db_path(tmp_path: Path) -> Path:
+    """The file behind `db_url`."""
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def open_store(db_url: str) -> Iterator[Callable[[], Any]]:
+    """Opens ledgers that know nobody outside, each with a `Database` and a `Journal` of its own, on the same file."""
+    from threadledger.adapters.sql import Database, Factory
+    from threadledger.domain import Journal, Ledger
+
+    opened: list[Any] = []
+
+    def open_one() -> Ledger:
+        ledger = Ledger(Journal(Factory(Database(db_url))))
+        opened.append(ledger)
+        return ledger
+
+    yield open_one
+    for ledger in opened:
+        ledger.close()
+
+
+@pytest.fixture
+def run_python() -> Callable[..., list[str]]:
+    """Runs the same script in several processes at once and hands over what each printed; none may fail."""
+
+    def run(script: str, *arguments: str, processes: int = 1) -> list[str]:
+        command = [sys.executable, "-c", script, *arguments]
+        started = [
+            subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for number in range(processes)
+        ]
+        ended = [(process, *process.communicate(timeout=120)) for process in started]
+        for process, _, errors in ended:
+            assert process.returncode == 0, errors
+        return [printed for _, printed, _ in ended]
+
+    return run
