@@ -7,11 +7,11 @@ import time
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .answers import Answer
+from .answers import Answer, recorded_answer
 from .audit import recorded_failure
 from .conversation import Conversation
 from .diagnosis import diagnose
-from .errors import AllBackendsFailed, ProviderRefused
+from .errors import AllBackendsFailed, ExchangeAnswered, ProviderRefused
 from .events import MessageJournaled
 from .exchange import Abandon, CallBackend, CompleteRun, FailRun, Policy, StartRun, Step, Wait, exchange
 from .failures import Cause, Failure
@@ -53,6 +53,10 @@ class Asking:
         steps = exchange(self._policy, self._outside.random)
         try:
             answer = self._perform_all(steps)
+        except ExchangeAnswered:  # by another caller under the same idempotency key, a moment ago
+            answer = recorded_answer(self._ledger, self._key, self._exchange_id)
+            if answer is None:
+                raise
         finally:
             self._ledger.mirror(self._key)
         if answer is None:

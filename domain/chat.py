@@ -11,7 +11,7 @@ from . import events as e
 from .answers import Answer, recorded_answer
 from .asking import Asking
 from .conversation import Conversation
-from .errors import ExchangeAnswered, IdempotencyConflict
+from .errors import IdempotencyConflict
 from .exchange import Policy
 from .failures import RecordedFailure
 from .ids import idempotent_id
@@ -103,13 +103,7 @@ class Chat:
             return answer
         exchange = self._ledger.exchanges(self.key).by_id.get(exchange_id)
         rerun_of = exchange.runs[-1].run_id if exchange is not None and exchange.runs else None
-        try:
-            return Asking(self._ledger, self.key, exchange_id, rerun_of, policy).run()
-        except ExchangeAnswered:  # by another caller, a moment ago
-            answer = recorded_answer(self._ledger, self.key, exchange_id)
-            if answer is None:
-                raise
-            return answer
+        return Asking(self._ledger, self.key, exchange_id, rerun_of, policy).run()
 
     @contextmanager
     def run(self, backend: str, model: str, timeout_seconds: float = 600.0) -> Iterator[OwnRun]:
