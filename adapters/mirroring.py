@@ -17,7 +17,6 @@ from threadledger.domain import (
     BackendRequest,
     Cause,
     Journal,
-    Ledger,
     Memory,
     MirrorHead,
     MirrorHeads,
@@ -50,9 +49,9 @@ class ThreadOutbox:
         self._always = always
         self._wait = wait
 
-    def mirror(self, ledger: Ledger, key: str) -> None:
+    def mirror(self, journal: Journal, key: str) -> None:
         """Send what the threads of a conversation lack. A thread that was lost is not made anew here: see `rebuild`."""
-        state = ledger.state(key)
+        state = journal.require(key).state
         if state.open_runs:
             return  # the run may be writing to the thread at this moment; its end mirrors, or its closing after a crash
         links = state.links
@@ -62,25 +61,25 @@ class ThreadOutbox:
             if mirror is None or (link is not None and (link["lost"] or link["endpoint"] != mirror.endpoint)):
                 continue
             try:
-                thread_id = link["thread_id"] if link is not None else self._link(ledger.journal, key, mirror)
-                self._send(ledger.journal, key, mirror, thread_id)
+                thread_id = link["thread_id"] if link is not None else self._link(journal, key, mirror)
+                self._send(journal, key, mirror, thread_id)
             except ProviderRefused as refused:
-                self._not_reached(ledger.journal, key, mirror, refused)
+                self._not_reached(journal, key, mirror, refused)
 
-    def prepare(self, ledger: Ledger, request: BackendRequest, backend: Backend) -> BackendRequest:
+    def prepare(self, journal: Journal, request: BackendRequest, backend: Backend) -> BackendRequest:
         """The request with its thread; a thread that was lost, or is at another endpoint, is made anew from the journal."""
         mirror = self._mirrors.get(backend.thread or "")
         if mirror is None:
             return request
         key = request.key
-        link = ledger.state(key).links.get(mirror.name)
+        link = journal.require(key).state.links.get(mirror.name)
         usable = link is not None and not link["lost"] and link["endpoint"] == mirror.endpoint
-        thread_id = link["thread_id"] if link is not None and usable else self._link(ledger.journal, key, mirror)
+        thread_id = link["thread_id"] if link is not None and usable else self._link(journal, key, mirror)
         if not backend.takes_unsent:
-            version = self._send(ledger.journal, key, mirror, thread_id)
+            version = self._send(journal, key, mirror, thread_id)
             unsent: Sequence[ThreadItem] = ()
         else:
-            unsent, version = self._unsent(ledger.journal, key, mirror, thread_id)
+            unsent, version = self._unsent(journal, key, mirror, thread_id)
         # The run writes to the thread itself: until its end is recorded, what the thread holds has to be read.
         self._note(key, mirror, thread_id, self._held_version(key, mirror, thread_id), settled=False)
         return replace(request, thread_id=thread_id, thread_version=version, unsent=unsent)

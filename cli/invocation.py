@@ -168,9 +168,11 @@ class _Stderr(logging.Handler):
 
 def _set_up_logging() -> None:
     logger = logging.getLogger("threadledger")
-    logger.setLevel(logging.INFO if invocation().verbose else logging.ERROR)
-    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+    handler = next((each for each in logger.handlers if isinstance(each, _Stderr)), None)
+    if handler is None:
         handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         logger.addHandler(handler)
-        logger.propagate = False
+    handler.setLevel(logging.INFO if invocation().verbose else logging.ERROR)
+    if invocation().verbose:
+        logger.setLevel(logging.INFO)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from . import events as e
 from .audit import recorded_failure
 from .failures import RecordedFailure
+from .journal import Journal
 from .messages import Source, Usage
 from .parsing import restore_message
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -33,30 +30,30 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
 
 
-def recorded_answer(ledger: Ledger, key: str, exchange_id: str) -> Answer | None:
+def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | None:
     """The answer that stands in the journal for an exchange; None where it has none."""
-    exchange = ledger.exchanges(key).by_id.get(exchange_id)
+    exchange = journal.exchanges(key).by_id.get(exchange_id)
     if exchange is None or exchange.answered_by is None:
         return None
     run = next(run for run in exchange.runs if run.run_id == exchange.answered_by)
-    journaled = [
+    answers = [
         event
-        for event in ledger.journal.history(key, after=run.version)
+        for event in journal.history(key, after=run.version)
         if isinstance(event, e.MessageJournaled) and event.run_id == run.run_id and event.role == "assistant"
     ]
-    if not journaled or run.completed is None:
+    if not answers or run.completed is None:
         return None
     usage = run.completed.usage
     return Answer(
-        text=restore_message(journaled[-1]).text,
+        text=restore_message(answers[-1]).text,
         key=key,
         exchange_id=exchange_id,
         run_id=run.run_id,
-        message_id=journaled[-1].message_id,
+        message_id=answers[-1].message_id,
         backend=run.backend,
         model=run.completed.model or run.model,
-        fallback=journaled[-1].source == Source.FALLBACK,
+        fallback=answers[-1].source == Source.FALLBACK,
         failures=[recorded_failure(each, exchange) for each in exchange.runs if each.failure is not None],
-        version=journaled[-1].originator_version,
+        version=answers[-1].originator_version,
         usage=Usage(usage.get("input_tokens", 0), usage.get("output_tokens", 0)),
     )

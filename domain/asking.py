@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .answers import Answer, recorded_answer
 from .audit import recorded_failure
@@ -15,14 +15,13 @@ from .errors import AllBackendsFailed, ExchangeAnswered, ProviderRefused
 from .events import MessageJournaled
 from .exchange import Abandon, CallBackend, CompleteRun, FailRun, Policy, StartRun, Step, Wait, exchange
 from .failures import Cause, Failure
+from .journal import Journal
 from .memory import Memory
 from .messages import Message, Source
+from .outside import Outside
 from .ports import BackendRequest
 from .redaction import redact
 from .runs import Completion, RunPlan
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
 
 logger = logging.getLogger("threadledger")
 
@@ -31,14 +30,20 @@ class Asking:
     """One exchange under way. The question is journaled before it is made."""
 
     def __init__(
-        self, ledger: Ledger, key: str, exchange_id: str, rerun_of: str | None = None, policy: Policy | None = None
+        self,
+        journal: Journal,
+        outside: Outside,
+        key: str,
+        exchange_id: str,
+        rerun_of: str | None = None,
+        policy: Policy | None = None,
     ) -> None:
-        self._ledger = ledger
-        self._outside = ledger.outside
+        self._journal = journal
+        self._outside = outside
         self._key = key
         self._exchange_id = exchange_id
         self._rerun_of = rerun_of
-        self._policy = policy or ledger.outside.policy
+        self._policy = policy or outside.policy
         self._memory = Memory()
         self._began = 0.0
         self._thread_version = 0
@@ -54,13 +59,13 @@ class Asking:
         try:
             answer = self._perform_all(steps)
         except ExchangeAnswered:  # by another caller under the same idempotency key, a moment ago
-            answer = recorded_answer(self._ledger, self._key, self._exchange_id)
+            answer = recorded_answer(self._journal, self._key, self._exchange_id)
             if answer is None:
                 raise
         finally:
-            self._ledger.mirror(self._key)
+            self._outside.mirror(self._journal, self._key)
         if answer is None:
-            recorded = self._ledger.exchanges(self._key).by_id.get(self._exchange_id)
+            recorded = self._journal.exchanges(self._key).by_id.get(self._exchange_id)
             runs = recorded.runs if recorded else []
             tried = [run for run in runs if run.failure is not None and (run.rerun_of == self._rerun_of)]
             raise AllBackendsFailed(
@@ -92,7 +97,7 @@ class Asking:
             case Wait():
                 return self._outside.wait(step.seconds)
             case Abandon():
-                return self._ledger.journal.commit(self._key, lambda it: it.abandon(self._exchange_id, step.reason))
+                return self._journal.commit(self._key, lambda it: it.abandon(self._exchange_id, step.reason))
 
     def _start(self, step: StartRun) -> str:
         backend = self._outside.backends[step.candidate.backend]
@@ -102,19 +107,19 @@ class Asking:
             model=step.candidate.model,
             attempt=step.attempt,
             timeout_seconds=self._policy.timeout_seconds,
-            profile_hash=self._ledger.define_profile(self._outside.profile),
+            profile_hash=self._journal.define_profile(self._outside.profile),
             memory_version=self._memory.version,
             memory_rule=self._memory.rule,
             memory_hash=self._memory.digest(),
             rerun_of=self._rerun_of,
             fallback_reason=step.fallback_reason,
         )
-        run_id = self._ledger.journal.commit(self._key, lambda it: it.start_run(self._exchange_id, plan))
+        run_id = self._journal.commit(self._key, lambda it: it.start_run(self._exchange_id, plan))
         self._began = time.monotonic()
         return run_id
 
     def _view(self, thread: str | None) -> Memory:
-        memory = self._ledger.memory(self._key)
+        memory = self._journal.memory(self._key)
         if thread is not None or (self._policy.memory_last is None and self._policy.memory_tokens is None):
             return memory
         return memory.window(self._policy.memory_last, self._policy.memory_tokens)
@@ -149,7 +154,7 @@ class Asking:
         if refusal is not None:
             return refusal
         if backend.thread is not None and self._outside.outbox is not None:
-            request = self._outside.outbox.prepare(self._ledger, request, backend)
+            request = self._outside.outbox.prepare(self._journal, request, backend)
             self._thread_version = request.thread_version
         return backend.answer(request)
 
@@ -158,7 +163,7 @@ class Asking:
             for message in messages:
                 conversation.journal(message, source=Source.RUN, exchange_id=self._exchange_id, run_id=run_id)
 
-        self._ledger.journal.commit(self._key, decide)
+        self._journal.commit(self._key, decide)
 
     def _complete(self, step: CompleteRun) -> Answer:
         source = Source.RERUN if self._rerun_of else Source.FALLBACK if step.fallback else Source.RUN
@@ -169,9 +174,9 @@ class Asking:
             )
             return message_id, conversation.version
 
-        message_id, version = self._ledger.journal.commit(self._key, decide)
+        message_id, version = self._journal.commit(self._key, decide)
         self._settle(step, version)
-        exchange_record = self._ledger.exchanges(self._key).by_id[self._exchange_id]
+        exchange_record = self._journal.exchanges(self._key).by_id[self._exchange_id]
         failed = [run for run in exchange_record.runs if run.failure is not None]
         return Answer(
             text=step.completion.messages[-1].text,
@@ -194,7 +199,7 @@ class Asking:
         mirror = self._outside.backends[step.candidate.backend].thread
         if thread_id is None or mirror is None or outbox is None:
             return
-        since = self._ledger.journal.history(self._key, after=self._thread_version, upto=version)
+        since = self._journal.history(self._key, after=self._thread_version, upto=version)
         if all(event.run_id == step.run_id for event in since if isinstance(event, MessageJournaled)):
             outbox.settle(self._key, mirror, thread_id, version)
 
@@ -208,7 +213,7 @@ class Asking:
                 for mirror in conversation.state.links:
                     conversation.lose_thread(mirror, step.failure.thread_id, cause.value)
 
-        self._ledger.journal.commit(self._key, decide)
+        self._journal.commit(self._key, decide)
 
     def _elapsed(self) -> float:
         return round(time.monotonic() - self._began, 6)

@@ -9,13 +9,16 @@ from typing import Any
 
 from . import events as e
 from .diagnosis import advise, diagnose
-from .errors import InvalidInput
+from .errors import InvalidInput, RunNotFound
 from .failures import Cause, Failure, RecordedFailure
 from .ids import as_utc, now
 from .naming import key_of
 
 RUN_TOPICS = ("RunStarted", "RunCompleted", "RunFailed", "FallbackUsed", "ExchangeAbandoned")
 """The events that this fold reads."""
+
+RUN_ENDING_CHARS_MIN = 6
+"""The shortest ending of a run id that names a run."""
 
 
 @dataclass
@@ -103,6 +106,21 @@ def fold_exchanges(events: Iterable[e.Event]) -> Exchanges:
             case _:
                 pass
     return folded
+
+
+def find_run(folded: Exchanges, run_id: str) -> tuple[RunRecord, Exchanges]:
+    """One run, by its id or by an ending of it that is its own, with all that happened around it.
+
+    Raises:
+        RunNotFound: no run, or more than one, has this id or ending.
+    """
+    if run_id in folded.runs:
+        return folded.runs[run_id], folded
+    found = [each for each in folded.runs if len(run_id) >= RUN_ENDING_CHARS_MIN and each.endswith(run_id)]
+    if len(found) != 1:
+        problem = f"{len(found)} runs end in {run_id!r}" if found else f"no run {run_id!r}"
+        raise RunNotFound(f"{problem}: see what there is with: threadledger audit failures")
+    return folded.runs[found[0]], folded
 
 
 def facts_of(event: e.RunFailed) -> Failure:

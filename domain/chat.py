@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import events as e
 from .answers import Answer, recorded_answer
@@ -15,24 +15,24 @@ from .errors import IdempotencyConflict
 from .exchange import Policy
 from .failures import RecordedFailure
 from .ids import idempotent_id
+from .journal import Journal
 from .memory import Memory
 from .messages import JournaledMessage, Message
 from .naming import check_idempotency_key, stream_of
+from .outside import Outside
 from .own_runs import OwnRun
 from .parsing import parse_message, restore_message, text_message
 from .runs import RunPlan
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
 
 
 class Chat:
     """A conversation by its key; it begins at its first message."""
 
-    def __init__(self, ledger: Ledger, key: str) -> None:
+    def __init__(self, journal: Journal, outside: Outside, key: str) -> None:
         self.stream = stream_of(key)
         self.key = key
-        self._ledger = ledger
+        self._journal = journal
+        self._outside = outside
 
     def append(
         self,
@@ -57,8 +57,8 @@ class Chat:
             earlier = self._earlier(idempotency_key, message)
             return earlier or conversation.journal(message, idempotency_key=idempotency_key)
 
-        journaled = self._ledger.journal.commit(self.key, decide, create=True)
-        self._ledger.mirror(self.key)
+        journaled = self._journal.commit(self.key, decide, create=True)
+        self._outside.mirror(self._journal, self.key)
         return JournaledMessage(
             restore_message(journaled), journaled.message_id, journaled.originator_version, journaled.timestamp
         )
@@ -86,8 +86,12 @@ class Chat:
                 )
             return earlier.exchange_id, True
 
-        exchange_id, asked_before = self._ledger.journal.commit(self.key, decide, create=True)
-        return self.rerun(exchange_id) if asked_before else Asking(self._ledger, self.key, exchange_id).run()
+        exchange_id, asked_before = self._journal.commit(self.key, decide, create=True)
+        return (
+            self.rerun(exchange_id)
+            if asked_before
+            else Asking(self._journal, self._outside, self.key, exchange_id).run()
+        )
 
     def rerun(self, exchange_id: str, policy: Policy | None = None) -> Answer:
         """Run an exchange again that nobody answered; one that has its answer is not run, and its answer returned.
@@ -98,12 +102,12 @@ class Chat:
             ConversationBusy: a run is open.
             AllBackendsFailed: again nobody answered.
         """
-        answer = recorded_answer(self._ledger, self.key, exchange_id)
+        answer = recorded_answer(self._journal, self.key, exchange_id)
         if answer is not None:
             return answer
-        exchange = self._ledger.exchanges(self.key).by_id.get(exchange_id)
+        exchange = self._journal.exchanges(self.key).by_id.get(exchange_id)
         rerun_of = exchange.runs[-1].run_id if exchange is not None and exchange.runs else None
-        return Asking(self._ledger, self.key, exchange_id, rerun_of, policy).run()
+        return Asking(self._journal, self._outside, self.key, exchange_id, rerun_of, policy).run()
 
     @contextmanager
     def run(self, backend: str, model: str, timeout_seconds: float = 600.0) -> Iterator[OwnRun]:
@@ -117,7 +121,7 @@ class Chat:
         plan = RunPlan(
             backend, model, timeout_seconds=timeout_seconds, memory_version=memory.version, memory_hash=memory.digest()
         )
-        run = OwnRun(self._ledger, self.key, plan)
+        run = OwnRun(self._journal, self._outside, self.key, plan)
         try:
             yield run
         except BaseException as error:
@@ -127,31 +131,31 @@ class Chat:
 
     def memory(self, *, last: int | None = None, tokens: int | None = None, at: int | datetime | None = None) -> Memory:
         """What a model is shown: as of a version or a time, the newest `last` messages, within about `tokens`."""
-        memory = self._ledger.memory(self.key, at)
+        memory = self._journal.memory(self.key, at)
         return memory if last is None and tokens is None else memory.window(last, tokens)
 
     def events(self, after: int = 0) -> list[e.Event]:
         """The conversation's own events, those after a version."""
-        return list(self._ledger.journal.history(self.key, after=after))
+        return list(self._journal.history(self.key, after=after))
 
     def failures(self) -> list[RecordedFailure]:
         """Every failed run of this conversation."""
-        return list(self._ledger.exchanges(self.key).failures())
+        return list(self._journal.exchanges(self.key).failures())
 
     def retract(self, message_id: str, reason: str = "") -> None:
         """Take a message out of memory; it stays in the log. Quiet where it is not in memory."""
         if any(each.message_id == message_id for each in self.memory().messages):
-            self._ledger.journal.commit(self.key, lambda conversation: conversation.retract(message_id, reason))
+            self._journal.commit(self.key, lambda conversation: conversation.retract(message_id, reason))
 
     def clear(self, reason: str = "") -> None:
         """Empty the memory; the log stays."""
-        self._ledger.journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
+        self._journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
 
     def _earlier(self, idempotency_key: str | None, message: Message) -> e.MessageJournaled | None:
         if idempotency_key is None:
             return None
         check_idempotency_key(idempotency_key)
-        event = self._ledger.journal.event(idempotent_id(self.stream, idempotency_key))
+        event = self._journal.event(idempotent_id(self.stream, idempotency_key))
         if isinstance(event, e.MessageJournaled) and restore_message(event) == message:
             return event
         if event is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -11,11 +12,15 @@ from eventsourcing.persistence import InfrastructureFactory, IntegrityError, Map
 from eventsourcing.utils import Environment
 
 from . import events as e
+from .audit import RUN_TOPICS, Exchanges, fold_exchanges
 from .conversation import Conversation
 from .errors import ConversationChanged, ConversationNotFound
+from .ids import new_id, now
 from .limits import DECIDE_ATTEMPTS_MAX
-from .naming import key_of, stream_of
+from .memory import Memory, fold_memory
+from .naming import CONVERSATION, PROFILE, key_of, stream_of
 from .ports import EventLog, StreamHead
+from .profiles import Profile
 from .state import STATE_SCHEMA, ConversationState, evolve
 from .storage import EventMapper, PlainJSON
 
@@ -32,6 +37,7 @@ class Journal(Application[str]):
 
     def __init__(self, factory: InfrastructureFactory) -> None:
         self._given_factory = factory
+        self._profiles: set[str] = set()
         super().__init__()
 
     def construct_env(self, name: str, env: object = None) -> Environment:
@@ -50,6 +56,18 @@ class Journal(Application[str]):
     def history(self, key: str, after: int = 0, upto: int | None = None) -> Iterator[e.Event]:
         """A conversation's own events, oldest first, after one version and up to another."""
         return cast("Iterator[e.Event]", self.events.get(stream_of(key), gt=after, lte=upto))
+
+    def memory(self, key: str, at: int | datetime | None = None) -> Memory:
+        """What a model is shown of a conversation, as of a version or a time. Empty where it has not begun."""
+        return fold_memory(self.history(key, upto=at if isinstance(at, int) else None), at)
+
+    def exchanges(self, key: str, after: int = 0) -> Exchanges:
+        """What became of every run of one conversation that started after a version."""
+        return fold_exchanges(self.history(key, after=after))
+
+    def all_exchanges(self) -> Exchanges:
+        """What became of every run of every conversation."""
+        return fold_exchanges(event for _, event in self.logged(0, RUN_TOPICS))
 
     def event(self, event_id: str) -> e.Event | None:
         """One event by its id."""
@@ -101,6 +119,34 @@ class Journal(Application[str]):
         if heads:
             pending = [event for conversation in conversations for event in conversation.collect_events()]
             self._put(pending, heads)
+
+    def close_overdue_runs(self) -> list[str]:
+        """Close the runs that a crash left open and whose deadline has passed, in all conversations; returns their ids."""
+        closed: list[str] = []
+        for stream, _ in self.heads(CONVERSATION, overdue_at=now()):
+            closed += self.commit(key_of(stream), lambda conversation: conversation.close_overdue_runs())
+        return closed
+
+    def define_profile(self, profile: Profile) -> str:
+        """Keep a profile in the ledger, once; returns its hash."""
+        profile_hash = profile.hash
+        stream = PROFILE + profile_hash
+        if profile_hash not in self._profiles and not self.has(stream):
+            defined = e.ProfileDefined(
+                originator_id=stream,
+                originator_version=1,
+                timestamp=now(),
+                event_id=new_id(),
+                profile_hash=profile_hash,
+                name=profile.name,
+                instructions=profile.instructions,
+                model=profile.model,
+                tools=profile.tools,
+            )
+            with suppress(ConversationChanged):  # somebody else defined the same content at the same moment
+                self.put(defined)
+        self._profiles.add(profile_hash)
+        return profile_hash
 
     def put(self, event: e.Event) -> None:
         """Store the first event of a stream that has no decisions.

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from . import events as e
-from .audit import RUN_TOPICS, Exchanges, FailureFilter, RunRecord, fold_exchanges
+from .audit import Exchanges, FailureFilter, RunRecord, find_run
 from .chat import Chat
-from .errors import ConversationChanged, RunNotFound
 from .failures import Cause, RecordedFailure
-from .ids import new_id, now, to_iso
+from .ids import to_iso
 from .journal import Journal
-from .memory import Memory, fold_memory
-from .naming import CONVERSATION, PROFILE, key_of, stream_of
+from .memory import Memory
+from .naming import CONVERSATION, key_of, stream_of
 from .outside import Outside
-from .profiles import Profile
 from .replay import Replay
 from .state import ConversationState
 
 FOLLOW_SECONDS = 0.25
 """How often a follower looks for new events."""
-
-RUN_ENDING_CHARS_MIN = 6
-"""The shortest ending of a run id that names a run."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,6 @@ class Ledger:
     def __init__(self, journal: Journal, outside: Outside | None = None) -> None:
         self.journal = journal
         self.outside = outside or Outside()
-        self._profiles: set[str] = set()
 
     def close(self) -> None:
         """Let go of the database."""
@@ -88,7 +81,7 @@ class Ledger:
         Raises:
             InvalidKey: the key is not a string of 1 to 200 storable characters.
         """
-        return Chat(self, key)
+        return Chat(self.journal, self.outside, key)
 
     def conversations(self, limit: int | None = None) -> list[ConversationState]:
         """What is known of each conversation without reading its messages, last changed first."""
@@ -132,24 +125,20 @@ class Ledger:
         """
         self.close_overdue_runs()
         wanted = FailureFilter.of(since, until, cause, code, backend, unanswered)
-        return [failure for failure in self.all_exchanges().failures() if wanted(failure)]
+        return [failure for failure in self.journal.all_exchanges().failures() if wanted(failure)]
 
-    def all_exchanges(self) -> Exchanges:
-        """What became of every run of every conversation."""
-        return fold_exchanges(logged.event for logged in self.events(types=RUN_TOPICS))
-
-    def exchanges(self, key: str, after: int = 0) -> Exchanges:
-        """What became of every run of one conversation that started after a version."""
-        return fold_exchanges(self.journal.history(key, after=after))
+    def exchanges(self, key: str) -> Exchanges:
+        """What became of every run of one conversation."""
+        return self.journal.exchanges(key)
 
     @property
     def replay(self) -> Replay:
         """Plans that write threads anew or run failed exchanges again."""
-        return Replay(self)
+        return Replay(self.journal, self.outside)
 
     def memory(self, key: str, at: int | datetime | None = None) -> Memory:
         """What a model is shown of a conversation, as of a version or a time. Empty where it has not begun."""
-        return fold_memory(self.journal.history(key, upto=at if isinstance(at, int) else None), at)
+        return self.journal.memory(key, at)
 
     def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
         """One run, by its id or by an ending of it that is its own, with all that happened around it.
@@ -157,14 +146,7 @@ class Ledger:
         Raises:
             RunNotFound: no run, or more than one, has this id or ending.
         """
-        folded = self.all_exchanges()
-        if run_id in folded.runs:
-            return folded.runs[run_id], folded
-        found = [id_ for id_ in folded.runs if len(run_id) >= RUN_ENDING_CHARS_MIN and id_.endswith(run_id)]
-        if len(found) != 1:
-            problem = f"{len(found)} runs end in {run_id!r}" if found else f"no run {run_id!r}"
-            raise RunNotFound(f"{problem}: see what there is with: threadledger audit failures")
-        return folded.runs[found[0]], folded
+        return find_run(self.journal.all_exchanges(), run_id)
 
     def status(self) -> dict[str, Any]:
         """What is in the database: the keys of CONTRACT.md for `db status`."""
@@ -172,33 +154,4 @@ class Ledger:
 
     def close_overdue_runs(self) -> list[str]:
         """Close the runs that a crash left open and whose deadline has passed, in all conversations; returns their ids."""
-        closed: list[str] = []
-        for stream, _ in self.journal.heads(CONVERSATION, overdue_at=now()):
-            closed += self.journal.commit(key_of(stream), lambda conversation: conversation.close_overdue_runs())
-        return closed
-
-    def define_profile(self, profile: Profile) -> str:
-        """Keep a profile in the ledger, once; returns its hash."""
-        profile_hash = profile.hash
-        stream = PROFILE + profile_hash
-        if profile_hash not in self._profiles and not self.journal.has(stream):
-            defined = e.ProfileDefined(
-                originator_id=stream,
-                originator_version=1,
-                timestamp=now(),
-                event_id=new_id(),
-                profile_hash=profile_hash,
-                name=profile.name,
-                instructions=profile.instructions,
-                model=profile.model,
-                tools=profile.tools,
-            )
-            with suppress(ConversationChanged):  # somebody else defined the same content at the same moment
-                self.journal.put(defined)
-        self._profiles.add(profile_hash)
-        return profile_hash
-
-    def mirror(self, key: str) -> None:
-        """Bring the conversation's threads up to the journal, where there is an outbox."""
-        if self.outside.outbox is not None:
-            self.outside.outbox.mirror(self, key)
+        return self.journal.close_overdue_runs()

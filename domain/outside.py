@@ -6,24 +6,22 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from .exchange import Policy
+from .journal import Journal
 from .ports import Backend, BackendRequest, ThreadMirror, ToolFunction
 from .profiles import Profile
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
 
 
 class Outbox(Protocol):
     """Brings the provider's threads up to the journal: at least once, reconciled, in order."""
 
-    def mirror(self, ledger: Ledger, key: str) -> None:
+    def mirror(self, journal: Journal, key: str) -> None:
         """Send what the threads of a conversation lack. Never raises for a provider: a thread that lags catches up later."""
         ...
 
-    def prepare(self, ledger: Ledger, request: BackendRequest, backend: Backend) -> BackendRequest:
+    def prepare(self, journal: Journal, request: BackendRequest, backend: Backend) -> BackendRequest:
         """The request with its thread, brought up to the journal, or with what it lacks for the backend to take along.
 
         Raises:
@@ -52,3 +50,8 @@ class Outside:
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
     wait: Callable[[float], None] = time.sleep
     random: Random = field(default_factory=Random)
+
+    def mirror(self, journal: Journal, key: str) -> None:
+        """Bring a conversation's threads up to the journal, where there is an outbox."""
+        if self.outbox is not None:
+            self.outbox.mirror(journal, key)

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from .conversation import Conversation
 from .failures import Failure
 from .ids import new_id
+from .journal import Journal
+from .outside import Outside
 from .parsing import text_message
 from .redaction import redact
 from .runs import Completion, RunPlan
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
 
 
 class OwnRun:
     """Open from `with chat.run(...)` on; `complete` journals the answer."""
 
-    def __init__(self, ledger: Ledger, key: str, plan: RunPlan) -> None:
-        self._ledger = ledger
+    def __init__(self, journal: Journal, outside: Outside, key: str, plan: RunPlan) -> None:
+        self._journal = journal
+        self._outside = outside
         self._key = key
         self._began = time.monotonic()
         self._ended = False
         self.exchange_id = new_id()
-        self.run_id = ledger.journal.commit(key, lambda it: it.start_run(self.exchange_id, plan), create=True)
+        self.run_id = journal.commit(key, lambda it: it.start_run(self.exchange_id, plan), create=True)
 
     def complete(self, text: str) -> None:
         """Journal the answer; the run is over.
@@ -35,11 +34,11 @@ class OwnRun:
             InvalidMessage: the text cannot be stored; the run is still open.
         """
         completion = Completion((text_message("assistant", text),))
-        self._ledger.journal.commit(
+        self._journal.commit(
             self._key, lambda it: it.complete_run(self.run_id, completion, duration_seconds=self._elapsed())
         )
         self._ended = True
-        self._ledger.mirror(self._key)
+        self._outside.mirror(self._journal, self._key)
 
     def fail(self, error: BaseException) -> None:
         """Record an exception as the run's failure. Quiet where the run is over."""
@@ -63,7 +62,7 @@ class OwnRun:
             conversation.fail_run(self.run_id, failure, self._elapsed())
             conversation.abandon(self.exchange_id, "the app's own run failed")
 
-        self._ledger.journal.commit(self._key, decide)
+        self._journal.commit(self._key, decide)
 
     def _elapsed(self) -> float:
         return round(time.monotonic() - self._began, 6)

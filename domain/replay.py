@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
-from .audit import ExchangeRecord, FailureFilter, RunRecord
+from .audit import ExchangeRecord, FailureFilter, RunRecord, find_run
 from .failures import Cause
+from .journal import Journal
+from .naming import CONVERSATION, key_of
+from .outside import Outside
 from .rebuild import RebuildItem, RebuildPlan, Threads, Verification
 from .rerun import RerunPlan, plan_exchanges, with_model
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
 
 __all__ = ["RebuildItem", "RebuildPlan", "Replay", "RerunPlan", "Verification"]
 
@@ -23,10 +22,10 @@ __all__ = ["RebuildItem", "RebuildPlan", "Replay", "RerunPlan", "Verification"]
 class Replay:
     """Plans over the conversations of one ledger."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        outside = ledger.outside
-        self.threads = Threads(ledger.journal, outside.mirrors, outside.outbox, outside.wait)
+    def __init__(self, journal: Journal, outside: Outside) -> None:
+        self._journal = journal
+        self._outside = outside
+        self.threads = Threads(journal, outside.mirrors, outside.outbox, outside.wait)
 
     def plan_rebuild(
         self,
@@ -45,7 +44,7 @@ class Replay:
             ConversationNotFound: no such conversation.
             InvalidInput: no threads of this kind can be reached.
         """
-        target = to or self._ledger.outside.mirrored_to
+        target = to or self._outside.mirrored_to
         items = [self.threads.plan(key, target, at) for key in self.keys(keys)[:limit]]
         return RebuildPlan(items, self.threads, at, fresh)
 
@@ -65,22 +64,27 @@ class Replay:
         Raises:
             RunNotFound, ConversationNotFound: no such run or conversation.
         """
-        self._ledger.close_overdue_runs()
+        self._journal.close_overdue_runs()
         for key in keys:
-            self._ledger.state(key)
+            self._journal.require(key)
         wanted = FailureFilter.of(since, None, cause, None, backend, unanswered=True)
         chosen: dict[str, tuple[ExchangeRecord, RunRecord]] = {}
         for run_id in runs:
-            run, folded = self._ledger.run(run_id)
+            run, folded = find_run(self._journal.all_exchanges(), run_id)
             chosen[run.exchange_id] = (folded.exchange_of(run), run)
         if keys or failed:
-            folded = self._ledger.all_exchanges()
+            folded = self._journal.all_exchanges()
             for failure in folded.failures():
                 if wanted(failure) and (failed or failure.key in keys):
                     run = folded.runs[failure.run_id]
                     chosen[run.exchange_id] = (folded.exchange_of(run), run)
-        policy = with_model(self._ledger.outside.policy, model)
-        return RerunPlan(plan_exchanges(self._ledger, list(chosen.values()), policy), self._ledger, policy)
+        policy = with_model(self._outside.policy, model)
+        return RerunPlan(
+            plan_exchanges(self._journal, self._outside, list(chosen.values()), policy),
+            self._journal,
+            self._outside,
+            policy,
+        )
 
     def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
         """The journal against the threads: of these keys, or of all conversations; nothing is written.
@@ -94,12 +98,12 @@ class Replay:
     def _kinds(self, key: str, to: str | None) -> Sequence[str]:
         if to is not None:
             return (to,)
-        return [kind for kind in self.threads.links(key) if kind in self._ledger.outside.mirrors] or [
-            self._ledger.outside.mirrored_to
+        return [kind for kind in self.threads.links(key) if kind in self._outside.mirrors] or [
+            self._outside.mirrored_to
         ]
 
     def keys(self, keys: Sequence[str] | None) -> Sequence[str]:
         """These keys, each once; or those of all conversations."""
         if keys is not None:
             return list(dict.fromkeys(keys))
-        return sorted(state.key for state in self._ledger.conversations())
+        return sorted(key_of(stream) for stream, _ in self._journal.heads(CONVERSATION))

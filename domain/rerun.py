@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .audit import ExchangeRecord, RunRecord
+from .chat import Chat
 from .errors import AllBackendsFailed, ThreadledgerError
 from .exchange import Candidate, Policy
 from .failures import RecordedFailure
+from .journal import Journal
 from .messages import Usage
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
+from .outside import Outside
 
 ESTIMATED_ANSWER_TOKENS = 300
 """Tokens that an answer is taken to have when a plan estimates its cost."""
@@ -48,7 +48,8 @@ class RerunPlan:
     """What would be asked again; `apply` asks."""
 
     items: list[RerunItem]
-    ledger: Ledger
+    journal: Journal
+    outside: Outside
     policy: Policy
     stopped_by_limit: bool = False
 
@@ -74,51 +75,51 @@ class RerunPlan:
                 self.stopped_by_limit = True
                 break
             left = None if max_runs is None else max_runs - made
-            done = _rerun(self.ledger, item, _within(self.policy, left))
+            done = _rerun(self.journal, self.outside, item, _within(self.policy, left))
             made += done.runs_made
             self.items[index] = done
             yield done
 
 
 def plan_exchanges(
-    ledger: Ledger, chosen: Sequence[tuple[ExchangeRecord, RunRecord]], policy: Policy
+    journal: Journal, outside: Outside, chosen: Sequence[tuple[ExchangeRecord, RunRecord]], policy: Policy
 ) -> list[RerunItem]:
     """What a rerun of these exchanges would do, each with the run it stands for."""
-    return [_planned(ledger, exchange, run, policy) for exchange, run in chosen]
+    return [_planned(journal, outside, exchange, run, policy) for exchange, run in chosen]
 
 
-def _planned(ledger: Ledger, exchange: ExchangeRecord, run: RunRecord, policy: Policy) -> RerunItem:
+def _planned(journal: Journal, outside: Outside, exchange: ExchangeRecord, run: RunRecord, policy: Policy) -> RerunItem:
     item = RerunItem(exchange.key, exchange.exchange_id, run.run_id)
-    reason = _why_not(ledger, exchange)
+    reason = _why_not(journal, exchange)
     if reason or not policy.candidates:
         return replace(item, state="skipped", reason=reason or "no backend is set: set THREADLEDGER_BACKENDS")
     first = policy.candidates[0]
-    tokens = ledger.memory(exchange.key).window(policy.memory_last, policy.memory_tokens).estimated_tokens()
-    price = ledger.outside.price
+    tokens = journal.memory(exchange.key).window(policy.memory_last, policy.memory_tokens).estimated_tokens()
+    price = outside.price
     cost = price(first.model, tokens, ESTIMATED_ANSWER_TOKENS) if price is not None else None
     return replace(item, backend=first.backend, model=first.model, estimated_tokens=tokens, estimated_cost=cost)
 
 
-def _why_not(ledger: Ledger, exchange: ExchangeRecord) -> str:
+def _why_not(journal: Journal, exchange: ExchangeRecord) -> str:
     if exchange.answered_by is not None:
         return f"already answered by run {exchange.answered_by}"
-    state = ledger.state(exchange.key)
+    state = journal.require(exchange.key).state
     if state.open_runs:
         return "a run is open: wait for its end"
-    newest = ledger.memory(exchange.key).messages[-1:]
+    newest = journal.memory(exchange.key).messages[-1:]
     overtaken = [message for message in newest if message.exchange_id != exchange.exchange_id]
     if overtaken or state.last_exchange_id != exchange.exchange_id:
         return "overtaken by newer messages"
     return ""
 
 
-def _rerun(ledger: Ledger, item: RerunItem, policy: Policy) -> RerunItem:
-    reason = _why_not(ledger, ledger.exchanges(item.key).by_id[item.exchange_id])
+def _rerun(journal: Journal, outside: Outside, item: RerunItem, policy: Policy) -> RerunItem:
+    reason = _why_not(journal, journal.exchanges(item.key).by_id[item.exchange_id])
     if reason:
         return replace(item, state="skipped", reason=reason)
-    before = ledger.state(item.key).failed_runs
+    before = journal.require(item.key).state.failed_runs
     try:
-        answer = ledger.conversation(item.key).rerun(item.exchange_id, policy)
+        answer = Chat(journal, outside, item.key).rerun(item.exchange_id, policy)
     except AllBackendsFailed as nobody:
         last: RecordedFailure | None = nobody.failures[-1] if nobody.failures else None
         told = f"{last.cause.value}: {last.summary()}" if last else "nobody was asked"
@@ -133,7 +134,7 @@ def _rerun(ledger: Ledger, item: RerunItem, policy: Policy) -> RerunItem:
         backend=answer.backend,
         model=answer.model,
         usage=answer.usage,
-        runs_made=1 + ledger.state(item.key).failed_runs - before,
+        runs_made=1 + journal.require(item.key).state.failed_runs - before,
     )
 
 

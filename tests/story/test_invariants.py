@@ -280,7 +280,7 @@ def test_the_same_question_asked_at_once_under_one_key_is_one_exchange_and_one_a
 def test_a_question_asked_again_under_its_key_just_when_the_first_is_answered_is_not_answered_twice():
     with world() as (ledger, witness, _, backends):
         exchange_id = ledger.journal.commit("k", lambda it: it.ask(text_message("user", "hello"), "i"), create=True)
-        first, second = Asking(ledger, "k", exchange_id), ledger.conversation("k")
+        first, second = Asking(ledger.journal, ledger.outside, "k", exchange_id), ledger.conversation("k")
         rerun = second.rerun
 
         def once_the_first_is_answered(exchange_id, policy=None):
