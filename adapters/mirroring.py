@@ -10,12 +10,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from datetime import timedelta
 
 from threadledger.domain import (
     Backend,
     BackendRequest,
     Cause,
+    Conversation,
+    Failure,
     Journal,
     Memory,
     MirrorHead,
@@ -28,10 +30,20 @@ from threadledger.domain import (
     diagnose,
     fold_memory,
     lacking,
+    limits,
+    new_id,
+    now,
     stream_of,
 )
 
 logger = logging.getLogger("threadledger")
+
+CLAIM_SECONDS = 120.0
+"""How long whoever sends to a thread may take; after that it counts as crashed, and the thread is read."""
+
+CLAIM_ATTEMPTS_MAX = 25
+CLAIM_WAIT_SECONDS = 0.2
+"""How often, and how long apart, a run asks for a thread that somebody else is writing to."""
 
 
 class ThreadOutbox:
@@ -62,7 +74,7 @@ class ThreadOutbox:
                 continue
             try:
                 thread_id = link["thread_id"] if link is not None else self._link(journal, key, mirror)
-                self._send(journal, key, mirror, thread_id)
+                self._send_all(journal, key, mirror, thread_id)
             except ProviderRefused as refused:
                 self._not_reached(journal, key, mirror, refused)
 
@@ -75,62 +87,94 @@ class ThreadOutbox:
         link = journal.require(key).state.links.get(mirror.name)
         usable = link is not None and not link["lost"] and link["endpoint"] == mirror.endpoint
         thread_id = link["thread_id"] if link is not None and usable else self._link(journal, key, mirror)
+        seconds = request.timeout_seconds + limits.RUN_GRACE_SECONDS
+        head = self._claim_patiently(key, mirror, thread_id, request.exchange_id, seconds)
+        unsent, version = self._unsent(journal, key, mirror, head)
         if not backend.takes_unsent:
-            version = self._send(journal, key, mirror, thread_id)
-            unsent: Sequence[ThreadItem] = ()
-        else:
-            unsent, version = self._unsent(journal, key, mirror, thread_id)
-        # The run writes to the thread itself: until its end is recorded, what the thread holds has to be read.
-        self._note(key, mirror, thread_id, self._held_version(key, mirror, thread_id), settled=False)
+            self._add(journal, key, mirror, thread_id, unsent)
+            unsent = ()
         return replace(request, thread_id=thread_id, thread_version=version, unsent=unsent)
+
+    def release(self, key: str, mirror: str, exchange_id: str) -> None:
+        """Give the thread back; what the failed run left there is read before the next write."""
+        self._heads.release(stream_of(key), mirror, exchange_id)
 
     def settle(self, key: str, mirror: str, thread_id: str, version: int) -> None:
         """Note that the thread holds everything up to a version."""
         self._heads.put(stream_of(key), mirror, MirrorHead(thread_id, version, settled=True))
 
     def _link(self, journal: Journal, key: str, mirror: ThreadMirror) -> str:
-        thread_id = mirror.create(key)
-        journal.commit(key, lambda it: it.link_thread(mirror.name, thread_id, mirror.endpoint))
-        self._note(key, mirror, thread_id, 0, settled=True)
-        return thread_id
+        """A thread for a conversation; of two processes that make one at once, the first one's counts."""
+        made = mirror.create(key)
 
-    def _send(self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str) -> int:
-        """Send what the thread lacks; returns the version that it holds then."""
-        items, version = self._unsent(journal, key, mirror, thread_id)
-        if items:
-            self._note(key, mirror, thread_id, self._held_version(key, mirror, thread_id), settled=False)
+        def decide(conversation: Conversation) -> str:
+            link = conversation.state.links.get(mirror.name)
+            if link is not None and not link["lost"] and link["endpoint"] == mirror.endpoint:
+                return str(link["thread_id"])
+            conversation.link_thread(mirror.name, made, mirror.endpoint)
+            return made
+
+        linked = journal.commit(key, decide)
+        if linked == made:
+            self._heads.put(stream_of(key), mirror.name, MirrorHead(made, 0, settled=True))
+        return linked
+
+    def _send_all(self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str) -> None:
+        """Send until nothing is lacking. Whoever journals while somebody else sends leaves it to them: they look again
+        after they have given the thread back."""
+        while True:
+            seen, holder = journal.require(key).version, new_id()
+            until = now() + timedelta(seconds=CLAIM_SECONDS)
+            head = self._heads.claim(stream_of(key), mirror.name, thread_id, holder, until)
+            if head is None:
+                return
             try:
-                mirror.add(thread_id, items)
-            except ProviderRefused:
-                rendered = mirror.render(fold_memory(journal.history(key)).settled(), thread_id)
-                bring_up(mirror, thread_id, rendered.items, self._wait)
-        self._note(key, mirror, thread_id, version, settled=True)
-        return version
+                items, version = self._unsent(journal, key, mirror, head)
+                self._add(journal, key, mirror, thread_id, items)
+            except BaseException:
+                self._heads.release(stream_of(key), mirror.name, holder)
+                raise
+            self.settle(key, mirror.name, thread_id, version)
+            if journal.require(key).version == seen:
+                return
+
+    def _claim_patiently(
+        self, key: str, mirror: ThreadMirror, thread_id: str, exchange_id: str, seconds: float
+    ) -> MirrorHead:
+        for _ in range(CLAIM_ATTEMPTS_MAX):
+            until = now() + timedelta(seconds=seconds)
+            head = self._heads.claim(stream_of(key), mirror.name, thread_id, exchange_id, until)
+            if head is not None:
+                return head
+            self._wait(CLAIM_WAIT_SECONDS)
+        message = "another process is writing to the thread"
+        raise ProviderRefused(Failure("error", code="conversation_locked", message=message, thread_id=thread_id))
+
+    def _add(
+        self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str, items: Sequence[ThreadItem]
+    ) -> None:
+        if not items:
+            return
+        try:
+            mirror.add(thread_id, items)
+        except ProviderRefused:
+            rendered = mirror.render(journal.memory(key).settled(), thread_id)
+            bring_up(mirror, thread_id, rendered.items, self._wait)
 
     def _unsent(
-        self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str
+        self, journal: Journal, key: str, mirror: ThreadMirror, head: MirrorHead
     ) -> tuple[Sequence[ThreadItem], int]:
         """What the thread lacks, and the version it holds once it has that."""
-        head = self._heads.get(stream_of(key), mirror.name)
-        if head is None or head.thread_id != thread_id or not head.settled:
-            memory = fold_memory(journal.history(key)).settled()
-            rendered = mirror.render(memory, thread_id).items
-            return lacking(rendered, mirror.read(thread_id)), _version(memory)
+        if not head.settled:
+            memory = journal.memory(key).settled()
+            rendered = mirror.render(memory, head.thread_id).items
+            return lacking(rendered, mirror.read(head.thread_id)), _version(memory)
         newer = fold_memory(journal.history(key, after=head.version))
         if any(each.message.role is Role.TOOL or each.message.calls() for each in newer.messages):
-            newer = fold_memory(journal.history(key))  # calls and results have to be seen together
+            newer = journal.memory(key)  # calls and results have to be seen together
         newer = newer.settled()
-        rendered = mirror.render(newer, thread_id).items
+        rendered = mirror.render(newer, head.thread_id).items
         return [item for item in rendered if item.version > head.version], max(_version(newer), head.version)
-
-    def _held_version(self, key: str, mirror: ThreadMirror, thread_id: str) -> int:
-        head = self._heads.get(stream_of(key), mirror.name)
-        return head.version if head is not None and head.thread_id == thread_id else 0
-
-    def _note(self, key: str, mirror: ThreadMirror, thread_id: str, version: int, *, settled: bool) -> None:
-        head = MirrorHead(thread_id, version, settled)
-        if self._heads.get(stream_of(key), mirror.name) != head:
-            self._heads.put(stream_of(key), mirror.name, head)
 
     def _not_reached(self, journal: Journal, key: str, mirror: ThreadMirror, refused: ProviderRefused) -> None:
         cause = diagnose(refused.failure)
@@ -140,5 +184,5 @@ class ThreadOutbox:
         logger.warning("%s thread of %r lags behind: %s (%s)", mirror.name, key, cause.value, refused)
 
 
-def _version(memory: Memory) -> Any:
+def _version(memory: Memory) -> int:
     return memory.messages[-1].version if memory.messages else 0

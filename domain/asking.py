@@ -134,7 +134,7 @@ class Asking:
             return Failure("error", type=type(error).__name__, message=redact(str(error)) or None)
         except BaseException:
             stopped = Failure("interrupted", message="the process was told to stop while the run was under way")
-            self._fail(FailRun(step.run_id, stopped))
+            self._fail(FailRun(step.run_id, stopped, step.candidate))
             raise
 
     def _ask_backend(self, step: CallBackend) -> Completion | Failure:
@@ -193,15 +193,18 @@ class Asking:
         )
 
     def _settle(self, step: CompleteRun, version: int) -> None:
-        """Note what the backend wrote to the thread itself; unless somebody else journaled meanwhile, for the thread has
-        to be read then."""
+        """Note that the backend wrote everything to the thread itself. Where it did not, or somebody else journaled
+        meanwhile, the thread is given back, to be read before the next write."""
         thread_id, outbox = step.completion.thread_id, self._outside.outbox
         mirror = self._outside.backends[step.candidate.backend].thread
-        if thread_id is None or mirror is None or outbox is None:
+        if mirror is None or outbox is None:
             return
         since = self._journal.history(self._key, after=self._thread_version, upto=version)
-        if all(event.run_id == step.run_id for event in since if isinstance(event, MessageJournaled)):
+        ours = all(event.run_id == step.run_id for event in since if isinstance(event, MessageJournaled))
+        if thread_id is not None and ours:
             outbox.settle(self._key, mirror, thread_id, version)
+        else:
+            outbox.release(self._key, mirror, self._exchange_id)
 
     def _fail(self, step: FailRun) -> None:
         cause = diagnose(step.failure)
@@ -214,6 +217,9 @@ class Asking:
                     conversation.lose_thread(mirror, step.failure.thread_id, cause.value)
 
         self._journal.commit(self._key, decide)
+        mirror = self._outside.backends[step.candidate.backend].thread
+        if mirror is not None and self._outside.outbox is not None:
+            self._outside.outbox.release(self._key, mirror, self._exchange_id)
 
     def _elapsed(self) -> float:
         return round(time.monotonic() - self._began, 6)

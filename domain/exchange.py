@@ -77,6 +77,7 @@ class FailRun:
 
     run_id: str
     failure: Failure
+    candidate: Candidate
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def exchange(policy: Policy, random: Random) -> Generator[Step, Any, Any]:
             if isinstance(outcome, Completion):
                 fallback = candidate.backend != policy.candidates[0].backend
                 return (yield CompleteRun(run_id, outcome, candidate, fallback))
-            yield FailRun(run_id, outcome)
+            yield FailRun(run_id, outcome, candidate)
             cause = diagnose(outcome)
             reason = f"{cause.value}: {outcome.summary()}"[:500]
             if attempt > policy.retries or not is_worth_a_retry(outcome):

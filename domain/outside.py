@@ -29,6 +29,10 @@ class Outbox(Protocol):
         """
         ...
 
+    def release(self, key: str, mirror: str, exchange_id: str) -> None:
+        """Give back the thread that `prepare` took for an exchange whose run has failed."""
+        ...
+
     def settle(self, key: str, mirror: str, thread_id: str, version: int) -> None:
         """Note that the thread holds everything up to a version, because the backend wrote it there itself."""
         ...

@@ -112,9 +112,20 @@ class MirrorHead:
 class MirrorHeads(Protocol):
     """A notebook beside the log. Losing it costs one reading of each thread, nothing else."""
 
-    def get(self, stream: str, mirror: str) -> MirrorHead | None: ...
+    def claim(self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime) -> MirrorHead | None:
+        """Take a thread for writing: its head as it was, unsettled from now on; None while another holder's claim lasts.
 
-    def put(self, stream: str, mirror: str, head: MirrorHead) -> None: ...
+        A thread that is not in the notebook, or stands there under another id, is at version 0 and unsettled.
+        """
+        ...
+
+    def release(self, stream: str, mirror: str, holder: str) -> None:
+        """Give a thread back as it is: unsettled. Quiet where somebody else holds it."""
+        ...
+
+    def put(self, stream: str, mirror: str, head: MirrorHead) -> None:
+        """Note a head; whoever held the thread gives it back."""
+        ...
 
 
 @dataclass(frozen=True)

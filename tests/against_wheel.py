@@ -21,7 +21,8 @@ def main(place: str) -> int:
     with tempfile.TemporaryDirectory(prefix="threadledger-wheel-") as scratch:
         tree, environment = Path(scratch, "tree"), Path(scratch, "venv")
         shutil.copytree(ROOT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copytree(ROOT / "docs", tree / "docs")
+        for folder in ("docs", "examples", "profiles"):
+            shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
         for name in BESIDE:
             shutil.copy(ROOT / name, tree / name)
         python = _install(wheel, environment)

@@ -1,7 +1,12 @@
 """What is noted beside the log, and could be found out again from the provider: how far threads hold the journal, and
 which assistant was made from which profile."""
 
-from threadledger.domain import MirrorHead
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from threadledger.domain import MirrorHead, now, to_iso
 
 from .engine import Database
 
@@ -12,20 +17,43 @@ class SqlMirrorHeads:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, stream: str, mirror: str) -> MirrorHead | None:
-        query = "SELECT thread_id, version, settled FROM mirror_heads WHERE stream = ? AND mirror = ?"
-        with self._database.reading() as connection:
-            row = connection.exec_driver_sql(query, (stream, mirror)).one_or_none()
-            return MirrorHead(row.thread_id, row.version, bool(row.settled)) if row is not None else None
-
-    def put(self, stream: str, mirror: str, head: MirrorHead) -> None:
-        statement = (
-            "INSERT INTO mirror_heads (stream, mirror, thread_id, version, settled) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT (stream, mirror) DO UPDATE SET "
-            "thread_id = excluded.thread_id, version = excluded.version, settled = excluded.settled"
+    def claim(self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime) -> MirrorHead | None:
+        query = (
+            "SELECT thread_id, version, settled, holder, held_until FROM mirror_heads WHERE stream = ? AND mirror = ?"
         )
         with self._database.writing() as connection:
-            connection.exec_driver_sql(statement, (stream, mirror, head.thread_id, head.version, head.settled))
+            row = connection.exec_driver_sql(query, (stream, mirror)).one_or_none()
+            if row is not None and row.holder not in {None, holder} and row.held_until > to_iso(now()):
+                return None
+            head = MirrorHead(thread_id, 0, settled=False)
+            if row is not None and row.thread_id == thread_id:
+                head = MirrorHead(thread_id, row.version, bool(row.settled))
+            _write(connection, stream, mirror, replace(head, settled=False), holder, to_iso(until))
+            return head
+
+    def release(self, stream: str, mirror: str, holder: str) -> None:
+        statement = (
+            "UPDATE mirror_heads SET holder = NULL, held_until = NULL WHERE stream = ? AND mirror = ? AND holder = ?"
+        )
+        with self._database.writing() as connection:
+            connection.exec_driver_sql(statement, (stream, mirror, holder))
+
+    def put(self, stream: str, mirror: str, head: MirrorHead) -> None:
+        with self._database.writing() as connection:
+            _write(connection, stream, mirror, head, None, None)
+
+
+def _write(
+    connection: Connection, stream: str, mirror: str, head: MirrorHead, holder: str | None, held_until: str | None
+) -> None:
+    statement = (
+        "INSERT INTO mirror_heads (stream, mirror, thread_id, version, settled, holder, held_until) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, mirror) DO UPDATE SET "
+        "thread_id = excluded.thread_id, version = excluded.version, settled = excluded.settled, "
+        "holder = excluded.holder, held_until = excluded.held_until"
+    )
+    values = (stream, mirror, head.thread_id, head.version, head.settled, holder, held_until)
+    connection.exec_driver_sql(statement, values)
 
 
 class RememberedAssistants:

@@ -47,6 +47,8 @@ SQLITE_STEPS: tuple[tuple[str, ...], ...] = (
             thread_id TEXT NOT NULL,
             version INTEGER NOT NULL,
             settled INTEGER NOT NULL,
+            holder TEXT,
+            held_until TEXT,
             PRIMARY KEY (stream, mirror)
         )""",
         """CREATE TABLE assistants (

@@ -21,6 +21,7 @@ warnings.simplefilter("ignore")
 POINTS = {
     "step": (Asking, "perform"),  # a step of the exchange
     "commit": (Recorder, "insert_events"),  # a transaction of the log
+    "claim": (SqlMirrorHeads, "claim"),  # a thread is taken for writing
     "note": (SqlMirrorHeads, "put"),  # how far a thread holds the journal
     "assistants thread": (AssistantsThreads, "create"),
     "assistants messages": (AssistantsThreads, "add"),

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -637,4 +638,33 @@ def test_a_conversation_in_which_a_tool_was_not_bound_is_mended_and_gone_on_with
     with pytest.raises(AllBackendsFailed):
         chat.ask("Where is it?")
     assert chat.ask("And now?").text == "You said: And now?"
+    assert [each.found.state.value for each in ledger.replay.verify(["k"])] == ["same"]
+
+
+def test_messages_appended_at_once_by_many_reach_the_thread_once_each(simulator, open_ledger):
+    ledgers = [open_ledger(threads="conversations") for _ in range(4)]
+    words = [f"word {number}" for number in range(24)]
+
+    def append(number):
+        ledgers[number % len(ledgers)].conversation("k").append("user", words[number])
+
+    with ThreadPoolExecutor(len(ledgers)) as pool:
+        list(pool.map(append, range(len(words))))
+    ledgers[0].conversation("k").append("user", "the last")
+    held = [item["content"][0]["text"] for item in next(iter(simulator.provider.items.values()))]
+    assert sorted(held) == sorted([*words, "the last"])
+    assert [each.found.state.value for each in ledgers[0].replay.verify(["k"])] == ["same"]
+
+
+def test_a_thread_that_somebody_else_is_writing_to_is_waited_for_and_then_the_run_is_refused(simulator, open_ledger):
+    ledger = open_ledger(backends=("assistants", "chat"), threads="assistants", retries=0)
+    chat = ledger.conversation("k")
+    chat.append("user", "hello")
+    thread_id = ledger.state("k").links["assistants"]["thread_id"]
+    heads = ledger.outside.outbox._heads
+    heads.claim("conversation:k", "assistants", thread_id, "somebody", now() + timedelta(minutes=1))
+    answer = chat.ask("Where is it?")
+    assert (answer.backend, [failure.cause.value for failure in answer.failures]) == ("chat", ["thread_busy"])
+    heads.release("conversation:k", "assistants", "somebody")
+    chat.append("user", "thanks")
     assert [each.found.state.value for each in ledger.replay.verify(["k"])] == ["same"]
