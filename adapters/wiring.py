@@ -64,6 +64,7 @@ def open_ledger(
         profile=profile,
         tools=dict(tools or {}),
         wait=wait,
+        close=client.close,
     )
     return Ledger(journal, outside)
 

@@ -37,13 +37,16 @@ class Asking:
         exchange_id: str,
         rerun_of: str | None = None,
         policy: Policy | None = None,
+        after: int = 0,
     ) -> None:
+        """`after` is a version before the exchange's first run: what came earlier need not be read."""
         self._journal = journal
         self._outside = outside
         self._key = key
         self._exchange_id = exchange_id
         self._rerun_of = rerun_of
         self._policy = policy or outside.policy
+        self._after = after
         self._memory = Memory()
         self._began = 0.0
         self._thread_version = 0
@@ -65,7 +68,7 @@ class Asking:
         finally:
             self._outside.mirror(self._journal, self._key)
         if answer is None:
-            recorded = self._journal.exchanges(self._key).by_id.get(self._exchange_id)
+            recorded = self._journal.exchanges(self._key, self._after).by_id.get(self._exchange_id)
             runs = recorded.runs if recorded else []
             tried = [run for run in runs if run.failure is not None and (run.rerun_of == self._rerun_of)]
             raise AllBackendsFailed(
@@ -176,7 +179,7 @@ class Asking:
 
         message_id, version = self._journal.commit(self._key, decide)
         self._settle(step, version)
-        exchange_record = self._journal.exchanges(self._key).by_id[self._exchange_id]
+        exchange_record = self._journal.exchanges(self._key, self._after).by_id[self._exchange_id]
         failed = [run for run in exchange_record.runs if run.failure is not None]
         return Answer(
             text=step.completion.messages[-1].text,

@@ -75,23 +75,21 @@ class Chat:
         """
         question = text_message("user", text)
 
-        def decide(conversation: Conversation) -> tuple[str, bool]:
+        def decide(conversation: Conversation) -> tuple[str, int | None]:
             earlier = self._earlier(idempotency_key, question)
             if earlier is None:
-                return conversation.ask(question, idempotency_key), False
+                return conversation.ask(question, idempotency_key), conversation.version
             if earlier.exchange_id is None:
                 raise IdempotencyConflict(
                     f"the idempotency key {idempotency_key!r} stands for a message that {self.key!r} only journaled: "
                     "ask with a key of its own"
                 )
-            return earlier.exchange_id, True
+            return earlier.exchange_id, None
 
-        exchange_id, asked_before = self._journal.commit(self.key, decide, create=True)
-        return (
-            self.rerun(exchange_id)
-            if asked_before
-            else Asking(self._journal, self._outside, self.key, exchange_id).run()
-        )
+        exchange_id, asked_at = self._journal.commit(self.key, decide, create=True)
+        if asked_at is None:
+            return self.rerun(exchange_id)
+        return Asking(self._journal, self._outside, self.key, exchange_id, after=asked_at).run()
 
     def rerun(self, exchange_id: str, policy: Policy | None = None) -> Answer:
         """Run an exchange again that nobody answered; one that has its answer is not run, and its answer returned.

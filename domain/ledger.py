@@ -64,8 +64,9 @@ class Ledger:
         self.outside = outside or Outside()
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database, and of connections to the provider."""
         self.journal.close()
+        self.outside.close()
 
     def __enter__(self) -> Self:
         return self

@@ -54,6 +54,8 @@ class Outside:
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
     wait: Callable[[float], None] = time.sleep
     random: Random = field(default_factory=Random)
+    close: Callable[[], None] = lambda: None
+    """Lets go of connections."""
 
     def mirror(self, journal: Journal, key: str) -> None:
         """Bring a conversation's threads up to the journal, where there is an outbox."""

@@ -668,3 +668,11 @@ def test_a_thread_that_somebody_else_is_writing_to_is_waited_for_and_then_the_ru
     heads.release("conversation:k", "assistants", "somebody")
     chat.append("user", "thanks")
     assert [each.found.state.value for each in ledger.replay.verify(["k"])] == ["same"]
+
+
+def test_a_ledger_that_is_closed_leaves_no_connection_to_the_provider_open(simulator, open_ledger):
+    ledger = open_ledger(backends=("chat",), threads="none")
+    ledger.conversation("k").ask("hello")
+    client = ledger.outside.backends["chat"]._client.sdk
+    ledger.close()
+    assert client.is_closed()
