@@ -10,7 +10,7 @@ from threadledger.adapters import export_lines, import_lines
 from threadledger.domain import ConversationNotFound
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "conversations.jsonl.gz"
-REAL_LINES = 200
+REAL_LINES = 3_000
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "1"}'}}
 OWN = [

@@ -1,14 +1,17 @@
 """The story that threadledger was written for, sentence by sentence: real ledger, real SDK, a provider that fails."""
 
+import gzip
 import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from threadledger.adapters import import_lines
 from threadledger.domain import (
     AllBackendsFailed,
     Cause,
@@ -22,6 +25,7 @@ from threadledger.domain import (
 # The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
+REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "conversations.jsonl.gz"
 RUNS, CHAT, RESPONSES = "POST /threads/{thread_id}/runs", "POST /chat/completions", "POST /responses"
 MESSAGES = "POST /threads/{thread_id}/messages"
 SORRY = "Sorry, something went wrong."
@@ -676,3 +680,20 @@ def test_a_ledger_that_is_closed_leaves_no_connection_to_the_provider_open(simul
     client = ledger.outside.backends["chat"]._client.sdk
     ledger.close()
     assert client.is_closed()
+
+
+@pytest.mark.parametrize("kind", ["conversations", "assistants"])
+def test_real_conversations_are_rebuilt_into_threads_and_verified(simulator, open_ledger, kind):
+    if not REAL.is_file():
+        pytest.skip(
+            "the shared data, ../shared/data/conversations.jsonl.gz, is not there: the other tests prove the same"
+        )
+    ledger = open_ledger(threads=kind)
+    with gzip.open(REAL, "rb") as lines:
+        imported = list(import_lines(ledger, islice(lines, 60)))
+    plan = ledger.replay.plan_rebuild(to=kind)
+    assert sum(item.messages for item in plan.items) == sum(each.messages for each in imported)
+    assert {(item.state, item.verified) for item in plan.apply()} == {("done", True)}
+    assert {each.found.state.value for each in ledger.replay.verify(to=kind)} == {"same"}
+    assert not simulator.provider.runs
+    assert not simulator.provider.responses
