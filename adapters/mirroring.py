@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from threadledger.domain import (
     Backend,
@@ -38,7 +39,7 @@ from threadledger.domain import (
 
 logger = logging.getLogger("threadledger")
 
-CLAIM_SECONDS = 120.0
+CLAIM_SECONDS = 600.0
 """How long whoever sends to a thread may take; after that it counts as crashed, and the thread is read."""
 
 CLAIM_ATTEMPTS_MAX = 25
@@ -84,14 +85,15 @@ class ThreadOutbox:
         if mirror is None:
             return request
         key = request.key
-        link = journal.require(key).state.links.get(mirror.name)
-        usable = link is not None and not link["lost"] and link["endpoint"] == mirror.endpoint
+        state = journal.require(key).state
+        link = state.links.get(mirror.name)
+        usable = link is not None and self._is_usable(link, mirror, state.cut_version)
         thread_id = link["thread_id"] if link is not None and usable else self._link(journal, key, mirror)
         seconds = request.timeout_seconds + limits.RUN_GRACE_SECONDS
         head = self._claim_patiently(key, mirror, thread_id, request.exchange_id, seconds)
         unsent, version = self._unsent(journal, key, mirror, head)
         if not backend.takes_unsent:
-            self._add(journal, key, mirror, thread_id, unsent)
+            self._add(journal, key, mirror, thread_id, unsent, version)
             unsent = ()
         return replace(request, thread_id=thread_id, thread_version=version, unsent=unsent)
 
@@ -99,9 +101,9 @@ class ThreadOutbox:
         """Give the thread back; what the failed run left there is read before the next write."""
         self._heads.release(stream_of(key), mirror, exchange_id)
 
-    def settle(self, key: str, mirror: str, thread_id: str, version: int) -> None:
+    def settle(self, key: str, mirror: str, thread_id: str, version: int, holder: str | None = None) -> None:
         """Note that the thread holds everything up to a version."""
-        self._heads.put(stream_of(key), mirror, MirrorHead(thread_id, version, settled=True))
+        self._heads.put(stream_of(key), mirror, MirrorHead(thread_id, version, settled=True), holder)
 
     def _link(self, journal: Journal, key: str, mirror: ThreadMirror) -> str:
         """A thread for a conversation; of two processes that make one at once, the first one's counts."""
@@ -109,7 +111,7 @@ class ThreadOutbox:
 
         def decide(conversation: Conversation) -> str:
             link = conversation.state.links.get(mirror.name)
-            if link is not None and not link["lost"] and link["endpoint"] == mirror.endpoint:
+            if link is not None and self._is_usable(link, mirror, conversation.state.cut_version):
                 return str(link["thread_id"])
             conversation.link_thread(mirror.name, made, mirror.endpoint)
             return made
@@ -118,6 +120,11 @@ class ThreadOutbox:
         if linked == made:
             self._heads.put(stream_of(key), mirror.name, MirrorHead(made, 0, settled=True))
         return linked
+
+    @staticmethod
+    def _is_usable(link: Mapping[str, Any], mirror: ThreadMirror, cut_version: int) -> bool:
+        """Whether a run may answer in the thread: it is there, and shows nothing that memory has lost since."""
+        return not link["lost"] and link["endpoint"] == mirror.endpoint and link["version"] > cut_version
 
     def _send_all(self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str) -> None:
         """Send until nothing is lacking. Whoever journals while somebody else sends leaves it to them: they look again
@@ -130,11 +137,11 @@ class ThreadOutbox:
                 return
             try:
                 items, version = self._unsent(journal, key, mirror, head)
-                self._add(journal, key, mirror, thread_id, items)
+                self._add(journal, key, mirror, thread_id, items, version)
             except BaseException:
                 self._heads.release(stream_of(key), mirror.name, holder)
                 raise
-            self.settle(key, mirror.name, thread_id, version)
+            self._heads.put(stream_of(key), mirror.name, MirrorHead(thread_id, version, settled=True), holder)
             if journal.require(key).version == seen:
                 return
 
@@ -151,14 +158,20 @@ class ThreadOutbox:
         raise ProviderRefused(Failure("error", code="conversation_locked", message=message, thread_id=thread_id))
 
     def _add(
-        self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str, items: Sequence[ThreadItem]
+        self,
+        journal: Journal,
+        key: str,
+        mirror: ThreadMirror,
+        thread_id: str,
+        items: Sequence[ThreadItem],
+        version: int,
     ) -> None:
         if not items:
             return
         try:
             mirror.add(thread_id, items)
         except ProviderRefused:
-            rendered = mirror.render(journal.memory(key).settled(), thread_id)
+            rendered = mirror.render(journal.memory(key, at=version).settled(), thread_id)
             bring_up(mirror, thread_id, rendered.items, self._wait)
 
     def _unsent(

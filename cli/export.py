@@ -38,13 +38,20 @@ def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None
     with opened() as ledger:
         total = len(ledger.conversations()) if everything else len(keys)
         lines = export_lines(ledger, None if everything else keys, plain=kind == "messages")
+        for key in keys:
+            ledger.state(key)
+        unfinished = file.with_name(f"{file.name}.part") if file else None
         try:
-            target: Any = file.open("w", encoding="utf-8", newline="\n") if file else nullcontext(sys.stdout)
+            target: Any = (
+                unfinished.open("w", encoding="utf-8", newline="\n") if unfinished else nullcontext(sys.stdout)
+            )
         except OSError as error:
             raise FileMissing(f"{file} cannot be written ({error.strerror}): name another file") from error
         with target as stream:
             for line in tracked(lines, total, "exporting"):
                 stream.write(line + "\n")
+        if file and unfinished:
+            unfinished.replace(file)  # the old file stays until the new one is whole
     if file:
         note(f"{total} conversations in {file}")
     return Exit.DONE

@@ -56,7 +56,7 @@ from .messages import (
     Usage,
     Verbatim,
 )
-from .naming import stream_of
+from .naming import IMPORTED, stream_of
 from .outside import Outbox, Outside
 from .parsing import parse_message, restore_message, text_message
 from .ports import (
@@ -82,6 +82,7 @@ from .tokens import estimate_tokens
 
 __all__ = [
     "ADVICE",
+    "IMPORTED",
     "STATE_SCHEMA",
     "AllBackendsFailed",
     "Answer",

@@ -57,3 +57,15 @@ def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | No
         version=answers[-1].originator_version,
         usage=Usage(usage.get("input_tokens", 0), usage.get("output_tokens", 0)),
     )
+
+
+def why_not_rerun(journal: Journal, key: str, exchange_id: str) -> str:
+    """What speaks against running an exchange again that has no answer; empty where nothing does."""
+    state = journal.require(key).state
+    if state.last_exchange_id != exchange_id:
+        known = exchange_id in state.open_exchanges or exchange_id in journal.exchanges(key).by_id
+        return "overtaken by newer messages" if known else "there is no such exchange"
+    newest = journal.memory(key).messages[-1:]
+    if any(message.exchange_id != exchange_id for message in newest):
+        return "overtaken by newer messages"
+    return ""

@@ -48,6 +48,7 @@ class Asking:
         self._policy = policy or outside.policy
         self._after = after
         self._memory = Memory()
+        self._plan = RunPlan("", "")
         self._began = 0.0
         self._thread_version = 0
 
@@ -117,6 +118,7 @@ class Asking:
             rerun_of=self._rerun_of,
             fallback_reason=step.fallback_reason,
         )
+        self._plan = plan
         run_id = self._journal.commit(self._key, lambda it: it.start_run(self._exchange_id, plan))
         self._began = time.monotonic()
         return run_id
@@ -131,7 +133,7 @@ class Asking:
         try:
             return self._ask_backend(step)
         except ProviderRefused as refused:
-            return refused.failure
+            return refused.failure.redacted()
         except Exception as error:
             logger.exception("backend %s raised", step.candidate.backend)
             return Failure("error", type=type(error).__name__, message=redact(str(error)) or None)
@@ -155,7 +157,7 @@ class Asking:
         )
         refusal = backend.preflight(request)
         if refusal is not None:
-            return refusal
+            return refusal.redacted()
         if backend.thread is not None and self._outside.outbox is not None:
             request = self._outside.outbox.prepare(self._journal, request, backend)
             self._thread_version = request.thread_version
@@ -172,6 +174,9 @@ class Asking:
         source = Source.RERUN if self._rerun_of else Source.FALLBACK if step.fallback else Source.RUN
 
         def decide(conversation: Conversation) -> tuple[str, int]:
+            if step.run_id not in conversation.state.open_runs:  # closed as interrupted: its deadline had passed
+                late = conversation.accept_late(step.run_id, self._exchange_id, self._plan, step.completion)
+                return late, conversation.version
             message_id = conversation.complete_run(
                 step.run_id, step.completion, source=source, duration_seconds=self._elapsed()
             )
@@ -205,7 +210,7 @@ class Asking:
         since = self._journal.history(self._key, after=self._thread_version, upto=version)
         ours = all(event.run_id == step.run_id for event in since if isinstance(event, MessageJournaled))
         if thread_id is not None and ours:
-            outbox.settle(self._key, mirror, thread_id, version)
+            outbox.settle(self._key, mirror, thread_id, version, self._exchange_id)
         else:
             outbox.release(self._key, mirror, self._exchange_id)
 

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from . import events as e
-from .answers import Answer, recorded_answer
+from .answers import Answer, recorded_answer, why_not_rerun
 from .asking import Asking
 from .conversation import Conversation
-from .errors import IdempotencyConflict
+from .errors import ConversationChanged, IdempotencyConflict
 from .exchange import Policy
 from .failures import RecordedFailure
 from .ids import idempotent_id
@@ -99,11 +99,15 @@ class Chat:
         Raises:
             ConversationBusy: a run is open.
             AllBackendsFailed: again nobody answered.
+            ConversationChanged: there is no such exchange, or newer messages overtook it.
         """
         answer = recorded_answer(self._journal, self.key, exchange_id)
         if answer is not None:
             return answer
         exchange = self._journal.exchanges(self.key).by_id.get(exchange_id)
+        refusal = why_not_rerun(self._journal, self.key, exchange_id)
+        if refusal:
+            raise ConversationChanged(f"the exchange {exchange_id} of {self.key!r} is not run again: {refusal}")
         rerun_of = exchange.runs[-1].run_id if exchange is not None and exchange.runs else None
         return Asking(self._journal, self._outside, self.key, exchange_id, rerun_of, policy).run()
 

@@ -4,8 +4,8 @@ A command records one or more events in `pending`; nothing is stored before the 
 is dead: load it anew and decide again.
 """
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -13,11 +13,10 @@ from . import events as e
 from .errors import ConversationBusy, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
 from .failures import Failure
 from .ids import from_iso, idempotent_id, new_id, now, to_iso
-from .limits import METADATA_BYTES_MAX, RUN_GRACE_SECONDS
+from .limits import BETWEEN_RUNS_SECONDS, METADATA_BYTES_MAX, RUN_GRACE_SECONDS
 from .messages import Message, Source
 from .naming import check_idempotency_key, stream_of
 from .parsing import plain_json
-from .redaction import redact, redact_details
 from .runs import Completion, RunPlan
 from .state import ConversationState, evolve
 
@@ -81,7 +80,7 @@ class Conversation:
         written_at: str | None = None,
     ) -> e.MessageJournaled:
         """Write a message down. With an idempotency key, the event's id is made from it: the store keeps one."""
-        if idempotency_key is not None:
+        if idempotency_key is not None and source is not Source.IMPORT:
             check_idempotency_key(idempotency_key)
         call_fields = [call.as_json() for call in message.tool_calls]
         return self._record(
@@ -111,6 +110,7 @@ class Conversation:
         self.close_overdue_runs()
         self._refuse_while_running()
         for exchange_id in list(self.state.open_exchanges):
+            self._refuse_while_active(exchange_id)
             self.abandon(exchange_id, "left unfinished by a process that stopped")
         exchange_id = new_id()
         self.journal(question, exchange_id=exchange_id, idempotency_key=idempotency_key)
@@ -132,6 +132,8 @@ class Conversation:
                 f"the exchange {exchange_id} of {self.state.key!r} has its answer: ask a new question"
             )
         exchange = self.state.open_exchanges.get(exchange_id, {"failed_run": None})
+        if exchange.get("rerun_of") != plan.rerun_of and exchange.get("runs"):
+            self._refuse_while_active(exchange_id)
         same_attempt = exchange.get("rerun_of") == plan.rerun_of
         if same_attempt and exchange["failed_run"] and exchange["failed_backend"] != plan.backend:
             self._record(
@@ -183,6 +185,15 @@ class Conversation:
             )
         return answer
 
+    def accept_late(self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion) -> str:
+        """Record the answer of a run that others had closed as interrupted, as a run of its own: nothing is lost.
+
+        Raises:
+            ConversationBusy, ExchangeAnswered: there is no place for it any more.
+        """
+        again = self.start_run(exchange_id, replace(plan, rerun_of=run_id))
+        return self.complete_run(again, completion, source=Source.RERUN)
+
     def fail_run(self, run_id: str, failure: Failure, duration_seconds: float | None = None) -> None:
         """Record why a run ended without an answer, without secrets and in bounds.
 
@@ -190,12 +201,7 @@ class Conversation:
             RunNotOpen: the run has ended already.
         """
         self._open_run(run_id)
-        facts = vars(failure) | {
-            "message": redact(failure.message) if failure.message is not None else None,
-            "details": redact_details(failure.details),
-            "retry_after_seconds": _finite(failure.retry_after_seconds),
-        }
-        self._record(e.RunFailed, run_id=run_id, duration_seconds=_finite(duration_seconds), **facts)
+        self._record(e.RunFailed, run_id=run_id, duration_seconds=duration_seconds, **vars(failure.redacted()))
 
     def close_overdue_runs(self) -> list[str]:
         """Close the runs that a crash left open and whose deadline has passed; returns their ids."""
@@ -250,6 +256,14 @@ class Conversation:
                 "wait for its end and ask again"
             )
 
+    def _refuse_while_active(self, exchange_id: str) -> None:
+        active_at = self.state.open_exchanges[exchange_id].get("active_at")
+        if active_at and now() < from_iso(active_at) + timedelta(seconds=BETWEEN_RUNS_SECONDS):
+            raise ConversationBusy(
+                f"{self.state.key!r} is being answered: exchange {exchange_id} is between two runs; "
+                "wait for its end and ask again"
+            )
+
     def _open_run(self, run_id: str) -> dict[str, Any]:
         run: dict[str, Any] | None = self.state.open_runs.get(run_id)
         if run is None:
@@ -272,8 +286,3 @@ class Conversation:
         """Now, but never before the last event: a clock that was set back must not reorder the log."""
         moment = now()
         return max(moment, from_iso(self.state.last_at)) if self.state.last_at else moment
-
-
-def _finite(number: float | None) -> float | None:
-    """A number that JSON has; None for the others."""
-    return number if number is not None and math.isfinite(number) else None

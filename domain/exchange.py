@@ -19,6 +19,7 @@ from .limits import (
     BACKEND_TIMEOUT_SECONDS,
     BACKOFF_FIRST_SECONDS,
     BACKOFF_MAX_SECONDS,
+    REASON_CHARS_MAX,
     RETRIES_DEFAULT,
     RETRY_AFTER_MAX_SECONDS,
 )
@@ -109,7 +110,7 @@ def exchange(policy: Policy, random: Random) -> Generator[Step, Any, Any]:
                 return (yield CompleteRun(run_id, outcome, candidate, fallback))
             yield FailRun(run_id, outcome, candidate)
             cause = diagnose(outcome)
-            reason = f"{cause.value}: {outcome.summary()}"[:500]
+            reason = f"{cause.value}: {outcome.summary()}"[:REASON_CHARS_MAX]
             if attempt > policy.retries or not is_worth_a_retry(outcome):
                 break
             yield Wait(pause_before_retry(attempt, outcome, random))

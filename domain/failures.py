@@ -4,13 +4,16 @@ Only the facts are stored. The cause is derived from them when it is asked for, 
 better. The table stands in `diagnosis.py`.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from .ids import to_iso
+from .limits import PARTIAL_TEXT_CHARS_MAX
+from .redaction import redact, redact_details, whole_text
 
 
 class Cause(StrEnum):
@@ -64,6 +67,22 @@ class Failure:
     remote_run_id: str | None = None
     thread_id: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def redacted(self) -> "Failure":
+        """The same facts without secrets, storable, and in bounds. Idempotent."""
+        texts: dict[str, Any] = {
+            name: redact(value)
+            for name, value in vars(self).items()
+            if isinstance(value, str) and name not in {"partial_text", "remote_run_id", "thread_id"}
+        }
+        retry_after = self.retry_after_seconds
+        return replace(
+            self,
+            **texts,
+            partial_text=self.partial_text and whole_text(self.partial_text)[:PARTIAL_TEXT_CHARS_MAX],
+            retry_after_seconds=retry_after if retry_after is not None and math.isfinite(retry_after) else None,
+            details=redact_details(self.details),
+        )
 
     def summary(self) -> str:
         """The facts in one line: HTTP status, code, message."""

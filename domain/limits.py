@@ -24,6 +24,9 @@ BACKEND_TIMEOUT_SECONDS = 60.0
 RUN_GRACE_SECONDS = 30.0
 """Time after an attempt's limit in which its own process may still record the end; then it counts as crashed."""
 
+BETWEEN_RUNS_SECONDS = 60.0
+"""How long an exchange without an open run is left to the process that is at it: the longest pause, and some grace."""
+
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 8.0
 """Waiting before a retry: doubled at each attempt, with jitter, up to the maximum."""
@@ -33,6 +36,12 @@ RETRY_AFTER_MAX_SECONDS = 30.0
 
 FAILURE_TEXT_CHARS_MAX = 2_000
 """Characters kept of a provider's error message."""
+
+PARTIAL_TEXT_CHARS_MAX = 256_000
+"""Characters kept of an answer that broke off."""
+
+REASON_CHARS_MAX = 500
+"""Characters kept of why a backend was given up."""
 
 DETAILS_BYTES_MAX = 8 * 1024
 """Bytes kept of a failure's raw details, as JSON."""

@@ -7,6 +7,9 @@ from .parsing import plain_json
 CONVERSATION = "conversation:"
 PROFILE = "profile:"
 
+IMPORTED = "import:"
+"""What the idempotency keys of imported messages begin with; an app's own may not."""
+
 
 def stream_of(key: object) -> str:
     """The stream that holds a conversation's events.
@@ -36,4 +39,6 @@ def check_idempotency_key(idempotency_key: str) -> None:
             f"an idempotency key of {len(idempotency_key)} characters cannot be used: "
             f"give 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters"
         )
+    if idempotency_key.startswith(IMPORTED):
+        raise InvalidInput(f"idempotency keys that begin with {IMPORTED!r} are those of imports: choose another one")
     plain_json(idempotency_key, "the idempotency key")

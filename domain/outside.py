@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
+from .errors import ThreadledgerError
 from .exchange import Policy
 from .journal import Journal
 from .ports import Backend, BackendRequest, ThreadMirror, ToolFunction
 from .profiles import Profile
+
+logger = logging.getLogger("threadledger")
 
 
 class Outbox(Protocol):
@@ -33,7 +37,7 @@ class Outbox(Protocol):
         """Give back the thread that `prepare` took for an exchange whose run has failed."""
         ...
 
-    def settle(self, key: str, mirror: str, thread_id: str, version: int) -> None:
+    def settle(self, key: str, mirror: str, thread_id: str, version: int, holder: str | None = None) -> None:
         """Note that the thread holds everything up to a version, because the backend wrote it there itself."""
         ...
 
@@ -58,6 +62,13 @@ class Outside:
     """Lets go of connections."""
 
     def mirror(self, journal: Journal, key: str) -> None:
-        """Bring a conversation's threads up to the journal, where there is an outbox."""
-        if self.outbox is not None:
+        """Bring a conversation's threads up to the journal, where there is an outbox.
+
+        What was journaled is journaled: an error here is logged, and the threads catch up later.
+        """
+        if self.outbox is None:
+            return
+        try:
             self.outbox.mirror(journal, key)
+        except ThreadledgerError as error:
+            logger.warning("the threads of %r lag behind: %s", key, error)

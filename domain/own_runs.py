@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from dataclasses import replace
 
 from .conversation import Conversation
+from .errors import RunNotOpen
 from .failures import Failure
 from .ids import new_id
 from .journal import Journal
@@ -23,8 +26,7 @@ class OwnRun:
         self._key = key
         self._began = time.monotonic()
         self._ended = False
-        self.exchange_id = new_id()
-        self.run_id = journal.commit(key, lambda it: it.start_run(self.exchange_id, plan), create=True)
+        self.exchange_id, self.run_id = journal.commit(key, lambda it: _start(it, plan), create=True)
 
     def complete(self, text: str) -> None:
         """Journal the answer; the run is over.
@@ -62,7 +64,19 @@ class OwnRun:
             conversation.fail_run(self.run_id, failure, self._elapsed())
             conversation.abandon(self.exchange_id, "the app's own run failed")
 
-        self._journal.commit(self._key, decide)
+        with suppress(RunNotOpen):  # closed as interrupted meanwhile: the app's own exception says more
+            self._journal.commit(self._key, decide)
 
     def _elapsed(self) -> float:
         return round(time.monotonic() - self._began, 6)
+
+
+def _start(conversation: Conversation, plan: RunPlan) -> tuple[str, str]:
+    """Begin an exchange, or go on with the last one where nobody answered it and nothing was journaled since."""
+    state = conversation.state
+    last = state.abandoned.get(state.last_exchange_id or "")
+    if last is None or state.last_exchange_id is None or last.get("messages") != state.messages:
+        exchange_id = new_id()
+        return exchange_id, conversation.start_run(exchange_id, plan)
+    rerun_of = last["runs"][-1] if last["runs"] else None
+    return state.last_exchange_id, conversation.start_run(state.last_exchange_id, replace(plan, rerun_of=rerun_of))

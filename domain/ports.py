@@ -123,8 +123,8 @@ class MirrorHeads(Protocol):
         """Give a thread back as it is: unsettled. Quiet where somebody else holds it."""
         ...
 
-    def put(self, stream: str, mirror: str, head: MirrorHead) -> None:
-        """Note a head; whoever held the thread gives it back."""
+    def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
+        """Note a head and give the thread back. With a holder: quiet where its claim has run out and another's lasts."""
         ...
 
 

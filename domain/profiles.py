@@ -72,6 +72,8 @@ def _tool(given: object, where: str) -> Mapping[str, Any]:
             function = {"name": name, "description": rest.get("description", "")}
             parameters = rest.get("parameters", {"type": "object", "properties": {}})
             return {"type": "function", "function": function | {"parameters": parameters}}
-        case {"type": str()}:
+        case {"type": "function", "name": str(), **rest}:
+            return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+        case {"type": str(kind)} if kind != "function":
             return tool
     raise InvalidProfile(f"{where}: a tool has neither a name nor a type: give name, description and parameters")

@@ -122,10 +122,9 @@ class Threads:
             return gone
         mirror = self._mirrors[to]
         if link["endpoint"] != mirror.endpoint:
-            raise InvalidInput(
-                f"the thread of {key!r} is at {link['endpoint']}, but the settings name {mirror.endpoint}: "
-                "set OPENAI_BASE_URL to where the thread is, or rebuild it here with: threadledger replay rebuild"
-            )
+            elsewhere = Comparison(ThreadState.UNLINKED, journal, missing=journal)
+            reason = f"the thread is at {link['endpoint']}, the settings name {mirror.endpoint}"
+            return Verification(key, to, thread_id, elsewhere, reason)
         try:
             return Verification(key, to, thread_id, compare(rendering.items, mirror.read(thread_id)))
         except ProviderRefused as refused:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .answers import why_not_rerun
 from .audit import ExchangeRecord, RunRecord
 from .chat import Chat
 from .errors import AllBackendsFailed, ThreadledgerError
@@ -106,11 +107,7 @@ def _why_not(journal: Journal, exchange: ExchangeRecord) -> str:
     state = journal.require(exchange.key).state
     if state.open_runs:
         return "a run is open: wait for its end"
-    newest = journal.memory(exchange.key).messages[-1:]
-    overtaken = [message for message in newest if message.exchange_id != exchange.exchange_id]
-    if overtaken or state.last_exchange_id != exchange.exchange_id:
-        return "overtaken by newer messages"
-    return ""
+    return why_not_rerun(journal, exchange.key, exchange.exchange_id)
 
 
 def _rerun(journal: Journal, outside: Outside, item: RerunItem, policy: Policy) -> RerunItem:

@@ -35,10 +35,13 @@ class ConversationState:
     """run id → exchange_id, backend, attempt, deadline (ISO 8601 or null), rerun_of"""
     open_exchanges: dict[str, JSON] = field(default_factory=dict)
     """exchange id → question (message id), runs (ids), failed_run and failed_backend of the last failed run, rerun_of;
+    active_at (when its process was last heard of between runs), messages (how many there were when it opened);
     `unanswered` while a rerun is at an exchange that counts as such"""
     abandoned: dict[str, JSON] = field(default_factory=dict)
     """exchange id → the same, for the last `ABANDONED_KEPT` exchanges that nobody answered"""
     unanswered: int = 0
+    cut_version: int = 0
+    """When memory last lost something (a message retracted, memory cleared): threads linked before still show it"""
     answered: list[str] = field(default_factory=list)
     """ids of the last `ANSWERED_KEPT` exchanges that have an answer"""
     links: dict[str, JSON] = field(default_factory=dict)
@@ -86,12 +89,14 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
         return
     if exchange_id not in state.open_exchanges:
         _open_exchange(state, exchange_id, event.message_id)
+        state.open_exchanges[exchange_id]["active_at"] = to_iso(event.timestamp)
 
 
 def _open_exchange(state: ConversationState, exchange_id: str, question: str | None) -> None:
     state.exchanges += 1
     state.last_exchange_id = exchange_id
-    state.open_exchanges[exchange_id] = {"question": question, "runs": [], **_NOTHING_FAILED}
+    exchange = {"question": question, "runs": [], "messages": state.messages, "active_at": None, **_NOTHING_FAILED}
+    state.open_exchanges[exchange_id] = exchange
 
 
 def _run_started(state: ConversationState, event: e.RunStarted) -> None:
@@ -112,7 +117,7 @@ def _run_started(state: ConversationState, event: e.RunStarted) -> None:
             }
     exchange = state.open_exchanges[event.exchange_id]
     if exchange.get("rerun_of") != event.rerun_of:
-        exchange.update(_NOTHING_FAILED)
+        exchange.update(_NOTHING_FAILED, runs=[])
     exchange["rerun_of"] = event.rerun_of
     exchange["runs"].append(event.run_id)
 
@@ -134,6 +139,8 @@ def _run_failed(state: ConversationState, event: e.RunFailed) -> None:
     exchange = state.open_exchanges.get(run["exchange_id"]) if run is not None else None
     if run is not None and exchange is not None:
         exchange["failed_run"], exchange["failed_backend"] = event.run_id, run["backend"]
+        # A run that was closed as interrupted has nobody behind it; after any other end, its process may try again.
+        exchange["active_at"] = None if event.status == "interrupted" else to_iso(event.timestamp)
 
 
 def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
@@ -144,6 +151,10 @@ def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
     state.abandoned[event.exchange_id] = exchange
     while len(state.abandoned) > ABANDONED_KEPT:
         del state.abandoned[next(iter(state.abandoned))]
+
+
+def _cut(state: ConversationState, event: e.MessageRetracted | e.MemoryCleared) -> None:
+    state.cut_version = event.originator_version
 
 
 def _linked(state: ConversationState, event: e.ThreadLinked | e.ThreadRebuilt) -> None:
@@ -168,6 +179,8 @@ _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.RunCompleted: _run_completed,
     e.RunFailed: _run_failed,
     e.ExchangeAbandoned: _abandoned,
+    e.MessageRetracted: _cut,
+    e.MemoryCleared: _cut,
     e.ThreadLinked: _linked,
     e.ThreadRebuilt: _linked,
     e.ThreadLost: _lost,

@@ -65,8 +65,10 @@ class EventMapper(Mapper[str]):
             payload = self.transcoder.decode(stored_event.state)
             if not isinstance(payload, dict):
                 raise TypeError("the payload is not a JSON object")
+            understood = EVENTS.get(stored_event.topic)
+            newer = understood is not None and getattr(stored_event, "schema", 1) > understood.SCHEMA
             return restore_event(
-                stored_event.topic,
+                f"{stored_event.topic} of a newer schema" if newer else stored_event.topic,
                 payload,
                 originator_id=str(stored_event.originator_id),
                 originator_version=stored_event.originator_version,
@@ -78,8 +80,3 @@ class EventMapper(Mapper[str]):
                 f"event {stored_event.originator_version} of {stored_event.originator_id!r} ({stored_event.topic}) "
                 f"cannot be read ({error}): restore it from a backup; the other conversations are not concerned"
             ) from error
-
-
-def is_known(topic: str) -> bool:
-    """Whether this version understands events of this name."""
-    return topic in EVENTS

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from threadledger.domain import (
+    IMPORTED,
     Conversation,
     ConversationChanged,
     IdempotencyConflict,
@@ -50,12 +51,12 @@ class _New:
     line: int
     key: str
     metadata: dict[str, Any]
-    messages: list[Message]
+    messages: list[_Dated]
 
     def conversation(self) -> Conversation:
         conversation = Conversation.start(self.key, self.metadata)
-        for index, message in enumerate(self.messages):
-            conversation.journal(message, source=Source.IMPORT, idempotency_key=_place(index))
+        for index, (message, written_at) in enumerate(self.messages):
+            conversation.journal(message, source=Source.IMPORT, idempotency_key=_place(index), written_at=written_at)
         return conversation
 
     def imported(self) -> Imported:
@@ -112,10 +113,21 @@ def conversation_as_line(ledger: Ledger, key: str, *, plain: bool = False) -> st
     return json.dumps({"id": key, **metadata, "messages": messages}, ensure_ascii=False)
 
 
+_Dated = tuple[Message, str | None]
+"""A message, and when the original was written where the line says so."""
+
 _PLACE_FIELDS = ("message_id", "at", "source", "exchange_id", "run_id")
 
 
-def _parse(line: bytes) -> tuple[str, dict[str, Any], list[Message]]:
+def _dated(given: dict[str, Any]) -> _Dated:
+    """A message of a line; of one that was exported from a ledger, its place there is not part of what was said."""
+    if not all(name in given for name in _PLACE_FIELDS):
+        return parse_message(given), None
+    plain = {name: value for name, value in given.items() if name not in _PLACE_FIELDS}
+    return parse_message(plain), str(given["at"])
+
+
+def _parse(line: bytes) -> tuple[str, dict[str, Any], list[_Dated]]:
     try:
         given = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -126,13 +138,12 @@ def _parse(line: bytes) -> tuple[str, dict[str, Any], list[Message]]:
         raise InvalidInput('the line has no list "messages": give {"id": KEY, "messages": [...]}')
     if not isinstance(given.get("id"), str):
         raise InvalidInput('the line has no text "id": give {"id": KEY, "messages": [...]}')
-    messages = []
+    messages: list[_Dated] = []
     for index, message in enumerate(given["messages"]):
         if not isinstance(message, dict):
             raise InvalidInput(f"message {index + 1} is not an object: give role and content")
         try:
-            plain = {name: value for name, value in message.items() if name not in _PLACE_FIELDS}
-            messages.append(parse_message(plain))
+            messages.append(_dated(message))
         except InvalidInput as error:
             raise InvalidInput(f"message {index + 1}: {error}") from None
     metadata = {name: value for name, value in given.items() if name not in {"id", "messages"}}
@@ -159,18 +170,18 @@ def _store_one(ledger: Ledger, new: _New) -> Imported:
             return Imported(new.line, new.key, "failed", reason=str(error))
 
 
-def _extend(ledger: Ledger, number: int, key: str, messages: Sequence[Message]) -> Imported:
+def _extend(ledger: Ledger, number: int, key: str, messages: Sequence[_Dated]) -> Imported:
     """Add what a conversation that has begun does not have yet."""
     known = {
         event.idempotency_key: event
         for event in ledger.journal.history(key)
         if isinstance(event, events.MessageJournaled) and event.source == Source.IMPORT
     }
-    missing: list[tuple[int, Message]] = []
-    for index, message in enumerate(messages):
+    missing: list[tuple[int, _Dated]] = []
+    for index, (message, written_at) in enumerate(messages):
         earlier = known.get(_place(index))
         if earlier is None:
-            missing.append((index, message))
+            missing.append((index, (message, written_at)))
         elif restore_message(earlier) != message:
             raise IdempotencyConflict(
                 f"message {index + 1} of {key!r} differs from the one imported before: nothing of this line was imported; "
@@ -180,15 +191,15 @@ def _extend(ledger: Ledger, number: int, key: str, messages: Sequence[Message]) 
         return Imported(number, key, "unchanged")
 
     def decide(conversation: Conversation) -> None:
-        for index, message in missing:
-            conversation.journal(message, source=Source.IMPORT, idempotency_key=_place(index))
+        for index, (message, written_at) in missing:
+            conversation.journal(message, source=Source.IMPORT, idempotency_key=_place(index), written_at=written_at)
 
     ledger.journal.commit(key, decide)
     return Imported(number, key, "extended", len(missing))
 
 
 def _place(index: int) -> str:
-    return f"import:{index}"
+    return f"{IMPORTED}{index}"
 
 
 def _in_order(ledger: Ledger) -> list[str]:

@@ -15,7 +15,6 @@ from threadledger.domain import (
     Message,
     ProviderRefused,
     Role,
-    ToolCall,
     Usage,
     diagnose,
     limits,
@@ -28,7 +27,7 @@ from .client import Client
 from .failures import calling, present
 from .limits import PAGE_ITEMS
 from .preflight import preflight
-from .tools import answer_calls, too_many_rounds
+from .tools import answer_calls, too_many_rounds, tool_call
 
 RUNS = "POST /threads/{thread_id}/runs"
 RUN = "GET /threads/{thread_id}/runs/{run_id}"
@@ -120,7 +119,7 @@ class AssistantsBackend:
 
     def _answer_tools(self, run: Any, thread_id: str, request: BackendRequest, rounds: int) -> Any:
         calls = [
-            ToolCall(call.id, call.function.name, call.function.arguments)
+            tool_call(call.id, call.function.name, call.function.arguments)
             for call in run.required_action.submit_tool_outputs.tool_calls
         ]
         try:

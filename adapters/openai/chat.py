@@ -12,7 +12,6 @@ from threadledger.domain import (
     Message,
     ProviderRefused,
     Role,
-    ToolCall,
     Usage,
     limits,
     whole_text,
@@ -21,7 +20,7 @@ from threadledger.domain import (
 from .client import Client
 from .failures import calling, present
 from .preflight import preflight
-from .tools import answer_calls, offered_tools, too_many_rounds
+from .tools import answer_calls, offered_tools, too_many_rounds, tool_call
 
 ENDPOINT = "POST /chat/completions"
 
@@ -50,7 +49,7 @@ class ChatBackend:
             usage = _add(usage, completion.usage)
             choice = completion.choices[0]
             calls = [
-                ToolCall(call.id, call.function.name, call.function.arguments)
+                tool_call(call.id, call.function.name, call.function.arguments)
                 for call in choice.message.tool_calls or ()
                 if call.type == "function"
             ]

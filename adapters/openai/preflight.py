@@ -9,14 +9,15 @@ def preflight(backend: str, request: BackendRequest) -> Failure | None:
     """The first thing that speaks against asking, as a failure of status `refused`; None where nothing does."""
     if not request.memory.messages:
         return _refused(Cause.EMPTY_MEMORY, "there is no message to answer")
+    made_of_profile = backend == "assistants"
     length = len(request.profile.instructions)
-    if length > INSTRUCTIONS_CHARS_MAX:
+    if made_of_profile and length > INSTRUCTIONS_CHARS_MAX:
         return _refused(
             Cause.INSTRUCTIONS_TOO_LONG,
             f"{length:,} characters of instructions, {INSTRUCTIONS_CHARS_MAX:,} are allowed",
         )
     tools = request.profile.tools
-    if len(tools) > ASSISTANT_TOOLS_MAX:
+    if made_of_profile and len(tools) > ASSISTANT_TOOLS_MAX:
         return _refused(Cause.TOO_MANY_TOOLS, f"{len(tools)} tools, {ASSISTANT_TOOLS_MAX} are allowed")
     for tool in tools:
         kind = tool.get("type")

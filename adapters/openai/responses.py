@@ -16,7 +16,6 @@ from threadledger.domain import (
     Message,
     ProviderRefused,
     Role,
-    ToolCall,
     Usage,
     limits,
     response_items,
@@ -26,7 +25,7 @@ from threadledger.domain import (
 from .client import Client
 from .failures import calling, present
 from .preflight import preflight
-from .tools import answer_calls, response_tools, too_many_rounds
+from .tools import answer_calls, response_tools, too_many_rounds, tool_call
 
 ENDPOINT = "POST /responses"
 
@@ -56,7 +55,7 @@ class ResponsesBackend:
             response = self._create(request, given, conversation, deadline)
             usage = _add(usage, response.usage)
             calls = [
-                ToolCall(item.call_id, item.name, item.arguments)
+                tool_call(item.call_id, item.name, item.arguments)
                 for item in response.output
                 if item.type == "function_call"
             ]

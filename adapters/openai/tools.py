@@ -41,7 +41,7 @@ def answer_calls(calls: Sequence[ToolCall], request: BackendRequest, text: str =
     Raises:
         ProviderRefused: a function is not bound.
     """
-    request.journal([Message(Role.ASSISTANT, text or None, tuple(calls))])
+    request.journal([Message(Role.ASSISTANT, whole_text(text) or None, tuple(calls))])
     results = tuple(
         Message(Role.TOOL, _result(request.tools.get(call.name), call), tool_call_id=call.id) for call in calls
     )
@@ -51,6 +51,11 @@ def answer_calls(calls: Sequence[ToolCall], request: BackendRequest, text: str =
         message = f"the model called {unbound[0]!r}, which is not bound to a function"
         raise ProviderRefused(Failure("error", code="tool_failed", message=message, thread_id=request.thread_id))
     return results
+
+
+def tool_call(call_id: str, name: str, arguments: str) -> ToolCall:
+    """A call as the provider sent it, in text that can be stored and sent back."""
+    return ToolCall(whole_text(call_id), whole_text(name), whole_text(arguments))
 
 
 def too_many_rounds() -> ProviderRefused:

@@ -55,8 +55,16 @@ class Database:
 
     def use_wal(self) -> None:
         """Readers and a writer side by side. Set once the database is known to be ours: it is written into the file."""
-        with self.named_errors(), self.reader.connect() as connection:
-            connection.connection.driver_connection.execute("PRAGMA journal_mode = WAL")  # type: ignore[union-attr]
+        with self.named_errors():
+            connection = self.reader.raw_connection()
+            try:
+                cursor = connection.cursor()
+                if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                    cursor.execute("PRAGMA journal_mode = WAL")
+            except Exception as error:
+                raise exc.DatabaseError("PRAGMA journal_mode", None, error) from error
+            finally:
+                connection.close()
 
     def named(self, error: exc.DatabaseError) -> ForeignDatabase | StoreUnavailable:
         """A driver's error in our words: what, why, what next."""

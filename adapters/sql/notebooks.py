@@ -38,8 +38,12 @@ class SqlMirrorHeads:
         with self._database.writing() as connection:
             connection.exec_driver_sql(statement, (stream, mirror, holder))
 
-    def put(self, stream: str, mirror: str, head: MirrorHead) -> None:
+    def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
+        query = "SELECT holder FROM mirror_heads WHERE stream = ? AND mirror = ?"
         with self._database.writing() as connection:
+            held_by = connection.exec_driver_sql(query, (stream, mirror)).scalar()
+            if holder is not None and held_by not in {None, holder}:
+                return
             _write(connection, stream, mirror, head, None, None)
 
 

@@ -38,7 +38,7 @@ class Recorder(ApplicationRecorder):
     def __init__(self, database: Database) -> None:
         self._database = database
         with database.named_errors():
-            open_schema(database.writer, database.shown_url)
+            open_schema(database.reader, database.writer, database.shown_url)
         database.use_wal()
 
     def insert_events(

@@ -64,14 +64,14 @@ SCHEMA_VERSION = len(SQLITE_STEPS)
 """The step that this version of threadledger works with."""
 
 
-def open_schema(writer: Engine, shown_url: str) -> None:
+def open_schema(reader: Engine, writer: Engine, shown_url: str) -> None:
     """Create or upgrade the tables, in one transaction.
 
     Raises:
         ForeignDatabase: the database holds tables, but not ours.
         NewerSchema: a newer threadledger wrote it.
     """
-    with writer.connect() as connection:
+    with reader.connect() as connection:
         if schema_version(connection, shown_url) == SCHEMA_VERSION:
             return
     with writer.begin() as connection:

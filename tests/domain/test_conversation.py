@@ -544,7 +544,7 @@ class TestState:
     def test_a_rerun_opens_its_exchange_again_as_it_was(self, state_of):
         state = state_of(started, asked, assistants_runs, assistants_failed, abandoned, fact(chat_runs, rerun_of="r1"))
         assert state.open_exchanges["x1"]["question"] == "m1"
-        assert state.open_exchanges["x1"]["runs"] == ["r1", "r2"]
+        assert state.open_exchanges["x1"]["runs"] == ["r2"]
         assert state.open_exchanges["x1"]["failed_run"] is None
 
     def test_a_rerun_that_fails_too_counts_once_as_unanswered(self, state_of):

@@ -210,11 +210,19 @@ class TestNewerVersions:
 
     def test_unknown_fields_are_passed_over(self):
         state = b'{"run_id":"r1","status":"failed","invented_later":{"a":1}}'
-        row = StoredRow("conversation:k", 3, "RunFailed", state, "e3", "2026-11-22T12:00:00.123456Z", 2)
+        row = StoredRow("conversation:k", 3, "RunFailed", state, "e3", "2026-11-22T12:00:00.123456Z", 1)
         event = MAPPER.to_domain_event(row)
         assert isinstance(event, e.RunFailed)
         assert (event.run_id, event.status) == ("r1", "failed")
         assert not hasattr(event, "invented_later")
+
+    def test_an_event_of_a_newer_schema_is_kept_and_changes_nothing(self):
+        state = b'{"message_id":"m1","role":"user","said":"in another form"}'
+        row = StoredRow("conversation:k", 2, "MessageJournaled", state, "e2", "2026-11-22T12:00:00.123456Z", 2)
+        event = MAPPER.to_domain_event(row)
+        assert isinstance(event, e.UnknownEvent)
+        assert event.data["said"] == "in another form"
+        assert fold_memory([event]).messages == ()
 
     @pytest.mark.parametrize("name", ["originator_id", "originator_version", "timestamp", "event_id", "SCHEMA"])
     def test_a_payload_cannot_override_the_columns(self, name):

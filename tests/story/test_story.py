@@ -5,11 +5,13 @@ import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from freezegun import freeze_time
 
 from threadledger.adapters import import_lines
 from threadledger.domain import (
@@ -18,6 +20,7 @@ from threadledger.domain import (
     ConversationBusy,
     IdempotencyConflict,
     InvalidInput,
+    Ledger,
     ThreadState,
     now,
 )
@@ -29,6 +32,11 @@ REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "conversations.jso
 RUNS, CHAT, RESPONSES = "POST /threads/{thread_id}/runs", "POST /chat/completions", "POST /responses"
 MESSAGES = "POST /threads/{thread_id}/messages"
 SORRY = "Sorry, something went wrong."
+
+
+def replaced(ledger, **outside):
+    """The same ledger with something else outside."""
+    return Ledger(ledger.journal, replace(ledger.outside, **outside))
 
 
 def texts(ledger, key="k"):
@@ -398,26 +406,23 @@ def test_a_changed_profile_makes_another_assistant(simulator, story_ledger):
     assert types(ledger, "k").count("RunStarted") == 2
 
 
-@pytest.mark.parametrize(
-    ("profile", "cause"),
-    [
-        ("[[tools]]\ntype = 'web_search'", Cause.TOOL_NOT_SUPPORTED),
-        (f"instructions = '{'x' * 256_001}'", Cause.INSTRUCTIONS_TOO_LONG),
-    ],
-    ids=["web_search", "instructions"],
-)
-def test_a_profile_that_assistants_cannot_take_is_named_before_anybody_is_asked(
-    simulator, story_ledger, asked_of, profile, cause
-):
-    Path("wrong.toml").write_text(profile)
+def test_a_tool_that_no_backend_takes_is_named_before_anybody_is_asked(simulator, story_ledger, asked_of):
+    Path("wrong.toml").write_text("[[tools]]\ntype = 'web_search'")
     ledger = story_ledger(profile=Path("wrong.toml"), backends=("chat",))
     with pytest.raises(AllBackendsFailed) as nobody:
         ledger.conversation("k").ask("hello")
     assert {(f.backend, f.cause, f.facts.status) for f in nobody.value.failures} == {
-        ("assistants", cause, "refused"),
-        ("chat", cause, "refused"),
+        ("assistants", Cause.TOOL_NOT_SUPPORTED, "refused"),
+        ("chat", Cause.TOOL_NOT_SUPPORTED, "refused"),
     }
     assert asked_of() == 0
+
+
+def test_instructions_too_long_for_assistants_are_named_and_the_fallback_answers(simulator, story_ledger):
+    Path("long.toml").write_text(f"instructions = '{'x' * 256_001}'")
+    answer = story_ledger(profile=Path("long.toml"), backends=("chat",)).conversation("k").ask("hello")
+    assert answer.backend == "chat"
+    assert {failure.cause for failure in answer.failures} == {Cause.INSTRUCTIONS_TOO_LONG}
 
 
 def test_the_assistants_tools_are_answered_by_the_apps_functions_and_memory_has_them(simulator, story_ledger):
@@ -697,3 +702,54 @@ def test_real_conversations_are_rebuilt_into_threads_and_verified(simulator, ope
     assert {each.found.state.value for each in ledger.replay.verify(to=kind)} == {"same"}
     assert not simulator.provider.runs
     assert not simulator.provider.responses
+
+
+def test_a_second_question_between_two_runs_of_the_first_is_refused_and_not_mixed_up(simulator, open_ledger):
+    ledger = open_ledger(backends=("chat",), threads="none", retries=1)
+    other = open_ledger(backends=("chat",), threads="none", retries=0)
+    simulator.add_fault(CHAT, fail=True)
+    refused = []
+
+    def meanwhile(seconds):
+        with pytest.raises(ConversationBusy) as busy:
+            other.conversation("k").ask("second question")
+        refused.append(busy)
+
+    ledger = replaced(ledger, wait=meanwhile)
+    assert ledger.conversation("k").ask("first question").text == "You said: first question"
+    assert len(refused) == 1
+    assert texts(ledger) == ["first question", "You said: first question"]
+
+
+def test_an_answer_that_comes_after_its_run_was_closed_as_interrupted_is_kept(simulator, open_ledger):
+    ledger = open_ledger(backends=("chat",), threads="none", retries=0, timeout_seconds=5)
+    backend = ledger.outside.backends["chat"]
+    answer = backend.answer
+
+    def slowly(request):
+        with freeze_time(now() + timedelta(minutes=5)):
+            assert len(ledger.close_overdue_runs()) == 1
+        return answer(request)
+
+    backend.answer = slowly
+    assert ledger.conversation("k").ask("hello").text == "You said: hello"
+    assert texts(ledger) == ["hello", "You said: hello"]
+    assert [failure.cause.value for failure in ledger.failures(unanswered=True)] == []
+
+
+def test_after_memory_was_cleared_a_run_answers_in_a_thread_that_does_not_show_it(simulator, open_ledger):
+    ledger = open_ledger(backends=("responses",), threads="conversations")
+    chat = ledger.conversation("k")
+    chat.ask("my dog is called Rex")
+    chat.clear()
+    chat.ask("what is my dog called?")
+    thread_id = ledger.state("k").links["conversations"]["thread_id"]
+    assert "Rex" not in json.dumps(simulator.provider.items[thread_id])
+    assert [each.found.state.value for each in ledger.replay.verify(["k"])] == ["same"]
+
+
+def test_a_secret_in_what_the_provider_said_is_in_no_event(simulator, open_ledger):
+    ledger = open_ledger(backends=("assistants", "chat"), threads="assistants", retries=0)
+    simulator.add_fault(RUNS, fail={"code": "server_error", "message": "the key sk-proj-planted123456 is broken"})
+    ledger.conversation("k").ask("hello")
+    assert "planted" not in json.dumps([logged.as_json() for logged in ledger.events()])
