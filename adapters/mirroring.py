@@ -37,7 +37,7 @@ from threadledger.domain import (
     stream_of,
 )
 
-logger = logging.getLogger("threadledger")
+logger = logging.getLogger("threadledger.threads")
 
 CLAIM_SECONDS = 600.0
 """How long whoever sends to a thread may take; after that it counts as crashed, and the thread is read."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .exits import Exit, told_of
 from .invocation import KEY, TEXT, common, complete_keys, invocation, opened
-from .output import emit_one, note, short
+from .output import emit_one, note, printable, short
 
 if TYPE_CHECKING:
     from threadledger.domain import AllBackendsFailed, Answer
@@ -44,7 +45,9 @@ def show_answer(answer: Answer) -> None:
         note(f"run {short(failure.run_id)} on {failure.backend} failed: {failure.cause.value} ({failure.summary()})")
     if answer.fallback:
         note(f"answered by fallback: {answer.backend} ({answer.model})")
-    emit_one(_as_json(answer), lambda console: click.echo(answer.text))
+    emit_one(
+        _as_json(answer), lambda console: click.echo(printable(answer.text) if sys.stdout.isatty() else answer.text)
+    )
 
 
 def _as_json(answer: Answer) -> dict[str, Any]:

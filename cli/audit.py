@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from threadledger.domain import Exchanges, RecordedFailure, RunRecord
 
 
-COLUMNS = ("run", "at", "key", "backend", "cause", "code", "next", "answered_by")
+COLUMNS = ("run", "at", "key", "backend", "cause", "next", "answered_by")
 
 
 @click.group(
@@ -68,22 +68,24 @@ def failures(
 @common
 def show(run: str) -> int:
     """One run, by its id or the ending of it that the tables show."""
+    from threadledger.domain import recorded_failure
+
     with opened() as ledger:
         ledger.close_overdue_runs()
         record, folded = ledger.run(run)
     thing = _as_json(record, folded)
-    emit_one(thing, lambda console: _draw(console, thing))
+    advice = recorded_failure(record, folded.exchange_of(record)).advice_here()
+    emit_one(thing, lambda console: _draw(console, thing, advice))
     return Exit.DONE
 
 
 def _row(failure: RecordedFailure) -> dict[str, Any]:
     return {
         "run": short(failure.run_id),
-        "at": clock(failure.as_json()["at"])[5:],
+        "at": clock(failure.as_json()["at"])[5:16],
         "key": failure.key,
         "backend": failure.backend,
         "cause": failure.cause.value,
-        "code": failure.facts.code or failure.facts.status,
         "next": failure.next,
         "answered_by": short(failure.answered_by),
     }
@@ -118,7 +120,7 @@ def _as_json(run: RunRecord, folded: Exchanges) -> dict[str, Any]:
     }
 
 
-def _draw(console: Console, thing: dict[str, Any]) -> None:
+def _draw(console: Console, thing: dict[str, Any], advice: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -134,9 +136,7 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
     console.print()
     if thing["cause"]:
         console.print(Text(f"cause   {thing['cause']}", style="bold red"))
-        console.print(
-            Text(f"advice  {thing['advice'].replace('RUN', short(thing['run_id'])).replace('KEY', thing['key'])}")
-        )
+        console.print(Text(f"advice  {advice}"))
         console.print()
     console.print(Text("the exchange", style="bold"))
     for each in thing["exchange"]:

@@ -9,7 +9,7 @@ import click
 from .ask import show_answer
 from .exits import Exit, told_of
 from .invocation import KEY, common, complete_keys, opened
-from .output import note
+from .output import note, printable
 
 
 @click.command()
@@ -22,7 +22,7 @@ def chat(key: str) -> int:
     with opened(create=True) as ledger:
         conversation = ledger.conversation(key)
         for each in conversation.memory(last=6).messages if conversation.memory().messages else ():
-            note(f"{each.message.role.value}: {each.message.text}")
+            note(f"{each.message.role.value}: {printable(each.message.text)}")
         while question := _question():
             try:
                 show_answer(conversation.ask(question))

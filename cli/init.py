@@ -20,10 +20,15 @@ BACKUP = Path(".env.bak")
 @common
 def init(force: bool) -> int:
     """Write .env from the example, with every setting explained, and create the database."""
-    if ENV.exists() and not force:
-        raise click.ClickException("there is a .env already, and it was not touched: --force writes a new one")
     with opened(create=True) as ledger:
         url = ledger.status()["url"]
+    thing = {"env": str(ENV), "db": url}
+    if ENV.exists() and not force:
+        emit_one(thing, lambda console: console.print(f"database {url}", markup=False))
+        note(
+            "there is a .env already, and it was not touched: --force writes a new one, and keeps the old one as .env.bak"
+        )
+        return Exit.DONE
     if ENV.exists():
         ENV.replace(BACKUP)
         note(f"the old settings are in {BACKUP}")
@@ -33,7 +38,6 @@ def init(force: bool) -> int:
         example = example.replace("# THREADLEDGER_DB=sqlite:///threadledger.db", f"THREADLEDGER_DB={chosen}")
     ENV.write_text(example, encoding="utf-8")
     ENV.chmod(0o600)
-    thing = {"env": str(ENV), "db": url}
     emit_one(thing, lambda console: console.print(f"wrote {ENV}, database {url}", markup=False))
     note("set OPENAI_API_KEY in .env, then: threadledger ask KEY TEXT")
     return Exit.DONE

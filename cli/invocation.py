@@ -42,7 +42,9 @@ def invocation() -> Invocation:
 def common(command: F) -> F:
     """Add the shared options to a command or group; given twice, the one nearer to the end wins."""
     options = (
-        click.option("--db", metavar="URL", help="The database, as a SQLAlchemy URL.", **_shared("db")),
+        click.option(
+            "--db", type=TextParameter(), metavar="URL", help="The database, as a SQLAlchemy URL.", **_shared("db")
+        ),
         click.option(
             "-o",
             "output_",
@@ -160,7 +162,13 @@ def _shared(name: str) -> dict[str, Any]:
 
 
 class _Stderr(logging.Handler):
-    """Log lines to where stderr is at the moment."""
+    """Log lines to where stderr is at the moment: all of them with -v, else errors and threads that lag behind (a failed
+    run is told by the command itself)."""
+
+    verbose = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.verbose or record.levelno >= logging.ERROR or record.name == "threadledger.threads"
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(self.format(record), err=True)
@@ -173,6 +181,6 @@ def _set_up_logging() -> None:
         handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         logger.addHandler(handler)
-    handler.setLevel(logging.INFO if invocation().verbose else logging.ERROR)
-    if invocation().verbose:
+    handler.verbose = invocation().verbose
+    if handler.verbose:
         logger.setLevel(logging.INFO)

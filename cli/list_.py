@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .exits import Exit
-from .invocation import common, invocation, opened
+from .invocation import KEY, common, invocation, opened
 from .output import clock, emit_many, short_thread
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command("list")
-@click.option("--search", metavar="TEXT", help="Those whose key or messages contain the text; accents do not count.")
+@click.option(
+    "--search", type=KEY, metavar="TEXT", help="Those whose key or messages contain the text; accents do not count."
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N.")
 @common
 def list_(search: str | None, limit: int | None) -> int:
@@ -30,7 +32,12 @@ def list_(search: str | None, limit: int | None) -> int:
     if invocation().output == "table":
         rows = [row | {"last": clock(row["last_at"]), "threads": _thread_ids(row["threads"])} for row in rows]
     columns = ("key", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
-    emit_many(rows, columns, empty="no conversations yet: begin one with: threadledger ask KEY TEXT")
+    nothing = (
+        f"no conversation has {search!r}"
+        if search
+        else "no conversations yet: begin one with: threadledger ask KEY TEXT"
+    )
+    emit_many(rows, columns, empty=nothing)
     return Exit.DONE
 
 

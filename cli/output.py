@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ Row = Mapping[str, Any]
 LONG_COLUMNS = frozenset({"answer", "data", "key", "losses", "reason", "threads", "value", "what", "what_was_said"})
 """Columns that are folded on a narrow terminal; the others keep their line."""
 
+ALWAYS_COUNTED = frozenset({"messages", "journal", "thread"})
+"""Numbers that are shown also where they are 0."""
+
 LONG_COLUMN_WIDTH_MIN = 12
 """Columns of the terminal that such a column keeps."""
 
@@ -32,6 +36,9 @@ STATE_STYLES = {
 
 THREAD_ID_ENDING_CHARS = 8
 """What a table shows of a thread's id; JSON has all of it."""
+
+WIDE_TERMINAL = 100
+"""Columns of a terminal from which on a table has room between its own."""
 
 PIPE_WIDTH = 200
 """Columns of a table that does not go to a terminal."""
@@ -61,8 +68,10 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
     """A table of some of the rows' values, without columns that hold nothing; numbers stand to the right."""
     from rich.table import Table
 
-    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    filled = [column for column in columns if any(row.get(column) not in (None, "", {}, []) for row in rows)]
+    drawn = Table(
+        box=None, pad_edge=False, header_style="bold", padding=(0, 2 if console().width >= WIDE_TERMINAL else 1, 0, 0)
+    )
+    filled = [column for column in columns if any(_says_something(row.get(column), column) for row in rows)]
     for column in filled:
         numeric = all(isinstance(row.get(column), (int, float)) for row in rows)
         drawn.add_column(
@@ -75,6 +84,11 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
     for row in rows:
         drawn.add_row(*(_cell(row.get(column)) for column in filled))
     return drawn
+
+
+def _says_something(value: Any, column: str) -> bool:
+    """A column of nothing, or of zeros where zero is the rule, only takes room."""
+    return value is False or value not in (None, "", {}, [], 0) or (value == 0 and column in ALWAYS_COUNTED)
 
 
 def console() -> Console:
@@ -98,6 +112,19 @@ def short_thread(thread_id: str | None) -> str:
     """A thread's id for people: its kind and its ending."""
     kind, _, rest = (thread_id or "").partition("_")
     return f"{kind}_…{rest[-THREAD_ID_ENDING_CHARS:]}" if len(rest) > THREAD_ID_ENDING_CHARS else thread_id or ""
+
+
+def printable(text: str, lines: bool = True) -> str:
+    """Text that cannot move a cursor or name a window: control characters are shown as symbols; new lines stay if asked."""
+    kept = "\n\t" if lines else ""
+    return "".join(
+        each if each.isprintable() or each in kept or unicodedata.category(each) != "Cc" else _symbol(each)
+        for each in text
+    )
+
+
+def _symbol(character: str) -> str:
+    return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "\ufffd"
 
 
 def counted(number: int, word: str) -> str:
@@ -142,10 +169,10 @@ def _cell(value: Any) -> Any:
     if isinstance(value, Text):
         return value
     if isinstance(value, dict):
-        return Text(", ".join(f"{name}: {each}" for name, each in value.items()))
+        return Text(printable(", ".join(f"{name}: {each}" for name, each in value.items()), lines=False))
     if isinstance(value, float):
         return Text(f"{value:.4f}".rstrip("0").rstrip("."))
     if isinstance(value, bool):
         return Text("yes" if value else "no")
-    told = "" if value is None else str(value)
+    told = "" if value is None else printable(str(value), lines=False)
     return Text(told, style=STATE_STYLES.get(told, ""))

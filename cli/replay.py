@@ -17,6 +17,8 @@ from .progress import tracked
 if TYPE_CHECKING:
     from threadledger.domain import Ledger, RebuildItem, RerunItem
 
+NOTHING_TO_RERUN = "nothing to rerun: no exchange has failed and waits for an answer"
+
 KINDS = click.Choice(["conversations", "assistants"])
 
 
@@ -145,8 +147,10 @@ def _runs_and_keys(ledger: Ledger, targets: tuple[str, ...]) -> tuple[list[str],
 
 def _show_rebuild(items: list[RebuildItem], *, applied: bool) -> None:
     rows: list[dict[str, Any]] = [item.as_json() for item in items]
-    written = ("thread_id", "messages", "sent", "losses", "verified") if applied else ("messages", "losses")
-    emit_many(_for_people(rows), ("key", "backend", "old_thread_id", *written, "state", "reason"))
+    written = (
+        ("thread_id", "messages", "sent", "losses", "verified") if applied else ("old_thread_id", "messages", "losses")
+    )
+    emit_many(_for_people(rows), ("key", "backend", *written, "state", "reason"))
     if invocation().output == "table":
         count = {state: sum(item.state == state for item in items) for state in ("done", "failed", "skipped")}
         note(
@@ -161,7 +165,9 @@ def _show_rerun(items: list[RerunItem], *, applied: bool) -> None:
     rows: list[dict[str, Any]] = [item.as_json() for item in items]
     columns = ("run", "key", "backend", "model", "tokens", "USD", "state", "reason", "answer")
     emit_many(
-        _for_people(rows), columns if applied else columns[:-1], empty="nothing to rerun: every exchange has an answer"
+        _for_people(rows),
+        columns if applied else columns[:-1],
+        empty=NOTHING_TO_RERUN,
     )
     if invocation().output == "table" and not applied and items:
         planned = [item for item in items if item.state == "planned"]

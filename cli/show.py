@@ -10,7 +10,7 @@ import click
 from .exits import Exit
 from .invocation import KEY, MomentParameter, common, complete_keys, opened
 from .list_ import threads_as_json
-from .output import clock, emit_one, short, table
+from .output import clock, emit_one, printable, short, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +51,7 @@ def _messages(memory: Memory, *, mended: bool) -> list[dict[str, Any]]:
 def _draw(console: Console, thing: dict[str, Any]) -> None:
     from rich.text import Text
 
-    console.print(Text(f"{thing['key']}  version {thing['version']}", style="bold"))
+    console.print(Text(f"{printable(thing['key'], lines=False)}  version {thing['version']}", style="bold"))
     for name, link in thing["threads"].items():
         lost = f"  LOST: {link['lost']}" if link["lost"] else ""
         console.print(Text(f"{name} thread {link['thread_id']}{lost}", style="red" if lost else "dim"))
@@ -78,7 +78,7 @@ def _draw_message(console: Console, message: dict[str, Any]) -> None:
     texts = [content] if isinstance(content, str) else [part.get("text", f"[{part['type']}]") for part in content or ()]
     texts += [f"{call['function']['name']}({call['function']['arguments']})" for call in message["tool_calls"]]
     for text in texts:
-        console.print(Text(text))
+        console.print(Text(printable(text)))
     console.print()
 
 

@@ -116,6 +116,7 @@ RULES: tuple[Rule, ...] = (
         _any(_code("model_not_found", "model_not_available"), _all(_http(404), _param("^model$"))),
     ),
     (Cause.ASSISTANT_MISSING, _all(_http(404, 400), _says(r"\bassistant\b.*\b(not found|asst_)|no assistant"))),
+    (Cause.ASSISTANT_MISSING, _all(_http(400, 404), _any(_param("^assistant_id$"), _says("invalid 'assistant_id'")))),
     (Cause.THREAD_MISSING, _all(_http(404), _says(r"\b(thread|conversation)\b"))),
     (Cause.ASSISTANT_MISSING, _all(_http(404), _detail("endpoint", "GET /assistants/{assistant_id}"))),
     (Cause.THREAD_MISSING, _all(_http(404), lambda f: bool(f.thread_id))),

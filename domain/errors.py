@@ -116,10 +116,12 @@ class AllBackendsFailed(ThreadledgerError):
         told = "; ".join(
             f"{each.backend}: {each.cause.value} ({each.summary()})" for each in self._last_of_each_backend()
         )
-        advice = self.failures[-1].advice if self.failures else "Set THREADLEDGER_BACKENDS to at least one backend."
+        advice = "Set THREADLEDGER_BACKENDS to at least one backend that USE_ASSISTANTS_API does not take out."
+        if self.failures:
+            advice = self.failures[-1].advice_here()
+        then = "" if "replay rerun" in advice else f" Then: threadledger replay rerun {key} --apply"
         super().__init__(
-            f"nobody answered {key!r}: {told or 'no backend is set'}; the question is kept. {advice} "
-            f"Then: threadledger replay rerun {key} --apply"
+            f"nobody answered {key!r}: {told or 'no backend is set'}; the question is kept. {advice}{then}"
         )
 
     def _last_of_each_backend(self) -> Sequence["RecordedFailure"]:

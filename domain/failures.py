@@ -5,6 +5,7 @@ better. The table stands in `diagnosis.py`.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -114,6 +115,11 @@ class RecordedFailure:
     def summary(self) -> str:
         """The facts in one line."""
         return self.facts.summary()
+
+    def advice_here(self) -> str:
+        """The advice with this run and this conversation in place of RUN and KEY."""
+        here = {"RUN": self.run_id[-8:], "KEY": self.key}
+        return re.sub(r"\b(RUN|KEY)\b", lambda match: here[match[0]], self.advice)
 
     def as_json(self) -> dict[str, Any]:
         """The keys of CONTRACT.md."""

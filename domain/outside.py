@@ -15,7 +15,7 @@ from .journal import Journal
 from .ports import Backend, BackendRequest, ThreadMirror, ToolFunction
 from .profiles import Profile
 
-logger = logging.getLogger("threadledger")
+logger = logging.getLogger("threadledger.threads")
 
 
 class Outbox(Protocol):

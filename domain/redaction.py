@@ -21,10 +21,13 @@ _SECRETS = (
     (re.compile(r"\b(bearer)\s+[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"\b(basic)\s+(?=\S*[\d=])[\w+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
     # name=value, name: value, "name": "value", also inside JSON that stands in a string.
+    # After a colon and a space may follow plain words (`invalid_api_key: Incorrect key`): a secret has a digit.
     (
-        re.compile(rf"\b({_FIELDS}\\?[\"']?\s*[:=]\s*\\?[\"']?)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE),
+        re.compile(rf"\b({_FIELDS}\\?[\"']?\s*[:=]\s*\\?[\"'])(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE),
         rf"\1{MASK}",
     ),
+    (re.compile(rf"\b({_FIELDS}(?:=|:(?=\S))\s*)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(rf"\b({_FIELDS}:\s+)(?=\S*\d)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE), rf"\1{MASK}"),
     # user:password@ in any address; a password may hold an @ itself.
     (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/]+@", re.IGNORECASE), rf"\1:{MASK}@"),
 )

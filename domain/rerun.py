@@ -76,8 +76,12 @@ class RerunPlan:
                 self.stopped_by_limit = True
                 break
             left = None if max_runs is None else max_runs - made
-            done = _rerun(self.journal, self.outside, item, _within(self.policy, left))
+            allowed = _within(self.policy, left)
+            done = _rerun(self.journal, self.outside, item, allowed)
             made += done.runs_made
+            if done.state == "failed" and allowed != self.policy and made >= (max_runs or 0):
+                self.stopped_by_limit = True
+                done = replace(done, state="planned", reason=f"stopped by the limit of {max_runs} runs: {done.reason}")
             self.items[index] = done
             yield done
 
