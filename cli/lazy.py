@@ -25,8 +25,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self._places:
             return None
         module, attribute, _ = self._places[cmd_name]
-        command = getattr(import_module(module, __package__), attribute)
-        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
+        command: click.Command = getattr(import_module(module, __package__), attribute)
         return command
 
     def resolve_command(

@@ -10,7 +10,7 @@ from threadledger.domain import events as e
 from threadledger.domain import fold_memory
 
 NO_RESULT = "[no result of this call was recorded]"
-CUSTOM = {"id": "c1", "type": "custom", "custom": {"name": "grep", "input": "TODO"}}
+CUSTOM = {"id": "c1", "type": "custom", "custom": {"name": "grep", "input": "parcel"}}
 
 
 def user(text="Hi"):

@@ -24,7 +24,7 @@ from threadledger.domain import (
 from threadledger.domain import events as e
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "web_search", "arguments": '{"q": 1}'}}
-CUSTOM = {"id": "c2", "type": "custom", "custom": {"name": "grep", "input": "TODO"}}
+CUSTOM = {"id": "c2", "type": "custom", "custom": {"name": "grep", "input": "parcel"}}
 
 words = st.text(max_size=12) | st.sampled_from(["\0", "💙", "\u2028", "unknown", "é"])
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words

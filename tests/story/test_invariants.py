@@ -23,6 +23,7 @@ from threadledger.domain import (
     Completion,
     ConversationBusy,
     Failure,
+    IdempotencyConflict,
     Journal,
     Ledger,
     Message,
@@ -252,8 +253,7 @@ def test_the_same_idempotency_key_is_one_event_whatever_the_order(appends):
             try:
                 ledger.conversation(key).append("user", text, idempotency_key=idempotency_key)
                 assert expected.setdefault(place, text) == text
-            except Exception as error:  # noqa: BLE001
-                assert type(error).__name__ == "IdempotencyConflict"
+            except IdempotencyConflict:
                 assert expected[place] != text
         assert sorted(message["content"] for message in witness.of("MessageJournaled")) == sorted(expected.values())
 
