@@ -64,6 +64,8 @@ class ThreadOutbox:
 
     def mirror(self, journal: Journal, key: str) -> None:
         """Send what the threads of a conversation lack. A thread that was lost is not made anew here: see `rebuild`."""
+        if not self._mirrors:
+            return
         state = journal.require(key).state
         if state.open_runs:
             return  # the run may be writing to the thread at this moment; its end mirrors, or its closing after a crash

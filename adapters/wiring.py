@@ -39,7 +39,7 @@ def open_ledger(
     profile = settings.load_profile()
     database = Database(settings.db, create=create, synchronous=settings.synchronous)
     try:
-        journal = Journal(Factory(database))
+        journal = Journal(Factory(database=database))
     except BaseException:
         database.close()
         raise

@@ -40,6 +40,7 @@ def audit() -> None:
 @click.option("--code", metavar="C", help="With this code of the provider.")
 @click.option("--backend", metavar="B", help="On this backend.")
 @click.option("--unanswered", is_flag=True, help="Of exchanges that nobody has answered yet.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The newest N.")
 @click.option("--exit-code", is_flag=True, help="Exit 4 where there is one, for cron.")
 @common
 def failures(
@@ -49,11 +50,12 @@ def failures(
     code: str | None,
     backend: str | None,
     unanswered: bool,
+    limit: int | None,
     exit_code: bool,
 ) -> int:
     """Every failed run, oldest first."""
     with opened() as ledger:
-        found = ledger.failures(since, until, cause, code, backend, unanswered)
+        found = ledger.failures(since, until, cause, code, backend, unanswered, limit)
     if invocation().output == "table":
         emit_many([_row(failure) for failure in found], COLUMNS, empty="no failures")
         for told in dict.fromkeys(f"{each.cause.value} ({each.summary()})\n  {each.advice}" for each in found):

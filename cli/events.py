@@ -19,6 +19,13 @@ from .output import clock, emit_many
 @common
 def events(key: str | None, after: int, types: tuple[str, ...], follow: bool) -> int:
     """The log in the order of its commits: of conversation KEY, or of all."""
+    from threadledger.domain import events as known
+
+    for name in types:
+        if name not in known.EVENTS:
+            raise click.BadParameter(
+                f"there is no event {name!r}: give one of {', '.join(known.EVENTS)}.", param_hint="--type"
+            )
     with opened() as ledger:
         if key is not None:
             ledger.state(key)

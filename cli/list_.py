@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,23 +11,22 @@ from .invocation import KEY, common, invocation, opened
 from .output import clock, emit_many, short_thread
 
 if TYPE_CHECKING:
-    from threadledger.domain import ConversationState, Ledger
+    from threadledger.domain import ConversationState
 
 
 @click.command("list")
 @click.option(
-    "--search", type=KEY, metavar="TEXT", help="Those whose key or messages contain the text; accents do not count."
+    "--search",
+    type=KEY,
+    metavar="TEXT",
+    help="Those whose key or messages have these words, or beginnings of words; accents and case do not count.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N.")
 @common
 def list_(search: str | None, limit: int | None) -> int:
     """Conversations, newest first."""
     with opened() as ledger:
-        found = ledger.conversations(None if search else limit)
-        if search:
-            keys = _keys_with(ledger, search)
-            found = [state for state in found if state.key in keys][:limit]
-        rows = [as_json(state) for state in found]
+        rows = [as_json(state) for state in ledger.conversations(limit, search)]
     if invocation().output == "table":
         rows = [row | {"last": clock(row["last_at"]), "threads": _thread_ids(row["threads"])} for row in rows]
     columns = ("key", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
@@ -68,21 +66,3 @@ def _thread_ids(threads: dict[str, Any]) -> dict[str, str]:
     return {
         name: short_thread(link["thread_id"]) + (" (lost)" if link["lost"] else "") for name, link in threads.items()
     }
-
-
-def _keys_with(ledger: Ledger, text: str) -> set[str]:
-    from threadledger.domain import events, restore_message
-
-    wanted = _plain(text)
-    keys = {state.key for state in ledger.conversations() if wanted in _plain(state.key)}
-    for logged in ledger.events(types=["MessageJournaled"]):
-        event = logged.event
-        if isinstance(event, events.MessageJournaled) and wanted in _plain(restore_message(event).text):
-            keys.add(logged.key)
-    return keys
-
-
-def _plain(text: str) -> str:
-    """Without case and accents: "echoue" finds "Échoué"."""
-    apart = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(character for character in apart if not unicodedata.combining(character))

@@ -6,7 +6,16 @@ This is the domain's public face: the other layers import from here alone.
 from . import errors, events, limits
 from .answers import Answer, recorded_answer
 from .asking import Asking
-from .audit import ExchangeRecord, Exchanges, FailureFilter, RunRecord, fold_exchanges, recorded_failure
+from .audit import (
+    RUN_TOPICS,
+    ExchangeRecord,
+    Exchanges,
+    FailureFilter,
+    RunRecord,
+    facts_of,
+    fold_exchanges,
+    recorded_failure,
+)
 from .chat import Chat
 from .conversation import Conversation
 from .delivery import bring_up, lacking
@@ -41,12 +50,12 @@ from .exchange import Candidate, Policy, exchange
 from .failures import Cause, Failure, RecordedFailure
 from .ids import from_iso, new_id, now, to_iso
 from .journal import Journal
+from .journaled import JournaledMessage
 from .ledger import Ledger, LoggedEvent
 from .memory import Memory, fold_memory, response_items
 from .messages import (
     File,
     Image,
-    JournaledMessage,
     Message,
     Part,
     Role,
@@ -56,18 +65,21 @@ from .messages import (
     Usage,
     Verbatim,
 )
-from .naming import IMPORTED, stream_of
+from .naming import CONVERSATION, IMPORTED, key_of, stream_of
 from .outside import Outbox, Outside
 from .parsing import parse_message, restore_message, text_message
 from .ports import (
+    Appending,
     Backend,
     BackendRequest,
+    DecideAppend,
     EventLog,
     MirrorHead,
     MirrorHeads,
     StreamHead,
     ThreadMirror,
     ToolFunction,
+    Views,
 )
 from .profiles import Profile, parse_profile
 from .rebuild import RebuildItem, RebuildPlan, Verification
@@ -76,16 +88,20 @@ from .replay import Replay
 from .rerun import RerunItem, RerunPlan
 from .runs import Completion, RunPlan
 from .state import STATE_SCHEMA, ConversationState, evolve
-from .storage import EventMapper, LoggedRow, PlainJSON, StoredRow
+from .storage import EventMapper, LoggedRow, PlainJSON, Row, StoredRow, restore
 from .threads import Comparison, Rendering, ThreadItem, ThreadState, compare, digest
 from .tokens import estimate_tokens
+from .upkeep import Finding, Upkeep
 
 __all__ = [
     "ADVICE",
+    "CONVERSATION",
     "IMPORTED",
+    "RUN_TOPICS",
     "STATE_SCHEMA",
     "AllBackendsFailed",
     "Answer",
+    "Appending",
     "Asking",
     "Backend",
     "BackendRequest",
@@ -102,6 +118,7 @@ __all__ = [
     "ConversationState",
     "CorruptEvent",
     "DatabaseMissing",
+    "DecideAppend",
     "EventLog",
     "EventMapper",
     "ExchangeAnswered",
@@ -111,6 +128,7 @@ __all__ = [
     "FailureFilter",
     "File",
     "FileMissing",
+    "Finding",
     "ForeignDatabase",
     "IdempotencyConflict",
     "Image",
@@ -145,6 +163,7 @@ __all__ = [
     "RerunItem",
     "RerunPlan",
     "Role",
+    "Row",
     "RunNotFound",
     "RunNotOpen",
     "RunPlan",
@@ -161,9 +180,11 @@ __all__ = [
     "ThreadledgerError",
     "ToolCall",
     "ToolFunction",
+    "Upkeep",
     "Usage",
     "Verbatim",
     "Verification",
+    "Views",
     "advise",
     "bring_up",
     "compare",
@@ -174,9 +195,11 @@ __all__ = [
     "events",
     "evolve",
     "exchange",
+    "facts_of",
     "fold_exchanges",
     "fold_memory",
     "from_iso",
+    "key_of",
     "lacking",
     "limits",
     "may_succeed_when_retried",
@@ -189,6 +212,7 @@ __all__ = [
     "redact",
     "redact_details",
     "response_items",
+    "restore",
     "restore_message",
     "stream_of",
     "text_message",

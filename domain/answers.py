@@ -65,7 +65,7 @@ def why_not_rerun(journal: Journal, key: str, exchange_id: str) -> str:
     if state.last_exchange_id != exchange_id:
         known = exchange_id in state.open_exchanges or exchange_id in journal.exchanges(key).by_id
         return "overtaken by newer messages" if known else "there is no such exchange"
-    newest = journal.memory(key).messages[-1:]
+    newest = journal.memory(key, last=1).messages[-1:]
     if any(message.exchange_id != exchange_id for message in newest):
         return "overtaken by newer messages"
     return ""

@@ -124,10 +124,9 @@ class Asking:
         return run_id
 
     def _view(self, thread: str | None) -> Memory:
-        memory = self._journal.memory(self._key)
-        if thread is not None or (self._policy.memory_last is None and self._policy.memory_tokens is None):
-            return memory
-        return memory.window(self._policy.memory_last, self._policy.memory_tokens)
+        if thread is not None:
+            return self._journal.memory(self._key)
+        return self._journal.memory(self._key, last=self._policy.memory_last, tokens=self._policy.memory_tokens)
 
     def _call(self, step: CallBackend) -> Completion | Failure:
         try:

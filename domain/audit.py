@@ -9,7 +9,7 @@ from typing import Any
 
 from . import events as e
 from .diagnosis import advise, diagnose
-from .errors import InvalidInput, RunNotFound
+from .errors import InvalidInput
 from .failures import Cause, Failure, RecordedFailure
 from .ids import as_utc, now
 from .naming import key_of
@@ -80,9 +80,12 @@ class Exchanges:
             yield recorded_failure(run, self.by_id[run.exchange_id])
 
 
-def fold_exchanges(events: Iterable[e.Event]) -> Exchanges:
-    """Fold events, of one conversation or of all, in log order. Never refuses: an end without a start is passed over."""
-    folded = Exchanges()
+def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -> Exchanges:
+    """Fold events, of one conversation or of all, in log order, onto what was folded before (which is changed).
+
+    Never refuses: an end without a start is passed over.
+    """
+    folded = folded or Exchanges()
     for event in events:
         match event:
             case e.RunStarted():
@@ -106,21 +109,6 @@ def fold_exchanges(events: Iterable[e.Event]) -> Exchanges:
             case _:
                 pass
     return folded
-
-
-def find_run(folded: Exchanges, run_id: str) -> tuple[RunRecord, Exchanges]:
-    """One run, by its id or by an ending of it that is its own, with all that happened around it.
-
-    Raises:
-        RunNotFound: no run, or more than one, has this id or ending.
-    """
-    if run_id in folded.runs:
-        return folded.runs[run_id], folded
-    found = [each for each in folded.runs if len(run_id) >= RUN_ENDING_CHARS_MIN and each.endswith(run_id)]
-    if len(found) != 1:
-        problem = f"{len(found)} runs end in {run_id!r}" if found else f"no run {run_id!r}"
-        raise RunNotFound(f"{problem}: see what there is with: threadledger audit failures")
-    return folded.runs[found[0]], folded
 
 
 def facts_of(event: e.RunFailed) -> Failure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -16,8 +16,9 @@ from .exchange import Policy
 from .failures import RecordedFailure
 from .ids import idempotent_id
 from .journal import Journal
+from .journaled import JournaledMessage
 from .memory import Memory
-from .messages import JournaledMessage, Message
+from .messages import Message
 from .naming import check_idempotency_key, stream_of
 from .outside import Outside
 from .own_runs import OwnRun
@@ -62,6 +63,24 @@ class Chat:
         return JournaledMessage(
             restore_message(journaled), journaled.message_id, journaled.originator_version, journaled.timestamp
         )
+
+    def extend(self, messages: Iterable[Mapping[str, Any]]) -> list[JournaledMessage]:
+        """Journal several messages, in the form of Chat Completions, in one commit: all of them or none.
+
+        Raises:
+            InvalidMessage: one of them cannot be kept; nothing was written.
+        """
+        parsed = [parse_message(message) for message in messages]
+        if not parsed:
+            return []
+        events = self._journal.commit(
+            self.key, lambda conversation: [conversation.journal(message) for message in parsed], create=True
+        )
+        self._outside.mirror(self._journal, self.key)
+        return [
+            JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
+            for message, event in zip(parsed, events, strict=True)
+        ]
 
     def ask(self, text: str, *, idempotency_key: str | None = None) -> Answer:
         """One exchange: journal the question, run, retry, fall back, journal the answer.
@@ -133,8 +152,7 @@ class Chat:
 
     def memory(self, *, last: int | None = None, tokens: int | None = None, at: int | datetime | None = None) -> Memory:
         """What a model is shown: as of a version or a time, the newest `last` messages, within about `tokens`."""
-        memory = self._journal.memory(self.key, at)
-        return memory if last is None and tokens is None else memory.window(last, tokens)
+        return self._journal.memory(self.key, at, last, tokens)
 
     def events(self, after: int = 0) -> list[e.Event]:
         """The conversation's own events, those after a version."""

@@ -82,14 +82,13 @@ class Conversation:
         """Write a message down. With an idempotency key, the event's id is made from it: the store keeps one."""
         if idempotency_key is not None and source is not Source.IMPORT:
             check_idempotency_key(idempotency_key)
-        call_fields = [call.as_json() for call in message.tool_calls]
         return self._record(
             e.MessageJournaled,
             event_id=idempotent_id(self.id, idempotency_key) if idempotency_key is not None else None,
             message_id=message_id or new_id(),
             role=message.role.value,
             content=[] if message.content == () else message.content_as_json(),
-            tool_calls=call_fields,
+            tool_calls=[call.as_json() for call in message.tool_calls],
             tool_call_id=message.tool_call_id,
             extra=message.extra(),
             exchange_id=exchange_id,
@@ -271,18 +270,22 @@ class Conversation:
         return run
 
     def _record(self, event_class: type[E], event_id: str | None = None, **carried: Any) -> E:
-        event = event_class(
+        event = e.make(
+            event_class,
+            carried,
             originator_id=self.id,
             originator_version=self.version + 1,
             timestamp=self._moment(),
             event_id=event_id or new_id(),
-            **carried,
         )
         evolve(self.state, event)
         self.pending.append(event)
         return event
 
     def _moment(self) -> datetime:
-        """Now, but never before the last event: a clock that was set back must not reorder the log."""
+        """Now, one time for all events of a commit; never before the last event: a clock that was set back must not
+        reorder the log."""
+        if self.pending:
+            return self.pending[-1].timestamp
         moment = now()
-        return max(moment, from_iso(self.state.last_at)) if self.state.last_at else moment
+        return from_iso(self.state.last_at) if to_iso(moment) < self.state.last_at else moment

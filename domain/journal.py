@@ -5,29 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from eventsourcing.application import Application
 from eventsourcing.persistence import InfrastructureFactory, IntegrityError, Mapper, Transcoder
 from eventsourcing.utils import Environment
 
 from . import events as e
-from .audit import RUN_TOPICS, Exchanges, fold_exchanges
+from .audit import RUN_ENDING_CHARS_MIN, Exchanges, RunRecord, fold_exchanges
 from .conversation import Conversation
-from .errors import ConversationChanged, ConversationNotFound
-from .ids import new_id, now
-from .limits import DECIDE_ATTEMPTS_MAX
-from .memory import Memory, fold_memory
+from .errors import ConversationChanged, ConversationNotFound, RunNotFound
+from .ids import new_id, now, to_iso
+from .memory import Memory
 from .naming import CONVERSATION, PROFILE, key_of, stream_of
-from .ports import EventLog, StreamHead
+from .ports import Appending, EventLog, StreamHead, Views
 from .profiles import Profile
+from .recall import recall
 from .state import STATE_SCHEMA, ConversationState, evolve
-from .storage import EventMapper, PlainJSON
+from .storage import EventMapper, PlainJSON, restore
+from .upkeep import Upkeep
 
 T = TypeVar("T")
 
-PAGE_EVENTS = 1_000
-"""Events read from the log at a time."""
+
+class Store(Protocol):
+    """What the ledger asks of a factory beyond eventsourcing's own."""
+
+    def views(self) -> Views: ...
+
+    def upkeep(self) -> Upkeep: ...
 
 
 class Journal(Application[str]):
@@ -35,10 +41,13 @@ class Journal(Application[str]):
 
     name = "threadledger"
 
-    def __init__(self, factory: InfrastructureFactory) -> None:
+    def __init__(self, factory: InfrastructureFactory[Any]) -> None:
         self._given_factory = factory
         self._profiles: set[str] = set()
         super().__init__()
+        store = cast("Store", factory)
+        self.views: Views = store.views()
+        self.upkeep: Upkeep = store.upkeep()
 
     def construct_env(self, name: str, env: object = None) -> Environment:
         """Empty: the process's environment must not change how events are stored."""
@@ -55,19 +64,38 @@ class Journal(Application[str]):
 
     def history(self, key: str, after: int = 0, upto: int | None = None) -> Iterator[e.Event]:
         """A conversation's own events, oldest first, after one version and up to another."""
-        return cast("Iterator[e.Event]", self.events.get(stream_of(key), gt=after, lte=upto))
+        return map(restore, self._log.stream_rows(stream_of(key), after, upto))
 
-    def memory(self, key: str, at: int | datetime | None = None) -> Memory:
-        """What a model is shown of a conversation, as of a version or a time. Empty where it has not begun."""
-        return fold_memory(self.history(key, upto=at if isinstance(at, int) else None), at)
+    def memory(
+        self, key: str, at: int | datetime | None = None, last: int | None = None, tokens: int | None = None
+    ) -> Memory:
+        """What a model is shown of a conversation, as of a version or a time, whole or a window of it: see `recall`.
+
+        Empty where it has not begun.
+
+        Raises:
+            InvalidInput: a bound below 1.
+        """
+        return recall(self._log, stream_of(key), at, last, tokens)
 
     def exchanges(self, key: str, after: int = 0) -> Exchanges:
         """What became of every run of one conversation that started after a version."""
         return fold_exchanges(self.history(key, after=after))
 
-    def all_exchanges(self) -> Exchanges:
-        """What became of every run of every conversation."""
-        return fold_exchanges(event for _, event in self.logged(0, RUN_TOPICS))
+    def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
+        """One run, by its id or by an ending of it that is its own, with all that happened in its conversation.
+
+        Raises:
+            RunNotFound: no run, or more than one, has this id or ending.
+        """
+        found = self.views.find_runs(run_id) if len(run_id) >= RUN_ENDING_CHARS_MIN else []
+        exact = [each for each in found if each[1] == run_id] or found
+        if len(exact) != 1:
+            problem = f"{len(exact)} runs end in {run_id!r}" if exact else f"no run {run_id!r}"
+            raise RunNotFound(f"{problem}: see what there is with: threadledger audit failures")
+        ((key, whole_id),) = exact
+        folded = self.exchanges(key)
+        return folded.runs[whole_id], folded
 
     def event(self, event_id: str) -> e.Event | None:
         """One event by its id."""
@@ -88,26 +116,36 @@ class Journal(Application[str]):
         """
         conversation = self.load(key)
         if conversation is None:
-            raise ConversationNotFound(f"no conversation {key!r}: see what there is with: threadledger list")
+            raise _not_found(key)
         return conversation
 
     def commit(self, key: str, decide: Callable[[Conversation], T], create: bool = False) -> T:
-        """Load, decide, store; and again from the start when somebody else stored first.
+        """Load, decide, store, as one step: what others append at this moment comes before or after it.
+
+        `decide` may be asked again, on a newer state; it has no effects of its own.
 
         Raises:
             ConversationNotFound: it has not begun, and `create` is false.
             ConversationChanged: others were first `DECIDE_ATTEMPTS_MAX` times.
             ThreadledgerError: what `decide` raises; nothing was written.
         """
-        for _ in range(DECIDE_ATTEMPTS_MAX):
-            conversation = (self.load(key) or Conversation.start(key)) if create else self.require(key)
-            result = decide(conversation)
-            try:
-                self.store(conversation)
-            except ConversationChanged:
-                continue
-            return result
-        raise ConversationChanged(f"{key!r} is being written by others all the time: nothing was written; try again")
+        stream = stream_of(key)
+        results: list[T] = []
+
+        def decide_append(head: StreamHead | None) -> Appending:
+            if head is None and not create:
+                raise _not_found(key)
+            conversation = Conversation(stream, self._state(head)) if head is not None else Conversation.start(key)
+            results[:] = [decide(conversation)]
+            return self._appending(conversation)
+
+        try:
+            self._log.append(stream, decide_append)
+        except IntegrityError as error:
+            raise ConversationChanged(
+                f"{key!r} is being written by others all the time: nothing was written; try again"
+            ) from error
+        return results[0]
 
     def store(self, *conversations: Conversation) -> None:
         """Store what waits in these conversations, in one transaction: all of it or nothing.
@@ -115,16 +153,19 @@ class Journal(Application[str]):
         Raises:
             ConversationChanged: one of them moved on; load it anew and decide again.
         """
-        heads = [_head_of(conversation) for conversation in conversations if conversation.pending]
-        if heads:
-            pending = [event for conversation in conversations for event in conversation.collect_events()]
-            self._put(pending, heads)
+        decided = [self._appending(conversation) for conversation in conversations if conversation.pending]
+        if decided:
+            self._insert(
+                Appending(
+                    [row for each in decided for row in each.rows], [head for each in decided for head in each.heads]
+                )
+            )
 
     def close_overdue_runs(self) -> list[str]:
         """Close the runs that a crash left open and whose deadline has passed, in all conversations; returns their ids."""
         closed: list[str] = []
-        for stream, _ in self.heads(CONVERSATION, overdue_at=now()):
-            closed += self.commit(key_of(stream), lambda conversation: conversation.close_overdue_runs())
+        for head in self._log.select_heads(CONVERSATION, overdue_at=to_iso(now())):
+            closed += self.commit(key_of(head.stream), lambda conversation: conversation.close_overdue_runs())
         return closed
 
     def define_profile(self, profile: Profile) -> str:
@@ -154,26 +195,28 @@ class Journal(Application[str]):
         Raises:
             ConversationChanged: the stream is there already.
         """
-        self._put([event], [StreamHead(event.originator_id, event.originator_version, STATE_SCHEMA, "{}")])
+        head = StreamHead(event.originator_id, event.originator_version, STATE_SCHEMA, "{}")
+        self._insert(Appending([self._mapper.to_stored_event(event)], [head]))
 
-    def logged(self, after: int, topics: Sequence[str]) -> Iterator[tuple[int, e.Event]]:
-        """(position, event) of the whole log, from the position after `after` to its present end."""
-        while True:
-            page = self.recorder.select_notifications(after, PAGE_EVENTS, topics=topics, inclusive_of_start=False)
-            for row in page:
-                after = row.id
-                yield row.id, self._mapper.to_domain_event(row)
-            if len(page) < PAGE_EVENTS:
-                return
+    def logged(
+        self, after: int = 0, topics: Sequence[str] = (), upto: int | None = None
+    ) -> Iterator[tuple[int, e.Event]]:
+        """(position, event) of the whole log, after a position and up to another, or to its present end."""
+        return ((row[0], restore(row)) for row in self._log.rows(after, upto, topics))
 
-    def heads(
-        self, prefix: str, *, limit: int | None = None, overdue_at: datetime | None = None
-    ) -> list[tuple[str, ConversationState]]:
-        """(stream, state) of the streams with this prefix: see `EventLog.select_heads`."""
-        return [
-            (head.stream, self._state(head))
-            for head in self._log.select_heads(prefix, limit=limit, overdue_at=overdue_at)
-        ]
+    def followed(self, after: int = 0, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
+        """(position, event) of the whole log, and of what comes, for ever."""
+        with self.recorder.subscribe(after, topics) as subscription:
+            for notification in subscription:
+                yield notification.id, self._mapper.to_domain_event(notification)
+
+    def placed(self, key: str, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
+        """(position, event) of one conversation."""
+        return ((row[0], restore(row)) for row in self._log.stream_rows(stream_of(key), topics=topics))
+
+    def keys(self) -> list[str]:
+        """The keys of all conversations."""
+        return sorted(key_of(head.stream) for head in self._log.select_heads(CONVERSATION))
 
     def status(self) -> dict[str, Any]:
         """What is in the database: see `EventLog.status`."""
@@ -183,11 +226,20 @@ class Journal(Application[str]):
         """Whether a stream has events."""
         return self._log.select_head(stream) is not None
 
-    def _put(self, pending: Sequence[e.Event], heads: Sequence[StreamHead]) -> None:
+    def _appending(self, conversation: Conversation) -> Appending:
+        """What waits in a conversation, as rows with the head that follows from them."""
+        pending = conversation.collect_events()
+        if not pending:
+            return Appending()
+        state = conversation.state
+        head = StreamHead(conversation.id, state.version, STATE_SCHEMA, state.as_json(), state.next_deadline)
+        return Appending([self._mapper.to_stored_event(event) for event in pending], [head])
+
+    def _insert(self, appending: Appending) -> None:
         try:
-            self.events.put(pending, heads=heads)
+            self.recorder.insert_events(appending.rows, heads=appending.heads)
         except IntegrityError as error:
-            keys = ", ".join(repr(key_of(head.stream)) for head in heads[:3])
+            keys = ", ".join(repr(key_of(head.stream)) for head in appending.heads[:3])
             raise ConversationChanged(
                 f"{keys} moved on meanwhile: nothing was written; load it and try again"
             ) from error
@@ -209,6 +261,5 @@ class Journal(Application[str]):
         return state
 
 
-def _head_of(conversation: Conversation) -> StreamHead:
-    state = conversation.state
-    return StreamHead(conversation.id, state.version, STATE_SCHEMA, state.as_json(), state.next_deadline)
+def _not_found(key: str) -> ConversationNotFound:
+    return ConversationNotFound(f"no conversation {key!r}: see what there is with: threadledger list")

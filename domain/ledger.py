@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from . import events as e
-from .audit import Exchanges, FailureFilter, RunRecord, find_run
+from .audit import Exchanges, FailureFilter, RunRecord
 from .chat import Chat
 from .failures import Cause, RecordedFailure
 from .ids import to_iso
 from .journal import Journal
 from .memory import Memory
-from .naming import CONVERSATION, key_of, stream_of
+from .naming import key_of, stream_of
 from .outside import Outside
 from .replay import Replay
 from .state import ConversationState
-
-FOLLOW_SECONDS = 0.25
-"""How often a follower looks for new events."""
+from .upkeep import Finding, Progress, quietly
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,13 @@ class Ledger:
         """
         return Chat(self.journal, self.outside, key)
 
-    def conversations(self, limit: int | None = None) -> list[ConversationState]:
-        """What is known of each conversation without reading its messages, last changed first."""
-        return [state for _, state in self.journal.heads(CONVERSATION, limit=limit)]
+    def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
+        """What is known of each conversation without reading its messages, last changed first.
+
+        With `search`, those whose key or messages have all its words (or beginnings of words); case and accents do not
+        count, and words in double quotes have to stand together.
+        """
+        return self.journal.views.conversations(limit, search)
 
     def state(self, key: str) -> ConversationState:
         """What is known of one conversation without reading its messages.
@@ -100,15 +102,15 @@ class Ledger:
         self, after: int = 0, types: Sequence[str] = (), key: str | None = None, follow: bool = False
     ) -> Iterator[LoggedEvent]:
         """The whole log in the order of its commits, from the position after `after` on; with `follow`, for ever."""
+        logged: Iterator[tuple[int, e.Event]]
+        if key is not None and not follow:
+            logged = ((position, event) for position, event in self.journal.placed(key, types) if position > after)
+        elif follow:
+            logged = self.journal.followed(after, types)
+        else:
+            logged = self.journal.logged(after, types)
         stream = stream_of(key) if key is not None else None
-        while True:
-            for position, event in self.journal.logged(after, types):
-                after = position
-                if stream is None or event.originator_id == stream:
-                    yield LoggedEvent(position, event)
-            if not follow:
-                return
-            time.sleep(FOLLOW_SECONDS)
+        return (LoggedEvent(*each) for each in logged if stream is None or each[1].originator_id == stream)
 
     def failures(
         self,
@@ -118,15 +120,18 @@ class Ledger:
         code: str | None = None,
         backend: str | None = None,
         unanswered: bool = False,
+        limit: int | None = None,
     ) -> list[RecordedFailure]:
-        """Every failed run, in the order of failing. A time span counts back from now. Overdue runs are closed first.
+        """Every failed run, in the order of failing, or the newest `limit` of them. A time span counts back from now.
+
+        Overdue runs are closed first.
 
         Raises:
             InvalidInput: there is no such cause.
         """
         self.close_overdue_runs()
         wanted = FailureFilter.of(since, until, cause, code, backend, unanswered)
-        return [failure for failure in self.journal.all_exchanges().failures() if wanted(failure)]
+        return self.journal.views.failures(wanted, limit)
 
     def exchanges(self, key: str) -> Exchanges:
         """What became of every run of one conversation."""
@@ -147,11 +152,57 @@ class Ledger:
         Raises:
             RunNotFound: no run, or more than one, has this id or ending.
         """
-        return find_run(self.journal.all_exchanges(), run_id)
+        return self.journal.run(run_id)
 
     def status(self) -> dict[str, Any]:
         """What is in the database: the keys of CONTRACT.md for `db status`."""
-        return self.journal.status() | {"views": []}
+        return self.journal.status() | {"views": self.journal.views.status()}
+
+    @property
+    def schema_before(self) -> int | None:
+        """The schema's number before this opening took it forward (0: there was none); None where nothing was to do."""
+        return self.journal.upkeep.schema_before
+
+    def check(self, progress: Progress = quietly) -> Iterator[Finding]:
+        """What is not as it was stored: every event is looked at, then the views."""
+        yield from self.journal.upkeep.check(progress)
+        last = self.journal.recorder.max_notification_id() or 0
+        for view in self.journal.views.status():
+            if view["position"] > last:
+                yield Finding("view", f"{view['name']} is ahead of the log: rebuild it", position=view["position"])
+            if view["parked"]:
+                yield Finding(
+                    "view", f"{view['name']} could not take in {view['parked']} events: rebuild it to see why"
+                )
+
+    def rebuild_views(
+        self, names: Sequence[str] = (), progress: Callable[[str, int, int], None] = lambda name, done, total: None
+    ) -> None:
+        """Build views anew from the log, beside those that are read, and switch.
+
+        Raises:
+            InvalidInput: there is no such view.
+            CorruptEvent: an event cannot be taken in; the views that were read stay.
+        """
+        self.journal.views.rebuild(names, progress)
+
+    def back_up(self, path: str | Path, progress: Progress = quietly) -> int:
+        """Write the ledger as it is at this moment into a new SQLite file, itself a ledger; returns its number of events.
+
+        Raises:
+            Conflict: there is such a file.
+            StoreUnavailable: it cannot be written.
+        """
+        return self.journal.upkeep.back_up(Path(path), progress)
+
+    def copy_to(self, url: str, progress: Progress = quietly) -> int:
+        """Copy the ledger into another, empty database, of the other kind too; returns its number of events.
+
+        Raises:
+            Conflict: the database is not empty.
+            StoreError: it cannot be used.
+        """
+        return self.journal.upkeep.copy_to(url, progress)
 
     def close_overdue_runs(self) -> list[str]:
         """Close the runs that a crash left open and whose deadline has passed, in all conversations; returns their ids."""

@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from . import events as e
 from .errors import InvalidInput
 from .ids import as_utc
+from .journaled import JournaledMessage
 from .mend import mend_tool_calls
-from .messages import JournaledMessage, Message, Role, Source
-from .parsing import restore_message
+from .messages import Message, Role
 from .tokens import MESSAGE_OVERHEAD_TOKENS, estimate_tokens
 
 
@@ -81,6 +81,9 @@ class Memory:
 
     def as_chat_messages(self) -> list[dict[str, Any]]:
         """For Chat Completions: `messages`."""
+        plain = [message.as_plain_chat_message() for message in self.messages]
+        if None not in plain:  # nothing but texts: there is nothing to mend
+            return cast("list[dict[str, Any]]", plain)
         return [message.as_chat_message() for message in self.shown()]
 
     def as_response_items(self) -> list[dict[str, Any]]:
@@ -97,11 +100,49 @@ class Memory:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+MEMORY_TOPICS = (
+    *("MessageJournaled", "MessageRetracted", "MemoryCleared", "RerunAccepted"),
+    *("RunCompleted", "RunFailed"),  # the thread in which a run took place
+)
+"""The events that memory is made of."""
+
+
+class MemoryFold:
+    """Memory under way: events are taken in one by one, oldest first."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, JournaledMessage] = {}
+        self.run_threads: dict[str, str] = {}
+
+    def say(self, message: JournaledMessage) -> None:
+        """A message comes in."""
+        self.messages[message.message_id] = message
+
+    def take(self, event: e.Event) -> None:
+        """Take one event in. Never refuses."""
+        match event:
+            case e.MessageJournaled():
+                self.say(journaled(event))
+            case e.MessageRetracted():
+                self.messages.pop(event.message_id, None)
+            case e.MemoryCleared():
+                kept = {id_: each for id_, each in self.messages.items() if each.version > event.up_to_version}
+                self.messages = kept
+            case e.RerunAccepted(superseded_message_id=str(superseded)):
+                self.messages.pop(superseded, None)
+            case e.RunCompleted(thread_id=str(thread_id)) | e.RunFailed(thread_id=str(thread_id)):
+                self.run_threads[event.run_id] = thread_id
+            case _:
+                pass
+
+    def memory(self, version: int) -> "Memory":
+        """What came of it, as of a version."""
+        return Memory(tuple(self.messages.values()), version, run_threads=self.run_threads)
+
+
 def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> Memory:
     """Fold events, oldest first, into memory; as of a version or a time, both inclusive. Never refuses."""
-    messages: dict[str, JournaledMessage] = {}
-    run_threads: dict[str, str] = {}
-    version = 0
+    fold, version = MemoryFold(), 0
     at = as_utc(at) if isinstance(at, datetime) else at
     for event in events:
         if (isinstance(at, int) and event.originator_version > at) or (
@@ -109,20 +150,8 @@ def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> 
         ):
             break
         version = event.originator_version
-        match event:
-            case e.MessageJournaled():
-                messages[event.message_id] = _journaled(event)
-            case e.MessageRetracted():
-                messages.pop(event.message_id, None)
-            case e.MemoryCleared():
-                messages = {id_: each for id_, each in messages.items() if each.version > event.up_to_version}
-            case e.RerunAccepted(superseded_message_id=str(superseded)):
-                messages.pop(superseded, None)
-            case e.RunCompleted(thread_id=str(thread_id)) | e.RunFailed(thread_id=str(thread_id)):
-                run_threads[event.run_id] = thread_id
-            case _:
-                pass
-    return Memory(tuple(messages.values()), version, run_threads=run_threads)
+        fold.take(event)
+    return fold.memory(version)
 
 
 def response_items(message: Message) -> Sequence[dict[str, Any]]:
@@ -150,16 +179,9 @@ def message_tokens(message: Message) -> int:
     return MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.text) + calls
 
 
-def _journaled(event: e.MessageJournaled) -> JournaledMessage:
-    return JournaledMessage(
-        restore_message(event),
-        event.message_id,
-        event.originator_version,
-        event.timestamp,
-        event.exchange_id,
-        event.run_id,
-        Source(event.source),
-    )
+def journaled(event: e.MessageJournaled) -> JournaledMessage:
+    """A stored message with its place."""
+    return JournaledMessage.stored(e.payload_of(event), event.originator_version, event.timestamp)
 
 
 def _input_content(message: Message) -> str | list[dict[str, Any]]:
@@ -180,9 +202,9 @@ def _input_part(part: dict[str, Any]) -> dict[str, Any]:
 
 def _with_its_call(messages: Sequence[JournaledMessage], first: int) -> int:
     """Where a view has to begin that would hold nothing but tool results: at the message that made the calls."""
-    if first >= len(messages) or any(each.message.role is not Role.TOOL for each in messages[first:]):
+    if first >= len(messages) or any(not each.is_tool_result for each in messages[first:]):
         return first
-    while first > 0 and messages[first].message.role is Role.TOOL:
+    while first > 0 and messages[first].is_tool_result:
         first -= 1
     return first
 

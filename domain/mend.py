@@ -5,9 +5,9 @@ whose call is out of view (or that was answered before) is left out.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
-from .messages import JournaledMessage, Message, Role, ToolCall
+from .journaled import JournaledMessage
+from .messages import Message, Role, ToolCall
 
 NO_RESULT = "[no result of this call was recorded]"
 
@@ -44,4 +44,5 @@ def _results_by_call(messages: Sequence[JournaledMessage]) -> dict[tuple[int, st
 
 
 def _placeholder(caller: JournaledMessage, call: ToolCall) -> JournaledMessage:
-    return replace(caller, message=Message(Role.TOOL, NO_RESULT, tool_call_id=call.id), message_id="")
+    result = Message(Role.TOOL, NO_RESULT, tool_call_id=call.id)
+    return JournaledMessage(result, "", caller.version, caller.at, caller.exchange_id, caller.run_id, caller.source)

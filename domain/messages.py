@@ -6,11 +6,8 @@ carries beyond it is kept word for word (`Verbatim`, `extra_json`), so that an i
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
-
-from .ids import to_iso
 
 
 class Role(StrEnum):
@@ -161,7 +158,7 @@ class Message:
 
     def extra(self) -> dict[str, Any]:
         """What else a foreign message carried."""
-        carried: dict[str, Any] = json.loads(self.extra_json)
+        carried: dict[str, Any] = json.loads(self.extra_json) if self.extra_json != "{}" else {}
         return carried
 
     def as_chat_message(self) -> dict[str, Any]:
@@ -173,32 +170,4 @@ class Message:
             chat["content"] = self.content_as_json()
         if self.tool_calls:
             chat["tool_calls"] = [call.as_json() for call in self.tool_calls]
-        return chat | self.extra()
-
-
-@dataclass(frozen=True, slots=True)
-class JournaledMessage:
-    """A message with its place in the ledger."""
-
-    message: Message
-    message_id: str
-    version: int
-    at: datetime
-    exchange_id: str | None = None
-    run_id: str | None = None
-    source: Source = Source.APP
-
-    def as_json(self) -> dict[str, Any]:
-        """The keys of CONTRACT.md."""
-        return {
-            "message_id": self.message_id,
-            "version": self.version,
-            "at": to_iso(self.at),
-            "role": self.message.role.value,
-            "content": self.message.content_as_json(),
-            "tool_calls": [call.as_json() for call in self.message.tool_calls],
-            "tool_call_id": self.message.tool_call_id,
-            "exchange_id": self.exchange_id,
-            "run_id": self.run_id,
-            "source": self.source.value,
-        }
+        return chat if self.extra_json == "{}" else chat | self.extra()

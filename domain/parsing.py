@@ -26,6 +26,8 @@ def parse_message(given: Mapping[str, Any]) -> Message:
         InvalidMessage: saying which field is wrong, why, and what is expected.
     """
     role = _role(given.get("role"))
+    if given.keys() == _PLAIN and role is not Role.TOOL and _is_short_text(given["content"]):
+        return Message(role, given["content"])
     calls, loose_calls = _tool_calls(given.get("tool_calls"))
     content = _content(given["content"]) if "content" in given else ()
     call_id = given.get("tool_call_id")
@@ -52,18 +54,24 @@ def parse_message(given: Mapping[str, Any]) -> Message:
 
 def restore_message(event: MessageJournaled) -> Message:
     """The message of a stored `MessageJournaled`; never refuses, whatever a newer version wrote."""
-    content = event.content
-    extra = event.extra
+    return message_in(vars(event))
+
+
+def message_in(stored: Mapping[str, Any]) -> Message:
+    """The message in the stored fields of a `MessageJournaled`; never refuses either."""
+    content = stored.get("content")
+    extra = stored.get("extra") or {}
+    given = stored.get("tool_calls") or ()
     try:
-        calls = tuple(_tool_call(call) for call in event.tool_calls)
+        calls = tuple(_tool_call(call) for call in given)
     except (KeyError, TypeError):
-        calls, extra = (), {"tool_calls": event.tool_calls} | extra
+        calls, extra = (), {"tool_calls": given} | extra
     return Message(
-        Role(event.role),
+        Role(stored["role"]),
         tuple(_part(part, _compact) for part in content) if isinstance(content, list) else content,
         calls,
-        event.tool_call_id,
-        _compact(extra),
+        stored.get("tool_call_id"),
+        _compact(extra) if extra else "{}",
     )
 
 
@@ -92,6 +100,24 @@ _OTHER_WAYS_TO_SPEAK = ("refusal", "audio", "function_call")
 """Fields in which an assistant's message without content says something."""
 
 
+_PLAIN = {"role", "content"}
+"""The fields of most messages."""
+
+_SHORT_CHARS_MAX = MESSAGE_BYTES_MAX // 8
+"""A text of so many characters is within the limit however it is escaped: JSON needs at most 6 bytes for one."""
+
+
+def _is_short_text(content: object) -> bool:
+    """Whether this is text that needs no closer look: it is whole, and within the limit."""
+    if type(content) is not str or len(content) > _SHORT_CHARS_MAX:
+        return False
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
@@ -100,8 +126,11 @@ def _tool_call(given: Mapping[str, Any]) -> ToolCall:
     return ToolCall(given["id"], given["function"]["name"], given["function"]["arguments"])
 
 
+_ROLES = {role.value: role for role in Role}
+
+
 def _role(value: object) -> Role:
-    role = Role(value) if isinstance(value, str) else Role.UNKNOWN
+    role = _ROLES.get(value, Role.UNKNOWN) if isinstance(value, str) else Role.UNKNOWN
     if role is not Role.UNKNOWN:
         return role
     known = ", ".join(role.value for role in Role if role is not Role.UNKNOWN)

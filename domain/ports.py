@@ -1,17 +1,18 @@
 """What the domain asks of the outside world: small protocols, with the errors they promise."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from eventsourcing.persistence import StoredEvent
-
-from .failures import Failure
+from .audit import FailureFilter
+from .failures import Failure, RecordedFailure
 from .memory import Memory
 from .messages import Message
 from .profiles import Profile
 from .runs import Completion
+from .state import ConversationState
+from .storage import Row, StoredRow
 from .threads import Rendering, ThreadItem
 
 ToolFunction = Callable[..., Any]
@@ -128,7 +129,7 @@ class MirrorHeads(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StreamHead:
     """The newest state of a stream: its version, and the aggregate's slim decision state."""
 
@@ -140,19 +141,87 @@ class StreamHead:
     """When the first of its open runs is overdue (ISO 8601)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Appending:
+    """What a decision comes to: events as rows, and the heads that their streams have afterwards."""
+
+    rows: Sequence[StoredRow] = ()
+    heads: Sequence[StreamHead] = ()
+
+
+DecideAppend = Callable[[StreamHead | None], Appending]
+"""Decides what to append to a stream with this head. Without side effects: it may be asked again, with a newer head."""
+
+
 class EventLog(Protocol):
     """What the ledger asks of a recorder beyond eventsourcing's own `ApplicationRecorder`."""
 
-    def select_head(self, stream: str) -> StreamHead | None: ...
+    def append(self, stream: str, decide: DecideAppend) -> Sequence[int]:
+        """Decide on a stream's present head and store what was decided, at once with what others append; the positions.
 
-    def select_heads(
-        self, prefix: str, *, limit: int | None = None, overdue_at: datetime | None = None
-    ) -> Sequence[StreamHead]:
-        """Heads of the streams with this prefix, last changed first; or only those with a run overdue at a time."""
+        Raises:
+            IntegrityError: an event id is taken, or others were first too often.
+            StoreUnavailable: the database cannot be used.
+        """
         ...
 
-    def select_event(self, event_id: str) -> StoredEvent | None: ...
+    def rows(self, after: int = 0, upto: int | None = None, topics: Sequence[str] = ()) -> Iterator[Row]:
+        """The whole log, after a position and up to another (by default to its present end)."""
+        ...
+
+    def stream_rows(
+        self,
+        stream: str,
+        after: int = 0,
+        upto: int | None = None,
+        topics: Sequence[str] = (),
+        newest_first: bool = False,
+        page: int = ...,
+    ) -> Iterator[Row]:
+        """One stream, after a version and up to another, from either end; `page` rows are read at a time."""
+        ...
+
+    def version_at(self, stream: str, at: str) -> int:
+        """The version that a stream had at a time (ISO 8601); 0 before it began."""
+        ...
+
+    def select_head(self, stream: str) -> StreamHead | None: ...
+
+    def select_heads(self, prefix: str, *, overdue_at: str | None = None) -> Sequence[StreamHead]:
+        """Heads of the streams with this prefix; or only those with a run overdue at a time (ISO 8601)."""
+        ...
+
+    def select_event(self, event_id: str) -> StoredRow | None: ...
 
     def status(self) -> Mapping[str, Any]:
         """url (without secrets), dialect, schema_version, events, conversations, size_bytes."""
+        ...
+
+
+class Views(Protocol):
+    """Read models. Each catches up with the log when it is read."""
+
+    def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
+        """Failed runs in the order of failing; the newest `limit` of them."""
+        ...
+
+    def find_runs(self, ending: str) -> list[tuple[str, str]]:
+        """(key, run id) of the runs whose id ends so; at most a few."""
+        ...
+
+    def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
+        """Conversations, last changed first; those whose key or messages have all the words of `search`."""
+        ...
+
+    def status(self) -> list[dict[str, Any]]:
+        """name, version, position, lag (events not yet taken in) and parked (events that could not be) of each."""
+        ...
+
+    def rebuild(self, names: Sequence[str] = (), progress: Callable[[str, int, int], None] = ...) -> None:
+        """Build views anew beside those that are read, and switch; `progress` is told name, position and end.
+
+        Raises:
+            InvalidInput: there is no such view.
+            CorruptEvent: an event cannot be taken in; the view that was read stays.
+        """
         ...

@@ -13,7 +13,6 @@ from .diagnosis import diagnose
 from .errors import InvalidInput, ProviderRefused, ThreadledgerError
 from .failures import Cause
 from .journal import Journal
-from .memory import fold_memory
 from .outside import Outbox
 from .ports import ThreadMirror
 from .threads import Comparison, Rendering, ThreadState, compare, digest
@@ -195,7 +194,7 @@ class Threads:
         if mirror is None:
             known = ", ".join(self._mirrors) or "none: set OPENAI_API_KEY, or OPENAI_BASE_URL to a simulator"
             raise InvalidInput(f"no threads of kind {to!r} can be reached: there are {known}")
-        memory = fold_memory(self._journal.history(key, upto=at if isinstance(at, int) else None), at)
+        memory = self._journal.memory(key, at)
         return mirror.render(memory.settled(), thread_id), memory.version
 
 

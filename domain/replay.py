@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from .audit import ExchangeRecord, FailureFilter, RunRecord, find_run
+from .audit import ExchangeRecord, Exchanges, FailureFilter, RunRecord
 from .failures import Cause
 from .journal import Journal
-from .naming import CONVERSATION, key_of
 from .outside import Outside
 from .rebuild import RebuildItem, RebuildPlan, Threads, Verification
 from .rerun import RerunPlan, plan_exchanges, with_model
@@ -70,14 +69,16 @@ class Replay:
         wanted = FailureFilter.of(since, None, cause, None, backend, unanswered=True)
         chosen: dict[str, tuple[ExchangeRecord, RunRecord]] = {}
         for run_id in runs:
-            run, folded = find_run(self._journal.all_exchanges(), run_id)
+            run, folded = self._journal.run(run_id)
             chosen[run.exchange_id] = (folded.exchange_of(run), run)
-        if keys or failed:
-            folded = self._journal.all_exchanges()
-            for failure in folded.failures():
-                if wanted(failure) and (failed or failure.key in keys):
-                    run = folded.runs[failure.run_id]
-                    chosen[run.exchange_id] = (folded.exchange_of(run), run)
+        folded_by_key: dict[str, Exchanges] = {}
+        for failure in self._journal.views.failures(wanted) if keys or failed else ():
+            if failed or failure.key in keys:
+                if failure.key not in folded_by_key:
+                    folded_by_key[failure.key] = self._journal.exchanges(failure.key)
+                folded = folded_by_key[failure.key]
+                run = folded.runs[failure.run_id]
+                chosen[run.exchange_id] = (folded.exchange_of(run), run)
         policy = with_model(self._outside.policy, model)
         return RerunPlan(
             plan_exchanges(self._journal, self._outside, list(chosen.values()), policy),
@@ -106,4 +107,4 @@ class Replay:
         """These keys, each once; or those of all conversations."""
         if keys is not None:
             return list(dict.fromkeys(keys))
-        return sorted(key_of(stream) for stream, _ in self._journal.heads(CONVERSATION))
+        return self._journal.keys()

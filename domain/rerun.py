@@ -99,7 +99,7 @@ def _planned(journal: Journal, outside: Outside, exchange: ExchangeRecord, run: 
     if reason or not policy.candidates:
         return replace(item, state="skipped", reason=reason or "no backend is set: set THREADLEDGER_BACKENDS")
     first = policy.candidates[0]
-    tokens = journal.memory(exchange.key).window(policy.memory_last, policy.memory_tokens).estimated_tokens()
+    tokens = journal.memory(exchange.key, last=policy.memory_last, tokens=policy.memory_tokens).estimated_tokens()
     price = outside.price
     cost = price(first.model, tokens, ESTIMATED_ANSWER_TOKENS) if price is not None else None
     return replace(item, backend=first.backend, model=first.model, estimated_tokens=tokens, estimated_cost=cost)

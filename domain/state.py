@@ -49,19 +49,28 @@ class ConversationState:
 
     def as_json(self) -> str:
         """The snapshot."""
-        return json.dumps(vars(self), ensure_ascii=True, separators=(",", ":"))
+        return _as_json(vars(self))
 
     @classmethod
     def from_json(cls, text: str) -> "ConversationState":
         """The state of a snapshot with our `STATE_SCHEMA`."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+        state = cls()
+        stored = json.loads(text)
+        vars(state).update(stored if stored.keys() == vars(state).keys() else _known_only(stored))
+        return state
 
     @property
     def next_deadline(self) -> str | None:
         """When the first of the open runs is overdue (ISO 8601)."""
         return min((run["deadline"] for run in self.open_runs.values() if run["deadline"]), default=None)
 
+
+def _known_only(stored: JSON) -> JSON:
+    known = {each.name for each in fields(ConversationState)}
+    return {name: value for name, value in stored.items() if name in known}
+
+
+_as_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 _NOTHING_FAILED: JSON = {"failed_run": None, "failed_backend": None}
 """Of an exchange that begins, or is run again: no backend has failed in this attempt at it."""

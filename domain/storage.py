@@ -20,6 +20,10 @@ class StoredRow(StoredEvent):
     schema: int = 1
 
 
+Row = tuple[int, str, int, str, str, str, str, int]
+"""An event as it is read: position, stream, version, topic, payload (JSON), event id, time (ISO 8601), schema number."""
+
+
 @dataclass(frozen=True)
 class LoggedRow(Notification):
     """A stored event with its position (`id`) in the whole log."""
@@ -33,7 +37,7 @@ class PlainJSON(Transcoder):
     """JSON as everybody reads it: ASCII, no spaces, no reserved keys. eventsourcing's own gives some dicts a meaning."""
 
     def encode(self, obj: Any) -> bytes:
-        return json.dumps(obj, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+        return _encode(obj).encode("ascii")
 
     def decode(self, data: bytes) -> Any:
         return json.loads(data)
@@ -45,38 +49,80 @@ class EventMapper(Mapper[str]):
     def to_stored_event(self, domain_event: Any) -> StoredRow:
         """An event as a row."""
         event: Event = domain_event
-        return StoredRow(
+        row = object.__new__(StoredRow)
+        vars(row).update(  # as in `events.make`: a frozen dataclass sets its fields one by one
             originator_id=event.originator_id,
             originator_version=event.originator_version,
             topic=topic_of(event),
-            state=self.transcoder.encode(payload_of(event)),
+            state=_encode(payload_of(event)).encode("ascii"),
             event_id=event.event_id,
             at=to_iso(event.timestamp),
             schema=event.SCHEMA,
         )
+        return row
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
-        """A row as an event; one of a newer version as `UnknownEvent`.
+        """A stored event as ours: see `restore`."""
+        stored = stored_event
+        row = (
+            getattr(stored, "id", 0),
+            str(stored.originator_id),
+            stored.originator_version,
+            stored.topic,
+            stored.state.decode(errors="replace"),
+            getattr(stored, "event_id", ""),
+            getattr(stored, "at", ""),
+            getattr(stored, "schema", 1),
+        )
+        if not stored.state.isascii():  # we write ASCII alone
+            raise corrupt(row, ValueError("the payload is not ASCII"))
+        return restore(row)
 
-        Raises:
-            CorruptEvent: the row's payload or time cannot be read.
-        """
-        try:
-            payload = self.transcoder.decode(stored_event.state)
-            if not isinstance(payload, dict):
-                raise TypeError("the payload is not a JSON object")
-            understood = EVENTS.get(stored_event.topic)
-            newer = understood is not None and getattr(stored_event, "schema", 1) > understood.SCHEMA
-            return restore_event(
-                f"{stored_event.topic} of a newer schema" if newer else stored_event.topic,
-                payload,
-                originator_id=str(stored_event.originator_id),
-                originator_version=stored_event.originator_version,
-                timestamp=from_iso(getattr(stored_event, "at", "")),
-                event_id=getattr(stored_event, "event_id", ""),
-            )
-        except (ValueError, TypeError) as error:
-            raise CorruptEvent(
-                f"event {stored_event.originator_version} of {stored_event.originator_id!r} ({stored_event.topic}) "
-                f"cannot be read ({error}): restore it from a backup; the other conversations are not concerned"
-            ) from error
+
+def restore(row: Row) -> Event:
+    """A row as an event; one of a newer version as `UnknownEvent`.
+
+    Raises:
+        CorruptEvent: the row's payload or time cannot be read.
+    """
+    _, stream, version, topic, state, event_id, at, schema = row
+    try:
+        understood = EVENTS.get(topic)
+        newer = understood is not None and schema > understood.SCHEMA
+        return restore_event(
+            f"{topic} of a newer schema" if newer else topic,
+            payload_in(state),
+            originator_id=stream,
+            originator_version=version,
+            timestamp=from_iso(at),
+            event_id=event_id,
+        )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise corrupt(row, error) from error
+
+
+def payload_in(state: str) -> dict[str, Any]:
+    """The payload of a row.
+
+    Raises:
+        ValueError, TypeError: it is not one JSON object.
+    """
+    payload, end = _decode(state)
+    if end != len(state):
+        raise ValueError(f"something stands behind the payload (character {end})")
+    if not isinstance(payload, dict):
+        raise TypeError("the payload is not a JSON object")
+    return payload
+
+
+def corrupt(row: Row, error: Exception) -> CorruptEvent:
+    """The error of a row that cannot be read, with where it stands and what to do."""
+    return CorruptEvent(
+        f"event {row[2]} of {row[1]!r} ({row[3]}) cannot be read ({error}): "
+        "restore it from a backup; the other conversations are not concerned"
+    )
+
+
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().raw_decode
+"""Without the search for white space that `json.loads` adds: we write none."""

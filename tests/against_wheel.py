@@ -1,11 +1,14 @@
 """Run the tests against a built wheel: in an environment of its own, from a folder where the source is out of reach.
 
-python tests/against_wheel.py build/wheel
+    python tests/against_wheel.py build/wheel
+
+The environment has the versions of the lock, but for SQLAlchemy: here it is of the oldest line that is supported.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+OLDEST_SQLALCHEMY = "sqlalchemy>=2.0.40,<2.1"
 BESIDE = ("README.md", "pyproject.toml", "requirements.lock", ".env.example", "CHANGELOG.md")
 
 
@@ -25,16 +29,24 @@ def main(place: str) -> int:
             shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
         for name in BESIDE:
             shutil.copy(ROOT / name, tree / name)
-        python = _install(wheel, environment)
+        constraints = Path(scratch, "constraints.txt")
+        constraints.write_text(_with_oldest_sqlalchemy((ROOT / "requirements.lock").read_text()))
+        python = _install(wheel, environment, constraints)
         # -P and no PYTHONPATH: neither this folder nor the source can stand in for the wheel.
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         command = [str(python), "-P", "-m", "pytest", "-q", "-n", "auto", "-m", "not crash"]
         return subprocess.run(command, cwd=tree, env=env, check=False).returncode
 
 
-def _install(wheel: Path, environment: Path) -> Path:
+def _with_oldest_sqlalchemy(lock: str) -> str:
+    constraints, replaced = re.subn(r"^sqlalchemy==\S+", OLDEST_SQLALCHEMY, lock, flags=re.MULTILINE)
+    assert replaced == 1, "requirements.lock does not pin sqlalchemy"
+    return constraints
+
+
+def _install(wheel: Path, environment: Path, constraints: Path) -> Path:
     python = environment / "bin" / "python"
-    lock = ["--constraint", str(ROOT / "requirements.lock")]
+    lock = ["--constraint", str(constraints)]
     uv = shutil.which("uv")
     if uv:
         subprocess.run([uv, "venv", "--quiet", "--seed", "--python", sys.executable, environment], check=True)

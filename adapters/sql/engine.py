@@ -1,123 +1,254 @@
-"""Connections: one engine to read, one to write, on the same pool."""
+"""A database that is open: how it is read and written, and how what goes wrong is told."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-import sqlalchemy
-from sqlalchemy import Connection, Engine, event, exc
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, exc
 from sqlalchemy.engine import URL, make_url
 
-from threadledger.domain import DatabaseMissing, ForeignDatabase, InvalidSettings, StoreUnavailable
+from threadledger.domain import ForeignDatabase, InvalidSettings, StoreError, StoreUnavailable
 
-BUSY_TIMEOUT_MS = 30_000
-"""How long a writer waits for another one before the database counts as locked."""
+from .group import LEFT_BEHIND, Also, Decision, Group
+from .kinds import ConnectionLost, Cursor, Kind, shown
+from .postgres import PostgreSQL
+from .sqlite import SQLite
+
+T = TypeVar("T")
+
+RECONNECT_SECONDS = 15.0
+"""How long a server that went away is waited for: a restart takes less."""
+
+RECONNECT_PAUSE_SECONDS = 0.2
+"""How long apart the attempts to reach it again are."""
 
 
 class Database:
-    """A database that is open. `synchronous` is SQLite's: FULL loses nothing that was acknowledged, even at a power cut."""
+    """A database that is open. Threads may share it; after a fork, the child has connections of its own.
+
+    Args:
+        create: whether a SQLite file that is not there is made.
+        synchronous: SQLite's; see `SQLite`.
+
+    Raises:
+        InvalidSettings, DatabaseMissing: the URL cannot be used.
+    """
 
     def __init__(self, url: str, *, create: bool = True, synchronous: str = "FULL") -> None:
         parsed = _parse(url)
-        self.shown_url = parsed.render_as_string(hide_password=True)
-        self.path = parsed.database or ""
-        if not create and not Path(self.path).is_file():
-            raise DatabaseMissing(
-                f"there is no database at {self.shown_url}: make one with: threadledger init, or name another with --db"
-            )
-        self.reader = sqlalchemy.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
-        event.listen(self.reader, "connect", lambda connection, _: _prepare(connection, synchronous))
-        event.listen(self.reader, "begin", _begin)
-        self.writer: Engine = self.reader.execution_options(begin="BEGIN IMMEDIATE")
+        self.shown_url = shown(parsed)
+        self.kind: Kind = _kind(parsed, create, synchronous)
+        self.engine: Engine = self.kind.engine()
+        self.closed = False
+        self.schema_before: int | None = None
+        """The schema's number before this opening took it forward (0: there was none); None where nothing was to do."""
+        self._reached = False
+        """Whether anything has ever come back: a server that was never there is not waited for."""
+        self.driver = self.engine.dialect.loaded_dbapi
+        """The driver's module: its errors."""
+        self.write_lock = self._new_write_lock()
+        self._group = Group(self)
+        self._idle: list[tuple[Any, Cursor]] = []
+        """Connections with their cursors, at hand for the next query: the pool's own check-out costs more than the query."""
+        _OPEN.add(self)
+
+    def query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows of one query, as the driver's tuples. `?` stands for a value."""
+        sql = self.sql(statement)
+
+        def fetch() -> list[Any]:
+            with self.cursor() as cursor:
+                cursor.execute(sql, values)
+                rows: list[Any] = cursor.fetchall()
+                return rows
+
+        return self.reconnecting(fetch)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Work that reads, more than once perhaps: all its queries see one state of the database."""
+        return self.reconnecting(lambda: self._transaction(work, self.kind.begin_read))
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Work in one transaction. It must bear being done again: a connection may break at any point of it."""
+        return self.reconnecting(lambda: self._exclusively(work))
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """One statement in a transaction of its own. `?` stands for a value."""
+        sql, bound = self.sql(statement), tuple(values)
+        self.write(lambda connection: connection.exec_driver_sql(sql, bound))
+
+    def append(self, streams: Sequence[str], decide: Decision, also: Also | None = None) -> Sequence[int]:
+        """Decide and store, together with what other threads append at this moment: see `Group.append`."""
+        return self._group.append(streams, decide, also)
+
+    def sql(self, statement: str) -> str:
+        """A statement with the driver's placeholders; it may not hold `?` or `%` otherwise."""
+        return statement.replace("?", self.kind.placeholder)
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection whose queries see one state of the database."""
-        with self.named_errors(), self.reader.connect() as connection:
-            yield connection
+    def cursor(self) -> Iterator[Cursor]:
+        """A driver's cursor; each statement commits by itself."""
+        self._still_open()
+        try:
+            connection, cursor = self._idle.pop()
+        except IndexError:
+            with self.named_errors():
+                connection = self.check_out()
+                cursor = connection.cursor()
+        try:
+            yield cursor
+        except BaseException as error:
+            self._give_back(connection, cursor, lost=self._is_lost(error))
+            if isinstance(error, self.driver.Error) and not isinstance(error, self.driver.IntegrityError):
+                raise self.named(error) from error
+            raise
+        if self.closed:
+            self._give_back(connection, cursor)
+        else:
+            self._idle.append((connection, cursor))
 
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its beginning; committed at the end, rolled back on an error."""
-        with self.named_errors(), self.writer.begin() as connection:
-            yield connection
+    def check_out(self) -> Any:
+        """A connection of the pool: the driver's, to be closed by whoever took it."""
+        self._still_open()
+        return self.engine.raw_connection()
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
-        """Around any use: what goes wrong is told in our words."""
+        """Around any use: what goes wrong is told in our words. Broken rules of the tables are the caller's to judge."""
         try:
             yield
-        except exc.IntegrityError:
+        except (exc.IntegrityError, self.driver.IntegrityError):
             raise
-        except exc.DatabaseError as error:
+        except exc.DBAPIError as error:
+            raise self.named(error.orig or error) from error
+        except self.driver.Error as error:
             raise self.named(error) from error
 
-    def use_wal(self) -> None:
-        """Readers and a writer side by side. Set once the database is known to be ours: it is written into the file."""
-        with self.named_errors():
-            connection = self.reader.raw_connection()
-            try:
-                cursor = connection.cursor()
-                if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                    cursor.execute("PRAGMA journal_mode = WAL")
-            except Exception as error:
-                raise exc.DatabaseError("PRAGMA journal_mode", None, error) from error
-            finally:
-                connection.close()
-
-    def named(self, error: exc.DatabaseError) -> ForeignDatabase | StoreUnavailable:
+    def named(self, error: BaseException) -> StoreError:
         """A driver's error in our words: what, why, what next."""
-        reason = str(error.orig)
-        if "not a database" in reason or "file is encrypted" in reason:
-            return ForeignDatabase(
-                f"{self.shown_url} is not a database (SQLite says: {reason}): nothing was changed; "
-                "name another file with --db or THREADLEDGER_DB"
-            )
-        if "unable to open" in reason and not Path(self.path).parent.is_dir():
-            advice = f"make the folder {Path(self.path).parent} first"
-        elif "locked" in reason:
-            advice = "another process holds it; try again, or find out which"
-        else:
-            advice = "look at the disk, the path and its permissions"
+        trouble, advice = self.kind.explain(error)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if trouble == "foreign":
+            return ForeignDatabase(f"{self.shown_url} is not a database ({reason}): nothing was changed; {advice}")
+        if trouble == "lost":
+            return ConnectionLost(f"{self.shown_url} cannot be reached ({reason}); {advice}")
         return StoreUnavailable(f"{self.shown_url} cannot be used ({reason}): nothing was written; {advice}")
+
+    def reconnecting(self, work: Callable[[], T]) -> T:
+        """Do the work, and again for a while where the server went away.
+
+        Raises:
+            ConnectionLost: it did not come back.
+        """
+        until = time.monotonic() + RECONNECT_SECONDS
+        while True:
+            try:
+                result = work()
+                self._reached = True
+                return result
+            except ConnectionLost:
+                if self.closed or not self._reached or time.monotonic() > until:
+                    raise
+                time.sleep(RECONNECT_PAUSE_SECONDS)
 
     def size_bytes(self) -> int:
         """Size on disk, the write-ahead log included."""
-        return sum(path.stat().st_size for path in (Path(self.path), Path(f"{self.path}-wal")) if path.is_file())
+        return self.read(self.kind.size_bytes)
 
     def close(self) -> None:
         """Close every connection."""
-        self.reader.dispose()
+        self.closed = True
+        _OPEN.discard(self)
+        self._group.close()  # whoever is writing at this moment ends first
+        while self._idle:
+            self._give_back(*self._idle.pop())
+        self.engine.dispose()
+
+    def _new_write_lock(self) -> AbstractContextManager[Any]:
+        """What this process's writers take in turn: waiting in the database's own queue is slower."""
+        return threading.Lock() if self.kind.locks_when_writing else nullcontext()
+
+    def _exclusively(self, work: Callable[[Connection], T]) -> T:
+        with self.write_lock:
+            return self._transaction(work, self.kind.begin_write)
+
+    def _transaction(self, work: Callable[[Connection], T], begin: str) -> T:
+        with self.named_errors(), self._connected() as connection:
+            connection.exec_driver_sql(begin)
+            try:
+                result = work(connection)
+                connection.exec_driver_sql("COMMIT")
+                return result
+            except BaseException:
+                if not connection.invalidated:
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+
+    def _connected(self) -> Connection:
+        self._still_open()
+        return self.engine.connect()
+
+    def _still_open(self) -> None:
+        if self.closed:
+            raise StoreUnavailable(f"{self.shown_url} was closed by this program: open it again")
+
+    def _give_back(self, connection: Any, cursor: Cursor, lost: bool = False) -> None:
+        """A connection to the pool; one that was lost, or comes back after the end, to nobody."""
+        cursor.close()
+        if lost or self.closed:
+            connection.invalidate()
+        connection.close()
+        if lost:  # and with it, in all likelihood, all that are not at work
+            while self._idle:
+                self._give_back(*self._idle.pop())
+            self.engine.dispose()
+
+    def _is_lost(self, error: BaseException) -> bool:
+        return isinstance(error, self.driver.Error) and self.kind.explain(error)[0] == "lost"
+
+    def after_fork(self) -> None:
+        """In the child: the parent's connections are left alone, never used and never closed from here."""
+        self.write_lock = self._new_write_lock()
+        self._group.after_fork()
+        LEFT_BEHIND.append(self._idle)
+        self._idle = []
+        self.engine.dispose(close=False)
+
+
+_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for database in list(_OPEN):
+        database.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _parse(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        return make_url(url)
     except exc.ArgumentError:
         raise InvalidSettings(
             "the database's URL cannot be read: give one like sqlite:///threadledger.db with --db or THREADLEDGER_DB"
         ) from None
-    if parsed.get_backend_name() != "sqlite":
-        raise InvalidSettings(
-            f"databases of kind {parsed.get_backend_name()!r} are not supported by this version: "
-            "give a URL like sqlite:///threadledger.db"
-        )
-    if not parsed.database or parsed.database == ":memory:":
-        raise InvalidSettings(
-            "a database in memory would be another one for each connection: give a file, like sqlite:///threadledger.db"
-        )
-    return parsed
 
 
-def _prepare(connection: Any, synchronous: str) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves: the driver's own comes too late to hold the lock
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    cursor.execute(f"PRAGMA synchronous = {synchronous}")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+def _kind(url: URL, create: bool, synchronous: str) -> Kind:
+    match url.get_backend_name():
+        case "sqlite":
+            return SQLite(url, create=create, synchronous=synchronous)
+        case "postgresql":
+            return PostgreSQL(url)
+    raise InvalidSettings(
+        f"databases of kind {url.get_backend_name()!r} are not supported: "
+        "give a URL like sqlite:///threadledger.db or postgresql+psycopg://user@host/database"
+    )

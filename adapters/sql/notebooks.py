@@ -1,14 +1,18 @@
 """What is noted beside the log, and could be found out again from the provider: how far threads hold the journal, and
 which assistant was made from which profile."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from threadledger.domain import MirrorHead, now, to_iso
 
 from .engine import Database
+
+T = TypeVar("T")
 
 
 class SqlMirrorHeads:
@@ -18,46 +22,61 @@ class SqlMirrorHeads:
         self._database = database
 
     def claim(self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime) -> MirrorHead | None:
-        query = (
+        query = self._database.sql(
             "SELECT thread_id, version, settled, holder, held_until FROM mirror_heads WHERE stream = ? AND mirror = ?"
         )
-        with self._database.writing() as connection:
+
+        def take(connection: Connection) -> MirrorHead | None:
             row = connection.exec_driver_sql(query, (stream, mirror)).one_or_none()
             if row is not None and row.holder not in {None, holder} and row.held_until > to_iso(now()):
                 return None
             head = MirrorHead(thread_id, 0, settled=False)
             if row is not None and row.thread_id == thread_id:
                 head = MirrorHead(thread_id, row.version, bool(row.settled))
-            _write(connection, stream, mirror, replace(head, settled=False), holder, to_iso(until))
+            self._write(connection, stream, mirror, replace(head, settled=False), holder, to_iso(until))
             return head
+
+        return self._database.write(lambda connection: self._alone(connection, take))
 
     def release(self, stream: str, mirror: str, holder: str) -> None:
         statement = (
             "UPDATE mirror_heads SET holder = NULL, held_until = NULL WHERE stream = ? AND mirror = ? AND holder = ?"
         )
-        with self._database.writing() as connection:
-            connection.exec_driver_sql(statement, (stream, mirror, holder))
+        self._database.execute(statement, (stream, mirror, holder))
 
     def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
-        query = "SELECT holder FROM mirror_heads WHERE stream = ? AND mirror = ?"
-        with self._database.writing() as connection:
+        query = self._database.sql("SELECT holder FROM mirror_heads WHERE stream = ? AND mirror = ?")
+
+        def note(connection: Connection) -> None:
             held_by = connection.exec_driver_sql(query, (stream, mirror)).scalar()
-            if holder is not None and held_by not in {None, holder}:
-                return
-            _write(connection, stream, mirror, head, None, None)
+            if holder is None or held_by in {None, holder}:
+                self._write(connection, stream, mirror, head, None, None)
 
+        self._database.write(lambda connection: self._alone(connection, note))
 
-def _write(
-    connection: Connection, stream: str, mirror: str, head: MirrorHead, holder: str | None, held_until: str | None
-) -> None:
-    statement = (
-        "INSERT INTO mirror_heads (stream, mirror, thread_id, version, settled, holder, held_until) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, mirror) DO UPDATE SET "
-        "thread_id = excluded.thread_id, version = excluded.version, settled = excluded.settled, "
-        "holder = excluded.holder, held_until = excluded.held_until"
-    )
-    values = (stream, mirror, head.thread_id, head.version, head.settled, holder, held_until)
-    connection.exec_driver_sql(statement, values)
+    def _alone(self, connection: Connection, work: Callable[[Connection], T]) -> T:
+        """Nobody else writes to the notebook meanwhile: where writers do not wait for each other anyway, its table does."""
+        if not self._database.kind.locks_when_writing:
+            connection.exec_driver_sql("LOCK TABLE mirror_heads IN EXCLUSIVE MODE")
+        return work(connection)
+
+    def _write(
+        self,
+        connection: Connection,
+        stream: str,
+        mirror: str,
+        head: MirrorHead,
+        holder: str | None,
+        held_until: str | None,
+    ) -> None:
+        statement = (
+            "INSERT INTO mirror_heads (stream, mirror, thread_id, version, settled, holder, held_until) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, mirror) DO UPDATE SET "
+            "thread_id = excluded.thread_id, version = excluded.version, settled = excluded.settled, "
+            "holder = excluded.holder, held_until = excluded.held_until"
+        )
+        values = (stream, mirror, head.thread_id, head.version, int(head.settled), holder, held_until)
+        connection.exec_driver_sql(self._database.sql(statement), values)
 
 
 class RememberedAssistants:
@@ -68,19 +87,16 @@ class RememberedAssistants:
 
     def get(self, endpoint: str, profile_hash: str) -> str | None:
         query = "SELECT assistant_id FROM assistants WHERE endpoint = ? AND profile_hash = ?"
-        with self._database.reading() as connection:
-            found: str | None = connection.exec_driver_sql(query, (endpoint, profile_hash)).scalar()
-            return found
+        found = self._database.query(query, (endpoint, profile_hash))
+        return str(found[0][0]) if found else None
 
     def put(self, endpoint: str, profile_hash: str, assistant_id: str) -> None:
         statement = (
             "INSERT INTO assistants (endpoint, profile_hash, assistant_id) VALUES (?, ?, ?) "
             "ON CONFLICT (endpoint, profile_hash) DO UPDATE SET assistant_id = excluded.assistant_id"
         )
-        with self._database.writing() as connection:
-            connection.exec_driver_sql(statement, (endpoint, profile_hash, assistant_id))
+        self._database.execute(statement, (endpoint, profile_hash, assistant_id))
 
     def forget(self, assistant_id: str) -> None:
         """It is gone: the next run makes another."""
-        with self._database.writing() as connection:
-            connection.exec_driver_sql("DELETE FROM assistants WHERE assistant_id = ?", (assistant_id,))
+        self._database.execute("DELETE FROM assistants WHERE assistant_id = ?", (assistant_id,))

@@ -1,66 +1,169 @@
-"""Our recorder: eventsourcing's `ApplicationRecorder` and the domain's `EventLog` on SQLAlchemy Core.
+"""Our recorder: eventsourcing's recorders and the domain's `EventLog`, the same for SQLite and PostgreSQL.
 
-An append is one transaction: the stream's version is compared and set, its events are inserted, its new state is stored
-beside it. Positions are given in the order of commits, because the transaction holds the write lock from its beginning.
+An append is one transaction: the version of each stream is compared and set, its events are inserted, its new state is
+stored beside it. Positions have no gaps and appear in the order of commits.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from threading import Event
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from eventsourcing.persistence import ApplicationRecorder, IntegrityError, StoredEvent, Subscription
-from sqlalchemy import Connection, exc
+from eventsourcing.persistence import (
+    ApplicationRecorder,
+    IntegrityError,
+    NotSupportedError,
+    ProcessRecorder,
+    StoredEvent,
+    Subscription,
+    Tracking,
+)
 
-from threadledger.domain import LoggedRow, StoredRow, StreamHead, new_id, now, to_iso
+from threadledger.domain import (
+    CONVERSATION,
+    Appending,
+    DecideAppend,
+    LoggedRow,
+    Row,
+    StoredRow,
+    StreamHead,
+    new_id,
+    now,
+    to_iso,
+)
 
 from .engine import Database
-from .schema import open_schema, schema_version
+from .group import Also, stored_positions
+from .kinds import Cursor
+from .schema import SCHEMA_VERSION, open_schema
+from .subscription import LogSubscription
+from .tracking import Tracker
 
-FOLLOW_SECONDS = 0.05
-"""How often a subscription looks for events of other processes."""
+PAGE_EVENTS = 1_000
+"""Events read at a time."""
 
-_INSERT_EVENT = (
-    "INSERT INTO events (stream, version, event_id, topic, schema, at, state, leaf) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_SELECT = (
+_PAGES_AT_ONCE = 10
+"""How many pages' positions are gone through at once where only some events are wanted."""
+
+_ROWS = (
     "SELECT e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema "
     "FROM events e JOIN streams s USING (stream)"
 )
+_HEAD = "SELECT name, version, state_schema, state, due_at FROM streams"
 
 
 class Recorder(ApplicationRecorder):
     """Events of one database."""
 
     def __init__(self, database: Database) -> None:
+        open_schema(database)
         self._database = database
-        with database.named_errors():
-            open_schema(database.reader, database.writer, database.shown_url)
-        database.use_wal()
+        self._followers: set[threading.Event] = set()
+
+    # What the ledger calls
+
+    def append(self, stream: str, decide: DecideAppend) -> Sequence[int]:
+        """Decide on a stream's present head, and store what was decided: see `EventLog.append`."""
+        positions = self._database.append([stream], lambda heads: decide(heads.get(stream)))
+        self._wake()
+        return positions
+
+    def rows(self, after: int = 0, upto: int | None = None, topics: Sequence[str] = ()) -> Iterator[Row]:
+        """The whole log by position, after one and up to another, read page by page.
+
+        A page is a range of positions, not a LIMIT: a server without statistics would sort the rest of the log for each.
+        """
+        only, values = _among("e.topic", topics)
+        last = self.max_notification_id() or 0
+        upto = last if upto is None else min(upto, last)
+        query = f"{_ROWS} WHERE e.position > ? AND e.position <= ? {only} ORDER BY e.position"
+        size = PAGE_EVENTS * _PAGES_AT_ONCE if topics else PAGE_EVENTS
+        while after < upto:
+            end = min(after + size, upto)
+            yield from self._database.query(query, (after, end, *values))
+            after = end
+
+    def stream_rows(
+        self,
+        stream: str,
+        after: int = 0,
+        upto: int | None = None,
+        topics: Sequence[str] = (),
+        newest_first: bool = False,
+        page: int = PAGE_EVENTS,
+    ) -> Iterator[Row]:
+        """One stream's events by version, after one and up to another, read from either end; a page is a range of versions."""
+        only, values = _among("e.topic", topics)
+        query = (
+            "SELECT e.position, CAST(? AS TEXT), e.version, e.topic, e.state, e.event_id, e.at, e.schema FROM events e "
+            "WHERE e.stream = (SELECT stream FROM streams WHERE name = ?) AND e.version > ? AND e.version <= ? "
+            f"{only} ORDER BY e.version {'DESC' if newest_first else 'ASC'}"
+        )
+        if upto is None:
+            head = self.select_head(stream)
+            upto = head.version if head is not None else after
+        while after < upto:
+            begin, end = (max(after, upto - page), upto) if newest_first else (after, min(after + page, upto))
+            yield from self._database.query(query, (stream, stream, begin, end, *values))
+            after, upto = (after, begin) if newest_first else (end, upto)
+
+    def version_at(self, stream: str, at: str) -> int:
+        """The version that a stream had at a time (ISO 8601): its events never go back in time, so few rows are read."""
+        head = self.select_head(stream)
+        low, high = 0, head.version if head is not None else 0
+        query = "SELECT e.at FROM events e JOIN streams s USING (stream) WHERE s.name = ? AND e.version = ?"
+        while low < high:
+            middle = (low + high + 1) // 2
+            found = self._database.query(query, (stream, middle))
+            low, high = (middle, high) if found and found[0][0] <= at else (low, middle - 1)
+        return low
+
+    def select_head(self, stream: str) -> StreamHead | None:
+        """The state of one stream: one row, however long it is."""
+        found = self._database.query(f"{_HEAD} WHERE name = ?", (stream,))
+        return StreamHead(*found[0]) if found else None
+
+    def select_heads(self, prefix: str, *, overdue_at: str | None = None) -> Sequence[StreamHead]:
+        """The streams with this prefix; or only those with a run overdue at a time (ISO 8601)."""
+        overdue, values = ("", ()) if overdue_at is None else (" AND due_at < ?", (overdue_at,))
+        query = f"{_HEAD} WHERE substr(name, 1, ?) = ?{overdue} ORDER BY stream"
+        return [StreamHead(*row) for row in self._database.query(query, (len(prefix), prefix, *values))]
+
+    def select_event(self, event_id: str) -> StoredRow | None:
+        """One event by its id."""
+        found = self._database.query(f"{_ROWS} WHERE e.event_id = ?", (event_id,))
+        return stored_row(found[0]) if found else None
+
+    def status(self) -> Mapping[str, Any]:
+        """What is in the database, and how large it is."""
+        return status(self._database)
+
+    # What eventsourcing calls
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], *, heads: Sequence[StreamHead] = (), **kwargs: Any
     ) -> Sequence[int]:
         """Store events in one transaction, all or none; `heads` are the states their streams have afterwards.
 
-        Returns:
-            The position of each event in the log.
+        The same events again (a caller that never saw its commit acknowledged) are where they are: their positions.
 
         Raises:
-            IntegrityError: a stream moved on, or an event id is taken.
+            IntegrityError: a stream moved on, or an event id is taken by another event.
         """
-        if not stored_events:
-            return []
         rows = [_as_row(stored) for stored in stored_events]
-        given = {head.stream: head for head in heads}
         try:
-            with self._database.writing() as connection:
-                return self._insert(connection, rows, given)
-        except exc.IntegrityError as error:
-            raise IntegrityError(str(error.orig)) from error
+            positions = self._insert(rows, heads, **kwargs)
+        except IntegrityError:
+            with self._database.cursor() as cursor:
+                stored = stored_positions(self._database, cursor, rows) if rows else None
+            if stored is None:
+                raise
+            return stored
+        self._wake()
+        return positions
 
     def select_events(
         self,
@@ -72,17 +175,10 @@ class Recorder(ApplicationRecorder):
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
         """A stream's events, by version."""
-        conditions: list[str] = ["s.name = ?"]
-        values: list[str | int] = [str(originator_id)]
-        bounds: list[tuple[str, int | None]] = [("e.version > ?", gt), ("e.version <= ?", lte)]
-        for condition, bound in bounds:
-            if bound is not None:
-                conditions.append(condition)
-                values.append(bound)
-        order = "DESC" if desc else "ASC"
-        query = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY e.version {order} LIMIT {-1 if limit is None else limit:d}"
-        with self._database.reading() as connection:
-            return [_stored(row) for row in connection.exec_driver_sql(query, tuple(values))]
+        after = gt if gt is not None else -1
+        page = min(limit, PAGE_EVENTS) if limit is not None else PAGE_EVENTS
+        rows = self.stream_rows(str(originator_id), after, lte, newest_first=desc, page=max(page, 1))
+        return [stored_row(row, originator_id) for row in islice(rows, limit)]
 
     def select_notifications(
         self,
@@ -94,167 +190,104 @@ class Recorder(ApplicationRecorder):
         inclusive_of_start: bool = True,
     ) -> Sequence[LoggedRow]:
         """The whole log, by position."""
-        conditions: list[str] = ["TRUE"]
-        values: list[Any] = []
-        if start is not None:
-            conditions.append("e.position >= ?" if inclusive_of_start else "e.position > ?")
-            values.append(start)
-        if stop is not None:
-            conditions.append("e.position <= ?")
-            values.append(stop)
-        if topics:
-            conditions.append(f"e.topic IN ({', '.join('?' for _ in topics)})")
-            values.extend(topics)
-        query = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY e.position LIMIT {limit:d}"
-        with self._database.reading() as connection:
-            return [_logged(row) for row in connection.exec_driver_sql(query, tuple(values))]
+        after = 0 if start is None else start - 1 if inclusive_of_start else start
+        return [logged_row(row) for row in islice(self.rows(after, stop, topics), limit)]
 
     def max_notification_id(self) -> int | None:
         """The last position; None where nothing was stored."""
-        with self._database.reading() as connection:
-            position: int | None = connection.exec_driver_sql("SELECT max(position) FROM events").scalar()
-            return position
+        position: int | None = self._database.query("SELECT max(position) FROM events")[0][0]
+        return position
 
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> Subscription[ApplicationRecorder]:
         """The log from a position on, and what comes after, whichever process writes it."""
-        return PollingSubscription(self, gt, topics)
+        return LogSubscription(self, gt, topics, self._followers)
 
-    def select_head(self, stream: str) -> StreamHead | None:
-        """The state of one stream: one row, however long it is."""
-        query = "SELECT name, version, state_schema, state, due_at FROM streams WHERE name = ?"
-        with self._database.reading() as connection:
-            row = connection.exec_driver_sql(query, (stream,)).one_or_none()
-            return StreamHead(*row) if row is not None else None
+    def _insert(
+        self, rows: Sequence[StoredRow], heads: Sequence[StreamHead], tracking: Tracking | None = None, **_: Any
+    ) -> Sequence[int]:
+        given = {head.stream: head for head in heads}
+        streams = list(dict.fromkeys(str(row.originator_id) for row in rows))
 
-    def select_heads(
-        self, prefix: str, *, limit: int | None = None, overdue_at: datetime | None = None
-    ) -> Sequence[StreamHead]:
-        """The streams with this prefix, last changed first; or only those with a run overdue at a time."""
-        overdue = "" if overdue_at is None else "AND due_at < ?"
-        query = (
-            "SELECT name, version, state_schema, state, due_at FROM streams "
-            f"WHERE substr(name, 1, ?) = ? {overdue} ORDER BY position DESC LIMIT ?"
-        )
-        bounds = () if overdue_at is None else (to_iso(overdue_at),)
-        values = (len(prefix), prefix, *bounds, -1 if limit is None else limit)
-        with self._database.reading() as connection:
-            return [StreamHead(*row) for row in connection.exec_driver_sql(query, values)]
+        def decide(found: Mapping[str, StreamHead]) -> Appending:
+            return Appending(rows, [_next_head(name, rows, found.get(name), given.get(name)) for name in streams])
 
-    def select_event(self, event_id: str) -> StoredEvent | None:
-        """One event by its id."""
-        with self._database.reading() as connection:
-            row = connection.exec_driver_sql(f"{_SELECT} WHERE e.event_id = ?", (event_id,)).one_or_none()
-            return _stored(row) if row is not None else None
+        if not streams and tracking is None:
+            return ()
+        return self._database.append(streams, decide, self._tracked(tracking))
 
-    def status(self) -> Mapping[str, Any]:
-        """What is in the database, and how large it is."""
-        count = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM streams WHERE name LIKE 'conversation:%')"
-        with self._database.reading() as connection:
-            stored, conversations = connection.exec_driver_sql(count).one()
-            schema = schema_version(connection, self._database.shown_url)
-        return {
-            "url": self._database.shown_url,
-            "dialect": self._database.reader.dialect.name,
-            "schema_version": schema,
-            "events": stored,
-            "conversations": conversations,
-            "size_bytes": self._database.size_bytes(),
-        }
+    def _tracked(self, tracking: Tracking | None) -> Also | None:
+        if tracking is not None:
+            raise NotSupportedError("only a process recorder keeps what was processed beside the events")
+        return None
 
-    def _insert(self, connection: Connection, rows: Sequence[StoredRow], heads: Mapping[str, StreamHead]) -> list[int]:
-        streams = {name: self._advance(connection, name, rows, heads.get(name)) for name in _names(rows)}
-        positions = []
-        for row in rows:
-            state = row.state.decode()
-            values = (
-                streams[str(row.originator_id)],
-                row.originator_version,
-                row.event_id,
-                row.topic,
-                row.schema,
-                row.at,
-                state,
-                leaf_hash(row),
-            )
-            positions.append(int(connection.exec_driver_sql(_INSERT_EVENT, values).lastrowid))
-        for name, position in zip((str(row.originator_id) for row in rows), positions, strict=True):
-            connection.exec_driver_sql("UPDATE streams SET position = ? WHERE stream = ?", (position, streams[name]))
-        return positions
-
-    def _advance(self, connection: Connection, name: str, rows: Sequence[StoredRow], head: StreamHead | None) -> int:
-        """Compare and set the stream's version; returns the stream's number."""
-        versions = [row.originator_version for row in rows if row.originator_id == name]
-        first, last = versions[0], versions[-1]
-        state = (head.state_schema, head.state, head.due_at) if head is not None else (0, "", None)
-        found = connection.exec_driver_sql("SELECT stream, version FROM streams WHERE name = ?", (name,)).one_or_none()
-        if head is not None and (found.version if found is not None else 0) != first - 1:
-            raise IntegrityError(f"{name} is at version {found.version if found else 0}, not at {first - 1}")
-        if found is None:
-            inserted = connection.exec_driver_sql(
-                "INSERT INTO streams (name, version, state_schema, state, due_at, position) VALUES (?, ?, ?, ?, ?, 0)",
-                (name, last, *state),
-            )
-            return int(inserted.lastrowid)
-        connection.exec_driver_sql(
-            "UPDATE streams SET version = ?, state_schema = ?, state = ?, due_at = ? WHERE stream = ?",
-            (max(last, found.version), *state, found.stream),
-        )
-        return int(found.stream)
+    def _wake(self) -> None:
+        for follower in tuple(self._followers):
+            follower.set()
 
 
-class PollingSubscription(Subscription[ApplicationRecorder]):
-    """Looks again and again: a wake-up across processes is only ever a hint."""
+class Processor(Tracker, Recorder, ProcessRecorder):
+    """Events, and how far another application's events have been processed, in one transaction."""
 
-    def __init__(self, recorder: Recorder, gt: int | None, topics: Sequence[str]) -> None:
-        super().__init__(recorder, gt, topics)
-        self._log = recorder
-        self._after = gt
-        self._page: list[LoggedRow] = []
-        self._stopping = Event()
+    def __init__(self, database: Database) -> None:
+        Recorder.__init__(self, database)
 
-    def stop(self) -> None:
-        """End the iteration, from another thread too."""
-        super().stop()
-        self._stopping.set()
+    def _tracked(self, tracking: Tracking | None) -> Also | None:
+        if tracking is None:
+            return None
 
-    def __next__(self) -> LoggedRow:
-        if self._stopping.is_set():
-            raise StopIteration
-        while not self._page:
-            if self._stopping.is_set():
-                raise StopIteration
-            start = self._after if self._after is not None else 0
-            self._page = list(self._log.select_notifications(start, 500, topics=self._topics, inclusive_of_start=False))
-            if not self._page:
-                self._stopping.wait(FOLLOW_SECONDS)
-        row = self._page.pop(0)
-        self._after = row.id
-        return row
+        def also(cursor: Cursor) -> None:
+            self._track(cursor, tracking)
+
+        return also
 
 
-def leaf_hash(row: StoredRow) -> bytes:
-    """SHA-256 over a row's own fields, the payload by its hash: an edited row no longer fits its leaf."""
-    payload = hashlib.sha256(row.state).hexdigest()
-    fields = [str(row.originator_id), row.originator_version, row.event_id, row.topic, row.schema, row.at, payload]
-    return hashlib.sha256(json.dumps(fields, separators=(",", ":")).encode()).digest()
+def status(database: Database) -> Mapping[str, Any]:
+    """The keys of `db status`, but for the views."""
+    count = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM streams WHERE substr(name, 1, ?) = ?)"
+    ((events, conversations),) = database.query(count, (len(CONVERSATION), CONVERSATION))
+    return {
+        "url": database.shown_url,
+        "dialect": database.kind.name,
+        "schema_version": SCHEMA_VERSION,
+        "events": events,
+        "conversations": conversations,
+        "size_bytes": database.size_bytes(),
+    }
+
+
+def stored_row(row: Row, stream: UUID | str | None = None) -> StoredRow:
+    """A row as eventsourcing's stored event."""
+    _, name, version, topic, state, event_id, at, schema = row
+    return StoredRow(name if stream is None else stream, version, topic, state.encode(), event_id, at, schema)
+
+
+def logged_row(row: Row) -> LoggedRow:
+    """A row as eventsourcing's notification."""
+    position, name, version, topic, state, event_id, at, schema = row
+    return LoggedRow(name, version, topic, state.encode(), position, event_id, at, schema)
+
+
+def _next_head(name: str, rows: Sequence[StoredRow], found: StreamHead | None, given: StreamHead | None) -> StreamHead:
+    """The head that a stream gets; refused where its rows do not follow on what is there without a gap.
+
+    Raises:
+        IntegrityError: they do not.
+    """
+    versions = [row.originator_version for row in rows if str(row.originator_id) == name]
+    expected = found.version + 1 if found is not None else 1 if given is not None else versions[0]
+    if versions != list(range(expected, expected + len(versions))):
+        raise IntegrityError(f"{name} is at version {expected - 1}: {versions[0]} does not follow")
+    return given or StreamHead(name, versions[-1], 0, "")
+
+
+def _among(column: str, topics: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    return (f"AND {column} IN ({', '.join('?' for _ in topics)})", tuple(topics)) if topics else ("", ())
 
 
 def _as_row(stored: StoredEvent) -> StoredRow:
-    """A row with an id and a time, which events that are not ours (those of the library's own tests) lack."""
+    """A row with an id and a time, which events that are not ours (those of other applications) lack."""
     if isinstance(stored, StoredRow):
         return stored
-    return StoredRow(**vars(stored), event_id=new_id(), at=to_iso(now()))
-
-
-def _names(rows: Sequence[StoredRow]) -> Sequence[str]:
-    return list(dict.fromkeys(str(row.originator_id) for row in rows))
-
-
-def _stored(row: Any) -> StoredRow:
-    return StoredRow(row.name, row.version, row.topic, row.state.encode(), row.event_id, row.at, row.schema)
-
-
-def _logged(row: Any) -> LoggedRow:
-    return LoggedRow(
-        row.name, row.version, row.topic, row.state.encode(), row.position, row.event_id, row.at, row.schema
+    return StoredRow(
+        str(stored.originator_id), stored.originator_version, stored.topic, stored.state, new_id(), to_iso(now())
     )

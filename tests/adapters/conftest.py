@@ -18,21 +18,47 @@ def db_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_store(db_url: str) -> Iterator[Callable[[], Any]]:
-    """Opens ledgers that know nobody outside, each with a `Database` and a `Journal` of its own, on the same file."""
+def open_store_on() -> Iterator[Callable[..., Any]]:
+    """Opens ledgers that know nobody outside, on the database of a URL or on a `Database`."""
     from threadledger.adapters.sql import Database, Factory
     from threadledger.domain import Journal, Ledger
 
     opened: list[Any] = []
 
-    def open_one() -> Ledger:
-        ledger = Ledger(Journal(Factory(Database(db_url))))
-        opened.append(ledger)
-        return ledger
+    def open_one(where: Any) -> Ledger:
+        database = Database(where) if isinstance(where, str) else where
+        try:
+            opened.append(Ledger(Journal(Factory(database=database))))
+        except BaseException:
+            database.close()
+            raise
+        return opened[-1]
 
     yield open_one
     for ledger in opened:
         ledger.close()
+
+
+@pytest.fixture
+def open_store(db_url: str, open_store_on: Callable[..., Any]) -> Callable[[], Any]:
+    """Opens ledgers that know nobody outside, each with a `Database` and a `Journal` of its own, on the same file."""
+    return lambda: open_store_on(db_url)
+
+
+@pytest.fixture
+def open_any_store(any_db_url: str, open_store_on: Callable[..., Any]) -> Callable[[], Any]:
+    """The same on each kind of database."""
+    return lambda: open_store_on(any_db_url)
+
+
+@pytest.fixture
+def any_database(any_db_url: str) -> Iterator[Any]:
+    """The database of `any_db_url` for a look at its rows, and for doing to them what the store never would."""
+    from threadledger.adapters.sql import Database
+
+    database = Database(any_db_url)
+    yield database
+    database.close()
 
 
 @pytest.fixture

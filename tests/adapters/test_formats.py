@@ -85,7 +85,7 @@ def test_the_full_export_can_be_imported_elsewhere_and_is_the_same_conversation(
     list(import_lines(ledger, as_lines(OWN)))
     lines = [line.encode() for line in export_lines(ledger)]
     assert '"message_id"' in lines[0].decode()
-    with Ledger(Journal(Factory(Database(f"sqlite:///{tmp_path / 'other.db'}")))) as other:
+    with Ledger(Journal(Factory(database=Database(f"sqlite:///{tmp_path / 'other.db'}")))) as other:
         assert {each.state for each in import_lines(other, lines)} == {"imported"}
         assert exported(other) == as_lines(OWN)
 

@@ -1,29 +1,27 @@
-"""The store: what is appended is there, once, whole, in order, and unchangeable."""
+"""The store, on each kind of database: what is appended is there, once, whole, in order, and unchangeable."""
 
 import json
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
 import sqlalchemy
-from eventsourcing.persistence import IntegrityError, StoredEvent
+from eventsourcing.persistence import IntegrityError, StoredEvent, Tracking
+from sqlalchemy.engine import make_url
 
-from threadledger.adapters.sql import SCHEMA_VERSION, Database, Factory, Recorder
+from threadledger.adapters.sql import SCHEMA_VERSION, Database, Processor, Recorder
+from threadledger.adapters.sql.kinds import Overtaken
 from threadledger.domain import (
     STATE_SCHEMA,
+    Appending,
     Conversation,
     ConversationChanged,
     ConversationState,
-    DatabaseMissing,
-    ForeignDatabase,
+    CorruptEvent,
     IdempotencyConflict,
-    InvalidSettings,
-    Journal,
-    Ledger,
     NewerSchema,
-    StoreUnavailable,
     evolve,
+    limits,
     text_message,
 )
 
@@ -31,7 +29,7 @@ APPEND_ONCE = """
 import sys
 from threadledger.adapters.sql import Database, Factory
 from threadledger.domain import Journal, Ledger
-with Ledger(Journal(Factory(Database(sys.argv[1])))) as ledger:
+with Ledger(Journal(Factory(database=Database(sys.argv[1])))) as ledger:
     for index in range(10):
         print(ledger.conversation("k").append("user", "once", idempotency_key=str(index)).message_id)
 """
@@ -39,30 +37,50 @@ APPEND_OWN = """
 import sys
 from threadledger.adapters.sql import Database, Factory
 from threadledger.domain import Journal, Ledger
-with Ledger(Journal(Factory(Database(sys.argv[1])))) as ledger:
+with Ledger(Journal(Factory(database=Database(sys.argv[1])))) as ledger:
     for index in range(25):
         ledger.conversation(f"k{sys.argv[2]}-{index % 3}").append("user", f"{sys.argv[2]} {index}")
 """
 
 
-def rows(path, query, *values):
-    connection = sqlite3.connect(path)
+@pytest.fixture
+def open_store(open_any_store):
+    return open_any_store
+
+
+def rows(database, query, *values):
+    return [tuple(row) for row in database.query(query, values)]
+
+
+def directly(database, *statements):
+    """Statements by the driver's own means, past everything that is ours."""
+    connection = database.check_out()
     try:
-        return connection.execute(query, values).fetchall()
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
     finally:
         connection.close()
+
+
+def unlocked(database):
+    """The statement that lets events be changed."""
+    return {
+        "sqlite": "DROP TRIGGER events_are_not_changed",
+        "postgresql": "ALTER TABLE events DISABLE TRIGGER events_are_not_changed",
+    }[database.kind.name]
 
 
 def texts(ledger, key="k"):
     return [each.message.text for each in ledger.memory(key).messages]
 
 
-def assert_contiguous(path):
-    positions = [position for (position,) in rows(path, "SELECT position FROM events ORDER BY position")]
+def assert_contiguous(database):
+    positions = [position for (position,) in rows(database, "SELECT position FROM events ORDER BY position")]
     assert positions == list(range(1, len(positions) + 1))
-    for (stream,) in rows(path, "SELECT stream FROM streams"):
-        versions = [v for (v,) in rows(path, "SELECT version FROM events WHERE stream = ? ORDER BY position", stream)]
-        assert versions == list(range(1, len(versions) + 1))
+    for stream, version in rows(database, "SELECT stream, version FROM streams"):
+        of_stream = "SELECT version FROM events WHERE stream = ? ORDER BY position"
+        assert [each for (each,) in rows(database, of_stream, stream)] == list(range(1, version + 1))
 
 
 # Append: compare and set
@@ -80,33 +98,92 @@ def test_the_second_of_two_writers_who_loaded_the_same_version_is_refused(open_s
     assert texts(one) == texts(other) == ["first", "mine"]
 
 
-def test_the_loser_of_a_race_decides_again_and_both_events_are_there(open_store, db_path):
+def test_what_is_decided_while_another_appends_is_decided_on_what_is_there_when_it_is_stored(open_store, any_database):
     one, other = open_store(), open_store()
     one.conversation("k").append("user", "first")
-    seen = []
+    seen, theirs = [], []
 
     def decide(conversation):
         if not seen:
-            other.conversation("k").append("user", "theirs")
+            theirs.append(pool.submit(other.conversation("k").append, "user", "theirs"))
+            if not any_database.kind.locks_when_writing:
+                theirs[0].result()  # it is not held up: this decision comes too late, and is made again
         seen.append(conversation.version)
         conversation.journal(text_message("user", "mine"))
 
-    one.journal.commit("k", decide)
-    assert seen == [2, 3]
-    assert texts(one) == ["first", "theirs", "mine"]
-    assert_contiguous(db_path)
+    with ThreadPoolExecutor(1) as pool:
+        one.journal.commit("k", decide)
+        theirs[0].result()
+    if any_database.kind.locks_when_writing:
+        assert (seen, texts(one)) == ([2], ["first", "mine", "theirs"])
+    else:
+        assert (seen, texts(one)) == ([2, 3], ["first", "theirs", "mine"])
+    assert_contiguous(any_database)
 
 
-def test_whoever_is_overtaken_every_time_is_told_and_nothing_of_theirs_is_written(open_store):
-    one, other = open_store(), open_store()
+def test_whoever_was_overtaken_once_goes_first_the_next_time(open_store_on, postgres_url):
+    named = make_url(postgres_url).update_query_dict({"application_name": "overtaking"})
+    one, other = open_store_on(postgres_url), open_store_on(named.render_as_string(hide_password=False))
+    look = Database(postgres_url)
+    one.conversation("k").append("user", "first")
+    seen, theirs = [], []
 
     def decide(conversation):
-        other.conversation("k").append("user", "theirs")
+        theirs.append(pool.submit(other.conversation("k").append, "user", "theirs"))
+        while not theirs[-1].done() and not (seen and is_held_up()):
+            pass
+        seen.append(conversation.version)
         conversation.journal(text_message("user", "mine"))
 
-    with pytest.raises(ConversationChanged, match="nothing was written"):
-        one.journal.commit("k", decide, create=True)
-    assert set(texts(one)) == {"theirs"}
+    def is_held_up():
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
+        return look.query(waiting, ("overtaking",))
+
+    with ThreadPoolExecutor(1) as pool:
+        one.journal.commit("k", decide)
+        for each in theirs:
+            each.result()
+    look.close()
+    assert (seen, texts(one)) == ([2, 3], ["first", "theirs", "mine", "theirs"])
+
+
+def test_whoever_is_overtaken_every_time_is_told_and_nothing_of_theirs_is_written(
+    open_store_on, any_db_url, monkeypatch
+):
+    database = Database(any_db_url)
+    ledger = open_store_on(database)
+    seen = []
+
+    def decide(conversation):
+        seen.append(conversation.version)
+        conversation.journal(text_message("user", "mine"))
+
+    def overtaken(*_):
+        raise Overtaken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database.kind, "append", overtaken)
+        with pytest.raises(ConversationChanged, match="nothing was written"):
+            ledger.journal.commit("k", decide, create=True)
+    assert len(seen) == limits.DECIDE_ATTEMPTS_MAX
+    assert ledger.journal.load("k") is None
+    ledger.conversation("k").append("user", "now")
+    assert texts(ledger) == ["now"]
+
+
+def test_what_a_decision_refuses_is_raised_and_holds_nobody_up(open_store, any_database):
+    one, other = open_store(), open_store()
+
+    def refuse(conversation):
+        conversation.journal(text_message("user", "half a thought"))
+        raise KeyError("no")
+
+    for _ in range(2):
+        with pytest.raises(KeyError, match="no"):
+            one.journal.commit("k", refuse, create=True)
+        other.conversation("k").append("user", "go on")
+    assert texts(one) == ["go on", "go on"]
+    assert_contiguous(any_database)
 
 
 def test_two_beginnings_of_one_conversation_are_one(open_store):
@@ -118,7 +195,7 @@ def test_two_beginnings_of_one_conversation_are_one(open_store):
     assert len(list(one.journal.history("k"))) == 1
 
 
-def test_eight_threads_that_append_to_one_conversation_lose_nothing(open_store, db_path):
+def test_eight_threads_that_append_to_one_conversation_lose_nothing(open_store, any_database):
     stores = [open_store() for _ in range(8)]
     together = Barrier(8)
 
@@ -133,19 +210,19 @@ def test_eight_threads_that_append_to_one_conversation_lose_nothing(open_store, 
     assert sorted(found) == sorted(f"{number} {index}" for number in range(8) for index in range(10))
     for number in range(8):
         assert [text for text in found if text.startswith(f"{number} ")] == [f"{number} {i}" for i in range(10)]
-    assert_contiguous(db_path)
+    assert_contiguous(any_database)
 
 
-def test_events_of_one_commit_are_stored_all_or_none(open_store, db_path):
+def test_events_of_one_commit_are_stored_all_or_none(open_store, any_database):
     ledger = open_store()
     fresh, taken = Conversation.start("fresh"), Conversation.start("k")
     ledger.conversation("k").append("user", "it has begun")
     fresh.journal(text_message("user", "one"))
     fresh.journal(text_message("user", "two"))
-    before = rows(db_path, "SELECT count(*) FROM events")
+    before = rows(any_database, "SELECT count(*) FROM events")
     with pytest.raises(ConversationChanged):
         ledger.journal.store(fresh, taken)
-    assert rows(db_path, "SELECT count(*) FROM events") == before
+    assert rows(any_database, "SELECT count(*) FROM events") == before
     assert ledger.journal.load("fresh") is None
 
 
@@ -161,7 +238,7 @@ def test_an_event_id_that_is_taken_rolls_the_whole_commit_back(open_store):
     assert ledger.state("k").version == 2
 
 
-def test_positions_are_gap_free_in_the_order_of_commits_also_after_rollbacks(open_store, db_path):
+def test_positions_are_gap_free_in_the_order_of_commits_also_after_rollbacks(open_store, any_database):
     one, other = open_store(), open_store()
     for index in range(5):
         one.conversation(f"a{index % 2}").append("user", str(index))
@@ -172,15 +249,31 @@ def test_positions_are_gap_free_in_the_order_of_commits_also_after_rollbacks(ope
     assert [each.position for each in logged] == list(range(1, len(logged) + 1))
     stored = [each.event.content for each in logged if each.type == "MessageJournaled"]
     assert stored == [str(index) for index in range(5) for _ in "ab"]
-    assert_contiguous(db_path)
+    assert_contiguous(any_database)
 
 
-def test_four_processes_leave_a_log_without_gaps(open_store, db_url, db_path, run_python):
-    run_python(APPEND_OWN, db_url, processes=4)
-    assert_contiguous(db_path)
+def test_four_processes_leave_a_log_without_gaps(open_store, any_db_url, any_database, run_python):
+    run_python(APPEND_OWN, any_db_url, processes=4)
+    assert_contiguous(any_database)
     ledger = open_store()
     found = sorted(text for state in ledger.conversations() for text in texts(ledger, state.key))
     assert found == sorted(f"{process} {index}" for process in range(4) for index in range(25))
+
+
+def test_two_databases_in_one_process_keep_their_own(open_store_on, db_url, postgres_url):
+    urls = [db_url, postgres_url]
+    ledgers = [open_store_on(url) for url in urls]
+    together = Barrier(2)
+
+    def append(number):
+        together.wait()
+        for index in range(20):
+            ledgers[number].conversation("k").append("user", f"{number} {index}")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(append, range(2)))
+    for number, ledger in enumerate(ledgers):
+        assert texts(ledger) == [f"{number} {index}" for index in range(20)]
 
 
 # Idempotency
@@ -200,8 +293,8 @@ def test_the_same_idempotency_key_in_eight_threads_at_once_is_one_message(open_s
     assert [each.message_id for each in stores[0].memory("k").messages] == ids[0]
 
 
-def test_the_same_idempotency_key_in_four_processes_at_once_is_one_message(open_store, db_url, run_python):
-    printed = run_python(APPEND_ONCE, db_url, processes=4)
+def test_the_same_idempotency_key_in_four_processes_at_once_is_one_message(open_store, any_db_url, run_python):
+    printed = run_python(APPEND_ONCE, any_db_url, processes=4)
     assert len(set(printed)) == 1
     assert [each.message_id for each in open_store().memory("k").messages] == printed[0].split()
 
@@ -251,22 +344,19 @@ def test_two_equal_texts_without_a_key_are_two_messages(open_store):
 @pytest.mark.parametrize(
     "statement", ["UPDATE events SET state = '{}'", "UPDATE events SET position = position + 10", "DELETE FROM events"]
 )
-def test_the_database_refuses_to_change_or_delete_an_event(open_store, db_path, statement):
+def test_the_database_refuses_to_change_or_delete_an_event(open_store, any_database, statement):
     open_store().conversation("k").append("user", "it stays")
-    connection = sqlite3.connect(db_path)
-    with pytest.raises(sqlite3.IntegrityError, match="never"):
-        connection.execute(statement)
-    connection.close()
-    assert rows(db_path, "SELECT count(*) FROM events") == [(2,)]
+    with pytest.raises(any_database.driver.Error, match="never"):
+        directly(any_database, statement)
+    assert rows(any_database, "SELECT count(*) FROM events") == [(2,)]
 
 
-def test_payloads_are_plain_json_in_the_row(open_store, db_path):
+def test_payloads_are_plain_json_in_the_row(open_store, any_database):
     open_store().conversation("k").append("user", "naïve 🙂")
-    found = rows(
-        db_path,
-        "SELECT json_extract(state, '$.content'), json_extract(state, '$.role') FROM events WHERE topic = 'MessageJournaled'",
-    )
-    assert found == [("naïve 🙂", "user")]
+    ((state,),) = rows(any_database, "SELECT state FROM events WHERE topic = 'MessageJournaled'")
+    assert state.isascii()
+    payload = json.loads(state)
+    assert (payload["content"], payload["role"]) == ("naïve 🙂", "user")
 
 
 def deep(levels):
@@ -320,47 +410,57 @@ def _call(arguments):
 
 
 def counted(database):
+    """What the driver is asked to do from here on, by whichever way it is reached."""
     statements = []
-    sqlalchemy.event.listen(
-        database.reader, "before_cursor_execute", lambda c, cursor, statement, *rest: statements.append(statement)
-    )
+
+    def watch(connection, _):
+        if database.kind.name == "sqlite":
+            connection.set_trace_callback(statements.append)
+            return
+
+        class Watched(database.driver.Cursor):
+            def execute(self, query, *values, **how):
+                statements.append(str(query))
+                return super().execute(query, *values, **how)
+
+        connection.cursor_factory = Watched
+
+    sqlalchemy.event.listen(database.engine, "connect", watch)
     return statements
 
 
-def test_a_cold_load_reads_one_row_however_long_the_conversation_is(open_store, db_url):
-    writer = open_store()
-    conversation = Conversation.start("k")
-    for index in range(2_000):
+def long_conversation(key, messages):
+    conversation = Conversation.start(key)
+    for index in range(messages):
         conversation.journal(text_message("user", str(index)))
-    writer.journal.store(conversation)
-    database = Database(db_url)
-    journal = Journal(Factory(database))
-    fetched = []
+    return conversation
+
+
+def test_a_cold_load_reads_one_row_however_long_the_conversation_is(open_store, open_store_on, any_db_url):
+    open_store().journal.store(long_conversation("k", 2_000))
+    database = Database(any_db_url)
     statements = counted(database)
-    sqlalchemy.event.listen(
-        database.reader, "after_cursor_execute", lambda c, cursor, *rest: fetched.append(cursor.description)
-    )
-    loaded = journal.load("k")
-    journal.close()
-    assert loaded.version == 2_001
-    assert loaded.state.messages == 2_000
-    assert [statement for statement in statements if "events" in statement] == []
-    assert len([statement for statement in statements if "streams" in statement]) == 1
+    loaded = open_store_on(database).journal.load("k")
+    assert (loaded.version, loaded.state.messages) == (2_001, 2_000)
+    reads = [statement for statement in statements if statement.startswith("SELECT")]
+    assert [statement for statement in reads if "events" in statement] == []
+    assert len([statement for statement in reads if "FROM streams" in statement]) == 1
 
 
-def test_an_append_to_a_long_conversation_costs_as_many_statements_as_one_to_a_short_one(db_url, open_store):
-    long = Conversation.start("long")
-    for index in range(500):
-        long.journal(text_message("user", str(index)))
-    open_store().journal.store(long, Conversation.start("short"))
+def test_an_append_to_a_long_conversation_costs_as_many_statements_as_one_to_a_short_one(
+    open_store, open_store_on, any_db_url
+):
+    open_store().journal.store(long_conversation("long", 500), Conversation.start("short"))
     costs = {}
     for key in ("long", "short"):
-        database = Database(db_url)
-        with Ledger(Journal(Factory(database))) as ledger:
-            statements = counted(database)
-            ledger.conversation(key).append("user", "one more")
-        costs[key] = len(statements)
+        database = Database(any_db_url)
+        ledger = open_store_on(database)
+        statements = counted(database)
+        database.engine.dispose()  # so that its connections are watched from their beginning
+        ledger.conversation(key).append("user", "one more")
+        costs[key] = [statement.split()[0] for statement in statements]
     assert costs["long"] == costs["short"]
+    assert len(costs["long"]) > 0
 
 
 def full_story(ledger):
@@ -396,11 +496,13 @@ def folded(ledger, key="k"):
     return state
 
 
-def test_the_state_beside_the_stream_equals_the_fold_of_its_events(open_store, db_path):
+def test_the_state_beside_the_stream_equals_the_fold_of_its_events(open_store, any_database):
     ledger = open_store()
     full_story(ledger)
     expected = folded(ledger)
-    (stored,) = rows(db_path, "SELECT version, state_schema, state, due_at FROM streams WHERE name = 'conversation:k'")
+    (stored,) = rows(
+        any_database, "SELECT version, state_schema, state, due_at FROM streams WHERE name = 'conversation:k'"
+    )
     assert ConversationState.from_json(stored[2]) == expected
     assert stored[:2] == (expected.version, STATE_SCHEMA)
     assert stored[3] == expected.next_deadline is not None
@@ -408,107 +510,85 @@ def test_the_state_beside_the_stream_equals_the_fold_of_its_events(open_store, d
     assert (expected.open_runs != {}, expected.failed_runs, expected.unanswered, len(expected.links)) == (True, 2, 1, 2)
 
 
-def test_a_snapshot_of_another_schema_is_folded_anew_and_replaced_at_the_next_append(open_store, db_path):
+def test_a_snapshot_of_another_schema_is_folded_anew_and_replaced_at_the_next_append(open_store, any_database):
     ledger = open_store()
     full_story(ledger)
     expected = folded(ledger)
-    connection = sqlite3.connect(db_path)
-    with connection:
-        connection.execute("UPDATE streams SET state_schema = 999, state = 'from another version' WHERE stream = 1")
-    connection.close()
+    any_database.execute("UPDATE streams SET state_schema = 999, state = 'from another version'")
     assert open_store().state("k") == expected
     open_store().conversation("k").append("user", "one more")
-    ((schema, state),) = rows(db_path, "SELECT state_schema, state FROM streams WHERE name = 'conversation:k'")
+    ((schema, state),) = rows(any_database, "SELECT state_schema, state FROM streams WHERE name = 'conversation:k'")
     assert schema == STATE_SCHEMA
     assert ConversationState.from_json(state) == folded(ledger)
 
 
-# What cannot be opened
+# What is not as it should be
 
 
-def test_a_foreign_database_is_refused_and_left_byte_for_byte_as_it_was(db_path, db_url):
-    connection = sqlite3.connect(db_path)
-    with connection:
-        connection.execute("CREATE TABLE invoices (id INTEGER)")
-    connection.close()
-    before = db_path.read_bytes()
-    with pytest.raises(ForeignDatabase, match="invoices"):
-        Journal(Factory(database := Database(db_url)))
-    database.close()
-    assert rows(db_path, "SELECT name FROM sqlite_master") == [("invoices",)]
-    assert db_path.read_bytes() == before
-    assert [path.name for path in db_path.parent.iterdir()] == [db_path.name]
-
-
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_was(db_path, db_url):
-    db_path.write_bytes(b"My diary. Please do not write here.\n" * 100)
-    before = db_path.read_bytes()
-    with pytest.raises(ForeignDatabase, match="not a database"):
-        Journal(Factory(Database(db_url)))
-    assert db_path.read_bytes() == before
-
-
-def test_a_database_of_a_newer_version_is_refused_with_what_to_do(open_store, db_path, db_url):
-    open_store().conversation("k").append("user", "hello")
-    connection = sqlite3.connect(db_path)
-    with connection:
-        connection.execute("UPDATE threadledger SET schema_version = ?", (SCHEMA_VERSION + 1,))
-    connection.close()
-    with pytest.raises(NewerSchema, match=f"schema {SCHEMA_VERSION + 1}.*upgrade"):
-        Journal(Factory(database := Database(db_url)))
-    database.close()
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(StoreUnavailable, match=r"make the folder .*nowhere"):
-        Journal(Factory(Database(f"sqlite:///{tmp_path / 'nowhere' / 'ledger.db'}")))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_database_that_has_to_be_there_and_is_not_is_not_made(db_url, db_path):
-    with pytest.raises(DatabaseMissing, match="threadledger init"):
-        Database(db_url, create=False)
-    assert not db_path.exists()
-
-
-@pytest.mark.parametrize(
-    "url", ["sqlite://", "sqlite:///:memory:", "mysql://u:hunter2@h/d", "://hunter2", "", "/a/b.db"]
-)
-def test_a_url_that_cannot_be_used_is_refused_in_one_sentence_without_its_password(url):
-    with pytest.raises(InvalidSettings) as refused:
-        Database(url)
-    assert "hunter2" not in str(refused.value)
-    assert "\n" not in str(refused.value)
-
-
-def test_a_row_that_cannot_be_read_is_named_and_the_other_conversations_still_work(open_store, db_path):
-    from threadledger.domain import CorruptEvent
-
+@pytest.mark.parametrize("state", ['{"broken', "", "[]", "{} {}", "null"])
+def test_a_row_that_cannot_be_read_is_named_and_the_other_conversations_still_work(open_store, any_database, state):
     ledger = open_store()
     for key in ("good", "bad"):
         ledger.conversation(key).append("user", "hello")
-    connection = sqlite3.connect(db_path)
-    with connection:
-        connection.execute("DROP TRIGGER events_are_not_changed")
-        connection.execute("UPDATE events SET state = '{\"broken' WHERE position = 4")
-    connection.close()
+    directly(any_database, unlocked(any_database), f"UPDATE events SET state = '{state}' WHERE position = 4")
     with pytest.raises(CorruptEvent, match="event 2 of 'conversation:bad'"):
         open_store().memory("bad")
     assert texts(open_store(), "good") == ["hello"]
 
 
+def test_a_database_of_a_newer_version_is_refused_with_what_to_do(open_store, any_database):
+    open_store().conversation("k").append("user", "hello")
+    any_database.execute("UPDATE threadledger SET schema_version = ?", (SCHEMA_VERSION + 1,))
+    with pytest.raises(NewerSchema, match=f"schema {SCHEMA_VERSION + 1}.*upgrade"):
+        open_store()
+
+
 # eventsourcing's recorder, where the conversations' own rules do not reach
 
 
-def test_a_stored_event_of_any_application_comes_back(db_url):
-    database = Database(db_url)
-    recorder = Recorder(database)
+def test_a_stored_event_of_any_application_comes_back(any_database):
+    recorder = Recorder(any_database)
     stored = StoredEvent("any stream", 1, "a topic", b"{}")
     assert recorder.insert_events([stored]) == [1]
     with pytest.raises(IntegrityError):
         recorder.insert_events([stored])
     found = recorder.select_events("any stream")
-    database.close()
     assert [(each.originator_id, each.originator_version, each.topic, each.state) for each in found] == [
         ("any stream", 1, "a topic", b"{}")
     ]
+
+
+def test_what_is_written_beside_events_is_undone_when_it_is_refused(any_database):
+    Recorder(any_database)
+    any_database.execute("CREATE TABLE beside (number INTEGER)")
+
+    def also(cursor):
+        cursor.execute("INSERT INTO beside VALUES (1)")
+        raise IntegrityError("this was processed already")
+
+    with pytest.raises(IntegrityError, match="processed already"):
+        any_database.append([], lambda _: Appending(), also)
+    assert rows(any_database, "SELECT count(*) FROM beside") == [(0,)]
+
+
+def test_of_two_processors_on_one_position_one_is_refused_with_all_that_it_wrote(any_db_url, any_database):
+    databases = [Database(any_db_url) for _ in range(2)]
+    processors = [Processor(database) for database in databases]
+    together = Barrier(2)
+
+    def process(number, position):
+        together.wait()
+        event = StoredEvent(f"output {number} {position}", 1, "topic", b"{}")
+        try:
+            processors[number].insert_events([event], tracking=Tracking("upstream", position))
+        except IntegrityError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        for position in range(1, 26):
+            assert sorted(pool.map(process, range(2), [position] * 2)) == [False, True]
+    for database in databases:
+        database.close()
+    assert rows(any_database, "SELECT count(*) FROM events") == [(25,)]
+    assert_contiguous(any_database)

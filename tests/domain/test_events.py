@@ -259,7 +259,11 @@ class TestNewerVersions:
 
 
 class TestCorruptRows:
-    @pytest.mark.parametrize("state", [b"", b"{", b"[]", b'"text"', b"null", b"\xff", b'{"run_id":"r1"}'], ids=repr)
+    @pytest.mark.parametrize(
+        "state",
+        [b"", b"{", b"[]", b'"text"', b"null", b"\xff", b'{"run_id":"\xff","status":"failed"}', b'{"run_id":"r1"}'],
+        ids=repr,
+    )
     def test_a_payload_that_cannot_be_read_is_refused_loudly(self, state):
         row = StoredRow("conversation:k", 3, "RunFailed", state, "e3", "2026-11-22T12:00:00Z", 1)
         with pytest.raises(CorruptEvent, match=r"event 3 of 'conversation:k' \(RunFailed\) cannot be read"):

@@ -198,7 +198,7 @@ WRITER = """
 import sys
 from threadledger.adapters.sql import Database, Factory
 from threadledger.domain import Journal, Ledger
-with Ledger(Journal(Factory(Database(sys.argv[1])))) as ledger:
+with Ledger(Journal(Factory(database=Database(sys.argv[1])))) as ledger:
     index = 0
     while True:
         message = ledger.conversation(f"k{index % 3}").append("user", f"{sys.argv[2]} {index}")

@@ -163,7 +163,7 @@ def world(outcomes=(), faults=(), retries=1, second=()):
             wait=lambda _: None,
             random=Random(1),
         )
-        with Ledger(Journal(Factory(database)), outside) as ledger:
+        with Ledger(Journal(Factory(database=database)), outside) as ledger:
             yield ledger, witness, shelf, backends
 
 

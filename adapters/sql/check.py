@@ -1,0 +1,150 @@
+"""`db check`: whether the log is whole, and what follows from it still does. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import Connection
+
+from threadledger.domain import (
+    CONVERSATION,
+    STATE_SCHEMA,
+    ConversationState,
+    CorruptEvent,
+    Finding,
+    StoredRow,
+    StoreError,
+    evolve,
+    key_of,
+    restore,
+)
+
+from .engine import Database
+from .leaf import leaf_hash, leaf_hash_of_schema_1
+
+PAGE_EVENTS = 2_000
+"""Events checked at a time."""
+
+GAPS_TOLD_MAX = 20
+"""Missing positions that are told one by one."""
+
+_GAPS = (
+    "SELECT e.position + 1, (SELECT min(n.position) FROM events n WHERE n.position > e.position) - 1 FROM events e "
+    "WHERE e.position < ? AND NOT EXISTS (SELECT 1 FROM events n WHERE n.position = e.position + 1) "
+    f"ORDER BY e.position LIMIT {GAPS_TOLD_MAX}"
+)
+_EVENTS = (
+    "SELECT e.stream, e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema, e.leaf "
+    "FROM events e LEFT JOIN streams s USING (stream) WHERE (e.stream, e.version) > (?, ?) "
+    f"ORDER BY e.stream, e.version LIMIT {PAGE_EVENTS}"
+)
+_STREAMS = "SELECT stream, name, version, state_schema, state FROM streams WHERE stream > ? ORDER BY stream LIMIT ?"
+
+
+def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+    """What is wrong, one finding after the other; `progress` is told how many events of how many were looked at."""
+    try:
+        yield from database.read(
+            lambda connection: [*_database_itself(database, connection), *_positions(database, connection)]
+        )
+        yield from _streams(database, progress)
+    except StoreError as error:
+        yield Finding("database", f"it cannot be read to its end: {error}")
+
+
+def _database_itself(database: Database, connection: Connection) -> Iterator[Finding]:
+    for problem in database.kind.integrity(connection):
+        yield Finding("database", problem)
+
+
+def _positions(database: Database, connection: Connection) -> Iterator[Finding]:
+    """Each position from 1 to the last one given has its event."""
+    last = database.kind.last_position(connection)
+    first, newest = connection.exec_driver_sql("SELECT min(position), max(position) FROM events").one()
+    gaps = [(1, first - 1)] if first not in {None, 1} else []
+    gaps += [(begin, end) for begin, end in connection.exec_driver_sql(database.sql(_GAPS), (newest or 0,))]
+    if (newest or 0) < last:
+        gaps.append(((newest or 0) + 1, last))
+    for begin, end in gaps:
+        missing = f"{begin}" if begin == end else f"{begin} to {end}"
+        yield Finding("position", f"the events at {missing} are missing", position=begin)
+    if newest is not None and newest > last:
+        yield Finding("position", f"stands after the last position that was given ({last})", position=newest)
+
+
+def _streams(database: Database, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+    """Each stream's versions, their order in the log, their leaves, and the state kept beside them."""
+    ((total,),) = database.query("SELECT count(*) FROM events")
+    seen, after = 0, (0, -1)
+    stream: _Stream | None = None
+    while True:
+        page = database.query(_EVENTS, after)
+        for number, *columns in page:
+            if stream is None or stream.number != number:
+                yield from stream.end(database) if stream is not None else ()
+                stream = _Stream(number, columns[1])
+            yield from stream.take(columns)
+        seen += len(page)
+        progress(seen, total)
+        if len(page) < PAGE_EVENTS:
+            break
+        after = (page[-1][0], page[-1][3])
+    yield from stream.end(database) if stream is not None else ()
+    empty = "SELECT name, version FROM streams s WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.stream = s.stream)"
+    for name, version in database.query(empty):
+        yield Finding("stream", f"its {version} events are missing", key=key_of(name))
+
+
+class _Stream:
+    """One stream, as its events come by."""
+
+    def __init__(self, number: int, name: str | None) -> None:
+        self.number = number
+        self.name = name or f"stream {number}, which has no name"
+        self.version = 0
+        self.position = 0
+        self.state: ConversationState | None = ConversationState()
+
+    def take(self, columns: list[Any]) -> Iterator[Finding]:
+        """Look at the next event."""
+        position, _, version, topic, state, event_id, at, schema, leaf = columns
+        where = {"key": key_of(self.name), "position": position, "version": version}
+        if version != self.version + 1:
+            missing = (
+                f"version {self.version + 1}" if version == self.version + 2 else f"{self.version + 1} to {version - 1}"
+            )
+            yield Finding("version", f"{missing} before it is missing", **where)
+        if position < self.position:
+            yield Finding("order", f"version {self.version} stands at {self.position}, after it", **where)
+        self.version, self.position = version, max(position, self.position)
+        row = StoredRow(self.name, version, topic, str(state).encode(errors="replace"), event_id, at, schema)
+        if bytes(leaf) not in {leaf_hash(row, position), leaf_hash_of_schema_1(row)}:
+            yield Finding("leaf", f"the {topic} was changed, or moved from its place, since it was stored", **where)
+        try:
+            event = restore((position, self.name, version, topic, str(state), event_id, at, schema))
+        except CorruptEvent as error:
+            yield Finding("payload", str(error.__cause__ or error), **where)
+            self.state = None  # what follows from an event that cannot be read is not known
+        else:
+            if self.state is not None:
+                evolve(self.state, event)
+
+    def end(self, database: Database) -> Iterator[Finding]:
+        """Compare the head with what its events come to."""
+        head = (
+            "SELECT s.version, s.state_schema, s.state, (SELECT max(e.version) FROM events e WHERE e.stream = s.stream) "
+            "FROM streams s WHERE s.stream = ?"
+        )
+        found = database.query(head, (self.number,))
+        key = key_of(self.name)
+        if not found:
+            yield Finding("stream", "the stream's own row is missing", key=key)
+            return
+        ((version, schema, state, newest),) = found
+        if version != newest:
+            problem = f"the events end at version {newest}; {version} were stored"
+            yield Finding("version", problem, key=key, version=version)
+        settled = version == self.version and schema == STATE_SCHEMA and self.name.startswith(CONVERSATION)
+        if settled and self.state is not None and state != self.state.as_json():
+            yield Finding("state", "the state kept beside the stream does not follow from its events", key=key)

@@ -1,0 +1,121 @@
+"""Copies of a whole ledger: into a file beside it, or into another database, of the other kind too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from threadledger.domain import Conflict, StoreUnavailable
+
+from .engine import Database
+from .schema import open_schema
+
+PAGE_ROWS = 2_000
+"""Rows copied at a time."""
+
+TABLES: Sequence[tuple[str, str, str]] = (
+    ("streams", "stream, name, version, state_schema, state, due_at", "stream"),
+    ("events", "position, stream, version, event_id, topic, schema, at, state, leaf", "position"),
+    ("mirror_heads", "stream, mirror, thread_id, version, settled, holder, held_until", "stream, mirror"),
+    ("assistants", "endpoint, profile_hash, assistant_id", "endpoint, profile_hash"),
+)
+"""Table, columns, order. Views are not copied: they catch up from the events."""
+
+Progress = Callable[[int, int], None]
+
+
+def back_up(database: Database, path: Path, progress: Progress) -> int:
+    """Write the ledger as it is at this moment into a new SQLite file, itself a ledger; returns its number of events.
+
+    The file appears under its name only once it is whole. Others may go on writing to the ledger meanwhile.
+
+    Raises:
+        Conflict: there is such a file.
+        StoreUnavailable: it cannot be written.
+    """
+    if path.exists():
+        raise Conflict(f"{path} is there already: name a file that is not, or move this one away")
+    if not path.parent.is_dir():
+        raise StoreUnavailable(f"{path} cannot be written: make the folder {path.parent} first")
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with suppress(FileNotFoundError):
+        unfinished.unlink()
+    try:
+        copied = _write(database, unfinished, progress)
+        _to_disk(unfinished)
+        os.link(unfinished, path)  # unlike a rename, it replaces nothing that came there meanwhile
+    except FileExistsError:
+        raise Conflict(f"{path} is there already: name a file that is not, or move this one away") from None
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{path} cannot be written ({error.strerror}): look at the disk and the rights"
+        ) from error
+    finally:
+        for leftover in (unfinished, Path(f"{unfinished}-wal"), Path(f"{unfinished}-shm")):
+            with suppress(FileNotFoundError):
+                leftover.unlink()
+    return copied
+
+
+def copy_ledger(source: Database, target: Database, progress: Progress) -> int:
+    """Copy a ledger as it is at this moment into an empty database; returns its number of events.
+
+    Raises:
+        Conflict: the target is not empty.
+        StoreError: one of them cannot be used.
+    """
+    open_schema(target)
+    return source.read(lambda reading: target.write(lambda writing: _copy(source, reading, target, writing, progress)))
+
+
+def _write(database: Database, path: Path, progress: Progress) -> int:
+    if database.kind.name == "sqlite":
+        with database.cursor() as cursor:
+            cursor.execute("VACUUM INTO ?", (str(path),))
+    copy = Database(f"sqlite:///{path}", synchronous="NORMAL")
+    try:
+        if database.kind.name != "sqlite":
+            copy_ledger(database, copy, progress)
+        ((count, last),) = copy.query("SELECT count(*), coalesce(max(position), 0) FROM events")
+        if count != last:
+            raise StoreUnavailable(
+                f"the copy has {count} events up to position {last}: run threadledger db check on the ledger itself"
+            )
+        with copy.cursor() as cursor:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor.fetchall()
+            cursor.execute("PRAGMA journal_mode = DELETE")
+        return int(count)
+    finally:
+        copy.close()
+
+
+def _copy(source: Database, reading: Connection, target: Database, writing: Connection, progress: Progress) -> int:
+    if writing.exec_driver_sql("SELECT count(*) FROM streams").scalar_one():
+        raise Conflict(f"{target.shown_url} holds a ledger already: copy into a database without one")
+    events = int(reading.exec_driver_sql("SELECT count(*) FROM events").scalar_one())
+    for table, columns, order in TABLES:
+        numbered = target.kind.insert_numbered if table == "streams" else ""
+        places = ", ".join("?" for _ in columns.split(","))
+        insert = target.sql(f"INSERT INTO {table} ({columns}) {numbered} VALUES ({places})")
+        rows = reading.exec_driver_sql(
+            f"SELECT {columns} FROM {table} ORDER BY {order}", execution_options={"stream_results": True}
+        )
+        copied = 0
+        for page in rows.partitions(PAGE_ROWS):
+            writing.exec_driver_sql(insert, [tuple(row) for row in page])
+            copied += len(page)
+            if table == "events":
+                progress(copied, events)
+    target.kind.number_streams(writing)
+    return events
+
+
+def _to_disk(path: Path) -> None:
+    """A backup that a power cut takes away was none."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,165 @@
+"""PostgreSQL: many machines, many writers. psycopg comes with the extra `postgres`; SQLAlchemy loads it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import URL, Connection, Engine, event
+
+from threadledger.domain import InvalidSettings, StoredRow
+
+from .kinds import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken
+from .leaf import leaf_text
+from .schema_postgres import STEPS
+
+_APPEND = """
+WITH given AS (
+    SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::text[])
+        AS given (name, expected, version, state_schema, state, due_at)
+), fresh AS (
+    SELECT s.stream, given.* FROM given JOIN streams s USING (name)
+    WHERE s.version = given.expected ORDER BY s.stream FOR UPDATE OF s
+), head AS (
+    UPDATE log_head SET position = position + %s
+    WHERE (SELECT count(*) FROM fresh) = (SELECT count(*) FROM given WHERE expected >= 0)
+    RETURNING position - %s AS before
+), moved AS (
+    UPDATE streams s SET version = fresh.version, state_schema = fresh.state_schema, state = fresh.state, due_at = fresh.due_at
+    FROM fresh, head WHERE s.stream = fresh.stream RETURNING s.stream, s.name
+), begun AS (
+    INSERT INTO streams (name, version, state_schema, state, due_at)
+    SELECT name, version, state_schema, state, due_at FROM given, head WHERE expected < 0 RETURNING stream, name
+)
+INSERT INTO events (position, stream, version, event_id, topic, schema, at, state, leaf)
+SELECT head.before + o, s.stream, e.version, e.event_id, e.topic, e.schema, e.at, e.state,
+    sha256(convert_to(head.before + o || E'\\n' || e.leaf_text, 'UTF8'))
+FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[]) WITH ORDINALITY
+    AS e (name, version, event_id, topic, schema, at, state, leaf_text, o)
+JOIN (SELECT * FROM moved UNION ALL SELECT * FROM begun) s USING (name), head
+RETURNING position
+"""
+"""One statement, one round trip. First the streams, where each is still at its expected version (-1: not there yet); only
+where all are does the log's head move, and only then is anything written."""
+
+_NOT_THERE_YET = -1
+
+
+class PostgreSQL(Kind):
+    """A server, by URL."""
+
+    name = "postgresql"
+    placeholder = "%s"
+    steps = STEPS
+    begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    begin_write = "BEGIN"
+    locks_when_writing = False
+    lock_heads = " ORDER BY stream FOR UPDATE"
+    # The server would plan the statement anew at each append: that takes longer than to run it.
+    before_appends = "SET plan_cache_mode = force_generic_plan"
+    insert_numbered = "OVERRIDING SYSTEM VALUE"
+
+    def __init__(self, url: URL) -> None:
+        if importlib.util.find_spec("psycopg") is None:
+            raise InvalidSettings(
+                "PostgreSQL needs a driver that is not installed: run pip install 'threadledger[postgres]'"
+            )
+        self._url = url.set(drivername="postgresql+psycopg")
+
+    def engine(self) -> Engine:
+        # Autocommit: we say BEGIN ourselves, and a single statement needs none. Prepared at its second use.
+        engine = sqlalchemy.create_engine(self._url, connect_args={"autocommit": True, "prepare_threshold": 1})
+        event.listen(engine, "connect", lambda connection, _: self._prepare(connection))
+        return engine
+
+    def prepare_file(self, engine: Engine) -> None:
+        """Nothing: what a server writes into its files is its administrator's."""
+
+    def lock_schema(self, connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('threadledger schema'))")
+
+    def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
+        streams = [
+            (
+                move.name,
+                _NOT_THERE_YET if move.found is None else move.expected,
+                move.head.version,
+                move.head.state_schema,
+                move.head.state,
+                move.head.due_at,
+            )
+            for move in moves
+        ]
+        events = [
+            (
+                row.originator_id,
+                row.originator_version,
+                row.event_id,
+                row.topic,
+                row.schema,
+                row.at,
+                row.state.decode(),
+                leaf_text(row),
+            )
+            for row in rows
+        ]
+        values = (*map(list, zip(*streams, strict=True)), len(rows), len(rows), *map(list, zip(*events, strict=True)))
+        positions = sorted(position for (position,) in cursor.execute(_APPEND, values))
+        if len(positions) != len(rows):
+            raise Overtaken
+        return positions
+
+    def explain(self, error: BaseException) -> tuple[str, str]:
+        state, told = str(getattr(error, "sqlstate", None) or ""), str(error)
+        if state[:2] == "28" or state == "3D000" or any(words in told for words in _NOT_LET_IN):
+            return "unusable", "correct the user, password or database name in THREADLEDGER_DB"
+        kinds = {each.__name__ for each in type(error).__mro__}
+        if (
+            state[:2] == "08"
+            or state in _SHUTTING_DOWN
+            or (not state and kinds & {"OperationalError", "InterfaceError"})
+        ):
+            return "lost", "look whether the server runs and can be reached; then try again"
+        if state in {"55P03", "40P01", "57014"}:
+            return "unusable", "another process holds it for too long; try again, or find out which (pg_stat_activity)"
+        if state[:2] == "53":
+            return "unusable", "the server is out of disk, memory or connections"
+        if state[:2] == "22" or "DataError" in kinds:
+            return "unusable", "PostgreSQL cannot hold this text: take out what it names"
+        return "unusable", "look at the server's log and at the rights of the database user"
+
+    def size_bytes(self, connection: Connection) -> int:
+        query = (
+            "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class "
+            "WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'm')"
+        )
+        return int(connection.exec_driver_sql(query).scalar_one())
+
+    def integrity(self, connection: Connection) -> Sequence[str]:
+        """PostgreSQL checks each page as it is read, where it keeps checksums; it counts what it found."""
+        query = "SELECT coalesce(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()"
+        failures = int(connection.exec_driver_sql(query).scalar_one())
+        return [f"PostgreSQL has found {failures} pages with a wrong checksum"] if failures else []
+
+    def last_position(self, connection: Connection) -> int:
+        return int(connection.exec_driver_sql("SELECT position FROM log_head").scalar_one())
+
+    def number_streams(self, connection: Connection) -> None:
+        connection.exec_driver_sql("UPDATE log_head SET position = (SELECT coalesce(max(position), 0) FROM events)")
+        connection.exec_driver_sql(
+            "SELECT setval(pg_get_serial_sequence('streams', 'stream'), (SELECT coalesce(max(stream), 1) FROM streams))"
+        )
+
+    @staticmethod
+    def _prepare(connection: Any) -> None:
+        connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}")
+        connection.execute("SET client_min_messages = warning")
+
+
+_SHUTTING_DOWN = {"57P01", "57P02", "57P03"}
+"""The server is told to stop, has crashed, or is starting: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+_NOT_LET_IN = ("does not exist", "password authentication failed", "no password supplied", "no pg_hba.conf entry")
+"""What libpq says of a connection that the server refused: it hands no error code on."""

@@ -1,0 +1,144 @@
+"""SQLite: one file, one writer at a time, readers beside it (WAL)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import URL, Connection, Engine, event
+
+from threadledger.domain import DatabaseMissing, InvalidSettings, StoredRow
+
+from .kinds import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, shown
+from .leaf import leaf_hash
+from .schema_sqlite import STEPS
+
+CACHE_KIB = 8 * 1024
+"""Memory for pages of one connection: a conversation of 1,000 messages is read again in half the time."""
+
+_POSITION = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
+_BEGIN_STREAM = "INSERT INTO streams (name, version, state_schema, state, due_at) VALUES (?, ?, ?, ?, ?)"
+_ADVANCE_STREAM = (
+    "UPDATE streams SET version = ?, state_schema = ?, state = ?, due_at = ? WHERE stream = ? AND version = ?"
+)
+_INSERT_EVENT = (
+    "INSERT INTO events (position, stream, version, event_id, topic, schema, at, state, leaf) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+class SQLite(Kind):
+    """A file. `synchronous` FULL loses nothing that was acknowledged, even at a power cut."""
+
+    name = "sqlite"
+    placeholder = "?"
+    steps = STEPS
+    begin_read = "BEGIN"
+    begin_write = "BEGIN IMMEDIATE"  # a deferred BEGIN that writes after reading fails at once where another one wrote
+    locks_when_writing = True
+    lock_heads = ""
+
+    def __init__(self, url: URL, *, create: bool, synchronous: str) -> None:
+        if not url.database or url.database == ":memory:":
+            raise InvalidSettings(
+                "a database in memory would be another one for each connection: give a file, like sqlite:///threadledger.db"
+            )
+        self._url = url
+        self.path = Path(url.database)
+        self._synchronous = synchronous
+        if not create and not self.path.is_file():
+            raise DatabaseMissing(
+                f"there is no database at {shown(url)}: make one with: threadledger init, or name another with --db"
+            )
+
+    def engine(self) -> Engine:
+        engine = sqlalchemy.create_engine(self._url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
+        event.listen(engine, "connect", lambda connection, _: self._prepare(connection))
+        return engine
+
+    def prepare_file(self, engine: Engine) -> None:
+        """Readers and a writer side by side."""
+        connection = engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                cursor.execute("PRAGMA journal_mode = WAL")
+        finally:
+            connection.close()
+
+    def lock_schema(self, connection: Connection) -> None:
+        """The transaction holds the write lock already."""
+
+    def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
+        last = cursor.execute(_POSITION).fetchone()
+        first = (last[0] if last is not None else 0) + 1
+        numbers = {move.name: self._advance(cursor, move) for move in moves}
+        cursor.executemany(
+            _INSERT_EVENT,
+            [
+                (
+                    position,
+                    numbers[str(row.originator_id)],
+                    row.originator_version,
+                    row.event_id,
+                    row.topic,
+                    row.schema,
+                    row.at,
+                    row.state.decode(),
+                    leaf_hash(row, position),
+                )
+                for position, row in enumerate(rows, first)
+            ],
+        )
+        return list(range(first, first + len(rows)))
+
+    @staticmethod
+    def _advance(cursor: Cursor, move: Move) -> int:
+        head = move.head
+        if move.found is None:
+            cursor.execute(_BEGIN_STREAM, (move.name, head.version, head.state_schema, head.state, head.due_at))
+            return int(cursor.lastrowid)
+        number = move.found.number
+        cursor.execute(
+            _ADVANCE_STREAM, (head.version, head.state_schema, head.state, head.due_at, number, move.expected)
+        )
+        if cursor.rowcount != 1:
+            raise Overtaken
+        return number
+
+    def explain(self, error: BaseException) -> tuple[str, str]:
+        reason = str(error)
+        if "not a database" in reason or "file is encrypted" in reason:
+            return "foreign", "name another file with --db or THREADLEDGER_DB"
+        if "unable to open" in reason and not self.path.parent.is_dir():
+            return "unusable", f"make the folder {self.path.parent} first"
+        if "locked" in reason:
+            return "unusable", "another process holds it; try again, or find out which"
+        if "malformed" in reason:
+            return "unusable", "run threadledger db check, and restore it from a backup"
+        return "unusable", "look at the disk, the path and its permissions"
+
+    def size_bytes(self, connection: Connection) -> int:
+        return sum(path.stat().st_size for path in (self.path, Path(f"{self.path}-wal")) if path.is_file())
+
+    def integrity(self, connection: Connection) -> Sequence[str]:
+        found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
+        found += [f"a row of {row[0]} points nowhere" for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
+        return [problem for problem in found if problem != "ok"]
+
+    def last_position(self, connection: Connection) -> int:
+        return int(connection.exec_driver_sql(_POSITION).scalar() or 0)
+
+    def number_streams(self, connection: Connection) -> None:
+        """A rowid follows on the largest by itself."""
+
+    def _prepare(self, connection: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves: the driver's own comes too late to hold the lock
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}")
+        cursor.execute(f"PRAGMA synchronous = {self._synchronous}")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        cursor.close()

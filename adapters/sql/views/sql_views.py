@@ -1,0 +1,81 @@
+"""The read models of a ledger, as the domain asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from threadledger.domain import ConversationState, FailureFilter, InvalidInput, RecordedFailure, StoreError
+
+from ..engine import Database
+from ..recorder import Recorder
+from .audit import AuditView
+from .conversations import ConversationsView
+from .projection import Progress, Projection
+from .search import SearchView
+
+T = TypeVar("T")
+
+
+class SqlViews:
+    """`Views` in the ledger's database."""
+
+    def __init__(self, database: Database, log: Recorder) -> None:
+        self._database = database
+        self._audit, self._conversations, self._search = AuditView(), ConversationsView(), SearchView()
+        self._projections = {
+            view.name: Projection(database, log, view) for view in (self._audit, self._conversations, self._search)
+        }
+
+    def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
+        return self._read(
+            lambda connection, runs: self._audit.failures(connection, runs, wanted, limit), self._audit.name
+        )
+
+    def find_runs(self, ending: str) -> list[tuple[str, str]]:
+        return self._read(lambda connection, runs: self._audit.find_runs(connection, runs, ending), self._audit.name)
+
+    def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
+        if search is None:
+            return self._read(
+                lambda connection, states: self._conversations.conversations(connection, states, limit),
+                self._conversations.name,
+            )
+
+        def found(connection: Connection, words: int, states: int) -> list[ConversationState]:
+            among = self._search.streams(connection, words, search)
+            return self._conversations.conversations(connection, states, limit, among) if among is not None else []
+
+        return self._read(found, self._search.name, self._conversations.name)
+
+    def hits(self, search: str) -> list[tuple[str, int]]:
+        """(key, position) of the messages and keys that hold all words of a search, the newest first."""
+        return self._read(lambda connection, words: self._search.hits(connection, words, search), self._search.name)
+
+    def status(self) -> list[dict[str, Any]]:
+        return [projection.status() for projection in self._projections.values()]
+
+    def rebuild(self, names: Sequence[str] = (), progress: Progress = lambda name, position, end: None) -> None:
+        for name in names:
+            if name not in self._projections:
+                raise InvalidInput(f"there is no view {name!r}: give some of {', '.join(self._projections)}")
+        for name in names or self._projections:
+            self._projections[name].rebuild(progress)
+
+    def _read(self, work: Callable[..., T], *names: str) -> T:
+        """Read views that have caught up: `work` is given a connection and the generation of each."""
+        projections = [self._projections[name] for name in names]
+
+        def read(*generations: int) -> T:
+            return self._database.read(lambda connection: work(connection, *generations))
+
+        while True:
+            generations = [projection.caught_up() for projection in projections]
+            try:
+                return read(*generations)
+            except StoreError:
+                # Somebody rebuilt a view and dropped what was about to be read.
+                if generations == [projection.live() for projection in projections]:
+                    raise

@@ -1,0 +1,138 @@
+"""A server is further away than a file: it is named wrongly, goes away, and comes back. Nothing is lost or doubled by it."""
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+from eventsourcing.persistence import StoredEvent
+from sqlalchemy.engine import make_url
+
+from threadledger.adapters.sql import Database, Recorder, engine
+from threadledger.adapters.sql.kinds import ConnectionLost
+from threadledger.domain import StoreUnavailable
+
+HOWS = pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
+
+
+def texts(ledger, key="k"):
+    return [each.message.text for each in ledger.memory(key).messages]
+
+
+@pytest.mark.parametrize("wrong", [{"database": "nowhere"}, {"username": "nobody"}], ids=["database", "user"])
+def test_a_wrong_name_is_told_at_once_with_what_to_correct(postgres_server_url, open_store_on, monkeypatch, wrong):
+    monkeypatch.setattr(engine, "RECONNECT_SECONDS", 0.0)
+    url = make_url(postgres_server_url).set(**wrong).render_as_string(hide_password=False)
+    with pytest.raises(StoreUnavailable, match=r"does not exist.*correct the user, password or database name") as told:
+        open_store_on(url)
+    assert not isinstance(told.value, ConnectionLost)  # which would be waited for
+
+
+def test_a_server_that_is_not_there_is_told_without_the_password(open_store_on, monkeypatch):
+    monkeypatch.setattr(engine, "RECONNECT_SECONDS", 0.0)
+    with pytest.raises(StoreUnavailable, match="cannot be reached") as told:
+        open_store_on("postgresql://somebody:hunter2@127.0.0.1:1/ledger")
+    assert "hunter2" not in str(told.value)
+
+
+def test_text_that_postgresql_cannot_hold_is_refused_and_not_taken_for_a_lost_connection(postgres_url, monkeypatch):
+    monkeypatch.setattr(engine, "RECONNECT_SECONDS", 0.0)
+    database = Database(postgres_url)
+    recorder = Recorder(database)
+    with pytest.raises(Exception, match="NUL") as told:
+        recorder.insert_events([StoredEvent("of another application", 1, "topic", b"a\0b")])
+    database.close()
+    assert "cannot be reached" not in str(told.value)
+    assert "whether the last append is stored is not known" not in str(told.value)
+
+
+def test_connections_that_broke_while_nobody_looked_are_replaced(postgres_url, postgres_server_url, open_store_on):
+    own = make_url(postgres_url).update_query_dict({"application_name": "broken here"})
+    ledger = open_store_on(own.render_as_string(hide_password=False))
+    ledger.conversation("k").append("user", "before")
+    administrator = Database(postgres_server_url)
+    broken = administrator.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ?", ("broken here",)
+    )
+    administrator.close()
+    assert broken
+    assert texts(ledger) == ["before"]
+    ledger.conversation("k").append("user", "after")
+    assert texts(ledger) == ["before", "after"]
+
+
+def test_an_append_whose_commit_was_not_acknowledged_is_there_once(postgres_url, open_store_on, monkeypatch):
+    database = Database(postgres_url)
+    ledger = open_store_on(database)
+    ledger.conversation("k").append("user", "before")
+    store, breaks = database.kind.append, []
+
+    def store_and_break(*work):
+        positions = store(*work)
+        if not breaks:
+            breaks.append(positions)
+            raise database.driver.OperationalError("server closed the connection unexpectedly")
+        return positions
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database.kind, "append", store_and_break)
+        message_id = ledger.conversation("k").append("user", "after").message_id
+    assert breaks == [[3]]
+    assert [each.message_id for each in ledger.memory("k").messages][1:] == [message_id]
+    assert texts(ledger) == ["before", "after"]
+
+
+@HOWS
+def test_a_restart_of_the_server_in_the_middle_of_appends_loses_and_doubles_nothing(own_postgres, open_store_on, how):
+    server = own_postgres(durable=True)
+    url = server.start()
+    stores = [open_store_on(url) for _ in range(2)]
+    under_way = Event()
+
+    def append(number):
+        for index in range(60):
+            stores[number % 2].conversation(f"k{number % 3}").append("user", f"{number} {index}")
+            if index == 20:
+                under_way.set()
+
+    with ThreadPoolExecutor(4) as pool:
+        appending = [pool.submit(append, number) for number in range(4)]
+        under_way.wait()
+        server.stop(how)
+        server.start()
+        for each in appending:
+            each.result()
+    found = [text for key in ("k0", "k1", "k2") for text in texts(stores[0], key)]
+    assert sorted(found) == sorted(f"{number} {index}" for number in range(4) for index in range(60))
+    for number in range(4):
+        assert [text for text in found if text.startswith(f"{number} ")] == [f"{number} {i}" for i in range(60)]
+    positions = [each.position for each in stores[1].events()]
+    assert positions == list(range(1, len(positions) + 1))
+
+
+@HOWS
+def test_a_follower_goes_on_after_a_restart_of_the_server_and_misses_nothing(own_postgres, open_store_on, how):
+    server = own_postgres(durable=True)
+    url = server.start()
+    follower, writer = open_store_on(url), open_store_on(url)
+    under_way = Event()
+
+    def follow():
+        followed = []
+        for position, _ in follower.journal.followed():
+            followed.append(position)
+            if len(followed) == 10:
+                under_way.set()
+            if len(followed) == 41:
+                return followed
+
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(follow)
+        for index in range(20):
+            writer.conversation("k").append("user", str(index))
+        under_way.wait()
+        server.stop(how)
+        server.start()
+        for index in range(20):
+            writer.conversation("k").append("user", str(index))
+        assert following.result(timeout=60) == list(range(1, 42))

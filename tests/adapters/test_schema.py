@@ -1,0 +1,141 @@
+"""Upgrades: from a stored database of every earlier schema number, forward only, with nothing lost."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from threadledger.adapters.sql import SCHEMA_VERSION, Database, Factory
+from threadledger.adapters.sql.schema_postgres import STEPS as POSTGRES_STEPS
+from threadledger.adapters.sql.schema_sqlite import STEPS as SQLITE_STEPS
+from threadledger.domain import ForeignDatabase, Journal, Ledger
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+def stored(number: int, path: Path) -> str:
+    """The URL of a database that stands at an earlier schema, from its dump."""
+    connection = sqlite3.connect(path)
+    connection.executescript((GOLDEN / f"schema-{number}.sql").read_text(encoding="utf-8"))
+    connection.close()
+    return f"sqlite:///{path}"
+
+
+def opened(url: str) -> Ledger:
+    return Ledger(Journal(Factory(database=Database(url))))
+
+
+def events_of(path: Path) -> list[tuple[object, ...]]:
+    with sqlite3.connect(path) as connection:
+        return connection.execute("SELECT * FROM events ORDER BY position").fetchall()
+
+
+def table_shapes(url: str) -> dict[str, list[str]]:
+    """The columns of each of our tables, those of views left out."""
+    database = Database(url)
+    tables = database.query(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite#_%' ESCAPE '#'"
+    )
+    shapes = {name: [row[1] for row in database.query(f"PRAGMA table_info({name})")] for (name,) in tables}
+    database.close()
+    return {name: columns for name, columns in shapes.items() if not name.startswith("view_")}
+
+
+@pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
+def test_there_is_a_stored_database_of_every_earlier_schema(number: int) -> None:
+    assert (GOLDEN / f"schema-{number}.sql").is_file()
+
+
+@pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
+def test_opening_an_earlier_database_upgrades_it_and_keeps_every_event_as_it_was(number: int, tmp_path: Path) -> None:
+    url = stored(number, tmp_path / "old.db")
+    before = events_of(tmp_path / "old.db")
+    with opened(url) as ledger:
+        status = ledger.status()
+        assert (ledger.schema_before, status["schema_version"]) == (number, SCHEMA_VERSION)
+        assert events_of(tmp_path / "old.db") == before
+        assert list(ledger.check()) == []
+        assert [state.key for state in ledger.conversations()] == ["customer-42"]
+        assert ledger.memory("customer-42").messages
+    with opened(url) as again:
+        assert again.schema_before is None
+
+
+@pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
+def test_an_upgraded_database_has_the_tables_of_a_new_one(number: int, tmp_path: Path) -> None:
+    old, new = stored(number, tmp_path / "old.db"), f"sqlite:///{tmp_path / 'new.db'}"
+    opened(old).close()
+    opened(new).close()
+    assert table_shapes(old) == table_shapes(new)
+
+
+@pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
+def test_an_upgraded_ledger_is_written_to_as_if_it_were_new(number: int, tmp_path: Path) -> None:
+    url = stored(number, tmp_path / "old.db")
+    with opened(url) as ledger:
+        last = ledger.status()["events"]
+        ledger.conversation("customer-42").append("user", "Are you still there?")
+        assert [event.position for event in ledger.events(after=last)] == [last + 1]
+        assert list(ledger.check()) == []
+
+
+def test_an_upgrade_that_breaks_off_leaves_the_database_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = stored(1, tmp_path / "old.db")
+    before = table_shapes(url)
+    with monkeypatch.context() as patch:
+        broken = (*SQLITE_STEPS[:-1], (*SQLITE_STEPS[-1], "CREATE TABLE parked (x INTEGER)"))
+        patch.setattr("threadledger.adapters.sql.sqlite.SQLite.steps", broken)
+        with pytest.raises(Exception, match="parked"):
+            opened(url)
+    assert table_shapes(url) == before
+    with opened(url) as ledger:
+        assert ledger.schema_before == 1
+
+
+def test_both_kinds_of_database_count_the_same_steps() -> None:
+    assert len(SQLITE_STEPS) == len(POSTGRES_STEPS) == SCHEMA_VERSION
+
+
+def test_a_new_postgresql_database_has_the_tables_and_columns_of_sqlite(any_db_url: str) -> None:
+    with opened(any_db_url) as ledger:
+        assert ledger.status()["schema_version"] == SCHEMA_VERSION
+    expected: dict[str, list[str]] = {}
+    for statement in (statement for step in POSTGRES_STEPS for statement in step):
+        found = re.match(r"CREATE TABLE (\w+) \(\s*(.*)\)$", statement, re.DOTALL)
+        if found:
+            lines = [line.strip() for line in found[2].splitlines() or [found[2]]]
+            expected[found[1]] = [line.split()[0] for line in lines if line and line.split()[0].islower()]
+    database = Database(any_db_url)
+    for table, columns in expected.items():
+        if table != "log_head":
+            database.query(f"SELECT {', '.join(columns)} FROM {table}")
+    database.close()
+
+
+def test_postgresql_tables_of_somebody_else_are_refused_and_left_alone(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    database.execute("CREATE TABLE customers (name TEXT)")
+    with pytest.raises(ForeignDatabase, match="customers"):
+        opened(postgres_url)
+    assert database.query("SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()") == [
+        ("customers",)
+    ]
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE events SET at = '' WHERE position = 1", "DELETE FROM events", "TRUNCATE events"]
+)
+def test_postgresql_refuses_to_change_or_delete_an_event(postgres_url: str, statement: str) -> None:
+    with opened(postgres_url) as ledger:
+        ledger.conversation("k").append("user", "Hello")
+        database = Database(postgres_url)
+        with pytest.raises(Exception, match="never changed or deleted"):
+            database.execute(statement)
+        database.close()
+        assert len(list(ledger.events())) == 2
