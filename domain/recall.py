@@ -23,6 +23,7 @@ TOKENS_PER_MESSAGE_GUESSED = 200
 PAGE_MAX = 500
 
 MESSAGE = e.MessageJournaled.__name__
+_MESSAGE_FIELDS = {"message_id", "role"}
 
 
 def recall(
@@ -106,7 +107,8 @@ def _message(row: Row) -> JournaledMessage:
     _, _, version, _, state, _, at, _ = row
     try:
         payload = payload_in(state)
-        payload["message_id"], payload["role"]
-    except (ValueError, TypeError, RecursionError, KeyError) as error:
+        if not _MESSAGE_FIELDS <= payload.keys():
+            raise TypeError(f"it lacks {', '.join(sorted(_MESSAGE_FIELDS - payload.keys()))}")
+    except (ValueError, TypeError, RecursionError) as error:
         raise corrupt(row, error) from error
     return JournaledMessage.stored(payload, version, at)

@@ -1,0 +1,139 @@
+"""A window that is read from the end of a conversation is the window of the whole; it costs what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from threadledger.domain import (
+    Conversation,
+    EventMapper,
+    InvalidInput,
+    PlainJSON,
+    StreamHead,
+    events,
+    fold_memory,
+    parse_message,
+    to_iso,
+)
+from threadledger.domain.recall import recall
+
+BEGAN = datetime(2026, 11, 22, tzinfo=UTC)
+STREAM = "conversation:k"
+
+
+class Log:
+    """The rows of one conversation, a second apart, and how many of them were read."""
+
+    def __init__(self, kept: Sequence[events.Event]) -> None:
+        mapper = EventMapper(PlainJSON())
+        stored = [mapper.to_stored_event(event) for event in kept]
+        self.rows = [
+            (version, STREAM, version, row.topic, row.state.decode(), row.event_id, self.at(version), row.schema)
+            for version, row in enumerate(stored, 1)
+        ]
+        self.read = 0
+
+    @staticmethod
+    def at(version: int) -> str:
+        return to_iso(BEGAN + timedelta(seconds=version))
+
+    def select_head(self, stream: str) -> StreamHead | None:
+        return StreamHead(stream, len(self.rows), 1, "{}") if self.rows else None
+
+    def version_at(self, stream: str, at: str) -> int:
+        return sum(row[6] <= at for row in self.rows)
+
+    def stream_rows(
+        self,
+        stream: str,
+        after: int = 0,
+        upto: int | None = None,
+        topics: Any = (),
+        newest_first: bool = False,
+        page: int = 9,
+    ) -> Iterator[Any]:
+        rows = [row for row in self.rows[after:upto] if not topics or row[3] in topics]
+        for row in reversed(rows) if newest_first else rows:
+            self.read += 1
+            yield row
+
+
+def conversation_of(steps: Sequence[tuple[str, int]]) -> list[events.Event]:
+    """A conversation's events from a list of steps: what, and a number that chooses whom it concerns."""
+    conversation = Conversation.start("k")
+    ids: list[str] = []
+    for what, number in steps:
+        chosen = ids[number % len(ids)] if ids else "nobody"
+        match what:
+            case "says":
+                ids.append(
+                    conversation.journal(parse_message({"role": "user", "content": "word " * number})).message_id
+                )
+            case "calls":
+                call = {"id": f"c{number}", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                message = parse_message({"role": "assistant", "content": None, "tool_calls": [call]})
+                ids.append(conversation.journal(message).message_id)
+            case "results":
+                message = parse_message({"role": "tool", "content": "r", "tool_call_id": f"c{number}"})
+                ids.append(conversation.journal(message).message_id)
+            case "retracts":
+                conversation.retract(chosen)
+            case "clears":
+                conversation.clear_memory()
+            case "supersedes":
+                accepted: dict[str, Any] = {"exchange_id": "x", "run_id": "r", "message_id": chosen}
+                conversation._record(events.RerunAccepted, **accepted, superseded_message_id=chosen)
+    return list(conversation.collect_events())
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["says"] * 5 + ["calls", "results", "results", "retracts", "clears", "supersedes"]),
+        st.integers(0, 6),
+    ),
+    max_size=30,
+)
+bounds = st.none() | st.integers(1, 12)
+
+
+@settings(max_examples=300)
+@given(steps, bounds, st.none() | st.integers(1, 60), st.none() | st.integers(0, 35), st.booleans())
+def test_a_window_read_from_the_end_is_the_window_of_the_whole(
+    given_steps: list[tuple[str, int]], last: int | None, tokens: int | None, version: int | None, by_time: bool
+) -> None:
+    kept = conversation_of(given_steps)
+    log = Log(kept)
+    at = BEGAN + timedelta(seconds=version) if by_time and version is not None else version
+    whole = fold_memory(kept[: len(kept) if version is None else version])
+    seen = recall(log, STREAM, at, last, tokens)
+    expected = whole.window(last, tokens) if last is not None or tokens is not None else whole
+    assert seen.as_chat_messages() == expected.as_chat_messages()
+    assert [each.message_id for each in seen.messages] == [each.message_id for each in expected.messages]
+    assert (seen.version, seen.rule) == (expected.version, expected.rule)
+
+
+def test_the_last_messages_of_a_long_conversation_cost_as_many_rows_as_those_of_a_short_one() -> None:
+    read = []
+    for length in (50, 5_000):
+        log = Log(conversation_of([("says", 1)] * length))
+        assert len(recall(log, STREAM, last=20).messages) == 20
+        read.append(log.read)
+    assert read == [21, 21]
+
+
+def test_nothing_before_the_clearing_is_read() -> None:
+    log = Log(conversation_of([("says", 1)] * 500 + [("clears", 0)] + [("says", 1)] * 3))
+    assert len(recall(log, STREAM, last=20).messages) == 3
+    assert log.read <= 5
+
+
+@pytest.mark.parametrize("bounds", [{"last": 0}, {"tokens": 0}, {"last": -1}])
+def test_a_window_that_would_show_nothing_is_refused(bounds: dict[str, int]) -> None:
+    with pytest.raises(InvalidInput, match="would show nothing"):
+        recall(Log([]), STREAM, **bounds)
