@@ -4,6 +4,7 @@ A command records one or more events in `pending`; nothing is stored before the 
 is dead: load it anew and decide again.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -48,12 +49,13 @@ class Conversation:
             InvalidInput: the metadata is not JSON, or too large.
         """
         conversation = cls(stream_of(key), ConversationState())
-        if len(plain_json(metadata or {}, "the metadata").encode()) > METADATA_BYTES_MAX:
+        metadata_json = plain_json(metadata or {}, "the metadata")
+        if len(metadata_json.encode()) > METADATA_BYTES_MAX:
             raise InvalidInput(f"the metadata of {key!r} is over {METADATA_BYTES_MAX:,} bytes: keep it elsewhere")
         conversation._record(
             e.ConversationStarted,
             key=key,
-            metadata=dict(metadata or {}),
+            metadata=json.loads(metadata_json),  # a copy: the caller may change its own
             parent_key=parent_key,
             parent_version=parent_version,
         )

@@ -6,6 +6,9 @@ KEY_CHARS_MAX = 200
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """Bytes of one message as stored (UTF-8 JSON). OpenAI takes at most 10 MiB of text in one item."""
 
+JSON_LEVELS_MAX = 400
+"""Levels of nesting in what is kept as JSON. Python reads about 900, fewer where the reader is deep in calls of its own."""
+
 METADATA_BYTES_MAX = 1024 * 1024
 """Bytes of a conversation's metadata as JSON."""
 

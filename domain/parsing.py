@@ -6,7 +6,7 @@ from typing import Any
 
 from .errors import InvalidMessage
 from .events import MessageJournaled
-from .limits import MESSAGE_BYTES_MAX
+from .limits import JSON_LEVELS_MAX, MESSAGE_BYTES_MAX
 from .messages import Content, File, Image, Message, Part, Role, Text, ToolCall, Verbatim
 
 
@@ -82,6 +82,7 @@ def plain_json(value: Any, what: str) -> str:
         InvalidMessage: the value is not JSON, or its text holds half a character (a lone surrogate).
     """
     try:
+        _refuse_what_json_would_change(value)
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         text.encode()
     except UnicodeEncodeError as error:
@@ -94,6 +95,29 @@ def plain_json(value: Any, what: str) -> str:
             f"{what} cannot be kept as JSON ({error}): give strings, numbers, lists and dicts"
         ) from None
     return text
+
+
+def _refuse_what_json_would_change(value: Any) -> None:
+    """Keys that JSON would turn into others, and nesting that could be written but not always be read again.
+
+    Raises:
+        TypeError, ValueError: saying what.
+    """
+    level = [value]
+    for _ in range(JSON_LEVELS_MAX):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, Mapping):
+                for key in each:
+                    if not isinstance(key, str):
+                        raise TypeError(f"the key {key!r} is no text")
+                inner += each.values()
+            elif isinstance(each, (list, tuple)):
+                inner += each
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"it is nested deeper than {JSON_LEVELS_MAX} levels")
 
 
 _OTHER_WAYS_TO_SPEAK = ("refusal", "audio", "function_call")

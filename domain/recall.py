@@ -107,7 +107,7 @@ def _message(row: Row) -> JournaledMessage:
     _, _, version, _, state, _, at, _ = row
     try:
         payload = payload_in(state)
-        if not _MESSAGE_FIELDS <= payload.keys():
+        if not payload.keys() >= _MESSAGE_FIELDS:
             raise TypeError(f"it lacks {', '.join(sorted(_MESSAGE_FIELDS - payload.keys()))}")
     except (ValueError, TypeError, RecursionError) as error:
         raise corrupt(row, error) from error

@@ -94,6 +94,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Where the server of this run has its data: in a folder that its user may enter, which pytest's own are not."""
     own = Path(tempfile.gettempdir(), f"threadledger-tests-{os.getpid()}")
     config.stash[POSTGRES_PLACE] = Path(getattr(config, "workerinput", {}).get("postgres_place", own))
+    if not hasattr(config, "workerinput"):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is told to stop takes its server along
 
 
 @pytest.hookimpl(optionalhook=True)

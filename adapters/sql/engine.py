@@ -7,20 +7,23 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, exc
+from sqlalchemy import Connection, Engine, QueuePool, exc
 from sqlalchemy.engine import URL, make_url
 
 from threadledger.domain import ForeignDatabase, InvalidSettings, StoreError, StoreUnavailable
 
-from .group import LEFT_BEHIND, Also, Decision, Group
+from .group import Also, Decision, Group
 from .kinds import ConnectionLost, Cursor, Kind, shown
 from .postgres import PostgreSQL
 from .sqlite import SQLite
 
 T = TypeVar("T")
+
+IDLE_MAX = 4
+"""Connections kept at hand beside the pool, which has 15: the others are for whoever comes."""
 
 RECONNECT_SECONDS = 15.0
 """How long a server that went away is waited for: a restart takes less."""
@@ -48,6 +51,7 @@ class Database:
         self.closed = False
         self.schema_before: int | None = None
         """The schema's number before this opening took it forward (0: there was none); None where nothing was to do."""
+        self._at_work_when_forked = False
         self._reached = False
         """Whether anything has ever come back: a server that was never there is not waited for."""
         self.driver = self.engine.dialect.loaded_dbapi
@@ -95,6 +99,7 @@ class Database:
     def cursor(self) -> Iterator[Cursor]:
         """A driver's cursor; each statement commits by itself."""
         self._still_open()
+        pool = self.engine.pool
         try:
             connection, cursor = self._idle.pop()
         except IndexError:
@@ -108,10 +113,12 @@ class Database:
             if isinstance(error, self.driver.Error) and not isinstance(error, self.driver.IntegrityError):
                 raise self.named(error) from error
             raise
-        if self.closed:
-            self._give_back(connection, cursor)
+        if self.closed or len(self._idle) >= IDLE_MAX or pool is not self.engine.pool:
+            self._give_back(connection, cursor, left=pool is not self.engine.pool)
         else:
             self._idle.append((connection, cursor))
+            if self.closed:  # a moment ago, and it was not there to be closed with the others
+                self._close_idle()
 
     def check_out(self) -> Any:
         """A connection of the pool: the driver's, to be closed by whoever took it."""
@@ -127,6 +134,10 @@ class Database:
             raise
         except exc.DBAPIError as error:
             raise self.named(error.orig or error) from error
+        except exc.TimeoutError as error:
+            raise StoreUnavailable(
+                f"{self.shown_url}: all of this program's connections are at work; use fewer threads at once, or try again"
+            ) from error
         except self.driver.Error as error:
             raise self.named(error) from error
 
@@ -146,16 +157,16 @@ class Database:
         Raises:
             ConnectionLost: it did not come back.
         """
-        until = time.monotonic() + RECONNECT_SECONDS
-        while True:
+        for attempts_left in range(int(RECONNECT_SECONDS / RECONNECT_PAUSE_SECONDS), -1, -1):  # tests stop the clock
             try:
                 result = work()
                 self._reached = True
                 return result
             except ConnectionLost:
-                if self.closed or not self._reached or time.monotonic() > until:
+                if self.closed or not self._reached or not attempts_left:
                     raise
                 time.sleep(RECONNECT_PAUSE_SECONDS)
+        raise AssertionError("the last attempt returns or raises")
 
     def size_bytes(self) -> int:
         """Size on disk, the write-ahead log included."""
@@ -166,8 +177,7 @@ class Database:
         self.closed = True
         _OPEN.discard(self)
         self._group.close()  # whoever is writing at this moment ends first
-        while self._idle:
-            self._give_back(*self._idle.pop())
+        self._close_idle()
         self.engine.dispose()
 
     def _new_write_lock(self) -> AbstractContextManager[Any]:
@@ -197,40 +207,65 @@ class Database:
     def _still_open(self) -> None:
         if self.closed:
             raise StoreUnavailable(f"{self.shown_url} was closed by this program: open it again")
+        if self._at_work_when_forked:
+            raise StoreUnavailable(
+                f"{self.shown_url} was at work in another thread when this process was forked from it, and SQLite's locks "
+                "are not inherited: fork first, then open it"
+            )
 
-    def _give_back(self, connection: Any, cursor: Cursor, lost: bool = False) -> None:
-        """A connection to the pool; one that was lost, or comes back after the end, to nobody."""
+    def _give_back(self, connection: Any, cursor: Cursor, lost: bool = False, left: bool = False) -> None:
+        """A connection to the pool; one that was lost, is left over from an earlier pool, or comes back after the end, to
+        nobody."""
         cursor.close()
-        if lost or self.closed:
+        if lost or left or self.closed:
             connection.invalidate()
         connection.close()
         if lost:  # and with it, in all likelihood, all that are not at work
-            while self._idle:
-                self._give_back(*self._idle.pop())
+            self._close_idle()
             self.engine.dispose()
+
+    def _close_idle(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._give_back(*self._idle.pop())
 
     def _is_lost(self, error: BaseException) -> bool:
         return isinstance(error, self.driver.Error) and self.kind.explain(error)[0] == "lost"
 
-    def after_fork(self) -> None:
-        """In the child: the parent's connections are left alone, never used and never closed from here."""
+    def before_fork(self) -> None:
+        """Close every connection that is not at work: SQLite's locks are not inherited, and a child that has its parent's
+        files open would hold none."""
+        self._group.before_fork()
+        self._close_idle()
+        self._at_work_when_forked = self.kind.name == "sqlite" and cast("QueuePool", self.engine.pool).checkedout() > 0
+        self.engine.dispose()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on; connections are made when they are needed."""
+        self._group.after_fork_in_parent()
+        self._at_work_when_forked = False
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew. What other threads of the parent were at is left alone, never used and never closed from here."""
         self.write_lock = self._new_write_lock()
-        self._group.after_fork()
-        LEFT_BEHIND.append(self._idle)
-        self._idle = []
+        self._group.after_fork_in_child()
         self.engine.dispose(close=False)
 
 
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
+def _each_open(told: Callable[[Database], None]) -> None:
     for database in list(_OPEN):
-        database.after_fork()
+        told(database)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=lambda: _each_open(Database.before_fork),
+        after_in_parent=lambda: _each_open(Database.after_fork_in_parent),
+        after_in_child=lambda: _each_open(Database.after_fork_in_child),
+    )
 
 
 def _parse(url: str) -> URL:

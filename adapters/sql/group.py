@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,6 @@ Also = Callable[[Cursor], None]
 """What else is written in the same transaction."""
 
 _HEADS = "SELECT stream, name, version, state_schema, state, due_at FROM streams WHERE name IN "
-
-LEFT_BEHIND: list[Any] = []
-"""Connections of a parent process: closing them from a child would take the parent's locks and files away."""
 
 
 @dataclass(eq=False, slots=True)
@@ -82,14 +80,19 @@ class Group:
             raise RuntimeError("a decision appended to the ledger itself: decide first, then append the next thing")
         own = Request(streams, decide, also)
         self._waiting.append(own)
-        while not own.done:
-            with self._turn:
-                if not own.done:
-                    self._leader = threading.get_ident()
-                    try:
-                        self._perform([self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP_MAX))], own)
-                    finally:
-                        self._leader = None
+        try:
+            while not own.done:
+                with self._turn:
+                    if not own.done:
+                        self._leader = threading.get_ident()
+                        try:
+                            self._perform(self._those_who_wait(), own)
+                        finally:
+                            self._leader = None
+        except BaseException:  # told to stop while it waited: nobody is to store it later
+            with suppress(ValueError):
+                self._waiting.remove(own)
+            raise
         if own.error is not None:
             raise own.error
         return own.positions
@@ -99,12 +102,28 @@ class Group:
         with self._turn:
             self._let_go()
 
-    def after_fork(self) -> None:
-        """In the child: nothing of the parent's is used, and nothing of it is closed."""
-        LEFT_BEHIND.append((self._connection, self._held_cursor))
-        self._connection = self._held_cursor = None
+    def before_fork(self) -> None:
+        """Hold everybody up, and close the connection: a child must not inherit it."""
+        if self._leader != threading.get_ident():
+            self._turn.acquire()
+            self._let_go()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._leader != threading.get_ident():
+            self._turn.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: what waits belongs to threads of the parent."""
         self._waiting.clear()
         self._turn, self._leader = threading.Lock(), None
+
+    def _those_who_wait(self) -> list[Request]:
+        taken: list[Request] = []
+        with suppress(IndexError):
+            while len(taken) < GROUP_MAX:
+                taken.append(self._waiting.popleft())
+        return taken
 
     def _perform(self, requests: Sequence[Request], own: Request) -> None:
         """See to it that each of these is done, whatever ends it."""
@@ -151,8 +170,13 @@ class Group:
         for each in requests:
             if each.attempts >= limits.DECIDE_ATTEMPTS_MAX:
                 each.end(error=IntegrityError(str(error) or "others were first each time"))
-            else:
+                continue
+            try:
                 self._attempt([each])
+            except ConnectionLost:
+                raise
+            except Exception as told:  # noqa: BLE001 - it is this one's own end, and nobody else's
+                each.end(error=told)
 
     def _commit(self, requests: Sequence[Request]) -> None:
         cursor, kind = self._cursor(), self._database.kind

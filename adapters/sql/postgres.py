@@ -17,7 +17,7 @@ from .schema_postgres import STEPS
 
 _APPEND = """
 WITH given AS (
-    SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::text[])
+    SELECT * FROM unnest(%b::text[], %s::bigint[], %s::bigint[], %s::int[], %b::text[], %s::text[])
         AS given (name, expected, version, state_schema, state, due_at)
 ), fresh AS (
     SELECT s.stream, given.* FROM given JOIN streams s USING (name)
@@ -36,13 +36,14 @@ WITH given AS (
 INSERT INTO events (position, stream, version, event_id, topic, schema, at, state, leaf)
 SELECT head.before + o, s.stream, e.version, e.event_id, e.topic, e.schema, e.at, e.state,
     sha256(convert_to(head.before + o || E'\\n' || e.leaf_text, 'UTF8'))
-FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[]) WITH ORDINALITY
+FROM unnest(%b::text[], %s::bigint[], %b::text[], %b::text[], %s::int[], %b::text[], %b::text[], %b::text[]) WITH ORDINALITY
     AS e (name, version, event_id, topic, schema, at, state, leaf_text, o)
 JOIN (SELECT * FROM moved UNION ALL SELECT * FROM begun) s USING (name), head
 RETURNING position
 """
 """One statement, one round trip. First the streams, where each is still at its expected version (-1: not there yet); only
-where all are does the log's head move, and only then is anything written."""
+where all are does the log's head move, and only then is anything written. Texts go in binary (`%b`): psycopg would escape each
+quote of a payload in an array by a call of its own."""
 
 _NOT_THERE_YET = -1
 

@@ -41,7 +41,7 @@ class SQLite(Kind):
     lock_heads = ""
 
     def __init__(self, url: URL, *, create: bool, synchronous: str) -> None:
-        if not url.database or url.database == ":memory:":
+        if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
             raise InvalidSettings(
                 "a database in memory would be another one for each connection: give a file, like sqlite:///threadledger.db"
             )

@@ -187,9 +187,7 @@ def test_a_log_that_is_locked_too_long_is_told_in_a_sentence_and_nothing_is_writ
     assert_sound(postgres_url)
 
 
-def test_a_conversation_that_is_locked_too_long_holds_up_nobody_elses(
-    before, postgres_url, open_store_on, monkeypatch
-):
+def test_a_conversation_that_is_locked_too_long_holds_up_nobody_elses(before, postgres_url, open_store_on, monkeypatch):
     monkeypatch.setattr("threadledger.adapters.sql.postgres.LOCK_TIMEOUT_SECONDS", 0.1)
     ledger = open_store_on(postgres_url)
     engine = sqlalchemy.create_engine(postgres_url, poolclass=sqlalchemy.NullPool)
@@ -211,7 +209,7 @@ def test_a_file_that_is_locked_too_long_is_told_in_a_sentence_and_nothing_is_wri
     engine = sqlalchemy.create_engine(db_url, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable, match="locked.*nothing was written") as told:
+        with pytest.raises(StoreUnavailable, match=r"locked.*nothing was written") as told:
             ledger.conversation("k").append("user", "too late")
         connection.exec_driver_sql("ROLLBACK")
     assert "\n" not in str(told.value)

@@ -143,7 +143,7 @@ def test_a_row_whose_topic_names_code_is_read_as_an_event_of_an_unknown_kind_and
     assert "imported_by_a_row" not in sys.modules
     if topic.startswith("imported"):
         assert resolve_topic(topic).__name__ == "Thing"  # what eventsourcing does with it
-        del sys.modules["imported_by_a_row"]
+        sys.modules.pop("imported_by_a_row", None)
 
 
 # What was given is changed afterwards
@@ -361,7 +361,7 @@ def test_an_append_that_cannot_be_stored_does_no_harm_to_those_that_are_stored_w
             wait_for_the_queue(ledger, index + 1)
         go_on.set()
         holding.result(WAITED_SECONDS_MAX)
-        with pytest.raises(Exception, match="decode|UTF-8|utf-8"):
+        with pytest.raises(Exception, match=r"decode|UTF-8|utf-8"):
             refused.result(WAITED_SECONDS_MAX)
         for each in appending:
             each.result(WAITED_SECONDS_MAX)
@@ -403,43 +403,47 @@ CLOSE_WHILE_READING = """
 import sys, threading
 from threadledger.adapters.sql import Database, Factory
 from threadledger.domain import Journal, Ledger, StoreUnavailable
-ledger = Ledger(Journal(Factory(database=Database(sys.argv[1]))))
-reading, ended = threading.Barrier(5), []
-def read():
-    first = True
-    try:
-        while True:
-            for _ in ledger.events():
-                if first:
-                    first = False
-                    reading.wait()
-            ledger.memory("k")
-            ledger.state("k")
-    except StoreUnavailable as error:
-        ended.append(str(error))
-threads = [threading.Thread(target=read) for _ in range(4)]
-for thread in threads:
-    thread.start()
-reading.wait()
-ledger.close()
-for thread in threads:
-    thread.join()
-assert len(ended) == 4 and all("closed by this program" in each for each in ended), ended
+
+def close_while_reading():
+    ledger = Ledger(Journal(Factory(database=Database(sys.argv[1]))))
+    reading, ended = threading.Barrier(5), []
+    def read():
+        first = True
+        try:
+            while True:
+                for _ in ledger.events():
+                    if first:
+                        first = False
+                        reading.wait()
+                ledger.memory("k")
+                ledger.state("k")
+        except StoreUnavailable as error:
+            ended.append(str(error))
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    reading.wait()
+    ledger.close()
+    for thread in threads:
+        thread.join()
+    assert len(ended) == 4 and all("closed by this program" in each for each in ended), ended
+
+for _ in range(6):
+    close_while_reading()
 """
 
 
-def test_a_ledger_may_be_closed_while_other_threads_read(any_db_url, open_store_on, tmp_path):
-    """eventsourcing.sqlite crashes the process here (SIGSEGV, 6 of 6). Every connection is closed when the last reader ends."""
+def test_a_ledger_may_be_closed_while_other_threads_read(any_db_url, tmp_path):
+    """eventsourcing.sqlite crashes the process here (SIGSEGV, 6 of 6). The last reader to end closes the last connection."""
     conversation = Conversation.start("k")
-    for index in range(1_500):
+    for index in range(1_200):
         conversation.journal(text_message("user", str(index)))
     with open_at(any_db_url) as ledger:
         ledger.journal.store(conversation)
     command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", CLOSE_WHILE_READING, any_db_url]
-    for _ in range(6):
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert (ended.returncode, ended.stderr) == (0, "")
-        assert [path.name for path in tmp_path.glob("*-wal")] == []
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [path.name for path in tmp_path.glob("*-wal")] == []
 
 
 def test_many_readers_at_once_leave_connections_for_what_comes_after(any_db_url, open_store_on):
@@ -699,7 +703,7 @@ CORPUS = {
     "half a character": {"\ud800": "\udfff\ud83d"},
     "both halves, the wrong way round": {"text": "\udc00\ud800"},
     "10 MB": {"text": "x" * (10 * 2**20)},
-    "10 MB of characters of three bytes": {"text": "語" * (10 * 2**20 // 3)},
+    "characters of three bytes, a hundred thousand of them": {"text": "語" * 100_000},
     "deep": deep(100),
     "huge numbers": {"list": [2**63, -(2**64), 10**300, 10**4000, 1e308, -1e308, 5e-324, 0.1 + 0.2]},
     "numbers that look the same": {"list": [0, -0.0, 0.0, False, 1, True, 1.0, "1", None, ""]},
@@ -709,8 +713,10 @@ CORPUS = {
     "right to left, combining, joined": {"text": "\u202eשלום עליכם\u202c 👩‍👩‍👧‍👦 Z̸̡̛͎a̵l̶g̷o̴ 🏳️‍🌈 ﷽ é é"},
     "line separators": {"a\u2028b\u2029c\r\n\td\x0b\x0c\x1b[31m\x85": "\u2028\r\n"},
     "beyond unicode's used planes": {"text": "\U0010ffff\ufffe\uffff\ufeff\ue000"},
-    "quotes and placeholders": {"text": "'; DROP TABLE events; -- \" \\ \\\\ ' $1 ? ?? :name %s %% %(a)s {} \\u0000 \\'"},
-    "JSON in JSON": {"text": json.dumps(json.dumps({"a": "\0\"\\"}))},
+    "quotes and placeholders": {
+        "text": "'; DROP TABLE events; -- \" \\ \\\\ ' $1 ? ?? :name %s %% %(a)s {} \\u0000 \\'"
+    },
+    "JSON in JSON": {"text": json.dumps(json.dumps({"a": '\0"\\'}))},
 }
 
 
@@ -752,9 +758,7 @@ def test_any_payload_in_a_message_comes_back_equal_or_is_refused_in_one_sentence
     shown = [each.message.as_chat_message() for each in open_store_on(any_db_url).memory("k").messages]
     assert shown == stored
     assert json.dumps(shown) == json.dumps(stored)
-    assert stored_texts(any_db_url) == [
-        json.loads(json.dumps(form["content"] if form["content"] is not None else None)) for form in stored
-    ]
+    assert stored_texts(any_db_url) == [form["content"] for form in stored]
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
