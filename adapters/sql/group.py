@@ -11,16 +11,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eventsourcing.persistence import IntegrityError
 
 from threadledger.domain import Appending, StoredRow, StoreUnavailable, StreamHead, limits
 
+from .connections import Connections
 from .kinds import ConnectionLost, Cursor, FoundHead, Move, Overtaken
-
-if TYPE_CHECKING:
-    from .engine import Database
 
 GROUP_MAX = 64
 """Appends in one transaction at most."""
@@ -60,7 +58,7 @@ Ending = tuple[Request, Sequence[int], Exception | None]
 class Group:
     """The appends of one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Connections) -> None:
         self._database = database
         self._waiting: deque[Request] = deque()
         self._turn = threading.Lock()
@@ -259,7 +257,7 @@ class Group:
             connection.close()
 
 
-def stored_positions(database: Database, cursor: Cursor, rows: Sequence[StoredRow]) -> Sequence[int] | None:
+def stored_positions(database: Connections, cursor: Cursor, rows: Sequence[StoredRow]) -> Sequence[int] | None:
     """The positions of these very rows, where all of them are stored already; None where one is not."""
     query = database.sql(
         "SELECT e.position FROM events e JOIN streams s USING (stream) "

@@ -10,14 +10,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eventsourcing.persistence import ApplicationRecorder, Notification, Subscription
 
 from .kinds import ConnectionLost
-
-if TYPE_CHECKING:
-    from .recorder import Recorder
 
 logger = logging.getLogger("threadledger")
 
@@ -32,7 +29,7 @@ class LogSubscription(Subscription[ApplicationRecorder]):
     """An endless iterator over the log; `stop()` ends it, from another thread too."""
 
     def __init__(
-        self, recorder: Recorder, gt: int | None, topics: Sequence[str], followers: set[threading.Event]
+        self, recorder: ApplicationRecorder, gt: int | None, topics: Sequence[str], followers: set[threading.Event]
     ) -> None:
         super().__init__(recorder, gt, topics)
         self._log = recorder

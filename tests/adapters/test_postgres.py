@@ -8,7 +8,7 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 from sqlalchemy.engine import make_url
 
-from threadledger.adapters.sql import Database, Recorder, engine
+from threadledger.adapters.sql import Database, Recorder, connections
 from threadledger.adapters.sql.kinds import ConnectionLost
 from threadledger.domain import StoreUnavailable
 
@@ -21,7 +21,7 @@ def texts(ledger, key="k"):
 
 @pytest.mark.parametrize("wrong", [{"database": "nowhere"}, {"username": "nobody"}], ids=["database", "user"])
 def test_a_wrong_name_is_told_at_once_with_what_to_correct(postgres_server_url, open_store_on, monkeypatch, wrong):
-    monkeypatch.setattr(engine, "RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "RECONNECT_SECONDS", 0.0)
     url = make_url(postgres_server_url).set(**wrong).render_as_string(hide_password=False)
     with pytest.raises(StoreUnavailable, match=r"does not exist.*correct the user, password or database name") as told:
         open_store_on(url)
@@ -29,14 +29,14 @@ def test_a_wrong_name_is_told_at_once_with_what_to_correct(postgres_server_url, 
 
 
 def test_a_server_that_is_not_there_is_told_without_the_password(open_store_on, monkeypatch):
-    monkeypatch.setattr(engine, "RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "RECONNECT_SECONDS", 0.0)
     with pytest.raises(StoreUnavailable, match="cannot be reached") as told:
         open_store_on("postgresql://somebody:hunter2@127.0.0.1:1/ledger")
     assert "hunter2" not in str(told.value)
 
 
 def test_text_that_postgresql_cannot_hold_is_refused_and_not_taken_for_a_lost_connection(postgres_url, monkeypatch):
-    monkeypatch.setattr(engine, "RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "RECONNECT_SECONDS", 0.0)
     database = Database(postgres_url)
     recorder = Recorder(database)
     with pytest.raises(Exception, match="0x00") as told:

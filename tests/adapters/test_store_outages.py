@@ -24,7 +24,7 @@ WAITED_SECONDS_MAX = 30.0
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
-    monkeypatch.setattr("threadledger.adapters.sql.engine.RECONNECT_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("threadledger.adapters.sql.connections.RECONNECT_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_of_a_server_that_restarts_twice_under_eight_threads_each_append_is_told
     own_postgres, monkeypatch, how, patience
 ):
     """Returned: stored once. `StoreUnavailable`: stored once or not at all. Nothing else is raised, nothing is twice."""
-    monkeypatch.setattr("threadledger.adapters.sql.engine.RECONNECT_SECONDS", patience)
+    monkeypatch.setattr("threadledger.adapters.sql.connections.RECONNECT_SECONDS", patience)
     server = own_postgres(durable=True)
     url = server.start()
     stop, returned, refused = threading.Event(), [], []
@@ -267,7 +267,7 @@ def test_a_server_that_went_away_is_not_waited_for_without_end_though_time_stand
     before, postgres_url, open_store_on, monkeypatch
 ):
     """freezegun stops `time.monotonic` too."""
-    monkeypatch.setattr("threadledger.adapters.sql.engine.RECONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("threadledger.adapters.sql.connections.RECONNECT_SECONDS", 0.1)
     told = []
 
     def look(calls):
