@@ -13,14 +13,15 @@ from collections import Counter
 
 from threadledger.adapters import load_settings, open_ledger
 from threadledger.adapters.openai import AssistantsBackend, AssistantsThreads, ConversationThreads
-from threadledger.adapters.sql import Recorder, SqlMirrorHeads
+from threadledger.adapters.sql import SqlMirrorHeads
+from threadledger.adapters.sql.group import Group
 from threadledger.domain import Asking
 
 warnings.simplefilter("ignore")
 
 POINTS = {
     "step": (Asking, "perform"),  # a step of the exchange
-    "commit": (Recorder, "insert_events"),  # a transaction of the log
+    "commit": (Group, "_commit"),  # a transaction of the log
     "claim": (SqlMirrorHeads, "claim"),  # a thread is taken for writing
     "note": (SqlMirrorHeads, "put"),  # how far a thread holds the journal
     "assistants thread": (AssistantsThreads, "create"),
