@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from sqlalchemy import QueuePool, exc
@@ -73,16 +74,37 @@ class Database(Connections):
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-def _each_open(told: Callable[[Database], None]) -> None:
-    for database in list(_OPEN):
-        told(database)
+class _Forking:
+    """What happens to the open databases around a fork, of which one takes place at a time. Those that were held up before it
+    are let go after it, also where another thread has closed one meanwhile."""
+
+    def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
+        self._held: list[Database] = []
+
+    def before(self) -> None:
+        self._one_at_a_time.acquire()
+        self._held = list(_OPEN)
+        for database in self._held:
+            database.before_fork()
+
+    def after_in_parent(self) -> None:
+        held, self._held = self._held, []
+        for database in held:
+            database.after_fork_in_parent()
+        self._one_at_a_time.release()
+
+    def after_in_child(self) -> None:
+        held, self._held = self._held, []
+        self._one_at_a_time = threading.Lock()
+        for database in held:
+            database.after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
+    _forking = _Forking()
     os.register_at_fork(
-        before=lambda: _each_open(Database.before_fork),
-        after_in_parent=lambda: _each_open(Database.after_fork_in_parent),
-        after_in_child=lambda: _each_open(Database.after_fork_in_child),
+        before=_forking.before, after_in_parent=_forking.after_in_parent, after_in_child=_forking.after_in_child
     )
 
 

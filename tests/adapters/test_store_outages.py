@@ -172,17 +172,23 @@ def assert_sound_log(url):
     assert positions == list(range(1, len(positions) + 1))
 
 
+def append_in_time(pool, ledger, key, text):
+    """Wait for an append, with an end: in a test that fails, whoever locks lets go then."""
+    return pool.submit(ledger.conversation(key).append, "user", text).result(WAITED_SECONDS_MAX / 3)
+
+
 def test_a_log_that_is_locked_too_long_is_told_in_a_sentence_and_nothing_is_written(
     before, postgres_url, open_store_on, monkeypatch
 ):
     monkeypatch.setattr("threadledger.adapters.sql.postgres.LOCK_TIMEOUT_SECONDS", 0.1)
     ledger = open_store_on(postgres_url)
-    with head_locked(postgres_url), pytest.raises(StoreUnavailable, match="nothing was written") as told:
-        ledger.conversation("k").append("user", "too late")
-    assert "lock timeout" in str(told.value)
-    assert "\n" not in str(told.value)
-    assert stored_texts(postgres_url) == ["before"]
-    ledger.conversation("k").append("user", "in time")
+    with ThreadPoolExecutor(1) as pool:
+        with head_locked(postgres_url), pytest.raises(StoreUnavailable, match="nothing was written") as told:
+            append_in_time(pool, ledger, "k", "too late")
+        assert "lock timeout" in str(told.value)
+        assert "\n" not in str(told.value)
+        assert stored_texts(postgres_url) == ["before"]
+        append_in_time(pool, ledger, "k", "in time")
     assert stored_texts(postgres_url) == ["before", "in time"]
     assert_sound(postgres_url)
 
@@ -191,11 +197,11 @@ def test_a_conversation_that_is_locked_too_long_holds_up_nobody_elses(before, po
     monkeypatch.setattr("threadledger.adapters.sql.postgres.LOCK_TIMEOUT_SECONDS", 0.1)
     ledger = open_store_on(postgres_url)
     engine = sqlalchemy.create_engine(postgres_url, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
+    with ThreadPoolExecutor(1) as pool, engine.connect() as connection:
         connection.exec_driver_sql("SELECT version FROM streams FOR UPDATE")
         with pytest.raises(StoreUnavailable, match="lock timeout"):
-            ledger.conversation("k").append("user", "too late")
-        ledger.conversation("another").append("user", "not concerned")
+            append_in_time(pool, ledger, "k", "too late")
+        append_in_time(pool, ledger, "another", "not concerned")
         connection.rollback()
     assert stored_texts(postgres_url) == ["before", "not concerned"]
 
@@ -207,13 +213,14 @@ def test_a_file_that_is_locked_too_long_is_told_in_a_sentence_and_nothing_is_wri
     ledger = open_store_on(db_url)
     ledger.conversation("k").append("user", "before")
     engine = sqlalchemy.create_engine(db_url, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable, match=r"locked.*nothing was written") as told:
-            ledger.conversation("k").append("user", "too late")
-        connection.exec_driver_sql("ROLLBACK")
-    assert "\n" not in str(told.value)
-    ledger.conversation("k").append("user", "in time")
+    with ThreadPoolExecutor(1) as pool:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable, match=r"locked.*nothing was written") as told:
+                append_in_time(pool, ledger, "k", "too late")
+            connection.exec_driver_sql("ROLLBACK")
+        assert "\n" not in str(told.value)
+        append_in_time(pool, ledger, "k", "in time")
     assert stored_texts(db_url) == ["before", "in time"]
 
 
