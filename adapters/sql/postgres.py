@@ -15,6 +15,9 @@ from .kinds import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken
 from .leaf import leaf_text
 from .schema_postgres import STEPS
 
+CONNECT_TIMEOUT_SECONDS = 5
+"""How long one attempt to reach the server may take; `connect_timeout` in the URL says otherwise."""
+
 _APPEND = """
 WITH given AS (
     SELECT * FROM unnest(%b::text[], %s::bigint[], %s::bigint[], %s::int[], %b::text[], %s::text[])
@@ -67,7 +70,9 @@ class PostgreSQL(Kind):
             raise InvalidSettings(
                 "PostgreSQL needs a driver that is not installed: run pip install 'threadledger[postgres]'"
             )
-        self._url = url.set(drivername="postgresql+psycopg")
+        url = url.set(drivername="postgresql+psycopg")
+        patience = {} if "connect_timeout" in url.query else {"connect_timeout": str(CONNECT_TIMEOUT_SECONDS)}
+        self._url = url.update_query_dict(patience)
 
     def engine(self) -> Engine:
         # Autocommit: we say BEGIN ourselves, and a single statement needs none. Prepared at its second use.
