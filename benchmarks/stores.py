@@ -320,7 +320,8 @@ class Places:
 
         with psycopg.connect((url or self.postgres or "").replace("+psycopg", ""), autocommit=True) as connection:
             cursor = connection.execute(statement)
-            return cursor.fetchone()[0] if cursor.description else None  # type: ignore[index]
+            row = cursor.fetchone() if cursor.description else None
+            return row[0] if row is not None else None
 
 
 def key(conversation: int) -> str:

@@ -5,16 +5,16 @@
 No key and no provider: `think` stands in for a model of yours. It fails once, so that the audit has something to tell.
 """
 
+import itertools
+
 import threadledger
 
-attempts = 0
+attempts = itertools.count(1)
 
 
 def think(messages: list[dict[str, object]]) -> str:
     """Your model: any function from Chat Completions messages to text."""
-    global attempts  # noqa: PLW0603 - a model that fails the first time
-    attempts += 1
-    if attempts == 1:
+    if next(attempts) == 1:
         raise TimeoutError("the model did not answer in time")
     return f"I have read {len(messages)} message(s)."
 

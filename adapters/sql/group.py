@@ -79,14 +79,13 @@ class Group:
         own = Request(streams, decide, also)
         self._waiting.append(own)
         try:
-            while not own.done:
-                with self._turn:
-                    if not own.done:
-                        self._leader = threading.get_ident()
-                        try:
-                            self._perform(self._those_who_wait(), own)
-                        finally:
-                            self._leader = None
+            with self._turn:
+                if not own.done:
+                    self._leader = threading.get_ident()
+                    try:
+                        self._perform(own)
+                    finally:
+                        self._leader = None
         except BaseException:  # told to stop while it waited: nobody is to store it later
             with suppress(ValueError):
                 self._waiting.remove(own)
@@ -116,16 +115,14 @@ class Group:
         self._waiting.clear()
         self._turn, self._leader = threading.Lock(), None
 
-    def _those_who_wait(self) -> list[Request]:
-        taken: list[Request] = []
-        with suppress(IndexError):
-            while len(taken) < GROUP_MAX:
-                taken.append(self._waiting.popleft())
-        return taken
-
-    def _perform(self, requests: Sequence[Request], own: Request) -> None:
-        """See to it that each of these is done, whatever ends it."""
+    def _perform(self, own: Request) -> None:
+        """See to it that this one is done, and those that wait with it, whatever ends it."""
+        requests = [own]
         try:
+            with suppress(IndexError):
+                while len(requests) < GROUP_MAX:
+                    each = self._waiting.popleft()
+                    requests += [] if each is own else [each]
             self._database.reconnecting(lambda: self._attempt([each for each in requests if not each.done]))
         except Exception as error:  # noqa: BLE001 - it is handed to those who wait for it
             for each in requests:
@@ -162,9 +159,8 @@ class Group:
             each.attempts += 1
             if not each.unsure:
                 each.appending = None
-            each.unsure = (
-                False  # it may have come through after all, a moment after it was looked for: once more, then anew
-            )
+            # It may have come through after all, a moment after it was looked for: looked for once more, then decided anew.
+            each.unsure = False
         for each in requests:
             if each.attempts >= limits.DECIDE_ATTEMPTS_MAX:
                 each.end(error=IntegrityError(str(error) or "others were first each time"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,24 @@ def tamper(url: str, *statements: str) -> None:
     for statement in statements:
         database.execute(statement)
     database.close()
+
+
+@contextmanager
+def written_meanwhile(ledger: Ledger) -> Iterator[None]:
+    """Somebody else goes on appending."""
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            ledger.conversation("a").append("user", "more")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        writer.join()
 
 
 def found(ledger: Ledger) -> list[tuple[str, str | None, int | None]]:
@@ -131,38 +150,16 @@ def test_a_state_that_does_not_follow_from_the_events_is_named(ledger: Ledger, a
 def test_a_check_beside_writers_finds_nothing_wrong(
     ledger: Ledger, any_db_url: str, opened: Callable[[str], Ledger]
 ) -> None:
-    other, stop = opened(any_db_url), threading.Event()
-
-    def write() -> None:
-        while not stop.is_set():
-            other.conversation("a").append("user", "more")
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with written_meanwhile(opened(any_db_url)):
         for _ in range(20):
             assert found(ledger) == []
-    finally:
-        stop.set()
-        writer.join()
 
 
 def test_a_backup_taken_in_use_is_a_ledger_with_a_beginning_of_the_log(
     ledger: Ledger, any_db_url: str, opened: Callable[[str], Ledger], tmp_path: Path
 ) -> None:
-    other, stop = opened(any_db_url), threading.Event()
-
-    def write() -> None:
-        while not stop.is_set():
-            other.conversation("a").append("user", "more")
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with written_meanwhile(opened(any_db_url)):
         copied = ledger.back_up(tmp_path / "backup.db")
-    finally:
-        stop.set()
-        writer.join()
     backup = opened(f"sqlite:///{tmp_path / 'backup.db'}")
     assert found(backup) == []
     assert [event.as_json() for event in backup.events()] == [

@@ -185,8 +185,10 @@ class Writers:
     """A process that forks writers. What they acknowledge comes in the order in which it was acknowledged."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._commands: IO[str] = process.stdin  # type: ignore[assignment]
-        self._output: IO[str] = process.stdout  # type: ignore[assignment]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._commands: IO[str] = process.stdin
+        self._output: IO[str] = process.stdout
 
     def start(self, url: str, names: Sequence[str], commits: int | None = None, seed: int = 0) -> None:
         """Let each write this many commits, or without end."""
