@@ -34,6 +34,8 @@ class Database(Connections):
     def __init__(self, url: str, *, create: bool = True, synchronous: str = "FULL") -> None:
         parsed = _parse(url)
         super().__init__(_kind(parsed, create, synchronous), shown(parsed))
+        self.schema_is_open = False
+        """Whether the tables are known to be ours, and this version's: looked at once, not by each recorder."""
         self.schema_before: int | None = None
         """The schema's number before this opening took it forward (0: there was none); None where nothing was to do."""
         self._group = Group(self)

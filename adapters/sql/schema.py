@@ -25,11 +25,14 @@ def open_schema(database: Database) -> None:
         ForeignDatabase: the database holds tables, but not ours.
         NewerSchema: a newer threadledger wrote it.
     """
+    if database.schema_is_open:
+        return
     reached = database.read(lambda connection: schema_version(connection, database.shown_url))
     if reached != SCHEMA_VERSION:
         reached = database.schema_before = database.write(lambda connection: _upgrade(connection, database))
     with database.named_errors():
         database.kind.prepare_file(database.engine)
+    database.schema_is_open = True
 
 
 def schema_version(connection: Connection, shown_url: str) -> int:
