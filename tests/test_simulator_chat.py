@@ -83,7 +83,12 @@ def test_messages_that_do_not_fit_together_are_refused(client, messages, param, 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"stream": True}, "stream"), ({"extra_body": {"nonsense": 1}}, "nonsense"), ({"n": 129}, "n"), ({"n": 0}, "n")],
+    [
+        ({"extra_body": {"stream": "yes"}}, "stream"),
+        ({"extra_body": {"nonsense": 1}}, "nonsense"),
+        ({"n": 129}, "n"),
+        ({"n": 0}, "n"),
+    ],
 )
 def test_fields_that_cannot_be_served_are_refused(client, fields, param):
     error = refused(ask, client, USER, **fields)
@@ -142,3 +147,12 @@ def test_where_the_models_are_given_there_are_no_others():
             ("gpt-b", "2027-01-14"),
         ]
         assert refused(client.models.retrieve, "gpt-c").code == "model_not_found"
+
+
+def test_only_what_was_to_be_stored_can_be_read_again(client):
+    stored, other = ask(client, USER, store=True, metadata={"k": "v"}), ask(client, USER)
+    assert client.chat.completions.retrieve(stored.id).metadata == {"k": "v"}
+    assert [made.id for made in client.chat.completions.list()] == [stored.id]
+    assert refused(client.chat.completions.retrieve, other.id).status_code == 404
+    client.chat.completions.delete(stored.id)
+    assert client.chat.completions.list().data == []

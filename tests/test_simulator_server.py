@@ -218,6 +218,35 @@ def test_the_control_endpoints_change_the_simulation(client, simulator):
     assert refused(client.responses.create, model="m", input="x").body["message"] == "Not found"
 
 
+def test_the_control_endpoints_limit_rates_and_show_the_limits(client, simulator):
+    _, _, answer = speak(simulator, "POST", "/_simulator/rate_limits", {"requests_per_minute": 1})
+    assert answer == {"rate_limits": {"requests": {"per_minute": 1, "left": 1}}}
+    client.models.list()
+    assert isinstance(refused(client.models.list), openai.RateLimitError)
+    _, _, state = speak(simulator, "GET", "/_simulator/state")
+    assert state["rate_limits"]["requests"]["left"] < 1
+    speak(simulator, "POST", "/_simulator/rate_limits", {})
+    assert client.models.list().data
+
+
+def test_the_control_endpoints_show_what_was_sent(client, simulator):
+    client.conversations.create(metadata={"key": "42"})
+    [request] = speak(simulator, "GET", "/_simulator/requests")[2]["requests"]
+    assert (request["path"], request["body"]) == ("/v1/conversations", {"metadata": {"key": "42"}})
+
+
+def test_after_a_reset_nothing_was_ever_asked_or_scripted(client, simulator):
+    first = client.conversations.create(items=[{"role": "user", "content": "hello"}])
+    simulator.answer("later")
+    simulator.add_fault("*", drop=True)
+    simulator.retire("responses")
+    _, _, state = speak(simulator, "POST", "/_simulator/reset")
+    assert {name: value for name, value in state.items() if value} == {"seed": 7}
+    assert simulator.requests == []
+    assert client.responses.create(model="m", input="x").output_text == "You said: x"
+    assert client.conversations.create().id != first.id
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
@@ -227,6 +256,8 @@ def test_the_control_endpoints_change_the_simulation(client, simulator):
         ("/lose", {}, 400, "id: is missing"),
         ("/lose", {"id": "thread_x"}, 404, "Nothing with id 'thread_x'"),
         ("/retire", {"api": "bogus"}, 400, "api: must be one of assistants"),
+        ("/rate_limits", {"requests_per_minute": 0}, 400, "requests_per_minute: must be a whole number from 1"),
+        ("/rate_limits", {"per_day": 1}, 400, "per_day: unknown key"),
         ("/bogus", {}, 404, "Invalid URL"),
     ],
 )

@@ -5,22 +5,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .faults import Fault, RawReply, Refusal
     from .outcomes import Failure
-    from .provider import RecordedRequest
     from .reading import ScriptError
     from .script import Script
     from .simulator import Simulator
+    from .state_file import StateError
+    from .wire import RecordedRequest
 
-__all__ = ["Failure", "Fault", "RawReply", "RecordedRequest", "Refusal", "Script", "ScriptError", "Simulator"]
+__all__ = [
+    "Failure",
+    "Fault",
+    "RawReply",
+    "RecordedRequest",
+    "Refusal",
+    "Script",
+    "ScriptError",
+    "Simulator",
+    "StateError",
+]
 
 _HOMES = {
     "Failure": "outcomes",
     "Fault": "faults",
     "RawReply": "faults",
-    "RecordedRequest": "provider",
+    "RecordedRequest": "wire",
     "Refusal": "faults",
     "Script": "script",
     "ScriptError": "reading",
     "Simulator": "simulator",
+    "StateError": "state_file",
 }
 
 

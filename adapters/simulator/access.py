@@ -8,10 +8,18 @@ NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
     "(i.e. Authorization: Bearer YOUR_KEY)."
 )
+AZURE_WRONG_KEY = (
+    "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an "
+    "active subscription and use a correct regional API endpoint for your resource."
+)
 
 
-def require_key(headers: Mapping[str, str], expected: str | None) -> None:
-    """Refuse a request without a key, or (where one is expected) with another."""
+def require_key(headers: Mapping[str, str], expected: str | None, *, azure: bool = False) -> None:
+    """Refuse a request without a key, or (where one is expected) with another. Azure takes it as `api-key`, too."""
+    if azure and headers.get("api-key"):
+        if expected is not None and headers["api-key"] != expected:
+            raise ApiError(401, AZURE_WRONG_KEY, code="401")
+        return
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise ApiError(401, NO_KEY)

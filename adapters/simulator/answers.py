@@ -38,6 +38,10 @@ class Answers:
         """The next scripted answer, or an echo of the user's last text."""
         return self._queue.popleft() if self._queue else echo(last_user_text)
 
+    def replace(self, answers: Iterable[Answer]) -> None:
+        """These answers, and no others."""
+        self._queue = deque(answers)
+
     @property
     def left(self) -> list[Answer]:
         """The scripted answers nobody has taken yet."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -11,7 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from .control import CONTROL_PREFIX, control
 from .late import Late
-from .provider import Admitted, Incoming, Provider, Reply
+from .provider import Provider
+from .sending import Sender
+from .wire import Admitted, Incoming, Reply
 
 HangUp = Callable[[Any], None]
 
@@ -41,22 +44,26 @@ class SimulatorApp:
             status, body = control(self._provider, incoming)
             await Response(json.dumps(body), status, media_type="application/json")(scope, receive, send)
             return
-        reply = await self._answer(self._provider.admit(incoming), receive)
+        admitted = self._provider.admit(incoming)
+        reply = await self._answer(admitted, receive)
         if reply is None:
             await self._close(scope, receive)
             return
-        await Response(reply.body, reply.status, reply.headers)(scope, receive, send)
+        sender = Sender(self._provider, receive, send, self._stopping, partial(self._close, scope, receive))
+        await sender.reply(reply, admitted.fault)
 
     async def _answer(self, admitted: Admitted, receive: Receive) -> Reply | None:
         """The answer, None where the connection is to be closed without one."""
         fault = admitted.fault
-        if fault is not None and fault.hang is not None:
+        if fault is not None and isinstance(fault.hang, float):
             await self._hang(fault.hang, receive)
             if self._stopping.is_set():
                 self._provider.record(admitted, None)
                 return None
         reply = None if fault is not None and fault.undone else self._provider.perform(admitted)
         if fault is not None and fault.lose_answer:
+            if reply is not None and reply.stream is not None:
+                self._provider.drain(reply.stream)
             reply = None
         if fault is not None and fault.reply is not None:
             headers = {"content-type": fault.reply.content_type, "x-request-id": admitted.request_id}

@@ -1,15 +1,17 @@
-"""/v1/chat/completions: stateless, one call in, one answer out."""
+"""/v1/chat/completions: stateless, one call in, one answer out, at once or as a stream."""
 
 from typing import Any
 
 from .answers import Answer, called, echo, first_half, text_of, token_count
 from .call import Call, Json
 from .chat_messages import checked_messages
+from .chat_stream import broken, streamed
 from .errors import ApiError, bad_request, wrong_type
 from .limits import CHAT_CHOICES_MAX
 from .outcomes import Failure, Incomplete
-from .store import Store
-from .validation import metadata_of, only_known, string
+from .store import CompletionRecord, Store
+from .streams import EventStream
+from .validation import flag, metadata_of, only_known, stream_options, string
 
 FIELDS = (
     "metadata", "top_logprobs", "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key",
@@ -20,36 +22,40 @@ FIELDS = (
 )  # fmt: skip
 
 
-def create(store: Store, call: Call) -> Json:
+def create(store: Store, call: Call) -> Json | EventStream:
     """POST /chat/completions."""
     body = call.body
     only_known(body, FIELDS)
     if body.get("model") is None:
         raise bad_request("you must provide a model parameter")
     model = store.accept_model(string(body["model"], "model"))
-    metadata = metadata_of(body)
+    metadata, stream = metadata_of(body), flag(body, "stream")
+    options = stream_options(body, ("include_usage", "include_obfuscation"))
     messages = checked_messages(body.get("messages"))
     choices = _choice_count(body.get("n"))
+    if isinstance(call.outcome, Failure):
+        if stream:
+            return broken(store, model, call.outcome)
+        raise ApiError(500, call.outcome.message, kind="server_error", code=call.outcome.code)
     answer, reason = _answer(store, call, messages)
     completion: Json = {"id": store.seeded.short("chatcmpl-"), "object": "chat.completion", "created": store.now()}
     completion |= {"model": model, "service_tier": "default", "system_fingerprint": None, "metadata": metadata}
     completion["choices"] = [_choice(store, index, answer, reason) for index in range(choices)]
     completion["usage"] = _usage(messages, answer, choices)
-    store.completions.append(completion)
+    record = CompletionRecord(completion, messages, flag(body, "store"))
+    if stream:
+        return streamed(store, record, options)
+    store.remember(record)
     return completion
 
 
 def _answer(store: Store, call: Call, messages: list[Json]) -> tuple[Answer, str]:
     asked = next((text_of(m.get("content")) for m in reversed(messages) if m["role"] == "user"), "")
-    match call.outcome:
-        case Failure(code, message):
-            raise ApiError(500, message, kind="server_error", code=code)
-        case Incomplete(reason):
-            finish = "content_filter" if reason == "content_filter" else "length"
-            return Answer(first_half(echo(asked).text)), finish
-        case _:
-            answer = store.answers.next(asked)
-            return answer, "tool_calls" if answer.tool_calls else "stop"
+    if isinstance(call.outcome, Incomplete):
+        finish = "content_filter" if call.outcome.reason == "content_filter" else "length"
+        return Answer(first_half(echo(asked).text)), finish
+    answer = store.answers.next(asked)
+    return answer, "tool_calls" if answer.tool_calls else "stop"
 
 
 def _choice(store: Store, index: int, answer: Answer, reason: str) -> Json:

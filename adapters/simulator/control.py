@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from .errors import ApiError, unknown_url
+from .fault_script import parse_faults
 from .faults import as_json
-from .provider import Incoming, Provider
+from .provider import Provider
 from .reading import Reader, ScriptError
 from .routes import APIS
-from .script import parse_answers, parse_faults
+from .script import parse_answers, parse_limits
+from .snapshots import answer_json
+from .wire import Incoming
 
 CONTROL_PREFIX = "/_simulator"
 
@@ -28,7 +31,9 @@ def _dispatch(provider: Provider, incoming: Incoming) -> dict[str, Any]:
     action = ACTIONS.get((incoming.method, incoming.path.removeprefix(CONTROL_PREFIX)))
     if action is None:
         raise unknown_url(incoming.method, incoming.path)
-    return action(provider, json.loads(incoming.body or b"{}"))
+    answer = action(provider, json.loads(incoming.body or b"{}"))
+    provider.save()
+    return answer
 
 
 def state(provider: Provider, _body: Any = None) -> dict[str, Any]:
@@ -46,10 +51,11 @@ def state(provider: Provider, _body: Any = None) -> dict[str, Any]:
             "conversations": [{**value, "items": items[key]} for key, value in provider.conversations.items()],
             "responses": list(provider.responses.values()),
             "chat_completions": provider.completions,
-            "answers": [_shown_answer(answer) for answer in provider.store.answers.left],
+            "answers": [answer_json(answer) for answer in provider.store.answers.left],
             "faults": _faults(provider),
             "retired_apis": list(provider.retired_apis),
             "retired_models": sorted(provider.store.retired_models),
+            "rate_limits": _limits(provider),
             "request_counts": provider.request_counts,
         }
 
@@ -57,7 +63,7 @@ def state(provider: Provider, _body: Any = None) -> dict[str, Any]:
 def _requests(provider: Provider, _body: Any) -> dict[str, Any]:
     with provider.lock:
         listed = [
-            {"method": r.method, "path": r.path, "status": r.status, "request_id": r.request_id}
+            {"method": r.method, "path": r.path, "status": r.status, "request_id": r.request_id, "body": r.body}
             for r in provider.requests
         ]
         return {"requests": listed, "counts": provider.request_counts}
@@ -81,7 +87,7 @@ def _add_answers(provider: Provider, body: Any) -> dict[str, Any]:
     answers = parse_answers(_listed(body, "answers"), "answers")
     with provider.lock:
         provider.store.answers.add(answers)
-        return {"answers": [_shown_answer(answer) for answer in provider.store.answers.left]}
+        return {"answers": [answer_json(answer) for answer in provider.store.answers.left]}
 
 
 def _lose(provider: Provider, body: Any) -> dict[str, Any]:
@@ -103,6 +109,22 @@ def _retire(provider: Provider, body: Any) -> dict[str, Any]:
     return {"retired_apis": list(provider.retired_apis)}
 
 
+def _set_limits(provider: Provider, body: Any) -> dict[str, Any]:
+    limits = parse_limits(body)
+    with provider.lock:
+        provider.rates.set(limits)
+        return {"rate_limits": _limits(provider)}
+
+
+def _reset(provider: Provider, _body: Any) -> dict[str, Any]:
+    provider.reset()
+    return state(provider)
+
+
+def _limits(provider: Provider) -> dict[str, Any]:
+    return {kind: {"per_minute": bucket.limit, "left": bucket.left} for kind, bucket in provider.rates.buckets.items()}
+
+
 def _listed(body: Any, key: str) -> list[Any]:
     """A list, {key: list}, or a single fault or answer."""
     if isinstance(body, list):
@@ -114,12 +136,6 @@ def _faults(provider: Provider) -> list[dict[str, Any]]:
     return [as_json(state) for state in provider.faults.states]
 
 
-def _shown_answer(answer: Any) -> Any:
-    if not answer.tool_calls:
-        return answer.text
-    return {"tool_calls": [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls]}
-
-
 ACTIONS: dict[tuple[str, str], Callable[[Provider, Any], dict[str, Any]]] = {
     ("GET", "/state"): state,
     ("GET", "/requests"): _requests,
@@ -128,4 +144,6 @@ ACTIONS: dict[tuple[str, str], Callable[[Provider, Any], dict[str, Any]]] = {
     ("POST", "/answers"): _add_answers,
     ("POST", "/lose"): _lose,
     ("POST", "/retire"): _retire,
+    ("POST", "/rate_limits"): _set_limits,
+    ("POST", "/reset"): _reset,
 }

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .call import Call, Json
-from .errors import missing, not_found
+from .errors import LOCKED, bad_request, missing, not_found
 from .items import normalised
 from .limits import CONVERSATION_ITEMS_PER_CALL_MAX
 from .pages import envelope, page
@@ -47,6 +47,7 @@ def create_items(store: Store, call: Call) -> Json:
     """POST /conversations/{conversation_id}/items: all of them or, where one is refused, none."""
     record = store.conversation(call.ids["conversation_id"])
     only_known(call.body, ("items",))
+    require_free(record)
     if "items" not in call.body:
         raise missing("items")
     created = _checked(store, call.body["items"])
@@ -76,9 +77,15 @@ def delete_item(store: Store, call: Call) -> Json:
     return record.object
 
 
+def require_free(record: ConversationRecord) -> None:
+    """Refuse to write to a conversation in which a response is being made."""
+    if record.busy is not None:
+        raise bad_request(LOCKED, "conversation", "conversation_locked")
+
+
 def keep(record: ConversationRecord, items: list[Json]) -> None:
     """Append items; the order of creation is the order of the conversation."""
-    record.items.update((item["id"], item) for item in items)
+    record.items.add((item["id"], item) for item in items)
 
 
 def _checked(store: Store, given: Any) -> list[Json]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 INVALID_REQUEST = "invalid_request_error"
+LOCKED = "Another process is currently operating on this conversation. Please retry in a few seconds."
 
 
 class ApiError(Exception):

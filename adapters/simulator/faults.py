@@ -1,13 +1,20 @@
 """Faults: what goes wrong, where, and how often. `Script` files and the control endpoints speak this format."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .call import Call
+from .disruptions import Garbling, Hang, StreamError, Truncation
 from .outcomes import End, Failure, Incomplete, Outcome
 from .routes import CHAT, RESPONSE, RUN, Route
 
 EVERYWHERE = "*"
+ACTIONS = (
+    "refuse", "fail", "incomplete", "end", "drop", "lose_answer", "hang", "land_late", "reply", "slow", "truncate",
+    "garble", "error_event", "thread_gone", "gone",
+)  # fmt: skip
+_WITHIN = (Hang, Truncation, Garbling, StreamError)
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,10 @@ class Fault:
     `after` matching requests pass first; then it happens `times` times (None: for ever), each time with `probability`.
     Exactly one of the actions is set: `refuse`; `fail`, `incomplete` (a reason) and `end` ("expired", "cancelled") for
     what a model was asked; `drop` (nothing is done, the connection closes); `lose_answer` (all is done, the connection
-    closes); `hang` (seconds to wait first); `land_late` (the connection closes, and it is done only after so many
-    further requests); `reply`.
+    closes); `hang` (seconds to wait first, or a `Hang` within a stream); `land_late` (the connection closes, and it is
+    done only after so many further requests); `reply`; `slow` (seconds before the body, or before every event of a
+    stream); `truncate`, `garble` and `error_event` within a stream; `thread_gone` (the thread or conversation that is
+    addressed is lost first); `gone` (the API is shut down, from this request on).
     """
 
     on: str
@@ -52,9 +61,15 @@ class Fault:
     end: str | None = None
     drop: bool = False
     lose_answer: bool = False
-    hang: float | None = None
+    hang: float | Hang | None = None
     land_late: int | None = None
     reply: RawReply | None = None
+    slow: float | None = None
+    truncate: Truncation | None = None
+    garble: Garbling | None = None
+    error_event: StreamError | None = None
+    thread_gone: bool = False
+    gone: bool = False
 
     @property
     def outcome(self) -> Outcome | None:
@@ -68,11 +83,24 @@ class Fault:
         """The request is not carried out, or not now."""
         return self.drop or self.land_late is not None or self.reply is not None
 
-    def concerns(self, route: Route) -> bool:
-        """Whether this fault can happen to a request of this route."""
-        if self.on not in (EVERYWHERE, route.name):
+    @property
+    def needs_stream(self) -> bool:
+        """It happens within a stream, and to nothing else."""
+        return isinstance(self.hang or self.truncate or self.garble or self.error_event, _WITHIN)
+
+    def fits(self, route: Route) -> bool:
+        """Whether this fault can happen to a request of this route at all."""
+        if self.on not in (EVERYWHERE, route.name) or (self.needs_stream and not route.streams):
+            return False
+        if self.thread_gone and route.api not in ("assistants", "conversations", "responses"):
             return False
         return self.outcome is None or route.makes in self.makers()
+
+    def concerns(self, route: Route, call: Call) -> bool:
+        """Whether it can happen to this request."""
+        if (self.needs_stream and not call.wants_stream) or (self.thread_gone and call.addressed is None):
+            return False
+        return self.fits(route)
 
     def makers(self) -> tuple[str, ...]:
         """The kinds of route that know how to end like this."""
@@ -111,15 +139,19 @@ class Faults:
         """Put a fault at the end of the list."""
         self._states.append(FaultState(fault))
 
+    def replace(self, states: Iterable[FaultState]) -> None:
+        """These faults with their counts, and no others."""
+        self._states = list(states)
+
     def clear(self) -> None:
         """Nothing goes wrong any more."""
         self._states.clear()
 
-    def take(self, route: Route) -> Fault | None:
+    def take(self, route: Route, call: Call) -> Fault | None:
         """The fault that happens to this request."""
         taken: Fault | None = None
         for index, state in enumerate(self._states):
-            if state.spent or not state.fault.concerns(route):
+            if state.spent or not state.fault.concerns(route, call):
                 continue
             happens = taken is None and state.seen >= state.fault.after and self._hits(state.fault)
             self._states[index] = replace(state, seen=state.seen + 1, fired=state.fired + happens)
@@ -140,8 +172,7 @@ class Faults:
 def as_json(state: FaultState) -> dict[str, Any]:
     """A fault as the control endpoint lists it: what it does, in short, and its counts."""
     fault = state.fault
-    names = ("refuse", "fail", "incomplete", "end", "drop", "lose_answer", "hang", "land_late", "reply")
-    action = next(name for name in names if getattr(fault, name) not in (None, False))
+    action = next(name for name in ACTIONS if getattr(fault, name) not in (None, False))
     value = getattr(fault, action)
     shown = vars(value) if hasattr(value, "__dict__") else value
     limits = {"on": fault.on, "times": fault.times, "after": fault.after, "probability": fault.probability}

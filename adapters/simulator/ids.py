@@ -12,7 +12,7 @@ class Seeded:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._count = 0
+        self.count = 0
 
     def short(self, prefix: str) -> str:
         """`thread_` and 24 letters and digits."""
@@ -27,5 +27,5 @@ class Seeded:
         return int.from_bytes(self._next()[:6], "big") / 2**48
 
     def _next(self) -> bytes:
-        self._count += 1
-        return hashlib.sha256(f"{self.seed}/{self._count}".encode()).digest()
+        self.count += 1
+        return hashlib.sha256(f"{self.seed}/{self.count}".encode()).digest()

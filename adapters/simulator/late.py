@@ -1,6 +1,7 @@
 """Writes that land late: the client has long been told nothing, and then the write happens all the same."""
 
-from .provider import Admitted, Provider
+from .provider import Provider
+from .wire import Admitted
 
 
 class Late:
@@ -15,6 +16,8 @@ class Late:
         due = [admitted for left, admitted in self._waiting if left <= 1]
         self._waiting = [(left - 1, admitted) for left, admitted in self._waiting if left > 1]
         for admitted in due:
-            self._provider.perform(admitted)
+            reply = self._provider.perform(admitted)
+            if reply.stream is not None:
+                self._provider.drain(reply.stream)
         if served.fault is not None and served.fault.land_late is not None:
             self._waiting.append((served.fault.land_late, served))

@@ -35,3 +35,5 @@ REQUESTS_KEPT = 100_000  # [own] recorded requests; older ones are dropped, the 
 START_TIMEOUT_SECONDS = 10.0  # [own]
 STOP_TIMEOUT_SECONDS = 5.0  # [own]
 STOP_GRACE_SECONDS = 0.5  # [own] for requests that are being answered when the server stops
+COMPLETIONS_KEPT = 1_000  # [own] chat completions; older ones are forgotten
+STREAM_PIECES_MAX = 64  # [own] parts a text comes in

@@ -4,68 +4,21 @@ import json
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from .access import require_beta, require_key
+from .addresses import Address, address_of
 from .call import Call, Json
-from .errors import ApiError, gone, unknown_url, wrong_type
+from .errors import ApiError, gone, unknown_url
 from .faults import Fault, Faults, Refusal
 from .limits import REQUESTS_KEPT
+from .rates import Limits, RateLimits, requested_tokens
 from .routes import APIS, Route, Router
 from .store import Store
+from .streams import EventStream
 from .views import Views
-
-API_PREFIX = "/v1"
-BAD_JSON = (
-    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
-    "correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)"
-)
-
-
-@dataclass(frozen=True)
-class Incoming:
-    """A request as it came: the path still encoded, header names in lower case."""
-
-    method: str
-    path: str
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-
-
-@dataclass(frozen=True)
-class RecordedRequest:
-    """A request the provider saw. `status` is None where it never answered; `body` is the JSON it was sent."""
-
-    method: str
-    path: str
-    template: str | None
-    status: int | None
-    request_id: str
-    body: Json
-
-
-@dataclass
-class Admitted:
-    """A request on its way: its route, the fault that happens to it, and already the refusal if it is refused."""
-
-    incoming: Incoming
-    request_id: str
-    started: float
-    route: Route | None = None
-    call: Call = field(default_factory=Call)
-    fault: Fault | None = None
-    refusal: ApiError | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer, ready for the wire."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
+from .wire import Admitted, Incoming, RecordedRequest, Reply, parsed
 
 
 class Provider(Views):
@@ -74,6 +27,8 @@ class Provider(Views):
     def __init__(self, store: Store, api_key: str | None = None) -> None:
         super().__init__(store, threading.RLock())
         self.faults = Faults(store.seeded.chance)
+        self.rates = RateLimits(store.seconds)
+        self.keeper: Callable[[], None] | None = None
         self._api_key = api_key
         self._router = Router()
         self._retired: set[str] = set()
@@ -91,8 +46,9 @@ class Provider(Views):
             return admitted
 
     def perform(self, admitted: Admitted) -> Reply:
-        """Do what was asked, or refuse it; either way the answer for the wire."""
+        """Do what was asked, or refuse it; either way the answer for the wire. A stream is done as it is pulled."""
         with self.lock:
+            body: Json | EventStream
             try:
                 status, body = 200, self._perform(admitted)
                 headers = dict(admitted.call.headers)
@@ -101,8 +57,35 @@ class Provider(Views):
             elapsed = max(1, round((time.perf_counter() - admitted.started) * 1000))
             headers |= {"content-type": "application/json", "x-request-id": admitted.request_id}
             headers |= {"openai-version": "2020-10-01", "openai-processing-ms": str(elapsed)}
+            headers |= self.rates.headers()
+            if isinstance(body, EventStream):
+                headers |= {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+                self.save()
+                return Reply(status, headers, stream=body)
             # Encoded under the lock: another thread must not change the object meanwhile.
-            return Reply(status, headers, json.dumps(body).encode())
+            reply = Reply(status, headers, json.dumps(body).encode())
+            self.save()
+            return reply
+
+    def pull(self, stream: EventStream) -> bytes | None:
+        """The next event of a stream, None after the last."""
+        with self.lock:
+            event = next(stream.frames, None)
+            self.save()
+            return event
+
+    def drain(self, stream: EventStream) -> None:
+        """Do the rest of what a stream tells, though nobody hears of it."""
+        with self.lock:
+            for _frame in stream.frames:
+                pass
+            self.save()
+
+    def abandon(self, stream: EventStream, status: str) -> None:
+        """Nobody will pull the rest; `status` is how what was under way ends, if it ends: `cancelled` or `failed`."""
+        with self.lock:
+            stream.abandon(status)
+            self.save()
 
     def record(self, admitted: Admitted, status: int | None) -> None:
         """Write down that a request was answered with `status`, or (None) not at all."""
@@ -118,6 +101,26 @@ class Provider(Views):
             raise ValueError(f"no such API {api!r}; there are {', '.join(APIS)}")
         with self.lock:
             self._retired.add(api)
+
+    def reset(self) -> None:
+        """As if nothing had ever been asked or scripted."""
+        with self.lock:
+            self.store.clear()
+            self.faults.clear()
+            self.rates.set(Limits())
+            self._requests.clear()
+            self.restore((), {})
+
+    def restore(self, retired: Iterable[str], counts: Mapping[str, int]) -> None:
+        """Which APIs were shut down, and how often each route was asked for, as it was once."""
+        with self.lock:
+            self._retired, self._counts = set(retired), Counter(counts)
+
+    def save(self) -> None:
+        """Write down what has changed, where state is kept at all."""
+        with self.lock:
+            if self.keeper is not None:
+                self.keeper()
 
     @property
     def requests(self) -> list[RecordedRequest]:
@@ -139,31 +142,50 @@ class Provider(Views):
 
     def _admit(self, admitted: Admitted) -> None:
         incoming = admitted.incoming
-        require_key(incoming.headers, self._api_key)
-        inside = incoming.path.startswith(f"{API_PREFIX}/")
-        found = self._router.find(incoming.method, incoming.path.removeprefix(API_PREFIX)) if inside else None
-        if found is None:
+        address = address_of(incoming.path, incoming.query)
+        require_key(incoming.headers, self._api_key, azure=address is not None and address.azure)
+        found = self._router.find(incoming.method, address.path) if address else None
+        if address is None or found is None:
             # A path of a retired API is gone whatever its method.
-            raise gone() if self._is_retired_path(incoming.path) else unknown_url(incoming.method, incoming.path)
+            raise gone() if address and self._is_retired(address) else unknown_url(incoming.method, incoming.path)
         admitted.route, ids = found
         admitted.call = Call(ids, incoming.query)
         if admitted.route.api in self._retired:
             raise gone()
         require_beta(incoming.headers, admitted.route.api)
-        admitted.fault = self.faults.take(admitted.route)
-        admitted.call.body = _parsed(incoming)
+        malformed: ApiError | None = None
+        try:
+            admitted.call.body = parsed(incoming)
+        except ApiError as refusal:
+            malformed = refusal
+        if address.deployment is not None:
+            admitted.call.body.setdefault("model", address.deployment)
+        self._charge(admitted.route, admitted.call.body)
+        admitted.fault = self.faults.take(admitted.route, admitted.call)
+        if malformed is not None:
+            raise malformed
 
-    def _perform(self, admitted: Admitted) -> Json:
-        route, fault = admitted.route, admitted.fault
+    def _charge(self, route: Route, body: Json) -> None:
+        model = body.get("model")
+        self.rates.charge(requested_tokens(body) if route.makes else 0, model if isinstance(model, str) else "default")
+
+    def _perform(self, admitted: Admitted) -> Json | EventStream:
+        route, fault, call = admitted.route, admitted.fault, admitted.call
         if fault is not None and fault.refuse is not None:
             raise _scripted(fault.refuse)
         if admitted.refusal is not None or route is None:
             self._give_back(fault)
             raise admitted.refusal or unknown_url(admitted.incoming.method, admitted.incoming.path)
         if fault is not None:
-            admitted.call.outcome = fault.outcome
+            call.outcome = fault.outcome
+            if fault.gone:
+                self._retired.add(route.api)
+                raise gone()
+            if fault.thread_gone and call.addressed is not None:
+                with suppress(KeyError):
+                    self.lose(call.addressed)
         try:
-            return route.handler(self.store, admitted.call)
+            return route.handler(self.store, call)
         except ApiError as refusal:
             if refusal.status < 500:
                 self._give_back(fault)
@@ -174,10 +196,8 @@ class Provider(Views):
         if fault is not None and fault.outcome is not None:
             self.faults.give_back(fault)
 
-    def _is_retired_path(self, path: str) -> bool:
-        if "assistants" not in self._retired:
-            return False
-        return path.removeprefix(API_PREFIX).split("/")[1:2] in (["assistants"], ["threads"])
+    def _is_retired(self, address: Address) -> bool:
+        return "assistants" in self._retired and address.path.split("/")[1:2] in (["assistants"], ["threads"])
 
 
 def _scripted(refusal: Refusal) -> ApiError:
@@ -190,15 +210,3 @@ def _scripted(refusal: Refusal) -> ApiError:
         param=refusal.param,
         headers={name.lower(): value for name, value in refusal.headers.items()},
     )
-
-
-def _parsed(incoming: Incoming) -> Json:
-    if not incoming.body.strip():
-        return {}
-    try:
-        body = json.loads(incoming.body)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, BAD_JSON) from error
-    if not isinstance(body, dict):
-        raise wrong_type("body", "an object", body)
-    return body

@@ -72,9 +72,9 @@ class Reader:
             raise self._wrong(key, f"a number{_bounds(0, maximum)}", value)
         return float(value)
 
-    def boolean(self, key: str) -> bool:
-        """True or false; false where it is absent."""
-        value = self._values.get(key, False)
+    def boolean(self, key: str, *, default: bool = False) -> bool:
+        """True or false; the default where it is absent."""
+        value = self._values.get(key, default)
         if not isinstance(value, bool):
             raise self._wrong(key, "true or false", value)
         return value

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from . import assistants, chat, conversations, models, responses, runs, threads
+from . import assistants, chat, chat_stored, conversations, models, responses, runs, threads
 from .call import Call, Json
 from .store import Store
+from .streams import EventStream
 
-Handler = Callable[[Store, Call], Json]
+Handler = Callable[[Store, Call], Json | EventStream]
 
 RUN = "run"  # an answer is made over several requests
 RESPONSE = "response"  # an answer is made at once
@@ -27,6 +28,11 @@ class Route:
     makes: str | None = None
 
     @property
+    def streams(self) -> bool:
+        """Whether it can answer with a stream."""
+        return self.makes is not None or self.name == "GET /responses/{response_id}"
+
+    @property
     def name(self) -> str:
         """As faults and counts name it: `POST /threads/{thread_id}/runs`."""
         return f"{self.method} {self.template}"
@@ -37,6 +43,7 @@ _MESSAGE = _THREAD + "/messages/{message_id}"
 _RUN = _THREAD + "/runs/{run_id}"
 _CONVERSATION = "/conversations/{conversation_id}"
 _RESPONSE = "/responses/{response_id}"
+_COMPLETION = "/chat/completions/{completion_id}"
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/assistants", "assistants", assistants.list_),
@@ -45,6 +52,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/assistants/{assistant_id}", "assistants", assistants.modify),
     Route("DELETE", "/assistants/{assistant_id}", "assistants", assistants.delete),
     Route("POST", "/threads", "assistants", threads.create),
+    Route("POST", "/threads/runs", "assistants", runs.create_with_thread, RUN),
     Route("GET", _THREAD, "assistants", threads.retrieve),
     Route("POST", _THREAD, "assistants", threads.modify),
     Route("DELETE", _THREAD, "assistants", threads.delete),
@@ -58,7 +66,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", _RUN, "assistants", runs.retrieve),
     Route("POST", _RUN, "assistants", runs.modify),
     Route("POST", _RUN + "/cancel", "assistants", runs.cancel),
-    Route("POST", _RUN + "/submit_tool_outputs", "assistants", runs.submit_tool_outputs),
+    Route("POST", _RUN + "/submit_tool_outputs", "assistants", runs.submit_tool_outputs, RUN),
     Route("GET", _RUN + "/steps", "assistants", runs.list_steps),
     Route("GET", _RUN + "/steps/{step_id}", "assistants", runs.retrieve_step),
     Route("POST", "/conversations", "conversations", conversations.create),
@@ -70,10 +78,17 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", _CONVERSATION + "/items/{item_id}", "conversations", conversations.retrieve_item),
     Route("DELETE", _CONVERSATION + "/items/{item_id}", "conversations", conversations.delete_item),
     Route("POST", "/responses", "responses", responses.create, RESPONSE),
+    Route("POST", "/responses/input_tokens", "responses", responses.count_input_tokens),
     Route("GET", _RESPONSE, "responses", responses.retrieve),
     Route("DELETE", _RESPONSE, "responses", responses.delete),
+    Route("POST", _RESPONSE + "/cancel", "responses", responses.cancel),
     Route("GET", _RESPONSE + "/input_items", "responses", responses.list_input_items),
     Route("POST", "/chat/completions", "chat", chat.create, CHAT),
+    Route("GET", "/chat/completions", "chat", chat_stored.list_),
+    Route("GET", _COMPLETION, "chat", chat_stored.retrieve),
+    Route("POST", _COMPLETION, "chat", chat_stored.modify),
+    Route("DELETE", _COMPLETION, "chat", chat_stored.delete),
+    Route("GET", _COMPLETION + "/messages", "chat", chat_stored.list_messages),
     Route("GET", "/models", "models", models.list_),
     Route("GET", "/models/{model}", "models", models.retrieve),
 )

@@ -8,22 +8,31 @@ from .errors import bad_request, no_such
 from .limits import INSTRUCTIONS_MAX_CHARS, RUN_EXPIRES_AFTER_SECONDS, RUN_TOOLS_MAX
 from .pages import page
 from .progress import advance, resume
+from .run_stream import streamed
+from .speaking import Event
 from .store import RunRecord, Store, ThreadRecord
-from .threads import ENDS, active_run, add_message
-from .validation import an_object, array, metadata_of, only_known, optional_string, required_string
+from .streams import EventStream
+from .threads import ENDS, active_run, add_message, new_thread
+from .validation import an_object, array, flag, metadata_of, only_known, optional_string, required_string
 
 FIELDS = (
     "assistant_id", "model", "reasoning_effort", "instructions", "additional_instructions", "additional_messages",
     "tools", "metadata", "temperature", "top_p", "stream", "max_prompt_tokens", "max_completion_tokens",
     "truncation_strategy", "tool_choice", "parallel_tool_calls", "response_format",
 )  # fmt: skip
+WITH_THREAD_FIELDS = (
+    "assistant_id", "thread", "instructions", "model", "tools", "tool_resources", "metadata", "temperature", "top_p",
+    "stream", "max_prompt_tokens", "max_completion_tokens", "truncation_strategy", "tool_choice",
+    "parallel_tool_calls", "response_format",
+)  # fmt: skip
 OPTIONAL_TIMES = ("started_at", "cancelled_at", "failed_at", "completed_at")
 
 
-def create(store: Store, call: Call) -> Json:
+def create(store: Store, call: Call) -> Json | EventStream:
     """POST /threads/{thread_id}/runs: queued, unless the thread is busy."""
     thread, body = store.thread(call.ids["thread_id"]), call.body
     only_known(body, FIELDS)
+    flag(body, "stream")
     assistant = store.assistant(required_string(body, "assistant_id"))
     active = active_run(thread)
     if active is not None:
@@ -32,8 +41,22 @@ def create(store: Store, call: Call) -> Json:
     for index, message in enumerate(array(body.get("additional_messages") or [], "additional_messages")):
         where = f"additional_messages[{index}]"
         add_message(store, thread, an_object(message, where), f"{where}.")
-    thread.runs[run["id"]] = RunRecord(run, call.outcome)
-    return _shown(store, call, run)
+    return _begun(store, call, thread, run)
+
+
+def create_with_thread(store: Store, call: Call) -> Json | EventStream:
+    """POST /threads/runs: a thread and a run in it, or neither."""
+    body = call.body
+    only_known(body, WITH_THREAD_FIELDS)
+    flag(body, "stream")
+    assistant = store.assistant(required_string(body, "assistant_id"))
+    wanted = dict(an_object(body.get("thread") or {}, "thread"))
+    if body.get("tool_resources") is not None:
+        wanted.setdefault("tool_resources", body["tool_resources"])
+    thread = new_thread(store, wanted)
+    run = _new(store, thread, assistant, body)
+    store.threads[thread.object["id"]] = thread
+    return _begun(store, call, thread, run, ("thread.created", thread.object))
 
 
 def retrieve(store: Store, call: Call) -> Json:
@@ -67,19 +90,22 @@ def cancel(store: Store, call: Call) -> Json:
     return _shown(store, call, run)
 
 
-def submit_tool_outputs(store: Store, call: Call) -> Json:
+def submit_tool_outputs(store: Store, call: Call) -> Json | EventStream:
     """POST …/submit_tool_outputs: every call of the run answered in this one request."""
-    _, record = _find(store, call)
+    thread, record = _find(store, call)
     run = record.object
     only_known(call.body, ("tool_outputs", "stream"))
     if run["status"] != "requires_action":
         raise bad_request(f'Runs in status "{run["status"]}" do not accept tool outputs.')
+    flag(call.body, "stream")
     outputs = _outputs(call.body.get("tool_outputs"))
     expected = [wanted["id"] for wanted in run["required_action"]["submit_tool_outputs"]["tool_calls"]]
     if sorted(outputs) != sorted(expected):
         raise bad_request(f"Expected tool outputs for call_ids {expected}, got {list(outputs)}")
-    resume(store, record, outputs)
-    return _shown(store, call, run)
+    step = resume(store, record, outputs)
+    record.outcome = call.outcome
+    _shown(store, call, run)
+    return streamed(store, thread, record, ("thread.run.step.completed", step)) if call.wants_stream else run
 
 
 def list_steps(store: Store, call: Call) -> Json:
@@ -93,6 +119,15 @@ def retrieve_step(store: Store, call: Call) -> Json:
     if found is None:
         raise no_such("run step", call.ids["step_id"])
     return found
+
+
+def _begun(store: Store, call: Call, thread: ThreadRecord, run: Json, *first: Event) -> Json | EventStream:
+    record = thread.runs[run["id"]] = RunRecord(run, call.outcome)
+    _shown(store, call, run)
+    if not call.wants_stream:
+        return run
+    # The stream shows the run before it was put in the queue, too; it is the same object by then.
+    return streamed(store, thread, record, *first, ("thread.run.created", run))
 
 
 def _new(store: Store, thread: ThreadRecord, assistant: Json, body: Json) -> Json:

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .answers import Answer, ToolCall
-from .faults import EVERYWHERE, Fault, RawReply, Refusal
-from .outcomes import Failure
+from .fault_script import parse_faults
+from .faults import Fault
+from .rates import NO_LIMITS, Limits
 from .reading import Reader, ScriptError
-from .routes import APIS, route_named
-
-ENDS = ("expired", "cancelled")
-ACTIONS = ("refuse", "fail", "incomplete", "end", "drop", "lose_answer", "hang", "land_late", "reply")
+from .routes import APIS
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,7 @@ class Script:
     faults: tuple[Fault, ...] = ()
     retired_models: tuple[str, ...] = ()
     retired_apis: tuple[str, ...] = ()
+    rate_limits: Limits = NO_LIMITS
 
     @classmethod
     def load(cls, path: str | Path) -> "Script":
@@ -44,13 +43,14 @@ class Script:
     def parse(cls, value: Any) -> "Script":
         """The same from a mapping."""
         reader = Reader(value, "")
-        reader.only(("seed", "answers", "faults", "retired_models", "retired_apis"))
+        reader.only(("seed", "answers", "faults", "retired_models", "retired_apis", "rate_limits"))
         return cls(
             seed=reader.integer("seed", None),
             answers=parse_answers(reader.array("answers"), "answers"),
             faults=parse_faults(reader.array("faults"), "faults"),
             retired_models=reader.strings("retired_models"),
             retired_apis=reader.strings("retired_apis", APIS),
+            rate_limits=parse_limits(reader.value("rate_limits") or {}, "rate_limits"),
         )
 
 
@@ -59,59 +59,12 @@ def parse_answers(values: Sequence[Any], where: str) -> tuple[Answer, ...]:
     return tuple(_answer(value, f"{where}[{index}]") for index, value in enumerate(values))
 
 
-def parse_faults(values: Sequence[Any], where: str) -> tuple[Fault, ...]:
-    """Faults, each a mapping as the module `faults` describes it."""
-    return tuple(parse_fault(value, f"{where}[{index}]") for index, value in enumerate(values))
-
-
-def parse_fault(value: Any, where: str = "fault") -> Fault:
-    """A `Fault` from a mapping; ScriptError names the key that is wrong."""
-    if isinstance(value, Fault):
-        value = {name: given for name, given in vars(value).items() if given is not None or name == "times"}
+def parse_limits(value: Any, where: str = "") -> Limits:
+    """Rate limits: {"requests_per_minute": …, "tokens_per_minute": …}, either or both."""
     reader = Reader(value, where)
-    reader.only(("on", "times", "after", "probability", *ACTIONS))
-    actions = [name for name in ACTIONS if reader.value(name) not in (None, False)]
-    if len(actions) != 1:
-        found = ", ".join(actions) or "none"
-        raise ScriptError(f"{where}: needs exactly one action of {', '.join(ACTIONS)}; found {found}")
-    fault = Fault(
-        on=_place(reader),
-        times=reader.integer("times", 1, minimum=1),
-        after=reader.integer("after", 0, minimum=0) or 0,
-        probability=reader.number("probability", 1.0, maximum=1.0),
-        refuse=_refusal(reader) if actions == ["refuse"] else None,
-        fail=_failure(reader) if actions == ["fail"] else None,
-        incomplete=reader.string("incomplete", None),
-        end=reader.string("end", None, ENDS),
-        drop=reader.boolean("drop"),
-        lose_answer=reader.boolean("lose_answer"),
-        hang=reader.number("hang", 0.0) if actions == ["hang"] else None,
-        land_late=reader.integer("land_late", None, minimum=1),
-        reply=_reply(reader) if actions == ["reply"] else None,
-    )
-    _require_fitting_place(fault, actions[0], where)
-    return fault
-
-
-def _place(reader: Reader) -> str:
-    on = reader.required_string("on")
-    if on == EVERYWHERE:
-        return on
-    route = route_named(on)
-    if route is None:
-        raise ScriptError(
-            f"{reader.name('on')}: no such route {on!r}; "
-            "routes are written without /v1, as in 'POST /threads/{thread_id}/runs', or '*' for any"
-        )
-    return route.name
-
-
-def _require_fitting_place(fault: Fault, action: str, where: str) -> None:
-    route = route_named(fault.on)
-    if route is not None and not fault.concerns(route):
-        raise ScriptError(
-            f"{where}.{action}: cannot happen to {fault.on}; no model is asked there, or it cannot end so"
-        )
+    names = ("requests_per_minute", "tokens_per_minute")
+    reader.only(names)
+    return Limits(*(reader.integer(name, None, minimum=1) for name in names))
 
 
 def _answer(value: Any, where: str) -> Answer:
@@ -136,40 +89,3 @@ def _tool_call(value: Any, where: str) -> ToolCall:
     # Text goes out as it stands, so that a script can also send arguments that are not JSON.
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
     return ToolCall(reader.required_string("name"), text)
-
-
-def _refusal(reader: Reader) -> Refusal:
-    value = reader.value("refuse")
-    if isinstance(value, Refusal):
-        return value
-    inner = Reader(value, reader.name("refuse"))
-    inner.only(("status", "message", "type", "code", "param", "headers"))
-    status = inner.integer("status", None, minimum=400, maximum=599)
-    if status is None:
-        raise ScriptError(f"{inner.name('status')}: is missing")
-    message = inner.string("message", None) or Refusal(status).message
-    kind, code, param = (inner.string(name, None) for name in ("type", "code", "param"))
-    return Refusal(status, message, kind, code, param, inner.string_pairs("headers"))
-
-
-def _failure(reader: Reader) -> Failure:
-    value = reader.value("fail")
-    if value is True:
-        return Failure()
-    if isinstance(value, Failure):
-        return value
-    inner = Reader(value, reader.name("fail"))
-    inner.only(("code", "message"))
-    usual = Failure()
-    return Failure(inner.string("code", None) or usual.code, inner.string("message", None) or usual.message)
-
-
-def _reply(reader: Reader) -> RawReply:
-    value = reader.value("reply")
-    if isinstance(value, RawReply):
-        return value
-    inner = Reader(value, reader.name("reply"))
-    inner.only(("status", "content_type", "text"))
-    usual = RawReply("")
-    status = inner.integer("status", usual.status, minimum=200, maximum=599) or usual.status
-    return RawReply(inner.string("text", None) or "", status, inner.string("content_type", None) or usual.content_type)

@@ -1,18 +1,24 @@
 """The face of the simulator for Python: start it, script it, read what it saw."""
 
 import secrets
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .answers import Answer, Answers
+from .fault_script import parse_fault
 from .faults import Fault
 from .ids import Seeded
 from .limits import POLL_AFTER_DEFAULT_MS
-from .provider import Provider, RecordedRequest
-from .script import Script, parse_answers, parse_fault
+from .provider import Provider
+from .script import Script, parse_answers, parse_limits
 from .server import ServerThread
+from .state_file import StateFile
 from .store import Store
+from .wire import RecordedRequest
 
 SEED_BITS = 32
 
@@ -24,6 +30,9 @@ class Simulator:
     `models` maps the known models to their shutdown date (ISO 8601) or None; without it any model is accepted but the
     script's retired ones. `seed` wins over the script's; with neither, ids differ from one simulator to the next, as
     a restarted provider never gives an old thread's id to a new one. Raises ScriptError for a script it cannot read.
+    With `state`, a SQLite file, the next simulator on it goes on where this one stopped: its ids, answers and faults
+    with their counts are those of the file, and the script and the seed only count for a new one. `clock` gives Unix
+    seconds; rate limits and expiry go by it.
 
         with Simulator() as simulator:
             client = OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0)
@@ -39,23 +48,38 @@ class Simulator:
         *,
         models: Mapping[str, str | None] | None = None,
         seed: int | None = None,
+        state: str | Path | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         wanted = script if isinstance(script, Script) else Script.parse(script or {})
         chosen = next((s for s in (seed, wanted.seed) if s is not None), None)
         self.seed = secrets.randbits(SEED_BITS) if chosen is None else chosen
-        store = Store(Seeded(self.seed), Answers(wanted.answers), models, set(wanted.retired_models), poll_after_ms)
+        store = Store(
+            Seeded(self.seed), Answers(wanted.answers), models, set(wanted.retired_models), poll_after_ms, clock
+        )
         self.provider = Provider(store, api_key)
         self._host, self._port = host, port
         self._server: ServerThread | None = None
+        self._state = state
+        self._file: StateFile | None = None
+        self._loaded = False
         self.add_faults(wanted.faults)
         for api in wanted.retired_apis:
             self.retire(api)
+        self.provider.rates.set(wanted.rate_limits)
 
     def start(self) -> "Simulator":
-        """Listen. OSError where the address cannot be had; RuntimeError where it already listens."""
+        """Listen. OSError where the address cannot be had; RuntimeError where it already listens; StateError where
+        the state file cannot be used.
+        """
         if self._server is not None:
             raise RuntimeError("the simulator is running already")
-        self._server = ServerThread(self.provider, self._host, self._port)
+        self._open_state()
+        try:
+            self._server = ServerThread(self.provider, self._host, self._port)
+        except BaseException:
+            self._close_state()
+            raise
         return self
 
     def stop(self) -> None:
@@ -63,6 +87,7 @@ class Simulator:
         server, self._server = self._server, None
         if server is not None:
             server.stop()
+        self._close_state()
 
     def serve_forever(self) -> None:
         """Serve until Ctrl-C, which ends it cleanly; starts first if need be."""
@@ -80,6 +105,11 @@ class Simulator:
     def base_url(self) -> str:
         """What a client is given: `http://127.0.0.1:PORT/v1`. RuntimeError while it does not listen."""
         return f"{self.control_url.removesuffix('/_simulator')}/v1"
+
+    @property
+    def azure_endpoint(self) -> str:
+        """What an Azure client is given: `http://127.0.0.1:PORT`. RuntimeError while it does not listen."""
+        return self.control_url.removesuffix("/_simulator")
 
     @property
     def control_url(self) -> str:
@@ -102,6 +132,7 @@ class Simulator:
         parsed = parse_fault({"on": fault, **action} if isinstance(fault, str) else fault)
         with self.provider.lock:
             self.provider.faults.add(parsed)
+        self.provider.save()
 
     def add_faults(self, faults: Iterable[Fault | Mapping[str, Any]]) -> None:
         """Add several, in this order; none where one cannot be understood."""
@@ -109,30 +140,69 @@ class Simulator:
         with self.provider.lock:
             for fault in parsed:
                 self.provider.faults.add(fault)
+        self.provider.save()
 
     def clear_faults(self) -> None:
         """Nothing goes wrong any more."""
         with self.provider.lock:
             self.provider.faults.clear()
+        self.provider.save()
 
     def answer(self, *answers: Answer | str | Mapping[str, Any]) -> None:
         """Put answers at the end of the queue: texts, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
         parsed = parse_answers(answers, "answers")
         with self.provider.lock:
             self.provider.store.answers.add(parsed)
+        self.provider.save()
 
     def lose(self, identifier: str) -> None:
         """Forget an assistant, a thread, a conversation or a response: 404 from now on. KeyError if there is none."""
         self.provider.lose(identifier)
+        self.provider.save()
 
     def retire(self, api: str) -> None:
         """Shut an API down, as the Assistants API was on 2026-08-26: `retire("assistants")`."""
         self.provider.retire(api)
+        self.provider.save()
 
     def retire_model(self, model: str) -> None:
         """From now on the model is unknown: 404 model_not_found."""
         with self.provider.lock:
             self.provider.store.retired_models.add(model)
+        self.provider.save()
+
+    def limit_rates(self, requests_per_minute: int | None = None, tokens_per_minute: int | None = None) -> None:
+        """Put rate limits in force, full at first; None takes one away."""
+        limits = parse_limits({"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute})
+        with self.provider.lock:
+            self.provider.rates.set(limits)
+        self.provider.save()
+
+    def reset(self) -> None:
+        """As if nothing had ever been asked or scripted."""
+        self.provider.reset()
+        self.provider.save()
+
+    def _open_state(self) -> None:
+        if self._state is None:
+            return
+        opened = StateFile(self._state)
+        with self.provider.lock:
+            # Afterwards the memory is the truth; the file is read once.
+            if not opened.is_new and not self._loaded:
+                opened.load(self.provider)
+                self.seed = self.provider.store.seeded.seed
+            self._loaded = True
+            self._file = opened
+            self.provider.keeper = partial(opened.save, self.provider)
+            self.provider.save()
+
+    def _close_state(self) -> None:
+        with self.provider.lock:
+            opened, self._file, self.provider.keeper = self._file, None, None
+            if opened is not None:
+                opened.save(self.provider)
+                opened.close()
 
     def __enter__(self) -> "Simulator":
         return self.start()

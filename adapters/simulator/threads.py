@@ -16,15 +16,20 @@ ENDS = ("completed", "failed", "incomplete", "expired", "cancelled")
 
 def create(store: Store, call: Call) -> Json:
     """POST /threads."""
-    body = call.body
+    record = new_thread(store, call.body)
+    store.threads[record.object["id"]] = record
+    return record.object
+
+
+def new_thread(store: Store, body: Json) -> ThreadRecord:
+    """A thread with its first messages, checked and complete, which the provider does not know yet."""
     only_known(body, ("messages", "tool_resources", "metadata"))
     created: Json = {"id": store.seeded.short("thread_"), "object": "thread", "created_at": store.now()}
     created |= {"metadata": metadata_of(body), "tool_resources": body.get("tool_resources") or {}}
     record = ThreadRecord(created)
     for index, message in enumerate(array(body.get("messages") or [], "messages")):
         add_message(store, record, an_object(message, f"messages[{index}]"), f"messages[{index}].")
-    store.threads[created["id"]] = record
-    return created
+    return record
 
 
 def modify(store: Store, call: Call) -> Json:

@@ -9,14 +9,11 @@ from .limits import METADATA_KEY_MAX_CHARS, METADATA_PAIRS_MAX, METADATA_VALUE_M
 
 
 def only_known(body: Json, known: Iterable[str]) -> None:
-    """Refuse a top-level field the surface does not have, and streams, which the simulator does not serve."""
+    """Refuse a top-level field the surface does not have."""
     allowed = frozenset(known)
     for name in body:
         if name not in allowed:
             raise bad_request(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
-    for name in ("stream", "background"):
-        if body.get(name):
-            raise bad_request(f"The simulator does not serve '{name}': true yet.", name, "unsupported_value")
 
 
 def metadata_of(body: Json) -> dict[str, str]:
@@ -57,6 +54,33 @@ def string(value: Any, param: str, maximum: int | None = None) -> str:
             "string_above_max_length",
         )
     return value
+
+
+def flag(body: Json, name: str) -> bool:
+    """A field that is true or false; false where it is absent or null."""
+    value = body.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise wrong_type(name, "a boolean", value)
+    return value
+
+
+def stream_options(body: Json, known: Iterable[str]) -> Json:
+    """The `stream_options` field, {} where it is absent or null; refused where no stream is asked for."""
+    given = body.get("stream_options")
+    if given is None:
+        return {}
+    options = an_object(given, "stream_options")
+    if not flag(body, "stream"):
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        raise bad_request(message, "stream_options")
+    for name in options:
+        if name not in known:
+            raise bad_request(
+                f"Unknown parameter: 'stream_options.{name}'.", f"stream_options.{name}", "unknown_parameter"
+            )
+    return {name: flag(options, name) for name in options}
 
 
 def optional_string(body: Json, name: str, maximum: int | None = None) -> str | None:

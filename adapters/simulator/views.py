@@ -60,7 +60,7 @@ class Views:
     def completions(self) -> list[Json]:
         """The latest chat completions, oldest first."""
         with self.lock:
-            return list(self.store.completions)
+            return [record.object for record in self.store.completions.values()]
 
     def lose(self, identifier: str) -> None:
         """Forget an assistant, a thread, a conversation or a response: 404 from now on. KeyError if there is none."""
@@ -72,6 +72,7 @@ class Views:
                 self.store.responses,
             )
             for kind in kinds:
-                if kind.pop(identifier, None) is not None:
+                if identifier in kind:
+                    del kind[identifier]
                     return
         raise KeyError(identifier)

@@ -1,0 +1,36 @@
+"""Where the provider is reached: OpenAI's paths, and Azure's, which lead to the same state."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .errors import ApiError
+
+API_PREFIX = "/v1"
+AZURE_PREFIX = "/openai"
+AZURE_V1_PREFIX = "/openai/v1"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A path without its prefix. `deployment` is the model that Azure's path names, if it does."""
+
+    path: str
+    azure: bool = False
+    deployment: str | None = None
+
+
+def address_of(path: str, query: Mapping[str, str]) -> Address | None:
+    """Where a request goes, None where no API begins so; or Azure's 404 where it names no version."""
+    if path.startswith(f"{API_PREFIX}/"):
+        return Address(path.removeprefix(API_PREFIX))
+    if path.startswith(f"{AZURE_V1_PREFIX}/"):
+        return Address(path.removeprefix(AZURE_V1_PREFIX), azure=True)
+    if not path.startswith(f"{AZURE_PREFIX}/"):
+        return None
+    if not query.get("api-version"):
+        raise ApiError(404, "Resource not found", code="404")
+    inner = path.removeprefix(AZURE_PREFIX)
+    parts = inner.split("/", 3)
+    if len(parts) == 4 and parts[1] == "deployments":
+        return Address(f"/{parts[3]}", azure=True, deployment=parts[2])
+    return Address(inner, azure=True)

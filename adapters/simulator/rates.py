@@ -1,0 +1,121 @@
+"""Rate limits: so many requests and tokens a minute, refilled steadily, told in the provider's headers."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .answers import token_count
+from .call import Json
+from .errors import ApiError
+
+ORGANIZATION = "org-simulator"
+TOLD_AT = "Visit https://platform.openai.com/account/rate-limits to learn more."
+SECONDS_PER_MINUTE = 60.0
+# What a model is shown, of any surface, and the most it may answer.
+SHOWN_FIELDS = ("messages", "input", "instructions", "additional_instructions", "additional_messages", "thread")
+ANSWER_FIELDS = ("max_output_tokens", "max_completion_tokens", "max_tokens")
+SLACK = 1e-6  # what sums of fractions may be wrong by
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be asked for in a minute; None: as much as one likes."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass
+class Bucket:
+    """What is left of one limit, as of `at` (Unix seconds)."""
+
+    limit: int
+    left: float
+    at: float
+
+    def refill(self, now: float) -> None:
+        """Take in what has come back since, up to the limit."""
+        back = max(0.0, now - self.at) * self.limit / SECONDS_PER_MINUTE
+        self.left, self.at = min(float(self.limit), self.left + back), now
+
+    def seconds_until(self, wanted: float) -> float:
+        """How long until so much is there; 0 if it is."""
+        lacking = wanted - self.left
+        return 0.0 if lacking <= SLACK else lacking * SECONDS_PER_MINUTE / self.limit
+
+
+class RateLimits:
+    """The limits in force, by kind: `requests` and `tokens`. None at first. `clock` gives Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.buckets: dict[str, Bucket] = {}
+
+    def set(self, limits: Limits) -> None:
+        """Put these limits in force, full at first, and no others."""
+        wanted = {"requests": limits.requests_per_minute, "tokens": limits.tokens_per_minute}
+        now = self._clock()
+        self.buckets = {kind: Bucket(limit, limit, now) for kind, limit in wanted.items() if limit is not None}
+
+    def charge(self, tokens: int, model: str) -> None:
+        """Count one request, or refuse it with a 429; one that is refused counts for nothing."""
+        amounts = {"requests": 1, "tokens": tokens}
+        for kind, bucket in self.buckets.items():
+            bucket.refill(self._clock())
+            seconds = bucket.seconds_until(amounts[kind])
+            if seconds > 0:
+                raise _exceeded(kind, bucket, amounts[kind], model, seconds)
+        for kind, bucket in self.buckets.items():
+            bucket.left -= amounts[kind]
+
+    def headers(self) -> dict[str, str]:
+        """`x-ratelimit-limit-`, `-remaining-` and `-reset-requests` and `-tokens`; nothing without limits."""
+        told: dict[str, str] = {}
+        for kind, bucket in self.buckets.items():
+            bucket.refill(self._clock())
+            told[f"x-ratelimit-limit-{kind}"] = str(bucket.limit)
+            told[f"x-ratelimit-remaining-{kind}"] = str(max(0, math.floor(bucket.left + SLACK)))
+            told[f"x-ratelimit-reset-{kind}"] = duration(bucket.seconds_until(bucket.limit))
+        return told
+
+
+def requested_tokens(body: Json) -> int:
+    """The tokens a request asks for: the words it shows the model, and the most that it lets it answer."""
+    most = next((body[name] for name in ANSWER_FIELDS if isinstance(body.get(name), int)), 0)
+    return sum(_words(body.get(name)) for name in SHOWN_FIELDS) + int(most)
+
+
+def duration(seconds: float) -> str:
+    """A time as the headers tell it: `20ms`, `1.5s`, `6m0s`."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000 - SLACK)}ms"
+    minutes, rest = divmod(round(seconds, 3), SECONDS_PER_MINUTE)
+    return f"{minutes:.0f}m{rest:g}s" if minutes else f"{rest:g}s"
+
+
+def _words(value: Any) -> int:
+    if isinstance(value, str):
+        return token_count(value)
+    if isinstance(value, list):
+        return sum(_words(part) for part in value)
+    if isinstance(value, dict):
+        return sum(_words(part) for name, part in value.items() if name not in ("type", "role", "id"))
+    return 0
+
+
+def _exceeded(kind: str, bucket: Bucket, wanted: int, model: str, seconds: float) -> ApiError:
+    short = "RPM" if kind == "requests" else "TPM"
+    where = f"for {model} in organization {ORGANIZATION} on {kind} per min ({short}): Limit {bucket.limit}"
+    if wanted > bucket.limit:
+        what = "The input or output tokens must be reduced in order to run successfully."
+        message = f"Request too large {where}, Requested {wanted}. {what} {TOLD_AT}"
+        # No time to wait for: it will never fit.
+        return ApiError(429, message, kind=kind, code="rate_limit_exceeded")
+    used = math.ceil(bucket.limit - bucket.left - SLACK)
+    message = f"Rate limit reached {where}, Used {used}, Requested {wanted}. Please try again in {duration(seconds)}."
+    wait = {"retry-after": str(max(1, math.ceil(seconds - SLACK))), "retry-after-ms": str(math.ceil(seconds * 1000))}
+    return ApiError(429, f"{message} {TOLD_AT}", kind=kind, code="rate_limit_exceeded", headers=wait)

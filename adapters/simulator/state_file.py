@@ -1,0 +1,209 @@
+"""The provider's state in a SQLite file: what has changed is written in one transaction a request, before the answer.
+
+StateError              a ValueError: the file is another program's, is in use, or cannot be written
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from . import snapshots
+from .fault_script import parse_fault
+from .faults import FaultState, as_json
+from .provider import Provider
+from .rates import Bucket
+from .response_life import end
+from .store import Store, ThreadRecord
+from .watched import Watched
+
+APPLICATION_ID = 0x746C7369  # "tlsi", in the file's header
+FORMAT = 1
+BUSY_SECONDS = 1.0
+TABLES = """
+CREATE TABLE object (
+    kind TEXT NOT NULL, parent TEXT NOT NULL, id TEXT NOT NULL, json TEXT NOT NULL, UNIQUE (kind, parent, id)
+);
+CREATE TABLE setting (name TEXT PRIMARY KEY, json TEXT NOT NULL);
+"""
+# An entry that is there already keeps its row, and with it its place in the order of creation.
+PUT = (
+    "INSERT INTO object (kind, parent, id, json) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (kind, parent, id) DO UPDATE SET json = excluded.json"
+)
+READ = "SELECT parent, id, json FROM object WHERE kind = ? ORDER BY rowid"
+
+Shelf = tuple[str, str, Watched[Any], Callable[[Any], Any]]
+
+
+class StateError(ValueError):
+    """One sentence about a state file that cannot be used."""
+
+
+class StateFile:
+    """An open state file. It belongs to one simulator at a time. StateError where it cannot be had."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._settings: dict[str, str] = {}
+        try:
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            )
+        except sqlite3.Error as error:
+            raise StateError(f"the state {path} cannot be opened: {error}") from error
+        try:
+            self.is_new = self._prepare()
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise StateError(f"the state {path} cannot be used: {error}") from error
+        except StateError:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._connection.close()
+
+    def save(self, provider: Provider) -> None:
+        """Write down what has changed since the last time. The caller holds the provider's lock."""
+        settings = {name: json.dumps(value) for name, value in _settings(provider).items()}
+        changed = [(name, text) for name, text in settings.items() if self._settings.get(name) != text]
+        self._connection.execute("BEGIN")
+        try:
+            for shelf in list(_shelves(provider)):
+                self._write(shelf)
+            self._connection.executemany("INSERT OR REPLACE INTO setting (name, json) VALUES (?, ?)", changed)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._settings = settings
+        for _kind, _parent, entries, _shown in list(_shelves(provider)):
+            entries.settle()
+
+    def load(self, provider: Provider) -> None:
+        """Put everything back as it was; a stream that was being read is over."""
+        rows = dict(self._connection.execute("SELECT name, json FROM setting"))
+        _restore(provider, {name: json.loads(text) for name, text in rows.items()})
+        self._fill(provider.store)
+        for _kind, _parent, entries, _shown in list(_shelves(provider)):
+            entries.settle()
+        _let_go(provider.store)
+
+    def _fill(self, store: Store) -> None:
+        for _, key, value in self._rows("assistant"):
+            store.assistants[key] = value
+        for _, key, value in self._rows("thread"):
+            store.threads[key] = ThreadRecord(value)
+        for parent, key, value in self._rows("message"):
+            store.threads[parent].messages[key] = value
+        for parent, key, value in self._rows("run"):
+            store.threads[parent].runs[key] = snapshots.run_of(value)
+        for _, key, value in self._rows("conversation"):
+            store.conversations[key] = snapshots.conversation_of(value)
+        for parent, key, value in self._rows("item"):
+            store.conversations[parent].items[key] = value
+        for _, key, value in self._rows("response"):
+            store.responses[key] = snapshots.response_of(value)
+        for _, key, value in self._rows("completion"):
+            store.completions[key] = snapshots.completion_of(value)
+
+    def _prepare(self) -> bool:
+        self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        [owner] = self._connection.execute("PRAGMA application_id").fetchone()
+        [tables] = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables and owner != APPLICATION_ID:
+            raise StateError(f"the state {self._path} is another program's database; name a file of its own")
+        [version] = self._connection.execute("PRAGMA user_version").fetchone()
+        if tables and version != FORMAT:
+            raise StateError(f"the state {self._path} has format {version}; this simulator reads {FORMAT}")
+        # Written at once, so that a second simulator on this file hears of the first.
+        self._connection.executescript(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; COMMIT;"
+        )
+        if not tables:
+            marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};"
+            self._connection.executescript(f"BEGIN; {TABLES} {marks} COMMIT;")
+        return not tables
+
+    def _write(self, shelf: Shelf) -> None:
+        kind, parent, entries, shown = shelf
+        for key in entries.touched():
+            if key in entries:
+                self._connection.execute(PUT, (kind, parent, key, json.dumps(shown(dict.__getitem__(entries, key)))))
+            else:
+                # With a thread go its messages and runs, with a conversation its items.
+                self._connection.execute(
+                    "DELETE FROM object WHERE kind = ? AND parent = ? AND id = ?", (kind, parent, key)
+                )
+                self._connection.execute("DELETE FROM object WHERE parent = ?", (key,))
+
+    def _rows(self, kind: str) -> Iterator[tuple[str, str, Any]]:
+        for parent, key, text in self._connection.execute(READ, (kind,)):
+            yield parent, key, json.loads(text)
+
+
+def _shelves(provider: Provider) -> Iterator[Shelf]:
+    """Every collection with something to write: its kind, whose it is, its entries, and how one is written."""
+    store = provider.store
+    yield "assistant", "", store.assistants, _as_it_is
+    for key in store.threads.touched():
+        thread = dict.get(store.threads, key)
+        if thread is not None:
+            yield "message", key, thread.messages, _as_it_is
+            yield "run", key, thread.runs, snapshots.run_json
+    yield "thread", "", store.threads, _object_of
+    for key in store.conversations.touched():
+        conversation = dict.get(store.conversations, key)
+        if conversation is not None:
+            yield "item", key, conversation.items, _as_it_is
+    yield "conversation", "", store.conversations, snapshots.conversation_json
+    yield "response", "", store.responses, snapshots.response_json
+    yield "completion", "", store.completions, snapshots.completion_json
+
+
+def _let_go(store: Store) -> None:
+    """End what only its reader kept going: no reader outlives its simulator."""
+    for record in store.responses.values():
+        if not record.object["background"]:
+            end(store, record, "cancelled")
+    for conversation in store.conversations.values():
+        if conversation.busy not in store.responses:
+            conversation.busy = None
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _object_of(record: ThreadRecord) -> Any:
+    return record.object
+
+
+def _settings(provider: Provider) -> dict[str, Any]:
+    store = provider.store
+    return {
+        "ids": {"seed": store.seeded.seed, "count": store.seeded.count},
+        "answers": [snapshots.answer_json(answer) for answer in store.answers.left],
+        "faults": [as_json(state) for state in provider.faults.states],
+        "retired": {"apis": list(provider.retired_apis), "models": sorted(store.retired_models)},
+        "request_counts": provider.request_counts,
+        "rate_limits": {kind: vars(bucket) for kind, bucket in provider.rates.buckets.items()},
+    }
+
+
+def _restore(provider: Provider, settings: dict[str, Any]) -> None:
+    store = provider.store
+    store.seeded.seed, store.seeded.count = settings["ids"]["seed"], settings["ids"]["count"]
+    store.answers.replace(snapshots.answer_of(value) for value in settings["answers"])
+    provider.faults.replace(_fault_state(value) for value in settings["faults"])
+    provider.restore(settings["retired"]["apis"], settings["request_counts"])
+    store.retired_models = set(settings["retired"]["models"])
+    provider.rates.buckets = {kind: Bucket(**value) for kind, value in settings["rate_limits"].items()}
+
+
+def _fault_state(value: dict[str, Any]) -> FaultState:
+    seen, fired = value.pop("seen"), value.pop("fired")
+    return FaultState(parse_fault(value), seen, fired)

@@ -1,0 +1,238 @@
+"""Every answer and every event of a stream, value by value, against OpenAI's own description, where that is at hand."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from threadledger.adapters.simulator.routes import ROUTES
+
+DESCRIPTION = Path(__file__).parents[2] / "shared" / "data" / "openai-openapi.json"
+pytestmark = pytest.mark.skipif(not DESCRIPTION.exists(), reason="OpenAI's OpenAPI description is not here")
+HELLO = [{"role": "user", "content": "hello there"}]
+ASKED = {"model": "any-model", "messages": HELLO, "store": True}
+ASKED_RESPONSE = {"model": "any-model", "input": "x y", "stream": True}
+TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}
+KINDS: dict[str, Any] = {
+    "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
+    "null": type(None),
+}  # fmt: skip
+# Never null by the schemas, but null in the examples of the same description.
+NULL_IN_EXAMPLES = ("usage", "user", "system_fingerprint")
+# Its schema only knows the role of an answer, though what was asked is listed, too.
+TOO_NARROW = "GET /chat/completions/{completion}/messages .data[0].role: 'user' is none of ['assistant']"
+RUN = "/threads/{thread}/runs/{run}"
+RESPONSE = "/responses/{response}"
+# In this order: what is called, what is sent, and the names under which ids of the answer are kept for later.
+TOUR: list[tuple[str, str, Any, dict[str, str]]] = [
+    ("POST", "/assistants", {"model": "any-model"}, {"assistant": "id"}),
+    ("GET", "/assistants", None, {}),
+    ("GET", "/assistants/{assistant}", None, {}),
+    ("POST", "/assistants/{assistant}", {"name": "John", "tools": [{"type": "file_search"}]}, {}),
+    ("POST", "/threads", {"messages": HELLO}, {"thread": "id"}),
+    ("GET", "/threads/{thread}", None, {}),
+    ("POST", "/threads/{thread}", {"metadata": {"k": "v"}}, {}),
+    ("POST", "/threads/{thread}/messages", HELLO[0], {"message": "id"}),
+    ("GET", "/threads/{thread}/messages", None, {}),
+    ("GET", "/threads/{thread}/messages/{message}", None, {}),
+    ("POST", "/threads/{thread}/messages/{message}", {"metadata": {}}, {}),
+    ("POST", "/threads/{thread}/runs", {"assistant_id": "{assistant}"}, {"run": "id"}),
+    ("POST", RUN, {"metadata": {}}, {}),
+    ("GET", RUN, None, {}),
+    ("GET", RUN, None, {"call": "required_action.submit_tool_outputs.tool_calls.0.id"}),
+    ("GET", RUN + "/steps", None, {"step": "data.0.id"}),
+    ("GET", RUN + "/steps/{step}", None, {}),
+    ("POST", RUN + "/submit_tool_outputs", {"tool_outputs": [{"tool_call_id": "{call}", "output": "sunny"}]}, {}),
+    ("GET", RUN, None, {}),
+    ("GET", RUN, None, {}),
+    ("GET", RUN + "/steps", None, {}),
+    ("POST", "/threads/runs", {"assistant_id": "{assistant}", "thread": {}}, {"thread2": "thread_id", "run2": "id"}),
+    ("POST", "/threads/{thread2}/runs/{run2}/cancel", None, {}),
+    ("GET", "/threads/{thread2}/runs", None, {}),
+    ("DELETE", "/threads/{thread}/messages/{message}", None, {}),
+    ("DELETE", "/threads/{thread}", None, {}),
+    ("DELETE", "/assistants/{assistant}", None, {}),
+    ("POST", "/conversations", {"items": HELLO}, {"conversation": "id"}),
+    ("GET", "/conversations/{conversation}", None, {}),
+    ("POST", "/conversations/{conversation}", {"metadata": {"k": "v"}}, {}),
+    ("POST", "/conversations/{conversation}/items", {"items": HELLO}, {"item": "data.0.id"}),
+    ("GET", "/conversations/{conversation}/items", None, {}),
+    ("GET", "/conversations/{conversation}/items/{item}", None, {}),
+    ("DELETE", "/conversations/{conversation}/items/{item}", None, {}),
+    ("POST", "/responses", {"model": "any-model", "input": "x", "conversation": "{conversation}"}, {"response": "id"}),
+    ("GET", RESPONSE, None, {}),
+    ("GET", RESPONSE + "/input_items", None, {}),
+    ("DELETE", RESPONSE, None, {}),
+    ("POST", "/responses", {"model": "any-model", "input": "x", "background": True}, {"response": "id"}),
+    ("POST", RESPONSE + "/cancel", None, {}),
+    ("POST", "/responses/input_tokens", {"model": "any-model", "input": "x"}, {}),
+    ("DELETE", "/conversations/{conversation}", None, {}),
+    ("POST", "/chat/completions", ASKED, {"completion": "id"}),
+    ("GET", "/chat/completions", None, {}),
+    ("GET", "/chat/completions/{completion}", None, {}),
+    ("GET", "/chat/completions/{completion}/messages", None, {}),
+    ("POST", "/chat/completions/{completion}", {"metadata": {"k": "v"}}, {}),
+    ("DELETE", "/chat/completions/{completion}", None, {}),
+    ("GET", "/models", None, {"model": "data.0.id"}),
+    ("GET", "/models/{model}", None, {}),
+]  # fmt: skip
+
+
+@pytest.fixture
+def speak(simulator):
+    """One plain request; the text of its answer, which must be a 200."""
+    address = urlsplit(simulator.base_url)
+    connection = http.client.HTTPConnection(address.hostname, address.port)
+    headers = {"authorization": "Bearer sk-test", "openai-beta": "assistants=v2"}
+
+    def ask(method: str, path: str, body: Any = None) -> str:
+        connection.request(method, f"/v1{path}", None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        assert answer.status == 200, f"{method} {path}: {text}"
+        return text
+
+    yield ask
+    connection.close()
+
+
+@pytest.fixture(scope="module")
+def described():
+    return json.loads(DESCRIPTION.read_text(encoding="utf-8"))
+
+
+class Schemas:
+    """Says where a value is not as a schema wants it."""
+
+    def __init__(self, described: Any) -> None:
+        self._named = described["components"]["schemas"]
+
+    def faults(self, value: Any, schema: Any, where: str = "") -> list[str]:
+        if "$ref" in schema:
+            return self.faults(value, self._named[schema["$ref"].rpartition("/")[2]], where)
+        if value is None and schema.get("nullable"):
+            return []
+        found = [fault for part in schema.get("allOf", []) for fault in self.faults(value, part, where)]
+        for one_of in ("anyOf", "oneOf"):
+            tried = [self.faults(value, part, where) for part in schema.get(one_of, [])]
+            found += min(tried, key=len) if tried else []
+        kind = schema.get("type")
+        if isinstance(kind, str) and (not isinstance(value, KINDS[kind]) or (kind != "boolean" and value is True)):
+            return [*found, f"{where}: {value!r} is no {kind}"]
+        if "enum" in schema and value not in schema["enum"]:
+            found.append(f"{where}: {value!r} is none of {schema['enum']}")
+        if isinstance(value, dict):
+            found += [f"{where}: lacks {name}" for name in schema.get("required", []) if name not in value]
+            for name, part in schema.get("properties", {}).items():
+                if name in value and not (value[name] is None and name in NULL_IN_EXAMPLES):
+                    found += self.faults(value[name], part, f"{where}.{name}")
+        if isinstance(value, list) and "items" in schema:
+            found += [f for i, each in enumerate(value) for f in self.faults(each, schema["items"], f"{where}[{i}]")]
+        return found
+
+
+@pytest.fixture(scope="module")
+def schemas(described):
+    return Schemas(described)
+
+
+def picked(value: Any, path: str) -> str:
+    for part in path.split("."):
+        value = value[int(part) if part.isdigit() else part]
+    return value
+
+
+def schema_of(described: Any, method: str, template: str, kind: str) -> Any:
+    """By the shape of the path: how a parameter is called does not matter."""
+    shape = re.sub(r"\{[^}]*\}", "{}", template)
+    for path, methods in described["paths"].items():
+        if re.sub(r"\{[^}]*\}", "{}", path) == shape:
+            return methods[method.lower()]["responses"]["200"].get("content", {}).get(kind, {}).get("schema", {})
+    raise AssertionError(template)
+
+
+def test_every_answer_is_as_it_is_described(speak, simulator, described, schemas):
+    ids: dict[str, str] = {}
+    found: list[str] = []
+    simulator.answer(TOOL)
+    for method, template, body, kept in TOUR:
+        sent = json.loads(filled(json.dumps(body), ids))
+        answer = json.loads(speak(method, filled(template, ids), sent))
+        schema = schema_of(described, method, template, "application/json")
+        found += [f"{method} {template} {fault}" for fault in schemas.faults(answer, schema)]
+        ids |= {name: picked(answer, where) for name, where in kept.items()}
+    assert found == [TOO_NARROW]
+
+
+def filled(text: str, ids: dict[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda name: ids[name[1]], text)
+
+
+def test_the_tour_misses_no_route():
+    shapes = {f"{method} {re.sub(r'{[^}]*}', '{}', template)}" for method, template, _, _ in TOUR}
+    assert {re.sub(r"\{[^}]*\}", "{}", route.name) for route in ROUTES} == shapes
+
+
+def events(text: str) -> list[tuple[str | None, Any]]:
+    """The events of a stream as they stand on the wire: name and JSON."""
+    told = []
+    for block in filter(None, text.split("\n\n")):
+        lines = dict(line.split(": ", 1) for line in block.split("\n"))
+        if lines["data"] != "[DONE]":
+            told.append((lines.get("event"), json.loads(lines["data"])))
+    return told
+
+
+@pytest.mark.parametrize("outcome", ["text", "tools", "fail", "incomplete", "end", "background"])
+def test_every_event_of_a_response_is_as_it_is_described(speak, simulator, described, schemas, outcome):
+    simulator.answer(*[TOOL] if outcome == "tools" else [])
+    if outcome in ("fail", "incomplete", "end"):
+        action = {"fail": True, "incomplete": "max_output_tokens", "end": "cancelled"}[outcome]
+        simulator.add_fault("POST /responses", **{outcome: action})
+    told = events(speak("POST", "/responses", ASKED_RESPONSE | {"background": outcome == "background"}))
+    by_type = {part["$ref"]: part for part in described["components"]["schemas"]["ResponseStreamEvent"]["anyOf"]}
+    for name, event in told:
+        assert name == event["type"]
+        # Only the schema of its own type counts: a similar event must not pass for it.
+        own = [part for part in by_type.values() if type_of(described, part) == name]
+        assert len(own) == 1, name
+        assert schemas.faults(event, own[0]) == []
+
+
+def type_of(described: Any, part: Any) -> str:
+    schema = described["components"]["schemas"][part["$ref"].rpartition("/")[2]]
+    return schema["properties"]["type"]["enum"][0]
+
+
+@pytest.mark.parametrize("answer", ["You said", TOOL])
+def test_every_chunk_of_a_completion_is_as_it_is_described(speak, simulator, described, schemas, answer):
+    simulator.answer(answer)
+    schema = schema_of(described, "POST", "/chat/completions", "text/event-stream")
+    told = events(
+        speak("POST", "/chat/completions", ASKED | {"stream": True, "stream_options": {"include_usage": True}})
+    )
+    assert len(told) > 4
+    for _, chunk in told:
+        assert schemas.faults(chunk, schema) == []
+
+
+@pytest.mark.parametrize("outcome", ["text", "tools", "fail", "incomplete", "end"])
+def test_every_object_in_the_stream_of_a_run_is_as_it_is_described(speak, simulator, schemas, outcome):
+    simulator.answer(*[TOOL] if outcome == "tools" else [])
+    if outcome in ("fail", "incomplete", "end"):
+        action = {"fail": True, "incomplete": "max_completion_tokens", "end": "expired"}[outcome]
+        simulator.add_fault("POST /threads/runs", **{outcome: action})
+    assistant = json.loads(speak("POST", "/assistants", {"model": "any-model"}))["id"]
+    body = {"assistant_id": assistant, "thread": {"messages": HELLO}, "stream": True}
+    told = events(speak("POST", "/threads/runs", body))
+    for name, value in told:
+        if not name.endswith(".delta"):  # the description has no schema of their own for those
+            named = {"thread.run": "RunObject", "thread.run.step": "RunStepObject", "thread.message": "MessageObject"}
+            schema = named.get(name.rpartition(".")[0], "ThreadObject")
+            assert schemas.faults(value, {"$ref": f"#/{schema}"}) == [], name
