@@ -16,6 +16,9 @@ DEFAULT_MODEL = "gpt-5.5"
 """Used where neither OPENAI_MODEL nor the profile names a model. Models retire: GET /models gives `shutdown_date`.
 gpt-5.5 is the one in the openai SDK's own examples (3.54, November 2026)."""
 
+DEADLINE_SECONDS_MAX = 86_400.0
+"""A day: the longest that an exchange may be allowed to take."""
+
 
 class Settings(BaseSettings):
     """The settings of CONTRACT.md."""
@@ -33,6 +36,10 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL")
     openai_org_id: str | None = Field(None, validation_alias="OPENAI_ORG_ID")
     openai_project_id: str | None = Field(None, validation_alias="OPENAI_PROJECT_ID")
+    azure_openai_endpoint: str | None = Field(None, validation_alias="AZURE_OPENAI_ENDPOINT")
+    azure_openai_api_key: SecretStr | None = Field(None, validation_alias="AZURE_OPENAI_API_KEY")
+    azure_openai_ad_token: SecretStr | None = Field(None, validation_alias="AZURE_OPENAI_AD_TOKEN")
+    openai_api_version: str | None = Field(None, validation_alias="OPENAI_API_VERSION")
     backends: Annotated[tuple[str, ...], NoDecode] = Field(
         ("responses", "chat"), validation_alias="THREADLEDGER_BACKENDS"
     )
@@ -48,6 +55,18 @@ class Settings(BaseSettings):
     timeout_seconds: float = Field(
         limits.BACKEND_TIMEOUT_SECONDS, gt=0, le=3600, validation_alias="THREADLEDGER_TIMEOUT_SECONDS"
     )
+    deadline_seconds: float = Field(
+        limits.EXCHANGE_DEADLINE_SECONDS,
+        gt=0,
+        le=DEADLINE_SECONDS_MAX,
+        validation_alias="THREADLEDGER_DEADLINE_SECONDS",
+    )
+    while_running: Literal["reject", "queue", "interrupt"] = Field(
+        "reject", validation_alias="THREADLEDGER_WHILE_RUNNING"
+    )
+    stateless: bool = Field(False, validation_alias="THREADLEDGER_STATELESS")
+    background: bool = Field(False, validation_alias="THREADLEDGER_BACKGROUND")
+    tools: str | None = Field(None, validation_alias="THREADLEDGER_TOOLS")
     memory_last: int | None = Field(None, ge=1, validation_alias="THREADLEDGER_MEMORY_LAST")
     memory_tokens: int | None = Field(None, ge=1, validation_alias="THREADLEDGER_MEMORY_TOKENS")
     synchronous: Literal["FULL", "NORMAL"] = Field("FULL", validation_alias="THREADLEDGER_SYNCHRONOUS")
@@ -111,9 +130,10 @@ def load_settings(**options: Any) -> Settings:
     if unknown:
         raise InvalidSettings(f"there is no setting {min(unknown)!r}: give some of {', '.join(Settings.model_fields)}")
     try:
-        given = {key: value for key, value in options.items() if value is not None}
+        given = _one_provider({key: value for key, value in options.items() if value is not None})
         settings = Settings(**{_name(key): value for key, value in given.items()})
         settings._options = frozenset(given)
+        _check_provider(settings)
         return settings
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -139,6 +159,27 @@ def origins(settings: Settings) -> dict[str, str]:
         place = "environment" if name in in_environment else ".env" if name in in_file else "default"
         found[name] = "option" if key in settings._options else place
     return found
+
+
+def _one_provider(given: dict[str, Any]) -> dict[str, Any]:
+    """An option that names one provider wins over an environment that names the other kind."""
+    kinds = ("openai_base_url", "azure_openai_endpoint")
+    named = [kind for kind in kinds if kind in given]
+    return dict.fromkeys(kinds) | given if len(named) == 1 else given
+
+
+def _check_provider(settings: Settings) -> None:
+    """Memory goes to one provider. Where the settings name two it is not guessed which."""
+    if settings.azure_openai_endpoint is None:
+        return
+    if settings.openai_base_url is not None:
+        raise InvalidSettings(
+            "AZURE_OPENAI_ENDPOINT and OPENAI_BASE_URL name two providers: unset the one that is not meant"
+        )
+    if settings.openai_api_version is None:
+        raise InvalidSettings(
+            "AZURE_OPENAI_ENDPOINT is set and OPENAI_API_VERSION is not: set it to the version of Azure's API to speak"
+        )
 
 
 def _name(key: str) -> str:

@@ -1,4 +1,4 @@
-"""The diagnosis table: facts to cause, cause to advice. The first row that matches names the cause.
+"""The diagnosis table: facts to cause. The first row that matches names the cause; `advice.py` says what to do about it.
 
 Where the wordings come from: OpenAI's documentation and reports of real failures, as gathered in November 2026; a wording
 is only asked when code, type and HTTP status do not already tell.
@@ -15,11 +15,6 @@ Rule = tuple[Cause, Callable[[Failure], bool]]
 def diagnose(failure: Failure) -> Cause:
     """Which of our causes these facts are."""
     return next((cause for cause, matches in RULES if matches(failure)), Cause.UNKNOWN)
-
-
-def advise(cause: Cause) -> str:
-    """What to do about a cause: names the setting or the command."""
-    return ADVICE[cause]
 
 
 def may_succeed_when_retried(cause: Cause) -> bool:
@@ -40,9 +35,30 @@ RETRYABLE = frozenset(
     }
 )
 
+BACKEND_UNWELL = frozenset(
+    {
+        Cause.PROVIDER_ERROR,
+        Cause.PROVIDER_GONE,
+        Cause.TIMED_OUT,
+        Cause.NETWORK,
+        Cause.RATE_LIMITED,
+        Cause.QUOTA_EXHAUSTED,
+        Cause.AUTHENTICATION,
+        Cause.PERMISSION,
+        Cause.EXPIRED,
+        Cause.MODEL_UNAVAILABLE,
+    }
+)
+"""Causes that lie with the backend, not with the question: the next question is likely to meet them too."""
+
 
 def _code(*codes: str) -> Callable[[Failure], bool]:
     return lambda failure: failure.code in codes or failure.type in codes
+
+
+def _raised(*exceptions: str) -> Callable[[Failure], bool]:
+    """An exception of these classes: in a call of ours (`details`), or in an app's own run (`type`)."""
+    return lambda failure: failure.type in exceptions or failure.details.get("exception") in exceptions
 
 
 def _status(*statuses: str) -> Callable[[Failure], bool]:
@@ -81,12 +97,19 @@ def _shut_down(failure: Failure) -> bool:
         return False
     endpoint = str(failure.details.get("endpoint", ""))
     told = failure.message or ""
-    if failure.code == "model_not_found" or failure.param == "model":
+    if failure.code in _NO_SUCH_MODEL or failure.param == "model":
         return False
     if "{conversation_id}" in endpoint:  # there is no list of conversations to ask: one that is missing is named
         return bool(told) and "onversation" not in told and (failure.thread_id or endpoint) not in told
     return failure.details.get("collection_http_status") in {404, 410} or bool(endpoint and "{" not in endpoint)
 
+
+_NO_SUCH_MODEL = (
+    "model_not_found",
+    "model_not_available",
+    "DeploymentNotFound",  # Azure: a model is reached by the name of its deployment
+    "OperationNotSupported",  # Azure: the model behind the deployment does not speak this API
+)
 
 _NO_ANSWER_AT_ALL = (
     "JSONDecodeError",
@@ -95,25 +118,111 @@ _NO_ANSWER_AT_ALL = (
     "TypeError",
     "IndexError",
     "KeyError",
+    "DecodingError",
+    "StreamAlreadyConsumed",
 )
-"""What comes up in the SDK, or in reading its objects, when an answer with HTTP 200 is not the provider's."""
+"""What comes up in the SDK, or in reading its objects, when an answer with HTTP 200 is not the provider's. Only in calls
+of ours: in an app's own run a `TypeError` is the app's."""
+
+_NO_CREDENTIALS = (
+    "OpenAIError",
+    "OAuthError",
+    "AuthenticationError",
+    "SubjectTokenProviderError",
+    "MutuallyExclusiveAuthError",
+    "_AmbiguousModuleClientUsageError",
+)
+"""What the SDK raises where it has no credentials to show, cannot fetch them, or has more than one kind."""
+
+_TIMEOUTS = (
+    "APITimeoutError",
+    "TimeoutError",
+    "Timeout",
+    "ConnectTimeout",
+    "ReadTimeout",
+    "WriteTimeout",
+    "PoolTimeout",
+)
+
+_NOT_REACHED = (
+    "APIConnectionError",
+    "ConnectionError",
+    "ConnectionAbortedError",
+    "ConnectionRefusedError",
+    "ConnectionResetError",
+    "BrokenPipeError",
+    "SSLError",
+    "gaierror",
+    "URLError",
+    "ConnectError",
+    "ReadError",
+    "WriteError",
+    "CloseError",
+    "ProxyError",
+    "RemoteProtocolError",
+    "UnsupportedProtocol",
+    "WebSocketConnectionClosedError",
+    "WebSocketQueueFullError",
+)
+"""Connections that were refused, cut or never made, as Python, HTTPX and the SDK name them."""
+
+_NOT_TAKEN = (
+    "content_filter",
+    "content_policy_violation",
+    "bio_policy",
+    "misalignment_policy_violation",
+    "image_content_policy_violation",
+    # An image that the provider cannot use is part of what was said, as one that it will not use is: the question is the
+    # place to look, and the same question again has the same end.
+    "invalid_image",
+    "invalid_image_format",
+    "invalid_base64_image",
+    "invalid_image_url",
+    "image_too_large",
+    "image_too_small",
+    "image_parse_error",
+    "invalid_image_mode",
+    "image_file_too_large",
+    "unsupported_image_media_type",
+    "empty_image_file",
+    "failed_to_download_image",
+    "image_file_not_found",
+)
+"""Codes for what was said, not for how it was asked."""
+
+_CUT_SHORT = ("max_output_tokens", "max_completion_tokens", "max_tokens", "max_messages", "steered", "length")
+"""Reasons of an answer that is not whole: a limit was reached, or somebody steered the model elsewhere meanwhile."""
+
+_MEMORY = re.compile(r"(input|messages|content|role)\b")
+"""Parameters that carry memory."""
 
 
 RULES: tuple[Rule, ...] = (
     # What our own preflight and driver said, in our own codes.
     *((cause, _all(_status("refused"), _code(cause.value))) for cause in Cause),
     (Cause.INTERRUPTED, _status("interrupted")),
-    (Cause.TIMED_OUT, _any(_status("timed_out"), _code("TimeoutError", "ReadTimeout", "Timeout"))),
+    (Cause.TIMED_OUT, _any(_status("timed_out"), _raised(*_TIMEOUTS))),
     (Cause.TOOL_FAILED, _code("tool_failed")),
     # Who may ask.
     (Cause.QUOTA_EXHAUSTED, _any(_code("insufficient_quota", "billing_hard_limit_reached", "billing_not_active"))),
-    (Cause.AUTHENTICATION, _any(_http(401), _code("invalid_api_key", "missing_credentials"))),
-    (Cause.PERMISSION, _any(_http(403), _code("permission_denied", "unsupported_country_region_territory"))),
+    (
+        Cause.AUTHENTICATION,
+        _any(_http(401), _code("invalid_api_key", "missing_credentials"), _raised(*_NO_CREDENTIALS)),
+    ),
+    (
+        Cause.PERMISSION,
+        _any(
+            _http(403),
+            _code("permission_denied", "unsupported_country_region_territory"),
+            _code("data_residency_mismatch"),  # the project's data may not go where the request went
+            _raised("PermissionDeniedError"),
+        ),
+    ),
     # What is not there.
     (Cause.PROVIDER_GONE, _shut_down),
     (
         Cause.MODEL_UNAVAILABLE,
-        _any(_code("model_not_found", "model_not_available"), _all(_http(404), _param("^model$"))),
+        _any(_code(*_NO_SUCH_MODEL), _all(_http(404), _param("^model$"))),
     ),
     (Cause.ASSISTANT_MISSING, _all(_http(404, 400), _says(r"\bassistant\b.*\b(not found|asst_)|no assistant"))),
     (Cause.ASSISTANT_MISSING, _all(_http(400, 404), _any(_param("^assistant_id$"), _says("invalid 'assistant_id'")))),
@@ -121,29 +230,31 @@ RULES: tuple[Rule, ...] = (
     (Cause.ASSISTANT_MISSING, _all(_http(404), _detail("endpoint", "GET /assistants/{assistant_id}"))),
     (Cause.THREAD_MISSING, _all(_http(404), lambda f: bool(f.thread_id))),
     # What the thread is doing.
-    (Cause.THREAD_BUSY, _code("conversation_locked")),
+    (Cause.THREAD_BUSY, _any(_code("conversation_locked"), _http(409), _raised("ConflictError"))),
     (
         Cause.THREAD_BUSY,
         _says(r"already has an active run|while a run .* is active|another process is currently operating"),
     ),
     # How fast and how much.
-    (Cause.CONTEXT_TOO_LONG, _any(_code("context_length_exceeded"), _says(r"maximum context length|context window"))),
-    (Cause.RATE_LIMITED, _any(_http(429), _code("rate_limit_exceeded", "tokens", "requests"))),
+    (
+        Cause.CONTEXT_TOO_LONG,
+        _any(_http(413), _code("context_length_exceeded"), _says(r"maximum context length|context window")),
+    ),
+    (
+        Cause.RATE_LIMITED,
+        _any(_http(429), _code("rate_limit_exceeded", "tokens", "requests"), _raised("RateLimitError")),
+    ),
     (Cause.CONTEXT_TOO_LONG, _detail("incomplete_reason", "max_prompt_tokens")),
     (
         Cause.CONTENT_FILTERED,
         _any(
-            _code(
-                "content_filter",
-                "content_policy_violation",
-                "image_content_policy_violation",
-                "bio_policy",
-                "misalignment_policy_violation",
-            ),
+            _code(*_NOT_TAKEN),
             _detail("incomplete_reason", "content_filter"),
             _detail("finish_reason", "content_filter"),
+            _raised("ContentFilterFinishReasonError"),
         ),
     ),
+    (Cause.TOOL_FAILED, _says(r"^no tool output found for function call")),  # a call that nobody answered
     # What the assistant is made of.
     (Cause.INSTRUCTIONS_TOO_LONG, _any(_param("instructions"), _says(r"instructions.*(too long|maximum length)"))),
     (Cause.TOO_MANY_TOOLS, _all(_param("^tools$"), _says(r"too long|at most|maximum"))),
@@ -157,42 +268,33 @@ RULES: tuple[Rule, ...] = (
         _any(_code("invalid_prompt"), _param(r"^(name|description|model|metadata|tool_choice)")),
     ),
     # How it ended.
-    (Cause.EXPIRED, _status("expired")),
-    (Cause.CANCELLED, _status("cancelled", "cancelling")),
-    (Cause.INCOMPLETE, _status("incomplete")),
-    (Cause.TIMED_OUT, _any(_http(408, 504), _detail("exception", "APITimeoutError"), _code("vector_store_timeout"))),
-    (Cause.NETWORK, _any(_detail("exception", "APIConnectionError"), _code("ConnectionError", "ConnectError"))),
+    (Cause.EXPIRED, _any(_status("expired"), _detail("incomplete_reason", "run_expired"))),
+    (Cause.CANCELLED, _any(_status("cancelled", "cancelling"), _detail("incomplete_reason", "run_cancelled"))),
+    (Cause.PROVIDER_ERROR, _detail("incomplete_reason", "run_failed")),
+    (
+        Cause.INCOMPLETE,
+        _any(
+            _status("incomplete"),
+            _detail("incomplete_reason", *_CUT_SHORT),
+            _detail("finish_reason", *_CUT_SHORT),
+            _raised("LengthFinishReasonError"),
+        ),
+    ),
+    (Cause.TIMED_OUT, _any(_http(408, 504), _code("vector_store_timeout"))),
+    (Cause.NETWORK, _any(_raised(*_NOT_REACHED), _code("stream_broken"))),
     (Cause.PROVIDER_ERROR, _any(_code("server_error"), lambda f: (f.http_status or 0) >= 500)),
     (Cause.PROVIDER_ERROR, _says(r"^sorry, something went wrong")),
-    (Cause.PROVIDER_ERROR, _detail("exception", *_NO_ANSWER_AT_ALL)),
+    (Cause.PROVIDER_ERROR, _any(_raised("InternalServerError"), _detail("exception", *_NO_ANSWER_AT_ALL))),
     (Cause.ASSISTANT_MISCONFIGURED, _all(_http(400, 422), _detail("endpoint", "POST /assistants"))),
+    # A request is made of a profile and of memory. Where the provider refuses it and blames neither the memory nor
+    # anything named above, what is left is the profile.
+    (
+        Cause.ASSISTANT_MISCONFIGURED,
+        _all(
+            _any(_http(422), _all(_http(400), _code("invalid_request_error"))),
+            lambda failure: not _MEMORY.match(failure.param or ""),
+        ),
+    ),
+    # A stream that broke off with an error of no other kind.
+    (Cause.PROVIDER_ERROR, _any(_detail("event", "error"), _raised("APIError"))),
 )
-
-
-ADVICE: dict[Cause, str] = {
-    Cause.ASSISTANT_MISSING: "The assistant does not exist: correct OPENAI_ASSISTANT_ID, or unset it to have one made from the profile.",
-    Cause.ASSISTANT_MISCONFIGURED: "The provider refuses the assistant's settings: correct name, instructions, model and tools in THREADLEDGER_PROFILE.",
-    Cause.INSTRUCTIONS_TOO_LONG: "Shorten the instructions in THREADLEDGER_PROFILE: assistants take 256,000 characters.",
-    Cause.TOO_MANY_TOOLS: "Remove tools from THREADLEDGER_PROFILE: assistants take 128.",
-    Cause.TOOL_NOT_SUPPORTED: "The backend does not take one of the profile's tools: change it in THREADLEDGER_PROFILE, or leave the backend out of THREADLEDGER_BACKENDS.",
-    Cause.EMPTY_MEMORY: "There was nothing to answer: the memory shown was empty; see it with: threadledger show KEY --view memory.",
-    Cause.RATE_LIMITED: "Too many requests or tokens a minute: wait, raise THREADLEDGER_RETRIES, or ask the provider for a higher limit.",
-    Cause.QUOTA_EXHAUSTED: "The account has no credit left: add credit at the provider, then: threadledger replay rerun --failed --cause quota_exhausted.",
-    Cause.CONTEXT_TOO_LONG: "The memory is longer than the model's window: set OPENAI_MODEL to a model with a larger one, or show less with THREADLEDGER_MEMORY_TOKENS.",
-    Cause.CONTENT_FILTERED: "The provider's content filter stopped the answer: look at the question with: threadledger audit show RUN.",
-    Cause.AUTHENTICATION: "The key is wrong or missing: set OPENAI_API_KEY (and OPENAI_BASE_URL, if the key belongs elsewhere).",
-    Cause.PERMISSION: "The key may not do this: check the project's rights, OPENAI_ORG_ID and OPENAI_PROJECT_ID.",
-    Cause.MODEL_UNAVAILABLE: "The model does not exist, is retired, or is not open to this key: set OPENAI_MODEL (or THREADLEDGER_FALLBACK_MODEL).",
-    Cause.PROVIDER_ERROR: "The provider failed on its side: nothing to change; try again with: threadledger replay rerun RUN --apply.",
-    Cause.PROVIDER_GONE: "The provider shut this API down (or OPENAI_BASE_URL is not its address): set USE_ASSISTANTS_API=false, then move memory with: threadledger replay rebuild --all --to conversations.",
-    Cause.THREAD_MISSING: "The provider lost the thread: write it anew with: threadledger replay rebuild KEY --apply.",
-    Cause.THREAD_BUSY: "Another run held the thread: try again with: threadledger replay rerun RUN --apply.",
-    Cause.TIMED_OUT: "No answer in time: raise THREADLEDGER_TIMEOUT_SECONDS, or try again with: threadledger replay rerun RUN --apply.",
-    Cause.NETWORK: "The provider was not reached: check the connection and OPENAI_BASE_URL.",
-    Cause.EXPIRED: "The provider gave the run up as too old: try again with: threadledger replay rerun RUN --apply.",
-    Cause.CANCELLED: "Somebody cancelled the run: try again with: threadledger replay rerun RUN --apply.",
-    Cause.INCOMPLETE: "The answer was cut off by a limit on tokens: raise the limit, or set OPENAI_MODEL to another model.",
-    Cause.TOOL_FAILED: "A tool could not be run: bind it with threadledger.open(tools={name: function}), or take it out of THREADLEDGER_PROFILE.",
-    Cause.INTERRUPTED: "The process stopped in the middle of the run: ask again, or: threadledger replay rerun RUN --apply.",
-    Cause.UNKNOWN: "Not a failure we know: look at its details with: threadledger audit show RUN -o json.",
-}

@@ -7,14 +7,25 @@ JSON, or not of the provider at all, comes up as `AttributeError` or `JSONDecode
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from threadledger.domain import Failure, ProviderRefused, redact, redact_details
+from threadledger.domain import Failure, ProviderRefused, now, redact, redact_details
 
 if TYPE_CHECKING:
     import openai
+
+ERROR_EVENT = "error"
+TOO_MANY_REQUESTS = 429
+RATE_LIMITS = ("requests", "tokens")
+"""What the provider counts a minute, as the names of its headers say it (`x-ratelimit-remaining-requests`)."""
+
+UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "": 1.0}
+DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd]|$)")
 
 
 @contextmanager
@@ -67,7 +78,7 @@ def failure_of(
         message=redact(_words(error)) or None,
         http_status=getattr(error, "status_code", None),
         request_id=getattr(error, "request_id", None),
-        retry_after_seconds=retry_after(headers),
+        retry_after_seconds=retry_after(headers, getattr(error, "status_code", None)),
         param=_text(error.param),
         remote_run_id=remote_run_id,
         thread_id=thread_id,
@@ -75,16 +86,83 @@ def failure_of(
     )
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the provider asks to wait; None where it does not say, or gives a date."""
+def failure_of_event(
+    event: Mapping[str, Any], endpoint: str, thread_id: str | None = None, remote_run_id: str | None = None
+) -> Failure:
+    """The facts of an error that a stream gives as data, which the SDK hands over instead of raising it.
+
+    The Responses API sends `{"type": "error", code, message, param}`, where `type` is the event's own name. The Assistants
+    API sends the object of its error envelope, and the SDK shows it as `{"event": "error", "data": {…}}`. Servers that
+    speak the protocol also put the object under `error`, as the envelope of a refused request has it.
+    """
+    told: Any = event
+    for name in ("data", "error"):
+        if told.get(name):
+            told = told[name]
+        if not isinstance(told, Mapping):
+            told = {"message": told if isinstance(told, str) else None}
+    kind = told.get("type")
+    return Failure(
+        "error",
+        code=_text(told.get("code")),
+        type=None if kind == ERROR_EVENT else _text(kind),
+        message=redact(_text(told.get("message")) or "") or None,
+        param=_text(told.get("param")),
+        remote_run_id=remote_run_id,
+        thread_id=thread_id,
+        details={"endpoint": endpoint, "event": ERROR_EVENT},
+    )
+
+
+def retry_after(headers: Mapping[str, str], http_status: int | None = None) -> float | None:
+    """Seconds that the provider asks to wait, None where it does not say.
+
+    `Retry-After` gives seconds or a date (RFC 9110, 10.2.3). Where a 429 comes without it, the rate-limit headers tell when
+    the limits that are used up are full again: the longest of them counts.
+    """
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        seconds = _seconds_or_date(headers.get(name, ""))
+        if seconds is not None:
+            return seconds / unit
+    return _until_reset(headers) if http_status == TOO_MANY_REQUESTS else None
+
+
+def duration_seconds(text: str) -> float | None:
+    """Seconds of a duration as the rate-limit headers write it ("20ms", "6m0s", "1h2m"; bare numbers are seconds)."""
+    parts = DURATION_PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+        return None
+    return float(sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts))
+
+
+def _seconds_or_date(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return _seconds_until(text)
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _seconds_until(date: str) -> float | None:
+    """Seconds from now to an HTTP date; 0 where it is past."""
+    try:
+        at = parsedate_to_datetime(date)
+        return max(((at if at.tzinfo else at.replace(tzinfo=UTC)) - now()).total_seconds(), 0.0)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _until_reset(headers: Mapping[str, str]) -> float | None:
+    waits = []
+    for limit in RATE_LIMITS:
         try:
-            seconds = float(headers[name]) / unit
+            remaining = float(headers[f"x-ratelimit-remaining-{limit}"])
         except (KeyError, ValueError):
             continue
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    return None
+        wait = duration_seconds(headers.get(f"x-ratelimit-reset-{limit}", ""))
+        if remaining <= 0 and wait is not None and math.isfinite(wait):
+            waits.append(wait)
+    return max(waits, default=None)
 
 
 def _kind(error: Exception) -> str:

@@ -13,6 +13,9 @@ ASSISTANT_NAME_CHARS_MAX = 256
 ASSISTANT_TOOLS_MAX = 128
 """Tools of an assistant. API."""
 
+CHAT_FUNCTIONS_MAX = 128
+"""Functions that one request of Chat Completions offers. API: the array `functions`, which `tools` took the place of."""
+
 THREAD_MESSAGE_CHARS_MAX = 256_000
 """Text of one message of an assistants thread. History."""
 
@@ -28,8 +31,26 @@ METADATA_VALUE_CHARS_MAX = 512
 HOSTED_TOOLS = {
     "assistants": frozenset({"code_interpreter", "file_search"}),
     "responses": frozenset(
-        {"web_search", "web_search_preview", "file_search", "code_interpreter", "image_generation", "mcp", "custom"}
+        {
+            "apply_patch",
+            "code_interpreter",
+            "computer",
+            "computer_use_preview",
+            "custom",
+            "file_search",
+            "image_generation",
+            "local_shell",
+            "mcp",
+            "namespace",
+            "programmatic_tool_calling",
+            "shell",
+            "tool_search",
+            "web_search",
+            "web_search_2025_08_26",
+            "web_search_preview",
+            "web_search_preview_2025_03_11",
+        }
     ),
     "chat": frozenset({"custom"}),
 }
-"""Tools beside functions that each backend takes. API."""
+"""Tools beside functions that each backend takes. The types of the SDK's requests (openai 3.54)."""

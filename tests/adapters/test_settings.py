@@ -21,6 +21,9 @@ def test_without_anything_the_defaults_of_the_contract_hold():
     assert settings.threads == "conversations"
     assert (settings.retries, settings.timeout_seconds) == (2, 60)
     assert settings.openai_api_key is None
+    assert (settings.deadline_seconds, settings.while_running) == (300, "reject")
+    assert (settings.stateless, settings.background, settings.tools) == (False, False, None)
+    assert (settings.azure_openai_endpoint, settings.openai_api_version) == (None, None)
     assert settings.load_profile() == Profile()
 
 
@@ -48,6 +51,12 @@ NAMES = {
     "THREADLEDGER_FALLBACK_MODEL": ("fallback_model", "f", "f"),
     "THREADLEDGER_RETRIES": ("retries", "0", 0),
     "THREADLEDGER_TIMEOUT_SECONDS": ("timeout_seconds", "0.5", 0.5),
+    "OPENAI_API_VERSION": ("openai_api_version", "2026-01-01", "2026-01-01"),
+    "THREADLEDGER_DEADLINE_SECONDS": ("deadline_seconds", "12.5", 12.5),
+    "THREADLEDGER_WHILE_RUNNING": ("while_running", "queue", "queue"),
+    "THREADLEDGER_STATELESS": ("stateless", "true", True),
+    "THREADLEDGER_BACKGROUND": ("background", "1", True),
+    "THREADLEDGER_TOOLS": ("tools", "my.tools", "my.tools"),
 }
 
 
@@ -80,7 +89,8 @@ def test_an_empty_value_is_no_value(monkeypatch):
 
 
 FOREIGN = {"DB": "mysql://h/d", "THREADS": "none", "BACKENDS": "chat", "RETRIES": "8", "PROFILE": "release",
-           "MEMORY_LAST": "8", "TIMEOUT_SECONDS": "8"}  # fmt: skip
+           "MEMORY_LAST": "8", "TIMEOUT_SECONDS": "8", "TOOLS": "8", "STATELESS": "1", "BACKGROUND": "1",
+           "WHILE_RUNNING": "queue", "DEADLINE_SECONDS": "8", "AZURE_ENDPOINT": "x"}  # fmt: skip
 
 
 @pytest.mark.parametrize("place", ["environment", ".env"])
@@ -95,6 +105,8 @@ def test_keys_of_other_programs_are_ignored(monkeypatch, place):
     assert settings.db == "sqlite:///threadledger.db"
     assert (settings.threads, settings.order, settings.retries) == ("conversations", ("responses", "chat"), 2)
     assert (settings.profile, settings.memory_last, settings.timeout_seconds) == (None, None, 60)
+    assert (settings.tools, settings.stateless, settings.background) == (None, False, False)
+    assert (settings.while_running, settings.deadline_seconds) == ("reject", 300)
 
 
 BAD = {
@@ -103,6 +115,10 @@ BAD = {
     "THREADLEDGER_THREADS": ["postgres"],
     "THREADLEDGER_BACKENDS": ["responses,gpt"],
     "USE_ASSISTANTS_API": ["perhaps"],
+    "THREADLEDGER_DEADLINE_SECONDS": ["soon", "0", "-1", "nan", "inf", "86401"],
+    "THREADLEDGER_WHILE_RUNNING": ["wait"],
+    "THREADLEDGER_STATELESS": ["perhaps"],
+    "THREADLEDGER_BACKGROUND": ["perhaps"],
 }
 
 
@@ -216,7 +232,74 @@ def test_a_bad_profile_makes_no_database():
     assert not Path("threadledger.db").exists()
 
 
+# Azure
+
+AZURE = {
+    "AZURE_OPENAI_ENDPOINT": "https://a.example",
+    "AZURE_OPENAI_API_KEY": SECRET,
+    "OPENAI_API_VERSION": "2026-01-01",
+}
+
+
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_where_azures_endpoint_is_set_azure_is_asked_with_its_own_key(monkeypatch, place):
+    if place == "environment":
+        for name, value in AZURE.items():
+            monkeypatch.setenv(name, value)
+    else:
+        DOTENV.write_text("".join(f"{name}={value}\n" for name, value in AZURE.items()))
+    client = client_of(load_settings(openai_api_key="sk-of-openai"))
+    assert (client.azure_endpoint, client.api_key, client.api_version) == ("https://a.example", SECRET, "2026-01-01")
+    assert client.endpoint == "https://a.example/openai"
+
+
+def test_azure_is_never_shown_the_key_of_openai():
+    given = {"azure_openai_endpoint": "https://a.example", "openai_api_version": "2026-01-01"}
+    assert not client_of(load_settings(openai_api_key=SECRET, **given)).has_credentials
+    assert client_of(load_settings(azure_openai_ad_token="t", **given)).azure_ad_token == "t"
+
+
+def test_azures_key_and_token_without_its_endpoint_are_another_programs():
+    client = client_of(load_settings(azure_openai_api_key=SECRET, azure_openai_ad_token="t"))
+    assert not client.has_credentials
+
+
+def test_two_providers_at_once_are_refused(monkeypatch):
+    for name, value in (AZURE | {"OPENAI_BASE_URL": "http://x/v1"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match="AZURE_OPENAI_ENDPOINT and OPENAI_BASE_URL name two providers"):
+        load_settings()
+
+
+def test_an_option_that_names_a_provider_wins_over_another_one_in_the_environment(monkeypatch):
+    for name, value in AZURE.items():
+        monkeypatch.setenv(name, value)
+    assert client_of(load_settings(openai_base_url="http://x/v1")).endpoint == "http://x/v1"
+    monkeypatch.delenv("AZURE_OPENAI_ENDPOINT")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://x/v1")
+    assert client_of(load_settings(azure_openai_endpoint="https://b.example")).endpoint == "https://b.example/openai"
+
+
+def test_azure_without_a_version_of_its_api_is_refused():
+    with pytest.raises(InvalidSettings, match="OPENAI_API_VERSION is not"):
+        load_settings(azure_openai_endpoint="https://a.example")
+
+
 # Secrets
+
+
+@pytest.mark.parametrize("field", ["azure_openai_api_key", "azure_openai_ad_token"])
+def test_azures_key_and_token_show_nowhere(field):
+    given = {field: SECRET, "azure_openai_endpoint": "https://a.example", "openai_api_version": "2026-01-01"}
+    settings = load_settings(**given)
+    shown = [
+        repr(settings),
+        str(settings),
+        repr(client_of(settings)),
+        str(settings.model_dump()),
+        str(origins(settings)),
+    ]
+    assert all(SECRET not in text for text in shown)
 
 
 def test_the_key_shows_nowhere(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import ADVICE, Cause, Failure, advise, diagnose, may_succeed_when_retried
+from threadledger.domain import ADVICE, BACKEND_UNWELL, Cause, Failure, advise, diagnose, may_succeed_when_retried
 
 RUN = {"endpoint": "GET /threads/{thread_id}/runs/{run_id}"}
 
@@ -172,7 +172,29 @@ CASES = [
     (Cause.UNKNOWN, Failure("failed")),
     (Cause.UNKNOWN, Failure("error", type="ZeroDivisionError", message="division by zero")),
     (Cause.UNKNOWN, http(418, "I'm a teapot")),
-    (Cause.UNKNOWN, http(400, "No tool output found for function call call_abc.", param="input")),
+    (Cause.UNKNOWN, http(400, "Invalid value: 'input_text'.", "invalid_value", REQUEST, "input[1].content[0]")),
+    (Cause.UNKNOWN, http(400, "<html>Bad Request</html>")),
+    # A request is made of a profile and of memory: what blames neither memory nor anything else blames the profile.
+    (Cause.ASSISTANT_MISCONFIGURED, http(400, "Unknown parameter: 'tols'.", "unknown_parameter", REQUEST, "tols")),
+    (Cause.ASSISTANT_MISCONFIGURED, http(422, "Extra inputs are not permitted")),
+    (Cause.TOOL_FAILED, http(400, "No tool output found for function call call_abc.", None, REQUEST, "input")),
+    # Named by code alone, by an exception's name alone, or by a stream.
+    (Cause.PERMISSION, Failure("failed", "data_residency_mismatch")),
+    (Cause.CONTENT_FILTERED, http(400, "Invalid image data.", "invalid_image", REQUEST, "input[0].content[1]")),
+    (
+        Cause.MODEL_UNAVAILABLE,
+        http(404, "The API deployment does not exist.", "DeploymentNotFound", endpoint="POST /x"),
+    ),
+    (Cause.THREAD_BUSY, http(409)),
+    (Cause.CONTEXT_TOO_LONG, http(413, "Request Entity Too Large")),
+    (Cause.NETWORK, Failure("error", type="ConnectionResetError", message="Connection reset by peer")),
+    (Cause.NETWORK, Failure("error", details={"exception": "RemoteProtocolError"})),
+    (Cause.RATE_LIMITED, Failure("error", type="RateLimitError", message="Slow down.")),
+    (Cause.PROVIDER_ERROR, Failure("error", message="It broke.", details={"event": "error"})),
+    (Cause.INCOMPLETE, Failure("failed", details={"incomplete_reason": "steered"})),
+    (Cause.INCOMPLETE, Failure("incomplete", details={"incomplete_reason": "max_messages"})),
+    (Cause.CANCELLED, Failure("incomplete", details={"incomplete_reason": "run_cancelled"})),
+    (Cause.EXPIRED, Failure("incomplete", details={"incomplete_reason": "run_expired"})),
 ]
 
 
@@ -216,6 +238,10 @@ def test_every_cause_has_advice_that_names_a_setting_or_a_command(cause):
 SETTINGS = {
     "OPENAI_API_KEY",
     "OPENAI_BASE_URL",
+    "AZURE_OPENAI_ENDPOINT",
+    "AZURE_OPENAI_API_KEY",
+    "AZURE_OPENAI_AD_TOKEN",
+    "OPENAI_API_VERSION",
     "OPENAI_ORG_ID",
     "OPENAI_PROJECT_ID",
     "OPENAI_ASSISTANT_ID",
@@ -233,6 +259,21 @@ SETTINGS = {
 @pytest.mark.parametrize("cause", Cause)
 def test_advice_names_only_settings_that_there_are(cause):
     assert set(re.findall(r"\b[A-Z]+_[A-Z_]+\b", advise(cause))) <= SETTINGS
+
+
+def test_a_backend_is_unwell_for_what_everybody_who_asks_it_meets():
+    assert {cause.value for cause in BACKEND_UNWELL} == {
+        "provider_error",
+        "provider_gone",
+        "timed_out",
+        "network",
+        "rate_limited",
+        "quota_exhausted",
+        "authentication",
+        "permission",
+        "expired",
+        "model_unavailable",
+    }
 
 
 def test_what_is_retried_is_what_can_have_another_end():
