@@ -36,6 +36,8 @@ class ThreadItem:
     version: int = field(default=0, compare=False)
     payload: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The provider's own form, where an adapter needs more than the compared fields."""
+    item_id: str = field(default="", compare=False)
+    """The provider's own id of what was read back."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def compare(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> Comp
     return Comparison(ThreadState.DRIFTED, len(journal), len(thread), **counted)
 
 
-def common_prefix(left: Sequence[ThreadItem], right: Sequence[ThreadItem]) -> int:
+def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
     """How many entries are equal from the start on."""
     length = 0
     for mine, theirs in zip(left, right, strict=False):

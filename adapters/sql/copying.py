@@ -20,7 +20,7 @@ PAGE_ROWS = 2_000
 TABLES: Sequence[tuple[str, str, str]] = (
     ("streams", "stream, name, version, state_schema, state, due_at", "stream"),
     ("events", "position, stream, version, event_id, topic, schema, at, state, leaf", "position"),
-    ("mirror_heads", "stream, mirror, thread_id, version, settled, holder, held_until", "stream, mirror"),
+    ("mirror_heads", "stream, mirror, thread_id, version, settled, holder, held_until, doubts", "stream, mirror"),
     ("assistants", "endpoint, profile_hash, assistant_id", "endpoint, profile_hash"),
 )
 """Table, columns, order. Views are not copied: they catch up from the events."""

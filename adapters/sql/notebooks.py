@@ -1,14 +1,15 @@
-"""What is noted beside the log, and could be found out again from the provider: how far threads hold the journal, and
-which assistant was made from which profile."""
+"""What is noted beside the log: how far threads hold the journal, the writes to them that may still land, and which
+assistant was made from which profile. All but those writes could be found out again from the provider."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from threadledger.domain import MirrorHead, now, to_iso
+from threadledger.domain import Doubt, MirrorHead, now, to_iso
 
 from .engine import Database
 
@@ -23,7 +24,7 @@ class SqlMirrorHeads:
 
     def claim(self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime) -> MirrorHead | None:
         query = self._database.sql(
-            "SELECT thread_id, version, settled, holder, held_until FROM mirror_heads WHERE stream = ? AND mirror = ?"
+            "SELECT thread_id, version, settled, holder, held_until, doubts FROM mirror_heads WHERE stream = ? AND mirror = ?"
         )
 
         def take(connection: Connection) -> MirrorHead | None:
@@ -32,17 +33,19 @@ class SqlMirrorHeads:
                 return None
             head = MirrorHead(thread_id, 0, settled=False)
             if row is not None and row.thread_id == thread_id:
-                head = MirrorHead(thread_id, row.version, bool(row.settled))
+                doubts = tuple(Doubt.from_json(doubt) for doubt in json.loads(row.doubts))
+                head = MirrorHead(thread_id, row.version, bool(row.settled), doubts)
             self._write(connection, stream, mirror, replace(head, settled=False), holder, to_iso(until))
-            return head
+            return replace(head, left_by=row.holder) if row is not None else head
 
         return self._database.write(lambda connection: self._alone(connection, take))
 
-    def release(self, stream: str, mirror: str, holder: str) -> None:
+    def release(self, stream: str, mirror: str, holder: str, doubts: Sequence[Doubt] | None = None) -> None:
         statement = (
-            "UPDATE mirror_heads SET holder = NULL, held_until = NULL WHERE stream = ? AND mirror = ? AND holder = ?"
+            "UPDATE mirror_heads SET holder = NULL, held_until = NULL, doubts = COALESCE(?, doubts) "
+            "WHERE stream = ? AND mirror = ? AND holder = ?"
         )
-        self._database.execute(statement, (stream, mirror, holder))
+        self._database.execute(statement, (None if doubts is None else _stored(doubts), stream, mirror, holder))
 
     def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
         query = self._database.sql("SELECT holder FROM mirror_heads WHERE stream = ? AND mirror = ?")
@@ -70,13 +73,17 @@ class SqlMirrorHeads:
         held_until: str | None,
     ) -> None:
         statement = (
-            "INSERT INTO mirror_heads (stream, mirror, thread_id, version, settled, holder, held_until) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, mirror) DO UPDATE SET "
+            "INSERT INTO mirror_heads (stream, mirror, thread_id, version, settled, holder, held_until, doubts) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, mirror) DO UPDATE SET "
             "thread_id = excluded.thread_id, version = excluded.version, settled = excluded.settled, "
-            "holder = excluded.holder, held_until = excluded.held_until"
+            "holder = excluded.holder, held_until = excluded.held_until, doubts = excluded.doubts"
         )
-        values = (stream, mirror, head.thread_id, head.version, int(head.settled), holder, held_until)
-        connection.exec_driver_sql(self._database.sql(statement), values)
+        place = (stream, mirror, head.thread_id, head.version, int(head.settled), holder, held_until)
+        connection.exec_driver_sql(self._database.sql(statement), (*place, _stored(head.doubts)))
+
+
+def _stored(doubts: Sequence[Doubt]) -> str:
+    return json.dumps([doubt.as_json() for doubt in doubts], separators=(",", ":"))
 
 
 class RememberedAssistants:

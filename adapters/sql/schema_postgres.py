@@ -69,4 +69,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (view, version, generation, position)
         )""",
     ),
+    (
+        # Writes to a thread that were never answered and may still land: a JSON array.
+        "ALTER TABLE mirror_heads ADD COLUMN doubts TEXT NOT NULL DEFAULT '[]'",
+    ),
 )

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from threadledger.adapters.sql import SCHEMA_VERSION, Database, Factory
+from threadledger.adapters.sql import SCHEMA_VERSION, Database, Factory, SqlMirrorHeads
 from threadledger.adapters.sql.schema_postgres import STEPS as POSTGRES_STEPS
 from threadledger.adapters.sql.schema_sqlite import STEPS as SQLITE_STEPS
-from threadledger.domain import ForeignDatabase, Journal, Ledger
+from threadledger.domain import ForeignDatabase, Journal, Ledger, MirrorHead, NewerSchema, now
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -82,6 +82,42 @@ def test_an_upgraded_ledger_is_written_to_as_if_it_were_new(number: int, tmp_pat
         assert list(ledger.check()) == []
 
 
+def test_threads_that_were_noted_before_there_were_doubts_are_in_no_doubt(tmp_path: Path) -> None:
+    url = stored(2, tmp_path / "old.db")
+    opened(url).close()
+    database = Database(url)
+    notes = database.query("SELECT mirror, thread_id, version, settled, holder FROM mirror_heads ORDER BY mirror")
+    assert [tuple(note)[2:] for note in notes] == [(33, 0, "a run that was killed"), (33, 1, None)]
+    heads = SqlMirrorHeads(database)
+    for mirror, thread_id, version, settled, holder in notes:
+        known = MirrorHead(thread_id, version, bool(settled), doubts=(), left_by=holder)
+        assert heads.claim("conversation:customer-42", mirror, thread_id, "me", now()) == known
+    database.close()
+
+
+def test_a_postgresql_database_of_schema_2_is_upgraded_when_it_is_opened(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    for statement in (statement for step in POSTGRES_STEPS[:2] for statement in step):
+        database.execute(statement)
+    database.execute("INSERT INTO threadledger VALUES (2, '2026-11-22T12:00:00.000000Z')")
+    database.execute("INSERT INTO mirror_heads VALUES ('conversation:k', 'conversations', 'conv_1', 7, 1)")
+    with opened(postgres_url) as ledger:
+        assert (ledger.schema_before, ledger.status()["schema_version"]) == (2, SCHEMA_VERSION)
+    known = SqlMirrorHeads(database).claim("conversation:k", "conversations", "conv_1", "me", now())
+    assert known == MirrorHead("conv_1", 7, settled=True)
+    database.close()
+
+
+def test_a_database_of_a_newer_schema_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    url = stored(2, tmp_path / "new.db")
+    with sqlite3.connect(tmp_path / "new.db") as connection:
+        connection.execute("UPDATE threadledger SET schema_version = ?", (SCHEMA_VERSION + 1,))
+    before = table_shapes(url)
+    with pytest.raises(NewerSchema, match=f"schema {SCHEMA_VERSION + 1}"):
+        opened(url)
+    assert table_shapes(url) == before
+
+
 def test_an_upgrade_that_breaks_off_leaves_the_database_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +146,7 @@ def test_a_new_postgresql_database_has_the_tables_and_columns_of_sqlite(any_db_u
         if found:
             lines = [line.strip() for line in found[2].splitlines() or [found[2]]]
             expected[found[1]] = [line.split()[0] for line in lines if line and line.split()[0].islower()]
+    expected["mirror_heads"] += ["doubts"]
     database = Database(any_db_url)
     for table, columns in expected.items():
         if table != "log_head":

@@ -1,0 +1,270 @@
+"""Surplus copies in a thread. A write whose answer never came may land after the thread was read back and the write sent
+again: then a message of ours stands there twice. What is provably ours may be taken out; what is not is only reported.
+
+Two proofs count. An entry that bears the id of a doubted message is ours by identity. Where a thread cannot bear ids, a
+block that equals a doubted write, in order, without a gap and behind all that was there when it was sent, is ours by
+content and position, together with what the model put behind it. A copy is surplus only beyond what the journal needs:
+messages of equal text are different messages.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any, NamedTuple, Self
+
+from .limits import DOUBTS_SEARCHED_MAX, LANDINGS_TRIED_MAX
+from .threads import ThreadItem, common_prefix, digest
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtedItem:
+    """An entry of a doubted write, by what it is known by again: `digest` (SHA-256, hex) of kind, name, content and call,
+    and the id of our message."""
+
+    digest: str
+    message_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """One write that was sent to a thread and never answered: it may still land."""
+
+    items: tuple[DoubtedItem, ...]
+    asked: bool = False
+    """Whether a model was asked with these items as its input: its output may have landed right behind them."""
+    at: str = ""
+    """When it was sent (ISO 8601)."""
+    whole: bool = False
+    """Whether the provider takes such a write whole or not at all; otherwise a beginning of it may have landed."""
+    again: bool = False
+    """Whether it was sent a second time: then it may stand in the thread twice."""
+    exchange_id: str = ""
+    run_id: str = ""
+    """Of a model that was asked: for which exchange, and by which run of ours."""
+
+    @classmethod
+    def of(cls, items: Sequence[ThreadItem], at: str, *, asked: bool = False, whole: bool = False) -> Self:
+        """The doubt about a write of these items, in the order in which they were sent."""
+        return cls(tuple(DoubtedItem(digest([item]), item.message_id) for item in items), asked, at, whole or asked)
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is stored: about 120 bytes an item, however long its text."""
+        items = [[item.digest, item.message_id] for item in self.items]
+        flags = {"asked": self.asked, "at": self.at, "whole": self.whole, "again": self.again}
+        return {"items": items, **flags, "exchange_id": self.exchange_id, "run_id": self.run_id}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """A stored doubt; keys of a newer version are passed over."""
+        items = tuple(DoubtedItem(*item[:2]) for item in stored["items"])
+        known = ("asked", "at", "whole", "again", "exchange_id", "run_id")
+        return cls(items, **{name: stored[name] for name in known if name in stored})
+
+
+def surplus(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]) -> list[ThreadItem]:
+    """What stands in a thread beyond the journal and is provably a late copy of ours, in the thread's order.
+
+    Of several copies, those are chosen that leave the journal's order; where that is the same, the later ones. Each doubt
+    explains one landing at most, and where it would have to explain more, content proves nothing: none is named then.
+
+    Args:
+        journal: what the thread should hold, as its mirror renders it.
+        thread: what was read back.
+        doubts: the writes that were never answered; content is looked for those of the last `DOUBTS_SEARCHED_MAX`.
+    """
+    taken = {index for landing in _landings(journal, thread, doubts) for index in landing.taken}
+    return [thread[index] for index in sorted(taken)]
+
+
+def open_doubts(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]) -> list[Doubt]:
+    """The doubts that no surplus block of this thread has answered. Once what is surplus was taken out, only these may be
+    kept: a doubt that has landed explains no further copy."""
+    answered = {landing.doubt for landing in _landings(journal, thread, doubts)}
+    return [doubt for number, doubt in enumerate(doubts) if number not in answered]
+
+
+Key = tuple[str, str]
+"""What an entry is known by: the message id that it bears (else empty), and its digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Landing:
+    """A way to explain entries of a thread as late: those of `taken` would go. `doubt` is the number of the doubt that it
+    uses up, None where the entry's own id is the proof. `kept` entries before them stay, as the journal's own."""
+
+    taken: range
+    doubt: int | None = None
+    kept: int = 0
+
+    @property
+    def start(self) -> int:
+        return self.taken.start - self.kept
+
+
+def _landings(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]) -> list[_Landing]:
+    found = _explained(journal, thread, doubts) if doubts else []
+    taken = {index for landing in found for index in landing.taken}
+    left = [item for index, item in enumerate(thread) if index not in taken]
+    # Were the same doubts to explain still more of what is left, somebody else wrote the same: which copy is ours is not known.
+    return [] if found and _explained(journal, left, doubts) else found
+
+
+def _explained(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]) -> list[_Landing]:
+    keys = [(item.message_id, digest([item])) for item in thread]
+    borne = {key for key in keys if key[0]}
+    places = [(item.message_id, digest([item])) for item in journal]
+    wanted = [place if place in borne else ("", place[1]) for place in places]
+    in_order = _in_order(wanted, keys)
+    # Where entries bear our ids, one that bears none is not ours, whatever it says.
+    landings = _by_identity(keys, doubts)
+    if not borne:
+        since = _since(journal, wanted, keys, doubts)
+        landings = _by_content(thread, keys, doubts, since, complete=in_order == wanted)
+    ways: dict[int, list[_Landing]] = {}
+    for landing in landings:
+        ways.setdefault(landing.start, []).append(landing)
+    return _spared(_best(in_order, keys, ways), wanted, keys, doubts) if ways else []
+
+
+def _by_identity(keys: Sequence[Key], doubts: Sequence[Doubt]) -> Iterator[_Landing]:
+    ours = {(item.message_id, item.digest) for doubt in doubts for item in doubt.items}
+    yield from (_Landing(range(index, index + 1)) for index, key in enumerate(keys) if key[0] and key in ours)
+
+
+def _since(
+    journal: Sequence[ThreadItem], wanted: Sequence[Key], keys: Sequence[Key], doubts: Sequence[Doubt]
+) -> list[int]:
+    """For each doubt: from where on in the thread its write may have landed. Writes are in the journal's order, so it
+    stands behind all that the journal has before it."""
+    met = [0]
+    for index, key in enumerate(keys, 1):
+        if len(met) <= len(wanted) and key == wanted[len(met) - 1]:
+            met.append(index)
+    first: dict[str, int] = {}
+    for place, item in enumerate(journal):
+        first.setdefault(item.message_id, place)
+    begun = (min((first[it.message_id] for it in doubt.items if it.message_id in first), default=0) for doubt in doubts)
+    return [met[min(place, len(met) - 1)] for place in begun]
+
+
+def _by_content(
+    thread: Sequence[ThreadItem], keys: Sequence[Key], doubts: Sequence[Doubt], since: Sequence[int], *, complete: bool
+) -> Iterator[_Landing]:
+    """The blocks that equal a doubted write. `complete`: the whole journal stands in the thread, in order."""
+    for number, doubt in list(enumerate(doubts))[-DOUBTS_SEARCHED_MAX:]:
+        sent = [("", item.digest) for item in doubt.items]
+        for start in range(since[number], len(keys) if sent else 0):
+            equal = common_prefix(sent, keys[start : start + len(sent)])
+            end = start + equal
+            if equal == len(sent):
+                outputs = _outputs_from(thread, end) if doubt.asked else 0
+                for more in range(outputs + 1):
+                    yield _Landing(range(start, end + more), number)
+                    if more and complete:
+                        yield _Landing(range(end, end + more), number, kept=equal)
+            for begun in range(1, 1 if doubt.whole else min(equal + 1, len(sent))):
+                yield _Landing(range(start, start + begun), number)
+
+
+def _outputs_from(thread: Sequence[ThreadItem], start: int) -> int:
+    """How many entries from here on may be a model's output."""
+    end = start
+    while end < len(thread) and (thread[end].kind != "message" or thread[end].name == "assistant"):
+        end += 1
+    return end - start
+
+
+class _Path(NamedTuple):
+    """One way through a thread up to some entry."""
+
+    matched: int = 0
+    """How many of the journal's entries were met, in order."""
+    used: frozenset[int] = frozenset()
+    taken: int = 0
+    late: int = 0
+    """The positions of what is taken, summed up: of equal paths the one that takes the later copies is better."""
+    landings: tuple[_Landing, ...] = ()
+
+
+def _best(wanted: Sequence[Key], keys: Sequence[Key], ways: Mapping[int, Sequence[_Landing]]) -> Sequence[_Landing]:
+    """Of all ways to take entries out that leave `wanted` in order, the one that takes most, then the latest.
+
+    A walk over the thread that keeps, at each entry, the best path of each kind; a path from which the rest of the journal
+    can no longer be met is given up, so that few are left. Where they are many all the same, nothing is taken out.
+    """
+    rest = _met_from(wanted, keys)
+    reached: dict[int, dict[tuple[int, frozenset[int], int], _Path]] = {0: {(0, frozenset(), 0): _Path()}}
+
+    def reach(index: int, path: _Path) -> None:
+        if path.matched + rest[index] >= len(wanted):
+            kind = (path.matched, path.used, path.taken)
+            known = reached.setdefault(index, {}).get(kind)
+            if known is None or known.late < path.late:
+                reached[index][kind] = path
+
+    tried = 0
+    for index in range(len(keys)):
+        paths = reached.pop(index)
+        tried += len(paths) * (1 + len(ways.get(index, ()))) - 1
+        if tried > LANDINGS_TRIED_MAX:
+            return ()
+        for path in paths.values():
+            met = path.matched < len(wanted) and wanted[path.matched] == keys[index]
+            reach(index + 1, path._replace(matched=path.matched + met))
+            for landing in ways.get(index, ()):
+                landed = _landed(landing, path, wanted, keys)
+                if landed is not None:
+                    reach(landing.taken.stop, landed)
+    return max(reached[len(keys)].values(), key=lambda path: (path.taken, path.late)).landings
+
+
+def _landed(landing: _Landing, path: _Path, wanted: Sequence[Key], keys: Sequence[Key]) -> _Path | None:
+    """The path that goes on behind a landing; None where it cannot be one there."""
+    if landing.doubt in path.used:
+        return None
+    matched = path.matched + landing.kept
+    if list(wanted[path.matched : matched]) != list(keys[landing.start : landing.taken.start]):
+        return None
+    if landing.kept and matched == len(wanted):
+        return None  # nothing of the journal follows: this may be the answer itself, which the journal is yet to take
+    used = path.used if landing.doubt is None else path.used | {landing.doubt}
+    late = path.late + sum(landing.taken)
+    return _Path(matched, used, path.taken + len(landing.taken), late, (*path.landings, landing))
+
+
+def _spared(
+    landings: Sequence[_Landing], wanted: Sequence[Key], keys: Sequence[Key], doubts: Sequence[Doubt]
+) -> list[_Landing]:
+    """Without the landings of which the journal needs an entry in another place, or that are the last copy of a message:
+    where thread and journal differ in more than late copies, an entry out of order is still needed."""
+    spare = Counter(keys)
+    spare.subtract(wanted)
+    doubted = {item for doubt in doubts for item in doubt.items}
+    ours = {(item.message_id, item.digest) for item in doubted} | {("", item.digest) for item in doubted}
+    spare.subtract(ours.difference(wanted))
+    found = []
+    for landing in reversed(landings):
+        taken = Counter(keys[index] for index in landing.taken)
+        if all(spare[key] >= count for key, count in taken.items()):
+            spare.subtract(taken)
+            found.append(landing)
+    return found[::-1]
+
+
+def _in_order(wanted: Sequence[Key], keys: Sequence[Key]) -> Sequence[Key]:
+    """The journal's entries that the thread holds in their order: all of them, unless it lacks some or they moved."""
+    if _met_from(wanted, keys)[0] == len(wanted):
+        return wanted
+    same = common_prefix(wanted, keys)
+    blocks = SequenceMatcher(None, wanted[same:], keys[same:], autojunk=False).get_matching_blocks()
+    return [*wanted[:same], *(key for block in blocks for key in wanted[same + block.a : same + block.a + block.size])]
+
+
+def _met_from(wanted: Sequence[Key], keys: Sequence[Key]) -> list[int]:
+    """For each place in the thread: how many of the last wanted entries are met from there on, in order."""
+    met = [0] * (len(keys) + 1)
+    for index in range(len(keys) - 1, -1, -1):
+        left = len(wanted) - met[index + 1]
+        met[index] = met[index + 1] + (left > 0 and wanted[left - 1] == keys[index])
+    return met
