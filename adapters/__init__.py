@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .formats import conversation_as_line, export_lines, import_lines
     from .prices import prices_from
+    from .recording import in_conversation, record
     from .settings import Settings, load_settings, origins
-    from .simulator import Fault, Script, ScriptError, Simulator
+    from .simulator import Fault, Script, ScriptError, Simulator, StateError
     from .sql import SCHEMA_VERSION, Database
     from .wiring import client_of, open_ledger
 
@@ -19,14 +20,17 @@ _PLACES = {
     "ScriptError": ".simulator",
     "Settings": ".settings",
     "Simulator": ".simulator",
+    "StateError": ".simulator",
     "client_of": ".wiring",
     "conversation_as_line": ".formats",
     "export_lines": ".formats",
     "import_lines": ".formats",
+    "in_conversation": ".recording",
     "load_settings": ".settings",
     "open_ledger": ".wiring",
     "origins": ".settings",
     "prices_from": ".prices",
+    "record": ".recording",
 }
 
 __all__ = [
@@ -37,14 +41,17 @@ __all__ = [
     "ScriptError",
     "Settings",
     "Simulator",
+    "StateError",
     "client_of",
     "conversation_as_line",
     "export_lines",
     "import_lines",
+    "in_conversation",
     "load_settings",
     "open_ledger",
     "origins",
     "prices_from",
+    "record",
 ]
 
 

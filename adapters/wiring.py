@@ -5,7 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from threadledger.domain import Backend, Candidate, Journal, Ledger, Outside, Policy, ThreadMirror, ToolFunction
+from threadledger.domain import (
+    Backend,
+    Candidate,
+    Journal,
+    Ledger,
+    Outside,
+    Policy,
+    Profile,
+    ThreadMirror,
+    ToolFunction,
+)
 
 from .mirroring import ThreadOutbox
 from .openai import (
@@ -20,6 +30,7 @@ from .openai import (
 from .prices import price
 from .settings import Settings
 from .sql import Database, Factory, RememberedAssistants, SqlMirrorHeads
+from .tool_loading import load_tools
 
 
 def open_ledger(
@@ -37,6 +48,7 @@ def open_ledger(
         StoreError, DatabaseMissing, InvalidSettings, InvalidProfile: it cannot be opened.
     """
     profile = settings.load_profile()
+    functions = _tools(settings, profile, tools or {})
     database = Database(settings.db, create=create, synchronous=settings.synchronous)
     try:
         journal = Journal(Factory(database=database))
@@ -45,7 +57,7 @@ def open_ledger(
         raise
     client = client_of(settings)
     mirrors: dict[str, ThreadMirror] = {}
-    if client.api_key:
+    if client.has_credentials:
         mirrors = {mirror.name: mirror for mirror in (ConversationThreads(client), AssistantsThreads(client))}
     always = [settings.threads] if settings.threads in mirrors else []
     outside = Outside(
@@ -55,38 +67,52 @@ def open_ledger(
             timeout_seconds=settings.timeout_seconds,
             memory_last=settings.memory_last,
             memory_tokens=settings.memory_tokens,
+            deadline_seconds=settings.deadline_seconds,
+            while_running=settings.while_running,
         ),
-        backends=_backends(settings, client, database, wait),
+        backends=_backends(settings, client, database),
         mirrors=mirrors,
         mirrored_to=settings.threads,
-        outbox=ThreadOutbox(mirrors, SqlMirrorHeads(database), always, wait),
+        outbox=ThreadOutbox(mirrors, SqlMirrorHeads(database), always),
         price=price,
         profile=profile,
-        tools=dict(tools or {}),
+        tools=functions,
         wait=wait,
         close=client.close,
+        aclose=client.aclose,
     )
     return Ledger(journal, outside)
 
 
 def client_of(settings: Settings) -> Client:
     """How the settings say that the provider is reached."""
+    on_azure = settings.azure_openai_endpoint is not None
+    key = settings.azure_openai_api_key if on_azure else settings.openai_api_key
+    token = settings.azure_openai_ad_token
     return Client(
-        api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else None,
+        api_key=key.get_secret_value() if key else None,
         base_url=settings.openai_base_url,
         organization=settings.openai_org_id,
         project=settings.openai_project_id,
         timeout_seconds=settings.timeout_seconds,
+        azure_endpoint=settings.azure_openai_endpoint,
+        api_version=settings.openai_api_version,
+        azure_ad_token=token.get_secret_value() if token else None,
     )
 
 
-def _backends(
-    settings: Settings, client: Client, database: Database, wait: Callable[[float], None]
-) -> dict[str, Backend]:
+def _tools(settings: Settings, profile: Profile, given: Mapping[str, ToolFunction]) -> dict[str, ToolFunction]:
+    """The app's functions, and those of the module that THREADLEDGER_TOOLS names."""
+    named = load_tools(settings.tools, profile, bound=given) if settings.tools else {}
+    return {**named, **given}
+
+
+def _backends(settings: Settings, client: Client, database: Database) -> dict[str, Backend]:
+    in_conversations = settings.threads == "conversations" and not settings.stateless
     assistants = Assistants(client, RememberedAssistants(database), settings.openai_assistant_id)
     every: dict[str, Backend] = {
-        "assistants": AssistantsBackend(client, assistants, wait),
-        "responses": ResponsesBackend(client, in_conversations=settings.threads == "conversations"),
+        "assistants": AssistantsBackend(client, assistants),
+        "responses": ResponsesBackend(client, in_conversations, settings.background),
         "chat": ChatBackend(client),
     }
     return every

@@ -17,6 +17,7 @@ __all__ = ["main", "replay_main"]
 COMMANDS = {
     "init": (".init", "init", "Write .env from the example and create the database."),
     "demo": (".demo", "demo", "Tell the whole story on a scratch database and a simulator."),
+    "doctor": (".doctor", "doctor", "What is wrong, why, and what mends it."),
     "ask": (".ask", "ask", "Ask one question; the answer is on stdout."),
     "chat": (".chat", "chat", "Talk in the terminal."),
     "append": (".append", "append", "Journal a message; no model is called."),

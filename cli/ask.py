@@ -10,6 +10,7 @@ import click
 from .exits import Exit, told_of
 from .invocation import KEY, TEXT, common, complete_keys, invocation, opened
 from .output import emit_one, note, printable, short
+from .streaming import streamed
 
 if TYPE_CHECKING:
     from threadledger.domain import AllBackendsFailed, Answer
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("key", type=KEY, shell_complete=complete_keys)
 @click.argument("text", type=TEXT)
+@click.option(
+    "--stream", is_flag=True, help="Show the text as it comes. With -o jsonl: one part a line, the answer last."
+)
 @click.option("--idempotency-key", metavar="K", help="The same key again returns the first answer and asks nobody.")
 @common
-def ask(key: str, text: str, idempotency_key: str | None) -> int:
+def ask(key: str, text: str, stream: bool, idempotency_key: str | None) -> int:
     """Ask in conversation KEY; the answer is on stdout.
 
     The question is journaled before anybody is asked, the answer before it is shown. TEXT may be - for standard input.
@@ -28,14 +32,21 @@ def ask(key: str, text: str, idempotency_key: str | None) -> int:
     from threadledger.domain import AllBackendsFailed
 
     with opened(create=True) as ledger:
+        chat = ledger.conversation(key)
         try:
-            answer = ledger.conversation(key).ask(text, idempotency_key=idempotency_key)
+            if stream:
+                answer = streamed(chat, text, idempotency_key)
+            else:
+                answer = chat.ask(text, idempotency_key=idempotency_key)
+                show_answer(answer)
         except AllBackendsFailed as nobody:
             if invocation().output != "table":
                 emit_one(_unanswered(nobody), lambda console: None)
             note(f"threadledger ask: {told_of(nobody)}")
             return Exit.FAILED
-        show_answer(answer)
+        if stream and invocation().output != "table":
+            told = {"type": answer.type} if invocation().output == "jsonl" else {}
+            emit_one(_as_json(answer) | told, lambda console: None)
     return Exit.DONE
 
 

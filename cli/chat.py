@@ -6,10 +6,10 @@ import sys
 
 import click
 
-from .ask import show_answer
 from .exits import Exit, told_of
 from .invocation import KEY, common, complete_keys, opened
 from .output import note, printable
+from .streaming import streamed
 
 
 @click.command()
@@ -25,7 +25,7 @@ def chat(key: str) -> int:
             note(f"{each.message.role.value}: {printable(each.message.text)}")
         while question := _question():
             try:
-                show_answer(conversation.ask(question))
+                streamed(conversation, question)
             except (AllBackendsFailed, InvalidInput) as error:
                 note(told_of(error))
     return Exit.DONE

@@ -145,7 +145,9 @@ def _do(*arguments: str, expected: Exit = Exit.DONE) -> None:
 def _settled_in(place: Path, settings: dict[str, str]) -> Iterator[None]:
     """Work in a folder with these settings and no others; afterwards everything is as before."""
     before, folder = dict(os.environ), Path.cwd()
-    for name in [name for name in os.environ if name.startswith(("THREADLEDGER_", "OPENAI_", "USE_ASSISTANTS"))]:
+    for name in [
+        name for name in os.environ if name.startswith(("THREADLEDGER_", "OPENAI_", "AZURE_OPENAI_", "USE_ASSISTANTS"))
+    ]:
         del os.environ[name]
     os.environ |= settings
     os.chdir(place)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-LONG_COLUMNS = frozenset({"answer", "data", "key", "losses", "reason", "threads", "value", "what", "what_was_said"})
+LONG_COLUMNS = frozenset(
+    {"answer", "data", "key", "losses", "mend", "message", "reason", "threads", "value", "what", "what_was_said"}
+)
 """Columns that are folded on a narrow terminal; the others keep their line."""
 
 ALWAYS_COUNTED = frozenset({"messages", "journal", "thread"})
@@ -28,8 +30,8 @@ LONG_COLUMN_WIDTH_MIN = 12
 """Columns of the terminal that such a column keeps."""
 
 STATE_STYLES = {
-    **dict.fromkeys(("same", "done", "answered", "retried", "fallback"), "green"),
-    **dict.fromkeys(("gone", "failed", "drifted", "abandoned"), "red"),
+    **dict.fromkeys(("same", "done", "ok", "answered", "retried", "fallback"), "green"),
+    **dict.fromkeys(("gone", "failed", "drifted", "abandoned", "finding"), "red"),
     **dict.fromkeys(("behind", "open", "planned", "skipped", "unlinked"), "yellow"),
 }
 """How a state looks on a terminal."""

@@ -78,6 +78,13 @@ def rebuild(
 @click.option("--cause", metavar="C", help="Failed for this cause.")
 @click.option("--backend", metavar="B", help="Failed on this backend.")
 @click.option("--model", metavar="M", help="Use this model instead of the settings'.")
+@click.option(
+    "--tools",
+    type=click.Choice(["recorded", "live"]),
+    default="recorded",
+    show_default=True,
+    help="Calls of functions that are on record: answered from there, or made anew.",
+)
 @click.option("--max-runs", type=click.IntRange(min=1), metavar="N", help="Stop after N runs; the rest stays planned.")
 @click.option("--apply", is_flag=True, help="Do it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -89,6 +96,7 @@ def rerun(
     cause: str | None,
     backend: str | None,
     model: str | None,
+    tools: str,
     max_runs: int | None,
     apply: bool,
     yes: bool,
@@ -97,7 +105,7 @@ def rerun(
     _one_choice(bool(targets), failed)
     with opened() as ledger:
         runs, keys = _runs_and_keys(ledger, targets)
-        plan = ledger.replay.plan_rerun(runs, keys, failed, since, cause, backend, model)
+        plan = ledger.replay.plan_rerun(runs, keys, failed, since, cause, backend, model, tools)
         planned = [item for item in plan.items if item.state == "planned"]
         if apply:
             confirm(len(planned), f"ask {counted(len(planned), 'question')} again ({_told_cost(planned)})", yes)

@@ -10,7 +10,7 @@ import click
 from .exits import Exit
 from .invocation import KEY, MomentParameter, common, complete_keys, opened
 from .list_ import threads_as_json
-from .output import clock, emit_one, printable, short, table
+from .output import clock, counted, emit_one, printable, short, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,7 +90,8 @@ def _told(kind: str, data: dict[str, Any]) -> str:
         case "RunStarted":
             return f"run {short(data['run_id'])} on {data['backend']} ({data['model']}), attempt {data['attempt']}"
         case "RunCompleted":
-            return f"run {short(data['run_id'])} answered, {data['usage'].get('total_tokens', 0)} tokens"
+            ended = "asked for tools" if data.get("goes_on") else "answered"
+            return f"run {short(data['run_id'])} {ended}, {data['usage'].get('total_tokens', 0)} tokens"
         case "RunFailed":
             return f"run {short(data['run_id'])} {data['status']}: {data['code'] or ''} {data['message'] or ''}"
         case "FallbackUsed":
@@ -99,4 +100,7 @@ def _told(kind: str, data: dict[str, Any]) -> str:
             return f"{data['backend']} thread {data['thread_id']}"
         case "ThreadLost":
             return f"{data['backend']} thread {data['thread_id']}: {data['reason']}"
+        case "ThreadReconciled":
+            deleted = counted(len(data["deleted"]), "item")
+            return f"{data['backend']} thread {data['thread_id']}: {deleted} deleted: {data['reason']}"
     return ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, (str, int)) and value)[:100]

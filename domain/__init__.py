@@ -4,8 +4,11 @@ This is the domain's public face: the other layers import from here alone.
 """
 
 from . import errors, events, limits
+from .advice import ADVICE, advise
 from .answers import Answer, recorded_answer
 from .asking import Asking
+from .async_chat import AsyncChat
+from .async_ledger import AsyncLedger
 from .audit import (
     RUN_TOPICS,
     ExchangeRecord,
@@ -18,8 +21,11 @@ from .audit import (
 )
 from .chat import Chat
 from .conversation import Conversation
-from .delivery import bring_up, lacking
-from .diagnosis import ADVICE, advise, diagnose, may_succeed_when_retried
+from .conversing import Conversing
+from .delivery import CATCH_UP_ATTEMPTS_MAX, LEFT_IN_THREAD, Delivered, bring_up, is_uncertain, lacking, taken_out
+from .diagnosis import BACKEND_UNWELL, diagnose, may_succeed_when_retried
+from .driving import AsyncDriver, heard, perform
+from .effects import Call, Effect, Effects, Pause, Tell, Use, Work, attended
 from .errors import (
     AllBackendsFailed,
     Conflict,
@@ -46,8 +52,9 @@ from .errors import (
     StoreUnavailable,
     ThreadledgerError,
 )
-from .exchange import Candidate, Policy, exchange
+from .exchange import Candidate, Policy, exchange, is_worth_a_retry
 from .failures import Cause, Failure, RecordedFailure
+from .health import BackendEnd, BackendHealth, Cooling, Health, cooling_after, health_of, tells
 from .ids import from_iso, new_id, now, to_iso
 from .journal import Journal
 from .journaled import JournaledMessage
@@ -67,6 +74,7 @@ from .messages import (
 )
 from .naming import CONVERSATION, IMPORTED, key_of, stream_of
 from .outside import Outbox, Outside
+from .own_runs import AsyncOwnRun, OwnRun
 from .parsing import parse_message, restore_message, text_message
 from .ports import (
     Appending,
@@ -83,28 +91,42 @@ from .ports import (
 )
 from .profiles import Profile, parse_profile
 from .rebuild import RebuildItem, RebuildPlan, Verification
+from .reconciling import Doubt, DoubtedItem, open_doubts, surplus
+from .recorded_tools import not_bound
 from .redaction import redact, redact_details, whole_text
 from .replay import Replay
 from .rerun import RerunItem, RerunPlan
-from .runs import Completion, RunPlan
+from .runs import ActiveRuns, Completion, RunPlan
 from .state import STATE_SCHEMA, ConversationState, evolve
 from .storage import EventMapper, LoggedRow, PlainJSON, Row, StoredRow, restore
-from .threads import Comparison, Rendering, ThreadItem, ThreadState, compare, digest
+from .stream import Delta, StartedOver, StreamPart, ToolUse
+from .threads import Comparison, Rendering, ThreadItem, ThreadState, common_prefix, compare, digest
 from .tokens import estimate_tokens
 from .upkeep import Finding, Upkeep
 
 __all__ = [
     "ADVICE",
+    "BACKEND_UNWELL",
+    "CATCH_UP_ATTEMPTS_MAX",
     "CONVERSATION",
     "IMPORTED",
+    "LEFT_IN_THREAD",
     "RUN_TOPICS",
     "STATE_SCHEMA",
+    "ActiveRuns",
     "AllBackendsFailed",
     "Answer",
     "Appending",
     "Asking",
+    "AsyncChat",
+    "AsyncDriver",
+    "AsyncLedger",
+    "AsyncOwnRun",
     "Backend",
+    "BackendEnd",
+    "BackendHealth",
     "BackendRequest",
+    "Call",
     "Candidate",
     "Cause",
     "Chat",
@@ -116,9 +138,17 @@ __all__ = [
     "ConversationChanged",
     "ConversationNotFound",
     "ConversationState",
+    "Conversing",
+    "Cooling",
     "CorruptEvent",
     "DatabaseMissing",
     "DecideAppend",
+    "Delivered",
+    "Delta",
+    "Doubt",
+    "DoubtedItem",
+    "Effect",
+    "Effects",
     "EventLog",
     "EventMapper",
     "ExchangeAnswered",
@@ -130,6 +160,7 @@ __all__ = [
     "FileMissing",
     "Finding",
     "ForeignDatabase",
+    "Health",
     "IdempotencyConflict",
     "Image",
     "InvalidInput",
@@ -150,7 +181,9 @@ __all__ = [
     "NotFound",
     "Outbox",
     "Outside",
+    "OwnRun",
     "Part",
+    "Pause",
     "PlainJSON",
     "Policy",
     "Profile",
@@ -169,10 +202,13 @@ __all__ = [
     "RunPlan",
     "RunRecord",
     "Source",
+    "StartedOver",
     "StoreError",
     "StoreUnavailable",
     "StoredRow",
     "StreamHead",
+    "StreamPart",
+    "Tell",
     "Text",
     "ThreadItem",
     "ThreadMirror",
@@ -180,14 +216,20 @@ __all__ = [
     "ThreadledgerError",
     "ToolCall",
     "ToolFunction",
+    "ToolUse",
     "Upkeep",
     "Usage",
+    "Use",
     "Verbatim",
     "Verification",
     "Views",
+    "Work",
     "advise",
+    "attended",
     "bring_up",
+    "common_prefix",
     "compare",
+    "cooling_after",
     "diagnose",
     "digest",
     "errors",
@@ -199,14 +241,21 @@ __all__ = [
     "fold_exchanges",
     "fold_memory",
     "from_iso",
+    "health_of",
+    "heard",
+    "is_uncertain",
+    "is_worth_a_retry",
     "key_of",
     "lacking",
     "limits",
     "may_succeed_when_retried",
     "new_id",
+    "not_bound",
     "now",
+    "open_doubts",
     "parse_message",
     "parse_profile",
+    "perform",
     "recorded_answer",
     "recorded_failure",
     "redact",
@@ -215,6 +264,9 @@ __all__ = [
     "restore",
     "restore_message",
     "stream_of",
+    "surplus",
+    "taken_out",
+    "tells",
     "text_message",
     "to_iso",
     "whole_text",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from . import events as e
-from .audit import recorded_failure
+from .audit import ExchangeRecord, recorded_failure
+from .exchange import Candidate
 from .failures import RecordedFailure
 from .journal import Journal
 from .messages import Source, Usage
 from .parsing import restore_message
+from .runs import Completion
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,35 @@ class Answer:
     failures: Sequence[RecordedFailure] = ()
     version: int = 0
     usage: Usage = field(default_factory=Usage)
+    type: Literal["answer"] = "answer"
+    """Tells it from the other parts of a stream."""
+
+
+def answered(
+    exchange: ExchangeRecord,
+    completion: Completion,
+    candidate: Candidate,
+    *,
+    key: str,
+    run_id: str,
+    message_id: str,
+    fallback: bool,
+    version: int,
+) -> Answer:
+    """The answer that was journaled a moment ago."""
+    return Answer(
+        text=completion.messages[-1].text,
+        key=key,
+        exchange_id=exchange.exchange_id,
+        run_id=run_id,
+        message_id=message_id,
+        backend=candidate.backend,
+        model=completion.model or candidate.model,
+        fallback=fallback,
+        failures=[recorded_failure(run, exchange) for run in exchange.runs if run.failure is not None],
+        version=version,
+        usage=completion.usage,
+    )
 
 
 def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | None:

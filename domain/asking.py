@@ -1,29 +1,39 @@
-"""The driver of an exchange: performs the policy's steps one after the other, each in its own transaction or call."""
+"""The driver of an exchange: performs the policy's steps one after the other, as effects (`effects.py`)."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from .answers import Answer, recorded_answer
+from .answers import Answer, answered, recorded_answer
 from .audit import recorded_failure
 from .conversation import Conversation
+from .delivery import is_uncertain
 from .diagnosis import diagnose
-from .errors import AllBackendsFailed, ExchangeAnswered, ProviderRefused
+from .effects import Effect, Effects, ListenerLeft, Pause, Tell, Work, attended
+from .errors import AllBackendsFailed, Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused
 from .events import MessageJournaled
 from .exchange import Abandon, CallBackend, CompleteRun, FailRun, Policy, StartRun, Step, Wait, exchange
 from .failures import Cause, Failure
 from .journal import Journal
+from .limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
 from .memory import Memory
 from .messages import Message, Source
 from .outside import Outside
-from .ports import BackendRequest
+from .ports import BackendRequest, ToolFunction
 from .redaction import redact
 from .runs import Completion, RunPlan
+from .stream import Delta, StartedOver
 
 logger = logging.getLogger("threadledger")
+
+
+class Superseded(BaseException):
+    """Somebody else closed the run while it was under way: a newer question took its place. No `Exception`, so that no
+    backend takes it for a failure of the provider."""
 
 
 class Asking:
@@ -35,11 +45,16 @@ class Asking:
         outside: Outside,
         key: str,
         exchange_id: str,
+        *,
         rerun_of: str | None = None,
+        again: bool = False,
         policy: Policy | None = None,
         after: int = 0,
+        stream: bool = False,
+        tools: Mapping[str, ToolFunction] | None = None,
     ) -> None:
-        """`after` is a version before the exchange's first run: what came earlier need not be read."""
+        """`after` is a version before the exchange's first run: what came earlier need not be read. `again` says that the
+        exchange was given up before; `stream`, that somebody listens; `tools` stand in for those of the app."""
         self._journal = journal
         self._outside = outside
         self._key = key
@@ -47,70 +62,109 @@ class Asking:
         self._rerun_of = rerun_of
         self._policy = policy or outside.policy
         self._after = after
+        self._stream = stream
+        self._tools = outside.tools if tools is None else tools
         self._memory = Memory()
         self._plan = RunPlan("", "")
         self._began = 0.0
-        self._thread_version = 0
+        self._request: BackendRequest | None = None
+        self._going_on = not again
+        self._failed: FailRun | None = None
+        self._run: CallBackend | None = None
+        self._overtaken = False
+        self._partial: list[str] = []
 
-    def run(self) -> Answer:
+    def run(self) -> Effects[Answer]:
         """Perform the exchange to its end; afterwards, in any case, the threads get what they lack.
 
         Raises:
             AllBackendsFailed: nobody answered.
             ConversationBusy: somebody else's run is open.
         """
-        steps = exchange(self._policy, self._outside.random)
+        steps = exchange(self._policy, self._outside.random, health=self._outside.health)
         try:
-            answer = self._perform_all(steps)
+            answer = yield from self._perform_all(steps)
         except ExchangeAnswered:  # by another caller under the same idempotency key, a moment ago
-            answer = recorded_answer(self._journal, self._key, self._exchange_id)
+            answer = yield Work(lambda: recorded_answer(self._journal, self._key, self._exchange_id))
             if answer is None:
                 raise
-        finally:
-            self._outside.mirror(self._journal, self._key)
+        except Exception:
+            yield from self._outside.mirrored(self._journal, self._key)
+            raise
+        except BaseException as stopped:
+            failure = self._with_partial(_stopped(stopped))
+            yield Work(lambda: self._give_up(failure))
+            raise
+        yield from self._outside.mirrored(self._journal, self._key)
         if answer is None:
-            recorded = self._journal.exchanges(self._key, self._after).by_id.get(self._exchange_id)
-            runs = recorded.runs if recorded else []
-            tried = [run for run in runs if run.failure is not None and (run.rerun_of == self._rerun_of)]
-            raise AllBackendsFailed(
-                self._key, self._exchange_id, [recorded_failure(run, recorded) for run in tried] if recorded else []
-            )
+            raise (yield Work(self._nobody))
+        yield Tell(answer)
         return answer
 
-    def _perform_all(self, steps: Generator[Step, Any, Any]) -> Answer | None:
+    def _perform_all(self, steps: Generator[Step, Any, Any]) -> Effects[Answer | None]:
         outcome: Any = None
-        while True:
+        while not self._overtaken:
             try:
                 step = steps.send(outcome)
             except StopIteration as end:
                 answer: Answer | None = end.value
                 return answer
-            outcome = self.perform(step)
+            outcome = yield from self.perform(step)
+        return None
 
-    def perform(self, step: Step) -> Any:
+    def perform(self, step: Step) -> Effects[Any]:
         """Perform one step; what comes of it is sent back to the policy."""
         match step:
             case StartRun():
-                return self._start(step)
+                return (yield from self._start(step))
             case CallBackend():
-                return self._call(step)
+                return (yield from self._call(step))
             case CompleteRun():
-                return self._complete(step)
+                return (yield from self._complete(step))
             case FailRun():
-                return self._fail(step)
+                return (yield from self._fail(step))
             case Wait():
-                return self._outside.wait(step.seconds)
+                return (yield Pause(step.seconds))
             case Abandon():
-                return self._journal.commit(self._key, lambda it: it.abandon(self._exchange_id, step.reason))
+                return (yield Work(lambda: self._abandon(step.reason)))
 
-    def _start(self, step: StartRun) -> str:
+    def _abandon(self, reason: str) -> None:
+        self._journal.commit(self._key, lambda it: it.abandon(self._exchange_id, reason))
+
+    def _start(self, step: StartRun) -> Effects[str]:
+        try:
+            run_id: str = yield Work(lambda: self._begin(step))
+        except ExchangeAnswered:
+            raise
+        except Conflict:
+            if self._failed is None:
+                raise
+            self._overtaken = True  # between two runs a newer question took the place of this one
+            return ""
+        self._run, self._partial = CallBackend(run_id, step.candidate), []
+        failed = self._failed
+        if failed is not None:
+            yield Tell(
+                StartedOver(
+                    failed_run_id=failed.run_id,
+                    run_id=run_id,
+                    backend=step.candidate.backend,
+                    model=step.candidate.model,
+                    reason=f"{diagnose(failed.failure).value}: {failed.failure.summary()}",
+                    fallback=step.candidate.backend != failed.candidate.backend,
+                    from_backend=failed.candidate.backend,
+                )
+            )
+        return run_id
+
+    def _begin(self, step: StartRun) -> str:
         backend = self._outside.backends[step.candidate.backend]
         self._memory = self._view(backend.thread)
         plan = RunPlan(
             backend=step.candidate.backend,
             model=step.candidate.model,
             attempt=step.attempt,
-            timeout_seconds=self._policy.timeout_seconds,
+            timeout_seconds=step.timeout_seconds,
             profile_hash=self._journal.define_profile(self._outside.profile),
             memory_version=self._memory.version,
             memory_rule=self._memory.rule,
@@ -118,8 +172,10 @@ class Asking:
             rerun_of=self._rerun_of,
             fallback_reason=step.fallback_reason,
         )
-        self._plan = plan
-        run_id = self._journal.commit(self._key, lambda it: it.start_run(self._exchange_id, plan))
+        self._plan, self._request = plan, None
+        going_on = self._going_on
+        run_id = self._journal.commit(self._key, lambda it: it.start_run(self._exchange_id, plan, going_on=going_on))
+        self._going_on = True
         self._began = time.monotonic()
         return run_id
 
@@ -128,20 +184,20 @@ class Asking:
             return self._journal.memory(self._key)
         return self._journal.memory(self._key, last=self._policy.memory_last, tokens=self._policy.memory_tokens)
 
-    def _call(self, step: CallBackend) -> Completion | Failure:
+    def _call(self, step: CallBackend) -> Effects[Completion | Failure]:
         try:
-            return self._ask_backend(step)
+            return (yield from self._watched(step.run_id, self._asked(step)))
         except ProviderRefused as refused:
-            return refused.failure.redacted()
+            return self._with_partial(refused.failure).redacted()
+        except Superseded as superseded:
+            self._overtaken = True
+            yield Work(lambda: self._give_back(step, Failure("interrupted")))
+            return Failure("interrupted", message=str(superseded))
         except Exception as error:
             logger.exception("backend %s raised", step.candidate.backend)
-            return Failure("error", type=type(error).__name__, message=redact(str(error)) or None)
-        except BaseException:
-            stopped = Failure("interrupted", message="the process was told to stop while the run was under way")
-            self._fail(FailRun(step.run_id, stopped, step.candidate))
-            raise
+            return self._with_partial(Failure("error", type=type(error).__name__, message=redact(str(error)) or None))
 
-    def _ask_backend(self, step: CallBackend) -> Completion | Failure:
+    def _asked(self, step: CallBackend) -> Effects[Completion | Failure]:
         backend = self._outside.backends[step.candidate.backend]
         request = BackendRequest(
             key=self._key,
@@ -150,17 +206,43 @@ class Asking:
             model=step.candidate.model,
             profile=self._outside.profile,
             memory=self._memory,
-            timeout_seconds=self._policy.timeout_seconds,
-            tools=self._outside.tools,
+            timeout_seconds=self._plan.timeout_seconds,
+            tools=self._tools,
             journal=lambda messages: self._journal_tools(step.run_id, messages),
+            stream=self._stream,
         )
         refusal = backend.preflight(request)
         if refusal is not None:
             return refusal.redacted()
         if backend.thread is not None and self._outside.outbox is not None:
-            request = self._outside.outbox.prepare(self._journal, request, backend)
-            self._thread_version = request.thread_version
-        return backend.answer(request)
+            request = yield from self._outside.outbox.prepare(self._journal, request, backend)
+            self._request = request
+        return (yield from backend.answer(request))
+
+    def _watched(self, run_id: str, effects: Effects[Completion | Failure]) -> Effects[Completion | Failure]:
+        """The effects of a run, while its text is kept and it is seen to that nobody else has closed it."""
+        looked = time.monotonic()
+
+        def heard(effect: Effect) -> Effect:
+            if not isinstance(effect, Tell) or not isinstance(effect.part, Delta):
+                return effect
+            self._partial.append(effect.part.text)
+            return Tell(replace(effect.part, run_id=run_id))
+
+        def look(effect: Effect) -> Effects[None]:
+            nonlocal looked
+            if isinstance(effect, Tell | Pause) and time.monotonic() - looked >= INTERRUPT_LOOK_SECONDS:
+                looked = time.monotonic()
+                if not (yield Work(lambda: self._journal.is_open(self._key, run_id))):
+                    raise Superseded("a newer question took the place of this one")
+
+        return attended(effects, look, heard)
+
+    def _with_partial(self, failure: Failure) -> Failure:
+        """The failure with the text that was told before it."""
+        if failure.partial_text is not None or not self._partial:
+            return failure
+        return replace(failure, partial_text="".join(self._partial)[:PARTIAL_TEXT_CHARS_MAX])
 
     def _journal_tools(self, run_id: str, messages: Sequence[Message]) -> None:
         def decide(conversation: Conversation) -> None:
@@ -169,64 +251,114 @@ class Asking:
 
         self._journal.commit(self._key, decide)
 
-    def _complete(self, step: CompleteRun) -> Answer:
+    def _complete(self, step: CompleteRun) -> Effects[Answer | None]:
+        for _ in range(LATE_ANSWER_LOOKS_MAX):
+            try:
+                answer: Answer = yield Work(lambda: self._accept(step))
+                return answer
+            except ConversationBusy:  # the run was closed by others, and another one is open: its end is waited for
+                yield Pause(INTERRUPT_LOOK_SECONDS)
+            except Conflict:
+                yield Work(lambda: self._give_back(step, Failure("interrupted")))
+                raise
+        self._overtaken = True
+        yield Work(lambda: self._give_back(step, Failure("interrupted")))
+        return None
+
+    def _accept(self, step: CompleteRun) -> Answer:
         source = Source.RERUN if self._rerun_of else Source.FALLBACK if step.fallback else Source.RUN
+        request = self._request
+        completion = step.completion
+        if completion.thread_id is not None and request is not None:
+            completion = replace(completion, thread_version=request.thread_version)
 
-        def decide(conversation: Conversation) -> tuple[str, int]:
+        def decide(conversation: Conversation) -> tuple[str, str, int]:
             if step.run_id not in conversation.state.open_runs:  # closed as interrupted: its deadline had passed
-                late = conversation.accept_late(step.run_id, self._exchange_id, self._plan, step.completion)
-                return late, conversation.version
-            message_id = conversation.complete_run(
-                step.run_id, step.completion, source=source, duration_seconds=self._elapsed()
-            )
-            return message_id, conversation.version
+                late = conversation.accept_late(step.run_id, self._exchange_id, self._plan, completion)
+                return *late, conversation.version
+            duration = round(time.monotonic() - self._began, 6)
+            message_id = conversation.complete_run(step.run_id, completion, source=source, duration_seconds=duration)
+            return step.run_id, message_id, conversation.version
 
-        message_id, version = self._journal.commit(self._key, decide)
+        run_id, message_id, version = self._journal.commit(self._key, decide)
         self._settle(step, version)
-        exchange_record = self._journal.exchanges(self._key, self._after).by_id[self._exchange_id]
-        failed = [run for run in exchange_record.runs if run.failure is not None]
-        return Answer(
-            text=step.completion.messages[-1].text,
+        recorded = self._journal.exchanges(self._key, self._after).by_id[self._exchange_id]
+        return answered(
+            recorded,
+            completion,
+            step.candidate,
             key=self._key,
-            exchange_id=self._exchange_id,
-            run_id=step.run_id,
+            run_id=run_id,
             message_id=message_id,
-            backend=step.candidate.backend,
-            model=step.completion.model or step.candidate.model,
             fallback=step.fallback,
-            failures=[recorded_failure(run, exchange_record) for run in failed],
             version=version,
-            usage=step.completion.usage,
         )
 
     def _settle(self, step: CompleteRun, version: int) -> None:
         """Note that the backend wrote everything to the thread itself. Where it did not, or somebody else journaled
         meanwhile, the thread is given back, to be read before the next write."""
-        thread_id, outbox = step.completion.thread_id, self._outside.outbox
+        thread_id, outbox, request = step.completion.thread_id, self._outside.outbox, self._request
         mirror = self._outside.backends[step.candidate.backend].thread
-        if mirror is None or outbox is None:
+        if mirror is None or outbox is None or request is None:
             return
-        since = self._journal.history(self._key, after=self._thread_version, upto=version)
+        since = self._journal.history(self._key, after=request.thread_version, upto=version)
         ours = all(event.run_id == step.run_id for event in since if isinstance(event, MessageJournaled))
         if thread_id is not None and ours:
-            outbox.settle(self._key, mirror, thread_id, version, self._exchange_id)
+            outbox.settle(request, mirror, version)
         else:
-            outbox.release(self._key, mirror, self._exchange_id)
+            outbox.release(request, mirror)
 
-    def _fail(self, step: FailRun) -> None:
+    def _fail(self, step: FailRun) -> Effects[None]:
         cause = diagnose(step.failure)
         logger.warning("run %s failed: %s (%s)", step.run_id, cause.value, step.failure.summary())
 
-        def decide(conversation: Conversation) -> None:
-            conversation.fail_run(step.run_id, step.failure, self._elapsed())
+        def decide(conversation: Conversation) -> bool:
+            if step.run_id not in conversation.state.open_runs:
+                return False
+            conversation.fail_run(step.run_id, step.failure, round(time.monotonic() - self._began, 6))
             if cause in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE} and step.failure.thread_id:
                 for mirror in conversation.state.links:
                     conversation.lose_thread(mirror, step.failure.thread_id, cause.value)
+            return True
 
-        self._journal.commit(self._key, decide)
-        mirror = self._outside.backends[step.candidate.backend].thread
-        if mirror is not None and self._outside.outbox is not None:
-            self._outside.outbox.release(self._key, mirror, self._exchange_id)
+        def record() -> bool:
+            ours = self._journal.commit(self._key, decide)
+            self._give_back(step, step.failure)
+            return ours
 
-    def _elapsed(self) -> float:
-        return round(time.monotonic() - self._began, 6)
+        ours: bool = yield Work(record)
+        self._overtaken = self._overtaken or not ours
+        self._failed = step
+
+    def _give_up(self, failure: Failure) -> None:
+        """Close the run that is open, and the exchange: nobody is at it any more, and the next question need not wait."""
+        run = self._run
+
+        def decide(conversation: Conversation) -> bool:
+            is_open = run is not None and run.run_id in conversation.state.open_runs
+            if run is not None and is_open:
+                conversation.fail_run(run.run_id, failure, round(time.monotonic() - self._began, 6))
+            conversation.abandon(self._exchange_id, failure.message or failure.status)
+            return is_open
+
+        if self._journal.commit(self._key, decide) and run is not None:
+            self._give_back(run, failure)
+
+    def _give_back(self, step: FailRun | CallBackend | CompleteRun, failure: Failure) -> None:
+        """The thread that was taken for a run; where nobody knows what the run may yet write there, that is noted."""
+        mirror, request = self._outside.backends[step.candidate.backend].thread, self._request
+        if mirror is not None and self._outside.outbox is not None and request is not None:
+            self._outside.outbox.release(request, mirror, is_uncertain(failure))
+
+    def _nobody(self) -> AllBackendsFailed:
+        recorded = self._journal.exchanges(self._key, self._after).by_id.get(self._exchange_id)
+        tried = [run for run in recorded.runs if run.failure and run.rerun_of == self._rerun_of] if recorded else []
+        failures = [recorded_failure(run, recorded) for run in tried] if recorded else []
+        return AllBackendsFailed(self._key, self._exchange_id, failures)
+
+
+def _stopped(by: BaseException) -> Failure:
+    """Why a run ends whose process, task or listener has gone."""
+    if isinstance(by, ListenerLeft):
+        return Failure("cancelled", code="listener_left", message="nobody listened to the answer any more")
+    return Failure("interrupted", message="the process was told to stop while the run was under way")

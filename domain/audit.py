@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from . import events as e
-from .diagnosis import advise, diagnose
+from .advice import advise
+from .diagnosis import diagnose
 from .errors import InvalidInput
 from .failures import Cause, Failure, RecordedFailure
 from .ids import as_utc, now
@@ -92,7 +93,8 @@ def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -
                 _started(folded, event)
             case e.RunCompleted() if (run := folded.runs.get(event.run_id)) is not None:
                 run.completed, run.ended_at, run.duration_seconds = event, event.timestamp, event.duration_seconds
-                folded.by_id[run.exchange_id].answered_by = event.run_id
+                if not event.goes_on:
+                    folded.by_id[run.exchange_id].answered_by = event.run_id
                 folded.by_id[run.exchange_id].abandoned = False
             case e.RunFailed() if (run := folded.runs.get(event.run_id)) is not None:
                 run.failure, run.ended_at, run.duration_seconds = (

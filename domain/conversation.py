@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from . import events as e
-from .errors import ConversationBusy, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
+from .errors import ConversationBusy, ConversationChanged, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
 from .failures import Failure
 from .ids import from_iso, idempotent_id, new_id, now, to_iso
 from .limits import BETWEEN_RUNS_SECONDS, METADATA_BYTES_MAX, RUN_GRACE_SECONDS
@@ -117,20 +117,28 @@ class Conversation:
         self.journal(question, exchange_id=exchange_id, idempotency_key=idempotency_key)
         return exchange_id
 
-    def start_run(self, exchange_id: str, plan: RunPlan) -> str:
+    def start_run(self, exchange_id: str, plan: RunPlan, going_on: bool = False, alongside: bool = False) -> str:
         """Record that a backend is about to be asked; returns the run's id.
 
-        When another backend failed before in this exchange, `FallbackUsed` goes into the same commit.
+        When another backend failed before in this exchange, `FallbackUsed` goes into the same commit. `going_on` says that
+        the exchange is under way: it has to be open still. `alongside` is for runs that others make and we only record:
+        how many they have open at once is theirs to say.
 
         Raises:
-            ConversationBusy: another run is open and not overdue.
+            ConversationBusy: another run is open and not overdue, and this one does not run alongside.
+            ConversationChanged: the exchange that was under way has been given up for a newer question.
             ExchangeAnswered: the exchange has an answer.
         """
         self.close_overdue_runs()
-        self._refuse_while_running()
+        if not alongside:
+            self._refuse_while_running()
         if exchange_id in self.state.answered:
             raise ExchangeAnswered(
                 f"the exchange {exchange_id} of {self.state.key!r} has its answer: ask a new question"
+            )
+        if going_on and exchange_id not in self.state.open_exchanges:
+            raise ConversationChanged(
+                f"a newer question took the place of the exchange {exchange_id} of {self.state.key!r}: ask again"
             )
         exchange = self.state.open_exchanges.get(exchange_id, {"failed_run": None})
         if exchange.get("rerun_of") != plan.rerun_of and exchange.get("runs"):
@@ -176,7 +184,7 @@ class Conversation:
             for message in completion.messages
         ]
         answer = journaled[-1].message_id
-        if run["rerun_of"] is not None:
+        if run["rerun_of"] is not None and not completion.goes_on:
             self._record(
                 e.RerunAccepted,
                 exchange_id=exchange_id,
@@ -186,14 +194,15 @@ class Conversation:
             )
         return answer
 
-    def accept_late(self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion) -> str:
-        """Record the answer of a run that others had closed as interrupted, as a run of its own: nothing is lost.
+    def accept_late(self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion) -> tuple[str, str]:
+        """Record the answer of a run that others had closed as interrupted, as a run of its own: nothing is lost; returns
+        that run's id and the answer's message id.
 
         Raises:
             ConversationBusy, ExchangeAnswered: there is no place for it any more.
         """
         again = self.start_run(exchange_id, replace(plan, rerun_of=run_id))
-        return self.complete_run(again, completion, source=Source.RERUN)
+        return again, self.complete_run(again, completion, source=Source.RERUN)
 
     def fail_run(self, run_id: str, failure: Failure, duration_seconds: float | None = None) -> None:
         """Record why a run ended without an answer, without secrets and in bounds.
@@ -216,6 +225,14 @@ class Conversation:
             message = "the process that ran it stopped before the run ended"
             self.fail_run(run_id, Failure(status="interrupted", message=message))
         return overdue
+
+    def interrupt(self) -> None:
+        """Close the open runs and give up their exchanges, for a newer question."""
+        reason = "a newer question took its place"
+        for run_id in list(self.state.open_runs):
+            self.fail_run(run_id, Failure("interrupted", code="superseded", message=reason))
+        for exchange_id in list(self.state.open_exchanges):
+            self.abandon(exchange_id, reason)
 
     def abandon(self, exchange_id: str, reason: str) -> None:
         """Record that nobody answered. Stays quiet where the exchange is not open, or a run of it still is."""
@@ -241,6 +258,31 @@ class Conversation:
         """Record a thread written anew; the fields are those of `ThreadRebuilt`."""
         old = self.state.links.get(rebuilt["backend"])
         self._record(e.ThreadRebuilt, old_thread_id=old["thread_id"] if old else None, **rebuilt)
+
+    def reconcile_thread(
+        self,
+        backend: str,
+        thread_id: str,
+        version: int,
+        *,
+        sent: int = 0,
+        deleted: Sequence[str] = (),
+        adopted: int = 0,
+        reason: str = "",
+    ) -> None:
+        """Record what was mended in a thread, which holds the memory as of `version` now; `deleted` are the provider's ids.
+        Stays quiet where nothing was."""
+        if sent or deleted or adopted:
+            self._record(
+                e.ThreadReconciled,
+                backend=backend,
+                thread_id=thread_id,
+                memory_version=version,
+                sent=sent,
+                deleted=list(deleted),
+                adopted=adopted,
+                reason=reason,
+            )
 
     def retract(self, message_id: str, reason: str = "") -> None:
         """Take a message out of memory; it stays in the log."""

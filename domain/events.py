@@ -85,6 +85,10 @@ class RunCompleted(Event):
     finish_reason: str | None = None
     usage: JSON = field(default_factory=dict)
     duration_seconds: float | None = None
+    thread_version: int | None = None
+    """Up to which version the thread held the journal when the run answered in it."""
+    goes_on: bool = False
+    """The model asked for tools: the exchange has no answer yet and goes on with their results, in another run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +165,21 @@ class ThreadRebuilt(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ThreadReconciled(Event):
+    """A thread was mended: what it lacked was sent, surplus copies of our own writes were deleted from it, what had landed
+    though no answer came was adopted."""
+
+    backend: str
+    thread_id: str
+    memory_version: int
+    sent: int = 0
+    deleted: list[str] = field(default_factory=list)
+    """The provider's ids of the entries."""
+    adopted: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MessageRetracted(Event):
     """A message no longer belongs to memory. It stays in the log."""
 
@@ -219,6 +238,7 @@ EVENTS: dict[str, type[Event]] = {
         ThreadLinked,
         ThreadLost,
         ThreadRebuilt,
+        ThreadReconciled,
         MessageRetracted,
         MemoryCleared,
         RerunAccepted,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, Protocol, TypeVar, cast
 
@@ -119,6 +119,11 @@ class Journal(Application[str]):
             raise _not_found(key)
         return conversation
 
+    def is_open(self, key: str, run_id: str) -> bool:
+        """Whether a run is still open."""
+        conversation = self.load(key)
+        return conversation is not None and run_id in conversation.state.open_runs
+
     def commit(self, key: str, decide: Callable[[Conversation], T], create: bool = False) -> T:
         """Load, decide, store, as one step: what others append at this moment comes before or after it.
 
@@ -206,9 +211,14 @@ class Journal(Application[str]):
 
     def followed(self, after: int = 0, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
         """(position, event) of the whole log, and of what comes, for ever."""
+        with self.following(after, topics) as events:
+            yield from events
+
+    @contextmanager
+    def following(self, after: int = 0, topics: Sequence[str] = ()) -> Iterator[Iterator[tuple[int, e.Event]]]:
+        """The same until the block is left, which ends it even while another thread waits for what comes."""
         with self.recorder.subscribe(after, topics) as subscription:
-            for notification in subscription:
-                yield notification.id, self._mapper.to_domain_event(notification)
+            yield ((each.id, self._mapper.to_domain_event(each)) for each in subscription)
 
     def placed(self, key: str, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
         """(position, event) of one conversation."""

@@ -13,8 +13,10 @@ from . import events as e
 from .audit import Exchanges, FailureFilter, RunRecord
 from .chat import Chat
 from .failures import Cause, RecordedFailure
-from .ids import to_iso
+from .health import BackendHealth, health_of
+from .ids import now, to_iso
 from .journal import Journal
+from .limits import HEALTH_ENDS
 from .memory import Memory
 from .naming import key_of, stream_of
 from .outside import Outside
@@ -52,6 +54,12 @@ class LoggedEvent:
             "at": to_iso(self.event.timestamp),
             "data": self.event.data if isinstance(self.event, e.UnknownEvent) else data,
         }
+
+
+def in_log(logged: Iterator[tuple[int, e.Event]], key: str | None = None) -> Iterator[LoggedEvent]:
+    """Events with their positions, those of one conversation where a key is given."""
+    stream = stream_of(key) if key is not None else None
+    return (LoggedEvent(*each) for each in logged if stream is None or each[1].originator_id == stream)
 
 
 class Ledger:
@@ -109,8 +117,7 @@ class Ledger:
             logged = self.journal.followed(after, types)
         else:
             logged = self.journal.logged(after, types)
-        stream = stream_of(key) if key is not None else None
-        return (LoggedEvent(*each) for each in logged if stream is None or each[1].originator_id == stream)
+        return in_log(logged, key)
 
     def failures(
         self,
@@ -132,6 +139,13 @@ class Ledger:
         self.close_overdue_runs()
         wanted = FailureFilter.of(since, until, cause, code, backend, unanswered)
         return self.journal.views.failures(wanted, limit)
+
+    def health(self) -> list[BackendHealth]:
+        """How each backend is doing, by name, as the newest ends of its runs in the log tell, whichever process made them.
+
+        What this process itself passes over follows from what it has met: `outside.health`.
+        """
+        return health_of(self.journal.views.last_ends(HEALTH_ENDS), now())
 
     def exchanges(self, key: str) -> Exchanges:
         """What became of every run of one conversation."""

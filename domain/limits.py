@@ -24,6 +24,12 @@ RETRIES_DEFAULT = 2
 BACKEND_TIMEOUT_SECONDS = 60.0
 """One attempt's limit."""
 
+EXCHANGE_DEADLINE_SECONDS = 300.0
+"""The limit of a whole exchange: all attempts of all backends, and the pauses between them."""
+
+ATTEMPT_SECONDS_MIN = 1.0
+"""An attempt with less time than this is not begun: it would only time out. Half of the deadline where that is less."""
+
 RUN_GRACE_SECONDS = 30.0
 """Time after an attempt's limit in which its own process may still record the end; then it counts as crashed."""
 
@@ -36,6 +42,19 @@ BACKOFF_MAX_SECONDS = 8.0
 
 RETRY_AFTER_MAX_SECONDS = 30.0
 """The longest `Retry-After` that is waited for; a longer one goes to the next backend at once."""
+
+BREAKER_FAILURES = 5
+"""Failures in a row after which a backend cools down."""
+
+BREAKER_COOLDOWN_SECONDS = 30.0
+BREAKER_COOLDOWN_MAX_SECONDS = 300.0
+"""How long it is passed over: doubled at each further failure, up to the maximum."""
+
+BREAKER_RETRY_AFTER_MAX_SECONDS = 3_600.0
+"""The longest `Retry-After` that a cooldown follows: a header that is wrong must not shut a backend off for ever."""
+
+HEALTH_ENDS = 20
+"""Ends of runs read per backend to tell how it is."""
 
 FAILURE_TEXT_CHARS_MAX = 2_000
 """Characters kept of a provider's error message."""
@@ -57,3 +76,25 @@ ANSWERED_KEPT = 20
 
 TOOL_ROUNDS_MAX = 20
 """How often a model may ask for tools within one run."""
+
+INTERRUPT_LOOK_SECONDS = 1.0
+"""How often a run that is under way looks whether a newer question has taken its place."""
+
+LATE_ANSWER_LOOKS_MAX = 30
+"""How often a run that was closed by others tries to have its answer journaled while another run is open."""
+
+QUEUE_LOOK_FIRST_SECONDS = 0.05
+QUEUE_LOOK_MAX_SECONDS = 1.0
+"""How often a question that waits its turn looks whether the conversation is free: doubled up to the maximum."""
+
+DOUBT_SECONDS = 600.0
+"""How long a write whose answer never came may still land in a thread: the openai SDK's own default timeout."""
+
+DOUBTS_SEARCHED_MAX = 8
+"""How many unanswered writes, the last ones, are looked for in a thread by their content: each doubles the ways to try."""
+
+LANDINGS_TRIED_MAX = 500_000
+"""How many ways to explain surplus copies are tried, a second or two: a thread of the same few texts may have more."""
+
+ASYNC_WORKERS = 8
+"""Threads that do the database's work for an asynchronous ledger, however many exchanges are under way."""

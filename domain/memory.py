@@ -30,6 +30,8 @@ class Memory:
     rule: str = "all"
     run_threads: Mapping[str, str] = field(default_factory=dict)
     """run id → the thread in which the run took place; its tool calls stand there in its steps"""
+    run_marks: Mapping[str, int] = field(default_factory=dict)
+    """run id → up to which version that thread held the journal when the run answered in it"""
 
     def window(self, last: int | None = None, tokens: int | None = None) -> "Memory":
         """The newest messages: at most `last` of them, within about `tokens` (see `tokens.py` for the estimate's error).
@@ -75,6 +77,27 @@ class Memory:
         """The messages as providers accept them, with their places: orphan tool calls and results mended."""
         return mend_tool_calls([each for each in self.messages if each.message.role is not Role.UNKNOWN])
 
+    def in_thread(self, thread_id: str | None) -> tuple[JournaledMessage, ...]:
+        """`mended`, in the order in which a thread holds them: what was journaled while a run answered there came into the
+        thread behind the run's own messages. For another thread, or none, the order of the journal."""
+        marks = {run: mark for run, mark in self.run_marks.items() if self.run_threads.get(run) == thread_id}
+        if thread_id is None or not marks:
+            return self.mended()
+        placed: list[JournaledMessage] = []
+        for each in self.messages:
+            mark = marks.get(each.run_id or "")
+            index = len(placed)
+            while mark is not None and index and placed[index - 1].version > mark:
+                if placed[index - 1].run_id == each.run_id:
+                    break
+                index -= 1
+            placed.insert(index, each)
+        return replace(self, messages=tuple(placed)).mended()
+
+    def ran_in(self, message: JournaledMessage, thread_id: str | None) -> bool:
+        """Whether the run that produced a message took place in this thread."""
+        return thread_id is not None and self.run_threads.get(message.run_id or "") == thread_id
+
     def shown(self) -> tuple[Message, ...]:
         """The messages as a provider accepts them."""
         return tuple(each.message for each in self.mended())
@@ -113,6 +136,7 @@ class MemoryFold:
     def __init__(self) -> None:
         self.messages: dict[str, JournaledMessage] = {}
         self.run_threads: dict[str, str] = {}
+        self.run_marks: dict[str, int] = {}
 
     def say(self, message: JournaledMessage) -> None:
         """A message comes in."""
@@ -132,12 +156,14 @@ class MemoryFold:
                 self.messages.pop(superseded, None)
             case e.RunCompleted(thread_id=str(thread_id)) | e.RunFailed(thread_id=str(thread_id)):
                 self.run_threads[event.run_id] = thread_id
+                if isinstance(event, e.RunCompleted) and event.thread_version is not None:
+                    self.run_marks[event.run_id] = event.thread_version
             case _:
                 pass
 
     def memory(self, version: int) -> "Memory":
         """What came of it, as of a version."""
-        return Memory(tuple(self.messages.values()), version, run_threads=self.run_threads)
+        return Memory(tuple(self.messages.values()), version, run_threads=self.run_threads, run_marks=self.run_marks)
 
 
 def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> Memory:

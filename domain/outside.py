@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
+from .effects import Effects
 from .errors import ThreadledgerError
 from .exchange import Policy
+from .health import Health
 from .journal import Journal
 from .ports import Backend, BackendRequest, ThreadMirror, ToolFunction
 from .profiles import Profile
@@ -21,11 +23,11 @@ logger = logging.getLogger("threadledger.threads")
 class Outbox(Protocol):
     """Brings the provider's threads up to the journal: at least once, reconciled, in order."""
 
-    def mirror(self, journal: Journal, key: str) -> None:
+    def mirror(self, journal: Journal, key: str) -> Effects[None]:
         """Send what the threads of a conversation lack. Never raises for a provider: a thread that lags catches up later."""
         ...
 
-    def prepare(self, journal: Journal, request: BackendRequest, backend: Backend) -> BackendRequest:
+    def prepare(self, journal: Journal, request: BackendRequest, backend: Backend) -> Effects[BackendRequest]:
         """The request with its thread, brought up to the journal, or with what it lacks for the backend to take along.
 
         Raises:
@@ -33,12 +35,16 @@ class Outbox(Protocol):
         """
         ...
 
-    def release(self, key: str, mirror: str, exchange_id: str) -> None:
-        """Give back the thread that `prepare` took for an exchange whose run has failed."""
+    def release(self, request: BackendRequest, mirror: str, uncertain: bool = False) -> None:
+        """Give back the thread that `prepare` took for a run. `uncertain`: the run may yet write to it."""
         ...
 
-    def settle(self, key: str, mirror: str, thread_id: str, version: int, holder: str | None = None) -> None:
-        """Note that the thread holds everything up to a version, because the backend wrote it there itself."""
+    def settle(self, request: BackendRequest, mirror: str, version: int) -> None:
+        """Give it back, holding everything up to a version: the run wrote it there itself."""
+        ...
+
+    def written(self, key: str, mirror: str, thread_id: str, version: int) -> None:
+        """Note that a thread was written anew and holds everything up to a version."""
         ...
 
 
@@ -58,10 +64,14 @@ class Outside:
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
     wait: Callable[[float], None] = time.sleep
     random: Random = field(default_factory=Random)
+    health: Health = field(default_factory=Health)
+    """How the backends are doing: one for all conversations, so that what one meets spares the others."""
     close: Callable[[], None] = lambda: None
     """Lets go of connections."""
+    aclose: Callable[[], Awaitable[None]] | None = None
+    """The same in an event loop, those of that loop among them."""
 
-    def mirror(self, journal: Journal, key: str) -> None:
+    def mirrored(self, journal: Journal, key: str) -> Effects[None]:
         """Bring a conversation's threads up to the journal, where there is an outbox.
 
         What was journaled is journaled: an error here is logged, and the threads catch up later.
@@ -69,6 +79,6 @@ class Outside:
         if self.outbox is None:
             return
         try:
-            self.outbox.mirror(journal, key)
+            yield from self.outbox.mirror(journal, key)
         except ThreadledgerError as error:
             logger.warning("the threads of %r lag behind: %s", key, error)

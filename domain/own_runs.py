@@ -7,68 +7,151 @@ from contextlib import suppress
 from dataclasses import replace
 
 from .conversation import Conversation
+from .conversing import Conversing
+from .driving import AsyncDriver, perform
+from .effects import Effects, Work
 from .errors import RunNotOpen
 from .failures import Failure
 from .ids import new_id
-from .journal import Journal
-from .outside import Outside
+from .messages import Usage
 from .parsing import text_message
 from .redaction import redact
 from .runs import Completion, RunPlan
 
 
+class OwnRunning:
+    """The run as effects: `OwnRun` performs them at once, `AsyncOwnRun` awaits them."""
+
+    def __init__(self, conversing: Conversing, backend: str, model: str, timeout_seconds: float) -> None:
+        self._conversing = conversing
+        self._plan = RunPlan(backend, model, timeout_seconds=timeout_seconds)
+        self._began = 0.0
+        self._ended = False
+        self.exchange_id = ""
+        self.run_id = ""
+
+    def start(self) -> Effects[None]:
+        """Record that the call begins."""
+        key, journal = self._conversing.key, self._conversing.journal
+        memory = yield Work(lambda: journal.memory(key))
+        plan = replace(self._plan, memory_version=memory.version, memory_hash=memory.digest())
+
+        def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, str]:
+            if interrupting:
+                conversation.interrupt()
+            return _start(conversation, plan)
+
+        self.exchange_id, self.run_id = yield from self._conversing.when_free(decide)
+        self._began = time.monotonic()
+
+    def complete(self, completion: Completion) -> Effects[None]:
+        """Journal the answer; the run is over."""
+        key, journal = self._conversing.key, self._conversing.journal
+        elapsed = self._elapsed()
+        yield Work(
+            lambda: journal.commit(key, lambda it: it.complete_run(self.run_id, completion, duration_seconds=elapsed))
+        )
+        self._ended = True
+        yield from self._conversing.outside.mirrored(journal, key)
+
+    def fail(self, error: BaseException) -> Effects[None]:
+        """Record an exception as the run's failure. Quiet where the run is over."""
+        interrupted = not isinstance(error, Exception)
+        status = "interrupted" if interrupted else "error"
+        yield from self._fail(Failure(status, type=type(error).__name__, message=redact(str(error)) or None))
+
+    def end(self) -> Effects[None]:
+        """A run that was left without an answer and without an error has failed too."""
+        yield from self._fail(Failure("error", code="no_answer", message="the block ended without run.complete(text)"))
+
+    def _fail(self, failure: Failure) -> Effects[None]:
+        if self._ended:
+            return
+        self._ended = True
+        elapsed = self._elapsed()
+
+        def decide(conversation: Conversation) -> None:
+            conversation.fail_run(self.run_id, failure, elapsed)
+            conversation.abandon(self.exchange_id, "the app's own run failed")
+
+        with suppress(RunNotOpen):  # closed as interrupted meanwhile: the app's own exception says more
+            yield Work(lambda: self._conversing.journal.commit(self._conversing.key, decide))
+
+    def _elapsed(self) -> float:
+        return round(time.monotonic() - self._began, 6)
+
+
 class OwnRun:
     """Open from `with chat.run(...)` on; `complete` journals the answer."""
 
-    def __init__(self, journal: Journal, outside: Outside, key: str, plan: RunPlan) -> None:
-        self._journal = journal
-        self._outside = outside
-        self._key = key
-        self._began = time.monotonic()
-        self._ended = False
-        self.exchange_id, self.run_id = journal.commit(key, lambda it: _start(it, plan), create=True)
+    def __init__(self, running: OwnRunning) -> None:
+        self._running = running
 
-    def complete(self, text: str) -> None:
-        """Journal the answer; the run is over.
+    @property
+    def run_id(self) -> str:
+        return self._running.run_id
+
+    @property
+    def exchange_id(self) -> str:
+        return self._running.exchange_id
+
+    def complete(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        usage: Usage | None = None,
+        finish_reason: str | None = None,
+        remote_run_id: str | None = None,
+    ) -> None:
+        """Journal the answer; the run is over. The rest is what the app knows of how it went.
 
         Raises:
             RunNotOpen: it was over already.
             InvalidMessage: the text cannot be stored; the run is still open.
         """
-        completion = Completion((text_message("assistant", text),))
-        self._journal.commit(
-            self._key, lambda it: it.complete_run(self.run_id, completion, duration_seconds=self._elapsed())
-        )
-        self._ended = True
-        self._outside.mirror(self._journal, self._key)
+        perform(self._running.complete(_completion(text, model, usage, finish_reason, remote_run_id)))
 
-    def fail(self, error: BaseException) -> None:
-        """Record an exception as the run's failure. Quiet where the run is over."""
-        interrupted = not isinstance(error, Exception)
-        self._fail(
-            Failure(
-                "interrupted" if interrupted else "error", type=type(error).__name__, message=redact(str(error)) or None
-            )
-        )
 
-    def end(self) -> None:
-        """A run that was left without an answer and without an error has failed too."""
-        self._fail(Failure("error", code="no_answer", message="the block ended without run.complete(text)"))
+class AsyncOwnRun:
+    """Open from `async with chat.run(...)` on; `complete` journals the answer."""
 
-    def _fail(self, failure: Failure) -> None:
-        if self._ended:
-            return
-        self._ended = True
+    def __init__(self, running: OwnRunning, driver: AsyncDriver) -> None:
+        self._running = running
+        self._driver = driver
 
-        def decide(conversation: Conversation) -> None:
-            conversation.fail_run(self.run_id, failure, self._elapsed())
-            conversation.abandon(self.exchange_id, "the app's own run failed")
+    @property
+    def run_id(self) -> str:
+        return self._running.run_id
 
-        with suppress(RunNotOpen):  # closed as interrupted meanwhile: the app's own exception says more
-            self._journal.commit(self._key, decide)
+    @property
+    def exchange_id(self) -> str:
+        return self._running.exchange_id
 
-    def _elapsed(self) -> float:
-        return round(time.monotonic() - self._began, 6)
+    async def complete(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        usage: Usage | None = None,
+        finish_reason: str | None = None,
+        remote_run_id: str | None = None,
+    ) -> None:
+        """See `OwnRun.complete`."""
+        completion = _completion(text, model, usage, finish_reason, remote_run_id)
+        await self._driver.perform(self._running.complete(completion))
+
+
+def _completion(
+    text: str, model: str | None, usage: Usage | None, finish_reason: str | None, remote_run_id: str | None
+) -> Completion:
+    return Completion(
+        (text_message("assistant", text),),
+        finish_reason=finish_reason,
+        remote_run_id=remote_run_id,
+        model=model,
+        usage=usage or Usage(),
+    )
 
 
 def _start(conversation: Conversation, plan: RunPlan) -> tuple[str, str]:

@@ -6,10 +6,13 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from .audit import FailureFilter
+from .effects import Effects
 from .failures import Failure, RecordedFailure
+from .health import BackendEnd
 from .memory import Memory
 from .messages import Message
 from .profiles import Profile
+from .reconciling import Doubt
 from .runs import Completion
 from .state import ConversationState
 from .storage import Row, StoredRow
@@ -34,9 +37,16 @@ class BackendRequest:
     """Up to which version the thread holds the journal, once it has what goes along."""
     unsent: Sequence[ThreadItem] = ()
     """What the thread lacks, for a backend that takes it along as input."""
+    found: Sequence[ThreadItem] = ()
+    """What an earlier run of this exchange left in the thread though its answer was lost on the way: taken, not asked
+    for again."""
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
     journal: Callable[[Sequence[Message]], None] = lambda _: None
     """Writes tool calls and results down while the run goes on."""
+    doubts: Sequence[Doubt] = ()
+    """Writes to the thread that may still land."""
+    stream: bool = False
+    """Whether somebody listens: then the text is told as it comes."""
 
 
 class Backend(Protocol):
@@ -61,8 +71,8 @@ class Backend(Protocol):
         """What the provider would refuse, without asking it; None where nothing speaks against asking."""
         ...
 
-    def answer(self, request: BackendRequest) -> Completion:
-        """Ask once, never twice.
+    def answer(self, request: BackendRequest) -> Effects[Completion]:
+        """Ask once, never twice: a generator of effects (`effects.py`), for both worlds.
 
         Raises:
             ProviderRefused: with the facts of the failure.
@@ -71,7 +81,8 @@ class Backend(Protocol):
 
 
 class ThreadMirror(Protocol):
-    """The provider's threads of one kind. Every method raises `ProviderRefused` with the facts when it fails."""
+    """The provider's threads of one kind. What is done there are effects; each raises `ProviderRefused` with the facts
+    when it fails."""
 
     @property
     def name(self) -> str:
@@ -83,20 +94,34 @@ class ThreadMirror(Protocol):
         """The base URL, without secrets: a thread of another endpoint is another thread."""
         ...
 
+    @property
+    def batch(self) -> int:
+        """How many items one request of `add` takes."""
+        ...
+
     def render(self, memory: Memory, thread_id: str | None = None) -> Rendering:
         """What a thread can carry of a memory. `thread_id` names the thread that runs may have written to themselves."""
         ...
 
-    def create(self, key: str) -> str:
-        """A new, empty thread; returns its id."""
+    def create(self, key: str) -> Effects[str]:
+        """A new, empty thread; its id."""
         ...
 
-    def add(self, thread_id: str, items: Sequence[ThreadItem]) -> None:
-        """Add items at the end, in order, in batches of the provider's size."""
+    def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
+        """Add items at the end, in order, at most `batch` of them."""
         ...
 
-    def read(self, thread_id: str) -> Sequence[ThreadItem]:
+    def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
         """All that is in the thread, in order."""
+        ...
+
+    def delete(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
+        """Take entries that were read back out of the thread; quiet where one is gone already."""
+        ...
+
+    def sweep(self, thread_id: str, run_ids: Sequence[str], completed: bool) -> Effects[Sequence[str]]:
+        """End what these runs of ours may still be doing in the thread, and take out what those left there that did not
+        complete, or (`completed`) all of them; the ids of what was deleted. Nothing to do where a thread holds no runs."""
         ...
 
 
@@ -108,20 +133,25 @@ class MirrorHead:
     version: int
     settled: bool
     """False while a write is under way, or after one whose answer never came: the thread is read before the next."""
+    doubts: tuple[Doubt, ...] = ()
+    """Writes to this thread that were never answered and may still land, oldest first."""
+    left_by: str | None = None
+    """Of a claim: who had taken the thread and never gave it back; it stopped in the middle."""
 
 
 class MirrorHeads(Protocol):
-    """A notebook beside the log. Losing it costs one reading of each thread, nothing else."""
+    """A notebook beside the log. Losing it costs one reading of each thread, and the proof that a late copy is ours."""
 
     def claim(self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime) -> MirrorHead | None:
         """Take a thread for writing: its head as it was, unsettled from now on; None while another holder's claim lasts.
 
-        A thread that is not in the notebook, or stands there under another id, is at version 0 and unsettled.
+        A thread that is not in the notebook, or stands there under another id, is at version 0, unsettled and without
+        doubts. Whoever holds the claim already renews it.
         """
         ...
 
-    def release(self, stream: str, mirror: str, holder: str) -> None:
-        """Give a thread back as it is: unsettled. Quiet where somebody else holds it."""
+    def release(self, stream: str, mirror: str, holder: str, doubts: Sequence[Doubt] | None = None) -> None:
+        """Give a thread back as it is: unsettled, with its doubts, or with these. Quiet where somebody else holds it."""
         ...
 
     def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
@@ -207,6 +237,10 @@ class Views(Protocol):
 
     def find_runs(self, ending: str) -> list[tuple[str, str]]:
         """(key, run id) of the runs whose id ends so; at most a few."""
+        ...
+
+    def last_ends(self, per_backend: int) -> list[BackendEnd]:
+        """The newest ends of each backend's runs that tell anything about it, oldest first."""
         ...
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:

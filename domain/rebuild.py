@@ -10,6 +10,8 @@ from typing import Any
 
 from .delivery import bring_up
 from .diagnosis import diagnose
+from .driving import AsyncDriver, perform
+from .effects import Effects, Work
 from .errors import InvalidInput, ProviderRefused, ThreadledgerError
 from .failures import Cause
 from .journal import Journal
@@ -95,12 +97,7 @@ class Threads:
 
     def rebuild(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> RebuildItem:
         """Write one planned thread; never raises for a provider: the item says how it went."""
-        try:
-            return self._rebuild(item, at, fresh)
-        except ProviderRefused as refused:
-            return replace(item, state="failed", reason=f"{diagnose(refused.failure).value}: {refused}")
-        except ThreadledgerError as error:
-            return replace(item, state="failed", reason=str(error))
+        return perform(self.rebuilding(item, at, fresh), self._wait)
 
     def verify(self, key: str, to: str) -> Verification:
         """Read one thread back and compare it with the journal.
@@ -108,8 +105,21 @@ class Threads:
         Raises:
             ProviderRefused: the provider cannot be asked (a thread that is gone is a finding, not an error).
         """
-        link = self._journal.require(key).state.links.get(to)
-        rendering, _ = self._render(key, to, None, link["thread_id"] if link else None)
+        return perform(self.verifying(key, to), self._wait)
+
+    def rebuilding(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
+        """`rebuild`, as effects."""
+        try:
+            return (yield from self._rebuild(item, at, fresh))
+        except ProviderRefused as refused:
+            return replace(item, state="failed", reason=f"{diagnose(refused.failure).value}: {refused}")
+        except ThreadledgerError as error:
+            return replace(item, state="failed", reason=str(error))
+
+    def verifying(self, key: str, to: str) -> Effects[Verification]:
+        """`verify`, as effects."""
+        link = (yield Work(lambda: self._journal.require(key))).state.links.get(to)
+        rendering, _ = yield Work(lambda: self._render(key, to, None, link["thread_id"] if link else None))
         journal = len(rendering.items)
         if link is None:
             return Verification(key, to, None, Comparison(ThreadState.UNLINKED, journal, missing=journal))
@@ -125,7 +135,7 @@ class Threads:
             reason = f"the thread is at {link['endpoint']}, the settings name {mirror.endpoint}"
             return Verification(key, to, thread_id, elsewhere, reason)
         try:
-            return Verification(key, to, thread_id, compare(rendering.items, mirror.read(thread_id)))
+            return Verification(key, to, thread_id, compare(rendering.items, (yield from mirror.read(thread_id))))
         except ProviderRefused as refused:
             cause = diagnose(refused.failure)
             if cause not in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE}:
@@ -136,14 +146,14 @@ class Threads:
         """The kinds of thread that a conversation has, lost ones included."""
         return tuple(self._journal.require(key).state.links)
 
-    def _rebuild(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> RebuildItem:
+    def _rebuild(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
         mirror = self._mirrors[item.backend]
-        rendering, version = self._render(item.key, item.backend, at)
+        rendering, version = yield Work(lambda: self._render(item.key, item.backend, at))
         if at is None and version != item.version:
             return replace(item, state="skipped", reason="changed since the plan: plan again")
         if not rendering.items:
             return replace(item, state="skipped")
-        if not fresh and self._is_sound(item, mirror):
+        if not fresh and (yield from self._is_sound(item, mirror)):
             return replace(
                 item,
                 state="skipped",
@@ -151,23 +161,23 @@ class Threads:
                 verified=True,
                 reason="the thread equals the journal",
             )
-        thread_id = mirror.create(item.key)
-        sent = bring_up(mirror, thread_id, rendering.items, self._wait, held=())
-        found = compare(rendering.items, mirror.read(thread_id))
-        written = replace(item, thread_id=thread_id, sent=sent, verified=found.state is ThreadState.SAME)
+        thread_id = yield from mirror.create(item.key)
+        delivered = yield from bring_up(mirror, thread_id, rendering.items, held=())
+        found = compare(rendering.items, (yield from mirror.read(thread_id)))
+        written = replace(item, thread_id=thread_id, sent=delivered.sent, verified=found.state is ThreadState.SAME)
         if not written.verified:
             reason = f"read back: {found.missing} missing, {found.extra} extra, {found.different} different; not linked"
             return replace(written, state="failed", reason=reason)
-        self._record(written, mirror, version)
+        yield Work(lambda: self._record(written, mirror, version))
         return replace(written, state="done")
 
-    def _is_sound(self, item: RebuildItem, mirror: ThreadMirror) -> bool:
-        link = self._journal.require(item.key).state.links.get(item.backend)
+    def _is_sound(self, item: RebuildItem, mirror: ThreadMirror) -> Effects[bool]:
+        link = (yield Work(lambda: self._journal.require(item.key))).state.links.get(item.backend)
         if link is None or link["lost"] or link["endpoint"] != mirror.endpoint:
             return False
-        native, _ = self._render(item.key, item.backend, None, link["thread_id"])
+        native, _ = yield Work(lambda: self._render(item.key, item.backend, None, link["thread_id"]))
         try:
-            return compare(native.items, mirror.read(link["thread_id"])).state is ThreadState.SAME
+            return compare(native.items, (yield from mirror.read(link["thread_id"]))).state is ThreadState.SAME
         except ProviderRefused as refused:
             if diagnose(refused.failure) is not Cause.THREAD_MISSING:
                 raise
@@ -185,7 +195,7 @@ class Threads:
         }
         self._journal.commit(item.key, lambda conversation: conversation.rebuild_thread(rebuilt))
         if self._outbox is not None and item.thread_id is not None:
-            self._outbox.settle(item.key, item.backend, item.thread_id, version)
+            self._outbox.written(item.key, item.backend, item.thread_id, version)
 
     def _render(
         self, key: str, to: str, at: int | datetime | None, thread_id: str | None = None
@@ -212,6 +222,14 @@ class RebuildPlan:
         for item in self.each():
             if progress is not None:
                 progress(item)
+        return self.items
+
+    async def apply_async(self, driver: AsyncDriver, progress: Progress | None = None) -> list[RebuildItem]:
+        """`apply`, awaited."""
+        for index, item in enumerate(self.items):
+            self.items[index] = await driver.perform(self.threads.rebuilding(item, self.at, self.fresh))
+            if progress is not None:
+                progress(self.items[index])
         return self.items
 
     def each(self) -> Iterator[RebuildItem]:

@@ -5,10 +5,11 @@ Both make a plan first; nothing is done before `plan.apply()`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from .audit import ExchangeRecord, Exchanges, FailureFilter, RunRecord
+from .errors import InvalidInput
 from .failures import Cause
 from .journal import Journal
 from .outside import Outside
@@ -56,13 +57,18 @@ class Replay:
         cause: Cause | str | None = None,
         backend: str | None = None,
         model: str | None = None,
+        tools: str = "recorded",
     ) -> RerunPlan:
         """Exchanges to be run again: of these runs, of these conversations, or (`failed`) all that nobody answered;
         of the last two, those whose failures match `since`, `cause` and `backend`. `model` replaces the policy's models.
+        `tools`: calls that are on record are answered from there (`recorded`), or made anew (`live`).
 
         Raises:
+            InvalidInput: `tools` is neither.
             RunNotFound, ConversationNotFound: no such run or conversation.
         """
+        if tools not in {"recorded", "live"}:
+            raise InvalidInput(f"tools={tools!r} means nothing: give 'recorded' or 'live'")
         self._journal.close_overdue_runs()
         for key in keys:
             self._journal.require(key)
@@ -85,6 +91,7 @@ class Replay:
             self._journal,
             self._outside,
             policy,
+            live_tools=tools == "live",
         )
 
     def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
@@ -94,7 +101,11 @@ class Replay:
             ConversationNotFound: no such conversation.
             ProviderRefused: the provider cannot be asked.
         """
-        return [self.threads.verify(key, kind) for key in self.keys(keys) for kind in self._kinds(key, to)]
+        return [self.threads.verify(key, kind) for key, kind in self.places(keys, to)]
+
+    def places(self, keys: Sequence[str] | None, to: str | None) -> Iterator[tuple[str, str]]:
+        """(key, kind of thread) of the threads to be verified."""
+        return ((key, kind) for key in self.keys(keys) for kind in self._kinds(key, to))
 
     def _kinds(self, key: str, to: str | None) -> Sequence[str]:
         if to is not None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from .answers import why_not_rerun
 from .audit import ExchangeRecord, RunRecord
-from .chat import Chat
+from .conversing import Conversing
+from .driving import AsyncDriver, perform
+from .effects import Effects, Work
 from .errors import AllBackendsFailed, ThreadledgerError
 from .exchange import Candidate, Policy
 from .failures import RecordedFailure
@@ -52,6 +54,8 @@ class RerunPlan:
     journal: Journal
     outside: Outside
     policy: Policy
+    live_tools: bool = False
+    """Whether tool calls are made anew that are on record."""
     stopped_by_limit: bool = False
 
     def apply(
@@ -66,24 +70,41 @@ class RerunPlan:
                 progress(done)
         return self.items
 
+    async def apply_async(
+        self, driver: AsyncDriver, max_runs: int | None = None, progress: Callable[[RerunItem], None] | None = None
+    ) -> list[RerunItem]:
+        """`apply`, awaited."""
+        for effects in self.effects(max_runs):
+            done = await driver.perform(effects)
+            if progress is not None:
+                progress(done)
+        return self.items
+
     def each(self, max_runs: int | None = None) -> Iterator[RerunItem]:
         """Like `apply`, handing over each exchange as it is done."""
-        made = 0
+        return (perform(effects, self.outside.wait) for effects in self.effects(max_runs))
+
+    def effects(self, max_runs: int | None = None) -> Iterator[Effects[RerunItem]]:
+        """Each planned exchange as effects, until `max_runs` runs have been made; to be performed one after the other."""
+        made = [0]
         for index, item in enumerate(self.items):
             if item.state != "planned":
                 continue
-            if max_runs is not None and made >= max_runs:
+            if max_runs is not None and made[0] >= max_runs:
                 self.stopped_by_limit = True
                 break
-            left = None if max_runs is None else max_runs - made
-            allowed = _within(self.policy, left)
-            done = _rerun(self.journal, self.outside, item, allowed)
-            made += done.runs_made
-            if done.state == "failed" and allowed != self.policy and made >= (max_runs or 0):
-                self.stopped_by_limit = True
-                done = replace(done, state="planned", reason=f"stopped by the limit of {max_runs} runs: {done.reason}")
-            self.items[index] = done
-            yield done
+            yield self._one(index, item, max_runs, made)
+
+    def _one(self, index: int, item: RerunItem, max_runs: int | None, made: list[int]) -> Effects[RerunItem]:
+        left = None if max_runs is None else max_runs - made[0]
+        allowed = _within(self.policy, left)
+        done = yield from _rerun(self.journal, self.outside, item, allowed, self.live_tools)
+        made[0] += done.runs_made
+        if done.state == "failed" and allowed != self.policy and made[0] >= (max_runs or 0):
+            self.stopped_by_limit = True
+            done = replace(done, state="planned", reason=f"stopped by the limit of {max_runs} runs: {done.reason}")
+        self.items[index] = done
+        return done
 
 
 def plan_exchanges(
@@ -114,19 +135,23 @@ def _why_not(journal: Journal, exchange: ExchangeRecord) -> str:
     return why_not_rerun(journal, exchange.key, exchange.exchange_id)
 
 
-def _rerun(journal: Journal, outside: Outside, item: RerunItem, policy: Policy) -> RerunItem:
-    reason = _why_not(journal, journal.exchanges(item.key).by_id[item.exchange_id])
+def _rerun(journal: Journal, outside: Outside, item: RerunItem, policy: Policy, live: bool) -> Effects[RerunItem]:
+    def state() -> tuple[str, int]:
+        reason = _why_not(journal, journal.exchanges(item.key).by_id[item.exchange_id])
+        return reason, journal.require(item.key).state.failed_runs
+
+    reason, before = yield Work(state)
     if reason:
         return replace(item, state="skipped", reason=reason)
-    before = journal.require(item.key).state.failed_runs
     try:
-        answer = Chat(journal, outside, item.key).rerun(item.exchange_id, policy)
+        answer = yield from Conversing(journal, outside, item.key).rerun(item.exchange_id, policy, live=live)
     except AllBackendsFailed as nobody:
         last: RecordedFailure | None = nobody.failures[-1] if nobody.failures else None
         told = f"{last.cause.value}: {last.summary()}" if last else "nobody was asked"
         return replace(item, state="failed", reason=told, runs_made=max(len(nobody.failures), 1))
     except ThreadledgerError as error:
         return replace(item, state="failed", reason=str(error))
+    _, after = yield Work(state)
     return replace(
         item,
         state="answered",
@@ -135,7 +160,7 @@ def _rerun(journal: Journal, outside: Outside, item: RerunItem, policy: Policy) 
         backend=answer.backend,
         model=answer.model,
         usage=answer.usage,
-        runs_made=1 + journal.require(item.key).state.failed_runs - before,
+        runs_made=1 + after - before,
     )
 
 

@@ -1,8 +1,20 @@
 """A run as values: what is about to be asked (`RunPlan`), and what a backend answered (`Completion`)."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from .messages import Message, Usage
+
+
+class ActiveRuns(StrEnum):
+    """What a question does that comes while a run is open."""
+
+    REJECT = "reject"
+    """It is refused (`ConversationBusy`); nothing is written."""
+    QUEUE = "queue"
+    """It waits its turn, and is journaled then."""
+    INTERRUPT = "interrupt"
+    """It takes the run's place: the run is closed as interrupted, and its exchange given up."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +48,7 @@ class Completion:
     request_id: str | None = None
     model: str | None = None
     usage: Usage = field(default_factory=Usage)
+    thread_version: int | None = None
+    """Up to which version that thread held the journal when the run answered in it."""
+    goes_on: bool = False
+    """Whether the model asked for tools, and their results go to it in another run of the exchange."""

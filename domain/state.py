@@ -136,6 +136,9 @@ def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
     if run is None:
         return
     exchange_id = run["exchange_id"]
+    if event.goes_on and exchange_id in state.open_exchanges:
+        state.open_exchanges[exchange_id].update(_NOTHING_FAILED, runs=[], active_at=to_iso(event.timestamp))
+        return
     exchange = state.open_exchanges.pop(exchange_id, None) or {}
     state.answered = [*state.answered[-ANSWERED_KEPT + 1 :], exchange_id]
     if state.abandoned.pop(exchange_id, None) is not None or exchange.get("unanswered"):

@@ -114,7 +114,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each test runs in an empty folder, and no setting of the machine reaches it."""
     for name in list(os.environ):
-        if name.startswith(("THREADLEDGER_", "OPENAI_", "USE_ASSISTANTS")):
+        if name.startswith(("THREADLEDGER_", "OPENAI_", "AZURE_OPENAI_", "USE_ASSISTANTS")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Protocol
 
-from threadledger.domain import Cause, Profile, ProviderRefused, diagnose
+from threadledger.domain import Call, Cause, Effects, Profile, ProviderRefused, Work, diagnose
 
+from .calls import call
 from .client import Client
 from .failures import calling
 from .limits import ASSISTANT_NAME_CHARS_MAX, PAGE_ITEMS
@@ -36,7 +37,7 @@ class Assistants:
         self._remembered = remembered
         self.pinned = pinned
 
-    def for_profile(self, profile: Profile, model: str) -> str:
+    def for_profile(self, profile: Profile, model: str) -> Effects[str]:
         """The assistant's id.
 
         Raises:
@@ -46,44 +47,53 @@ class Assistants:
             return self.pinned
         wanted = replace(profile, model=model)
         endpoint, profile_hash = self._client.endpoint, wanted.hash
-        known = self._remembered.get(endpoint, profile_hash)
+        known: str | None = yield Work(lambda: self._remembered.get(endpoint, profile_hash))
         if known is None:
-            known = self._find(profile_hash) or self._make(wanted)
-            self._remembered.put(endpoint, profile_hash, known)
+            made: str = (yield from self._find(profile_hash)) or (yield from self._make(wanted))
+            yield Work(lambda: self._remembered.put(endpoint, profile_hash, made))
+            return made
         return known
 
-    def forget(self, profile: Profile, model: str) -> None:
+    def forget(self, profile: Profile, model: str) -> Effects[None]:
         """The assistant is gone at the provider: the next run looks, and makes it anew."""
-        known = self._remembered.get(self._client.endpoint, replace(profile, model=model).hash)
-        if known is not None:
-            self._remembered.forget(known)
 
-    def _find(self, profile_hash: str) -> str | None:
+        def forget() -> None:
+            known = self._remembered.get(self._client.endpoint, replace(profile, model=model).hash)
+            if known is not None:
+                self._remembered.forget(known)
+
+        yield Work(forget)
+
+    def _find(self, profile_hash: str) -> Effects[str | None]:
         with calling("GET /assistants"):
-            page = self._client.sdk.beta.assistants.list(order="asc", limit=PAGE_ITEMS)
+            page = yield call(self._client, lambda sdk: sdk.beta.assistants.list(order="asc", limit=PAGE_ITEMS))
             for _ in range(ASSISTANT_PAGES_MAX):
                 for assistant in page.data:
                     if (assistant.metadata or {}).get(PROFILE_HASH) == profile_hash:
-                        return assistant.id
+                        found: str = assistant.id
+                        return found
                 if not page.has_next_page():
                     break
-                page = page.get_next_page()
+                page = yield Call(page.get_next_page, page.get_next_page)
         return None
 
-    def _make(self, profile: Profile) -> str:
+    def _make(self, profile: Profile) -> Effects[str]:
         tools: Any = profile.tools
         with calling("POST /assistants"):
-            made = self._client.sdk.beta.assistants.create(
-                model=profile.model or "",
-                name=profile.name[:ASSISTANT_NAME_CHARS_MAX],
-                instructions=profile.instructions,
-                tools=tools,
-                metadata={PROFILE_HASH: profile.hash},
+            made = yield call(
+                self._client,
+                lambda sdk: sdk.beta.assistants.create(
+                    model=profile.model or "",
+                    name=profile.name[:ASSISTANT_NAME_CHARS_MAX],
+                    instructions=profile.instructions,
+                    tools=tools,
+                    metadata={PROFILE_HASH: profile.hash},
+                ),
             )
-            return made.id.strip()
+            return str(made.id.strip())
 
 
-def shut_down_or(refused: ProviderRefused, client: Client) -> ProviderRefused:
+def shut_down_or(refused: ProviderRefused, client: Client) -> Effects[ProviderRefused]:
     """The same refusal; after a 404 on one thing it is found out whether the whole API is gone, and said so.
 
     What the provider answers since the shutdown is not documented beyond the 404, so its collection is asked.
@@ -95,7 +105,7 @@ def shut_down_or(refused: ProviderRefused, client: Client) -> ProviderRefused:
         return refused
     try:
         with calling("GET /assistants"):
-            client.sdk.beta.assistants.list(limit=1)
+            yield call(client, lambda sdk: sdk.beta.assistants.list(limit=1))
     except ProviderRefused as probe:
         details = dict(failure.details) | {"collection_http_status": probe.failure.http_status}
         return ProviderRefused(replace(failure, details=details))

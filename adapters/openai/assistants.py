@@ -1,48 +1,75 @@
-"""Backend `assistants`: a run in an Assistants thread, followed by polling until it ends or its time is over."""
+"""Backend `assistants`: a run in an Assistants thread, followed by its stream or by polling until it ends or its time is
+over.
+
+The answer to a request may be lost while the run goes on: it is found again by the metadata it was made with, and a stream
+that breaks is followed by polling. What a run that did not complete left in the thread is taken out.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from threadledger.domain import (
+    LEFT_IN_THREAD,
     BackendRequest,
+    Call,
     Cause,
     Completion,
+    Delta,
+    Effects,
     Failure,
     Message,
+    Pause,
     ProviderRefused,
     Role,
+    Tell,
     Usage,
     diagnose,
+    is_uncertain,
     limits,
     may_succeed_when_retried,
     whole_text,
 )
 
 from .assistant import Assistants, shut_down_or
+from .calls import END, call, closing, every, next_event, request_id_of
 from .client import Client
-from .failures import calling, present
+from .failures import calling, failure_of_event, present
+from .found import found_answer
 from .limits import PAGE_ITEMS
 from .preflight import preflight
+from .thread_runs import ENDED, EXCHANGE_ID, RUN, RUN_ID, ThreadRuns
+from .thread_text import thread_text
 from .tools import answer_calls, too_many_rounds, tool_call
 
 RUNS = "POST /threads/{thread_id}/runs"
-RUN = "GET /threads/{thread_id}/runs/{run_id}"
+OUTPUTS = "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs"
 POLL_SECONDS = 1.0
 """Between two looks at a run, where the provider does not say (header `openai-poll-after-ms`)."""
 
 LOOKS_MAX = 4
 """How often a look at a run is tried before the run counts as lost from sight."""
 
-CANCEL_LOOKS_MAX = 10
-CANCEL_POLL_SECONDS = 0.2
-"""How long a cancelled run is watched until it has ended."""
 
-ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelled"})
-"""The ends of a run, as the SDK's own types name them; any other status, known or not, is one to wait in."""
+@dataclass
+class Following:
+    """A run under way, as it was last seen."""
+
+    request: BackendRequest
+    thread_id: str
+    deadline: float
+    """Monotonic."""
+    run: Any = None
+    messages: int = 0
+    """How many messages the stream has begun."""
+    told: list[str] = field(default_factory=list)
+    """What was told of the last of them."""
+    request_id: str | None = None
+    """The provider's id of the request that opened the last stream: what comes in a stream bears none."""
+    outputs: dict[tuple[str, ...], list[Any]] = field(default_factory=dict)
+    """Outputs by the calls that they answer: sent again where their answer was lost, never made again."""
 
 
 class AssistantsBackend:
@@ -52,156 +79,289 @@ class AssistantsBackend:
     thread = "assistants"
     takes_unsent = False
 
-    def __init__(self, client: Client, assistants: Assistants, wait: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, client: Client, assistants: Assistants) -> None:
         self._client = client
         self._assistants = assistants
-        self._wait = wait
+        self._runs = ThreadRuns(client)
 
     def preflight(self, request: BackendRequest) -> Failure | None:
-        return None if self._assistants.pinned else preflight(self.name, request)
+        return preflight(self.name, request, pinned=bool(self._assistants.pinned))
 
-    def answer(self, request: BackendRequest) -> Completion:
-        deadline = time.monotonic() + request.timeout_seconds
-        thread_id = request.thread_id
-        if thread_id is None:
+    def answer(self, request: BackendRequest) -> Effects[Completion]:
+        if request.thread_id is None:
             raise ProviderRefused(Failure("error", message="there is no thread to run in"))
+        known = yield from found_answer(request)
+        if known is not None:
+            return known
+        at = Following(request, request.thread_id, time.monotonic() + request.timeout_seconds)
         try:
-            assistant_id = self._assistants.for_profile(request.profile, request.model)
-            run = self._start(thread_id, assistant_id, request)
-            run = self._follow(run, thread_id, request, deadline)
-            return self._completed(run, thread_id)
+            assistant_id = yield from self._assistants.for_profile(request.profile, request.model)
+            yield from self._start(at, assistant_id)
+            yield from self._follow(at)
+            return (yield from self._completed(at))
         except ProviderRefused as refused:
             if diagnose(refused.failure) is Cause.ASSISTANT_MISSING:
-                self._assistants.forget(request.profile, request.model)
-            raise shut_down_or(refused, self._client) from refused
+                yield from self._assistants.forget(request.profile, request.model)
+            raise (yield from shut_down_or(refused, self._client)) from refused
+        except BaseException:  # nobody waits for the run any more
+            if at.run is not None and at.run.status not in ENDED:
+                yield from self._runs.cancelled(at.run, at.thread_id)
+            raise
 
-    def _start(self, thread_id: str, assistant_id: str, request: BackendRequest) -> Any:
-        with calling(RUNS, thread_id):
-            run = self._client.sdk.beta.threads.runs.create(
-                thread_id,
-                assistant_id=assistant_id,
-                metadata={"exchange_id": request.exchange_id, "run_id": request.run_id},
+    def _start(self, at: Following, assistant_id: str) -> Effects[None]:
+        for attempt in (1, 2):
+            try:
+                return (yield from self._create(at, assistant_id))
+            except ProviderRefused as refused:
+                if at.run is None and is_uncertain(refused.failure):
+                    made = yield from self._runs.ours(at.thread_id, {at.request.run_id})
+                    if not made:
+                        raise
+                    at.run = made[0]
+                    return None
+                busy = diagnose(refused.failure) is Cause.THREAD_BUSY and attempt == 1
+                if not busy or not (yield from self._runs.freed(at.thread_id, at.deadline)):
+                    raise
+        return None
+
+    def _create(self, at: Following, assistant_id: str) -> Effects[None]:
+        request = at.request
+        options: dict[str, Any] = {
+            "assistant_id": assistant_id,
+            "metadata": {EXCHANGE_ID: request.exchange_id, RUN_ID: request.run_id},
+        }
+        if request.stream:
+            return (
+                yield from self._listen(
+                    at,
+                    call(
+                        self._client,
+                        lambda sdk: sdk.beta.threads.runs.create(
+                            at.thread_id, stream=True, timeout=_left(at), **options
+                        ),
+                    ),
+                )
             )
+        with calling(RUNS, at.thread_id):
+            run = yield call(self._client, lambda sdk: sdk.beta.threads.runs.create(at.thread_id, **options))
             present(run.id, run.status)
-            return run
+            at.run = run
+        return None
 
-    def _follow(self, run: Any, thread_id: str, request: BackendRequest, deadline: float) -> Any:
-        rounds = 0
-        pause = 0.0
-        while run.status not in ENDED:
-            if run.status == "requires_action" and run.required_action is not None:
+    def _follow(self, at: Following) -> Effects[None]:
+        rounds, pause = 0, 0.0
+        while at.run.status not in ENDED:
+            if at.run.status == "requires_action" and at.run.required_action is not None:
                 rounds += 1
-                run = self._answer_tools(run, thread_id, request, rounds)
-                continue
-            if time.monotonic() + pause > deadline:
-                self._cancel(run, thread_id)
-                message = f"the run was still {run.status!r} after {request.timeout_seconds:g} seconds"
-                raise ProviderRefused(Failure("timed_out", message=message, remote_run_id=run.id, thread_id=thread_id))
-            self._wait(pause)
-            run, pause = self._look(run, thread_id)
-        return run
+                yield from self._answer_tools(at, rounds)
+                if at.run.status != "requires_action":
+                    continue
+            if time.monotonic() + pause > at.deadline:
+                yield from self._runs.cancelled(at.run, at.thread_id)
+                message = f"the run was still {at.run.status!r} after {at.request.timeout_seconds:g} seconds"
+                late = Failure("timed_out", message=message, remote_run_id=at.run.id, thread_id=at.thread_id)
+                raise ProviderRefused((yield from self._cleaned(at, late)))
+            yield Pause(pause)
+            pause = yield from self._look(at)
 
-    def _look(self, run: Any, thread_id: str) -> tuple[Any, float]:
-        """The run as it is now, and how long to wait before the next look. A look that fails is not yet a run that failed."""
+    def _look(self, at: Following) -> Effects[float]:
+        """See the run as it is now; how long to wait before the next look. A look that fails is not yet a failed run."""
+        thread_id, run_id = at.thread_id, at.run.id
         for looked in range(1, LOOKS_MAX + 1):
             try:
-                with calling(RUN, thread_id, run.id):
-                    raw = self._client.sdk.beta.threads.runs.with_raw_response.retrieve(run.id, thread_id=thread_id)
+                with calling(RUN, thread_id, run_id):
+                    raw = yield call(
+                        self._client,
+                        lambda sdk: sdk.beta.threads.runs.with_raw_response.retrieve(run_id, thread_id=thread_id),
+                    )
                     found = raw.parse()
                     present(found.id, found.status)
-                    return found, _pause(raw.headers.get("openai-poll-after-ms"))
+                    at.run = found
+                    return _pause(raw.headers.get("openai-poll-after-ms"))
             except ProviderRefused as refused:
                 if looked == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
-                    self._cancel(run, thread_id)
+                    yield from self._runs.cancelled(at.run, thread_id)
                     raise
-                self._wait(POLL_SECONDS)
+                yield Pause(POLL_SECONDS)
         raise AssertionError("a look either finds the run or raises")
 
-    def _answer_tools(self, run: Any, thread_id: str, request: BackendRequest, rounds: int) -> Any:
-        calls = [
-            tool_call(call.id, call.function.name, call.function.arguments)
-            for call in run.required_action.submit_tool_outputs.tool_calls
-        ]
+    def _listen(self, at: Following, opened: Call) -> Effects[None]:
+        """Follow a stream, telling its text. A stream that breaks leaves the run as it was last seen: it is polled then.
+
+        Raises:
+            ProviderRefused: it broke before a run was seen.
+        """
         try:
-            if rounds > limits.TOOL_ROUNDS_MAX:
-                raise too_many_rounds()
-            results = answer_calls(calls, request)
+            with calling(RUNS, at.thread_id):
+                stream = yield opened
+                at.request_id = request_id_of(stream)
         except ProviderRefused:
-            self._cancel(run, thread_id)  # a run that waits for outputs keeps the thread from taking messages
-            raise
-        outputs: list[Any] = [{"tool_call_id": each.tool_call_id, "output": each.text} for each in results]
-        with calling("POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs", thread_id, run.id):
-            return self._client.sdk.beta.threads.runs.submit_tool_outputs(
-                run.id, thread_id=thread_id, tool_outputs=outputs
+            if at.run is None:
+                raise
+            return
+        try:
+            while time.monotonic() < at.deadline:
+                with calling(RUNS, at.thread_id, at.run.id if at.run else None):
+                    event = yield next_event(stream)
+                    if event is END:
+                        break
+                    texts = self._heard(at, event)
+                for text in texts:
+                    yield Tell(Delta(text, message=at.messages - 1))
+        except ProviderRefused:
+            if at.run is None:
+                raise
+        finally:
+            yield closing(stream)
+        if at.run is None:
+            message = "the stream ended before a run began"
+            raise ProviderRefused(Failure("error", code="stream_broken", message=message, thread_id=at.thread_id))
+
+    def _heard(self, at: Following, event: Any) -> list[str]:
+        """Take one event of the stream in; the texts that it brings."""
+        name = str(event.event)
+        if name == "error":
+            raise ProviderRefused(failure_of_event(event.to_dict(), RUNS, at.thread_id))
+        if name.startswith("thread.run.") and not name.startswith("thread.run.step."):
+            present(event.data.id, event.data.status)
+            at.run = event.data
+        elif name == "thread.message.created":
+            at.messages, at.told = at.messages + 1, []
+        elif name == "thread.message.delta":
+            texts = [part.text.value for part in event.data.delta.content or () if part.type == "text" and part.text]
+            at.told += [text for text in texts if text]
+            return [text for text in texts if text]
+        return []
+
+    def _answer_tools(self, at: Following, rounds: int) -> Effects[None]:
+        calls = [
+            tool_call(each.id, each.function.name, each.function.arguments)
+            for each in at.run.required_action.submit_tool_outputs.tool_calls
+        ]
+        ids = tuple(sorted(each.id for each in calls))
+        thread_id, run_id = at.thread_id, at.run.id
+        if ids not in at.outputs:
+            try:
+                if rounds > limits.TOOL_ROUNDS_MAX:
+                    raise too_many_rounds()
+                results = yield from answer_calls(calls, at.request)
+            except ProviderRefused:  # a run that waits for outputs keeps the thread from taking messages
+                yield from self._runs.cancelled(at.run, thread_id)
+                raise
+            at.outputs[ids] = [{"tool_call_id": each.tool_call_id, "output": each.text} for each in results]
+        outputs = at.outputs[ids]
+        if at.request.stream:
+            yield from self._listen(
+                at,
+                call(
+                    self._client,
+                    lambda sdk: sdk.beta.threads.runs.submit_tool_outputs(
+                        run_id, thread_id=thread_id, tool_outputs=outputs, stream=True, timeout=_left(at)
+                    ),
+                ),
             )
+            return
+        try:
+            with calling(OUTPUTS, thread_id, run_id):
+                run = yield call(
+                    self._client,
+                    lambda sdk: sdk.beta.threads.runs.submit_tool_outputs(
+                        run_id, thread_id=thread_id, tool_outputs=outputs
+                    ),
+                )
+                present(run.id, run.status)
+                at.run = run
+        except ProviderRefused as refused:
+            if not may_succeed_when_retried(diagnose(refused.failure)):
+                yield from self._runs.cancelled(at.run, thread_id)
+                raise
+            # Whether they arrived, the run itself tells: it is looked at, and given them again where it still waits.
 
-    def _cancel(self, run: Any, thread_id: str) -> None:
-        """Cancel, and see it through: a run that is still going keeps the thread from taking messages."""
-        with suppress(ProviderRefused):
-            runs, run_id = self._client.sdk.beta.threads.runs, run.id
-            with calling("POST /threads/{thread_id}/runs/{run_id}/cancel", thread_id, run_id):
-                runs.cancel(run_id, thread_id=thread_id)
-            for _ in range(CANCEL_LOOKS_MAX):
-                with calling(RUN, thread_id, run_id):
-                    if runs.retrieve(run_id, thread_id=thread_id).status in ENDED:
-                        return
-                self._wait(CANCEL_POLL_SECONDS)
-
-    def _completed(self, run: Any, thread_id: str) -> Completion:
-        usage = run.usage
+    def _completed(self, at: Following) -> Effects[Completion]:
+        run, thread_id = at.run, at.thread_id
         if run.status != "completed":
-            raise ProviderRefused(_failure(run, thread_id))
-        with calling("GET /threads/{thread_id}/messages", thread_id, run.id):
-            page = self._client.sdk.beta.threads.messages.list(thread_id, run_id=run.id, order="asc", limit=PAGE_ITEMS)
-            len(page.data)  # an answer without a list is no answer: it fails here, as a failure of the call
-            texts = [thread_text(message) for message in page if message.role == "assistant"]
-        if not any(texts):
+            raise ProviderRefused((yield from self._cleaned(at, _failure(at))))
+        texts = yield from self._said(at)
+        if not texts:
             message = "the run completed without a message"
             raise ProviderRefused(
                 Failure("incomplete", code="empty_answer", message=message, remote_run_id=run.id, thread_id=thread_id)
             )
+        yield from _tell_the_rest(at, texts)
+        usage = run.usage
         return Completion(
-            tuple(Message(Role.ASSISTANT, whole_text(text)) for text in texts if text),
+            tuple(Message(Role.ASSISTANT, text) for text in texts),
             finish_reason=run.status,
             remote_run_id=run.id,
             thread_id=thread_id,
-            request_id=run._request_id,
+            request_id=getattr(run, "_request_id", None) or at.request_id,
             model=run.model,
             usage=Usage(usage.prompt_tokens, usage.completion_tokens) if usage else Usage(),
         )
 
+    def _said(self, at: Following) -> Effects[list[str]]:
+        """What the run wrote. Where it cannot be read, it stands in the thread all the same: the next run of the exchange
+        may find it there."""
+        run_id, thread_id = at.run.id, at.thread_id
+        try:
+            with calling("GET /threads/{thread_id}/messages", thread_id, run_id):
+                messages = yield from every(
+                    self._client,
+                    lambda sdk: sdk.beta.threads.messages.list(thread_id, run_id=run_id, order="asc", limit=PAGE_ITEMS),
+                )
+                texts = [thread_text(message) for message in messages if message.role == "assistant"]
+        except ProviderRefused as refused:
+            raise ProviderRefused(_left_there(refused.failure)) from refused
+        return [whole_text(text) for text in texts if text]
 
-def thread_text(message: Any) -> str:
-    """The words of a thread's message; images and files by their reference, as the mirror writes them."""
-    parts = []
-    for part in message.content or ():
-        if part.type == "text":
-            parts.append(part.text.value)
-        elif part.type == "image_url":
-            parts.append(f"[image {part.image_url.url}]")
-        elif part.type == "image_file":
-            parts.append(f"[file {part.image_file.file_id}]")
-        elif part.type == "refusal":
-            parts.append(part.refusal)
-    return "\n\n".join(parts)
+    def _cleaned(self, at: Following, failure: Failure) -> Effects[Failure]:
+        """The failure, after what its run left in the thread was taken out: the text is kept, the deletion recorded."""
+        try:
+            left = yield from self._runs.removed(at.thread_id, at.run.id)
+        except ProviderRefused:
+            return _left_there(failure)  # whoever uses the thread next takes it out
+        if not left:
+            return failure
+        details = dict(failure.details) | {"deleted_messages": [message.id for message in left]}
+        text = "\n\n".join(thread_text(message) for message in left)
+        return replace(failure, partial_text=text or None, details=details)
 
 
-def _failure(run: Any, thread_id: str) -> Failure:
+def _tell_the_rest(at: Following, texts: list[str]) -> Effects[None]:
+    """What the stream did not bring of the messages, because it broke or was not asked for."""
+    if not at.request.stream:
+        return
+    for index, text in enumerate(texts):
+        told = "".join(at.told) if index == at.messages - 1 else ""
+        if index >= at.messages - 1 and text != told and text.startswith(told):
+            yield Tell(Delta(text[len(told) :], message=index))
+
+
+def _left_there(failure: Failure) -> Failure:
+    return replace(failure, details=dict(failure.details) | {LEFT_IN_THREAD: True})
+
+
+def _failure(at: Following) -> Failure:
+    run = at.run
     error, incomplete = run.last_error, run.incomplete_details
     reason = incomplete.reason if incomplete else None
     return Failure(
         str(run.status),
         code=error.code if error else None,
         message=error.message if error else f"the run ended {run.status}" + (f": {reason}" if reason else ""),
-        request_id=run._request_id,
+        request_id=getattr(run, "_request_id", None) or at.request_id,
         remote_run_id=run.id,
-        thread_id=thread_id,
+        thread_id=at.thread_id,
         details={
             "endpoint": RUN,
             "incomplete_reason": reason,
             "prompt_tokens": run.usage.prompt_tokens if run.usage else None,
         },
     )
+
+
+def _left(at: Following) -> float:
+    return max(at.deadline - time.monotonic(), 0.001)
 
 
 def _pause(header: str | None) -> float:

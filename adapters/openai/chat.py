@@ -8,15 +8,19 @@ from typing import Any
 from threadledger.domain import (
     BackendRequest,
     Completion,
+    Delta,
+    Effects,
     Failure,
     Message,
     ProviderRefused,
     Role,
+    Tell,
     Usage,
     limits,
     whole_text,
 )
 
+from .calls import END, call, closing, next_event, request_id_of
 from .client import Client
 from .failures import calling, present
 from .preflight import preflight
@@ -38,43 +42,81 @@ class ChatBackend:
     def preflight(self, request: BackendRequest) -> Failure | None:
         return preflight(self.name, request)
 
-    def answer(self, request: BackendRequest) -> Completion:
+    def answer(self, request: BackendRequest) -> Effects[Completion]:
         deadline = time.monotonic() + request.timeout_seconds
         messages: list[Any] = request.memory.as_chat_messages()
         if request.profile.instructions:
             messages.insert(0, {"role": "system", "content": request.profile.instructions})
         usage = Usage()
-        for _ in range(limits.TOOL_ROUNDS_MAX):
-            completion = self._create(request, messages, deadline)
+        for number in range(limits.TOOL_ROUNDS_MAX):
+            make = self._streamed if request.stream else self._created
+            completion, request_id = yield from make(request, messages, deadline, number)
             usage = _add(usage, completion.usage)
             choice = completion.choices[0]
             calls = [
-                tool_call(call.id, call.function.name, call.function.arguments)
-                for call in choice.message.tool_calls or ()
-                if call.type == "function"
+                tool_call(each.id, each.function.name, each.function.arguments)
+                for each in choice.message.tool_calls or ()
+                if each.type == "function"
             ]
             if not calls:
-                return _completed(completion, choice, usage)
+                return _completed(completion, choice, usage, request_id)
             text = choice.message.content or ""
-            results = answer_calls(calls, request, text)
+            results = yield from answer_calls(calls, request, text)
             messages.append(Message(Role.ASSISTANT, text or None, tuple(calls)).as_chat_message())
             messages += [result.as_chat_message() for result in results]
         raise too_many_rounds()
 
-    def _create(self, request: BackendRequest, messages: list[Any], deadline: float) -> Any:
-        tools: Any = offered_tools(request.profile, request.tools)
+    def _created(
+        self, request: BackendRequest, messages: list[Any], deadline: float, number: int
+    ) -> Effects[tuple[Any, str | None]]:
+        options = _options(request, messages, deadline)
         with calling(ENDPOINT):
-            completion = self._client.sdk.chat.completions.create(
-                model=request.model,
-                messages=messages,
-                timeout=max(deadline - time.monotonic(), 0.001),
-                **({"tools": tools} if tools else {}),
-            )
+            completion = yield call(self._client, lambda sdk: sdk.chat.completions.create(**options))
             present(completion.id, completion.choices[0].message.role)
-            return completion
+            return completion, completion._request_id
+
+    def _streamed(
+        self, request: BackendRequest, messages: list[Any], deadline: float, number: int
+    ) -> Effects[tuple[Any, str | None]]:
+        """The same, telling the text as it comes. A stream without an end is a failure: no `finish_reason`, no answer."""
+        options = _options(request, messages, deadline)
+        options |= {"stream": True, "stream_options": {"include_usage": True}}
+        with calling(ENDPOINT):
+            from openai.lib.streaming.chat import ChatCompletionStreamState
+
+            stream = yield call(self._client, lambda sdk: sdk.chat.completions.create(**options))
+            state: Any = ChatCompletionStreamState()
+            ended = False
+            try:
+                while (chunk := (yield next_event(stream))) is not END:
+                    state.handle_chunk(chunk)
+                    for choice in chunk.choices:
+                        ended = ended or choice.finish_reason is not None
+                        text = choice.delta.content or choice.delta.refusal
+                        if text:
+                            yield Tell(Delta(text, message=number))
+                    if time.monotonic() > deadline:
+                        raise _too_late(request)
+            finally:
+                yield closing(stream)
+            if not ended:
+                raise _broken(request_id_of(stream))
+            completion = state.current_completion_snapshot
+            present(completion.id, completion.choices[0].message.role)
+            return completion, request_id_of(stream)
 
 
-def _completed(completion: Any, choice: Any, usage: Usage) -> Completion:
+def _options(request: BackendRequest, messages: list[Any], deadline: float) -> dict[str, Any]:
+    tools = offered_tools(request.profile, request.tools)
+    options: dict[str, Any] = {
+        "model": request.model,
+        "messages": messages,
+        "timeout": max(deadline - time.monotonic(), 0.001),
+    }
+    return options | ({"tools": tools} if tools else {})
+
+
+def _completed(completion: Any, choice: Any, usage: Usage, request_id: str | None) -> Completion:
     text = whole_text(choice.message.content or choice.message.refusal or "")
     if choice.finish_reason in {"length", "content_filter"} or not text:
         raise ProviderRefused(
@@ -82,7 +124,7 @@ def _completed(completion: Any, choice: Any, usage: Usage) -> Completion:
                 "incomplete",
                 code=None if text else "empty_answer",
                 message=f"the answer ended with {choice.finish_reason!r}",
-                request_id=completion._request_id,
+                request_id=request_id,
                 partial_text=text or None,
                 remote_run_id=completion.id,
                 details={"endpoint": ENDPOINT, "finish_reason": choice.finish_reason},
@@ -92,10 +134,22 @@ def _completed(completion: Any, choice: Any, usage: Usage) -> Completion:
         (Message(Role.ASSISTANT, text),),
         finish_reason=choice.finish_reason,
         remote_run_id=completion.id,
-        request_id=completion._request_id,
+        request_id=request_id,
         model=completion.model,
         usage=usage,
     )
+
+
+def _broken(request_id: str | None) -> ProviderRefused:
+    message = "the stream ended before the answer did"
+    return ProviderRefused(
+        Failure("error", code="stream_broken", message=message, request_id=request_id, details={"endpoint": ENDPOINT})
+    )
+
+
+def _too_late(request: BackendRequest) -> ProviderRefused:
+    message = f"the stream had not ended after {request.timeout_seconds:g} seconds"
+    return ProviderRefused(Failure("timed_out", message=message, details={"endpoint": ENDPOINT}))
 
 
 def _add(usage: Usage, counted: Any) -> Usage:

@@ -7,27 +7,33 @@ as input, and a failed response leaves nothing there.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from threadledger.domain import (
     BackendRequest,
+    Cause,
     Completion,
+    Effects,
     Failure,
     Message,
     ProviderRefused,
     Role,
+    ToolCall,
     Usage,
+    diagnose,
     limits,
     response_items,
     whole_text,
 )
 
+from .calls import call
 from .client import Client
 from .failures import calling, present
+from .found import found_answer
+from .making import ENDPOINT, Asked, Making
 from .preflight import preflight
 from .tools import answer_calls, response_tools, too_many_rounds, tool_call
-
-ENDPOINT = "POST /responses"
 
 
 class ResponsesBackend:
@@ -36,23 +42,37 @@ class ResponsesBackend:
     name = "responses"
     takes_unsent = True
 
-    def __init__(self, client: Client, in_conversations: bool = True) -> None:
+    def __init__(self, client: Client, in_conversations: bool = True, background: bool = False) -> None:
+        """`background` has responses made without a connection held open: they are polled, and can be cancelled."""
         self._client = client
+        self._making = Making(client, background)
         self.thread = "conversations" if in_conversations else None
 
     def preflight(self, request: BackendRequest) -> Failure | None:
         return preflight(self.name, request)
 
-    def answer(self, request: BackendRequest) -> Completion:
+    def answer(self, request: BackendRequest) -> Effects[Completion]:
+        known = yield from found_answer(request)
+        if known is not None:
+            return known
         deadline = time.monotonic() + request.timeout_seconds
         # A thread that lacks nothing has the question already: asked there without input, it would have to be guessed
         # whether the provider answers it. So the question is answered from memory, and the answer mirrored.
         conversation = request.thread_id if request.unsent else None
         given: list[Any] = [dict(item.payload) for item in request.unsent] if conversation else []
         given = given or request.memory.as_response_items()
+        waiting = _calls_found(request)
+        if waiting:  # an earlier run's response asked for tools, and its answer was lost: the thread holds the calls
+            conversation = request.thread_id
+            results = yield from answer_calls(waiting, request)
+            given = [item for result in results for item in response_items(result)]
         usage = Usage()
-        for _ in range(limits.TOOL_ROUNDS_MAX):
-            response = self._create(request, given, conversation, deadline)
+        asked = Asked(request, conversation, deadline, response_tools(request.profile, request.tools))
+        for number in range(limits.TOOL_ROUNDS_MAX):
+            try:
+                response, request_id = yield from self._making.response(asked, given, number)
+            except ProviderRefused as refused:
+                raise (yield from self._told_apart(refused, conversation)) from refused
             usage = _add(usage, response.usage)
             calls = [
                 tool_call(item.call_id, item.name, item.arguments)
@@ -60,60 +80,80 @@ class ResponsesBackend:
                 if item.type == "function_call"
             ]
             if response.status != "completed" or not calls:
-                return _completed(response, usage, conversation)
-            results = answer_calls(calls, request, response.output_text)
+                return _completed(response, usage, conversation, request_id)
+            results = yield from answer_calls(calls, request, _text(response))
             outputs = [item for result in results for item in response_items(result)]
             made = response_items(Message(Role.ASSISTANT, None, tuple(calls)))
             given = outputs if conversation else [*given, *made, *outputs]
         raise too_many_rounds()
 
-    def _create(self, request: BackendRequest, given: list[Any], conversation: str | None, deadline: float) -> Any:
-        tools: Any = response_tools(request.profile, request.tools)
-        body: dict[str, Any] = {"conversation": conversation} if conversation else {"store": False}
-        if request.profile.instructions:
-            body["instructions"] = request.profile.instructions
-        if tools:
-            body["tools"] = tools
-        create: Any = self._client.sdk.responses.create
-        with calling(ENDPOINT if conversation is None else f"{ENDPOINT} {{conversation_id}}", conversation):
-            response = create(
-                model=request.model,
-                input=given,
-                metadata={"exchange_id": request.exchange_id, "run_id": request.run_id},
-                timeout=max(deadline - time.monotonic(), 0.001),
-                **body,
-            )
-            present(response.id, response.status, response.output_text)
-            return response
+    def _told_apart(self, refused: ProviderRefused, conversation: str | None) -> Effects[ProviderRefused]:
+        """The same refusal; where a 404 does not say whether the conversation is gone or the API, the conversation is
+        looked for: one that is there is not lost with the API."""
+        failure = refused.failure
+        if conversation is None or diagnose(failure) is not Cause.PROVIDER_GONE:
+            return refused
+        try:
+            with calling("GET /conversations/{conversation_id}", conversation):
+                found = yield call(self._client, lambda sdk: sdk.conversations.retrieve(conversation))
+                present(found.id)
+        except ProviderRefused:
+            return refused
+        details = dict(failure.details) | {"endpoint": ENDPOINT}
+        return ProviderRefused(replace(failure, thread_id=None, details=details))
 
 
-def _completed(response: Any, usage: Usage, conversation: str | None) -> Completion:
-    text = whole_text(response.output_text or "")
+def _calls_found(request: BackendRequest) -> list[ToolCall]:
+    """The calls at the end of what was found in the thread that have no result yet."""
+    answered = {item.call_id for item in request.found if item.kind == "tool_result"}
+    return [
+        tool_call(item.call_id, item.name, item.content)
+        for item in request.found
+        if item.kind == "tool_call" and item.call_id not in answered
+    ]
+
+
+def _completed(response: Any, usage: Usage, conversation: str | None, request_id: str | None) -> Completion:
+    text = whole_text(_text(response))
     if response.status != "completed" or not text:
-        reason = response.incomplete_details.reason if response.incomplete_details else None
-        error = response.error
-        ending = f"the response ended {response.status}" + (f": {reason}" if reason else "")
-        raise ProviderRefused(
-            Failure(
-                str(response.status) if response.status != "completed" else "incomplete",
-                code=error.code if error else None if text else "empty_answer",
-                message=error.message if error else ending,
-                request_id=response._request_id,
-                partial_text=text or None,
-                remote_run_id=response.id,
-                thread_id=conversation,
-                details={"endpoint": ENDPOINT, "incomplete_reason": reason},
-            )
-        )
+        raise ProviderRefused(_failure(response, text, conversation, request_id))
     return Completion(
         (Message(Role.ASSISTANT, text),),
         finish_reason=response.status,
         remote_run_id=response.id,
         thread_id=conversation,
-        request_id=response._request_id,
+        request_id=request_id,
         model=response.model,
         usage=usage,
     )
+
+
+def _failure(response: Any, text: str, conversation: str | None, request_id: str | None) -> Failure:
+    reason = response.incomplete_details.reason if response.incomplete_details else None
+    error = response.error
+    ending = f"the response ended {response.status}" + (f": {reason}" if reason else "")
+    failure = Failure(
+        str(response.status),
+        code=error.code if error else None,
+        message=error.message if error else ending,
+        request_id=request_id,
+        partial_text=text or None,
+        remote_run_id=response.id,
+        thread_id=conversation,
+        details={"endpoint": ENDPOINT, "incomplete_reason": reason},
+    )
+    if response.status == "completed":
+        return replace(failure, status="incomplete", code="empty_answer", message="the response completed without text")
+    return failure
+
+
+def _text(response: Any) -> str:
+    """The words of a response, those of a refusal among them."""
+    words = []
+    for item in response.output:
+        for part in (item.content or ()) if item.type == "message" else ():
+            words.append(part.refusal if part.type == "refusal" else part.text if part.type == "output_text" else "")
+    return "".join(words)
 
 
 def _add(usage: Usage, counted: Any) -> Usage:

@@ -6,14 +6,20 @@ from typing import Any
 
 from threadledger.domain import (
     BackendRequest,
+    Effects,
     Failure,
     Message,
     Profile,
     ProviderRefused,
     Role,
+    Tell,
     ToolCall,
     ToolFunction,
+    ToolUse,
+    Use,
+    Work,
     limits,
+    not_bound,
     redact,
     whole_text,
 )
@@ -32,7 +38,7 @@ def response_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[
     ]
 
 
-def answer_calls(calls: Sequence[ToolCall], request: BackendRequest, text: str = "") -> tuple[Message, ...]:
+def answer_calls(calls: Sequence[ToolCall], request: BackendRequest, text: str = "") -> Effects[tuple[Message, ...]]:
     """Run the functions that a model asked for, and journal its wish and their results before anybody goes on.
 
     A function that raises gives its error as the result: the model sees it. So does one that is not bound, and the run
@@ -41,16 +47,19 @@ def answer_calls(calls: Sequence[ToolCall], request: BackendRequest, text: str =
     Raises:
         ProviderRefused: a function is not bound.
     """
-    request.journal([Message(Role.ASSISTANT, whole_text(text) or None, tuple(calls))])
-    results = tuple(
-        Message(Role.TOOL, _result(request.tools.get(call.name), call), tool_call_id=call.id) for call in calls
-    )
-    request.journal(results)
-    unbound = [call.name for call in calls if call.name not in request.tools]
+    wish = Message(Role.ASSISTANT, whole_text(text) or None, tuple(calls))
+    yield Work(lambda: request.journal([wish]))
+    results = []
+    for called in calls:
+        yield Tell(ToolUse(called.name, called.arguments, called.id, request.run_id))
+        result = yield from _result(request.tools.get(called.name), called)
+        results.append(Message(Role.TOOL, result, tool_call_id=called.id))
+    yield Work(lambda: request.journal(results))
+    unbound = [called.name for called in calls if called.name not in request.tools]
     if unbound:
         message = f"the model called {unbound[0]!r}, which is not bound to a function"
         raise ProviderRefused(Failure("error", code="tool_failed", message=message, thread_id=request.thread_id))
-    return results
+    return tuple(results)
 
 
 def tool_call(call_id: str, name: str, arguments: str) -> ToolCall:
@@ -64,11 +73,11 @@ def too_many_rounds() -> ProviderRefused:
     return ProviderRefused(Failure("error", code="tool_failed", message=message))
 
 
-def _result(function: ToolFunction | None, call: ToolCall) -> str:
+def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
     if function is None:
-        return f"[the tool failed: no function is bound to {call.name!r}]"
+        return not_bound(called.name)
     try:
-        result = function(**json.loads(call.arguments or "{}"))
+        result = yield Use(function, json.loads(called.arguments or "{}"))
         return whole_text(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))
     except Exception as error:  # noqa: BLE001 - the model is told, whatever an app's function raises
         return f"[the tool failed: {type(error).__name__}: {redact(str(error))}]"

@@ -1,4 +1,5 @@
-"""The contract of `Backend`, on every implementation: one answer or one `ProviderRefused` with the facts, asked once."""
+"""The contract of `Backend`, on every implementation, with both drivers, listened to and not: one answer or one
+`ProviderRefused` with the facts, asked once."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,16 +18,24 @@ from threadledger.adapters.openai import (
 from threadledger.domain import (
     BackendRequest,
     Cause,
+    Delta,
     JournaledMessage,
     Memory,
     Profile,
     ProviderRefused,
     Role,
+    ThreadItem,
+    ToolUse,
     advise,
     diagnose,
     text_message,
 )
 from threadledger.domain.limits import TOOL_ROUNDS_MAX
+
+from .performing import DRIVERS
+
+FOREIGN_POLL_SECONDS = 1.0
+"""What a backend waits between two looks at a run that is not ours."""
 
 # The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
@@ -58,13 +67,14 @@ class Notebook:
 class Asked:
     """A backend on the simulator, and a request for it whose thread holds what it has to hold."""
 
-    def __init__(self, simulator, kind, *, text="Where is my parcel?", key="sk-test", seconds=5.0, **given):
-        self.simulator = simulator
-        self.client = Client(api_key=key, base_url=given.pop("base_url", simulator.base_url), timeout_seconds=seconds)
+    def __init__(self, simulator, performing, kind, *, text="Where is my parcel?", key="sk-test", seconds=5.0, **given):
+        self.simulator, self.performing = simulator, performing
+        base_url = given.pop("base_url", simulator.base_url)
+        self.client = performing.closing(Client(api_key=key, base_url=base_url, timeout_seconds=seconds))
         self.notebook = Notebook()
         assistants = Assistants(self.client, self.notebook, given.pop("pinned", None))
         self.backend = {
-            "assistants": lambda: AssistantsBackend(self.client, assistants, lambda _: None),
+            "assistants": lambda: AssistantsBackend(self.client, assistants),
             "responses": lambda: ResponsesBackend(self.client),
             "stateless responses": lambda: ResponsesBackend(self.client, in_conversations=False),
             "chat": lambda: ChatBackend(self.client),
@@ -75,20 +85,19 @@ class Asked:
         request = BackendRequest(
             "k", "exchange", "run", "gpt-test", Profile(), memory, seconds, journal=self.journaled.extend
         )
-        ours = Client(api_key="sk-test", base_url=simulator.base_url)
+        ours = performing.closing(Client(api_key="sk-test", base_url=simulator.base_url))
         if kind == "assistants":
-            threads = AssistantsThreads(ours)
+            threads = performing.of(AssistantsThreads(ours))
             request = replace(request, thread_id=threads.create("k"))
             threads.add(request.thread_id, threads.render(memory).items)
         if kind == "responses":
-            threads = ConversationThreads(ours)
+            threads = performing.of(ConversationThreads(ours))
             request = replace(request, thread_id=threads.create("k"), unsent=threads.render(memory).items)
-        ours.close()
         self.request = replace(request, **given)
         self.before = len(simulator.requests)
 
     def answer(self):
-        return self.backend.answer(self.request)
+        return self.performing(self.backend.answer(self.request))
 
     def refusal(self):
         with pytest.raises(ProviderRefused) as refused:
@@ -99,22 +108,46 @@ class Asked:
     def cause(self):
         return diagnose(self.refusal())
 
+    @property
+    def told(self):
+        """What was told of each message of the run, the pieces joined."""
+        pieces = [part for part in self.performing.told if isinstance(part, Delta)]
+        assert all(piece.text for piece in pieces), "nothing is told where nothing was said"
+        numbers = dict.fromkeys(piece.message for piece in pieces)
+        return ["".join(piece.text for piece in pieces if piece.message == number) for number in numbers]
+
     def count(self, template):
         return sum(request.template == template for request in self.simulator.requests[self.before :])
 
 
+WAYS = [f"{driver}{stream}" for driver in DRIVERS for stream in ("", ", streamed")]
+STREAMED = pytest.mark.parametrize("way", [way for way in WAYS if "streamed" in way], indirect=True)
+NOT_STREAMED = pytest.mark.parametrize("way", [way for way in WAYS if "streamed" not in way], indirect=True)
+UNASKED = pytest.mark.parametrize("way", WAYS[:1], indirect=True)
+CROSSWISE = pytest.mark.parametrize("way", [WAYS[0], WAYS[-1]], indirect=True)
+"""For long tables: each driver and each kind of answer once."""
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    return request.param
+
+
 @pytest.fixture
-def asked(simulator):
-    """Makes `Asked` on the simulator, and closes its connections."""
-    made = []
+def stream(way):
+    return "streamed" in way
 
-    def make(kind, **given):
-        made.append(Asked(simulator, kind, **given))
-        return made[-1]
 
-    yield make
-    for each in made:
-        each.client.close()
+@pytest.fixture
+def performing(way):
+    with DRIVERS[way.split(",")[0]]() as driver:
+        yield driver
+
+
+@pytest.fixture
+def asked(simulator, performing, stream):
+    """Makes `Asked` on the simulator."""
+    return lambda kind, **given: Asked(simulator, performing, kind, **({"stream": stream} | given))
 
 
 # Answers
@@ -153,12 +186,120 @@ def test_a_stateless_response_is_not_stored_by_the_provider(asked, simulator):
     assert simulator.provider.responses == {}
 
 
-def test_half_a_character_from_the_provider_becomes_a_storable_one(asked, simulator):
-    text = '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"finish_reason":"stop",'
-    simulator.add_fault(
-        CHAT, reply={"text": text + '"message":{"role":"assistant","content":"half \\ud83d a face"}}]}'}
-    )
+def test_half_a_character_from_the_provider_becomes_a_storable_one(asked, simulator, stream):
+    said = '"role":"assistant","content":"half \\ud83d a face"'
+    choice = f'{{"index":0,"finish_reason":"stop","{"delta" if stream else "message"}":{{{said}}}}}'
+    text = f'{{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{choice}]}}'
+    reply = {"text": f"data: {text}\n\n", "content_type": "text/event-stream"} if stream else {"text": text}
+    simulator.add_fault(CHAT, reply=reply)
     assert asked("chat").answer().messages[-1].text.encode()
+
+
+# As it comes
+
+
+@EVERY
+@STREAMED
+def test_what_is_told_joined_is_the_answer(asked, simulator, kind):
+    simulator.answer("It is on its way to Bern, 語 and all.")
+    completion = (one := asked(kind)).answer()
+    assert one.told == [completion.messages[-1].text]
+    assert len(one.performing.told) > 1, "it came in pieces"
+
+
+@EVERY
+@NOT_STREAMED
+def test_where_nobody_listens_no_text_is_told(asked, kind):
+    (one := asked(kind)).answer()
+    assert one.performing.told == []
+
+
+@STREAMED
+@pytest.mark.parametrize("cut", [{"events": 2}, {"events": 6}, {"events": 7, "kind": "broken"}], ids=str)
+def test_a_run_whose_stream_breaks_is_looked_at_and_the_rest_of_its_answer_told(asked, simulator, cut):
+    simulator.answer("It is on its way to Bern.")
+    simulator.add_fault(RUNS, truncate=cut)
+    completion = (one := asked("assistants")).answer()
+    assert one.told == [completion.messages[-1].text] == ["It is on its way to Bern."]
+    assert one.count(RUNS) == 1
+
+
+@STREAMED
+@pytest.mark.parametrize("kind", ["responses", "stateless responses", "chat"])
+@pytest.mark.parametrize("cut", ["clean", "broken"])
+@pytest.mark.parametrize("events", [0, 1, 6])
+def test_a_stream_that_ends_without_its_last_event_is_no_answer(asked, simulator, kind, cut, events):
+    simulator.add_fault(ASKING[kind], truncate={"events": events, "kind": cut})
+    one = asked(kind)
+    assert one.cause() is Cause.NETWORK
+    assert one.count(ASKING[kind]) == 1
+    assert "You said: Where is my parcel?".startswith("".join(one.told))
+
+
+@EVERY
+@STREAMED
+@pytest.mark.parametrize("form", ["flat", "envelope"])
+@pytest.mark.parametrize("events", [0, 5])
+def test_an_error_within_a_stream_has_its_cause(asked, simulator, kind, form, events):
+    fault = {"events": events, "form": form, "code": "rate_limit_exceeded", "message": "Slow down"}
+    simulator.add_fault(ASKING[kind], error_event=fault)
+    failure = (one := asked(kind)).refusal()
+    assert diagnose(failure) is (Cause.PROVIDER_ERROR if failure.code == "server_error" else Cause.RATE_LIMITED)
+    assert one.count(ASKING[kind]) == 1
+
+
+@EVERY
+@STREAMED
+def test_a_line_of_a_stream_that_is_no_json_is_an_error_of_the_provider_unless_the_run_can_be_looked_at(
+    asked, simulator, kind
+):
+    simulator.add_fault(ASKING[kind], garble={"events": 5})
+    one = asked(kind)
+    if kind == "assistants":
+        assert one.answer().messages[-1].text == "".join(one.told) == "You said: Where is my parcel?"
+    else:
+        assert one.cause() is Cause.PROVIDER_ERROR
+
+
+# Found again
+
+
+def test_a_run_whose_making_was_never_answered_is_found_by_its_metadata_and_followed(asked, simulator):
+    simulator.answer("It is on its way.")
+    simulator.add_fault(RUNS, lose_answer=True)
+    one = asked("assistants")
+    assert one.answer().messages[-1].text == "It is on its way."
+    assert one.count(RUNS) == 1
+
+
+@pytest.mark.parametrize("kind", ["assistants", "responses"])
+def test_an_answer_that_was_found_in_the_thread_is_taken_and_nobody_is_asked(asked, simulator, kind):
+    one = asked(kind, found=[ThreadItem("message", "assistant", "It is on its way.")])
+    completion = one.answer()
+    assert [message.text for message in completion.messages] == ["It is on its way."]
+    assert (completion.finish_reason, completion.thread_id) == ("found_in_thread", one.request.thread_id)
+    assert simulator.requests[one.before :] == []
+
+
+def test_calls_that_were_found_in_the_thread_without_results_are_answered_there(asked, simulator):
+    simulator.answer(CALL, "Take an umbrella.")
+    first = tooled(asked, "responses", lambda city: pytest.fail("its answer was lost"))
+    simulator.add_fault(RESPONSES, lose_answer=True)
+    first.refusal()
+    threads = first.performing.of(ConversationThreads(first.client))
+    found = threads.read(first.request.thread_id)[1:]
+    cities, thread_id = [], first.request.thread_id
+
+    def weather(city):
+        cities.append(city)
+        return "rain"
+
+    one = tooled(asked, "responses", weather, found=found, unsent=(), thread_id=thread_id)
+    assert one.answer().messages[-1].text == "Take an umbrella."
+    assert cities == ["Bern"]
+    assert [message.role for message in one.journaled] == [Role.ASSISTANT, Role.TOOL]
+    held = simulator.provider.items[thread_id]
+    assert [item["type"] for item in held] == ["message", "function_call", "function_call_output", "message"]
 
 
 # How it ends badly
@@ -176,6 +317,7 @@ FAILED_LATER = {
 
 
 @EVERY
+@CROSSWISE
 @pytest.mark.parametrize(("fault", "cause"), FAILED.values(), ids=FAILED)
 def test_a_failed_run_has_its_cause(asked, simulator, kind, fault, cause):
     simulator.add_fault(ASKING[kind], **fault)
@@ -186,8 +328,10 @@ def test_a_failed_run_has_its_cause(asked, simulator, kind, fault, cause):
 
 @pytest.mark.parametrize("kind", ["assistants", "responses", "stateless responses"])
 @pytest.mark.parametrize(("fault", "cause"), FAILED_LATER.values(), ids=FAILED_LATER)
-def test_a_run_that_fails_with_http_200_has_its_cause(asked, simulator, kind, fault, cause):
+def test_a_run_that_fails_with_http_200_has_its_cause(asked, simulator, stream, kind, fault, cause):
     simulator.add_fault(ASKING[kind], **fault)
+    if stream and kind != "assistants" and cause is Cause.CANCELLED:
+        cause = Cause.NETWORK  # no event of a stream says so: it ends without one
     failure = (one := asked(kind)).refusal()
     assert diagnose(failure) is cause
     assert failure.http_status is None
@@ -211,11 +355,35 @@ def test_an_end_that_is_this_apis_own_has_its_cause(asked, simulator, kind, faul
     assert asked(kind).cause() is cause
 
 
-@pytest.mark.parametrize("kind", ["responses", "stateless responses", "chat"])
+@EVERY
 def test_half_an_answer_is_kept_as_the_partial_text_of_the_failure(asked, simulator, kind):
-    reason = "length" if kind == "chat" else "max_output_tokens"
-    simulator.add_fault(ASKING[kind], incomplete=reason)
+    reasons = {"chat": "length", "assistants": "max_completion_tokens"}
+    simulator.add_fault(ASKING[kind], incomplete=reasons.get(kind, "max_output_tokens"))
     assert "You said: Where is my parcel?".startswith(asked(kind).refusal().partial_text)
+
+
+def test_what_a_run_that_failed_left_in_its_thread_is_taken_out_and_the_deletion_told(asked, simulator):
+    simulator.add_fault(RUNS, incomplete="max_completion_tokens")
+    failure = (one := asked("assistants")).refusal()
+    assert len(failure.details["deleted_messages"]) == 1
+    assert [message["role"] for message in simulator.provider.messages[one.request.thread_id]] == ["user"]
+
+
+def test_a_server_that_lists_everybodys_messages_for_a_run_loses_none_of_them(asked, simulator):
+    one = asked("assistants")
+    everything = one.client.sdk.beta.threads.messages.list(one.request.thread_id).to_json()
+    simulator.add_fault("GET /threads/{thread_id}/messages", reply={"text": everything})
+    simulator.add_fault(RUNS, fail=True)
+    assert "deleted_messages" not in one.refusal().details
+    assert [message["role"] for message in simulator.provider.messages[one.request.thread_id]] == ["user"]
+
+
+def test_a_deletion_that_the_provider_refuses_leaves_the_failure_as_it_is(asked, simulator):
+    simulator.add_fault(RUNS, incomplete="max_completion_tokens")
+    simulator.add_fault("DELETE /threads/{thread_id}/messages/{message_id}", refuse={"status": 500}, times=None)
+    failure = asked("assistants").refusal()
+    assert diagnose(failure) is Cause.INCOMPLETE
+    assert "deleted_messages" not in failure.details
 
 
 REFUSED = {
@@ -231,6 +399,7 @@ REFUSED = {
 
 
 @EVERY
+@CROSSWISE
 @pytest.mark.parametrize(("refusal", "cause"), REFUSED.values(), ids=REFUSED)
 def test_a_refusal_has_its_cause_and_its_facts_and_is_not_asked_again(asked, simulator, kind, refusal, cause):
     simulator.add_fault(ASKING[kind], refuse=refusal, times=None)
@@ -245,13 +414,11 @@ def test_a_refusal_has_its_cause_and_its_facts_and_is_not_asked_again(asked, sim
 
 
 @EVERY
-def test_a_wrong_key_is_authentication_and_shows_nowhere(asked, kind):
+def test_a_wrong_key_is_authentication_and_shows_nowhere(performing, stream, kind):
     from threadledger.adapters import Simulator
 
     with Simulator(seed=7, api_key="sk-test") as strict:
-        one = Asked(strict, kind, key="sk-wrong-key-0123456789")
-        failure = one.refusal()
-        one.client.close()
+        failure = Asked(strict, performing, kind, key="sk-wrong-key-0123456789", stream=stream).refusal()
     assert diagnose(failure) is Cause.AUTHENTICATION
     assert "0123456789" not in repr(failure)
     assert "OPENAI_API_KEY" in advise(Cause.AUTHENTICATION)
@@ -272,10 +439,12 @@ def test_an_answer_that_does_not_come_in_time_is_timed_out_and_not_asked_again(a
     assert simulator.provider.faults.states[0].seen == 1
 
 
-def test_a_run_that_goes_on_for_too_long_is_timed_out_and_its_thread_can_be_written_to_again(asked, simulator):
-    one = asked("assistants", timeout_seconds=0.0)
+def test_a_run_that_goes_on_for_too_long_is_timed_out_and_its_thread_can_be_written_to_again(asked, simulator, stream):
+    if stream:
+        simulator.add_fault(RUNS, hang={"seconds": 30.0, "events": 2})
+    one = asked("assistants", timeout_seconds=0.2 if stream else 0.0)
     assert one.cause() is Cause.TIMED_OUT
-    threads = AssistantsThreads(one.client)
+    threads = one.performing.of(AssistantsThreads(one.client))
     threads.add(one.request.thread_id, threads.render(one.request.memory).items)
     assert len(threads.read(one.request.thread_id)) == 2
 
@@ -309,6 +478,7 @@ NOT_AN_ANSWER = {
 
 
 @EVERY
+@NOT_STREAMED
 @pytest.mark.parametrize("reply", NOT_AN_ANSWER.values(), ids=NOT_AN_ANSWER)
 def test_a_reply_that_is_no_answer_is_an_error_of_the_provider(asked, simulator, kind, reply):
     simulator.add_fault(ASKING[kind], reply=reply)
@@ -317,16 +487,28 @@ def test_a_reply_that_is_no_answer_is_an_error_of_the_provider(asked, simulator,
     assert asked(kind).cause() in expected
 
 
+@EVERY
+@STREAMED
+@pytest.mark.parametrize("reply", NOT_AN_ANSWER.values(), ids=NOT_AN_ANSWER)
+def test_a_reply_that_is_no_stream_is_one_that_broke(asked, simulator, kind, reply):
+    simulator.add_fault(ASKING[kind], reply=reply)
+    failure = (one := asked(kind)).refusal()
+    assert (failure.code, diagnose(failure), one.told) == ("stream_broken", Cause.NETWORK, [])
+
+
+@CROSSWISE
 @pytest.mark.parametrize("reply", NOT_AN_ANSWER.values(), ids=NOT_AN_ANSWER)
 @pytest.mark.parametrize("place", [RUN, "GET /threads/{thread_id}/messages"])
 def test_replies_that_are_no_answer_while_a_run_is_followed_are_an_error_of_the_provider(
     asked, simulator, place, reply
 ):
+    simulator.add_fault(RUNS, truncate={"events": 2})  # a run whose stream breaks is looked at
     simulator.add_fault(place, reply=reply, times=None)
     assert asked("assistants").cause() in {Cause.PROVIDER_ERROR, Cause.INCOMPLETE}
 
 
 def test_one_look_at_a_run_that_goes_wrong_does_not_lose_the_run(asked, simulator):
+    simulator.add_fault(RUNS, truncate={"events": 2})
     simulator.add_fault(RUN, drop=True)
     simulator.answer("It is on its way.")
     one = asked("assistants")
@@ -382,11 +564,33 @@ def test_a_retired_model_is_model_unavailable(asked, simulator, kind):
     assert asked(kind).cause() is Cause.MODEL_UNAVAILABLE
 
 
-def test_a_busy_thread_is_thread_busy(asked, simulator):
-    one = asked("assistants")
-    assistant = one.client.sdk.beta.assistants.create(model="m")
-    one.client.sdk.beta.threads.runs.create(one.request.thread_id, assistant_id=assistant.id)
+def busy_with(one, **metadata):
+    """Begin a run in the thread beside ours; how to look at it."""
+    sdk = one.client.sdk
+    assistant = sdk.beta.assistants.create(model="m")
+    run = sdk.beta.threads.runs.create(one.request.thread_id, assistant_id=assistant.id, metadata=metadata)
+    return lambda: sdk.beta.threads.runs.retrieve(run.id, thread_id=one.request.thread_id)
+
+
+def test_a_thread_that_stays_busy_with_somebody_elses_run_is_thread_busy(asked):
+    one = asked("assistants", timeout_seconds=0.5)
+    other = busy_with(one)
     assert one.cause() is Cause.THREAD_BUSY
+    assert other().status == "in_progress", "it is not ours to cancel"
+
+
+def test_somebody_elses_run_is_waited_for(asked, performing):
+    one = asked("assistants")
+    performing.meanwhile = busy_with(one)
+    assert one.answer().messages[-1].text.startswith("You said: ")
+    assert FOREIGN_POLL_SECONDS in performing.waited
+
+
+def test_a_run_of_ours_that_nobody_follows_any_more_is_cancelled(asked):
+    one = asked("assistants")
+    other = busy_with(one, run_id="one of a process that crashed")
+    assert one.answer().messages[-1].text == "You said: Where is my parcel?"
+    assert other().status == "cancelled"
 
 
 # Preflight
@@ -399,6 +603,7 @@ PREFLIGHT = {
 }
 
 
+@UNASKED
 @EVERY
 @pytest.mark.parametrize(("given", "cause"), PREFLIGHT.values(), ids=PREFLIGHT)
 def test_what_the_provider_would_refuse_is_named_before_it_is_asked(asked, kind, given, cause):
@@ -411,12 +616,14 @@ def test_what_the_provider_would_refuse_is_named_before_it_is_asked(asked, kind,
     assert one.simulator.requests[one.before :] == []
 
 
+@UNASKED
 @EVERY
 def test_a_request_that_can_be_made_passes_preflight(asked, kind):
     one = asked(kind, profile=Profile(instructions="x" * 256_000, tools_json=WEATHER))
     assert one.backend.preflight(one.request) is None
 
 
+@UNASKED
 def test_what_only_assistants_do_not_take_is_refused_for_assistants_alone(asked):
     profile = Profile(tools_json='[{"type": "web_search"}]')
     refused = {kind: asked(kind, profile=profile) for kind in ("assistants", "responses")}
@@ -442,6 +649,9 @@ def test_a_tool_call_is_journaled_and_answered_by_the_bound_function(asked, simu
     assert completion.messages[-1].text == "Take an umbrella."
     assert seen == [("Bern", [Role.ASSISTANT])], "the wish is journaled before the function runs"
     wish, result = one.journaled
+    assert [(each.name, each.arguments) for each in one.performing.told if isinstance(each, ToolUse)] == [
+        ("weather", '{"city": "Bern"}')
+    ]
     assert (wish.tool_calls[0].name, wish.tool_calls[0].arguments) == ("weather", '{"city": "Bern"}')
     assert (result.role, result.text, result.tool_call_id) == (Role.TOOL, '{"rain": true}', wish.tool_calls[0].id)
     assert any('{"rain": true}' in str(r.body).replace('\\"', '"') for r in simulator.requests[one.before :])
@@ -455,6 +665,8 @@ def test_several_calls_and_several_rounds_are_answered_each_once(asked, simulato
     assert one.answer().messages[-1].text == "Done."
     assert cities == ["Bern"] * 3
     assert [m.role.value for m in one.journaled] == ["assistant", "tool", "tool", "assistant", "tool"]
+    assert sum(isinstance(part, ToolUse) for part in one.performing.told) == 3
+    assert one.told == (["Done."] if one.request.stream else [])
 
 
 @EVERY
@@ -494,7 +706,7 @@ def test_a_thread_in_which_a_tool_was_not_bound_can_be_gone_on_with(asked, simul
     simulator.answer(CALL)
     one = tooled(asked, "assistants", None)
     one.refusal()
-    threads = AssistantsThreads(one.client)
+    threads = one.performing.of(AssistantsThreads(one.client))
     more = threads.render(Memory((JournaledMessage(text_message("user", "And now?"), "m2", 5, datetime.now(UTC)),), 5))
     threads.add(one.request.thread_id, more.items)
     assert one.answer().messages[-1].text == "You said: And now?"

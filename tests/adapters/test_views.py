@@ -18,24 +18,29 @@ from threadledger.adapters.sql.views.audit import AuditView
 from threadledger.adapters.sql.views.conversations import ConversationsView
 from threadledger.adapters.sql.views.search import SearchView
 from threadledger.domain import (
+    BackendEnd,
     Cause,
     Conversation,
     ConversationState,
     CorruptEvent,
     EventMapper,
+    Failure,
     FailureFilter,
     InvalidInput,
     PlainJSON,
     Profile,
+    RunPlan,
     StoredRow,
     StoreUnavailable,
     events,
     evolve,
     fold_exchanges,
     key_of,
+    limits,
     new_id,
     now,
     stream_of,
+    tells,
     to_iso,
 )
 
@@ -103,10 +108,23 @@ def folded_failures(ledger, wanted=EVERYTHING):
     return [failure for failure in folded.failures() if wanted(failure)]
 
 
+def folded_ends(ledger, per_backend):
+    """The newest ends of each backend that tell anything about it, as the domain folds them."""
+    folded = fold_exchanges(event for _, event in ledger.journal.logged())
+    ended = [run for run in folded.runs.values() if run.completed or (run.failure and tells(run.failure))]
+    ends = [
+        BackendEnd(run.backend, run.ended_at, None if run.completed else run.failure)
+        for run in sorted(ended, key=lambda run: run.ended_at)
+    ]
+    backends = sorted({end.backend for end in ends})
+    return [end for name in backends for end in [each for each in ends if each.backend == name][-per_backend:]]
+
+
 def assert_right(ledger):
     """Every view equals the domain's fold of the whole log; each message is found once."""
     views = ledger.journal.views
     assert views.failures(EVERYTHING) == folded_failures(ledger)
+    assert views.last_ends(3) == folded_ends(ledger, 3)
     assert views.conversations() == folded_states(ledger)
     words = [
         (key_of(event.originator_id), position)
@@ -228,7 +246,8 @@ def event_of(happening, common, started):
         case ("complete", number, _):
             return events.RunCompleted(run_id=RUNS[number], duration_seconds=1.5, **common)
         case ("fail", number, code):
-            return events.RunFailed(run_id=RUNS[number], status="failed", code=code, partial_text="half", **common)
+            status = "failed" if code else "refused"
+            return events.RunFailed(run_id=RUNS[number], status=status, code=code, partial_text="half", **common)
         case ("fall back", number, _):
             backends = {"from_backend": "responses", "to_backend": "chat", "reason": "it failed"}
             return events.FallbackUsed(exchange_id="any", failed_run_id=RUNS[number], **backends, **common)
@@ -300,6 +319,42 @@ def test_runs_are_found_by_their_ending(open_any_store):
         )
     assert views.find_runs("no such ending") == views.find_runs("%") == views.find_runs("odd \0 \ud800") == []
     assert len(views.find_runs("")) == audit.FOUND_RUNS_MAX
+
+
+def unwell(ledger, backend, times, failure=None):
+    """Runs of a backend that failed, each in a conversation of its own."""
+    failure = failure or Failure("failed", code="server_error", message="Sorry, something went wrong.")
+    for _ in range(times):
+        journal, key = ledger.journal, new_id()
+        run_id = journal.commit(key, lambda it: it.start_run("x", RunPlan(backend, "m")), create=True)
+        journal.commit(key, lambda it, run_id=run_id: it.fail_run(run_id, failure, 1.0))
+
+
+def test_how_each_backend_is_doing_is_seen_from_outside_the_process_that_met_it(open_any_store):
+    ledger, other = open_any_store(), open_any_store()
+    unwell(ledger, "responses", limits.BREAKER_FAILURES)
+    unwell(ledger, "chat", limits.BREAKER_FAILURES - 1)
+    fail(ledger, "k")
+    chat, own, responses = other.health()
+    assert [each.backend for each in (chat, own, responses)] == ["chat", "own", "responses"]
+    assert (chat.failures_in_a_row, chat.cooling_until) == (limits.BREAKER_FAILURES - 1, None)
+    assert (own.failures_in_a_row, own.last_cause) == (0, Cause.UNKNOWN)
+    assert (responses.failures_in_a_row, responses.last_cause) == (limits.BREAKER_FAILURES, Cause.PROVIDER_ERROR)
+    assert responses.cooling_until == responses.last_at + timedelta(seconds=limits.BREAKER_COOLDOWN_SECONDS)
+
+
+def test_runs_that_were_refused_hide_no_failure_however_many_there_are(open_any_store):
+    ledger = open_any_store()
+    unwell(ledger, "chat", limits.BREAKER_FAILURES)
+    unwell(ledger, "chat", 2 * limits.HEALTH_ENDS, Failure("refused", code="provider_error"))
+    (health,) = ledger.health()
+    assert health.failures_in_a_row == limits.BREAKER_FAILURES
+
+
+def test_without_runs_there_is_no_health_to_tell(open_any_store):
+    ledger = open_any_store()
+    ledger.conversation("k").append("user", "word")
+    assert ledger.health() == []
 
 
 # Exactly once
@@ -729,3 +784,12 @@ def test_a_run_whose_events_were_changed_behind_its_back_is_refused_not_left_out
     with pytest.raises(CorruptEvent, match="no longer tells of the run rehtona"):
         ledger.failures()
     assert failure.key == "k"
+
+
+def test_the_end_of_a_run_that_was_changed_behind_its_back_is_refused_not_left_out(open_any_store, any_database):
+    ledger = open_any_store()
+    fail(ledger, "k")
+    ledger.health()
+    any_database.execute(f"UPDATE view_audit_{AuditView.version}_1_runs SET failed = started")
+    with pytest.raises(CorruptEvent, match="no longer tells of the run"):
+        ledger.health()

@@ -53,6 +53,13 @@ class TestWhatFollowed:
     def test_nothing_yet(self, told):
         assert told(run("r1"), failed("r1")) == [("r1", "open", None)]
 
+    def test_a_run_whose_model_asked_for_tools_has_not_answered_yet(self, log):
+        asking = fact(e.RunCompleted, run_id="r2", goes_on=True)
+        folded = fold_exchanges(log(run("r1"), failed("r1"), run("r2", attempt=2), asking))
+        assert folded.by_id["x1"].answered_by is None
+        folded = fold_exchanges(log(run("r3", attempt=3), completed("r3")), folded)
+        assert [failure.answered_by for failure in folded.failures()] == ["r3"]
+
     def test_a_run_that_did_not_fail_is_not_retried(self, log):
         folded = fold_exchanges(log(run("r1"), completed("r1"), run("r2", attempt=2)))
         assert folded.runs["r1"].next == "open"

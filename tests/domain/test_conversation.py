@@ -1,5 +1,6 @@
 """The aggregate: each command emits, refuses, or stays quiet."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial as fact
 
@@ -9,6 +10,7 @@ from threadledger.domain import (
     Completion,
     Conversation,
     ConversationBusy,
+    ConversationChanged,
     EventMapper,
     ExchangeAnswered,
     Failure,
@@ -296,6 +298,32 @@ class TestStartRun:
             fact(e.RunStarted, backend="chat"),
         )
 
+    def test_an_exchange_that_is_under_way_goes_on_with_its_next_run(self, given):
+        given(started, asked, assistants_runs, assistants_failed).when(
+            lambda it: it.start_run("x1", RunPlan("assistants", "gpt", attempt=2), going_on=True)
+        ).then(fact(e.RunStarted, exchange_id="x1", attempt=2))
+
+    def test_an_exchange_that_was_given_up_for_a_newer_question_does_not_go_on(self, given):
+        given(started, asked, assistants_runs, assistants_failed, abandoned).when(
+            lambda it: it.start_run("x1", RunPlan("assistants", "gpt", attempt=2), going_on=True)
+        ).then_refused(ConversationChanged, "a newer question took the place of the exchange x1")
+
+    def test_an_exchange_that_was_given_up_is_begun_again_where_that_is_wanted(self, given):
+        given(started, asked, assistants_runs, assistants_failed, abandoned).when(
+            lambda it: it.start_run("x1", RunPlan("assistants", "gpt", rerun_of="r1"))
+        ).then(fact(e.RunStarted, rerun_of="r1"))
+
+    def test_an_exchange_that_was_answered_meanwhile_says_so_rather_than_that_it_was_given_up(self, given):
+        done = fact(e.RunCompleted, run_id="r1")
+        given(started, asked, assistants_runs, done).when(
+            lambda it: it.start_run("x1", RunPlan("assistants", "gpt"), going_on=True)
+        ).then_refused(ExchangeAnswered)
+
+    def test_an_exchange_whose_run_others_have_open_is_busy_also_when_it_goes_on(self, given):
+        given(started, asked, assistants_runs).when(
+            lambda it: it.start_run("x1", RunPlan("chat", "gpt"), going_on=True)
+        ).then_refused(ConversationBusy, "run r1")
+
 
 class TestCompleteRun:
     def test_an_answer_is_recorded_in_one_commit_with_its_messages(self, given):
@@ -328,6 +356,31 @@ class TestCompleteRun:
         )
         assert outcome.conversation.state.open_exchanges == {}
         assert outcome.conversation.state.open_runs == {}
+
+    def test_the_version_that_the_thread_held_is_recorded_with_the_answer(self, given):
+        completion = replace(ANSWER, thread_id="t", thread_version=2)
+        given(started, asked, assistants_runs).when(lambda it: it.complete_run("r1", completion)).then(
+            fact(e.RunCompleted, thread_id="t", thread_version=2), fact(e.MessageJournaled)
+        )
+
+    def test_an_answer_outside_of_any_thread_has_no_version_of_one(self, given):
+        given(started, asked, chat_runs).when(lambda it: it.complete_run("r2", ANSWER)).then(
+            fact(e.RunCompleted, thread_id=None, thread_version=None), fact(e.MessageJournaled)
+        )
+
+    def test_a_run_whose_model_asks_for_tools_leaves_its_exchange_open_without_an_answer(self, given):
+        outcome = given(started, asked, assistants_runs).when(
+            lambda it: it.complete_run("r1", replace(ANSWER, goes_on=True))
+        )
+        outcome.then(fact(e.RunCompleted, goes_on=True), fact(e.MessageJournaled))
+        assert list(outcome.conversation.state.open_exchanges) == ["x1"]
+        assert outcome.conversation.state.answered == []
+
+    def test_a_rerun_whose_model_asks_for_tools_is_not_accepted_yet(self, given):
+        again = fact(chat_runs, rerun_of="r1")
+        given(started, asked, assistants_runs, assistants_failed, abandoned, again).when(
+            lambda it: it.complete_run("r2", replace(ANSWER, goes_on=True), source=Source.RERUN)
+        ).then(fact(e.RunCompleted, goes_on=True), fact(e.MessageJournaled, source="rerun"))
 
     def test_the_answer_of_a_fallback_says_so(self, given):
         given(started, asked, chat_runs).when(lambda it: it.complete_run("r2", ANSWER, source=Source.FALLBACK)).then(
@@ -420,6 +473,45 @@ class TestCloseOverdueRuns:
         given(started, asked, fact(assistants_runs, deadline=EARLIER), assistants_failed).when(
             lambda it: it.close_overdue_runs()
         ).then_nothing()
+
+
+class TestInterrupt:
+    superseded = fact(e.RunFailed, run_id="r1", status="interrupted", code="superseded")
+
+    def test_an_open_run_is_closed_and_its_exchange_given_up_for_a_newer_question(self, given):
+        outcome = given(started, asked, assistants_runs).when(lambda it: it.interrupt())
+        outcome.then(
+            fact(self.superseded, message="a newer question took its place"),
+            fact(e.ExchangeAbandoned, exchange_id="x1", run_ids=["r1"], reason="a newer question took its place"),
+        )
+        assert (outcome.conversation.state.open_runs, outcome.conversation.state.open_exchanges) == ({}, {})
+
+    def test_an_exchange_between_two_runs_is_given_up(self, given):
+        given(started, asked, assistants_runs, assistants_failed).when(lambda it: it.interrupt()).then(
+            fact(e.ExchangeAbandoned, exchange_id="x1", run_ids=["r1"])
+        )
+
+    @pytest.mark.parametrize("end", [fact(e.RunCompleted, run_id="r1"), abandoned])
+    def test_where_nothing_is_open_nothing_is_interrupted(self, given, end):
+        past = [started, asked, assistants_runs, *([assistants_failed] if end is abandoned else []), end]
+        given(*past).when(lambda it: it.interrupt()).then_nothing()
+
+    def test_a_question_that_interrupts_is_journaled_in_the_same_commit(self, given):
+        def ask_instead(it):
+            it.interrupt()
+            return it.ask(QUESTION)
+
+        outcome = given(started, asked, assistants_runs).when(ask_instead)
+        outcome.then(self.superseded, fact(e.ExchangeAbandoned, exchange_id="x1"), fact(e.MessageJournaled))
+        assert list(outcome.conversation.state.open_exchanges) == [outcome.result]
+
+    def test_what_was_interrupted_can_be_neither_completed_nor_failed_nor_gone_on_with(self, given):
+        past = [started, asked, assistants_runs, self.superseded, abandoned]
+        given(*past).when(lambda it: it.complete_run("r1", ANSWER)).then_refused(RunNotOpen)
+        given(*past).when(lambda it: it.fail_run("r1", Failure("failed"))).then_refused(RunNotOpen)
+        given(*past).when(lambda it: it.start_run("x1", RunPlan("chat", "gpt"), going_on=True)).then_refused(
+            ConversationChanged
+        )
 
 
 class TestAbandon:

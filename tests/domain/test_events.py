@@ -37,6 +37,7 @@ moments = st.datetimes(datetime(1970, 1, 1), datetime(2199, 12, 31), timezones=s
 parts = st.builds(lambda text: {"type": "text", "text": text}, words) | json_objects
 
 BY_ANNOTATION = {
+    bool: st.booleans(),
     str: words,
     str | None: st.none() | words,
     int: st.integers(0, 2**53),
@@ -111,6 +112,7 @@ class TestRegistry:
             "ThreadLinked",
             "ThreadLost",
             "ThreadRebuilt",
+            "ThreadReconciled",
             "MessageRetracted",
             "MemoryCleared",
             "RerunAccepted",

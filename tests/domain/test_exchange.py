@@ -1,6 +1,8 @@
 """The policy of an exchange, performed by hand: who is asked, in which order, how often, and when it ends."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -8,7 +10,19 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import Candidate, Completion, Failure, Policy, exchange, limits, text_message
+from threadledger.domain import (
+    Candidate,
+    Cause,
+    Completion,
+    Failure,
+    Health,
+    Policy,
+    diagnose,
+    exchange,
+    limits,
+    text_message,
+)
+from threadledger.domain.exchange import RETRIES_BY_CAUSE
 
 ANSWER = Completion((text_message("assistant", "On its way."),))
 SERVER_ERROR = Failure("failed", code="server_error", message="Sorry, something went wrong.")
@@ -22,11 +36,35 @@ def rate_limited(seconds: float | None) -> Failure:
     return Failure("error", code="rate_limit_exceeded", http_status=429, retry_after_seconds=seconds)
 
 
-class Performed:
-    """The steps of an exchange, and its value."""
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
-    def __init__(self, policy: Policy, outcome_of: Callable[[Any, int], Any]) -> None:
-        steps = exchange(policy, Random(7))
+
+class Time:
+    """A clock that goes on only where the steps take time."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def now(self) -> datetime:
+        return NOON + timedelta(seconds=self.seconds)
+
+
+class Performed:
+    """The steps of an exchange, and its value. Pauses take their time, and each call takes `call_seconds`."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        outcome_of: Callable[[Any, int], Any],
+        clock: Time | None = None,
+        health: Health | None = None,
+        call_seconds: float = 0.0,
+    ) -> None:
+        clock = clock or Time()
+        steps = exchange(policy, Random(7), clock, health)
         self.steps: list[Any] = []
         self.value: Any = None
         runs = 0
@@ -44,7 +82,11 @@ class Performed:
                     sent = f"run-{runs}"
                 case "CallBackend":
                     assert step.run_id == f"run-{runs}"
+                    clock.seconds += call_seconds
                     sent = outcome_of(step.candidate, runs)
+                case "Wait":
+                    clock.seconds += step.seconds
+                    sent = None
                 case "CompleteRun":
                     sent = "the answer"
                 case _:
@@ -62,17 +104,21 @@ class Performed:
         return [(step.candidate.backend, step.attempt) for step in self.only("StartRun")]
 
     @property
+    def called(self) -> list[str]:
+        return [step.candidate.backend for step in self.only("CallBackend")]
+
+    @property
     def waits(self) -> list[float]:
         return [step.seconds for step in self.only("Wait")]
 
 
-def perform(*outcomes: Completion | Failure, policy: Policy) -> Performed:
+def perform(*outcomes: Completion | Failure, policy: Policy, **how: Any) -> Performed:
     """An exchange in which the runs end like this, one after the other; the last outcome is that of all further runs."""
-    return Performed(policy, lambda _, run: outcomes[min(run, len(outcomes)) - 1])
+    return Performed(policy, lambda _, run: outcomes[min(run, len(outcomes)) - 1], **how)
 
 
-def policy(*candidates: Candidate, retries: int = 2) -> Policy:
-    return Policy(candidates, retries)
+def policy(*candidates: Candidate, retries: int = 2, **more: Any) -> Policy:
+    return Policy(candidates, retries, **more)
 
 
 class TestAnswered:
@@ -168,6 +214,22 @@ class TestRetries:
         assert done.names == ["StartRun", "CallBackend", "FailRun", "StartRun", "CallBackend", "CompleteRun"]
         assert done.asked == [("assistants", 1), ("chat", 1)]
 
+    @pytest.mark.parametrize("failure", [THREAD_MISSING, Failure("timed_out"), Failure("expired")])
+    def test_what_seldom_passes_is_retried_less_often_than_the_policy_allows(self, failure):
+        assert perform(failure, policy=policy(CHAT, retries=9)).asked == [("chat", 1), ("chat", 2)]
+        assert RETRIES_BY_CAUSE[diagnose(failure)] == 1
+
+    def test_failures_of_another_cause_do_not_use_up_a_causes_retries(self):
+        done = perform(SERVER_ERROR, THREAD_MISSING, SERVER_ERROR, ANSWER, policy=policy(CHAT, retries=3))
+        assert done.value == "the answer"
+
+    def test_failures_of_several_causes_together_are_not_retried_more_often_than_the_policy_allows(self):
+        done = perform(SERVER_ERROR, rate_limited(0.0), SERVER_ERROR, ANSWER, policy=policy(CHAT, retries=2))
+        assert (done.asked, done.value) == ([("chat", 1), ("chat", 2), ("chat", 3)], None)
+
+    def test_a_cause_is_never_retried_more_often_than_the_policy_allows(self):
+        assert perform(THREAD_MISSING, policy=policy(CHAT, retries=0)).asked == [("chat", 1)]
+
 
 class TestWaiting:
     @pytest.mark.parametrize("seconds", [0.0, 1.5, limits.RETRY_AFTER_MAX_SECONDS])
@@ -230,6 +292,156 @@ class TestNobodyAnswers:
         assert done.steps[0].reason == "no backend is set"
 
 
+def refused_by(
+    health: Health, backend: str, failure: Failure, clock: Time, times: int = limits.BREAKER_FAILURES
+) -> None:
+    for _ in range(times):
+        health.saw(backend, failure, clock.now())
+
+
+class TestDeadline:
+    def test_an_attempt_has_the_policys_time_or_what_is_left_of_the_deadline(self):
+        given = policy(CHAT, timeout_seconds=60, deadline_seconds=100)
+        done = perform(Failure("timed_out"), policy=given, call_seconds=60)
+        waited = sum(done.waits)
+        assert [step.timeout_seconds for step in done.only("StartRun")] == [60, 40 - waited]
+
+    def test_a_pause_that_would_pass_the_deadline_goes_to_the_next_backend(self):
+        given = policy(ASSISTANTS, CHAT, deadline_seconds=30)
+        done = perform(rate_limited(20.0), ANSWER, policy=given, call_seconds=15)
+        assert (done.waits, done.asked) == ([], [("assistants", 1), ("chat", 1)])
+
+    def test_no_backend_is_asked_once_the_deadline_has_passed(self):
+        given = policy(ASSISTANTS, RESPONSES, CHAT, deadline_seconds=30)
+        done = perform(WRONG_KEY, policy=given, call_seconds=30)
+        assert done.asked == [("assistants", 1)]
+        assert done.steps[-1].reason.startswith(
+            "too little time is left before the deadline of 30 seconds: authentication: HTTP 401"
+        )
+
+    def test_the_last_backend_is_not_retried_past_the_deadline_and_the_reason_says_so(self):
+        done = perform(SERVER_ERROR, policy=policy(CHAT, retries=9, deadline_seconds=30), call_seconds=15)
+        assert done.asked == [("chat", 1), ("chat", 2)]
+        assert "deadline of 30 seconds: provider_error" in done.steps[-1].reason
+
+    def test_a_deadline_that_cut_a_retry_short_is_not_the_reason_where_the_next_backend_failed_in_time(self):
+        outcomes = [rate_limited(25.0), WRONG_KEY]
+        done = perform(*outcomes, policy=policy(ASSISTANTS, CHAT, deadline_seconds=40), call_seconds=15)
+        assert done.asked == [("assistants", 1), ("chat", 1)]
+        assert "deadline" not in done.steps[-1].reason
+
+    def test_a_pause_that_took_too_long_is_not_followed_by_an_attempt_without_time(self):
+        clock = Time()
+        steps = exchange(policy(CHAT, deadline_seconds=30), Random(7), clock)
+        assert [type(steps.send(sent)).__name__ for sent in (None, "run-1", SERVER_ERROR, None)][-1] == "Wait"
+        clock.seconds = 29.5
+        assert type(steps.send(None)).__name__ == "Abandon"
+
+    def test_the_deadline_counts_from_the_first_step(self):
+        clock = Time()
+        steps = exchange(policy(CHAT, deadline_seconds=30), Random(7), clock)
+        clock.seconds = 1_000.0
+        assert next(steps).timeout_seconds == 30
+
+    @pytest.mark.parametrize("seconds", [0.0, -1.0])
+    def test_without_any_time_nobody_is_asked(self, seconds):
+        done = perform(ANSWER, policy=policy(CHAT, deadline_seconds=seconds))
+        assert (done.names, "deadline" in done.steps[0].reason) == (["Abandon"], True)
+
+    def test_a_deadline_shorter_than_the_shortest_attempt_still_asks_once(self):
+        assert perform(ANSWER, policy=policy(CHAT, deadline_seconds=0.2)).value == "the answer"
+
+
+class TestCoolingDown:
+    def test_a_backend_that_cools_down_is_passed_over_by_a_run_that_nobody_was_called_for(self):
+        clock = Time()
+        health = Health(clock.now)
+        refused_by(health, "assistants", SERVER_ERROR, clock)
+        done = perform(ANSWER, policy=policy(ASSISTANTS, CHAT), clock=clock, health=health)
+        assert done.names == ["StartRun", "FailRun", "StartRun", "CallBackend", "CompleteRun"]
+        refusal = done.only("FailRun")[0].failure
+        assert (refusal.status, refusal.code, diagnose(refusal)) == ("refused", "provider_error", Cause.PROVIDER_ERROR)
+        assert refusal.message == (
+            "cooling down until 12:00:30 UTC after 5 failures in a row, the last one: "
+            "server_error: Sorry, something went wrong."
+        )
+        assert refusal.details == {"cooling_until": "2026-11-22T12:00:30.000000Z", "failures_in_a_row": 5}
+        assert done.only("StartRun")[1].fallback_reason == f"provider_error: {refusal.message}"
+        assert done.only("CompleteRun")[0].fallback is True
+
+    def test_the_last_resort_is_always_asked(self):
+        clock = Time()
+        health = Health(clock.now)
+        for backend in ("assistants", "chat"):
+            refused_by(health, backend, SERVER_ERROR, clock)
+        done = perform(WRONG_KEY, policy=policy(ASSISTANTS, CHAT), clock=clock, health=health)
+        assert done.called == ["assistants", "chat"]
+
+    def test_a_later_backend_that_is_well_lets_all_before_it_be_passed_over(self):
+        clock = Time()
+        health = Health(clock.now)
+        for backend in ("assistants", "responses"):
+            refused_by(health, backend, WRONG_KEY, clock)
+        done = perform(ANSWER, policy=policy(ASSISTANTS, RESPONSES, CHAT), clock=clock, health=health)
+        assert (done.called, len(done.only("FailRun"))) == (["chat"], 2)
+
+    def test_a_backend_is_asked_again_after_its_cooldown(self):
+        clock = Time()
+        health = Health(clock.now)
+        refused_by(health, "assistants", SERVER_ERROR, clock)
+        clock.seconds += limits.BREAKER_COOLDOWN_SECONDS
+        done = perform(ANSWER, policy=policy(ASSISTANTS, CHAT), clock=clock, health=health)
+        assert done.called == ["assistants"]
+        assert health.cooling("assistants", clock.now()) is None
+
+    def test_while_one_exchange_probes_the_others_pass_over(self):
+        clock = Time()
+        health = Health(clock.now)
+        refused_by(health, "assistants", SERVER_ERROR, clock)
+        clock.seconds += limits.BREAKER_COOLDOWN_SECONDS
+        others: list[list[str]] = []
+
+        def outcome_of(candidate, _):
+            if candidate is ASSISTANTS:
+                others.append(perform(ANSWER, policy=policy(ASSISTANTS, CHAT), clock=clock, health=health).called)
+            return ANSWER
+
+        Performed(policy(ASSISTANTS, CHAT), outcome_of, clock, health)
+        assert others == [["chat"]]
+        assert perform(ANSWER, policy=policy(ASSISTANTS, CHAT), clock=clock, health=health).called == ["assistants"]
+
+    def test_what_came_of_each_call_is_told(self):
+        clock = Time()
+        health = Health(clock.now)
+        perform(SERVER_ERROR, policy=policy(CHAT, retries=limits.BREAKER_FAILURES - 1), clock=clock, health=health)
+        cooling = health.cooling("chat", clock.now())
+        assert cooling is not None
+        assert cooling.failures_in_a_row == limits.BREAKER_FAILURES
+        perform(ANSWER, policy=policy(CHAT), clock=clock, health=health)
+        assert health.cooling("chat", clock.now()) is None
+
+    def test_a_backend_that_begins_to_cool_down_is_not_retried_while_another_is_well(self):
+        clock = Time()
+        health = Health(clock.now)
+        refused_by(health, "assistants", SERVER_ERROR, clock, limits.BREAKER_FAILURES - 1)
+        done = perform(SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS, CHAT), clock=clock, health=health)
+        assert (done.called, done.waits) == (["assistants", "chat"], [])
+        assert done.only("StartRun")[1].fallback_reason.startswith("provider_error: server_error")
+
+    def test_a_backend_that_was_passed_over_does_not_cool_down_for_longer(self):
+        clock = Time()
+        health = Health(clock.now)
+        refused_by(health, "assistants", SERVER_ERROR, clock)
+        before = health.cooling("assistants", clock.now())
+        for _ in range(10):
+            perform(ANSWER, policy=policy(ASSISTANTS, CHAT), clock=clock, health=health)
+        assert health.cooling("assistants", clock.now()) == before
+
+    def test_without_a_health_every_backend_is_asked_as_often_as_is_set(self):
+        done = perform(SERVER_ERROR, policy=policy(ASSISTANTS, CHAT, retries=7))
+        assert done.called == ["assistants"] * 8 + ["chat"] * 8
+
+
 failures = st.sampled_from(
     [SERVER_ERROR, WRONG_KEY, THREAD_MISSING, rate_limited(None), rate_limited(0.0), rate_limited(1e6), Failure("?")]
 ) | st.builds(
@@ -286,3 +498,16 @@ class TestAnyOutcomes:
     def test_no_pause_is_longer_than_the_longest_that_is_waited_for(self, given, outcomes):
         longest = max(limits.BACKOFF_MAX_SECONDS, limits.RETRY_AFTER_MAX_SECONDS)
         assert all(0 <= seconds <= longest for seconds in perform(*outcomes, policy=given).waits)
+
+    @for_all(
+        policies, st.lists(failures | st.just(ANSWER), min_size=1, max_size=12), st.floats(0, 40), st.floats(1, 90)
+    )
+    def test_no_attempt_and_no_pause_goes_past_the_deadline(self, given, outcomes, call_seconds, deadline):
+        given, clock, health = replace(given, deadline_seconds=deadline), Time(), Health()
+
+        def outcome_of(_, run):
+            return outcomes[min(run, len(outcomes)) - 1]
+
+        done = Performed(given, outcome_of, clock, health, call_seconds)
+        assert all(0 < step.timeout_seconds <= deadline for step in done.only("StartRun"))
+        assert sum(done.waits) + call_seconds * (len(done.called) - 1) <= deadline

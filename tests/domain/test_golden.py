@@ -20,6 +20,8 @@ from threadledger.domain import events as e
 
 FILE = Path(__file__).parents[1] / "golden" / "events-0.1.0.jsonl"
 ROWS = [json.loads(line) for line in FILE.read_text("ascii").splitlines()]
+SINCE = FILE.with_name("events-0.2.0.jsonl")
+"""What was added since, in the story that 0.1.0 began."""
 
 COMMON = {"originator_id", "originator_version", "timestamp", "event_id"}
 DEFAULTS = {
@@ -212,6 +214,15 @@ def test_the_story_folds_to_the_runs_of_its_release(story):
         ("x-2", "r-4"),
         ("x-3", None),
     ]
+
+
+@pytest.mark.parametrize("line", SINCE.read_text("ascii").splitlines())
+def test_a_row_of_what_was_added_since_restores_to_its_event_and_changes_no_more_than_it_says(line, story):
+    row = json.loads(line)
+    event = event_of(row)
+    assert type(event) is e.EVENTS[row["topic"]]
+    assert e.payload_of(event) == row["state"]
+    assert fold_memory([*story, event]).as_chat_messages() == CHAT
 
 
 def test_the_profile_is_that_of_its_release():

@@ -102,6 +102,98 @@ class TestTakenOut:
         assert memory.run_threads == {"r1": "t1"}
 
 
+def meanwhile(number):
+    return said(number, f"meanwhile {number}")
+
+
+def answered_in(thread_id, run_id, mark, number):
+    """A run's end in a thread that held the journal up to a version, and its answer."""
+    return [
+        fact(e.RunCompleted, run_id=run_id, thread_id=thread_id, thread_version=mark),
+        said(number, role="assistant", run_id=run_id),
+    ]
+
+
+class TestInThread:
+    def test_what_was_journaled_while_a_run_answered_comes_behind_its_answer(self, log):
+        memory = fold_memory(log(said(1), meanwhile(2), *answered_in("t", "r1", 1, 4), said(5)))
+        assert [each.message_id for each in memory.in_thread("t")] == ["m1", "m4", "m2", "m5"]
+        assert ids(memory) == ["m1", "m2", "m4", "m5"]
+
+    @pytest.mark.parametrize("thread_id", [None, "another"])
+    def test_any_other_thread_holds_the_order_of_the_journal(self, log, thread_id):
+        memory = fold_memory(log(said(1), meanwhile(2), *answered_in("t", "r1", 1, 4)))
+        assert memory.in_thread(thread_id) == memory.mended()
+
+    def test_what_the_thread_held_before_the_run_stays_before_it(self, log):
+        memory = fold_memory(log(said(1), meanwhile(2), *answered_in("t", "r1", 2, 4)))
+        assert [each.message_id for each in memory.in_thread("t")] == ["m1", "m2", "m4"]
+
+    def test_an_answer_stored_by_an_older_release_has_no_mark_and_stands_where_it_was_journaled(self, log):
+        (end,) = log(fact(e.RunCompleted, run_id="r1", thread_id="t"))
+        assert end.thread_version is None
+        memory = fold_memory(log(said(1), meanwhile(2), *answered_in("t", "r1", None, 4)))
+        assert memory.run_marks == {}
+        assert memory.in_thread("t") == memory.mended()
+
+    def test_the_calls_of_a_run_and_their_results_come_before_what_was_journaled_between_them(self, log):
+        call = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+        wish = said(2, role="assistant", run_id="r1", tool_calls=call)
+        looked = said(4, role="tool", run_id="r1", tool_call_id="c1")
+        memory = fold_memory(log(said(1), wish, meanwhile(3), looked, *answered_in("t", "r1", 1, 6)))
+        assert [each.message_id for each in memory.in_thread("t")] == ["m1", "m2", "m4", "m6", "m3"]
+
+    @for_all(
+        st.lists(
+            st.one_of(
+                st.just("said"),
+                st.tuples(st.booleans(), st.lists(st.sampled_from(["call", "result", "meanwhile"]), max_size=6)),
+            ),
+            max_size=8,
+        )
+    )
+    def test_it_is_a_permutation_in_which_a_runs_messages_stand_together_behind_its_mark(self, log, parts):
+        facts, marks = [], {}
+        for part in parts:
+            if part == "said":
+                facts.append(said(len(facts) + 1))
+            else:
+                marks |= _run(facts, *part)
+        memory = fold_memory(log(*facts))
+        placed, mended = memory.in_thread("t"), memory.mended()
+        assert sorted(map(_id, placed)) == sorted(map(_id, mended))
+        for run_id, mark in marks.items():
+            places = [index for index, each in enumerate(placed) if each.run_id == run_id]
+            assert places == list(range(places[0], places[-1] + 1))
+            assert all(each.version <= mark for each in placed[: places[0]])
+            assert [placed[place] for place in places] == [each for each in mended if each.run_id == run_id]
+        assert [each for each in placed if each.run_id not in marks] == [
+            each for each in mended if each.run_id not in marks
+        ]
+
+
+def _id(journaled):
+    return journaled.message_id
+
+
+def _run(facts, in_thread, within):
+    """Append a run to the facts, with what is journaled while it is open; its mark, where it takes place in the thread."""
+    run_id, mark, waiting = f"r{len(facts)}", len(facts), []
+    for each in [*within, *["result"] * within.count("call")]:
+        number = len(facts) + 1
+        if each == "meanwhile":
+            facts.append(meanwhile(number))
+        elif each == "call":
+            waiting.append(f"c{number}")
+            calls = [{"id": waiting[-1], "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+            facts.append(said(number, role="assistant", run_id=run_id, tool_calls=calls))
+        elif waiting:
+            facts.append(said(number, role="tool", run_id=run_id, tool_call_id=waiting.pop(0)))
+    place = ("t", run_id, mark) if in_thread else (None, run_id, None)
+    facts += answered_in(*place, len(facts) + 2)
+    return {run_id: mark} if in_thread else {}
+
+
 class TestWindow:
     @pytest.fixture
     def memory(self, memory_of):

@@ -1,11 +1,14 @@
 """A thread against the journal, and how it is brought up to it."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from threadledger.domain import (
     Comparison,
+    Doubt,
     Failure,
     ProviderRefused,
     ThreadItem,
@@ -14,6 +17,7 @@ from threadledger.domain import (
     compare,
     digest,
     lacking,
+    perform,
 )
 
 
@@ -104,6 +108,8 @@ class TestLacking:
 class Thread:
     """A thread whose writes may fail: before they land, or after, when the answer is lost."""
 
+    batch = 20
+
     def __init__(self, held="", *faults):
         self.held = items(held)
         self.faults = list(faults)
@@ -112,12 +118,19 @@ class Thread:
     def read(self, thread_id):
         self.reads += 1
         return list(self.held)
+        yield
 
     def add(self, thread_id, given):
         landed, failure = self.faults.pop(0) if self.faults else (len(given), None)
         self.held += given[:landed]
         if failure is not None:
             raise ProviderRefused(failure)
+        return
+        yield
+
+    def delete(self, thread_id, given):
+        raise AssertionError("nothing lands late here, so nothing may be taken out")
+        yield
 
     @property
     def letters(self):
@@ -134,51 +147,79 @@ def waited():
     return []
 
 
+def brought_up(thread, letters, wait, **known):
+    return perform(bring_up(thread, "t", items(letters), **known), wait)
+
+
 class TestBringUp:
     @pytest.mark.parametrize(("held", "sent"), [("", 4), ("ab", 2), ("abcd", 0), ("xa", 3)])
     def test_what_the_thread_lacks_is_sent_in_order(self, waited, held, sent):
         thread = Thread(held)
-        assert bring_up(thread, "t", items("abcd"), waited.append) == sent
+        assert brought_up(thread, "abcd", waited.append).sent == sent
         assert thread.letters == held + "abcd"[4 - sent :]
         assert waited == []
 
     def test_a_thread_that_is_known_is_not_read(self, waited):
         thread = Thread("ab")
-        assert bring_up(thread, "t", items("abc"), waited.append, held=items("ab")) == 1
+        assert brought_up(thread, "abc", waited.append, held=items("ab")).sent == 1
         assert thread.reads == 0
 
     @pytest.mark.parametrize("landed", range(5))
-    def test_after_a_lost_answer_the_thread_is_read_and_nothing_is_sent_twice(self, waited, landed):
+    def test_after_a_lost_answer_the_thread_is_read_and_once_more_where_something_was_sent_again(self, waited, landed):
         thread = Thread("", (landed, LOST))
-        assert bring_up(thread, "t", items("aaaa"), waited.append, held=()) == 4
+        assert brought_up(thread, "aaaa", waited.append, held=()).sent == 4
         assert thread.letters == "aaaa"
-        assert thread.reads == 1
+        assert thread.reads == (1 if landed == 4 else 2)
         assert len(waited) == 1
+
+    def test_what_was_sent_again_after_a_lost_answer_may_still_land_and_is_told(self, waited):
+        doubts = brought_up(Thread("", (0, LOST)), "ab", waited.append, held=()).doubts
+        assert [(len(doubt.items), doubt.again) for doubt in doubts] == [(2, True)]
+
+    def test_what_was_found_in_the_thread_after_a_lost_answer_is_in_doubt_no_more(self, waited):
+        assert brought_up(Thread("", (2, LOST)), "ab", waited.append, held=()).doubts == ()
+
+    def test_what_a_writer_that_stopped_in_the_middle_may_have_sent_is_in_doubt(self, waited):
+        doubts = brought_up(Thread("a"), "ab", waited.append, unclean=True).doubts
+        assert [(len(doubt.items), doubt.again) for doubt in doubts] == [(1, True)]
+
+    def test_a_late_copy_that_is_provably_ours_is_taken_out_and_told(self, waited):
+        class Late(Thread):
+            def delete(self, thread_id, given):
+                self.held = [each for each in self.held if each not in given or each.item_id not in {"late"}]
+                return
+                yield
+
+        ours = [ThreadItem("message", "user", letter, message_id=letter) for letter in "ab"]
+        thread = Late()
+        thread.held = [ours[0], replace(ours[0], item_id="late"), ours[1]]
+        delivered = perform(bring_up(thread, "t", ours, doubts=[Doubt.of(ours[:1], "2026-11-22T12:00:00Z")]))
+        assert (delivered.sent, delivered.deleted, thread.letters) == (0, ("late",), "ab")
 
     def test_a_refusal_for_good_is_raised_at_once(self, waited):
         with pytest.raises(ProviderRefused):
-            bring_up(Thread("", (0, WRONG_KEY)), "t", items("a"), waited.append)
+            brought_up(Thread("", (0, WRONG_KEY)), "a", waited.append)
         assert waited == []
 
     def test_a_thread_that_is_gone_is_not_tried_again(self, waited):
         with pytest.raises(ProviderRefused):
-            bring_up(Thread("", (0, MISSING)), "t", items("a"), waited.append)
+            brought_up(Thread("", (0, MISSING)), "a", waited.append)
         assert waited == []
 
     def test_without_any_progress_it_is_given_up(self, waited):
         with pytest.raises(ProviderRefused):
-            bring_up(Thread("", *[(0, LOST)] * 50), "t", items("a"), waited.append)
+            brought_up(Thread("", *[(0, LOST)] * 50), "a", waited.append)
         assert len(waited) == 5
 
     def test_as_long_as_it_gets_further_it_goes_on(self, waited):
         thread = Thread("", *[(1, LOST)] * 20)
-        assert bring_up(thread, "t", items("a" * 20), waited.append) == 20
+        assert brought_up(thread, "a" * 20, waited.append).sent == 20
         assert thread.letters == "a" * 20
 
     def test_a_provider_that_asks_for_hours_does_not_hold_the_delivery_up_for_hours(self, waited):
         hours = Failure("error", code="rate_limit_exceeded", http_status=429, retry_after_seconds=7_200.0)
         try:
-            bring_up(Thread("", (0, hours)), "t", items("a"), waited.append)
+            brought_up(Thread("", (0, hours)), "a", waited.append)
         except ProviderRefused:
             assert waited == []
         assert max(waited, default=0) <= 30
@@ -192,7 +233,7 @@ class TestBringUp:
         thread = Thread(held, *[(landed, LOST) for landed, failure in faults if failure])
         lacked = "".join(item.content for item in lacking(items(journal), thread.held))
         try:
-            bring_up(thread, "t", items(journal), lambda seconds: None)
+            brought_up(thread, journal, lambda seconds: None)
         except ProviderRefused:
             pass
         else:

@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from threading import Barrier
@@ -22,6 +23,7 @@ from threadledger.domain import (
     Candidate,
     Completion,
     ConversationBusy,
+    Conversing,
     Failure,
     IdempotencyConflict,
     Journal,
@@ -35,7 +37,9 @@ from threadledger.domain import (
     ThreadItem,
     ThreadState,
     ToolCall,
+    Work,
     compare,
+    perform,
     text_message,
 )
 
@@ -77,15 +81,16 @@ class Recorded:
         outcome = self.outcomes.pop(0) if self.outcomes else "answer"
         if outcome == "tool":
             call = ToolCall(f"call {request.run_id}", "look", "{}")
-            request.journal([Message(Role.ASSISTANT, None, (call,))])
+            yield Work(lambda: request.journal([Message(Role.ASSISTANT, None, (call,))]))
             assert self.witness.of("MessageJournaled")[-1]["tool_calls"], "the wish is committed before the tool runs"
-            request.journal([Message(Role.TOOL, "a cat", tool_call_id=call.id)])
+            yield Work(lambda: request.journal([Message(Role.TOOL, "a cat", tool_call_id=call.id)]))
             outcome = "answer"
         if outcome == "answer":
-            return Completion((text_message("assistant", f"answer of {request.run_id}"),), thread_id=request.thread_id)
+            return Completion((text_message("assistant", f"answer of {request.run_id}"),))
         if outcome == "crash":
             raise ZeroDivisionError("the backend itself is broken")
         raise ProviderRefused(Failure("failed", code=outcome, message=outcome, thread_id=request.thread_id))
+        yield
 
     def _assert_written_down(self, request):
         questions = [m for m in self.witness.of("MessageJournaled") if m["exchange_id"] == request.exchange_id]
@@ -101,6 +106,7 @@ class Shelf:
 
     name = "shelf"
     endpoint = "memory:"
+    batch = 2
 
     def __init__(self, witness, faults=()):
         self.witness, self.faults, self.threads = witness, list(faults), {}
@@ -118,18 +124,30 @@ class Shelf:
         thread_id = f"shelf {len(self.threads)}"
         self.threads[thread_id] = []
         return thread_id
+        yield
 
     def add(self, thread_id, items):
         journaled = {message["message_id"] for message in self.witness.of("MessageJournaled")}
         for item in items:
             self._fault("before")
             assert item.message_id in journaled | {""}, "nothing is sent that is not journaled"
-            self.threads[thread_id].append(item)
+            self.threads[thread_id].append(replace(item, item_id=f"item {len(self.threads[thread_id])}"))
             self._fault("after")
+        return
+        yield
 
     def read(self, thread_id):
         self._fault("before")
         return list(self.threads[thread_id])
+        yield
+
+    def delete(self, thread_id, items):
+        raise AssertionError(f"nothing lands late here, so nothing may be taken out: {items}")
+        yield
+
+    def sweep(self, thread_id, run_ids, completed):
+        return ()
+        yield
 
     def _fault(self, moment):
         if self.faults and self.faults[0] in {moment, "pass"}:
@@ -150,25 +168,17 @@ def world(outcomes=(), faults=(), retries=1, second=()):
             "first": Recorded("first", witness, list(outcomes), thread="shelf", takes_unsent=False),
             "second": Recorded("second", witness, list(second)),
         }
-        # The shelf is never written to by the backend itself: its completion names no thread.
-        first = backends["first"]
-        answer = first.answer
-        first.answer = lambda request: _without_thread(answer(request))
         outside = Outside(
             policy=Policy((Candidate("first", "m1"), Candidate("second", "m2")), retries=retries),
             backends=backends,
             mirrors={"shelf": shelf},
             mirrored_to="shelf",
-            outbox=ThreadOutbox({"shelf": shelf}, SqlMirrorHeads(database), ["shelf"], lambda _: None),
+            outbox=ThreadOutbox({"shelf": shelf}, SqlMirrorHeads(database), ["shelf"]),
             wait=lambda _: None,
             random=Random(1),
         )
         with Ledger(Journal(Factory(database=database)), outside) as ledger:
             yield ledger, witness, shelf, backends
-
-
-def _without_thread(completion):
-    return Completion(completion.messages)
 
 
 OUTCOMES = st.lists(
@@ -280,14 +290,15 @@ def test_the_same_question_asked_at_once_under_one_key_is_one_exchange_and_one_a
 def test_a_question_asked_again_under_its_key_just_when_the_first_is_answered_is_not_answered_twice():
     with world() as (ledger, witness, _, backends):
         exchange_id = ledger.journal.commit("k", lambda it: it.ask(text_message("user", "hello"), "i"), create=True)
-        first, second = Asking(ledger.journal, ledger.outside, "k", exchange_id), ledger.conversation("k")
+        first = Asking(ledger.journal, ledger.outside, "k", exchange_id)
+        second = Conversing(ledger.journal, ledger.outside, "k")
         rerun = second.rerun
 
-        def once_the_first_is_answered(exchange_id, policy=None):
-            first.run()
-            return rerun(exchange_id, policy)
+        def once_the_first_is_answered(exchange_id, **given):
+            yield from first.run()
+            return (yield from rerun(exchange_id, **given))
 
         second.rerun = once_the_first_is_answered  # it has looked for an answer by then, and found none
-        second.ask("hello", idempotency_key="i")
+        perform(second.ask("hello", idempotency_key="i"))
         assert [m["role"] for m in witness.of("MessageJournaled")] == ["user", "assistant"]
         assert backends["first"].calls == 1

@@ -163,11 +163,30 @@ def test_however_the_run_fails_the_fallback_answers_and_the_thread_has_it_once(s
     assert verified(ledger) == [ThreadState.SAME]
 
 
-@pytest.mark.parametrize("fault", [{"incomplete": "max_completion_tokens"}, {"incomplete": "content_filter"}])
-def test_half_an_answer_that_a_run_left_in_the_thread_is_seen_by_verify_and_mended_by_rebuild(
-    simulator, story_ledger, fault
+HALF_ANSWERS = pytest.mark.parametrize("reason", ["max_completion_tokens", "content_filter"])
+
+
+@HALF_ANSWERS
+def test_half_an_answer_that_a_run_left_in_the_thread_is_taken_out_and_kept_in_its_failure(
+    simulator, story_ledger, reason
 ):
-    simulator.add_fault(RUNS, **fault)
+    simulator.add_fault(RUNS, incomplete=reason)
+    ledger = story_ledger()
+    answer = ledger.conversation("k").ask("hello there")
+    assert answer.backend == "chat"
+    facts = answer.failures[0].facts
+    assert "You said: hello there".startswith(facts.partial_text)
+    assert len(facts.details["deleted_messages"]) == 1
+    assert in_thread(simulator, ledger) == [("user", "hello there"), ("assistant", "You said: hello there")]
+    assert verified(ledger) == [ThreadState.SAME]
+
+
+@HALF_ANSWERS
+def test_half_an_answer_that_cannot_be_taken_out_is_seen_by_verify_and_mended_by_rebuild(
+    simulator, story_ledger, reason
+):
+    simulator.add_fault(RUNS, incomplete=reason)
+    simulator.add_fault("DELETE /threads/{thread_id}/messages/{message_id}", refuse={"status": 500}, times=None)
     ledger = story_ledger()
     assert ledger.conversation("k").ask("hello there").backend == "chat"
     assert verified(ledger) == [ThreadState.DRIFTED]

@@ -11,11 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Table, func, or_, select, tuple_
 
-from threadledger.domain import RUN_TOPICS, FailureFilter, RecordedFailure, events, fold_exchanges, key_of, to_iso
+from threadledger.domain import (
+    RUN_TOPICS,
+    BackendEnd,
+    FailureFilter,
+    RecordedFailure,
+    events,
+    fold_exchanges,
+    key_of,
+    to_iso,
+)
 
-from .runs import RunPlaces, Runs, as_row, because_of, restored, runs_table, storable, touched
+from .runs import RunPlaces, Runs, as_row, because_of, ends_of, restored, runs_table, storable, touched
 from .view import EVENTS, STREAMS, Taken, View, upsert
 
 FOUND_RUNS_MAX = 10
@@ -34,7 +43,7 @@ class AuditView(View[Known, Changes]):
     """Every run."""
 
     name = "audit"
-    version = 1
+    version = 2
     topics = RUN_TOPICS
 
     def create(self, connection: Connection, generation: int) -> None:
@@ -95,6 +104,19 @@ class AuditView(View[Known, Changes]):
             .limit(FOUND_RUNS_MAX)
         )
         return [(key_of(row.name), row.id_reversed[::-1]) for row in connection.execute(query)]
+
+    def last_ends(self, connection: Connection, generation: int, per_backend: int) -> list[BackendEnd]:
+        """The newest ends of each backend's runs that tell anything about it, oldest first, backend by backend."""
+        runs = self._runs(generation)
+        ended = select(runs).where(runs.c.tells == 1).order_by(runs.c.ended_at.desc(), runs.c.started.desc())
+        first = select(func.min(runs.c.backend))
+        found: list[BackendEnd] = []
+        backend = connection.scalar(first)
+        while backend is not None:  # each by the index: there may be a million runs, and hardly ten backends
+            newest = ended.where(runs.c.backend == backend).limit(per_backend)
+            found += ends_of(connection, connection.execute(newest).all()[::-1])
+            backend = connection.scalar(first.where(runs.c.backend > backend))
+        return found
 
     def _pages(
         self, connection: Connection, generation: int, wanted: FailureFilter, size: int

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Index, MetaData, Row, SmallInteger, Table, Text, select
 
 from threadledger.domain import (
+    BackendEnd,
     Cause,
     CorruptEvent,
     Exchanges,
@@ -18,8 +19,10 @@ from threadledger.domain import (
     events,
     facts_of,
     fold_exchanges,
+    from_iso,
     recorded_failure,
     restore,
+    tells,
     to_iso,
     whole_text,
 )
@@ -67,12 +70,15 @@ def runs_table(begin: str) -> Table:
         Column("backend", Text),
         Column("code", Text),
         Column("next", Text, nullable=False),
+        # Whether its end says anything about its backend.
+        Column("tells", SmallInteger, nullable=False),
         # Of the whole exchange, the same in all its runs.
         Column("abandoned", SmallInteger, nullable=False),
         Column("answered_by", Text),
     )
     Index(f"{begin}by_id", runs.c.id_reversed)
     Index(f"{begin}by_exchange", runs.c.exchange_id)
+    Index(f"{begin}by_backend", runs.c.backend, runs.c.tells, runs.c.ended_at, runs.c.started)
     return runs
 
 
@@ -115,6 +121,7 @@ def as_row(run: RunRecord, folded: Exchanges, places: RunPlaces) -> dict[str, An
         "backend": storable(run.backend),
         "code": storable(run.failure.code) if run.failure is not None else None,
         "next": run.next,
+        "tells": int(run.completed is not None or (run.failure is not None and tells(run.failure))),
         "abandoned": int(exchange.abandoned),
         "answered_by": exchange.answered_by,
     }
@@ -137,10 +144,7 @@ def restored(connection: Connection, rows: Sequence[RowOfRun]) -> Runs:
     for row, place in zip(rows, places, strict=True):
         run = runs.folded.runs.get(row.id_reversed[::-1])
         if run is None:
-            raise CorruptEvent(
-                f"event {row.started} of the log no longer tells of the run {row.id_reversed[::-1]}: "
-                "find out what was changed with: threadledger db check"
-            )
+            raise _no_longer_told(row.started, row)
         runs.places[run.run_id] = place
         run.next = row.next
         exchange = runs.folded.exchange_of(run)
@@ -148,11 +152,35 @@ def restored(connection: Connection, rows: Sequence[RowOfRun]) -> Runs:
     return runs
 
 
+def ends_of(connection: Connection, rows: Sequence[RowOfRun]) -> list[BackendEnd]:
+    """How the calls of ended runs ended, in the order of the rows.
+
+    Raises:
+        CorruptEvent: an event that was taken in is no longer what it was.
+    """
+    told = events_at(connection, [row.failed for row in rows if row.completed is None])
+    found = []
+    for row in rows:
+        event = told.get(row.failed) if row.completed is None else None
+        if row.completed is None and not isinstance(event, events.RunFailed):
+            raise _no_longer_told(row.failed, row)
+        failure = facts_of(event) if isinstance(event, events.RunFailed) else None
+        found.append(BackendEnd(row.backend, from_iso(row.ended_at), failure))
+    return found
+
+
 def because_of(cause: Cause, connection: Connection, rows: Sequence[RowOfRun]) -> list[RowOfRun]:
     """Of failed runs, those with a cause: it takes half of what all about each would take."""
     told = events_at(connection, [row.failed for row in rows])
     failed = ((row, told.get(row.failed)) for row in rows)
     return [row for row, event in failed if isinstance(event, events.RunFailed) and diagnose(facts_of(event)) is cause]
+
+
+def _no_longer_told(position: int, row: RowOfRun) -> CorruptEvent:
+    return CorruptEvent(
+        f"event {position} of the log no longer tells of the run {row.id_reversed[::-1]}: "
+        "find out what was changed with: threadledger db check"
+    )
 
 
 def events_at(connection: Connection, positions: Sequence[int]) -> dict[int, events.Event]:

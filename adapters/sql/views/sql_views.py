@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from threadledger.domain import ConversationState, FailureFilter, InvalidInput, RecordedFailure, StoreError
+from threadledger.domain import BackendEnd, ConversationState, FailureFilter, InvalidInput, RecordedFailure, StoreError
 
 from ..engine import Database
 from ..recorder import Recorder
@@ -36,6 +36,11 @@ class SqlViews:
 
     def find_runs(self, ending: str) -> list[tuple[str, str]]:
         return self._read(lambda connection, runs: self._audit.find_runs(connection, runs, ending), self._audit.name)
+
+    def last_ends(self, per_backend: int) -> list[BackendEnd]:
+        return self._read(
+            lambda connection, runs: self._audit.last_ends(connection, runs, per_backend), self._audit.name
+        )
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
         if search is None:

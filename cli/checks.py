@@ -1,0 +1,160 @@
+"""What `doctor` looks at in the settings: whether anything lacks, contradicts itself, or can no longer work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from threadledger.adapters import Settings
+
+ASSISTANTS_SHUT_DOWN = "2026-08-26"
+"""The day on which OpenAI and Azure OpenAI shut their Assistants API down (developers.openai.com/api/docs/assistants/migration,
+learn.microsoft.com/azure/foundry/how-to/navigate-from-classic; read in November 2026)."""
+
+OPENAI_HOSTS = ("api.openai.com", "openai.azure.com", "cognitiveservices.azure.com")
+"""Where OpenAI's own API is served, regions and resources as subdomains. Other servers may still speak the Assistants API."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one look came to: a finding where something is to be mended."""
+
+    check: str
+    message: str
+    mend: str | None = None
+
+    @property
+    def state(self) -> str:
+        """`ok` or `finding`."""
+        return "ok" if self.mend is None else "finding"
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of `doctor`."""
+        return {"check": self.check, "state": self.state, "message": self.message, "mend": self.mend}
+
+
+def check_address(settings: Settings) -> Iterator[Checked]:
+    """Whether the provider's address is one."""
+    from threadledger.adapters import client_of
+
+    name = "AZURE_OPENAI_ENDPOINT" if settings.azure_openai_endpoint is not None else "OPENAI_BASE_URL"
+    address = _address(settings)
+    if address is None:
+        yield Checked(
+            "address", f"{name} is no address that can be reached over HTTP", f"set {name} like https://host/v1"
+        )
+    else:
+        yield Checked("address", client_of(settings).endpoint)
+
+
+def check_key(settings: Settings) -> Iterator[Checked]:
+    """Whether there is a key, and whether it can be one. It is never shown."""
+    from threadledger.adapters import client_of
+
+    on_azure = settings.azure_openai_endpoint is not None
+    name = "AZURE_OPENAI_API_KEY" if on_azure else "OPENAI_API_KEY"
+    key = settings.azure_openai_api_key if on_azure else settings.openai_api_key
+    if not client_of(settings).has_credentials:
+        yield Checked(
+            "key",
+            f"{name} is not set: messages are journaled, but nobody can be asked and no thread is mirrored",
+            f"set {name} in .env or in the environment",
+        )
+    elif key is not None and not _can_be_a_key(key.get_secret_value()):
+        yield Checked(
+            "key",
+            f"{name} holds a space, a quotation mark, a line break or a character that is not ASCII: no key has one",
+            f"set {name} to the key alone",
+        )
+    else:
+        yield Checked("key", "there is one")
+
+
+def check_backends(settings: Settings) -> Iterator[Checked]:
+    """Whether anybody is left to ask, and whether each of them can still answer."""
+    order = settings.order
+    if not order:
+        left_out = " but assistants, which USE_ASSISTANTS_API=false takes out" if settings.backends else ""
+        yield Checked(
+            "backends",
+            f"THREADLEDGER_BACKENDS names no backend{left_out}: every question fails",
+            "set THREADLEDGER_BACKENDS=responses,chat",
+        )
+        return
+    shut_down = "assistants" in order and _is_openai(settings)
+    unused_assistant = settings.openai_assistant_id is not None and "assistants" not in order
+    if shut_down:
+        why = "USE_ASSISTANTS_API is true" if settings.use_assistants_api else "THREADLEDGER_BACKENDS has assistants"
+        yield Checked(
+            "backends",
+            f"{why}, but OpenAI shut its Assistants API down on {ASSISTANTS_SHUT_DOWN}: every run there fails",
+            "set USE_ASSISTANTS_API=false, or OPENAI_BASE_URL to a server that still speaks it",
+        )
+    if unused_assistant:
+        yield Checked(
+            "backends",
+            "OPENAI_ASSISTANT_ID is set, but assistants is not among the backends: it is never asked",
+            "unset OPENAI_ASSISTANT_ID, or put assistants into THREADLEDGER_BACKENDS",
+        )
+    if not shut_down and not unused_assistant:
+        yield Checked("backends", f"asked in this order: {', '.join(order)}")
+
+
+def check_threads(settings: Settings) -> Iterator[Checked]:
+    """Whether the kind of thread that memory is mirrored to still exists."""
+    if settings.threads == "assistants" and _is_openai(settings):
+        yield Checked(
+            "threads",
+            f"THREADLEDGER_THREADS is assistants, but OpenAI shut its threads down on {ASSISTANTS_SHUT_DOWN}: "
+            "memory is mirrored nowhere",
+            "set THREADLEDGER_THREADS=conversations, then: threadledger replay rebuild --all --to conversations",
+        )
+    else:
+        where = "not mirrored" if settings.threads == "none" else f"mirrored to {settings.threads}"
+        yield Checked("threads", f"memory is {where}")
+
+
+def check_time(settings: Settings) -> Iterator[Checked]:
+    """Whether an attempt fits into an exchange."""
+    attempt, exchange = settings.timeout_seconds, settings.deadline_seconds
+    if exchange < attempt:
+        yield Checked(
+            "time",
+            f"one attempt may take {attempt:g} seconds, a whole exchange only {exchange:g}: "
+            "the first attempt can use up the time of all others",
+            "raise THREADLEDGER_DEADLINE_SECONDS, or lower THREADLEDGER_TIMEOUT_SECONDS",
+        )
+    else:
+        yield Checked("time", f"{attempt:g} seconds an attempt, {exchange:g} an exchange")
+
+
+SETTINGS_CHECKS = {
+    "address": check_address,
+    "key": check_key,
+    "backends": check_backends,
+    "threads": check_threads,
+    "time": check_time,
+}
+
+
+def _can_be_a_key(key: str) -> bool:
+    return key.isascii() and key.isprintable() and not set(key) & set(" \"'")
+
+
+def _is_openai(settings: Settings) -> bool:
+    host = _address(settings) or ""
+    return any(host == own or host.endswith(f".{own}") for own in OPENAI_HOSTS)
+
+
+def _address(settings: Settings) -> str | None:
+    """The provider's host; None where the address has none, or is not reached over HTTP."""
+    from threadledger.adapters import client_of
+
+    try:
+        parts = urlsplit(client_of(settings).endpoint)
+        return parts.hostname if parts.scheme in {"http", "https"} else None
+    except ValueError:
+        return None

@@ -1,0 +1,216 @@
+"""The domain API for apps that await: the names of `Ledger`, with the same meaning.
+
+One event loop uses a ledger. The database's work is done by a few threads, however many exchanges are under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from .async_chat import AsyncChat
+from .audit import Exchanges, RunRecord
+from .driving import AsyncDriver
+from .failures import Cause, RecordedFailure
+from .health import BackendHealth
+from .ledger import Ledger, LoggedEvent, in_log
+from .limits import ASYNC_WORKERS
+from .memory import Memory
+from .rebuild import RebuildItem, RebuildPlan, Verification
+from .rerun import RerunItem, RerunPlan
+from .state import ConversationState
+from .upkeep import Finding, Progress, quietly
+
+T = TypeVar("T")
+
+EVENTS_AT_ONCE = 200
+"""How many events of the log one turn of a worker reads."""
+
+
+class AsyncLedger:
+    """All conversations of one database; made by `threadledger.open_async()`. What each does, and raises, `Ledger` says."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._pool = ThreadPoolExecutor(ASYNC_WORKERS, thread_name_prefix="threadledger")
+        self.driver = AsyncDriver(self._pool)
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """`ledger = await threadledger.open_async()` is allowed, and does nothing more."""
+        return self
+        yield
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the streams that were left in the middle; let go of the database, and of connections to the provider."""
+        await self.driver.close()
+        aclose = self.ledger.outside.aclose
+        if aclose is not None:
+            await aclose()
+        await self.driver.work(self.ledger.close)
+        self._pool.shutdown(wait=False)
+
+    def conversation(self, key: str) -> AsyncChat:
+        """See `Ledger.conversation`."""
+        return AsyncChat(self.ledger.journal, self.ledger.outside, key, self.driver)
+
+    async def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
+        """See `Ledger.conversations`."""
+        return await self._work(lambda: self.ledger.conversations(limit, search))
+
+    async def state(self, key: str) -> ConversationState:
+        """See `Ledger.state`."""
+        return await self._work(lambda: self.ledger.state(key))
+
+    async def events(
+        self, after: int = 0, types: Sequence[str] = (), key: str | None = None, follow: bool = False
+    ) -> AsyncIterator[LoggedEvent]:
+        """See `Ledger.events`: `async for event in ledger.events(…)`. One that follows takes a thread for itself."""
+        if not follow:
+            events = self.ledger.events(after, types, key)
+            while page := await self._work(lambda: list(islice(events, EVENTS_AT_ONCE))):
+                for event in page:
+                    yield event
+            return
+        # The thread may be waiting for an event when nobody wants it any more: the following ends first, then the thread.
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="threadledger-follow") as alone,
+            self.ledger.journal.following(after, types) as followed,
+        ):
+            waiting, coming = AsyncDriver(alone), in_log(followed, key)
+            while next_one := await waiting.work(lambda: list(islice(coming, 1))):
+                yield next_one[0]
+
+    async def failures(
+        self,
+        since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
+        cause: Cause | str | None = None,
+        code: str | None = None,
+        backend: str | None = None,
+        unanswered: bool = False,
+        limit: int | None = None,
+    ) -> list[RecordedFailure]:
+        """See `Ledger.failures`."""
+        return await self._work(lambda: self.ledger.failures(since, until, cause, code, backend, unanswered, limit))
+
+    async def health(self) -> list[BackendHealth]:
+        """See `Ledger.health`."""
+        return await self._work(self.ledger.health)
+
+    async def exchanges(self, key: str) -> Exchanges:
+        """See `Ledger.exchanges`."""
+        return await self._work(lambda: self.ledger.exchanges(key))
+
+    async def memory(self, key: str, at: int | datetime | None = None) -> Memory:
+        """See `Ledger.memory`."""
+        return await self._work(lambda: self.ledger.memory(key, at))
+
+    async def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
+        """See `Ledger.run`."""
+        return await self._work(lambda: self.ledger.run(run_id))
+
+    async def status(self) -> dict[str, Any]:
+        """See `Ledger.status`."""
+        return await self._work(self.ledger.status)
+
+    async def check(self, progress: Progress = quietly) -> list[Finding]:
+        """See `Ledger.check`; all findings at once."""
+        return await self._work(lambda: list(self.ledger.check(progress)))
+
+    async def rebuild_views(self, names: Sequence[str] = ()) -> None:
+        """See `Ledger.rebuild_views`."""
+        await self._work(lambda: self.ledger.rebuild_views(names))
+
+    async def back_up(self, path: str | Path, progress: Progress = quietly) -> int:
+        """See `Ledger.back_up`."""
+        return await self._work(lambda: self.ledger.back_up(path, progress))
+
+    async def copy_to(self, url: str, progress: Progress = quietly) -> int:
+        """See `Ledger.copy_to`."""
+        return await self._work(lambda: self.ledger.copy_to(url, progress))
+
+    async def close_overdue_runs(self) -> list[str]:
+        """See `Ledger.close_overdue_runs`."""
+        return await self._work(self.ledger.close_overdue_runs)
+
+    @property
+    def replay(self) -> AsyncReplay:
+        """See `Ledger.replay`."""
+        return AsyncReplay(self.ledger, self.driver)
+
+    async def _work(self, do: Callable[[], T]) -> T:
+        return await self.driver.work(do)
+
+
+class AsyncReplay:
+    """Plans over the conversations of one ledger. What each does, and raises, `Replay` says."""
+
+    def __init__(self, ledger: Ledger, driver: AsyncDriver) -> None:
+        self._replay = ledger.replay
+        self._driver = driver
+
+    async def plan_rebuild(self, *args: Any, **options: Any) -> AsyncRebuildPlan:
+        """See `Replay.plan_rebuild`."""
+        return AsyncRebuildPlan(
+            await self._driver.work(lambda: self._replay.plan_rebuild(*args, **options)), self._driver
+        )
+
+    async def plan_rerun(self, *args: Any, **options: Any) -> AsyncRerunPlan:
+        """See `Replay.plan_rerun`."""
+        return AsyncRerunPlan(await self._driver.work(lambda: self._replay.plan_rerun(*args, **options)), self._driver)
+
+    async def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
+        """See `Replay.verify`."""
+        places = await self._driver.work(lambda: list(self._replay.places(keys, to)))
+        return [await self._driver.perform(self._replay.threads.verifying(key, kind)) for key, kind in places]
+
+
+class AsyncRebuildPlan:
+    """What would be written; `apply` writes it. See `RebuildPlan`."""
+
+    def __init__(self, plan: RebuildPlan, driver: AsyncDriver) -> None:
+        self._plan = plan
+        self._driver = driver
+
+    @property
+    def items(self) -> list[RebuildItem]:
+        return self._plan.items
+
+    async def apply(self, progress: Callable[[Any], None] | None = None) -> list[RebuildItem]:
+        """See `RebuildPlan.apply`."""
+        return await self._plan.apply_async(self._driver, progress)
+
+
+class AsyncRerunPlan:
+    """What would be asked again; `apply` asks. See `RerunPlan`."""
+
+    def __init__(self, plan: RerunPlan, driver: AsyncDriver) -> None:
+        self._plan = plan
+        self._driver = driver
+
+    @property
+    def items(self) -> list[RerunItem]:
+        return self._plan.items
+
+    @property
+    def stopped_by_limit(self) -> bool:
+        return self._plan.stopped_by_limit
+
+    async def apply(
+        self, max_runs: int | None = None, progress: Callable[[RerunItem], None] | None = None
+    ) -> list[RerunItem]:
+        """See `RerunPlan.apply`."""
+        return await self._plan.apply_async(self._driver, max_runs, progress)

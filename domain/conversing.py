@@ -1,0 +1,175 @@
+"""What can be done in one conversation, as effects: `Chat` performs them at once, `AsyncChat` awaits them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from . import events as e
+from .answers import Answer, recorded_answer, why_not_rerun
+from .asking import Asking
+from .conversation import Conversation
+from .effects import Effects, Pause, Tell, Work
+from .errors import ConversationBusy, ConversationChanged, IdempotencyConflict
+from .exchange import Policy
+from .ids import idempotent_id
+from .journal import Journal
+from .journaled import JournaledMessage
+from .limits import QUEUE_LOOK_FIRST_SECONDS, QUEUE_LOOK_MAX_SECONDS
+from .messages import Message
+from .naming import check_idempotency_key, stream_of
+from .outside import Outside
+from .parsing import parse_message, restore_message, text_message
+from .recorded_tools import recorded_tools
+from .runs import ActiveRuns
+
+T = TypeVar("T")
+
+
+class Conversing:
+    """One conversation, and what may be called for it."""
+
+    def __init__(self, journal: Journal, outside: Outside, key: str) -> None:
+        self.stream = stream_of(key)
+        self.key = key
+        self.journal = journal
+        self.outside = outside
+
+    def append(
+        self,
+        role: str,
+        content: str | Sequence[Mapping[str, Any]] | None,
+        idempotency_key: str | None,
+        fields: Mapping[str, Any],
+    ) -> Effects[JournaledMessage]:
+        """Journal a message: see `Chat.append`."""
+        message = parse_message({"role": role, "content": content, **fields})
+
+        def decide(conversation: Conversation) -> e.MessageJournaled:
+            earlier = self._earlier(idempotency_key, message)
+            return earlier or conversation.journal(message, idempotency_key=idempotency_key)
+
+        journaled: e.MessageJournaled = yield Work(partial(self.journal.commit, self.key, decide, create=True))
+        yield from self.outside.mirrored(self.journal, self.key)
+        return JournaledMessage(
+            restore_message(journaled), journaled.message_id, journaled.originator_version, journaled.timestamp
+        )
+
+    def extend(self, messages: Iterable[Mapping[str, Any]]) -> Effects[list[JournaledMessage]]:
+        """Journal several messages in one commit: see `Chat.extend`."""
+        parsed = [parse_message(message) for message in messages]
+        if not parsed:
+            return []
+
+        def decide(conversation: Conversation) -> list[e.MessageJournaled]:
+            return [conversation.journal(message) for message in parsed]
+
+        events = yield Work(partial(self.journal.commit, self.key, decide, create=True))
+        yield from self.outside.mirrored(self.journal, self.key)
+        return [
+            JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
+            for message, event in zip(parsed, events, strict=True)
+        ]
+
+    def ask(self, text: str, idempotency_key: str | None = None, stream: bool = False) -> Effects[Answer]:
+        """One exchange: see `Chat.ask`. With `stream`, what comes is told as it comes."""
+        question = text_message("user", text)
+
+        def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, int | None]:
+            earlier = self._earlier(idempotency_key, question)
+            if earlier is None:
+                if interrupting:
+                    conversation.interrupt()
+                return conversation.ask(question, idempotency_key), conversation.version
+            if earlier.exchange_id is None:
+                raise IdempotencyConflict(
+                    f"the idempotency key {idempotency_key!r} stands for a message that {self.key!r} only journaled: "
+                    "ask with a key of its own"
+                )
+            return earlier.exchange_id, None
+
+        exchange_id, asked_at = yield from self.when_free(decide)
+        if asked_at is None:
+            return (yield from self.rerun(exchange_id, stream=stream))
+        asking = Asking(self.journal, self.outside, self.key, exchange_id, after=asked_at, stream=stream)
+        return (yield from asking.run())
+
+    def rerun(
+        self, exchange_id: str, policy: Policy | None = None, *, stream: bool = False, live: bool = False
+    ) -> Effects[Answer]:
+        """Run an exchange again: see `Chat.rerun`. Tool calls that are on record are answered from there, others by the
+        app's functions; with `live`, all of them."""
+        waits = self._looks()
+        while True:
+            recorded: Answer | None = yield Work(lambda: recorded_answer(self.journal, self.key, exchange_id))
+            if recorded is not None:
+                yield Tell(recorded)
+                return recorded
+            asking: Asking = yield Work(lambda: self._asking_again(exchange_id, policy, stream, live))
+            try:
+                return (yield from asking.run())
+            except ConversationBusy:
+                seconds = next(waits, None) if self.outside.policy.while_running == ActiveRuns.QUEUE else None
+                if seconds is None:
+                    raise
+                yield Pause(seconds)
+
+    def when_free(self, decide: Callable[..., T]) -> Effects[T]:
+        """Commit what is decided; where a run is open, as the policy says: refused, in its turn, or in the run's place.
+
+        `decide` is told `interrupting=True` where it is to close what is open.
+        """
+        interrupting = self.outside.policy.while_running == ActiveRuns.INTERRUPT
+        chosen = partial(decide, interrupting=True) if interrupting else decide
+        waits = self._looks()
+        while True:
+            try:
+                decided: T = yield Work(partial(self.journal.commit, self.key, chosen, create=True))
+                return decided
+            except ConversationBusy:
+                seconds = next(waits, None) if self.outside.policy.while_running == ActiveRuns.QUEUE else None
+                if seconds is None:
+                    raise
+            yield Pause(seconds)
+
+    def _looks(self) -> Iterator[float]:
+        """How long to wait before each look, until the time of an exchange is over."""
+        until = time.monotonic() + self.outside.policy.deadline_seconds
+        seconds = QUEUE_LOOK_FIRST_SECONDS
+        while time.monotonic() < until:
+            yield seconds
+            seconds = min(seconds * 2, QUEUE_LOOK_MAX_SECONDS)
+
+    def _asking_again(self, exchange_id: str, policy: Policy | None, stream: bool, live: bool) -> Asking:
+        exchange = self.journal.exchanges(self.key).by_id.get(exchange_id)
+        refusal = why_not_rerun(self.journal, self.key, exchange_id)
+        if refusal:
+            raise ConversationChanged(f"the exchange {exchange_id} of {self.key!r} is not run again: {refusal}")
+        rerun_of = exchange.runs[-1].run_id if exchange is not None and exchange.runs else None
+        return Asking(
+            self.journal,
+            self.outside,
+            self.key,
+            exchange_id,
+            rerun_of=rerun_of,
+            again=True,
+            policy=policy,
+            stream=stream,
+            tools=None if live else recorded_tools(self.journal, self.key, exchange_id, self.outside.tools),
+        )
+
+    def _earlier(self, idempotency_key: str | None, message: Message) -> e.MessageJournaled | None:
+        if idempotency_key is None:
+            return None
+        check_idempotency_key(idempotency_key)
+        event = self.journal.event(idempotent_id(self.stream, idempotency_key))
+        if isinstance(event, e.MessageJournaled) and restore_message(event) == message:
+            return event
+        if event is not None:
+            raise IdempotencyConflict(
+                f"the idempotency key {idempotency_key!r} stands for another message of {self.key!r}: "
+                "give each message a key of its own"
+            )
+        return None

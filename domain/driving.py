@@ -1,0 +1,197 @@
+"""The two drivers of effects: one performs each at once, the other awaits it. Neither knows what an exchange is."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from types import AsyncGeneratorType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from .effects import Call, Effect, Effects, ListenerLeft, Pause, Tell, Use, Work
+
+if TYPE_CHECKING:
+    from .stream import StreamPart
+
+T = TypeVar("T")
+
+Wait = Callable[[float], None]
+Pausing = Callable[[float], Awaitable[None]]
+
+
+def perform(effects: Effects[T], wait: Wait = time.sleep) -> T:
+    """Perform effects to their end; nobody listens to what is told."""
+    parts = heard(effects, wait)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            return cast("T", end.value)
+
+
+def heard(effects: Effects[T], wait: Wait = time.sleep) -> Generator[StreamPart, None, T]:
+    """Perform effects, handing over what is told. Whoever stops listening ends them: `ListenerLeft` is raised in them, and
+    what they do to clean up is performed."""
+    step: Callable[[Any], Effect] = effects.send
+    given: Any = None
+    left: GeneratorExit | None = None
+    while True:
+        try:
+            effect = step(given)
+        except StopIteration as end:
+            return cast("T", end.value)
+        except ListenerLeft:
+            raise left or GeneratorExit from None
+        try:
+            step, given = effects.send, None
+            if not isinstance(effect, Tell):
+                given = _performed(effect, wait)
+            elif left is None:
+                yield effect.part
+        except GeneratorExit as gone:
+            left, step, given = gone, effects.throw, ListenerLeft()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the effects hear of it first
+            step, given = effects.throw, error
+
+
+def _performed(effect: Effect, wait: Wait) -> Any:
+    match effect:
+        case Call():
+            return effect.blocking()
+        case Work():
+            return effect.do()
+        case Use():
+            result = _used(effect)
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise TypeError("an asynchronous function needs threadledger.open_async()")
+            return result
+        case Pause():
+            return wait(effect.seconds)
+        case _:
+            raise TypeError(f"{effect!r} is no effect")
+
+
+def _used(effect: Use) -> Any:
+    """What the app's function returns. As in a coroutine, a `StopIteration` of its own is an error like others: it must not
+    pass for the end of a generator, and a future cannot carry it."""
+    try:
+        return effect.function(**effect.arguments)
+    except StopIteration as error:
+        raise RuntimeError("the function raised StopIteration") from error
+
+
+@dataclass
+class _End(Generic[T]):
+    """Where the value of effects is left: an asynchronous generator has none."""
+
+    value: T | None = None
+
+
+class AsyncDriver:
+    """Performs effects in an event loop; the database's work is done by the threads of a pool."""
+
+    def __init__(self, pool: Executor, pause: Pausing = asyncio.sleep) -> None:
+        self._pool = pool
+        self._pause = pause
+        self._streams: dict[AsyncGenerator[StreamPart, None], asyncio.Lock] = {}
+
+    async def perform(self, effects: Effects[T]) -> T:
+        """Perform effects to their end; nobody listens to what is told."""
+        end: _End[T] = _End()
+        async for _ in self._each(effects, end):
+            pass
+        return cast("T", end.value)
+
+    async def heard(self, effects: Effects[Any]) -> AsyncGenerator[StreamPart, None]:
+        """Perform effects, handing over what is told. Whoever stops listening ends them: see `heard`."""
+        parts = self._each(effects, _End())
+        self._streams[parts] = asyncio.Lock()
+        try:
+            async for part in parts:
+                yield part
+        finally:
+            await self._end(parts)
+
+    async def close(self) -> None:
+        """End the streams that were left in the middle: the event loop ends such a stream some time later, or too late. One
+        that a task still reads is that task's to end."""
+        for parts, ending in list(self._streams.items()):
+            if ending.locked() or not cast("AsyncGeneratorType[StreamPart, None]", parts).ag_running:
+                await self._end(parts)
+
+    async def work(self, do: Callable[[], T]) -> T:
+        """Have the pool do it."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, do)
+
+    async def _end(self, parts: AsyncGenerator[StreamPart, None]) -> None:
+        ending = self._streams.get(parts)
+        if ending is None:
+            return
+        async with ending:
+            try:
+                await parts.aclose()
+            finally:
+                self._streams.pop(parts, None)
+
+    async def _each(self, effects: Effects[T], ended: _End[T]) -> AsyncGenerator[StreamPart, None]:
+        step: Callable[[Any], Effect] = effects.send
+        given: Any = None
+        left: GeneratorExit | None = None
+        stopped: list[asyncio.CancelledError] = []
+        while True:
+            try:
+                effect = step(given)
+            except BaseException as error:
+                if stopped:
+                    raise stopped[-1] from error
+                if isinstance(error, StopIteration):
+                    ended.value = error.value
+                    return
+                if isinstance(error, ListenerLeft):
+                    raise left or GeneratorExit from None
+                raise
+            try:
+                step, given = effects.send, None
+                if isinstance(effect, Work):
+                    given = await self._unbroken(effect.do, stopped)
+                elif stopped:
+                    raise stopped.pop()
+                elif not isinstance(effect, Tell):
+                    given = await self._awaited(effect)
+                elif left is None:
+                    yield effect.part
+            except GeneratorExit as gone:
+                left, step, given = gone, effects.throw, ListenerLeft()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the effects hear of it first
+                step, given = effects.throw, error
+
+    async def _unbroken(self, do: Callable[[], Any], stopped: list[asyncio.CancelledError]) -> Any:
+        """What the work comes to. Cancelled meanwhile, it is still waited for: what was stored must be known. The
+        cancellation is kept in `stopped`."""
+        working = asyncio.get_running_loop().run_in_executor(self._pool, do)
+        while True:
+            try:
+                return await asyncio.shield(working)
+            except asyncio.CancelledError as cancelled:
+                if working.cancelled():
+                    raise
+                stopped[:] = [cancelled]
+
+    async def _awaited(self, effect: Effect) -> Any:
+        match effect:
+            case Call():
+                return await effect.awaited()
+            case Use():
+                if inspect.iscoroutinefunction(effect.function):
+                    return await effect.function(**effect.arguments)
+                result = await asyncio.to_thread(_used, effect)
+                return await result if inspect.isawaitable(result) else result
+            case Pause():
+                return await self._pause(effect.seconds)
+            case _:
+                raise TypeError(f"{effect!r} is no effect")

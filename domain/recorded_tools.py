@@ -1,0 +1,61 @@
+"""Tool calls of an exchange that is run again, answered from the record: what a function did once, it does not do twice."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from . import events as e
+from .journal import Journal
+from .parsing import restore_message
+from .ports import ToolFunction
+
+
+def not_bound(name: str) -> str:
+    """The result of a call of a function that nobody has bound: the model sees it, and the run fails."""
+    return f"[the tool failed: no function is bound to {name!r}]"
+
+
+def recorded_tools(
+    journal: Journal, key: str, exchange_id: str, otherwise: Mapping[str, ToolFunction]
+) -> dict[str, ToolFunction]:
+    """Functions by name that answer the calls of an exchange as they were answered before.
+
+    A call that the record does not know goes to the function of the same name in `otherwise`; where there is none, it fails
+    and names itself.
+    """
+    called: dict[str, tuple[str, str]] = {}
+    known: dict[str, dict[str, deque[str]]] = defaultdict(lambda: defaultdict(deque))
+    for event in journal.history(key):
+        if not isinstance(event, e.MessageJournaled) or event.exchange_id != exchange_id:
+            continue
+        message = restore_message(event)
+        called |= {call.id: (call.name, _canonical(call.arguments)) for call in message.calls()}
+        if message.tool_call_id in called:
+            name, arguments = called[message.tool_call_id]
+            if message.text != not_bound(name):  # it was never called; by now it may be bound
+                known[name][arguments].append(message.text)
+    return {
+        name: partial(_recall, name, known[name], otherwise.get(name)) for name in dict.fromkeys([*known, *otherwise])
+    }
+
+
+def _recall(called: str, results: Mapping[str, deque[str]], otherwise: ToolFunction | None, /, **arguments: Any) -> Any:
+    """The recorded result, each once and the last one as often as it is asked for."""
+    recorded = results.get(_canonical(arguments))
+    if recorded:
+        return recorded.popleft() if len(recorded) > 1 else recorded[0]
+    if otherwise is not None:
+        return otherwise(**arguments)
+    raise LookupError(f"no result of {called} with these arguments is on record: run the tools live")
+
+
+def _canonical(arguments: Any) -> str:
+    try:
+        given = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+        return json.dumps(given, sort_keys=True)
+    except (TypeError, ValueError):
+        return str(arguments)

@@ -1,0 +1,316 @@
+"""`doctor` says what is wrong, why, and what mends it; whatever is broken, it says so in its own words."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+CHECKS = [
+    *("settings", "address", "key", "backends", "threads", "time"),
+    *("database", "runs", "unanswered", "cooling", "views", "profile"),
+]
+PROFILE = """name = "John"
+instructions = "You are John."
+
+[[tools]]
+name = "web_search"
+description = "Search the web."
+"""
+
+
+def findings(done: Any) -> dict[str, dict[str, Any]]:
+    """The findings of `doctor -o json`, by check."""
+    return {row["check"]: row for row in done.json if row["state"] == "finding"}
+
+
+@pytest.fixture
+def ledger(provider: Any, command: Command) -> Any:
+    """A ledger in good health, open beside the command."""
+    import threadledger
+
+    assert command("init").code == 0
+    with threadledger.open() as opened:
+        yield opened
+
+
+def fail_runs(ledger: Any, times: int, backend: str = "chat", code: str = "server_error") -> None:
+    """Exchanges that nobody answered, each in a conversation of its own."""
+    from threadledger.domain import Failure, RunPlan, new_id
+
+    def begin(conversation: Any) -> str:
+        return str(conversation.start_run("x", RunPlan(backend, "m")))
+
+    def give_up(conversation: Any, run_id: str) -> None:
+        conversation.fail_run(run_id, Failure("failed", code=code), 1.0)
+        conversation.abandon("x", "nobody answered")
+
+    for _ in range(times):
+        key = new_id()
+        run_id = ledger.journal.commit(key, begin, create=True)
+        ledger.journal.commit(key, lambda it, run_id=run_id: give_up(it, run_id))
+
+
+def leave_a_run_open(ledger: Any, seconds: float) -> str:
+    """A run that nobody ends, with so much time for its attempt."""
+    from threadledger.domain import RunPlan
+
+    plan = RunPlan("chat", "m", timeout_seconds=seconds)
+    return str(ledger.journal.commit("left open", lambda it: it.start_run("x", plan), create=True))
+
+
+class TestAllIsWell:
+    def test_it_exits_0_and_says_so(self, command: Command, ledger: Any) -> None:
+        done = command("doctor")
+        assert (done.code, done.err) == (0, "all is well\n")
+
+    def test_every_check_is_told_with_the_promised_keys(self, command: Command, ledger: Any) -> None:
+        rows = command("doctor", "-o", "json").json
+        assert [row["check"] for row in rows] == CHECKS
+        assert {tuple(row) for row in rows} == {("check", "state", "message", "mend")}
+        assert {(row["state"], row["mend"]) for row in rows} == {("ok", None)}
+
+    def test_the_other_formats_tell_the_same(self, command: Command, ledger: Any) -> None:
+        rows = command("doctor", "-o", "json").json
+        assert [json.loads(line) for line in command("doctor", "-o", "jsonl").out.splitlines()] == rows
+        assert len(command("doctor", "-o", "csv").out.splitlines()) == len(rows) + 1
+
+    def test_nothing_is_written_and_nobody_is_called(self, command: Command, ledger: Any, provider: Any) -> None:
+        before = ledger.status()["events"]
+        command("doctor")
+        assert (ledger.status()["events"], list(provider.requests)) == (before, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "check", "told", "mend"),
+    [
+        ({"OPENAI_API_KEY": ""}, "key", "OPENAI_API_KEY is not set", "set OPENAI_API_KEY"),
+        ({"OPENAI_API_KEY": "sk-planted-secret-key\n"}, "key", "a line break", "to the key alone"),
+        ({"OPENAI_API_KEY": "'sk-planted-secret-key'"}, "key", "a quotation mark", "to the key alone"),
+        ({"OPENAI_BASE_URL": "localhost:8080/v1"}, "address", "no address", "set OPENAI_BASE_URL like https://"),
+        ({"OPENAI_BASE_URL": "http://[::1/v1"}, "address", "no address", "set OPENAI_BASE_URL like https://"),
+        (
+            {"USE_ASSISTANTS_API": "false", "THREADLEDGER_BACKENDS": "assistants"},
+            "backends",
+            "names no backend but assistants, which USE_ASSISTANTS_API=false takes out",
+            "set THREADLEDGER_BACKENDS=responses,chat",
+        ),
+        (
+            {"THREADLEDGER_BACKENDS": ","},
+            "backends",
+            "names no backend: every question fails",
+            "THREADLEDGER_BACKENDS=",
+        ),
+        (
+            {"USE_ASSISTANTS_API": "true", "OPENAI_BASE_URL": ""},
+            "backends",
+            "USE_ASSISTANTS_API is true, but OpenAI shut its Assistants API down on 2026-08-26",
+            "set USE_ASSISTANTS_API=false",
+        ),
+        (
+            {"OPENAI_BASE_URL": "https://eu.api.openai.com/v1"},
+            "backends",
+            "THREADLEDGER_BACKENDS has assistants, but OpenAI shut",
+            "set USE_ASSISTANTS_API=false",
+        ),
+        ({"OPENAI_BASE_URL": ""}, "threads", "OpenAI shut its threads down", "threadledger replay rebuild --all --to"),
+        (
+            {"OPENAI_ASSISTANT_ID": "asst_1", "THREADLEDGER_BACKENDS": "chat"},
+            "backends",
+            "OPENAI_ASSISTANT_ID is set, but assistants is not among the backends",
+            "unset OPENAI_ASSISTANT_ID",
+        ),
+        (
+            {"THREADLEDGER_TIMEOUT_SECONDS": "60", "THREADLEDGER_DEADLINE_SECONDS": "30"},
+            "time",
+            "one attempt may take 60 seconds, a whole exchange only 30",
+            "raise THREADLEDGER_DEADLINE_SECONDS",
+        ),
+        ({"THREADLEDGER_RETRIES": "many"}, "settings", "THREADLEDGER_RETRIES cannot be used", "threadledger config"),
+        ({"THREADLEDGER_DB": "mysql://x"}, "settings", "databases of kind 'mysql'", "threadledger config"),
+        ({"THREADLEDGER_DB": "sqlite:///other.db"}, "database", "there is no database at", "threadledger init"),
+        ({"THREADLEDGER_PROFILE": "gone.toml"}, "profile", "gone.toml cannot be read", "THREADLEDGER_PROFILE"),
+    ],
+)
+def test_a_setting_that_lacks_or_contradicts_another_is_a_finding(
+    command: Command,
+    ledger: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+    check: str,
+    told: str,
+    mend: str,
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    done = command("doctor", "-o", "json")
+    found = findings(done)
+    assert done.code == 4
+    assert told in found[check]["message"]
+    assert mend in found[check]["mend"]
+    assert "planted" not in done.out + done.err
+
+
+def test_a_server_that_still_speaks_the_assistants_api_is_no_finding(
+    command: Command, ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USE_ASSISTANTS_API", "true")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.openai.com.example.org/v1")
+    assert command("doctor").code == 0
+
+
+class TestTheDatabase:
+    def test_a_file_that_is_no_database_is_a_finding(self, command: Command, provider: Any, tmp_path: Path) -> None:
+        (tmp_path / "threadledger.db").write_bytes(b"no database at all " * 100)
+        done = command("doctor", "-o", "json")
+        assert (done.code, list(findings(done))) == (4, ["database"])
+
+    def test_another_programs_database_is_a_finding_and_not_touched(
+        self, command: Command, provider: Any, tmp_path: Path
+    ) -> None:
+        with sqlite3.connect(tmp_path / "threadledger.db") as other:
+            other.execute("CREATE TABLE users (name TEXT)")
+        other.close()
+        before = (tmp_path / "threadledger.db").read_bytes()
+        done = command("doctor", "-o", "json")
+        assert (done.code, "--db" in findings(done)["database"]["mend"]) == (4, True)
+        assert (tmp_path / "threadledger.db").read_bytes() == before
+
+    def test_an_event_that_a_view_could_not_take_in_is_a_finding(self, command: Command, ledger: Any) -> None:
+        from threadledger.domain import StoredRow, new_id, now, stream_of, to_iso
+
+        payload = b'{"run_id": "x", "exchange_id": 5, "attempt": 1, "backend": "chat", "model": "m"}'
+        row = StoredRow(stream_of("bad"), 1, "RunStarted", payload, new_id(), to_iso(now()))
+        ledger.journal.recorder.insert_events([row])
+        found = findings(command("doctor", "-o", "json"))
+        assert "audit could not take in 1 event" in found["views"]["message"]
+        assert "threadledger db rebuild-views audit" in found["views"]["mend"]
+
+    def test_a_check_that_breaks_is_a_finding_and_stops_no_other(
+        self, command: Command, ledger: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from threadledger.domain import CorruptEvent, Ledger
+
+        def broken(self: Ledger) -> None:
+            raise CorruptEvent("event 7 cannot be read")
+
+        monkeypatch.setattr(Ledger, "health", broken)
+        done = command("doctor", "-o", "json")
+        assert [row["check"] for row in done.json] == CHECKS
+        assert findings(done)["cooling"]["message"] == "event 7 cannot be read"
+        assert findings(done)["cooling"]["mend"] == "threadledger db check"
+
+    def test_a_setting_that_nobody_foresaw_is_a_finding_too(self, command: Command, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_bytes(b"THREADLEDGER_DB=\xff\xfe")
+        done = command("doctor", "-o", "json")
+        assert (done.code, list(findings(done))) == (4, ["settings"])
+
+
+class TestRuns:
+    def test_a_run_left_open_past_its_deadline_is_closed_as_interrupted_and_said_so(
+        self, command: Command, ledger: Any
+    ) -> None:
+        run_id = leave_a_run_open(ledger, seconds=-3_600.0)
+        done = command("doctor", "-o", "json")
+        assert done.code == 4
+        assert findings(done)["runs"]["message"] == (
+            f"1 run left open by a crash, past the deadline: closed as interrupted now ({run_id[-8:]})"
+        )
+        assert ledger.run(run_id)[0].failure.status == "interrupted"
+        assert "runs" not in findings(command("doctor", "-o", "json"))
+
+    def test_a_run_that_still_has_time_is_left_alone(self, command: Command, ledger: Any) -> None:
+        run_id = leave_a_run_open(ledger, seconds=3_600.0)
+        assert command("doctor").code == 0
+        assert ledger.run(run_id)[0].state == "open"
+
+    def test_exchanges_that_nobody_answered_are_counted(self, command: Command, ledger: Any) -> None:
+        fail_runs(ledger, 2)
+        found = findings(command("doctor", "-o", "json"))["unanswered"]
+        assert found["message"] == "2 exchanges of 2 conversations without an answer: every backend failed"
+        assert "threadledger replay rerun --failed" in found["mend"]
+
+    def test_an_exchange_that_somebody_is_still_at_is_not_counted(self, command: Command, ledger: Any) -> None:
+        from threadledger.domain import Failure
+
+        run_id = leave_a_run_open(ledger, seconds=60)
+        ledger.journal.commit("left open", lambda it: it.fail_run(run_id, Failure("failed"), 1.0))
+        assert command("doctor").code == 0
+
+    def test_an_exchange_that_was_answered_in_the_end_is_not_counted(self, command: Command, provider: Any) -> None:
+        provider.add_fault("POST /threads/{thread_id}/runs", fail={}, times=1)
+        assert command("ask", "k", "When?").code == 0
+        assert command("doctor").code == 0
+
+
+class TestBackends:
+    def test_one_that_cools_down_is_told_with_its_cause_and_what_to_do(self, command: Command, ledger: Any) -> None:
+        from threadledger.domain import Cause, advise, limits
+
+        fail_runs(ledger, limits.BREAKER_FAILURES, "responses", "insufficient_quota")
+        fail_runs(ledger, limits.BREAKER_FAILURES - 1, "chat")
+        found = [row for row in command("doctor", "-o", "json").json if row["check"] == "cooling"]
+        assert len(found) == 1
+        assert found[0]["message"].startswith("responses is passed over until 20")
+        assert found[0]["message"].endswith("UTC: 5 failures in a row, the last one quota_exhausted")
+        assert found[0]["mend"] == advise(Cause.QUOTA_EXHAUSTED)
+
+    def test_what_to_do_names_no_run_that_one_would_have_to_look_for(self, command: Command, ledger: Any) -> None:
+        from threadledger.domain import limits
+
+        fail_runs(ledger, limits.BREAKER_FAILURES)
+        mend = findings(command("doctor", "-o", "json"))["cooling"]["mend"]
+        assert mend.endswith("threadledger replay rerun --failed --apply.")
+
+
+class TestTheProfile:
+    def test_functions_that_nobody_can_run_are_a_finding(
+        self, command: Command, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "john.toml").write_text(PROFILE)
+        monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
+        found = findings(command("doctor", "-o", "json"))["profile"]
+        assert "the profile has web_search, and no function is bound here" in found["message"]
+        assert "THREADLEDGER_TOOLS" in found["mend"]
+
+    def test_functions_of_the_module_that_is_set_can_be_run(
+        self, command: Command, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "john.toml").write_text(PROFILE)
+        (tmp_path / "tools.py").write_text("def web_search(**wanted): return 'nothing'")
+        monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
+        monkeypatch.setenv("THREADLEDGER_TOOLS", "tools.py")
+        assert command("doctor").code == 0
+
+    @pytest.mark.parametrize("source", ["import nowhere", "raise SystemExit(3)", "def other(): ..."])
+    def test_a_module_of_functions_that_cannot_be_used_is_a_finding(
+        self, command: Command, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+    ) -> None:
+        (tmp_path / "john.toml").write_text(PROFILE)
+        (tmp_path / "tools.py").write_text(source)
+        monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
+        monkeypatch.setenv("THREADLEDGER_TOOLS", "tools.py")
+        done = command("doctor", "-o", "json")
+        assert (done.code, list(findings(done))) == (4, ["settings"])
+        assert "THREADLEDGER_TOOLS: tools.py" in findings(done)["settings"]["message"]
+
+    def test_what_a_backend_would_refuse_is_a_finding_before_anybody_asks(
+        self, command: Command, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "john.toml").write_text('name = "John"\ntools = [{ type = "web_search" }]')
+        monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
+        told = [row["message"] for row in command("doctor", "-o", "json").json if row["check"] == "profile"]
+        assert [each.split(" ")[0] for each in told] == ["assistants", "chat"]
+
+    def test_one_that_is_not_toml_is_a_finding(
+        self, command: Command, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "john.toml").write_text("name = ")
+        monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
+        assert list(findings(command("doctor", "-o", "json"))) == ["profile"]
