@@ -32,3 +32,21 @@ def test_the_same_request_twice_is_answered_and_paid_once(
     assert first == second == "{'status': 200, 'text': 'You said: Where is my parcel?', 'fallback': False}"
     assert count == "messages journaled: 2"
     assert len(simulator.provider.responses) == 1
+
+
+def test_an_app_with_a_loop_of_its_own_has_its_calls_recorded(
+    simulator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    simulator.answer({"tool_calls": [{"name": "find_parcel", "arguments": {"id": 7}}]}, "It is in Lyon.")
+    simulator.add_fault("POST /chat/completions", refuse={"status": 503, "headers": {"retry-after-ms": "1"}})
+    runpy.run_path(str(EXAMPLES / "own_loop.py"), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == [
+        "answer: It is in Lyon.",
+        "run:    chat failed attempt 1",
+        "run:    chat completed attempt 2",
+        "run:    chat completed attempt 1",
+        "audit:  provider_error - retried",
+        "memory: user, assistant, tool, assistant",
+    ]

@@ -1,0 +1,327 @@
+"""HTTP clients that record what goes through them, in front of the app's own.
+
+The app's own client does everything: timeouts, proxies, headers, transports, hooks and redirects stay as they are. Read in
+openai 3.54: of its HTTP client the SDK uses `build_request`, `send`, `close` or `aclose`, `is_closed`, `timeout` and
+`event_hooks`, all of them public.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import httpx2
+
+from threadledger.domain import InvalidInput
+
+from .limits import THREAD_MESSAGES_MAX
+from .outcomes import Context, Seen, with_messages
+from .passing import Passing, Record
+from .recorder import Recorder
+from .refusals import refusal, trouble
+from .requests import Sent
+from .streams import read_body
+
+T = TypeVar("T")
+
+
+class Recorded(Protocol):
+    """A request that is recorded: see `recorder.py`. `begin` may raise; the others never do."""
+
+    def context(self, request_id: str | None = None, http_status: int | None = None) -> Context: ...
+
+    def begin(self) -> None: ...
+
+    def refuse(self, failure: Any) -> None: ...
+
+    def see(self, seen: Seen) -> None: ...
+
+    def broke(self, seen: Seen) -> None: ...
+
+
+class RecordingClient(httpx2.Client):
+    """An `httpx2.Client` in front of another."""
+
+    def __init__(self, inner: httpx2.Client, recorder: Recorder) -> None:
+        super().__init__(transport=httpx2.BaseTransport(), trust_env=False)  # never used: all is sent by `inner`
+        self.inner = inner
+        self._recorder = recorder
+
+    def build_request(self, *args: Any, **options: Any) -> httpx2.Request:
+        return self.inner.build_request(*args, **options)
+
+    def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        recorded = self._recorder.recorded(sent(request))
+        if recorded is None:
+            return self.inner.send(request, stream=stream, **options)
+        try:
+            recorded.begin()
+            response = self.inner.send(request, stream=stream, **options)
+        except BaseException as error:
+            recorded.refuse(trouble(error, request, recorded.context()))
+            raise
+        context = context_of(recorded, response)
+        if response.is_error:
+            with suppress(httpx2.HTTPError):  # the SDK meets it too, and says so to the app
+                response.read()
+            recorded.refuse(refusal(response, context))
+        elif stream:
+            read = partial(self._whole, request=request, context=context, options=options)
+            response.stream = _Stream(response, passing(recorded, response, context), read)
+        else:
+            recorded.see(self._whole(read_body(response.content, context), request, context, options))
+        return response
+
+    def _whole(self, seen: Seen, request: httpx2.Request, context: Context, options: dict[str, Any]) -> Seen:
+        """What was seen, with the messages of a completed run: only its thread has them."""
+        if not seen.unread:
+            return seen
+        try:
+            asked = self.inner.send(messages_request(request, seen), **options)
+            page = asked.json() if asked.is_success else None
+        except (httpx2.HTTPError, ValueError):
+            page = None
+        return with_messages(seen, page, context)
+
+    @property
+    def timeout(self) -> httpx2.Timeout:
+        return self.inner.timeout
+
+    @timeout.setter
+    def timeout(self, timeout: Any) -> None:
+        self.inner.timeout = timeout
+
+    @property
+    def event_hooks(self) -> dict[str, list[Callable[..., Any]]]:
+        return self.inner.event_hooks
+
+    @event_hooks.setter
+    def event_hooks(self, event_hooks: dict[str, list[Callable[..., Any]]]) -> None:
+        self.inner.event_hooks = event_hooks
+
+    @property
+    def is_closed(self) -> bool:
+        return self.inner.is_closed
+
+    def close(self) -> None:
+        self.inner.close()
+        self._recorder.close()
+
+
+class AsyncRecordingClient(httpx2.AsyncClient):
+    """An `httpx2.AsyncClient` in front of another; the ledger is written in a thread."""
+
+    def __init__(self, inner: httpx2.AsyncClient, recorder: Recorder) -> None:
+        super().__init__(transport=httpx2.AsyncBaseTransport(), trust_env=False)  # never used: all is sent by `inner`
+        self.inner = inner
+        self._recorder = recorder
+
+    def build_request(self, *args: Any, **options: Any) -> httpx2.Request:
+        return self.inner.build_request(*args, **options)
+
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        recorded = self._recorder.recorded(sent(request))
+        if recorded is None:
+            return await self.inner.send(request, stream=stream, **options)
+        try:
+            await to_its_end(recorded.begin)
+            response = await self.inner.send(request, stream=stream, **options)
+        except BaseException as error:
+            failure = trouble(error, request, recorded.context())
+            await to_its_end(lambda: recorded.refuse(failure))
+            raise
+        context = context_of(recorded, response)
+        if response.is_error:
+            with suppress(httpx2.HTTPError):  # the SDK meets it too, and says so to the app
+                await response.aread()
+            refused = refusal(response, context)
+            await to_its_end(lambda: recorded.refuse(refused))
+        elif stream:
+            read = partial(self._whole, request=request, context=context, options=options)
+            response.stream = _AsyncStream(response, passing(recorded, response, context), read)
+        else:
+            seen = await self._whole(read_body(response.content, context), request, context, options)
+            await to_its_end(lambda: recorded.see(seen))
+        return response
+
+    async def _whole(self, seen: Seen, request: httpx2.Request, context: Context, options: dict[str, Any]) -> Seen:
+        """What was seen, with the messages of a completed run: only its thread has them."""
+        if not seen.unread:
+            return seen
+        try:
+            asked = await self.inner.send(messages_request(request, seen), **options)
+            page = asked.json() if asked.is_success else None
+        except (httpx2.HTTPError, ValueError):
+            page = None
+        return with_messages(seen, page, context)
+
+    @property
+    def timeout(self) -> httpx2.Timeout:
+        return self.inner.timeout
+
+    @timeout.setter
+    def timeout(self, timeout: Any) -> None:
+        self.inner.timeout = timeout
+
+    @property
+    def event_hooks(self) -> dict[str, list[Callable[..., Any]]]:
+        return self.inner.event_hooks
+
+    @event_hooks.setter
+    def event_hooks(self, event_hooks: dict[str, list[Callable[..., Any]]]) -> None:
+        self.inner.event_hooks = event_hooks
+
+    @property
+    def is_closed(self) -> bool:
+        return self.inner.is_closed
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+        await asyncio.to_thread(self._recorder.close)
+
+
+class _Stream(httpx2.SyncByteStream):
+    """The bytes of an answer, looked at as they pass."""
+
+    def __init__(self, response: httpx2.Response, passing: Passing, whole: Callable[[Seen], Seen]) -> None:
+        self._bytes = response.stream
+        self._request = response.request
+        self._passing = passing
+        self._whole = whole
+
+    def __iter__(self) -> Iterator[bytes]:
+        if not isinstance(self._bytes, httpx2.SyncByteStream):
+            raise TypeError("the app's HTTP client gave an answer that cannot be read")
+        try:
+            for chunk in self._bytes:
+                self._record(self._passing.take(chunk))
+                yield chunk
+        except GeneratorExit:
+            raise  # whoever reads no further closes the answer
+        except BaseException as error:
+            self._record(self._passing.broke(error, self._request))
+            raise
+        self._record(self._passing.end())
+
+    def close(self) -> None:
+        try:
+            if isinstance(self._bytes, httpx2.SyncByteStream):
+                self._bytes.close()
+        finally:
+            self._record(self._passing.closed())
+
+    def _record(self, record: Record | None) -> None:
+        if record is not None:
+            record.to(self._whole(record.seen))
+
+
+class _AsyncStream(httpx2.AsyncByteStream):
+    """The same for `AsyncRecordingClient`."""
+
+    def __init__(self, response: httpx2.Response, passing: Passing, whole: Callable[[Seen], Awaitable[Seen]]) -> None:
+        self._bytes = response.stream
+        self._request = response.request
+        self._passing = passing
+        self._whole = whole
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if not isinstance(self._bytes, httpx2.AsyncByteStream):
+            raise TypeError("the app's HTTP client gave an answer that cannot be read")
+        try:
+            async for chunk in self._bytes:
+                await self._record(self._passing.take(chunk))
+                yield chunk
+        except GeneratorExit:
+            raise  # whoever reads no further closes the answer
+        except BaseException as error:
+            await self._record(self._passing.broke(error, self._request))
+            raise
+        await self._record(self._passing.end())
+
+    async def aclose(self) -> None:
+        try:
+            if isinstance(self._bytes, httpx2.AsyncByteStream):
+                await self._bytes.aclose()
+        finally:
+            await self._record(self._passing.closed())
+
+    async def _record(self, record: Record | None) -> None:
+        if record is not None:
+            seen = await self._whole(record.seen)
+            await to_its_end(lambda: record.to(seen))
+
+
+def recording_client(inner: object, recorder: Recorder) -> RecordingClient | AsyncRecordingClient:
+    """A client in front of the app's own; one that records already is taken away first.
+
+    Raises:
+        InvalidInput: it is not one of httpx2's.
+    """
+    if isinstance(inner, RecordingClient | AsyncRecordingClient):
+        inner = inner.inner
+    if isinstance(inner, httpx2.Client):
+        return RecordingClient(inner, recorder)
+    if isinstance(inner, httpx2.AsyncClient):
+        return AsyncRecordingClient(inner, recorder)
+    raise InvalidInput(
+        f"an HTTP client of {type(inner).__module__} cannot be recorded: give the OpenAI client one of httpx2's, or none"
+    )
+
+
+async def to_its_end(work: Callable[[], T]) -> T:
+    """Work in a thread. A task that is cancelled meanwhile is cancelled after it: what is begun is not left half done."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()  # looked at: the cancellation is what the task is told
+        raise cancelled
+    return task.result()
+
+
+def sent(request: httpx2.Request) -> Sent:
+    """A request as it is looked at; one whose body is made as it goes out is none of ours."""
+    try:
+        body = request.content
+    except httpx2.RequestNotRead:
+        return Sent("", "", b"", {})
+    told = request.extensions.get("timeout")
+    limits = [each for each in told.values() if each] if isinstance(told, dict) else []
+    return Sent(request.method, request.url.path, body, request.headers, sum(limits) or None)
+
+
+def context_of(recorded: Recorded, response: httpx2.Response) -> Context:
+    """What is known of an answer before its body."""
+    return recorded.context(response.headers.get("x-request-id"), response.status_code)
+
+
+def passing(recorded: Recorded, response: httpx2.Response, context: Context) -> Passing:
+    """What looks at the bytes of an answer."""
+    encoding = response.headers.get("content-encoding", "identity")
+    events = "text/event-stream" in response.headers.get("content-type", "")
+
+    def decode(raw: bytes) -> bytes:
+        return httpx2.Response(200, headers={"content-encoding": encoding}, content=raw).content
+
+    return Passing(recorded.see, recorded.broke, context, events, None if encoding == "identity" else decode)
+
+
+def messages_request(request: httpx2.Request, seen: Seen) -> httpx2.Request:
+    """The request for the messages of a completed run, with the headers and the query of the one that told of its end."""
+    before, _, _ = request.url.path.partition("/threads/")
+    url = request.url.copy_with(path=f"{before}/threads/{seen.thread_id}/messages").copy_merge_params(
+        {"run_id": seen.remote_id or "", "order": "asc", "limit": str(THREAD_MESSAGES_MAX)}
+    )
+    headers = [
+        (name, value)
+        for name, value in request.headers.multi_items()
+        if not name.startswith(("content-", "x-stainless-raw", "transfer-")) and name != "host"
+    ]
+    return httpx2.Request("GET", url, headers=headers, extensions=request.extensions)

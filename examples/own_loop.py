@@ -1,0 +1,59 @@
+"""An app that keeps its own loop on the openai SDK, with every call recorded.
+
+    threadledger simulate &
+    OPENAI_BASE_URL=http://127.0.0.1:8765/v1 OPENAI_API_KEY=any python examples/own_loop.py
+
+Two lines make it so: `threadledger.record` around the client, `threadledger.recording` around a customer's calls.
+"""
+
+import json
+from typing import Any
+
+import openai
+
+import threadledger
+
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "find_parcel",
+            "parameters": {"type": "object", "properties": {"id": {"type": "integer"}}},
+        },
+    }
+]
+
+
+def find_parcel(id: int = 0) -> str:  # noqa: A002 - the model's own name for it
+    """The app's tool."""
+    return f"parcel {id} is in Lyon"
+
+
+def answer(client: openai.OpenAI, question: str) -> str:
+    """The app's own loop: ask, run the tools that the model wants, ask again."""
+    messages: list[Any] = [{"role": "user", "content": question}]
+    while True:
+        said = client.chat.completions.create(model="gpt-6-astra", messages=messages, tools=TOOLS).choices[0].message
+        messages.append(said)
+        if not said.tool_calls:
+            return said.content or ""
+        for call in said.tool_calls:
+            if call.type == "function":
+                result = find_parcel(**json.loads(call.function.arguments))
+                messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+
+
+def main() -> None:
+    with threadledger.open("sqlite:///own_loop.db") as ledger:
+        client = threadledger.record(openai.OpenAI(), ledger)
+        with client, threadledger.recording("customer-42"):
+            print("answer:", answer(client, "Where is my parcel?"))
+        for run in ledger.exchanges("customer-42").runs.values():
+            print("run:   ", run.backend, run.state, "attempt", run.attempt)
+        for failure in ledger.failures():
+            print("audit: ", failure.cause.value, "-", failure.next)
+        print("memory:", ", ".join(each.message.role.value for each in ledger.memory("customer-42").messages))
+
+
+if __name__ == "__main__":
+    main()
