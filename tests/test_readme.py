@@ -25,6 +25,28 @@ def test_the_five_lines_of_the_readme_run(
     assert capsys.readouterr().out == "You said: Where is my parcel? False []\n"
 
 
+def test_the_blocks_of_streaming_and_async_run(
+    simulator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    document = ROOT / "docs" / "streaming-and-async.md"
+    blocks = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    shown = []
+    for block in blocks:
+        if "track" in block:
+            simulator.answer({"tool_calls": [{"name": "track", "arguments": {"number": "7"}}]}, "In Bern.")
+        exec(block, {})
+        shown.append(capsys.readouterr().out)
+    streamed = "You said: Where is my parcel?"
+    assert shown == [
+        f"{streamed}\nresponses answered: {streamed}\n",
+        f"{streamed}\nYou said: And the other one?\n",
+        "In Bern.\n",
+        "I have read 1 message(s).\n",
+    ]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_that_is_shown_exists(document: Path) -> None:
     import click

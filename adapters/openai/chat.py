@@ -21,6 +21,7 @@ from threadledger.domain import (
 )
 
 from .calls import END, call, closing, next_event, request_id_of
+from .chunks import CompletionSoFar
 from .client import Client
 from .failures import calling, present
 from .preflight import preflight
@@ -82,27 +83,19 @@ class ChatBackend:
         options = _options(request, messages, deadline)
         options |= {"stream": True, "stream_options": {"include_usage": True}}
         with calling(ENDPOINT):
-            from openai.lib.streaming.chat import ChatCompletionStreamState
-
             stream = yield call(self._client, lambda sdk: sdk.chat.completions.create(**options))
-            state: Any = ChatCompletionStreamState()
-            ended = False
+            completion = CompletionSoFar()
             try:
                 while (chunk := (yield next_event(stream))) is not END:
-                    state.handle_chunk(chunk)
-                    for choice in chunk.choices:
-                        ended = ended or choice.finish_reason is not None
-                        text = choice.delta.content or choice.delta.refusal
-                        if text:
-                            yield Tell(Delta(text, message=number))
+                    text = completion.take(chunk)
+                    if text:
+                        yield Tell(Delta(text, message=number))
                     if time.monotonic() > deadline:
                         raise _too_late(request)
             finally:
                 yield closing(stream)
-            if not ended:
+            if completion.finish_reason is None:
                 raise _broken(request_id_of(stream))
-            completion = state.current_completion_snapshot
-            present(completion.id, completion.choices[0].message.role)
             return completion, request_id_of(stream)
 
 

@@ -48,7 +48,9 @@ def answer_calls(calls: Sequence[ToolCall], request: BackendRequest, text: str =
         ProviderRefused: a function is not bound.
     """
     wish = Message(Role.ASSISTANT, whole_text(text) or None, tuple(calls))
-    yield Work(lambda: request.journal([wish]))
+    known = {called.id for each in request.memory.messages for called in each.message.calls()}
+    if any(called.id not in known for called in calls):  # else a run that was killed has journaled them
+        yield Work(lambda: request.journal([wish]))
     results = []
     for called in calls:
         yield Tell(ToolUse(called.name, called.arguments, called.id, request.run_id))

@@ -1,77 +1,271 @@
-"""Performs one exchange in a process of its own and kills it (SIGKILL) at one point; or, with point `count`, goes through
-and prints how often each point was passed. Run by `test_crash.py`:
+"""Scenarios that are gone through in a process of their own, which is killed (SIGKILL) at one point. Started by `test_crash.py`:
 
-    python crashing.py DB_URL BASE_URL SCENARIO POINT NUMBER before|after
+    python crashing.py
+
+It reads orders, one JSON object a line, and forks for each: the child goes through the scenario and dies, or comes through
+and tells the points it passed. What everybody needs is imported once, so that a kill costs a fork and not a start.
 """
 
+from __future__ import annotations
+
+import asyncio
 import json
+import math
 import os
 import signal
 import sys
+import traceback
 import warnings
-from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 from threadledger.adapters import load_settings, open_ledger
-from threadledger.adapters.openai import AssistantsBackend, AssistantsThreads, ConversationThreads
+from threadledger.adapters.openai import assistants, making
 from threadledger.adapters.sql import SqlMirrorHeads
 from threadledger.adapters.sql.group import Group
-from threadledger.domain import Asking
+from threadledger.domain import AsyncLedger, Ledger, Pause, asking, driving, ids
 
-warnings.simplefilter("ignore")
+KEY = "k"
+NOBODY = -1
+"""The number of a point that nobody is killed at."""
 
-POINTS = {
-    "step": (Asking, "perform"),  # a step of the exchange
-    "commit": (Group, "_commit"),  # a transaction of the log
-    "claim": (SqlMirrorHeads, "claim"),  # a thread is taken for writing
-    "note": (SqlMirrorHeads, "put"),  # how far a thread holds the journal
-    "assistants thread": (AssistantsThreads, "create"),
-    "assistants messages": (AssistantsThreads, "add"),
-    "conversation": (ConversationThreads, "create"),
-    "conversation items": (ConversationThreads, "add"),
-    "run made": (AssistantsBackend, "_start"),
-    "run followed": (AssistantsBackend, "_follow"),
-}
+BEHIND = timedelta(hours=2)
+"""How far the clock of the killed process is behind: for whoever comes next, its deadlines and claims have passed."""
+
+PROFILE = 'name = "John"\n[[tools]]\nname = "weather"\n[tools.parameters]\ntype = "object"\n'
+TOOLS = {"weather": lambda city: f"sunny in {city}"}
+WEATHER = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}
+
+STEPS = (("append", "one"), ("ask", "two"), ("append", "three"), ("append", "three"), ("ask", "four"))
+STREAMED = (("append", "one"), ("stream", "two"), ("append", "three"), ("stream", "four"))
+
+RUNS = "POST /threads/{thread_id}/runs"
+MESSAGES = "POST /threads/{thread_id}/messages"
+RESPONSES = "POST /responses"
+ITEMS = "POST /conversations/{conversation_id}/items"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a process does until it is killed, and what the provider does meanwhile."""
+
+    backends: tuple[str, ...]
+    threads: str
+    steps: tuple[tuple[str, str], ...] = STEPS
+    answers: tuple[Any, ...] = (WEATHER, "It is sunny.")
+    faults: tuple[dict[str, Any], ...] = ()
+    asynchronous: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def _lost(route: str, after: int = 0) -> dict[str, Any]:
+    return {"on": route, "lose_answer": True, "after": after}
+
+
+def _failed(route: str, times: int = 1) -> dict[str, Any]:
+    return {"on": route, "fail": True, "times": times}
+
+
 SCENARIOS = {
-    "fallback": {"backends": ("assistants", "chat"), "threads": "assistants"},
-    "assistants": {"backends": ("assistants", "chat"), "threads": "assistants"},
-    "responses": {"backends": ("responses", "chat"), "threads": "conversations"},
+    "assistants": Scenario(("assistants",), "assistants"),
+    "assistants, streamed": Scenario(("assistants",), "assistants", STREAMED),
+    "assistants, awaited": Scenario(("assistants",), "assistants", asynchronous=True),
+    "assistants, run's answer lost": Scenario(("assistants",), "assistants", faults=(_lost(RUNS),)),
+    "assistants, message's answer lost": Scenario(("assistants",), "assistants", faults=(_lost(MESSAGES, 1),)),
+    "assistants, then chat": Scenario(("assistants", "chat"), "assistants", answers=(), faults=(_failed(RUNS, 2),)),
+    "assistants, then chat, streamed": Scenario(
+        ("assistants", "chat"), "assistants", STREAMED, (), (_failed(RUNS, 2),), asynchronous=True
+    ),
+    "responses": Scenario(("responses",), "conversations"),
+    "responses, streamed": Scenario(("responses",), "conversations", STREAMED),
+    "responses, streamed, awaited": Scenario(("responses",), "conversations", STREAMED, asynchronous=True),
+    "responses in the background": Scenario(("responses",), "conversations", settings={"background": True}),
+    "responses in the background, streamed, awaited": Scenario(
+        ("responses",), "conversations", STREAMED, asynchronous=True, settings={"background": True}
+    ),
+    "responses, first answer lost": Scenario(("responses",), "conversations", faults=(_lost(RESPONSES),)),
+    "responses, last answer lost": Scenario(
+        ("responses",), "conversations", faults=(_lost(RESPONSES, 2),), asynchronous=True
+    ),
+    "responses, then chat": Scenario(("responses", "chat"), "conversations", faults=(_failed(RESPONSES, 2),)),
+    "chat": Scenario(("chat",), "conversations"),
+    "chat, items' answer lost": Scenario(("chat",), "conversations", faults=(_lost(ITEMS), _lost(ITEMS, 2))),
+    "chat, in a thread": Scenario(("chat",), "assistants", STREAMED, faults=(_lost(MESSAGES, 1),), asynchronous=True),
 }
 
 
-def settings_of(scenario, db_url, base_url):
+def settings_of(name: str, db_url: str, base_url: str) -> Any:
+    """The settings of a scenario; its profile lies beside the database."""
+    scenario = SCENARIOS[name]
+    profile = Path(db_url.removeprefix("sqlite:///")).with_name("profile.toml")
+    profile.write_text(PROFILE, encoding="utf-8")
     return load_settings(
-        db=db_url, openai_base_url=base_url, openai_api_key="sk-test", retries=0, **SCENARIOS[scenario]
+        db=db_url,
+        openai_base_url=base_url,
+        openai_api_key="sk-test",
+        retries=1,
+        profile=profile,
+        backends=scenario.backends,
+        threads=scenario.threads,
+        **scenario.settings,
     )
 
 
-def count_and_kill(point, number, moment):
-    """Every point counts its passes; the one that was named kills the process at the pass that was named."""
-    passed = Counter()
-    for name, (owner, method) in POINTS.items():
-        setattr(owner, method, _counting(getattr(owner, method), name, passed, (point, number, moment)))
-    return passed
+def go_through(ledger: Ledger, name: str, told: Callable[[Any], None]) -> None:
+    """All steps of a scenario, each under an idempotency key of its own; the ledger is closed at the end. `told` hears of
+    every part of a stream, and of every step that is done: its number and its answer."""
+    if SCENARIOS[name].asynchronous:
+        asyncio.run(_go_through(AsyncLedger(ledger), name, told))
+        return
+    with ledger:
+        chat = ledger.conversation(KEY)
+        for number, (verb, text) in enumerate(SCENARIOS[name].steps):
+            done: Any = None
+            if verb == "append":
+                chat.append("user", text, idempotency_key=f"step {number}")
+            elif verb == "ask":
+                done = chat.ask(text, idempotency_key=f"step {number}")
+            else:
+                for done in chat.stream(text, idempotency_key=f"step {number}"):
+                    told(done)
+            told((number, done.text if done is not None else None))
 
 
-def _counting(function, name, passed, wanted):
-    def counted(*args, **kwargs):
-        passed[name] += 1
-        mine = passed[name]
-        if wanted == (name, mine, "before"):
+async def _go_through(opened: AsyncLedger, name: str, told: Callable[[Any], None]) -> None:
+    async with opened as ledger:
+        chat = ledger.conversation(KEY)
+        for number, (verb, text) in enumerate(SCENARIOS[name].steps):
+            done: Any = None
+            if verb == "append":
+                await chat.append("user", text, idempotency_key=f"step {number}")
+            elif verb == "ask":
+                done = await chat.ask(text, idempotency_key=f"step {number}")
+            else:
+                async for done in chat.stream(text, idempotency_key=f"step {number}"):
+                    told(done)
+            told((number, done.text if done is not None else None))
+
+
+class Points:
+    """The points that a process passes, in order; before one of them it is killed."""
+
+    def __init__(self, killed_at: int) -> None:
+        self.passed: list[str] = []
+        self._killed_at = killed_at
+
+    def reach(self, name: str) -> None:
+        if len(self.passed) == self._killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        result = function(*args, **kwargs)
-        if wanted == (name, mine, "after"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        self.passed.append(name)
 
-    return counted
+    @contextmanager
+    def around(self, name: str) -> Iterator[None]:
+        self.reach(f"before {name}")
+        try:
+            yield
+        finally:
+            self.reach(f"after {name}")
+
+    def watch(self) -> None:
+        """Before and after each effect that a driver performs, and each transaction."""
+        _put_around(driving, "_performed", lambda effect, wait: type(effect).__name__, self.around)
+        driver: Any = driving.AsyncDriver
+        awaited, unbroken = driver._awaited, driver._unbroken
+
+        async def watched(own: Any, effect: Any) -> Any:
+            with self.around(type(effect).__name__):
+                return await awaited(own, effect) if not isinstance(effect, Pause) else None
+
+        async def watched_work(own: Any, do: Any, stopped: Any) -> Any:
+            with self.around("Work"):
+                return await unbroken(own, do, stopped)
+
+        driver._awaited, driver._unbroken = watched, watched_work
+        for owner, name in (
+            (Group, "_commit"),  # a transaction of the log
+            (SqlMirrorHeads, "claim"),  # a thread is taken for writing
+            (SqlMirrorHeads, "put"),  # how far it holds the journal
+            (SqlMirrorHeads, "release"),  # it is given back as it is
+        ):
+            _put_around(owner, name, lambda *_, name=name, **__: name.removeprefix("_"), self.around)
 
 
-def main(db_url, base_url, scenario, point, number, moment):
-    passed = count_and_kill(point, int(number), moment)
-    with open_ledger(settings_of(scenario, db_url, base_url), wait=lambda _: None) as ledger:
-        ledger.conversation("k").ask("hello")
-    print(json.dumps(passed))
+def _put_around(owner: Any, method: str, name: Callable[..., str], around: Callable[[str], Any]) -> None:
+    performed = getattr(owner, method)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with around(name(*args, **kwargs)):
+            return performed(*args, **kwargs)
+
+    setattr(owner, method, watched)
+
+
+class Behind(datetime):
+    """A clock that is behind."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime.now(tz) - BEHIND
+
+
+def _child(order: dict[str, Any], out: int) -> None:
+    """Go through a scenario; each step that is done is told at once, the points at the end."""
+
+    def told(part: Any) -> None:
+        points.reach(f"heard {type(part).__name__}")
+        if isinstance(part, tuple):
+            os.write(out, json.dumps({"done": part}).encode() + b"\n")
+
+    points = Points(order["killed_at"])
+    points.watch()
+    ids.datetime = Behind  # type: ignore[misc] # the clock of this process alone
+    making.POLL_SECONDS = assistants.POLL_SECONDS = 0.0
+    asking.INTERRUPT_LOOK_SECONDS = math.inf  # the points must be the same each time, however slow the machine is
+    settings = settings_of(order["scenario"], order["db_url"], order["base_url"])
+    go_through(open_ledger(settings, tools=TOOLS, wait=lambda _: None), order["scenario"], told)
+    os.write(out, json.dumps({"points": points.passed}).encode() + b"\n")
+
+
+def _forked(order: dict[str, Any]) -> dict[str, Any]:
+    """What came of a child: the signal that ended it (0: none), and what it told."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            _child(order, writing)
+            code = 0
+        except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        told = [json.loads(line) for line in lines]
+    _, status = os.waitpid(child, 0)
+    done = [tuple(line["done"]) for line in told if "done" in line]
+    return {
+        "status": os.waitstatus_to_exitcode(status),
+        "done": done,
+        "points": [p for line in told for p in line.get("points", ())],
+    }
+
+
+def main() -> None:
+    """Each order is answered with a line; one that says `here` is gone through in this process, so that what is imported
+    and made at first use is there for all children."""
+    warnings.simplefilter("ignore")
+    for line in sys.stdin:
+        order = json.loads(line)
+        if order["here"]:
+            settings = settings_of(order["scenario"], order["db_url"], order["base_url"])
+            go_through(open_ledger(settings, tools=TOOLS), order["scenario"], lambda _: None)
+        print(json.dumps({} if order["here"] else _forked(order)), flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,89 +1,212 @@
-"""A process is killed in the middle of an exchange, at every point of it; another one goes on."""
+"""A process is killed at any point of exchanges and mirroring; another one goes on. Nothing is lost, nothing is doubled, the
+order is kept: in the journal and in the thread."""
+
+from __future__ import annotations
 
 import json
 import signal
 import sqlite3
 import subprocess
 import sys
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from random import Random
 
 import pytest
-from freezegun import freeze_time
+from openai import OpenAI
 
-from threadledger.domain import Cause, ConversationBusy, ThreadState, now
+from threadledger.adapters import Simulator, open_ledger
+from threadledger.domain import Cause, ConversationBusy, ThreadState, events, ids
 
-pytestmark = [
-    pytest.mark.crash,
-    pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning"),
-]
+from .crashing import KEY, NOBODY, RESPONSES, RUNS, SCENARIOS, TOOLS, Behind, go_through, settings_of
 
-SCRIPT = Path(__file__).with_name("crashing.py")
-RUNS = "POST /threads/{thread_id}/runs"
+pytestmark = pytest.mark.crash
 
-# fmt: off
-# How often each point is passed in an exchange that nobody kills; a test sees to it that these are right.
-PASSED = {
-    "fallback": {"commit": 7, "step": 6, "assistants thread": 1, "claim": 2, "note": 2, "assistants messages": 2, "run made": 1,
-                 "run followed": 1},
-    "assistants": {"commit": 5, "step": 3, "assistants thread": 1, "claim": 2, "note": 3, "assistants messages": 1, "run made": 1,
-                   "run followed": 1},
-    "responses": {"commit": 5, "step": 3, "conversation": 1, "claim": 2, "note": 3},
-}
-# fmt: on
+SEED = 4
+KILLS = 200
+"""Random crash points; each test draws one, and how the next process goes on."""
+
+GOING_ON = ("ask", "append", "repeat", "rerun")
+"""What the next process does first: asks another question, appends, does all again under the same idempotency keys, or runs
+again what was left open."""
 
 
-def points():
-    """Before every pass of every point, and after the last; after the first pass of what writes to the provider, too."""
-    for scenario, passed in PASSED.items():
-        for point, times in passed.items():
-            for number in range(1, times + 1):
-                yield scenario, point, number, "before"
-            writes = range(1, times + 1) if point not in {"step", "commit", "claim", "note"} else [times]
-            for number in writes:
-                yield scenario, point, number, "after"
+class Crasher:
+    """Goes through scenarios in processes of their own, against one simulator."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        command = [sys.executable, str(Path(__file__).with_name("crashing.py"))]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._points: dict[str, list[str]] = {}
+
+    def warm_up(self, folder: Path) -> None:
+        """Have the process import what scenarios need, before it forks for each."""
+        for number, scenario in enumerate(("assistants, streamed", "responses, streamed", "chat")):
+            self._order(scenario, f"sqlite:///{folder / str(number)}.db", here=True)
+
+    def points(self, scenario: str, db_url: str) -> list[str]:
+        """The points of a scenario that nobody kills, in order."""
+        if scenario not in self._points:
+            ended = self.go_through(scenario, db_url.replace("ledger.db", "counted.db"))
+            assert ended["status"] == 0
+            assert [number for number, _ in ended["done"]] == list(range(len(SCENARIOS[scenario].steps)))
+            self._points[scenario] = ended["points"]
+        return self._points[scenario]
+
+    def go_through(self, scenario: str, db_url: str, killed_at: int = NOBODY) -> dict[str, list]:
+        """What came of a scenario, on a provider that remembers nothing of others."""
+        self.simulator.reset()
+        self.simulator.answer(*SCENARIOS[scenario].answers)
+        self.simulator.add_faults(SCENARIOS[scenario].faults)
+        return self._order(scenario, db_url, killed_at=killed_at)
+
+    def kill(self, scenario: str, db_url: str, at: int) -> dict[int, str | None]:
+        """Kill a process at one point; the steps that it was told were done, with their answers."""
+        ended = self.go_through(scenario, db_url, at)
+        assert ended["status"] == -signal.SIGKILL
+        self.simulator.clear_faults()
+        self._pass_time()
+        return dict(ended["done"])
+
+    def _pass_time(self) -> None:
+        """Responses in the background come to their end, though nobody looks at them: the simulator knows no time."""
+        client = OpenAI(base_url=self.simulator.base_url, api_key="sk-test", max_retries=0)
+        for response_id in self.simulator.provider.responses:
+            while client.responses.retrieve(response_id).status in {"queued", "in_progress"}:
+                pass
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _order(self, scenario: str, db_url: str, *, killed_at: int = NOBODY, here: bool = False) -> dict[str, list]:
+        place = {"scenario": scenario, "db_url": db_url, "base_url": self.simulator.base_url}
+        self._process.stdin.write(json.dumps(place | {"killed_at": killed_at, "here": here}) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
 
 
-# Where the provider has answered into the thread and the process dies before the answer is recorded, the thread holds an
-# answer that the journal does not know: verify says so, and a rebuild mends it.
-FOREIGN_ANSWER = {
-    ("assistants", "step", 3, "before"),
-    ("assistants", "commit", 5, "before"),
-    ("assistants", "run followed", 1, "after"),
-    ("responses", "step", 3, "before"),
-    ("responses", "commit", 5, "before"),
-}
-# Where the process dies while a run is under way at the provider, the thread takes no messages until that run has ended.
-RUN_UNDER_WAY = {
-    (scenario, point, 1, moment)
-    for scenario in ("fallback", "assistants")
-    for point, moment in (("run made", "after"), ("run followed", "before"))
-}
-
-
-def run_script(db_url, simulator, scenario, point="count", number=0, moment="before"):
-    if scenario == "fallback":
-        simulator.add_fault(RUNS, fail=True)
-    command = [sys.executable, str(SCRIPT), db_url, simulator.base_url, scenario, point, str(number), moment]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+@pytest.fixture(scope="module")
+def crasher(tmp_path_factory) -> Iterator[Crasher]:
+    with Simulator(seed=7, poll_after_ms=0) as simulator:
+        crasher = Crasher(simulator)
+        crasher.warm_up(tmp_path_factory.mktemp("warm"))
+        yield crasher
+        crasher.close()
 
 
 @pytest.fixture
-def reopen(open_ledger):
+def reopen(crasher, db_url):
     """The ledger of a scenario, as the next process opens it."""
-    settings = {
-        "fallback": {"backends": ("assistants", "chat"), "threads": "assistants"},
-        "assistants": {"backends": ("assistants", "chat"), "threads": "assistants"},
-        "responses": {"backends": ("responses", "chat"), "threads": "conversations"},
-    }
-    return lambda scenario: open_ledger(retries=0, **settings[scenario])
+    opened = []
+
+    def reopened(scenario):
+        settings = settings_of(scenario, db_url, crasher.simulator.base_url)
+        opened.append(open_ledger(settings, tools=TOOLS, wait=lambda _: None))
+        return opened[-1]
+
+    yield reopened
+    for ledger in opened:
+        ledger.close()
 
 
-@pytest.mark.parametrize("scenario", PASSED)
-def test_the_points_that_are_killed_at_are_all_there_are(db_url, simulator, scenario):
-    done = run_script(db_url, simulator, scenario)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == PASSED[scenario]
+@pytest.mark.parametrize("draw", range(KILLS))
+def test_after_a_kill_at_any_point_nothing_is_lost_or_doubled_and_the_order_is_kept(
+    crasher, reopen, db_url, tmp_path, draw
+):
+    random = Random(f"{SEED} {draw}")
+    scenario = list(SCENARIOS)[draw % len(SCENARIOS)]
+    points = crasher.points(scenario, db_url)
+    at, going_on = random.randrange(len(points)), random.choice(GOING_ON)
+    print(f"{scenario}: killed at {at} ({points[at]}), then {going_on}")
+    assert_goes_on_after_a_kill(crasher, reopen, db_url, scenario, at, going_on)
+    assert_sound(tmp_path / "ledger.db")
+
+
+def assert_goes_on_after_a_kill(crasher, reopen, db_url, scenario, at, going_on):
+    done = crasher.kill(scenario, db_url, at)
+    ledger = reopen(scenario)
+    asked = [text for _, text in SCENARIOS[scenario].steps]
+    said = [text for _, text in conversation(ledger, "user")]
+    assert said == asked[: len(said)]
+    assert len(said) - len(done) in {0, 1}
+    assert_answers(ledger, scenario, done)
+    goes_on(reopen, ledger, scenario, going_on)
+    expected = asked if going_on == "repeat" else [*said, *(["next"] if going_on != "append" else [])]
+    assert [text for _, text in conversation(ledger, "user")] == [*expected, "the end"]
+    assert_answers(ledger, scenario, done)
+    if going_on == "repeat":
+        answered = [("user",) if verb == "append" else ("user", "assistant") for verb, _ in SCENARIOS[scenario].steps]
+        assert [role for role, _ in conversation(ledger)] == [*chain(*answered), "user"]
+    assert_journal(ledger)
+    assert_thread(ledger, crasher.simulator)
+
+
+def goes_on(reopen, ledger, scenario, going_on):
+    chat = ledger.conversation(KEY)
+    if going_on == "repeat":
+        go_through(reopen(scenario), scenario, lambda _: None)
+    if going_on == "rerun" and ledger.journal.load(KEY) is not None:
+        for exchange_id in list(ledger.state(KEY).open_exchanges):
+            chat.rerun(exchange_id)
+    if going_on in {"ask", "rerun"}:
+        chat.ask("next")
+    chat.append("user", "the end")
+
+
+def conversation(ledger, *roles):
+    """(role, text) of all that users and the assistant said, by the events; calls of tools left out."""
+    history = ledger.journal.history(KEY) if ledger.journal.load(KEY) is not None else ()
+    said = [event for event in history if isinstance(event, events.MessageJournaled)]
+    return [(m.role, m.content) for m in said if m.content and m.role in (roles or ("user", "assistant"))]
+
+
+def assert_answers(ledger, scenario, done):
+    """Every answer that was handed out stands behind its question."""
+    said = conversation(ledger)
+    for number, answer in done.items():
+        if answer is not None:
+            question = said.index(("user", SCENARIOS[scenario].steps[number][1]))
+            assert said[question + 1] == ("assistant", answer)
+
+
+def assert_journal(ledger):
+    """Each message, run, call and result once; each run with one end; one answer to an exchange at most."""
+    history = list(ledger.journal.history(KEY))
+    said = [event for event in history if isinstance(event, events.MessageJournaled)]
+    started = [event.run_id for event in history if isinstance(event, events.RunStarted)]
+    ended = [event.run_id for event in history if isinstance(event, events.RunCompleted | events.RunFailed)]
+    calls = [call["id"] for message in said for call in message.tool_calls]
+    results = [message.tool_call_id for message in said if message.role == "tool"]
+    answers = [m.exchange_id for m in said if m.role == "assistant" and m.content]
+    for each in ([m.message_id for m in said], started, ended, calls, results, answers):
+        assert max(Counter(each).values(), default=1) == 1
+    assert sorted(started) == sorted(ended)
+    assert set(results) <= set(calls)
+
+
+def assert_thread(ledger, simulator):
+    """The thread holds what the journal holds, once and in order; what is more has been taken out."""
+    (found,) = ledger.replay.verify()
+    assert found.found.state is ThreadState.SAME, (found, held(simulator, found.thread_id))
+    expected = [(m.message.role.value, m.message.text) for m in ledger.memory(KEY).messages if m.message.role != "tool"]
+    assert held(simulator, found.thread_id) == [each for each in expected if each[1]]
+
+
+def held(simulator, thread_id):
+    """(role, text) of what the provider holds in a thread; calls of tools, and their results, left out."""
+    messages = simulator.provider.messages.get(thread_id)
+    if messages is not None:
+        texts = [(each["role"], each["content"][0]["text"]["value"]) for each in messages]
+        return [each for each in texts if not each[1].startswith("[tool ")]
+    items = [item for item in simulator.provider.items[thread_id] if item["type"] == "message"]
+    return [(item["role"], item["content"][0]["text"]) for item in items]
+
+
+def models_asked(simulator):
+    return sum(simulator.provider.request_counts.get(route, 0) for route in (RUNS, RESPONSES))
 
 
 def assert_sound(path):
@@ -100,98 +223,95 @@ def assert_sound(path):
         connection.close()
 
 
-def texts(ledger):
-    return [each.message.text for each in ledger.memory("k").messages]
+ONE_OF_EACH = ("assistants", "responses", "responses in the background", "chat")
 
 
-def later():
-    """Past every deadline. Only our own clock moves: connections and their timeouts keep the real one."""
-    ignored = ["asyncio", "uvicorn", "httpx", "httpx2", "httpcore", "anyio", "h11", "openai", "threading", "queue"]
-    return freeze_time(now() + timedelta(hours=2), tick=True, ignore=ignored)
+@pytest.fixture
+def killed_in_a_tool(crasher, db_url):
+    """Kills the process of a scenario while the app's function answers the model."""
+    return lambda scenario: crasher.kill(scenario, db_url, crasher.points(scenario, db_url).index("after Use"))
 
 
-@pytest.mark.parametrize(("scenario", "point", "number", "moment"), list(points()))
-def test_after_a_kill_nothing_is_lost_or_doubled_and_the_conversation_goes_on(
-    db_url, tmp_path, simulator, reopen, scenario, point, number, moment
+@pytest.fixture
+def killed_before_its_answer_was_journaled(crasher, db_url):
+    """Kills the process of a scenario when the provider has just answered its last question."""
+
+    def kill(scenario):
+        points = crasher.points(scenario, db_url)
+        crasher.kill(scenario, db_url, len(points) - 1 - points[::-1].index("after Call"))
+
+    return kill
+
+
+@pytest.mark.parametrize("scenario", ONE_OF_EACH)
+def test_a_run_left_open_by_a_kill_keeps_the_conversation_busy_until_its_deadline_and_ends_as_interrupted(
+    killed_in_a_tool, reopen, monkeypatch, scenario
 ):
-    place = (scenario, point, number, moment)
-    killed = run_script(db_url, simulator, *place)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    simulator.clear_faults()
-    assert_sound(tmp_path / "ledger.db")
+    killed_in_a_tool(scenario)
     ledger = reopen(scenario)
-    begun = ledger.journal.load("k") is not None
-    assert texts(ledger) in ([["hello"], ["hello", "You said: hello"]] if begun else [[]])
-    answered = len(texts(ledger)) == 2
-    still_open = begun and bool(ledger.state("k").open_runs)
-    assert not (answered and still_open)
-    if still_open:
+    (left,) = ledger.state(KEY).open_runs
+    with monkeypatch.context() as at_that_time:
+        at_that_time.setattr(ids, "datetime", Behind)
         with pytest.raises(ConversationBusy):
-            ledger.conversation("k").ask("too early")
-    with later():
-        closed = [f for f in ledger.failures() if f.cause is Cause.INTERRUPTED]
-        assert len(closed) == still_open
-        answer = ledger.conversation("k").ask("next")
-        assert answer.text == "You said: next"
-        expected = ["hello"] * begun + ["You said: hello"] * answered + ["next", "You said: next"]
-        assert texts(ledger) == expected
-        if begun and not answered:
-            assert ledger.state("k").unanswered == 1
-        _assert_thread(ledger, simulator, place)
-    assert_sound(tmp_path / "ledger.db")
-
-
-def _assert_thread(ledger, simulator, place):
-    (found,) = ledger.replay.verify()
-    if place in RUN_UNDER_WAY:
-        assert found.found.state is not ThreadState.SAME
-    elif place in FOREIGN_ANSWER:
-        assert (found.found.state, found.found.extra, found.found.missing) == (ThreadState.DRIFTED, 1, 0)
-    else:
-        assert found.found.state is ThreadState.SAME, found
-        return
-    (item,) = ledger.replay.plan_rebuild(["k"]).apply()
-    assert (item.state, item.verified) == ("done", True)
-    (found,) = ledger.replay.verify()
-    assert found.found.state is ThreadState.SAME
-
-
-@pytest.mark.parametrize("scenario", PASSED)
-def test_the_next_ask_closes_the_run_that_was_left_open_as_interrupted(db_url, simulator, reopen, scenario):
-    assert run_script(db_url, simulator, scenario, "step", 2, "before").returncode == -signal.SIGKILL
-    simulator.clear_faults()
-    ledger = reopen(scenario)
-    (left,) = ledger.state("k").open_runs
-    with later():
-        assert ledger.conversation("k").ask("next").failures == []
-        (failure,) = ledger.failures()
+            ledger.conversation(KEY).ask("too early")
+    assert ledger.conversation(KEY).ask("next").failures == []
+    (failure,) = ledger.failures()
     assert (failure.run_id, failure.cause, failure.next) == (left, Cause.INTERRUPTED, "abandoned")
-    assert texts(ledger) == ["hello", "next", "You said: next"]
 
 
-@pytest.mark.parametrize("scenario", PASSED)
-@pytest.mark.parametrize("step", [1, 2, 3])
-def test_running_the_exchange_again_answers_what_the_killed_process_left_with_one_question(
-    db_url, simulator, reopen, scenario, step
+@pytest.mark.parametrize("scenario", ONE_OF_EACH)
+def test_a_call_that_was_journaled_before_the_kill_is_not_journaled_again_when_the_exchange_is_rerun(
+    killed_in_a_tool, reopen, crasher, scenario
 ):
-    assert run_script(db_url, simulator, scenario, "step", step, "before").returncode == -signal.SIGKILL
-    simulator.clear_faults()
+    killed_in_a_tool(scenario)
     ledger = reopen(scenario)
-    with later():
-        (exchange_id,) = ledger.state("k").open_exchanges
-        answer = ledger.conversation("k").rerun(exchange_id)
-        assert answer.text == "You said: hello"
-        assert texts(ledger) == ["hello", "You said: hello"]
-        assert (ledger.state("k").open_runs, ledger.state("k").open_exchanges) == ({}, {})
+    (item,) = ledger.replay.plan_rerun(failed=True).apply()
+    assert item.state == "answered"
+    assert_journal(ledger)
+    assert_thread(ledger, crasher.simulator)
 
 
-def test_a_rerun_of_what_a_killed_process_left_is_planned_and_answers_it(db_url, simulator, reopen):
-    assert run_script(db_url, simulator, "assistants", "step", 2, "before").returncode == -signal.SIGKILL
-    ledger = reopen("assistants")
-    with later():
-        (item,) = ledger.replay.plan_rerun(failed=True).apply()
-        assert (item.state, item.answer) == ("answered", "You said: hello")
-        assert ledger.replay.verify()[0].found.state is ThreadState.SAME
+@pytest.mark.parametrize("scenario", ["assistants", "responses", "responses in the background", "responses, streamed"])
+def test_an_answer_that_was_never_journaled_is_taken_over_when_its_exchange_is_run_again(
+    killed_before_its_answer_was_journaled, reopen, crasher, scenario
+):
+    killed_before_its_answer_was_journaled(scenario)
+    ledger = reopen(scenario)
+    (exchange_id,) = ledger.state(KEY).open_exchanges
+    counted = models_asked(crasher.simulator)
+    assert ledger.conversation(KEY).rerun(exchange_id).text == "You said: four"
+    assert models_asked(crasher.simulator) == counted
+    assert_journal(ledger)
+    assert_thread(ledger, crasher.simulator)
+
+
+@pytest.mark.parametrize("scenario", ["assistants", "responses", "responses in the background", "responses, streamed"])
+def test_an_answer_that_was_never_journaled_is_taken_out_of_the_thread_when_another_question_is_asked(
+    killed_before_its_answer_was_journaled, reopen, crasher, scenario
+):
+    killed_before_its_answer_was_journaled(scenario)
+    ledger = reopen(scenario)
+    ledger.conversation(KEY).ask("next")
+    (mended,) = [event for event in ledger.journal.history(KEY) if isinstance(event, events.ThreadReconciled)]
+    assert len(mended.deleted) == 1
+    assert ("assistant", "You said: four") not in conversation(ledger)
+    assert_thread(ledger, crasher.simulator)
+
+
+@pytest.mark.parametrize("scenario", ["responses", "responses in the background", "responses, streamed, awaited"])
+def test_a_call_that_was_never_journaled_is_taken_out_of_the_thread_and_keeps_no_later_question_from_its_answer(
+    crasher, reopen, db_url, scenario
+):
+    points = crasher.points(scenario, db_url)
+    until_asked_for_the_tool = points[: points.index("before Use")]
+    crasher.kill(
+        scenario, db_url, len(until_asked_for_the_tool) - 1 - until_asked_for_the_tool[::-1].index("after Call")
+    )
+    ledger = reopen(scenario)
+    ledger.conversation(KEY).ask("next")
+    (mended,) = [event for event in ledger.journal.history(KEY) if isinstance(event, events.ThreadReconciled)]
+    assert len(mended.deleted) == 1
+    assert_thread(ledger, crasher.simulator)
 
 
 WRITER = """

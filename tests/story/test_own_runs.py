@@ -1,0 +1,261 @@
+"""An app that calls a model of its own has its runs recorded like any other's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import threadledger
+from threadledger.domain import (
+    AsyncLedger,
+    Cause,
+    ConversationBusy,
+    InvalidMessage,
+    Ledger,
+    RunNotOpen,
+    Usage,
+    events,
+)
+
+FACTS: dict[str, Any] = {
+    "model": "llama-3.1-70b",
+    "usage": Usage(12, 34),
+    "finish_reason": "stop",
+    "remote_run_id": "call-7",
+}
+WAITED_SECONDS_MAX = 30.0
+
+
+@pytest.fixture
+def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
+    return open_ledger(backends=("chat",), threads="none")
+
+
+@pytest.fixture
+def in_loop(db_url: str) -> Callable[..., Any]:
+    """`in_loop(scenario)`: what a scenario comes to, in an event loop of its own, with a ledger of its own."""
+
+    def run(scenario: Callable[[AsyncLedger], Any], **settings: Any) -> Any:
+        async def main() -> Any:
+            async with threadledger.open_async(db_url, threads="none", **settings) as ledger:
+                return await scenario(ledger)
+
+        return asyncio.run(main())
+
+    return run
+
+
+def the_only(ledger: Ledger, kind: type[Any]) -> Any:
+    (found,) = [logged.event for logged in ledger.events() if isinstance(logged.event, kind)]
+    return found
+
+
+def types(ledger: Ledger) -> list[str]:
+    return [logged.type for logged in ledger.events()]
+
+
+def test_what_the_app_knows_of_its_call_is_kept_with_the_answer(ledger: Ledger, asked_of: Callable[..., int]) -> None:
+    chat = ledger.conversation("k")
+    chat.append("user", "How are you?")
+    with chat.run(backend="my-llm", model="llama") as run:
+        run.complete("Well, thank you.", **FACTS)
+    completed = the_only(ledger, events.RunCompleted)
+    assert (completed.run_id, completed.model, completed.finish_reason) == (run.run_id, "llama-3.1-70b", "stop")
+    assert completed.remote_run_id == "call-7"
+    assert completed.usage == Usage(12, 34).as_json()
+    started = the_only(ledger, events.RunStarted)
+    assert (started.backend, started.model, started.exchange_id) == ("my-llm", "llama", run.exchange_id)
+    assert started.memory_version == 2
+    answer = chat.memory().messages[-1]
+    assert (answer.message.text, answer.run_id, answer.exchange_id) == ("Well, thank you.", run.run_id, run.exchange_id)
+    assert asked_of() == 0
+
+
+def test_an_exception_becomes_the_runs_failure_and_goes_on_up(ledger: Ledger) -> None:
+    with pytest.raises(TimeoutError, match="too slow"), ledger.conversation("k").run("my-llm", "llama"):
+        raise TimeoutError("too slow: sk-abcdefghijklmnopqrstuvwx")
+    (failure,) = ledger.failures()
+    assert (failure.facts.type, failure.backend, failure.next) == ("TimeoutError", "my-llm", "abandoned")
+    assert failure.cause is Cause.TIMED_OUT
+    assert "abcdefghijklm" not in str(failure.facts)
+    assert types(ledger)[-2:] == ["RunFailed", "ExchangeAbandoned"]
+
+
+def test_a_block_that_ends_without_an_answer_has_failed(ledger: Ledger) -> None:
+    with ledger.conversation("k").run("my-llm", "llama"):
+        pass
+    assert [failure.facts.code for failure in ledger.failures()] == ["no_answer"]
+
+
+def test_an_exception_after_the_answer_takes_nothing_back(ledger: Ledger) -> None:
+    with pytest.raises(KeyError), ledger.conversation("k").run("my-llm", "llama") as run:
+        run.complete("Well.")
+        raise KeyError("later")
+    assert ledger.failures() == []
+    assert types(ledger)[-2:] == ["RunCompleted", "MessageJournaled"]
+
+
+def test_ctrl_c_closes_the_run_as_interrupted(ledger: Ledger) -> None:
+    with pytest.raises(KeyboardInterrupt), ledger.conversation("k").run("my-llm", "llama"):
+        raise KeyboardInterrupt
+    assert [failure.cause for failure in ledger.failures()] == [Cause.INTERRUPTED]
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        run.complete("Well.")
+
+
+def test_an_answer_is_given_once(ledger: Ledger) -> None:
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        run.complete("Well.")
+        with pytest.raises(RunNotOpen):
+            run.complete("Well, again.")
+    assert [each.message.text for each in ledger.memory("k").messages] == ["Well."]
+
+
+def test_an_answer_that_cannot_be_stored_leaves_the_run_open_for_another(ledger: Ledger) -> None:
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        with pytest.raises(InvalidMessage):
+            run.complete("half \ud83d a face")
+        run.complete("a face")
+    assert ledger.failures() == []
+
+
+def test_a_call_that_failed_is_tried_again_in_the_same_exchange(ledger: Ledger) -> None:
+    chat = ledger.conversation("k")
+    chat.append("user", "How are you?")
+    with pytest.raises(TimeoutError), chat.run("my-llm", "llama") as first:
+        raise TimeoutError
+    with chat.run("my-llm", "llama") as second:
+        second.complete("Well.")
+    assert second.exchange_id == first.exchange_id
+    (failure,) = ledger.failures()
+    assert failure.answered_by == second.run_id
+    assert ledger.failures(unanswered=True) == []
+
+
+@pytest.mark.parametrize("synchronous", [True, False], ids=["at once", "awaited"])
+def test_a_run_that_others_closed_meanwhile_is_closed_once(
+    ledger: Ledger, in_loop: Callable[..., Any], synchronous: bool
+) -> None:
+    def close_it(run_id: str) -> None:
+        ledger.journal.commit("k", lambda conversation: conversation.interrupt())
+
+    def at_once() -> None:
+        with ledger.conversation("k").run("my-llm", "llama") as run:
+            close_it(run.run_id)
+            run.complete("Too late.")
+
+    async def awaited(own: AsyncLedger) -> None:
+        async with own.conversation("k").run("my-llm", "llama") as run:
+            close_it(run.run_id)
+            await run.complete("Too late.")
+
+    with pytest.raises(RunNotOpen):
+        at_once() if synchronous else in_loop(awaited)
+    assert types(ledger).count("RunFailed") == 1
+    assert [failure.cause for failure in ledger.failures()] == [Cause.INTERRUPTED]
+
+
+# Awaited
+
+
+def test_an_awaited_call_is_recorded_the_same(ledger: Ledger, in_loop: Callable[..., Any]) -> None:
+    async def scenario(own: AsyncLedger) -> str:
+        async with own.conversation("k").run("my-llm", "llama") as run:
+            await run.complete("Well.", **FACTS)
+        return run.run_id
+
+    run_id = in_loop(scenario)
+    completed = the_only(ledger, events.RunCompleted)
+    assert (completed.run_id, completed.model, completed.finish_reason) == (run_id, "llama-3.1-70b", "stop")
+    assert completed.usage == Usage(12, 34).as_json()
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"), [(TimeoutError("too slow"), Cause.TIMED_OUT), (asyncio.CancelledError(), Cause.INTERRUPTED)]
+)
+def test_an_exception_in_an_awaited_block_becomes_the_runs_failure(
+    ledger: Ledger, in_loop: Callable[..., Any], error: BaseException, cause: Cause
+) -> None:
+    async def scenario(own: AsyncLedger) -> None:
+        with pytest.raises(type(error)):
+            async with own.conversation("k").run("my-llm", "llama"):
+                raise error
+
+    in_loop(scenario)
+    assert [failure.cause for failure in ledger.failures()] == [cause]
+
+
+def test_a_task_that_is_cancelled_in_the_block_leaves_a_run_that_is_closed(
+    ledger: Ledger, in_loop: Callable[..., Any]
+) -> None:
+    async def scenario(own: AsyncLedger) -> None:
+        begun = asyncio.Event()
+
+        async def call() -> None:
+            async with own.conversation("k").run("my-llm", "llama"):
+                begun.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(call())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    in_loop(scenario)
+    assert ledger.state("k").open_runs == {}
+    assert [failure.cause for failure in ledger.failures()] == [Cause.INTERRUPTED]
+
+
+# While another run is open
+
+
+def test_a_call_while_a_run_is_open_is_refused(ledger: Ledger) -> None:
+    chat = ledger.conversation("k")
+    with chat.run("my-llm", "llama") as run:
+        with pytest.raises(ConversationBusy), chat.run("my-llm", "llama"):
+            pytest.fail("the block is not entered")
+        run.complete("Well.")
+    assert types(ledger).count("RunStarted") == 1
+
+
+def test_a_call_waits_its_turn_where_questions_queue(db_url: str) -> None:
+    with threadledger.open(db_url, threads="none", while_running="queue") as ledger:
+        chat, waits, ran = ledger.conversation("k"), threading.Event(), []
+
+        def wait(seconds: float) -> None:
+            waits.set()
+            time.sleep(min(seconds, 0.01))
+
+        object.__setattr__(ledger.outside, "wait", wait)
+
+        def second() -> None:
+            with chat.run("my-llm", "second") as run:
+                ran.append("second")
+                run.complete("two")
+
+        with chat.run("my-llm", "first") as run:
+            waiting = threading.Thread(target=second)
+            waiting.start()
+            assert waits.wait(WAITED_SECONDS_MAX)
+            ran.append("first")
+            run.complete("one")
+        waiting.join(WAITED_SECONDS_MAX)
+        assert ran == ["first", "second"]
+        assert [each.message.text for each in ledger.memory("k").messages] == ["one", "two"]
+
+
+def test_a_call_takes_the_place_of_an_open_run_where_questions_interrupt(db_url: str) -> None:
+    with threadledger.open(db_url, threads="none", while_running="interrupt") as ledger:
+        chat = ledger.conversation("k")
+        with pytest.raises(RunNotOpen), chat.run("my-llm", "first") as first:
+            with chat.run("my-llm", "second") as second:
+                second.complete("two")
+            first.complete("one")
+        assert [(failure.run_id, failure.cause) for failure in ledger.failures()] == [(first.run_id, Cause.INTERRUPTED)]
+        assert [each.message.text for each in ledger.memory("k").messages] == ["two"]
