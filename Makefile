@@ -41,6 +41,7 @@ wheel: $(VENV)/.checked
 bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/exchange.py
 
 lock:
 	uv pip compile pyproject.toml --all-extras --group dev --universal --no-annotate --no-header --no-emit-index-url \

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -28,33 +28,42 @@ from threadledger.domain import (
     Failure,
     Health,
     Journal,
-    Memory,
-    Message,
     MirrorHead,
     MirrorHeads,
     Pause,
     ProviderRefused,
-    Role,
     ThreadItem,
     ThreadMirror,
     Work,
     attended,
     bring_up,
-    common_prefix,
     diagnose,
-    digest,
-    fold_memory,
-    is_uncertain,
-    is_worth_a_retry,
     lacking,
     limits,
     new_id,
     now,
     open_doubts,
+    sent_again,
     stream_of,
     surplus,
     taken_out,
     to_iso,
+)
+
+from .beside import (
+    Look,
+    Noted,
+    Overheard,
+    asked_last,
+    left_behind,
+    newer_items,
+    record_deleted,
+    said_behind,
+    send_all,
+    sent_before,
+    version_with,
+    whole_items,
+    young,
 )
 
 logger = logging.getLogger("threadledger.threads")
@@ -100,26 +109,28 @@ class ThreadOutbox:
         thread_id = link["thread_id"] if link is not None and usable else (yield from self._link(journal, key, mirror))
         seconds = request.timeout_seconds + limits.RUN_GRACE_SECONDS
         head = yield from self._claimed(journal, key, mirror, thread_id, request.exchange_id, seconds)
-        request = replace(request, thread_id=thread_id, doubts=head.doubts, journal=_Overheard(request.journal))
-        noted = _Noted(head.doubts)
+        request = replace(request, thread_id=thread_id, doubts=head.doubts, journal=Overheard(request.journal))
+        noted = Noted(head.doubts)
+        claim = partial(self._claim, journal, key, mirror, thread_id, request.exchange_id, seconds)
         try:
-            return (yield from self._ready(journal, request, mirror, backend, head, noted))
+            readying = self._ready(journal, request, mirror, backend, head, noted)
+            return (yield from attended(readying, _Renewing(claim, seconds)))
         except BaseException:
             yield Work(lambda: self.release(replace(request, doubts=noted.doubts), mirror.name))
             raise
 
     def release(self, request: BackendRequest, mirror: str, uncertain: bool = False) -> None:
         """Give the thread back; what the failed run left there is read before the next write."""
-        doubts = tuple(_young(request.doubts))
+        doubts = tuple(young(request.doubts))
         if uncertain:
-            asked = Doubt.of(_asked_last(request), to_iso(now()), asked=True)
+            asked = Doubt.of(asked_last(request), to_iso(now()), asked=True)
             doubts += (replace(asked, exchange_id=request.exchange_id, run_id=request.run_id),)
         self._heads.release(stream_of(request.key), mirror, request.exchange_id, doubts)
 
     def settle(self, request: BackendRequest, mirror: str, version: int) -> None:
         """Note that the thread holds everything up to a version. What was found there has landed: it is in doubt no more."""
         found = request.exchange_id if request.found else None
-        doubts = tuple(doubt for doubt in _young(request.doubts) if not (doubt.asked and doubt.exchange_id == found))
+        doubts = tuple(doubt for doubt in young(request.doubts) if not (doubt.asked and doubt.exchange_id == found))
         if request.thread_id is not None:
             head = MirrorHead(request.thread_id, version, settled=True, doubts=doubts)
             self._heads.put(stream_of(request.key), mirror, head, request.exchange_id)
@@ -134,7 +145,7 @@ class ThreadOutbox:
         """Bring one thread up to the journal. A provider that failed many times in a row is let be for a while, so that
         journaling does not wait for it."""
         name = f"{mirror.name} threads"
-        if self._health.cooling(name, now()) is not None:
+        if self._health.enter(name, now(), CLAIM_SECONDS) is not None:
             return
         try:
             yield from self._mirror(journal, key, mirror, link)
@@ -190,26 +201,26 @@ class ThreadOutbox:
             head: MirrorHead | None = yield Work(claim)
             if head is None:
                 return
-            noted = _Noted(head.doubts)
+            noted = Noted(head.doubts)
             try:
                 bringing = self._bring_up(journal, key, mirror, head, noted)
-                doubts, version = yield from attended(bringing, _Renewing(claim))
+                doubts, version = yield from attended(bringing, _Renewing(claim, CLAIM_SECONDS))
             except BaseException:
-                left = tuple(_young(noted.doubts))
+                left = tuple(young(noted.doubts))
                 yield Work(partial(self._heads.release, stream_of(key), mirror.name, holder, left))
                 raise
-            done = MirrorHead(thread_id, version, settled=True, doubts=tuple(_young(doubts)))
+            done = MirrorHead(thread_id, version, settled=True, doubts=tuple(young(doubts)))
             yield Work(partial(self._heads.put, stream_of(key), mirror.name, done, holder))
             if (yield Work(lambda: journal.require(key))).version == seen:
                 return
 
     def _bring_up(
-        self, journal: Journal, key: str, mirror: ThreadMirror, head: MirrorHead, noted: _Noted
+        self, journal: Journal, key: str, mirror: ThreadMirror, head: MirrorHead, noted: Noted
     ) -> Effects[tuple[Sequence[Doubt], int]]:
         """Send what a thread lacks; the writes that may still land, and the version that the thread holds."""
         if head.settled and not head.doubts:
-            items, version = yield Work(partial(_newer, journal, key, mirror, head))
-            if (yield from _sent(mirror, head.thread_id, items, noted)):
+            items, version = yield Work(partial(newer_items, journal, key, mirror, head))
+            if (yield from send_all(mirror, head.thread_id, items, noted)):
                 return (), version
             head = replace(head, settled=False, doubts=tuple(noted.doubts))
         look = yield from self._looked(journal, key, mirror, head, noted)
@@ -223,7 +234,7 @@ class ThreadOutbox:
             attempts_max=CATCH_UP_ATTEMPTS_MAX,
             note=noted,
         )
-        yield Work(partial(_record, journal, key, mirror, head.thread_id, look.version, delivered.deleted))
+        yield Work(partial(record_deleted, journal, key, mirror, head.thread_id, look.version, delivered.deleted))
         return delivered.doubts, look.version
 
     def _ready(
@@ -233,24 +244,27 @@ class ThreadOutbox:
         mirror: ThreadMirror,
         backend: Backend,
         head: MirrorHead,
-        noted: _Noted,
+        noted: Noted,
     ) -> Effects[BackendRequest]:
         """The request, once its thread holds all that it lacked, or with that."""
         if not backend.takes_unsent and not any(doubt.asked for doubt in head.doubts):
             doubts, version = yield from self._bring_up(journal, request.key, mirror, head, noted)
             return replace(request, thread_version=version, doubts=doubts)
         if head.settled and not head.doubts:
-            unsent, version = yield Work(partial(_newer, journal, request.key, mirror, head))
+            unsent, version = yield Work(partial(newer_items, journal, request.key, mirror, head))
             return replace(request, thread_version=version, unsent=unsent)
         look = yield from self._looked(journal, request.key, mirror, head, noted, request.exchange_id)
         request = replace(request, thread_version=look.version, doubts=look.doubts, found=look.found)
         if look.found:
-            version = yield Work(lambda: _version_with(journal, request.key, look))
+            version = yield Work(lambda: version_with(journal, request.key, look))
             return replace(request, thread_version=version)
         if backend.takes_unsent:
-            return replace(request, unsent=lacking(look.journal, look.thread))
+            unsent = lacking(look.journal, look.thread)
+            return replace(request, unsent=unsent, doubts=sent_again(look.doubts, unsent))
         delivered = yield from bring_up(mirror, head.thread_id, look.journal, look.thread, look.doubts, note=noted)
-        yield Work(partial(_record, journal, request.key, mirror, head.thread_id, look.version, delivered.deleted))
+        yield Work(
+            partial(record_deleted, journal, request.key, mirror, head.thread_id, look.version, delivered.deleted)
+        )
         return replace(request, doubts=delivered.doubts)
 
     def _looked(
@@ -259,7 +273,7 @@ class ThreadOutbox:
         key: str,
         mirror: ThreadMirror,
         head: MirrorHead,
-        noted: _Noted,
+        noted: Noted,
         exchange_id: str | None = None,
     ) -> Effects[Look]:
         """Read a thread back, after what is provably a late copy of ours was taken out; with an exchange, what an earlier
@@ -269,22 +283,20 @@ class ThreadOutbox:
         others = [doubt.run_id for doubt in head.doubts if doubt.run_id and doubt.exchange_id != exchange_id]
         deleted = [*(yield from mirror.sweep(thread_id, ours, completed=False))]
         deleted += yield from mirror.sweep(thread_id, others, completed=True)
-        items, version = yield Work(partial(_whole, journal, key, mirror, thread_id))
+        items, version = yield Work(partial(whole_items, journal, key, mirror, thread_id))
         thread = yield from mirror.read(thread_id)
         doubts: Sequence[Doubt] = head.doubts
-        sent = _sent_before(items, head)
-        late: Sequence[ThreadItem] = surplus(sent, thread, doubts) if doubts else []
-        still_open = open_doubts(sent, thread, doubts) if late else doubts
-        late = late or _left_behind(items, thread, [doubt for doubt in doubts if doubt.exchange_id != exchange_id])
+        late, still_open = yield Work(partial(_late, sent_before(items, head), thread, doubts))
+        late = late or left_behind(items, thread, [doubt for doubt in doubts if doubt.exchange_id != exchange_id])
         if late:
             yield from taken_out(mirror, thread_id, late, doubts, still_open, noted)
             doubts = still_open
             gone = {item.item_id for item in late}
             deleted += gone
             thread = [item for item in thread if item.item_id not in gone]
-        yield Work(partial(_record, journal, key, mirror, thread_id, version, deleted))
+        yield Work(partial(record_deleted, journal, key, mirror, thread_id, version, deleted))
         asked = any(doubt.asked and doubt.exchange_id == exchange_id for doubt in head.doubts)
-        found = _found(items, thread) if asked else ()
+        found = said_behind(items, thread) if asked else ()
         foreign = len(thread) - len(found) - len(items) + len(lacking(items, thread))
         if foreign:
             told = "%s thread of %r holds %d entries that are not the journal's: threadledger replay verify %s"
@@ -308,13 +320,17 @@ class ThreadOutbox:
     ) -> MirrorHead | None:
         """The thread, taken for writing. Where whoever held it never gave it back, it stopped in the middle of a run: what
         that run wrote is in doubt."""
-        head = self._heads.claim(stream_of(key), mirror.name, thread_id, holder, now() + timedelta(seconds=seconds))
-        left = journal.exchanges(key).by_id.get(head.left_by or "") if head is not None else None
+        until = now() + timedelta(seconds=seconds)
+        given_up = journal.require(key).state.abandoned.keys()  # whoever is still at one of these has lost its place
+        head = self._heads.claim(stream_of(key), mirror.name, thread_id, holder, until, given_up)
+        if head is None or head.left_by is None:
+            return head
+        left = journal.exchanges(key).by_id.get(head.left_by)
         ended = [run for run in left.runs if run.state != "open"] if left is not None else []
-        if head is None or left is None or not ended or ended[-1].completed:
+        if left is None or not ended or ended[-1].completed:
             return head
         asked = {each.version for each in journal.memory(key).messages if each.exchange_id == left.exchange_id}
-        items, _ = _whole(journal, key, mirror, thread_id)
+        items, _ = whole_items(journal, key, mirror, thread_id)
         doubt = Doubt.of([item for item in items if item.version in asked], to_iso(now()), asked=True)
         doubt = replace(doubt, exchange_id=left.exchange_id, run_id=ended[-1].run_id)
         return replace(head, settled=False, doubts=(*head.doubts, doubt))
@@ -327,151 +343,26 @@ class ThreadOutbox:
         logger.warning("%s thread of %r lags behind: %s (%s)", mirror.name, key, cause.value, refused)
 
 
-@dataclass(frozen=True)
-class Look:
-    """A thread read back beside the journal."""
-
-    journal: Sequence[ThreadItem]
-    thread: Sequence[ThreadItem]
-    version: int
-    """The journal's, as it was rendered."""
-    doubts: Sequence[Doubt]
-    found: Sequence[ThreadItem] = ()
+def _late(
+    sent: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]
+) -> tuple[Sequence[ThreadItem], Sequence[Doubt]]:
+    """The late copies of ours in a thread, and the doubts that are left once those are deleted."""
+    late = surplus(sent, thread, doubts) if doubts else []
+    return late, open_doubts(sent, thread, doubts) if late else doubts
 
 
 class _Renewing:
     """Claims a thread again while it is written to for long."""
 
-    def __init__(self, claim: Callable[[], Any]) -> None:
+    def __init__(self, claim: Callable[[], Any], seconds: float) -> None:
         self._claim = claim
+        self._seconds = seconds
         self._at = time.monotonic()
 
     def __call__(self, effect: Effect) -> Effects[None]:
-        if time.monotonic() - self._at > CLAIM_SECONDS / 10:
+        if time.monotonic() - self._at > self._seconds / 10:
             self._at = time.monotonic()
             yield Work(self._claim)
-
-
-class _Noted:
-    """The writes to a thread that may still land, as they are known at this moment."""
-
-    def __init__(self, doubts: Sequence[Doubt]) -> None:
-        self.doubts = tuple(doubts)
-
-    def __call__(self, doubts: Sequence[Doubt]) -> None:
-        self.doubts = tuple(doubts)
-
-
-class _Overheard:
-    """Writes a run's tool calls and results down, and remembers the results: they are the input of its next request."""
-
-    def __init__(self, journal: Callable[[Sequence[Message]], None]) -> None:
-        self._journal = journal
-        self.results: Sequence[Message] = ()
-
-    def __call__(self, messages: Sequence[Message]) -> None:
-        self._journal(messages)
-        self.results = [message for message in messages if message.role is Role.TOOL]
-
-
-def _asked_last(request: BackendRequest) -> Sequence[ThreadItem]:
-    """The input of a run's last request, where it took along what the thread lacked."""
-    results = request.journal.results if isinstance(request.journal, _Overheard) else ()
-    if results and (request.unsent or request.found):
-        return [ThreadItem("tool_result", "", each.text, each.tool_call_id or "") for each in results]
-    return request.unsent
-
-
-def _sent_before(journal: Sequence[ThreadItem], head: MirrorHead) -> Sequence[ThreadItem]:
-    """What of the journal the thread may hold by our own writes: up to its head, and what is in doubt. A copy of anything
-    newer is not the journal's yet, however much it says the same."""
-    if head.left_by is not None:
-        return journal  # what was sent last was not written down
-    doubted = {item.message_id or item.digest for doubt in head.doubts for item in doubt.items}
-    return [
-        item
-        for item in journal
-        if item.version <= head.version or item.message_id in doubted or digest([item]) in doubted
-    ]
-
-
-def _sent(mirror: ThreadMirror, thread_id: str, items: Sequence[ThreadItem], noted: _Noted) -> Effects[bool]:
-    """Send to a thread that is known to hold all that came before. Whether all is there; otherwise it has to be read, and
-    what is in doubt is noted."""
-    for start in range(0, len(items), mirror.batch):
-        batch = items[start : start + mirror.batch]
-        try:
-            yield from mirror.add(thread_id, batch)
-        except ProviderRefused as refused:
-            if is_uncertain(refused.failure):
-                noted((Doubt.of(batch, to_iso(now()), whole=True),))
-            elif not is_worth_a_retry(refused.failure) or diagnose(refused.failure) is Cause.THREAD_MISSING:
-                raise
-            return False
-        except BaseException:
-            noted((Doubt.of(batch, to_iso(now()), whole=True),))
-            raise
-    return True
-
-
-def _newer(journal: Journal, key: str, mirror: ThreadMirror, head: MirrorHead) -> tuple[Sequence[ThreadItem], int]:
-    """What was journaled since the version that a thread holds, and the version it holds with that."""
-    newer = fold_memory(journal.history(key, after=head.version))
-    if any(each.message.role is Role.TOOL or each.message.calls() for each in newer.messages):
-        newer = journal.memory(key)  # calls and results have to be seen together
-    newer = newer.settled()
-    rendered = mirror.render(newer, head.thread_id).items
-    return [item for item in rendered if item.version > head.version], max(_version(newer), head.version)
-
-
-def _whole(journal: Journal, key: str, mirror: ThreadMirror, thread_id: str) -> tuple[Sequence[ThreadItem], int]:
-    memory = journal.memory(key).settled()
-    return mirror.render(memory, thread_id).items, _version(memory)
-
-
-def _left_behind(
-    journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]
-) -> Sequence[ThreadItem]:
-    """What a model has said behind the question of a run that nobody followed to its end, where the journal goes on with
-    something else: nobody will take it for an answer any more."""
-    same = common_prefix(journal, thread)
-    asked = {doubt.items[-1].digest for doubt in doubts if doubt.asked and doubt.items}
-    goes_on = 0 < same < len(journal) and digest([journal[same - 1]]) in asked
-    return _found(journal[:same], thread) if goes_on else ()
-
-
-def _found(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> Sequence[ThreadItem]:
-    """What a model has said behind all that is journaled; nothing where anything else stands there."""
-    if common_prefix(journal, thread) < len(journal):
-        return ()
-    said = thread[len(journal) :]
-    models = all(item.kind == "tool_call" or (item.kind == "message" and item.name == "assistant") for item in said)
-    return said if models else ()
-
-
-def _record(
-    journal: Journal, key: str, mirror: ThreadMirror, thread_id: str, version: int, deleted: Sequence[str]
-) -> None:
-    """Record what was taken out of a thread."""
-    if deleted:
-        reason = "what was sent once had landed again, or was left by a run that nobody followed any more"
-        ids = sorted(deleted)
-        journal.commit(key, lambda it: it.reconcile_thread(mirror.name, thread_id, version, deleted=ids, reason=reason))
-
-
-def _young(doubts: Sequence[Doubt]) -> Iterator[Doubt]:
-    """The doubts about writes that may still land."""
-    oldest = to_iso(now() - timedelta(seconds=limits.DOUBT_SECONDS))
-    return (doubt for doubt in doubts if doubt.at > oldest)
-
-
-def _version_with(journal: Journal, key: str, look: Look) -> int:
-    """The version that a thread holds with what was found there: calls may be journaled that still wait for their results."""
-    ids = {item.call_id for item in look.found if item.call_id}
-    messages = journal.memory(key).messages if ids else ()
-    return max(
-        [look.version, *(each.version for each in messages if ids.intersection(c.id for c in each.message.calls()))]
-    )
 
 
 def _state(journal: Journal, key: str) -> ConversationState:
@@ -481,7 +372,3 @@ def _state(journal: Journal, key: str) -> ConversationState:
         return state
     journal.commit(key, lambda it: it.close_overdue_runs())
     return journal.require(key).state
-
-
-def _version(memory: Memory) -> int:
-    return memory.messages[-1].version if memory.messages else 0

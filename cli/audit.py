@@ -10,9 +10,11 @@ import click
 from .exits import Exit
 from .invocation import MomentParameter, common, invocation, opened
 from .lazy import LazyGroup
-from .output import clock, emit_many, emit_one, note, short
+from .output import clock, emit_many, emit_one, note, printable, short
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from rich.console import Console
 
     from threadledger.domain import Exchanges, RecordedFailure, RunRecord
@@ -58,7 +60,7 @@ def failures(
         found = ledger.failures(since, until, cause, code, backend, unanswered, limit)
     if invocation().output == "table":
         emit_many([_row(failure) for failure in found], COLUMNS, empty="no failures")
-        for told in dict.fromkeys(f"{each.cause.value} ({each.summary()})\n  {each.advice}" for each in found):
+        for told in _explained(found):
             note(told)
     else:
         emit_many((failure.as_json() for failure in found), ())
@@ -79,6 +81,16 @@ def show(run: str) -> int:
     advice = recorded_failure(record, folded.exchange_of(record)).advice_here()
     emit_one(thing, lambda console: _draw(console, thing, advice))
     return Exit.DONE
+
+
+def _explained(found: Sequence[RecordedFailure]) -> Iterator[str]:
+    """Each advice once, with the cause, the newest of its messages, and how many runs it is for."""
+    by_advice: dict[tuple[str, str], list[RecordedFailure]] = {}
+    for each in found:
+        by_advice.setdefault((each.cause.value, each.advice), []).append(each)
+    for (cause, advice), failures in by_advice.items():
+        times = f", {len(failures)} times" if len(failures) > 1 else ""
+        yield f"{cause} ({failures[-1].summary()}){times}\n  {advice}"
 
 
 def _row(failure: RecordedFailure) -> dict[str, Any]:
@@ -103,6 +115,7 @@ def _as_json(run: RunRecord, folded: Exchanges) -> dict[str, Any]:
     if run.completed is not None:
         told |= {"remote_run_id": run.completed.remote_run_id, "thread_id": run.completed.thread_id}
     return told | {
+        "partial_text": run.failure.partial_text if run.failure is not None else None,
         "started_at": to_iso(run.started_at),
         "ended_at": to_iso(run.ended_at) if run.ended_at else None,
         "memory_version": run.memory_version,
@@ -136,6 +149,10 @@ def _draw(console: Console, thing: dict[str, Any], advice: str) -> None:
             facts.add_row(Text(name.replace("_", " "), style="dim"), Text(str(thing[name])))
     console.print(facts)
     console.print()
+    if thing["partial_text"]:
+        console.print(Text("what it had said", style="bold"))
+        console.print(Text(printable(thing["partial_text"])))
+        console.print()
     if thing["cause"]:
         console.print(Text(f"cause   {thing['cause']}", style="bold red"))
         console.print(Text(f"advice  {advice}"))

@@ -21,7 +21,7 @@ def chat(key: str) -> int:
 
     with opened(create=True) as ledger:
         conversation = ledger.conversation(key)
-        for each in conversation.memory(last=6).messages if conversation.memory().messages else ():
+        for each in conversation.memory(last=6).messages:
             note(f"{each.message.role.value}: {printable(each.message.text)}")
         while question := _question():
             try:

@@ -93,8 +93,12 @@ def check_unanswered(ledger: Ledger) -> Iterator[Checked]:
         if failure.next == "abandoned" or (failure.next == "open" and failure.at.timestamp() < heard_of)
     ]
     exchanges = {(failure.key, failure.exchange_id) for failure in given_up}
+    newest = {key: ledger.state(key).last_exchange_id for key, _ in exchanges}
+    overtaken = {(key, exchange_id) for key, exchange_id in exchanges if newest[key] != exchange_id}
+    exchanges -= overtaken
     if not exchanges:
-        yield Checked("unanswered", "no exchange that failed is left without an answer")
+        went_on = f"; in {counted(len(overtaken), 'exchange')} the talk went on without one" if overtaken else ""
+        yield Checked("unanswered", f"no exchange that failed still waits for its answer{went_on}")
         return
     conversations = counted(len({key for key, _ in exchanges}), "conversation")
     yield Checked(
@@ -114,7 +118,8 @@ def check_backends_health(ledger: Ledger) -> Iterator[Checked]:
             until = clock(to_iso(health.cooling_until))
             yield Checked(
                 "cooling",
-                f"{health.backend} is passed over until {until} UTC: {health.failures_in_a_row} failures in a row, "
+                f"{health.backend} is passed over until {until} UTC while another backend is well: "
+                f"{health.failures_in_a_row} failures in a row, "
                 f"the last one {health.last_cause.value}",
                 advise(health.last_cause).replace("rerun RUN", "rerun --failed"),
             )

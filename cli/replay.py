@@ -124,10 +124,20 @@ def rerun(
 @common
 def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
     """Compare threads with the journal, message by message. Nothing is written. Exit 4 on drift."""
+    from threadledger.domain import ProviderRefused
+
     _one_choice(bool(keys), everything)
     with opened() as ledger:
         chosen = ledger.replay.keys(None if everything else list(keys))
-        found = [each for key in tracked(chosen, len(chosen), "verifying") for each in ledger.replay.verify([key], to)]
+        found, refused = [], 0
+        for key in tracked(chosen, len(chosen), "verifying"):
+            try:
+                found += ledger.replay.verify([key], to)
+            except ProviderRefused as error:
+                if len(chosen) == 1:
+                    raise
+                refused += 1
+                note(f"{key}: the provider cannot be asked ({error})")
     rows = [each.as_json() for each in found]
     emit_many(
         _for_people(rows),
@@ -137,6 +147,8 @@ def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
     if drifted and invocation().output == "table":
         told = f"{len(drifted)} of {counted(len(rows), 'thread')} not as the journal says"
         note(f"{told}; write anew with: threadledger replay rebuild KEY --apply")
+    if refused:
+        return Exit.SOME_FAILED
     return Exit.FOUND_SOMETHING if drifted else Exit.DONE
 
 

@@ -86,14 +86,20 @@ def _told(kind: str, data: dict[str, Any]) -> str:
     """One event in a few words."""
     match kind:
         case "MessageJournaled":
-            return f"{data['role']}: {str(data['content'])[:100]}"
+            calls = [f"{call['function']['name']}({call['function']['arguments']})" for call in data["tool_calls"]]
+            said = "" if data["content"] in (None, []) else str(data["content"])
+            return f"{data['role']}: {' '.join(filter(None, [said, *calls]))[:100]}"
         case "RunStarted":
             return f"run {short(data['run_id'])} on {data['backend']} ({data['model']}), attempt {data['attempt']}"
         case "RunCompleted":
-            ended = "asked for tools" if data.get("goes_on") else "answered"
+            ended = "asked for tools" if data["goes_on"] else "answered"
+            if data["finish_reason"] == "found_in_thread":
+                return f"run {short(data['run_id'])} found the answer in the thread; its tokens are not known"
             return f"run {short(data['run_id'])} {ended}, {data['usage'].get('total_tokens', 0)} tokens"
         case "RunFailed":
-            return f"run {short(data['run_id'])} {data['status']}: {data['code'] or ''} {data['message'] or ''}"
+            http = f"HTTP {data['http_status']}" if data["http_status"] else None
+            facts = ", ".join(str(fact) for fact in (http, data["code"], data["message"]) if fact)
+            return f"run {short(data['run_id'])} {data['status']}: {facts}"
         case "FallbackUsed":
             return f"{data['from_backend']} → {data['to_backend']}: {data['reason'][:80]}"
         case "ThreadLinked" | "ThreadRebuilt":
@@ -103,4 +109,8 @@ def _told(kind: str, data: dict[str, Any]) -> str:
         case "ThreadReconciled":
             deleted = counted(len(data["deleted"]), "item")
             return f"{data['backend']} thread {data['thread_id']}: {deleted} deleted: {data['reason']}"
+        case "ExchangeAbandoned":
+            return f"nobody answered: {data['reason']}"
+        case "RerunAccepted":
+            return f"run {short(data['run_id'])} answers in place of {short(data['superseded_run_id'])}"
     return ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, (str, int)) and value)[:100]

@@ -22,7 +22,16 @@ from .audit import (
 from .chat import Chat
 from .conversation import Conversation
 from .conversing import Conversing
-from .delivery import CATCH_UP_ATTEMPTS_MAX, LEFT_IN_THREAD, Delivered, bring_up, is_uncertain, lacking, taken_out
+from .delivery import (
+    CATCH_UP_ATTEMPTS_MAX,
+    LEFT_IN_THREAD,
+    Delivered,
+    bring_up,
+    is_uncertain,
+    lacking,
+    sent_again,
+    taken_out,
+)
 from .diagnosis import BACKEND_UNWELL, diagnose, may_succeed_when_retried
 from .driving import AsyncDriver, heard, perform
 from .effects import Call, Effect, Effects, Pause, Tell, Use, Work, attended
@@ -263,6 +272,7 @@ __all__ = [
     "response_items",
     "restore",
     "restore_message",
+    "sent_again",
     "stream_of",
     "surplus",
     "taken_out",

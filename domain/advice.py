@@ -3,9 +3,16 @@
 from .failures import Cause
 
 
-def advise(cause: Cause) -> str:
-    """What to do about a cause: names the setting or the command. RUN and KEY stand for the run and its conversation."""
-    return ADVICE[cause]
+def advise(cause: Cause, code: str | None = None) -> str:
+    """What to do about a cause: names the setting or the command. RUN and KEY stand for the run and its conversation.
+    `code` is the failure's, where it is one of ours that says more."""
+    return ADVICE_BY_CODE.get(code or "", ADVICE[cause])
+
+
+ADVICE_BY_CODE = {
+    "superseded": "A newer question took this one's place: nothing to do.",
+    "listener_left": "Whoever asked did not wait for the end: ask again if the answer is still wanted.",
+}
 
 
 ADVICE: dict[Cause, str] = {

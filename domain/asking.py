@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,15 @@ from .conversation import Conversation
 from .delivery import is_uncertain
 from .diagnosis import diagnose
 from .effects import Effect, Effects, ListenerLeft, Pause, Tell, Work, attended
-from .errors import AllBackendsFailed, Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused
+from .errors import (
+    AllBackendsFailed,
+    Conflict,
+    ConversationBusy,
+    ExchangeAnswered,
+    ProviderRefused,
+    StoreUnavailable,
+    ThreadledgerError,
+)
 from .events import MessageJournaled
 from .exchange import Abandon, CallBackend, CompleteRun, FailRun, Policy, StartRun, Step, Wait, exchange
 from .failures import Cause, Failure
@@ -29,6 +38,9 @@ from .runs import Completion, RunPlan
 from .stream import Delta, StartedOver
 
 logger = logging.getLogger("threadledger")
+
+
+SUPERSEDED = "a newer question took the place of this one, or its time was over"
 
 
 class Superseded(BaseException):
@@ -75,7 +87,8 @@ class Asking:
         self._partial: list[str] = []
 
     def run(self) -> Effects[Answer]:
-        """Perform the exchange to its end; afterwards, in any case, the threads get what they lack.
+        """Perform the exchange to its end; afterwards the threads get what they lack, unless the caller has gone: then they
+        catch up with the next message.
 
         Raises:
             AllBackendsFailed: nobody answered.
@@ -88,17 +101,24 @@ class Asking:
             answer = yield Work(lambda: recorded_answer(self._journal, self._key, self._exchange_id))
             if answer is None:
                 raise
-        except Exception:
+        except Exception as error:
+            if self._run is not None:  # ours, and nobody is at it any more
+                failure = Failure("error", type=type(error).__name__, message=redact(str(error)) or None)
+                with suppress(ThreadledgerError):
+                    yield Work(lambda: self._give_up(failure))
             yield from self._outside.mirrored(self._journal, self._key)
             raise
         except BaseException as stopped:
             failure = self._with_partial(_stopped(stopped))
             yield Work(lambda: self._give_up(failure))
             raise
-        yield from self._outside.mirrored(self._journal, self._key)
+        try:
+            if answer is not None:
+                yield Tell(answer)  # it is journaled: nobody need wait for the threads
+        finally:
+            yield from self._outside.mirrored(self._journal, self._key)
         if answer is None:
             raise (yield Work(self._nobody))
-        yield Tell(answer)
         return answer
 
     def _perform_all(self, steps: Generator[Step, Any, Any]) -> Effects[Answer | None]:
@@ -216,7 +236,8 @@ class Asking:
             return refusal.redacted()
         if backend.thread is not None and self._outside.outbox is not None:
             request = yield from self._outside.outbox.prepare(self._journal, request, backend)
-            self._request = request
+            left = self._began + self._plan.timeout_seconds - time.monotonic()
+            self._request = request = replace(request, timeout_seconds=max(left, 0.001))
         return (yield from backend.answer(request))
 
     def _watched(self, run_id: str, effects: Effects[Completion | Failure]) -> Effects[Completion | Failure]:
@@ -233,8 +254,12 @@ class Asking:
             nonlocal looked
             if isinstance(effect, Tell | Pause) and time.monotonic() - looked >= INTERRUPT_LOOK_SECONDS:
                 looked = time.monotonic()
-                if not (yield Work(lambda: self._journal.is_open(self._key, run_id))):
-                    raise Superseded("a newer question took the place of this one")
+                try:
+                    is_open = yield Work(lambda: self._journal.is_open(self._key, run_id))
+                except StoreUnavailable:  # no reason to break the run off: its end needs the database, this does not
+                    return
+                if not is_open:
+                    raise Superseded(SUPERSEDED)
 
         return attended(effects, look, heard)
 
@@ -245,22 +270,31 @@ class Asking:
         return replace(failure, partial_text="".join(self._partial)[:PARTIAL_TEXT_CHARS_MAX])
 
     def _journal_tools(self, run_id: str, messages: Sequence[Message]) -> None:
-        def decide(conversation: Conversation) -> None:
+        """Keep what a tool did, whatever became of the run; one that others have closed goes no further."""
+
+        def decide(conversation: Conversation) -> bool:
             for message in messages:
                 conversation.journal(message, source=Source.RUN, exchange_id=self._exchange_id, run_id=run_id)
+            return run_id in conversation.state.open_runs
 
-        self._journal.commit(self._key, decide)
+        if not self._journal.commit(self._key, decide):
+            raise Superseded(SUPERSEDED)
 
     def _complete(self, step: CompleteRun) -> Effects[Answer | None]:
+        refused: ThreadledgerError | None = None
         for _ in range(LATE_ANSWER_LOOKS_MAX):
             try:
                 answer: Answer = yield Work(lambda: self._accept(step))
                 return answer
-            except ConversationBusy:  # the run was closed by others, and another one is open: its end is waited for
+            except (ConversationBusy, StoreUnavailable) as error:
+                # Closed by others, and another run is open; or the database is away. An answer was paid for: it waits.
+                refused = error
                 yield Pause(INTERRUPT_LOOK_SECONDS)
             except Conflict:
                 yield Work(lambda: self._give_back(step, Failure("interrupted")))
                 raise
+        if isinstance(refused, StoreUnavailable):
+            raise refused
         self._overtaken = True
         yield Work(lambda: self._give_back(step, Failure("interrupted")))
         return None
@@ -334,14 +368,13 @@ class Asking:
         """Close the run that is open, and the exchange: nobody is at it any more, and the next question need not wait."""
         run = self._run
 
-        def decide(conversation: Conversation) -> bool:
-            is_open = run is not None and run.run_id in conversation.state.open_runs
-            if run is not None and is_open:
+        def decide(conversation: Conversation) -> None:
+            if run is not None and run.run_id in conversation.state.open_runs:
                 conversation.fail_run(run.run_id, failure, round(time.monotonic() - self._began, 6))
             conversation.abandon(self._exchange_id, failure.message or failure.status)
-            return is_open
 
-        if self._journal.commit(self._key, decide) and run is not None:
+        self._journal.commit(self._key, decide)
+        if run is not None:
             self._give_back(run, failure)
 
     def _give_back(self, step: FailRun | CallBackend | CompleteRun, failure: Failure) -> None:

@@ -19,7 +19,7 @@ from .driving import AsyncDriver
 from .failures import Cause, RecordedFailure
 from .health import BackendHealth
 from .ledger import Ledger, LoggedEvent, in_log
-from .limits import ASYNC_WORKERS
+from .limits import ASYNC_WORKERS, TOOL_WORKERS
 from .memory import Memory
 from .rebuild import RebuildItem, RebuildPlan, Verification
 from .rerun import RerunItem, RerunPlan
@@ -38,7 +38,8 @@ class AsyncLedger:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._pool = ThreadPoolExecutor(ASYNC_WORKERS, thread_name_prefix="threadledger")
-        self.driver = AsyncDriver(self._pool)
+        self._tools = ThreadPoolExecutor(TOOL_WORKERS, thread_name_prefix="threadledger-tools")
+        self.driver = AsyncDriver(self._pool, tools=self._tools)
 
     def __await__(self) -> Generator[Any, None, Self]:
         """`ledger = await threadledger.open_async()` is allowed, and does nothing more."""
@@ -60,7 +61,13 @@ class AsyncLedger:
         if aclose is not None:
             await aclose()
         await self.driver.work(self.ledger.close)
+        self._tools.shutdown(wait=False)
         self._pool.shutdown(wait=False)
+
+    @property
+    def schema_before(self) -> int | None:
+        """See `Ledger.schema_before`."""
+        return self.ledger.schema_before
 
     def conversation(self, key: str) -> AsyncChat:
         """See `Ledger.conversation`."""
@@ -130,9 +137,11 @@ class AsyncLedger:
         """See `Ledger.check`; all findings at once."""
         return await self._work(lambda: list(self.ledger.check(progress)))
 
-    async def rebuild_views(self, names: Sequence[str] = ()) -> None:
+    async def rebuild_views(
+        self, names: Sequence[str] = (), progress: Callable[[str, int, int], None] = lambda name, done, total: None
+    ) -> None:
         """See `Ledger.rebuild_views`."""
-        await self._work(lambda: self.ledger.rebuild_views(names))
+        await self._work(lambda: self.ledger.rebuild_views(names, progress))
 
     async def back_up(self, path: str | Path, progress: Progress = quietly) -> int:
         """See `Ledger.back_up`."""
@@ -162,15 +171,34 @@ class AsyncReplay:
         self._replay = ledger.replay
         self._driver = driver
 
-    async def plan_rebuild(self, *args: Any, **options: Any) -> AsyncRebuildPlan:
+    async def plan_rebuild(
+        self,
+        keys: Sequence[str] | None = None,
+        to: str | None = None,
+        at: int | datetime | None = None,
+        fresh: bool = False,
+        limit: int | None = None,
+    ) -> AsyncRebuildPlan:
         """See `Replay.plan_rebuild`."""
-        return AsyncRebuildPlan(
-            await self._driver.work(lambda: self._replay.plan_rebuild(*args, **options)), self._driver
-        )
+        plan = await self._driver.work(lambda: self._replay.plan_rebuild(keys, to, at, fresh, limit))
+        return AsyncRebuildPlan(plan, self._driver)
 
-    async def plan_rerun(self, *args: Any, **options: Any) -> AsyncRerunPlan:
+    async def plan_rerun(
+        self,
+        runs: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        failed: bool = False,
+        since: datetime | timedelta | None = None,
+        cause: Cause | str | None = None,
+        backend: str | None = None,
+        model: str | None = None,
+        tools: str = "recorded",
+    ) -> AsyncRerunPlan:
         """See `Replay.plan_rerun`."""
-        return AsyncRerunPlan(await self._driver.work(lambda: self._replay.plan_rerun(*args, **options)), self._driver)
+        plan = await self._driver.work(
+            lambda: self._replay.plan_rerun(runs, keys, failed, since, cause, backend, model, tools)
+        )
+        return AsyncRerunPlan(plan, self._driver)
 
     async def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
         """See `Replay.verify`."""

@@ -111,7 +111,7 @@ class Chat:
         running = OwnRunning(self._conversing, backend, model, timeout_seconds)
         self._perform(running.start())
         try:
-            yield OwnRun(running)
+            yield OwnRun(running, self._outside.wait)
         except BaseException as error:
             self._perform(running.fail(error))
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from .answers import Answer, recorded_answer, why_not_rerun
 from .asking import Asking
 from .conversation import Conversation
 from .effects import Effects, Pause, Tell, Work
-from .errors import ConversationBusy, ConversationChanged, IdempotencyConflict
+from .errors import ConversationBusy, ConversationChanged, IdempotencyConflict, InvalidMessage
 from .exchange import Policy
 from .ids import idempotent_id
 from .journal import Journal
@@ -76,6 +77,8 @@ class Conversing:
     def ask(self, text: str, idempotency_key: str | None = None, stream: bool = False) -> Effects[Answer]:
         """One exchange: see `Chat.ask`. With `stream`, what comes is told as it comes."""
         question = text_message("user", text)
+        if not text.strip():
+            raise InvalidMessage("the question has no words: nobody was asked, and nothing was written; say something")
 
         def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, int | None]:
             earlier = self._earlier(idempotency_key, question)
@@ -121,18 +124,27 @@ class Conversing:
 
         `decide` is told `interrupting=True` where it is to close what is open.
         """
+        if self.outside.policy.while_running == ActiveRuns.QUEUE:
+            return (yield from self._in_turn(decide))
         interrupting = self.outside.policy.while_running == ActiveRuns.INTERRUPT
         chosen = partial(decide, interrupting=True) if interrupting else decide
-        waits = self._looks()
-        while True:
-            try:
-                decided: T = yield Work(partial(self.journal.commit, self.key, chosen, create=True))
-                return decided
-            except ConversationBusy:
-                seconds = next(waits, None) if self.outside.policy.while_running == ActiveRuns.QUEUE else None
-                if seconds is None:
-                    raise
-            yield Pause(seconds)
+        decided: T = yield Work(partial(self.journal.commit, self.key, chosen, create=True))
+        return decided
+
+    def _in_turn(self, decide: Callable[..., T]) -> Effects[T]:
+        """Commit what is decided once the conversation is free and nobody who came before still waits."""
+        ticket = self.outside.turns.take(self.key)
+        try:
+            for seconds in self._looks():
+                if self.outside.turns.has_come(self.key, ticket):
+                    with suppress(ConversationBusy):
+                        decided: T = yield Work(partial(self.journal.commit, self.key, decide, create=True))
+                        return decided
+                yield Pause(seconds)
+            decided = yield Work(partial(self.journal.commit, self.key, decide, create=True))
+            return decided
+        finally:
+            self.outside.turns.give_back(self.key, ticket)
 
     def _looks(self) -> Iterator[float]:
         """How long to wait before each look, until the time of an exchange is over."""

@@ -30,6 +30,8 @@ LEFT_IN_THREAD = "left_in_thread"
 
 Note = Callable[[Sequence[Doubt]], None]
 
+NOT_SHOWN = "the thread does not show what was written to it"
+
 NEVER_SENT = frozenset({"tool_failed", "missing_credentials", "conversation_locked"})
 """Codes of failures that came up here, with no request under way."""
 
@@ -65,7 +67,7 @@ def bring_up(
         ProviderRefused: the provider refuses for good, or gives no way forward after `attempts_max` attempts.
     """
     delivery = _Delivery(mirror, thread_id, journal, doubts, note)
-    left, attempt = len(journal) + 1, 0
+    left, attempt, unseen = len(journal) + 1, 0, 0
     while True:
         try:
             missing = yield from delivery.compared(held)
@@ -76,7 +78,10 @@ def bring_up(
             attempt = 0 if len(missing) < left else attempt
             left = len(missing)
             yield from delivery.send(missing)
+            if missing and unseen == attempts_max:
+                raise ProviderRefused(Failure("error", code="server_error", message=NOT_SHOWN, thread_id=thread_id))
             if missing and delivery.doubts:
+                unseen += 1
                 continue  # read once more: an earlier write may have landed meanwhile
             return Delivered(delivery.sent, tuple(delivery.deleted), tuple(delivery.doubts))
         except ProviderRefused as refused:
@@ -137,13 +142,7 @@ class _Delivery:
     def send(self, missing: Sequence[ThreadItem]) -> Effects[None]:
         for start in range(0, len(missing), self._mirror.batch):
             batch = missing[start : start + self._mirror.batch]
-            sent = {digest([item]) for item in batch}
-            self._keep(
-                [
-                    replace(doubt, again=True) if any(item.digest in sent for item in doubt.items) else doubt
-                    for doubt in self.doubts
-                ]
-            )
+            self._keep(sent_again(self.doubts, batch))
             try:
                 yield from self._mirror.add(self._thread_id, batch)
             except BaseException as broken:
@@ -173,6 +172,14 @@ def taken_out(
     note([doubt if doubt in still_open else replace(doubt, whole=False) for doubt in doubts])
     yield from mirror.delete(thread_id, late[::-1])
     note(still_open)
+
+
+def sent_again(doubts: Sequence[Doubt], items: Sequence[ThreadItem]) -> tuple[Doubt, ...]:
+    """The doubts once these items are sent: one about any of them may come twice from now on."""
+    sent = {digest([item]) for item in items}
+    return tuple(
+        replace(doubt, again=True) if any(item.digest in sent for item in doubt.items) else doubt for doubt in doubts
+    )
 
 
 def lacking(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> list[ThreadItem]:

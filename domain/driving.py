@@ -65,11 +65,7 @@ def _performed(effect: Effect, wait: Wait) -> Any:
             return effect.do()
         case Use():
             result = _used(effect)
-            if inspect.isawaitable(result):
-                if inspect.iscoroutine(result):
-                    result.close()
-                raise TypeError("an asynchronous function needs threadledger.open_async()")
-            return result
+            return asyncio.run(result) if inspect.iscoroutine(result) else result
         case Pause():
             return wait(effect.seconds)
         case _:
@@ -95,16 +91,27 @@ class _End(Generic[T]):
 class AsyncDriver:
     """Performs effects in an event loop; the database's work is done by the threads of a pool."""
 
-    def __init__(self, pool: Executor, pause: Pausing = asyncio.sleep) -> None:
+    def __init__(self, pool: Executor, pause: Pausing = asyncio.sleep, tools: Executor | None = None) -> None:
+        """`pool` does the database's work; `tools` calls the app's blocking functions, by default the loop's own."""
         self._pool = pool
+        self._tools = tools
         self._pause = pause
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._streams: dict[AsyncGenerator[StreamPart, None], asyncio.Lock] = {}
 
     async def perform(self, effects: Effects[T]) -> T:
         """Perform effects to their end; nobody listens to what is told."""
         end: _End[T] = _End()
-        async for _ in self._each(effects, end):
-            pass
+        task = asyncio.current_task()
+        outermost = task is not None and task not in self._tasks
+        try:
+            if task is not None:
+                self._tasks.add(task)
+            async for _ in self._each(effects, end):
+                pass
+        finally:
+            if task is not None and outermost:
+                self._tasks.discard(task)
         return cast("T", end.value)
 
     async def heard(self, effects: Effects[Any]) -> AsyncGenerator[StreamPart, None]:
@@ -118,8 +125,12 @@ class AsyncDriver:
             await self._end(parts)
 
     async def close(self) -> None:
-        """End the streams that were left in the middle: the event loop ends such a stream some time later, or too late. One
-        that a task still reads is that task's to end."""
+        """Cancel what tasks are still at, and end the streams that were left in the middle: the event loop ends such a
+        stream some time later, or too late. One that a task still reads is that task's to end."""
+        at_it = self._tasks - {asyncio.current_task()}
+        for task in at_it:
+            task.cancel()
+        await asyncio.gather(*at_it, return_exceptions=True)
         for parts, ending in list(self._streams.items()):
             if ending.locked() or not cast("AsyncGeneratorType[StreamPart, None]", parts).ag_running:
                 await self._end(parts)
@@ -189,7 +200,7 @@ class AsyncDriver:
             case Use():
                 if inspect.iscoroutinefunction(effect.function):
                     return await effect.function(**effect.arguments)
-                result = await asyncio.to_thread(_used, effect)
+                result = await asyncio.get_running_loop().run_in_executor(self._tools, _used, effect)
                 return await result if inspect.isawaitable(result) else result
             case Pause():
                 return await self._pause(effect.seconds)

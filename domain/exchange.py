@@ -28,6 +28,7 @@ from .limits import (
     REASON_CHARS_MAX,
     RETRIES_DEFAULT,
     RETRY_AFTER_MAX_SECONDS,
+    WAIT_BEFORE_FALLBACK_SECONDS,
 )
 from .runs import Completion
 
@@ -173,7 +174,7 @@ class _UnderWay:
             if not may_be_retried(outcome, failed, self._policy.retries) or self.passes_over(candidate, later):
                 return None
             pause = pause_before_retry(failed.total(), outcome, self._random)
-            if self.has_no_time(after=pause):
+            if (later and pause > WAIT_BEFORE_FALLBACK_SECONDS) or self.has_no_time(after=pause):
                 return None
             yield Wait(pause)
             if self.has_no_time():  # the pause took longer than it should have

@@ -56,6 +56,9 @@ BREAKER_RETRY_AFTER_MAX_SECONDS = 3_600.0
 HEALTH_ENDS = 20
 """Ends of runs read per backend to tell how it is."""
 
+WAIT_BEFORE_FALLBACK_SECONDS = 10.0
+"""The longest pause that is made where another backend is left: somebody is waiting for an answer."""
+
 FAILURE_TEXT_CHARS_MAX = 2_000
 """Characters kept of a provider's error message."""
 
@@ -84,11 +87,14 @@ LATE_ANSWER_LOOKS_MAX = 30
 """How often a run that was closed by others tries to have its answer journaled while another run is open."""
 
 QUEUE_LOOK_FIRST_SECONDS = 0.05
-QUEUE_LOOK_MAX_SECONDS = 1.0
+QUEUE_LOOK_MAX_SECONDS = 0.25
 """How often a question that waits its turn looks whether the conversation is free: doubled up to the maximum."""
 
 DOUBT_SECONDS = 600.0
 """How long a write whose answer never came may still land in a thread: the openai SDK's own default timeout."""
+
+DOUBTS_KEPT_MAX = 32
+"""How many unanswered writes to a thread are kept in mind, the last ones."""
 
 DOUBTS_SEARCHED_MAX = 8
 """How many unanswered writes, the last ones, are looked for in a thread by their content: each doubles the ways to try."""
@@ -98,3 +104,6 @@ LANDINGS_TRIED_MAX = 500_000
 
 ASYNC_WORKERS = 8
 """Threads that do the database's work for an asynchronous ledger, however many exchanges are under way."""
+
+TOOL_WORKERS = 32
+"""Threads that call an app's blocking functions for an asynchronous ledger. Functions that are `async` take none."""

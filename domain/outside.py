@@ -16,6 +16,7 @@ from .health import Health
 from .journal import Journal
 from .ports import Backend, BackendRequest, ThreadMirror, ToolFunction
 from .profiles import Profile
+from .turns import Turns
 
 logger = logging.getLogger("threadledger.threads")
 
@@ -66,6 +67,8 @@ class Outside:
     random: Random = field(default_factory=Random)
     health: Health = field(default_factory=Health)
     """How the backends are doing: one for all conversations, so that what one meets spares the others."""
+    turns: Turns = field(default_factory=Turns)
+    """Who waits for which conversation, where questions wait their turn."""
     close: Callable[[], None] = lambda: None
     """Lets go of connections."""
     aclose: Callable[[], Awaitable[None]] | None = None

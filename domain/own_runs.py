@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from .conversation import Conversation
 from .conversing import Conversing
-from .driving import AsyncDriver, perform
+from .driving import AsyncDriver, Wait, perform
 from .effects import Effects, Work
-from .errors import RunNotOpen
+from .errors import InvalidMessage, RunNotOpen
 from .failures import Failure
 from .ids import new_id
 from .messages import Usage
@@ -76,6 +76,8 @@ class OwnRunning:
 
         with suppress(RunNotOpen):  # closed as interrupted meanwhile: the app's own exception says more
             yield Work(lambda: self._conversing.journal.commit(self._conversing.key, decide))
+        if failure.status != "interrupted":  # else the app is on its way out
+            yield from self._conversing.outside.mirrored(self._conversing.journal, self._conversing.key)
 
     def _elapsed(self) -> float:
         return round(time.monotonic() - self._began, 6)
@@ -84,8 +86,9 @@ class OwnRunning:
 class OwnRun:
     """Open from `with chat.run(...)` on; `complete` journals the answer."""
 
-    def __init__(self, running: OwnRunning) -> None:
+    def __init__(self, running: OwnRunning, wait: Wait) -> None:
         self._running = running
+        self._wait = wait
 
     @property
     def run_id(self) -> str:
@@ -110,7 +113,7 @@ class OwnRun:
             RunNotOpen: it was over already.
             InvalidMessage: the text cannot be stored; the run is still open.
         """
-        perform(self._running.complete(_completion(text, model, usage, finish_reason, remote_run_id)))
+        perform(self._running.complete(_completion(text, model, usage, finish_reason, remote_run_id)), self._wait)
 
 
 class AsyncOwnRun:
@@ -145,6 +148,8 @@ class AsyncOwnRun:
 def _completion(
     text: str, model: str | None, usage: Usage | None, finish_reason: str | None, remote_run_id: str | None
 ) -> Completion:
+    if not text.strip():
+        raise InvalidMessage("the answer has no words: complete the run with its text, or let it fail")
     return Completion(
         (text_message("assistant", text),),
         finish_reason=finish_reason,

@@ -1,6 +1,6 @@
 """What the domain asks of the outside world: small protocols, with the errors they promise."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -142,8 +142,11 @@ class MirrorHead:
 class MirrorHeads(Protocol):
     """A notebook beside the log. Losing it costs one reading of each thread, and the proof that a late copy is ours."""
 
-    def claim(self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime) -> MirrorHead | None:
-        """Take a thread for writing: its head as it was, unsettled from now on; None while another holder's claim lasts.
+    def claim(
+        self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime, given_up: Collection[str] = ()
+    ) -> MirrorHead | None:
+        """Take a thread for writing: its head as it was, unsettled from now on; None while another holder's claim lasts,
+        unless that is one of `given_up`.
 
         A thread that is not in the notebook, or stands there under another id, is at version 0, unsettled and without
         doubts. Whoever holds the claim already renews it.

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from threadledger.domain import (
-    LEFT_IN_THREAD,
     BackendRequest,
     Call,
     Cause,
@@ -34,10 +33,10 @@ from threadledger.domain import (
 )
 
 from .assistant import Assistants, shut_down_or
-from .calls import END, call, closing, every, next_event, request_id_of
+from .calls import END, call, closing, every, next_event, opened, request_id_of
 from .client import Client
 from .failures import calling, failure_of_event, present
-from .found import found_answer
+from .found import found_answer, left_there
 from .limits import PAGE_ITEMS
 from .preflight import preflight
 from .thread_runs import ENDED, EXCHANGE_ID, RUN, RUN_ID, ThreadRuns
@@ -114,7 +113,10 @@ class AssistantsBackend:
                 return (yield from self._create(at, assistant_id))
             except ProviderRefused as refused:
                 if at.run is None and is_uncertain(refused.failure):
-                    made = yield from self._runs.ours(at.thread_id, {at.request.run_id})
+                    try:
+                        made = yield from self._runs.ours(at.thread_id, {at.request.run_id})
+                    except ProviderRefused:
+                        raise refused from None  # it may be there: that nobody can look does not make it less so
                     if not made:
                         raise
                     at.run = made[0]
@@ -134,11 +136,12 @@ class AssistantsBackend:
             return (
                 yield from self._listen(
                     at,
-                    call(
+                    opened(
                         self._client,
                         lambda sdk: sdk.beta.threads.runs.create(
                             at.thread_id, stream=True, timeout=_left(at), **options
                         ),
+                        _left(at),
                     ),
                 )
             )
@@ -158,7 +161,7 @@ class AssistantsBackend:
                     continue
             if time.monotonic() + pause > at.deadline:
                 yield from self._runs.cancelled(at.run, at.thread_id)
-                message = f"the run was still {at.run.status!r} after {at.request.timeout_seconds:g} seconds"
+                message = f"the run was still {at.run.status!r} after {round(at.request.timeout_seconds, 1):g} seconds"
                 late = Failure("timed_out", message=message, remote_run_id=at.run.id, thread_id=at.thread_id)
                 raise ProviderRefused((yield from self._cleaned(at, late)))
             yield Pause(pause)
@@ -181,11 +184,11 @@ class AssistantsBackend:
             except ProviderRefused as refused:
                 if looked == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
                     yield from self._runs.cancelled(at.run, thread_id)
-                    raise
+                    raise ProviderRefused(left_there(refused.failure)) from refused  # it may have ended well
                 yield Pause(POLL_SECONDS)
         raise AssertionError("a look either finds the run or raises")
 
-    def _listen(self, at: Following, opened: Call) -> Effects[None]:
+    def _listen(self, at: Following, opening: Call) -> Effects[None]:
         """Follow a stream, telling its text. A stream that breaks leaves the run as it was last seen: it is polled then.
 
         Raises:
@@ -193,7 +196,7 @@ class AssistantsBackend:
         """
         try:
             with calling(RUNS, at.thread_id):
-                stream = yield opened
+                stream = yield opening
                 at.request_id = request_id_of(stream)
         except ProviderRefused:
             if at.run is None:
@@ -253,11 +256,12 @@ class AssistantsBackend:
         if at.request.stream:
             yield from self._listen(
                 at,
-                call(
+                opened(
                     self._client,
                     lambda sdk: sdk.beta.threads.runs.submit_tool_outputs(
                         run_id, thread_id=thread_id, tool_outputs=outputs, stream=True, timeout=_left(at)
                     ),
+                    _left(at),
                 ),
             )
             return
@@ -311,7 +315,7 @@ class AssistantsBackend:
                 )
                 texts = [thread_text(message) for message in messages if message.role == "assistant"]
         except ProviderRefused as refused:
-            raise ProviderRefused(_left_there(refused.failure)) from refused
+            raise ProviderRefused(left_there(refused.failure)) from refused
         return [whole_text(text) for text in texts if text]
 
     def _cleaned(self, at: Following, failure: Failure) -> Effects[Failure]:
@@ -319,7 +323,7 @@ class AssistantsBackend:
         try:
             left = yield from self._runs.removed(at.thread_id, at.run.id)
         except ProviderRefused:
-            return _left_there(failure)  # whoever uses the thread next takes it out
+            return left_there(failure)  # whoever uses the thread next takes it out
         if not left:
             return failure
         details = dict(failure.details) | {"deleted_messages": [message.id for message in left]}
@@ -335,10 +339,6 @@ def _tell_the_rest(at: Following, texts: list[str]) -> Effects[None]:
         told = "".join(at.told) if index == at.messages - 1 else ""
         if index >= at.messages - 1 and text != told and text.startswith(told):
             yield Tell(Delta(text[len(told) :], message=index))
-
-
-def _left_there(failure: Failure) -> Failure:
-    return replace(failure, details=dict(failure.details) | {LEFT_IN_THREAD: True})
 
 
 def _failure(at: Following) -> Failure:

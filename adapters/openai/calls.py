@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,18 +16,66 @@ from .failures import calling, present
 END: Any = object()
 """What is sent back for `next_event` when the stream has ended."""
 
+TOO_LONG = "the stream had not ended when its time was over"
+
 
 def call(client: Client, do: Callable[[Any], Any]) -> Call:
     """A call: `do` is given the SDK's client, and returns the answer, or an awaitable of it."""
     return Call(lambda: do(client.sdk), lambda: do(client.async_sdk))
 
 
-def next_event(stream: Any) -> Call:
+class Stream:
+    """An open stream of either client that is cut off when its time is over: what holds a stream open need not be an event,
+    and a read that gets something never times out."""
+
+    def __init__(self, stream: Any, seconds: float, *, watched: bool) -> None:
+        self.response = stream.response
+        self._stream = stream
+        self._until = time.monotonic() + seconds
+        self._cut: threading.Timer | None = None
+        if watched:  # in an event loop each read has a limit; a thread that reads has to be woken
+            self._cut = threading.Timer(seconds, self.response.close)
+            self._cut.daemon = True
+            self._cut.start()
+
+    def __next__(self) -> Any:
+        try:
+            event = next(self._stream, END)
+        except Exception as error:
+            raise self._why(error) from error
+        if event is END and time.monotonic() >= self._until:
+            raise TimeoutError(TOO_LONG)
+        return event
+
+    async def __anext__(self) -> Any:
+        async with asyncio.timeout(max(self._until - time.monotonic(), 0)):
+            return await anext(self._stream, END)
+
+    def close(self) -> Any:
+        """Close it; of the asynchronous client, an awaitable."""
+        if self._cut is not None:
+            self._cut.cancel()
+        return self._stream.close()
+
+    def _why(self, error: Exception) -> Exception:
+        return TimeoutError(TOO_LONG) if time.monotonic() >= self._until else error
+
+
+def opened(client: Client, open_stream: Callable[[Any], Any], seconds: float) -> Call:
+    """Open a stream that may last so long."""
+
+    async def awaited() -> Stream:
+        return Stream(await open_stream(client.async_sdk), seconds, watched=False)
+
+    return Call(lambda: Stream(open_stream(client.sdk), seconds, watched=True), awaited)
+
+
+def next_event(stream: Stream) -> Call:
     """The next event of an open stream, or `END`."""
-    return Call(lambda: next(stream, END), lambda: anext(stream, END))
+    return Call(lambda: next(stream), lambda: anext(stream))
 
 
-def closing(stream: Any) -> Call:
+def closing(stream: Stream) -> Call:
     """Close a stream, whether it has ended or not."""
     return Call(stream.close, stream.close)
 
@@ -50,7 +101,7 @@ def deleted(client: Client, endpoint: str, thread_id: str, delete: Callable[[Any
             raise
 
 
-def request_id_of(stream: Any) -> str | None:
+def request_id_of(stream: Stream) -> str | None:
     """The provider's id of the request that opened a stream."""
     found: str | None = stream.response.headers.get("x-request-id")
     return found

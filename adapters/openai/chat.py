@@ -20,7 +20,7 @@ from threadledger.domain import (
     whole_text,
 )
 
-from .calls import END, call, closing, next_event, request_id_of
+from .calls import END, call, closing, next_event, opened, request_id_of
 from .chunks import CompletionSoFar
 from .client import Client
 from .failures import calling, present
@@ -49,7 +49,7 @@ class ChatBackend:
         if request.profile.instructions:
             messages.insert(0, {"role": "system", "content": request.profile.instructions})
         usage = Usage()
-        for number in range(limits.TOOL_ROUNDS_MAX):
+        for number in range(limits.TOOL_ROUNDS_MAX + 1):
             make = self._streamed if request.stream else self._created
             completion, request_id = yield from make(request, messages, deadline, number)
             usage = _add(usage, completion.usage)
@@ -61,6 +61,8 @@ class ChatBackend:
             ]
             if not calls:
                 return _completed(completion, choice, usage, request_id)
+            if number == limits.TOOL_ROUNDS_MAX:
+                break
             text = choice.message.content or ""
             results = yield from answer_calls(calls, request, text)
             messages.append(Message(Role.ASSISTANT, text or None, tuple(calls)).as_chat_message())
@@ -83,7 +85,9 @@ class ChatBackend:
         options = _options(request, messages, deadline)
         options |= {"stream": True, "stream_options": {"include_usage": True}}
         with calling(ENDPOINT):
-            stream = yield call(self._client, lambda sdk: sdk.chat.completions.create(**options))
+            stream = yield opened(
+                self._client, lambda sdk: sdk.chat.completions.create(**options), deadline - time.monotonic()
+            )
             completion = CompletionSoFar()
             try:
                 while (chunk := (yield next_event(stream))) is not END:
@@ -141,7 +145,7 @@ def _broken(request_id: str | None) -> ProviderRefused:
 
 
 def _too_late(request: BackendRequest) -> ProviderRefused:
-    message = f"the stream had not ended after {request.timeout_seconds:g} seconds"
+    message = f"the stream had not ended after {round(request.timeout_seconds, 1):g} seconds"
     return ProviderRefused(Failure("timed_out", message=message, details={"endpoint": ENDPOINT}))
 
 

@@ -39,6 +39,8 @@ class CompletionSoFar:
         self.usage = chunk.usage or self.usage
         told = ""
         for choice in chunk.choices:
+            if choice.index:
+                continue  # one answer is asked for; a server that gives more has one all the same
             self.finish_reason = choice.finish_reason or self.finish_reason
             delta = choice.delta
             self.content += delta.content or ""

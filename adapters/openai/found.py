@@ -1,6 +1,19 @@
 """An answer that stands in the thread already: the one of an earlier run of the exchange, whose answer was lost on the way."""
 
-from threadledger.domain import BackendRequest, Completion, Delta, Effects, Message, Role, Tell, whole_text
+from dataclasses import replace
+
+from threadledger.domain import (
+    LEFT_IN_THREAD,
+    BackendRequest,
+    Completion,
+    Delta,
+    Effects,
+    Failure,
+    Message,
+    Role,
+    Tell,
+    whole_text,
+)
 
 FOUND = "found_in_thread"
 """The finish reason of a run that asked nobody: the answer was there."""
@@ -18,3 +31,9 @@ def found_answer(request: BackendRequest) -> Effects[Completion | None]:
         yield Tell(Delta(text, message=index))
     messages = tuple(Message(Role.ASSISTANT, text) for text in texts)
     return Completion(messages, finish_reason=FOUND, thread_id=request.thread_id)
+
+
+def left_there(failure: Failure) -> Failure:
+    """The failure of a run that wrote to its thread, or may have, where nobody could see it: whoever uses the thread next
+    looks."""
+    return replace(failure, details=dict(failure.details) | {LEFT_IN_THREAD: True})

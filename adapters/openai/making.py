@@ -4,12 +4,13 @@ background."""
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from threadledger.domain import (
     BackendRequest,
     Call,
+    Cause,
     Delta,
     Effects,
     Failure,
@@ -20,14 +21,18 @@ from threadledger.domain import (
     may_succeed_when_retried,
 )
 
-from .calls import END, call, closing, next_event, request_id_of
+from .calls import END, call, closing, next_event, opened, request_id_of
 from .client import Client
 from .failures import calling, failure_of_event, present
+from .found import left_there
 
 ENDPOINT = "POST /responses"
 RESPONSE = "GET /responses/{response_id}"
 POLL_SECONDS = 1.0
 """Between two looks at a response that is made in the background."""
+
+LOCKED_ATTEMPTS_MAX = 20
+"""How often a response is asked for in a conversation that somebody else is at: it was refused, so nothing is done twice."""
 
 LOOKS_MAX = 4
 """How often a look at a response is tried before it counts as lost from sight."""
@@ -45,6 +50,8 @@ class Asked:
     deadline: float
     """Monotonic."""
     tools: list[dict[str, Any]]
+    told: dict[int, str] = field(default_factory=dict)
+    """What was told of each response, by its number."""
 
     @property
     def left(self) -> float:
@@ -69,10 +76,22 @@ class Making:
         Raises:
             ProviderRefused: it was not made, or was lost from sight.
         """
+        for _ in range(LOCKED_ATTEMPTS_MAX - 1):
+            try:
+                return (yield from self._made(asked, given, number))
+            except ProviderRefused as refused:
+                left = asked.deadline - time.monotonic()
+                made = refused.failure.remote_run_id is not None  # it was lost from sight: to ask again would ask twice
+                if made or diagnose(refused.failure) is not Cause.THREAD_BUSY or left < POLL_SECONDS:
+                    raise
+            yield Pause(POLL_SECONDS)  # somebody else is at the conversation, and nothing was done yet
+        return (yield from self._made(asked, given, number))
+
+    def _made(self, asked: Asked, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
         options = self._options(asked, given)
         if asked.request.stream:
-            opened = call(self._client, lambda sdk: sdk.responses.create(stream=True, **options))
-            response, request_id = yield from self._heard(asked, opened, number)
+            stream = opened(self._client, lambda sdk: sdk.responses.create(stream=True, **options), asked.left)
+            response, request_id = yield from self._heard(asked, stream, number)
         else:
             with calling(asked.endpoint, asked.conversation):
                 response = yield call(self._client, lambda sdk: sdk.responses.create(**options))
@@ -81,6 +100,7 @@ class Making:
             request_id = response._request_id
         if response.status in UNDER_WAY:
             response = yield from self._awaited(asked, response)
+            yield from _tell_the_rest(asked, words_of(response), number)
         return response, request_id
 
     def _options(self, asked: Asked, given: list[Any]) -> dict[str, Any]:
@@ -103,7 +123,7 @@ class Making:
             options["tools"] = asked.tools
         return options
 
-    def _heard(self, asked: Asked, opened: Call, number: int) -> Effects[tuple[Any, str | None]]:
+    def _heard(self, asked: Asked, opening: Call, number: int) -> Effects[tuple[Any, str | None]]:
         """Follow a stream, telling its text, to the response as it was last shown.
 
         Raises:
@@ -113,7 +133,7 @@ class Making:
         request_id: str | None = None
         try:
             with calling(asked.endpoint, asked.conversation):
-                stream = yield opened
+                stream = yield opening
                 request_id = request_id_of(stream)
                 try:
                     while (event := (yield next_event(stream))) is not END:
@@ -121,6 +141,7 @@ class Making:
                         if kind == "error":
                             raise ProviderRefused(failure_of_event(event.to_dict(), asked.endpoint, asked.conversation))
                         if kind in {"response.output_text.delta", "response.refusal.delta"} and event.delta:
+                            asked.told[number] = asked.told.get(number, "") + event.delta
                             yield Tell(Delta(event.delta, message=number))
                         elif getattr(event, "response", None) is not None:
                             response = event.response
@@ -157,7 +178,9 @@ class Making:
                 except ProviderRefused as refused:
                     looks += 1
                     if looks == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
-                        raise
+                        if asked.conversation is None:
+                            raise
+                        raise ProviderRefused(left_there(refused.failure)) from refused  # it may end well, unseen
             return response
         except BaseException:
             yield from self._cancelled(response)
@@ -172,11 +195,27 @@ class Making:
 
     @staticmethod
     def _too_late(asked: Asked, response: Any) -> ProviderRefused:
-        message = f"the response had not ended after {asked.request.timeout_seconds:g} seconds"
+        message = f"the response had not ended after {round(asked.request.timeout_seconds, 1):g} seconds"
         remote = response.id if response is not None else None
         return ProviderRefused(
             Failure("timed_out", message=message, remote_run_id=remote, thread_id=asked.conversation)
         )
+
+
+def words_of(response: Any) -> str:
+    """The words of a response, those of a refusal among them."""
+    words = []
+    for item in response.output:
+        for part in (item.content or ()) if item.type == "message" else ():
+            words.append(part.refusal if part.type == "refusal" else part.text if part.type == "output_text" else "")
+    return "".join(words)
+
+
+def _tell_the_rest(asked: Asked, text: str, number: int) -> Effects[None]:
+    """What the stream of a response did not bring of its text, because it broke."""
+    told = asked.told.get(number, "")
+    if asked.request.stream and text != told and text.startswith(told):
+        yield Tell(Delta(text[len(told) :], message=number))
 
 
 def _broken(asked: Asked, response: Any, request_id: str | None) -> Failure:

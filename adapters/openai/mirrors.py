@@ -28,6 +28,7 @@ from threadledger.domain import (
 from .assistant import shut_down_or
 from .calls import call, deleted, every
 from .client import Client
+from .conversation import is_there
 from .failures import calling, present
 from .limits import CONVERSATION_BATCH_ITEMS, METADATA_VALUE_CHARS_MAX, PAGE_ITEMS, THREAD_MESSAGE_CHARS_MAX
 from .thread_runs import ENDED, ThreadRuns
@@ -154,16 +155,22 @@ class ConversationThreads:
 
     def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
         sent: Any = [dict(item.payload) for item in items]
-        with calling("POST /conversations/{conversation_id}/items", thread_id):
-            made = yield call(self._client, lambda sdk: sdk.conversations.items.create(thread_id, items=sent))
-            present(*(item.id for item in made.data))
+        try:
+            with calling("POST /conversations/{conversation_id}/items", thread_id):
+                made = yield call(self._client, lambda sdk: sdk.conversations.items.create(thread_id, items=sent))
+                present(*(item.id for item in made.data))
+        except ProviderRefused as refused:
+            raise (yield from self._told_apart(refused, thread_id)) from refused
 
     def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
-        with calling("GET /conversations/{conversation_id}/items", thread_id):
-            items = yield from every(
-                self._client, lambda sdk: sdk.conversations.items.list(thread_id, order="asc", limit=PAGE_ITEMS)
-            )
-            return _read_items(items)
+        try:
+            with calling("GET /conversations/{conversation_id}/items", thread_id):
+                items = yield from every(
+                    self._client, lambda sdk: sdk.conversations.items.list(thread_id, order="asc", limit=PAGE_ITEMS)
+                )
+                return _read_items(items)
+        except ProviderRefused as refused:
+            raise (yield from self._told_apart(refused, thread_id)) from refused
 
     def delete(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
         endpoint = "DELETE /conversations/{conversation_id}/items/{item_id}"
@@ -174,6 +181,13 @@ class ConversationThreads:
     def sweep(self, thread_id: str, run_ids: Sequence[str], completed: bool) -> Effects[Sequence[str]]:
         return ()  # a conversation shows no runs: what one left there is told by its place
         yield
+
+    def _told_apart(self, refused: ProviderRefused, thread_id: str) -> Effects[ProviderRefused]:
+        """The same refusal; after a 404 that does not say what is missing, one that names no thread as lost while the
+        conversation is still there."""
+        if diagnose(refused.failure) is Cause.PROVIDER_GONE and (yield from is_there(self._client, thread_id)):
+            return ProviderRefused(replace(refused.failure, thread_id=None))
+        return refused
 
 
 def _delete_item(sdk: Any, thread_id: str, item_id: str) -> Any:

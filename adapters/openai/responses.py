@@ -27,11 +27,10 @@ from threadledger.domain import (
     whole_text,
 )
 
-from .calls import call
 from .client import Client
-from .failures import calling, present
+from .conversation import is_there
 from .found import found_answer
-from .making import ENDPOINT, Asked, Making
+from .making import ENDPOINT, Asked, Making, words_of
 from .preflight import preflight
 from .tools import answer_calls, response_tools, too_many_rounds, tool_call
 
@@ -64,11 +63,11 @@ class ResponsesBackend:
         waiting = _calls_found(request)
         if waiting:  # an earlier run's response asked for tools, and its answer was lost: the thread holds the calls
             conversation = request.thread_id
-            results = yield from answer_calls(waiting, request)
+            results = yield from answer_calls(waiting, request, found=True)
             given = [item for result in results for item in response_items(result)]
         usage = Usage()
         asked = Asked(request, conversation, deadline, response_tools(request.profile, request.tools))
-        for number in range(limits.TOOL_ROUNDS_MAX):
+        for number in range(limits.TOOL_ROUNDS_MAX + 1):
             try:
                 response, request_id = yield from self._making.response(asked, given, number)
             except ProviderRefused as refused:
@@ -81,7 +80,9 @@ class ResponsesBackend:
             ]
             if response.status != "completed" or not calls:
                 return _completed(response, usage, conversation, request_id)
-            results = yield from answer_calls(calls, request, _text(response))
+            if number == limits.TOOL_ROUNDS_MAX:
+                break
+            results = yield from answer_calls(calls, request, words_of(response))
             outputs = [item for result in results for item in response_items(result)]
             made = response_items(Message(Role.ASSISTANT, None, tuple(calls)))
             given = outputs if conversation else [*given, *made, *outputs]
@@ -93,11 +94,7 @@ class ResponsesBackend:
         failure = refused.failure
         if conversation is None or diagnose(failure) is not Cause.PROVIDER_GONE:
             return refused
-        try:
-            with calling("GET /conversations/{conversation_id}", conversation):
-                found = yield call(self._client, lambda sdk: sdk.conversations.retrieve(conversation))
-                present(found.id)
-        except ProviderRefused:
+        if not (yield from is_there(self._client, conversation)):
             return refused
         details = dict(failure.details) | {"endpoint": ENDPOINT}
         return ProviderRefused(replace(failure, thread_id=None, details=details))
@@ -114,7 +111,7 @@ def _calls_found(request: BackendRequest) -> list[ToolCall]:
 
 
 def _completed(response: Any, usage: Usage, conversation: str | None, request_id: str | None) -> Completion:
-    text = whole_text(_text(response))
+    text = whole_text(words_of(response))
     if response.status != "completed" or not text:
         raise ProviderRefused(_failure(response, text, conversation, request_id))
     return Completion(
@@ -145,15 +142,6 @@ def _failure(response: Any, text: str, conversation: str | None, request_id: str
     if response.status == "completed":
         return replace(failure, status="incomplete", code="empty_answer", message="the response completed without text")
     return failure
-
-
-def _text(response: Any) -> str:
-    """The words of a response, those of a refusal among them."""
-    words = []
-    for item in response.output:
-        for part in (item.content or ()) if item.type == "message" else ():
-            words.append(part.refusal if part.type == "refusal" else part.text if part.type == "output_text" else "")
-    return "".join(words)
 
 
 def _add(usage: Usage, counted: Any) -> Usage:

@@ -34,6 +34,12 @@ CANCEL_POLL_SECONDS = 0.2
 FOREIGN_POLL_SECONDS = 1.0
 """Between two looks at a run that is not ours and keeps the thread busy."""
 
+FREE_LOOKS_MAX = 60
+"""How often a busy thread is looked at: a minute of somebody else's run."""
+
+OWN_CANCELS_MAX = 3
+"""How often a run of ours is cancelled. One that cannot be goes on until it expires, and is not waited for."""
+
 ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelled"})
 """The ends of a run, as the SDK's own types name them; any other status, known or not, is one to wait in."""
 
@@ -66,19 +72,19 @@ class ThreadRuns:
 
     def freed(self, thread_id: str, deadline: float) -> Effects[bool]:
         """Wait until no run keeps the thread busy, ours cancelled, at most until `deadline` (monotonic); whether it is so."""
-        while True:
+        for look in range(1, FREE_LOOKS_MAX + 1):
             active = [run for run in (yield from self._newest(thread_id)) if run.status not in ENDED]
             if not active:
                 return True
             for run in active:
                 if (run.metadata or {}).get(RUN_ID):
                     yield from self.cancelled(run, thread_id)
-            if any(not (run.metadata or {}).get(RUN_ID) for run in active):
-                if time.monotonic() + FOREIGN_POLL_SECONDS > deadline:
-                    return False
-                yield Pause(FOREIGN_POLL_SECONDS)
-            elif time.monotonic() > deadline:
-                return False
+            foreign = any(not (run.metadata or {}).get(RUN_ID) for run in active)
+            pause = FOREIGN_POLL_SECONDS if foreign else CANCEL_POLL_SECONDS
+            if time.monotonic() + pause > deadline or (look >= OWN_CANCELS_MAX and not foreign):
+                break
+            yield Pause(pause)
+        return False
 
     def removed(self, thread_id: str, remote_run_id: str) -> Effects[list[Any]]:
         """Take out of the thread what a run wrote there that did not complete; the messages that were there."""

@@ -38,18 +38,21 @@ def response_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[
     ]
 
 
-def answer_calls(calls: Sequence[ToolCall], request: BackendRequest, text: str = "") -> Effects[tuple[Message, ...]]:
+def answer_calls(
+    calls: Sequence[ToolCall], request: BackendRequest, text: str = "", *, found: bool = False
+) -> Effects[tuple[Message, ...]]:
     """Run the functions that a model asked for, and journal its wish and their results before anybody goes on.
 
     A function that raises gives its error as the result: the model sees it. So does one that is not bound, and the run
     fails; its calls have their results in the journal then, and a thread that holds the calls gets them from there.
+    `found` says that the calls are an earlier run's, found in the thread: that run may have journaled them.
 
     Raises:
         ProviderRefused: a function is not bound.
     """
     wish = Message(Role.ASSISTANT, whole_text(text) or None, tuple(calls))
     known = {called.id for each in request.memory.messages for called in each.message.calls()}
-    if any(called.id not in known for called in calls):  # else a run that was killed has journaled them
+    if not found or any(called.id not in known for called in calls):
         yield Work(lambda: request.journal([wish]))
     results = []
     for called in calls:

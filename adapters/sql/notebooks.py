@@ -2,7 +2,7 @@
 assistant was made from which profile. All but those writes could be found out again from the provider."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
@@ -22,14 +22,16 @@ class SqlMirrorHeads:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime) -> MirrorHead | None:
+    def claim(
+        self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime, given_up: Collection[str] = ()
+    ) -> MirrorHead | None:
         query = self._database.sql(
             "SELECT thread_id, version, settled, holder, held_until, doubts FROM mirror_heads WHERE stream = ? AND mirror = ?"
         )
 
         def take(connection: Connection) -> MirrorHead | None:
             row = connection.exec_driver_sql(query, (stream, mirror)).one_or_none()
-            if row is not None and row.holder not in {None, holder} and row.held_until > to_iso(now()):
+            if row is not None and row.holder not in {None, holder, *given_up} and row.held_until > to_iso(now()):
                 return None
             head = MirrorHead(thread_id, 0, settled=False)
             if row is not None and row.thread_id == thread_id:

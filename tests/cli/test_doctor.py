@@ -258,7 +258,9 @@ class TestBackends:
         found = [row for row in command("doctor", "-o", "json").json if row["check"] == "cooling"]
         assert len(found) == 1
         assert found[0]["message"].startswith("responses is passed over until 20")
-        assert found[0]["message"].endswith("UTC: 5 failures in a row, the last one quota_exhausted")
+        assert found[0]["message"].endswith(
+            "UTC while another backend is well: 5 failures in a row, the last one quota_exhausted"
+        )
         assert found[0]["mend"] == advise(Cause.QUOTA_EXHAUSTED)
 
     def test_what_to_do_names_no_run_that_one_would_have_to_look_for(self, command: Command, ledger: Any) -> None:

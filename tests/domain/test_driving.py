@@ -201,14 +201,15 @@ def test_what_a_blocking_function_returns_is_awaited_where_it_can_be(pool: Threa
     assert asyncio.run(AsyncDriver(pool).perform(effects())) == "later"
 
 
-def test_an_asynchronous_function_in_the_blocking_world_is_a_clear_error() -> None:
-    async def asynchronous() -> None: ...
+def test_an_asynchronous_function_is_awaited_in_the_blocking_world_too() -> None:
+    async def asynchronous(number: int) -> int:
+        await asyncio.sleep(0)
+        return number + 1
 
-    def effects() -> Effects[None]:
-        yield Use(asynchronous)
+    def effects() -> Effects[int]:
+        return (yield Use(asynchronous, {"number": 1}))
 
-    with pytest.raises(TypeError, match=r"an asynchronous function needs threadledger\.open_async\(\)"):
-        perform(effects())
+    assert perform(effects()) == 2
 
 
 def test_a_function_that_raises_stop_iteration_ends_nothing(world: World) -> None:

@@ -242,6 +242,12 @@ class TestWaiting:
         assert done.waits == []
         assert done.asked == [("assistants", 1), ("chat", 1)]
 
+    @pytest.mark.parametrize(("seconds", "waits"), [(10.0, [10.0]), (10.001, [])])
+    def test_with_another_backend_left_nobody_waits_long(self, seconds, waits):
+        done = perform(rate_limited(seconds), ANSWER, policy=policy(ASSISTANTS, CHAT))
+        assert done.waits == waits
+        assert done.asked[1] == (("assistants", 2) if waits else ("chat", 1))
+
     def test_the_pauses_double_and_stay_below_the_maximum(self):
         waits = perform(SERVER_ERROR, policy=policy(CHAT, retries=8)).waits
         for number, seconds in enumerate(waits):

@@ -23,6 +23,7 @@ from threadledger.domain import (
     RunPlan,
     StartedOver,
     ThreadState,
+    Use,
     asking,
     now,
     text_message,
@@ -83,6 +84,27 @@ def under_way(
         settings = {name: options.pop(name) for name in ("while_running",) if name in options}
         ledger = waiting_with(open_ledger({"weather": gate.weather}, **PLAIN, profile=profile, **settings), wait)
         asked = others.submit(ledger.conversation("k").ask, text, **options)
+        assert gate.entered.wait(WAITED_SECONDS_MAX)
+        return asked
+
+    return begin
+
+
+@pytest.fixture
+def hanging(open_ledger: Callable[..., Ledger], gate: Gate, others: ThreadPoolExecutor) -> Callable[..., Future[Any]]:
+    """`hanging("first")`: a question whose call to the provider hangs until the gate is opened."""
+
+    def begin(text: str, wait: Callable[[float], None] = time.sleep) -> Future[Any]:
+        ledger = waiting_with(open_ledger(**PLAIN), wait)
+        backend: Any = ledger.outside.backends["chat"]
+        answer = backend.answer
+
+        def slowly(request: Any) -> Any:
+            yield Use(gate.weather)
+            return (yield from answer(request))
+
+        backend.answer = slowly
+        asked = others.submit(ledger.conversation("k").ask, text)
         assert gate.entered.wait(WAITED_SECONDS_MAX)
         return asked
 
@@ -294,10 +316,25 @@ def test_a_newer_question_has_the_remote_run_of_the_older_one_cancelled(
     assert [found.found.state for found in ledger.replay.verify()] == [ThreadState.SAME]
 
 
-def test_a_late_answer_of_an_interrupted_run_is_kept(
-    open_ledger: Callable[..., Ledger], under_way: Callable[..., Future[Any]], gate: Gate
+def test_an_interrupted_run_keeps_what_its_tool_did_and_asks_nobody_any_more(
+    open_ledger: Callable[..., Ledger], under_way: Callable[..., Future[Any]], simulator: Any, gate: Gate
 ) -> None:
     first = under_way("first")
+    other = open_ledger(**PLAIN, while_running="interrupt")
+    assert other.conversation("k").ask("never mind").text == "You said: never mind"
+    asked = len(simulator.requests)
+    gate.opened.set()
+    with pytest.raises(AllBackendsFailed) as interrupted:
+        result(first)
+    assert [failure.cause for failure in interrupted.value.failures] == [Cause.INTERRUPTED]
+    assert len(simulator.requests) == asked
+    assert "sunny" in [each.message.text for each in other.memory("k").messages]
+
+
+def test_a_late_answer_of_an_interrupted_run_is_kept(
+    open_ledger: Callable[..., Ledger], hanging: Callable[..., Future[Any]], gate: Gate
+) -> None:
+    first = hanging("first")
     other = open_ledger(**PLAIN, while_running="interrupt")
     assert other.conversation("k").ask("never mind").text == "You said: never mind"
     gate.opened.set()
@@ -326,7 +363,7 @@ def interrupting(
 
 def test_a_late_answer_waits_for_the_end_of_the_newer_run(
     open_ledger: Callable[..., Ledger],
-    under_way: Callable[..., Future[Any]],
+    hanging: Callable[..., Future[Any]],
     simulator: Any,
     gate: Gate,
     profile: Path,
@@ -339,7 +376,7 @@ def test_a_late_answer_waits_for_the_end_of_the_newer_run(
         its_gate.opened.set()
         result(asked)
 
-    first = under_way("first", wait)
+    first = hanging("first", wait)
     newer.append(interrupting(open_ledger, simulator, profile, others))
     gate.opened.set()
     assert result(first).text.startswith("You said: ")
@@ -351,13 +388,13 @@ def test_a_late_answer_waits_for_the_end_of_the_newer_run(
 
 def test_a_late_answer_that_never_finds_its_place_is_told_as_interrupted(
     open_ledger: Callable[..., Ledger],
-    under_way: Callable[..., Future[Any]],
+    hanging: Callable[..., Future[Any]],
     simulator: Any,
     gate: Gate,
     profile: Path,
     others: ThreadPoolExecutor,
 ) -> None:
-    first = under_way("first", lambda _: None)
+    first = hanging("first", lambda _: None)
     asked, newer = interrupting(open_ledger, simulator, profile, others)
     gate.opened.set()
     with pytest.raises(AllBackendsFailed) as interrupted:

@@ -1,0 +1,20 @@
+"""Whether one conversation is still there. There is no list of them that could be asked instead."""
+
+from __future__ import annotations
+
+from threadledger.domain import Effects, ProviderRefused
+
+from .calls import call
+from .client import Client
+from .failures import calling, present
+
+
+def is_there(client: Client, conversation_id: str) -> Effects[bool]:
+    """Whether the provider shows a conversation."""
+    try:
+        with calling("GET /conversations/{conversation_id}", conversation_id):
+            found = yield call(client, lambda sdk: sdk.conversations.retrieve(conversation_id))
+            present(found.id)
+    except ProviderRefused:
+        return False
+    return True
