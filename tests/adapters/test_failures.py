@@ -216,12 +216,12 @@ def literals(model: Any, field: str) -> set[str]:
     return {value for value in found if isinstance(value, str)}
 
 
-NOT_TAKEN = {
+NOT_TAKEN = (
     "bio_policy", "misalignment_policy_violation", "image_content_policy_violation",
     "invalid_image", "invalid_image_format", "invalid_base64_image", "invalid_image_url", "image_too_large",
     "image_too_small", "image_parse_error", "invalid_image_mode", "image_file_too_large",
     "unsupported_image_media_type", "empty_image_file", "failed_to_download_image", "image_file_not_found",
-}  # fmt: skip
+)  # fmt: skip
 
 CODES = {
     "server_error": Cause.PROVIDER_ERROR,
