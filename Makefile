@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/threadledger demo
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 check: lint types test wheel
 

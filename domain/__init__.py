@@ -5,7 +5,7 @@ This is the domain's public face: the other layers import from here alone.
 
 from . import errors, events, limits
 from .advice import ADVICE, advise
-from .answers import Answer, recorded_answer
+from .answers import recorded_answer
 from .asking import Asking
 from .async_chat import AsyncChat
 from .async_ledger import AsyncLedger
@@ -108,7 +108,7 @@ from .rerun import RerunItem, RerunPlan
 from .runs import ActiveRuns, Completion, RunPlan
 from .state import STATE_SCHEMA, ConversationState, evolve
 from .storage import EventMapper, LoggedRow, PlainJSON, Row, StoredRow, restore
-from .stream import Delta, StartedOver, StreamPart, ToolUse
+from .stream import Answer, Delta, StartedOver, StreamPart, ToolUse
 from .threads import Comparison, Rendering, ThreadItem, ThreadState, common_prefix, compare, digest
 from .tokens import estimate_tokens
 from .upkeep import Finding, Upkeep

@@ -1,38 +1,15 @@
-"""What an exchange comes to: an `Answer`, as it is returned at once or read from the events again."""
+"""The `Answer` of an exchange, made when it was journaled, or read from the events again."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 from . import events as e
 from .audit import ExchangeRecord, recorded_failure
 from .exchange import Candidate
-from .failures import RecordedFailure
 from .journal import Journal
 from .messages import Source, Usage
 from .parsing import restore_message
 from .runs import Completion
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer of an exchange, journaled before anybody sees it."""
-
-    text: str
-    key: str
-    exchange_id: str
-    run_id: str
-    message_id: str
-    backend: str
-    model: str
-    fallback: bool = False
-    failures: Sequence[RecordedFailure] = ()
-    version: int = 0
-    usage: Usage = field(default_factory=Usage)
-    type: Literal["answer"] = "answer"
-    """Tells it from the other parts of a stream."""
+from .stream import Answer
 
 
 def answered(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from .answers import Answer, answered, recorded_answer
+from .answers import answered, recorded_answer
 from .audit import recorded_failure
 from .conversation import Conversation
 from .delivery import is_uncertain
@@ -35,7 +35,7 @@ from .outside import Outside
 from .ports import BackendRequest, ToolFunction
 from .redaction import redact
 from .runs import Completion, RunPlan
-from .stream import Delta, StartedOver
+from .stream import Answer, Delta, StartedOver
 
 logger = logging.getLogger("threadledger")
 

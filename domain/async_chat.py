@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from . import events as e
-from .answers import Answer
 from .chat import OWN_RUN_TIMEOUT_SECONDS, Chat
 from .conversing import Conversing
 from .driving import AsyncDriver
@@ -19,7 +18,7 @@ from .journaled import JournaledMessage
 from .memory import Memory
 from .outside import Outside
 from .own_runs import AsyncOwnRun, OwnRunning
-from .stream import StreamPart
+from .stream import Answer, StreamPart
 
 
 class AsyncChat:

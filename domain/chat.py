@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from . import events as e
-from .answers import Answer
 from .conversing import Conversing
 from .driving import heard, perform
 from .effects import Effects
@@ -19,7 +18,7 @@ from .journaled import JournaledMessage
 from .memory import Memory
 from .outside import Outside
 from .own_runs import OwnRun, OwnRunning
-from .stream import StreamPart
+from .stream import Answer, StreamPart
 
 T = TypeVar("T")
 

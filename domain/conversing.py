@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from . import events as e
-from .answers import Answer, recorded_answer, why_not_rerun
+from .answers import recorded_answer, why_not_rerun
 from .asking import Asking
 from .conversation import Conversation
 from .effects import Effects, Pause, Tell, Work
@@ -25,6 +25,7 @@ from .outside import Outside
 from .parsing import parse_message, restore_message, text_message
 from .recorded_tools import recorded_tools
 from .runs import ActiveRuns
+from .stream import Answer
 
 T = TypeVar("T")
 

@@ -9,12 +9,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from types import AsyncGeneratorType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from .effects import Call, Effect, Effects, ListenerLeft, Pause, Tell, Use, Work
-
-if TYPE_CHECKING:
-    from .stream import StreamPart
+from .stream import StreamPart
 
 T = TypeVar("T")
 

@@ -83,20 +83,29 @@ class OwnRunning:
         return round(time.monotonic() - self._began, 6)
 
 
-class OwnRun:
-    """Open from `with chat.run(...)` on; `complete` journals the answer."""
+class _Open:
+    """A run in an app's hands."""
 
-    def __init__(self, running: OwnRunning, wait: Wait) -> None:
+    def __init__(self, running: OwnRunning) -> None:
         self._running = running
-        self._wait = wait
 
     @property
     def run_id(self) -> str:
+        """The run's id, as events and audit know it."""
         return self._running.run_id
 
     @property
     def exchange_id(self) -> str:
+        """The id of the exchange that it answers."""
         return self._running.exchange_id
+
+
+class OwnRun(_Open):
+    """Open from `with chat.run(...)` on; `complete` journals the answer."""
+
+    def __init__(self, running: OwnRunning, wait: Wait) -> None:
+        super().__init__(running)
+        self._wait = wait
 
     def complete(
         self,
@@ -116,20 +125,12 @@ class OwnRun:
         perform(self._running.complete(_completion(text, model, usage, finish_reason, remote_run_id)), self._wait)
 
 
-class AsyncOwnRun:
+class AsyncOwnRun(_Open):
     """Open from `async with chat.run(...)` on; `complete` journals the answer."""
 
     def __init__(self, running: OwnRunning, driver: AsyncDriver) -> None:
-        self._running = running
+        super().__init__(running)
         self._driver = driver
-
-    @property
-    def run_id(self) -> str:
-        return self._running.run_id
-
-    @property
-    def exchange_id(self) -> str:
-        return self._running.exchange_id
 
     async def complete(
         self,

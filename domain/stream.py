@@ -6,10 +6,12 @@ journaled; where `StartedOver` comes, all pieces before it belong to a run that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from .answers import Answer
+from .failures import RecordedFailure
+from .messages import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,25 @@ class StartedOver:
     """Whether another backend has taken over; otherwise the same one tries again."""
     from_backend: str = ""
     type: Literal["started_over"] = "started_over"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of an exchange, journaled before anybody sees it."""
+
+    text: str
+    key: str
+    exchange_id: str
+    run_id: str
+    message_id: str
+    backend: str
+    model: str
+    fallback: bool = False
+    failures: Sequence[RecordedFailure] = ()
+    version: int = 0
+    usage: Usage = field(default_factory=Usage)
+    type: Literal["answer"] = "answer"
+    """Tells it from the other parts of a stream."""
 
 
 StreamPart = Delta | ToolUse | StartedOver | Answer

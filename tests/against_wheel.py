@@ -34,7 +34,19 @@ def main(place: str) -> int:
         python = _install(wheel, environment, constraints)
         # -P and no PYTHONPATH: neither this folder nor the source can stand in for the wheel.
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [str(python), "-P", "-m", "pytest", "-q", "-n", "auto", "-m", "not crash and not matrix"]
+        command = [
+            str(python),
+            "-P",
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "auto",
+            "--dist",
+            "worksteal",
+            "-m",
+            "not crash and not matrix",
+        ]
         return subprocess.run(command, cwd=tree, env=env, check=False).returncode
 
 
