@@ -37,6 +37,7 @@ class AsyncLedger:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        self._closed = False
         self._pool = ThreadPoolExecutor(ASYNC_WORKERS, thread_name_prefix="threadledger")
         self._tools = ThreadPoolExecutor(TOOL_WORKERS, thread_name_prefix="threadledger-tools")
         self.driver = AsyncDriver(self._pool, tools=self._tools)
@@ -57,6 +58,9 @@ class AsyncLedger:
     async def close(self) -> None:
         """End the streams that were left in the middle; let go of the database, and of connections to the provider."""
         await self.driver.close()
+        if self._closed:
+            return
+        self._closed = True
         aclose = self.ledger.outside.aclose
         if aclose is not None:
             await aclose()

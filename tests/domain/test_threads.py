@@ -240,3 +240,23 @@ class TestBringUp:
             assert lacking(items(journal), thread.held) == []
         assert thread.letters.startswith(held)
         assert lacked.startswith(thread.letters[len(held) :])
+
+
+class Stale(Thread):
+    """A thread that takes what is written and never shows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.writes = 0
+
+    def add(self, thread_id, given):
+        self.writes += 1
+        return
+        yield
+
+
+def test_a_thread_that_never_shows_what_was_written_is_not_written_to_for_ever():
+    thread, doubt = Stale(), Doubt.of(items("a"), "2026-11-22T12:00:00.000000Z", whole=True)
+    with pytest.raises(ProviderRefused, match="does not show what was written"):
+        perform(bring_up(thread, "t", items("a"), doubts=(doubt,)), lambda seconds: None)
+    assert thread.writes < 20

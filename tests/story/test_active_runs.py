@@ -19,9 +19,11 @@ from threadledger.domain import (
     Cause,
     ConversationBusy,
     Delta,
+    InvalidMessage,
     Ledger,
     RunPlan,
     StartedOver,
+    StoreUnavailable,
     ThreadState,
     Use,
     asking,
@@ -33,6 +35,7 @@ from threadledger.domain import (
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 PLAIN: dict[str, Any] = {"backends": ("chat",), "threads": "none", "retries": 0}
+IN_A_THREAD: dict[str, Any] = {"backends": ("responses", "chat"), "threads": "conversations", "retries": 0}
 CALL = {"tool_calls": [{"name": "weather", "arguments": {}}]}
 WAITED_SECONDS_MAX = 30.0
 """How long anything here may take before it counts as never happening."""
@@ -487,3 +490,77 @@ def test_one_that_stays_locked_is_given_up_as_busy(open_ledger: Callable[..., Le
     answer = ledger.conversation("k").ask("one")
     assert answer.fallback
     assert [failure.cause for failure in answer.failures] == [Cause.THREAD_BUSY]
+
+
+@pytest.fixture
+def hanging_in_a_thread(
+    open_ledger: Callable[..., Ledger], gate: Gate, others: ThreadPoolExecutor
+) -> Callable[..., Future[Any]]:
+    """A question whose call hangs while its run holds the thread."""
+
+    def begin(text: str) -> Future[Any]:
+        ledger = open_ledger(**IN_A_THREAD)
+        backend: Any = ledger.outside.backends["responses"]
+        answer = backend.answer
+
+        def slowly(request: Any) -> Any:
+            yield Use(gate.weather)
+            return (yield from answer(request))
+
+        backend.answer = slowly
+        asked = others.submit(ledger.conversation("k").ask, text)
+        assert gate.entered.wait(WAITED_SECONDS_MAX)
+        return asked
+
+    return begin
+
+
+def test_who_takes_the_place_of_a_run_takes_its_thread_too(
+    open_ledger: Callable[..., Ledger], hanging_in_a_thread: Callable[..., Future[Any]], gate: Gate
+) -> None:
+    first = hanging_in_a_thread("first")
+    other = open_ledger(**IN_A_THREAD, while_running="interrupt")
+    answer = other.conversation("k").ask("never mind")
+    assert (answer.text, answer.backend) == ("You said: never mind", "responses")
+    assert answer.failures == []
+    assert [each.found.state for each in other.replay.verify(["k"])] == [ThreadState.SAME]
+    gate.opened.set()
+    assert result(first).text == "You said: first"
+
+
+def test_what_a_call_that_nobody_could_stop_still_writes_is_told_and_mended_by_a_rebuild(
+    open_ledger: Callable[..., Ledger], hanging_in_a_thread: Callable[..., Future[Any]], gate: Gate
+) -> None:
+    first = hanging_in_a_thread("first")
+    other = open_ledger(**IN_A_THREAD, while_running="interrupt")
+    other.conversation("k").ask("never mind")
+    gate.opened.set()
+    result(first)
+    assert [each.found.state for each in other.replay.verify(["k"])] == [ThreadState.DRIFTED]
+    other.replay.plan_rebuild(["k"]).apply()
+    assert [each.found.state for each in other.replay.verify(["k"])] == [ThreadState.SAME]
+    said = [each.message.text for each in other.memory("k").messages]
+    assert said == ["first", "never mind", "You said: never mind", "You said: first"]
+
+
+def test_an_answer_waits_for_a_database_that_is_away_for_a_moment(
+    open_ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept, refusals = asking.Asking._accept, iter([StoreUnavailable("the database is locked")] * 2)
+
+    def accept_later(self: Any, step: Any) -> Any:
+        for refused in refusals:
+            raise refused
+        return accept(self, step)
+
+    monkeypatch.setattr(asking.Asking, "_accept", accept_later)
+    ledger = open_ledger(**IN_A_THREAD)
+    assert ledger.conversation("k").ask("one").text == "You said: one"
+    assert ledger.failures() == []
+
+
+def test_a_question_without_words_is_refused_and_leaves_nothing(open_ledger: Callable[..., Ledger]) -> None:
+    ledger = open_ledger(**PLAIN)
+    with pytest.raises(InvalidMessage, match="no words"):
+        ledger.conversation("k").ask(" \n")
+    assert list(ledger.events()) == []

@@ -431,3 +431,28 @@ def test_a_stream_is_the_same_awaited(in_loop: Callable[..., Any], simulator: An
 
     *pieces, answer = in_loop(scenario)
     assert "".join(piece.text for piece in pieces if isinstance(piece, Delta)) == answer.text == "Good morning."
+
+
+def test_closing_a_ledger_ends_the_exchanges_that_are_under_way(
+    in_loop: Callable[..., Any], open_ledger: Callable[..., Ledger], simulator: Any, profile: Path
+) -> None:
+    simulator.answer({"tool_calls": [{"name": "weather", "arguments": {}}]})
+
+    async def scenario(ledger: AsyncLedger) -> Any:
+        begun = asyncio.Event()
+
+        async def weather() -> str:
+            begun.set()
+            await asyncio.sleep(NEVER_SECONDS)
+            return "never"
+
+        ledger.ledger.outside.tools["weather"] = weather  # type: ignore[index] # as if it had been bound
+        asking = asyncio.create_task(ledger.conversation("k").ask("How is the weather?"))
+        await begun.wait()
+        await ledger.close()
+        return asking.cancelled()
+
+    assert in_loop(scenario, {"weather": lambda: ""}, profile=profile)
+    ledger = open_ledger(**PLAIN)
+    assert [failure.cause for failure in ledger.failures()] == [Cause.INTERRUPTED]
+    assert ledger.state("k").open_runs == {}

@@ -259,3 +259,24 @@ def test_a_call_takes_the_place_of_an_open_run_where_questions_interrupt(db_url:
             first.complete("one")
         assert [(failure.run_id, failure.cause) for failure in ledger.failures()] == [(first.run_id, Cause.INTERRUPTED)]
         assert [each.message.text for each in ledger.memory("k").messages] == ["two"]
+
+
+def test_what_was_appended_meanwhile_is_in_the_thread_when_the_run_has_failed(
+    open_ledger: Callable[..., Ledger],
+) -> None:
+    ledger = open_ledger(backends=("chat",), threads="conversations")
+    chat = ledger.conversation("k")
+    chat.append("user", "How are you?")
+    with pytest.raises(TimeoutError), chat.run("my-llm", "llama"):
+        chat.append("user", "Are you there?")
+        raise TimeoutError("too slow")
+    assert [each.found.state.value for each in ledger.replay.verify(["k"])] == ["same"]
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_answer_without_words_is_refused_and_the_run_stays_open(ledger: Ledger, text: str) -> None:
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        with pytest.raises(InvalidMessage, match="no words"):
+            run.complete(text)
+        run.complete("Here I am.")
+    assert types(ledger).count("RunCompleted") == 1

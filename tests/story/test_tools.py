@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import threadledger
-from threadledger.domain import AllBackendsFailed, AsyncLedger, Cause, Ledger
+from threadledger.domain import AllBackendsFailed, AsyncLedger, Cause, Ledger, ToolCall, limits
 
 # The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
@@ -278,3 +278,32 @@ def test_a_backend_that_takes_the_hosted_tool_answers_instead(
     assert (answer.backend, answer.fallback) == ("responses", True)
     assert [failure.cause for failure in answer.failures] == [Cause.TOOL_NOT_SUPPORTED]
     assert (asked_of("POST /chat/completions"), asked_of("POST /responses")) == (0, 1)
+
+
+def test_a_server_that_counts_its_calls_from_zero_again_loses_none(
+    open_ledger: Callable[..., Ledger], profile: Path, tool: Weather, monkeypatch: pytest.MonkeyPatch, simulator: Any
+) -> None:
+    monkeypatch.setattr("threadledger.adapters.openai.chat.tool_call", lambda _, *rest: ToolCall("call_0", *rest))
+    ledger = open_ledger({"weather": tool.weather}, **KINDS["chat"], profile=profile)
+    for called in (BERN, CHUR):
+        simulator.answer({"tool_calls": [called]})
+        simulator.answer("There it is.")
+        ledger.conversation("k").ask("How is the weather?")
+    shown = ledger.memory("k").shown()
+    assert [call.arguments for message in shown for call in message.calls()] == ['{"city": "Bern"}', '{"city": "Chur"}']
+    assert [message.text for message in shown if message.tool_call_id] == [
+        "use 1: sunny in Bern",
+        "use 2: sunny in Chur",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses"])
+def test_the_last_round_of_calls_is_not_run_for_nobody(
+    open_ledger: Callable[..., Ledger], profile: Path, tool: Weather, simulator: Any, kind: str
+) -> None:
+    for _ in range(limits.TOOL_ROUNDS_MAX + 1):
+        simulator.answer({"tool_calls": [BERN]})
+    ledger = open_ledger({"weather": tool.weather}, **KINDS[kind], profile=profile)
+    with pytest.raises(AllBackendsFailed, match="no answer after 20 rounds"):
+        ledger.conversation("k").ask("How is the weather?")
+    assert len(tool.used) == limits.TOOL_ROUNDS_MAX
