@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import httpx2
 
@@ -42,16 +42,45 @@ class Recorded(Protocol):
     def broke(self, seen: Seen) -> None: ...
 
 
-class RecordingClient(httpx2.Client):
+C = TypeVar("C", bound="httpx2.Client | httpx2.AsyncClient")
+
+
+class _InFront(Generic[C]):
+    """What the SDK reads and sets on its HTTP client, on the one behind."""
+
+    inner: C
+
+    def build_request(self, *args: Any, **options: Any) -> httpx2.Request:
+        return self.inner.build_request(*args, **options)
+
+    @property
+    def timeout(self) -> httpx2.Timeout:
+        return self.inner.timeout
+
+    @timeout.setter
+    def timeout(self, timeout: Any) -> None:
+        self.inner.timeout = timeout
+
+    @property
+    def event_hooks(self) -> dict[str, list[Callable[..., Any]]]:
+        return self.inner.event_hooks
+
+    @event_hooks.setter
+    def event_hooks(self, event_hooks: dict[str, list[Callable[..., Any]]]) -> None:
+        self.inner.event_hooks = event_hooks
+
+    @property
+    def is_closed(self) -> bool:
+        return self.inner.is_closed
+
+
+class RecordingClient(_InFront[httpx2.Client], httpx2.Client):
     """An `httpx2.Client` in front of another."""
 
     def __init__(self, inner: httpx2.Client, recorder: Recorder) -> None:
         super().__init__(transport=httpx2.BaseTransport(), trust_env=False)  # never used: all is sent by `inner`
         self.inner = inner
         self._recorder = recorder
-
-    def build_request(self, *args: Any, **options: Any) -> httpx2.Request:
-        return self.inner.build_request(*args, **options)
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         recorded = self._recorder.recorded(sent(request))
@@ -86,41 +115,18 @@ class RecordingClient(httpx2.Client):
             page = None
         return with_messages(seen, page, context)
 
-    @property
-    def timeout(self) -> httpx2.Timeout:
-        return self.inner.timeout
-
-    @timeout.setter
-    def timeout(self, timeout: Any) -> None:
-        self.inner.timeout = timeout
-
-    @property
-    def event_hooks(self) -> dict[str, list[Callable[..., Any]]]:
-        return self.inner.event_hooks
-
-    @event_hooks.setter
-    def event_hooks(self, event_hooks: dict[str, list[Callable[..., Any]]]) -> None:
-        self.inner.event_hooks = event_hooks
-
-    @property
-    def is_closed(self) -> bool:
-        return self.inner.is_closed
-
     def close(self) -> None:
         self.inner.close()
         self._recorder.close()
 
 
-class AsyncRecordingClient(httpx2.AsyncClient):
+class AsyncRecordingClient(_InFront[httpx2.AsyncClient], httpx2.AsyncClient):
     """An `httpx2.AsyncClient` in front of another; the ledger is written in a thread."""
 
     def __init__(self, inner: httpx2.AsyncClient, recorder: Recorder) -> None:
         super().__init__(transport=httpx2.AsyncBaseTransport(), trust_env=False)  # never used: all is sent by `inner`
         self.inner = inner
         self._recorder = recorder
-
-    def build_request(self, *args: Any, **options: Any) -> httpx2.Request:
-        return self.inner.build_request(*args, **options)
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         recorded = self._recorder.recorded(sent(request))
@@ -157,26 +163,6 @@ class AsyncRecordingClient(httpx2.AsyncClient):
         except (httpx2.HTTPError, ValueError):
             page = None
         return with_messages(seen, page, context)
-
-    @property
-    def timeout(self) -> httpx2.Timeout:
-        return self.inner.timeout
-
-    @timeout.setter
-    def timeout(self, timeout: Any) -> None:
-        self.inner.timeout = timeout
-
-    @property
-    def event_hooks(self) -> dict[str, list[Callable[..., Any]]]:
-        return self.inner.event_hooks
-
-    @event_hooks.setter
-    def event_hooks(self, event_hooks: dict[str, list[Callable[..., Any]]]) -> None:
-        self.inner.event_hooks = event_hooks
-
-    @property
-    def is_closed(self) -> bool:
-        return self.inner.is_closed
 
     async def aclose(self) -> None:
         await self.inner.aclose()

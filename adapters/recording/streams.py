@@ -6,6 +6,7 @@ A stream may end cleanly without its last event: then the run has failed, and wh
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -47,24 +48,24 @@ class Events:
                 self._data.append(value.removeprefix(" "))
 
 
-class Fold:
+class Fold(ABC):
     """What the bytes of one answer come to. `seen` has an outcome from the last event on."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.seen = Seen()
 
+    @abstractmethod
     def take(self, chunk: bytes) -> None:
         """The next bytes."""
-        raise NotImplementedError
 
     def text(self) -> str:
         """What was said so far."""
         return ""
 
+    @abstractmethod
     def end(self) -> Seen:
         """The body came to its end."""
-        raise NotImplementedError
 
     def stopped(self, failure: Failure) -> Seen:
         """The body broke off, or was left: what was seen before counts, the failure otherwise."""
@@ -118,9 +119,9 @@ class EventFold(Fold):
         details = {"exception": "APIConnectionError"}
         return self.stopped(self.context.failure("error", code=ENDED_EARLY, message=message, details=details))
 
+    @abstractmethod
     def event(self, name: str, data: Any) -> None:
         """One event with its data."""
-        raise NotImplementedError
 
     def done(self) -> None:
         """The mark after the last event."""

@@ -188,7 +188,7 @@ def test_raw_responses_are_recorded_and_stay_raw(recorded, ledger):
 
 def test_what_cannot_be_recorded_is_refused_with_one_sentence(client, ledger):
     with pytest.raises(InvalidInput, match="cannot be recorded: give an OpenAI or AsyncOpenAI client"):
-        threadledger.record(object(), ledger)  # type: ignore[type-var]
+        threadledger.record(object(), ledger)  # type: ignore[type-var] # it is the wrong type that is tried
     with pytest.raises(InvalidKey):
         threadledger.record(client, ledger, key="")
     with pytest.raises(InvalidKey), threadledger.recording("x" * 201):
@@ -251,7 +251,7 @@ def test_a_call_that_gets_no_answer_is_a_failed_run(recorded, simulator, ledger,
 def test_a_page_of_a_proxy_is_no_answer(ledger):
     client = serving(lambda request: httpx2.Response(200, html="<h1>Log in</h1>"))
     with pytest.raises(Exception, match=r"str|JSON|attribute"):
-        threadledger.record(client, ledger).responses.create(model=MODEL, input="Hello?").output_text  # noqa: B018
+        threadledger.record(client, ledger).responses.create(model=MODEL, input="Hello?").output_text  # noqa: B018 - looking at it is what raises
     assert [failure.cause.value for failure in ledger.failures()] == ["provider_error"]
 
 
@@ -455,7 +455,7 @@ def test_a_message_that_cannot_be_kept_does_not_keep_the_call_from_being_made(le
 
     recorded = threadledger.record(serving(answer), ledger, key="customer-42")
     with suppress(openai.InternalServerError):
-        recorded.chat.completions.create(model=MODEL, messages=[{"role": "herald", "content": "Hear!"}])  # type: ignore[list-item,misc]
+        recorded.chat.completions.create(model=MODEL, messages=[{"role": "herald", "content": "Hear!"}])  # type: ignore[list-item,misc] # no such role
     assert b"herald" in sent[0]
     assert said(ledger)[0][1].startswith("[a message was not kept: unknown role 'herald'")
 

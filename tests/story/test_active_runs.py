@@ -95,11 +95,12 @@ def under_way(
 
 @pytest.fixture
 def hanging(open_ledger: Callable[..., Ledger], gate: Gate, others: ThreadPoolExecutor) -> Callable[..., Future[Any]]:
-    """`hanging("first")`: a question whose call to the provider hangs until the gate is opened."""
+    """`hanging("first")`: a question whose call to the first backend hangs until the gate is opened; `settings` are those of
+    the ledger that asks."""
 
-    def begin(text: str, wait: Callable[[float], None] = time.sleep) -> Future[Any]:
-        ledger = waiting_with(open_ledger(**PLAIN), wait)
-        backend: Any = ledger.outside.backends["chat"]
+    def begin(text: str, wait: Callable[[float], None] = time.sleep, settings: dict[str, Any] = PLAIN) -> Future[Any]:
+        ledger = waiting_with(open_ledger(**settings), wait)
+        backend: Any = ledger.outside.backends[settings["backends"][0]]
         answer = backend.answer
 
         def slowly(request: Any) -> Any:
@@ -492,33 +493,10 @@ def test_one_that_stays_locked_is_given_up_as_busy(open_ledger: Callable[..., Le
     assert [failure.cause for failure in answer.failures] == [Cause.THREAD_BUSY]
 
 
-@pytest.fixture
-def hanging_in_a_thread(
-    open_ledger: Callable[..., Ledger], gate: Gate, others: ThreadPoolExecutor
-) -> Callable[..., Future[Any]]:
-    """A question whose call hangs while its run holds the thread."""
-
-    def begin(text: str) -> Future[Any]:
-        ledger = open_ledger(**IN_A_THREAD)
-        backend: Any = ledger.outside.backends["responses"]
-        answer = backend.answer
-
-        def slowly(request: Any) -> Any:
-            yield Use(gate.weather)
-            return (yield from answer(request))
-
-        backend.answer = slowly
-        asked = others.submit(ledger.conversation("k").ask, text)
-        assert gate.entered.wait(WAITED_SECONDS_MAX)
-        return asked
-
-    return begin
-
-
 def test_who_takes_the_place_of_a_run_takes_its_thread_too(
-    open_ledger: Callable[..., Ledger], hanging_in_a_thread: Callable[..., Future[Any]], gate: Gate
+    open_ledger: Callable[..., Ledger], hanging: Callable[..., Future[Any]], gate: Gate
 ) -> None:
-    first = hanging_in_a_thread("first")
+    first = hanging("first", settings=IN_A_THREAD)
     other = open_ledger(**IN_A_THREAD, while_running="interrupt")
     answer = other.conversation("k").ask("never mind")
     assert (answer.text, answer.backend) == ("You said: never mind", "responses")
@@ -529,9 +507,9 @@ def test_who_takes_the_place_of_a_run_takes_its_thread_too(
 
 
 def test_what_a_call_that_nobody_could_stop_still_writes_is_told_and_mended_by_a_rebuild(
-    open_ledger: Callable[..., Ledger], hanging_in_a_thread: Callable[..., Future[Any]], gate: Gate
+    open_ledger: Callable[..., Ledger], hanging: Callable[..., Future[Any]], gate: Gate
 ) -> None:
-    first = hanging_in_a_thread("first")
+    first = hanging("first", settings=IN_A_THREAD)
     other = open_ledger(**IN_A_THREAD, while_running="interrupt")
     other.conversation("k").ask("never mind")
     gate.opened.set()

@@ -172,7 +172,7 @@ def test_hundreds_of_exchanges_are_under_way_at_once_on_a_few_threads(
 
         bound = dict(ledger.ledger.outside.tools)
         assert list(bound) == ["weather"]
-        ledger.ledger.outside.tools["weather"] = weather  # type: ignore[index]
+        ledger.ledger.outside.tools["weather"] = weather  # type: ignore[index] # as if it had been bound
 
         async def one(number: int) -> None:
             chat = ledger.conversation(f"k{number}")
@@ -363,7 +363,7 @@ def test_what_comes_is_followed_and_the_follower_may_be_stopped_while_it_waits(i
 
         async def follow() -> None:
             async for logged in ledger.events(types=["MessageJournaled"], key="k", follow=True):
-                await heard.put(logged.event.content)  # type: ignore[attr-defined]
+                await heard.put(logged.event.content)  # type: ignore[attr-defined] # only messages are asked for
 
         following = asyncio.ensure_future(follow())
         await ledger.conversation("other").append("user", "not this one")
@@ -382,7 +382,7 @@ def test_what_comes_is_followed_and_the_follower_may_be_stopped_while_it_waits(i
 def test_a_follower_that_has_enough_leaves(in_loop: Callable[..., Any]) -> None:
     async def scenario(ledger: AsyncLedger) -> str:
         await ledger.conversation("k").append("user", "one")
-        async with aclosing(ledger.events(follow=True)) as events:  # type: ignore[type-var]
+        async with aclosing(ledger.events(follow=True)) as events:  # type: ignore[type-var] # an AsyncIterator that is a generator
             async for logged in events:
                 if logged.type == "MessageJournaled":
                     return logged.type
