@@ -99,7 +99,7 @@ from .ports import (
     Views,
 )
 from .profiles import Profile, parse_profile
-from .rebuild import RebuildItem, RebuildPlan, Verification
+from .rebuild import RebuildItem, RebuildPlan
 from .reconciling import Doubt, DoubtedItem, open_doubts, surplus
 from .recorded_tools import not_bound
 from .redaction import redact, redact_details, whole_text
@@ -112,6 +112,7 @@ from .stream import Answer, Delta, StartedOver, StreamPart, ToolUse
 from .threads import Comparison, Rendering, ThreadItem, ThreadState, common_prefix, compare, digest
 from .tokens import estimate_tokens
 from .upkeep import Finding, Upkeep
+from .verification import Verification
 
 __all__ = [
     "ADVICE",

@@ -21,10 +21,11 @@ from .health import BackendHealth
 from .ledger import Ledger, LoggedEvent, in_log
 from .limits import ASYNC_WORKERS, TOOL_WORKERS
 from .memory import Memory
-from .rebuild import RebuildItem, RebuildPlan, Verification
+from .rebuild import RebuildItem, RebuildPlan
 from .rerun import RerunItem, RerunPlan
 from .state import ConversationState
 from .upkeep import Finding, Progress, quietly
+from .verification import Verification
 
 T = TypeVar("T")
 
@@ -207,7 +208,7 @@ class AsyncReplay:
     async def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
         """See `Replay.verify`."""
         places = await self._driver.work(lambda: list(self._replay.places(keys, to)))
-        return [await self._driver.perform(self._replay.threads.verifying(key, kind)) for key, kind in places]
+        return [await self._driver.perform(self._replay.verifier.verifying(key, kind)) for key, kind in places]
 
 
 class AsyncRebuildPlan:

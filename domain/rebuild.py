@@ -3,7 +3,7 @@ nothing here can reach a backend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -12,12 +12,13 @@ from .delivery import bring_up
 from .diagnosis import diagnose
 from .driving import AsyncDriver, perform
 from .effects import Effects, Work
-from .errors import InvalidInput, ProviderRefused, ThreadledgerError
+from .errors import ProviderRefused, ThreadledgerError
 from .failures import Cause
 from .journal import Journal
 from .outside import Outbox
 from .ports import ThreadMirror
-from .threads import Comparison, Rendering, ThreadState, compare, digest
+from .threads import ThreadState, compare, digest
+from .verification import Verifier
 
 Progress = Callable[[Any], None]
 
@@ -44,25 +45,8 @@ class RebuildItem:
         return {name: value for name, value in vars(self).items() if name != "version"} | {"losses": dict(self.losses)}
 
 
-@dataclass(frozen=True)
-class Verification:
-    """One conversation's journal against its thread."""
-
-    key: str
-    backend: str
-    thread_id: str | None
-    found: Comparison
-    reason: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """The keys of CONTRACT.md."""
-        place = {"key": self.key, "backend": self.backend, "thread_id": self.thread_id}
-        counts = {name: count for name, count in vars(self.found).items() if name != "state"}
-        return place | counts | {"state": self.found.state.value, "reason": self.reason}
-
-
 class Threads:
-    """The threads of a ledger, to be verified and written anew."""
+    """The threads of a ledger, to be written anew."""
 
     def __init__(
         self,
@@ -72,6 +56,7 @@ class Threads:
         wait: Callable[[float], None],
     ) -> None:
         self._journal = journal
+        self._verifier = Verifier(journal, mirrors)
         self._mirrors = mirrors
         self._outbox = outbox
         self._wait = wait
@@ -82,7 +67,7 @@ class Threads:
         Raises:
             ConversationNotFound, InvalidInput: no such conversation or kind of thread.
         """
-        rendering, version = self._render(key, to, at)
+        rendering, version = self._verifier.render(key, to, at)
         link = self._journal.require(key).state.links.get(to)
         return RebuildItem(
             key,
@@ -99,14 +84,6 @@ class Threads:
         """Write one planned thread; never raises for a provider: the item says how it went."""
         return perform(self.rebuilding(item, at, fresh), self._wait)
 
-    def verify(self, key: str, to: str) -> Verification:
-        """Read one thread back and compare it with the journal.
-
-        Raises:
-            ProviderRefused: the provider cannot be asked (a thread that is gone is a finding, not an error).
-        """
-        return perform(self.verifying(key, to), self._wait)
-
     def rebuilding(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
         """`rebuild`, as effects."""
         try:
@@ -116,39 +93,9 @@ class Threads:
         except ThreadledgerError as error:
             return replace(item, state="failed", reason=str(error))
 
-    def verifying(self, key: str, to: str) -> Effects[Verification]:
-        """`verify`, as effects."""
-        link = (yield Work(lambda: self._journal.require(key))).state.links.get(to)
-        rendering, _ = yield Work(lambda: self._render(key, to, None, link["thread_id"] if link else None))
-        journal = len(rendering.items)
-        if link is None:
-            return Verification(key, to, None, Comparison(ThreadState.UNLINKED, journal, missing=journal))
-        thread_id = link["thread_id"]
-        gone = Verification(
-            key, to, thread_id, Comparison(ThreadState.GONE, journal, missing=journal), link["lost"] or ""
-        )
-        if link["lost"]:
-            return gone
-        mirror = self._mirrors[to]
-        if link["endpoint"] != mirror.endpoint:
-            elsewhere = Comparison(ThreadState.UNLINKED, journal, missing=journal)
-            reason = f"the thread is at {link['endpoint']}, the settings name {mirror.endpoint}"
-            return Verification(key, to, thread_id, elsewhere, reason)
-        try:
-            return Verification(key, to, thread_id, compare(rendering.items, (yield from mirror.read(thread_id))))
-        except ProviderRefused as refused:
-            cause = diagnose(refused.failure)
-            if cause not in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE}:
-                raise
-            return replace(gone, reason=f"{cause.value}: {refused}")
-
-    def links(self, key: str) -> Sequence[str]:
-        """The kinds of thread that a conversation has, lost ones included."""
-        return tuple(self._journal.require(key).state.links)
-
     def _rebuild(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
         mirror = self._mirrors[item.backend]
-        rendering, version = yield Work(lambda: self._render(item.key, item.backend, at))
+        rendering, version = yield Work(lambda: self._verifier.render(item.key, item.backend, at))
         if at is None and version != item.version:
             return replace(item, state="skipped", reason="changed since the plan: plan again")
         if not rendering.items:
@@ -175,7 +122,7 @@ class Threads:
         link = (yield Work(lambda: self._journal.require(item.key))).state.links.get(item.backend)
         if link is None or link["lost"] or link["endpoint"] != mirror.endpoint:
             return False
-        native, _ = yield Work(lambda: self._render(item.key, item.backend, None, link["thread_id"]))
+        native, _ = yield Work(lambda: self._verifier.render(item.key, item.backend, None, link["thread_id"]))
         try:
             return compare(native.items, (yield from mirror.read(link["thread_id"]))).state is ThreadState.SAME
         except ProviderRefused as refused:
@@ -196,16 +143,6 @@ class Threads:
         self._journal.commit(item.key, lambda conversation: conversation.rebuild_thread(rebuilt))
         if self._outbox is not None and item.thread_id is not None:
             self._outbox.written(item.key, item.backend, item.thread_id, version)
-
-    def _render(
-        self, key: str, to: str, at: int | datetime | None, thread_id: str | None = None
-    ) -> tuple[Rendering, int]:
-        mirror = self._mirrors.get(to)
-        if mirror is None:
-            known = ", ".join(self._mirrors) or "none: set OPENAI_API_KEY, or OPENAI_BASE_URL to a simulator"
-            raise InvalidInput(f"no threads of kind {to!r} can be reached: there are {known}")
-        memory = self._journal.memory(key, at)
-        return mirror.render(memory.settled(), thread_id), memory.version
 
 
 @dataclass

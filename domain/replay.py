@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from .audit import ExchangeRecord, Exchanges, FailureFilter, RunRecord
+from .driving import perform
 from .errors import InvalidInput
 from .failures import Cause
 from .journal import Journal
 from .outside import Outside
-from .rebuild import RebuildItem, RebuildPlan, Threads, Verification
+from .rebuild import RebuildItem, RebuildPlan, Threads
 from .rerun import RerunPlan, plan_exchanges, with_model
+from .verification import Verification, Verifier
 
 __all__ = ["RebuildItem", "RebuildPlan", "Replay", "RerunPlan", "Verification"]
 
@@ -25,6 +27,7 @@ class Replay:
     def __init__(self, journal: Journal, outside: Outside) -> None:
         self._journal = journal
         self._outside = outside
+        self.verifier = Verifier(journal, outside.mirrors)
         self.threads = Threads(journal, outside.mirrors, outside.outbox, outside.wait)
 
     def plan_rebuild(
@@ -101,7 +104,7 @@ class Replay:
             ConversationNotFound: no such conversation.
             ProviderRefused: the provider cannot be asked.
         """
-        return [self.threads.verify(key, kind) for key, kind in self.places(keys, to)]
+        return [perform(self.verifier.verifying(key, kind), self._outside.wait) for key, kind in self.places(keys, to)]
 
     def places(self, keys: Sequence[str] | None, to: str | None) -> Iterator[tuple[str, str]]:
         """(key, kind of thread) of the threads to be verified."""
@@ -110,7 +113,7 @@ class Replay:
     def _kinds(self, key: str, to: str | None) -> Sequence[str]:
         if to is not None:
             return (to,)
-        return [kind for kind in self.threads.links(key) if kind in self._outside.mirrors] or [
+        return [kind for kind in self.verifier.links(key) if kind in self._outside.mirrors] or [
             self._outside.mirrored_to
         ]
 
