@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from threadledger.domain import (
     BackendRequest,
     Cause,
     Doubt,
+    Effect,
     Effects,
     Journal,
     Memory,
@@ -19,6 +22,7 @@ from threadledger.domain import (
     Role,
     ThreadItem,
     ThreadMirror,
+    Work,
     common_prefix,
     diagnose,
     digest,
@@ -27,6 +31,8 @@ from threadledger.domain import (
     is_worth_a_retry,
     limits,
     now,
+    open_doubts,
+    surplus,
     to_iso,
 )
 
@@ -41,6 +47,8 @@ class Look:
     """The journal's, as it was rendered."""
     doubts: Sequence[Doubt]
     found: Sequence[ThreadItem] = ()
+    deleted: Sequence[str] = ()
+    """The provider's ids of late copies of ours, and of what runs had left, that were taken out before."""
 
 
 class Noted:
@@ -51,6 +59,20 @@ class Noted:
 
     def __call__(self, doubts: Sequence[Doubt]) -> None:
         self.doubts = tuple(doubts)
+
+
+class Renewing:
+    """Claims a thread again while it is written to for long."""
+
+    def __init__(self, claim: Callable[[], Any], seconds: float) -> None:
+        self._claim = claim
+        self._seconds = seconds
+        self._at = time.monotonic()
+
+    def __call__(self, effect: Effect) -> Effects[None]:
+        if time.monotonic() - self._at > self._seconds / 10:
+            self._at = time.monotonic()
+            yield Work(self._claim)
 
 
 class Overheard:
@@ -118,6 +140,14 @@ def whole_items(journal: Journal, key: str, mirror: ThreadMirror, thread_id: str
     return mirror.render(memory, thread_id).items, version_of(memory)
 
 
+def late_copies(
+    sent: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]
+) -> tuple[Sequence[ThreadItem], Sequence[Doubt]]:
+    """The late copies of ours in a thread, and the doubts that are left once those are deleted."""
+    late = surplus(sent, thread, doubts) if doubts else []
+    return late, open_doubts(sent, thread, doubts) if late else doubts
+
+
 def left_behind(
     journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]
 ) -> Sequence[ThreadItem]:
@@ -164,4 +194,4 @@ def version_with(journal: Journal, key: str, look: Look) -> int:
 
 
 def version_of(memory: Memory) -> int:
-    return memory.messages[-1].version if memory.messages else 0
+    return max((each.version for each in memory.messages), default=0)  # the last one need not be the newest

@@ -8,8 +8,7 @@ still land are noted too (`Doubt`): as long as they may, the thread is read agai
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -22,17 +21,17 @@ from threadledger.domain import (
     Cause,
     Conversation,
     ConversationState,
+    Delivered,
     Doubt,
-    Effect,
     Effects,
     Failure,
     Health,
     Journal,
+    Mend,
     MirrorHead,
     MirrorHeads,
     Pause,
     ProviderRefused,
-    ThreadItem,
     ThreadMirror,
     Work,
     attended,
@@ -42,10 +41,8 @@ from threadledger.domain import (
     limits,
     new_id,
     now,
-    open_doubts,
     sent_again,
     stream_of,
-    surplus,
     taken_out,
     to_iso,
 )
@@ -54,7 +51,9 @@ from .beside import (
     Look,
     Noted,
     Overheard,
+    Renewing,
     asked_last,
+    late_copies,
     left_behind,
     newer_items,
     record_deleted,
@@ -95,7 +94,7 @@ class ThreadOutbox:
         for name in dict.fromkeys((*self._always, *state.links)):
             mirror = self._mirrors.get(name)
             if mirror is not None:
-                yield from self._mirror_unless_unwell(journal, key, mirror, state.links.get(name))
+                yield from self._mirror_unless_unwell(journal, key, mirror, state)
 
     def prepare(self, journal: Journal, request: BackendRequest, backend: Backend) -> Effects[BackendRequest]:
         """The request with its thread; a thread that was lost, or is at another endpoint, is made anew from the journal."""
@@ -114,10 +113,48 @@ class ThreadOutbox:
         claim = partial(self._claim, journal, key, mirror, thread_id, request.exchange_id, seconds)
         try:
             readying = self._ready(journal, request, mirror, backend, head, noted)
-            return (yield from attended(readying, _Renewing(claim, seconds)))
+            return (yield from attended(readying, Renewing(claim, seconds)))
         except BaseException:
             yield Work(lambda: self.release(replace(request, doubts=noted.doubts), mirror.name))
             raise
+
+    def catch_up(self, journal: Journal, key: str, mirror: str, mend: Mend) -> Effects[Delivered]:
+        """Bring one thread up to the journal whatever the notebook says of it."""
+        reached = self._mirrors[mirror]
+        thread_id = (yield Work(lambda: journal.require(key))).state.links[mirror]["thread_id"]
+        holder, seen = new_id(), (yield Work(lambda: journal.require(key))).version
+        head = yield from self._claimed(journal, key, reached, thread_id, holder, CLAIM_SECONDS)
+        claim = partial(self._claim, journal, key, reached, thread_id, holder, CLAIM_SECONDS)
+        noted = Noted(head.doubts)
+        try:
+            catching_up = self._catch_up(journal, key, reached, head, noted, mend)
+            delivered, version = yield from attended(catching_up, Renewing(claim, CLAIM_SECONDS))
+        except BaseException:
+            left = tuple(young(noted.doubts))
+            yield Work(partial(self._heads.release, stream_of(key), mirror, holder, left))
+            raise
+        done = replace(head, version=version or head.version, settled=version is not None)
+        done = replace(done, doubts=tuple(young(delivered.doubts)))
+        yield Work(partial(self._heads.put, stream_of(key), mirror, done, holder))
+        if done.settled and (yield Work(lambda: journal.require(key))).version != seen:
+            yield from self._send_all(
+                journal, key, reached, thread_id
+            )  # others left to us what they journaled meanwhile
+        return delivered
+
+    def _catch_up(
+        self, journal: Journal, key: str, mirror: ThreadMirror, head: MirrorHead, noted: Noted, mend: Mend
+    ) -> Effects[tuple[Delivered, int | None]]:
+        """What came of it, and the version that the thread holds; None where it is not known to hold all of any."""
+        thread_id = head.thread_id
+        look = yield from self._looked(journal, key, mirror, head, noted, quiet=True)
+        if not (yield from mend(look.thread)):
+            return Delivered(0, tuple(look.deleted), tuple(look.doubts)), None
+        items, version = yield Work(partial(whole_items, journal, key, mirror, thread_id))
+        unclean = head.left_by is not None
+        delivered = yield from bring_up(mirror, thread_id, items, look.thread, look.doubts, unclean=unclean, note=noted)
+        yield Work(partial(record_deleted, journal, key, mirror, thread_id, version, delivered.deleted))
+        return replace(delivered, deleted=(*look.deleted, *delivered.deleted)), version
 
     def release(self, request: BackendRequest, mirror: str, uncertain: bool = False) -> None:
         """Give the thread back; what the failed run left there is read before the next write."""
@@ -135,12 +172,21 @@ class ThreadOutbox:
             head = MirrorHead(request.thread_id, version, settled=True, doubts=doubts)
             self._heads.put(stream_of(request.key), mirror, head, request.exchange_id)
 
-    def written(self, key: str, mirror: str, thread_id: str, version: int) -> None:
-        """Note that a thread was written anew and holds everything up to a version."""
-        self._heads.put(stream_of(key), mirror, MirrorHead(thread_id, version, settled=True))
+    def written(self, key: str, mirror: str, thread_id: str, version: int, doubts: Sequence[Doubt] = ()) -> None:
+        """Note that a thread was written anew and holds everything up to a version, but for writes that may still land."""
+        head = MirrorHead(thread_id, version, settled=True, doubts=tuple(doubts))
+        self._heads.put(stream_of(key), mirror, head)
+
+    def note_unfinished(self, key: str, mirror: str, thread_id: str | None, digest: str) -> None:
+        """Note which new thread is being written with the memory of this digest."""
+        self._heads.note_unfinished(stream_of(key), mirror, thread_id, digest)
+
+    def unfinished(self, key: str, mirror: str, digest: str) -> str | None:
+        """The thread that somebody had begun to write with the memory of this digest."""
+        return self._heads.unfinished(stream_of(key), mirror, digest)
 
     def _mirror_unless_unwell(
-        self, journal: Journal, key: str, mirror: ThreadMirror, link: Mapping[str, Any] | None
+        self, journal: Journal, key: str, mirror: ThreadMirror, state: ConversationState
     ) -> Effects[None]:
         """Bring one thread up to the journal. A provider that failed many times in a row is let be for a while, so that
         journaling does not wait for it."""
@@ -148,7 +194,7 @@ class ThreadOutbox:
         if self._health.enter(name, now(), CLAIM_SECONDS) is not None:
             return
         try:
-            yield from self._mirror(journal, key, mirror, link)
+            yield from self._mirror(journal, key, mirror, state.links.get(mirror.name), state.cut_version)
         except ProviderRefused as refused:
             self._health.saw(name, refused.failure, now())
             yield Work(partial(self._not_reached, journal, key, mirror, refused))
@@ -156,12 +202,12 @@ class ThreadOutbox:
             self._health.saw(name, None, now())
 
     def _mirror(
-        self, journal: Journal, key: str, mirror: ThreadMirror, link: Mapping[str, Any] | None
+        self, journal: Journal, key: str, mirror: ThreadMirror, link: Mapping[str, Any] | None, cut_version: int
     ) -> Effects[None]:
         if link is not None and link["endpoint"] != mirror.endpoint:
             return
-        if link is None or link["lost"]:
-            if link is not None and link["lost"] != Cause.THREAD_MISSING:
+        if link is None or not self._is_usable(link, mirror, cut_version):
+            if link is not None and link["lost"] and link["lost"] != Cause.THREAD_MISSING:
                 return  # the provider is gone: a new thread is a matter of `replay rebuild`
             link = {"thread_id": (yield from self._link(journal, key, mirror))}
         yield from self._send_all(journal, key, mirror, link["thread_id"])
@@ -204,7 +250,7 @@ class ThreadOutbox:
             noted = Noted(head.doubts)
             try:
                 bringing = self._bring_up(journal, key, mirror, head, noted)
-                doubts, version = yield from attended(bringing, _Renewing(claim, CLAIM_SECONDS))
+                doubts, version = yield from attended(bringing, Renewing(claim, CLAIM_SECONDS))
             except BaseException:
                 left = tuple(young(noted.doubts))
                 yield Work(partial(self._heads.release, stream_of(key), mirror.name, holder, left))
@@ -275,9 +321,10 @@ class ThreadOutbox:
         head: MirrorHead,
         noted: Noted,
         exchange_id: str | None = None,
+        quiet: bool = False,
     ) -> Effects[Look]:
         """Read a thread back, after what is provably a late copy of ours was taken out; with an exchange, what an earlier
-        run of it left there is kept and told."""
+        run of it left there is kept and told. `quiet` where somebody else tells what is foreign."""
         thread_id = head.thread_id
         ours = [doubt.run_id for doubt in head.doubts if doubt.run_id and doubt.exchange_id == exchange_id]
         others = [doubt.run_id for doubt in head.doubts if doubt.run_id and doubt.exchange_id != exchange_id]
@@ -286,7 +333,7 @@ class ThreadOutbox:
         items, version = yield Work(partial(whole_items, journal, key, mirror, thread_id))
         thread = yield from mirror.read(thread_id)
         doubts: Sequence[Doubt] = head.doubts
-        late, still_open = yield Work(partial(_late, sent_before(items, head), thread, doubts))
+        late, still_open = yield Work(partial(late_copies, sent_before(items, head), thread, doubts))
         late = late or left_behind(items, thread, [doubt for doubt in doubts if doubt.exchange_id != exchange_id])
         if late:
             yield from taken_out(mirror, thread_id, late, doubts, still_open, noted)
@@ -298,10 +345,10 @@ class ThreadOutbox:
         asked = any(doubt.asked and doubt.exchange_id == exchange_id for doubt in head.doubts)
         found = said_behind(items, thread) if asked else ()
         foreign = len(thread) - len(found) - len(items) + len(lacking(items, thread))
-        if foreign:
+        if foreign and not quiet:
             told = "%s thread of %r holds %d entries that are not the journal's: threadledger replay verify %s"
             logger.warning(told, mirror.name, key, foreign, key)
-        return Look(items, thread, version, doubts, found)
+        return Look(items, thread, version, doubts, found, deleted)
 
     def _claimed(
         self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str, holder: str, seconds: float
@@ -326,7 +373,8 @@ class ThreadOutbox:
         if head is None or head.left_by is None:
             return head
         left = journal.exchanges(key).by_id.get(head.left_by)
-        ended = [run for run in left.runs if run.state != "open"] if left is not None else []
+        in_thread = [run for run in left.runs if not run.apart and not run.shadow] if left is not None else []
+        ended = [run for run in in_thread if run.state != "open"]
         if left is None or not ended or ended[-1].completed:
             return head
         asked = {each.version for each in journal.memory(key).messages if each.exchange_id == left.exchange_id}
@@ -341,28 +389,6 @@ class ThreadOutbox:
         if lost is not None and cause in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE}:
             journal.commit(key, lambda it: it.lose_thread(mirror.name, lost, cause.value))
         logger.warning("%s thread of %r lags behind: %s (%s)", mirror.name, key, cause.value, refused)
-
-
-def _late(
-    sent: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]
-) -> tuple[Sequence[ThreadItem], Sequence[Doubt]]:
-    """The late copies of ours in a thread, and the doubts that are left once those are deleted."""
-    late = surplus(sent, thread, doubts) if doubts else []
-    return late, open_doubts(sent, thread, doubts) if late else doubts
-
-
-class _Renewing:
-    """Claims a thread again while it is written to for long."""
-
-    def __init__(self, claim: Callable[[], Any], seconds: float) -> None:
-        self._claim = claim
-        self._seconds = seconds
-        self._at = time.monotonic()
-
-    def __call__(self, effect: Effect) -> Effects[None]:
-        if time.monotonic() - self._at > self._seconds / 10:
-            self._at = time.monotonic()
-            yield Work(self._claim)
 
 
 def _state(journal: Journal, key: str) -> ConversationState:

@@ -40,7 +40,8 @@ def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
     drifted = [row for row in rows if row["state"] in {"behind", "drifted", "gone"}]
     if drifted and invocation().output == "table":
         told = f"{len(drifted)} of {counted(len(rows), 'thread')} not as the journal says"
-        note(f"{told}; write anew with: threadledger replay rebuild KEY --apply")
+        note(f"{told}; message by message: threadledger diff KEY --thread")
+        note("mended with: threadledger replay reconcile KEY --apply")
     if refused:
         return Exit.SOME_FAILED
     return Exit.FOUND_SOMETHING if drifted else Exit.DONE

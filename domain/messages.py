@@ -33,6 +33,8 @@ class Source(StrEnum):
     FALLBACK = "fallback"
     IMPORT = "import"
     RERUN = "rerun"
+    ADOPTED = "adopted"
+    """It stood in a thread, written by somebody else, and was taken into the journal by a reconcile."""
     UNKNOWN = "unknown"
 
     @classmethod

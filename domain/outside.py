@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
+from .delivery import Delivered
 from .effects import Effects
 from .errors import ThreadledgerError
 from .exchange import Policy
 from .health import Health
 from .journal import Journal
-from .ports import Backend, BackendRequest, ThreadMirror, ToolFunction
+from .late_copies import Doubt
+from .ports import Backend, BackendRequest, MemoryFile, ThreadMirror, ToolFunction
 from .profiles import Profile
+from .threads import ThreadItem
 from .turns import Turns
 
 logger = logging.getLogger("threadledger.threads")
+
+
+Mend = Callable[[Sequence[ThreadItem]], Effects[bool]]
+"""Shown a thread as it was read; may journal what it finds there. Its value: whether what is lacking is to be sent."""
 
 
 class Outbox(Protocol):
@@ -36,6 +43,16 @@ class Outbox(Protocol):
         """
         ...
 
+    def catch_up(self, journal: Journal, key: str, mirror: str, mend: Mend) -> Effects[Delivered]:
+        """Bring the linked thread of one kind up to the journal, whatever is noted of it: it is taken, so that nobody else
+        of ours writes to it meanwhile, and read; late copies of ours are taken out, and `mend` is shown what is left and says
+        whether what is lacking is to be sent. What was sent and deleted is told; what was deleted is recorded.
+
+        Raises:
+            ProviderRefused: the thread is gone, cannot be reached, or somebody else holds it for too long.
+        """
+        ...
+
     def release(self, request: BackendRequest, mirror: str, uncertain: bool = False) -> None:
         """Give back the thread that `prepare` took for a run. `uncertain`: the run may yet write to it."""
         ...
@@ -44,8 +61,16 @@ class Outbox(Protocol):
         """Give it back, holding everything up to a version: the run wrote it there itself."""
         ...
 
-    def written(self, key: str, mirror: str, thread_id: str, version: int) -> None:
-        """Note that a thread was written anew and holds everything up to a version."""
+    def written(self, key: str, mirror: str, thread_id: str, version: int, doubts: Sequence[Doubt] = ()) -> None:
+        """Note that a thread was written anew and holds everything up to a version, but for writes that may still land."""
+        ...
+
+    def note_unfinished(self, key: str, mirror: str, thread_id: str | None, digest: str) -> None:
+        """Note which new thread is being written with the memory of this digest; None where none is any more."""
+        ...
+
+    def unfinished(self, key: str, mirror: str, digest: str) -> str | None:
+        """The thread that somebody had begun to write with the memory of this digest."""
         ...
 
 
@@ -63,6 +88,8 @@ class Outside:
     """US dollars for (model, input tokens, output tokens); None where the model's price is not known."""
     profile: Profile = field(default_factory=Profile)
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
+    memory_file: MemoryFile | None = None
+    """How memories are written into a file."""
     wait: Callable[[float], None] = time.sleep
     random: Random = field(default_factory=Random)
     health: Health = field(default_factory=Health)

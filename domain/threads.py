@@ -5,9 +5,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from enum import StrEnum
+from operator import eq
 from typing import Any
+
+from .alignment import differing
 
 
 class ThreadState(StrEnum):
@@ -36,6 +38,8 @@ class ThreadItem:
     version: int = field(default=0, compare=False)
     payload: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The provider's own form, where an adapter needs more than the compared fields."""
+    written_at: str = field(default="", compare=False)
+    """When the message was written (ISO 8601)."""
     item_id: str = field(default="", compare=False)
     """The provider's own id of what was read back."""
 
@@ -62,26 +66,15 @@ class Comparison:
 
 def compare(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> Comparison:
     """How a thread read back differs from what the journal says it should hold."""
-    if common_prefix(journal, thread) == len(thread):
+    if len(thread) <= len(journal) and all(map(eq, journal, thread)):
         missing = len(journal) - len(thread)
         state = ThreadState.BEHIND if missing else ThreadState.SAME
         return Comparison(state, len(journal), len(thread), missing=missing)
     counted: Counter[str] = Counter()
-    for operation, j1, j2, t1, t2 in SequenceMatcher(None, journal, thread, autojunk=False).get_opcodes():
-        if operation != "equal":
-            replaced = min(j2 - j1, t2 - t1)
-            counted.update(different=replaced, missing=j2 - j1 - replaced, extra=t2 - t1 - replaced)
+    for j1, j2, t1, t2 in differing(journal, thread):
+        replaced = min(j2 - j1, t2 - t1)
+        counted.update(different=replaced, missing=j2 - j1 - replaced, extra=t2 - t1 - replaced)
     return Comparison(ThreadState.DRIFTED, len(journal), len(thread), **counted)
-
-
-def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
-    """How many entries are equal from the start on."""
-    length = 0
-    for mine, theirs in zip(left, right, strict=False):
-        if mine != theirs:
-            break
-        length += 1
-    return length
 
 
 def digest(items: Sequence[ThreadItem]) -> str:

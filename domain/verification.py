@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from .diagnosis import diagnose
+from .differences import Difference, differences
 from .effects import Effects, Work
 from .errors import InvalidInput, ProviderRefused
 from .failures import Cause
 from .journal import Journal
 from .ports import ThreadMirror
-from .threads import Comparison, Rendering, ThreadState, compare
+from .threads import Comparison, Rendering, ThreadItem, ThreadState, compare
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,25 @@ class Verification:
     thread_id: str | None
     found: Comparison
     reason: str = ""
+    differences: Sequence[Difference] = ()
+    """Entry by entry, in the thread's order; empty where there is no thread that could be read."""
 
     def as_json(self) -> dict[str, Any]:
         """The keys of CONTRACT.md."""
         place = {"key": self.key, "backend": self.backend, "thread_id": self.thread_id}
         counts = {name: count for name, count in vars(self.found).items() if name != "state"}
-        return place | counts | {"state": self.found.state.value, "reason": self.reason}
+        told = {"state": self.found.state.value, "reason": self.reason}
+        return place | counts | told | {"differences": [each.as_json() for each in self.differences]}
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """A thread read back beside the journal."""
+
+    verification: Verification
+    journal: Sequence[ThreadItem]
+    thread: Sequence[ThreadItem] | None = None
+    """None where no thread can be read: none is linked, it is gone, or elsewhere."""
 
 
 class Verifier:
@@ -46,33 +60,54 @@ class Verifier:
         Raises:
             ProviderRefused: the provider cannot be asked (a thread that is gone is a finding, not an error).
         """
+        found = yield from self.reading(key, to)
+        if found.thread is None:
+            return found.verification
+        return replace(found.verification, differences=tuple(differences(found.journal, found.thread)))
+
+    def reading(self, key: str, to: str) -> Effects[SideBySide]:
+        """Read one thread back beside the journal; raises what `verifying` does."""
         link = (yield Work(lambda: self._journal.require(key))).state.links.get(to)
         rendering, _ = yield Work(lambda: self.render(key, to, None, link["thread_id"] if link else None))
-        journal = len(rendering.items)
+        items, journal = rendering.items, len(rendering.items)
         if link is None:
-            return Verification(key, to, None, Comparison(ThreadState.UNLINKED, journal, missing=journal))
+            none = Comparison(ThreadState.UNLINKED, journal, missing=journal)
+            return SideBySide(Verification(key, to, None, none), items)
         thread_id = link["thread_id"]
         gone = Verification(
             key, to, thread_id, Comparison(ThreadState.GONE, journal, missing=journal), link["lost"] or ""
         )
         if link["lost"]:
-            return gone
+            return SideBySide(gone, items)
         mirror = self._mirrors[to]
         if link["endpoint"] != mirror.endpoint:
             elsewhere = Comparison(ThreadState.UNLINKED, journal, missing=journal)
             reason = f"the thread is at {link['endpoint']}, the settings name {mirror.endpoint}"
-            return Verification(key, to, thread_id, elsewhere, reason)
+            return SideBySide(Verification(key, to, thread_id, elsewhere, reason), items)
         try:
-            return Verification(key, to, thread_id, compare(rendering.items, (yield from mirror.read(thread_id))))
+            thread = yield from mirror.read(thread_id)
+            return SideBySide(Verification(key, to, thread_id, compare(items, thread)), items, thread)
         except ProviderRefused as refused:
             cause = diagnose(refused.failure)
             if cause not in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE}:
                 raise
-            return replace(gone, reason=f"{cause.value}: {refused}")
+            return SideBySide(replace(gone, reason=f"{cause.value}: {refused}"), items)
 
     def links(self, key: str) -> Sequence[str]:
         """The kinds of thread that a conversation has, lost ones included."""
         return tuple(self._journal.require(key).state.links)
+
+    def reach(self, to: str) -> ThreadMirror:
+        """The threads of a kind.
+
+        Raises:
+            InvalidInput: none of this kind can be reached.
+        """
+        mirror = self._mirrors.get(to)
+        if mirror is None:
+            known = ", ".join(self._mirrors) or "none: set OPENAI_API_KEY, or OPENAI_BASE_URL to a simulator"
+            raise InvalidInput(f"no threads of kind {to!r} can be reached: there are {known}")
+        return mirror
 
     def render(
         self, key: str, to: str, at: int | datetime | None, thread_id: str | None = None
@@ -82,9 +117,6 @@ class Verifier:
         Raises:
             InvalidInput: no threads of this kind can be reached.
         """
-        mirror = self._mirrors.get(to)
-        if mirror is None:
-            known = ", ".join(self._mirrors) or "none: set OPENAI_API_KEY, or OPENAI_BASE_URL to a simulator"
-            raise InvalidInput(f"no threads of kind {to!r} can be reached: there are {known}")
+        mirror = self.reach(to)
         memory = self._journal.memory(key, at)
         return mirror.render(memory.settled(), thread_id), memory.version

@@ -10,11 +10,11 @@ messages of equal text are different messages.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any, NamedTuple, Self
 
+from .alignment import common_prefix, differing
 from .limits import DOUBTS_SEARCHED_MAX, LANDINGS_TRIED_MAX
-from .threads import ThreadItem, common_prefix, digest
+from .threads import ThreadItem, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +256,8 @@ def _in_order(wanted: Sequence[Key], keys: Sequence[Key]) -> Sequence[Key]:
     """The journal's entries that the thread holds in their order: all of them, unless it lacks some or they moved."""
     if _met_from(wanted, keys)[0] == len(wanted):
         return wanted
-    same = common_prefix(wanted, keys)
-    blocks = SequenceMatcher(None, wanted[same:], keys[same:], autojunk=False).get_matching_blocks()
-    return [*wanted[:same], *(key for block in blocks for key in wanted[same + block.a : same + block.a + block.size])]
+    missed = {place for start, end, _, _ in differing(wanted, keys) for place in range(start, end)}
+    return [key for place, key in enumerate(wanted) if place not in missed]
 
 
 def _met_from(wanted: Sequence[Key], keys: Sequence[Key]) -> list[int]:

@@ -1,0 +1,246 @@
+"""Threads looked at beside the journal, and mended, one by one: see `reconcile.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from . import events as e
+from .conversation import Conversation
+from .delivery import retried
+from .diagnosis import diagnose
+from .drift import ADOPTED, Drift, adoptable, drift_of, ours_of
+from .effects import Effects, Work
+from .errors import Conflict, ConversationBusy, ConversationChanged, ProviderRefused, ThreadledgerError
+from .failures import Cause
+from .ids import from_iso, now
+from .journal import Journal
+from .limits import BETWEEN_RUNS_SECONDS
+from .messages import Source
+from .outside import Outside
+from .pins import ABOUT_THREADS, CHANGED
+from .rebuild import RebuildItem, Threads
+from .reconcile_item import EQUAL, NOTHING_TO_WRITE, ReconcileItem, decided, decided_again, stopped, without_thread
+from .state import ConversationState
+from .threads import ThreadItem, compare
+from .verification import Verifier
+
+LOOKS_MAX = 5
+"""How often a conversation is looked at again in which others write meanwhile."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A thread as it was read, beside the journal at a version."""
+
+    journal: Sequence[ThreadItem]
+    thread: Sequence[ThreadItem]
+    drift: Drift
+    version: int
+
+    def decided(self, item: ReconcileItem, *, adopt: bool) -> ReconcileItem:
+        found = compare(self.journal, self.thread)
+        return decided(item, found, self.drift, self.journal, self.thread, adopt=adopt)
+
+
+class Reconciler:
+    """Looks at the threads of a ledger, and mends them."""
+
+    def __init__(self, journal: Journal, outside: Outside, verifier: Verifier, threads: Threads) -> None:
+        self._journal = journal
+        self._outside = outside
+        self._verifier = verifier
+        self._threads = threads
+
+    def planning(self, key: str, to: str, adopt: bool) -> Effects[ReconcileItem]:
+        """What would be done to one thread. It is read, and nothing is written; never raises for a provider.
+
+        Raises:
+            ConversationNotFound, InvalidInput: no such conversation or kind of thread.
+        """
+        self._verifier.reach(to)
+        state = (yield Work(lambda: self._journal.require(key))).state
+        item = ReconcileItem(key, to, state.version)
+        try:
+            _refuse_while_running(state)
+            found = yield from retried(lambda: self._verifier.reading(key, to))
+            thread_id = found.verification.thread_id
+            if found.thread is None:
+                return without_thread(item, found.verification)
+            look: _Look = yield Work(partial(self._look, key, to, thread_id, found.thread))
+            return look.decided(replace(item, thread_id=thread_id), adopt=adopt)
+        except (ProviderRefused, Conflict) as error:
+            return stopped(item, error)
+
+    def step(self, pin: Mapping[str, Any], adopt: bool) -> Effects[ReconcileItem]:
+        """Mend one thread of a plan; never raises for a provider or a conflict: the item says how it went."""
+        mending = _Mending(self._journal, ReconcileItem(pin["key"], pin["backend"], pin["version"]), adopt)
+        try:
+            yield from self._mended(mending)
+        except ThreadledgerError as error:
+            return stopped(mending.item, error)
+        return mending.item
+
+    def _mended(self, mending: _Mending) -> Effects[None]:
+        key, to = mending.item.key, mending.item.backend
+        if (yield Work(partial(self._usable_thread, mending))) is None or not (yield from self._in_place(mending)):
+            found = yield from retried(lambda: self._verifier.reading(key, to))
+            if found.thread is not None:
+                raise ConversationChanged("another thread was linked meanwhile: plan again")
+            mending.item = without_thread(mending.item, found.verification)
+        if "rebuild" in mending.item.action and mending.item.state == "planned":
+            yield from self._written_anew(mending)
+        mending.end()
+        item = mending.item
+        if self._outside.outbox is not None and (item.adopted or item.new_thread_id):
+            yield from self._outside.outbox.mirror(self._journal, key)  # what came meanwhile, and the other threads
+
+    def _usable_thread(self, mending: _Mending) -> str | None:
+        """The linked thread, where it can be mended.
+
+        Raises:
+            ConversationChanged: the conversation has moved on since the plan.
+            ConversationBusy: somebody is at it.
+        """
+        item = mending.item
+        state = self._journal.require(item.key).state
+        since = self._journal.history(item.key, after=item.version)
+        if not all(isinstance(event, ABOUT_THREADS) or _is_adoption(event) for event in since):
+            raise ConversationChanged(CHANGED)
+        _refuse_while_running(state)
+        link = state.links.get(item.backend)
+        if link is None or link["lost"] or link["endpoint"] != self._verifier.reach(item.backend).endpoint:
+            return None
+        mending.item = replace(item, thread_id=link["thread_id"])
+        return str(link["thread_id"])
+
+    def _in_place(self, mending: _Mending) -> Effects[bool]:
+        """Mend a thread as it stands, as far as that is possible. Whether it is there at all."""
+        outbox, item = self._outside.outbox, mending.item
+        if outbox is None:
+            raise Conflict("nothing here writes to threads: open the ledger with an outbox")
+        mend = partial(self._shown, mending)
+        try:
+            delivered = yield from outbox.catch_up(self._journal, item.key, item.backend, mend)
+        except ProviderRefused as refused:
+            if diagnose(refused.failure) is not Cause.THREAD_MISSING:
+                raise
+            return False
+        mending.item = replace(mending.item, sent=delivered.sent, deleted=len(delivered.deleted))
+        if delivered.sent:
+            yield Work(partial(mending.record, sent=delivered.sent))
+        return True
+
+    def _shown(self, mending: _Mending, thread: Sequence[ThreadItem]) -> Effects[bool]:
+        """Decide what is to be done to a thread that nobody else of ours writes to at this moment, and journal what is to be
+        adopted. Whether what it lacks can be sent to it."""
+        item = mending.item
+        for _ in range(LOOKS_MAX):
+            look: _Look = yield Work(partial(self._look, item.key, item.backend, item.thread_id, thread))
+            mending.looked(look)
+            if not (mending.adopt and look.drift.foreign) or mending.item.state != "planned":
+                return "rebuild" not in mending.item.action and not mending.item.in_the_way
+            yield Work(partial(mending.adopt_foreign, look))
+        raise ConversationChanged("others write to the conversation all the time: try again")
+
+    def _look(self, key: str, to: str, thread_id: str | None, thread: Sequence[ThreadItem]) -> _Look:
+        """The journal is read after the thread: what the thread can show of ours is journaled by then, unless somebody runs.
+
+        Raises:
+            ConversationBusy: somebody does.
+        """
+        state = self._journal.require(key).state
+        _refuse_while_running(state)
+        journal = self._verifier.render(key, to, None, thread_id)[0].items
+        drift = drift_of(journal, thread)
+        if drift.strangers:
+            history = self._journal.history(key)
+            ours, lost, memory = ours_of(history, state.links[to]["version"], adopted_from(to, str(thread_id)))
+            withdrawn = self._verifier.reach(to).render(replace(memory, messages=tuple(lost)), thread_id)
+            drift = drift_of(journal, thread, replace(ours, withdrawn=withdrawn.items))
+        return _Look(journal, thread, drift, state.version)
+
+    def _written_anew(self, mending: _Mending) -> Effects[None]:
+        item = mending.item
+        rebuilt = RebuildItem(item.key, item.backend, state="skipped", reason=CHANGED)
+        for _ in range(LOOKS_MAX):
+            version = (yield Work(lambda: self._journal.require(item.key))).version
+            rebuilt = yield from self._threads.rebuilding(item.key, item.backend, version, fresh=True)
+            if rebuilt.reason != CHANGED:
+                break
+        if rebuilt.state == "done":
+            sent = mending.item.sent + rebuilt.sent
+            mending.item = replace(mending.item, new_thread_id=rebuilt.thread_id, sent=sent, state="done")
+        else:
+            in_the_way = rebuilt.state == "skipped" and rebuilt.reason != NOTHING_TO_WRITE
+            mending.item = replace(item, state=rebuilt.state, reason=rebuilt.reason, in_the_way=in_the_way)
+
+
+class _Mending:
+    """One thread as it is being mended."""
+
+    def __init__(self, journal: Journal, item: ReconcileItem, adopt: bool) -> None:
+        self.item = item
+        self.adopt = adopt
+        self._journal = journal
+
+    def looked(self, look: _Look) -> None:
+        """What is to be done follows from the first look; a later one tells what is left of that."""
+        if self.item.adopted:
+            self.item = decided_again(self.item, look.drift)
+        else:
+            self.item = look.decided(replace(self.item, state="planned"), adopt=self.adopt)
+
+    def adopt_foreign(self, look: _Look) -> None:
+        """Journal what is foreign, all of it or nothing. Quiet where somebody journaled at this moment: then what is foreign
+        has to be told anew."""
+        item, messages = self.item, adoptable(look.drift.foreign)
+        place = adopted_from(item.backend, str(item.thread_id))
+
+        def decide(conversation: Conversation) -> int:
+            if conversation.version != look.version:
+                return 0
+            for message, item_id in messages:
+                conversation.journal(message, source=Source.ADOPTED, idempotency_key=place + item_id)
+            self._record(conversation, adopted=len(messages))
+            return len(messages)
+
+        self.item = replace(item, adopted=item.adopted + self._journal.commit(item.key, decide))
+
+    def record(self, sent: int) -> None:
+        """Record what was sent."""
+        self._journal.commit(self.item.key, lambda conversation: self._record(conversation, sent=sent))
+
+    def end(self) -> None:
+        """All is done that could be."""
+        item = self.item
+        if item.state == "planned" or item.deleted:
+            done = item.sent or item.adopted or item.deleted or item.new_thread_id
+            self.item = replace(item, state="done") if done else replace(item, state="skipped", reason=EQUAL)
+
+    def _record(self, conversation: Conversation, sent: int = 0, adopted: int = 0) -> None:
+        place = (self.item.backend, str(self.item.thread_id), conversation.version)
+        conversation.reconcile_thread(*place, sent=sent, adopted=adopted, reason=f"reconciled: {self.item.reason}")
+
+
+def adopted_from(to: str, thread_id: str) -> str:
+    """How the idempotency keys of what was adopted from a thread begin; the provider's id of the entry follows."""
+    return f"{ADOPTED}:{to}:{thread_id}:"
+
+
+def _is_adoption(event: e.Event) -> bool:
+    return isinstance(event, e.MessageJournaled) and event.source == Source.ADOPTED
+
+
+def _refuse_while_running(state: ConversationState) -> None:
+    """Raises ConversationBusy while a run is open or an exchange is between two runs: what they leave in the thread is yet to
+    be journaled."""
+    for run_id, run in state.open_runs.items():
+        raise ConversationBusy(f"run {run_id} on {run['backend']} is open: try again after its end")
+    for exchange_id, exchange in state.open_exchanges.items():
+        active_at = exchange.get("active_at")
+        if active_at and now() < from_iso(active_at) + timedelta(seconds=BETWEEN_RUNS_SECONDS):
+            raise ConversationBusy(f"exchange {exchange_id} is being answered: try again after its end")
