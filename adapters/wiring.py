@@ -10,13 +10,16 @@ from threadledger.domain import (
     Candidate,
     Journal,
     Ledger,
+    Observer,
     Outside,
     Policy,
     Profile,
+    RunLog,
     ThreadMirror,
     ToolFunction,
 )
 
+from .formats import MemoryLines
 from .mirroring import ThreadOutbox
 from .openai import (
     Assistants,
@@ -30,6 +33,7 @@ from .openai import (
 from .prices import price
 from .settings import Settings
 from .sql import Database, Factory, RememberedAssistants, SqlMirrorHeads
+from .telemetry_names import AZURE_OPENAI, OPENAI
 from .tool_loading import load_tools
 
 
@@ -39,8 +43,10 @@ def open_ledger(
     tools: Mapping[str, ToolFunction] | None = None,
     create: bool = True,
     wait: Callable[[float], None] = time.sleep,
+    observer: Observer | None = None,
 ) -> Ledger:
-    """A ledger as the settings say. Nothing outside the database is touched before it is needed.
+    """A ledger as the settings say. Nothing outside the database is touched before it is needed. `observer` is told of every
+    run, beside the log.
 
     Without a key there is nobody to mirror to: messages are journaled, and the threads catch up once there is one.
 
@@ -56,6 +62,7 @@ def open_ledger(
         database.close()
         raise
     client = client_of(settings)
+    journal.watch.observers = (RunLog(settings.log_text), *_observers(settings, client, profile, observer))
     mirrors: dict[str, ThreadMirror] = {}
     if client.has_credentials:
         mirrors = {mirror.name: mirror for mirror in (ConversationThreads(client), AssistantsThreads(client))}
@@ -77,11 +84,23 @@ def open_ledger(
         price=price,
         profile=profile,
         tools=functions,
+        memory_file=MemoryLines(),
         wait=wait,
         close=client.close,
         aclose=client.aclose,
     )
     return Ledger(journal, outside)
+
+
+def _observers(settings: Settings, client: Client, profile: Profile, given: Observer | None) -> list[Observer]:
+    """Who watches runs beside the log."""
+    found = [given] if given is not None else []
+    if settings.telemetry:
+        from .telemetry import Telemetry
+
+        provider = AZURE_OPENAI if settings.azure_openai_endpoint is not None else OPENAI
+        found.append(Telemetry(provider, client.endpoint, profile.name, text=settings.log_text))
+    return found
 
 
 def client_of(settings: Settings) -> Client:

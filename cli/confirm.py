@@ -9,6 +9,11 @@ import click
 from .exits import Declined, NeedsYes
 
 
+def needs_asking(yes: bool) -> bool:
+    """Whether somebody will be asked, and wants to read what about."""
+    return not yes and sys.stdin.isatty()
+
+
 def confirm(count: int, what: str, yes: bool) -> None:
     """Ask for the number of items.
 

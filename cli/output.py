@@ -149,7 +149,17 @@ def _emit_data(rows: Iterable[Row], *, one: bool) -> None:
     elif one:
         click.echo(json.dumps(next(iter(rows)), ensure_ascii=False, indent=2))
     else:
-        click.echo(json.dumps(list(rows), ensure_ascii=False, indent=2))
+        _emit_array(rows)
+
+
+def _emit_array(rows: Iterable[Row]) -> None:
+    """A JSON array, written as its elements come."""
+    between = "[\n"
+    for row in rows:
+        told = json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+        click.echo(f"{between}  {told}", nl=False)
+        between = ",\n"
+    click.echo("[]" if between == "[\n" else "\n]")
 
 
 def _emit_csv(rows: Iterable[Row]) -> None:

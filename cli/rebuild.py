@@ -2,68 +2,120 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .confirm import confirm
+from .applying import Tally, apply_options, ending, how_options, performed, show_items, stoppable
+from .confirm import confirm, needs_asking
 from .exits import Exit
-from .invocation import KEY, MomentParameter, common, complete_keys, invocation, opened
-from .output import counted, emit_many, note
+from .invocation import KEY, MomentParameter, complete_keys, invocation, opened
+from .output import counted, note
 from .progress import tracked
-from .replaying import KINDS, for_people, one_choice
+from .replaying import chosen_keys, for_people
 
 if TYPE_CHECKING:
-    from threadledger.domain import RebuildItem
+    from threadledger.domain import RebuildItem, RebuildPlan
+
+PLANNED = ("key", "backend", "old_thread_id", "messages", "losses", "state", "reason")
+WRITTEN = ("key", "backend", "thread_id", "messages", "sent", "losses", "verified", "state", "reason")
 
 
 @click.command()
 @click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
-@click.option("--to", type=KINDS, help="The kind of thread; by default THREADLEDGER_THREADS.")
+@click.option("--search", metavar="TEXT", help="The conversations that have these words.")
+@click.option("--keys-from", type=click.File("rb"), metavar="FILE", help="Keys from a file, one a line; - is stdin.")
+@click.option(
+    "--to",
+    type=click.Choice(["conversations", "assistants", "file"]),
+    help="The kind of thread; by default THREADLEDGER_THREADS. `file`: one line of JSON a conversation.",
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="With --to file.")
 @click.option("--at", type=MomentParameter(versions=True), metavar="VERSION|TIME", help="The memory as it was then.")
 @click.option("--fresh", is_flag=True, help="A new thread even where the old one is sound.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N conversations.")
-@click.option("--apply", is_flag=True, help="Do it.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@common
+@how_options
+@apply_options
 def rebuild(
     keys: tuple[str, ...],
     everything: bool,
+    search: str | None,
+    keys_from: Any,
     to: str | None,
+    output: Path | None,
     at: datetime | int | None,
     fresh: bool,
     limit: int | None,
+    concurrency: int,
+    rps: float | None,
     apply: bool,
     yes: bool,
 ) -> int:
     """Write threads anew from the journal, read them back, and link those that are equal. Never calls a model."""
-    one_choice(bool(keys), everything)
+    named = chosen_keys(keys, everything, search, keys_from)
+    if (to == "file") != (output is not None):
+        raise click.UsageError("--to file and --output FILE go together", click.get_current_context())
     with opened() as ledger:
-        plan = ledger.replay.plan_rebuild(None if everything else list(keys), to, at, fresh, limit)
-        if apply:
-            messages = sum(item.messages for item in plan.items)
-            confirm(
-                len(plan.items), f"write {counted(len(plan.items), 'thread')} with {counted(messages, 'message')}", yes
-            )
-            for _ in tracked(plan.each(), len(plan.items), "rebuilding"):
-                pass
-        _show_rebuild(plan.items, applied=apply)
-    return Exit.SOME_FAILED if any(item.state == "failed" for item in plan.items) else Exit.DONE
+        if output is not None:
+            plan: Any = ledger.replay.plan_rebuild_file(output, named, at, limit, search)
+        else:
+            plan = ledger.replay.plan_rebuild(named, to, at, fresh, limit, search)
+        if not apply:
+            return _show_plan(plan)
+        confirm(len(plan), _told(plan) if needs_asking(yes) else "", yes)
+        with stoppable() as stop:
+            items = performed(plan, len(plan), "rebuilding", stop, concurrency=concurrency, rps=rps)
+            tally = show_items(items, len(plan), WRITTEN, as_row, "nothing to rebuild")
+            stopped = stop()
+    _show_tally(tally)
+    return ending(plan, tally, stopped)
 
 
-def _show_rebuild(items: list[RebuildItem], *, applied: bool) -> None:
-    rows: list[dict[str, Any]] = [item.as_json() for item in items]
-    written = (
-        ("thread_id", "messages", "sent", "losses", "verified") if applied else ("old_thread_id", "messages", "losses")
-    )
-    emit_many(for_people(rows), ("key", "backend", *written, "state", "reason"))
+def as_row(item: RebuildItem) -> dict[str, Any]:
+    """An item in a table."""
+    return for_people([item.as_json()])[0]
+
+
+def _show_plan(plan: RebuildPlan) -> int:
+    sums = _Sums()
+    items = sums.watched(tracked(plan.planned(), len(plan), "planning"))
+    tally = show_items(items, len(plan), PLANNED, as_row, "nothing to rebuild")
     if invocation().output == "table":
-        count = {state: sum(item.state == state for item in items) for state in ("done", "failed", "skipped")}
-        note(
-            f"{count['done']} written and verified, {count['skipped']} skipped, {count['failed']} failed"
-            if applied
-            else f"plan: {counted(len(items), 'thread')}, {counted(sum(item.messages for item in items), 'message')}; "
-            "nothing was done, --apply does it"
-        )
+        requests = f", about {counted(sums.requests, 'request')}" if sums.requests else ""
+        parts = [f"{counted(tally.states['planned'], 'thread')} with {counted(sums.messages, 'message')}{requests}"]
+        parts += [f"{sums.linked:,} linked now, left alone where they read back equal"] if sums.linked else []
+        parts += filter(None, [tally.why_skipped()])
+        note(f"plan: {'; '.join(parts)}")
+        note("no model is called, nothing is paid for by tokens; nothing was done, --apply does it")
+    return Exit.DONE
+
+
+def _show_tally(tally: Tally) -> None:
+    if invocation().output == "table":
+        skipped = tally.why_skipped() or "0 skipped"
+        note(f"{tally.states['done']:,} written and verified, {skipped}, {tally.states['failed']:,} failed")
+
+
+def _told(plan: RebuildPlan) -> str:
+    sums = _Sums()
+    for _ in sums.watched(tracked(plan.planned(), len(plan), "planning")):
+        pass
+    return f"write {counted(len(plan), 'thread')} with {counted(sums.messages, 'message')}"
+
+
+class _Sums:
+    """What the items of a plan come to."""
+
+    def __init__(self) -> None:
+        self.messages = self.requests = self.linked = 0
+
+    def watched(self, items: Iterator[RebuildItem]) -> Iterator[RebuildItem]:
+        for item in items:
+            self.messages += item.messages
+            self.requests += item.requests
+            self.linked += item.state == "planned" and item.old_thread_id is not None
+            yield item

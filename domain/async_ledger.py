@@ -5,7 +5,7 @@ One event loop uses a ledger. The database's work is done by a few threads, howe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import islice
@@ -14,18 +14,20 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from .async_chat import AsyncChat
+from .async_replay import AsyncReplay
 from .audit import Exchanges, RunRecord
 from .driving import AsyncDriver
 from .failures import Cause, RecordedFailure
+from .forking import forked
+from .grouping import FailureGroup, GroupState
 from .health import BackendHealth
 from .ledger import Ledger, LoggedEvent, in_log
 from .limits import ASYNC_WORKERS, TOOL_WORKERS
 from .memory import Memory
-from .rebuild import RebuildItem, RebuildPlan
-from .rerun import RerunItem, RerunPlan
+from .memory_diff import MemoryDiff
 from .state import ConversationState
+from .summary import SummaryRow
 from .upkeep import Finding, Progress, quietly
-from .verification import Verification
 
 T = TypeVar("T")
 
@@ -118,9 +120,42 @@ class AsyncLedger:
         """See `Ledger.failures`."""
         return await self._work(lambda: self.ledger.failures(since, until, cause, code, backend, unanswered, limit))
 
+    async def failure_groups(
+        self, since: datetime | timedelta | None = None, states: Iterable[GroupState | str] | None = None
+    ) -> list[FailureGroup]:
+        """See `Ledger.failure_groups`."""
+        return await self._work(lambda: self.ledger.failure_groups(since, states))
+
+    async def resolve_group(self, group: str, note: str = "") -> FailureGroup:
+        """See `Ledger.resolve_group`."""
+        return await self._work(lambda: self.ledger.resolve_group(group, note))
+
+    async def mute_group(self, group: str, until: datetime | None = None, note: str = "") -> FailureGroup:
+        """See `Ledger.mute_group`."""
+        return await self._work(lambda: self.ledger.mute_group(group, until, note))
+
+    async def reopen_group(self, group: str, note: str = "") -> FailureGroup:
+        """See `Ledger.reopen_group`."""
+        return await self._work(lambda: self.ledger.reopen_group(group, note))
+
+    async def summary(
+        self, by: str = "cause", since: datetime | timedelta | None = None, until: datetime | timedelta | None = None
+    ) -> list[SummaryRow]:
+        """See `Ledger.summary`."""
+        return await self._work(lambda: self.ledger.summary(by, since, until))
+
     async def health(self) -> list[BackendHealth]:
         """See `Ledger.health`."""
         return await self._work(self.ledger.health)
+
+    async def fork(self, key: str, new_key: str, at: int | datetime | None = None) -> AsyncChat:
+        """See `Ledger.fork`."""
+        await self.driver.perform(forked(self.ledger.journal, self.ledger.outside, key, new_key, at))
+        return self.conversation(new_key)
+
+    async def parent(self, key: str) -> tuple[str, int] | None:
+        """See `Ledger.parent`."""
+        return await self._work(lambda: self.ledger.parent(key))
 
     async def exchanges(self, key: str) -> Exchanges:
         """See `Ledger.exchanges`."""
@@ -129,6 +164,12 @@ class AsyncLedger:
     async def memory(self, key: str, at: int | datetime | None = None) -> Memory:
         """See `Ledger.memory`."""
         return await self._work(lambda: self.ledger.memory(key, at))
+
+    async def diff(
+        self, key: str, before: int | datetime | None = None, after: int | datetime | None = None
+    ) -> MemoryDiff:
+        """See `Ledger.diff`."""
+        return await self._work(lambda: self.ledger.diff(key, before, after))
 
     async def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
         """See `Ledger.run`."""
@@ -163,87 +204,7 @@ class AsyncLedger:
     @property
     def replay(self) -> AsyncReplay:
         """See `Ledger.replay`."""
-        return AsyncReplay(self.ledger, self.driver)
+        return AsyncReplay(self.ledger.replay, self.driver)
 
     async def _work(self, do: Callable[[], T]) -> T:
         return await self.driver.work(do)
-
-
-class AsyncReplay:
-    """Plans over the conversations of one ledger. What each does, and raises, `Replay` says."""
-
-    def __init__(self, ledger: Ledger, driver: AsyncDriver) -> None:
-        self._replay = ledger.replay
-        self._driver = driver
-
-    async def plan_rebuild(
-        self,
-        keys: Sequence[str] | None = None,
-        to: str | None = None,
-        at: int | datetime | None = None,
-        fresh: bool = False,
-        limit: int | None = None,
-    ) -> AsyncRebuildPlan:
-        """See `Replay.plan_rebuild`."""
-        plan = await self._driver.work(lambda: self._replay.plan_rebuild(keys, to, at, fresh, limit))
-        return AsyncRebuildPlan(plan, self._driver)
-
-    async def plan_rerun(
-        self,
-        runs: Sequence[str] = (),
-        keys: Sequence[str] = (),
-        failed: bool = False,
-        since: datetime | timedelta | None = None,
-        cause: Cause | str | None = None,
-        backend: str | None = None,
-        model: str | None = None,
-        tools: str = "recorded",
-    ) -> AsyncRerunPlan:
-        """See `Replay.plan_rerun`."""
-        plan = await self._driver.work(
-            lambda: self._replay.plan_rerun(runs, keys, failed, since, cause, backend, model, tools)
-        )
-        return AsyncRerunPlan(plan, self._driver)
-
-    async def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
-        """See `Replay.verify`."""
-        places = await self._driver.work(lambda: list(self._replay.places(keys, to)))
-        return [await self._driver.perform(self._replay.verifier.verifying(key, kind)) for key, kind in places]
-
-
-class AsyncRebuildPlan:
-    """What would be written; `apply` writes it. See `RebuildPlan`."""
-
-    def __init__(self, plan: RebuildPlan, driver: AsyncDriver) -> None:
-        self._plan = plan
-        self._driver = driver
-
-    @property
-    def items(self) -> list[RebuildItem]:
-        return self._plan.items
-
-    async def apply(self, progress: Callable[[Any], None] | None = None) -> list[RebuildItem]:
-        """See `RebuildPlan.apply`."""
-        return await self._plan.apply_async(self._driver, progress)
-
-
-class AsyncRerunPlan:
-    """What would be asked again; `apply` asks. See `RerunPlan`."""
-
-    def __init__(self, plan: RerunPlan, driver: AsyncDriver) -> None:
-        self._plan = plan
-        self._driver = driver
-
-    @property
-    def items(self) -> list[RerunItem]:
-        return self._plan.items
-
-    @property
-    def stopped_by_limit(self) -> bool:
-        return self._plan.stopped_by_limit
-
-    async def apply(
-        self, max_runs: int | None = None, progress: Callable[[RerunItem], None] | None = None
-    ) -> list[RerunItem]:
-        """See `RerunPlan.apply`."""
-        return await self._plan.apply_async(self._driver, max_runs, progress)

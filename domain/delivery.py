@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import TypeVar
 
 from .diagnosis import diagnose
 from .effects import Effects, Pause
@@ -15,8 +16,8 @@ from .errors import ProviderRefused
 from .exchange import is_worth_a_retry, pause_before_retry
 from .failures import Cause, Failure
 from .ids import now, to_iso
+from .late_copies import Doubt, open_doubts, surplus
 from .ports import ThreadMirror
-from .reconciling import Doubt, open_doubts, surplus
 from .threads import ThreadItem, digest
 
 DELIVERY_ATTEMPTS_MAX = 6
@@ -27,6 +28,8 @@ CATCH_UP_ATTEMPTS_MAX = 2
 
 LEFT_IN_THREAD = "left_in_thread"
 """The key of a failure's details under which a backend says that its run wrote to the thread, and that it stands there."""
+
+T = TypeVar("T")
 
 Note = Callable[[Sequence[Doubt]], None]
 
@@ -90,6 +93,24 @@ def bring_up(
             if lost or attempt >= attempts_max or not is_worth_a_retry(refused.failure):
                 raise
             yield Pause(pause_before_retry(attempt, refused.failure, Random()))  # noqa: S311 - jitter, not a secret
+
+
+def retried(ask: Callable[[], Effects[T]], attempts_max: int = DELIVERY_ATTEMPTS_MAX) -> Effects[T]:
+    """What may be asked again without harm, asked again where the provider could not answer: a thread read, an empty one
+    made.
+
+    Raises:
+        ProviderRefused: the last refusal, once it is for good or after `attempts_max` attempts.
+    """
+    for attempt in range(1, attempts_max + 1):
+        try:
+            return (yield from ask())
+        except ProviderRefused as refused:
+            lost = diagnose(refused.failure) is Cause.THREAD_MISSING
+            if lost or attempt == attempts_max or not is_worth_a_retry(refused.failure):
+                raise
+            yield Pause(pause_before_retry(attempt, refused.failure, Random()))  # noqa: S311 - jitter, not a secret
+    raise AssertionError("the last attempt returns or raises")
 
 
 class _Delivery:

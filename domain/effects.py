@@ -55,9 +55,9 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Hand something to whoever listens to the stream, if anybody does."""
+    """Hand something to whoever listens, if anybody does: a part of an exchange's stream, an item of a job."""
 
-    part: StreamPart
+    part: StreamPart | Any
 
 
 class ListenerLeft(BaseException):

@@ -9,6 +9,8 @@ ThreadledgerError
 ├── NotFound (LookupError)           no such conversation, run, file or database
 │   ├── ConversationNotFound
 │   ├── RunNotFound
+│   ├── JobNotFound
+│   ├── GroupNotFound
 │   ├── FileMissing
 │   └── DatabaseMissing
 ├── Conflict                         somebody else was first; nothing was written
@@ -67,6 +69,14 @@ class ConversationNotFound(NotFound):
 
 class RunNotFound(NotFound):
     """No run has this id, or several have this ending."""
+
+
+class JobNotFound(NotFound):
+    """No job has this id, or several have this ending."""
+
+
+class GroupNotFound(NotFound):
+    """No group of failures has this id, or several begin so."""
 
 
 class FileMissing(NotFound):

@@ -4,26 +4,13 @@ renamed or removed. Each event is stored under its class name alone, so that a m
 Fields are flat and of JSON's own types. `timestamp`, `event_id` and the version stand in columns of their own.
 """
 
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
-from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
-JSON = dict[str, Any]
-E = TypeVar("E", bound="Event")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """What every event has: its stream, its version there (from 1, without gaps), when, and an id of its own."""
-
-    SCHEMA: ClassVar[int] = 1
-    """Number of the payload's form, stored with each row."""
-
-    originator_id: str
-    originator_version: int
-    timestamp: datetime
-    event_id: str
+from .event_base import JSON as JSON
+from .event_base import Event as Event
+from .event_base import known_only, own_fields, shape_of
+from .event_base import make as make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +58,13 @@ class RunStarted(Event):
     deadline: str | None = None
     """ISO 8601; a run still open after it was left by a crash."""
     rerun_of: str | None = None
+    """The run whose exchange, or whose memory, is run again."""
+    supersedes_run_id: str | None = None
+    """The run whose answer this one's is to take the place of."""
+    apart: bool = False
+    """Asked outside the linked thread, though the backend answers in one: it is shown its memory whole."""
+    shadow: bool = False
+    """Only to be looked at: no exchange is answered, opened or closed by it, and nothing of it comes into memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +83,8 @@ class RunCompleted(Event):
     """Up to which version the thread held the journal when the run answered in it."""
     goes_on: bool = False
     """The model asked for tools: the exchange has no answer yet and goes on with their results, in another run."""
+    shadow_messages: list[JSON] = field(default_factory=list)
+    """Of a shadow run: what it said and which tools it used, the answer last; journaled nowhere else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +200,8 @@ class RerunAccepted(Event):
     message_id: str
     superseded_message_id: str | None = None
     superseded_run_id: str | None = None
+    behind_message_id: str | None = None
+    """Where newer messages had come: the messages of the run stand right behind this one, not at the end of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +213,77 @@ class ProfileDefined(Event):
     instructions: str
     model: str | None = None
     tools: list[JSON] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobItemsPlanned(Event):
+    """Part of a job's plan, on a stream of the job's own: its items from number `first` on. Each pin holds the key of a
+    conversation and the version it had when it was planned."""
+
+    first: int
+    pins: list[JSON]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStarted(Event):
+    """Mass work was begun: the plan stands in the events before this one. `options` are enough to go on with it."""
+
+    kind: str
+    items: int
+    options: JSON = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobItemsEnded(Event):
+    """What became of items of a job: `item` (its number), `state`, `reason` and facts of each; `before` is the state of an
+    item that had ended in an earlier attempt."""
+
+    items: list[JSON]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobCancelled(Event):
+    """Nobody will go on with a job."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureGroupResolved(Event):
+    """What made a group of failures is mended, on the ledger's stream of groups. `group` is an id that the rule of this
+    number made of cause, backend and normalised message; those are kept so that the decision can be read by itself."""
+
+    group: str
+    rule: int
+    cause: str = ""
+    backend: str = ""
+    message: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureGroupMuted(Event):
+    """A group of failures is known and is not to be shown, until then (ISO 8601) or for ever; on the stream of groups."""
+
+    group: str
+    rule: int
+    until: str | None = None
+    cause: str = ""
+    backend: str = ""
+    message: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureGroupReopened(Event):
+    """A group of failures is neither resolved nor muted any more; on the stream of groups."""
+
+    group: str
+    rule: int
+    cause: str = ""
+    backend: str = ""
+    message: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +312,13 @@ EVENTS: dict[str, type[Event]] = {
         MemoryCleared,
         RerunAccepted,
         ProfileDefined,
+        JobItemsPlanned,
+        JobStarted,
+        JobItemsEnded,
+        JobCancelled,
+        FailureGroupResolved,
+        FailureGroupMuted,
+        FailureGroupReopened,
     )
 }
 """The closed registry: the only names that a stored row may have and be understood."""
@@ -258,7 +334,7 @@ def payload_of(event: Event) -> JSON:
     if isinstance(event, UnknownEvent):
         return event.data
     values = vars(event)
-    return {name: values[name] for name, default in _own_fields(type(event)).items() if values[name] != default}
+    return {name: values[name] for name, default in own_fields(type(event)).items() if values[name] != default}
 
 
 def restore_event(topic: str, payload: JSON, **columns: Any) -> Event:
@@ -266,72 +342,5 @@ def restore_event(topic: str, payload: JSON, **columns: Any) -> Event:
     event_class = EVENTS.get(topic)
     if event_class is None:
         return UnknownEvent(topic=topic, data=payload, **columns)
-    known = _shape_of(event_class).known
-    return make(event_class, payload if payload.keys() <= known else _known_only(payload, known), **columns)
-
-
-def make(event_class: type[E], payload: JSON, **columns: Any) -> E:
-    """An event of these fields, the others at their default. What a frozen dataclass does itself, ten times as quick:
-    a log of a million events would feel the difference.
-
-    Raises:
-        TypeError: a field is missing, or there is no such field.
-    """
-    shape = _shape_of(event_class)
-    if not shape.required <= payload.keys() <= shape.known:
-        wrong = sorted(shape.required - payload.keys()) or sorted(payload.keys() - shape.known)
-        raise TypeError(f"a {event_class.__name__} lacks, or does not know, {', '.join(wrong)}")
-    event = object.__new__(event_class)
-    values = vars(event)
-    values.update(shape.defaults)
-    for name, new in shape.factories:
-        if name not in payload:
-            values[name] = new()
-    values.update(payload)
-    values.update(columns)
-    return event
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """The own fields of an event's class."""
-
-    required: frozenset[str]
-    defaults: JSON
-    factories: tuple[tuple[str, Callable[[], Any]], ...]
-    """Of fields whose default is a dict or list: each event has one of its own."""
-    known: frozenset[str]
-
-
-def _shape_of(event_class: type[Event]) -> _Shape:
-    shape = _SHAPES.get(event_class)
-    if shape is None:
-        own = [each for each in fields(event_class) if each.name not in _COMMON]
-        shape = _SHAPES[event_class] = _Shape(
-            frozenset(each.name for each in own if each.default is MISSING and each.default_factory is MISSING),
-            {each.name: each.default for each in own if each.default is not MISSING},
-            tuple((each.name, each.default_factory) for each in own if each.default_factory is not MISSING),
-            frozenset(each.name for each in own),
-        )
-    return shape
-
-
-def _known_only(payload: JSON, known: frozenset[str]) -> JSON:
-    return {name: value for name, value in payload.items() if name in known}
-
-
-def _own_fields(event_class: type[Event]) -> JSON:
-    """The fields of a class beside the common ones, with their defaults (`MISSING` for those that must be given)."""
-    own = _OWN_FIELDS.get(event_class)
-    if own is None:
-        own = _OWN_FIELDS[event_class] = {
-            each.name: each.default if each.default_factory is MISSING else each.default_factory()
-            for each in fields(event_class)
-            if each.name not in _COMMON
-        }
-    return own
-
-
-_COMMON = frozenset(each.name for each in fields(Event))
-_SHAPES: dict[type[Event], _Shape] = {}
-_OWN_FIELDS: dict[type[Event], JSON] = {}
+    known = shape_of(event_class).known
+    return make(event_class, payload if payload.keys() <= known else known_only(payload, known), **columns)

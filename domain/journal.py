@@ -17,8 +17,10 @@ from .conversation import Conversation
 from .errors import ConversationChanged, ConversationNotFound, RunNotFound
 from .ids import new_id, now, to_iso
 from .memory import Memory
+from .messages import Role
 from .naming import CONVERSATION, PROFILE, key_of, stream_of
-from .ports import Appending, EventLog, StreamHead, Views
+from .observing import SeenRun, Watch
+from .ports import Appending, EventLog, JobClaims, StreamHead, Views
 from .profiles import Profile
 from .recall import recall
 from .state import STATE_SCHEMA, ConversationState, evolve
@@ -27,6 +29,9 @@ from .upkeep import Upkeep
 
 T = TypeVar("T")
 
+NEVER = "9999"
+"""Later than any deadline (ISO 8601)."""
+
 
 class Store(Protocol):
     """What the ledger asks of a factory beyond eventsourcing's own."""
@@ -34,6 +39,8 @@ class Store(Protocol):
     def views(self) -> Views: ...
 
     def upkeep(self) -> Upkeep: ...
+
+    def job_claims(self) -> JobClaims: ...
 
 
 class Journal(Application[str]):
@@ -48,6 +55,8 @@ class Journal(Application[str]):
         store = cast("Store", factory)
         self.views: Views = store.views()
         self.upkeep: Upkeep = store.upkeep()
+        self.job_claims: JobClaims = store.job_claims()
+        self.watch = Watch(self._start_of, self._question_of)
 
     def construct_env(self, name: str, env: object = None) -> Environment:
         """Empty: the process's environment must not change how events are stored."""
@@ -122,7 +131,8 @@ class Journal(Application[str]):
     def is_open(self, key: str, run_id: str) -> bool:
         """Whether a run is still open."""
         conversation = self.load(key)
-        return conversation is not None and run_id in conversation.state.open_runs
+        state = conversation.state if conversation is not None else ConversationState()
+        return run_id in state.open_runs or run_id in state.shadow_runs
 
     def commit(self, key: str, decide: Callable[[Conversation], T], create: bool = False) -> T:
         """Load, decide, store, as one step: what others append at this moment comes before or after it.
@@ -136,12 +146,14 @@ class Journal(Application[str]):
         """
         stream = stream_of(key)
         results: list[T] = []
+        decided: list[e.Event] = []
 
         def decide_append(head: StreamHead | None) -> Appending:
             if head is None and not create:
                 raise _not_found(key)
             conversation = Conversation(stream, self._state(head)) if head is not None else Conversation.start(key)
             results[:] = [decide(conversation)]
+            decided[:] = conversation.pending
             return self._appending(conversation)
 
         try:
@@ -150,6 +162,7 @@ class Journal(Application[str]):
             raise ConversationChanged(
                 f"{key!r} is being written by others all the time: nothing was written; try again"
             ) from error
+        self.watch.saw(decided)
         return results[0]
 
     def store(self, *conversations: Conversation) -> None:
@@ -172,6 +185,14 @@ class Journal(Application[str]):
         for head in self._log.select_heads(CONVERSATION, overdue_at=to_iso(now())):
             closed += self.commit(key_of(head.stream), lambda conversation: conversation.close_overdue_runs())
         return closed
+
+    def open_runs(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """(key, run id, facts) of every run that has not ended, in all conversations: see `ConversationState.open_runs`."""
+        waiting = self._log.select_heads(CONVERSATION, overdue_at=NEVER)
+        states = ((key_of(head.stream), self._state(head)) for head in waiting)
+        return [
+            (key, *run) for key, state in states for run in (*state.open_runs.items(), *state.shadow_runs.items())
+        ]
 
     def define_profile(self, profile: Profile) -> str:
         """Keep a profile in the ledger, once; returns its hash."""
@@ -203,6 +224,28 @@ class Journal(Application[str]):
         head = StreamHead(event.originator_id, event.originator_version, STATE_SCHEMA, "{}")
         self._insert(Appending([self._mapper.to_stored_event(event)], [head]))
 
+    def append(self, stream: str, decide: Callable[[StreamHead | None], tuple[e.Event, StreamHead] | None]) -> None:
+        """Store one event of a stream that is no conversation's, with the head that follows from it, or nothing. `decide` may
+        be asked again, with a newer head."""
+
+        def decide_append(head: StreamHead | None) -> Appending:
+            decided = decide(head)
+            return Appending([self._mapper.to_stored_event(decided[0])], [decided[1]]) if decided else Appending()
+
+        self._log.append(stream, decide_append)
+
+    def stream(self, stream: str, topics: Sequence[str] = ()) -> Iterator[e.Event]:
+        """The events of any stream, oldest first."""
+        return map(restore, self._log.stream_rows(stream, topics=topics))
+
+    def head(self, stream: str) -> StreamHead | None:
+        """The newest state of any stream."""
+        return self._log.select_head(stream)
+
+    def heads(self, prefix: str) -> Sequence[StreamHead]:
+        """The newest states of the streams whose names begin so."""
+        return self._log.select_heads(prefix)
+
     def logged(
         self, after: int = 0, topics: Sequence[str] = (), upto: int | None = None
     ) -> Iterator[tuple[int, e.Event]]:
@@ -228,6 +271,10 @@ class Journal(Application[str]):
         """The keys of all conversations."""
         return sorted(key_of(head.stream) for head in self._log.select_heads(CONVERSATION))
 
+    def versions(self) -> list[tuple[str, int]]:
+        """(key, version) of all conversations, by key."""
+        return [(key_of(stream), version) for stream, version in self._log.select_versions(CONVERSATION)]
+
     def status(self) -> dict[str, Any]:
         """What is in the database: see `EventLog.status`."""
         return dict(self._log.status())
@@ -244,6 +291,16 @@ class Journal(Application[str]):
         state = conversation.state
         head = StreamHead(conversation.id, state.version, STATE_SCHEMA, state.as_json(), state.next_deadline)
         return Appending([self._mapper.to_stored_event(event) for event in pending], [head])
+
+    def _start_of(self, stream: str, run_id: str) -> e.RunStarted | None:
+        starts = (event for event in self.stream(stream, ("RunStarted",)) if isinstance(event, e.RunStarted))
+        return next((event for event in starts if event.run_id == run_id), None)
+
+    def _question_of(self, run: SeenRun) -> str | None:
+        """The newest question of a run's exchange that the run was shown."""
+        shown = self.memory(run.key, run.memory_version).messages
+        asked = (each for each in reversed(shown) if each.exchange_id == run.exchange_id)
+        return next((each.message.text for each in asked if each.message.role is Role.USER), None)
 
     def _insert(self, appending: Appending) -> None:
         try:

@@ -72,6 +72,12 @@ class JournaledMessage:
         return self._at
 
     @property
+    def written_at(self) -> str:
+        """When it was written (ISO 8601): journaled, or before that where an import knows it."""
+        written: str | None = self._payload.get("written_at")
+        return written or (self._at if isinstance(self._at, str) else to_iso(self._at))
+
+    @property
     def exchange_id(self) -> str | None:
         """The exchange that it belongs to."""
         found: str | None = self._payload.get("exchange_id")

@@ -102,8 +102,26 @@ DOUBTS_SEARCHED_MAX = 8
 LANDINGS_TRIED_MAX = 500_000
 """How many ways to explain surplus copies are tried, a second or two: a thread of the same few texts may have more."""
 
+JOB_PINS_PER_EVENT = 1_000
+"""Items of a job's plan that one event holds."""
+
+JOB_BLOCK_ITEMS_MAX = 20
+"""Items that a worker of a job takes, and whose ends it records, at once."""
+
+JOB_CLAIM_SECONDS = 120.0
+"""How long a worker holds items without a sign of life; after that, on another machine, it counts as gone."""
+
+JOB_WORKERS_MAX = 64
+"""The most workers that one process has at a job."""
+
 ASYNC_WORKERS = 8
 """Threads that do the database's work for an asynchronous ledger, however many exchanges are under way."""
 
 TOOL_WORKERS = 32
 """Threads that call an app's blocking functions for an asynchronous ledger. Functions that are `async` take none."""
+
+RUNS_WATCHED_MAX = 10_000
+"""Open runs that are remembered for whoever watches them; the start of an older one is looked up."""
+
+LAGGING_LOOKED_AT_MAX = 1_000
+"""Conversations, those that changed last, whose threads `doctor` looks after in the notebook."""

@@ -6,6 +6,7 @@ from .parsing import plain_json
 
 CONVERSATION = "conversation:"
 PROFILE = "profile:"
+JOB = "job:"
 
 IMPORTED = "import:"
 """What the idempotency keys of imported messages begin with; an app's own may not."""

@@ -1,21 +1,25 @@
 """What the domain asks of the outside world: small protocols, with the errors they promise."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from .audit import FailureFilter
 from .effects import Effects
 from .failures import Failure, RecordedFailure
+from .grouping import FailureGroup
 from .health import BackendEnd
+from .late_copies import Doubt
 from .memory import Memory
 from .messages import Message
 from .profiles import Profile
-from .reconciling import Doubt
 from .runs import Completion
 from .state import ConversationState
 from .storage import Row, StoredRow
+from .summary import SummaryRow
 from .threads import Rendering, ThreadItem
 
 ToolFunction = Callable[..., Any]
@@ -47,6 +51,8 @@ class BackendRequest:
     """Writes to the thread that may still land."""
     stream: bool = False
     """Whether somebody listens: then the text is told as it comes."""
+    apart: bool = False
+    """Whether it is answered outside the conversation's linked thread: what a model is shown is the memory, and no more."""
 
 
 class Backend(Protocol):
@@ -97,6 +103,11 @@ class ThreadMirror(Protocol):
     @property
     def batch(self) -> int:
         """How many items one request of `add` takes."""
+        ...
+
+    @property
+    def page(self) -> int:
+        """How many items one request of `read` brings."""
         ...
 
     def render(self, memory: Memory, thread_id: str | None = None) -> Rendering:
@@ -158,7 +169,69 @@ class MirrorHeads(Protocol):
         ...
 
     def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
-        """Note a head and give the thread back. With a holder: quiet where its claim has run out and another's lasts."""
+        """Note a head and give the thread back. With a holder: quiet where its claim has run out and another's lasts.
+        Without one the thread is newly linked: none is unfinished any more."""
+        ...
+
+    def note_unfinished(self, stream: str, mirror: str, thread_id: str | None, digest: str) -> None:
+        """Note which new thread is being written with the memory of this digest, beside the one that is linked; None where
+        none is any more."""
+        ...
+
+    def unfinished(self, stream: str, mirror: str, digest: str) -> str | None:
+        """The new thread that was noted for the memory of this digest."""
+        ...
+
+
+class MemoryFile(Protocol):
+    """A file of memories, a conversation after the other."""
+
+    def digest(self, messages: Sequence[dict[str, Any]]) -> str:
+        """What tells one conversation's messages from others, as they stand in the file."""
+        ...
+
+    def writing(
+        self, path: Path, memories: Iterable[tuple[str, Sequence[dict[str, Any]]]]
+    ) -> AbstractContextManager[tuple[Iterator[tuple[str, Sequence[dict[str, Any]]]], Callable[[], None]]]:
+        """Write all memories beside the place of the file: what is read back from there, and what puts it into its place.
+        Left without that, nothing is there.
+
+        Raises:
+            FileMissing: it cannot be written.
+        """
+        ...
+
+
+class JobClaims(Protocol):
+    """Who is at which item of a job, so that no two processes do the same one. A notebook beside the log: what became of an
+    item is an event; losing the notebook costs nothing once nobody is at work."""
+
+    def name(self) -> str:
+        """A name for whoever goes to work now, another one each time."""
+        ...
+
+    def take(self, job_id: str, items: Sequence[int], holder: str, until: datetime) -> Sequence[int]:
+        """Take those of these items that nobody else holds or has ended; a holder whose process is gone holds nothing."""
+        ...
+
+    def end(self, job_id: str, items: Sequence[int], holder: str) -> None:
+        """These items have ended: nobody takes them again."""
+        ...
+
+    def renew(self, job_id: str, holder: str, until: datetime) -> None:
+        """Hold for longer what is held."""
+        ...
+
+    def give_back(self, job_id: str, holder: str) -> None:
+        """Let go of what is held and has not ended."""
+        ...
+
+    def reopen(self, job_id: str, items: Sequence[int]) -> None:
+        """Items that have ended may be taken once more: they failed."""
+        ...
+
+    def holders(self, job_id: str) -> Sequence[str]:
+        """Who is at work on a job at this moment."""
         ...
 
 
@@ -224,6 +297,10 @@ class EventLog(Protocol):
         """Heads of the streams with this prefix; or only those with a run overdue at a time (ISO 8601)."""
         ...
 
+    def select_versions(self, prefix: str) -> Sequence[tuple[str, int]]:
+        """(stream, version) of the streams with this prefix, by name."""
+        ...
+
     def select_event(self, event_id: str) -> StoredRow | None: ...
 
     def status(self) -> Mapping[str, Any]:
@@ -236,6 +313,15 @@ class Views(Protocol):
 
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         """Failed runs in the order of failing; the newest `limit` of them."""
+        ...
+
+    def failure_groups(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
+        """Failed runs in groups, those that failed since then, the last failed first; a trend ends at `until`. What was
+        decided about a group is not in it."""
+        ...
+
+    def summary(self, by: str, since: datetime | None = None, until: datetime | None = None) -> list[SummaryRow]:
+        """Counts and rates of the runs that began within these times, by one of `SUMMARY_BY`."""
         ...
 
     def find_runs(self, ending: str) -> list[tuple[str, str]]:

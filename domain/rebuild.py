@@ -3,27 +3,36 @@ nothing here can reach a backend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from .delivery import bring_up
+from . import events as e
+from .conversation import Conversation
+from .delivery import Delivered, bring_up, retried
 from .diagnosis import diagnose
-from .driving import AsyncDriver, perform
+from .driving import Wait
 from .effects import Effects, Work
-from .errors import ProviderRefused, ThreadledgerError
+from .errors import ConversationChanged, ProviderRefused, ThreadledgerError
 from .failures import Cause
+from .ids import from_iso, to_iso
+from .jobs import Jobs
 from .journal import Journal
+from .late_copies import Doubt
 from .outside import Outbox
+from .pins import CHANGED, moved_on
+from .plans import Plan
 from .ports import ThreadMirror
-from .threads import ThreadState, compare, digest
+from .threads import Rendering, ThreadItem, ThreadState, compare, digest
 from .verification import Verifier
 
-Progress = Callable[[Any], None]
+READ_BACK_ATTEMPTS_MAX = 3
+"""How often a thread that reads back otherwise is looked at again, where a write of ours may have landed late."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RebuildItem:
     """One conversation of a rebuild, as planned and as it went."""
 
@@ -39,138 +48,253 @@ class RebuildItem:
     verified: bool = False
     state: str = "planned"
     reason: str = ""
+    requests: int = 0
+    """How many requests a plan takes it to need."""
 
     def as_json(self) -> dict[str, Any]:
         """The keys of CONTRACT.md."""
-        return {name: value for name, value in vars(self).items() if name != "version"} | {"losses": dict(self.losses)}
+        left_out = {"version", "requests"}
+        found = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
+        return found | {"losses": dict(self.losses)}
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A conversation as a rebuild finds it."""
+
+    item: RebuildItem
+    rendering: Rendering
+    link: Mapping[str, Any] | None = None
+    unfinished: str | None = None
+    """A thread that an earlier attempt at the same memory had begun to write."""
+    rebuilt: bool = False
+    """Whether an earlier attempt at this very item had linked the new thread already."""
 
 
 class Threads:
     """The threads of a ledger, to be written anew."""
 
     def __init__(
-        self,
-        journal: Journal,
-        mirrors: Mapping[str, ThreadMirror],
-        outbox: Outbox | None,
-        wait: Callable[[float], None],
+        self, journal: Journal, mirrors: Mapping[str, ThreadMirror], outbox: Outbox | None, verifier: Verifier
     ) -> None:
         self._journal = journal
-        self._verifier = Verifier(journal, mirrors)
         self._mirrors = mirrors
         self._outbox = outbox
-        self._wait = wait
+        self._verifier = verifier
 
-    def plan(self, key: str, to: str, at: int | datetime | None) -> RebuildItem:
+    def plan(self, key: str, to: str, at: int | datetime | None = None) -> RebuildItem:
         """What a rebuild of one conversation would write. Nothing is sent.
 
         Raises:
             ConversationNotFound, InvalidInput: no such conversation or kind of thread.
         """
-        rendering, version = self._verifier.render(key, to, at)
+        return self._looked(key, to, at).item
+
+    def rebuilding(
+        self, key: str, to: str, version: int, at: int | datetime | None = None, fresh: bool = False
+    ) -> Effects[RebuildItem]:
+        """Write the thread of one conversation that was at a version when it was planned; never raises for a provider: the
+        item says how it went."""
+        planned = RebuildItem(key, to, version)
+        try:
+            look: _Look = yield Work(partial(self._look, planned, at))
+            return (yield from self._rebuild(look, at, fresh))
+        except ProviderRefused as refused:
+            return replace(planned, state="failed", reason=f"{diagnose(refused.failure).value}: {refused}")
+        except ThreadledgerError as error:
+            return replace(planned, state="failed", reason=str(error))
+
+    def _look(self, planned: RebuildItem, at: int | datetime | None) -> _Look:
+        key, to = planned.key, planned.backend
+        if at is None and moved_on(self._journal, key, planned.version):
+            return _Look(replace(planned, state="skipped", reason=CHANGED), Rendering(()))
+        look = self._looked(key, to, at)
+        unfinished = self._outbox.unfinished(key, to, look.item.digest) if self._outbox is not None else None
+        since = self._journal.history(key, after=planned.version) if look.item.version > planned.version else ()
+        digest_now = look.item.digest
+        rebuilt = any(
+            isinstance(event, e.ThreadRebuilt) and (event.backend, event.digest) == (to, digest_now) for event in since
+        )
+        return replace(look, unfinished=unfinished, rebuilt=rebuilt)
+
+    def _looked(self, key: str, to: str, at: int | datetime | None) -> _Look:
         link = self._journal.require(key).state.links.get(to)
-        return RebuildItem(
+        rendering, version = self._verifier.render(key, to, at)
+        count = len(rendering.items)
+        item = RebuildItem(
             key,
             to,
             version=version,
             old_thread_id=link["thread_id"] if link else None,
-            messages=len(rendering.items),
+            messages=count,
             losses=rendering.losses,
             digest=digest(rendering.items),
-            reason="" if rendering.items else "nothing to write",
+            state="planned" if count else "skipped",
+            reason="" if count else "nothing to write",
+            requests=self._requests(to, count, linked=link is not None and not link["lost"]),
         )
+        return _Look(item, rendering, link)
 
-    def rebuild(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> RebuildItem:
-        """Write one planned thread; never raises for a provider: the item says how it went."""
-        return perform(self.rebuilding(item, at, fresh), self._wait)
-
-    def rebuilding(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
-        """`rebuild`, as effects."""
-        try:
-            return (yield from self._rebuild(item, at, fresh))
-        except ProviderRefused as refused:
-            return replace(item, state="failed", reason=f"{diagnose(refused.failure).value}: {refused}")
-        except ThreadledgerError as error:
-            return replace(item, state="failed", reason=str(error))
-
-    def _rebuild(self, item: RebuildItem, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
+    def _rebuild(self, look: _Look, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
+        item = look.item
+        if item.state == "skipped":
+            return item
         mirror = self._mirrors[item.backend]
-        rendering, version = yield Work(lambda: self._verifier.render(item.key, item.backend, at))
-        if at is None and version != item.version:
-            return replace(item, state="skipped", reason="changed since the plan: plan again")
-        if not rendering.items:
-            return replace(item, state="skipped")
-        if not fresh and (yield from self._is_sound(item, mirror)):
-            return replace(
-                item,
-                state="skipped",
-                thread_id=item.old_thread_id,
-                verified=True,
-                reason="the thread equals the journal",
-            )
-        thread_id = yield from mirror.create(item.key)
-        delivered = yield from bring_up(mirror, thread_id, rendering.items, held=())
-        found = compare(rendering.items, (yield from mirror.read(thread_id)))
-        written = replace(item, thread_id=thread_id, sent=delivered.sent, verified=found.state is ThreadState.SAME)
+        if (look.rebuilt or not fresh) and (yield from self._is_sound(look, mirror)):
+            found = replace(item, thread_id=item.old_thread_id, verified=True)
+            if look.rebuilt:
+                return replace(found, state="done", reason="written and linked by an earlier attempt")
+            return replace(found, state="skipped", reason="the thread equals the journal")
+        thread_id, delivered = yield from self._written(look, mirror)
+        thread, delivered = yield from self._read_back(mirror, thread_id, look, delivered)
+        written = replace(item, thread_id=thread_id, sent=delivered.sent, verified=digest(thread) == item.digest)
         if not written.verified:
-            reason = f"read back: {found.missing} missing, {found.extra} extra, {found.different} different; not linked"
-            return replace(written, state="failed", reason=reason)
-        yield Work(lambda: self._record(written, mirror, version))
+            yield Work(partial(self._note_unfinished, item, None))
+            found_there = compare(look.rendering.items, thread)
+            differs = f"{found_there.missing} missing, {found_there.extra} extra, {found_there.different} different"
+            return replace(written, state="failed", reason=f"read back: {differs}; not linked")
+        try:
+            yield Work(partial(self._record, written, mirror, look.link, delivered.doubts))
+        except ConversationChanged as error:
+            return replace(written, state="skipped", verified=False, reason=str(error))
         return replace(written, state="done")
 
-    def _is_sound(self, item: RebuildItem, mirror: ThreadMirror) -> Effects[bool]:
-        link = (yield Work(lambda: self._journal.require(item.key))).state.links.get(item.backend)
+    def _written(self, look: _Look, mirror: ThreadMirror) -> Effects[tuple[str, Delivered]]:
+        """A new thread with all that it is to hold; one that was begun before is gone on with."""
+        items = look.rendering.items
+        if look.unfinished is not None:
+            try:
+                return look.unfinished, (yield from bring_up(mirror, look.unfinished, items, unclean=True))
+            except ProviderRefused as refused:
+                if diagnose(refused.failure) is not Cause.THREAD_MISSING:
+                    raise
+        thread_id: str = yield from retried(lambda: mirror.create(look.item.key))
+        yield Work(partial(self._note_unfinished, look.item, thread_id))
+        return thread_id, (yield from bring_up(mirror, thread_id, items, held=()))
+
+    def _read_back(
+        self, mirror: ThreadMirror, thread_id: str, look: _Look, delivered: Delivered
+    ) -> Effects[tuple[Sequence[ThreadItem], Delivered]]:
+        """All that is in the thread. A copy of ours that landed late meanwhile is taken out."""
+        sent = delivered.sent
+        thread = yield from retried(lambda: mirror.read(thread_id))
+        for _ in range(READ_BACK_ATTEMPTS_MAX - 1):
+            if not delivered.doubts or digest(thread) == look.item.digest:
+                break
+            delivered = yield from bring_up(mirror, thread_id, look.rendering.items, doubts=delivered.doubts)
+            thread = yield from retried(lambda: mirror.read(thread_id))
+        return thread, replace(delivered, sent=sent)
+
+    def _is_sound(self, look: _Look, mirror: ThreadMirror) -> Effects[bool]:
+        link = look.link
         if link is None or link["lost"] or link["endpoint"] != mirror.endpoint:
             return False
-        native, _ = yield Work(lambda: self._verifier.render(item.key, item.backend, None, link["thread_id"]))
+        key, thread_id = look.item.key, link["thread_id"]
+        native, _ = yield Work(partial(self._verifier.render, key, look.item.backend, None, thread_id))
         try:
-            return compare(native.items, (yield from mirror.read(link["thread_id"]))).state is ThreadState.SAME
+            thread = yield from retried(lambda: mirror.read(thread_id))
+            return compare(native.items, thread).state is ThreadState.SAME
         except ProviderRefused as refused:
             if diagnose(refused.failure) is not Cause.THREAD_MISSING:
                 raise
             return False
 
-    def _record(self, item: RebuildItem, mirror: ThreadMirror, version: int) -> None:
+    def _note_unfinished(self, item: RebuildItem, thread_id: str | None) -> None:
+        if self._outbox is not None:
+            self._outbox.note_unfinished(item.key, item.backend, thread_id, item.digest)
+
+    def _record(
+        self, item: RebuildItem, mirror: ThreadMirror, link: Mapping[str, Any] | None, doubts: Sequence[Doubt]
+    ) -> None:
+        """Link the new thread. Where somebody else has linked another one meanwhile, that one stays.
+
+        Raises:
+            ConversationChanged: that is so.
+        """
         rebuilt = {
             "backend": item.backend,
             "thread_id": item.thread_id,
             "endpoint": mirror.endpoint,
-            "memory_version": version,
+            "memory_version": item.version,
             "message_count": item.messages,
             "digest": item.digest,
             "losses": dict(item.losses),
         }
-        self._journal.commit(item.key, lambda conversation: conversation.rebuild_thread(rebuilt))
+
+        def decide(conversation: Conversation) -> None:
+            now_linked = conversation.state.links.get(item.backend)
+            if (now_linked or {}).get("thread_id") != (link or {}).get("thread_id"):
+                raise ConversationChanged("another thread was linked meanwhile: plan again")
+            conversation.rebuild_thread(rebuilt)
+
+        self._journal.commit(item.key, decide)
         if self._outbox is not None and item.thread_id is not None:
-            self._outbox.written(item.key, item.backend, item.thread_id, version)
+            self._outbox.written(item.key, item.backend, item.thread_id, item.version, doubts)
+
+    def _requests(self, to: str, items: int, *, linked: bool) -> int:
+        """About how many requests a rebuild needs: the thread that is linked is read, a new one made, written and read."""
+        if not items:
+            return 0
+        mirror = self._mirrors[to]
+        pages = -(-items // mirror.page)
+        return 1 + -(-items // mirror.batch) + pages * (2 if linked else 1)
 
 
-@dataclass
-class RebuildPlan:
-    """What would be written; `apply` writes it."""
+class RebuildPlan(Plan[RebuildItem]):
+    """Threads that would be written. What is planned of each conversation is told by `planned`, one after the other: a plan
+    over a whole ledger keeps keys and versions alone."""
 
-    items: list[RebuildItem]
-    threads: Threads
-    at: int | datetime | None = None
-    fresh: bool = False
+    kind = "rebuild"
 
-    def apply(self, progress: Progress | None = None) -> list[RebuildItem]:
-        """Write every planned thread; one that fails does not stop the others."""
-        for item in self.each():
-            if progress is not None:
-                progress(item)
-        return self.items
+    def __init__(
+        self,
+        jobs: Jobs,
+        wait: Wait,
+        threads: Threads,
+        pinned: Sequence[tuple[str, int]],
+        to: str,
+        at: int | datetime | None = None,
+        fresh: bool = False,
+    ) -> None:
+        """`pinned`: keys, each with the version of the conversation when the plan was made."""
+        super().__init__(jobs, wait)
+        self.to = to
+        self.at = at
+        self.fresh = fresh
+        self._threads = threads
+        self._pinned = pinned
+        self._items: list[RebuildItem] | None = None
 
-    async def apply_async(self, driver: AsyncDriver, progress: Progress | None = None) -> list[RebuildItem]:
-        """`apply`, awaited."""
-        for index, item in enumerate(self.items):
-            self.items[index] = await driver.perform(self.threads.rebuilding(item, self.at, self.fresh))
-            if progress is not None:
-                progress(self.items[index])
-        return self.items
+    def __len__(self) -> int:
+        return len(self._pinned)
 
-    def each(self) -> Iterator[RebuildItem]:
-        """Write one thread after the other, handing over each as it is done."""
-        for index, item in enumerate(self.items):
-            self.items[index] = self.threads.rebuild(item, self.at, self.fresh)
-            yield self.items[index]
+    @property
+    def items(self) -> list[RebuildItem]:
+        """What is planned of each conversation; once it was applied, what became of it."""
+        if self._items is None:
+            self._items = list(self.planned())
+        return self._items
+
+    def planned(self) -> Iterator[RebuildItem]:
+        """What is planned, one conversation after the other."""
+        return (self._threads.plan(key, self.to, self.at) for key, _ in self._pinned)
+
+    def options(self) -> dict[str, Any]:
+        at = to_iso(self.at) if isinstance(self.at, datetime) else self.at
+        return {"to": self.to, "at": at, "fresh": self.fresh}
+
+    def pins(self) -> Iterator[Mapping[str, Any]]:
+        return ({"key": key, "version": version} for key, version in self._pinned)
+
+    def step(self, pin: Mapping[str, Any]) -> Effects[RebuildItem]:
+        return self._threads.rebuilding(pin["key"], self.to, pin["version"], self.at, self.fresh)
+
+    def _listed(self, found: Mapping[int, RebuildItem]) -> list[RebuildItem]:
+        self._items = super()._listed(found)
+        return self._items
+
+
+def at_in(options: Mapping[str, Any]) -> int | datetime | None:
+    """The moment in a rebuild's options."""
+    at = options.get("at")
+    return from_iso(at) if isinstance(at, str) else at

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,16 +13,13 @@ from typing import Any
 from threadledger.domain import (
     Cause,
     Effects,
-    JournaledMessage,
     Memory,
-    Message,
     ProviderRefused,
     Rendering,
     Role,
     ThreadItem,
     diagnose,
     limits,
-    response_items,
 )
 
 from .assistant import shut_down_or
@@ -30,12 +27,15 @@ from .calls import call, deleted, every
 from .client import Client
 from .conversation import is_there
 from .failures import calling, present
-from .limits import CONVERSATION_BATCH_ITEMS, METADATA_VALUE_CHARS_MAX, PAGE_ITEMS, THREAD_MESSAGE_CHARS_MAX
+from .limits import CONVERSATION_BATCH_ITEMS, METADATA_VALUE_CHARS_MAX, PAGE_ITEMS
+from .rendering import conversation_items, item_words, thread_items
 from .thread_runs import ENDED, ThreadRuns
 from .thread_text import thread_text
 
 KEY = "threadledger_key"
 MESSAGE_ID = "threadledger_message"
+WRITTEN_AT = "threadledger_written_at"
+"""When a message was written (ISO 8601): the thread's own date is that of the copy."""
 BESIDE = "beside"
 """Of an entry that was read back: the ids of the items before it that it does not stand without."""
 
@@ -45,6 +45,7 @@ class AssistantsThreads:
 
     name = "assistants"
     batch = 1
+    page = PAGE_ITEMS
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -60,7 +61,7 @@ class AssistantsThreads:
         for each in memory.in_thread(thread_id):
             if memory.ran_in(each, thread_id) and (each.message.calls() or each.message.role is Role.TOOL):
                 continue  # the run keeps them in its steps
-            items += _thread_messages(each, losses)
+            items += thread_items(each, losses)
         return Rendering(tuple(items), dict(losses))
 
     def create(self, key: str) -> Effects[str]:
@@ -85,7 +86,7 @@ class AssistantsThreads:
 
     def _add(self, thread_id: str, item: ThreadItem) -> Effects[None]:
         content: Any = item.payload.get("content", item.content)
-        metadata = {MESSAGE_ID: item.message_id}
+        metadata = {MESSAGE_ID: item.message_id} | ({WRITTEN_AT: item.written_at} if item.written_at else {})
         with calling("POST /threads/{thread_id}/messages", thread_id):
             made = yield call(
                 self._client,
@@ -125,6 +126,7 @@ class ConversationThreads:
 
     name = "conversations"
     batch = CONVERSATION_BATCH_ITEMS
+    page = PAGE_ITEMS
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -137,14 +139,7 @@ class ConversationThreads:
         losses: Counter[str] = Counter()
         items = []
         for each in memory.in_thread(thread_id):
-            made = [
-                _conversation_item(item, each) for item in response_items(each.message) if item.get("content") != ""
-            ]
-            if not made:
-                losses["empty_messages"] += 1
-            if each.message.extra() and each.message.role is not Role.TOOL:
-                losses["extra_fields"] += 1
-            items += made
+            items += conversation_items(each, losses)
         return Rendering(tuple(items), dict(losses))
 
     def create(self, key: str) -> Effects[str]:
@@ -154,10 +149,12 @@ class ConversationThreads:
             return str(made.id.strip())
 
     def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
-        sent: Any = [dict(item.payload) for item in items]
+        # Not as the argument: the SDK would hold each item against some thirty types before it sends it as it is, which
+        # takes it longer than the request itself.
+        sent = {"items": [dict(item.payload) for item in items]}
         try:
             with calling("POST /conversations/{conversation_id}/items", thread_id):
-                made = yield call(self._client, lambda sdk: sdk.conversations.items.create(thread_id, items=sent))
+                made = yield call(self._client, lambda sdk: sdk.conversations.items.create(thread_id, items=[], extra_body=sent))
                 present(*(item.id for item in made.data))
         except ProviderRefused as refused:
             raise (yield from self._told_apart(refused, thread_id)) from refused
@@ -199,77 +196,6 @@ def _read_message(message: Any) -> ThreadItem:
     return ThreadItem("message", message.role, thread_text(message), message_id=ours, item_id=message.id)
 
 
-def _thread_messages(each: JournaledMessage, losses: Counter[str]) -> Iterator[ThreadItem]:
-    message = each.message
-    if message.role in {Role.SYSTEM, Role.DEVELOPER, Role.UNKNOWN}:
-        losses[f"{message.role.value}_messages"] += 1
-        return
-    role = "user" if message.role is Role.USER else "assistant"
-    texts = [_words(message)] if message.role is not Role.TOOL else []
-    for called in message.calls():
-        losses["tool_calls_as_text"] += 1
-        texts.append(f"[tool call {called.name} {called.arguments}]")
-    if message.role is Role.TOOL:
-        losses["tool_results_as_text"] += 1
-        texts.append(f"[tool result {message.text}]")
-    texts = [piece for text in texts if text.strip() for piece in _pieces(text)]
-    if not texts:
-        losses["empty_messages"] += 1
-    if len(texts) == 1 and role == "user" and (parts := _image_parts(message)):
-        yield ThreadItem("message", role, texts[0], "", each.message_id, each.version, {"content": parts})
-        return
-    for text in texts:
-        yield ThreadItem("message", role, text, "", each.message_id, each.version)
-
-
-def _words(message: Message) -> str:
-    """The text; images and files by their reference."""
-    content = message.content_as_json()
-    if not isinstance(content, list):
-        return content or ""
-    return "\n\n".join(_part_words(part) for part in content)
-
-
-def _part_words(part: dict[str, Any]) -> str:
-    match part:
-        case {"type": "text", "text": str(text)} | {"type": "input_text" | "output_text", "text": str(text)}:
-            return text
-        case {"type": "image_url", "image_url": {"url": str(url)}} | {"type": "input_image", "image_url": str(url)}:
-            return f"[image {url}]"
-        case {"type": "file", "file": {"file_id": str(file_id)}} | {"type": "input_file", "file_id": str(file_id)}:
-            return f"[file {file_id}]"
-        case {"type": "refusal", "refusal": str(refusal)}:
-            return refusal
-    return f"[{part.get('type', 'content')} not shown]"
-
-
-def _image_parts(message: Message) -> list[dict[str, Any]]:
-    """Parts for a message with images; none where it is words alone, or holds what a thread does not take."""
-    content = message.content_as_json()
-    if not isinstance(content, list) or not any(part.get("type") == "image_url" for part in content):
-        return []
-    return content if all(part.get("type") in {"text", "image_url"} for part in content) else []
-
-
-def _pieces(text: str) -> Iterator[str]:
-    for start in range(0, len(text), THREAD_MESSAGE_CHARS_MAX):
-        yield text[start : start + THREAD_MESSAGE_CHARS_MAX]
-
-
-def _conversation_item(payload: dict[str, Any], each: JournaledMessage) -> ThreadItem:
-    place: dict[str, Any] = {"message_id": each.message_id, "version": each.version, "payload": payload}
-    match payload:
-        case {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}:
-            return ThreadItem("tool_call", name, arguments, call_id, **place)
-        case {"type": "function_call_output", "call_id": call_id, "output": output}:
-            return ThreadItem("tool_result", "", output, call_id, **place)
-    return ThreadItem("message", payload["role"], _item_words(payload["content"]), **place)
-
-
-def _item_words(content: str | list[dict[str, Any]]) -> str:
-    return content if isinstance(content, str) else "\n\n".join(_part_words(part) for part in content)
-
-
 def _read_items(items: Sequence[Any]) -> list[ThreadItem]:
     """The items as they are compared. What stands before one and is not memory (its reasoning) goes where it goes: the
     provider refuses reasoning without the item that follows."""
@@ -291,7 +217,7 @@ def _read_item(item: Any) -> ThreadItem | None:
     item_id = str(given.get("id") or "")
     match given:
         case {"type": "message", "role": str(role), "content": list() as content}:
-            return ThreadItem("message", role, _item_words(content), item_id=item_id)
+            return ThreadItem("message", role, item_words(content), item_id=item_id)
         case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
             return ThreadItem("tool_call", name, arguments, call_id, item_id=item_id)
         case {"type": "function_call_output", "call_id": str(call_id), "output": output}:

@@ -22,6 +22,8 @@ TABLES: Sequence[tuple[str, str, str]] = (
     ("events", "position, stream, version, event_id, topic, schema, at, state, leaf", "position"),
     ("mirror_heads", "stream, mirror, thread_id, version, settled, holder, held_until, doubts", "stream, mirror"),
     ("assistants", "endpoint, profile_hash, assistant_id", "endpoint, profile_hash"),
+    ("unfinished_threads", "stream, mirror, thread_id, digest", "stream, mirror"),
+    ("job_items", "job, item, ended, holder, held_until", "job, item"),
 )
 """Table, columns, order. Views are not copied: they catch up from the events."""
 

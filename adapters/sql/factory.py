@@ -14,6 +14,7 @@ from eventsourcing.persistence import (
 )
 from eventsourcing.utils import Environment, EnvType, resolve_topic
 
+from .claims import SqlJobClaims
 from .engine import Database
 from .recorder import Processor, Recorder
 from .tracking import Tracker
@@ -54,6 +55,10 @@ class Factory(InfrastructureFactory[Tracker]):
     def upkeep(self) -> SqlUpkeep:
         """What an operator does with the database."""
         return SqlUpkeep(self.database)
+
+    def job_claims(self) -> SqlJobClaims:
+        """Who is at which item of a job."""
+        return SqlJobClaims(self.database)
 
     def close(self) -> None:
         self.database.close()

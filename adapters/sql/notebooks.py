@@ -16,6 +16,9 @@ from .engine import Database
 T = TypeVar("T")
 
 
+FINISHED = "DELETE FROM unfinished_threads WHERE stream = ? AND mirror = ?"
+
+
 class SqlMirrorHeads:
     """`MirrorHeads` in the ledger's database."""
 
@@ -51,13 +54,31 @@ class SqlMirrorHeads:
 
     def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
         query = self._database.sql("SELECT holder FROM mirror_heads WHERE stream = ? AND mirror = ?")
+        finished = self._database.sql(FINISHED)
 
         def note(connection: Connection) -> None:
             held_by = connection.exec_driver_sql(query, (stream, mirror)).scalar()
+            if holder is None:
+                connection.exec_driver_sql(finished, (stream, mirror))
             if holder is None or held_by in {None, holder}:
                 self._write(connection, stream, mirror, head, None, None)
 
         self._database.write(lambda connection: self._alone(connection, note))
+
+    def note_unfinished(self, stream: str, mirror: str, thread_id: str | None, digest: str) -> None:
+        if thread_id is None:
+            self._database.execute(FINISHED, (stream, mirror))
+            return
+        statement = (
+            "INSERT INTO unfinished_threads (stream, mirror, thread_id, digest) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (stream, mirror) DO UPDATE SET thread_id = excluded.thread_id, digest = excluded.digest"
+        )
+        self._database.execute(statement, (stream, mirror, thread_id, digest))
+
+    def unfinished(self, stream: str, mirror: str, digest: str) -> str | None:
+        query = "SELECT thread_id FROM unfinished_threads WHERE stream = ? AND mirror = ? AND digest = ?"
+        found = self._database.query(query, (stream, mirror, digest))
+        return str(found[0][0]) if found else None
 
     def _alone(self, connection: Connection, work: Callable[[Connection], T]) -> T:
         """Nobody else writes to the notebook meanwhile: where writers do not wait for each other anyway, its table does."""

@@ -73,4 +73,24 @@ STEPS: tuple[tuple[str, ...], ...] = (
         # Writes to a thread that were never answered and may still land: a JSON array.
         "ALTER TABLE mirror_heads ADD COLUMN doubts TEXT NOT NULL DEFAULT '[]'",
     ),
+    (
+        # New threads that a rebuild is writing, beside those that are linked: a notebook, so that a rebuild that was
+        # broken off is gone on with.
+        """CREATE TABLE unfinished_threads (
+            stream TEXT NOT NULL,
+            mirror TEXT NOT NULL,
+            thread_id TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            PRIMARY KEY (stream, mirror)
+        )""",
+        # Who is at which item of a job: a notebook beside the log, where what became of each is an event.
+        """CREATE TABLE job_items (
+            job TEXT NOT NULL,
+            item BIGINT NOT NULL,
+            ended INTEGER NOT NULL,
+            holder TEXT,
+            held_until TEXT,
+            PRIMARY KEY (job, item)
+        )""",
+    ),
 )

@@ -117,6 +117,13 @@ class TestRegistry:
             "MemoryCleared",
             "RerunAccepted",
             "ProfileDefined",
+            "JobItemsPlanned",
+            "JobStarted",
+            "JobItemsEnded",
+            "JobCancelled",
+            "FailureGroupResolved",
+            "FailureGroupMuted",
+            "FailureGroupReopened",
         }
 
     @pytest.mark.parametrize("event_class", e.EVENTS.values())

@@ -10,6 +10,7 @@ import pytest
 from threadledger.domain import (
     ConversationState,
     EventMapper,
+    JobState,
     PlainJSON,
     StoredRow,
     evolve,
@@ -17,11 +18,15 @@ from threadledger.domain import (
     fold_memory,
 )
 from threadledger.domain import events as e
+from threadledger.domain.jobs import evolve_job
 
 FILE = Path(__file__).parents[1] / "golden" / "events-0.1.0.jsonl"
 ROWS = [json.loads(line) for line in FILE.read_text("ascii").splitlines()]
 SINCE = FILE.with_name("events-0.2.0.jsonl")
 """What was added since, in the story that 0.1.0 began."""
+
+JOBS = FILE.with_name("jobs-0.3.0.jsonl")
+"""A job as it was first stored."""
 
 COMMON = {"originator_id", "originator_version", "timestamp", "event_id"}
 DEFAULTS = {
@@ -223,6 +228,27 @@ def test_a_row_of_what_was_added_since_restores_to_its_event_and_changes_no_more
     assert type(event) is e.EVENTS[row["topic"]]
     assert e.payload_of(event) == row["state"]
     assert fold_memory([*story, event]).as_chat_messages() == CHAT
+
+
+def test_the_job_folds_to_the_state_of_its_release():
+    state = JobState("01a21700-a200-7000-8000-0000000000aa")
+    for row in map(json.loads, JOBS.read_text("ascii").splitlines()):
+        event = event_of(row)
+        assert e.payload_of(event) == row["state"]
+        state = evolve_job(state, event)
+    assert state.as_json() == {
+        "job": "01a21700-a200-7000-8000-0000000000aa",
+        "kind": "rebuild",
+        "state": "cancelled",
+        "items": 2,
+        "done": 1,
+        "skipped": 1,
+        "failed": 0,
+        "left": 0,
+        "started_at": "2026-11-26T12:00:02.000000Z",
+        "last_at": "2026-11-26T12:00:05.000000Z",
+        "options": {"to": "conversations", "at": None, "fresh": True},
+    }
 
 
 def test_the_profile_is_that_of_its_release():

@@ -1,0 +1,53 @@
+"""A file of memories: one line of JSON a conversation, `{"id": KEY, "messages": [Chat Completions messages]}`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from threadledger.domain import FileMissing
+
+Memories = Iterator[tuple[str, Sequence[dict[str, Any]]]]
+
+
+class MemoryLines:
+    """`MemoryFile` as JSON lines."""
+
+    def digest(self, messages: Sequence[dict[str, Any]]) -> str:
+        canonical = json.dumps(list(messages), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @contextmanager
+    def writing(
+        self, path: Path, memories: Iterable[tuple[str, Sequence[dict[str, Any]]]]
+    ) -> Iterator[tuple[Memories, Callable[[], None]]]:
+        unfinished = path.with_name(f"{path.name}.part")
+        try:
+            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+                for key, messages in memories:
+                    file.write(json.dumps({"id": key, "messages": messages}, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise FileMissing(f"{path} cannot be written ({error.strerror}): name another file") from error
+        try:
+            yield _read(unfinished), lambda: _put(unfinished, path)
+        finally:
+            with suppress(FileNotFoundError):
+                unfinished.unlink()
+
+
+def _put(unfinished: Path, path: Path) -> None:
+    unfinished.replace(path)
+
+
+def _read(path: Path) -> Memories:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            given = json.loads(line)
+            yield given["id"], given["messages"]

@@ -1,0 +1,96 @@
+"""`threadledger replay jobs`, `resume` and `cancel`: mass work that goes on where it stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .applying import ending, how_options, performed, show_items, stoppable
+from .confirm import confirm
+from .exits import Exit
+from .invocation import common, invocation, opened
+from .output import clock, counted, emit_many, note, short
+from .replaying import for_people
+
+COLUMNS = ("job", "kind", "what", "state", "items", "done", "skipped", "failed", "left", "started_at")
+
+RESULTS = ("run", "key", "backend", "thread_id", "messages", "sent", "state", "reason", "answer")
+
+
+@click.command()
+@click.argument("job", required=False)
+@common
+def jobs(job: str | None) -> int:
+    """Jobs, newest first; of one JOB, what became of each of its items."""
+    with opened() as ledger:
+        if job is not None:
+            results = ledger.replay.results(job)
+            emit_many(for_people(results), RESULTS, empty="no item has ended yet")
+            return Exit.SOME_FAILED if any(each.get("state") == "failed" for each in results) else Exit.DONE
+        rows: list[dict[str, Any]] = [each.as_json() for each in ledger.replay.jobs()]
+    if invocation().output == "table":
+        rows = [
+            row | {"job": short(row["job"]), "started_at": clock(row["started_at"]), "what": _what(row["options"])}
+            for row in rows
+        ]
+    emit_many(rows, COLUMNS, empty="no jobs: replay rebuild, rerun and reconcile make them with --apply")
+    return Exit.DONE
+
+
+@click.command()
+@click.argument("job")
+@how_options
+@click.option("--max-runs", type=click.IntRange(min=1), metavar="N", help="Of a rerun: stop after N runs.")
+@click.option(
+    "--max-cost", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="Of a rerun: stop at this cost."
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+def resume(
+    job: str, concurrency: int, rps: float | None, max_runs: int | None, max_cost: float | None, yes: bool
+) -> int:
+    """Go on with JOB where it stopped; what failed is tried again."""
+    how: dict[str, Any] = {"concurrency": concurrency, "rps": rps}
+    limits = {"max_runs": max_runs, "max_cost": max_cost}
+    with opened() as ledger:
+        plan = ledger.replay.plan_of(job)
+        state = ledger.replay.job(job)
+        if state.kind == "rerun":
+            how |= limits
+        elif any(limits.values()):
+            raise click.UsageError(f"--max-runs and --max-cost are for a rerun, this is a {state.kind}")
+        if state.state == "running":
+            note(f"somebody else is at this job ({', '.join(state.holders)}): what they have not taken is done here")
+        to_do = state.left + state.failed
+        confirm(to_do, f"go on with a {state.kind}: {counted(to_do, 'item')}", yes)
+        with stoppable() as stop:
+            items = performed(plan, to_do, f"{state.kind} goes on", stop, **how)
+            tally = show_items(items, 0, RESULTS, _as_row, "nothing is left to do")
+            stopped = stop()
+    if invocation().output == "table":
+        done = sum(tally.states[name] for name in ("done", "answered"))
+        skipped = tally.why_skipped() or "0 skipped"
+        note(f"{done:,} done, {skipped}, {tally.states['failed']:,} failed")
+    return ending(plan, tally, stopped)
+
+
+@click.command()
+@click.argument("job")
+@common
+def cancel(job: str) -> int:
+    """Nobody goes on with JOB; what was done stays done."""
+    with opened() as ledger:
+        state = ledger.replay.cancel(job)
+    note(
+        f"job {short(state.job_id)} is cancelled: {counted(state.left, 'item')} left undone, the others stay as they are"
+    )
+    return Exit.DONE
+
+
+def _as_row(item: Any) -> dict[str, Any]:
+    return for_people([item.as_json()])[0]
+
+
+def _what(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items() if value not in (None, False, [], ""))

@@ -1,0 +1,240 @@
+"""Mass work in the terminal: plans over many conversations, jobs that are stopped, resumed and cancelled."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import threadledger
+
+
+def journal(*keys):
+    with threadledger.open(threads="none") as ledger:
+        for key in keys:
+            ledger.conversation(key).extend([{"role": "user", "content": f"hello from {key}"}])
+
+
+MANY = [f"k{number:03}" for number in range(60)]
+
+
+def job_of(command):
+    return command("replay", "jobs", "-o", "json").json[0]
+
+
+def test_a_plan_says_what_how_many_requests_and_that_no_model_is_called(command, provider):
+    journal("a", "b")
+    done = command("replay", "rebuild", "--all")
+    assert done.code == 0
+    assert "plan: 2 threads with 2 messages, about 6 requests" in done.err
+    assert "no model is called" in done.err
+    assert "nothing was done, --apply does it" in done.err
+    assert provider.requests == []
+
+
+def test_a_table_of_many_items_shows_some_and_json_lines_show_all(command, provider):
+    journal(*MANY)
+    table = command("replay", "rebuild", "--all")
+    assert table.out.count("planned") == 50
+    assert "… and 10 more; -o jsonl shows all" in table.err
+    lines = command("replay", "rebuild", "--all", "-o", "jsonl").out.splitlines()
+    assert [json.loads(line)["key"] for line in lines] == MANY
+
+
+def test_an_array_of_json_is_whole_also_when_it_is_empty(command, provider):
+    journal("a", "b")
+    assert [row["key"] for row in command("replay", "rebuild", "--all", "-o", "json").json] == ["a", "b"]
+    assert command("replay", "jobs", "-o", "json").out == "[]\n"
+
+
+def test_what_failed_is_in_the_table_wherever_it_stands(command, provider):
+    journal(*MANY)
+    provider.add_fault("POST /threads", after=58, refuse={"status": 401, "code": "invalid_api_key"})
+    done = command("replay", "rebuild", "--all", "--apply", "--yes")
+    assert done.code == 3
+    assert "k058" in done.out
+    assert "1 failed" in done.err
+    assert "threadledger replay resume" in done.err
+
+
+def test_keys_come_from_a_file_or_from_stdin(command, provider, tmp_path):
+    journal("a", "b", "c")
+    (tmp_path / "keys").write_text("a\n\nc\n")
+    by_file = command("replay", "rebuild", "--keys-from", "keys", "-o", "json").json
+    by_stdin = command("replay", "rebuild", "--keys-from", "-", "-o", "json", stdin=b"a\nc\n").json
+    assert [row["key"] for row in by_file] == [row["key"] for row in by_stdin] == ["a", "c"]
+
+
+def test_the_conversations_of_a_search_are_meant(command, provider):
+    journal("a", "b")
+    assert [row["key"] for row in command("replay", "rebuild", "--search", "hello a", "-o", "json").json] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "name conversations, or say --all"),
+        (("a", "--all"), "but not several of these"),
+        (("a", "--search", "x"), "but not several of these"),
+        (("a", "--to", "file"), "--to file and --output FILE go together"),
+        (("a", "--output", "x"), "--to file and --output FILE go together"),
+        (("a", "--concurrency", "0"), "--concurrency"),
+        (("a", "--rps", "0"), "--rps"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_sentence(command, provider, arguments, told):
+    journal("a")
+    done = command("replay", "rebuild", *arguments)
+    assert done.code == 2
+    assert told in done.err
+
+
+def test_memory_goes_into_a_file_by_plan_and_apply(command, provider, tmp_path):
+    journal("a")
+    arguments = ("replay", "rebuild", "a", "--to", "file", "--output", "m.jsonl")
+    assert "nothing was done" in command(*arguments).err
+    assert not (tmp_path / "m.jsonl").exists()
+    done = command(*arguments, "--apply", "--yes", "-o", "json")
+    assert (done.code, done.json[0]["state"], done.json[0]["verified"]) == (0, "done", True)
+    line = json.loads((tmp_path / "m.jsonl").read_text())
+    assert line == {"id": "a", "messages": [{"role": "user", "content": "hello from a"}]}
+
+
+def test_jobs_are_listed_with_what_became_of_their_items(command, provider):
+    journal("a", "b")
+    assert "no jobs" in command("replay", "jobs").err
+    command("replay", "rebuild", "--all", "--apply", "--yes")
+    job = job_of(command)
+    expected = {"kind": "rebuild", "state": "done", "items": 2, "done": 2, "skipped": 0, "failed": 0, "left": 0}
+    assert {name: job[name] for name in expected} == expected
+    assert job["options"] == {"to": "assistants", "at": None, "fresh": False}
+    table = command("replay", "jobs")
+    assert job["job"][-8:] in table.out
+    items = command("replay", "jobs", job["job"][-8:], "-o", "json").json
+    assert [(item["key"], item["state"]) for item in items] == [("a", "done"), ("b", "done")]
+
+
+def test_resume_tries_what_failed_again_and_then_has_nothing_left(command, provider):
+    journal("a", "b")
+    provider.add_fault("POST /threads", refuse={"status": 401, "code": "invalid_api_key"})
+    assert command("replay", "rebuild", "--all", "--apply", "--yes").code == 3
+    job = job_of(command)["job"][-8:]
+    assert command("replay", "jobs", job).code == 3
+    done = command("replay", "resume", job, "--yes")
+    assert done.code == 0
+    assert "1 done, 0 skipped, 0 failed" in done.err
+    again = command("replay", "resume", job)
+    assert (again.code, again.err) == (0, "nothing is left to do\n0 done, 0 skipped, 0 failed\n")
+
+
+def test_resume_asks_like_apply_does(command, provider):
+    journal("a")
+    provider.add_fault("POST /threads", refuse={"status": 401, "code": "invalid_api_key"})
+    command("replay", "rebuild", "--all", "--apply", "--yes")
+    assert command("replay", "resume", job_of(command)["job"][-8:]).code == 8
+
+
+def test_an_unknown_job_is_not_found_and_a_done_one_cannot_be_cancelled(command, provider):
+    journal("a")
+    assert command("replay", "resume", "nosuchjob").code == 6
+    command("replay", "rebuild", "--all", "--apply", "--yes")
+    assert command("replay", "cancel", job_of(command)["job"][-8:]).code == 7
+
+
+STOPPING = """
+import os, signal, sys
+from threadledger.cli import main
+from threadledger.domain.rebuild import Threads
+
+step, seen = Threads.rebuilding, []
+def rebuilding(self, *given, **named):
+    seen.append(given)
+    if len(seen) == 5:
+        os.kill(os.getpid(), signal.SIGINT)
+    return step(self, *given, **named)
+Threads.rebuilding = rebuilding
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_ends_the_step_in_hand_and_leaves_a_job_that_is_resumed(command, provider):
+    journal(*MANY)
+    arguments = ["replay", "rebuild", "--all", "--apply", "--yes"]
+    stopped = subprocess.run(
+        [sys.executable, "-c", STOPPING, *arguments], capture_output=True, text=True, env=dict(os.environ), check=False
+    )
+    assert stopped.returncode == 130
+    assert "ending the step in hand" in stopped.stderr
+    assert "interrupted; 55 items left: threadledger replay resume" in stopped.stderr
+    job = job_of(command)
+    assert (job["state"], job["done"], job["left"]) == ("stopped", 5, 55)
+    resumed = command("replay", "resume", job["job"][-8:], "--yes", "--concurrency", "3")
+    assert resumed.code == 0
+    assert job_of(command)["state"] == "done"
+    assert len(provider.provider.threads) == len(MANY)
+
+
+def test_a_job_that_was_cancelled_is_not_resumed(command, provider):
+    journal(*MANY)
+    arguments = ["replay", "rebuild", "--all", "--apply", "--yes"]
+    subprocess.run([sys.executable, "-c", STOPPING, *arguments], capture_output=True, env=dict(os.environ), check=False)
+    job = job_of(command)["job"][-8:]
+    cancelled = command("replay", "cancel", job)
+    assert cancelled.code == 0
+    assert "55 items left undone" in cancelled.err
+    assert job_of(command)["state"] == "cancelled"
+    refused = command("replay", "resume", job, "--yes")
+    assert refused.code == 7
+    assert "was cancelled" in refused.err
+
+
+def on_a_terminal(arguments, typed=b""):
+    """A command with a terminal for stdin, stdout and stderr: its exit code and all that it shows."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execve(sys.executable, [sys.executable, "-c", "import sys; from threadledger.cli import main; sys.exit(main())",
+                                   *arguments], os.environ | {"TERM": "xterm", "COLUMNS": "100"})  # fmt: skip
+    os.write(terminal, typed)
+    shown = b""
+    while True:
+        try:
+            read = os.read(terminal, 4096)
+        except OSError:
+            break
+        if not read:
+            break
+        shown += read
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), shown.decode()
+
+
+def test_on_a_terminal_the_number_of_items_has_to_be_typed(command, provider):
+    journal("a", "b")
+    code, shown = on_a_terminal(["replay", "rebuild", "--all", "--apply"], b"3\n")
+    assert code == 1
+    assert "This will write 2 threads with 2 messages. Type 2 to go on" in shown
+    assert provider.requests == []
+    assert on_a_terminal(["replay", "rebuild", "--all", "--apply"], b"2\n")[0] == 0
+    assert len(provider.provider.threads) == 2
+
+
+def test_on_a_terminal_a_bar_shows_how_many_are_done_and_the_rate(command, provider):
+    journal(*MANY)
+    code, shown = on_a_terminal(["replay", "rebuild", "--all", "--apply", "--yes"])
+    assert code == 0
+    assert "rebuilding" in shown
+    assert "/60" in shown
+    assert "/s" in shown
+
+
+def test_replay_is_a_command_of_its_own(provider, capsys):
+    from threadledger.cli import replay_main
+
+    journal("a")
+    assert replay_main(["rebuild", "--all", "--apply", "--yes", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["state"] == "done"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
