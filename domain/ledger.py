@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,18 +10,25 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import events as e
-from .audit import Exchanges, FailureFilter, RunRecord
+from .audit import Exchanges, FailureFilter, RunRecord, moment_of
 from .chat import Chat
+from .driving import perform
+from .errors import InvalidInput
 from .failures import Cause, RecordedFailure
+from .forking import forked, parent_of
+from .grouping import FailureGroup, GroupState
+from .groups import FailureGroups
 from .health import BackendHealth, health_of
 from .ids import now, to_iso
 from .journal import Journal
 from .limits import HEALTH_ENDS
 from .memory import Memory
+from .memory_diff import MemoryDiff, diff_memories
 from .naming import key_of, stream_of
 from .outside import Outside
 from .replay import Replay
 from .state import ConversationState
+from .summary import SUMMARY_BY, SummaryRow
 from .upkeep import Finding, Progress, quietly
 
 
@@ -140,12 +147,68 @@ class Ledger:
         wanted = FailureFilter.of(since, until, cause, code, backend, unanswered)
         return self.journal.views.failures(wanted, limit)
 
+    def failure_groups(
+        self, since: datetime | timedelta | None = None, states: Iterable[GroupState | str] | None = None
+    ) -> list[FailureGroup]:
+        """Failures in groups of one cause, one backend and one normalised message; all but the muted, or those in `states`.
+
+        Overdue runs are closed first.
+
+        Raises:
+            InvalidInput: there is no such state.
+        """
+        self.close_overdue_runs()
+        return FailureGroups(self.journal).all(since, states)
+
+    def resolve_group(self, group: str, note: str = "") -> FailureGroup:
+        """See `FailureGroups.resolve`."""
+        return FailureGroups(self.journal).resolve(group, note)
+
+    def mute_group(self, group: str, until: datetime | None = None, note: str = "") -> FailureGroup:
+        """See `FailureGroups.mute`."""
+        return FailureGroups(self.journal).mute(group, until, note)
+
+    def reopen_group(self, group: str, note: str = "") -> FailureGroup:
+        """See `FailureGroups.reopen`."""
+        return FailureGroups(self.journal).reopen(group, note)
+
+    def summary(
+        self, by: str = "cause", since: datetime | timedelta | None = None, until: datetime | timedelta | None = None
+    ) -> list[SummaryRow]:
+        """Counts, rates, durations and tokens of the runs that began within these times, by one of `SUMMARY_BY`.
+
+        Overdue runs are closed first.
+
+        Raises:
+            InvalidInput: runs are not counted by that.
+        """
+        if by not in SUMMARY_BY:
+            raise InvalidInput(f"runs are not counted by {by!r}: give one of {', '.join(SUMMARY_BY)}")
+        self.close_overdue_runs()
+        return self.journal.views.summary(by, moment_of(since), moment_of(until))
+
     def health(self) -> list[BackendHealth]:
         """How each backend is doing, by name, as the newest ends of its runs in the log tell, whichever process made them.
 
         What this process itself passes over follows from what it has met: `outside.health`.
         """
         return health_of(self.journal.views.last_ends(HEALTH_ENDS), now())
+
+    def fork(self, key: str, new_key: str, at: int | datetime | None = None) -> Chat:
+        """A new conversation that begins as another one was, at a version or a time, or as it is: the messages in its memory
+        then, with ids of their own. No model is called; the fork is mirrored like any conversation.
+
+        Raises:
+            ConversationNotFound: there is nothing to fork.
+            InvalidKey, InvalidInput: the new key cannot be one; there is no such version, or it had not begun at that time.
+            Conflict: there is a conversation of the new key.
+        """
+        perform(forked(self.journal, self.outside, key, new_key, at), self.outside.wait)
+        return self.conversation(new_key)
+
+    def parent(self, key: str) -> tuple[str, int] | None:
+        """Key and version of the conversation that this one was forked from; None where it is no fork."""
+        return parent_of(self.journal, key)
 
     def exchanges(self, key: str) -> Exchanges:
         """What became of every run of one conversation."""
@@ -159,6 +222,19 @@ class Ledger:
     def memory(self, key: str, at: int | datetime | None = None) -> Memory:
         """What a model is shown of a conversation, as of a version or a time. Empty where it has not begun."""
         return self.journal.memory(key, at)
+
+    def diff(self, key: str, before: int | datetime | None = None, after: int | datetime | None = None) -> MemoryDiff:
+        """The memory of a conversation as of one version or time against the memory as of another, message by message.
+
+        Without `before`, from the beginning; without `after`, until now. What is asked for backwards is told backwards.
+
+        Raises:
+            ConversationNotFound: it has not begun.
+        """
+        self.journal.require(key)
+        first, last = self.journal.memory(key, 0 if before is None else before), self.journal.memory(key, after)
+        older, newer = sorted((first.version, last.version))
+        return diff_memories(key, first, last, self.journal.history(key, after=older, upto=newer))
 
     def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
         """One run, by its id or by an ending of it that is its own, with all that happened around it.
