@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,13 @@ from .parsing import restore_message
 from .ports import ToolFunction
 
 
+FAILED = "[the tool failed: "
+"""What the result of a call begins with whose function raised, or was not there."""
+
+
 def not_bound(name: str) -> str:
     """The result of a call of a function that nobody has bound: the model sees it, and the run fails."""
-    return f"[the tool failed: no function is bound to {name!r}]"
+    return f"{FAILED}no function is bound to {name!r}]"
 
 
 def recorded_tools(
@@ -50,6 +54,15 @@ def _recall(called: str, results: Mapping[str, deque[str]], otherwise: ToolFunct
         return recorded.popleft() if len(recorded) > 1 else recorded[0]
     if otherwise is not None:
         return otherwise(**arguments)
+    return _not_called(called)
+
+
+def only_harmless(tools: Mapping[str, ToolFunction], read_only: Collection[str]) -> dict[str, ToolFunction]:
+    """The same functions, of which those that may change something are not called."""
+    return {name: tool if name in read_only else partial(_not_called, name) for name, tool in tools.items()}
+
+
+def _not_called(called: str, /, **arguments: Any) -> Any:
     raise LookupError(f"no result of {called} with these arguments is on record: run the tools live")
 
 

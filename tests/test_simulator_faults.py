@@ -115,6 +115,21 @@ def test_a_client_that_gives_up_on_a_hanging_request_finds_it_done(client, simul
     until(lambda: made(simulator) == 1)
 
 
+def test_a_request_that_is_ignored_is_not_done_when_its_client_gives_up(client, simulator):
+    simulator.add_fault(CREATE, ignore=600)
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.1).conversations.create()
+    until(lambda: [request.status for request in simulator.requests] == [None])
+    assert made(simulator) == 0
+
+
+def test_a_client_that_waits_for_an_ignored_request_is_hung_up_on(client, simulator):
+    simulator.add_fault(CREATE, ignore=0.01)
+    with pytest.raises(openai.APIConnectionError):
+        client.conversations.create()
+    assert made(simulator) == 0
+
+
 def test_stopping_lets_a_hanging_client_go_without_doing_what_it_asked(client, simulator):
     simulator.add_fault(CREATE, hang=600)
     with ThreadPoolExecutor(1) as pool:

@@ -55,8 +55,9 @@ class SimulatorApp:
     async def _answer(self, admitted: Admitted, receive: Receive) -> Reply | None:
         """The answer, None where the connection is to be closed without one."""
         fault = admitted.fault
-        if fault is not None and isinstance(fault.hang, float):
-            await self._hang(fault.hang, receive)
+        silent = fault.silent_seconds if fault is not None else None
+        if silent is not None:
+            await self._hang(silent, receive)
             if self._stopping.is_set():
                 self._provider.record(admitted, None)
                 return None

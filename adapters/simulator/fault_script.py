@@ -40,6 +40,7 @@ def parse_fault(value: Any, where: str = "fault") -> Fault:
         drop=reader.boolean("drop"),
         lose_answer=reader.boolean("lose_answer"),
         hang=_hang(reader) if actions == ["hang"] else None,
+        ignore=reader.number("ignore", 0.0) if actions == ["ignore"] else None,
         land_late=reader.integer("land_late", None, minimum=1),
         reply=_reply(reader) if actions == ["reply"] else None,
         slow=reader.number("slow", 0.0) if actions == ["slow"] else None,

@@ -11,8 +11,8 @@ from .routes import CHAT, RESPONSE, RUN, Route
 
 EVERYWHERE = "*"
 ACTIONS = (
-    "refuse", "fail", "incomplete", "end", "drop", "lose_answer", "hang", "land_late", "reply", "slow", "truncate",
-    "garble", "error_event", "thread_gone", "gone",
+    "refuse", "fail", "incomplete", "end", "drop", "lose_answer", "hang", "ignore", "land_late", "reply", "slow",
+    "truncate", "garble", "error_event", "thread_gone", "gone",
 )  # fmt: skip
 _WITHIN = (Hang, Truncation, Garbling, StreamError)
 
@@ -45,7 +45,8 @@ class Fault:
     `after` matching requests pass first; then it happens `times` times (None: for ever), each time with `probability`.
     Exactly one of the actions is set: `refuse`; `fail`, `incomplete` (a reason) and `end` ("expired", "cancelled") for
     what a model was asked; `drop` (nothing is done, the connection closes); `lose_answer` (all is done, the connection
-    closes); `hang` (seconds to wait first, or a `Hang` within a stream); `land_late` (the connection closes, and it is
+    closes); `hang` (seconds to wait first, or a `Hang` within a stream); `ignore` (nothing is done and nothing said for so many
+    seconds, then the connection closes); `land_late` (the connection closes, and it is
     done only after so many further requests); `reply`; `slow` (seconds before the body, or before every event of a
     stream); `truncate`, `garble` and `error_event` within a stream; `thread_gone` (the thread or conversation that is
     addressed is lost first); `gone` (the API is shut down, from this request on).
@@ -62,6 +63,7 @@ class Fault:
     drop: bool = False
     lose_answer: bool = False
     hang: float | Hang | None = None
+    ignore: float | None = None
     land_late: int | None = None
     reply: RawReply | None = None
     slow: float | None = None
@@ -79,9 +81,14 @@ class Fault:
         return End(self.end) if self.end is not None else self.fail
 
     @property
+    def silent_seconds(self) -> float | None:
+        """How long nothing is said before anything is done, or not done; None where that is not the fault."""
+        return self.hang if isinstance(self.hang, float) else self.ignore
+
+    @property
     def undone(self) -> bool:
         """The request is not carried out, or not now."""
-        return self.drop or self.land_late is not None or self.reply is not None
+        return self.drop or any(each is not None for each in (self.ignore, self.land_late, self.reply))
 
     @property
     def needs_stream(self) -> bool:

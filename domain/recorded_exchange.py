@@ -1,0 +1,174 @@
+"""One exchange as the ledger has it, with all that it takes to play it again elsewhere: what was asked, with which memory,
+of whom, how often, and what each run met. Pure reading; nobody is called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from . import events as e
+from .audit import RunRecord
+from .errors import InvalidInput
+from .journal import Journal
+from .messages import Message, Role, ToolCall
+from .naming import PROFILE
+from .parsing import restore_message
+from .profiles import Profile
+from .recorded_runs import RecordedRun, policy_of
+
+
+@dataclass(frozen=True)
+class RecordedExchange:
+    """An exchange, from its question to its end, or one rerun of it."""
+
+    key: str
+    exchange_id: str
+    question: str
+    memory: tuple[Message, ...]
+    """What the first run saw before the question."""
+    runs: tuple[RecordedRun, ...]
+    profile: Profile
+    memory_rule: str = "all"
+    retries: int = 0
+    """How many there were after the first attempt of one backend, as the runs tell."""
+    unwell: dict[str, int] = field(default_factory=dict)
+    """backend → failures that it had met in a row, in other exchanges, as the runs tell"""
+    linked: tuple[str, ...] = ()
+    """The kinds of thread that held the memory, the newest last."""
+    results: tuple[tuple[str, str, str], ...] = ()
+    """(function, arguments, result) of the calls, in the order of being answered"""
+    left_out: tuple[str, ...] = ()
+    """What could not be taken along, in sentences."""
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """Who was asked, in this order."""
+        return tuple(dict.fromkeys(run.backend for run in self.runs))
+
+    @property
+    def answered_by(self) -> RecordedRun | None:
+        """The run that answered."""
+        last = self.runs[-1]
+        return last if last.failure is None else None
+
+
+def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Sequence[str]) -> RecordedExchange:
+    """The exchange of a run, by its id or an ending of it: the runs up to its answer, or those of the rerun that the run
+    belongs to. `retries` is what the settings say, and counts where the runs do not tell; `backends` are those that a
+    question can be put to.
+
+    Raises:
+        RunNotFound: no run, or more than one, has this id or ending.
+        InvalidInput: the run is open, or the app made it itself: there is nothing of ours to play again.
+    """
+    run, folded = journal.run(run_id)
+    chosen = [each for each in folded.exchange_of(run).runs if each.rerun_of == run.rerun_of]
+    _refuse(run, chosen, backends)
+    first, key = chosen[0], run.key
+    seen = journal.memory(key, first.memory_version)
+    own = [each for each in seen.messages if each.exchange_id == run.exchange_id]
+    asked = next((each.message for each in own if each.message.role is Role.USER), None)
+    if asked is None:
+        raise InvalidInput(
+            f"the question of run {run.run_id} is no longer in memory, or was never journaled: there is nothing to ask again"
+        )
+    before = [each.message for each in seen.messages if each.exchange_id != run.exchange_id]
+    spoken = {each.run_id: _spoken(journal, key, each) for each in chosen}
+    runs = tuple(_merged([_recorded(each, spoken[each.run_id]) for each in chosen]))
+    found_retries, unwell = policy_of(runs, retries)
+    usable = tuple(message for message in before if message.role is not Role.UNKNOWN)
+    return RecordedExchange(
+        key=key,
+        exchange_id=run.exchange_id,
+        question=asked.text,
+        memory=usable,
+        runs=runs,
+        profile=_profile(journal, first.profile_hash),
+        memory_rule=next((each.memory_rule for each in chosen if each.memory_rule != "all"), "all"),
+        retries=found_retries,
+        unwell=unwell,
+        linked=_linked(journal, key, chosen[-1].version),
+        results=tuple(_results([message for each in chosen for message in spoken[each.run_id]])),
+        left_out=tuple(_left_out(asked, own, before, usable)),
+    )
+
+
+def _refuse(run: RunRecord, chosen: Sequence[RunRecord], backends: Sequence[str]) -> None:
+    open_run = next((each for each in chosen if each.state == "open"), None)
+    if open_run is not None:
+        raise InvalidInput(f"run {open_run.run_id} of this exchange is still open: wait for its end")
+    foreign = next((each.backend for each in chosen if each.backend not in backends), None)
+    if foreign is not None:
+        raise InvalidInput(
+            f"run {run.run_id} was made by the app itself, on {foreign!r}: only what was asked through threadledger "
+            f"({', '.join(backends)}) can be played again"
+        )
+
+
+def _spoken(journal: Journal, key: str, run: RunRecord) -> list[Message]:
+    """What a run said and what its tools did, in order."""
+    journaled = (event for event in journal.history(key, after=run.version) if isinstance(event, e.MessageJournaled))
+    return [restore_message(event) for event in journaled if event.run_id == run.run_id]
+
+
+def _recorded(run: RunRecord, spoken: Sequence[Message]) -> RecordedRun:
+    texts = [each.text for each in spoken if each.role is Role.ASSISTANT and not each.calls()]
+    return RecordedRun(
+        run_id=run.run_id,
+        backend=run.backend,
+        model=run.model,
+        memory_hash=run.memory_hash,
+        rounds=tuple(each.calls() for each in spoken if each.calls()),
+        answer=texts[-1] if run.completed is not None and texts else None,
+        finish_reason=run.completed.finish_reason if run.completed is not None else None,
+        thread_id=run.completed.thread_id if run.completed is not None else None,
+        failure=run.failure,
+    )
+
+
+def _merged(runs: Sequence[RecordedRun]) -> Iterator[RecordedRun]:
+    """Runs that only asked for tools belong to the one that went on with the results."""
+    waiting: tuple[tuple[ToolCall, ...], ...] = ()
+    for number, run in enumerate(runs, 1):
+        goes_on = run.failure is None and run.answer is None and run.rounds and number < len(runs)
+        if goes_on:
+            waiting += run.rounds
+            continue
+        yield replace(run, rounds=waiting + run.rounds)
+        waiting = ()
+
+
+def _results(spoken: Sequence[Message]) -> Iterator[tuple[str, str, str]]:
+    calls = {call.id: call for each in spoken for call in each.calls()}
+    for each in spoken:
+        call = calls.get(each.tool_call_id or "")
+        if call is not None:
+            yield call.name, call.arguments, each.text
+
+
+def _profile(journal: Journal, profile_hash: str | None) -> Profile:
+    for event in journal.stream(f"{PROFILE}{profile_hash}"):
+        if isinstance(event, e.ProfileDefined):
+            return Profile(event.name, event.instructions, event.model, json.dumps(event.tools, ensure_ascii=False))
+    return Profile()
+
+
+def _linked(journal: Journal, key: str, upto: int) -> tuple[str, ...]:
+    kinds = [
+        event.backend
+        for event in journal.history(key, upto=upto)
+        if isinstance(event, e.ThreadLinked | e.ThreadRebuilt)
+    ]
+    return tuple(dict.fromkeys(reversed(kinds)))[::-1]
+
+
+def _left_out(
+    asked: Message, own: Sequence[object], before: Sequence[Message], usable: Sequence[Message]
+) -> Iterator[str]:
+    if isinstance(asked.content, tuple):
+        yield "the question had parts beside its text: only the text is asked"
+    if len(own) > 1:
+        yield "what earlier runs of the exchange had journaled behind the question is not in the memory"
+    if len(usable) < len(before):
+        yield f"{len(before) - len(usable)} messages of a role that this version does not know"

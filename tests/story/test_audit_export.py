@@ -1,0 +1,324 @@
+"""A failure becomes a test: an exchange fails at a simulator, is exported, and the exported test passes as it is written,
+with the same causes in the same order and the same answer.
+
+Here every fault comes once, on the backends in turn. All of them on every backend, at the question and at the tool outputs:
+
+    THREADLEDGER_WHOLE_MATRIX=1 pytest tests/story/test_audit_export.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from threadledger.adapters import Script, export_run, load_settings
+from threadledger.adapters.simulator.faults import ACTIONS
+from threadledger.domain import AllBackendsFailed, Ledger, Profile, recorded_answer
+
+from .matrix import (
+    ACTIVE,
+    CHAT,
+    EVERYWHERE,
+    LOCKED,
+    OF_MODELS,
+    OF_STREAMS,
+    OF_THREADS,
+    OUTPUTS,
+    RESPONSE,
+    RESPONSES,
+    RUN,
+    RUNS,
+    SETUPS,
+    Action,
+    Cell,
+    faults_at,
+    refusing,
+)
+from .playing import CALL, FIRST, SECOND, WEATHER, Waits, World
+
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning"),
+    pytest.mark.matrix,
+]
+
+WHOLE = "THREADLEDGER_WHOLE_MATRIX" in os.environ
+BY_NAME = {setup.name: setup for setup in SETUPS}
+ASKED = {"assistants": RUNS, "responses": RESPONSES, "chat": CHAT}
+
+SAID: Mapping[str, Action] = {
+    "no such assistant": refusing(404, message="No assistant found with id 'asst_abcdef0123456789'."),
+    "instructions": refusing(400, param="instructions", code="string_above_max_length"),
+    "too many tools": refusing(400, param="tools", message="Invalid 'tools': array too long."),
+    "tool not supported": refusing(400, param="tools[0].type", message="Invalid value."),
+    "too long": refusing(400, code="context_length_exceeded"),
+    "filtered": refusing(400, code="content_policy_violation"),
+    "no such model": refusing(404, code="model_not_found", message="The model `gpt-0` does not exist."),
+}
+"""Refusals whose cause is told by their words."""
+
+CHAT_ALONE = {name for name in OF_STREAMS if name.startswith("error_event flat")}
+"""Chat Completions know the envelope only."""
+
+
+def cases() -> Iterator[Cell]:
+    """Each fault once, on the backends in turn, now once and now for ever; of those within streams, every third."""
+    names, often = cycle(ASKED), cycle((1, None))
+    some = dict(list(OF_STREAMS.items())[::3])
+    for name, action in {**EVERYWHERE, **OF_MODELS, **SAID, **some}.items():
+        setup = next(each for each in names if fits(each, name, action))
+        mode = "sync stream" if name in OF_STREAMS else "sync"
+        times = 1 if "hang" in action or "slow" in action else next(often)
+        yield Cell(BY_NAME[setup], ASKED[setup], name, action, 0, times, mode)
+    for setup, route, faults in (
+        ("assistants", RUNS, {**OF_THREADS, **ACTIVE}),
+        ("responses", RESPONSES, {**OF_THREADS, **LOCKED}),
+        ("assistants", OUTPUTS, {"refuse 400": refusing(400), "fail": {"fail": True}, "hang": {"hang": 30}}),
+        ("assistants", RUN, {"refuse 500": refusing(500), "refuse 403": refusing(403)}),
+        ("background", RESPONSE, {"refuse 500": refusing(500), "end": refusing(404)}),
+        ("stateless", RESPONSES, {"refuse 429": refusing(429), "fail": {"fail": True}}),
+    ):
+        for name, action in faults.items():
+            yield Cell(BY_NAME[setup], route, name, action, 0, 1 if "hang" in action else None)
+
+
+def fits(backend: str, name: str, action: Action) -> bool:
+    """Whether a fault can happen there, and is a failure when it does."""
+    if backend == "chat":
+        return "end" not in action and name not in CHAT_ALONE
+    return name != "end expired" or backend == "assistants"
+
+
+def everywhere() -> Iterator[Cell]:
+    """Every fault at every step on every backend."""
+    for setup in SETUPS:
+        for route in setup.routes:
+            for name, action in faults_at(setup, route):
+                for times in (1, None):
+                    mode = "sync stream" if name in OF_STREAMS else "sync"
+                    yield Cell(setup, route, name, action, 0, times, mode)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exchange as it went, and what was written of it."""
+
+    failures: Sequence[tuple[str, str]]
+    answer: tuple[str, str] | None
+    script: Mapping[str, Any]
+    test: str
+    notes: Sequence[str]
+    name: str
+
+    def expected(self) -> Mapping[str, Any]:
+        """What the exported test expects."""
+        names: dict[str, Any] = {"__file__": str(Path.cwd() / "test_exported.py")}
+        exec(self.test, names)
+        return names
+
+
+class Stage:
+    """Where exchanges fail, and are exported."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(folder)
+        self.count = 0
+
+    def played(self, cell: Cell) -> Exported | None:
+        """The first of two exchanges that did not go smoothly; None where both did."""
+        self.count += 1
+        self.world.simulator.reset()
+        key, waits = f"k{self.count}", Waits(self.world.simulator.provider)
+        ledger = self.world.ledger(cell, key, waits)
+        self.world.simulator.answer(CALL, "It is sunny in Bern.", "It will rain.")
+        self.world.simulator.add_faults(cell.faults)
+        for number, question in enumerate((FIRST, SECOND)):
+            self.world.hear(ledger, cell, key, question, str(number), waits)
+        settings = load_settings(**cell.setup.settings, retries=1)
+        exchanges = ledger.exchanges(key).by_id.values()
+        rough = (each for each in exchanges if any(run.failure is not None for run in each.runs))
+        first = next(rough, None)
+        return exported(ledger, key, first.exchange_id, settings) if first is not None else None
+
+
+def exported(ledger: Ledger, key: str, exchange_id: str, settings: Any) -> Exported:
+    """An exchange, exported by its first run."""
+    exchange = ledger.exchanges(key).by_id[exchange_id]
+    failures = [
+        (each.backend, each.cause.value)
+        for each in ledger.conversation(key).failures()
+        if each.exchange_id == exchange_id
+    ]
+    answered = recorded_answer(ledger.journal, key, exchange_id)
+    answer = (answered.backend, answered.text) if answered is not None else None
+    made = export_run(ledger.journal, exchange.runs[0].run_id, settings)
+    return Exported(failures, answer, made.script, made.test, made.notes, made.name)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    running = Stage(tmp_path_factory.mktemp("exported"))
+    with running.world:
+        yield running
+
+
+def run_all(folder: Path, written: Sequence[Exported]) -> str:
+    """The exported tests, in one process of their own."""
+    for each in written:
+        (folder / f"{each.name}.json").write_text(json.dumps(each.script), encoding="utf-8")
+        (folder / f"test_{each.name}.py").write_text(each.test, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode else "passed"
+
+
+ALL = list(everywhere() if WHOLE else cases())
+SIZE = 10
+PARTS = {f"{start}-{start + SIZE - 1}": ALL[start : start + SIZE] for start in range(0, len(ALL), SIZE)}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_failed_fails_the_same_way_in_the_exported_test(part: str, stage: Stage, tmp_path: Path) -> None:
+    written: list[Exported] = []
+    for cell in PARTS[part]:
+        each = stage.played(cell)
+        if each is not None:
+            names = each.expected()
+            assert names["FAILURES"] == each.failures, (cell.id, each.notes)
+            assert names.get("ANSWER") == each.answer, (cell.id, each.notes)
+            Script.parse(each.script)
+            written.append(each)
+    assert written
+    assert run_all(tmp_path, written) == "passed"
+
+
+# What no single fault tells
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Any:
+    """Exports the last exchange of a conversation, proves that the test passes and expects what happened, and gives it."""
+
+    def keep(ledger: Ledger, key: str, **settings: Any) -> Exported:
+        *_, last = ledger.exchanges(key).by_id
+        each = exported(ledger, key, last, load_settings(**settings))
+        names = each.expected()
+        assert (names["FAILURES"], names.get("ANSWER")) == (each.failures, each.answer), each.notes
+        folder = tmp_path / "kept"
+        folder.mkdir()
+        assert run_all(folder, [each]) == "passed"
+        return each
+
+    return keep
+
+
+def ask(ledger: Ledger, key: str, question: str = FIRST) -> None:
+    with suppress(AllBackendsFailed):
+        ledger.conversation(key).ask(question)
+
+
+def with_weather(ledger: Ledger, tools: Mapping[str, Any]) -> Ledger:
+    profile = Profile("John", "Be kind.", tools_json=json.dumps([WEATHER]))
+    return Ledger(ledger.journal, replace(ledger.outside, profile=profile, tools=tools))
+
+
+def test_a_backend_that_was_passed_over_is_passed_over_again(open_ledger, simulator, kept):
+    settings = {"backends": ("responses", "chat"), "retries": 0}
+    ledger = open_ledger(**settings)
+    simulator.add_fault(RESPONSES, refuse={"status": 500}, times=None)
+    for number in range(6):
+        ask(ledger, f"k{number}")
+    each = kept(ledger, "k5", **settings)
+    assert each.failures == [("responses", "provider_error")]
+    assert each.script["faults"] == []
+    assert "UNWELL" in each.test
+
+
+def test_a_tool_that_was_not_bound_is_not_bound_again(open_ledger, simulator, kept):
+    settings = {"backends": ("assistants",), "threads": "assistants", "retries": 0}
+    ledger = with_weather(open_ledger(**settings), {})
+    simulator.answer(CALL)
+    ask(ledger, "k")
+    each = kept(ledger, "k", **settings)
+    assert each.failures == [("assistants", "tool_failed")]
+    assert each.script["answers"] == [CALL]
+
+
+def test_what_tools_gave_is_given_again_and_the_fault_happens_after_it(open_ledger, simulator, kept):
+    settings = {"backends": ("responses", "chat"), "retries": 0}
+    asked = []
+    ledger = with_weather(open_ledger(**settings), {"weather": lambda city: asked.append(city) or "sunny"})
+    simulator.answer(CALL, "It is sunny.")
+    simulator.add_fault(RESPONSES, refuse={"status": 429, "headers": {"retry-after": "90"}}, after=1)
+    ask(ledger, "k")
+    each = kept(ledger, "k", **settings)
+    assert (each.failures, each.answer) == ([("responses", "rate_limited")], ("chat", "It is sunny."))
+    assert each.expected()["RESULTS"] == {"weather": ["sunny"]}
+    assert [(fault["on"], fault["after"]) for fault in each.script["faults"]] == [(RESPONSES, 1)]
+    assert each.script["faults"][0]["refuse"]["headers"] == {"retry-after": "90"}
+
+
+def test_a_model_that_asks_for_tools_without_end_does_so_again(open_ledger, simulator, kept):
+    settings = {"backends": ("chat",), "retries": 0}
+    ledger = with_weather(open_ledger(**settings), {"weather": lambda city: "sunny"})
+    simulator.answer(*[CALL] * 25)
+    ask(ledger, "k")
+    assert kept(ledger, "k", **settings).failures == [("chat", "tool_failed")]
+
+
+def test_an_answer_that_was_lost_on_the_way_and_found_later_is_found_again(open_ledger, simulator, kept):
+    settings = {"backends": ("responses",), "retries": 1}
+    ledger = open_ledger(**settings)
+    simulator.answer("It rains.")
+    simulator.add_fault(RESPONSES, lose_answer=True)
+    ask(ledger, "k")
+    each = kept(ledger, "k", **settings)
+    assert (each.failures, each.answer) == ([("responses", "network")], ("responses", "It rains."))
+    assert [name for fault in each.script["faults"] for name in fault if name in ACTIONS] == ["lose_answer"]
+    assert each.script["answers"] == ["It rains."]
+
+
+def test_the_memory_is_that_of_the_first_run_word_for_word(open_ledger, simulator, kept):
+    settings = {"backends": ("chat",), "retries": 0, "memory_last": 3}
+    ledger = open_ledger(**settings)
+    parts = [
+        {"type": "text", "text": "Look: \u2028\x01"},
+        {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}},
+    ]
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
+    chat = ledger.conversation("k")
+    chat.append("user", parts)
+    chat.append("assistant", None, tool_calls=[call])
+    chat.append("tool", "sunny", tool_call_id="c1")
+    gone = chat.append("user", "Forget this.")
+    chat.retract(gone.message_id)
+    simulator.add_fault(CHAT, refuse={"status": 500})
+    ask(ledger, "k")
+    each = kept(ledger, "k", **settings)
+    (exchange,) = ledger.exchanges("k").by_id.values()
+    assert exchange.runs[0].memory_hash == each.expected()["MEMORY_HASH"]
+    assert "Forget this." not in each.test
+
+
+def test_a_process_that_was_stopped_is_said_to_be_something_else_here(open_ledger, simulator, tmp_path):
+    ledger = open_ledger(backends=("chat",), retries=0)
+
+    tools = {"weather": lambda city: (_ for _ in ()).throw(KeyboardInterrupt)}
+    simulator.answer(CALL)
+    with pytest.raises(KeyboardInterrupt):
+        with_weather(ledger, tools).conversation("k").ask(FIRST)
+    (exchange_id,) = ledger.exchanges("k").by_id
+    each = exported(ledger, "k", exchange_id, load_settings(backends=("chat",), retries=0))
+    assert each.failures == [("chat", "interrupted")]
+    assert each.expected()["FAILURES"] == [("chat", "network")]
+    assert any("the process stopped" in note for note in each.notes)
+    assert run_all(tmp_path, [each]) == "passed"
