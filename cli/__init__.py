@@ -23,6 +23,8 @@ COMMANDS = {
     "append": (".append", "append", "Journal a message; no model is called."),
     "list": (".list_", "list_", "Conversations, newest first."),
     "show": (".show", "show", "One conversation."),
+    "diff": (".diff", "diff", "A memory then and now, or against its thread."),
+    "fork": (".fork", "fork", "A new conversation that begins as another one was."),
     "events": (".events", "events", "The log."),
     "audit": (".audit", "audit", "Every run failure: why, and what was done about it."),
     "replay": (".replay", "replay", "Rebuild threads, rerun failed exchanges, verify."),

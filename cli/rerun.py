@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .applying import Tally, apply_options, ending, how_options, performed, stoppable
 from .confirm import confirm
 from .exits import Exit
-from .invocation import MomentParameter, common, invocation, opened
+from .invocation import MomentParameter, invocation, opened
 from .output import counted, emit_many, note
-from .progress import tracked
 from .replaying import for_people, one_choice
 
 if TYPE_CHECKING:
-    from threadledger.domain import Ledger, RerunItem
+    from threadledger.domain import Ledger, RerunItem, RerunPlan
 
 NOTHING_TO_RERUN = "nothing to rerun: no exchange has failed and waits for an answer"
+PLANNED = ("run", "key", "backend", "model", "tokens", "USD", "fork", "state", "reason")
+MADE = (*PLANNED[:4], "cost", "fork", "state", "reason", "answer", "original")
 
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[RUN|KEY]...")
 @click.option("--failed", is_flag=True, help="Every exchange that nobody answered.")
 @click.option("--since", type=MomentParameter(), metavar="T", help="Failed then or later.")
+@click.option("--until", type=MomentParameter(), metavar="T", help="Failed then or earlier.")
 @click.option("--cause", metavar="C", help="Failed for this cause.")
 @click.option("--backend", metavar="B", help="Failed on this backend.")
+@click.option("--on", metavar="BACKEND", help="Ask this backend instead of the settings'.")
 @click.option("--model", metavar="M", help="Use this model instead of the settings'.")
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Use this profile instead of the settings'.",
+)
 @click.option(
     "--tools",
     type=click.Choice(["recorded", "live"]),
@@ -34,58 +44,105 @@ NOTHING_TO_RERUN = "nothing to rerun: no exchange has failed and waits for an an
     show_default=True,
     help="Calls of functions that are on record: answered from there, or made anew.",
 )
+@click.option(
+    "--into",
+    type=click.Choice(["tail", "fork", "shadow"]),
+    default="tail",
+    show_default=True,
+    help="Where the answer goes: to the user who waits, into a copy of the conversation, or nowhere: it is only shown.",
+)
+@click.option(
+    "--include",
+    type=click.Choice(["answered", "overtaken", "tools", "interrupted"]),
+    multiple=True,
+    help="Do what is skipped otherwise; may be given again.",
+)
 @click.option("--max-runs", type=click.IntRange(min=1), metavar="N", help="Stop after N runs; the rest stays planned.")
-@click.option("--apply", is_flag=True, help="Do it.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@common
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="USD",
+    help="Begin none that may bring the cost to USD, by what the provider says was used.",
+)
+@how_options
+@apply_options
 def rerun(
     targets: tuple[str, ...],
     failed: bool,
-    since: datetime | None,
-    cause: str | None,
-    backend: str | None,
-    model: str | None,
-    tools: str,
+    profile: Path | None,
     max_runs: int | None,
+    max_cost: float | None,
+    concurrency: int,
+    rps: float | None,
     apply: bool,
     yes: bool,
+    **chosen: Any,
 ) -> int:
-    """Run failed exchanges again: those of a RUN, of a conversation KEY, or all (--failed)."""
+    """Run failed exchanges again: those of a RUN, of a conversation KEY, or all (--failed).
+
+    Each is shown the memory exactly as its run was shown it.
+    """
     one_choice(bool(targets), failed)
-    with opened() as ledger:
+    with opened(profile=profile) as ledger:
         runs, keys = _runs_and_keys(ledger, targets)
-        plan = ledger.replay.plan_rerun(runs, keys, failed, since, cause, backend, model, tools)
+        own = ledger.outside.profile if profile is not None else None
+        plan = ledger.replay.plan_rerun(runs, keys, failed, profile=own, **chosen)
+        plan.limit(max_runs, max_cost)
+        if not apply:
+            return _show_plan(plan, max_runs)
         planned = [item for item in plan.items if item.state == "planned"]
-        if apply:
-            confirm(len(planned), f"ask {counted(len(planned), 'question')} again ({_told_cost(planned)})", yes)
-            for _ in tracked(plan.each(max_runs), len(planned), "rerunning"):
+        confirm(len(planned), f"ask {counted(len(planned), 'question')} again ({_told_cost(planned)})", yes)
+        with stoppable() as stop:
+            limits = {"max_runs": max_runs, "max_cost": max_cost}
+            for _ in performed(plan, len(planned), "rerunning", stop, concurrency=concurrency, rps=rps, **limits):
                 pass
-        _show_rerun(plan.items, applied=apply)
-    if any(item.state == "failed" for item in plan.items):
-        return Exit.SOME_FAILED
-    return Exit.LIMIT_REACHED if plan.stopped_by_limit else Exit.DONE
+            stopped = stop()
+        return _show_made(plan, stopped)
 
 
 def _runs_and_keys(ledger: Ledger, targets: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """What is not a conversation's key is taken for a run."""
-    known = {state.key for state in ledger.conversations()}
-    return [each for each in targets if each not in known], [each for each in targets if each in known]
+    is_key = {each: ledger.journal.load(each) is not None for each in targets}
+    return [each for each in targets if not is_key[each]], [each for each in targets if is_key[each]]
 
 
-def _show_rerun(items: list[RerunItem], *, applied: bool) -> None:
-    rows: list[dict[str, Any]] = [item.as_json() for item in items]
-    columns = ("run", "key", "backend", "model", "tokens", "USD", "state", "reason", "answer")
-    emit_many(
-        for_people(rows),
-        columns if applied else columns[:-1],
-        empty=NOTHING_TO_RERUN,
-    )
-    if invocation().output == "table" and not applied and items:
-        planned = [item for item in items if item.state == "planned"]
-        told = (
-            f"{counted(len(planned), 'question')} asked again ({_told_cost(planned)})" if planned else "nothing to ask"
-        )
-        note(f"plan: {told}; nothing was done, --apply does it")
+def _show_plan(plan: RerunPlan, max_runs: int | None) -> int:
+    emit_many(for_people([item.as_json() for item in plan.items]), PLANNED, empty=NOTHING_TO_RERUN)
+    if invocation().output != "table" or not plan.items:
+        return Exit.DONE
+    planned = [item for item in plan.items if item.state == "planned"]
+    if planned:
+        asked = ", then ".join(f"{each.backend} ({each.model})" for each in plan.policy.candidates)
+        runs = counted(plan.runs_at_most(max_runs), "run")
+        note(f"plan: {counted(len(planned), 'question')} asked again of {asked}: at most {runs}, {_told_cost(planned)}")
+    else:
+        note("plan: nothing to ask")
+    _tell_skipped(plan)
+    note("nothing was done, --apply does it" if planned else "nothing was done")
+    return Exit.DONE
+
+
+def _tell_skipped(plan: RerunPlan) -> None:
+    counts = plan.skipped()
+    if counts:
+        note(f"{counts.total():,} skipped: {'; '.join(f'{why} ({count:,})' for why, count in counts.most_common())}")
+    ways = sorted(plan.can_be_included())
+    if ways:
+        note(f"done all the same with {' '.join(f'--include {way}' for way in ways)}")
+
+
+def _show_made(plan: RerunPlan, stopped: bool) -> int:
+    emit_many(for_people([item.as_json() for item in plan.items]), MADE, empty=NOTHING_TO_RERUN)
+    tally = Tally()
+    for item in plan.items:
+        tally.add(item)
+    if invocation().output == "table" and plan.items:
+        counts = ", ".join(f"{tally.states[state]:,} {state}" for state in ("answered", "failed", "skipped"))
+        costs = [item.cost for item in plan.items if item.runs_made]
+        known = [cost for cost in costs if cost is not None]
+        cost = f"{sum(known):.4f} USD" if len(known) == len(costs) else "cost unknown"
+        note(f"{counts}; {counted(sum(item.runs_made for item in plan.items), 'run')} made, {cost}")
+    return ending(plan, tally, stopped)
 
 
 def _told_cost(items: list[RerunItem]) -> str:
@@ -93,6 +150,10 @@ def _told_cost(items: list[RerunItem]) -> str:
 
     tokens = sum(item.estimated_tokens or 0 for item in items)
     costs = [item.estimated_cost for item in items if item.estimated_cost is not None]
-    if len(costs) < len(items) or not costs:
+    source = prices_from()
+    if source is None:
         return f"about {tokens} tokens of input, cost unknown: pip install 'threadledger[prices]' brings prices"
-    return f"about {tokens} tokens of input, {sum(costs):.4f} USD by {prices_from()}"
+    if len(costs) < len(items):
+        unknown = sorted({str(item.model) for item in items if item.estimated_cost is None})
+        return f"about {tokens} tokens of input, cost unknown: {source}, does not know {', '.join(unknown)}"
+    return f"about {tokens} tokens of input, {sum(costs):.4f} USD by {source}"

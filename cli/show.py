@@ -37,6 +37,9 @@ def show(key: str, at: datetime | int | None, view: str, last: int | None) -> in
             "messages": _messages(memory, mended=view == "memory"),
             "threads": threads_as_json(state),
         }
+        parent = ledger.parent(key)
+        if parent is not None:
+            thing["parent"] = {"key": parent[0], "version": parent[1]}
         if view == "timeline":
             logged = [each.as_json() for each in ledger.events(key=key)]
             thing["events"] = [each for each in logged if each["version"] <= memory.version]
@@ -52,6 +55,10 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
     from rich.text import Text
 
     console.print(Text(f"{printable(thing['key'], lines=False)}  version {thing['version']}", style="bold"))
+    if "parent" in thing:
+        parent = thing["parent"]
+        forked = f"forked from {printable(parent['key'], lines=False)} at version {parent['version']}"
+        console.print(Text(forked, style="dim"))
     for name, link in thing["threads"].items():
         lost = f"  LOST: {link['lost']}" if link["lost"] else ""
         console.print(Text(f"{name} thread {link['thread_id']}{lost}", style="red" if lost else "dim"))
@@ -89,8 +96,10 @@ def _told(kind: str, data: dict[str, Any]) -> str:
             calls = [f"{call['function']['name']}({call['function']['arguments']})" for call in data["tool_calls"]]
             said = "" if data["content"] in (None, []) else str(data["content"])
             return f"{data['role']}: {' '.join(filter(None, [said, *calls]))[:100]}"
+        case "ConversationStarted" if data["parent_key"] is not None:
+            return f"forked from {data['parent_key']} at version {data['parent_version']}"
         case "RunStarted":
-            return f"run {short(data['run_id'])} on {data['backend']} ({data['model']}), attempt {data['attempt']}"
+            return f"{'shadow ' if data['shadow'] else ''}run {short(data['run_id'])} on {data['backend']} ({data['model']}), attempt {data['attempt']}"
         case "RunCompleted":
             ended = "asked for tools" if data["goes_on"] else "answered"
             if data["finish_reason"] == "found_in_thread":
@@ -107,8 +116,9 @@ def _told(kind: str, data: dict[str, Any]) -> str:
         case "ThreadLost":
             return f"{data['backend']} thread {data['thread_id']}: {data['reason']}"
         case "ThreadReconciled":
-            deleted = counted(len(data["deleted"]), "item")
-            return f"{data['backend']} thread {data['thread_id']}: {deleted} deleted: {data['reason']}"
+            numbers = (("sent", data["sent"]), ("deleted", len(data["deleted"])), ("adopted", data["adopted"]))
+            done = ", ".join(f"{counted(number, 'item')} {what}" for what, number in numbers if number)
+            return f"{data['backend']} thread {data['thread_id']}: {done}: {data['reason']}"
         case "ExchangeAbandoned":
             return f"nobody answered: {data['reason']}"
         case "RerunAccepted":

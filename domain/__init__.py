@@ -5,6 +5,7 @@ This is the domain's public face: the other layers import from here alone.
 
 from . import errors, events, limits
 from .advice import ADVICE, advise
+from .alignment import common_prefix
 from .answers import recorded_answer
 from .asking import Asking
 from .async_chat import AsyncChat
@@ -29,10 +30,12 @@ from .delivery import (
     bring_up,
     is_uncertain,
     lacking,
+    retried,
     sent_again,
     taken_out,
 )
-from .diagnosis import BACKEND_UNWELL, diagnose, may_succeed_when_retried
+from .diagnosis import BACKEND_UNWELL, DIAGNOSIS_VERSION, diagnose, may_succeed_when_retried
+from .differences import Difference, differences
 from .driving import AsyncDriver, heard, perform
 from .effects import Call, Effect, Effects, Pause, Tell, Use, Work, attended
 from .errors import (
@@ -46,6 +49,7 @@ from .errors import (
     ExchangeAnswered,
     FileMissing,
     ForeignDatabase,
+    GroupNotFound,
     IdempotencyConflict,
     InvalidInput,
     InvalidKey,
@@ -63,12 +67,28 @@ from .errors import (
 )
 from .exchange import Candidate, Policy, exchange, is_worth_a_retry
 from .failures import Cause, Failure, RecordedFailure
+from .grouping import (
+    TREND_PARTS,
+    Decision,
+    FailureGroup,
+    GroupName,
+    GroupState,
+    named_group,
+    state_of,
+    tallied,
+)
+from .groups import FailureGroups
 from .health import BackendEnd, BackendHealth, Cooling, Health, cooling_after, health_of, tells
 from .ids import from_iso, new_id, now, to_iso
+from .jobs import Jobs, JobState
 from .journal import Journal
 from .journaled import JournaledMessage
+from .lagging import LaggingThread, Lags, threads_behind
+from .late_copies import Doubt, DoubtedItem, open_doubts, surplus
 from .ledger import Ledger, LoggedEvent
+from .logs import LOGGERS, Redacting, fields_of
 from .memory import Memory, fold_memory, response_items
+from .memory_diff import Fate, MemoryChange, MemoryDiff, diff_memories, said
 from .messages import (
     File,
     Image,
@@ -82,15 +102,20 @@ from .messages import (
     Verbatim,
 )
 from .naming import CONVERSATION, IMPORTED, key_of, stream_of
-from .outside import Outbox, Outside
+from .normalising import RULE_VERSION, group_id, normalised
+from .observing import ExchangeEnd, Observer, RunEnd, RunLog, SeenRun
+from .outside import Mend, Outbox, Outside
 from .own_runs import AsyncOwnRun, OwnRun
 from .parsing import parse_message, restore_message, text_message
+from .plans import Plan
 from .ports import (
     Appending,
     Backend,
     BackendRequest,
     DecideAppend,
     EventLog,
+    JobClaims,
+    MemoryFile,
     MirrorHead,
     MirrorHeads,
     StreamHead,
@@ -100,29 +125,41 @@ from .ports import (
 )
 from .profiles import Profile, parse_profile
 from .rebuild import RebuildItem, RebuildPlan
-from .reconciling import Doubt, DoubtedItem, open_doubts, surplus
+from .rebuild_file import FileRebuildPlan
+from .reconcile import ReconcilePlan
+from .reconcile_item import ReconcileItem
+from .recorded_exchange import RecordedExchange, recorded_exchange
+from .recorded_runs import RecordedRun
 from .recorded_tools import not_bound
-from .redaction import redact, redact_details, whole_text
+from .redaction import keep_secret, redact, redact_details, whole_text
 from .replay import Replay
-from .rerun import RerunItem, RerunPlan
+from .rerun import RerunPlan
+from .rerun_item import RerunItem
 from .runs import ActiveRuns, Completion, RunPlan
 from .state import STATE_SCHEMA, ConversationState, evolve
 from .storage import EventMapper, LoggedRow, PlainJSON, Row, StoredRow, restore
 from .stream import Answer, Delta, StartedOver, StreamPart, ToolUse
-from .threads import Comparison, Rendering, ThreadItem, ThreadState, common_prefix, compare, digest
+from .summary import BY_FAILURE, SUMMARY_BY, SummaryRow, in_order, percentile
+from .threads import Comparison, Rendering, ThreadItem, ThreadState, compare, digest
 from .tokens import estimate_tokens
-from .upkeep import Finding, Upkeep
-from .verification import Verification
+from .upkeep import Finding, NotedThread, Upkeep
+from .verification import SideBySide, Verification
 
 __all__ = [
     "ADVICE",
     "BACKEND_UNWELL",
+    "BY_FAILURE",
     "CATCH_UP_ATTEMPTS_MAX",
     "CONVERSATION",
+    "DIAGNOSIS_VERSION",
     "IMPORTED",
     "LEFT_IN_THREAD",
+    "LOGGERS",
+    "RULE_VERSION",
     "RUN_TOPICS",
     "STATE_SCHEMA",
+    "SUMMARY_BY",
+    "TREND_PARTS",
     "ActiveRuns",
     "AllBackendsFailed",
     "Answer",
@@ -139,6 +176,7 @@ __all__ = [
     "Call",
     "Candidate",
     "Cause",
+    "Change",
     "Chat",
     "Comparison",
     "Completion",
@@ -153,8 +191,10 @@ __all__ = [
     "CorruptEvent",
     "DatabaseMissing",
     "DecideAppend",
+    "Decision",
     "Delivered",
     "Delta",
+    "Difference",
     "Doubt",
     "DoubtedItem",
     "Effect",
@@ -162,14 +202,22 @@ __all__ = [
     "EventLog",
     "EventMapper",
     "ExchangeAnswered",
+    "ExchangeEnd",
     "ExchangeRecord",
     "Exchanges",
     "Failure",
     "FailureFilter",
+    "FailureGroup",
+    "FailureGroups",
+    "Fate",
     "File",
     "FileMissing",
+    "FileRebuildPlan",
     "Finding",
     "ForeignDatabase",
+    "GroupName",
+    "GroupNotFound",
+    "GroupState",
     "Health",
     "IdempotencyConflict",
     "Image",
@@ -178,39 +226,60 @@ __all__ = [
     "InvalidMessage",
     "InvalidProfile",
     "InvalidSettings",
+    "JobClaims",
+    "JobState",
+    "Jobs",
     "Journal",
     "JournaledMessage",
+    "LaggingThread",
+    "Lags",
     "Ledger",
     "LoggedEvent",
     "LoggedRow",
     "Memory",
+    "MemoryChange",
+    "MemoryDiff",
+    "MemoryFile",
+    "Mend",
     "Message",
     "MirrorHead",
     "MirrorHeads",
     "NewerSchema",
     "NotFound",
+    "NotedThread",
+    "Observer",
     "Outbox",
     "Outside",
     "OwnRun",
     "Part",
     "Pause",
     "PlainJSON",
+    "Plan",
     "Policy",
     "Profile",
     "ProviderRefused",
     "RebuildItem",
     "RebuildPlan",
+    "ReconcileItem",
+    "ReconcilePlan",
+    "RecordedExchange",
     "RecordedFailure",
+    "RecordedRun",
+    "Redacting",
     "Rendering",
     "Replay",
     "RerunItem",
     "RerunPlan",
     "Role",
     "Row",
+    "RunEnd",
+    "RunLog",
     "RunNotFound",
     "RunNotOpen",
     "RunPlan",
     "RunRecord",
+    "SeenRun",
+    "SideBySide",
     "Source",
     "StartedOver",
     "StoreError",
@@ -218,6 +287,7 @@ __all__ = [
     "StoredRow",
     "StreamHead",
     "StreamPart",
+    "SummaryRow",
     "Tell",
     "Text",
     "ThreadItem",
@@ -241,6 +311,8 @@ __all__ = [
     "compare",
     "cooling_after",
     "diagnose",
+    "diff_memories",
+    "differences",
     "digest",
     "errors",
     "estimate_tokens",
@@ -248,37 +320,50 @@ __all__ = [
     "evolve",
     "exchange",
     "facts_of",
+    "fields_of",
     "fold_exchanges",
     "fold_memory",
     "from_iso",
+    "group_id",
     "health_of",
     "heard",
+    "in_order",
     "is_uncertain",
     "is_worth_a_retry",
+    "keep_secret",
     "key_of",
     "lacking",
     "limits",
     "may_succeed_when_retried",
+    "named_group",
     "new_id",
+    "normalised",
     "not_bound",
     "now",
     "open_doubts",
     "parse_message",
     "parse_profile",
+    "percentile",
     "perform",
     "recorded_answer",
+    "recorded_exchange",
     "recorded_failure",
     "redact",
     "redact_details",
     "response_items",
     "restore",
     "restore_message",
+    "retried",
+    "said",
     "sent_again",
+    "state_of",
     "stream_of",
     "surplus",
     "taken_out",
+    "tallied",
     "tells",
     "text_message",
+    "threads_behind",
     "to_iso",
     "whole_text",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import events as e
 from .audit import ExchangeRecord, recorded_failure
 from .exchange import Candidate
+from .failures import RecordedFailure
 from .journal import Journal
 from .messages import Source, Usage
 from .parsing import restore_message
@@ -33,7 +34,7 @@ def answered(
         backend=candidate.backend,
         model=completion.model or candidate.model,
         fallback=fallback,
-        failures=[recorded_failure(run, exchange) for run in exchange.runs if run.failure is not None],
+        failures=failures_of(exchange),
         version=version,
         usage=completion.usage,
     )
@@ -62,10 +63,15 @@ def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | No
         backend=run.backend,
         model=run.completed.model or run.model,
         fallback=answers[-1].source == Source.FALLBACK,
-        failures=[recorded_failure(each, exchange) for each in exchange.runs if each.failure is not None],
+        failures=failures_of(exchange),
         version=answers[-1].originator_version,
         usage=Usage(usage.get("input_tokens", 0), usage.get("output_tokens", 0)),
     )
+
+
+def failures_of(exchange: ExchangeRecord) -> list[RecordedFailure]:
+    """The runs that were to answer an exchange and failed."""
+    return [recorded_failure(run, exchange) for run in exchange.runs if run.failure is not None and not run.shadow]
 
 
 def why_not_rerun(journal: Journal, key: str, exchange_id: str) -> str:

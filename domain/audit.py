@@ -40,6 +40,9 @@ class RunRecord:
     profile_hash: str | None
     deadline: str | None
     rerun_of: str | None
+    supersedes_run_id: str | None = None
+    apart: bool = False
+    shadow: bool = False
     ended_at: datetime | None = None
     completed: e.RunCompleted | None = None
     failure: Failure | None = None
@@ -54,13 +57,17 @@ class RunRecord:
 
 @dataclass
 class ExchangeRecord:
-    """One exchange: its runs in order, and whether anybody answered."""
+    """One exchange: its runs in order, and whether anybody answered. Shadow runs are among the runs, and answer nothing."""
 
     exchange_id: str
     key: str
     runs: list[RunRecord] = field(default_factory=list)
     abandoned: bool = False
     answered_by: str | None = None
+
+    def last(self, shadow: bool = False) -> RunRecord | None:
+        """The last run that was to answer it; or the last shadow run."""
+        return next((run for run in reversed(self.runs) if run.shadow == shadow), None)
 
 
 @dataclass
@@ -93,9 +100,10 @@ def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -
                 _started(folded, event)
             case e.RunCompleted() if (run := folded.runs.get(event.run_id)) is not None:
                 run.completed, run.ended_at, run.duration_seconds = event, event.timestamp, event.duration_seconds
-                if not event.goes_on:
-                    folded.by_id[run.exchange_id].answered_by = event.run_id
-                folded.by_id[run.exchange_id].abandoned = False
+                exchange = folded.by_id[run.exchange_id]
+                if not run.shadow:
+                    exchange.answered_by = exchange.answered_by if event.goes_on else event.run_id
+                    exchange.abandoned = False
             case e.RunFailed() if (run := folded.runs.get(event.run_id)) is not None:
                 run.failure, run.ended_at, run.duration_seconds = (
                     facts_of(event),
@@ -104,10 +112,11 @@ def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -
                 )
             case e.FallbackUsed() if (run := folded.runs.get(event.failed_run_id)) is not None:
                 run.next = "fallback"
-            case e.ExchangeAbandoned() if (exchange := folded.by_id.get(event.exchange_id)) is not None:
-                exchange.abandoned = True
-                if exchange.runs and exchange.runs[-1].failure is not None:
-                    exchange.runs[-1].next = "abandoned"
+            case e.ExchangeAbandoned() if (abandoned := folded.by_id.get(event.exchange_id)) is not None:
+                abandoned.abandoned = True
+                last = abandoned.last()
+                if last is not None and last.failure is not None:
+                    last.next = "abandoned"
             case _:
                 pass
     return folded
@@ -171,7 +180,7 @@ class FailureFilter:
             wanted = Cause(cause) if cause is not None else None
         except ValueError:
             raise InvalidInput(f"there is no cause {cause!r}: give one of {', '.join(Cause)}") from None
-        return cls(_moment(since), _moment(until), wanted, code, backend, unanswered)
+        return cls(moment_of(since), moment_of(until), wanted, code, backend, unanswered)
 
     def __call__(self, failure: RecordedFailure) -> bool:
         return (
@@ -184,18 +193,24 @@ class FailureFilter:
         )
 
 
-def _moment(given: datetime | timedelta | None) -> datetime | None:
+def moment_of(given: datetime | timedelta | None) -> datetime | None:
+    """A moment from what people give: a time span counts back from now."""
     return now() - given if isinstance(given, timedelta) else as_utc(given) if given is not None else None
 
 
 def _started(folded: Exchanges, event: e.RunStarted) -> None:
     key = key_of(event.originator_id)
     exchange = folded.by_id.setdefault(event.exchange_id, ExchangeRecord(event.exchange_id, key))
-    exchange.abandoned = False
-    previous = exchange.runs[-1] if exchange.runs else None
+    exchange.abandoned = exchange.abandoned and event.shadow
+    previous = exchange.last(event.shadow)
     if previous is not None and previous.failure is not None and previous.next == "open":
         previous.next = "retried"
-    shared = {name: value for name, value in vars(event).items() if name in RunRecord.__dataclass_fields__}
+    values = vars(event)
+    shared = {name: values[name] for name in _SHARED}
     run = RunRecord(key=key, started_at=event.timestamp, version=event.originator_version, **shared)
     exchange.runs.append(run)
     folded.runs[event.run_id] = run
+
+
+_SHARED = tuple(RunRecord.__dataclass_fields__.keys() & e.RunStarted.__dataclass_fields__.keys())
+"""What a run has from its start, under the same name: of a million runs, looking for it each time is felt."""

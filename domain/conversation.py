@@ -18,7 +18,7 @@ from .limits import BETWEEN_RUNS_SECONDS, METADATA_BYTES_MAX, RUN_GRACE_SECONDS
 from .messages import Message, Source
 from .naming import check_idempotency_key, stream_of
 from .parsing import plain_json
-from .runs import Completion, RunPlan
+from .runs import AT_THE_END, SUPERSEDED_TOO, Completion, Place, RunPlan
 from .state import ConversationState, evolve
 
 E = TypeVar("E", bound=e.Event)
@@ -122,17 +122,19 @@ class Conversation:
 
         When another backend failed before in this exchange, `FallbackUsed` goes into the same commit. `going_on` says that
         the exchange is under way: it has to be open still. `alongside` is for runs that others make and we only record:
-        how many they have open at once is theirs to say.
+        how many they have open at once is theirs to say. So are shadow runs: they have nothing to do with the exchange's.
 
         Raises:
             ConversationBusy: another run is open and not overdue, and this one does not run alongside.
             ConversationChanged: the exchange that was under way has been given up for a newer question.
-            ExchangeAnswered: the exchange has an answer.
+            ExchangeAnswered: the exchange has an answer, and this run is not to take its place.
         """
         self.close_overdue_runs()
+        if plan.shadow:
+            return self._started(exchange_id, plan)
         if not alongside:
             self._refuse_while_running()
-        if exchange_id in self.state.answered:
+        if exchange_id in self.state.answered and plan.supersedes_run_id is None:
             raise ExchangeAnswered(
                 f"the exchange {exchange_id} of {self.state.key!r} has its answer: ask a new question"
             )
@@ -144,19 +146,21 @@ class Conversation:
         if exchange.get("rerun_of") != plan.rerun_of and exchange.get("runs"):
             self._refuse_while_active(exchange_id)
         same_attempt = exchange.get("rerun_of") == plan.rerun_of
-        if same_attempt and exchange["failed_run"] and exchange["failed_backend"] != plan.backend:
+        if same_attempt and exchange["failed_run"]:
+            self.fall_back(exchange_id, exchange["failed_run"], exchange["failed_backend"], plan)
+        return self._started(exchange_id, plan)
+
+    def fall_back(self, exchange_id: str, failed_run_id: str, from_backend: str, plan: RunPlan) -> None:
+        """Record that the next backend takes over. Stays quiet where it is the same one."""
+        if from_backend != plan.backend:
             self._record(
                 e.FallbackUsed,
                 exchange_id=exchange_id,
-                failed_run_id=exchange["failed_run"],
-                from_backend=exchange["failed_backend"],
+                failed_run_id=failed_run_id,
+                from_backend=from_backend,
                 to_backend=plan.backend,
                 reason=plan.fallback_reason,
             )
-        carried = {name: value for name, value in vars(plan).items() if name not in _NOT_STORED_OF_PLAN}
-        deadline = to_iso(now() + timedelta(seconds=plan.timeout_seconds + RUN_GRACE_SECONDS))
-        started = self._record(e.RunStarted, run_id=new_id(), exchange_id=exchange_id, deadline=deadline, **carried)
-        return started.run_id
 
     def complete_run(
         self,
@@ -165,8 +169,10 @@ class Conversation:
         *,
         source: Source = Source.RUN,
         duration_seconds: float | None = None,
+        place: Place = AT_THE_END,
     ) -> str:
-        """Record a run's answer: `RunCompleted` and its messages in one commit; returns the answer's message id.
+        """Record a run's answer: `RunCompleted` and its messages in one commit; returns the answer's message id. `place` is
+        where the answer of a rerun goes.
 
         Raises:
             RunNotOpen: the run has ended already.
@@ -185,16 +191,34 @@ class Conversation:
         ]
         answer = journaled[-1].message_id
         if run["rerun_of"] is not None and not completion.goes_on:
+            for message_id in place.superseded[:-1]:
+                self.retract(message_id, SUPERSEDED_TOO)
             self._record(
                 e.RerunAccepted,
                 exchange_id=exchange_id,
                 run_id=run_id,
                 message_id=answer,
-                superseded_run_id=run["rerun_of"],
+                superseded_message_id=place.superseded[-1] if place.superseded else None,
+                superseded_run_id=run.get("supersedes") or run["rerun_of"],
+                behind_message_id=place.behind,
             )
         return answer
 
-    def accept_late(self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion) -> tuple[str, str]:
+    def complete_shadow_run(self, run_id: str, completion: Completion, duration_seconds: float | None = None) -> None:
+        """Record what a shadow run answered, in its own event alone.
+
+        Raises:
+            RunNotOpen: the run has ended already.
+        """
+        self._open_run(run_id)
+        facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
+        del facts["messages"]
+        said = [message.as_chat_message() for message in completion.messages]
+        self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, shadow_messages=said, **facts)
+
+    def accept_late(
+        self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion, place: Place = AT_THE_END
+    ) -> tuple[str, str]:
         """Record the answer of a run that others had closed as interrupted, as a run of its own: nothing is lost; returns
         that run's id and the answer's message id.
 
@@ -202,7 +226,7 @@ class Conversation:
             ConversationBusy, ExchangeAnswered: there is no place for it any more.
         """
         again = self.start_run(exchange_id, replace(plan, rerun_of=run_id))
-        return again, self.complete_run(again, completion, source=Source.RERUN)
+        return again, self.complete_run(again, completion, source=Source.RERUN, place=place)
 
     def fail_run(self, run_id: str, failure: Failure, duration_seconds: float | None = None) -> None:
         """Record why a run ended without an answer, without secrets and in bounds.
@@ -218,7 +242,7 @@ class Conversation:
         moment = now()
         overdue = [
             run_id
-            for run_id, run in self.state.open_runs.items()
+            for run_id, run in (self.state.open_runs | self.state.shadow_runs).items()
             if run["deadline"] and from_iso(run["deadline"]) < moment
         ]
         for run_id in overdue:
@@ -292,6 +316,12 @@ class Conversation:
         """Empty the memory as of now; the log stays."""
         self._record(e.MemoryCleared, up_to_version=self.version, reason=reason)
 
+    def _started(self, exchange_id: str, plan: RunPlan) -> str:
+        carried = {name: value for name, value in vars(plan).items() if name not in _NOT_STORED_OF_PLAN}
+        deadline = to_iso(now() + timedelta(seconds=plan.timeout_seconds + RUN_GRACE_SECONDS))
+        started = self._record(e.RunStarted, run_id=new_id(), exchange_id=exchange_id, deadline=deadline, **carried)
+        return started.run_id
+
     def _refuse_while_running(self) -> None:
         for run_id, run in self.state.open_runs.items():
             raise ConversationBusy(
@@ -308,7 +338,7 @@ class Conversation:
             )
 
     def _open_run(self, run_id: str) -> dict[str, Any]:
-        run: dict[str, Any] | None = self.state.open_runs.get(run_id)
+        run: dict[str, Any] | None = self.state.open_runs.get(run_id) or self.state.shadow_runs.get(run_id)
         if run is None:
             raise RunNotOpen(f"run {run_id} has ended already: look at it with: threadledger audit show {run_id}")
         return run

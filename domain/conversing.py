@@ -160,7 +160,8 @@ class Conversing:
         refusal = why_not_rerun(self.journal, self.key, exchange_id)
         if refusal:
             raise ConversationChanged(f"the exchange {exchange_id} of {self.key!r} is not run again: {refusal}")
-        rerun_of = exchange.runs[-1].run_id if exchange is not None and exchange.runs else None
+        last = exchange.last() if exchange is not None else None
+        rerun_of = last.run_id if last is not None else None
         return Asking(
             self.journal,
             self.outside,

@@ -7,10 +7,10 @@ Fields are flat and of JSON's own types. `timestamp`, `event_id` and the version
 from dataclasses import dataclass, field
 from typing import Any
 
-from .event_base import JSON as JSON
-from .event_base import Event as Event
+from .event_base import JSON as JSON  # noqa: PLC0414 - what is common to events is a part of this face
+from .event_base import Event as Event  # noqa: PLC0414
 from .event_base import known_only, own_fields, shape_of
-from .event_base import make as make
+from .event_base import make as make  # noqa: PLC0414
 
 
 @dataclass(frozen=True, kw_only=True)

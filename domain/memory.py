@@ -18,6 +18,7 @@ from .ids import as_utc
 from .journaled import JournaledMessage
 from .mend import mend_tool_calls
 from .messages import Message, Role
+from .placing import in_place
 from .tokens import MESSAGE_OVERHEAD_TOKENS, estimate_tokens
 
 
@@ -54,10 +55,12 @@ class Memory:
 
     def by_rule(self, rule: str) -> "Memory":
         """The view that a stored rule describes, so that a rerun sees what the failed run saw."""
-        view = self
+        view, bounds = self, dict[str, int]()
         for name, number in re.findall(r"(last|tokens)=(\d+)", rule):
-            view = view.window(**{name: int(number)})
-        return view
+            if name in bounds:  # a window of a window
+                view, bounds = view.window(**bounds), {}
+            bounds[name] = int(number)
+        return view.window(**bounds) if bounds else view
 
     def settled(self) -> "Memory":
         """The view without a tool call at its end that still waits for its results: they may come with the next append."""
@@ -135,6 +138,10 @@ class MemoryFold:
 
     def __init__(self) -> None:
         self.messages: dict[str, JournaledMessage] = {}
+        self.gone: dict[str, JournaledMessage] = {}
+        """What has left memory: its place is still known."""
+        self.behind: dict[str, str] = {}
+        """message id → the message that it was put behind"""
         self.run_threads: dict[str, str] = {}
         self.run_marks: dict[str, int] = {}
 
@@ -148,12 +155,16 @@ class MemoryFold:
             case e.MessageJournaled():
                 self.say(journaled(event))
             case e.MessageRetracted():
-                self.messages.pop(event.message_id, None)
+                self._lose(event.message_id)
             case e.MemoryCleared():
-                kept = {id_: each for id_, each in self.messages.items() if each.version > event.up_to_version}
-                self.messages = kept
-            case e.RerunAccepted(superseded_message_id=str(superseded)):
-                self.messages.pop(superseded, None)
+                self.messages = _after(self.messages, event.up_to_version)
+                self.gone = _after(self.gone, event.up_to_version)
+            case e.RerunAccepted():
+                self._lose(event.superseded_message_id)
+                if event.behind_message_id is not None:
+                    every = (*self.messages.values(), *self.gone.values())
+                    ours = [each.message_id for each in every if each.run_id == event.run_id]
+                    self.behind |= dict.fromkeys(ours, event.behind_message_id)
             case e.RunCompleted(thread_id=str(thread_id)) | e.RunFailed(thread_id=str(thread_id)):
                 self.run_threads[event.run_id] = thread_id
                 if isinstance(event, e.RunCompleted) and event.thread_version is not None:
@@ -163,7 +174,17 @@ class MemoryFold:
 
     def memory(self, version: int) -> "Memory":
         """What came of it, as of a version."""
-        return Memory(tuple(self.messages.values()), version, run_threads=self.run_threads, run_marks=self.run_marks)
+        messages = in_place(self.messages.values(), self.gone, self.behind) if self.behind else self.messages.values()
+        return Memory(tuple(messages), version, run_threads=self.run_threads, run_marks=self.run_marks)
+
+    def _lose(self, message_id: str | None) -> None:
+        lost = self.messages.pop(message_id or "", None)
+        if lost is not None:
+            self.gone[lost.message_id] = lost
+
+
+def _after(messages: dict[str, JournaledMessage], version: int) -> dict[str, JournaledMessage]:
+    return {id_: each for id_, each in messages.items() if each.version > version}
 
 
 def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> Memory:

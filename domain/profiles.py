@@ -9,15 +9,19 @@ from typing import Any
 from .errors import InvalidMessage, InvalidProfile
 from .parsing import plain_json
 
+READ_ONLY = "read_only"
+
 
 @dataclass(frozen=True)
 class Profile:
-    """Name, instructions, model and tools. `tools_json` is a JSON list in the form of Chat Completions' `tools`."""
+    """Name, instructions, model and tools. `tools_json` is a JSON list in the form of Chat Completions' `tools`;
+    `read_only` are the names of the functions that change nothing: ours alone, no provider is told, no hash depends on it."""
 
     name: str = "assistant"
     instructions: str = ""
     model: str | None = None
     tools_json: str = "[]"
+    read_only: tuple[str, ...] = ()
 
     @property
     def tools(self) -> list[dict[str, Any]]:
@@ -35,7 +39,8 @@ class Profile:
 def parse_profile(given: Mapping[str, Any], where: str) -> Profile:
     """A profile from the fields of its file.
 
-    A tool is `{name, description, parameters}` for a function, or `{type = "file_search"}` and the like for a hosted one.
+    A tool is `{name, description, parameters}` for a function, or `{type = "file_search"}` and the like for a hosted one;
+    `read_only = true` says of a function that it changes nothing, so that it may be called again at will.
 
     Raises:
         InvalidProfile: naming the field and what is expected.
@@ -51,8 +56,9 @@ def parse_profile(given: Mapping[str, Any], where: str) -> Profile:
     tools = given.get("tools", [])
     if not isinstance(tools, Sequence) or isinstance(tools, str):
         raise InvalidProfile(f"{where}: tools is {type(tools).__name__}: give a list of tables, [[tools]]")
+    parsed = [_tool(_without_note(tool), where) for tool in tools]
     try:
-        tools_json = plain_json([_tool(tool, where) for tool in tools], "its list of tools")
+        tools_json = plain_json(parsed, "its list of tools")
     except InvalidMessage as error:
         raise InvalidProfile(f"{where}: {error}") from None
     return Profile(
@@ -60,7 +66,24 @@ def parse_profile(given: Mapping[str, Any], where: str) -> Profile:
         instructions=given.get("instructions", ""),
         model=given.get("model") or None,
         tools_json=tools_json,
+        read_only=_read_only(tools, parsed, where),
     )
+
+
+def _without_note(tool: object) -> object:
+    """A tool as providers know it."""
+    return {name: value for name, value in tool.items() if name != READ_ONLY} if isinstance(tool, Mapping) else tool
+
+
+def _read_only(given: Sequence[object], tools: Sequence[Mapping[str, Any]], where: str) -> tuple[str, ...]:
+    names = []
+    for tool, parsed in zip(given, tools, strict=True):
+        noted = tool.get(READ_ONLY, False) if isinstance(tool, Mapping) else False
+        if not isinstance(noted, bool):
+            raise InvalidProfile(f"{where}: {READ_ONLY} is {type(noted).__name__}: give true or false")
+        if noted and parsed["type"] == "function":
+            names.append(str(parsed["function"]["name"]))
+    return tuple(names)
 
 
 def _tool(given: object, where: str) -> Mapping[str, Any]:

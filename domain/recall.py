@@ -1,7 +1,7 @@
 """Memory, read from the log: all of it from its beginning, or a window of it from its end.
 
 A window of the newest messages costs what it shows, however long the conversation is. Read backwards, what takes a message
-out of memory comes before the message itself.
+out of memory, or puts it elsewhere, comes before the message itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from .errors import InvalidInput
 from .ids import as_utc, to_iso
 from .journaled import JournaledMessage
 from .memory import MEMORY_TOPICS, Memory, MemoryFold, message_tokens
+from .placing import Backwards
 from .ports import EventLog
 from .storage import Row, corrupt, payload_in, restore
 
@@ -73,20 +74,23 @@ def _window(log: EventLog, stream: str, version: int, last: int | None, tokens: 
 def _newest_first(rows: Iterator[Row], run_threads: dict[str, str]) -> Iterator[JournaledMessage]:
     """The messages in memory, the newest first; `run_threads` is filled on the way."""
     gone: set[str] = set()
+    behind: dict[str, str] = {}
+    backwards = Backwards(gone)
     cleared = 0
     for row in rows:
         if row[2] <= cleared:
-            return
+            break
         if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA:
             message = _message(row)
-            if message.message_id not in gone:
-                yield message
+            yield from backwards.meet(message, behind.get(message.run_id or ""))
             continue
-        match restore(row):
+        match event := restore(row):
             case e.MessageRetracted(message_id=str(message_id)):
                 gone.add(message_id)
-            case e.RerunAccepted(superseded_message_id=str(superseded)):
-                gone.add(superseded)
+            case e.RerunAccepted():
+                gone.add(event.superseded_message_id or "")
+                if event.behind_message_id is not None:
+                    behind.setdefault(event.run_id, event.behind_message_id)
             case e.MemoryCleared(up_to_version=int(version)):
                 cleared = max(cleared, version)
             case (
@@ -96,6 +100,7 @@ def _newest_first(rows: Iterator[Row], run_threads: dict[str, str]) -> Iterator[
                 run_threads.setdefault(run_id, thread_id)
             case _:
                 pass
+    yield from backwards.rest()
 
 
 def _message(row: Row) -> JournaledMessage:

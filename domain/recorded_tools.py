@@ -13,7 +13,6 @@ from .journal import Journal
 from .parsing import restore_message
 from .ports import ToolFunction
 
-
 FAILED = "[the tool failed: "
 """What the result of a call begins with whose function raised, or was not there."""
 

@@ -2,179 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
-from .answers import why_not_rerun
-from .audit import ExchangeRecord, RunRecord
-from .conversing import Conversing
-from .driving import AsyncDriver, perform
-from .effects import Effects, Work
-from .errors import AllBackendsFailed, ThreadledgerError
-from .exchange import Candidate, Policy
-from .failures import RecordedFailure
+from .audit import FailureFilter
+from .budget import Budget, Limits
+from .driving import AsyncDriver
+from .effects import Effects
+from .errors import InvalidInput
+from .exchange import Policy
+from .jobs import Jobs
 from .journal import Journal
-from .messages import Usage
 from .outside import Outside
+from .plans import Plan, Progress
+from .rerun_item import RerunItem
+from .rerun_wanted import Wanted
+from .rerunning import Rerunning, can_be_included
 
-ESTIMATED_ANSWER_TOKENS = 300
-"""Tokens that an answer is taken to have when a plan estimates its cost."""
-
-
-@dataclass(frozen=True)
-class RerunItem:
-    """One exchange of a rerun, as planned and as it went."""
-
-    key: str
-    exchange_id: str
-    run_id: str
-    state: str = "planned"
-    reason: str = ""
-    answer: str | None = None
-    new_run_id: str | None = None
-    backend: str | None = None
-    model: str | None = None
-    estimated_tokens: int | None = None
-    estimated_cost: float | None = None
-    usage: Usage | None = None
-    runs_made: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        """The keys of CONTRACT.md."""
-        fields = {name: value for name, value in vars(self).items() if name != "runs_made"}
-        return fields | {"usage": self.usage.as_json() if self.usage else None}
+CONVERSATIONS_KEPT = 64
+"""Of how many conversations the runs are kept while a plan is made: failures of one of them come one after the other."""
 
 
-@dataclass
-class RerunPlan:
+class RerunPlan(Plan[RerunItem]):
     """What would be asked again; `apply` asks."""
 
-    items: list[RerunItem]
-    journal: Journal
-    outside: Outside
-    policy: Policy
-    live_tools: bool = False
-    """Whether tool calls are made anew that are on record."""
-    stopped_by_limit: bool = False
+    kind = "rerun"
+    block = 1  # each costs seconds and money: what is done is recorded at once
+
+    def __init__(self, jobs: Jobs, journal: Journal, outside: Outside, wanted: Wanted) -> None:
+        """
+        Raises:
+            InvalidInput: what is wanted cannot be had.
+        """
+        super().__init__(jobs, outside.wait)
+        self.wanted = wanted
+        self.budget = Budget(Limits())
+        self._journal = journal
+        self._price = outside.price
+        self._rerunning = Rerunning(journal, outside, wanted)
+        self._items: list[RerunItem] | None = None
+        self._places: dict[str, int] = {}
+
+    @property
+    def items(self) -> list[RerunItem]:
+        """What is planned of each exchange; what became of it, once it was applied."""
+        if self._items is None:
+            self._items = list(self.planned())
+            self._places = {item.exchange_id: place for place, item in enumerate(self._items)}
+        return self._items
+
+    def planned(self) -> Iterator[RerunItem]:
+        """What is planned, one exchange after the other."""
+        folded = lru_cache(CONVERSATIONS_KEPT)(self._journal.exchanges)
+        for key, run_ids in self._chosen().values():
+            runs = folded(key).runs
+            named = [run_id for run_id in run_ids if not runs[run_id].shadow or run_id in self.wanted.runs]
+            if named:
+                yield self._rerunning.planned(key, named[-1], folded(key))
+
+    def options(self) -> dict[str, Any]:
+        return self.wanted.as_json()
+
+    def pins(self) -> Iterator[Mapping[str, Any]]:
+        return (item.pin() for item in self.items if item.state == "planned")
+
+    def step(self, pin: Mapping[str, Any]) -> Effects[RerunItem]:
+        item: RerunItem = yield from self._rerunning.rerunning(RerunItem.of(pin), self.budget)
+        if self._items is not None and item.exchange_id in self._places:
+            self._items[self._places[item.exchange_id]] = item
+        return item
+
+    @property
+    def policy(self) -> Policy:
+        """Who is asked, in which order, how often."""
+        return self._rerunning.policy
+
+    def skipped(self) -> Counter[str]:
+        """How many are skipped, by the reason; runs are not told apart."""
+        return Counter(item.reason.split(" by run ")[0] for item in self.items if item.state == "skipped")
+
+    def can_be_included(self) -> set[str]:
+        """What would have to be asked for to have skipped items done."""
+        return {what for item in self.items if item.state == "skipped" for what in can_be_included(item)}
+
+    def runs_at_most(self, max_runs: int | None = None) -> int:
+        """How many runs `apply` would make at the most: each backend, each retry."""
+        each = len(self.policy.candidates) * (self.policy.retries + 1)
+        planned = sum(item.state == "planned" for item in self.items) * each
+        return planned if max_runs is None else min(planned, max_runs)
+
+    def limit(self, max_runs: int | None = None, max_cost: float | None = None) -> None:
+        """Set the limits of what is applied from here on: runs really made, US dollars by what providers say they used.
+
+        Raises:
+            InvalidInput: a limit allows nothing, or a price is not known that `max_cost` needs.
+        """
+        limits = Limits(max_runs, max_cost)
+        for candidate in self.policy.candidates if max_cost is not None else ():
+            if self._price is None or self._price(candidate.model, 1, 1) is None:
+                raise InvalidInput(
+                    f"the cost cannot be limited: no price is known for the model {candidate.model!r}; install the prices "
+                    "with pip install 'threadledger[prices]', or name a model that they know"
+                )
+        self.budget = Budget(limits)
 
     def apply(
-        self, max_runs: int | None = None, progress: Callable[[RerunItem], None] | None = None
+        self,
+        progress: Progress | None = None,
+        *,
+        max_runs: int | None = None,
+        max_cost: float | None = None,
+        **how: Any,
     ) -> list[RerunItem]:
-        """Run every planned exchange, one after the other, until `max_runs` runs have been made.
+        """Run what is planned again, until a limit is reached: what is left stays planned, and `resume` goes on with it.
 
-        What is stopped by the limit stays planned: the same rerun again goes on with it.
+        Args:
+            progress: told each item as it ends.
+            max_runs: the most runs to be made.
+            max_cost: the most US dollars to be spent, by what the provider says it used: none is begun that may reach it.
+            how: `concurrency`, `rps` and `stop`, as in every plan.
+
+        Raises:
+            InvalidInput: a limit or one of the others means nothing; the price of a model is not known.
         """
-        for done in self.each(max_runs):
-            if progress is not None:
-                progress(done)
-        return self.items
+        self.limit(max_runs, max_cost)
+        return super().apply(progress, **how)
+
+    def each(self, *, max_runs: int | None = None, max_cost: float | None = None, **how: Any) -> Iterator[RerunItem]:
+        """Like `apply`, handing over each item as it ends."""
+        self.limit(max_runs, max_cost)
+        return super().each(**how)
 
     async def apply_async(
-        self, driver: AsyncDriver, max_runs: int | None = None, progress: Callable[[RerunItem], None] | None = None
+        self,
+        driver: AsyncDriver,
+        progress: Progress | None = None,
+        *,
+        max_runs: int | None = None,
+        max_cost: float | None = None,
+        **how: Any,
     ) -> list[RerunItem]:
         """`apply`, awaited."""
-        for effects in self.effects(max_runs):
-            done = await driver.perform(effects)
-            if progress is not None:
-                progress(done)
-        return self.items
+        self.limit(max_runs, max_cost)
+        return await super().apply_async(driver, progress, **how)
 
-    def each(self, max_runs: int | None = None) -> Iterator[RerunItem]:
-        """Like `apply`, handing over each exchange as it is done."""
-        return (perform(effects, self.outside.wait) for effects in self.effects(max_runs))
+    def _chosen(self) -> dict[str, tuple[str, list[str]]]:
+        """Exchange → conversation and runs, in the order of failing: the last run is the one that counts."""
+        wanted = self.wanted
+        chosen: dict[str, tuple[str, list[str]]] = {}
+        for run_id in wanted.runs:
+            run, _ = self._journal.run(run_id)
+            chosen.setdefault(run.exchange_id, (run.key, []))[1].append(run.run_id)
+        unanswered = not wanted.includes("answered")
+        matching = FailureFilter(wanted.since, wanted.until, wanted.cause, None, wanted.backend, unanswered)
+        keys = set(wanted.keys)
+        for failure in self._journal.views.failures(matching) if keys or wanted.failed else ():
+            if wanted.failed or failure.key in keys:
+                chosen.setdefault(failure.exchange_id, (failure.key, []))[1].append(failure.run_id)
+        return chosen
 
-    def effects(self, max_runs: int | None = None) -> Iterator[Effects[RerunItem]]:
-        """Each planned exchange as effects, until `max_runs` runs have been made; to be performed one after the other."""
-        made = [0]
-        for index, item in enumerate(self.items):
-            if item.state != "planned":
-                continue
-            if max_runs is not None and made[0] >= max_runs:
-                self.stopped_by_limit = True
-                break
-            yield self._one(index, item, max_runs, made)
-
-    def _one(self, index: int, item: RerunItem, max_runs: int | None, made: list[int]) -> Effects[RerunItem]:
-        left = None if max_runs is None else max_runs - made[0]
-        allowed = _within(self.policy, left)
-        done = yield from _rerun(self.journal, self.outside, item, allowed, self.live_tools)
-        made[0] += done.runs_made
-        if done.state == "failed" and allowed != self.policy and made[0] >= (max_runs or 0):
-            self.stopped_by_limit = True
-            done = replace(done, state="planned", reason=f"stopped by the limit of {max_runs} runs: {done.reason}")
-        self.items[index] = done
-        return done
-
-
-def plan_exchanges(
-    journal: Journal, outside: Outside, chosen: Sequence[tuple[ExchangeRecord, RunRecord]], policy: Policy
-) -> list[RerunItem]:
-    """What a rerun of these exchanges would do, each with the run it stands for."""
-    return [_planned(journal, outside, exchange, run, policy) for exchange, run in chosen]
-
-
-def _planned(journal: Journal, outside: Outside, exchange: ExchangeRecord, run: RunRecord, policy: Policy) -> RerunItem:
-    item = RerunItem(exchange.key, exchange.exchange_id, run.run_id)
-    reason = _why_not(journal, exchange)
-    if reason or not policy.candidates:
-        return replace(item, state="skipped", reason=reason or "no backend is set: set THREADLEDGER_BACKENDS")
-    first = policy.candidates[0]
-    tokens = journal.memory(exchange.key, last=policy.memory_last, tokens=policy.memory_tokens).estimated_tokens()
-    price = outside.price
-    cost = price(first.model, tokens, ESTIMATED_ANSWER_TOKENS) if price is not None else None
-    return replace(item, backend=first.backend, model=first.model, estimated_tokens=tokens, estimated_cost=cost)
-
-
-def _why_not(journal: Journal, exchange: ExchangeRecord) -> str:
-    if exchange.answered_by is not None:
-        return f"already answered by run {exchange.answered_by}"
-    state = journal.require(exchange.key).state
-    if state.open_runs:
-        return "a run is open: wait for its end"
-    return why_not_rerun(journal, exchange.key, exchange.exchange_id)
-
-
-def _rerun(journal: Journal, outside: Outside, item: RerunItem, policy: Policy, live: bool) -> Effects[RerunItem]:
-    def state() -> tuple[str, int]:
-        reason = _why_not(journal, journal.exchanges(item.key).by_id[item.exchange_id])
-        return reason, journal.require(item.key).state.failed_runs
-
-    reason, before = yield Work(state)
-    if reason:
-        return replace(item, state="skipped", reason=reason)
-    try:
-        answer = yield from Conversing(journal, outside, item.key).rerun(item.exchange_id, policy, live=live)
-    except AllBackendsFailed as nobody:
-        last: RecordedFailure | None = nobody.failures[-1] if nobody.failures else None
-        told = f"{last.cause.value}: {last.summary()}" if last else "nobody was asked"
-        return replace(item, state="failed", reason=told, runs_made=max(len(nobody.failures), 1))
-    except ThreadledgerError as error:
-        return replace(item, state="failed", reason=str(error))
-    _, after = yield Work(state)
-    return replace(
-        item,
-        state="answered",
-        answer=answer.text,
-        new_run_id=answer.run_id,
-        backend=answer.backend,
-        model=answer.model,
-        usage=answer.usage,
-        runs_made=1 + after - before,
-    )
-
-
-def _within(policy: Policy, runs_left: int | None) -> Policy:
-    """The policy, cut so that it cannot make more runs than are left."""
-    if runs_left is None:
-        return policy
-    retries = min(policy.retries, runs_left - 1)
-    backends = max(runs_left // (retries + 1), 1)
-    return replace(policy, retries=retries, candidates=policy.candidates[:backends])
-
-
-def with_model(policy: Policy, model: str | None) -> Policy:
-    """The policy with another model for every backend."""
-    if model is None:
-        return policy
-    return replace(policy, candidates=tuple(Candidate(each.backend, model) for each in policy.candidates))
+    def _listed(self, found: Mapping[int, RerunItem]) -> list[RerunItem]:
+        if self._items is None:  # a job that is gone on with: what it was to do was planned by another process
+            self._items = super()._listed(found)
+        return self._items

@@ -30,8 +30,32 @@ class RunPlan:
     memory_rule: str = "all"
     memory_hash: str | None = None
     rerun_of: str | None = None
+    supersedes_run_id: str | None = None
+    """The run whose answer this one's is to take the place of; without it, an exchange that has its answer is left alone."""
+    apart: bool = False
+    """Whether the backend is asked outside the linked thread, though it answers in one."""
+    shadow: bool = False
+    """Whether the run is only to be looked at: see `RunStarted.shadow`."""
     fallback_reason: str = ""
     """Why the backend before this one was given up; stored in `FallbackUsed` when there was one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the answer of a rerun goes in memory, by the ids of messages."""
+
+    superseded: tuple[str, ...] = ()
+    """The messages whose place it takes: what the run before it had journaled, its answer last."""
+    behind: str | None = None
+    """The message that it stands right behind; None at the end."""
+
+
+SUPERSEDED_TOO = "its run's answer was superseded by a rerun's"
+TOO_LATE = "used by a rerun that got no answer, where the conversation has gone on"
+"""Why messages leave memory that a run has journaled beside its answer."""
+
+AT_THE_END = Place()
+"""Where every other answer goes."""
 
 
 @dataclass(frozen=True)

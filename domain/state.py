@@ -32,16 +32,20 @@ class ConversationState:
     failed_runs: int = 0
     last_exchange_id: str | None = None
     open_runs: dict[str, JSON] = field(default_factory=dict)
-    """run id → exchange_id, backend, attempt, deadline (ISO 8601 or null), rerun_of"""
+    """run id → exchange_id, backend, attempt, deadline (ISO 8601 or null), rerun_of; `supersedes` where it is to take an
+    answer's place"""
     open_exchanges: dict[str, JSON] = field(default_factory=dict)
     """exchange id → question (message id), runs (ids), failed_run and failed_backend of the last failed run, rerun_of;
     active_at (when its process was last heard of between runs), messages (how many there were when it opened);
-    `unanswered` while a rerun is at an exchange that counts as such"""
+    `unanswered` while a rerun is at an exchange that counts as such, `answered` while one is at an answer's place"""
     abandoned: dict[str, JSON] = field(default_factory=dict)
     """exchange id → the same, for the last `ABANDONED_KEPT` exchanges that nobody answered"""
     unanswered: int = 0
     cut_version: int = 0
-    """When memory last lost something (a message retracted, memory cleared): threads linked before still show it"""
+    """When memory last lost something, or changed its order (a message retracted or put elsewhere, memory cleared): threads
+    linked before still show it as it was"""
+    shadow_runs: dict[str, JSON] = field(default_factory=dict)
+    """run id → backend, deadline: open runs that are only to be looked at; nobody waits for them"""
     answered: list[str] = field(default_factory=list)
     """ids of the last `ANSWERED_KEPT` exchanges that have an answer"""
     links: dict[str, JSON] = field(default_factory=dict)
@@ -62,7 +66,8 @@ class ConversationState:
     @property
     def next_deadline(self) -> str | None:
         """When the first of the open runs is overdue (ISO 8601)."""
-        return min((run["deadline"] for run in self.open_runs.values() if run["deadline"]), default=None)
+        runs = (*self.open_runs.values(), *self.shadow_runs.values())
+        return min((run["deadline"] for run in runs if run["deadline"]), default=None)
 
 
 def _known_only(stored: JSON) -> JSON:
@@ -109,21 +114,24 @@ def _open_exchange(state: ConversationState, exchange_id: str, question: str | N
 
 
 def _run_started(state: ConversationState, event: e.RunStarted) -> None:
+    if event.shadow:
+        state.shadow_runs[event.run_id] = {"backend": event.backend, "deadline": event.deadline}
+        return
     state.open_runs[event.run_id] = {
         "exchange_id": event.exchange_id,
         "backend": event.backend,
         "attempt": event.attempt,
         "deadline": event.deadline,
         "rerun_of": event.rerun_of,
+        **({"supersedes": event.supersedes_run_id} if event.supersedes_run_id is not None else {}),
     }
     if event.exchange_id not in state.open_exchanges:
         abandoned = state.abandoned.pop(event.exchange_id, None)
         if abandoned is None and event.rerun_of is None:  # an app's own run, with no question of ours before it
             _open_exchange(state, event.exchange_id, None)
         else:  # a rerun; of an exchange older than the last `ABANDONED_KEPT`, the question is not remembered
-            state.open_exchanges[event.exchange_id] = (abandoned or {"question": None, "runs": []}) | {
-                "unanswered": True
-            }
+            counts_as = "answered" if event.supersedes_run_id is not None else "unanswered"
+            state.open_exchanges[event.exchange_id] = (abandoned or {"question": None, "runs": []}) | {counts_as: True}
     exchange = state.open_exchanges[event.exchange_id]
     if exchange.get("rerun_of") != event.rerun_of:
         exchange.update(_NOTHING_FAILED, runs=[])
@@ -134,6 +142,7 @@ def _run_started(state: ConversationState, event: e.RunStarted) -> None:
 def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
     run = state.open_runs.pop(event.run_id, None)
     if run is None:
+        state.shadow_runs.pop(event.run_id, None)
         return
     exchange_id = run["exchange_id"]
     if event.goes_on and exchange_id in state.open_exchanges:
@@ -147,6 +156,7 @@ def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
 
 def _run_failed(state: ConversationState, event: e.RunFailed) -> None:
     state.failed_runs += 1
+    state.shadow_runs.pop(event.run_id, None)
     run = state.open_runs.pop(event.run_id, None)
     exchange = state.open_exchanges.get(run["exchange_id"]) if run is not None else None
     if run is not None and exchange is not None:
@@ -157,7 +167,7 @@ def _run_failed(state: ConversationState, event: e.RunFailed) -> None:
 
 def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
     exchange = state.open_exchanges.pop(event.exchange_id, None)
-    if exchange is None:
+    if exchange is None or exchange.get("answered"):  # the answer that it had still stands
         return
     state.unanswered += 0 if exchange.pop("unanswered", False) else 1
     state.abandoned[event.exchange_id] = exchange
@@ -167,6 +177,11 @@ def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
 
 def _cut(state: ConversationState, event: e.MessageRetracted | e.MemoryCleared) -> None:
     state.cut_version = event.originator_version
+
+
+def _accepted(state: ConversationState, event: e.RerunAccepted) -> None:
+    if event.superseded_message_id is not None or event.behind_message_id is not None:
+        state.cut_version = event.originator_version
 
 
 def _linked(state: ConversationState, event: e.ThreadLinked | e.ThreadRebuilt) -> None:
@@ -193,6 +208,7 @@ _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.ExchangeAbandoned: _abandoned,
     e.MessageRetracted: _cut,
     e.MemoryCleared: _cut,
+    e.RerunAccepted: _accepted,
     e.ThreadLinked: _linked,
     e.ThreadRebuilt: _linked,
     e.ThreadLost: _lost,

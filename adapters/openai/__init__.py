@@ -4,6 +4,8 @@ from .assistant import Assistants
 from .assistants import AssistantsBackend
 from .chat import ChatBackend
 from .client import Client
+from .definitions import tool_problems
+from .looking import ProviderLook, SeenAssistant
 from .mirrors import AssistantsThreads, ConversationThreads
 from .responses import ResponsesBackend
 
@@ -14,5 +16,8 @@ __all__ = [
     "ChatBackend",
     "Client",
     "ConversationThreads",
+    "ProviderLook",
     "ResponsesBackend",
+    "SeenAssistant",
+    "tool_problems",
 ]

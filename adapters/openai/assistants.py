@@ -24,7 +24,6 @@ from threadledger.domain import (
     ProviderRefused,
     Role,
     Tell,
-    Usage,
     diagnose,
     is_uncertain,
     limits,
@@ -38,7 +37,9 @@ from .client import Client
 from .failures import calling, failure_of_event, present
 from .found import found_answer, left_there
 from .limits import PAGE_ITEMS
+from .mirrors import AssistantsThreads
 from .preflight import preflight
+from .spent import Spent
 from .thread_runs import ENDED, EXCHANGE_ID, RUN, RUN_ID, ThreadRuns
 from .thread_text import thread_text
 from .tools import answer_calls, too_many_rounds, tool_call
@@ -82,17 +83,20 @@ class AssistantsBackend:
         self._client = client
         self._assistants = assistants
         self._runs = ThreadRuns(client)
+        self._threads = AssistantsThreads(client)
 
     def preflight(self, request: BackendRequest) -> Failure | None:
         return preflight(self.name, request, pinned=bool(self._assistants.pinned))
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
-        if request.thread_id is None:
+        deadline = time.monotonic() + request.timeout_seconds
+        thread_id = request.thread_id if not request.apart else (yield from self._own_thread(request))
+        if thread_id is None:
             raise ProviderRefused(Failure("error", message="there is no thread to run in"))
         known = yield from found_answer(request)
         if known is not None:
             return known
-        at = Following(request, request.thread_id, time.monotonic() + request.timeout_seconds)
+        at = Following(request, thread_id, deadline)
         try:
             assistant_id = yield from self._assistants.for_profile(request.profile, request.model)
             yield from self._start(at, assistant_id)
@@ -106,6 +110,12 @@ class AssistantsBackend:
             if at.run is not None and at.run.status not in ENDED:
                 yield from self._runs.cancelled(at.run, at.thread_id)
             raise
+
+    def _own_thread(self, request: BackendRequest) -> Effects[str]:
+        """A thread that holds what the model is to be shown, and nothing else. Nobody goes on in it."""
+        thread_id: str = yield from self._threads.create(request.key)
+        yield from self._threads.add(thread_id, self._threads.render(request.memory).items)
+        return thread_id
 
     def _start(self, at: Following, assistant_id: str) -> Effects[None]:
         for attempt in (1, 2):
@@ -283,16 +293,19 @@ class AssistantsBackend:
 
     def _completed(self, at: Following) -> Effects[Completion]:
         run, thread_id = at.run, at.thread_id
-        if run.status != "completed":
-            raise ProviderRefused((yield from self._cleaned(at, _failure(at))))
-        texts = yield from self._said(at)
+        spent = Spent()
+        if run.usage is not None:
+            spent.add(run.usage.prompt_tokens, run.usage.completion_tokens)
+        with spent.told():
+            if run.status != "completed":
+                raise ProviderRefused((yield from self._cleaned(at, _failure(at))))
+            texts = yield from self._said(at)
         if not texts:
             message = "the run completed without a message"
             raise ProviderRefused(
                 Failure("incomplete", code="empty_answer", message=message, remote_run_id=run.id, thread_id=thread_id)
             )
         yield from _tell_the_rest(at, texts)
-        usage = run.usage
         return Completion(
             tuple(Message(Role.ASSISTANT, text) for text in texts),
             finish_reason=run.status,
@@ -300,7 +313,7 @@ class AssistantsBackend:
             thread_id=thread_id,
             request_id=getattr(run, "_request_id", None) or at.request_id,
             model=run.model,
-            usage=Usage(usage.prompt_tokens, usage.completion_tokens) if usage else Usage(),
+            usage=spent.usage,
         )
 
     def _said(self, at: Following) -> Effects[list[str]]:

@@ -25,6 +25,7 @@ from .chunks import CompletionSoFar
 from .client import Client
 from .failures import calling, present
 from .preflight import preflight
+from .spent import Spent
 from .tools import answer_calls, offered_tools, too_many_rounds, tool_call
 
 ENDPOINT = "POST /chat/completions"
@@ -44,15 +45,20 @@ class ChatBackend:
         return preflight(self.name, request)
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
+        spent = Spent()
+        with spent.told():
+            return (yield from self._answered(request, spent))
+
+    def _answered(self, request: BackendRequest, spent: Spent) -> Effects[Completion]:
         deadline = time.monotonic() + request.timeout_seconds
         messages: list[Any] = request.memory.as_chat_messages()
         if request.profile.instructions:
             messages.insert(0, {"role": "system", "content": request.profile.instructions})
-        usage = Usage()
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
             make = self._streamed if request.stream else self._created
             completion, request_id = yield from make(request, messages, deadline, number)
-            usage = _add(usage, completion.usage)
+            if completion.usage is not None:
+                spent.add(completion.usage.prompt_tokens, completion.usage.completion_tokens)
             choice = completion.choices[0]
             calls = [
                 tool_call(each.id, each.function.name, each.function.arguments)
@@ -60,7 +66,7 @@ class ChatBackend:
                 if each.type == "function"
             ]
             if not calls:
-                return _completed(completion, choice, usage, request_id)
+                return _completed(completion, choice, spent.usage, request_id)
             if number == limits.TOOL_ROUNDS_MAX:
                 break
             text = choice.message.content or ""
@@ -147,11 +153,3 @@ def _broken(request_id: str | None) -> ProviderRefused:
 def _too_late(request: BackendRequest) -> ProviderRefused:
     message = f"the stream had not ended after {round(request.timeout_seconds, 1):g} seconds"
     return ProviderRefused(Failure("timed_out", message=message, details={"endpoint": ENDPOINT}))
-
-
-def _add(usage: Usage, counted: Any) -> Usage:
-    if counted is None:
-        return usage
-    return Usage(
-        usage.input_tokens + (counted.prompt_tokens or 0), usage.output_tokens + (counted.completion_tokens or 0)
-    )

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from threadledger.domain import Failure, ProviderRefused
+from threadledger.domain import Failure, ProviderRefused, keep_secret
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -35,6 +35,10 @@ class Client:
     azure_deployment: str | None = None
     api_version: str | None = None
     azure_ad_token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        keep_secret(self.api_key)
+        keep_secret(self.azure_ad_token)
 
     @cached_property
     def sdk(self) -> OpenAI:

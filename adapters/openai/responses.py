@@ -32,6 +32,7 @@ from .conversation import is_there
 from .found import found_answer
 from .making import ENDPOINT, Asked, Making, words_of
 from .preflight import preflight
+from .spent import Spent
 from .tools import answer_calls, response_tools, too_many_rounds, tool_call
 
 
@@ -54,6 +55,11 @@ class ResponsesBackend:
         known = yield from found_answer(request)
         if known is not None:
             return known
+        spent = Spent()
+        with spent.told():
+            return (yield from self._answered(request, spent))
+
+    def _answered(self, request: BackendRequest, spent: Spent) -> Effects[Completion]:
         deadline = time.monotonic() + request.timeout_seconds
         # A thread that lacks nothing has the question already: asked there without input, it would have to be guessed
         # whether the provider answers it. So the question is answered from memory, and the answer mirrored.
@@ -65,21 +71,21 @@ class ResponsesBackend:
             conversation = request.thread_id
             results = yield from answer_calls(waiting, request, found=True)
             given = [item for result in results for item in response_items(result)]
-        usage = Usage()
         asked = Asked(request, conversation, deadline, response_tools(request.profile, request.tools))
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
             try:
                 response, request_id = yield from self._making.response(asked, given, number)
             except ProviderRefused as refused:
                 raise (yield from self._told_apart(refused, conversation)) from refused
-            usage = _add(usage, response.usage)
+            if response.usage is not None:
+                spent.add(response.usage.input_tokens, response.usage.output_tokens)
             calls = [
                 tool_call(item.call_id, item.name, item.arguments)
                 for item in response.output
                 if item.type == "function_call"
             ]
             if response.status != "completed" or not calls:
-                return _completed(response, usage, conversation, request_id)
+                return _completed(response, spent.usage, conversation, request_id)
             if number == limits.TOOL_ROUNDS_MAX:
                 break
             results = yield from answer_calls(calls, request, words_of(response))
@@ -142,9 +148,3 @@ def _failure(response: Any, text: str, conversation: str | None, request_id: str
     if response.status == "completed":
         return replace(failure, status="incomplete", code="empty_answer", message="the response completed without text")
     return failure
-
-
-def _add(usage: Usage, counted: Any) -> Usage:
-    if counted is None:
-        return usage
-    return Usage(usage.input_tokens + (counted.input_tokens or 0), usage.output_tokens + (counted.output_tokens or 0))

@@ -278,7 +278,7 @@ def test_rerun_has_the_promised_keys_and_answers_once(command: Command, provider
     plan = command("replay", "rerun", "--failed", "-o", "json").json[0]
     assert list(plan) == [
         *("key", "exchange_id", "run_id", "state", "reason", "answer", "new_run_id", "backend", "model"),
-        *("estimated_tokens", "estimated_cost", "usage"),
+        *("estimated_tokens", "estimated_cost", "usage", "original", "fork", "cost"),
     ]
     assert plan["state"] == "planned"
     done = command("replay", "rerun", "--failed", "--apply", "--yes", "-o", "json").json[0]

@@ -73,3 +73,15 @@ def test_the_hash_is_that_of_every_release():
         Profile("John", "Be brief.", "gpt", '[{"type":"x"}]').hash
         == "401eb0742d985aebceda7eb9dc73381caf92293b3cb711f81dc02e5dcac8f4b4"
     )
+
+
+@pytest.mark.parametrize("tool", [FUNCTION, {"name": "web_search", "description": "Search."}, {"type": "file_search"}])
+def test_that_a_function_changes_nothing_is_noted_and_no_provider_is_told(tool):
+    plain, noted = (parse_profile({"tools": [each]}, "john.toml") for each in (tool, tool | {"read_only": True}))
+    assert (noted.tools, noted.hash) == (plain.tools, plain.hash)
+    assert (plain.read_only, noted.read_only) == ((), ("web_search",) if tool != {"type": "file_search"} else ())
+
+
+def test_a_note_that_is_neither_true_nor_false_is_refused():
+    with pytest.raises(InvalidProfile, match=r"john\.toml: read_only is str: give true or false"):
+        parse_profile({"tools": [{"name": "x", "read_only": "yes"}]}, "john.toml")

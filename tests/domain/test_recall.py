@@ -82,6 +82,9 @@ def conversation_of(steps: Sequence[tuple[str, int]]) -> list[events.Event]:
             case "results":
                 message = parse_message({"role": "tool", "content": "r", "tool_call_id": f"c{number}"})
                 ids.append(conversation.journal(message).message_id)
+            case "answers":
+                said = parse_message({"role": "assistant", "content": "word " * number})
+                ids.append(conversation.journal(said, run_id=f"r{number % 2}").message_id)
             case "retracts":
                 conversation.retract(chosen)
             case "clears":
@@ -89,13 +92,22 @@ def conversation_of(steps: Sequence[tuple[str, int]]) -> list[events.Event]:
             case "supersedes":
                 accepted: dict[str, Any] = {"exchange_id": "x", "run_id": "r", "message_id": chosen}
                 conversation._record(events.RerunAccepted, **accepted, superseded_message_id=chosen)
+            case "is accepted behind":
+                accepted = {"exchange_id": "x", "run_id": f"r{number // 2 % 2}", "message_id": "m"}
+                gone = ids[number // 2] if number % 2 and number // 2 < len(ids) else None
+                conversation._record(
+                    events.RerunAccepted, **accepted, behind_message_id=chosen, superseded_message_id=gone
+                )
     return list(conversation.collect_events())
 
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["says"] * 5 + ["calls", "results", "results", "retracts", "clears", "supersedes"]),
-        st.integers(0, 6),
+        st.sampled_from(
+            [*["says"] * 5, *["calls", "results", "results", "retracts", "clears", "supersedes"]]
+            + [*["answers"] * 3, *["is accepted behind"] * 4]
+        ),
+        st.integers(0, 9),
     ),
     max_size=30,
 )
@@ -118,6 +130,15 @@ def test_a_window_read_from_the_end_is_the_window_of_the_whole(
     assert (seen.version, seen.rule) == (expected.version, expected.rule)
 
 
+def test_a_window_reaches_an_answer_that_was_put_behind_an_earlier_message_where_it_stands() -> None:
+    said = [("says", 1), ("says", 2), ("says", 3), ("answers", 4), ("is accepted behind", 0)]
+    log = Log(conversation_of(said))
+    texts = [each.message.text.count("word") for each in recall(log, STREAM).messages]
+    assert texts == [1, 4, 2, 3]
+    assert [each.message.text.count("word") for each in recall(log, STREAM, last=2).messages] == [2, 3]
+    assert [each.message.text.count("word") for each in recall(log, STREAM, last=3).messages] == [4, 2, 3]
+
+
 def test_the_last_messages_of_a_long_conversation_cost_as_many_rows_as_those_of_a_short_one() -> None:
     read = []
     for length in (50, 5_000):
@@ -137,3 +158,25 @@ def test_nothing_before_the_clearing_is_read() -> None:
 def test_a_window_that_would_show_nothing_is_refused(bounds: dict[str, int]) -> None:
     with pytest.raises(InvalidInput, match="would show nothing"):
         recall(Log([]), STREAM, **bounds)
+
+
+accepted_again = st.lists(
+    st.tuples(st.sampled_from(["says", "says", "answers", "is accepted behind", "retracts"]), st.integers(0, 9)),
+    min_size=8,
+    max_size=20,
+)
+
+
+@settings(max_examples=300)
+@given(accepted_again, st.integers(1, 12))
+def test_answers_that_are_put_behind_earlier_messages_are_neither_lost_nor_doubled_and_stand_there_in_every_window(
+    given_steps: list[tuple[str, int]], last: int
+) -> None:
+    kept = conversation_of(given_steps)
+    whole = fold_memory(kept)
+    seen = [each.message_id for each in recall(Log(kept), STREAM, last=last).messages]
+    assert seen == [each.message_id for each in whole.window(last).messages]
+    left = [event for event in kept if not isinstance(event, events.RerunAccepted) or event.superseded_message_id]
+    superseded = {e.superseded_message_id for e in kept if isinstance(e, events.RerunAccepted)}
+    expected = {each.message_id for each in fold_memory(left).messages} - superseded
+    assert sorted(each.message_id for each in whole.messages) == sorted(expected)

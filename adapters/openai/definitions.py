@@ -1,0 +1,74 @@
+"""Whether tools are defined as providers take them, told before one is asked.
+
+Names and sizes: OpenAI's OpenAPI description as kept with openai-python 3.3.1 (`FunctionObject`: name of a-z, A-Z, 0-9,
+underscores and dashes, 64 characters; parameters: a JSON schema). November 2026.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+JSON_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+SCHEMA_DEPTH_MAX = 20
+"""How deep a schema is looked into."""
+
+
+def tool_problems(tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What is wrong with the definitions of tools (in the form of Chat Completions), a sentence each."""
+    functions = [_function(tool) for tool in tools if tool.get("type") == "function"]
+    names = Counter(str(function.get("name")) for function in functions)
+    for name, times in names.items():
+        if times > 1:
+            yield f"{times} functions are called {name!r}: a name is given once"
+    for function in functions:
+        name = function.get("name")
+        if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
+            yield f"{name!r} cannot be a function's name: give 1 to 64 letters, digits, underscores or dashes"
+        yield from (f"parameters of {name!r}: {problem}" for problem in _of_parameters(function.get("parameters")))
+
+
+def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    function = tool.get("function")
+    return function if isinstance(function, Mapping) else {}
+
+
+def _of_parameters(parameters: Any) -> Iterator[str]:
+    if parameters is None:
+        return  # a function without parameters
+    if not isinstance(parameters, Mapping):
+        yield f"they are {type(parameters).__name__}, not a JSON schema"
+    elif parameters.get("type") != "object" or not isinstance(parameters.get("properties"), Mapping):
+        yield 'their schema is no object with properties: give {"type": "object", "properties": {…}}'
+    else:
+        yield from _of_schema(parameters, "", SCHEMA_DEPTH_MAX)
+
+
+def _of_schema(schema: Any, place: str, depth: int) -> Iterator[str]:
+    where = f"{place or 'the schema'}"
+    if not isinstance(schema, Mapping):
+        if not isinstance(schema, bool):
+            yield f"{where} is {type(schema).__name__}, not a schema"
+        return
+    given = schema.get("type", "object")
+    types = given if isinstance(given, list) else [given]
+    unknown = [each for each in types if not isinstance(each, str) or each not in JSON_TYPES]
+    if unknown:
+        yield f"{where} has the type {unknown[0]!r}, which JSON has not: it has {', '.join(sorted(JSON_TYPES))}"
+    properties = schema.get("properties", {})
+    if not isinstance(properties, Mapping):
+        yield f"the properties of {where} are no object"
+        return
+    required = schema.get("required", [])
+    if not isinstance(required, list):
+        yield f"required of {where} is no list of names"
+    elif missing := [name for name in required if name not in properties and "properties" in schema]:
+        yield f"{where} requires {missing[0]!r}, which is not among its properties"
+    if depth:
+        for name, inner in properties.items():
+            yield from _of_schema(inner, f"{place}.{name}" if place else str(name), depth - 1)
+        if "array" in types and "items" in schema:
+            yield from _of_schema(schema["items"], f"{where}[]", depth - 1)

@@ -1,0 +1,110 @@
+"""Threads read whole from a provider, in the shape of a dump: what `adapters/formats/threads.py` makes conversations of.
+
+Reads alone: nothing is written at the provider. A thread's run steps are read for the runs that wrote its messages, as tool
+calls stand nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from threadledger.domain import Cause, Effects, ProviderRefused, diagnose, retried
+
+from .assistant import shut_down_or
+from .calls import call, every
+from .client import Client
+from .failures import calling, present
+from .limits import PAGE_ITEMS
+
+CONVERSATION_PREFIX = "conv_"
+"""What ids of Conversations begin with; all others are taken for Assistants threads."""
+
+
+class ThreadReader:
+    """Reads Assistants threads and Conversations by their ids."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def read(self, thread_id: str) -> Effects[dict[str, Any]]:
+        """All of a thread: its metadata and messages with the tool calls of its runs, or its items.
+
+        Raises:
+            ProviderRefused: it is not there, or cannot be read.
+        """
+        if thread_id.startswith(CONVERSATION_PREFIX):
+            return (yield from self._conversation(thread_id))
+        try:
+            return (yield from self._thread(thread_id))
+        except ProviderRefused as refused:
+            raise (yield from shut_down_or(refused, self._client)) from refused
+
+    def is_fatal(self, refused: ProviderRefused) -> bool:
+        """Whether it is of no use to ask for further threads."""
+        cause, failure = diagnose(refused.failure), refused.failure
+        gone = cause is Cause.PROVIDER_GONE and "collection_http_status" in failure.details
+        return gone or cause is Cause.AUTHENTICATION or failure.code == "missing_credentials"
+
+    def _thread(self, thread_id: str) -> Effects[dict[str, Any]]:
+        thread = yield from retried(lambda: self._retrieved(thread_id))
+        messages = yield from retried(lambda: self._messages(thread_id))
+        steps: list[dict[str, Any]] = []
+        for run_id in dict.fromkeys(str(message["run_id"]) for message in messages if message.get("run_id")):
+            steps += yield from self._steps(thread_id, run_id)
+        return {**thread, "id": thread_id, "messages": messages, "order": "asc", "run_steps": steps}
+
+    def _retrieved(self, thread_id: str) -> Effects[dict[str, Any]]:
+        with calling("GET /threads/{thread_id}", thread_id):
+            found = yield call(self._client, lambda sdk: sdk.beta.threads.retrieve(thread_id))
+            present(found.id)
+            return _plain(found)
+
+    def _messages(self, thread_id: str) -> Effects[list[dict[str, Any]]]:
+        with calling("GET /threads/{thread_id}/messages", thread_id):
+            found = yield from every(
+                self._client, lambda sdk: sdk.beta.threads.messages.list(thread_id, order="asc", limit=PAGE_ITEMS)
+            )
+            return [_plain(message) for message in found]
+
+    def _steps(self, thread_id: str, run_id: str) -> Effects[list[dict[str, Any]]]:
+        """A run's steps; none where the provider no longer has the run."""
+        try:
+            return (yield from retried(lambda: self._listed_steps(thread_id, run_id)))
+        except ProviderRefused as refused:
+            if refused.failure.http_status != 404:
+                raise
+            return []
+
+    def _listed_steps(self, thread_id: str, run_id: str) -> Effects[list[dict[str, Any]]]:
+        with calling("GET /threads/{thread_id}/runs/{run_id}/steps", thread_id, run_id):
+            found = yield from every(
+                self._client,
+                lambda sdk: sdk.beta.threads.runs.steps.list(
+                    run_id, thread_id=thread_id, order="asc", limit=PAGE_ITEMS
+                ),
+            )
+            return [_plain(step) for step in found]
+
+    def _conversation(self, thread_id: str) -> Effects[dict[str, Any]]:
+        conversation = yield from retried(lambda: self._retrieved_conversation(thread_id))
+        items = yield from retried(lambda: self._items(thread_id))
+        return {**conversation, "id": thread_id, "items": items, "order": "asc"}
+
+    def _retrieved_conversation(self, thread_id: str) -> Effects[dict[str, Any]]:
+        with calling("GET /conversations/{conversation_id}", thread_id):
+            found = yield call(self._client, lambda sdk: sdk.conversations.retrieve(thread_id))
+            present(found.id)
+            return _plain(found)
+
+    def _items(self, thread_id: str) -> Effects[list[dict[str, Any]]]:
+        with calling("GET /conversations/{conversation_id}/items", thread_id):
+            found = yield from every(
+                self._client, lambda sdk: sdk.conversations.items.list(thread_id, order="asc", limit=PAGE_ITEMS)
+            )
+            return [_plain(item) for item in found]
+
+
+def _plain(thing: Any) -> dict[str, Any]:
+    """An object of the SDK's as the JSON that it was."""
+    plain: dict[str, Any] = thing.to_dict(mode="json")
+    return plain

@@ -1,0 +1,117 @@
+"""Fork: a new conversation that begins as another one was, at a version or a time. Nobody is asked anything."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import count
+
+from . import events as e
+from .conversation import Conversation
+from .effects import Effects, Work
+from .errors import Conflict, ConversationChanged, InvalidInput
+from .ids import new_id
+from .journal import Journal
+from .journaled import JournaledMessage
+from .limits import KEY_CHARS_MAX
+from .memory import Memory
+from .messages import Role
+from .outside import Outside
+from .state import ConversationState
+
+
+def forked(
+    journal: Journal, outside: Outside, key: str, new_key: str, at: int | datetime | None
+) -> Effects[ConversationState]:
+    """The fork as effects; afterwards its threads get what they lack, as after any append. See `Ledger.fork`."""
+    state: ConversationState = yield Work(lambda: fork(journal, key, new_key, at).state)
+    yield from outside.mirrored(journal, new_key)
+    return state
+
+
+def fork(
+    journal: Journal, key: str, new_key: str, at: int | datetime | None = None, asked_in: str | None = None
+) -> Conversation:
+    """Begin a conversation as another one was: what was in memory then, in one commit. The messages keep role, content,
+    tool calls, further fields, source and the time they were written at; their ids are their own.
+
+    Of the exchange `asked_in` the question is asked in the fork too: its exchange is open there.
+
+    Raises:
+        ConversationNotFound: there is nothing to fork.
+        InvalidKey: `new_key` cannot be one.
+        InvalidInput: the conversation has not come to this version, or had not begun at this time.
+        Conflict: there is a conversation `new_key`.
+    """
+    parent = journal.require(key)
+    memory = journal.memory(key, at)
+    if isinstance(at, int) and not 1 <= at <= parent.version:
+        raise InvalidInput(f"{key!r} has versions 1 to {parent.version}: there is no version {at} to fork")
+    if memory.version == 0:
+        raise InvalidInput(f"{key!r} had not begun at that time: give a later one")
+    taken = f"there is a conversation {new_key!r} already: give the fork another key"
+    if new_key == key or journal.load(new_key) is not None:
+        raise Conflict(taken)
+    conversation = Conversation.start(new_key, _metadata(journal, key), key, memory.version)
+    _journal(conversation, memory, asked_in)
+    try:
+        journal.store(conversation)
+    except ConversationChanged as error:
+        raise Conflict(taken) from error
+    return conversation
+
+
+def fork_key(journal: Journal, key: str, run_id: str, at: int) -> str:
+    """The key of the fork in which a run's exchange is run again: one that is free, or that of a fork at the same version
+    which nobody has come to an end with."""
+    for number in count(1):
+        ending = f" ~ {run_id[-8:]}" + (f" {number}" if number > 1 else "")
+        wanted = key[: KEY_CHARS_MAX - len(ending)] + ending
+        there = journal.load(wanted)
+        if there is None or (is_fork(journal, wanted, key, at) and there.state.open_exchanges):
+            return wanted
+    raise AssertionError("there is always another number")
+
+
+def is_fork(journal: Journal, key: str, parent_key: str, parent_version: int) -> bool:
+    """Whether a conversation is a fork of another one, at a version."""
+    return parent_of(journal, key) == (parent_key, parent_version)
+
+
+def parent_of(journal: Journal, key: str) -> tuple[str, int] | None:
+    """Key and version of the conversation that this one was forked from."""
+    first = next(journal.history(key, upto=1), None)
+    if not isinstance(first, e.ConversationStarted) or first.parent_key is None:
+        return None
+    return first.parent_key, first.parent_version or 0
+
+
+def exchange_in_fork(journal: Journal, key: str) -> str | None:
+    """The exchange that was open when a fork began."""
+    journaled = (event for event in journal.history(key) if isinstance(event, e.MessageJournaled))
+    return next((event.exchange_id for event in journaled if event.exchange_id is not None), None)
+
+
+def _metadata(journal: Journal, key: str) -> e.JSON:
+    first = next(journal.history(key, upto=1), None)
+    return first.metadata if isinstance(first, e.ConversationStarted) else {}
+
+
+def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -> None:
+    question = _question(memory, asked_in) if asked_in is not None else None
+    own = new_id()
+    for each in memory.messages:
+        # Exchanges and runs stay the parent's; the one that is asked again here is another one.
+        is_open_here = question is not None and (each is question or each.exchange_id == asked_in)
+        conversation.journal(
+            each.message,
+            source=each.source,
+            exchange_id=own if is_open_here else None,
+            written_at=each.written_at,
+        )
+
+
+def _question(memory: Memory, exchange_id: str | None) -> JournaledMessage | None:
+    """The question of an exchange; where it has none of ours, what the user said last."""
+    asked = [each for each in memory.messages if each.message.role is Role.USER]
+    ours = [each for each in asked if each.exchange_id == exchange_id]
+    return (ours or asked)[-1] if asked else None

@@ -1,0 +1,320 @@
+"""One exchange run again, from its pin: looked at, begun within the limits, answered where it was asked to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from .answers import recorded_answer
+from .audit import ExchangeRecord, Exchanges, RunRecord, recorded_failure
+from .budget import Budget
+from .effects import Effects, Pause, Work
+from .errors import AllBackendsFailed, Conflict, ConversationBusy, ThreadledgerError
+from .exchange import Policy
+from .failures import RecordedFailure
+from .forking import exchange_in_fork, fork, fork_key, is_fork
+from .journal import Journal
+from .limits import QUEUE_LOOK_MAX_SECONDS
+from .memory import Memory
+from .messages import Usage
+from .outside import Outside
+from .parsing import parse_message
+from .pins import CHANGED
+from .recorded_tools import only_harmless, recorded_tools
+from .rerun_asking import RerunAsking, ShadowAsking, Tools
+from .rerun_item import RerunItem
+from .rerun_look import Look, Obstacle, is_left, look, looking_first, moved_on, obstacles, placed
+from .rerun_wanted import INCLUDE, Wanted
+from .runs import AT_THE_END, Place
+from .turns import Turns
+
+ESTIMATED_ANSWER_TOKENS = 300
+"""Tokens that an answer is taken to have when a plan estimates its cost."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one exchange is estimated to use."""
+
+    tokens: int
+    """Of input."""
+    cost: float | None
+    """US dollars; None where the model's price is not known."""
+
+
+class Rerunning:
+    """Exchanges run again as they were wanted. Several threads may do several at once."""
+
+    def __init__(self, journal: Journal, outside: Outside, wanted: Wanted) -> None:
+        """
+        Raises:
+            InvalidInput: what is wanted cannot be had.
+        """
+        self.policy = wanted.policy_of(outside)
+        self._journal = journal
+        self._outside = wanted.outside_of(outside)
+        self._wanted = wanted
+        self._turns = Turns()
+
+    def planned(self, key: str, run_id: str, exchanges: Exchanges | None = None) -> RerunItem:
+        """What would be done about one run's exchange. Nobody is asked."""
+        seen = look(self._journal, key, run_id, exchanges)
+        item = RerunItem(key, seen.exchange.exchange_id, run_id, version=seen.state.version)
+        if self._wanted.into == "fork":
+            item = replace(item, fork=fork_key(self._journal, key, run_id, self._told_at(seen)))
+        found = obstacles(seen, self._wanted, self._outside, self.policy)
+        if found or not self.policy.candidates:
+            return skipped(item, found)
+        estimate = self._estimate(seen.memory or Memory())
+        return replace(self._told(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
+
+    def rerunning(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
+        """Do one planned item. It comes back planned where a limit kept it from being done. Never raises for a provider or a
+        conflict."""
+        try:
+            if self._wanted.into != "tail":
+                return (yield from self._rerun(item, budget))
+            return (yield from self._in_turn(item, budget))
+        except ConversationBusy:
+            return replace(item, state="skipped", reason="a run is open: wait for its end", kind="open")
+        except Conflict as error:
+            return replace(item, state="skipped", reason=str(error), kind="changed")
+        except ThreadledgerError as error:
+            return replace(item, state="failed", reason=str(error))
+
+    def _in_turn(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
+        """In one conversation, one after the other."""
+        ticket = self._turns.take(item.key)
+        try:
+            while not self._turns.has_come(item.key, ticket):
+                yield Pause(QUEUE_LOOK_MAX_SECONDS)
+            return (yield from self._rerun(item, budget))
+        finally:
+            self._turns.give_back(item.key, ticket)
+
+    def _rerun(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
+        seen, item = yield Work(partial(self._looked, item))
+        if item.state != "planned":
+            return item
+        estimate = self._estimate(seen.memory or Memory())
+        item = replace(self._told(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
+        limit = budget.begin(estimate.cost or 0.0)
+        if limit:
+            return replace(item, reason=limit)
+        cost = estimate.cost or 0.0  # where nobody comes to know better
+        try:
+            asking: RerunAsking = yield Work(partial(self._asking, item, seen, budget))
+            item = yield from _asked(asking, item)
+            cost, item = yield Work(partial(self._paid, asking, item, cost))
+            return item
+        finally:
+            budget.end(estimate.cost or 0.0, cost)
+
+    def _looked(self, item: RerunItem) -> tuple[Look, RerunItem]:
+        """The exchange as it is now, and the item: done by an earlier attempt at it, skipped, or still planned."""
+        seen = look(self._journal, item.key, item.run_id)
+        if self._wanted.into != "tail":
+            item = replace(item, original=self._original(seen))
+        done = self._done_before(item, seen)
+        if done is not None:
+            return seen, done
+        if moved_on(self._journal, seen, item.version):
+            return seen, replace(item, state="skipped", reason=CHANGED, kind="changed")
+        found = obstacles(seen, self._wanted, self._outside, self.policy)
+        since = [run for run in seen.exchange.runs if run.version > item.version and run.completed and not run.shadow]
+        if since and not found and self._wanted.into == "tail":  # whatever was asked for: its answer is there
+            found = [Obstacle("answered", f"already answered by run {since[-1].run_id}")]
+        if found or not self.policy.candidates:
+            return seen, skipped(item, found)
+        return seen, item
+
+    def _done_before(self, item: RerunItem, seen: Look) -> RerunItem | None:
+        """What an earlier attempt at this very item has come to, which was killed before anybody heard of it."""
+        if self._wanted.into == "shadow":
+            since = [run for run in seen.exchange.runs if run.shadow and run.version > item.version]
+            ours = next((run for run in since if run.rerun_of == item.run_id and run.completed), None)
+            return _shown(item, ours) if ours is not None else None
+        if item.fork is None or self._journal.load(item.fork) is None:
+            return None
+        exchange = self._journal.exchanges(item.fork).by_id.get(exchange_in_fork(self._journal, item.fork) or "")
+        last = exchange.last() if exchange is not None else None
+        if not is_fork(self._journal, item.fork, item.key, self._told_at(seen)):
+            return replace(item, state="skipped", reason=f"there is a conversation {item.fork!r} by now: plan again")
+        if exchange is not None and exchange.answered_by is not None:
+            answer = recorded_answer(self._journal, item.fork, exchange.exchange_id)
+            return _answered(item, answer.text if answer else "", exchange.answered_by, exchange)
+        if last is not None and not self._policy(item.fork, last).candidates:
+            interrupted = (
+                f"its last run in {item.fork!r} was interrupted: it may have been answered, and paid for, unseen"
+            )
+            return skipped(item, [Obstacle("interrupted", interrupted)])
+        return None
+
+    def _asking(self, item: RerunItem, seen: Look, budget: Budget) -> RerunAsking:
+        memory = seen.memory or Memory()
+        if self._wanted.into == "fork" and item.fork is not None:
+            return self._in_fork(item, seen, item.fork, budget)
+        exchange, shadow = seen.exchange, self._wanted.into == "shadow"
+        last = exchange.last()
+        return (ShadowAsking if shadow else RerunAsking)(
+            self._journal,
+            replace(self._outside, outbox=None) if shadow else self._outside,
+            item.key,
+            exchange.exchange_id,
+            memory=memory,
+            rerun_of=_rerun_of(exchange, item.run_id),
+            policy=self.policy if shadow or last is None else self._policy(item.key, last),
+            budget=budget,
+            tools=self._tools(item),
+            supersedes=exchange.answered_by if not shadow else None,
+            place=partial(self._place, item, memory),
+        )
+
+    def _in_fork(self, item: RerunItem, seen: Look, key: str, budget: Budget) -> RerunAsking:
+        """The asking in a copy of the conversation, which is made where an earlier attempt has not made it already."""
+        at = self._told_at(seen)
+        if self._journal.load(key) is None:
+            fork(self._journal, item.key, key, at, asked_in=item.exchange_id)
+        exchange_id = exchange_in_fork(self._journal, key)
+        begun = 1 + len(self._journal.memory(item.key, at).messages)
+        memory = self._journal.memory(key, begun).by_rule(seen.run.memory_rule)
+        if exchange_id is None or (seen.memory is not None and memory.digest() != seen.memory.digest()):
+            raise Conflict(f"the fork {key!r} does not show what the run was shown: plan again")
+        exchange = self._journal.exchanges(key).by_id.get(exchange_id) or ExchangeRecord(exchange_id, key)
+        last = exchange.last()
+        return RerunAsking(
+            self._journal,
+            self._outside,
+            key,
+            exchange_id,
+            memory=memory,
+            rerun_of=_rerun_of(exchange, item.run_id),
+            policy=self.policy if last is None else self._policy(key, last),
+            budget=budget,
+            tools=self._tools(item),
+        )
+
+    def _policy(self, key: str, last: RunRecord) -> Policy:
+        """Who may be asked: after a run that was left, only who looks first for what that one may have come to."""
+        if not is_left(last) or self._wanted.includes("interrupted"):
+            return self.policy
+        return looking_first(look(self._journal, key, last.run_id), self._outside, self.policy)
+
+    def _tools(self, item: RerunItem) -> Tools:
+        tools = self._outside.tools
+        if self._wanted.live:
+            return lambda: tools
+        if self._wanted.into == "shadow":  # to be looked at, and for nothing else
+            tools = only_harmless(tools, self._outside.profile.read_only)
+        return partial(recorded_tools, self._journal, item.key, item.exchange_id, tools)
+
+    def _place(self, item: RerunItem, memory: Memory) -> Place:
+        exchange = self._journal.exchanges(item.key).by_id[item.exchange_id]
+        return placed(self._journal.memory(item.key), memory, exchange)[0] or AT_THE_END
+
+    def _paid(self, asking: RerunAsking, item: RerunItem, otherwise: float) -> tuple[float, RerunItem]:
+        """What the runs have cost that were made."""
+        made = {*asking.made, item.new_run_id}
+        runs = [run for run in self._journal.exchanges(item.fork or item.key).runs.values() if run.run_id in made]
+        costs = [self._cost(run) for run in runs]
+        known = [cost for cost in costs if cost is not None]
+        cost = sum(known) if len(known) == len(costs) else None
+        return (otherwise if cost is None else cost), replace(item, cost=cost, runs_made=len(runs))
+
+    def _cost(self, run: RunRecord) -> float | None:
+        used = usage_of(run)
+        price = self._outside.price
+        if used.input_tokens == used.output_tokens == 0:
+            return 0.0
+        if price is None:
+            return None
+        named = run.completed.model if run.completed is not None and run.completed.model else run.model
+        cost = price(named, used.input_tokens, used.output_tokens)
+        return cost if cost is not None else price(run.model, used.input_tokens, used.output_tokens)
+
+    def _estimate(self, memory: Memory) -> Price:
+        tokens, price = memory.estimated_tokens(), self._outside.price
+        model = self.policy.candidates[0].model
+        return Price(tokens, price(model, tokens, ESTIMATED_ANSWER_TOKENS) if price is not None else None)
+
+    def _told(self, item: RerunItem) -> RerunItem:
+        first = self.policy.candidates[0]
+        return replace(item, backend=first.backend, model=first.model)
+
+    def _told_at(self, seen: Look) -> int:
+        return seen.memory.version if seen.memory is not None else seen.run.memory_version
+
+    def _original(self, seen: Look) -> str | None:
+        answer = recorded_answer(self._journal, seen.run.key, seen.exchange.exchange_id)
+        if answer is not None:
+            return answer.text
+        failed = [run for run in seen.exchange.runs if run.failure is not None and not run.shadow]
+        return _told_failure([recorded_failure(failed[-1], seen.exchange)]) if failed else None
+
+
+def skipped(item: RerunItem, found: Sequence[Obstacle]) -> RerunItem:
+    """An item that is not done, and why."""
+    if not found:
+        return replace(item, state="skipped", reason="no backend is set: set THREADLEDGER_BACKENDS", kind="no backend")
+    reason = "; ".join(each.why for each in found)
+    return replace(item, state="skipped", reason=reason, kind=",".join(each.kind for each in found))
+
+
+def can_be_included(item: RerunItem) -> Iterator[str]:
+    """What would have to be asked for to have a skipped item done; nothing where something else speaks against it, too."""
+    kinds = item.kind.split(",") if item.kind else []
+    return iter(kinds if all(kind in INCLUDE for kind in kinds) else ())
+
+
+def usage_of(run: RunRecord) -> Usage:
+    """What the provider says that a run has used, failed runs included; nothing where it does not say."""
+    told = run.completed.usage if run.completed is not None else None
+    if told is None and run.failure is not None:
+        told = run.failure.details.get("usage")
+    counts = [told.get(name) for name in ("input_tokens", "output_tokens")] if isinstance(told, dict) else [0, 0]
+    return Usage(*(count if isinstance(count, int) else 0 for count in counts))
+
+
+def _asked(asking: RerunAsking, item: RerunItem) -> Effects[RerunItem]:
+    try:
+        answer = yield from asking.run()
+    except AllBackendsFailed as nobody:
+        told = _told_failure(nobody.failures)
+        if asking.limit:
+            return replace(item, reason=f"{asking.limit}: {told}" if nobody.failures else asking.limit)
+        return replace(item, state="failed", reason=told)
+    return replace(
+        item,
+        state="answered",
+        answer=answer.text,
+        new_run_id=answer.run_id,
+        backend=answer.backend,
+        model=answer.model,
+        usage=answer.usage,
+    )
+
+
+def _told_failure(failures: Sequence[RecordedFailure]) -> str:
+    return f"{failures[-1].cause.value}: {failures[-1].summary()}" if failures else "nobody was asked"
+
+
+def _answered(item: RerunItem, text: str, run_id: str, exchange: ExchangeRecord) -> RerunItem:
+    run = next(run for run in exchange.runs if run.run_id == run_id)
+    model = run.completed.model if run.completed is not None else None
+    item = replace(item, state="answered", answer=text, new_run_id=run_id)
+    return replace(item, backend=run.backend, model=model or run.model, usage=usage_of(run))
+
+
+def _shown(item: RerunItem, run: RunRecord) -> RerunItem:
+    """A shadow run that was made."""
+    said = run.completed.shadow_messages if run.completed is not None else []
+    text = parse_message(said[-1]).text if said else ""
+    return _answered(item, text, run.run_id, ExchangeRecord(run.exchange_id, run.key, [run]))
+
+
+def _rerun_of(exchange: ExchangeRecord, run_id: str) -> str:
+    """The run that is run again; where that was tried before, the last one of that attempt: each attempt stands by itself."""
+    last = exchange.last()
+    tried = any(run.rerun_of == run_id and not run.shadow for run in exchange.runs)
+    return last.run_id if tried and last is not None else run_id

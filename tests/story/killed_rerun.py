@@ -1,0 +1,60 @@
+"""A bulk rerun in a process of its own, which is killed (SIGKILL) at one point. Started by `test_killed_rerun.py`; takes orders
+as `crashing.py` does, and forks for each."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+import warnings
+from typing import Any
+
+from crashing import Behind, Points
+
+from threadledger.adapters import load_settings, open_ledger
+from threadledger.domain import asking, ids
+
+
+def rerun(order: dict[str, Any]) -> list[str]:
+    """Run all that failed again; the points that were passed."""
+    points = Points(order["killed_at"])
+    points.watch()
+    ids.datetime = Behind  # type: ignore[misc] # for whoever comes next, all deadlines have passed
+    asking.INTERRUPT_LOOK_SECONDS = math.inf
+    with open_ledger(load_settings(**order["settings"]), wait=lambda _: None) as ledger:
+        ledger.replay.plan_rerun(failed=True).apply()
+    return points.passed
+
+
+def forked(order: dict[str, Any]) -> dict[str, Any]:
+    """What came of a child: the signal that ended it (0: none), and how many points it passed."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.write(writing, json.dumps(rerun(order)).encode())
+            code = 0
+        except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        text = told.read()
+    _, status = os.waitpid(child, 0)
+    return {"status": os.waitstatus_to_exitcode(status), "points": json.loads(text or "[]")}
+
+
+def main() -> None:
+    """Each order is answered with a line. What is imported at first use is imported by the first child of all, and the next:
+    a kill costs that, and no start."""
+    warnings.simplefilter("ignore")
+    for line in sys.stdin:
+        print(json.dumps(forked(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
