@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import multiprocessing
 import statistics
 import tempfile
 import threading
@@ -22,14 +21,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import openai
+from elsewhere import simulator_elsewhere
 
 import threadledger
-from threadledger.adapters import Simulator
 from threadledger.domain import AsyncLedger, Ledger, limits
 
 CPU_ADDED_AIM_MS = 5.0
@@ -233,26 +231,6 @@ def measured(works: Sequence[Callable[[int], object]], samples: int) -> list[lis
             works[index](number)
             taken[index].append(Sample(time.perf_counter() - wall, time.process_time() - cpu))
     return [each[1:] for each in taken]
-
-
-def served(told: Connection) -> None:
-    """A simulator until it is told to stop; runs in a process of its own."""
-    with Simulator(poll_after_ms=0) as simulator:
-        told.send(simulator.base_url)
-        told.recv()
-
-
-@contextmanager
-def simulator_elsewhere() -> Iterator[str]:
-    """The base URL of a simulator in another process."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=served, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.send(None)
-        process.join()
 
 
 def main() -> None:

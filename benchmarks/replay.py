@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import resource
 import statistics
 import subprocess
@@ -28,15 +27,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import openai
+from elsewhere import simulator_elsewhere
 
 import threadledger
-from threadledger.adapters import Simulator, import_lines
+from threadledger.adapters import import_lines
 
 RATIO_AIM = 1.3
 """Our time to the bare SDK's, writing the same items."""
@@ -210,26 +209,6 @@ def do(what: str, url: str, base_url: str) -> None:
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "peak_mib": peak}))
-
-
-def served(told: Connection) -> None:
-    """A simulator until it is told to stop; runs in a process of its own."""
-    with Simulator(poll_after_ms=0) as simulator:
-        told.send(simulator.base_url)
-        told.recv()
-
-
-@contextmanager
-def simulator_elsewhere() -> Iterator[str]:
-    """The base URL of a simulator in another process."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=served, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.send(None)
-        process.join()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
