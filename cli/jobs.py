@@ -93,4 +93,11 @@ def _as_row(item: Any) -> dict[str, Any]:
 
 
 def _what(options: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in options.items() if value not in (None, False, [], ""))
+    """The options as they would be typed."""
+    given = {name.replace("_", "-"): value for name, value in options.items() if value not in (None, False, [], "")}
+    told = (f"--{name}" if value is True else f"--{name} {_typed(value)}" for name, value in given.items())
+    return " ".join(told)
+
+
+def _typed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -168,10 +168,11 @@ def _emit_csv(rows: Iterable[Row]) -> None:
         if writer is None:
             writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
             writer.writeheader()
-        writer.writerow({name: _flat(value) for name, value in row.items()})
+        writer.writerow({name: flat(value) for name, value in row.items()})
 
 
-def _flat(value: Any) -> Any:
+def flat(value: Any) -> Any:
+    """A value as a field of CSV."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, bool)) else value
 
 

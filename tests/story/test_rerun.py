@@ -124,7 +124,7 @@ def failed(simulator: Any) -> Callable[..., str]:
 def test_an_exchange_that_failed_for_any_cause_is_answered_in_its_place_from_the_memory_that_its_run_saw(
     open_ledger: Callable[..., Ledger], simulator: Any, kind: str, fault: dict[str, Any], cause: Cause
 ) -> None:
-    ledger = open_ledger(**KINDS[kind], timeout_seconds=2)
+    ledger = open_ledger(**KINDS[kind], timeout_seconds=5 if "hang" in fault else 60)
     chat = ledger.conversation("k")
     chat.ask("Hello")
     simulator.add_fault(ROUTES[kind], **fault, times=30)
