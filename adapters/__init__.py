@@ -4,54 +4,99 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .formats import conversation_as_line, export_lines, import_lines
+    from .exported_run import ExportedRun, export_run
+    from .formats import (
+        FORMATS,
+        Imported,
+        conversation_as_line,
+        export_lines,
+        export_markdown,
+        import_found,
+        import_lines,
+        import_source,
+        import_threads,
+    )
+    from .logs import JsonFormatter
+    from .openai import ProviderLook, tool_problems
     from .prices import prices_from
     from .recording import in_conversation, record
+    from .report import Report, render_report
     from .settings import Settings, load_settings, origins
     from .simulator import Fault, Script, ScriptError, Simulator, StateError
     from .sql import SCHEMA_VERSION, Database
-    from .wiring import client_of, open_ledger
+    from .telemetry import Telemetry
+    from .wiring import client_of, open_ledger, thread_reader
 
 _PLACES = {
     "Database": ".sql",
-    "SCHEMA_VERSION": ".sql",
+    "ExportedRun": ".exported_run",
+    "FORMATS": ".formats",
     "Fault": ".simulator",
+    "Imported": ".formats",
+    "JsonFormatter": ".logs",
+    "ProviderLook": ".openai",
+    "SCHEMA_VERSION": ".sql",
     "Script": ".simulator",
+    "Report": ".report",
     "ScriptError": ".simulator",
     "Settings": ".settings",
     "Simulator": ".simulator",
     "StateError": ".simulator",
+    "Telemetry": ".telemetry",
     "client_of": ".wiring",
     "conversation_as_line": ".formats",
     "export_lines": ".formats",
+    "export_markdown": ".formats",
+    "export_run": ".exported_run",
+    "import_found": ".formats",
     "import_lines": ".formats",
+    "import_source": ".formats",
+    "import_threads": ".formats",
     "in_conversation": ".recording",
     "load_settings": ".settings",
     "open_ledger": ".wiring",
     "origins": ".settings",
     "prices_from": ".prices",
     "record": ".recording",
+    "render_report": ".report",
+    "thread_reader": ".wiring",
+    "tool_problems": ".openai",
 }
 
 __all__ = [
+    "FORMATS",
     "SCHEMA_VERSION",
     "Database",
+    "ExportedRun",
     "Fault",
+    "Imported",
+    "JsonFormatter",
+    "ProviderLook",
+    "Report",
     "Script",
     "ScriptError",
     "Settings",
     "Simulator",
     "StateError",
+    "Telemetry",
     "client_of",
     "conversation_as_line",
     "export_lines",
+    "export_markdown",
+    "export_run",
+    "import_found",
     "import_lines",
+    "import_source",
+    "import_threads",
     "in_conversation",
     "load_settings",
     "open_ledger",
     "origins",
     "prices_from",
     "record",
+    "render_report",
+    "thread_reader",
+    "tool_problems",
 ]
 
 

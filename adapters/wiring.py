@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from threadledger.domain import (
     Backend,
     Candidate,
+    InvalidSettings,
     Journal,
     Ledger,
     Observer,
@@ -30,6 +31,7 @@ from .openai import (
     ConversationThreads,
     ResponsesBackend,
 )
+from .openai.thread_import import ThreadReader
 from .prices import price
 from .settings import Settings
 from .sql import Database, Factory, RememberedAssistants, SqlMirrorHeads
@@ -55,14 +57,15 @@ def open_ledger(
     """
     profile = settings.load_profile()
     functions = _tools(settings, profile, tools or {})
+    client = client_of(settings)
+    watching = _observers(settings, client, profile, observer)
     database = Database(settings.db, create=create, synchronous=settings.synchronous)
     try:
         journal = Journal(Factory(database=database))
     except BaseException:
         database.close()
         raise
-    client = client_of(settings)
-    journal.watch.observers = (RunLog(settings.log_text), *_observers(settings, client, profile, observer))
+    journal.watch.observers = (RunLog(settings.log_text), *watching)
     mirrors: dict[str, ThreadMirror] = {}
     if client.has_credentials:
         mirrors = {mirror.name: mirror for mirror in (ConversationThreads(client), AssistantsThreads(client))}
@@ -93,10 +96,19 @@ def open_ledger(
 
 
 def _observers(settings: Settings, client: Client, profile: Profile, given: Observer | None) -> list[Observer]:
-    """Who watches runs beside the log."""
+    """Who watches runs beside the log.
+
+    Raises:
+        InvalidSettings: telemetry is wanted, and OpenTelemetry is not installed.
+    """
     found = [given] if given is not None else []
     if settings.telemetry:
-        from .telemetry import Telemetry
+        try:
+            from .telemetry import Telemetry
+        except ImportError:
+            raise InvalidSettings(
+                "THREADLEDGER_TELEMETRY is true, but OpenTelemetry is not installed: pip install 'threadledger[otel]'"
+            ) from None
 
         provider = AZURE_OPENAI if settings.azure_openai_endpoint is not None else OPENAI
         found.append(Telemetry(provider, client.endpoint, profile.name, text=settings.log_text))
@@ -118,6 +130,11 @@ def client_of(settings: Settings) -> Client:
         api_version=settings.openai_api_version,
         azure_ad_token=token.get_secret_value() if token else None,
     )
+
+
+def thread_reader(settings: Settings) -> ThreadReader:
+    """Reads threads of the provider that the settings name."""
+    return ThreadReader(client_of(settings))
 
 
 def _tools(settings: Settings, profile: Profile, given: Mapping[str, ToolFunction]) -> dict[str, ToolFunction]:

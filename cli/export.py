@@ -1,4 +1,4 @@
-"""`threadledger export`: conversations to JSON lines."""
+"""`threadledger export`: conversations to JSON lines, or to Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from .exits import Exit
 from .invocation import KEY, common, complete_keys, opened
-from .output import note
+from .output import counted, note
 from .progress import tracked
 
 
@@ -21,25 +21,29 @@ from .progress import tracked
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["jsonl", "messages"]),
+    type=click.Choice(["jsonl", "messages", "markdown"]),
     default="jsonl",
     show_default=True,
-    help="messages: just as imported. jsonl: each message with its id, time and source too.",
+    help="messages: just as imported. jsonl: each message with its id, time and source too. markdown: to be read.",
 )
 @click.option("--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="A file instead of stdout.")
 @common
 def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None) -> int:
-    """Conversations to JSON lines: {"id": KEY, ..., "messages": [Chat Completions messages]}."""
-    from threadledger.adapters import export_lines
+    """Conversations to JSON lines: {"id": KEY, ..., "messages": [Chat Completions messages]}, or to Markdown."""
+    from threadledger.adapters import export_lines, export_markdown
     from threadledger.domain import FileMissing
 
     if bool(keys) == everything:
         raise click.UsageError("name conversations, or say --all, but not both", click.get_current_context())
     with opened() as ledger:
         total = len(ledger.conversations()) if everything else len(keys)
-        lines = export_lines(ledger, None if everything else keys, plain=kind == "messages")
         for key in keys:
             ledger.state(key)
+        chosen = None if everything else keys
+        if kind == "markdown":
+            texts = export_markdown(ledger, chosen)
+        else:
+            texts = (line + "\n" for line in export_lines(ledger, chosen, plain=kind == "messages"))
         unfinished = file.with_name(f"{file.name}.part") if file else None
         try:
             target: Any = (
@@ -48,10 +52,10 @@ def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None
         except OSError as error:
             raise FileMissing(f"{file} cannot be written ({error.strerror}): name another file") from error
         with target as stream:
-            for line in tracked(lines, total, "exporting"):
-                stream.write(line + "\n")
+            for text in tracked(texts, total, "exporting"):
+                stream.write(text)
         if file and unfinished:
             unfinished.replace(file)  # the old file stays until the new one is whole
     if file:
-        note(f"{total} conversations in {file}")
+        note(f"{counted(total, 'conversation')} in {file}")
     return Exit.DONE

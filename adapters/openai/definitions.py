@@ -25,10 +25,10 @@ def tool_problems(tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if times > 1:
             yield f"{times} functions are called {name!r}: a name is given once"
     for function in functions:
-        name = function.get("name")
-        if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
-            yield f"{name!r} cannot be a function's name: give 1 to 64 letters, digits, underscores or dashes"
-        yield from (f"parameters of {name!r}: {problem}" for problem in _of_parameters(function.get("parameters")))
+        given = function.get("name")
+        if not isinstance(given, str) or not FUNCTION_NAME.fullmatch(given):
+            yield f"{given!r} cannot be a function's name: give 1 to 64 letters, digits, underscores or dashes"
+        yield from (f"parameters of {given!r}: {problem}" for problem in _of_parameters(function.get("parameters")))
 
 
 def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -101,7 +101,7 @@ class ProviderLook:
             ProviderRefused: it is not, or cannot be reached.
         """
         with calling("GET /assistants"):
-            present(self._client.sdk.beta.assistants.list(limit=1).object)
+            present(*(assistant.id for assistant in self._client.sdk.beta.assistants.list(limit=1).data))
 
     def assistant(self, assistant_id: str) -> SeenAssistant:
         """One assistant by its id.

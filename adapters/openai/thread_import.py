@@ -25,6 +25,7 @@ class ThreadReader:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._gone: ProviderRefused | None = None
 
     def read(self, thread_id: str) -> Effects[dict[str, Any]]:
         """All of a thread: its metadata and messages with the tool calls of its runs, or its items.
@@ -34,16 +35,23 @@ class ThreadReader:
         """
         if thread_id.startswith(CONVERSATION_PREFIX):
             return (yield from self._conversation(thread_id))
+        if self._gone is not None:
+            raise self._gone
         try:
             return (yield from self._thread(thread_id))
         except ProviderRefused as refused:
-            raise (yield from shut_down_or(refused, self._client)) from refused
+            told = yield from shut_down_or(refused, self._client)
+            if diagnose(told.failure) is Cause.PROVIDER_GONE:
+                self._gone = told  # no further thread is asked for
+            raise told from refused
+
+    def close(self) -> None:
+        """Close its connections, if there are any."""
+        self._client.close()
 
     def is_fatal(self, refused: ProviderRefused) -> bool:
-        """Whether it is of no use to ask for further threads."""
-        cause, failure = diagnose(refused.failure), refused.failure
-        gone = cause is Cause.PROVIDER_GONE and "collection_http_status" in failure.details
-        return gone or cause is Cause.AUTHENTICATION or failure.code == "missing_credentials"
+        """Whether it is of no use to ask for anything else: nobody is let in."""
+        return diagnose(refused.failure) is Cause.AUTHENTICATION
 
     def _thread(self, thread_id: str) -> Effects[dict[str, Any]]:
         thread = yield from retried(lambda: self._retrieved(thread_id))

@@ -3,11 +3,14 @@
 import gzip
 import json
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
 
 from threadledger.adapters import export_lines, import_lines
-from threadledger.domain import ConversationNotFound
+from threadledger.domain import ConversationNotFound, InvalidInput, parse_message
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "conversations.jsonl.gz"
 REAL_LINES = 3_000
@@ -235,3 +238,90 @@ def test_an_answer_of_a_run_is_exported_with_its_place(open_ledger):
     (line,) = export_lines(ledger)
     last = json.loads(line)["messages"][-1]
     assert (last["content"], last["run_id"], last["source"]) == (answer.text, answer.run_id, "run")
+
+
+NAMES = st.sampled_from(["role", "content", "name", "tool_call_id", "tool_calls", "refusal", "message_id", "at", "source",
+                         "exchange_id", "run_id", "id", "type", "text", "threadledger_place", "own", "image_url"])  # fmt: skip
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+PARTS = st.lists(
+    st.fixed_dictionaries({"type": st.just("text"), "text": st.text()})
+    | st.fixed_dictionaries({"type": st.just("image_url"), "image_url": st.dictionaries(NAMES, ANYTHING, max_size=2)})
+    | st.dictionaries(NAMES, ANYTHING, max_size=3),
+    min_size=1,
+    max_size=3,
+)
+CALLS = st.lists(
+    st.fixed_dictionaries({
+        "id": st.text(), "type": st.just("function"),
+        "function": st.fixed_dictionaries({"name": st.text(), "arguments": st.text()})})
+    | st.fixed_dictionaries({"id": st.text(), "type": st.text(), "custom": ANYTHING}),
+    max_size=2,
+)  # fmt: skip
+PLACED = {"message_id": "m", "at": "2020-01-01T00:00:00Z", "source": "app", "exchange_id": None, "run_id": None}
+
+
+@st.composite
+def messages(draw):
+    """A message that the domain takes, of any shape."""
+    role = draw(st.sampled_from(["system", "developer", "user", "assistant", "tool"]))
+    message = {"role": role, **draw(st.dictionaries(NAMES, ANYTHING, max_size=3)), "role": role}  # noqa: F601
+    message |= draw(st.fixed_dictionaries({}, optional={"content": st.text() | PARTS | st.none()}))
+    if role == "assistant":
+        message |= draw(st.fixed_dictionaries({}, optional={"tool_calls": CALLS}))
+    message |= {"tool_call_id": draw(st.text(min_size=1))} if role == "tool" else {}
+    message |= draw(st.sampled_from([{}, {}, PLACED, {"threadledger_place": PLACED}]))
+    try:
+        return parse_message(message)
+    except InvalidInput:
+        assume(False)
+
+
+@pytest.fixture
+def two_stores(open_store_on, tmp_path):
+    """The same two for all examples."""
+    return [open_store_on(f"sqlite:///{tmp_path / name}") for name in ("here.db", "there.db")]
+
+
+@settings(suppress_health_check=list(HealthCheck))
+@given(st.lists(messages(), min_size=1, max_size=5))
+@example([parse_message({"role": "user", "content": "x", **PLACED})])
+@example([parse_message({"role": "user", "content": "x", "threadledger_place": PLACED | {"own": 1}})])
+def test_what_is_exported_is_imported_again_with_an_equal_digest(two_stores, said):
+    here, there = two_stores
+    key = f"k{uuid4()}"
+
+    def journal(conversation):
+        for message in said:
+            conversation.journal(message)
+
+    here.journal.commit(key, journal, create=True)
+    (imported_there,) = import_lines(there, [line.encode() for line in export_lines(here, [key])])
+    assert imported_there.state == "imported", imported_there.reason
+    assert there.memory(key).digest() == here.memory(key).digest()
+    assert [each.message.as_chat_message() for each in there.memory(key).messages] == [
+        each.as_chat_message() for each in said]  # fmt: skip
+
+
+def test_metadata_that_is_named_like_our_own_fields_does_not_take_their_place(open_store):
+    from threadledger.domain import Conversation
+
+    ledger = open_store()
+    ledger.journal.store(Conversation.start("k", {"id": "other", "messages": 7, "a": 1}))
+    (line,) = export_lines(ledger)
+    assert json.loads(line) == {"id": "k", "metadata": {"id": "other", "messages": 7, "a": 1}, "messages": []}
+
+
+def test_the_time_at_which_a_message_was_written_goes_round(open_store):
+    line = {"id": "k", "messages": [{"role": "user", "content": "hi", **PLACED}]}
+    ledger = open_store()
+    list(import_lines(ledger, as_lines([line])))
+    (exported_line,) = export_lines(ledger)
+    assert json.loads(exported_line)["messages"][0]["at"] == PLACED["at"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(open_store):
+    assert imported(open_store(), [b"\xef\xbb\xbf" + as_lines(OWN)[0]]) == [(1, "imported", 2)]

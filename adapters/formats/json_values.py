@@ -1,0 +1,146 @@
+"""The values of a file of JSON, one after the other: lines, or the elements of one array, without reading it whole.
+
+Where a value ends is told from brackets and quotes alone, so that what is wrong inside one of them (bytes that are no
+UTF-8, a number that is none) costs that one and no other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from threadledger.domain import InvalidInput
+
+CHUNK_BYTES = 1024 * 1024
+"""Bytes read at once."""
+
+HEAD_BYTES = 1024 * 1024
+"""Bytes at the beginning from which it is told whether a file is lines or one document."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_INSIDE = re.compile(rb'["{}\[\]]')
+_BETWEEN = re.compile(rb'[",{}\[\]]')
+_IN_TEXT = re.compile(rb'["\\]')
+_SPACE = b" \t\r\n"
+
+
+Value = tuple[int, bytes | InvalidInput]
+"""A value's number (of the line where each line is a value, else its place in the file) and its text; or why there is none."""
+
+
+def values_of(stream: BinaryIO) -> Iterator[Value]:
+    """Each value of a file. Where it ends within its array, that is told in place of a last one."""
+    return _lines(stream) if is_lines(stream) else _Document(stream).values()
+
+
+def is_lines(stream: BinaryIO) -> bool:
+    """Whether each line is a value by itself: the first whole line is, or another one that begins like an object."""
+    stream.seek(0)
+    head = stream.read(HEAD_BYTES)
+    stream.seek(0)
+    lines = head.removeprefix(BYTE_ORDER_MARK).split(b"\n")
+    whole = [line for line in (lines[:-1] if len(head) == HEAD_BYTES and len(lines) > 1 else lines) if line.strip()]
+    if not whole:
+        return True
+    if whole[0].lstrip()[:1] == b"[" and (len(whole) == 1 or not _is_json(whole[0])):
+        return False
+    if len(whole) == 1:
+        return True
+    return any(_is_json(line) for line in whole if line[:1] in {b"{", b"["})
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _lines(stream: BinaryIO) -> Iterator[Value]:
+    for number, line in enumerate(stream, 1):
+        text = (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).strip()
+        if text:
+            yield number, text
+
+
+class _Document:
+    """A document under way: an array's elements, or values that follow one another."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._parts: list[bytes] = []
+        self._depth = 0
+        self._in_text = self._escaped = False
+        self._in_array = False
+
+    def values(self) -> Iterator[Value]:
+        number, first = 0, True
+        while chunk := self._stream.read(CHUNK_BYTES):
+            if first:
+                chunk = chunk.removeprefix(BYTE_ORDER_MARK).lstrip()
+                self._in_array = chunk[:1] == b"["
+                chunk, self._depth = (chunk[1:], 1) if self._in_array else (chunk, 0)
+                first = False
+            for text in self._ended(chunk):
+                number += 1
+                yield number, text
+        left = self._taken()
+        if left:
+            yield number + 1, left
+        if self._in_array and (self._depth == 1 or (self._depth > 1 and not left)):  # else what is left tells it itself
+            told = (
+                f"the file ends within its array, after {number + bool(left)} whole values: fetch the whole file anew"
+            )
+            yield number + 1 + bool(left), InvalidInput(told)
+
+    def _ended(self, chunk: bytes) -> Iterator[bytes]:
+        """The values that end in a piece of the file."""
+        top = 1 if self._in_array else 0
+        begin = at = 0
+        while at < len(chunk):
+            if self._in_text:
+                at = self._out_of_text(chunk, at)
+                continue
+            token = (_BETWEEN if self._depth <= top else _INSIDE).search(chunk, at)
+            if token is None:
+                break
+            at = token.end()
+            mark = token.group()
+            if mark == b'"':
+                self._in_text = True
+            elif mark in b"{[":
+                self._depth += 1
+            elif mark == b"," or self._depth <= top:  # between values, or the array's end
+                self._parts.append(chunk[begin : at - 1])
+                begin = at
+                self._depth -= mark != b"," and self._depth > 0
+                text = self._taken()
+                if text:
+                    yield text
+            else:
+                self._depth -= 1
+                if self._depth == top and not self._in_array:
+                    self._parts.append(chunk[begin:at])
+                    begin = at
+                    yield self._taken()
+        self._parts.append(chunk[begin:])
+
+    def _out_of_text(self, chunk: bytes, at: int) -> int:
+        if self._escaped:
+            self._escaped = False
+            return at + 1
+        token = _IN_TEXT.search(chunk, at)
+        if token is None:
+            return len(chunk)
+        self._in_text = token.group() != b'"'
+        self._escaped = self._in_text
+        return token.end()
+
+    def _taken(self) -> bytes:
+        text = b"".join(self._parts).strip(_SPACE)
+        self._parts = []
+        return text

@@ -1,0 +1,58 @@
+"""Threads of a provider, journaled: each is read wholly before anything of it is; one that is missing costs no other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from threadledger.domain import Effects, Ledger, ProviderRefused, diagnose, perform
+
+from .found import Found, Imported
+from .storing import import_found
+from .threads import KEY, conversation_of, threads_of
+
+
+class ReadsThreads(Protocol):
+    """Reads a provider's threads: see `adapters/openai/thread_import.py`."""
+
+    def read(self, thread_id: str) -> Effects[dict[str, Any]]: ...
+
+    def is_fatal(self, refused: ProviderRefused) -> bool: ...
+
+
+def import_threads(
+    ledger: Ledger,
+    reader: ReadsThreads,
+    ids: Iterable[tuple[int, str]],
+    key_from: str = KEY,
+    wait: Callable[[float], None] = time.sleep,
+) -> Iterator[Imported]:
+    """Import threads by their ids, each with the number of its line.
+
+    Raises:
+        ProviderRefused: nobody is let in; what was read before is kept.
+    """
+    refusals: list[ProviderRefused] = []
+
+    def found() -> Iterator[Found | Imported]:
+        for line, thread_id in ids:
+            try:
+                yield _conversation(perform(reader.read(thread_id), wait), line)
+            except ProviderRefused as refused:
+                if reader.is_fatal(refused):
+                    refusals.append(refused)
+                    return
+                yield Imported(line, thread_id, "failed", reason=_told(thread_id, refused))
+
+    def _conversation(read: dict[str, Any], line: int) -> Found | Imported:
+        (thread,) = threads_of(read, line)
+        return conversation_of(thread, key_from)
+
+    yield from import_found(ledger, found())
+    if refusals:
+        raise refusals[0]
+
+
+def _told(thread_id: str, refused: ProviderRefused) -> str:
+    return f"{thread_id} cannot be read: {diagnose(refused.failure).value} ({refused})"

@@ -1,0 +1,170 @@
+"""A file of conversations from elsewhere: opened, its format told from its content, its conversations found."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from threadledger.domain import FileMissing, InvalidInput, ThreadledgerError
+
+from .agents_sqlite import MAGIC, found_in_sessions
+from .chatgpt import ZIP_MAGIC, found_in_export, found_in_zip
+from .found import Found, Imported, json_of
+from .json_values import is_lines, values_of
+from .jsonl import found_in_lines
+from .threads import IN_A_THREAD, KEY, found_in_threads
+
+FORMATS = ("jsonl", "threads", "chatgpt", "agents-sqlite")
+
+LOOKED_AT = 50
+"""Values at the beginning of a file among which one is looked for whose format can be told."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """A file that was opened. `total` is how many conversations there are in it, where that is known beforehand."""
+
+    format: str
+    told: bool
+    """Whether the format was told from the content, not named."""
+    found: Iterator[Found | Imported]
+    total: int | None = None
+
+
+@contextmanager
+def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> Iterator[ImportSource]:
+    """A file, `-` for standard input; a gzip is unpacked. A stream is written into a file first, unless lines are expected.
+
+    Raises:
+        FileMissing: it cannot be read.
+        InvalidInput: its format cannot be told, or is another one than was named.
+    """
+    with ExitStack() as stack, _told(file):
+        if file == "-" and kind == "jsonl":
+            yield ImportSource("jsonl", False, found_in_lines(iter(sys.stdin.buffer)))
+            return
+        stream, path = _opened(file, stack)
+        magic = stream.read(len(MAGIC))
+        stream.seek(0)
+        chosen = kind or _format_of(stream, magic)
+        stream.seek(0)
+        if (chosen == "agents-sqlite") != (magic == MAGIC):
+            raise InvalidInput(
+                f"{file} is {'' if magic == MAGIC else 'not '}a SQLite database: name it with its own --format, or with none"
+            )
+        yield ImportSource(chosen, kind is None, _found(chosen, stream, path, magic, key_from), _total(chosen, stream))
+
+
+def _found(kind: str, stream: BinaryIO, path: Path, magic: bytes, key_from: str) -> Iterator[Found | Imported]:
+    if kind == "agents-sqlite":
+        return found_in_sessions(path)
+    if kind == "chatgpt":
+        return found_in_zip(stream) if magic.startswith(ZIP_MAGIC) else found_in_export(values_of(stream))
+    return found_in_threads(values_of(stream), key_from) if kind == "threads" else found_in_lines(stream)
+
+
+def _total(kind: str, stream: BinaryIO) -> int | None:
+    if kind != "jsonl":
+        return None
+    total = sum(1 for _ in stream)
+    stream.seek(0)
+    return total
+
+
+@contextmanager
+def _told(file: str) -> Iterator[None]:
+    """What goes wrong with the file, as one sentence."""
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads what is told
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FileMissing(f"{file} cannot be read ({reason}): name another file") from error
+
+
+def _opened(file: str, stack: ExitStack) -> tuple[BinaryIO, Path]:
+    """The file's content to read and seek in, and where it lies on the disk."""
+    if file == "-":
+        return _spooled(cast("BinaryIO", sys.stdin.buffer), stack)
+    path = Path(file)
+    stream = stack.enter_context(path.open("rb"))
+    packed = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    stream.seek(0)
+    if not packed:
+        return stream, path
+    unpacked = stack.enter_context(gzip.open(path))  # noqa: SIM115 - the stack closes it
+    if unpacked.read(len(MAGIC)) == MAGIC:  # SQLite reads files alone
+        unpacked.seek(0)
+        return _spooled(cast("BinaryIO", unpacked), stack)
+    unpacked.seek(0)
+    return cast("BinaryIO", unpacked), path
+
+
+def _spooled(stream: BinaryIO, stack: ExitStack) -> tuple[BinaryIO, Path]:
+    file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="threadledger-import-"))  # noqa: SIM115 - and this
+    shutil.copyfileobj(stream, file)
+    file.flush()
+    file.seek(0)
+    return cast("BinaryIO", file), Path(file.name)
+
+
+def _format_of(stream: BinaryIO, magic: bytes) -> str:
+    """The format that the content tells; lines, where it tells none: each is reported then.
+
+    Raises:
+        InvalidInput: it is one document, and of none of ours.
+    """
+    if magic == MAGIC:
+        return "agents-sqlite"
+    if magic.startswith(ZIP_MAGIC):
+        return "chatgpt"
+    kinds = (_kind_of_text(text) for _, text in islice(values_of(stream), LOOKED_AT))
+    kind = next((kind for kind in kinds if kind is not None), None)
+    if kind in {None, "jsonl"} and not is_lines(stream):
+        raise InvalidInput(
+            "what the file holds cannot be told: give conversations one a line (of an array: jq -c '.[]'), "
+            f"or name what it is with --format ({', '.join(FORMATS)})"
+        )
+    return kind or "jsonl"
+
+
+def _kind_of_text(text: bytes | InvalidInput) -> str | None:
+    try:
+        return _kind_of(json_of(text, "line"))
+    except ThreadledgerError:
+        return None
+
+
+def _kind_of(value: Any) -> str | None:
+    """The format of a value that is shaped as only one of them has it."""
+    if isinstance(value, list):
+        kinds = {_kind_of(each) for each in value[:LOOKED_AT]} - {None, "jsonl"}
+        return min(filter(None, kinds), default=None)
+    if not isinstance(value, Mapping):
+        return None
+    if "mapping" in value and ("current_node" in value or "create_time" in value):
+        return "chatgpt"
+    messages = value.get("messages")
+    if value.get("object") in IN_A_THREAD or "thread_id" in value or isinstance(messages, Mapping):
+        return "threads"
+    if "items" in value and str(value.get("id")).startswith("conv_"):
+        return "threads"
+    if not isinstance(messages, list):
+        return None
+    return "threads" if any(_is_of_a_thread(message) for message in messages[:1]) else "jsonl"
+
+
+def _is_of_a_thread(message: Any) -> bool:
+    return isinstance(message, Mapping) and message.get("object") == "thread.message"

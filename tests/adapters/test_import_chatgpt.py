@@ -1,0 +1,192 @@
+"""ChatGPT's data export: the branch that is shown becomes the conversation, everything else is counted."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import pytest
+
+from .importing import end, imported, memory, said, states, written
+
+
+def node(number, role="user", text=None, *, parent=None, children=(), content=None, hidden=False, **more):
+    """A node as the export has it; ids are UUIDs there."""
+    metadata = {"is_visually_hidden_from_conversation": True} if hidden else {}
+    message = {
+        "id": f"n{number}", "author": {"role": role, "name": more.pop("name", None), "metadata": {}},
+        "create_time": 1_700_000_000.25 + number, "update_time": None, "status": "finished_successfully", "end_turn": None,
+        "weight": 1.0, "recipient": more.pop("recipient", "all"), "metadata": metadata | more.pop("metadata", {}),
+        "content": content or {"content_type": "text", "parts": [text if text is not None else f"text {number}"]}, **more,
+    }  # fmt: skip
+    return {"id": f"n{number}", "message": message, "parent": parent, "children": list(children)}
+
+
+def conversation(*nodes, current=None, key="c-1", **more):
+    """A chain of nodes, each the child of the one before unless it names its parent; in front of it the empty root."""
+    mapping = {"root": {"id": "root", "message": None, "parent": None, "children": []}}
+    last = "root"
+    for each in nodes:
+        mapping[each["id"]] = each | {"parent": each["parent"] or last}
+        last = each["id"]
+    return {"title": "About a parcel", "create_time": 1_700_000_000.5, "update_time": 1_700_000_009.5, "mapping": mapping,
+            "moderation_results": [], "current_node": current or last, "conversation_id": key, "id": key, **more}  # fmt: skip
+
+
+TALK = (node(1, "system", "", hidden=True), node(2, "user", "hi"), node(3, "assistant", "hello"))
+
+
+def test_the_branch_that_ends_at_the_current_node_is_the_conversation(open_store, tmp_path):
+    ledger = open_store()
+    other = node(9, "assistant", "an answer that was made anew", parent="n2")
+    exported = conversation(TALK[0], TALK[1], other, node(3, "assistant", "hello", parent="n2"))
+    (outcome,) = imported(ledger, written(tmp_path / "conversations.json", [exported]))
+    assert (outcome["state"], outcome["messages"]) == ("imported", 2)
+    assert outcome["left_out"] == {"hidden_system_messages": 1, "messages_on_other_branches": 1}
+    assert said(ledger, "c-1") == [("user", "hi"), ("assistant", "hello")]
+    assert ledger.memory("c-1").messages[0].written_at == "2023-11-14T22:13:22.250000Z"
+    assert next(iter(ledger.journal.history("c-1"))).metadata == {
+        "title": "About a parcel", "create_time": 1_700_000_000.5}  # fmt: skip
+
+
+def test_the_same_export_twice_changes_nothing_and_a_later_one_adds_its_end(open_store, tmp_path):
+    ledger = open_store()
+    path = written(tmp_path / "c.json", [conversation(*TALK)])
+    imported(ledger, path)
+    before = end(ledger)
+    assert states(imported(ledger, path)) == [(1, "c-1", "unchanged", 0)]
+    assert end(ledger) == before
+    later = [conversation(*TALK, node(4, "user", "hi"))]
+    assert states(imported(ledger, written(path, later))) == [(1, "c-1", "extended", 1)]
+    assert said(ledger, "c-1") == [("user", "hi"), ("assistant", "hello"), ("user", "hi")]
+
+
+def test_what_is_on_another_branch_in_a_later_export_leaves_memory_and_stays_in_the_log(open_store, tmp_path):
+    ledger = open_store()
+    path = written(tmp_path / "c.json", [conversation(*TALK)])
+    imported(ledger, path)
+    anew = [conversation(*TALK, node(5, "assistant", "better", parent="n2"))]
+    (outcome,) = imported(ledger, written(path, anew))
+    assert (outcome["state"], outcome["messages"], outcome["left_out"]["retracted"]) == ("extended", 1, 1)
+    assert said(ledger, "c-1") == [("user", "hi"), ("assistant", "better")]
+    assert states(imported(ledger, path)) == [(1, "c-1", "unchanged", 0)]
+
+
+def test_a_call_of_a_tool_and_its_result_are_a_pair(open_store, tmp_path):
+    code = {"content_type": "code", "language": "unknown", "text": "print(1)"}
+    output = {"content_type": "execution_output", "text": "1\n"}
+    image = {"content_type": "image_asset_pointer", "asset_pointer": "sediment://file_1", "size_bytes": 9, "width": 2}
+    ledger = open_store()
+    exported = conversation(
+        *TALK,
+        node(4, "assistant", content=code, recipient="dalle.text2im"),
+        node(5, "tool", content=output, name="dalle.text2im"),
+        node(6, "tool", content={"content_type": "multimodal_text", "parts": [image, ""]}, name="dalle.text2im"),
+    )
+    (outcome,) = imported(ledger, written(tmp_path / "c.json", [exported]))
+    asked, result, second = memory(ledger, "c-1")[2:]
+    assert asked["tool_calls"][0]["function"] == {"name": "dalle_text2im", "arguments": "print(1)"}
+    assert (result["tool_call_id"], result["content"]) == (asked["tool_calls"][0]["id"], "1\n")
+    assert second["content"] == [{"type": "text", "text": "[tool result dalle.text2im]"},
+                                 image | {"type": "image_asset_pointer"}]  # fmt: skip
+    assert outcome["left_out"]["tool_results_as_text"] == 1
+
+
+def test_a_call_that_nobody_answered_does_not_take_a_later_answer(open_store, tmp_path):
+    ledger = open_store()
+    exported = conversation(*TALK, node(4, "assistant", "to a tool", recipient="bio"), node(5, "user", "well?"),
+                            node(6, "tool", "from nowhere", name="web"))  # fmt: skip
+    imported(ledger, written(tmp_path / "c.json", [exported]))
+    assert said(ledger, "c-1")[-1] == ("assistant", "[tool result web]\n\nfrom nowhere")
+
+
+def test_images_and_unknown_kinds_are_kept_and_reasoning_is_counted(open_store, tmp_path):
+    image = {"content_type": "image_asset_pointer", "asset_pointer": "file-service://f", "size_bytes": 9}
+    quote = {"content_type": "tether_quote", "url": "https://x", "text": "quoted"}
+    attachment = {"id": "file-1", "name": "a.pdf", "size": 12, "mime_type": "application/pdf"}
+    ledger = open_store()
+    exported = conversation(
+        node(1, content={"content_type": "multimodal_text", "parts": [image, "what is it?"]},
+             metadata={"attachments": [attachment]}),
+        node(2, "assistant", content={"content_type": "thoughts", "thoughts": [{"content": "hm"}]}),
+        node(3, "assistant", content=quote),
+        node(4, "assistant", ""),
+    )  # fmt: skip
+    (outcome,) = imported(ledger, written(tmp_path / "c.json", [exported]))
+    first, second = memory(ledger, "c-1")
+    assert first["content"] == [image | {"type": "image_asset_pointer"}, {"type": "text", "text": "what is it?"}]
+    assert first["attachments"] == [attachment]
+    assert second["content"] == [quote | {"type": "tether_quote"}]
+    assert outcome["left_out"] == {"reasoning": 1, "empty_messages": 1}
+
+
+def test_the_zip_is_read_as_it_came_in_all_its_parts(open_store, tmp_path):
+    path = tmp_path / "export.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("user.json", "{}")
+        archive.writestr("conversations-000.json", json.dumps([conversation(*TALK), 7]))
+        archive.writestr("conversations-001.json", json.dumps([conversation(*TALK, key="c-2")]))
+    found = sorted(imported(open_store(), path), key=lambda outcome: outcome["line"])
+    assert states(found) == [(1, "c-1", "imported", 2), (2, "", "failed", 0), (3, "c-2", "imported", 2)]
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 no zip", None], ids=["no zip", "without conversations"])
+def test_another_zip_is_refused_with_a_sentence(open_store, tmp_path, content):
+    path = tmp_path / "export.zip"
+    if content is None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("user.json", "{}")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="the zip"):
+        imported(open_store(), path)
+
+
+ROUND = conversation(node(1, parent="n2"), node(2, parent="n1"))
+BAD = {
+    "a number": (7, 'no object "mapping"'),
+    "no mapping": ({"id": "x"}, 'no object "mapping"'),
+    "no current node": (conversation(*TALK) | {"current_node": None}, "no current_node"),
+    "a current node that is not there": (conversation(*TALK, current="gone"), "current_node is not in its mapping"),
+    "a parent that is not there": (conversation(node(2, parent="gone")), "the parent of node 1 from its end"),
+    "parents in a circle": (ROUND, "circle"),
+    "no id": (conversation(*TALK) | {"id": None, "conversation_id": None}, "the id of the conversation"),
+    "an unknown role": (conversation(node(1, "robot")), "node 2: unknown role 'robot'"),
+    "half a character": (conversation(node(1, text="\ud83d")), "surrogate"),
+    "NUL in the id": (conversation(*TALK, key="a\0"), "NUL"),
+}
+
+
+@pytest.mark.parametrize(("bad", "told"), BAD.values(), ids=BAD)
+def test_a_bad_conversation_is_reported_with_its_place_and_the_good_ones_are_kept(open_store, tmp_path, bad, told):
+    ledger = open_store()
+    path = written(tmp_path / "c.json", [conversation(*TALK), bad, conversation(*TALK, key="c-3")])
+    found = sorted(imported(ledger, path), key=lambda outcome: outcome["line"])
+    assert [(each["line"], each["state"]) for each in found] == [(1, "imported"), (2, "failed"), (3, "imported")]
+    assert told in found[1]["reason"]
+    assert "\n" not in found[1]["reason"]
+    assert said(ledger, "c-1") == said(ledger, "c-3") == [("user", "hi"), ("assistant", "hello")]
+
+
+def test_bytes_that_are_no_utf8_and_nesting_cost_their_own_conversation_alone(open_store, tmp_path):
+    good = json.dumps(conversation(*TALK)).encode()
+    third = json.dumps(conversation(*TALK, key="c-4")).encode()
+    path = tmp_path / "c.json"
+    path.write_bytes(
+        b"[\n" + good + b',\n{"title": "\xff", "mapping": {}},\n' + b"[" * 5000 + b"]" * 5000 + b"," + third + b"]"
+    )
+    found = sorted(imported(open_store(), path, "chatgpt"), key=lambda outcome: outcome["line"])
+    assert [(each["line"], each["state"]) for each in found] == [
+        (1, "imported"), (2, "failed"), (3, "failed"), (4, "imported")]  # fmt: skip
+    assert "not UTF-8" in found[1]["reason"]
+    assert "not JSON" in found[2]["reason"]
+
+
+def test_an_export_that_was_cut_off_is_told_and_what_is_whole_is_kept(open_store, tmp_path):
+    path = tmp_path / "c.json"
+    whole = json.dumps([conversation(*TALK), conversation(*TALK, key="c-2")])
+    for cut, told in ((len(whole) - 1, "ends within its array"), (len(whole) - 30, "not JSON")):
+        path.write_text(whole[:cut])
+        found = sorted(imported(open_store(), path, "chatgpt"), key=lambda outcome: outcome["line"])
+        assert found[0]["state"] in {"imported", "unchanged"}
+        assert (found[-1]["state"], told in found[-1]["reason"]) == ("failed", True)
