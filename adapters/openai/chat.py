@@ -21,6 +21,7 @@ from threadledger.domain import (
 )
 
 from .calls import END, call, closing, next_event, opened, request_id_of
+from .chat_messages import acceptable
 from .chunks import CompletionSoFar
 from .client import Client
 from .failures import calling, present
@@ -51,7 +52,7 @@ class ChatBackend:
 
     def _answered(self, request: BackendRequest, spent: Spent) -> Effects[Completion]:
         deadline = time.monotonic() + request.timeout_seconds
-        messages: list[Any] = request.memory.as_chat_messages()
+        messages: list[Any] = [acceptable(message) for message in request.memory.as_chat_messages()]
         if request.profile.instructions:
             messages.insert(0, {"role": "system", "content": request.profile.instructions})
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
