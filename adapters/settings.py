@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     tools: str | None = Field(None, validation_alias="THREADLEDGER_TOOLS")
     memory_last: int | None = Field(None, ge=1, validation_alias="THREADLEDGER_MEMORY_LAST")
     memory_tokens: int | None = Field(None, ge=1, validation_alias="THREADLEDGER_MEMORY_TOKENS")
+    log_format: Literal["text", "json"] = Field("text", validation_alias="THREADLEDGER_LOG_FORMAT")
+    log_text: bool = Field(False, validation_alias="THREADLEDGER_LOG_TEXT")
+    telemetry: bool = Field(False, validation_alias="THREADLEDGER_TELEMETRY")
     synchronous: Literal["FULL", "NORMAL"] = Field("FULL", validation_alias="THREADLEDGER_SYNCHRONOUS")
 
     _options: frozenset[str] = PrivateAttr(frozenset())
@@ -143,6 +146,13 @@ def load_settings(**options: Any) -> Settings:
         ) from None
     except UnicodeDecodeError as error:
         raise InvalidSettings(f"the file .env is not UTF-8 text ({error.reason}): save it as UTF-8") from None
+
+
+def settings_alone(**options: Any) -> Settings:
+    """Settings of these values, by field name, and the defaults: neither the environment nor `.env` is read, and nothing
+    is checked."""
+    key = options.pop("openai_api_key", None)
+    return Settings.model_construct(**options, openai_api_key=SecretStr(key) if key is not None else None)
 
 
 def origins(settings: Settings) -> dict[str, str]:

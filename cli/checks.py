@@ -47,7 +47,9 @@ def check_address(settings: Settings) -> Iterator[Checked]:
             "address", f"{name} is no address that can be reached over HTTP", f"set {name} like https://host/v1"
         )
     else:
-        yield Checked("address", client_of(settings).endpoint)
+        given = settings.azure_openai_endpoint or settings.openai_base_url or ""
+        instead = " (the user and password in it are sent instead of the key)" if "@" in urlsplit(given).netloc else ""
+        yield Checked("address", f"{client_of(settings).endpoint}{instead}")
 
 
 def check_key(settings: Settings) -> Iterator[Checked]:

@@ -9,6 +9,9 @@ from enum import IntEnum
 
 import click
 
+TRACEBACK_CHARS_MAX = 100_000
+"""What is shown of a traceback."""
+
 
 class Exit(IntEnum):
     """What a command's exit code says."""
@@ -59,11 +62,20 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - every error is one sentence, and an exit code
         if os.environ.get("THREADLEDGER_DEBUG"):
-            raise
+            click.echo(_whole_story(), err=True)
         click.echo(f"{name}: {told_of(error)}", err=True)
         return code_of(error)
+
+
+def _whole_story() -> str:
+    """The traceback of the error in hand, without secrets."""
+    import traceback
+
+    from threadledger.domain import redact
+
+    return redact(traceback.format_exc().rstrip(), limit=TRACEBACK_CHARS_MAX)
 
 
 def code_of(error: Exception) -> Exit:

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 FORMATS = ("table", "json", "jsonl", "csv")
+LOG_FORMATS = ("text", "json")
+
+VERSION_DIGITS_MAX = 18
+"""Digits of a version: what a database keeps as a number."""
+
+GIVEN_CHARS_MAX = 60
+"""What a sentence shows of a value that cannot be used."""
 
 
 @dataclass
@@ -29,6 +36,7 @@ class Invocation:
     db: str | None = None
     output: str = "table"
     verbose: bool = False
+    log_format: str | None = None
 
 
 def invocation() -> Invocation:
@@ -56,26 +64,35 @@ def common(command: F) -> F:
         click.option(
             "-v", "verbose", is_flag=True, default=None, help="Tell on stderr what goes on.", **_shared("verbose")
         ),
+        click.option(
+            "--log-format",
+            "log_format_",
+            type=click.Choice(LOG_FORMATS),
+            metavar="FORMAT",
+            help="Log lines on stderr as text, or as JSON: a line for each run.",
+            **_shared("log_format"),
+        ),
     )
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def load_settings() -> Settings:
-    """The settings, with the option `--db` on top."""
+def load_settings(**options: Any) -> Settings:
+    """The settings, with the option `--db` on top, and with these."""
     from threadledger.adapters import load_settings as load
 
-    return load(db=invocation().db)
+    return load(db=invocation().db, log_format=invocation().log_format, **options)
 
 
 @contextmanager
-def opened(*, create: bool = False) -> Iterator[Ledger]:
-    """The ledger of the settings; a command that only reads never makes a database."""
+def opened(*, create: bool = False, **options: Any) -> Iterator[Ledger]:
+    """The ledger of the settings, of which `options` win; a command that only reads never makes a database."""
     from threadledger.adapters import open_ledger
 
-    _set_up_logging()
-    ledger = open_ledger(load_settings(), create=create)
+    settings = load_settings(**options)
+    _set_up_logging(settings.log_format)
+    ledger = open_ledger(settings, create=create)
     try:
         yield ledger
     finally:
@@ -119,22 +136,30 @@ class MomentParameter(click.ParamType["datetime | int"]):
 
         if isinstance(value, (datetime, int)):
             return value
-        if self._versions and str(value).isdigit():
+        if self._versions and re.fullmatch(rf"[0-9]{{1,{VERSION_DIGITS_MAX}}}", str(value)):
             return int(value)
-        span = re.fullmatch(r"(\d+)([smhdw])", str(value))
+        span = re.fullmatch(r"([0-9]+)([smhdw])", str(value))
         if span:
             units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
             try:
                 return now() - timedelta(**{units[span[2]]: int(span[1])})
-            except OverflowError:
-                self.fail(f"{value!r} is further back than time goes.", param, ctx)
+            except (OverflowError, ValueError):  # Python reads no number of more than 4,300 digits
+                self.fail(f"{_short(value)} is further back than time goes.", param, ctx)
         try:
             return from_iso(str(value))
         except ValueError:
             version = "a version, " if self._versions else ""
             self.fail(
-                f"{value!r} is no time: give {version}ISO 8601, or a span back from now like 24h or 7d.", param, ctx
+                f"{_short(value)} is no time: give {version}ISO 8601, or a span back from now like 24h or 7d.",
+                param,
+                ctx,
             )
+
+
+def _short(value: object) -> str:
+    """What was given, for a sentence."""
+    told = repr(value)
+    return told if len(told) <= GIVEN_CHARS_MAX else f"{told[:GIVEN_CHARS_MAX]}…"
 
 
 KEY = TextParameter()
@@ -162,25 +187,29 @@ def _shared(name: str) -> dict[str, Any]:
 
 
 class _Stderr(logging.Handler):
-    """Log lines to where stderr is at the moment: all of them with -v, else errors and threads that lag behind (a failed
-    run is told by the command itself)."""
+    """Log lines to where stderr is at the moment: all of them with -v, or as JSON for whoever collects them; else errors and
+    threads that lag behind (a failed run is told by the command itself)."""
 
-    verbose = False
+    everything = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return self.verbose or record.levelno >= logging.ERROR or record.name == "threadledger.threads"
+        return self.everything or record.levelno >= logging.ERROR or record.name == "threadledger.threads"
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(self.format(record), err=True)
 
 
-def _set_up_logging() -> None:
+def _set_up_logging(log_format: str) -> None:
     logger = logging.getLogger("threadledger")
     handler = next((each for each in logger.handlers if isinstance(each, _Stderr)), None)
     if handler is None:
         handler = _Stderr()
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         logger.addHandler(handler)
-    handler.verbose = invocation().verbose
-    if handler.verbose:
-        logger.setLevel(logging.INFO)
+    if log_format == "json":
+        from threadledger.adapters import JsonFormatter
+
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    handler.everything = invocation().verbose or log_format == "json"
+    logger.setLevel(logging.INFO if handler.everything else logging.NOTSET)

@@ -67,6 +67,7 @@ from .errors import (
 )
 from .exchange import Candidate, Policy, exchange, is_worth_a_retry
 from .failures import Cause, Failure, RecordedFailure
+from .following import follow_failures
 from .grouping import (
     TREND_PARTS,
     Decision,
@@ -135,6 +136,7 @@ from .redaction import keep_secret, redact, redact_details, whole_text
 from .replay import Replay
 from .rerun import RerunPlan
 from .rerun_item import RerunItem
+from .run_look import ShownMemory, defined_profile, memory_shown, tool_names
 from .runs import ActiveRuns, Completion, RunPlan
 from .state import STATE_SCHEMA, ConversationState, evolve
 from .storage import EventMapper, LoggedRow, PlainJSON, Row, StoredRow, restore
@@ -279,6 +281,7 @@ __all__ = [
     "RunPlan",
     "RunRecord",
     "SeenRun",
+    "ShownMemory",
     "SideBySide",
     "Source",
     "StartedOver",
@@ -310,6 +313,7 @@ __all__ = [
     "common_prefix",
     "compare",
     "cooling_after",
+    "defined_profile",
     "diagnose",
     "diff_memories",
     "differences",
@@ -323,6 +327,7 @@ __all__ = [
     "fields_of",
     "fold_exchanges",
     "fold_memory",
+    "follow_failures",
     "from_iso",
     "group_id",
     "health_of",
@@ -335,6 +340,7 @@ __all__ = [
     "lacking",
     "limits",
     "may_succeed_when_retried",
+    "memory_shown",
     "named_group",
     "new_id",
     "normalised",
@@ -365,5 +371,6 @@ __all__ = [
     "text_message",
     "threads_behind",
     "to_iso",
+    "tool_names",
     "whole_text",
 ]

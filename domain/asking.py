@@ -11,10 +11,11 @@ from typing import Any
 
 from .answers import answered, recorded_answer
 from .audit import recorded_failure
+from .broken_off import SUPERSEDED, Superseded, failure_of_stop
 from .conversation import Conversation
 from .delivery import is_uncertain
 from .diagnosis import diagnose
-from .effects import Effect, Effects, ListenerLeft, Pause, Tell, Work, attended
+from .effects import Effect, Effects, Pause, Tell, Work, attended
 from .errors import (
     AllBackendsFailed,
     Conflict,
@@ -25,7 +26,7 @@ from .errors import (
     ThreadledgerError,
 )
 from .events import MessageJournaled
-from .exchange import Abandon, CallBackend, CompleteRun, FailRun, Policy, StartRun, Step, Wait, exchange
+from .exchange import Abandon, CallBackend, Candidate, CompleteRun, FailRun, Policy, StartRun, Step, Wait, exchange
 from .failures import Cause, Failure
 from .journal import Journal
 from .limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
@@ -34,18 +35,10 @@ from .messages import Message, Source
 from .outside import Outside
 from .ports import BackendRequest, ToolFunction
 from .redaction import redact
-from .runs import Completion, RunPlan
+from .runs import AT_THE_END, Completion, Place, RunPlan
 from .stream import Answer, Delta, StartedOver
 
 logger = logging.getLogger("threadledger")
-
-
-SUPERSEDED = "a newer question took the place of this one, or its time was over"
-
-
-class Superseded(BaseException):
-    """Somebody else closed the run while it was under way: a newer question took its place. No `Exception`, so that no
-    backend takes it for a failure of the provider."""
 
 
 class Asking:
@@ -109,7 +102,7 @@ class Asking:
             yield from self._outside.mirrored(self._journal, self._key)
             raise
         except BaseException as stopped:
-            failure = self._with_partial(_stopped(stopped))
+            failure = self._with_partial(failure_of_stop(stopped))
             yield Work(lambda: self._give_up(failure))
             raise
         try:
@@ -178,9 +171,8 @@ class Asking:
         return run_id
 
     def _begin(self, step: StartRun) -> str:
-        backend = self._outside.backends[step.candidate.backend]
-        self._memory = self._view(backend.thread)
-        plan = RunPlan(
+        self._memory = self._view(step.candidate)
+        planned = RunPlan(
             backend=step.candidate.backend,
             model=step.candidate.model,
             attempt=step.attempt,
@@ -192,15 +184,22 @@ class Asking:
             rerun_of=self._rerun_of,
             fallback_reason=step.fallback_reason,
         )
+        plan = self._noted(planned)
         self._plan, self._request = plan, None
-        going_on = self._going_on
-        run_id = self._journal.commit(self._key, lambda it: it.start_run(self._exchange_id, plan, going_on=going_on))
+        run_id = self._journal.commit(self._key, lambda it: self._open(it, plan))
         self._going_on = True
         self._began = time.monotonic()
         return run_id
 
-    def _view(self, thread: str | None) -> Memory:
-        if thread is not None:
+    def _noted(self, plan: RunPlan) -> RunPlan:
+        """The plan of a run with what is special about it."""
+        return plan
+
+    def _open(self, conversation: Conversation, plan: RunPlan) -> str:
+        return conversation.start_run(self._exchange_id, plan, going_on=self._going_on)
+
+    def _view(self, candidate: Candidate) -> Memory:
+        if self._outside.backends[candidate.backend].thread is not None:
             return self._journal.memory(self._key)
         return self._journal.memory(self._key, last=self._policy.memory_last, tokens=self._policy.memory_tokens)
 
@@ -230,11 +229,12 @@ class Asking:
             tools=self._tools,
             journal=lambda messages: self._journal_tools(step.run_id, messages),
             stream=self._stream,
+            apart=self._plan.apart,
         )
         refusal = backend.preflight(request)
         if refusal is not None:
             return refusal.redacted()
-        if backend.thread is not None and self._outside.outbox is not None:
+        if backend.thread is not None and self._outside.outbox is not None and not request.apart:
             request = yield from self._outside.outbox.prepare(self._journal, request, backend)
             left = self._began + self._plan.timeout_seconds - time.monotonic()
             self._request = request = replace(request, timeout_seconds=max(left, 0.001))
@@ -306,12 +306,16 @@ class Asking:
         if completion.thread_id is not None and request is not None:
             completion = replace(completion, thread_version=request.thread_version)
 
+        place = self._place()
+
         def decide(conversation: Conversation) -> tuple[str, str, int]:
             if step.run_id not in conversation.state.open_runs:  # closed as interrupted: its deadline had passed
-                late = conversation.accept_late(step.run_id, self._exchange_id, self._plan, completion)
+                late = conversation.accept_late(step.run_id, self._exchange_id, self._plan, completion, place)
                 return *late, conversation.version
             duration = round(time.monotonic() - self._began, 6)
-            message_id = conversation.complete_run(step.run_id, completion, source=source, duration_seconds=duration)
+            message_id = conversation.complete_run(
+                step.run_id, completion, source=source, duration_seconds=duration, place=place
+            )
             return step.run_id, message_id, conversation.version
 
         run_id, message_id, version = self._journal.commit(self._key, decide)
@@ -327,6 +331,10 @@ class Asking:
             fallback=step.fallback,
             version=version,
         )
+
+    def _place(self) -> Place:
+        """Where the answer goes in memory: at the end, but for reruns that were asked for all the same."""
+        return AT_THE_END
 
     def _settle(self, step: CompleteRun, version: int) -> None:
         """Note that the backend wrote everything to the thread itself. Where it did not, or somebody else journaled
@@ -344,7 +352,6 @@ class Asking:
 
     def _fail(self, step: FailRun) -> Effects[None]:
         cause = diagnose(step.failure)
-        logger.warning("run %s failed: %s (%s)", step.run_id, cause.value, step.failure.summary())
 
         def decide(conversation: Conversation) -> bool:
             if step.run_id not in conversation.state.open_runs:
@@ -388,10 +395,3 @@ class Asking:
         tried = [run for run in recorded.runs if run.failure and run.rerun_of == self._rerun_of] if recorded else []
         failures = [recorded_failure(run, recorded) for run in tried] if recorded else []
         return AllBackendsFailed(self._key, self._exchange_id, failures)
-
-
-def _stopped(by: BaseException) -> Failure:
-    """Why a run ends whose process, task or listener has gone."""
-    if isinstance(by, ListenerLeft):
-        return Failure("cancelled", code="listener_left", message="nobody listened to the answer any more")
-    return Failure("interrupted", message="the process was told to stop while the run was under way")

@@ -11,6 +11,9 @@ from .failures import Cause, Failure
 
 Rule = tuple[Cause, Callable[[Failure], bool]]
 
+DIAGNOSIS_VERSION = 1
+"""Number of this table. Raised with every change of it: views that keep causes are then built anew. A test watches."""
+
 
 def diagnose(failure: Failure) -> Cause:
     """Which of our causes these facts are."""
@@ -219,6 +222,8 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     # What is not there.
+    # Servers that speak the protocol name a model that they do not have by these words alone (vLLM, Ollama).
+    (Cause.MODEL_UNAVAILABLE, _all(_http(404), _says(r"\bmodel\b.{0,200}\b(not found|does not exist)"))),
     (Cause.PROVIDER_GONE, _shut_down),
     (
         Cause.MODEL_UNAVAILABLE,

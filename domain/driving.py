@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Executor
+from contextvars import copy_context
 from dataclasses import dataclass
 from types import AsyncGeneratorType
 from typing import Any, Generic, TypeVar, cast
@@ -134,8 +135,8 @@ class AsyncDriver:
                 await self._end(parts)
 
     async def work(self, do: Callable[[], T]) -> T:
-        """Have the pool do it."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, do)
+        """Have the pool do it, in the context of whoever asks."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, do)
 
     async def _end(self, parts: AsyncGenerator[StreamPart, None]) -> None:
         ending = self._streams.get(parts)
@@ -182,7 +183,7 @@ class AsyncDriver:
     async def _unbroken(self, do: Callable[[], Any], stopped: list[asyncio.CancelledError]) -> Any:
         """What the work comes to. Cancelled meanwhile, it is still waited for: what was stored must be known. The
         cancellation is kept in `stopped`."""
-        working = asyncio.get_running_loop().run_in_executor(self._pool, do)
+        working = asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, do)
         while True:
             try:
                 return await asyncio.shield(working)

@@ -190,9 +190,7 @@ class Journal(Application[str]):
         """(key, run id, facts) of every run that has not ended, in all conversations: see `ConversationState.open_runs`."""
         waiting = self._log.select_heads(CONVERSATION, overdue_at=NEVER)
         states = ((key_of(head.stream), self._state(head)) for head in waiting)
-        return [
-            (key, *run) for key, state in states for run in (*state.open_runs.items(), *state.shadow_runs.items())
-        ]
+        return [(key, *run) for key, state in states for run in (*state.open_runs.items(), *state.shadow_runs.items())]
 
     def define_profile(self, profile: Profile) -> str:
         """Keep a profile in the ledger, once; returns its hash."""

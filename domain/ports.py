@@ -324,6 +324,10 @@ class Views(Protocol):
         """Counts and rates of the runs that began within these times, by one of `SUMMARY_BY`."""
         ...
 
+    def failure_days(self, since: datetime | None = None, until: datetime | None = None) -> list[tuple[str, str, int]]:
+        """(day, cause, number) of the failures within these times, by day."""
+        ...
+
     def find_runs(self, ending: str) -> list[tuple[str, str]]:
         """(key, run id) of the runs whose id ends so; at most a few."""
         ...

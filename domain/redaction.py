@@ -20,6 +20,7 @@ _SECRETS = (
     (re.compile(r"\b(?:sk|rk|pk|sess|ek)-[\w*.-]{4,}"), MASK),
     (re.compile(r"\b(bearer)\s+[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"\b(basic)\s+(?=\S*[\d=])[\w+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(r"(authorization\W{1,6}basic)\s+[\w+/=-]{4,}", re.IGNORECASE), rf"\1 {MASK}"),
     # name=value, name: value, "name": "value", also inside JSON that stands in a string.
     # After a colon and a space may follow plain words (`invalid_api_key: Incorrect key`): a secret has a digit.
     (
@@ -32,10 +33,24 @@ _SECRETS = (
     (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/]+@", re.IGNORECASE), rf"\1:{MASK}@"),
 )
 
+SECRET_CHARS_MIN = 8
+"""The shortest secret that is looked for by its value: a shorter one would be found in words that are none."""
+
+_kept: dict[str, re.Pattern[str]] = {}
+"""The secrets of this process's own settings, by their value: keys that have no form of their own, as Azure's."""
+
+
+def keep_secret(secret: str | None) -> None:
+    """From now on take this value out of everything, whatever stands around it."""
+    if secret is not None and len(secret.strip()) >= SECRET_CHARS_MIN and secret not in _kept:
+        _kept[secret] = re.compile(rf"(?<!\w){re.escape(secret.strip())}(?!\w)")
+
 
 def redact(text: str, limit: int = FAILURE_TEXT_CHARS_MAX) -> str:
     """`text` without keys, tokens and passwords, cut to `limit` characters, and always storable."""
     text = text[: 2 * limit]  # what is cut off below anyway need not be searched: patterns cost more than their length
+    for own in tuple(_kept.values()):
+        text = own.sub(MASK, text)
     for pattern, mask in _SECRETS:
         text = pattern.sub(mask, text)
     text = whole_text(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,22 @@ class Finding:
     def as_json(self) -> dict[str, Any]:
         """For `db check`."""
         return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class NotedThread:
+    """What the notebook says of one thread, without asking the provider."""
+
+    stream: str
+    mirror: str
+    thread_id: str
+    version: int
+    """Up to which version of the conversation it is known to hold the journal."""
+    settled: bool
+    doubts: int
+    """Writes to it that were never answered and may still land."""
+    held: bool
+    """Whether somebody is writing to it at this moment."""
 
 
 class Upkeep(Protocol):
@@ -59,4 +75,12 @@ class Upkeep(Protocol):
             Conflict: the database is not empty.
             StoreError: it cannot be used.
         """
+        ...
+
+    def noted_threads(self, streams: Sequence[str]) -> Sequence[NotedThread]:
+        """What the notebook says of the threads of these conversations."""
+        ...
+
+    def unsettled_threads(self, limit: int) -> Sequence[NotedThread]:
+        """Threads that have to be read before anything is written to them, at most so many."""
         ...

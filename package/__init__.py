@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ConversationNotFound,
         Delta,
         Ledger,
+        Observer,
         StartedOver,
         ThreadledgerError,
         ToolUse,
@@ -60,13 +61,18 @@ __all__ = [
 
 
 def open(  # noqa: A001 - the name users know from files: threadledger.open()
-    url: str | None = None, *, tools: Mapping[str, Callable[..., Any]] | None = None, **settings: Any
+    url: str | None = None,
+    *,
+    tools: Mapping[str, Callable[..., Any]] | None = None,
+    observer: "Observer | None" = None,
+    **settings: Any,
 ) -> "Ledger":
     """Open a ledger.
 
     Args:
         url: the database, as a SQLAlchemy URL; by default what the settings say. Created or upgraded where needed.
         tools: functions that a model may call, by the name that the profile gives them.
+        observer: whoever wants to be told of every run's start and end (`threadledger.domain.Observer`), beside the log.
         settings: any setting by its field name (`retries=1`, `backends=("chat",)`); wins over environment and `.env`.
 
     Raises:
@@ -74,7 +80,7 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
     """
     from threadledger.adapters import load_settings, open_ledger
 
-    return open_ledger(load_settings(db=url, **settings), tools=tools)
+    return open_ledger(load_settings(db=url, **settings), tools=tools, observer=observer)
 
 
 def record(client: "ClientT", ledger: "Ledger | None" = None, key: str | None = None) -> "ClientT":
@@ -107,7 +113,11 @@ def recording(key: str) -> AbstractContextManager[None]:
 
 
 def open_async(
-    url: str | None = None, *, tools: Mapping[str, Callable[..., Any]] | None = None, **settings: Any
+    url: str | None = None,
+    *,
+    tools: Mapping[str, Callable[..., Any]] | None = None,
+    observer: "Observer | None" = None,
+    **settings: Any,
 ) -> "AsyncLedger":
     """Open a ledger for an event loop: the same names, awaited.
 
@@ -118,7 +128,7 @@ def open_async(
     """
     from threadledger.domain import AsyncLedger
 
-    return AsyncLedger(open(url, tools=tools, **settings))
+    return AsyncLedger(open(url, tools=tools, observer=observer, **settings))
 
 
 def __getattr__(name: str) -> Any:

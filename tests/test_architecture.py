@@ -22,6 +22,7 @@ FOREIGN = {
     "starlette",
     "uvicorn",
     "genai_prices",
+    "opentelemetry",
     "pydantic_settings",
 }
 FAMILIES = {"pydantic": "pydantic_settings", "dotenv": "pydantic_settings", "httpx2": "openai"}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from threadledger.domain import Finding
+from threadledger.domain import Finding, NotedThread
 
 from .check import check
 from .copying import back_up, copy_ledger
 from .engine import Database
+from .noted import noted_threads, unsettled_threads
 
 
 class SqlUpkeep:
@@ -34,3 +35,9 @@ class SqlUpkeep:
             return copy_ledger(self._database, target, progress)
         finally:
             target.close()
+
+    def noted_threads(self, streams: Sequence[str]) -> Sequence[NotedThread]:
+        return noted_threads(self._database, streams)
+
+    def unsettled_threads(self, limit: int) -> Sequence[NotedThread]:
+        return unsettled_threads(self._database, limit)

@@ -14,7 +14,7 @@ Command = Callable[..., Any]
 
 CHECKS = [
     *("settings", "address", "key", "backends", "threads", "time"),
-    *("database", "runs", "unanswered", "cooling", "views", "profile"),
+    *("database", "runs", "unanswered", "lagging", "jobs", "cooling", "views", "profile"),
 ]
 PROFILE = """name = "John"
 instructions = "You are John."
@@ -157,6 +157,16 @@ def test_a_setting_that_lacks_or_contradicts_another_is_a_finding(
     assert "planted" not in done.out + done.err
 
 
+def test_a_finding_says_where_the_settings_that_it_names_come_from(
+    command: Command, ledger: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    (tmp_path / ".env").write_text("USE_ASSISTANTS_API=true\n")
+    found = findings(command("doctor", "-o", "json"))
+    assert found["backends"]["message"].endswith("(USE_ASSISTANTS_API from .env)")
+    assert found["threads"]["message"].endswith("(THREADLEDGER_THREADS from environment)")
+
+
 def test_a_server_that_still_speaks_the_assistants_api_is_no_finding(
     command: Command, ledger: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,8 +237,10 @@ class TestRuns:
 
     def test_a_run_that_still_has_time_is_left_alone(self, command: Command, ledger: Any) -> None:
         run_id = leave_a_run_open(ledger, seconds=3_600.0)
-        assert command("doctor").code == 0
-        assert ledger.run(run_id)[0].state == "open"
+        done = command("doctor", "-o", "json")
+        told = {row["check"]: row["message"] for row in done.json}["runs"]
+        assert (done.code, ledger.run(run_id)[0].state) == (0, "open")
+        assert told.startswith(f"1 run open ({run_id[-8:]}); the first has to end by 20")
 
     def test_exchanges_that_nobody_answered_are_counted(self, command: Command, ledger: Any) -> None:
         fail_runs(ledger, 2)
@@ -247,6 +259,115 @@ class TestRuns:
         provider.add_fault("POST /threads/{thread_id}/runs", fail={}, times=1)
         assert command("ask", "k", "When?").code == 0
         assert command("doctor").code == 0
+
+
+class TestThreads:
+    def unreachable(self, provider: Any, code: int = 503) -> None:
+        provider.add_fault("*", refuse={"status": code}, times=None)
+
+    def test_a_conversation_whose_thread_was_never_made_is_a_finding(
+        self, command: Command, ledger: Any, provider: Any
+    ) -> None:
+        self.unreachable(provider)
+        command("append", "k", "user", "Where is my parcel?")
+        found = findings(command("doctor", "-o", "json"))["lagging"]
+        assert found["message"] == "1 conversation of 1 message has no thread yet ('k')"
+        assert found["mend"].startswith("threadledger replay rebuild KEY --apply")
+
+    def test_a_thread_that_lags_behind_is_a_finding_until_the_provider_is_back(
+        self, command: Command, ledger: Any, provider: Any
+    ) -> None:
+        command("append", "k", "user", "Where is my parcel?")
+        assert command("doctor").code == 0
+        self.unreachable(provider)
+        command("append", "k", "user", "It was to come yesterday.")
+        found = findings(command("doctor", "-o", "json"))["lagging"]
+        assert found["message"] == "1 thread: somebody stopped in the middle of writing to it ('k')"
+        assert "threadledger replay reconcile --all --apply" in found["mend"]
+        provider.clear_faults()
+        command("append", "k", "user", "Hello?")
+        assert command("doctor").code == 0
+
+    def test_what_was_journaled_without_a_key_is_behind_in_the_thread(
+        self, command: Command, ledger: Any, provider: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        command("append", "k", "user", "Where is my parcel?")
+        with monkeypatch.context() as without:
+            without.setenv("OPENAI_API_KEY", "")
+            for text in ("Hello?", "Anybody?"):
+                command("append", "k", "user", text)
+        found = findings(command("doctor", "-o", "json"))["lagging"]
+        assert found["message"] == "1 thread lags behind by 2 messages ('k')"
+
+    def test_a_thread_that_the_provider_lost_is_a_finding(self, command: Command, ledger: Any, provider: Any) -> None:
+        command("append", "k", "user", "Where is my parcel?")
+        thread_id = ledger.state("k").links["assistants"]["thread_id"]
+        ledger.journal.commit("k", lambda it: it.lose_thread("assistants", thread_id, "provider_gone"))
+        assert (
+            findings(command("doctor", "-o", "json"))["lagging"]["message"] == "1 thread of the provider is gone ('k')"
+        )
+
+    def test_a_thread_that_somebody_is_writing_to_is_left_alone(
+        self, command: Command, ledger: Any, provider: Any
+    ) -> None:
+        command("append", "k", "user", "Where is my parcel?")
+        thread_id = ledger.state("k").links["assistants"]["thread_id"]
+        claim = {"held_until": "2999-01-01T00:00:00.000000Z", "settled": 0, "version": 0, "holder": "somebody"}
+        changes = ", ".join(f"{name} = '{value}'" for name, value in claim.items())
+        with sqlite3.connect("threadledger.db") as notebook:
+            notebook.execute(f"UPDATE mirror_heads SET {changes} WHERE thread_id = ?", (thread_id,))
+        notebook.close()
+        assert command("doctor").code == 0
+
+    def test_a_large_ledger_is_looked_at_where_it_changed_last_and_where_the_notebook_is_unsettled(
+        self, command: Command, ledger: Any, provider: Any
+    ) -> None:
+        from threadledger.domain import threads_behind
+
+        for key in ("old", "older", "new"):
+            command("append", key, "user", "Where is my parcel?")
+        with sqlite3.connect("threadledger.db") as notebook:
+            notebook.execute("UPDATE mirror_heads SET settled = 0 WHERE stream = 'conversation:old'")
+        notebook.close()
+        lags = threads_behind(ledger.journal, ledger.outside, looked_at_max=1)
+        assert [(each.key, each.state) for each in lags.threads] == [("old", "unsettled")]
+        assert (lags.looked_at, lags.of) == (1, 3)
+
+
+class TestJobs:
+    def job(self, ledger: Any, ended: list[dict[str, Any]]) -> str:
+        from threadledger.domain import Jobs
+
+        jobs = Jobs(ledger.journal)
+        started = jobs.start("rebuild", {}, [{"key": f"k{number}", "version": 1} for number in range(3)])
+        if ended:
+            jobs.end_items(started.job_id, ended)
+        return str(started.job_id)
+
+    def test_one_that_was_stopped_is_a_finding_with_the_command_that_goes_on(
+        self, command: Command, ledger: Any
+    ) -> None:
+        job_id = self.job(ledger, [{"item": 0, "state": "done"}])
+        found = findings(command("doctor", "-o", "json"))["jobs"]
+        assert found["message"] == f"rebuild job {job_id[-8:]} is stopped: 2 of 3 items left"
+        assert found["mend"] == f"threadledger replay resume {job_id[-8:]}"
+
+    def test_one_of_which_items_failed_is_a_finding_too(self, command: Command, ledger: Any) -> None:
+        states = ("done", "failed", "skipped")
+        job_id = self.job(ledger, [{"item": number, "state": state} for number, state in enumerate(states)])
+        found = findings(command("doctor", "-o", "json"))["jobs"]
+        assert found["message"] == f"rebuild job {job_id[-8:]} is done: 1 item failed"
+
+    def test_one_that_ended_well_is_none(self, command: Command, ledger: Any) -> None:
+        self.job(ledger, [{"item": number, "state": "done"} for number in range(3)])
+        assert command("doctor").code == 0
+
+    def test_many_are_counted(self, command: Command, ledger: Any) -> None:
+        for _ in range(5):
+            self.job(ledger, [])
+        rows = [row for row in command("doctor", "-o", "json").json if row["check"] == "jobs"]
+        assert len(rows) == 4
+        assert rows[-1]["message"] == "2 jobs more stopped, or with items that failed"
 
 
 class TestBackends:
@@ -309,6 +430,33 @@ class TestTheProfile:
         monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
         told = [row["message"] for row in command("doctor", "-o", "json").json if row["check"] == "profile"]
         assert [each.split(" ")[0] for each in told] == ["assistants", "chat"]
+
+    @pytest.mark.parametrize(
+        ("tool", "told"),
+        [
+            ('name = "web search"', "'web search' cannot be a function's name"),
+            (f'name = "{"a" * 65}"', "give 1 to 64 letters, digits, underscores or dashes"),
+            ('name = "a"\nparameters = { type = "string" }', "parameters of 'a': their schema is no object with prop"),
+            ('name = "a"\nparameters = { type = "object" }', 'give {"type": "object", "properties": {…}}'),
+            (
+                'name = "a"\nparameters = { type = "object", properties = { n = { type = "text" } } }',
+                "n has the type 'text', which JSON has not",
+            ),
+            (
+                'name = "a"\nparameters = { type = "object", properties = {}, required = ["n"] }',
+                "the schema requires 'n', which is not among its properties",
+            ),
+            ('name = "a"\n[[tools]]\nname = "a"', "2 functions are called 'a': a name is given once"),
+        ],
+    )
+    def test_a_tool_that_is_not_well_defined_is_a_finding(
+        self, command: Command, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str, told: str
+    ) -> None:
+        (tmp_path / "john.toml").write_text(f'name = "John"\n[[tools]]\n{tool}')
+        monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
+        rows = command("doctor", "-o", "json").json
+        (row,) = [row for row in rows if told in row["message"]]
+        assert (row["check"], row["mend"]) == ("profile", "correct the tools in THREADLEDGER_PROFILE")
 
     def test_one_that_is_not_toml_is_a_finding(
         self, command: Command, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

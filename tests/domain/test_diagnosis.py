@@ -66,6 +66,8 @@ CASES = [
         http(404, "The model `gpt-4` does not exist.", "model_not_found", REQUEST, endpoint="POST /chat/completions"),
     ),
     (Cause.MODEL_UNAVAILABLE, http(400, "The model has been deprecated.", "model_not_found")),
+    (Cause.MODEL_UNAVAILABLE, http(404, "The model `x` does not exist.", "404", "NotFoundError", endpoint="POST /x")),
+    (Cause.MODEL_UNAVAILABLE, http(404, 'model "x" not found, try pulling it first', endpoint="POST /x")),
     (Cause.MODEL_UNAVAILABLE, http(404, "No such model.", param="model", endpoint="POST /responses")),
     # Who may ask.
     (Cause.AUTHENTICATION, http(401, "Incorrect API key provided: [redacted].", "invalid_api_key", REQUEST)),

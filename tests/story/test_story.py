@@ -124,8 +124,9 @@ def test_each_failure_carries_what_was_said_its_cause_and_what_to_do(failed_twic
 def test_the_log_says_which_run_failed_and_why(simulator, story_ledger, caplog):
     simulator.add_fault(RUNS, fail=True)
     failure = story_ledger().conversation("k").ask("hello").failures[0]
-    told = [record.getMessage() for record in caplog.records if record.name == "threadledger"]
-    assert told == [f"run {failure.run_id} failed: provider_error (server_error: {SORRY})"]
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    place = f"run {failure.run_id} on assistants ({failure.model}, attempt 1)"
+    assert told == [f"{place} failed: provider_error (server_error, request {failure.facts.request_id})"]
 
 
 def test_memory_stays_in_one_piece_whoever_answers(failed_twice, simulator):

@@ -1,0 +1,40 @@
+"""Log lines as JSON, for the command line and for apps:
+
+handler = logging.StreamHandler()
+handler.setFormatter(JsonFormatter())
+logging.getLogger("threadledger").addHandler(handler)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+
+from threadledger.domain import Redacting, fields_of, to_iso
+
+RESERVED = ("time", "level", "logger", "message", "exception")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time` (ISO 8601, UTC), `level`, `logger`, `message`, the record's fields by their names, and
+    `exception` with a traceback where there is one. Secrets are taken out of other loggers' records too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._redacting = Redacting()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        whole = logging.makeLogRecord(vars(record))  # the record itself goes on to other handlers
+        self._redacting.filter(whole)
+        line = {
+            "time": to_iso(datetime.fromtimestamp(whole.created, UTC)),
+            "level": whole.levelname.lower(),
+            "logger": whole.name,
+            "message": whole.getMessage(),
+        }
+        line |= {name: value for name, value in fields_of(whole).items() if name not in RESERVED}
+        if whole.exc_text:
+            line["exception"] = whole.exc_text
+        return json.dumps(line, ensure_ascii=False, default=str)

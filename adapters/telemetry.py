@@ -1,0 +1,233 @@
+"""Runs and exchanges as OpenTelemetry's spans and metrics (extra `otel`). An app configures its SDK as always; without one,
+OpenTelemetry does nothing.
+
+    invoke_agent John                        an exchange: from its first run to its answer
+      chat gpt-5.5         error rate_limited
+      chat gpt-5.5-mini    linked to the one before: fallback
+
+Spans are made from what was stored, with the times of the events, so a run that a crash left open has its span once somebody
+closes it. They are told in the thread that stores; whoever asks has its own span above them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from threading import Lock
+from typing import Any
+from urllib.parse import urlsplit
+
+from opentelemetry import context, metrics, trace
+
+from threadledger.domain import ExchangeEnd, RunEnd, SeenRun
+
+from . import telemetry_names as n
+
+SPANS_OPEN_MAX = 10_000
+"""Spans kept open; where an end never comes, the oldest are ended as they are."""
+
+PROVIDERS_BACKENDS = frozenset({"assistants", "responses", "chat"})
+PORTS = {"https": 443, "http": 80}
+
+
+@dataclass
+class _Exchange:
+    """An exchange under way."""
+
+    span: trace.Span
+    failed: dict[str, trace.SpanContext] = field(default_factory=dict)
+    """Failed runs of it, for links."""
+
+
+class Telemetry:
+    """`Observer` that makes spans and metrics."""
+
+    def __init__(
+        self,
+        provider: str = n.OPENAI,
+        endpoint: str = "",
+        agent: str = "",
+        *,
+        text: bool = False,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> None:
+        """`provider` and `endpoint` are those of our own backends, `agent` the profile's name. With `text`, spans bear
+        question and answer. The providers of OpenTelemetry are by default the process's own."""
+        self._tracer = trace.get_tracer("threadledger", tracer_provider=tracer_provider)
+        meter = metrics.get_meter("threadledger", meter_provider=meter_provider)
+        self._duration = meter.create_histogram(
+            n.OPERATION_DURATION,
+            unit="s",
+            description="GenAI operation duration.",
+            explicit_bucket_boundaries_advisory=n.OPERATION_DURATION_BUCKETS,
+        )
+        self._tokens = meter.create_histogram(
+            n.TOKEN_USAGE,
+            unit="{token}",
+            description="Number of input and output tokens used.",
+            explicit_bucket_boundaries_advisory=n.TOKEN_USAGE_BUCKETS,
+        )
+        self._provider = provider
+        self._server = _server(endpoint)
+        self._agent = agent
+        self._text = text
+        self._runs: OrderedDict[str, trace.Span] = OrderedDict()
+        self._exchanges: OrderedDict[tuple[str, str], _Exchange] = OrderedDict()
+        self._lock = Lock()
+
+    def run_started(self, run: SeenRun) -> None:
+        """The span of a run begins, below that of its exchange."""
+        exchange = None if run.shadow else self._exchange(run)
+        above = trace.set_span_in_context(exchange.span) if exchange is not None else None
+        failed = exchange.failed.get(run.took_over_from or "") if exchange is not None else None
+        links = [trace.Link(failed, {n.LINK: n.FALLBACK})] if failed is not None else []
+        span = self._span(run, above, links)
+        with self._lock:
+            self._runs[run.run_id] = span
+            old = [self._runs.popitem(last=False)[1]] if len(self._runs) > SPANS_OPEN_MAX else []
+        for each in old:
+            each.end()
+
+    def run_ended(self, end: RunEnd) -> None:
+        """The span of a run ends; the metrics count it."""
+        run = end.run
+        with self._lock:
+            span = self._runs.pop(run.run_id, None)
+            exchange = self._exchanges.get((run.key, run.exchange_id))
+        span = span if span is not None else self._span(run, None, [])  # another process began it
+        span.set_attributes(_known(self._answered(end)))
+        if end.failure is not None and end.cause is not None:
+            span.set_attributes(_known(_failed(end)))
+            span.set_status(trace.StatusCode.ERROR, end.failure.code or end.failure.status)
+            if exchange is not None:
+                exchange.failed[run.run_id] = span.get_span_context()
+        if self._text:
+            span.set_attributes(_known(_texts(end)))
+        span.end(_nanoseconds(end.ended_at))
+        self._count(end)
+
+    def exchange_ended(self, end: ExchangeEnd) -> None:
+        """The span of an exchange ends."""
+        with self._lock:
+            exchange = self._exchanges.pop((end.key, end.exchange_id), None)
+        if exchange is None:
+            return
+        if end.answered_by is None:
+            exchange.span.set_attribute(n.ERROR_TYPE, n.GIVEN_UP)
+            exchange.span.set_status(trace.StatusCode.ERROR, "nobody answered")
+        exchange.span.end(_nanoseconds(end.ended_at))
+
+    def _exchange(self, run: SeenRun) -> _Exchange:
+        place = (run.key, run.exchange_id)
+        with self._lock:
+            found = self._exchanges.get(place)
+            if found is not None:
+                return found
+            attributes = {
+                n.OPERATION: n.INVOKE_AGENT,
+                n.PROVIDER: self._provider_of(run),
+                n.CONVERSATION_ID: run.key,
+                n.AGENT_NAME: self._agent or None,
+                n.EXCHANGE_ID: run.exchange_id,
+            }
+            name = f"{n.INVOKE_AGENT} {self._agent}".strip()
+            began = _nanoseconds(run.started_at)
+            span = self._tracer.start_span(name, attributes=_known(attributes), start_time=began)
+            made = self._exchanges[place] = _Exchange(span)
+            if len(self._exchanges) > SPANS_OPEN_MAX:
+                self._exchanges.popitem(last=False)[1].span.end()
+            return made
+
+    def _span(self, run: SeenRun, above: context.Context | None, links: list[trace.Link]) -> trace.Span:
+        attributes = self._common(run) | {
+            n.CONVERSATION_ID: run.key,
+            n.RUN_ID: run.run_id,
+            n.EXCHANGE_ID: run.exchange_id,
+            n.BACKEND: run.backend,
+            n.ATTEMPT: run.attempt,
+            n.RERUN_OF: run.rerun_of,
+            n.SHADOW: run.shadow or None,
+        }
+        return self._tracer.start_span(
+            f"{n.CHAT} {run.model}",
+            context=above,
+            kind=trace.SpanKind.CLIENT,
+            attributes=_known(attributes),
+            links=links,
+            start_time=_nanoseconds(run.started_at),
+        )
+
+    def _common(self, run: SeenRun) -> dict[str, Any]:
+        """What spans and metrics of a run share."""
+        ours = self._server if run.backend in PROVIDERS_BACKENDS else {}
+        return {n.OPERATION: n.CHAT, n.PROVIDER: self._provider_of(run), n.REQUEST_MODEL: run.model, **ours}
+
+    def _provider_of(self, run: SeenRun) -> str:
+        return self._provider if run.backend in PROVIDERS_BACKENDS else run.backend
+
+    def _answered(self, end: RunEnd) -> dict[str, Any]:
+        return {
+            n.RESPONSE_MODEL: end.response_model,
+            n.RESPONSE_ID: end.remote_run_id,
+            n.FINISH_REASONS: [end.finish_reason] if end.finish_reason else None,
+            n.REQUEST_ID: end.request_id,
+            n.INPUT_TOKENS: end.usage.get("input_tokens"),
+            n.OUTPUT_TOKENS: end.usage.get("output_tokens"),
+        }
+
+    def _count(self, end: RunEnd) -> None:
+        cause = end.cause.value if end.cause is not None else None
+        shared = self._common(end.run) | {n.RESPONSE_MODEL: end.response_model}
+        if end.duration_seconds is not None:
+            self._duration.record(end.duration_seconds, _known(shared | {n.ERROR_TYPE: cause}))
+        for kind in ("input", "output"):
+            tokens = end.usage.get(f"{kind}_tokens")
+            if tokens:
+                self._tokens.record(tokens, _known(shared | {n.TOKEN_TYPE: kind}))
+
+
+def _failed(end: RunEnd) -> dict[str, Any]:
+    failure = end.failure
+    if failure is None or end.cause is None:
+        return {}
+    return {
+        n.ERROR_TYPE: end.cause.value,
+        n.STATUS: failure.status,
+        n.ERROR_CODE: failure.code,
+        n.ERROR_KIND: failure.type,
+        n.HTTP_STATUS: failure.http_status,
+    }
+
+
+def _texts(end: RunEnd) -> dict[str, Any]:
+    """Question and answer in the form of the conventions."""
+    asked, answered = end.question(), end.answer
+    return {
+        n.INPUT_MESSAGES: _message("user", asked) if asked else None,
+        n.OUTPUT_MESSAGES: _message("assistant", answered) if answered else None,
+    }
+
+
+def _message(role: str, text: str) -> str:
+    return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}], ensure_ascii=False)
+
+
+def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _server(endpoint: str) -> dict[str, Any]:
+    parts = urlsplit(endpoint)
+    try:
+        port = parts.port or PORTS.get(parts.scheme)
+    except ValueError:
+        port = None
+    return {n.SERVER_ADDRESS: parts.hostname, n.SERVER_PORT: port} if parts.hostname and port else {}
+
+
+def _nanoseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1_000_000) * 1_000
