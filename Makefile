@@ -43,6 +43,7 @@ bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/audit.py
 
 lock:
 	uv pip compile pyproject.toml --all-extras --group dev --universal --no-annotate --no-header --no-emit-index-url \

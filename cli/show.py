@@ -99,7 +99,9 @@ def _told(kind: str, data: dict[str, Any]) -> str:
         case "ConversationStarted" if data["parent_key"] is not None:
             return f"forked from {data['parent_key']} at version {data['parent_version']}"
         case "RunStarted":
-            return f"{'shadow ' if data['shadow'] else ''}run {short(data['run_id'])} on {data['backend']} ({data['model']}), attempt {data['attempt']}"
+            kind = "shadow run" if data["shadow"] else "run"
+            asked = f"{data['backend']} ({data['model']})"
+            return f"{kind} {short(data['run_id'])} on {asked}, attempt {data['attempt']}"
         case "RunCompleted":
             ended = "asked for tools" if data["goes_on"] else "answered"
             if data["finish_reason"] == "found_in_thread":

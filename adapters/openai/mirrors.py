@@ -154,7 +154,9 @@ class ConversationThreads:
         sent = {"items": [dict(item.payload) for item in items]}
         try:
             with calling("POST /conversations/{conversation_id}/items", thread_id):
-                made = yield call(self._client, lambda sdk: sdk.conversations.items.create(thread_id, items=[], extra_body=sent))
+                made = yield call(
+                    self._client, lambda sdk: sdk.conversations.items.create(thread_id, items=[], extra_body=sent)
+                )
                 present(*(item.id for item in made.data))
         except ProviderRefused as refused:
             raise (yield from self._told_apart(refused, thread_id)) from refused

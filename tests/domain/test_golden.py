@@ -25,6 +25,8 @@ ROWS = [json.loads(line) for line in FILE.read_text("ascii").splitlines()]
 SINCE = FILE.with_name("events-0.2.0.jsonl")
 """What was added since, in the story that 0.1.0 began."""
 
+LATEST = FILE.with_name("events-0.3.0.jsonl")
+"""What reruns, forks and the audit's groups brought: new fields, new events."""
 JOBS = FILE.with_name("jobs-0.3.0.jsonl")
 """A job as it was first stored."""
 
@@ -228,6 +230,14 @@ def test_a_row_of_what_was_added_since_restores_to_its_event_and_changes_no_more
     assert type(event) is e.EVENTS[row["topic"]]
     assert e.payload_of(event) == row["state"]
     assert fold_memory([*story, event]).as_chat_messages() == CHAT
+
+
+@pytest.mark.parametrize("line", LATEST.read_text("ascii").splitlines())
+def test_a_row_of_reruns_forks_and_groups_restores_to_its_event(line):
+    row = json.loads(line)
+    event = event_of(row)
+    assert type(event) is e.EVENTS[row["topic"]]
+    assert e.payload_of(event) == row["state"]
 
 
 def test_the_job_folds_to_the_state_of_its_release():

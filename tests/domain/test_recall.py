@@ -104,8 +104,12 @@ def conversation_of(steps: Sequence[tuple[str, int]]) -> list[events.Event]:
 steps = st.lists(
     st.tuples(
         st.sampled_from(
-            [*["says"] * 5, *["calls", "results", "results", "retracts", "clears", "supersedes"]]
-            + [*["answers"] * 3, *["is accepted behind"] * 4]
+            [
+                *(["says"] * 5),
+                *["calls", "results", "results", "retracts", "clears", "supersedes"],
+                *(["answers"] * 3),
+                *(["is accepted behind"] * 4),
+            ]
         ),
         st.integers(0, 9),
     ),

@@ -106,7 +106,9 @@ def test_a_bulk_rerun_that_is_killed_and_run_again_pays_for_no_exchange_twice(
         left = ledger.replay.plan_rerun(failed=True, include=["interrupted"]).apply()
         assert [item.state for item in left] == ["answered"] * len(left)
         for key in KEYS:
-            ledger.conversation(key).append("user", "Thanks")  # a thread that lags behind catches up with the next message
+            ledger.conversation(key).append(
+                "user", "Thanks"
+            )  # a thread that lags behind catches up with the next message
             texts = [each.message.text for each in ledger.memory(key).messages]
             assert texts == ["Where is it?", "You said: Where is it?", "Thanks"]
         assert [found.found.state for found in ledger.replay.verify()] == [ThreadState.SAME] * len(KEYS)

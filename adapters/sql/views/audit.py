@@ -2,30 +2,51 @@
 
 What became of a run is said by one fold alone, `fold_exchanges` of the domain. The view keeps what that fold came to and what
 is looked for; everything else about a run stays in its events, and is folded from there when it is asked for: nothing is
-stored twice, least of all the text of an answer that broke off. For the same reason the cause of a failure is not stored: it
-is derived from the facts when they are read, so that a better table explains old failures at once.
+stored twice, least of all the text of an answer that broke off. What `failures` tells is derived from the facts when they are
+read, the cause too. Groups and summaries are counted over cause and group as they were derived when the run was taken in: the
+view's version has the numbers of both rules, so that a better table builds it anew and explains old failures at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Table, func, select, tuple_
 
 from threadledger.domain import (
+    DIAGNOSIS_VERSION,
+    RULE_VERSION,
     RUN_TOPICS,
     BackendEnd,
     FailureFilter,
+    FailureGroup,
+    GroupName,
     RecordedFailure,
+    SummaryRow,
     events,
     fold_exchanges,
     key_of,
     to_iso,
 )
 
-from .runs import RunPlaces, Runs, as_row, because_of, ends_of, restored, runs_table, storable, touched
-from .view import EVENTS, STREAMS, Taken, View, upsert
+from . import figures
+from .runs import (
+    COLUMNS,
+    RunPlaces,
+    Runs,
+    as_row,
+    because_of,
+    ends_of,
+    groups_table,
+    restored,
+    runs_table,
+    storable,
+    touched,
+)
+from .view import EVENTS, STREAMS, Taken, View, put
 
 FOUND_RUNS_MAX = 10
 """Runs with the same ending that are told."""
@@ -36,14 +57,22 @@ PAGE_FAILURES = 1_000
 _LAST_CHARACTER = "\U0010ffff"
 
 Known = Runs
-Changes = Sequence[dict[str, Any]]
+
+
+@dataclass
+class Changes:
+    """Rows of runs, in the order of `COLUMNS`, and of groups by their ids."""
+
+    runs: Sequence[tuple[Any, ...]]
+    groups: dict[str, GroupName]
 
 
 class AuditView(View[Known, Changes]):
     """Every run."""
 
     name = "audit"
-    version = 2
+    # The tables', that of the diagnosis table, and that of the rule of normalising: each has two digits.
+    version = 10_000 * 3 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
     topics = RUN_TOPICS
 
     def create(self, connection: Connection, generation: int) -> None:
@@ -51,14 +80,20 @@ class AuditView(View[Known, Changes]):
         runs.metadata.create_all(connection, checkfirst=False)
         # Written out: said by SQLAlchemy's means, it loads the code for both databases, which takes 50 ms.
         by_end = f"{self.prefix(generation)}by_end"
+        groups_table(self.prefix(generation)).metadata.create_all(connection, checkfirst=False)
         connection.exec_driver_sql(f"CREATE INDEX {by_end} ON {runs.name} (ended_at, started) WHERE failed IS NOT NULL")
 
     def load(self, connection: Connection, generation: int, taken: Sequence[Taken]) -> Known:
         runs = self._runs(generation)
         exchange_ids, run_ids = touched(taken)
-        begun = select(runs.c.exchange_id).where(runs.c.id_reversed.in_([each[::-1] for each in run_ids]))
-        wanted = or_(runs.c.exchange_id.in_(exchange_ids), runs.c.exchange_id.in_(begun))
-        return restored(connection, connection.execute(select(runs).where(wanted)).all())
+        mark = "?" if connection.dialect.name == "sqlite" else "%s"
+        exchanges, ids = (", ".join([mark] * len(each)) or "NULL" for each in (exchange_ids, run_ids))
+        found = connection.exec_driver_sql(  # by SQLAlchemy's means, the thousands of values take longer than the query
+            f"SELECT * FROM {runs.name} WHERE exchange_id IN ({exchanges}) OR exchange_id IN "
+            f"(SELECT exchange_id FROM {runs.name} WHERE id_reversed IN ({ids}))",
+            (*exchange_ids, *(each[::-1] for each in run_ids)),
+        )
+        return restored(connection, found.all())
 
     def fold(self, taken: Sequence[Taken], known: Known | None) -> Changes:
         runs = known or Runs()
@@ -73,10 +108,14 @@ class AuditView(View[Known, Changes]):
                     runs.places[event.run_id].failed = position
                 case _:
                     pass
-        return [as_row(run, folded, runs.places[run.run_id]) for run in folded.runs.values()]
+        groups: dict[str, GroupName] = {}
+        return Changes([as_row(run, folded, runs.places[run.run_id], groups) for run in folded.runs.values()], groups)
 
     def apply(self, connection: Connection, generation: int, changes: Changes) -> None:
-        upsert(connection, self._runs(generation), changes)
+        put(connection, self._runs(generation).name, "started", COLUMNS, changes.runs)
+        named = [(group, name.cause, name.backend, name.message) for group, name in changes.groups.items()]
+        columns = ("failure_group", "cause", "backend", "message")
+        put(connection, groups_table(self.prefix(generation)).name, columns[0], columns, sorted(named))
 
     def failures(
         self, connection: Connection, generation: int, wanted: FailureFilter, limit: int | None
@@ -90,6 +129,25 @@ class AuditView(View[Known, Changes]):
             if limit is not None and len(found) >= limit:
                 break
         return found[:limit][::-1]
+
+    def groups(
+        self, connection: Connection, generation: int, since: datetime | None, until: datetime
+    ) -> list[FailureGroup]:
+        """See `figures.failure_groups`."""
+        named = groups_table(self.prefix(generation))
+        return figures.failure_groups(connection, self._runs(generation), named, since, until)
+
+    def summary(
+        self, connection: Connection, generation: int, by: str, since: datetime | None, until: datetime | None
+    ) -> list[SummaryRow]:
+        """See `figures.summary`."""
+        return figures.summary(connection, self._runs(generation), by, since, until)
+
+    def failure_days(
+        self, connection: Connection, generation: int, since: datetime | None, until: datetime | None
+    ) -> list[tuple[str, str, int]]:
+        """See `figures.failure_days`."""
+        return figures.failure_days(connection, self._runs(generation), since, until)
 
     def find_runs(self, connection: Connection, generation: int, ending: str) -> list[tuple[str, str]]:
         """(key, run id) of the runs whose id ends so, at most `FOUND_RUNS_MAX`."""

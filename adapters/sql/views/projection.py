@@ -22,7 +22,7 @@ from .view import Taken, View
 
 logger = logging.getLogger("threadledger")
 
-BATCH_EVENTS_MAX = 2_000
+BATCH_EVENTS_MAX = 4_000
 """Events taken in by one transaction."""
 
 BATCH_CHARS_MAX = 2_000_000

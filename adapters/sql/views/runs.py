@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
+from math import isfinite
 from typing import Any
 
-from sqlalchemy import Column, Connection, Index, MetaData, Row, SmallInteger, Table, Text, select
+from sqlalchemy import Column, Connection, Double, Index, MetaData, Row, SmallInteger, Table, Text, select
 
 from threadledger.domain import (
+    CONVERSATION,
     BackendEnd,
     Cause,
     CorruptEvent,
     Exchanges,
+    GroupName,
     RunRecord,
     diagnose,
     events,
     facts_of,
     fold_exchanges,
     from_iso,
+    named_group,
     recorded_failure,
     restore,
     tells,
@@ -30,6 +34,9 @@ from threadledger.domain import (
 from .view import EVENTS, PLAIN_TEXT, POSITION, STREAMS, Taken
 
 RowOfRun = Row[Any]
+
+TOKENS_MAX = 2**53
+"""The most tokens that a run is taken to have used."""
 
 _EVENT = (
     *(EVENTS.c.position, STREAMS.c.name, EVENTS.c.version, EVENTS.c.topic, EVENTS.c.state),
@@ -65,10 +72,19 @@ def runs_table(begin: str) -> Table:
         # Reversed, so that an index finds the end of it.
         Column("id_reversed", PLAIN_TEXT, nullable=False),
         Column("exchange_id", PLAIN_TEXT, nullable=False),
-        Column("state", Text, nullable=False),
+        Column("conversation", PLAIN_TEXT, nullable=False),
+        Column("started_at", PLAIN_TEXT, nullable=False),
         Column("ended_at", PLAIN_TEXT),
         Column("backend", Text),
+        Column("model", Text),
+        Column("profile", Text),
         Column("code", Text),
+        # Derived from the facts; the view's version has the numbers of the rules that derived them.
+        Column("cause", Text),
+        Column("failure_group", Text),
+        Column("seconds", Double),
+        Column("input_tokens", POSITION, nullable=False),
+        Column("output_tokens", POSITION, nullable=False),
         Column("next", Text, nullable=False),
         # Whether its end says anything about its backend.
         Column("tells", SmallInteger, nullable=False),
@@ -82,21 +98,33 @@ def runs_table(begin: str) -> Table:
     return runs
 
 
+@cache
+def groups_table(begin: str) -> Table:
+    """What the ids of groups stand for."""
+    texts = [Column(name, Text, nullable=False) for name in ("cause", "backend", "message")]
+    return Table(f"{begin}groups", MetaData(), Column("failure_group", PLAIN_TEXT, primary_key=True), *texts)
+
+
 def touched(taken: Sequence[Taken]) -> tuple[set[str], set[str]]:
-    """The ids of the exchanges that events touch, and of the runs whose exchanges they touch."""
+    """The ids of the exchanges that events touch, and of the runs whose exchanges they touch; not of runs that begin here,
+    whose exchanges are among the first."""
     exchange_ids: set[str] = set()
     run_ids: set[str] = set()
+    begun: set[str] = set()
     for _, event in taken:
         match event:
-            case events.RunStarted() | events.ExchangeAbandoned():
+            case events.RunStarted():
                 exchange_ids.add(_id(event.exchange_id))
+                begun.add(_id(event.run_id))
             case events.RunCompleted() | events.RunFailed():
                 run_ids.add(_id(event.run_id))
+            case events.ExchangeAbandoned():
+                exchange_ids.add(_id(event.exchange_id))
             case events.FallbackUsed():
                 run_ids.add(_id(event.failed_run_id))
             case _:
                 pass
-    return exchange_ids, run_ids
+    return exchange_ids, run_ids - begun
 
 
 def _id(given: object) -> str:
@@ -106,30 +134,88 @@ def _id(given: object) -> str:
     return given
 
 
-def as_row(run: RunRecord, folded: Exchanges, places: RunPlaces) -> dict[str, Any]:
+COLUMNS = (
+    *(
+        "started",
+        "completed",
+        "failed",
+        "id_reversed",
+        "exchange_id",
+        "conversation",
+        "started_at",
+        "ended_at",
+        "backend",
+    ),
+    *(
+        "model",
+        "profile",
+        "code",
+        "cause",
+        "failure_group",
+        "seconds",
+        "input_tokens",
+        "output_tokens",
+        "next",
+        "tells",
+    ),
+    *("abandoned", "answered_by"),
+)
+"""The order of a row's values."""
+
+
+def as_row(run: RunRecord, folded: Exchanges, places: RunPlaces, groups: dict[str, GroupName]) -> tuple[Any, ...]:
+    """The values of `COLUMNS`; the group of a failed run is added to `groups`."""
     exchange = folded.exchange_of(run)
-    if run.failure is not None:
-        recorded_failure(run, exchange)  # what cannot be told when it is read is not taken in
-    return {
-        "started": places.started,
-        "completed": places.completed,
-        "failed": places.failed,
-        "id_reversed": _id(run.run_id)[::-1],
-        "exchange_id": _id(run.exchange_id),
-        "state": run.state,
-        "ended_at": to_iso(run.ended_at) if run.ended_at is not None else None,
-        "backend": storable(run.backend),
-        "code": storable(run.failure.code) if run.failure is not None else None,
-        "next": run.next,
-        "tells": int(run.completed is not None or (run.failure is not None and tells(run.failure))),
-        "abandoned": int(exchange.abandoned),
-        "answered_by": exchange.answered_by,
-    }
+    failure, completed = run.failure, run.completed
+    code = cause = group = None
+    if failure is not None:
+        cause = recorded_failure(run, exchange).cause  # what cannot be told when it is read is not taken in
+        name = named_group(failure, run.backend, cause)
+        code, group = storable(failure.code), name.id
+        groups[group] = name
+    return (
+        places.started,
+        places.completed,
+        places.failed,
+        _id(run.run_id)[::-1],
+        _id(run.exchange_id),
+        CONVERSATION + run.key,
+        to_iso(run.started_at),
+        to_iso(run.ended_at) if run.ended_at is not None else None,
+        storable(run.backend),
+        storable(run.model),
+        storable(run.profile_hash),
+        code,
+        cause.value if cause is not None else None,
+        group,
+        _seconds(run.duration_seconds),
+        _tokens(completed, "input_tokens"),
+        _tokens(completed, "output_tokens"),
+        run.next,
+        int(completed is not None or (failure is not None and tells(failure))),
+        int(exchange.abandoned),
+        exchange.answered_by,
+    )
+
+
+def _seconds(given: object) -> float | None:
+    return float(given) if isinstance(given, (int, float)) and isfinite(given) else None
+
+
+def _tokens(completed: events.RunCompleted | None, name: str) -> int:
+    """As the provider counted them; what is no count, or too large for a database, is none."""
+    given = completed.usage.get(name) if completed is not None else None
+    return given if isinstance(given, int) and 0 <= given <= TOKENS_MAX else 0
+
+
+@lru_cache(maxsize=1_024)
+def _whole(given: str) -> str:
+    return whole_text(given).replace("\0", "\ufffd")
 
 
 def storable(given: object) -> str | None:
     """What is looked for of a value. Two values may come to the same: whoever looks compares what was found."""
-    return whole_text(given).replace("\0", "\ufffd") if isinstance(given, str) else None
+    return _whole(given) if isinstance(given, str) else None
 
 
 def restored(connection: Connection, rows: Sequence[RowOfRun]) -> Runs:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from threadledger.domain import BackendEnd, ConversationState, FailureFilter, InvalidInput, RecordedFailure, StoreError
+from threadledger.domain import (
+    BackendEnd,
+    ConversationState,
+    FailureFilter,
+    FailureGroup,
+    InvalidInput,
+    RecordedFailure,
+    StoreError,
+    SummaryRow,
+)
 
 from ..engine import Database
 from ..recorder import Recorder
@@ -32,6 +42,19 @@ class SqlViews:
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         return self._read(
             lambda connection, runs: self._audit.failures(connection, runs, wanted, limit), self._audit.name
+        )
+
+    def failure_groups(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
+        return self._read(lambda connection, runs: self._audit.groups(connection, runs, since, until), self._audit.name)
+
+    def summary(self, by: str, since: datetime | None = None, until: datetime | None = None) -> list[SummaryRow]:
+        return self._read(
+            lambda connection, runs: self._audit.summary(connection, runs, by, since, until), self._audit.name
+        )
+
+    def failure_days(self, since: datetime | None = None, until: datetime | None = None) -> list[tuple[str, str, int]]:
+        return self._read(
+            lambda connection, runs: self._audit.failure_days(connection, runs, since, until), self._audit.name
         )
 
     def find_runs(self, ending: str) -> list[tuple[str, str]]:

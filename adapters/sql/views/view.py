@@ -86,3 +86,16 @@ def upsert(connection: Connection, into: Table, rows: Sequence[Mapping[str, Any]
     key = [each.name for each in into.primary_key]
     changed = {each.name: new.excluded[each.name] for each in into.columns if each.name not in key}
     connection.execute(new.on_conflict_do_update(index_elements=key, set_=changed), rows)
+
+
+def put(connection: Connection, into: str, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """The same, for rows whose values come in the order of `columns`, at half the price: the statement is our own."""
+    if not rows:
+        return
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    places = ", ".join([mark] * len(columns))
+    changed = ", ".join(f"{each} = excluded.{each}" for each in columns if each != key)
+    connection.exec_driver_sql(
+        f"INSERT INTO {into} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT ({key}) DO UPDATE SET {changed}",
+        [tuple(row) for row in rows],
+    )

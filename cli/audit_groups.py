@@ -1,0 +1,179 @@
+"""`threadledger audit groups`, `resolve`, `mute` and `reopen`: failures by what they have in common."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .exits import Exit
+from .invocation import MomentParameter, TextParameter, common, invocation, opened
+from .output import WIDE_TERMINAL, clock, console, counted, emit_many, emit_one, note, printable
+from .plots import sparkline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from threadledger.domain import Decision, FailureGroup
+
+STATES = ("open", "resolved", "muted", "returned", "all")
+
+COLUMNS = ("group", "state", "cause", "backend", "runs", "conversations", "unanswered", "trend", "last_at", "message")
+
+STATE_STYLES = {"returned": "bold red", "open": "yellow", "resolved": "green", "muted": "dim"}
+
+ORPHANS_SHOWN_MAX = 5
+
+UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+class _To(MomentParameter):
+    """A time to come (ISO 8601), or a span from now on."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
+        from threadledger.domain import now
+
+        ahead = re.fullmatch(r"(\d{1,9})([smhdw])", str(value))
+        if ahead is None:
+            return super().convert(value, param, ctx)
+        try:
+            return now() + timedelta(seconds=int(ahead[1]) * UNITS[ahead[2]])
+        except OverflowError:
+            self.fail(f"{value!r} is further ahead than time goes.", param, ctx)
+
+
+@click.command()
+@click.option("--since", type=MomentParameter(), metavar="T", help="Failures since then (ISO 8601, or 24h, 7d).")
+@click.option("--state", type=click.Choice(STATES), help="Only groups in this state. Without it: all but the muted.")
+@common
+def groups(since: datetime | None, state: str | None) -> int:
+    """Failures grouped by cause, backend and message, without the ids and numbers in it; with their trend."""
+    from threadledger.domain import FailureGroups, GroupState
+
+    states = None if state is None else tuple(GroupState) if state == "all" else (state,)
+    with opened() as ledger:
+        found = ledger.failure_groups(since, states)
+        orphans = FailureGroups(ledger.journal).orphans()
+    if invocation().output != "table":
+        emit_many((each.as_json() for each in found), ())
+    elif found:
+        _draw_groups(found)
+        for told in _explained(found):
+            note(told)
+    else:
+        note("no groups")
+    if orphans:
+        note(_told_of_orphans(orphans))
+    return Exit.DONE
+
+
+@click.command()
+@click.argument("group")
+@click.option("--note", "told", type=TextParameter(), default="", metavar="TEXT", help="What was done about it.")
+@common
+def resolve(group: str, told: str) -> int:
+    """What made GROUP fail is mended: it is marked as returned if it fails again."""
+    with opened() as ledger:
+        _emit(ledger.resolve_group(group, told), "a failure after this marks it as returned")
+    return Exit.DONE
+
+
+@click.command()
+@click.argument("group")
+@click.option("--until", type=_To(), metavar="T", help="Until then (ISO 8601, or a span from now: 24h, 7d).")
+@click.option("--note", "told", type=TextParameter(), default="", metavar="TEXT", help="Why.")
+@common
+def mute(group: str, until: datetime | None, told: str) -> int:
+    """Leave GROUP out of `audit groups`, for ever or until a time."""
+    with opened() as ledger:
+        muted = ledger.mute_group(group, until, told)
+    decision = muted.decision
+    ending = f"until {clock(decision.until)}" if decision and decision.until else "until it is reopened"
+    _emit(muted, f"{ending}; see it with: threadledger audit groups --state muted")
+    return Exit.DONE
+
+
+@click.command()
+@click.argument("group")
+@click.option("--note", "told", type=TextParameter(), default="", metavar="TEXT", help="Why.")
+@common
+def reopen(group: str, told: str) -> int:
+    """GROUP is neither resolved nor muted any more."""
+    with opened() as ledger:
+        _emit(ledger.reopen_group(group, told), "it is shown like any other")
+    return Exit.DONE
+
+
+def _emit(group: FailureGroup, ending: str) -> None:
+    def draw(console: Console) -> None:
+        from rich.text import Text
+
+        runs = counted(group.runs, "run")
+        said = f"group {group.group} is {group.state}: {runs} of {group.cause} on {group.backend}; {ending}"
+        console.print(Text(printable(said, lines=False)), soft_wrap=True)
+
+    emit_one(group.as_json(), draw)
+
+
+def _draw_groups(found: Sequence[FailureGroup]) -> None:
+    from rich.text import Text
+
+    rows = [
+        each.as_json()
+        | {
+            "state": Text(each.state, style=STATE_STYLES[each.state]),
+            "trend": Text(sparkline(each.trend), style="cyan"),
+            "last_at": clock(each.as_json()["last_at"])[5:16],
+        }
+        for each in found
+    ]
+    if console().width >= WIDE_TERMINAL:
+        emit_many(rows, COLUMNS)
+    else:
+        _draw_narrow(rows)
+    begin, end = (clock(found[0].as_json()[name])[:16] for name in ("trend_since", "trend_until"))
+    console().print(Text(f"trend: {len(found[0].trend)} parts from {begin} to {end}", style="dim"))
+
+
+def _draw_narrow(rows: Sequence[dict[str, Any]]) -> None:
+    """A few lines a group, where a table has no room."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for row in rows:
+        head = Text(f"{row['group']}  ").append_text(row["state"])
+        head.append(printable(f"  {row['cause']} on {row['backend']}", lines=False), style="bold")
+        numbers = f"{counted(row['runs'], 'run')}, {counted(row['conversations'], 'conversation')}, "
+        console().print(head)
+        console().print(Text(f"  {numbers}{row['unanswered']:,} unanswered"))
+        console().print(Text("  ").append_text(row["trend"]).append(f"  last {row['last_at']}"))
+        console().print(Padding(Text(printable(row["message"], lines=False), style="dim"), (0, 0, 1, 2)))
+
+
+def _explained(found: Sequence[FailureGroup]) -> list[str]:
+    """Each advice once, with its cause and the groups that it is for."""
+    by_advice: dict[tuple[str, str], list[str]] = {}
+    for each in found:
+        if each.state in {"open", "returned"}:
+            by_advice.setdefault((each.cause.value, each.advice), []).append(each.group)
+    return [f"{cause} ({', '.join(ids)})\n  {advice}" for (cause, advice), ids in by_advice.items()]
+
+
+def _told_of_orphans(orphans: Mapping[str, Decision]) -> str:
+    from threadledger.domain import RULE_VERSION
+
+    shown = list(orphans.items())[:ORPHANS_SHOWN_MAX]
+    lines = [
+        f"  {group} (rule {each.rule}) {each.state}: {each.cause} on {each.backend}: {each.message}"
+        for group, each in shown
+    ]
+    left = [f"  … and {len(orphans) - len(shown)} more"] if len(orphans) > len(shown) else []
+    begin = (
+        f"what was decided about {counted(len(orphans), 'group')} applies to none that is there "
+        f"(groups are made by rule {RULE_VERSION} now, or the cause is another one): look at them again"
+    )
+    return printable("\n".join([begin, *lines, *left]))

@@ -1,0 +1,85 @@
+"""`threadledger audit summary`: counts and rates of runs, with bars."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .exits import Exit
+from .invocation import MomentParameter, common, invocation, opened
+from .output import WIDE_TERMINAL, console, emit_many, note, printable, table
+from .plots import bar, span
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from threadledger.domain import Ledger, SummaryRow
+
+BY = ("cause", "code", "backend", "model", "profile", "day", "hour")
+
+WIDE = ("runs", "failed", "rate", "", "fallbacks", "answered", "unanswered", "p50", "p95", "input", "output")
+NARROW = ("runs", "failed", "rate", "", "unanswered", "p95")
+
+BAR_CHARS, NARROW_BAR_CHARS = 20, 8
+
+PROFILE_HASH_CHARS = 8
+
+
+@click.command()
+@click.option("--by", type=click.Choice(BY), default="cause", show_default=True, help="What runs are counted by.")
+@click.option("--since", type=MomentParameter(), metavar="T", help="Runs that began then or later (ISO 8601, or 24h).")
+@click.option("--until", type=MomentParameter(), metavar="T", help="Runs that began then or earlier.")
+@common
+def summary(by: str, since: datetime | None, until: datetime | None) -> int:
+    """Counts, failure rates, durations and tokens of runs; a bar is as long as the failures are many.
+
+    By cause and by code, `runs` counts all runs: only those that failed have a cause.
+    """
+    with opened() as ledger:
+        rows = ledger.summary(by, since, until)
+        names = _profile_names(ledger, rows) if by == "profile" else {}
+    if invocation().output != "table":
+        emit_many((row.as_json() for row in rows), ())
+    elif rows:
+        wide = console().width >= WIDE_TERMINAL
+        console().print(table([_drawn(row, rows, names, wide) for row in rows], (by, *(WIDE if wide else NARROW))))
+    else:
+        note("no runs failed" if by in {"cause", "code"} else "no runs")
+    return Exit.DONE
+
+
+def _drawn(row: SummaryRow, rows: Sequence[SummaryRow], names: Mapping[str, str], wide: bool) -> dict[str, Any]:
+    from rich.text import Text
+
+    told = row.as_json()
+    value = names.get(row.value or "", row.value or "(none)").replace("T", " ").removesuffix(":00Z")
+    value = value if row.by in {"day", "hour"} else names.get(row.value or "", row.value or "(none)")
+    length = BAR_CHARS if wide else NARROW_BAR_CHARS
+    return {
+        row.by: printable(value, lines=False),
+        "runs": row.runs,
+        "failed": row.failed,
+        "rate": Text(f"{row.failure_rate:.1%}", justify="right"),
+        "": Text(bar(row.failed, max(each.failed for each in rows), length), style="red"),
+        "fallbacks": row.fallbacks,
+        "answered": row.answered,
+        "unanswered": told["unanswered"],
+        "p50": Text(span(row.p50_seconds), justify="right"),
+        "p95": Text(span(row.p95_seconds), justify="right"),
+        "input": row.input_tokens,
+        "output": row.output_tokens,
+    }
+
+
+def _profile_names(ledger: Ledger, rows: Sequence[SummaryRow]) -> dict[str, str]:
+    """Profiles by their hashes: the name, and what tells it from others of that name."""
+    from threadledger.domain import defined_profile
+
+    names = {}
+    for row in rows:
+        profile = defined_profile(ledger.journal, row.value)
+        if profile is not None and row.value is not None:
+            names[row.value] = f"{profile.name} {row.value[:PROFILE_HASH_CHARS]}"
+    return names

@@ -1,0 +1,189 @@
+"""Groups of failures, and what people decided about them.
+
+A decision (resolved, muted, reopened) is an event on a stream of the ledger's own; its newest state stands beside it. A group
+is named by its id, of which the rule of normalising is a part: another rule makes other groups, and what was decided about the
+old ones stays in the log and applies to none of the new (`orphans`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from . import events as e
+from .audit import moment_of
+from .errors import GroupNotFound, InvalidInput
+from .grouping import Decision, FailureGroup, GroupState, state_of
+from .ids import as_utc, new_id, now, to_iso
+from .journal import Journal
+from .normalising import RULE_VERSION
+from .ports import StreamHead
+from .redaction import redact
+
+AUDIT_GROUPS = "audit:groups"
+"""The stream of what was decided about groups."""
+
+BOOK_SCHEMA = 1
+"""Number of the form in which the decisions stand beside their stream."""
+
+NOTE_CHARS_MAX = 500
+"""Characters of a note beside a decision."""
+
+
+def evolve_book(book: dict[str, Decision], event: e.Event) -> None:
+    """Take one more event in. Never refuses."""
+    match event:
+        case e.FailureGroupResolved():
+            state, until = "resolved", None
+        case e.FailureGroupMuted():
+            state, until = "muted", event.until
+        case e.FailureGroupReopened():
+            state, until = "open", None
+        case _:
+            return
+    told = (event.cause, event.backend, event.message, event.note)
+    book[event.group] = Decision(state, to_iso(event.timestamp), event.rule, *told, until=until)
+
+
+class FailureGroups:
+    """The groups of one ledger."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def all(
+        self, since: datetime | timedelta | None = None, states: Iterable[GroupState | str] | None = None
+    ) -> list[FailureGroup]:
+        """The groups with failures since then, those in these states: without them, all but the muted. First those that
+        returned, then the open, the resolved, the muted ones, each the last failed first.
+
+        Raises:
+            InvalidInput: there is no such state.
+        """
+        wanted = _states(states)
+        moment = now()
+        begin = moment_of(since)
+        book = self.book()
+        found = [_standing(each, book.get(each.group), moment) for each in self._tallied(begin, moment)]
+        order = list(GroupState)
+        return sorted((each for each in found if each.state in wanted), key=lambda each: order.index(each.state))
+
+    def get(self, group: str) -> FailureGroup:
+        """One group over all time, by its id or by the beginning of it that is its own.
+
+        Raises:
+            GroupNotFound: none, or more than one, has this id or begins so.
+        """
+        found = [each for each in self.all(states=GroupState) if group and each.group.startswith(group)]
+        exact = [each for each in found if each.group == group] or found
+        if len(exact) != 1:
+            problem = f"{len(exact)} groups begin with {group!r}" if exact else f"no group {group!r}"
+            raise GroupNotFound(f"{problem}: see what there is with: threadledger audit groups --state all")
+        return exact[0]
+
+    def resolve(self, group: str, note: str = "") -> FailureGroup:
+        """Note that what made a group fail is mended; a failure after this brings it back. Where it is resolved and has not
+        returned, nothing is written.
+
+        Raises:
+            GroupNotFound: see `get`.
+        """
+        return self._decide(group, e.FailureGroupResolved, GroupState.RESOLVED, note)
+
+    def mute(self, group: str, until: datetime | None = None, note: str = "") -> FailureGroup:
+        """Leave a group out of what is shown, until then or for ever. Where that is so already, nothing is written.
+
+        Raises:
+            GroupNotFound: see `get`.
+            InvalidInput: `until` is not to come.
+        """
+        if until is not None and as_utc(until) <= now():
+            raise InvalidInput(
+                f"a group cannot be muted until {to_iso(as_utc(until))}, which is past: give a time to come"
+            )
+        return self._decide(group, e.FailureGroupMuted, GroupState.MUTED, note, until=until and to_iso(as_utc(until)))
+
+    def reopen(self, group: str, note: str = "") -> FailureGroup:
+        """Take back that a group is resolved or muted. Where it is open, nothing is written.
+
+        Raises:
+            GroupNotFound: see `get`.
+        """
+        return self._decide(group, e.FailureGroupReopened, GroupState.OPEN, note)
+
+    def orphans(self) -> dict[str, Decision]:
+        """What was decided about groups that are no more: those of another rule, or whose failures are now of another cause."""
+        there = {each.group for each in self._tallied(None, now())}
+        return {group: each for group, each in self.book().items() if group not in there and each.state != "open"}
+
+    def book(self) -> dict[str, Decision]:
+        """What was last decided about each group."""
+        return self._book(self._journal.head(AUDIT_GROUPS))
+
+    def _tallied(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
+        return self._journal.views.failure_groups(since, until)
+
+    def _decide(
+        self, group: str, event_class: type[e.Event], wanted: GroupState, note: str, **more: Any
+    ) -> FailureGroup:
+        found, at = self.get(group), now()
+        note = redact(note, NOTE_CHARS_MAX)
+        named = {"group": found.group, "rule": RULE_VERSION, "cause": found.cause.value, "backend": found.backend}
+        carried = named | {"message": found.message, "note": note} | more
+        decided: list[FailureGroup] = []
+
+        def decide(head: StreamHead | None) -> tuple[e.Event, StreamHead] | None:
+            book = self._book(head)
+            before = book.get(found.group)
+            decided[:] = [_standing(found, before, at)]
+            if decided[0].state is wanted and (before is None or before.until == more.get("until")):
+                return None
+            version = head.version + 1 if head is not None else 1
+            event = e.make(
+                event_class,
+                carried,
+                originator_id=AUDIT_GROUPS,
+                originator_version=version,
+                timestamp=at,
+                event_id=new_id(),
+            )
+            evolve_book(book, event)
+            decided[:] = [_standing(found, book[found.group], at)]
+            return event, StreamHead(AUDIT_GROUPS, version, BOOK_SCHEMA, _stored(book))
+
+        self._journal.append(AUDIT_GROUPS, decide)
+        return decided[0]
+
+    def _book(self, head: StreamHead | None) -> dict[str, Decision]:
+        if head is None:
+            return {}
+        if head.state_schema == BOOK_SCHEMA:
+            known = Decision.__dataclass_fields__
+            return {
+                group: Decision(**{name: value for name, value in stored.items() if name in known})
+                for group, stored in json.loads(head.state).items()
+            }
+        book: dict[str, Decision] = {}
+        for event in self._journal.stream(AUDIT_GROUPS):
+            evolve_book(book, event)
+        return book
+
+
+def _standing(group: FailureGroup, decision: Decision | None, at: datetime) -> FailureGroup:
+    state = state_of(decision, group.last_at, at)
+    return FailureGroup(**vars(group) | {"state": state, "decision": decision})
+
+
+def _states(given: Iterable[GroupState | str] | None) -> set[GroupState]:
+    if given is None:
+        return set(GroupState) - {GroupState.MUTED}
+    try:
+        return {GroupState(each) for each in given}
+    except ValueError as error:
+        raise InvalidInput(f"{error}: give some of {', '.join(GroupState)}") from None
+
+
+def _stored(book: Mapping[str, Decision]) -> str:
+    return json.dumps({group: vars(each) for group, each in book.items()}, separators=(",", ":"))

@@ -1,0 +1,127 @@
+"""What the audit's commands say, word by word: as a table, as JSON, and on a narrow terminal.
+
+The snapshots are written anew with: pytest tests/cli/test_audit_golden.py --snapshot-update
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from freezegun import freeze_time
+
+from .auditing import NOW, open_story
+
+COMMANDS = {
+    "failures": ("audit", "failures"),
+    "failures-newest": ("audit", "failures", "--limit", "1", "--backend", "chat"),
+    "groups": ("audit", "groups"),
+    "groups-of-a-day": ("audit", "groups", "--since", "24h"),
+    "groups-all": ("audit", "groups", "--state", "all"),
+    "show": ("audit", "show", "aaaa1111", "--memory"),
+    "show-answered": ("audit", "show", "aaaa2222"),
+    "show-abandoned": ("audit", "show", "bbbb0002"),
+    **{
+        f"summary-{by}": ("audit", "summary", "--by", by) for by in ("cause", "code", "backend", "model", "day", "hour")
+    },
+    "summary-profile": ("audit", "summary", "--by", "profile", "--since", "7d"),
+    "nothing-failures": ("audit", "failures", "--cause", "quota_exhausted"),
+    "nothing-groups": ("audit", "groups", "--state", "returned"),
+    "nothing-summary": ("audit", "summary", "--since", "1s"),
+}
+
+DECISIONS = (
+    ("audit", "resolve", "{rate}", "--note", "a higher limit since yesterday"),
+    ("audit", "mute", "{tools}", "--until", "7d", "--note", "known"),
+    ("audit", "reopen", "{tools}"),
+    ("audit", "mute", "{tools}"),
+)
+
+IN_A_TERMINAL = """
+import sys
+from freezegun import freeze_time
+from threadledger.cli import main
+with freeze_time(sys.argv[1]):
+    code = main(sys.argv[2:])
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def story(db_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The ledger of the story, and the groups of two of its failures."""
+    monkeypatch.setenv("THREADLEDGER_DB", db_url)
+    with freeze_time(NOW), open_story(db_url) as ledger:
+        by_cause = {each.cause.value: each.group for each in ledger.failure_groups()}
+    return {"rate": by_cause["rate_limited"], "tools": by_cause["too_many_tools"]}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("output", ["table", "json", "jsonl", "csv"])
+def test_what_a_command_says_in_each_format(
+    command: Callable[..., Any], story: dict[str, str], snapshot: Any, name: str, output: str
+) -> None:
+    with freeze_time(NOW):
+        done = command(*COMMANDS[name], "-o", output)
+    assert done.code == 0
+    assert "\x1b" not in done.out + done.err, "nobody asked for colours here"
+    assert snapshot == _shown(done.out, done.err)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_a_command_says_on_a_narrow_terminal(story: dict[str, str], snapshot: Any, name: str) -> None:
+    shown = on_a_terminal(COMMANDS[name], columns=60, environment={"NO_COLOR": "1"})
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert not re.search(r"\x1b\[(?:[0-9]+;)*(?:3[0-7]|9[0-7])", shown), "NO_COLOR means no colours"
+    assert snapshot == [line.rstrip() for line in plain.splitlines()]
+
+
+def test_a_terminal_has_colours(story: dict[str, str]) -> None:
+    assert "\x1b[31m" in on_a_terminal(COMMANDS["summary-cause"], columns=120)
+
+
+def test_what_is_said_of_decisions_and_how_groups_look_afterwards(
+    command: Callable[..., Any], story: dict[str, str], snapshot: Any
+) -> None:
+    with freeze_time(NOW):
+        for decision in DECISIONS:
+            done = command(*(part.format(**story) for part in decision))
+            assert done.code == 0
+            assert snapshot == _shown(done.out, done.err)
+        for state in ("all", "resolved", "muted", "open"):
+            assert snapshot == _shown(command("audit", "groups", "--state", state).out)
+        assert snapshot == command("audit", "resolve", story["rate"], "-o", "json").out
+        done = command("events", "--type", "FailureGroupMuted", "-o", "jsonl")
+    assert snapshot == re.sub(r'"position": \d+', '"position": 0', done.out)
+
+
+def _shown(*texts: str) -> list[list[str]]:
+    """Lines, without the spaces that fill a table up."""
+    return [[line.rstrip() for line in text.splitlines()] for text in texts]
+
+
+def on_a_terminal(arguments: Sequence[str], columns: int, environment: dict[str, str] | None = None) -> str:
+    """All that a command shows on a terminal of so many columns."""
+    process, terminal = pty.fork()
+    if process == 0:
+        own = {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "40", "PYTHONIOENCODING": "utf-8"} | (
+            environment or {}
+        )
+        called = [sys.executable, "-c", IN_A_TERMINAL, NOW.isoformat(), *arguments]
+        os.execve(sys.executable, called, os.environ | own)
+    shown = b""
+    while True:
+        try:
+            read = os.read(terminal, 65_536)
+        except OSError:
+            break
+        if not read:
+            break
+        shown += read
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, shown.decode()
+    return shown.decode().replace("\r\n", "\n")
