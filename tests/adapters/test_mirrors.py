@@ -15,6 +15,7 @@ from threadledger.domain import (
     compare,
     diagnose,
     parse_message,
+    to_iso,
 )
 
 from .performing import DRIVERS
@@ -188,6 +189,8 @@ def test_an_assistants_thread_says_what_it_cannot_carry(mirror_of):
         "tool_calls_as_text": 1,
         "tool_results_as_text": 1,
         "empty_messages": 1,
+        "extra_fields": 1,
+        "files": 1,
     }
     assert [(item.name, item.content) for item in rendering.items] == [
         ("user", "What is it?\n\n[image https://x.test/a.png]"),
@@ -231,13 +234,14 @@ def test_a_call_without_a_result_is_written_with_one_that_says_so(mirror_of):
     assert "no result" in mirror.read(thread_id)[2].content
 
 
-def test_each_message_of_an_assistants_thread_names_the_journals_message(mirror_of, simulator):
+def test_each_message_of_an_assistants_thread_names_the_journals_message_and_when_it_was_written(mirror_of, simulator):
     mirror = mirror_of(AssistantsThreads)
     thread_id = mirror.create("k")
-    in_batches(mirror, thread_id, mirror.render(talk(2)).items)
+    memory = talk(2)
+    in_batches(mirror, thread_id, mirror.render(memory).items)
     assert [m["metadata"] for m in simulator.provider.messages[thread_id]] == [
-        {"threadledger_message": "m2"},
-        {"threadledger_message": "m3"},
+        {"threadledger_message": each.message_id, "threadledger_written_at": to_iso(each.at)}
+        for each in memory.messages
     ]
 
 
