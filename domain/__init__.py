@@ -178,7 +178,6 @@ __all__ = [
     "Call",
     "Candidate",
     "Cause",
-    "Change",
     "Chat",
     "Comparison",
     "Completion",

@@ -84,8 +84,9 @@ class Wanted:
         given |= {name: from_iso(given[name]) for name in ("since", "until") if name in given}
         given |= {"cause": Cause(given["cause"])} if "cause" in given else {}
         if "profile" in given:
-            profile = dict(given["profile"])
-            given["profile"] = Profile(**profile | {"read_only": tuple(profile.get("read_only", ()))})
+            profile: dict[str, Any] = dict(given["profile"])
+            profile["read_only"] = tuple(profile.get("read_only", ()))
+            given["profile"] = Profile(**profile)
         return cls(**given)
 
     def outside_of(self, outside: Outside) -> Outside:
