@@ -34,7 +34,8 @@ def jobs(job: str | None) -> int:
             row | {"job": short(row["job"]), "started_at": clock(row["started_at"]), "what": _what(row["options"])}
             for row in rows
         ]
-    emit_many(rows, COLUMNS, empty="no jobs: replay rebuild, rerun and reconcile make them with --apply")
+    nothing = "no jobs: replay rebuild, rerun and reconcile make them with --apply"
+    emit_many(rows, COLUMNS, empty=nothing, spare=("started_at", "what"))
     return Exit.DONE
 
 

@@ -35,7 +35,7 @@ def list_(search: str | None, limit: int | None) -> int:
         if search
         else "no conversations yet: begin one with: threadledger ask KEY TEXT"
     )
-    emit_many(rows, columns, empty=nothing)
+    emit_many(rows, columns, empty=nothing, spare=("exchanges", "messages", "threads"))
     return Exit.DONE
 
 

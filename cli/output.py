@@ -54,14 +54,17 @@ def emit_one(thing: Row, as_table: Callable[[Console], None]) -> None:
         _emit_data([thing], one=True)
 
 
-def emit_many(rows: Iterable[Row], columns: Sequence[str], *, empty: str = "nothing to show") -> None:
-    """Several things: an array in JSON, one object a line in JSON lines; the table shows the chosen columns."""
+def emit_many(
+    rows: Iterable[Row], columns: Sequence[str], *, empty: str = "nothing to show", spare: Sequence[str] = ()
+) -> None:
+    """Several things: an array in JSON, one object a line in JSON lines; the table shows the chosen columns, without those
+    of `spare`, the first of them first, where the terminal is too narrow."""
     if invocation().output != "table":
         _emit_data(rows, one=False)
         return
     found = list(rows)
     if found:
-        console().print(table(found, columns))
+        console().print(table(found, _that_fit(found, columns, spare)))
     else:
         note(empty)
 
@@ -86,6 +89,25 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
     for row in rows:
         drawn.add_row(*(_cell(row.get(column)) for column in filled))
     return drawn
+
+
+def _that_fit(rows: Sequence[Row], columns: Sequence[str], spare: Sequence[str]) -> Sequence[str]:
+    """The columns for which there is room."""
+    left = list(columns)
+    for each in spare:
+        if sum(_width_min(rows, column) for column in left) <= console().width:
+            break
+        left = [column for column in left if column != each]
+    return left
+
+
+def _width_min(rows: Sequence[Row], column: str) -> int:
+    """The least room that a column takes, with the gap behind it; none where it holds nothing."""
+    filled = [row.get(column) for row in rows if _says_something(row.get(column), column)]
+    if not filled:
+        return 0
+    widest = max(len(column), *(len(str(value)) for value in filled))
+    return 1 + (min(widest, LONG_COLUMN_WIDTH_MIN) if column in LONG_COLUMNS else widest)
 
 
 def _says_something(value: Any, column: str) -> bool:

@@ -121,3 +121,8 @@ def open_story(url: str) -> Ledger:
     ledger = Ledger(Journal(Factory(database=Database(url))))
     write_story(ledger)
     return ledger
+
+
+def shown_lines(*texts: str) -> list[list[str]]:
+    """Lines, without the spaces that fill a table up."""
+    return [[line.rstrip() for line in text.splitlines()] for text in texts]

@@ -5,17 +5,15 @@ The snapshots are written anew with: pytest tests/cli/test_audit_golden.py --sna
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from freezegun import freeze_time
 
-from .auditing import NOW, open_story
+from .auditing import NOW, open_story, shown_lines
+from .terminal import on_a_terminal
 
 COMMANDS = {
     "failures": ("audit", "failures"),
@@ -42,15 +40,6 @@ DECISIONS = (
     ("audit", "mute", "{tools}"),
 )
 
-IN_A_TERMINAL = """
-import sys
-from freezegun import freeze_time
-from threadledger.cli import main
-with freeze_time(sys.argv[1]):
-    code = main(sys.argv[2:])
-sys.exit(code)
-"""
-
 
 @pytest.fixture
 def story(db_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
@@ -70,19 +59,20 @@ def test_what_a_command_says_in_each_format(
         done = command(*COMMANDS[name], "-o", output)
     assert done.code == 0
     assert "\x1b" not in done.out + done.err, "nobody asked for colours here"
-    assert snapshot == _shown(done.out, done.err)
+    assert snapshot == shown_lines(done.out, done.err)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_a_command_says_on_a_narrow_terminal(story: dict[str, str], snapshot: Any, name: str) -> None:
-    shown = on_a_terminal(COMMANDS[name], columns=60, environment={"NO_COLOR": "1"})
+    code, shown = on_a_terminal(COMMANDS[name], columns=60, frozen_at=NOW.isoformat(), environment={"NO_COLOR": "1"})
+    assert code == 0
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert not re.search(r"\x1b\[(?:[0-9]+;)*(?:3[0-7]|9[0-7])", shown), "NO_COLOR means no colours"
     assert snapshot == [line.rstrip() for line in plain.splitlines()]
 
 
 def test_a_terminal_has_colours(story: dict[str, str]) -> None:
-    assert "\x1b[31m" in on_a_terminal(COMMANDS["summary-cause"], columns=120)
+    assert "\x1b[31m" in on_a_terminal(COMMANDS["summary-cause"], columns=120, frozen_at=NOW.isoformat())[1]
 
 
 def test_what_is_said_of_decisions_and_how_groups_look_afterwards(
@@ -92,36 +82,9 @@ def test_what_is_said_of_decisions_and_how_groups_look_afterwards(
         for decision in DECISIONS:
             done = command(*(part.format(**story) for part in decision))
             assert done.code == 0
-            assert snapshot == _shown(done.out, done.err)
+            assert snapshot == shown_lines(done.out, done.err)
         for state in ("all", "resolved", "muted", "open"):
-            assert snapshot == _shown(command("audit", "groups", "--state", state).out)
+            assert snapshot == shown_lines(command("audit", "groups", "--state", state).out)
         assert snapshot == command("audit", "resolve", story["rate"], "-o", "json").out
         done = command("events", "--type", "FailureGroupMuted", "-o", "jsonl")
     assert snapshot == re.sub(r'"position": \d+', '"position": 0', done.out)
-
-
-def _shown(*texts: str) -> list[list[str]]:
-    """Lines, without the spaces that fill a table up."""
-    return [[line.rstrip() for line in text.splitlines()] for text in texts]
-
-
-def on_a_terminal(arguments: Sequence[str], columns: int, environment: dict[str, str] | None = None) -> str:
-    """All that a command shows on a terminal of so many columns."""
-    process, terminal = pty.fork()
-    if process == 0:
-        own = {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "40", "PYTHONIOENCODING": "utf-8"} | (
-            environment or {}
-        )
-        called = [sys.executable, "-c", IN_A_TERMINAL, NOW.isoformat(), *arguments]
-        os.execve(sys.executable, called, os.environ | own)
-    shown = b""
-    while True:
-        try:
-            read = os.read(terminal, 65_536)
-        except OSError:
-            break
-        if not read:
-            break
-        shown += read
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, shown.decode()
-    return shown.decode().replace("\r\n", "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import sys
 import pytest
 
 import threadledger
+
+from .terminal import on_a_terminal
 
 
 def journal(*keys):
@@ -193,32 +194,13 @@ def test_a_job_that_was_cancelled_is_not_resumed(command, provider):
     assert "was cancelled" in refused.err
 
 
-def on_a_terminal(arguments, typed=b""):
-    """A command with a terminal for stdin, stdout and stderr: its exit code and all that it shows."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.execve(sys.executable, [sys.executable, "-c", "import sys; from threadledger.cli import main; sys.exit(main())",
-                                   *arguments], os.environ | {"TERM": "xterm", "COLUMNS": "100"})  # fmt: skip
-    os.write(terminal, typed)
-    shown = b""
-    while True:
-        try:
-            read = os.read(terminal, 4096)
-        except OSError:
-            break
-        if not read:
-            break
-        shown += read
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), shown.decode()
-
-
 def test_on_a_terminal_the_number_of_items_has_to_be_typed(command, provider):
     journal("a", "b")
-    code, shown = on_a_terminal(["replay", "rebuild", "--all", "--apply"], b"3\n")
+    code, shown = on_a_terminal(["replay", "rebuild", "--all", "--apply"], typed=b"3\n")
     assert code == 1
     assert "This will write 2 threads with 2 messages. Type 2 to go on" in shown
     assert provider.requests == []
-    assert on_a_terminal(["replay", "rebuild", "--all", "--apply"], b"2\n")[0] == 0
+    assert on_a_terminal(["replay", "rebuild", "--all", "--apply"], typed=b"2\n")[0] == 0
     assert len(provider.provider.threads) == 2
 
 
