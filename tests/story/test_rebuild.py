@@ -288,7 +288,7 @@ def rebuilder() -> Iterator[Rebuilder]:
     rebuilder.close()
 
 
-DRAWS = 16
+DRAWS = 8
 TEXTS = {"conversations": 23, "assistants": 6}
 """So that each kind of thread is written by more than one request."""
 

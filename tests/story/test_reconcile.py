@@ -675,7 +675,7 @@ def test_nobody_asks_a_model(stage):
 LETTERS = st.text("ABab", min_size=1, max_size=8)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(journal=LETTERS, seed=st.randoms(use_true_random=False), foreign=st.text("XYAa", max_size=4))
 def test_whatever_is_done_to_a_thread_afterwards_it_is_the_same_and_no_message_is_doubled_or_lost(
     stage, journal, seed, foreign
