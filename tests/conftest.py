@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import signal
@@ -108,6 +109,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """The server of this run ends with it."""
     if not hasattr(config, "workerinput"):
         PostgresServer(config.stash[POSTGRES_PLACE]).remove()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _certificates_are_read_once() -> Iterator[None]:
+    """Each client of the SDK reads the machine's certificates anew, which takes it longer than most tests; none needs them
+    on loopback."""
+    import httpcore2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
+        yield
 
 
 @pytest.fixture(autouse=True)
