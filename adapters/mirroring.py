@@ -226,7 +226,7 @@ class ThreadOutbox:
         def link() -> str:
             linked = journal.commit(key, decide)
             if linked == made:
-                self._heads.put(stream_of(key), mirror.name, MirrorHead(made, 0, settled=True))
+                self._heads.begin(stream_of(key), mirror.name, made)
             return linked
 
         linked: str = yield Work(link)

@@ -173,6 +173,10 @@ class MirrorHeads(Protocol):
         Without one the thread is newly linked: none is unfinished any more."""
         ...
 
+    def begin(self, stream: str, mirror: str, thread_id: str) -> None:
+        """Note a thread that was made a moment ago, and is empty. Quiet where somebody has taken it already, or holds another."""
+        ...
+
     def note_unfinished(self, stream: str, mirror: str, thread_id: str | None, digest: str) -> None:
         """Note which new thread is being written with the memory of this digest, beside the one that is linked; None where
         none is any more."""

@@ -65,6 +65,16 @@ class SqlMirrorHeads:
 
         self._database.write(lambda connection: self._alone(connection, note))
 
+    def begin(self, stream: str, mirror: str, thread_id: str) -> None:
+        query = self._database.sql("SELECT thread_id, holder FROM mirror_heads WHERE stream = ? AND mirror = ?")
+
+        def note(connection: Connection) -> None:
+            row = connection.exec_driver_sql(query, (stream, mirror)).one_or_none()
+            if row is None or (row.holder is None and row.thread_id != thread_id):
+                self._write(connection, stream, mirror, MirrorHead(thread_id, 0, settled=True), None, None)
+
+        self._database.write(lambda connection: self._alone(connection, note))
+
     def note_unfinished(self, stream: str, mirror: str, thread_id: str | None, digest: str) -> None:
         if thread_id is None:
             self._database.execute(FINISHED, (stream, mirror))

@@ -121,3 +121,21 @@ def test_a_backup_keeps_the_doubts(heads: SqlMirrorHeads, database: Database, tm
     copied = Database(f"sqlite:///{tmp_path / 'backup.db'}")
     assert claim(SqlMirrorHeads(copied)) == noted
     copied.close()
+
+
+def test_a_thread_that_was_just_made_is_noted_as_empty(heads: SqlMirrorHeads) -> None:
+    heads.begin(STREAM, MIRROR, THREAD)
+    assert claim(heads) == MirrorHead(THREAD, 0, settled=True)
+
+
+def test_whoever_has_taken_a_new_thread_before_it_was_noted_keeps_it(heads: SqlMirrorHeads) -> None:
+    claim(heads, "whoever was quicker")
+    heads.begin(STREAM, MIRROR, THREAD)
+    assert claim(heads, "the next one") is None
+
+
+def test_what_was_written_to_a_new_thread_before_it_was_noted_is_not_forgotten(heads: SqlMirrorHeads) -> None:
+    claim(heads, "whoever was quicker")
+    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 7, settled=True), "whoever was quicker")
+    heads.begin(STREAM, MIRROR, THREAD)
+    assert claim(heads) == MirrorHead(THREAD, 7, settled=True)

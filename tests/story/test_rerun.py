@@ -823,7 +823,9 @@ def test_two_who_run_the_same_exchanges_again_at_once_ask_for_each_once(
     before = asked_of()
     with ThreadPoolExecutor(2) as pool:
         items = [item for done in pool.map(lambda plan: plan.apply(concurrency=2), plans) for item in done]
-    assert sorted(item.state for item in items) == ["answered"] * 5 + ["skipped"] * 5
+    # Whoever comes second finds the exchange answered, before it asks or at the moment when it would.
+    assert {item.state for item in items} <= {"answered", "skipped"}
+    assert {item.key for item in items if item.state == "answered"} == set("abcde")
     assert asked_of() - before == 5
     assert all(len(texts(five, key)) == 2 for key in "abcde")
 
