@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ _INSERT_EVENT = (
     "INSERT INTO events (position, stream, version, event_id, topic, schema, at, state, leaf) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+
+SWITCH_PAUSE_SECONDS = 0.02
+"""How long apart the attempts are to have a new file keep a write-ahead log."""
 
 
 class SQLite(Kind):
@@ -63,8 +68,15 @@ class SQLite(Kind):
         connection = engine.raw_connection()
         try:
             cursor = connection.cursor()
-            if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                cursor.execute("PRAGMA journal_mode = WAL")
+            until = time.monotonic() + LOCK_TIMEOUT_SECONDS
+            while cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                try:
+                    cursor.execute("PRAGMA journal_mode = WAL")
+                except sqlite3.OperationalError as error:
+                    # For this switch SQLite does not wait by itself: somebody else opens the new file at this moment.
+                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                        raise
+                    time.sleep(SWITCH_PAUSE_SECONDS)
         finally:
             connection.close()
 
