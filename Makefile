@@ -1,4 +1,4 @@
-# Everything that people and CI run. uv is used where it is found, python3 -m venv with pip where it is not.
+# Targets for people and CI. uv is used if it is installed, otherwise python3 -m venv and pip.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,11 +10,11 @@ LOCK := requirements.lock
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   install into $(VENV), then tell the whole story"
-	@echo "make test   install what the tests need, and pass them"
-	@echo "make check  what CI runs: lint, types, tests, wheel"
-	@echo "make bench  the benchmarks"
-	@echo "make clean  take away what was made here"
+	@echo "make demo   install into $(VENV), then run the demo"
+	@echo "make test   install the test dependencies, then run the tests"
+	@echo "make check  run everything that CI runs: lint, types, tests, wheel"
+	@echo "make bench  run the benchmarks"
+	@echo "make clean  remove all generated files"
 
 demo: $(VENV)/.installed
 	$(BIN)/threadledger demo
@@ -32,7 +32,7 @@ types: $(VENV)/.checked
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# The wheel is built once; the tests run against it in an environment of its own, with the source folders out of reach.
+# Build the wheel once, then run the tests against it in a separate environment that cannot import the source folders.
 wheel: $(VENV)/.checked
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --outdir build/wheel .

@@ -1,4 +1,4 @@
-"""How the outside world is reached. Loaded by name at first use: each part brings a library that takes time to import."""
+"""Connect the domain to databases, providers and files. Names are imported on first use, because imports are slow."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""A thread beside the journal: what it lacks, what was found there, and which writes to it are in doubt."""
+"""Compare a thread with the journal: find missing items, entries written by runs, and writes whose result is unknown."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ from threadledger.domain import (
 
 @dataclass(frozen=True)
 class Look:
-    """A thread read back beside the journal."""
+    """Hold the entries read back from a thread, and the journal as rendered at that moment."""
 
     journal: Sequence[ThreadItem]
     thread: Sequence[ThreadItem]
     version: int
-    """The journal's, as it was rendered."""
+    """Version of the journal that was rendered."""
     doubts: Sequence[Doubt]
     found: Sequence[ThreadItem] = ()
     deleted: Sequence[str] = ()
-    """The provider's ids of late copies of ours, and of what runs had left, that were taken out before."""
+    """Provider ids of entries deleted while reading: late copies of our messages, and output left by earlier runs."""
 
 
 class Noted:
-    """The writes to a thread that may still land, as they are known at this moment."""
+    """Hold the latest known list of writes to a thread that may still arrive."""
 
     def __init__(self, doubts: Sequence[Doubt]) -> None:
         self.doubts = tuple(doubts)
@@ -62,7 +62,7 @@ class Noted:
 
 
 class Renewing:
-    """Claims a thread again while it is written to for long."""
+    """Renew the claim on a thread during a long write."""
 
     def __init__(self, claim: Callable[[], Any], seconds: float) -> None:
         self._claim = claim
@@ -76,7 +76,7 @@ class Renewing:
 
 
 class Overheard:
-    """Writes a run's tool calls and results down, and remembers the results: they are the input of its next request."""
+    """Journal a run's tool calls and results, and keep the latest results: they are the input of its next request."""
 
     def __init__(self, journal: Callable[[Sequence[Message]], None]) -> None:
         self._journal = journal
@@ -88,7 +88,10 @@ class Overheard:
 
 
 def asked_last(request: BackendRequest) -> Sequence[ThreadItem]:
-    """The input of a run's last request, where it took along what the thread lacked."""
+    """Return the input items of a run's latest request, if the request itself carried them.
+
+    After tool calls these are the tool results; before, the journal items that the thread was missing.
+    """
     results = request.journal.results if isinstance(request.journal, Overheard) else ()
     if results and (request.unsent or request.found):
         return [ThreadItem("tool_result", "", each.text, each.tool_call_id or "") for each in results]
@@ -96,10 +99,13 @@ def asked_last(request: BackendRequest) -> Sequence[ThreadItem]:
 
 
 def sent_before(journal: Sequence[ThreadItem], head: MirrorHead) -> Sequence[ThreadItem]:
-    """What of the journal the thread may hold by our own writes: up to its head, or to the last one that is in doubt.
-    A copy of anything newer is not the journal's yet, however much it says the same."""
+    """Return the journal items that our own writes may have put into the thread.
+
+    These are the items up to the thread's head, or up to the newest item of a write in doubt. Entries with the same
+    text as a newer item were not written by this ledger.
+    """
     if head.left_by is not None:
-        return journal  # what was sent last was not written down
+        return journal  # the previous writer stopped without noting what it sent last
     doubted = {item.message_id or item.digest for doubt in head.doubts for item in doubt.items}
     known = (item.version for item in journal if item.message_id in doubted or digest([item]) in doubted)
     newest = max(head.version, *known, 0)
@@ -107,8 +113,13 @@ def sent_before(journal: Sequence[ThreadItem], head: MirrorHead) -> Sequence[Thr
 
 
 def send_all(mirror: ThreadMirror, thread_id: str, items: Sequence[ThreadItem], noted: Noted) -> Effects[bool]:
-    """Send to a thread that is known to hold all that came before. Whether all is there; otherwise it has to be read, and
-    what is in doubt is noted."""
+    """Send items to a thread that is known to hold all earlier ones, and return whether every item was acknowledged.
+
+    If not, the thread must be read before the next write. A batch whose result is unknown is noted as a doubt.
+
+    Raises:
+        ProviderRefused: the provider rejected a batch in a way that a retry cannot fix, or the thread is missing.
+    """
     for start in range(0, len(items), mirror.batch):
         batch = items[start : start + mirror.batch]
         try:
@@ -126,10 +137,10 @@ def send_all(mirror: ThreadMirror, thread_id: str, items: Sequence[ThreadItem], 
 
 
 def newer_items(journal: Journal, key: str, mirror: ThreadMirror, head: MirrorHead) -> tuple[Sequence[ThreadItem], int]:
-    """What was journaled since the version that a thread holds, and the version it holds with that."""
+    """Return the items journaled since a thread's version, and the version that the thread holds once they are sent."""
     newer = fold_memory(journal.history(key, after=head.version))
     if any(each.message.role is Role.TOOL or each.message.calls() for each in newer.messages):
-        newer = journal.memory(key)  # calls and results have to be seen together
+        newer = journal.memory(key)  # a tool call and its result must be rendered together
     newer = newer.settled()
     rendered = mirror.render(newer, head.thread_id).items
     return [item for item in rendered if item.version > head.version], max(version_of(newer), head.version)
@@ -143,7 +154,7 @@ def whole_items(journal: Journal, key: str, mirror: ThreadMirror, thread_id: str
 def late_copies(
     sent: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]
 ) -> tuple[Sequence[ThreadItem], Sequence[Doubt]]:
-    """The late copies of ours in a thread, and the doubts that are left once those are deleted."""
+    """Return late copies of our messages in a thread, and the doubts that remain once those copies are deleted."""
     late = surplus(sent, thread, doubts) if doubts else []
     return late, open_doubts(sent, thread, doubts) if late else doubts
 
@@ -151,8 +162,10 @@ def late_copies(
 def left_behind(
     journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]
 ) -> Sequence[ThreadItem]:
-    """What a model has said behind the question of a run that nobody followed to its end, where the journal goes on with
-    something else: nobody will take it for an answer any more."""
+    """Return model output after the question of an abandoned run, if the journal continues with something else.
+
+    No later run will use such output as an answer, so it can be deleted.
+    """
     same = common_prefix(journal, thread)
     asked = {doubt.items[-1].digest for doubt in doubts if doubt.asked and doubt.items}
     goes_on = 0 < same < len(journal) and digest([journal[same - 1]]) in asked
@@ -160,7 +173,10 @@ def left_behind(
 
 
 def said_behind(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> Sequence[ThreadItem]:
-    """What a model has said behind all that is journaled; nothing where anything else stands there."""
+    """Return the model output that follows the last journaled item.
+
+    Return nothing if the thread does not hold the whole journal, or if other entries follow it.
+    """
     if common_prefix(journal, thread) < len(journal):
         return ()
     said = thread[len(journal) :]
@@ -171,21 +187,24 @@ def said_behind(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> 
 def record_deleted(
     journal: Journal, key: str, mirror: ThreadMirror, thread_id: str, version: int, deleted: Sequence[str]
 ) -> None:
-    """Record what was taken out of a thread."""
+    """Record which entries were deleted from a thread."""
     if deleted:
-        reason = "what was sent once had landed again, or was left by a run that nobody followed any more"
+        reason = "late copies of messages sent before, or output of an abandoned run"
         ids = sorted(deleted)
         journal.commit(key, lambda it: it.reconcile_thread(mirror.name, thread_id, version, deleted=ids, reason=reason))
 
 
 def young(doubts: Sequence[Doubt]) -> Sequence[Doubt]:
-    """The doubts about writes that may still land, the last of them."""
+    """Return the newest doubts that are recent enough for their writes to arrive, at most `DOUBTS_KEPT_MAX`."""
     oldest = to_iso(now() - timedelta(seconds=limits.DOUBT_SECONDS))
     return [doubt for doubt in doubts if doubt.at > oldest][-limits.DOUBTS_KEPT_MAX :]
 
 
 def version_with(journal: Journal, key: str, look: Look) -> int:
-    """The version that a thread holds with what was found there: calls may be journaled that still wait for their results."""
+    """Return the version that a thread holds, including the entries found there.
+
+    Tool calls among them may be journaled already while their results are missing.
+    """
     ids = {item.call_id for item in look.found if item.call_id}
     messages = journal.memory(key).messages if ids else ()
     return max(
@@ -194,4 +213,4 @@ def version_with(journal: Journal, key: str, look: Look) -> int:
 
 
 def version_of(memory: Memory) -> int:
-    return max((each.version for each in memory.messages), default=0)  # the last one need not be the newest
+    return max((each.version for each in memory.messages), default=0)  # messages are not always in version order

@@ -1,4 +1,4 @@
-"""A failure becomes a test: the exchange of a run as a script for the simulator, and as a test that plays it again."""
+"""Turn a failure into a test: export the exchange of a run as a simulator script and a pytest file that reproduces it."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ from .staging import Placed, Stage
 from .veil import Veil
 
 RUN_ENDING_CHARS = 8
-"""What names an exported run: the ending of its id that tables show."""
+"""Number of last characters of the run id that name an exported run; tables show the same characters."""
 
 HASTY_SECONDS = 1.0
-"""One attempt's limit where something takes too long."""
+"""Timeout of one attempt, in seconds, if a recorded run timed out."""
 
 PATIENT_SECONDS = 20.0
+"""Timeout of one attempt, in seconds, if no recorded run timed out."""
 
 FILLER = "This answer does not arrive."
-"""What is said in a stream that breaks off."""
+"""Text of an answer that a fault interrupts or prevents."""
 
 NO_RESULT = "What this gave is not on record."
-"""Of a function in which the process stopped."""
+"""Result of a tool call during which the process stopped, so that no result was recorded."""
 
 FOUND = "found_in_thread"
-"""The finish reason of a run that found the answer of an earlier one in the thread."""
+"""Finish reason of a run that found the answer of an earlier run in the thread."""
 
 UNWELL_FACTS: Mapping[Cause, Mapping[str, Any]] = {
     Cause.PROVIDER_ERROR: {"http_status": 500},
@@ -56,13 +57,15 @@ UNWELL_FACTS: Mapping[Cause, Mapping[str, Any]] = {
     Cause.EXPIRED: {"details": {"incomplete_reason": "run_expired"}},
     Cause.MODEL_UNAVAILABLE: {"code": "model_not_found"},
 }
-"""Facts of the failures for which a backend is passed over (`BACKEND_UNWELL`), as few as tell them."""
+"""Minimal facts of a failure with each cause that can make the health check skip a backend (`BACKEND_UNWELL`)."""
 
 
 @dataclass(frozen=True)
 class ExportedRun:
-    """A script in the form of `docs/simulator.md`, the text of a pytest file that plays it, and what could not be brought
-    back, in sentences."""
+    """Hold a simulator script (format: `docs/simulator.md`), a pytest file that plays it, and notes.
+
+    The notes say in sentences what could not be reproduced.
+    """
 
     name: str
     script: dict[str, Any]
@@ -71,14 +74,15 @@ class ExportedRun:
 
 
 def export_run(journal: Journal, run_id: str, settings: Settings, *, redact_text: bool = False) -> ExportedRun:
-    """The exchange of a run, by its id or an ending of it. It is rehearsed at a simulator of its own; nobody else is asked.
+    """Export the exchange of a run, given the run's id or the last characters of it.
 
-    With `redact_text`, texts of messages, arguments and results of tools and the profile's instructions are replaced by
-    placeholders of the same length.
+    The exchange is rehearsed on a simulator started for this purpose; no provider is called. With `redact_text`,
+    message texts, tool arguments, tool results and the profile's instructions are replaced by placeholders of the same
+    length.
 
     Raises:
-        RunNotFound: no run, or more than one, has this id or ending.
-        InvalidInput: the run is open, or the app made it itself.
+        RunNotFound: no run, or more than one, matches.
+        InvalidInput: the run is still open, or the app ran the model itself.
     """
     run, _ = journal.run(run_id)
     exchange = recorded_exchange(journal, run.run_id, settings.retries, BACKENDS)
@@ -115,7 +119,7 @@ def _stages(exchange: RecordedExchange, veil: Veil, *, streamed: bool) -> tuple[
 
 
 def _places(fault: Mapping[str, Any], run: RecordedRun) -> Iterator[Placed]:
-    """The fault where it happened, after what went well in its run; and other places, should that one not be passed again."""
+    """Yield the fault where it happened, after the successful requests of its run; then alternative places to try."""
     rounds, asked = len(run.rounds), MODEL_ROUTES[run.backend]
     ends = any(name in fault for name in ("fail", "incomplete", "end"))
     places = [(fault["on"], 0), (asked, 0)]
@@ -124,7 +128,7 @@ def _places(fault: Mapping[str, Any], run: RecordedRun) -> Iterator[Placed]:
     elif rounds and fault["on"] == asked:
         places.insert(0, (asked, rounds))
     for on, passes in dict.fromkeys(places):
-        with suppress(ScriptError):  # it cannot happen there
+        with suppress(ScriptError):  # the fault is not valid on this route
             parse_fault({**fault, "on": on})
             yield Placed({**fault, "on": on}, passes)
 
@@ -134,7 +138,7 @@ def _calls(round_: Sequence[Any], veil: Veil) -> dict[str, Any]:
 
 
 def _said_last(run: RecordedRun, calls: Sequence[Any], said: str | None) -> list[Any]:
-    """What the model has ready after its calls for tools. What a fault keeps from being said is never taken."""
+    """Return the model's answers after its tool calls. If a fault prevents an answer, that answer is never consumed."""
     failure = run.failure
     if failure is None or said is not None:
         return [said or ""]
@@ -168,7 +172,7 @@ def _play(exchange: RecordedExchange, veil: Veil, settings: Settings, *, streame
 
 
 def _was_called(name: str, arguments: str, result: str) -> bool:
-    """Whether the app's function was called: it was bound, and the model had written arguments that can be given."""
+    """Return whether the app's function was called: it was bound, and the model's arguments were a JSON object."""
     from threadledger.domain import not_bound
 
     try:
@@ -186,7 +190,7 @@ def _unwell_facts(exchange: RecordedExchange, backend: str) -> dict[str, Any]:
 
 
 def _settings(exchange: RecordedExchange, settings: Settings) -> dict[str, Any]:
-    """What the runs had, as far as they tell; for the rest, what is set now. No address, no key, no id."""
+    """Return the settings recorded by the runs, completed from the current settings; no addresses, keys or ids."""
     models = {run.backend: run.model for run in exchange.runs}
     first = next((models[backend] for backend in exchange.backends if backend != "chat"), models.get("chat"))
     linked, threads = exchange.linked, settings.threads
@@ -219,10 +223,10 @@ def _outcome(exchange: RecordedExchange, veil: Veil) -> Outcome:
 
 def _differing(wanted: Outcome, played: Outcome) -> Iterator[str]:
     if wanted.failures != played.failures:
-        yield f"the runs went differently: on record {_told(wanted.failures)}; here {_told(played.failures)}"
+        yield f"the runs differ: recorded {_told(wanted.failures)}; reproduced {_told(played.failures)}"
     if wanted.answer != played.answer:
-        on_record, here = (each.answer[0] if each.answer else "nobody" for each in (wanted, played))
-        yield f"the answer is another one: on record by {on_record}, here by {here}"
+        on_record, here = (each.answer[0] if each.answer else "no backend" for each in (wanted, played))
+        yield f"the answer differs: recorded from {on_record}, reproduced from {here}"
 
 
 def _told(failures: Sequence[tuple[str, str]]) -> str:
@@ -230,7 +234,7 @@ def _told(failures: Sequence[tuple[str, str]]) -> str:
 
 
 def _tells_of_a_stream(run: RecordedRun) -> bool:
-    """Whether a failure can only have come while somebody listened to a stream."""
+    """Return whether a failure is only possible while the app reads a stream."""
     failure = run.failure
     if failure is None:
         return False

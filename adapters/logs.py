@@ -1,4 +1,4 @@
-"""Log lines as JSON, for the command line and for apps:
+"""Format log records as JSON lines, for the command line and for apps:
 
 handler = logging.StreamHandler()
 handler.setFormatter(JsonFormatter())
@@ -17,16 +17,19 @@ RESERVED = ("time", "level", "logger", "message", "exception")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time` (ISO 8601, UTC), `level`, `logger`, `message`, the record's fields by their names, and
-    `exception` with a traceback where there is one. Secrets are taken out of other loggers' records too."""
+    """Format each record as one line with a JSON object.
+
+    Keys: `time` (ISO 8601, UTC), `level`, `logger`, `message`, the record's extra fields under their own names, and
+    `exception` (the traceback) if there is one. Secrets are redacted, also in records of other loggers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._redacting = Redacting()
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
-        whole = logging.makeLogRecord(vars(record))  # the record itself goes on to other handlers
+        """Return the line, without a line break."""
+        whole = logging.makeLogRecord(vars(record))  # other handlers must get the original record
         self._redacting.filter(whole)
         line = {
             "time": to_iso(datetime.fromtimestamp(whole.created, UTC)),

@@ -1,8 +1,9 @@
-"""The outbox: the journal's messages to a thread, in order, at least once, reconciled after a write whose answer is lost.
+"""Send the journal's messages to threads (the outbox): in order, at least once, reconciled after a lost response.
 
-How far a thread holds the journal is noted beside the log. The note says `settled=False` while a write is under way: a
-crash, or an answer that never comes, leaves it so, and the thread is read before anything is sent again. Writes that may
-still land are noted too (`Doubt`): as long as they may, the thread is read again, and surplus copies of ours are taken out.
+A note outside the event log stores up to which version a thread holds the journal. The note has `settled=False` while a
+write is in progress. After a crash or a lost response it keeps that value, so the thread is read before anything is
+sent again. Writes that may still arrive are noted as well (`Doubt`): until they are too old to arrive, the thread is
+read before each write, and surplus copies of our messages are deleted.
 """
 
 from __future__ import annotations
@@ -68,15 +69,15 @@ from .beside import (
 logger = logging.getLogger("threadledger.threads")
 
 CLAIM_SECONDS = 600.0
-"""How long whoever sends to a thread may take; after that it counts as crashed, and the thread is read."""
+"""Maximum time to hold a thread for sending, in seconds; after that the holder counts as crashed."""
 
 CLAIM_ATTEMPTS_MAX = 25
 CLAIM_WAIT_SECONDS = 0.2
-"""How often, and how long apart, a run asks for a thread that somebody else is writing to."""
+"""Pause between the `CLAIM_ATTEMPTS_MAX` attempts to claim a thread that another process is writing to, in seconds."""
 
 
 class ThreadOutbox:
-    """`Outbox` over the mirrors that are set up; `always` names those that every conversation gets a thread of."""
+    """Implement `Outbox` for the configured mirrors; every conversation gets a thread in each mirror named by `always`."""
 
     def __init__(self, mirrors: Mapping[str, ThreadMirror], heads: MirrorHeads, always: Sequence[str] = ()) -> None:
         self._mirrors = mirrors
@@ -85,19 +86,29 @@ class ThreadOutbox:
         self._health = Health()
 
     def mirror(self, journal: Journal, key: str) -> Effects[None]:
-        """Send what the threads of a conversation lack. A thread that somebody deleted is made anew from the journal."""
+        """Send missing messages to the threads of a conversation.
+
+        A thread that was deleted at the provider is created again from the journal. Failures of the provider are
+        logged, not raised.
+        """
         if not self._mirrors:
             return
         state = yield Work(lambda: _state(journal, key))
         if state.open_runs:
-            return  # the run may be writing to the thread at this moment; its end mirrors, or whoever finds it overdue
+            return  # a run may be writing to the thread; mirroring follows when it ends or is closed as overdue
         for name in dict.fromkeys((*self._always, *state.links)):
             mirror = self._mirrors.get(name)
             if mirror is not None:
                 yield from self._mirror_unless_unwell(journal, key, mirror, state)
 
     def prepare(self, journal: Journal, request: BackendRequest, backend: Backend) -> Effects[BackendRequest]:
-        """The request with its thread; a thread that was lost, or is at another endpoint, is made anew from the journal."""
+        """Return the request with its thread claimed and up to date, or with the missing items for the backend to send.
+
+        A thread that is lost or belongs to another endpoint is replaced by a new one, written from the journal.
+
+        Raises:
+            ProviderRefused: the thread cannot be created, read or written, or another process holds it for too long.
+        """
         mirror = self._mirrors.get(backend.thread or "")
         if mirror is None:
             return request
@@ -119,7 +130,13 @@ class ThreadOutbox:
             raise
 
     def catch_up(self, journal: Journal, key: str, mirror: str, mend: Mend) -> Effects[Delivered]:
-        """Bring one thread up to the journal whatever the notebook says of it."""
+        """Bring one thread up to date with the journal, regardless of what is noted about it.
+
+        The callback receives the thread's entries and returns whether missing items are to be sent.
+
+        Raises:
+            ProviderRefused: the thread is missing or unreachable, or another process holds it for too long.
+        """
         reached = self._mirrors[mirror]
         thread_id = (yield Work(lambda: journal.require(key))).state.links[mirror]["thread_id"]
         holder, seen = new_id(), (yield Work(lambda: journal.require(key))).version
@@ -139,13 +156,13 @@ class ThreadOutbox:
         if done.settled and (yield Work(lambda: journal.require(key))).version != seen:
             yield from self._send_all(
                 journal, key, reached, thread_id
-            )  # others left to us what they journaled meanwhile
+            )  # other processes left the messages that they journaled meanwhile to this one
         return delivered
 
     def _catch_up(
         self, journal: Journal, key: str, mirror: ThreadMirror, head: MirrorHead, noted: Noted, mend: Mend
     ) -> Effects[tuple[Delivered, int | None]]:
-        """What came of it, and the version that the thread holds; None where it is not known to hold all of any."""
+        """Return the result, and the version that the thread holds, or None if nothing was to be sent."""
         thread_id = head.thread_id
         look = yield from self._looked(journal, key, mirror, head, noted, quiet=True)
         if not (yield from mend(look.thread)):
@@ -157,7 +174,10 @@ class ThreadOutbox:
         return replace(delivered, deleted=(*look.deleted, *delivered.deleted)), version
 
     def release(self, request: BackendRequest, mirror: str, uncertain: bool = False) -> None:
-        """Give the thread back; what the failed run left there is read before the next write."""
+        """Release the thread; the next writer reads what the failed run left there.
+
+        With `uncertain`, the run may still write to the thread, which is noted as a doubt.
+        """
         doubts = tuple(young(request.doubts))
         if uncertain:
             asked = Doubt.of(asked_last(request), to_iso(now()), asked=True)
@@ -165,7 +185,7 @@ class ThreadOutbox:
         self._heads.release(stream_of(request.key), mirror, request.exchange_id, doubts)
 
     def settle(self, request: BackendRequest, mirror: str, version: int) -> None:
-        """Note that the thread holds everything up to a version. What was found there has landed: it is in doubt no more."""
+        """Note that the thread holds everything up to a version; doubts about what was found there are dropped."""
         found = request.exchange_id if request.found else None
         doubts = tuple(doubt for doubt in young(request.doubts) if not (doubt.asked and doubt.exchange_id == found))
         if request.thread_id is not None:
@@ -173,23 +193,25 @@ class ThreadOutbox:
             self._heads.put(stream_of(request.key), mirror, head, request.exchange_id)
 
     def written(self, key: str, mirror: str, thread_id: str, version: int, doubts: Sequence[Doubt] = ()) -> None:
-        """Note that a thread was written anew and holds everything up to a version, but for writes that may still land."""
+        """Note that a rewritten thread holds everything up to a version, except for writes that may still arrive."""
         head = MirrorHead(thread_id, version, settled=True, doubts=tuple(doubts))
         self._heads.put(stream_of(key), mirror, head)
 
     def note_unfinished(self, key: str, mirror: str, thread_id: str | None, digest: str) -> None:
-        """Note which new thread is being written with the memory of this digest."""
+        """Note which new thread is being written with the memory of this digest; None clears the note."""
         self._heads.note_unfinished(stream_of(key), mirror, thread_id, digest)
 
     def unfinished(self, key: str, mirror: str, digest: str) -> str | None:
-        """The thread that somebody had begun to write with the memory of this digest."""
+        """Return the partly written thread for the memory of this digest, or None."""
         return self._heads.unfinished(stream_of(key), mirror, digest)
 
     def _mirror_unless_unwell(
         self, journal: Journal, key: str, mirror: ThreadMirror, state: ConversationState
     ) -> Effects[None]:
-        """Bring one thread up to the journal. A provider that failed many times in a row is let be for a while, so that
-        journaling does not wait for it."""
+        """Bring one thread up to date, but skip a provider for a while after repeated failures.
+
+        Otherwise journaling would wait for a provider that is down.
+        """
         name = f"{mirror.name} threads"
         if self._health.enter(name, now(), CLAIM_SECONDS) is not None:
             return
@@ -208,12 +230,12 @@ class ThreadOutbox:
             return
         if link is None or not self._is_usable(link, mirror, cut_version):
             if link is not None and link["lost"] and link["lost"] != Cause.THREAD_MISSING:
-                return  # the provider is gone: a new thread is a matter of `replay rebuild`
+                return  # the provider is gone: only `replay rebuild` creates a new thread
             link = {"thread_id": (yield from self._link(journal, key, mirror))}
         yield from self._send_all(journal, key, mirror, link["thread_id"])
 
     def _link(self, journal: Journal, key: str, mirror: ThreadMirror) -> Effects[str]:
-        """A thread for a conversation; of two processes that make one at once, the first one's counts."""
+        """Create a thread and link it; if another process linked one first, return that one instead."""
         made = yield from mirror.create(key)
 
         def decide(conversation: Conversation) -> str:
@@ -234,12 +256,15 @@ class ThreadOutbox:
 
     @staticmethod
     def _is_usable(link: Mapping[str, Any], mirror: ThreadMirror, cut_version: int) -> bool:
-        """Whether a run may answer in the thread: it is there, and shows nothing that memory has lost since."""
+        """Return whether a run may answer in the thread: it exists, and contains nothing cut from memory since."""
         return not link["lost"] and link["endpoint"] == mirror.endpoint and link["version"] > cut_version
 
     def _send_all(self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str) -> Effects[None]:
-        """Send until nothing is lacking. Whoever journals while somebody else sends leaves it to them: they look again
-        after they have given the thread back."""
+        """Send until nothing is missing.
+
+        A process that journals while another one holds the thread leaves the sending to the holder, which checks the
+        journal again after releasing the thread.
+        """
         while True:
             holder = new_id()
             seen = (yield Work(lambda: journal.require(key))).version
@@ -263,7 +288,7 @@ class ThreadOutbox:
     def _bring_up(
         self, journal: Journal, key: str, mirror: ThreadMirror, head: MirrorHead, noted: Noted
     ) -> Effects[tuple[Sequence[Doubt], int]]:
-        """Send what a thread lacks; the writes that may still land, and the version that the thread holds."""
+        """Send missing items; return the writes that may still arrive, and the version that the thread holds."""
         if head.settled and not head.doubts:
             items, version = yield Work(partial(newer_items, journal, key, mirror, head))
             if (yield from send_all(mirror, head.thread_id, items, noted)):
@@ -292,7 +317,7 @@ class ThreadOutbox:
         head: MirrorHead,
         noted: Noted,
     ) -> Effects[BackendRequest]:
-        """The request, once its thread holds all that it lacked, or with that."""
+        """Return the request once its thread is complete, or with the missing items for the backend to send."""
         if not backend.takes_unsent and not any(doubt.asked for doubt in head.doubts):
             doubts, version = yield from self._bring_up(journal, request.key, mirror, head, noted)
             return replace(request, thread_version=version, doubts=doubts)
@@ -323,8 +348,11 @@ class ThreadOutbox:
         exchange_id: str | None = None,
         quiet: bool = False,
     ) -> Effects[Look]:
-        """Read a thread back, after what is provably a late copy of ours was taken out; with an exchange, what an earlier
-        run of it left there is kept and told. `quiet` where somebody else tells what is foreign."""
+        """Read a thread back, and delete entries that are provably late copies of our messages.
+
+        With `exchange_id`, output that an earlier run of this exchange left in the thread is kept and returned as
+        `found`. With `quiet`, foreign entries are not logged, because the caller reports them.
+        """
         thread_id = head.thread_id
         ours = [doubt.run_id for doubt in head.doubts if doubt.run_id and doubt.exchange_id == exchange_id]
         others = [doubt.run_id for doubt in head.doubts if doubt.run_id and doubt.exchange_id != exchange_id]
@@ -346,7 +374,7 @@ class ThreadOutbox:
         found = said_behind(items, thread) if asked else ()
         foreign = len(thread) - len(found) - len(items) + len(lacking(items, thread))
         if foreign and not quiet:
-            told = "%s thread of %r holds %d entries that are not the journal's: threadledger replay verify %s"
+            told = "%s thread of %r contains %d entries that are not in the journal: run threadledger replay verify %s"
             logger.warning(told, mirror.name, key, foreign, key)
         return Look(items, thread, version, doubts, found, deleted)
 
@@ -365,10 +393,13 @@ class ThreadOutbox:
     def _claim(
         self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str, holder: str, seconds: float
     ) -> MirrorHead | None:
-        """The thread, taken for writing. Where whoever held it never gave it back, it stopped in the middle of a run: what
-        that run wrote is in doubt."""
+        """Claim the thread for writing; return its head, or None while another claim is valid.
+
+        If the previous holder never released it, that process stopped in the middle of a run, so the run's writes are
+        noted as a doubt.
+        """
         until = now() + timedelta(seconds=seconds)
-        given_up = journal.require(key).state.abandoned.keys()  # whoever is still at one of these has lost its place
+        given_up = journal.require(key).state.abandoned.keys()  # their holders lose the claim
         head = self._heads.claim(stream_of(key), mirror.name, thread_id, holder, until, given_up)
         if head is None or head.left_by is None:
             return head
@@ -388,11 +419,11 @@ class ThreadOutbox:
         lost = refused.failure.thread_id
         if lost is not None and cause in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE}:
             journal.commit(key, lambda it: it.lose_thread(mirror.name, lost, cause.value))
-        logger.warning("%s thread of %r lags behind: %s (%s)", mirror.name, key, cause.value, refused)
+        logger.warning("%s thread of %r is not up to date: %s (%s)", mirror.name, key, cause.value, refused)
 
 
 def _state(journal: Journal, key: str) -> ConversationState:
-    """The state of a conversation, once the runs are closed that a crash left open."""
+    """Return the state of a conversation after closing overdue runs that a crash left open."""
     state = journal.require(key).state
     if state.next_deadline is None or state.next_deadline > to_iso(now()):
         return state

@@ -1,4 +1,4 @@
-"""What a run costs, from the bundled data of genai-prices (extra `prices`)."""
+"""Compute the cost of a run from the price data bundled with genai-prices (extra `prices`)."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def price(model: str, input_tokens: int, output_tokens: int) -> float | None:
-    """US dollars for a run; None where genai-prices is not installed, or does not know the model."""
+    """Return the cost of a run in US dollars, or None if genai-prices is not installed or does not know the model."""
     try:
         from genai_prices import Usage, calc_price
     except ImportError:
@@ -21,19 +21,21 @@ def price(model: str, input_tokens: int, output_tokens: int) -> float | None:
 
 
 def prices_from() -> str | None:
-    """Which data the prices come from, and of which date they are; None where there is none."""
+    """Return the source of the prices with its version and date, or None if genai-prices is not installed."""
     try:
         named = f"genai-prices {metadata.version('genai-prices')}"
     except metadata.PackageNotFoundError:
         return None
     newest = newest_price()
-    return f"{named}, whose newest price is of {newest.isoformat()}" if newest is not None else named
+    return f"{named}, newest price dated {newest.isoformat()}" if newest is not None else named
 
 
 @cache
 def newest_price() -> date | None:
-    """When the last change of a price came into force that the bundled data knows: the package gives its data no date of
-    their own. None where that cannot be told."""
+    """Return the start date of the newest price in the bundled data that is already in force, or None if it is unknown.
+
+    It serves as the date of the data, because genai-prices does not date its data.
+    """
     try:
         from genai_prices.data import providers
     except ImportError:
@@ -45,5 +47,5 @@ def newest_price() -> date | None:
 
 
 def _conditional(prices: Any) -> Sequence[Any]:
-    """The prices of a model that changed at some time."""
+    """Return the dated prices of a model; empty if its price never changed."""
     return prices if isinstance(prices, list) else ()

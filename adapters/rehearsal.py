@@ -1,7 +1,7 @@
-"""An exchange of the ledger, played again at a simulator, so that a script can be written that brings it back.
+"""Rehearse a stored exchange on a simulator, to write a script that reproduces it.
 
-It is played at least twice. The first time each run meets its fault as often as it asks, and it is counted how often that
-is and which answers were taken; the last time by the script that was written from it, as a test will play it.
+The exchange is played at least twice. In the first play every request of a run meets the run's fault, and the number of
+faults and the answers consumed are counted. The last play uses the script written from these counts, as a test will.
 """
 
 from __future__ import annotations
@@ -30,40 +30,40 @@ from .staging import SEED, Counting, Stage
 from .wiring import open_ledger
 
 KEY = "exported"
-"""The conversation of a rehearsal, and of the test: an app's own key may name a person."""
+"""Conversation key in the rehearsal and in the test; the app's own key may identify a person."""
 
 PLAYED_MAX = 8
-"""How often an exchange is played with its faults in other places."""
+"""Maximum number of plays that try the faults in different places."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a question: the runs that failed, in order, and who answered with what."""
+    """Hold the result of a question: the failed runs in order, and the answer with its backend."""
 
     failures: tuple[tuple[str, str], ...] = ()
-    """(backend, cause)"""
+    """(backend, cause) of each failed run."""
     answer: tuple[str, str] | None = None
-    """(backend, text); None where nobody answered"""
+    """(backend, text), or None if no backend answered."""
 
 
 @dataclass(frozen=True)
 class Play:
-    """All that it takes to play an exchange."""
+    """Hold everything needed to play an exchange."""
 
     question: str
     memory: tuple[Mapping[str, Any], ...]
     profile: Profile
     settings: Mapping[str, Any]
     results: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """function → its results, in the order of the calls"""
+    """Results of each function, in the order of the calls."""
     unwell: Mapping[str, tuple[int, Mapping[str, Any]]] = field(default_factory=dict)
-    """backend → how many failures it met before, and the facts of each"""
+    """Number of earlier failures of each backend, and the facts of one failure."""
     streamed: bool = False
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """A script, and what comes of the exchange when it is played by it."""
+    """Hold a script and the outcome of playing it."""
 
     script: dict[str, Any]
     outcome: Outcome
@@ -71,8 +71,8 @@ class Rehearsed:
 
 
 def rehearse(play: Play, stages: Sequence[Stage]) -> Rehearsed:
-    """Write the script of an exchange, and play it by that."""
-    import openai  # noqa: F401 - loaded here, so that no run's time goes by while it is
+    """Write the script of an exchange and play it once."""
+    import openai  # noqa: F401 - imported early, so that import time does not count towards a run's timeout
 
     counted = _counted(play, stages)
     script = counted.script()
@@ -81,8 +81,10 @@ def rehearse(play: Play, stages: Sequence[Stage]) -> Rehearsed:
 
 
 def _counted(play: Play, stages: Sequence[Stage]) -> Counting:
-    """Play it until each run goes as it is on record, with faults in other places where one does not; or until there is no
-    other place left to try: then the play that went well for longest."""
+    """Play the exchange until every run matches its record, moving faults to other places where one does not.
+
+    If no other place is left to try, return the play that matched the record for the most runs.
+    """
     tried, best, longest = [0] * len(stages), None, -1
     for _ in range(PLAYED_MAX):
         counted = Counting(stages, tried)
@@ -98,12 +100,12 @@ def _counted(play: Play, stages: Sequence[Stage]) -> Counting:
             break
         tried = [*tried[:other], tried[other] + 1, *([0] * (len(stages) - other - 1))]
     if best is None:
-        raise AssertionError("what was played went well or did not")
+        raise AssertionError("unreachable: the first play is always kept")
     return best
 
 
 def stub_tools(results: Mapping[str, Sequence[str]]) -> dict[str, Callable[..., str]]:
-    """Functions that give what was given once, call after call."""
+    """Return functions that return the recorded results, one per call."""
 
     def stub(texts: Iterator[str]) -> Callable[..., str]:
         return lambda **arguments: next(texts)
@@ -149,7 +151,7 @@ def _asked(chat: Chat, play: Play) -> Outcome:
 
 def _last(chat: Chat, play: Play) -> Answer:
     *_, answer = chat.stream(play.question)
-    assert isinstance(answer, Answer)  # noqa: S101 - what a stream promises
+    assert isinstance(answer, Answer)  # noqa: S101 - a stream always ends with an Answer
     return answer
 
 
@@ -158,7 +160,7 @@ def _named(failures: Sequence[Any]) -> tuple[tuple[str, str], ...]:
 
 
 class _Watched(Health):
-    """The health of the backends, which tells when a run of one is over: the next one meets something else."""
+    """Track the health of the backends and report the end of each run, so that the next run meets its own fault."""
 
     def __init__(self, counted: Counting | None) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""The audit as one HTML page that stands by itself: plots are SVG made here, nothing is loaded, no script runs.
+"""Render the audit as one self-contained HTML page: plots are inline SVG, and the page has no scripts or external resources.
 
-Every text goes through `escape`: messages come from providers, keys and names from anywhere.
+Every text is passed through `escape`, because messages, keys and names are untrusted.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .report_plots import OTHER, bars, by_day, durations, sparkline
 from .report_style import STYLE
 
 CAUSES_SHOWN_MAX = 7
-"""Causes that have a colour of their own; the others are told together."""
+"""Number of causes with their own colour; all others are combined."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report is made of. `days` are (day, cause, number); `rate` and `p50`/`p95` come from `backends`."""
+    """Hold the data of a report. `days` has (day, cause, number); rates and durations are taken from `backends`."""
 
     made_at: datetime
     since: datetime | None
@@ -37,16 +37,16 @@ class Report:
 
 
 def render_report(report: Report) -> str:
-    """The page."""
+    """Return the HTML page."""
     parts = (
         _head(report),
         _tiles(report),
         _section("Failures by day", _days(report), "wide"),
         '<div class="pair">',
         _section("Failure rate by backend", bars(_rates(report.backends))),
-        _section("How long runs took", durations(report.backends)),
+        _section("Run duration", durations(report.backends)),
         "</div>",
-        _section("Groups of failures", _groups(report), "wide"),
+        _section("Failure groups", _groups(report), "wide"),
         _section("By cause", _table(report.causes, "cause"), "wide"),
         _section("By backend and model", _table(report.backends, "backend") + _table(report.models, "model"), "wide"),
         f"<footer>threadledger, {_clock(report.made_at)}. Times are UTC.</footer>",
@@ -62,8 +62,8 @@ def render_report(report: Report) -> str:
 
 
 def _head(report: Report) -> str:
-    begin = f"since {_clock(report.since)}" if report.since is not None else "of the whole ledger"
-    return f"<header><h1>{escape(report.title)}</h1><p>{begin}, as it was on {_clock(report.made_at)}</p></header>"
+    begin = f"since {_clock(report.since)}" if report.since is not None else "whole ledger"
+    return f"<header><h1>{escape(report.title)}</h1><p>{begin}, as of {_clock(report.made_at)}</p></header>"
 
 
 def _tiles(report: Report) -> str:
@@ -73,8 +73,8 @@ def _tiles(report: Report) -> str:
         ("runs", f"{runs:,}", ""),
         ("failed", f"{failed:,}", f"{failed / runs:.1%} of all" if runs else ""),
         ("fallbacks", f"{sum(row.fallbacks for row in report.backends):,}", "another backend took over"),
-        ("not answered", f"{unanswered:,}", "failed runs whose question still waits"),
-        ("groups", f"{len(report.groups):,}", f"{report.muted:,} more are muted" if report.muted else "none is muted"),
+        ("not answered", f"{unanswered:,}", "failed runs without an answer"),
+        ("groups", f"{len(report.groups):,}", f"{report.muted:,} more muted" if report.muted else "no muted groups"),
     )
     return '<dl class="tiles">' + "".join(map(_tile, told)) + "</dl>"
 

@@ -1,4 +1,4 @@
-"""The plots of the report, as SVG. Colours are classes of the page's style, so that they follow light and dark."""
+"""Draw the plots of the report as SVG. Colours are CSS classes, so they follow the light or dark theme."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from threadledger.domain import SummaryRow
 OTHER = "other causes"
 
 COLUMNS_MAX = 92
-"""Columns of the plot by day; where there are more days, a column stands for several."""
+"""Maximum number of columns in the plot by day; with more days, one column covers several days."""
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 900, 240, 46, 24, 10
-"""Of the plot by day, and the room around it, in SVG's units."""
+"""Size of the plot by day and its margins, in SVG units."""
 
 ROW, LABEL, BAR, TOLD = 30, 120, 170, 170
-"""Of the plots with a row for each backend: height, room for the name, for the bar, for what is told beside it."""
+"""Row height, and widths of the name, the bar and the text after it, in plots with one row per backend (SVG units)."""
 
 LABEL_CHARS_MAX = 17
+"""Maximum length of a name; longer names are cut."""
 
 
 def by_day(days: Sequence[tuple[str, str, int]], colours: Mapping[str, int]) -> str:
-    """Failures by day, stacked by cause. `colours` has the number of each cause's colour; the others share one."""
+    """Draw failures by day, stacked by cause. `colours` maps a cause to its colour number; other causes share one colour."""
     columns, step = _columns(days, colours)
     top = _nice(max(sum(stack.values()) for _, stack in columns))
     wide = (WIDTH - LEFT) / len(columns)
@@ -36,12 +37,12 @@ def by_day(days: Sequence[tuple[str, str, int]], colours: Mapping[str, int]) -> 
         if number % every == 0:
             middle = LEFT + (number + 0.5) * wide
             drawn.append(f'<text x="{middle:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{day:%d %b}</text>')
-    each = "a day" if step == 1 else f"{step} days"
-    return _svg(WIDTH, HEIGHT, f"failures, {each} a column", drawn, "days")
+    each = "one day" if step == 1 else f"{step} days"
+    return _svg(WIDTH, HEIGHT, f"failures, {each} per column", drawn, "days")
 
 
 def bars(rows: Sequence[tuple[str, float, str]]) -> str:
-    """A bar a row: name, value, and what is told beside it."""
+    """Draw one bar per row of (name, value, text after the bar)."""
     if not rows:
         return '<p class="nothing">No runs.</p>'
     top = max(value for _, value, _ in rows) or 1.0
@@ -58,7 +59,7 @@ def bars(rows: Sequence[tuple[str, float, str]]) -> str:
 
 
 def durations(rows: Sequence[SummaryRow]) -> str:
-    """From the median to the 95th percentile, a row for each backend, on a scale from zero."""
+    """Draw the range from the median to the 95th percentile, one row per backend, on a scale that starts at zero."""
     known = [row for row in rows if row.p50_seconds is not None and row.p95_seconds is not None]
     if not known:
         return '<p class="nothing">No run has ended.</p>'
@@ -75,12 +76,12 @@ def durations(rows: Sequence[SummaryRow]) -> str:
             f'<circle class="took hollow" cx="{end:.1f}" cy="{y + 15}" r="4"/>',
             f'<text x="{LABEL + BAR + 12}" y="{y + 19}">{p50:.1f} s, {p95:.1f} s</text>',
         ]
-    legend = f'<text class="dim" x="{LABEL}" y="{len(known) * ROW + 14}">● median   ○ 95 of 100 took no longer</text>'
+    legend = f'<text class="dim" x="{LABEL}" y="{len(known) * ROW + 14}">● median   ○ 95th percentile</text>'
     return _svg(LABEL + BAR + TOLD, len(known) * ROW + 22, "median and 95th percentile by backend", [*drawn, legend])
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """A column a count."""
+    """Draw one column per count."""
     top, wide = max(counts, default=0) or 1, 8
     drawn = [
         f'<rect class="spark" x="{number * wide}" y="{24 - max(22 * count / top, 1):.1f}" width="6" '
@@ -93,7 +94,7 @@ def sparkline(counts: Sequence[int]) -> str:
 def _columns(
     days: Sequence[tuple[str, str, int]], colours: Mapping[str, int]
 ) -> tuple[list[tuple[date, dict[str, int]]], int]:
-    """(first day, failures by cause) of every column, also of those without failures; and how many days one stands for."""
+    """Return (first day, failures by cause) of every column, empty ones included, and the number of days per column."""
     first, last = (date.fromisoformat(each) for each in (days[0][0], days[-1][0]))
     step = ceil(((last - first).days + 1) / COLUMNS_MAX)
     number = (last - first).days // step + 1
@@ -136,7 +137,7 @@ def _name(name: str, y: int) -> str:
 
 
 def _nice(value: float) -> float:
-    """The next number that is easy to read: 1, 2, 4, 5, 6, 8 or 10 times a power of ten."""
+    """Return the next larger number that is easy to read: 1, 2, 4, 5, 6, 8 or 10 times a power of ten."""
     if value <= 0:
         return 1.0
     power = 10 ** floor(log10(value))

@@ -1,4 +1,4 @@
-"""The style of the report: light and dark as the reader's system is, narrow screens, and paper."""
+"""Provide the CSS of the report, with rules for light and dark themes, narrow screens and print."""
 
 STYLE = """
 :root { --ground: #f7f7f5; --card: #ffffff; --ink: #1c1d21; --dim: #63666f; --line: #dedfe3; --accent: #2f6db5;

@@ -1,4 +1,7 @@
-"""Settings: option over environment over `.env` over default, frozen once read. Foreign keys in `.env` are ignored."""
+"""Read the settings: an option wins over the environment, the environment over `.env`, and `.env` over the default.
+
+Settings are frozen once read. Unknown keys in `.env` are ignored.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ from threadledger.domain import FileMissing, InvalidSettings, Profile, limits, p
 BACKENDS = ("assistants", "responses", "chat")
 DEFAULT_PROFILE = Path("profiles/john.toml")
 DEFAULT_MODEL = "gpt-5.5"
-"""Used where neither OPENAI_MODEL nor the profile names a model. Models retire: GET /models gives `shutdown_date`.
-gpt-5.5 is the one in the openai SDK's own examples (3.54, November 2026)."""
+"""Model used if neither OPENAI_MODEL nor the profile names one. Models retire: GET /models returns `shutdown_date`.
+gpt-5.5 is the model in the openai SDK's own examples (3.54, November 2026)."""
 
 DEADLINE_SECONDS_MAX = 86_400.0
-"""A day: the longest that an exchange may be allowed to take."""
+"""Maximum deadline of an exchange, in seconds: one day."""
 
 
 class Settings(BaseSettings):
-    """The settings of CONTRACT.md."""
+    """Hold the settings of threadledger (see docs/settings.md)."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -75,7 +78,7 @@ class Settings(BaseSettings):
     synchronous: Literal["FULL", "NORMAL"] = Field("FULL", validation_alias="THREADLEDGER_SYNCHRONOUS")
 
     _options: frozenset[str] = PrivateAttr(frozenset())
-    """The fields that were given as options."""
+    """Names of the fields that were given as options."""
 
     @field_validator("backends", mode="before")
     @classmethod
@@ -87,7 +90,7 @@ class Settings(BaseSettings):
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The backends in the order tried, each once, `USE_ASSISTANTS_API` heeded."""
+        """Return the backends in the order tried, without duplicates, with `USE_ASSISTANTS_API` applied."""
         names = tuple(dict.fromkeys(self.backends))
         if self.use_assistants_api is None:
             return names
@@ -95,10 +98,11 @@ class Settings(BaseSettings):
         return ("assistants", *others) if self.use_assistants_api else others
 
     def load_profile(self) -> Profile:
-        """The profile of the settings; an empty one where no file is set and `profiles/john.toml` is not there.
+        """Read the profile; return an empty one if no file is set and `profiles/john.toml` does not exist.
 
         Raises:
-            FileMissing, InvalidProfile: the file that was named is not there, or is not a profile.
+            FileMissing: the file cannot be read.
+            InvalidProfile: the file is not a valid profile.
         """
         import tomllib
 
@@ -114,20 +118,20 @@ class Settings(BaseSettings):
                 f"the profile {path} cannot be read ({error.strerror}): correct THREADLEDGER_PROFILE"
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidProfile(f"the profile {path} is not TOML ({error}): mend it, or name another file") from error
+            raise InvalidProfile(f"the profile {path} is not TOML ({error}): fix it, or name another file") from error
 
     def model_for(self, backend: str, profile: Profile) -> str:
-        """The model that a backend is asked to use: the fallback has a setting of its own."""
+        """Return the model that a backend uses; the fallback has its own setting."""
         first = self.openai_model or profile.model or DEFAULT_MODEL
         is_fallback = backend == "chat" and self.order[:1] != ("chat",)
         return (self.fallback_model or first) if is_fallback else first
 
 
 def load_settings(**options: Any) -> Settings:
-    """Read the settings; `options` (by field name) win, those that are None are not given.
+    """Read the settings; `options` (by field name) win over all other sources; options set to None are ignored.
 
     Raises:
-        InvalidSettings: naming the setting, what is wrong and what is expected.
+        InvalidSettings: a setting is unknown or invalid; the message names it and says what is expected.
     """
     unknown = options.keys() - Settings.model_fields.keys()
     if unknown:
@@ -149,14 +153,16 @@ def load_settings(**options: Any) -> Settings:
 
 
 def settings_alone(**options: Any) -> Settings:
-    """Settings of these values, by field name, and the defaults: neither the environment nor `.env` is read, and nothing
-    is checked."""
+    """Create settings from these values (by field name) and the defaults.
+
+    The environment and `.env` are not read, and nothing is validated.
+    """
     key = options.pop("openai_api_key", None)
     return Settings.model_construct(**options, openai_api_key=SecretStr(key) if key is not None else None)
 
 
 def origins(settings: Settings) -> dict[str, str]:
-    """Where each setting comes from, by its name in the environment: option, environment, .env or default."""
+    """Return the origin of each setting, by its environment name: option, environment, .env or default."""
     import os
 
     from dotenv import dotenv_values
@@ -172,26 +178,26 @@ def origins(settings: Settings) -> dict[str, str]:
 
 
 def _one_provider(given: dict[str, Any]) -> dict[str, Any]:
-    """An option that names one provider wins over an environment that names the other kind."""
+    """Let an option that names one provider override an environment that names a provider of the other kind."""
     kinds = ("openai_base_url", "azure_openai_endpoint")
     named = [kind for kind in kinds if kind in given]
     return dict.fromkeys(kinds) | given if len(named) == 1 else given
 
 
 def _check_provider(settings: Settings) -> None:
-    """Memory goes to one provider. Where the settings name two it is not guessed which."""
+    """Raise if the settings name two providers: memory is sent to one, and the wrong guess would send it to the other."""
     if settings.azure_openai_endpoint is None:
         return
     if settings.openai_base_url is not None:
         raise InvalidSettings(
-            "AZURE_OPENAI_ENDPOINT and OPENAI_BASE_URL name two providers: unset the one that is not meant"
+            "AZURE_OPENAI_ENDPOINT and OPENAI_BASE_URL name two providers: unset the one that you do not use"
         )
     if settings.openai_api_version is None:
         raise InvalidSettings(
-            "AZURE_OPENAI_ENDPOINT is set and OPENAI_API_VERSION is not: set it to the version of Azure's API to speak"
+            "AZURE_OPENAI_ENDPOINT is set and OPENAI_API_VERSION is not: set it to the version of the Azure API to use"
         )
 
 
 def _name(key: str) -> str:
-    """The name in the environment of a field; of one that does not exist, the field's own."""
+    """Return the environment name of a field."""
     return str(Settings.model_fields[key].validation_alias)

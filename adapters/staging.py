@@ -1,4 +1,4 @@
-"""The stage of a rehearsal: run after run, the simulator has ready what the run is to meet, and it is counted what it takes."""
+"""Prepare the simulator for each run of a rehearsal, and count the answers and faults that the run consumes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .simulator.script import parse_answers
 SEED = 7
 
 NEVER = 1_000_000_000
-"""Requests that a fault lets pass that is not to happen."""
+"""Number of requests that a disabled fault lets pass."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A fault, and how many requests of its run go well before it happens."""
+    """Hold a fault and the number of requests of its run that succeed before it."""
 
     fault: Mapping[str, Any]
     passes: int = 0
@@ -28,8 +28,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Stage:
-    """One run to be played: the answers that its model has ready, and the fault that it meets, in one or more places to
-    be tried one after the other."""
+    """Describe one run to play: the model's answers, and the run's fault with one or more places to try in order."""
 
     backend: str
     cause: Cause | None
@@ -38,10 +37,10 @@ class Stage:
 
 
 class Counting:
-    """Sets the scene for one run after the other, and counts what each takes.
+    """Prepare the simulator for one run after another, and count what each run consumes.
 
-    All faults are in force from the beginning, so that the simulator counts the requests that each lets pass; but only that
-    of the run under way can happen.
+    All faults are installed from the beginning, so that the simulator counts the requests that each of them lets pass.
+    Only the fault of the current run is enabled.
     """
 
     def __init__(self, stages: Sequence[Stage], tried: Sequence[int]) -> None:
@@ -56,26 +55,26 @@ class Counting:
         self._written: list[dict[str, Any]] = []
 
     def begin(self, simulator: Simulator) -> None:
-        """The question is about to be asked."""
+        """Install the faults and prepare the first run; call this before sending the question."""
         self._simulator = simulator
         simulator.add_faults({**action.fault, "times": None, "after": NEVER} for action in self._actions)
         self._next()
 
     def turn(self, backend: str, failure: Failure | None) -> None:
-        """A run is over."""
+        """Count what a finished run consumed, and prepare the next run."""
         if self._number < len(self._stages):
             self._count(self._stages[self._number])
         self._ended.append((backend, diagnose(failure) if failure is not None else None))
         self._next()
 
     def first_wrong(self) -> int | None:
-        """The first run that did not go as it is on record."""
+        """Return the number of the first run that differs from the record, or None if all match."""
         wanted = [(stage.backend, stage.cause) for stage in self._stages]
         pairs = zip_longest(wanted, self._ended)
         return next((number for number, (one, other) in enumerate(pairs) if one != other), None)
 
     def script(self) -> dict[str, Any]:
-        """What was counted, in the form of a script."""
+        """Return the counted answers and faults as a script."""
         script: dict[str, Any] = {"seed": SEED, "answers": self._answers, "faults": self._written}
         Script.parse(script)
         return script
@@ -100,7 +99,7 @@ class Counting:
             self._let(place, happen=False)
 
     def _write(self, fault: dict[str, Any]) -> None:
-        """One more fault of the script; one that goes on with the last is the same fault, more often."""
+        """Append a fault to the script; if it continues the last one, raise that fault's count instead."""
         last = self._written[-1] if self._written else None
         if last is not None and fault == {**last, "after": last["after"] + last["times"], "times": fault["times"]}:
             last["times"] += fault["times"]
@@ -108,7 +107,7 @@ class Counting:
             self._written.append(fault)
 
     def _let(self, place: int | None, *, happen: bool) -> None:
-        """One fault can happen from now on, or not any more."""
+        """Enable or disable one fault."""
         if place is None:
             return
         states = self._simulator.provider.faults.states

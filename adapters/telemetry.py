@@ -1,12 +1,14 @@
-"""Runs and exchanges as OpenTelemetry's spans and metrics (extra `otel`). An app configures its SDK as always; without one,
-OpenTelemetry does nothing.
+"""Report runs and exchanges as OpenTelemetry spans and metrics (extra `otel`).
+
+The app configures its SDK as usual; without an SDK, OpenTelemetry does nothing.
 
     invoke_agent John                        an exchange: from its first run to its answer
       chat gpt-5.5         error rate_limited
-      chat gpt-5.5-mini    linked to the one before: fallback
+      chat gpt-5.5-mini    linked to the previous run: fallback
 
-Spans are made from what was stored, with the times of the events, so a run that a crash left open has its span once somebody
-closes it. They are told in the thread that stores; whoever asks has its own span above them.
+Spans are created from stored events, with the timestamps of the events. A run that a crash left open therefore gets its
+span when another process closes it. Spans are created in the thread that stores the events, so a span of the caller
+that is active there becomes their parent.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from threadledger.domain import ExchangeEnd, RunEnd, SeenRun
 from . import telemetry_names as n
 
 SPANS_OPEN_MAX = 10_000
-"""Spans kept open; where an end never comes, the oldest are ended as they are."""
+"""Maximum number of open spans; above it, the oldest span is ended without its result."""
 
 PROVIDERS_BACKENDS = frozenset({"assistants", "responses", "chat"})
 PORTS = {"https": 443, "http": 80}
@@ -35,15 +37,15 @@ PORTS = {"https": 443, "http": 80}
 
 @dataclass
 class _Exchange:
-    """An exchange under way."""
+    """Hold the span of an exchange in progress."""
 
     span: trace.Span
     failed: dict[str, trace.SpanContext] = field(default_factory=dict)
-    """Failed runs of it, for links."""
+    """Span contexts of its failed runs by run id, for links."""
 
 
 class Telemetry:
-    """`Observer` that makes spans and metrics."""
+    """Implement `Observer` with spans and metrics."""
 
     def __init__(
         self,
@@ -55,8 +57,16 @@ class Telemetry:
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
-        """`provider` and `endpoint` are those of our own backends, `agent` the profile's name. With `text`, spans bear
-        question and answer. The providers of OpenTelemetry are by default the process's own."""
+        """Create the metric instruments.
+
+        Args:
+            provider: the provider of the built-in backends, as named by the conventions.
+            endpoint: the base URL of the built-in backends.
+            agent: the profile's name.
+            text: whether spans contain question and answer.
+            tracer_provider: the source of tracers; by default the process's global one.
+            meter_provider: the source of meters; by default the process's global one.
+        """
         self._tracer = trace.get_tracer("threadledger", tracer_provider=tracer_provider)
         meter = metrics.get_meter("threadledger", meter_provider=meter_provider)
         self._duration = meter.create_histogram(
@@ -80,7 +90,7 @@ class Telemetry:
         self._lock = Lock()
 
     def run_started(self, run: SeenRun) -> None:
-        """The span of a run begins, below that of its exchange."""
+        """Start the span of a run as a child of its exchange's span."""
         exchange = None if run.shadow else self._exchange(run)
         above = trace.set_span_in_context(exchange.span) if exchange is not None else None
         failed = exchange.failed.get(run.took_over_from or "") if exchange is not None else None
@@ -93,12 +103,12 @@ class Telemetry:
             each.end()
 
     def run_ended(self, end: RunEnd) -> None:
-        """The span of a run ends; the metrics count it."""
+        """End the span of a run, and record its metrics."""
         run = end.run
         with self._lock:
             span = self._runs.pop(run.run_id, None)
             exchange = self._exchanges.get((run.key, run.exchange_id))
-        span = span if span is not None else self._span(run, None, [])  # another process began it
+        span = span if span is not None else self._span(run, None, [])  # another process started the run
         span.set_attributes(_known(self._answered(end)))
         if end.failure is not None and end.cause is not None:
             span.set_attributes(_known(_failed(end)))
@@ -111,14 +121,14 @@ class Telemetry:
         self._count(end)
 
     def exchange_ended(self, end: ExchangeEnd) -> None:
-        """The span of an exchange ends."""
+        """End the span of an exchange."""
         with self._lock:
             exchange = self._exchanges.pop((end.key, end.exchange_id), None)
         if exchange is None:
             return
         if end.answered_by is None:
             exchange.span.set_attribute(n.ERROR_TYPE, n.GIVEN_UP)
-            exchange.span.set_status(trace.StatusCode.ERROR, "nobody answered")
+            exchange.span.set_status(trace.StatusCode.ERROR, "no backend answered")
         exchange.span.end(_nanoseconds(end.ended_at))
 
     def _exchange(self, run: SeenRun) -> _Exchange:
@@ -162,7 +172,7 @@ class Telemetry:
         )
 
     def _common(self, run: SeenRun) -> dict[str, Any]:
-        """What spans and metrics of a run share."""
+        """Return the attributes that spans and metrics of a run share."""
         ours = self._server if run.backend in PROVIDERS_BACKENDS else {}
         return {n.OPERATION: n.CHAT, n.PROVIDER: self._provider_of(run), n.REQUEST_MODEL: run.model, **ours}
 
@@ -204,7 +214,7 @@ def _failed(end: RunEnd) -> dict[str, Any]:
 
 
 def _texts(end: RunEnd) -> dict[str, Any]:
-    """Question and answer in the form of the conventions."""
+    """Return question and answer in the format of the conventions."""
     asked, answered = end.question(), end.answer
     return {
         n.INPUT_MESSAGES: _message("user", asked) if asked else None,

@@ -1,8 +1,8 @@
-"""The names of OpenTelemetry's conventions for generative AI, and of our own attributes, in one place.
+"""Define the attribute names of OpenTelemetry's conventions for generative AI, and our own attribute names.
 
 Source: github.com/open-telemetry/semantic-conventions-genai, docs/gen-ai/gen-ai-spans.md, gen-ai-agent-spans.md and
-gen-ai-metrics.md, read in November 2026 (status: Development). Names that changed on the way there: `gen_ai.system` is
-`gen_ai.provider.name` now. `error.type`, `server.address` and `server.port`: general conventions, stable.
+gen-ai-metrics.md, read in November 2026 (status: Development). An earlier draft named `gen_ai.provider.name`
+`gen_ai.system`. `error.type`, `server.address` and `server.port` belong to the general conventions, which are stable.
 """
 
 OPERATION = "gen_ai.operation.name"
@@ -23,20 +23,20 @@ SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 
 CHAT = "chat"
-"""The operation of a run: a model is asked."""
+"""Operation of a run: one call of a model."""
 INVOKE_AGENT = "invoke_agent"
-"""The operation of an exchange: all runs that tried to answer one question."""
+"""Operation of an exchange: all runs that tried to answer one question."""
 
 OPENAI = "openai"
 AZURE_OPENAI = "azure.ai.openai"
-"""Providers. An app's own backend goes by its own name."""
+"""Provider names. An app's own backend is reported under its own name."""
 
 OPERATION_DURATION = "gen_ai.client.operation.duration"
 OPERATION_DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-"""Seconds."""
+"""Bucket boundaries, in seconds."""
 TOKEN_USAGE = "gen_ai.client.token.usage"  # noqa: S105
 TOKEN_USAGE_BUCKETS = tuple(4**power for power in range(14))
-"""1 to 67,108,864 tokens."""
+"""Bucket boundaries, from 1 to 67,108,864 tokens."""
 
 RUN_ID = "threadledger.run.id"
 EXCHANGE_ID = "threadledger.exchange.id"
@@ -50,8 +50,8 @@ ERROR_KIND = "threadledger.error.type"
 HTTP_STATUS = "threadledger.http_status"
 REQUEST_ID = "threadledger.request_id"
 LINK = "threadledger.link"
-"""Why a span is linked to another one."""
+"""Reason why a span is linked to another one."""
 FALLBACK = "fallback"
-"""The linked run failed, and this one took its place on another backend."""
+"""Link reason: the linked run failed, and this run replaced it on another backend."""
 GIVEN_UP = "abandoned"
-"""The `error.type` of an exchange that nobody answered."""
+"""`error.type` of an exchange that no backend answered."""

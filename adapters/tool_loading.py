@@ -1,4 +1,4 @@
-"""The functions of the profile's tools, from a module that a setting names: how the command line has them bound."""
+"""Load the functions of the profile's tools from the module named by a setting; the command line binds them this way."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from threadledger.domain import InvalidSettings, Profile, ToolFunction, redact
 
 SETTING = "THREADLEDGER_TOOLS"
 FILE_MODULE = "threadledger_tools"
-"""Under which name a file of tools is imported; its own name may be another module's."""
+"""Module name under which a tools file is imported; the file's own name may clash with another module."""
 
 
 def load_tools(name: str, profile: Profile, *, bound: Collection[str] = ()) -> dict[str, ToolFunction]:
-    """The profile's functions by their names, from a module: `name` is its name, or the path of a `.py` file.
+    """Import a module and return the profile's functions from it, by name.
 
-    Importing it runs its code. What the app has `bound` already is not asked of it. An `async def` is a function too.
+    Importing the module runs its code. Asynchronous functions are accepted.
+
+    Args:
+        name: a module name, or the path of a `.py` file.
+        profile: the profile whose functions are required.
+        bound: names of functions that the app provides itself; they need not be in the module.
 
     Raises:
-        InvalidSettings: there is no such module, it cannot be imported, or it lacks a function of the profile.
+        InvalidSettings: the module does not exist, cannot be imported, or does not define a required function.
     """
     module = _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
     found = {}
@@ -31,9 +36,9 @@ def load_tools(name: str, profile: Profile, *, bound: Collection[str] = ()) -> d
             continue
         function = getattr(module, wanted, None)
         if not callable(function):
-            lack = "no function" if function is None else "no function, but something else, under the name"
+            lack = "no function" if function is None else "something other than a function named"
             raise InvalidSettings(
-                f"{SETTING}: {name} has {lack} {wanted!r}, which the profile names: write it, or take it out of the profile"
+                f"{SETTING}: {name} has {lack} {wanted!r}, which the profile requires: define it, or remove it from the profile"
             )
         found[wanted] = function
     return found
@@ -44,7 +49,7 @@ def _functions(profile: Profile) -> list[str]:
 
 
 def _import_module(name: str) -> ModuleType:
-    """An installed module, or one of the working directory, which a console script does not look into by itself."""
+    """Import an installed module or one from the working directory, which is not on a console script's path."""
     _look_into(Path.cwd())
     try:
         return importlib.import_module(name)
@@ -76,11 +81,11 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _look_into(folder: Path) -> None:
-    """Modules are looked for in this folder too, and there last: a file of the user's must not stand in for a library."""
+    """Add a folder to the end of the module search path, so that a user's file cannot shadow a library."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
 
 def _broken(name: str, error: BaseException) -> InvalidSettings:
     told = " ".join(redact(f"{type(error).__name__}: {error}").split())
-    return InvalidSettings(f"{SETTING}: {name} cannot be imported ({told}): mend it, or name another module")
+    return InvalidSettings(f"{SETTING}: {name} cannot be imported ({told}): fix it, or name another module")

@@ -1,4 +1,4 @@
-"""Texts that leave the ledger in an exported test: as they are, or as placeholders of the same length."""
+"""Redact texts that leave the ledger in an exported test."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from threadledger.domain import Profile, redact
 from .simulator.from_audit import without_ids
 
 TOOL_ADDRESS = "https://tools.invalid"
-"""In place of the address of a server that a hosted tool calls."""
+"""Placeholder for the address of a server that a hosted tool calls."""
 
 TOOL_CHARS_MAX = 100_000
-"""Characters kept of one text of a tool."""
+"""Maximum length of one text in a tool definition, in characters."""
 
 
 class Veil:
-    """Texts as they go into the files: as they are but for the provider's ids, or as placeholders of the same length."""
+    """Prepare texts for the exported files.
+
+    If active, texts are replaced by placeholders of the same length; otherwise they are kept. The provider's ids in
+    files and tools are always replaced.
+    """
 
     def __init__(self, active: bool) -> None:
         self._active = active
@@ -28,7 +32,7 @@ class Veil:
         return re.sub(r"\S", "x", text) if self._active else text
 
     def arguments(self, text: str) -> Any:
-        """A call's arguments: an object where that says the same, else the text."""
+        """Return a call's arguments as an object if that loses nothing, otherwise as text."""
         try:
             given = json.loads(text)
         except ValueError:
@@ -41,7 +45,7 @@ class Veil:
         )
 
     def message(self, chat: dict[str, Any]) -> dict[str, Any]:
-        """A message of the memory."""
+        """Return a message of the memory, ready for export."""
         kept = {name: value for name, value in chat.items() if name in {"role", "tool_call_id"} or not self._active}
         if "content" in chat:
             kept["content"] = self._content(chat["content"])
@@ -50,7 +54,7 @@ class Veil:
         return kept
 
     def profile(self, profile: Profile) -> Profile:
-        """A profile without what belongs to an account: its tools may name files, servers, and the keys to those."""
+        """Return a profile without account data: its tools may contain file ids, server addresses and credentials."""
         tools = json.dumps(self._tool(profile.tools), ensure_ascii=False)
         return replace(profile, instructions=self(profile.instructions), tools_json=tools)
 
@@ -95,7 +99,7 @@ class Veil:
         return {**call, "function": {"name": function.get("name"), "arguments": as_text}}
 
     def _value(self, value: Any) -> Any:
-        """JSON with its strings veiled; names stay, and numbers do."""
+        """Return a JSON value with its strings redacted; keys and numbers are kept."""
         if isinstance(value, str):
             return self(value)
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The composition root: settings to a ledger with its store, backends, mirrors and outbox."""
+"""Build a ledger with its store, backends, mirrors and outbox from the settings (the composition root)."""
 
 from __future__ import annotations
 
@@ -47,13 +47,21 @@ def open_ledger(
     wait: Callable[[float], None] = time.sleep,
     observer: Observer | None = None,
 ) -> Ledger:
-    """A ledger as the settings say. Nothing outside the database is touched before it is needed. `observer` is told of every
-    run, beside the log.
+    """Open a ledger with these settings.
 
-    Without a key there is nobody to mirror to: messages are journaled, and the threads catch up once there is one.
+    Only the database is opened; providers are contacted when they are first needed. Without an API key, messages are
+    journaled but not mirrored, and the threads catch up once a key is set.
+
+    Args:
+        settings: the settings.
+        tools: functions that a model may call, by name.
+        create: whether to create the database if it does not exist.
+        wait: the function that pauses between attempts; takes seconds.
+        observer: receives every run's start and end, in addition to the log.
 
     Raises:
-        StoreError, DatabaseMissing, InvalidSettings, InvalidProfile: it cannot be opened.
+        StoreError, DatabaseMissing: the database cannot be opened.
+        InvalidSettings, InvalidProfile: the settings or the profile are not valid.
     """
     profile = settings.load_profile()
     functions = _tools(settings, profile, tools or {})
@@ -96,10 +104,10 @@ def open_ledger(
 
 
 def _observers(settings: Settings, client: Client, profile: Profile, given: Observer | None) -> list[Observer]:
-    """Who watches runs beside the log.
+    """Return the observers of runs, in addition to the log.
 
     Raises:
-        InvalidSettings: telemetry is wanted, and OpenTelemetry is not installed.
+        InvalidSettings: telemetry is enabled, but OpenTelemetry is not installed.
     """
     found = [given] if given is not None else []
     if settings.telemetry:
@@ -116,7 +124,7 @@ def _observers(settings: Settings, client: Client, profile: Profile, given: Obse
 
 
 def client_of(settings: Settings) -> Client:
-    """How the settings say that the provider is reached."""
+    """Create the provider's client from the settings."""
     on_azure = settings.azure_openai_endpoint is not None
     key = settings.azure_openai_api_key if on_azure else settings.openai_api_key
     token = settings.azure_openai_ad_token
@@ -133,12 +141,12 @@ def client_of(settings: Settings) -> Client:
 
 
 def thread_reader(settings: Settings) -> ThreadReader:
-    """Reads threads of the provider that the settings name."""
+    """Create a reader for threads of the provider named by the settings."""
     return ThreadReader(client_of(settings))
 
 
 def _tools(settings: Settings, profile: Profile, given: Mapping[str, ToolFunction]) -> dict[str, ToolFunction]:
-    """The app's functions, and those of the module that THREADLEDGER_TOOLS names."""
+    """Return the app's functions together with those of the module named by THREADLEDGER_TOOLS."""
     named = load_tools(settings.tools, profile, bound=given) if settings.tools else {}
     return {**named, **given}
 

@@ -1,11 +1,11 @@
-"""What the audit answers on a ledger of 100,000 runs, 10,000 of which failed, and how quickly its view catches up.
+"""Measure audit queries on a ledger of 100,000 runs, 10,000 of them failed, and the time to rebuild the audit view.
 
 python benchmarks/audit.py [--quick] [--disk DIR] [--postgres URL] [--repeat N]
 
-The ledger is written as an app would leave it: question, run, answer; some runs failed and were followed by a fallback, some
-exchanges were given up. Each question is asked in this process once the view has caught up (median of N; aim 300 ms), then by
-the command, Python's start included. Catching up from nothing is told in events of the log a second (aim 50,000): the view
-reads those of runs, about half of them, so both numbers are given.
+The ledger contains what an app would write: question, run, answer. Some failed runs are followed by a fallback, and
+some exchanges are abandoned. Each query runs in this process after the view has caught up (median of N; aim 300 ms),
+and then as a command, including the start of Python. The rebuild rate is given in log events per second (aim 50,000).
+The view reads only the events of runs, about half of the log, so that rate is printed too.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from threadledger.domain import (
 )
 
 EVENTS_AIM = 50_000
-"""Events of the log taken in a second, from nothing."""
+"""Minimum rate of a rebuild, in log events per second."""
 
 ANSWER_AIM_SECONDS = 0.3
+"""Maximum duration of a query, in seconds."""
 
 DAYS = 60
 
@@ -100,7 +101,7 @@ FAULTS: tuple[tuple[int, dict[str, Any]], ...] = (
 
 
 class Writer:
-    """Writes exchanges into a ledger, many at a time."""
+    """Write exchanges into a ledger in large batches."""
 
     def __init__(self, ledger: Ledger, seed: int = 7) -> None:
         self.random = Random(seed)
@@ -109,7 +110,7 @@ class Writer:
         self.events = self.run_events = self.runs = self.failures = 0
 
     def write(self, conversations: int, exchanges: int) -> None:
-        """Conversations of so many exchanges each: of a hundred, 10 fall back and one is given up."""
+        """Write conversations with this many exchanges each; 10% of the exchanges fall back, and 1% are abandoned."""
         now = datetime.now(UTC)
         for number in range(conversations):
             at = now - timedelta(days=DAYS * (1 - number / conversations))
@@ -181,7 +182,7 @@ def opened(url: str) -> Ledger:
 
 
 class Bench:
-    """Prints a line for each figure, with its aim, and remembers whether all were met."""
+    """Print one line per figure with its aim, and collect the figures that miss it."""
 
     def __init__(self, url: str, repeat: int) -> None:
         self.url = url
@@ -189,7 +190,7 @@ class Bench:
         self.missed: list[str] = []
 
     def catch_up(self, writer: Writer) -> None:
-        """The view from nothing, and then each time anew; the best is told beside the median: the machine has other work."""
+        """Measure rebuilding the view several times; print median and best, because the machine may be busy."""
         took = []
         for _ in range(max(self.repeat // 2, 1)):
             with opened(self.url) as ledger:
@@ -198,11 +199,11 @@ class Bench:
                 took.append(time.perf_counter() - begun)
         seconds = statistics.median(took)
         rate = writer.events / seconds
-        self._line("catching up from nothing", f"{rate:,.0f} events/s", f"{EVENTS_AIM:,}", rate >= EVENTS_AIM)
-        print(f"    best {writer.events / min(took):,.0f}; of runs alone {writer.run_events / seconds:,.0f} events/s")
+        self._line("rebuilding the view", f"{rate:,.0f} events/s", f"{EVENTS_AIM:,}", rate >= EVENTS_AIM)
+        print(f"    best {writer.events / min(took):,.0f}; run events only {writer.run_events / seconds:,.0f} events/s")
 
     def questions(self) -> None:
-        """In this process, with the view caught up."""
+        """Measure queries in this process, after the view has caught up."""
         with opened(self.url) as ledger:
             ledger.failures(limit=1)
             asked: dict[str, Callable[[], object]] = {
@@ -218,7 +219,7 @@ class Bench:
                 self._line(name, f"{seconds * 1_000:.0f} ms", "300 ms", seconds <= ANSWER_AIM_SECONDS)
 
     def commands(self) -> None:
-        """The whole time of the command; no aim."""
+        """Measure the total time of the commands; there is no aim."""
         for arguments in (("failures", "--limit", "50"), ("groups",), ("summary",), ("summary", "--by", "hour")):
             called = [
                 str(Path(sys.executable).with_name("threadledger")),
@@ -248,10 +249,10 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a fiftieth of the runs: to see that it runs")
-    parser.add_argument("--disk", metavar="DIR", help="where the database lies")
-    parser.add_argument("--postgres", metavar="URL", help="an empty PostgreSQL database instead of SQLite")
-    parser.add_argument("--repeat", type=int, default=9, metavar="N", help="how often each question is asked")
+    parser.add_argument("--quick", action="store_true", help="use a fiftieth of the runs, as a smoke test")
+    parser.add_argument("--disk", metavar="DIR", help="directory of the database")
+    parser.add_argument("--postgres", metavar="URL", help="use this empty PostgreSQL database instead of SQLite")
+    parser.add_argument("--repeat", type=int, default=9, metavar="N", help="number of samples per query")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.disk) as place:
         url = args.postgres or f"sqlite:///{Path(place) / 'audit.db'}"

@@ -1,4 +1,4 @@
-"""A simulator in a process of its own, so that what it costs is not counted."""
+"""Run a simulator in a separate process, so that its CPU time is not measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threadledger.adapters import Simulator
 
 
 def served(told: Connection) -> None:
-    """A simulator until it is told to stop; runs in a process of its own."""
+    """Run a simulator until a stop message arrives; this is the main function of the separate process."""
     with Simulator(poll_after_ms=0) as simulator:
         told.send(simulator.base_url)
         told.recv()
@@ -19,7 +19,7 @@ def served(told: Connection) -> None:
 
 @contextmanager
 def simulator_elsewhere() -> Iterator[str]:
-    """The base URL of a simulator in another process."""
+    """Start a simulator in another process, and yield its base URL."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=served, args=(theirs,), daemon=True)
     process.start()

@@ -1,11 +1,13 @@
-"""What an exchange costs beside the bare calls of the SDK, in pairs: each conversation of ours is followed at once by the same
-conversation without us, against a simulator in a process of its own.
+"""Measure the overhead of an exchange compared to bare SDK calls, in pairs.
+
+Each conversation on threadledger is paired with the same conversation on the bare SDK. Both use a simulator in a
+separate process.
 
 python benchmarks/exchange.py [--quick] [--only chat] [--synchronous FULL] [--disk DIR]
 
-The floor is what an app would write that keeps nothing: the same requests by the SDK, the messages in a list, the thread's id
-in a variable. What is added is the difference to the neighbour: median, and from the smallest to the largest. Times do not
-travel between machines; CPU is that of this process, without the simulator. Aim: under 5 ms of CPU added to an exchange on
+The baseline is an app that stores nothing: the same SDK requests, with messages in a list and the thread id in a
+variable. The overhead is the difference within a pair: median, minimum and maximum. Times are not comparable between
+machines. CPU time is that of this process, without the simulator. Aim: an exchange adds less than 5 ms of CPU time on
 SQLite with `synchronous` NORMAL.
 """
 
@@ -31,7 +33,7 @@ import threadledger
 from threadledger.domain import AsyncLedger, Ledger, limits
 
 CPU_ADDED_AIM_MS = 5.0
-"""CPU that an exchange may cost beside the SDK's own."""
+"""Maximum CPU time that an exchange may add to the SDK's own, in milliseconds."""
 
 MODEL = "gpt-bench"
 QUESTION = "Where is my parcel? I have been waiting for it since Monday, and the tracking page says nothing. " * 2
@@ -49,7 +51,7 @@ class Sample(NamedTuple):
 
 
 class Bare:
-    """One conversation without us."""
+    """Represent one conversation on the bare SDK."""
 
     def __init__(self, sdk: openai.OpenAI, backend: str, assistant_id: str) -> None:
         self._sdk = sdk
@@ -111,7 +113,7 @@ class Bare:
 
 
 class Bench:
-    """The rows of the table, each printed as soon as it is known."""
+    """Measure and print the rows of the table."""
 
     def __init__(self, args: argparse.Namespace, base_url: str, place: Path) -> None:
         self.base_url = base_url
@@ -130,7 +132,7 @@ class Bench:
             self.many()
 
     def compared(self, backend: str) -> None:
-        """Conversations of a few exchanges, ours and bare in turn."""
+        """Measure conversations of a few exchanges, alternating threadledger and the bare SDK."""
         with self.ledger(backend) as ledger, self.sdk() as sdk:
             assistant_id = sdk.beta.assistants.create(model=MODEL).id if backend == "assistants" else ""
             for streams in (False, True):
@@ -141,7 +143,7 @@ class Bench:
                     self.row(f"{backend}{', streamed' if streams else ''}, {figure}", taken, figure)
 
     def many(self) -> None:
-        """Exchanges under way at once in one event loop, each in a conversation of its own."""
+        """Measure many concurrent exchanges in one event loop, each in its own conversation."""
         rates: list[list[float]] = [[], []]
         peak = 0
         for turn in range(3):
@@ -153,9 +155,9 @@ class Bench:
             rates[1].append(self.at_once / (time.perf_counter() - began))
         ours, bare = (statistics.median(each) for each in rates)
         print(
-            f"{f'{self.at_once} at once, exchanges a second':34} {ours:11,.0f} {bare:11,.0f}   {ours / bare:.2f} times"
+            f"{f'{self.at_once} at once, exchanges per second':34} {ours:11,.0f} {bare:11,.0f}   {ours / bare:.2f} times"
         )
-        print(f"{'  threads, at the peak':34} {peak:11}   of which {limits.ASYNC_WORKERS} do the database's work")
+        print(f"{'  threads, at the peak':34} {peak:11}   of which {limits.ASYNC_WORKERS} do database work")
 
     def row(self, name: str, taken: list[list[Sample]], figure: str) -> None:
         ours, bare = ([getattr(sample, figure) / self.exchanges * 1000 for sample in each] for each in taken)
@@ -194,7 +196,7 @@ class Bench:
             (bare.stream if streams else bare.ask)(QUESTION)
 
     async def _many_of_ours(self, turn: int) -> int:
-        """The largest number of threads that were seen."""
+        """Run the concurrent exchanges, and return the maximum number of threads observed."""
         seen = [0]
 
         async def one(ledger: AsyncLedger, number: int) -> None:
@@ -221,10 +223,10 @@ class Bench:
 
 
 def measured(works: Sequence[Callable[[int], object]], samples: int) -> list[list[Sample]]:
-    """Each work `samples` times, in turn; the first turn warms up and does not count."""
+    """Run each function `samples` times, alternating; a first warm-up round is not counted."""
     taken: list[list[Sample]] = [[] for _ in works]
     for number in range(samples + 1):
-        # Ours and the floor take turns in going first, so that neither always finds the other's leavings.
+        # Alternate which one runs first, so that neither always benefits from caches filled by the other.
         order = range(len(works)) if number % 2 else reversed(range(len(works)))
         for index in order:
             wall, cpu = time.perf_counter(), time.process_time()
@@ -235,12 +237,12 @@ def measured(works: Sequence[Callable[[int], object]], samples: int) -> list[lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few and short conversations: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="use few and short conversations, as a smoke test")
     parser.add_argument("--only", choices=[*SETTINGS, "many"])
-    parser.add_argument("--synchronous", choices=["FULL", "NORMAL"], default="NORMAL", help="SQLite's")
-    parser.add_argument("--disk", metavar="DIR", help="where the databases lie")
+    parser.add_argument("--synchronous", choices=["FULL", "NORMAL"], default="NORMAL", help="SQLite durability mode")
+    parser.add_argument("--disk", metavar="DIR", help="directory of the databases")
     args = parser.parse_args()
-    warnings.simplefilter("ignore", DeprecationWarning)  # of the Assistants API, at each call
+    warnings.simplefilter("ignore", DeprecationWarning)  # the SDK warns at each call of the Assistants API
     with tempfile.TemporaryDirectory(dir=args.disk) as place, simulator_elsewhere() as base_url:
         Bench(args, base_url, Path(place)).run(args.only)
 

@@ -1,15 +1,16 @@
-"""Rebuild beside the bare SDK, a plan over a whole ledger, and memory as the ledger grows.
+"""Measure rebuild throughput against the bare SDK, planning over a whole ledger, and memory use as the ledger grows.
 
 python benchmarks/replay.py [--quick] [--only throughput|plan|memory] [--synchronous NORMAL] [--disk DIR]
 
-Throughput is measured in pairs: a batch of conversations is rebuilt by us, the same conversations are written by the bare SDK
-at the same concurrency, to the same simulator in a process of its own; which of the two comes first takes turns. Ours reads
-each thread back, compares it, links it and records the job. The bare SDK does what the row says: `write` is what an app would
-do (a conversation made, its items sent 20 at a time), `write past types` the same with the items in `extra_body`, as we send
-them, so that the SDK does not hold each against its types, `and read` reads each thread back too. The ratio is our time to the
-bare SDK's, pair by pair: median, and from the smallest to the largest. Aim: at most 1.3.
+Throughput is measured in pairs. Threadledger rebuilds a batch of conversations, and the bare SDK writes the same
+conversations at the same concurrency to the same simulator in a separate process. The two alternate in going first.
+Threadledger reads each thread back, compares it, links it and records the job. The work of the bare SDK depends on the
+row: `write` does what an app would do (create a conversation and send its items 20 at a time); `write past types` sends
+the items in `extra_body`, as threadledger does, so that the SDK does not validate them; `and read` also reads each
+thread back. The ratio is threadledger's time divided by the bare SDK's time in each pair: median, minimum and maximum.
+Aim: at most 1.3.
 
-Memory is the peak of a process of its own that plans, or rebuilds, ledgers of different sizes. Aim: flat.
+Memory is the peak memory of a separate process that plans or rebuilds ledgers of different sizes. Aim: constant.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ import threadledger
 from threadledger.adapters import import_lines
 
 RATIO_AIM = 1.3
-"""Our time to the bare SDK's, writing the same items."""
+"""Maximum ratio of threadledger's time to the bare SDK's for writing the same items."""
 
 BATCH = 20
-"""Items that one request adds to a conversation (OpenAI's OpenAPI description)."""
+"""Maximum number of items per request to a conversation (OpenAI's OpenAPI description)."""
 
 PAGE = 100
 
@@ -69,7 +70,7 @@ WORDS = [
 
 
 def talk(number: int, messages: int = 20) -> dict[str, Any]:
-    """A conversation of so many messages, a call and its result among every ten."""
+    """Return a conversation with this many messages; every ten contain one tool call and its result."""
     random = Random(number)
     said: list[dict[str, Any]] = []
     while len(said) < messages:
@@ -85,7 +86,7 @@ def talk(number: int, messages: int = 20) -> dict[str, Any]:
 
 
 def filled(url: str, conversations: int, synchronous: str) -> None:
-    """A ledger of so many conversations of 20 messages."""
+    """Create a ledger with this many conversations of 20 messages."""
     with threadledger.open(url, openai_api_key=None, synchronous=synchronous) as ledger:
         lines = (json.dumps(talk(number)).encode() for number in range(conversations))
         for _ in import_lines(ledger, lines):
@@ -93,7 +94,7 @@ def filled(url: str, conversations: int, synchronous: str) -> None:
 
 
 class Throughput:
-    """Batches of conversations, ours and bare in turn."""
+    """Measure batches of conversations, alternating threadledger and the bare SDK."""
 
     def __init__(self, args: argparse.Namespace, base_url: str, place: Path) -> None:
         self.base_url = base_url
@@ -121,7 +122,7 @@ class Throughput:
             first, second = (ours, bare) if number % 2 else (bare, ours)
             one, other = timed(first), timed(second)
             taken.append((one, other) if number % 2 else (other, one))
-        taken = taken[1:]  # the first pair warms up
+        taken = taken[1:]  # the first pair is a warm-up
         ratios = sorted(mine / theirs for mine, theirs in taken)
         middle = statistics.median(ratios)
         rates = [self.batch / statistics.median(each) for each in zip(*taken, strict=True)]
@@ -175,7 +176,7 @@ def timed(work: Any) -> float:
 
 
 def grown(args: argparse.Namespace, base_url: str, place: Path) -> None:
-    """A plan, and where that is quick enough a rebuild, over ledgers of different sizes, each in a process of its own."""
+    """Measure a plan, and for smaller ledgers a rebuild, over ledgers of different sizes, each in a separate process."""
     plans = (100, 1_000) if args.quick else (1_000, 10_000, 100_000)
     rebuilds = (50, 200) if args.quick else (300, 3_000)
     print(f"\n{'as the ledger grows':44} {'seconds':>9} {'peak MiB':>9}")
@@ -199,7 +200,7 @@ def _grown_row(name: str, what: str, url: str, base_url: str) -> None:
 
 
 def do(what: str, url: str, base_url: str) -> None:
-    """Plan or rebuild everything, and tell how long that took and how much memory at most."""
+    """Plan or rebuild everything, and print the duration in seconds and the peak memory in MiB."""
     settings = {"openai_base_url": base_url, "openai_api_key": "bench", "threads": "conversations"}
     with threadledger.open(url, **settings, synchronous="NORMAL") as ledger:
         began = time.perf_counter()
@@ -213,10 +214,10 @@ def do(what: str, url: str, base_url: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few conversations: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="use few conversations, as a smoke test")
     parser.add_argument("--only", choices=["throughput", "plan", "memory"])
-    parser.add_argument("--synchronous", choices=["FULL", "NORMAL"], default="NORMAL", help="SQLite's")
-    parser.add_argument("--disk", metavar="DIR", help="where the databases lie")
+    parser.add_argument("--synchronous", choices=["FULL", "NORMAL"], default="NORMAL", help="SQLite durability mode")
+    parser.add_argument("--disk", metavar="DIR", help="directory of the databases")
     parser.add_argument("--do", choices=["plan", "rebuild"], help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--base-url", help=argparse.SUPPRESS)

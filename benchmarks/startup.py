@@ -1,4 +1,4 @@
-"""`threadledger --version` beside a bare click program, in pairs. Aim (CONTRACT): at most 1.5 times as long.
+"""Compare the run time of `threadledger --version` with a bare click program. Aim (CONTRACT): ratio at most 1.5.
 
 python benchmarks/startup.py [runs]
 """

@@ -1,14 +1,16 @@
-"""The store beside a hand-written one and beside eventsourcing's own recorders, in pairs: each sample of ours is followed
-at once by the same work on the floor, on a database of its own. Ratios travel between machines, times do not.
+"""Compare the store with a hand-written one and with eventsourcing's own recorders, in pairs.
+
+Each sample of threadledger is paired with the same work on the floor (the hand-written store), on a separate database.
+Ratios are comparable between machines; times are not.
 
 python benchmarks/store.py [--quick] [--only append] [--postgres URL] [--synchronous NORMAL] [--disk DIR]
 
-The floor is what somebody would write by hand, and nothing else: for appends the rows of one exchange, ready made (question,
-run started, run completed, answer; our columns, one index by conversation), for reads a table of plain messages. Without
-`--disk` the databases lie in the temporary directory; name a directory on a real disk where that one is in memory, or fsync
-costs nothing. With `--postgres` the user of the URL has to be allowed to create databases; they are dropped at the end.
-A full run fills some 3 GB. The library's column is its ratio to the floor; eventsourcing's SQLite recorder always runs at
-`synchronous` FULL.
+The floor is minimal code written by hand. Appends insert the prepared rows of one exchange (question, run started, run
+completed, answer; our columns, one index by conversation); reads use a table of plain messages. Without `--disk` the
+databases are in the temporary directory. If that directory is in memory, fsync costs nothing, so name a directory on a
+real disk. With `--postgres` the user in the URL must be allowed to create databases; they are dropped at the end. A
+full run writes about 3 GB. The column "library" is the ratio of eventsourcing to the floor; its SQLite recorder always
+runs with `synchronous` FULL.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from stores import EXCHANGES, Hand, HandOnPostgres, Library, Ours, Places, Store
 THREADS = 8
 
 FOLD_AIM = 150_000
-"""Events a second."""
+"""Minimum rate of reading the whole log, in events per second."""
 
 
 class Sample(NamedTuple):
@@ -43,10 +45,10 @@ class Sample(NamedTuple):
 
 
 def measured(works: Sequence[Callable[[int], object]], samples: int) -> list[list[Sample]]:
-    """Each work `samples` times, in turn; the first turn warms up and does not count."""
+    """Run each function `samples` times, alternating; a first warm-up round is not counted."""
     taken: list[list[Sample]] = [[] for _ in works]
     for number in range(samples + 1):
-        # Ours and the floor take turns in going first, so that neither always finds the other's leavings.
+        # Alternate which one runs first, so that neither always benefits from caches filled by the other.
         order = list(range(len(works)))
         if number % 2:
             order[:2] = reversed(order[:2])
@@ -58,7 +60,7 @@ def measured(works: Sequence[Callable[[int], object]], samples: int) -> list[lis
 
 
 class Bench:
-    """The rows of the table, each printed as soon as it is known."""
+    """Measure and print the rows of the table."""
 
     def __init__(self, args: argparse.Namespace, places: Places) -> None:
         self.places = places
@@ -67,11 +69,11 @@ class Bench:
         self.samples = 8 if args.quick else 30
         self.fold_events = args.events or (50_000 if args.quick else 1_000_000)
         self.hand = HandOnPostgres if args.postgres else Hand
-        # eventsourcing needs a pool on PostgreSQL, which we do not: without it, its column stays empty.
+        # eventsourcing requires psycopg_pool on PostgreSQL; without it, its column is empty.
         library = not args.postgres or find_spec("psycopg_pool") is not None
         self.kinds: tuple[Any, ...] = (Ours, self.hand, Library) if library else (Ours, self.hand)
         self.urls: dict[Store, str] = {}
-        # CPU of a client says nothing of the server's; where there is a server, time is what counts.
+        # The client's CPU time excludes the server's work, so with a server wall time is measured.
         self.figure = "wall" if args.postgres else "cpu"
 
     def run(self, only: str | None) -> None:
@@ -81,7 +83,7 @@ class Bench:
                 getattr(self, name)()
 
     def append(self) -> None:
-        """One exchange, one commit."""
+        """Measure appending one exchange in one commit."""
         batch = 5 if self.quick else 20
         for in_memory in [False] if self.places.postgres else [True, False]:
             stores = self.stores(in_memory)
@@ -97,7 +99,7 @@ class Bench:
             close(stores)
 
     def growth(self) -> None:
-        """A long conversation against a short one of the same store: both columns are ours."""
+        """Compare a long conversation with a short one in the same store; both columns are threadledger."""
         long, url = 5_000 if self.quick else 50_000, self.places.new()
         filling = Ours(url, self.synchronous)
         filling.fill(1, long)
@@ -111,7 +113,7 @@ class Bench:
             fresh: list[list[Sample]] = [[], []]
             for number in range(self.samples):
                 for index in (0, 1) if number % 2 else (1, 0):
-                    ledger = Ours(url, self.synchronous)  # nothing of the conversation is in any of its caches
+                    ledger = Ours(url, self.synchronous)  # a new ledger has empty caches
                     work = (
                         (lambda _, c=index + 1, of=ledger: of.exchange(c, 0))
                         if what == "append"
@@ -122,7 +124,7 @@ class Bench:
             self.row(f"cold {what}, {label}", fresh, self.figure, aim=1.1)
 
     def memory(self) -> None:
-        """All messages, as a model is shown them."""
+        """Measure loading all messages in the form that a model is shown."""
         sizes = [10, 100, 1_000] if self.quick else [10, 100, 1_000, 10_000]
         stores = self.stores()
         for store in stores:
@@ -138,7 +140,7 @@ class Bench:
         close(stores)
 
     def last(self) -> None:
-        """The newest messages: what it costs must not depend on what lies before them."""
+        """Measure loading the newest messages; the cost must not depend on the number of older ones."""
         stores, sizes = self.stores(), [100, 1_000] if self.quick else [100, 10_000]
         for store in stores:
             for size in sizes:
@@ -160,10 +162,10 @@ class Bench:
         close(stores)
 
     def fold(self) -> None:
-        """Every event of the log, once, each pass in a process of its own, so that its memory is nobody else's."""
+        """Measure reading every event of the log once; each pass runs in a separate process to isolate its memory."""
         urls = []
         for kind in self.kinds:
-            # The library's rate is the same over fewer events, and it is slow to fill.
+            # The library is slow to fill, and its rate does not depend on the number of events.
             exchanges = self.fold_events // (400 if kind is not Library else 4_000)
             urls.append(self.places.new())
             store = kind(urls[-1], self.synchronous)
@@ -180,11 +182,11 @@ class Bench:
                 grown[i] = max(grown[i], growth)
         self.rates(f"fold over {self.fold_events:,} events, events/s", *rates)
         met = "" if statistics.median(rates[0]) >= FOLD_AIM else " (missed)"
-        print(f"{'':114}aim: ≥ {FOLD_AIM:,} a second{met}")
+        print(f"{'':114}aim: ≥ {FOLD_AIM:,} per second{met}")
         print(f"{'  memory grown by, MB':57} {grown[0]:11.1f} {grown[1]:11.1f}   {'':22} {grown[2]:7.1f}  flat")
 
     def threads(self) -> None:
-        """Exchanges a second of eight threads. The floor has a connection for each, as one would write it."""
+        """Measure exchanges per second with eight threads; the floor has one connection per thread."""
         count = 10 if self.quick else 50
         cases = [("one conversation", [1] * THREADS), (f"{THREADS} conversations", list(range(1, THREADS + 1)))]
         for where, numbers in cases:
@@ -196,14 +198,14 @@ class Bench:
                 rates[0].append(rate([stores[0].exchange] * THREADS, numbers, count))
                 rates[1].append(rate([hand.exchange for hand in hands], numbers, count))
                 rates[2].append(rate([alone] * THREADS, numbers, count))
-                if Library in self.kinds and numbers[0] != numbers[1]:  # an aggregate in hand belongs to one thread
+                if Library in self.kinds and numbers[0] != numbers[1]:  # aggregates are not thread-safe
                     rates[3].append(rate([stores[2].exchange] * THREADS, numbers, count))
             self.rates(f"{THREADS} threads, {where}, exchanges/s", rates[0], rates[1], rates[3], aim=1.0)
             self.rates("  the floor on one connection, its threads taking turns", rates[0], rates[2], [])
             close([*stores, *hands[1:]])
 
     def disk(self) -> None:
-        """Bytes for the same exchanges, the runs included in ours; against a table that holds the text alone."""
+        """Compare bytes on disk for the same exchanges with a table of plain messages; threadledger also stores runs."""
         conversations, each = (4, 25) if self.quick else (20, 100)
         *stores, text = [*self.stores(), self.hand(url := self.places.new(), self.synchronous)]
         for conversation in range(1, conversations + 1):
@@ -222,7 +224,7 @@ class Bench:
             )
 
     def stores(self, in_memory: bool = False) -> list[Store]:
-        """Ours, the floor and, where it is installed, the library's: the order of the columns."""
+        """Create the stores in column order: threadledger, the floor, and the library if it is usable."""
         stores = []
         for kind in self.kinds:
             url = self.places.new(in_memory)
@@ -231,7 +233,7 @@ class Bench:
         return stores
 
     def row(self, name: str, taken: list[list[Sample]], figure: str, aim: float | None = None, per: int = 1) -> None:
-        """Medians, and the median and range of the ratios of neighbours."""
+        """Print the medians, and the median and range of the ratios within pairs."""
         times = [[getattr(sample, figure) / per for sample in each] for each in taken]
         ratios = sorted(ours / floor for ours, floor in zip(times[0], times[1], strict=True))
         middle = statistics.median(ratios)
@@ -260,9 +262,9 @@ class Bench:
 
 
 def folded(kind: type[Any], url: str, synchronous: str) -> tuple[int, float, float]:
-    """(events, seconds, megabytes that the peak of memory grew by) of one pass; runs in a process of its own."""
+    """Read all events; return (events, seconds, growth of peak memory in megabytes). Runs in a separate process."""
     store = kind(url, synchronous)
-    for _ in islice(store.events(), 2_000):  # what is loaded at the first use is not the fold's
+    for _ in islice(store.events(), 2_000):  # exclude modules loaded on first use
         pass
     before, began = peak_megabytes(), time.perf_counter()
     counts = Counter(store.events())
@@ -272,7 +274,7 @@ def folded(kind: type[Any], url: str, synchronous: str) -> tuple[int, float, flo
 
 
 def peak_megabytes() -> float:
-    """The peak of this process. Linux hands `ru_maxrss` down from the parent, so its own figure is read where it is told."""
+    """Return the peak memory of this process; Linux inherits `ru_maxrss` from the parent, so VmHWM is read instead."""
     with suppress(OSError):
         return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
     import resource
@@ -287,7 +289,7 @@ def once(work: Callable[[int], object]) -> Sample:
 
 
 def rate(works: Sequence[Callable[[int, int], object]], numbers: Iterable[int], count: int) -> float:
-    """Exchanges a second of so many threads, each on its conversation."""
+    """Return exchanges per second with one thread per function, each on its own conversation."""
     start = threading.Barrier(len(works) + 1)
 
     def run(work: Callable[[int, int], object], conversation: int) -> None:
@@ -341,14 +343,14 @@ def verdict(ratio: float, aim: float | None, more_is_better: bool = False) -> st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes and few samples: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="use small sizes and few samples, as a smoke test")
     parser.add_argument("--only", choices=["append", "growth", "memory", "last", "fold", "threads", "disk"])
-    parser.add_argument("--postgres", metavar="URL", help="measure on PostgreSQL, beside psycopg")
+    parser.add_argument("--postgres", metavar="URL", help="measure on PostgreSQL, compared with psycopg")
     parser.add_argument(
-        "--synchronous", choices=["FULL", "NORMAL"], default="FULL", help="SQLite's, of ours and of the floor"
+        "--synchronous", choices=["FULL", "NORMAL"], default="FULL", help="SQLite durability of both stores"
     )
-    parser.add_argument("--disk", metavar="DIR", help="where the databases lie")
-    parser.add_argument("--events", type=int, metavar="N", help="events of the fold")
+    parser.add_argument("--disk", metavar="DIR", help="directory of the databases")
+    parser.add_argument("--events", type=int, metavar="N", help="number of events in the fold benchmark")
     args = parser.parse_args()
     EXCHANGES.extend(make_exchanges())
     places = Places(args.disk, args.postgres)

@@ -1,4 +1,4 @@
-"""The stores that `store.py` measures beside each other: ours, one written by hand, and eventsourcing's own recorders."""
+"""Define the stores that `store.py` compares: threadledger, a hand-written one, and eventsourcing's own recorders."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ import threadledger
 from threadledger.domain import Completion, Conversation, RunPlan, Usage, stream_of, text_message
 
 FILL = 50
-"""Exchanges in one commit where a store is filled and not measured."""
+"""Number of exchanges per commit while a store is filled, outside of measurements."""
 
 IN_MEMORY = Path("/dev/shm")
 AT = "2026-01-01T00:00:00.000000Z"
 
 
 class Exchange(NamedTuple):
-    """One question with its answer, as text and as the four rows that we store of it."""
+    """Hold one question with its answer, as text and as the four rows that threadledger stores."""
 
     question: str
     answer: str
@@ -38,11 +38,11 @@ class Exchange(NamedTuple):
 
 
 EXCHANGES: list[Exchange] = []
-"""Made once, from a fixed seed: every store gets the same bytes."""
+"""Exchanges generated once from a fixed seed, so that every store gets the same bytes."""
 
 
 class Ours:
-    """threadledger by its public API."""
+    """Use threadledger through its public API."""
 
     def __init__(self, url: str, synchronous: str) -> None:
         self.ledger = threadledger.open(url, threads="none", synchronous=synchronous)
@@ -82,7 +82,7 @@ class Ours:
 
 
 class Hand:
-    """sqlite3 by hand: two tables, one for rows like ours and one for plain messages."""
+    """Use sqlite3 directly, with one table for rows like those of threadledger and one for plain messages."""
 
     def __init__(self, url: str, synchronous: str) -> None:
         path = url.removeprefix("sqlite:///")
@@ -152,7 +152,7 @@ class Hand:
 
 
 class HandOnPostgres(Hand):
-    """psycopg by hand: one statement, one transaction, one round trip."""
+    """Use psycopg directly: an append is one statement, one transaction and one round trip."""
 
     APPEND = (
         "INSERT INTO events (stream, version, event_id, topic, schema, at, state, leaf) SELECT %(stream)s::bigint, "
@@ -202,23 +202,23 @@ class HandOnPostgres(Hand):
             try:
                 self.connection.execute(self.APPEND, {"stream": stream, **columns})
                 return
-            except self.taken:  # another thread took the versions meanwhile
+            except self.taken:  # another thread used these versions first
                 continue
 
 
 class Talk(Aggregate):
-    """A conversation as eventsourcing has it, as thin as it goes."""
+    """Represent a conversation as a minimal eventsourcing aggregate."""
 
     class Recorded(Aggregate.Event):
         topic: str
         fields: dict[str, Any]
 
         def apply(self, aggregate: Any) -> None:
-            """The aggregate keeps nothing but its version."""
+            """Keep only the aggregate's version."""
 
 
 class Library:
-    """eventsourcing's own recorder and mapper, with the aggregate in hand: nothing is loaded before an append."""
+    """Use eventsourcing's own recorder and mapper, and keep aggregates in memory so that an append loads nothing."""
 
     def __init__(self, url: str, synchronous: str) -> None:
         self.app: Application[uuid.UUID] = Application(env=library_settings(url))
@@ -274,7 +274,7 @@ Store = Ours | Hand | Library
 
 
 class Places:
-    """Where the databases of one run lie; all of them are gone afterwards."""
+    """Create the databases of one run, and delete them afterwards."""
 
     def __init__(self, disk: str | None, postgres: str | None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="threadledger-bench-", dir=disk))
@@ -285,7 +285,7 @@ class Places:
         self.made: list[str] = []
 
     def new(self, in_memory: bool = False) -> str:
-        """The URL of an empty database."""
+        """Create an empty database, and return its URL."""
         name = f"threadledger_bench_{uuid.uuid4().hex[:12]}"
         if self.postgres is None:
             folder = self.memory if in_memory and self.memory is not None else self.folder
@@ -295,7 +295,7 @@ class Places:
         return urlsplit(self.postgres)._replace(path=f"/{name}").geturl()
 
     def bytes_of(self, url: str) -> int:
-        """What the tables and their indexes take on disk."""
+        """Return the size of the tables and indexes on disk, in bytes."""
         if self.postgres is None:
             path = url.removeprefix("sqlite:///")
             with sqlite3.connect(path) as connection:
@@ -329,7 +329,7 @@ def key(conversation: int) -> str:
 
 
 def decide(conversation: Conversation, given: Exchange) -> None:
-    """A whole exchange in one commit: question, run started, run completed, answer."""
+    """Record a whole exchange: question, run started, run completed, answer."""
     exchange_id = conversation.ask(text_message("user", given.question))
     plan = RunPlan("chat", "some-model", memory_version=conversation.version, memory_hash="0" * 64)
     run_id = conversation.start_run(exchange_id, plan)
@@ -339,7 +339,7 @@ def decide(conversation: Conversation, given: Exchange) -> None:
 
 
 def make_exchanges(count: int = 200) -> Iterator[Exchange]:
-    """Of 30 to 400 words a message; the rows are read back from a ledger, so that the floor writes what we write."""
+    """Generate exchanges of 30 to 400 words per message, with rows read back from a ledger for the hand-written store."""
     random_ = random.Random(11)
     words = ["".join(random_.choices("abdefgiklmnoprstuvz", k=random_.randint(2, 9))) for _ in range(4_000)]
     with tempfile.TemporaryDirectory() as folder:
@@ -369,7 +369,7 @@ def make_exchanges(count: int = 200) -> Iterator[Exchange]:
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """(role, text), for ever."""
+    """Yield (role, text) of the exchanges endlessly."""
     while True:
         for given in EXCHANGES:
             yield "user", given.question
@@ -381,7 +381,7 @@ def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def library_settings(url: str) -> dict[str, str]:
-    """How eventsourcing is told of a database."""
+    """Return the environment variables that configure eventsourcing for a database."""
     if url.startswith("sqlite:///"):
         place = {"SQLITE_DBNAME": url.removeprefix("sqlite:///"), "SQLITE_LOCK_TIMEOUT": "60"}
         return {"PERSISTENCE_MODULE": "eventsourcing.sqlite", **place}

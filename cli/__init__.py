@@ -1,4 +1,4 @@
-"""The commands. Each stands in a module of its own that is loaded when it is used."""
+"""Define the command line. Each command has its own module, which is loaded only when the command is used."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["main", "replay_main"]
 
 COMMANDS = {
     "init": (".init", "init", "Write .env from the example and create the database."),
-    "demo": (".demo", "demo", "Tell the whole story on a scratch database and a simulator."),
-    "doctor": (".doctor", "doctor", "What is wrong, why, and what mends it."),
-    "ask": (".ask", "ask", "Ask one question; the answer is on stdout."),
-    "chat": (".chat", "chat", "Talk in the terminal."),
+    "demo": (".demo", "demo", "Run a guided demo on a scratch database and a simulator."),
+    "doctor": (".doctor", "doctor", "Diagnose problems and show how to fix them."),
+    "ask": (".ask", "ask", "Ask one question and print the answer."),
+    "chat": (".chat", "chat", "Chat in the terminal."),
     "append": (".append", "append", "Journal a message; no model is called."),
-    "list": (".list_", "list_", "Conversations, newest first."),
-    "show": (".show", "show", "One conversation."),
-    "diff": (".diff", "diff", "A memory then and now, or against its thread."),
-    "fork": (".fork", "fork", "A new conversation that begins as another one was."),
-    "events": (".events", "events", "The log."),
-    "audit": (".audit", "audit", "Every run failure: why, and what was done about it."),
-    "replay": (".replay", "replay", "Rebuild threads, rerun failed exchanges, verify."),
-    "import": (".import_", "import_", "Conversations from a JSON-lines file."),
-    "export": (".export", "export", "Conversations to JSON lines."),
-    "db": (".db", "db", "The database."),
-    "config": (".config", "config", "Settings as they stand."),
-    "simulate": (".simulate", "simulate", "Serve a provider to rehearse with."),
+    "list": (".list_", "list_", "List conversations, newest first."),
+    "show": (".show", "show", "Show one conversation."),
+    "diff": (".diff", "diff", "Compare a memory at two times, or with its thread."),
+    "fork": (".fork", "fork", "Start a new conversation as a copy of another."),
+    "events": (".events", "events", "Print the event log."),
+    "audit": (".audit", "audit", "Show why runs failed and what was done about it."),
+    "replay": (".replay", "replay", "Rebuild, verify and reconcile threads; rerun exchanges."),
+    "import": (".import_", "import_", "Import conversations from files or live threads."),
+    "export": (".export", "export", "Export conversations as JSON Lines or Markdown."),
+    "db": (".db", "db", "Inspect, check, back up and upgrade the database."),
+    "config": (".config", "config", "Show the effective settings."),
+    "simulate": (".simulate", "simulate", "Serve a simulator of OpenAI's API."),
 }
 
 
@@ -40,22 +40,22 @@ COMMANDS = {
 @click.version_option(__version__, prog_name="threadledger")
 @common
 def root() -> None:
-    """Your conversations outlive any provider's threads.
+    """Keep conversations that outlive any provider's threads.
 
-    An event-sourced conversation store: every message and every run is journaled, failures are explained, threads are
-    rebuilt. Start with: threadledger demo
+    threadledger is an event-sourced conversation store: every message and every run is journaled, failures are
+    explained, and threads can be rebuilt. Start with: threadledger demo
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The `threadledger` command; returns its exit code (CONTRACT: exit codes)."""
+    """Run the `threadledger` command and return its exit code (CONTRACT.md lists the exit codes)."""
     from .exits import run
 
     return run(root, "threadledger", list(sys.argv[1:] if arguments is None else arguments))
 
 
 def replay_main(arguments: Sequence[str] | None = None) -> int:
-    """The `replay` command, short for `threadledger replay`."""
+    """Run the `replay` command, which is short for `threadledger replay`."""
     from .exits import run
     from .replay import replay
 

@@ -1,4 +1,4 @@
-"""`threadledger append`: one message into the journal."""
+"""Implement `threadledger append`, which stores one message in the journal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .output import emit_one
 @click.argument("key", type=KEY, shell_complete=complete_keys)
 @click.argument("role")
 @click.argument("text", type=TEXT)
-@click.option("--idempotency-key", metavar="K", help="The same key again changes nothing.")
+@click.option("--idempotency-key", metavar="K", help="Makes retries safe: the same key again changes nothing.")
 @common
 def append(key: str, role: str, text: str, idempotency_key: str | None) -> int:
     """Journal a message of ROLE (user, assistant, system, developer) in conversation KEY.
 
-    No model is called; linked threads are brought up to the journal. TEXT may be - for standard input.
+    No model is called; linked threads are updated from the journal. Pass - as TEXT to read standard input.
     """
     with opened(create=True) as ledger:
         message = ledger.conversation(key).append(role, text, idempotency_key=idempotency_key)

@@ -1,4 +1,4 @@
-"""Doing what was planned, in a terminal: a bar with rate and time left, rows as they come, Ctrl-C between two items."""
+"""Apply a plan in the terminal: show a progress bar, print each item when it ends, and stop between items on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from threadledger.domain import JobState
 
 TABLE_ROWS_MAX = 50
-"""Rows of a table of items; of more, those that went wrong are shown first. JSON, JSON lines and CSV have all."""
+"""Maximum rows in a table of items; beyond it, failed items replace others. JSON, JSON Lines and CSV contain every item."""
 
 REASONS_TOLD_MAX = 5
-"""How many reasons for leaving items out are told, the most frequent first."""
+"""Maximum number of skip reasons shown, the most frequent first."""
 
 
 @dataclass
 class Tally:
-    """What became of many items, without keeping them."""
+    """Count the outcomes of many items without keeping the items."""
 
     states: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    """Why items were skipped."""
+    """Number of skipped items by reason."""
 
     def add(self, item: Any) -> None:
         self.states[item.state] += 1
@@ -42,16 +42,16 @@ class Tally:
             self.reasons[item.reason or "no reason"] += 1
 
     def why_skipped(self) -> str:
-        """How many were skipped, and why; empty where none was."""
+        """Return how many items were skipped and why, or an empty string if none were."""
         if not self.reasons:
             return ""
         told = [f"{reason} ({count:,})" for reason, count in self.reasons.most_common(REASONS_TOLD_MAX)]
         more = len(self.reasons) - len(told)
-        return f"{self.states['skipped']:,} skipped: {'; '.join(told)}{f'; {more} reasons more' if more > 0 else ''}"
+        return f"{self.states['skipped']:,} skipped: {'; '.join(told)}{f'; {more} more reasons' if more > 0 else ''}"
 
 
 def how_options(command: Any) -> Any:
-    """The options that say how a job is done."""
+    """Add the options for concurrency and request rate."""
     options = (
         click.option(
             "--concurrency",
@@ -59,10 +59,10 @@ def how_options(command: Any) -> Any:
             default=1,
             show_default=True,
             metavar="N",
-            help="Items at once.",
+            help="Number of items processed at once.",
         ),
         click.option(
-            "--rps", type=click.FloatRange(min=0, min_open=True), metavar="R", help="At most R requests a second."
+            "--rps", type=click.FloatRange(min=0, min_open=True), metavar="R", help="At most R requests per second."
         ),
     )
     for option in reversed(options):
@@ -71,10 +71,10 @@ def how_options(command: Any) -> Any:
 
 
 def apply_options(command: Any) -> Any:
-    """`--apply` and `--yes`, and what every command shares."""
+    """Add `--apply`, `--yes` and the options shared by all commands."""
     options = (
-        click.option("--apply", is_flag=True, help="Do it."),
-        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option("--apply", is_flag=True, help="Apply the plan; without this option it is only printed."),
+        click.option("--yes", is_flag=True, help="Skip the confirmation prompt."),
         common,
     )
     for option in reversed(options):
@@ -85,7 +85,7 @@ def apply_options(command: Any) -> Any:
 def show_items(
     items: Iterable[Any], total: int, columns: tuple[str, ...], as_row: Callable[[Any], dict[str, Any]], empty: str
 ) -> Tally:
-    """Show items as they come; none is kept but the rows of a table."""
+    """Show items as they arrive and return their tally; only the rows of a table are kept in memory."""
     tally = Tally()
     if invocation().output != "table":
         emit_many((_told(item, tally).as_json() for item in items), ())
@@ -114,14 +114,17 @@ def _told(item: Any, tally: Tally) -> Any:
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed: the step in hand is ended then. Pressed again, it breaks off at once."""
+    """Yield a function that returns whether Ctrl-C was pressed.
+
+    The first Ctrl-C lets the current step finish; the second one stops immediately.
+    """
     pressed = threading.Event()
 
     def press(number: int, frame: FrameType | None) -> None:
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
-        note("\nending the step in hand; Ctrl-C again breaks off")
+        note("\nfinishing the current step; press Ctrl-C again to stop immediately")
 
     if threading.current_thread() is not threading.main_thread():
         yield pressed.is_set
@@ -134,12 +137,12 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
 
 def performed(plan: Any, total: int, what: str, stop: Callable[[], bool], **how: Any) -> Iterator[Any]:
-    """The items of a plan as they end, under a bar."""
+    """Apply a plan and yield its items as they end, with a progress bar."""
     return tracked(plan.each(stop=stop, **how), total, what)
 
 
 def ending(plan: Any, tally: Tally, stopped: bool) -> Exit:
-    """Say how a job ended where it is not over, and the exit code."""
+    """Print how to resume a stopped or partly failed job, and return the exit code."""
     job: JobState | None = plan.job
     if job is not None and job.state == "stopped" and (stopped or plan.stopped_by_limit):
         why = "interrupted" if stopped else "stopped by a limit"
@@ -149,6 +152,6 @@ def ending(plan: Any, tally: Tally, stopped: bool) -> Exit:
         return Exit.INTERRUPTED
     if tally.states["failed"]:
         if job is not None:
-            note(f"once it is mended: threadledger replay resume {short(job.job_id)} tries what failed again")
+            note(f"fix the cause, then retry the failed items: threadledger replay resume {short(job.job_id)}")
         return Exit.SOME_FAILED
     return Exit.LIMIT_REACHED if plan.stopped_by_limit else Exit.DONE

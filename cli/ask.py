@@ -1,4 +1,4 @@
-"""`threadledger ask`: one exchange."""
+"""Implement `threadledger ask`, which runs one exchange."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 @click.argument("key", type=KEY, shell_complete=complete_keys)
 @click.argument("text", type=TEXT)
 @click.option(
-    "--stream", is_flag=True, help="Show the text as it comes. With -o jsonl: one part a line, the answer last."
+    "--stream", is_flag=True, help="Print the text as it arrives. With -o jsonl: one part per line, then the answer."
 )
-@click.option("--idempotency-key", metavar="K", help="The same key again returns the first answer and asks nobody.")
+@click.option("--idempotency-key", metavar="K", help="Makes retries safe: the same key again returns the first answer.")
 @common
 def ask(key: str, text: str, stream: bool, idempotency_key: str | None) -> int:
-    """Ask in conversation KEY; the answer is on stdout.
+    """Ask a question in conversation KEY and print the answer.
 
-    The question is journaled before anybody is asked, the answer before it is shown. TEXT may be - for standard input.
+    The question is journaled before a backend is called, and the answer before it is printed. Pass - as TEXT to read
+    standard input.
     """
     from threadledger.domain import AllBackendsFailed
 
@@ -51,7 +52,7 @@ def ask(key: str, text: str, stream: bool, idempotency_key: str | None) -> int:
 
 
 def show_answer(answer: Answer) -> None:
-    """The answer on stdout; on stderr, who failed before it was given."""
+    """Print the answer to stdout, and the runs that failed before it to stderr."""
     for failure in answer.failures:
         note(f"run {short(failure.run_id)} on {failure.backend} failed: {failure.cause.value} ({failure.summary()})")
     if answer.fallback:

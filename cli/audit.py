@@ -1,4 +1,4 @@
-"""`threadledger audit`: why runs failed."""
+"""Implement `threadledger audit`, which explains why runs failed."""
 
 from __future__ import annotations
 
@@ -22,38 +22,40 @@ if TYPE_CHECKING:
 COLUMNS = ("run", "at", "key", "backend", "cause", "next", "answered_by")
 
 NARROW_TERMINAL = 90
-"""Columns of a terminal below which the table has no room."""
+"""Terminal width in columns below which failures are printed without a table."""
 
 
 @click.group(
     cls=LazyGroup,
     places={
-        "failures": (".audit", "failures", "Every failed run, with cause and advice."),
-        "groups": (".audit_groups", "groups", "Failures by cause, backend and message, with their trend."),
-        "resolve": (".audit_groups", "resolve", "A group is mended; it is marked if it returns."),
-        "mute": (".audit_groups", "mute", "A group is not to be shown."),
-        "reopen": (".audit_groups", "reopen", "A group is neither resolved nor muted any more."),
-        "show": (".audit_show", "show", "One run: facts, cause, advice, what happened next."),
-        "summary": (".audit_summary", "summary", "Counts, rates, durations and tokens, with bars."),
-        "report": (".audit_report", "report", "All of it as one HTML file that can be mailed."),
-        "export": (".audit_export", "export", "The exchange of a run as a simulator script and a test."),
+        "failures": (".audit", "failures", "List failed runs with cause and advice."),
+        "groups": (".audit_groups", "groups", "Group failures by cause, backend and message, with trend."),
+        "resolve": (".audit_groups", "resolve", "Mark a group as resolved until it fails again."),
+        "mute": (".audit_groups", "mute", "Hide a group, permanently or until a time."),
+        "reopen": (".audit_groups", "reopen", "Undo resolving or muting a group."),
+        "show": (".audit_show", "show", "Show one run: facts, cause, advice, what happened next."),
+        "summary": (".audit_summary", "summary", "Show counts, rates, durations and tokens of runs."),
+        "report": (".audit_report", "report", "Write failures and statistics to one HTML file."),
+        "export": (".audit_export", "export", "Export a run's exchange as a simulator script and test."),
     },
 )
 @common
 def audit() -> None:
-    """Every run failure: why it happened, and what was done about it."""
+    """Show why runs failed and what was done about it."""
 
 
 @click.command()
-@click.option("--since", type=MomentParameter(), metavar="T", help="Failed then or later (ISO 8601, or 24h, 7d).")
-@click.option("--until", type=MomentParameter(), metavar="T", help="Failed then or earlier.")
-@click.option("--cause", metavar="C", help="Of this cause.")
-@click.option("--code", metavar="C", help="With this code of the provider.")
-@click.option("--backend", metavar="B", help="On this backend.")
-@click.option("--unanswered", is_flag=True, help="Of exchanges that nobody has answered yet.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The newest N.")
-@click.option("--exit-code", is_flag=True, help="Exit 4 where there is one, for cron.")
-@click.option("--follow", is_flag=True, help="Go on with what comes; Ctrl-C ends.")
+@click.option(
+    "--since", type=MomentParameter(), metavar="T", help="Only runs that failed at T or later (ISO 8601, or 24h, 7d)."
+)
+@click.option("--until", type=MomentParameter(), metavar="T", help="Only runs that failed at T or earlier.")
+@click.option("--cause", metavar="C", help="Only failures with this cause.")
+@click.option("--code", metavar="C", help="Only failures with this error code of the provider.")
+@click.option("--backend", metavar="B", help="Only failures on this backend.")
+@click.option("--unanswered", is_flag=True, help="Only failures of exchanges that are still unanswered.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show only the newest N failures.")
+@click.option("--exit-code", is_flag=True, help="Exit 4 if there are failures (for cron).")
+@click.option("--follow", is_flag=True, help="Keep printing new failures; Ctrl-C stops.")
 @common
 def failures(
     since: datetime | None,
@@ -66,9 +68,9 @@ def failures(
     exit_code: bool,
     follow: bool,
 ) -> int:
-    """Every failed run, oldest first."""
+    """List failed runs, oldest first."""
     if follow and (until is not None or exit_code):
-        raise click.UsageError("--follow has no end: it does not go with --until and --exit-code")
+        raise click.UsageError("--follow never ends: do not combine it with --until or --exit-code")
     from threadledger.domain import FailureFilter, follow_failures
 
     with opened() as ledger:
@@ -91,7 +93,7 @@ def failures(
 
 
 def _explained(found: Sequence[RecordedFailure]) -> Iterator[str]:
-    """Each advice once, with the cause, the newest of its messages, and how many runs it is for."""
+    """Yield each advice once, with its cause, its newest message and the number of runs that it applies to."""
     by_advice: dict[tuple[str, str], list[RecordedFailure]] = {}
     for each in found:
         by_advice.setdefault((each.cause.value, each.advice), []).append(each)
@@ -101,7 +103,7 @@ def _explained(found: Sequence[RecordedFailure]) -> Iterator[str]:
 
 
 def _draw_narrow(rows: Sequence[dict[str, Any]]) -> None:
-    """Two lines a failure, where a table has no room."""
+    """Print two lines per failure, for terminals too narrow for a table."""
     from rich.padding import Padding
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""`threadledger audit export`: the exchange of a run as a simulator script, and as a test that plays it again."""
+"""Implement `threadledger audit export`, which writes a run's exchange as a simulator script and a test."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Write RUN.json and test_RUN.py there, instead of the script to stdout.",
+    help="Write RUN.json and test_RUN.py to this folder instead of printing the script.",
 )
-@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 @click.option(
     "--redact-text",
     is_flag=True,
-    help="Placeholders of the same length for texts of messages, tool arguments and results, and instructions.",
+    help="Replace message texts, tool arguments and results, and instructions with placeholders of equal length.",
 )
 @common
 def export(run: str, output: Path | None, force: bool, redact_text: bool) -> int:
-    """A failure becomes a test: the exchange of RUN, and the faults that it met, as a script for the simulator.
+    """Turn a failure into a test: export the exchange of RUN, with its faults, as a simulator script.
 
-    With --output also a pytest file that plays it and expects what happened then. It is rehearsed first, at a
-    simulator that is started for it: nobody else is asked.
+    With --output, also write a pytest file that plays the script and expects the recorded outcome. The script is first
+    rehearsed on a temporary simulator; no provider is called.
     """
     from threadledger.adapters import export_run
 
@@ -51,13 +51,13 @@ def export(run: str, output: Path | None, force: bool, redact_text: bool) -> int
     else:
         _write(exported, output, force)
     for told in exported.notes:
-        note(f"not as it was: {told}")
+        note(f"not reproduced exactly: {told}")
     return Exit.DONE
 
 
 @contextmanager
 def _without_its_failures() -> Iterator[None]:
-    """What fails in the rehearsal is meant to, and nothing to tell."""
+    """Disable logging during the rehearsal, because its failures are expected."""
     logging.disable(logging.CRITICAL)
     try:
         yield
@@ -71,11 +71,11 @@ def _write(exported: ExportedRun, folder: Path, force: bool) -> None:
     if there and not force:
         from threadledger.domain import Conflict
 
-        raise Conflict(f"{there[0]} is there already, and was not touched: name another folder, or say --force")
+        raise Conflict(f"{there[0]} already exists and was not changed: name another folder, or pass --force")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         script.write_text(json.dumps(exported.script, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         test.write_text(exported.test, encoding="utf-8")
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be written to ({error.strerror}): name another folder") from error
-    note(f"written: {script} and {test}; run it with: pytest {test}")
+    note(f"wrote {script} and {test}; run the test with: pytest {test}")

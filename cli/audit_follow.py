@@ -1,4 +1,4 @@
-"""Failures as they come, one object or line each."""
+"""Print failures as they arrive, one line or object each."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("threadledger")
 
 CLOSE_OVERDUE_SECONDS = 5.0
-"""How often runs are looked for that a crash left open: nobody else may be there to close them."""
+"""Interval in seconds for closing runs that a crash left open; no other process may be running to close them."""
 
 
 def tell_failures(failures: Iterable[RecordedFailure], close_overdue: Callable[[], object]) -> None:
-    """Tell each failure at once when it comes: as a line of a table, of JSON, or of CSV."""
+    """Print each failure as soon as it arrives, as a table line, a JSON line or a CSV row."""
     tell = {"table": _line, "csv": _csv()}.get(invocation().output, _json)
     with _now_and_then(close_overdue):
         for each in failures:
@@ -62,14 +62,14 @@ def _line(failure: RecordedFailure) -> None:
 
 @contextmanager
 def _now_and_then(work: Callable[[], object]) -> Iterator[None]:
-    """Do this every few seconds, in a thread of its own, until the block is left."""
+    """Call `work` every few seconds in a background thread until the block exits."""
     ended = threading.Event()
 
     def loop() -> None:
         while not ended.wait(CLOSE_OVERDUE_SECONDS):
             try:
                 work()
-            except Exception as error:  # noqa: BLE001 - the next time is soon enough; what is told must not end with it
+            except Exception as error:  # noqa: BLE001 - it is retried soon; following must continue
                 logger.warning("runs past their deadline could not be closed: %s", error)
 
     thread = threading.Thread(target=loop, name="threadledger-overdue", daemon=True)

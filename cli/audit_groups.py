@@ -1,4 +1,4 @@
-"""`threadledger audit groups`, `resolve`, `mute` and `reopen`: failures by what they have in common."""
+"""Implement `threadledger audit groups`, `resolve`, `mute` and `reopen`, which manage groups of similar failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class _To(MomentParameter):
-    """A time to come (ISO 8601), or a span from now on."""
+    """Parse a future time (ISO 8601) or a span from now."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
         from threadledger.domain import now
@@ -43,15 +43,15 @@ class _To(MomentParameter):
         try:
             return now() + timedelta(seconds=int(ahead[1]) * UNITS[ahead[2]])
         except OverflowError:
-            self.fail(f"{value!r} is further ahead than time goes.", param, ctx)
+            self.fail(f"{value!r} is too far in the future: give an earlier time.", param, ctx)
 
 
 @click.command()
-@click.option("--since", type=MomentParameter(), metavar="T", help="Failures since then (ISO 8601, or 24h, 7d).")
-@click.option("--state", type=click.Choice(STATES), help="Only groups in this state. Without it: all but the muted.")
+@click.option("--since", type=MomentParameter(), metavar="T", help="Only failures since T (ISO 8601, or 24h, 7d).")
+@click.option("--state", type=click.Choice(STATES), help="Only groups in this state; default: all except muted.")
 @common
 def groups(since: datetime | None, state: str | None) -> int:
-    """Failures grouped by cause, backend and message, without the ids and numbers in it; with their trend."""
+    """Group failures by cause, backend and message (ignoring ids and numbers), and show their trend."""
     from threadledger.domain import FailureGroups, GroupState
 
     states = None if state is None else tuple(GroupState) if state == "all" else (state,)
@@ -73,38 +73,38 @@ def groups(since: datetime | None, state: str | None) -> int:
 
 @click.command()
 @click.argument("group")
-@click.option("--note", "told", type=TextParameter(), default="", metavar="TEXT", help="What was done about it.")
+@click.option("--note", "told", type=TextParameter(), default="", metavar="TEXT", help="Note about what was done.")
 @common
 def resolve(group: str, told: str) -> int:
-    """What made GROUP fail is mended: it is marked as returned if it fails again."""
+    """Mark GROUP as resolved; a new failure marks it as returned."""
     with opened() as ledger:
-        _emit(ledger.resolve_group(group, told), "a failure after this marks it as returned")
+        _emit(ledger.resolve_group(group, told), "a new failure marks it as returned")
     return Exit.DONE
 
 
 @click.command()
 @click.argument("group")
-@click.option("--until", type=_To(), metavar="T", help="Until then (ISO 8601, or a span from now: 24h, 7d).")
-@click.option("--note", "told", type=TextParameter(), default="", metavar="TEXT", help="Why.")
+@click.option("--until", type=_To(), metavar="T", help="Mute until T (ISO 8601, or a span from now: 24h, 7d).")
+@click.option("--note", "told", type=TextParameter(), default="", metavar="TEXT", help="Note about the reason.")
 @common
 def mute(group: str, until: datetime | None, told: str) -> int:
-    """Leave GROUP out of `audit groups`, for ever or until a time."""
+    """Hide GROUP from `audit groups`, permanently or until a time."""
     with opened() as ledger:
         muted = ledger.mute_group(group, until, told)
     decision = muted.decision
     ending = f"until {clock(decision.until)}" if decision and decision.until else "until it is reopened"
-    _emit(muted, f"{ending}; see it with: threadledger audit groups --state muted")
+    _emit(muted, f"{ending}; list muted groups with: threadledger audit groups --state muted")
     return Exit.DONE
 
 
 @click.command()
 @click.argument("group")
-@click.option("--note", "told", type=TextParameter(), default="", metavar="TEXT", help="Why.")
+@click.option("--note", "told", type=TextParameter(), default="", metavar="TEXT", help="Note about the reason.")
 @common
 def reopen(group: str, told: str) -> int:
-    """GROUP is neither resolved nor muted any more."""
+    """Reopen GROUP: undo resolving or muting it."""
     with opened() as ledger:
-        _emit(ledger.reopen_group(group, told), "it is shown like any other")
+        _emit(ledger.reopen_group(group, told), "it is listed as usual")
     return Exit.DONE
 
 
@@ -140,7 +140,7 @@ def _draw_groups(found: Sequence[FailureGroup]) -> None:
 
 
 def _draw_narrow(rows: Sequence[dict[str, Any]]) -> None:
-    """A few lines a group, where a table has no room."""
+    """Print a few lines per group, for terminals too narrow for a table."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -155,7 +155,7 @@ def _draw_narrow(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _explained(found: Sequence[FailureGroup]) -> list[str]:
-    """Each advice once, with its cause and the groups that it is for."""
+    """Return each advice once, with its cause and the groups that it applies to."""
     by_advice: dict[tuple[str, str], list[str]] = {}
     for each in found:
         if each.state in {"open", "returned"}:
@@ -173,7 +173,7 @@ def _told_of_orphans(orphans: Mapping[str, Decision]) -> str:
     ]
     left = [f"  … and {len(orphans) - len(shown)} more"] if len(orphans) > len(shown) else []
     begin = (
-        f"what was decided about {counted(len(orphans), 'group')} applies to none that is there "
-        f"(groups are made by rule {RULE_VERSION} now, or the cause is another one): look at them again"
+        f"decisions about {counted(len(orphans), 'group')} no longer apply to any existing group "
+        f"(groups now follow rule {RULE_VERSION}, or the cause has changed): review them"
     )
     return printable("\n".join([begin, *lines, *left]))

@@ -1,4 +1,4 @@
-"""`threadledger audit report`: one HTML file that stands by itself."""
+"""Implement `threadledger audit report`, which writes a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--since", type=MomentParameter(), metavar="T", help="From then on (ISO 8601, or 24h, 7d).")
+@click.option(
+    "--since", type=MomentParameter(), metavar="T", help="Only runs and failures since T (ISO 8601, or 24h, 7d)."
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     required=True,
-    help="The file to write, such as report.html.",
+    help="File to write, such as report.html.",
 )
-@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @common
 def report(since: datetime | None, output: Path, force: bool) -> int:
-    """Failures by day, rates, durations and groups with advice as one HTML file: to read, to print, to mail.
+    """Write failures by day, rates, durations and groups with advice to one HTML file.
 
-    It loads nothing and runs no script.
+    The file loads no other resources and runs no scripts, so it can be printed and mailed.
     """
     from threadledger.adapters import render_report
 
@@ -45,7 +47,7 @@ def report(since: datetime | None, output: Path, force: bool) -> int:
         _refuse_if_there(output, force)
     except OSError as error:
         raise click.ClickException(f"{output} cannot be written ({error.strerror}): name another file") from error
-    note(f"written: {output} ({len(page.encode()) // 1024 + 1:,} KB)")
+    note(f"wrote {output} ({len(page.encode()) // 1024 + 1:,} KB)")
     return Exit.DONE
 
 
@@ -53,7 +55,7 @@ def _refuse_if_there(output: Path, force: bool) -> None:
     if output.exists() and not force:
         from threadledger.domain import Conflict
 
-        raise Conflict(f"{output} is there already, and was not touched: name another file, or say --force")
+        raise Conflict(f"{output} already exists and was not changed: name another file, or pass --force")
 
 
 def _report(ledger: Ledger, since: datetime | None) -> Report:

@@ -1,4 +1,4 @@
-"""`threadledger audit show`: one run, and the exchange around it."""
+"""Implement `threadledger audit show`, which shows one run and its exchange."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ FACTS = (
 )
 
 HASH_CHARS = 12
-"""Characters of a hash that are shown to people."""
+"""Number of characters of a hash shown in tables."""
 
 
 @click.command()
 @click.argument("run")
-@click.option("--memory", "with_memory", is_flag=True, help="Also the exact memory that the model saw.")
+@click.option("--memory", "with_memory", is_flag=True, help="Also show the exact memory that the model saw.")
 @common
 def show(run: str, with_memory: bool) -> int:
-    """One run, by its id or the ending of it that the tables show."""
+    """Show one run, found by its id or by the id ending shown in tables."""
     from threadledger.domain import memory_shown, recorded_failure
 
     with opened() as ledger:
@@ -118,7 +118,7 @@ def _memory_as_json(shown: ShownMemory) -> dict[str, Any]:
 
 
 def _rerun(run: RunRecord, answered_by: str | None) -> str | None:
-    """The command that runs it again; one that was answered is run for a look, as a shadow."""
+    """Return the command that reruns a run; if its exchange is answered, as a shadow run, whose answer is only shown."""
     if run.state == "open":
         return None
     how = "--into shadow" if answered_by is not None else "--apply"
@@ -132,7 +132,7 @@ def _draw(console: Console, thing: dict[str, Any], advice: str) -> None:
     console.print(_facts(thing))
     console.print()
     if thing["partial_text"]:
-        console.print(Text("what it had said", style="bold"))
+        console.print(Text("partial text", style="bold"))
         console.print(Text(printable(thing["partial_text"])))
         console.print()
     if thing["cause"]:
@@ -145,7 +145,7 @@ def _draw(console: Console, thing: dict[str, Any], advice: str) -> None:
     console.print(Text(f"  {answered}", style="green" if thing["answered_by"] else "red"))
     if thing["rerun"]:
         console.print()
-        console.print(Text("run it again", style="bold"), Text(f"  {thing['rerun']}"), sep="\n")
+        console.print(Text("rerun", style="bold"), Text(f"  {thing['rerun']}"), sep="\n")
     if "memory" in thing:
         console.print()
         _draw_memory(console, thing["memory"])
@@ -170,9 +170,9 @@ def _draw_memory(console: Console, memory: dict[str, Any]) -> None:
     from rich.text import Text
 
     proof = {
-        True: ("it is what the model saw: the hash is the recorded one", "green"),
-        False: ("it is NOT what the model saw: the hash is another than the recorded one", "bold red"),
-        None: ("the run has no hash recorded: whether it is what the model saw cannot be proved", "yellow"),
+        True: ("this is what the model saw: its hash equals the recorded hash", "green"),
+        False: ("this is NOT what the model saw: its hash differs from the recorded hash", "bold red"),
+        None: ("the run has no recorded hash: it cannot be verified that the model saw this", "yellow"),
     }
     said, style = proof[memory["same"]]
     head = Text("the memory", style="bold")

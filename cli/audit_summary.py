@@ -1,4 +1,4 @@
-"""`threadledger audit summary`: counts and rates of runs, with bars."""
+"""Implement `threadledger audit summary`, which shows counts and rates of runs, with bars."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ PROFILE_HASH_CHARS = 8
 
 
 @click.command()
-@click.option("--by", type=click.Choice(BY), default="cause", show_default=True, help="What runs are counted by.")
-@click.option("--since", type=MomentParameter(), metavar="T", help="Runs that began then or later (ISO 8601, or 24h).")
-@click.option("--until", type=MomentParameter(), metavar="T", help="Runs that began then or earlier.")
+@click.option("--by", type=click.Choice(BY), default="cause", show_default=True, help="Group runs by this property.")
+@click.option(
+    "--since", type=MomentParameter(), metavar="T", help="Only runs that started at T or later (ISO 8601, or 24h)."
+)
+@click.option("--until", type=MomentParameter(), metavar="T", help="Only runs that started at T or earlier.")
 @common
 def summary(by: str, since: datetime | None, until: datetime | None) -> int:
-    """Counts, failure rates, durations and tokens of runs; a bar is as long as the failures are many.
+    """Show counts, failure rates, durations and tokens of runs, with bars for the number of failures.
 
-    By cause and by code, `runs` counts all runs: only those that failed have a cause.
+    By cause and by code, `runs` counts all runs, because only failed runs have a cause.
     """
     with opened() as ledger:
         rows = ledger.summary(by, since, until)
@@ -74,7 +76,7 @@ def _drawn(row: SummaryRow, rows: Sequence[SummaryRow], names: Mapping[str, str]
 
 
 def _profile_names(ledger: Ledger, rows: Sequence[SummaryRow]) -> dict[str, str]:
-    """Profiles by their hashes: the name, and what tells it from others of that name."""
+    """Return profile names by hash; each name includes a short hash, because several profiles may share a name."""
     from threadledger.domain import defined_profile
 
     names = {}

@@ -1,4 +1,4 @@
-"""The runs of an exchange as bars, each as long as the run took and where it began, all on one scale."""
+"""Draw the runs of an exchange as bars on one time scale."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 BAR_CHARS_MAX, NARROW_BAR_CHARS_MAX = 48, 24
-"""Characters of the whole exchange, on a wide and on a narrow terminal."""
+"""Characters for the whole exchange, on a wide and on a narrow terminal."""
 
 PAUSE_SHOWN_MAX = 3.0
-"""A pause that is so many times as long as all runs together is told in words: a rerun may come days later."""
+"""Longest pause drawn to scale, as a multiple of the duration of all runs together. A longer pause is printed as text,
+because a rerun may follow days later."""
 
 STYLES = {"completed": "green", "failed": "red", "open": "yellow"}
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A run on the scale: how many seconds after the first it began and how long it took; a long pause before it is left out."""
+    """Represent a run on the time scale: its start after the first run and its duration, in seconds.
+
+    `pause` is a long pause before the run that is not drawn to scale, in seconds.
+    """
 
     run: dict[str, Any]
     begin: float
@@ -32,7 +36,7 @@ class Placed:
 
 
 def placed(runs: Sequence[dict[str, Any]], until: str) -> list[Placed]:
-    """The runs (as `audit show` has them) on one scale; one that is open takes until then."""
+    """Place the runs of `audit show` on one time scale; an open run lasts until `until`."""
     from threadledger.domain import from_iso
 
     spans = [(from_iso(run["started_at"]), from_iso(run["ended_at"] or until)) for run in runs]
@@ -50,7 +54,7 @@ def placed(runs: Sequence[dict[str, Any]], until: str) -> list[Placed]:
 
 
 def draw_timeline(console: Console, thing: dict[str, Any]) -> None:
-    """The exchange of `audit show`; the run that was asked for has an arrow."""
+    """Draw the exchange of `audit show`; an arrow marks the run that was requested."""
     from rich.text import Text
 
     from threadledger.domain import now, to_iso
@@ -89,7 +93,7 @@ def _lines(each: Placed, label: tuple[str, str], unit: float, width: int, narrow
 
 
 def _label(each: Placed, run_id: str, width: int) -> tuple[str, str]:
-    """Who was asked, and how it ended."""
+    """Return the label of a run (id, backend, attempt) and its outcome."""
     run = each.run
     ending = run["state"] + (f" ({run['cause']}), {run['next']}" if run["state"] == "failed" else "")
     kind = "shadow  " if run["shadow"] else "rerun  " if run["rerun_of"] else ""

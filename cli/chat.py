@@ -1,4 +1,4 @@
-"""`threadledger chat`: a conversation in the terminal."""
+"""Implement `threadledger chat`, which runs a conversation in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .streaming import streamed
 @click.argument("key", type=KEY, shell_complete=complete_keys)
 @common
 def chat(key: str) -> int:
-    """Talk in conversation KEY: a line is a question, Ctrl-D or an empty line ends."""
+    """Chat in conversation KEY: each line is a question; Ctrl-D or an empty line ends the chat."""
     from threadledger.domain import AllBackendsFailed, InvalidInput
 
     with opened(create=True) as ledger:

@@ -1,4 +1,4 @@
-"""What `doctor` looks at in the settings: whether anything lacks, contradicts itself, or can no longer work."""
+"""Check the settings for `doctor`: find missing, contradictory and no longer supported values."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from threadledger.adapters import Settings
 
 ASSISTANTS_SHUT_DOWN = "2026-08-26"
-"""The day on which OpenAI and Azure OpenAI shut their Assistants API down (developers.openai.com/api/docs/assistants/migration,
+"""Date on which OpenAI and Azure OpenAI shut down their Assistants API (developers.openai.com/api/docs/assistants/migration,
 learn.microsoft.com/azure/foundry/how-to/navigate-from-classic; read in November 2026)."""
 
 OPENAI_HOSTS = ("api.openai.com", "openai.azure.com", "cognitiveservices.azure.com")
-"""Where OpenAI's own API is served, regions and resources as subdomains. Other servers may still speak the Assistants API."""
+"""Hosts of OpenAI's own API; regions and resources are subdomains. Other servers may still support the Assistants API."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What one look came to: a finding where something is to be mended."""
+    """Hold the result of one check; a result with a fix is a finding."""
 
     check: str
     message: str
@@ -28,23 +28,23 @@ class Checked:
 
     @property
     def state(self) -> str:
-        """`ok` or `finding`."""
+        """Return `ok` or `finding`."""
         return "ok" if self.mend is None else "finding"
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of `doctor`."""
+        """Return the JSON object that `doctor` prints."""
         return {"check": self.check, "state": self.state, "message": self.message, "mend": self.mend}
 
 
 def check_address(settings: Settings) -> Iterator[Checked]:
-    """Whether the provider's address is one."""
+    """Check that the provider's address is a valid HTTP address."""
     from threadledger.adapters import client_of
 
     name = "AZURE_OPENAI_ENDPOINT" if settings.azure_openai_endpoint is not None else "OPENAI_BASE_URL"
     address = _address(settings)
     if address is None:
         yield Checked(
-            "address", f"{name} is no address that can be reached over HTTP", f"set {name} like https://host/v1"
+            "address", f"{name} is not a valid HTTP address", f"set {name} to an address like https://host/v1"
         )
     else:
         given = settings.azure_openai_endpoint or settings.openai_base_url or ""
@@ -53,7 +53,7 @@ def check_address(settings: Settings) -> Iterator[Checked]:
 
 
 def check_key(settings: Settings) -> Iterator[Checked]:
-    """Whether there is a key, and whether it can be one. It is never shown."""
+    """Check that a key is set and has a plausible form. The key is never shown."""
     from threadledger.adapters import client_of
 
     on_azure = settings.azure_openai_endpoint is not None
@@ -62,24 +62,24 @@ def check_key(settings: Settings) -> Iterator[Checked]:
     if not client_of(settings).has_credentials:
         yield Checked(
             "key",
-            f"{name} is not set: messages are journaled, but nobody can be asked and no thread is mirrored",
+            f"{name} is not set: messages are journaled, but the provider cannot be called and no thread is mirrored",
             f"set {name} in .env or in the environment",
         )
     elif key is not None and not _can_be_a_key(key.get_secret_value()):
         yield Checked(
             "key",
-            f"{name} holds a space, a quotation mark, a line break or a character that is not ASCII: no key has one",
-            f"set {name} to the key alone",
+            f"{name} contains a space, a quotation mark, a line break or a non-ASCII character, which no key has",
+            f"set {name} to the key and nothing else",
         )
     else:
-        yield Checked("key", "there is one")
+        yield Checked("key", "a key is set")
 
 
 def check_backends(settings: Settings) -> Iterator[Checked]:
-    """Whether anybody is left to ask, and whether each of them can still answer."""
+    """Check that at least one backend is configured and that each of them can still answer."""
     order = settings.order
     if not order:
-        left_out = " but assistants, which USE_ASSISTANTS_API=false takes out" if settings.backends else ""
+        left_out = " except assistants, which USE_ASSISTANTS_API=false removes" if settings.backends else ""
         yield Checked(
             "backends",
             f"THREADLEDGER_BACKENDS names no backend{left_out}: every question fails",
@@ -89,29 +89,31 @@ def check_backends(settings: Settings) -> Iterator[Checked]:
     shut_down = "assistants" in order and _is_openai(settings)
     unused_assistant = settings.openai_assistant_id is not None and "assistants" not in order
     if shut_down:
-        why = "USE_ASSISTANTS_API is true" if settings.use_assistants_api else "THREADLEDGER_BACKENDS has assistants"
+        why = (
+            "USE_ASSISTANTS_API is true" if settings.use_assistants_api else "THREADLEDGER_BACKENDS contains assistants"
+        )
         yield Checked(
             "backends",
-            f"{why}, but OpenAI shut its Assistants API down on {ASSISTANTS_SHUT_DOWN}: every run there fails",
-            "set USE_ASSISTANTS_API=false, or OPENAI_BASE_URL to a server that still speaks it",
+            f"{why}, but OpenAI shut down its Assistants API on {ASSISTANTS_SHUT_DOWN}: every run there fails",
+            "set USE_ASSISTANTS_API=false, or set OPENAI_BASE_URL to a server that still supports it",
         )
     if unused_assistant:
         yield Checked(
             "backends",
-            "OPENAI_ASSISTANT_ID is set, but assistants is not among the backends: it is never asked",
-            "unset OPENAI_ASSISTANT_ID, or put assistants into THREADLEDGER_BACKENDS",
+            "OPENAI_ASSISTANT_ID is set, but assistants is not among the backends: the assistant is never called",
+            "unset OPENAI_ASSISTANT_ID, or add assistants to THREADLEDGER_BACKENDS",
         )
     if not shut_down and not unused_assistant:
-        yield Checked("backends", f"asked in this order: {', '.join(order)}")
+        yield Checked("backends", f"tried in this order: {', '.join(order)}")
 
 
 def check_threads(settings: Settings) -> Iterator[Checked]:
-    """Whether the kind of thread that memory is mirrored to still exists."""
+    """Check that the kind of thread that memory is mirrored to still exists."""
     if settings.threads == "assistants" and _is_openai(settings):
         yield Checked(
             "threads",
-            f"THREADLEDGER_THREADS is assistants, but OpenAI shut its threads down on {ASSISTANTS_SHUT_DOWN}: "
-            "memory is mirrored nowhere",
+            f"THREADLEDGER_THREADS is assistants, but OpenAI shut down its threads on {ASSISTANTS_SHUT_DOWN}: "
+            "memory is not mirrored",
             "set THREADLEDGER_THREADS=conversations, then: threadledger replay rebuild --all --to conversations",
         )
     else:
@@ -120,7 +122,7 @@ def check_threads(settings: Settings) -> Iterator[Checked]:
 
 
 def check_time(settings: Settings) -> Iterator[Checked]:
-    """Whether an attempt fits into an exchange."""
+    """Check that one attempt fits into the deadline of an exchange."""
     attempt, exchange = settings.timeout_seconds, settings.deadline_seconds
     if exchange < attempt:
         yield Checked(
@@ -130,7 +132,7 @@ def check_time(settings: Settings) -> Iterator[Checked]:
             "raise THREADLEDGER_DEADLINE_SECONDS, or lower THREADLEDGER_TIMEOUT_SECONDS",
         )
     else:
-        yield Checked("time", f"{attempt:g} seconds an attempt, {exchange:g} an exchange")
+        yield Checked("time", f"{attempt:g} seconds per attempt, {exchange:g} per exchange")
 
 
 SETTINGS_CHECKS = {
@@ -152,7 +154,7 @@ def _is_openai(settings: Settings) -> bool:
 
 
 def _address(settings: Settings) -> str | None:
-    """The provider's host; None where the address has none, or is not reached over HTTP."""
+    """Return the provider's host, or None if the address has no host or is not an HTTP address."""
     from threadledger.adapters import client_of
 
     try:

@@ -1,4 +1,4 @@
-"""`threadledger config`: settings as they stand, secrets masked."""
+"""Implement `threadledger config`, which shows the effective settings with secrets masked."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MASK = "********"
 
 
 @click.command()
-@click.option("--origin", is_flag=True, help="Where each comes from.")
+@click.option("--origin", is_flag=True, help="Also show where each value comes from.")
 @common
 def config(origin: bool) -> int:
-    """Settings as they stand. Option wins over environment over .env over default."""
+    """Show the effective settings. Options override the environment, which overrides .env and then defaults."""
     from threadledger.adapters import origins
 
     settings = load_settings()

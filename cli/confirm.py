@@ -1,4 +1,7 @@
-"""Before money is spent or a provider is written to: the number of items has to be typed, or `--yes` given."""
+"""Ask for confirmation before money is spent or a provider is written to.
+
+The user types the number of items, or passes `--yes`.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,21 @@ from .exits import Declined, NeedsYes
 
 
 def needs_asking(yes: bool) -> bool:
-    """Whether somebody will be asked, and wants to read what about."""
+    """Return whether the user will be prompted, so that the prompt text has to be prepared."""
     return not yes and sys.stdin.isatty()
 
 
 def confirm(count: int, what: str, yes: bool) -> None:
-    """Ask for the number of items.
+    """Prompt for the number of items.
 
     Raises:
-        Declined: something else was typed.
-        NeedsYes: there is no terminal to ask on.
+        Declined: the user typed something else.
+        NeedsYes: there is no terminal for the prompt.
     """
     if yes or count == 0:
         return
     if not sys.stdin.isatty():
-        raise NeedsYes(f"this would {what}, and there is no terminal to ask on: add --yes")
-    typed = click.prompt(f"This will {what}. Type {count} to go on", default="", show_default=False, err=True)
+        raise NeedsYes(f"this would {what}, but there is no terminal for the confirmation: add --yes")
+    typed = click.prompt(f"This will {what}. Type {count} to continue", default="", show_default=False, err=True)
     if typed.strip() != str(count):
         raise Declined("declined: nothing was done")

@@ -1,4 +1,4 @@
-"""`threadledger db`: the database."""
+"""Implement `threadledger db`, which manages the database."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 @click.group(
     cls=LazyGroup,
     places={
-        "status": (".db", "status", "What is in the database, and how large it is."),
-        "check": (".db", "check", "Whether all is as it was stored."),
-        "backup": (".db", "backup", "A copy in a new file, consistent while in use."),
-        "copy": (".db", "copy", "The ledger into another database, of the other kind too."),
-        "upgrade": (".db", "upgrade", "The schema to this version's."),
-        "rebuild-views": (".db", "rebuild_views", "The read models anew from the log."),
+        "status": (".db", "status", "Show what the database contains and its size."),
+        "check": (".db", "check", "Verify that the stored data is intact."),
+        "backup": (".db", "backup", "Back up the ledger to a new file, even while in use."),
+        "copy": (".db", "copy", "Copy the ledger to another database (SQLite or PostgreSQL)."),
+        "upgrade": (".db", "upgrade", "Upgrade the schema to this version."),
+        "rebuild-views": (".db", "rebuild_views", "Rebuild the read models from the log."),
     },
 )
 @common
 def db() -> None:
-    """The database."""
+    """Inspect, check, back up and upgrade the database."""
 
 
 @click.command()
 @common
 def status() -> int:
-    """What is in the database, and how large it is."""
+    """Show what the database contains and its size."""
     with opened() as ledger:
         thing = ledger.status()
     emit_one(thing, lambda console: _draw(console, thing))
@@ -46,9 +46,9 @@ def status() -> int:
 @click.command()
 @common
 def check() -> int:
-    """Whether all is as it was stored: every event, what follows from it, and the database itself. Changes nothing.
+    """Verify that all events, the data derived from them and the database itself are intact. Changes nothing.
 
-    An edited, removed or moved event is named. Exit 4 on findings.
+    Edited, removed and moved events are listed. Exit 4 on findings.
     """
     with opened() as ledger:
         with reported("events") as progress:
@@ -57,11 +57,11 @@ def check() -> int:
     emit_many(
         found,
         ("subject", "key", "position", "version", "problem"),
-        empty=f"all is well: {counted(thing['events'], 'event')} of "
-        f"{counted(thing['conversations'], 'conversation')} are as they were stored",
+        empty=f"no problems found: {counted(thing['events'], 'event')} of "
+        f"{counted(thing['conversations'], 'conversation')} are intact",
     )
     if found and invocation().output == "table":
-        note("Nothing was changed. Keep this file, and compare it with a backup: threadledger db check --db URL")
+        note("Nothing was changed. Keep this database, and check a backup with: threadledger db check --db URL")
     return Exit.FOUND_SOMETHING if found else Exit.DONE
 
 
@@ -69,9 +69,9 @@ def check() -> int:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @common
 def backup(file: Path) -> int:
-    """The ledger as it is at this moment into FILE, a new SQLite database; others may go on writing.
+    """Back up the current ledger to FILE, a new SQLite database; other processes can keep writing.
 
-    The file is a ledger itself: any command reads it with --db sqlite:///FILE.
+    The file is itself a ledger: any command reads it with --db sqlite:///FILE.
     """
     with opened() as ledger, reported("events") as progress:
         copied = ledger.back_up(file, progress)
@@ -87,9 +87,9 @@ def backup(file: Path) -> int:
 @click.argument("url", type=TextParameter())
 @common
 def copy(url: str) -> int:
-    """The ledger as it is at this moment into the empty database at URL: from SQLite to PostgreSQL, or back.
+    """Copy the current ledger to the empty database at URL: from SQLite to PostgreSQL, or back.
 
-    Stop the apps that write before, and give them the new URL afterwards.
+    Stop all apps that write to the ledger first, and switch them to the new URL afterwards.
     """
     with opened() as ledger, reported("events") as progress:
         copied = ledger.copy_to(url, progress)
@@ -100,11 +100,14 @@ def copy(url: str) -> int:
 @click.command()
 @common
 def upgrade() -> int:
-    """The schema to this version's; opening a database does so as well. It only goes forward: see `db backup`."""
+    """Upgrade the schema to this version; opening a database does this too.
+
+    A schema cannot be downgraded: back up first with `db backup`.
+    """
     with opened() as ledger:
         before, thing = ledger.schema_before, ledger.status()
     now = thing["schema_version"]
-    told = f"schema {now} already" if before is None else f"schema {now}, upgraded from {before}"
+    told = f"schema {now} is current" if before is None else f"schema {now}, upgraded from {before}"
     emit_one(
         {"schema_before": before, "schema_version": now},
         lambda console: console.print(f"{thing['url']}: {told}", soft_wrap=True),
@@ -116,7 +119,7 @@ def upgrade() -> int:
 @click.argument("views", nargs=-1)
 @common
 def rebuild_views(views: tuple[str, ...]) -> int:
-    """The read models (or only those named) anew from the log, beside the old ones, which are read until the end."""
+    """Rebuild all read models, or those named, from the log; the old ones stay in use until the end."""
     with opened() as ledger:
         with reported("views") as progress:
             ledger.rebuild_views(views, lambda name, done, total: progress(done, total))

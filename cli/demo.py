@@ -1,4 +1,4 @@
-"""`threadledger demo`: the whole story, on a scratch database and a simulator that it starts itself."""
+"""Implement `threadledger demo`, which runs a guided demo on a scratch database and its own simulator."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ SETTINGS = {
 
 @click.command()
 @click.option(
-    "--keep", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Leave the database there."
+    "--keep", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Keep the database in this folder."
 )
 @common
 def demo(keep: Path | None) -> int:
-    """Tell the story: a run fails, the answer still comes, memory stays whole, the thread is rebuilt.
+    """Run a guided demo: a run fails, a fallback answers, the thread is lost and rebuilt from the journal.
 
-    Needs no key and no network: a simulator plays the provider.
+    Needs no key and no network: a simulator replaces the provider.
     """
     from threadledger.adapters import Simulator
 
@@ -55,7 +55,7 @@ def demo(keep: Path | None) -> int:
         place.mkdir(parents=True, exist_ok=True)
         if (place / "threadledger.db").exists():
             raise click.ClickException(
-                f"{place} holds a threadledger.db already, and it was not touched: name another folder"
+                f"{place} already contains a threadledger.db, which was not changed: name another folder"
             )
         simulator = stack.enter_context(Simulator(seed=42))
         stack.enter_context(_settled_in(place, SETTINGS | {"OPENAI_BASE_URL": simulator.base_url}))
@@ -70,7 +70,7 @@ def demo(keep: Path | None) -> int:
 
 def _tell(simulator: Simulator) -> None:
     simulator.answer("Hello, I am John. What can I do for you?")
-    _say("A customer writes. The assistant is made from the profile, and answers in its thread.")
+    _say("A customer writes. The assistant is created from the profile and answers in its thread.")
     _do("ask", KEY, "Hello, is anybody there?")
 
     simulator.add_fault("POST /threads/{thread_id}/runs", fail={}, times=2)
@@ -78,19 +78,19 @@ def _tell(simulator: Simulator) -> None:
     _say("The next run fails, is retried, and fails again. Chat Completions answers instead.")
     _do("ask", KEY, "Where is my parcel?")
 
-    _say("Why? Every failure is in the audit, with its cause and what to do.")
+    _say("Why? The audit lists every failure with its cause and advice.")
     _do("audit", "failures")
 
-    _say("Question and answer are in the journal, and in the provider's thread: memory stays in one piece.")
+    _say("Question and answer are in the journal and in the provider's thread: the memory is complete.")
     _do("show", KEY)
     _do("replay", "verify", KEY)
 
     thread_id = next(iter(simulator.provider.threads))
     simulator.lose(thread_id)
-    _say("Now the provider loses the thread. For most apps, that was the memory.")
+    _say("Now the provider loses the thread. Most apps would lose the conversation with it.")
     _do("replay", "verify", KEY, expected=Exit.FOUND_SOMETHING)
 
-    _say("The journal has it all: write the thread anew. First the plan, then --apply. No model is called.")
+    _say("The journal is complete: rebuild the thread. First the plan, then --apply. No model is called.")
     _do("replay", "rebuild", KEY)
     _do("replay", "rebuild", KEY, "--apply", "--yes")
     _do("replay", "verify", KEY)
@@ -103,17 +103,17 @@ def _tell(simulator: Simulator) -> None:
         "message": "Rate limit reached for requests.",
     }
     simulator.add_fault("POST /chat/completions", refuse=busy, times=2)
-    _say("A bad minute: every backend fails. The question is kept.")
+    _say("Next, every backend fails for a moment. The question is kept.")
     _do("ask", KEY, "Can I still change the address?", expected=Exit.FAILED)
 
     simulator.answer("Yes, until it is loaded into the van: send me the new one.")
-    _say("The minute is over. What nobody answered is run again.")
+    _say("The backends work again. Rerun the unanswered exchange.")
     _do("replay", "rerun", "--failed")
     _do("replay", "rerun", "--failed", "--apply", "--yes")
 
     simulator.retire("assistants")
     simulator.answer("Gladly. The new address is noted.")
-    _say("The provider shuts the API down. Conversations and Responses take over, with the whole memory.")
+    _say("The provider shuts down the API. Conversations and Responses take over, with the whole memory.")
     os.environ |= {"USE_ASSISTANTS_API": "false", "THREADLEDGER_THREADS": "conversations"}
     os.environ["THREADLEDGER_BACKENDS"] = "responses,chat"
     _do("replay", "rebuild", KEY, "--to", "conversations", "--apply", "--yes")
@@ -128,7 +128,7 @@ def _say(sentence: str) -> None:
 
 
 def _do(*arguments: str, expected: Exit = Exit.DONE) -> None:
-    """Run a command just as it is typed."""
+    """Run a command as if it were typed in a terminal."""
     from . import root
 
     quoted = " ".join(f'"{each}"' if " " in each else each for each in arguments)
@@ -137,13 +137,13 @@ def _do(*arguments: str, expected: Exit = Exit.DONE) -> None:
     sys.stdout.flush()
     if code != expected:
         raise click.ClickException(
-            f"the story went wrong at: threadledger {quoted} (exit code {code}, not {int(expected)})"
+            f"the demo failed at: threadledger {quoted} (exit code {code}, expected {int(expected)})"
         )
 
 
 @contextmanager
 def _settled_in(place: Path, settings: dict[str, str]) -> Iterator[None]:
-    """Work in a folder with these settings and no others; afterwards everything is as before."""
+    """Work in a folder with only these settings, and restore folder and environment afterwards."""
     before, folder = dict(os.environ), Path.cwd()
     for name in [
         name for name in os.environ if name.startswith(("THREADLEDGER_", "OPENAI_", "AZURE_OPENAI_", "USE_ASSISTANTS"))

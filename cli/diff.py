@@ -1,4 +1,4 @@
-"""`threadledger diff`: a memory then against the same memory at another time, or against its thread."""
+"""Implement `threadledger diff`, which compares a memory at two times, or with its thread."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Range = tuple[Moment, Moment]
 
 
 class RangeParameter(click.ParamType[Range]):
-    """Two moments, `A..B`, each a version or a time; without A from the beginning, without B until now."""
+    """Parse a range `A..B` of versions or times; without A it starts at the beginning, without B it ends now."""
 
     name = "range"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Range:
-        """The moments, None where one is not given; or a usage error that says what to give."""
+        """Return both moments, None for one that is omitted, or fail with a usage error."""
         if isinstance(value, tuple):
             return value
         first, dots, last = str(value).partition("..")
         if not dots or last.startswith(".") or ".." in last:
             self.fail(
-                f"{value!r} is no range: give A..B, each a version or a time (`A..` is until now, `..B` from the "
+                f"{value!r} is not a range: give A..B, each a version or a time (`A..` ends now, `..B` starts at the "
                 "beginning).",
                 param,
                 ctx,
@@ -46,26 +46,26 @@ class RangeParameter(click.ParamType[Range]):
             return None
         try:
             return MomentParameter(versions=True).convert(given, param, ctx)
-        except ValueError:  # digits that are no number, or more of them than Python reads
-            self.fail(f"{given[:40]!r} is no version: give a whole number.", param, ctx)
+        except ValueError:  # not a number, or more digits than Python converts
+            self.fail(f"{given[:40]!r} is not a version: give a whole number.", param, ctx)
 
 
 @click.command()
 @click.argument("key", type=KEY, shell_complete=complete_keys)
 @click.argument("range_", metavar="[A..B]", type=RangeParameter(), required=False)
-@click.option("--thread", "with_thread", is_flag=True, help="The journal against the thread, at the provider.")
-@click.option("--to", type=click.Choice(["conversations", "assistants"]), help="The kind of thread.")
+@click.option("--thread", "with_thread", is_flag=True, help="Compare the journal with the thread at the provider.")
+@click.option("--to", type=click.Choice(["conversations", "assistants"]), help="With --thread: the kind of thread.")
 @common
 def diff(key: str, range_: Range | None, with_thread: bool, to: str | None) -> int:
-    """The memory of KEY as of A against the memory as of B, message by message; or against its thread.
+    """Compare the memory of KEY as of A and as of B, message by message, or compare it with its thread.
 
-    A and B are versions or times (ISO 8601, or 24h, 7d): A.. is until now, ..B from the beginning. Nothing is written.
-    Exit 4 where they differ.
+    A and B are versions or times (ISO 8601, or 24h, 7d): A.. ends now, ..B starts at the beginning. Nothing is written.
+    Exit 4 if there are differences.
     """
     if with_thread == (range_ is not None):
-        raise click.UsageError("give a range A..B, or --thread, but not both", click.get_current_context())
+        raise click.UsageError("give either a range A..B or --thread", click.get_current_context())
     if to is not None and not with_thread:
-        raise click.UsageError("--to names a kind of thread: it goes with --thread", click.get_current_context())
+        raise click.UsageError("--to requires --thread", click.get_current_context())
     with opened() as ledger:
         if range_ is not None:
             return _between(ledger, key, range_)
@@ -86,7 +86,7 @@ def _between(ledger: Ledger, key: str, moments: Range) -> int:
 def _draw(found: MemoryDiff) -> None:
     if found.same:
         all_of_it = counted(len(found.entries), "message")
-        note(f"version {found.before} and version {found.after} show a model the same: {all_of_it}")
+        note(f"version {found.before} and version {found.after} give a model the same memory: {all_of_it}")
         return
     from rich.text import Text
 

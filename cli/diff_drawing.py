@@ -1,5 +1,4 @@
-"""Differences drawn for people: `-` what went, `+` what came, `~` what changed, in colours where there are any; what is
-the same is folded into one line."""
+"""Draw differences: `-` for removed, `+` for added and `~` for changed text. Unchanged entries are counted in one line."""
 
 from __future__ import annotations
 
@@ -18,18 +17,18 @@ if TYPE_CHECKING:
 STYLES = {"-": "red", "+": "green", "~": "yellow"}
 
 WORDS_COMPARED_MAX = 2_000
-"""Words and spaces of a text that are compared one by one; longer texts are compared line by line."""
+"""Maximum words and spaces of a text that are compared one by one; longer texts are compared line by line."""
 
 ALIKE_MIN = 0.4
-"""How much of two texts has to be the same for the words that changed to be shown within one of them."""
+"""Minimum similarity of two texts (0 to 1) for marking changed words within one line."""
 
 SAME_LINES_SHOWN = 1
-"""Unchanged lines that are shown beside changed ones."""
+"""Number of unchanged lines shown before and after changed ones."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One difference: its mark, who speaks and where, the text before and the text after (None: there was none)."""
+    """Represent one difference: its mark, role and place, and the text before and after (None if there is none)."""
 
     mark: str
     who: str
@@ -40,13 +39,13 @@ class Drawn:
 
 
 def draw(console: Console, entries: Iterable[Drawn | int], what: str = "message") -> None:
-    """Differences in their order; a number stands for so many of what is compared that are the same."""
+    """Print differences in order; an integer entry is a number of unchanged entries."""
     from rich.text import Text
 
     for entry in entries:
         if isinstance(entry, int):
             if entry:
-                console.print(Text(f"  {counted(entry, what)} the same", style="dim"))
+                console.print(Text(f"  {counted(entry, what)} unchanged", style="dim"))
             continue
         head = Text(f"{entry.mark} {printable(entry.who, lines=False)}", style=f"bold {STYLES[entry.mark]}")
         told = "; ".join(filter(None, [entry.where, entry.reason]))
@@ -71,7 +70,10 @@ def _whole(text: str | None, mark: str) -> Iterator[Text]:
 
 
 def _changed(before: str, after: str) -> Iterator[Text]:
-    """A text that changed: word by word in one line, line by line in several; two that have little in common as wholes."""
+    """Yield the lines of a changed text.
+
+    A single line is compared word by word, several lines line by line. Texts with little in common are shown whole.
+    """
     if "\n" in before or "\n" in after:
         yield from _by_line(before.split("\n"), after.split("\n"))
         return
@@ -107,8 +109,10 @@ def _by_word(matcher: SequenceMatcher[str], old: list[str], new: list[str]) -> T
 
 
 def _stretches(matcher: SequenceMatcher[str], new: list[str]) -> list[tuple[bool, int, int, int, int]]:
-    """(whether it changed, from where to where in the old words and in the new) one after the other; a space between two
-    changes belongs to them."""
+    """Return (changed, old start, old end, new start, new end) for each stretch of words.
+
+    A space between two changes belongs to them.
+    """
     found: list[tuple[bool, int, int, int, int]] = []
     codes = matcher.get_opcodes()
     for number, (operation, o1, o2, n1, n2) in enumerate(codes):
@@ -129,7 +133,7 @@ def _by_line(old: list[str], new: list[str]) -> Iterator[Text]:
             same = [Text(f"    {printable(line)}") for line in new[n1:n2]]
             if len(same) > 2 * SAME_LINES_SHOWN + 1:
                 hidden = counted(len(same) - 2 * SAME_LINES_SHOWN, "line")
-                same[SAME_LINES_SHOWN:-SAME_LINES_SHOWN] = [Text(f"    ... {hidden} the same", style="dim")]
+                same[SAME_LINES_SHOWN:-SAME_LINES_SHOWN] = [Text(f"    ... {hidden} unchanged", style="dim")]
             yield from same
             continue
         yield from (Text(f"-   {printable(line)}", style=STYLES["-"]) for line in old[o1:o2])

@@ -1,4 +1,4 @@
-"""`threadledger diff KEY --thread`: the journal against the thread, item by item, read at the provider."""
+"""Compare the journal with the provider's thread item by item, for `threadledger diff KEY --thread`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KIND_NAMES = {"message": "", "tool_call": "calls ", "tool_result": "result"}
 
 
 def against_thread(ledger: Ledger, key: str, to: str | None) -> int:
-    """Show where the threads of a conversation differ from the journal; exit 4 where one does."""
+    """Show where the threads of a conversation differ from the journal, and return exit code 4 if one does."""
     from threadledger.domain import differences, perform
 
     rows: list[dict[str, Any]] = []
@@ -41,21 +41,21 @@ def _draw(side: SideBySide, found: Sequence[Difference]) -> None:
     told, thread = side.verification, side.thread
     name = f"{told.backend} thread {short_thread(told.thread_id)}" if told.thread_id else f"{told.backend} threads"
     if thread is not None and not found:
-        note(f"{name} holds what the journal says: {counted(len(thread), 'item')}")
+        note(f"{name} matches the journal: {counted(len(thread), 'item')}")
         return
     drawn = console()
     drawn.print(Text(f"{printable(told.key, lines=False)}  the journal against its {name}", style="bold"))
     if thread is None:
         why = f"{told.found.state.value}{': ' if told.reason else ''}{printable(told.reason, lines=False)}"
         missing = counted(len(side.journal), "item")
-        drawn.print(Text(f"- all of it, {missing}: there is no thread to read ({why})", style="red"))
+        drawn.print(Text(f"- everything, {missing}: there is no thread to read ({why})", style="red"))
     else:
         draw(drawn, _entries(found, len(side.journal)), "item")
-    note("- stands in the journal alone, + in the thread alone; write it anew with: threadledger replay rebuild KEY")
+    note("- only in the journal, + only in the thread; rewrite the thread with: threadledger replay rebuild KEY")
 
 
 def _entries(found: Sequence[Difference], journal: int) -> Iterator[Drawn | int]:
-    """The differences, and between them how many entries are the same."""
+    """Yield the differences, and between them the number of unchanged entries."""
     j = t = 0
     for each in found:
         same = each.journal_place - j - 1 if each.journal_place is not None else (each.thread_place or 0) - t - 1

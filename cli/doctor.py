@@ -1,4 +1,4 @@
-"""`threadledger doctor`: what is wrong, why, and what mends it."""
+"""Implement `threadledger doctor`, which diagnoses problems and shows how to fix them."""
 
 from __future__ import annotations
 
@@ -23,31 +23,34 @@ COLUMNS = ("check", "state", "message", "mend")
 
 
 @click.command()
-@click.option("--online", is_flag=True, help="Ask the provider too: key, models, assistant. Nothing is written there.")
+@click.option(
+    "--online", is_flag=True, help="Also check key, models and assistant at the provider; nothing is written there."
+)
 @common
 def doctor(online: bool) -> int:
-    """What is wrong, why, and what mends it: settings, database, runs, unanswered exchanges, threads, jobs, backends, views.
+    """Diagnose problems and show how to fix them.
 
-    No provider is called, unless --online asks for it; no model is asked even then. Runs that a crash left open past their
-    deadline are closed as interrupted. Exit 4 on findings.
+    Checks settings, database, runs, unanswered exchanges, threads, jobs, backends and views. The provider is called only
+    with --online, and a model never. Runs that a crash left open past their deadline are closed as interrupted. Exit 4 on
+    findings.
     """
     rows = [checked.as_json() for checked in examined(online)]
     emit_many(rows, COLUMNS)
     found = sum(row["state"] == "finding" for row in rows)
     if invocation().output == "table":
-        note(f"{counted(found, 'finding')}" if found else "all is well")
+        note(f"{counted(found, 'finding')}" if found else "no problems found")
     return Exit.FOUND_SOMETHING if found else Exit.DONE
 
 
 def examined(online: bool = False) -> Iterator[Checked]:
-    """All checks, one after the other. Whatever is broken is a finding of its own, and stops only what builds on it."""
+    """Run all checks in order. A check that fails becomes a finding and stops only the checks that depend on it."""
     try:
         settings = load_settings()
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with the settings is what we are asked for
+    except Exception as error:  # noqa: BLE001 - any problem with the settings is a finding
         yield Checked("settings", told_of(error), _mend_of(error))
-        note("everything else builds on the settings, and was not looked at")
+        note("all other checks depend on the settings and were skipped")
         return
-    yield Checked("settings", "they can be read")
+    yield Checked("settings", "the settings were loaded")
     for check, look in SETTINGS_CHECKS.items():
         yield from (_with_origin(checked, settings) for checked in _guarded(check, look, settings))
     try:
@@ -56,15 +59,15 @@ def examined(online: bool = False) -> Iterator[Checked]:
             for check, examine in LEDGER_CHECKS.items():
                 yield from _guarded(check, examine, ledger)
             yield from _guarded("profile", check_profile, ledger, settings, profile)
-    except Exception as error:  # noqa: BLE001 - nor may what is broken here keep the rest from being told
+    except Exception as error:  # noqa: BLE001 - a broken ledger must not hide the other findings
         yield Checked(_subject_of(error), told_of(error), _mend_of(error))
-        note("what is in the ledger was not looked at: it does not open")
+        note("the ledger cannot be opened: its checks were skipped")
     if online:
         yield from _guarded("provider", examined_online, settings)
 
 
 def _with_origin(checked: Checked, settings: Settings) -> Checked:
-    """A finding with the places where the settings that it names come from."""
+    """Add to a finding where the settings that it names come from."""
     from threadledger.adapters import origins
 
     if checked.mend is None:
@@ -78,15 +81,15 @@ def _with_origin(checked: Checked, settings: Settings) -> Checked:
 
 
 def _guarded(check: str, look: Callable[..., Iterable[Checked]], *given: object) -> Iterator[Checked]:
-    """What a look came to; a look that fails is a finding, behind what it had found."""
+    """Yield the results of a check; a check that raises adds a finding after its previous results."""
     try:
         yield from look(*given)
-    except Exception as error:  # noqa: BLE001 - a check that breaks is told like what it looks for, and stops no other
+    except Exception as error:  # noqa: BLE001 - a broken check is a finding and stops no other check
         yield Checked(check, told_of(error), _mend_of(error))
 
 
 def _subject_of(error: Exception) -> str:
-    """The check that an error of opening the ledger belongs to."""
+    """Return the check that an error from opening the ledger belongs to."""
     from threadledger.domain import FileMissing, InvalidInput, InvalidProfile
 
     if isinstance(error, (InvalidProfile, FileMissing)):
@@ -95,7 +98,7 @@ def _subject_of(error: Exception) -> str:
 
 
 def _mend_of(error: Exception) -> str:
-    """The command or setting that mends what an error tells."""
+    """Return the command or setting that fixes an error."""
     from threadledger.domain import (
         CorruptEvent,
         DatabaseMissing,
@@ -108,14 +111,14 @@ def _mend_of(error: Exception) -> str:
     )
 
     mends: dict[type[Exception], str] = {
-        DatabaseMissing: "make one with: threadledger init; or name another with --db or THREADLEDGER_DB",
-        FileMissing: "correct THREADLEDGER_PROFILE",
-        InvalidProfile: "mend the profile, or name another with THREADLEDGER_PROFILE",
-        InvalidSettings: "correct it in .env or in the environment, then: threadledger config --origin",
+        DatabaseMissing: "create one with: threadledger init; or name another with --db or THREADLEDGER_DB",
+        FileMissing: "set THREADLEDGER_PROFILE to an existing file",
+        InvalidProfile: "fix the profile, or name another with THREADLEDGER_PROFILE",
+        InvalidSettings: "fix it in .env or in the environment, then: threadledger config --origin",
         ForeignDatabase: "name another database with --db or THREADLEDGER_DB",
         NewerSchema: "pip install --upgrade threadledger",
         CorruptEvent: "threadledger db check",
-        StoreError: "see that THREADLEDGER_DB names a database that can be reached and written, then: threadledger db check",
+        StoreError: "check that THREADLEDGER_DB names a reachable and writable database, then: threadledger db check",
     }
     found = next((mend for kind, mend in mends.items() if isinstance(error, kind)), None)
-    return found or "run it again with THREADLEDGER_DEBUG=1 -v, and report what it tells"
+    return found or "run the command again with THREADLEDGER_DEBUG=1 and -v, and report its output"

@@ -1,4 +1,4 @@
-"""`threadledger events`: the log."""
+"""Implement `threadledger events`, which prints the event log."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from .output import clock, emit_many
 
 @click.command()
 @click.argument("key", type=KEY, required=False, shell_complete=complete_keys)
-@click.option("--after", type=click.IntRange(min=0), default=0, metavar="POSITION", help="Those after a position.")
-@click.option("--type", "types", multiple=True, metavar="T", help="Only events of this name; may be given again.")
-@click.option("--follow", is_flag=True, help="Go on with what comes; Ctrl-C ends.")
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, metavar="POSITION", help="Only events after this position."
+)
+@click.option("--type", "types", multiple=True, metavar="T", help="Only events of this type; can be repeated.")
+@click.option("--follow", is_flag=True, help="Keep printing new events; Ctrl-C stops.")
 @common
 def events(key: str | None, after: int, types: tuple[str, ...], follow: bool) -> int:
-    """The log in the order of its commits: of conversation KEY, or of all."""
+    """Print the event log in commit order, of conversation KEY or of all conversations."""
     from threadledger.domain import events as known
 
     for name in types:
         if name not in known.EVENTS:
             raise click.BadParameter(
-                f"there is no event {name!r}: give one of {', '.join(known.EVENTS)}.", param_hint="--type"
+                f"there is no event type {name!r}: give one of {', '.join(known.EVENTS)}.", param_hint="--type"
             )
     with opened() as ledger:
         if key is not None:

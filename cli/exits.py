@@ -1,4 +1,7 @@
-"""Exit codes, and every error as one sentence on stderr. Never a traceback, unless `THREADLEDGER_DEBUG` asks for it."""
+"""Define exit codes and print every error as one sentence on stderr.
+
+A traceback is printed only if `THREADLEDGER_DEBUG` is set.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from enum import IntEnum
 import click
 
 TRACEBACK_CHARS_MAX = 100_000
-"""What is shown of a traceback."""
+"""Maximum characters of a traceback that are printed."""
 
 
 class Exit(IntEnum):
-    """What a command's exit code says."""
+    """Define the exit codes of all commands."""
 
     DONE = 0
     FAILED = 1
@@ -29,19 +32,19 @@ class Exit(IntEnum):
 
 
 class Declined(click.ClickException):
-    """Somebody said no at a prompt."""
+    """Raised when the user declines at a prompt."""
 
     exit_code = Exit.FAILED
 
 
 class NeedsYes(click.ClickException):
-    """There is no terminal to ask, and `--yes` was not given."""
+    """Raised when a prompt has no terminal and `--yes` was not given."""
 
     exit_code = Exit.NEEDS_YES
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
-    """Run a command; what goes wrong is told in one sentence."""
+    """Run a command and return its exit code; an error is printed as one sentence."""
     try:
         result = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -57,12 +60,12 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
             click.echo(f"See: {path} --help", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"{name}: interrupted; what was done is kept", err=True)
+        click.echo(f"{name}: interrupted; completed work is kept", err=True)
         return Exit.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
-    except Exception as error:  # noqa: BLE001 - every error is one sentence, and an exit code
+    except Exception as error:  # noqa: BLE001 - every error becomes one sentence and an exit code
         if os.environ.get("THREADLEDGER_DEBUG"):
             click.echo(_whole_story(), err=True)
         click.echo(f"{name}: {told_of(error)}", err=True)
@@ -70,7 +73,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
 
 
 def _whole_story() -> str:
-    """The traceback of the error in hand, without secrets."""
+    """Return the traceback of the current error, with secrets redacted."""
     import traceback
 
     from threadledger.domain import redact
@@ -79,7 +82,7 @@ def _whole_story() -> str:
 
 
 def code_of(error: Exception) -> Exit:
-    """The exit code of an error."""
+    """Return the exit code of an error."""
     from threadledger.domain import Conflict, InvalidInput, NotFound
 
     if isinstance(error, InvalidInput):
@@ -90,7 +93,7 @@ def code_of(error: Exception) -> Exit:
 
 
 def told_of(error: Exception) -> str:
-    """An error as a sentence, without secrets."""
+    """Return an error as one sentence, with secrets redacted."""
     from threadledger.domain import ProviderRefused, ThreadledgerError, advise, diagnose, redact
 
     if isinstance(error, ProviderRefused):
@@ -99,6 +102,6 @@ def told_of(error: Exception) -> str:
     if isinstance(error, ThreadledgerError):
         return redact(str(error), limit=4_000)
     return (
-        f"something unforeseen went wrong ({type(error).__name__}: {redact(str(error))}): "
-        "what was committed is kept; run it again with THREADLEDGER_DEBUG=1 for the whole story, and report it"
+        f"unexpected error ({type(error).__name__}: {redact(str(error))}): "
+        "committed data is kept; run the command again with THREADLEDGER_DEBUG=1 to see the traceback, and report it"
     )

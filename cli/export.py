@@ -1,4 +1,4 @@
-"""`threadledger export`: conversations to JSON lines, or to Markdown."""
+"""Implement `threadledger export`, which writes conversations as JSON Lines or Markdown."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ from .progress import tracked
 
 @click.command()
 @click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
-@click.option("--all", "everything", is_flag=True, help="Every conversation, in the order in which they began.")
+@click.option("--all", "everything", is_flag=True, help="Export every conversation, in the order they were started.")
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["jsonl", "messages", "markdown"]),
     default="jsonl",
     show_default=True,
-    help="messages: just as imported. jsonl: each message with its id, time and source too. markdown: to be read.",
+    help="jsonl: messages with id, time and source. messages: plain Chat Completions messages. markdown: readable text.",
 )
-@click.option("--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="A file instead of stdout.")
+@click.option(
+    "--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file instead of stdout."
+)
 @common
 def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None) -> int:
-    """Conversations to JSON lines: {"id": KEY, ..., "messages": [Chat Completions messages]}, or to Markdown."""
+    """Export conversations as JSON Lines or Markdown.
+
+    The formats jsonl and messages write one object per line: {"id": KEY, ..., "messages": [Chat Completions messages]}.
+    Files in both formats can be imported again.
+    """
     from threadledger.adapters import export_lines, export_markdown
     from threadledger.domain import FileMissing
 
     if bool(keys) == everything:
-        raise click.UsageError("name conversations, or say --all, but not both", click.get_current_context())
+        raise click.UsageError("name conversations or pass --all, but not both", click.get_current_context())
     with opened() as ledger:
         total = len(ledger.conversations()) if everything else len(keys)
         for key in keys:
@@ -55,7 +61,7 @@ def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None
             for text in tracked(texts, total, "exporting"):
                 stream.write(text)
         if file and unfinished:
-            unfinished.replace(file)  # the old file stays until the new one is whole
+            unfinished.replace(file)  # the old file is kept until the new one is complete
     if file:
-        note(f"{counted(total, 'conversation')} in {file}")
+        note(f"{counted(total, 'conversation')} written to {file}")
     return Exit.DONE

@@ -1,4 +1,4 @@
-"""`threadledger fork`: a new conversation that begins as another one was."""
+"""Implement `threadledger fork`, which starts a conversation as a copy of another."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from .output import counted, emit_one
 @click.command()
 @click.argument("key", type=KEY, shell_complete=complete_keys)
 @click.argument("new_key", type=KEY, metavar="NEWKEY")
-@click.option("--at", type=MomentParameter(versions=True), metavar="VERSION|TIME", help="As it was then.")
+@click.option(
+    "--at",
+    type=MomentParameter(versions=True),
+    metavar="VERSION|TIME",
+    help="Copy the conversation as of this version or time.",
+)
 @common
 def fork(key: str, new_key: str, at: datetime | int | None) -> int:
-    """A new conversation NEWKEY that begins as conversation KEY is, or was.
+    """Start a new conversation NEWKEY as a copy of conversation KEY.
 
-    No model is called; the fork is mirrored like any conversation.
+    No model is called; the fork is mirrored like any other conversation.
     """
     with opened() as ledger:
         ledger.fork(key, new_key, at)
@@ -31,6 +36,6 @@ def fork(key: str, new_key: str, at: datetime | int | None) -> int:
             "messages": state.messages,
             "parent": {"key": key, "version": version},
         }
-        told = f"{new_key} begins as {key} was at version {version}: {counted(state.messages, 'message')}"
+        told = f"{new_key} is a copy of {key} as of version {version}: {counted(state.messages, 'message')}"
         emit_one(thing, lambda console: console.print(told, markup=False))
     return Exit.DONE

@@ -1,4 +1,4 @@
-"""`threadledger import`: conversations from elsewhere."""
+"""Implement `threadledger import`, which imports conversations from files and live threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FORMATS = ("jsonl", "threads", "chatgpt", "agents-sqlite")
 
 ROWS_SHOWN_MAX = 50
-"""Conversations that a table shows beside those that failed."""
+"""Maximum rows in a table before conversations with omitted content are only counted; failed ones are always shown."""
 
 
 @click.command("import")
@@ -29,40 +29,46 @@ ROWS_SHOWN_MAX = 50
     "--format",
     "kind",
     type=click.Choice(FORMATS),
-    help="What FILE is. By default this is told from its content, and said.",
+    help="Format of FILE; by default it is detected from the content.",
 )
 @click.option(
     "--threads",
     "ids",
     type=click.File("rb"),
     metavar="IDS",
-    help="Instead of FILE: read the threads of these ids from the provider, one a line (thread_... or conv_...).",
+    help="Instead of FILE: read live threads from the provider; IDS lists one id per line (thread_... or conv_...).",
 )
-@click.option("--from", "base_url", metavar="BASE_URL", help="With --threads: the provider, if not the settings' own.")
+@click.option(
+    "--from",
+    "base_url",
+    metavar="BASE_URL",
+    help="With --threads: base URL of the provider; default: from the settings.",
+)
 @click.option(
     "--key-from",
     metavar="NAME",
     default="threadledger_key",
     show_default=True,
-    help="Of threads: the metadata that holds the conversation's key, else the thread's id is it; `id`: always the id.",
+    help="For threads: metadata field that holds the conversation's key, else the thread id is used; `id`: always use the id.",
 )
 @common
 def import_(file: str | None, kind: str | None, ids: Any, base_url: str | None, key_from: str) -> int:
-    """Import conversations from FILE; - is standard input, .gz is unpacked.
+    """Import conversations from FILE, or from live threads with --threads.
 
-    jsonl: one JSON object a line. threads: messages of Assistants threads as the API lists them. chatgpt:
-    conversations.json of ChatGPT's data export, or its zip. agents-sqlite: an Agents SDK session database.
+    FILE may be - for standard input; gzip files are decompressed. Formats: jsonl (one conversation per line), threads
+    (messages of Assistants threads as the API lists them), chatgpt (conversations.json of a ChatGPT data export, or its
+    zip), agents-sqlite (a session database of the OpenAI Agents SDK).
 
-    The same file twice changes nothing; what has grown is added. A bad line or conversation is reported with its
-    number, the good ones are kept (exit 3).
+    Importing the same file again changes nothing; new messages are added. A bad line or conversation is reported with
+    its number, and the others are imported (exit 3).
     """
     context = click.get_current_context()
     if (file is None) == (ids is None):
-        raise click.UsageError("name a FILE, or --threads with a file of ids, but not both", context)
+        raise click.UsageError("give either FILE or --threads with a file of ids", context)
     if base_url is not None and ids is None:
-        raise click.UsageError("--from goes together with --threads", context)
+        raise click.UsageError("--from requires --threads", context)
     if kind is not None and ids is not None:
-        raise click.UsageError("--format is for a FILE: threads that are read live have none", context)
+        raise click.UsageError("--format applies only to FILE, not to --threads", context)
     tally = _Tally()
     if file is None:
         _import_live(ids, base_url, key_from, tally)
@@ -91,7 +97,7 @@ def _import_live(ids: Any, base_url: str | None, key_from: str, tally: _Tally) -
 
 
 def _ids(file: Any) -> Iterator[tuple[int, str]]:
-    """(number, id) of each line; empty lines and those that begin with # are passed over."""
+    """Yield the number and id of each line; empty lines and lines that start with # are skipped."""
     for number, line in enumerate(file, 1):
         try:
             thread_id = line.decode("utf-8-sig").strip()
@@ -102,7 +108,7 @@ def _ids(file: Any) -> Iterator[tuple[int, str]]:
 
 
 def _show(outcomes: Iterable[Imported], tally: _Tally) -> None:
-    """Each conversation as data; in a table those that failed or were not carried whole."""
+    """Print each conversation as data; a table shows only those that failed or were not imported completely."""
     if invocation().output != "table":
         emit_many((outcome.as_json() for outcome in outcomes), ())
         return
@@ -113,15 +119,15 @@ def _show(outcomes: Iterable[Imported], tally: _Tally) -> None:
             rows.append(outcome.as_json())
         else:
             more += bool(outcome.left_out or outcome.reason)
-    whole = "every line was read" if tally.read else "there was nothing to import"
+    whole = "everything was imported completely" if tally.read else "there is nothing to import"
     emit_many(rows, ("line", "key", "state", "left_out", "reason"), empty=whole)
     if more:
-        note(f"{counted(more, 'more conversation')} with something left out: -o jsonl shows all")
+        note(f"{counted(more, 'more conversation')} with omitted content: -o jsonl shows all")
     tally.tell()
 
 
 class _Tally:
-    """What the conversations of an import come to."""
+    """Count the conversations and messages of an import."""
 
     def __init__(self) -> None:
         self.states: Counter[str] = Counter()
@@ -141,4 +147,4 @@ class _Tally:
         note(f"{states}; {self.messages} messages journaled")
         if self.left_out:
             told = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in sorted(self.left_out.items()))
-            note(f"left out or changed in form: {told}")
+            note(f"omitted or converted: {told}")

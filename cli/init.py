@@ -1,4 +1,4 @@
-"""`threadledger init`: a place to begin."""
+"""Implement `threadledger init`, which creates the settings file and the database."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ BACKUP = Path(".env.bak")
 
 
 @click.command()
-@click.option("--force", is_flag=True, help="Write .env anew; the old one is kept as .env.bak.")
+@click.option("--force", is_flag=True, help="Rewrite .env; the old file is kept as .env.bak.")
 @common
 def init(force: bool) -> int:
-    """Write .env from the example, with every setting explained, and create the database."""
+    """Write .env from the example, which explains every setting, and create the database."""
     with opened(create=True) as ledger:
         url = ledger.status()["url"]
     thing = {"env": str(ENV), "db": url}
     if ENV.exists() and not force:
         emit_one(thing, lambda console: console.print(f"database {url}", markup=False))
-        note(
-            "there is a .env already, and it was not touched: --force writes a new one, and keeps the old one as .env.bak"
-        )
+        note(".env already exists and was not changed: --force rewrites it and keeps the old file as .env.bak")
         return Exit.DONE
     if ENV.exists():
         ENV.replace(BACKUP)

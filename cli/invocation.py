@@ -1,4 +1,4 @@
-"""What every command shares: the options that go before or after its name, and how it opens the ledger."""
+"""Define what all commands share: global options, parameter types, and how a command opens the ledger."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ FORMATS = ("table", "json", "jsonl", "csv")
 LOG_FORMATS = ("text", "json")
 
 VERSION_DIGITS_MAX = 18
-"""Digits of a version: what a database keeps as a number."""
+"""Maximum digits of a version, so that it fits into a database integer."""
 
 GIVEN_CHARS_MAX = 60
-"""What a sentence shows of a value that cannot be used."""
+"""Maximum characters of an invalid value shown in an error message."""
 
 
 @dataclass
 class Invocation:
-    """The shared options of one call."""
+    """Hold the global options of one invocation."""
 
     db: str | None = None
     output: str = "table"
@@ -40,7 +40,7 @@ class Invocation:
 
 
 def invocation() -> Invocation:
-    """The shared options of the call under way."""
+    """Return the global options of the current invocation."""
     root = click.get_current_context().find_root()
     if not isinstance(root.obj, Invocation):
         root.obj = Invocation()
@@ -48,28 +48,28 @@ def invocation() -> Invocation:
 
 
 def common(command: F) -> F:
-    """Add the shared options to a command or group; given twice, the one nearer to the end wins."""
+    """Add the global options to a command or group; if an option is given twice, the last one wins."""
     options = (
         click.option(
-            "--db", type=TextParameter(), metavar="URL", help="The database, as a SQLAlchemy URL.", **_shared("db")
+            "--db", type=TextParameter(), metavar="URL", help="Database, as a SQLAlchemy URL.", **_shared("db")
         ),
         click.option(
             "-o",
             "output_",
             type=click.Choice(FORMATS),
             metavar="FORMAT",
-            help="table, json, jsonl or csv.",
+            help="Output format: table, json, jsonl or csv.",
             **_shared("output"),
         ),
         click.option(
-            "-v", "verbose", is_flag=True, default=None, help="Tell on stderr what goes on.", **_shared("verbose")
+            "-v", "verbose", is_flag=True, default=None, help="Verbose: log progress to stderr.", **_shared("verbose")
         ),
         click.option(
             "--log-format",
             "log_format_",
             type=click.Choice(LOG_FORMATS),
             metavar="FORMAT",
-            help="Log lines on stderr as text, or as JSON: a line for each run.",
+            help="Log format on stderr: text, or json with one line per run.",
             **_shared("log_format"),
         ),
     )
@@ -79,7 +79,7 @@ def common(command: F) -> F:
 
 
 def load_settings(**options: Any) -> Settings:
-    """The settings, with the option `--db` on top, and with these."""
+    """Load the settings; `--db`, `--log-format` and the given options take precedence."""
     from threadledger.adapters import load_settings as load
 
     return load(db=invocation().db, log_format=invocation().log_format, **options)
@@ -87,7 +87,7 @@ def load_settings(**options: Any) -> Settings:
 
 @contextmanager
 def opened(*, create: bool = False, **options: Any) -> Iterator[Ledger]:
-    """The ledger of the settings, of which `options` win; a command that only reads never makes a database."""
+    """Open the ledger of the settings, overridden by `options`; the database is created only if `create` is set."""
     from threadledger.adapters import open_ledger
 
     settings = load_settings(**options)
@@ -100,7 +100,7 @@ def opened(*, create: bool = False, **options: Any) -> Iterator[Ledger]:
 
 
 class TextParameter(click.ParamType[str]):
-    """Text in UTF-8; with `stdin`, `-` reads it from standard input."""
+    """Parse text in UTF-8; with `stdin`, `-` reads it from standard input."""
 
     name = "text"
 
@@ -108,7 +108,7 @@ class TextParameter(click.ParamType[str]):
         self._stdin = stdin
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text, or a usage error that says what to give."""
+        """Return the text, or fail with a usage error."""
         if self._stdin and value == "-":
             try:
                 return sys.stdin.buffer.read().decode("utf-8")
@@ -123,7 +123,7 @@ class TextParameter(click.ParamType[str]):
 
 
 class MomentParameter(click.ParamType["datetime | int"]):
-    """A time (ISO 8601) or a span back from now (`90s`, `30m`, `24h`, `7d`); with `versions`, a version too."""
+    """Parse a time (ISO 8601) or a span back from now (`90s`, `30m`, `24h`, `7d`); with `versions`, also a version."""
 
     name = "time"
 
@@ -131,7 +131,7 @@ class MomentParameter(click.ParamType["datetime | int"]):
         self._versions = versions
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
-        """The moment, or a usage error that says what to give."""
+        """Return the time or version, or fail with a usage error."""
         from threadledger.domain import from_iso, now
 
         if isinstance(value, (datetime, int)):
@@ -143,21 +143,21 @@ class MomentParameter(click.ParamType["datetime | int"]):
             units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
             try:
                 return now() - timedelta(**{units[span[2]]: int(span[1])})
-            except (OverflowError, ValueError):  # Python reads no number of more than 4,300 digits
-                self.fail(f"{_short(value)} is further back than time goes.", param, ctx)
+            except (OverflowError, ValueError):  # Python converts at most 4,300 digits
+                self.fail(f"{_short(value)} is too far in the past: give a later time.", param, ctx)
         try:
             return from_iso(str(value))
         except ValueError:
             version = "a version, " if self._versions else ""
             self.fail(
-                f"{_short(value)} is no time: give {version}ISO 8601, or a span back from now like 24h or 7d.",
+                f"{_short(value)} is not a time: give {version}ISO 8601, or a span back from now like 24h or 7d.",
                 param,
                 ctx,
             )
 
 
 def _short(value: object) -> str:
-    """What was given, for a sentence."""
+    """Return the given value, shortened for an error message."""
     told = repr(value)
     return told if len(told) <= GIVEN_CHARS_MAX else f"{told[:GIVEN_CHARS_MAX]}…"
 
@@ -167,11 +167,11 @@ TEXT = TextParameter(stdin=True)
 
 
 def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The keys of the database, for the shell's completion; none where there is no database."""
+    """Return the matching conversation keys for shell completion, or none if there is no database."""
     try:
         with ctx.scope(cleanup=False), opened() as ledger:
             return [state.key for state in ledger.conversations() if state.key.startswith(incomplete)]
-    except Exception:  # noqa: BLE001 - a completion that fails must not disturb the prompt
+    except Exception:  # noqa: BLE001 - a failing completion must not disturb the prompt
         return []
 
 
@@ -187,8 +187,11 @@ def _shared(name: str) -> dict[str, Any]:
 
 
 class _Stderr(logging.Handler):
-    """Log lines to where stderr is at the moment: all of them with -v, or as JSON for whoever collects them; else errors and
-    threads that lag behind (a failed run is told by the command itself)."""
+    """Write log lines to the current stderr.
+
+    With -v or in JSON format, all lines are written. Otherwise only errors and messages about threads that lag behind
+    are written, because the commands report failed runs themselves.
+    """
 
     everything = False
 

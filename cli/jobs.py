@@ -1,4 +1,4 @@
-"""`threadledger replay jobs`, `resume` and `cancel`: mass work that goes on where it stopped."""
+"""Implement `threadledger replay jobs`, `resume` and `cancel`, which manage resumable bulk jobs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ RESULTS = ("run", "key", "backend", "thread_id", "messages", "sent", "state", "r
 @click.argument("job", required=False)
 @common
 def jobs(job: str | None) -> int:
-    """Jobs, newest first; of one JOB, what became of each of its items."""
+    """List bulk jobs and their progress, newest first; with JOB, show the result of each of its items."""
     with opened() as ledger:
         if job is not None:
             results = ledger.replay.results(job)
-            emit_many(for_people(results), RESULTS, empty="no item has ended yet")
+            emit_many(for_people(results), RESULTS, empty="no item has finished yet")
             return Exit.SOME_FAILED if any(each.get("state") == "failed" for each in results) else Exit.DONE
         rows: list[dict[str, Any]] = [each.as_json() for each in ledger.replay.jobs()]
     if invocation().output == "table":
@@ -34,7 +34,7 @@ def jobs(job: str | None) -> int:
             row | {"job": short(row["job"]), "started_at": clock(row["started_at"]), "what": _what(row["options"])}
             for row in rows
         ]
-    nothing = "no jobs: replay rebuild, rerun and reconcile make them with --apply"
+    nothing = "no jobs: replay rebuild, rerun and reconcile create them with --apply"
     emit_many(rows, COLUMNS, empty=nothing, spare=("started_at", "what"))
     return Exit.DONE
 
@@ -42,16 +42,16 @@ def jobs(job: str | None) -> int:
 @click.command()
 @click.argument("job")
 @how_options
-@click.option("--max-runs", type=click.IntRange(min=1), metavar="N", help="Of a rerun: stop after N runs.")
+@click.option("--max-runs", type=click.IntRange(min=1), metavar="N", help="For a rerun: stop after N runs.")
 @click.option(
-    "--max-cost", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="Of a rerun: stop at this cost."
+    "--max-cost", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="For a rerun: stop at this cost."
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @common
 def resume(
     job: str, concurrency: int, rps: float | None, max_runs: int | None, max_cost: float | None, yes: bool
 ) -> int:
-    """Go on with JOB where it stopped; what failed is tried again."""
+    """Resume JOB where it stopped; failed items are retried."""
     how: dict[str, Any] = {"concurrency": concurrency, "rps": rps}
     limits = {"max_runs": max_runs, "max_cost": max_cost}
     with opened() as ledger:
@@ -60,14 +60,16 @@ def resume(
         if state.kind == "rerun":
             how |= limits
         elif any(limits.values()):
-            raise click.UsageError(f"--max-runs and --max-cost are for a rerun, this is a {state.kind}")
+            raise click.UsageError(f"--max-runs and --max-cost apply only to a rerun; this job is a {state.kind}")
         if state.state == "running":
-            note(f"somebody else is at this job ({', '.join(state.holders)}): what they have not taken is done here")
+            note(
+                f"another process is working on this job ({', '.join(state.holders)}): items that it has not claimed run here"
+            )
         to_do = state.left + state.failed
-        confirm(to_do, f"go on with a {state.kind}: {counted(to_do, 'item')}", yes)
+        confirm(to_do, f"resume a {state.kind}: {counted(to_do, 'item')}", yes)
         with stoppable() as stop:
-            items = performed(plan, to_do, f"{state.kind} goes on", stop, **how)
-            tally = show_items(items, 0, RESULTS, _as_row, "nothing is left to do")
+            items = performed(plan, to_do, f"resuming {state.kind}", stop, **how)
+            tally = show_items(items, 0, RESULTS, _as_row, "nothing left to do")
             stopped = stop()
     if invocation().output == "table":
         done = sum(tally.states[name] for name in ("done", "answered"))
@@ -80,11 +82,11 @@ def resume(
 @click.argument("job")
 @common
 def cancel(job: str) -> int:
-    """Nobody goes on with JOB; what was done stays done."""
+    """Cancel JOB; completed items are kept."""
     with opened() as ledger:
         state = ledger.replay.cancel(job)
     note(
-        f"job {short(state.job_id)} is cancelled: {counted(state.left, 'item')} left undone, the others stay as they are"
+        f"job {short(state.job_id)} is cancelled: {counted(state.left, 'item')} not processed; completed items are kept"
     )
     return Exit.DONE
 
@@ -94,7 +96,7 @@ def _as_row(item: Any) -> dict[str, Any]:
 
 
 def _what(options: dict[str, Any]) -> str:
-    """The options as they would be typed."""
+    """Return the options as they would be typed."""
     given = {name.replace("_", "-"): value for name, value in options.items() if value not in (None, False, [], "")}
     told = (f"--{name}" if value is True else f"--{name} {_typed(value)}" for name, value in given.items())
     return " ".join(told)

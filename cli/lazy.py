@@ -1,4 +1,4 @@
-"""Groups whose commands are loaded when they are used: `--version` and `--help` need none of them."""
+"""Load commands only when they are used, so that `--version` and `--help` stay fast."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import click
 
 
 class LazyGroup(click.Group):
-    """A group over `{name: (module, attribute, short help)}`."""
+    """Represent a command group given as `{name: (module, attribute, short help)}`."""
 
     def __init__(self, *arguments: Any, places: Mapping[str, tuple[str, str, str]], **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._places = places
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order in which they are told."""
+        """Return the command names in display order."""
         return list(self._places)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command."""
+        """Load and return one command, or None if there is no such command."""
         if cmd_name not in self._places:
             return None
         module, attribute, _ = self._places[cmd_name]
@@ -31,7 +31,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """An unknown name is answered with the nearest known ones."""
+        """Resolve a command; an error about an unknown name suggests the closest known one."""
         import difflib
 
         name = args[0] if args else ""
@@ -42,6 +42,6 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands with their short help, none of them loaded."""
+        """Write the commands with their short help, without loading them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, told) for name, (_, _, told) in self._places.items()])

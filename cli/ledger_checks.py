@@ -1,4 +1,4 @@
-"""What `doctor` looks at in the ledger: the database, runs, jobs, threads as the notebook has them, backends, the profile."""
+"""Check the ledger for `doctor`: database, runs, jobs, the recorded state of threads, backends and the profile."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from threadledger.domain import JobState, LaggingThread, Ledger, Profile
 
 NAMED = 3
-"""Runs, jobs and conversations that a message names; the others are counted."""
+"""Maximum number of runs, jobs or conversations that a message names; the others are only counted."""
 
 
 def check_database(ledger: Ledger) -> Iterator[Checked]:
-    """That it opens, and what is in it."""
+    """Report the schema version and the contents of the database."""
     before, thing = ledger.schema_before, ledger.status()
     upgraded = f", upgraded from {before} just now" if before else ""
     events, conversations = counted(thing["events"], "event"), counted(thing["conversations"], "conversation")
@@ -27,26 +27,26 @@ def check_database(ledger: Ledger) -> Iterator[Checked]:
 
 
 def check_runs(ledger: Ledger) -> Iterator[Checked]:
-    """Runs that a crash left open: past their deadline they are closed, and said to have been. Others are told."""
+    """Close runs that a crash left open past their deadline and report them; report other open runs."""
     closed, still_open = ledger.close_overdue_runs(), ledger.journal.open_runs()
     if closed:
         yield Checked(
             "runs",
-            f"{counted(len(closed), 'run')} left open by a crash, past the deadline: closed as interrupted now "
+            f"{counted(len(closed), 'run')} left open by a crash past the deadline: now closed as interrupted "
             f"({_named(map(short, closed), len(closed))})",
             "ask again, or: threadledger replay rerun --failed --cause interrupted",
         )
     if still_open:
         first = min((run["deadline"] for _, _, run in still_open if run["deadline"]), default="")
-        until = f"; the first has to end by {clock(first)} UTC" if first else ""
+        until = f"; the earliest deadline is {clock(first)} UTC" if first else ""
         told = f"{counted(len(still_open), 'run')} open ({_named((short(each[1]) for each in still_open), len(still_open))})"
         yield Checked("runs", f"{told}{until}")
     elif not closed:
-        yield Checked("runs", "none was left open past its deadline")
+        yield Checked("runs", "no run was left open past its deadline")
 
 
 def check_unanswered(ledger: Ledger) -> Iterator[Checked]:
-    """Exchanges that have no answer, and that nobody is at any more."""
+    """Report failed exchanges that have no answer and are no longer in progress."""
     from threadledger.domain import limits, now
 
     heard_of = now().timestamp() - limits.BETWEEN_RUNS_SECONDS
@@ -60,19 +60,21 @@ def check_unanswered(ledger: Ledger) -> Iterator[Checked]:
     overtaken = {(key, exchange_id) for key, exchange_id in exchanges if newest[key] != exchange_id}
     exchanges -= overtaken
     if not exchanges:
-        went_on = f"; in {counted(len(overtaken), 'exchange')} the talk went on without one" if overtaken else ""
-        yield Checked("unanswered", f"no exchange that failed still waits for its answer{went_on}")
+        went_on = (
+            f"; in {counted(len(overtaken), 'exchange')} the conversation continued without one" if overtaken else ""
+        )
+        yield Checked("unanswered", f"no failed exchange is waiting for an answer{went_on}")
         return
     conversations = counted(len({key for key, _ in exchanges}), "conversation")
     yield Checked(
         "unanswered",
         f"{counted(len(exchanges), 'exchange')} of {conversations} without an answer: every backend failed",
-        "see them with: threadledger audit failures --unanswered; ask again with: threadledger replay rerun --failed",
+        "list them with: threadledger audit failures --unanswered; rerun them with: threadledger replay rerun --failed",
     )
 
 
 def check_backends_health(ledger: Ledger) -> Iterator[Checked]:
-    """Backends that exchanges pass over after failures in a row."""
+    """Report backends that exchanges skip after several failures in a row."""
     from threadledger.domain import advise, to_iso
 
     cooling = [health for health in ledger.health() if health.cooling_until is not None]
@@ -81,9 +83,9 @@ def check_backends_health(ledger: Ledger) -> Iterator[Checked]:
             until = clock(to_iso(health.cooling_until))
             yield Checked(
                 "cooling",
-                f"{health.backend} is passed over until {until} UTC while another backend is well: "
+                f"{health.backend} is skipped until {until} UTC while another backend is available: "
                 f"{health.failures_in_a_row} failures in a row, "
-                f"the last one {health.last_cause.value}",
+                f"most recently {health.last_cause.value}",
                 advise(health.last_cause).replace("rerun RUN", "rerun --failed"),
             )
     if not cooling:
@@ -91,29 +93,28 @@ def check_backends_health(ledger: Ledger) -> Iterator[Checked]:
 
 
 def check_views(ledger: Ledger) -> Iterator[Checked]:
-    """Events that a view could not take in."""
+    """Report events that a view could not process."""
     views = ledger.status()["views"]
     for view in views:
         if view["parked"]:
             yield Checked(
                 "views",
-                f"{view['name']} could not take in {counted(view['parked'], 'event')}: what it shows lacks them",
+                f"{view['name']} could not process {counted(view['parked'], 'event')}: its results are incomplete",
                 f"threadledger db check, then: threadledger db rebuild-views {view['name']}",
             )
     if not any(view["parked"] for view in views):
-        yield Checked(
-            "views", f"{', '.join(view['name'] for view in views)}: none has events that it could not take in"
-        )
+        yield Checked("views", f"{', '.join(view['name'] for view in views)}: every event could be processed")
 
 
 def check_lagging(ledger: Ledger) -> Iterator[Checked]:
-    """Threads that lag behind the journal, as the notebook tells; the provider is not asked."""
+    """Report threads that lag behind the journal according to recorded state; the provider is not called."""
     from threadledger.domain import threads_behind
 
     outside = ledger.outside
     if not outside.mirrors or (outside.mirrored_to == "none"):
         yield Checked(
-            "lagging", "there is nobody to mirror memory to" if not outside.mirrors else "memory is not mirrored"
+            "lagging",
+            "no provider is configured to mirror memory to" if not outside.mirrors else "memory is not mirrored",
         )
         return
     lags = threads_behind(ledger.journal, outside)
@@ -125,40 +126,45 @@ def check_lagging(ledger: Ledger) -> Iterator[Checked]:
         if lags.looked_at < lags.of:
             among = f"the {counted(lags.looked_at, 'conversation')} of {lags.of:,} that changed last"
         doubtful = (
-            f"; {counted(lags.doubtful, 'thread')} with an unanswered write, read before the next"
+            f"; {counted(lags.doubtful, 'thread')} with an unconfirmed write, to be read before the next write"
             if lags.doubtful
             else ""
         )
-        yield Checked("lagging", f"no thread of {among} lags behind, as the notebook has it{doubtful}")
+        yield Checked("lagging", f"no thread of {among} lags behind, according to recorded state{doubtful}")
 
 
 def _lagging(state: str, times: int, threads: list[LaggingThread]) -> Checked:
     named = _named((repr(each.key) for each in threads), times)
     threads_ = counted(times, "thread")
     messages = counted(sum(each.messages for each in threads), "message")
-    verify = "see it with: threadledger replay verify --all; mend it with: threadledger replay reconcile --all --apply"
-    rebuild = "threadledger replay rebuild KEY --apply, or ask again: the next message makes a thread"
+    verify = "show the drift with: threadledger replay verify --all; repair it with: threadledger replay reconcile --all --apply"
+    rebuild = "threadledger replay rebuild KEY --apply, or ask again: the next message creates a thread"
     told = {
         "behind": (f"{threads_} {_lag(times)} behind by {messages} ({named})", verify),
-        "unsettled": (f"{threads_}: somebody stopped in the middle of writing to it ({named})", verify),
+        "unsettled": (f"{threads_}: a process stopped in the middle of a write ({named})", verify),
         "lost": (f"{threads_} of the provider {_is(times)} gone ({named})", rebuild),
-        "unlinked": (f"{counted(times, 'conversation')} of {messages} {_has(times)} no thread yet ({named})", rebuild),
+        "unlinked": (
+            f"{counted(times, 'conversation')} with {messages} {_has(times)} no thread yet ({named})",
+            rebuild,
+        ),
     }
     return Checked("lagging", *told[state])
 
 
 def check_jobs(ledger: Ledger) -> Iterator[Checked]:
-    """Mass work that was stopped, or of which items failed."""
+    """Report bulk jobs that were stopped or have failed items."""
     jobs = ledger.replay.jobs()
     waiting = [job for job in jobs if job.state == "stopped" or (job.failed and job.state == "done")]
     for job in waiting[:NAMED]:
         yield Checked("jobs", _job(job), f"threadledger replay resume {short(job.job_id)}")
     if len(waiting) > NAMED:
-        more = f"{counted(len(waiting) - NAMED, 'job')} more stopped, or with items that failed"
-        yield Checked("jobs", more, "see them with: threadledger replay jobs")
+        more = f"{counted(len(waiting) - NAMED, 'more job')} stopped or with failed items"
+        yield Checked("jobs", more, "list them with: threadledger replay jobs")
     if not waiting:
         running = sum(job.state == "running" for job in jobs)
-        yield Checked("jobs", f"{counted(running, 'job')} running" if running else "none was stopped, no item failed")
+        yield Checked(
+            "jobs", f"{counted(running, 'job')} running" if running else "no job is stopped and no item failed"
+        )
 
 
 def _job(job: JobState) -> str:
@@ -168,7 +174,7 @@ def _job(job: JobState) -> str:
 
 
 def _named(names: Iterable[str], number: int) -> str:
-    """The first of some names; that there are more is shown."""
+    """Return the first names, with an ellipsis if there are more."""
     shown = [name for name, _ in zip(names, range(NAMED), strict=False)]
     return ", ".join(shown) + (", …" if number > NAMED else "")
 
@@ -186,7 +192,7 @@ def _has(number: int) -> str:
 
 
 def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Iterator[Checked]:
-    """Whether each backend takes the profile, as its preflight says, whether its tools are well defined, and can be run."""
+    """Check that each backend's preflight accepts the profile, and that its tools are well-defined and can be run."""
     from threadledger.adapters import tool_problems
     from threadledger.domain import BackendRequest, JournaledMessage, Memory, advise, diagnose, now, text_message
 
@@ -209,14 +215,14 @@ def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Itera
         found.append(
             Checked(
                 "profile",
-                f"the profile has {', '.join(unbound)}, and no function is bound here: the command line cannot run them",
-                "set THREADLEDGER_TOOLS to a module that has them, or take them out of the profile; an app binds its own: "
+                f"the profile declares {', '.join(unbound)}, but no function is bound here: the command line cannot run them",
+                "set THREADLEDGER_TOOLS to a module that defines them, or remove them from the profile; an app binds its own: "
                 "threadledger.open(tools={name: function})",
             )
         )
     yield from found
     if not found:
-        yield Checked("profile", f"{profile.name}: every backend takes it")
+        yield Checked("profile", f"{profile.name}: every backend accepts it")
 
 
 LEDGER_CHECKS: dict[str, Callable[[Ledger], Iterable[Checked]]] = {

@@ -1,4 +1,4 @@
-"""`threadledger list`: the conversations of the ledger."""
+"""Implement `threadledger list`, which lists the conversations of the ledger."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     "--search",
     type=KEY,
     metavar="TEXT",
-    help="Those whose key or messages have these words, or beginnings of words; accents and case do not count.",
+    help="Only conversations whose key or messages contain these words or word beginnings; case and accents are ignored.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show at most N conversations.")
 @common
 def list_(search: str | None, limit: int | None) -> int:
-    """Conversations, newest first."""
+    """List conversations, newest first."""
     with opened() as ledger:
         rows = [as_json(state) for state in ledger.conversations(limit, search)]
     if invocation().output == "table":
         rows = [row | {"last": clock(row["last_at"]), "threads": _thread_ids(row["threads"])} for row in rows]
     columns = ("key", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
     nothing = (
-        f"no conversation has {search!r}"
+        f"no conversation contains {search!r}"
         if search
-        else "no conversations yet: begin one with: threadledger ask KEY TEXT"
+        else "no conversations yet: start one with: threadledger ask KEY TEXT"
     )
     emit_many(rows, columns, empty=nothing, spare=("exchanges", "messages", "threads"))
     return Exit.DONE
 
 
 def as_json(state: ConversationState) -> dict[str, Any]:
-    """The keys of CONTRACT.md."""
+    """Return a conversation as the JSON object that CONTRACT.md specifies."""
     return {
         "key": state.key,
         "version": state.version,
@@ -55,7 +55,7 @@ def as_json(state: ConversationState) -> dict[str, Any]:
 
 
 def threads_as_json(state: ConversationState) -> dict[str, Any]:
-    """The threads that hold a copy of the memory, by kind."""
+    """Return the linked threads of a conversation as JSON, by kind."""
     return {
         name: {"thread_id": link["thread_id"], "endpoint": link["endpoint"], "lost": link["lost"]}
         for name, link in state.links.items()

@@ -1,5 +1,7 @@
-"""What `doctor --online` asks the provider: whether the key is taken, the models are there and will stay, the assistant is as
-it should be. Nothing is written there, no model is asked, and nothing of it is recorded: these are no runs."""
+"""Check the key, the models and the assistant at the provider, for `doctor --online`.
+
+The checks write nothing, call no model and record no runs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from threadledger.domain import Profile, ProviderRefused
 
 RETIRES_SOON_DAYS = 60
-"""How long before the end of a model it is time to move."""
+"""Days before a model's shutdown from which on a finding is reported."""
 
 MODEL_SETTING = (
     "set OPENAI_MODEL (or THREADLEDGER_FALLBACK_MODEL, or the profile's model) to one that GET /models lists"
@@ -23,13 +25,13 @@ MODEL_SETTING = (
 
 
 def examined_online(settings: Settings) -> Iterator[Checked]:
-    """All questions, one after the other; a provider that cannot be reached is a finding, and asked nothing more."""
+    """Run all online checks in order; a provider that cannot be reached is a finding and ends them."""
     from threadledger.adapters import ProviderLook, client_of
     from threadledger.domain import ProviderRefused
 
     client = client_of(settings)
     if not client.has_credentials:
-        yield Checked("provider", "nobody was asked: there is no key")
+        yield Checked("provider", "the provider was not called: no key is set")
         return
     look = ProviderLook(client)
     try:
@@ -39,10 +41,10 @@ def examined_online(settings: Settings) -> Iterator[Checked]:
             yield _refused("provider", "GET /models", refused)
             return
         on_azure = settings.azure_openai_endpoint is not None
-        yield Checked("provider", f"{client.endpoint} takes the key and has {len(models):,} models")
+        yield Checked("provider", f"{client.endpoint} accepts the key and lists {len(models):,} models")
         profile = _profile(settings)
         if profile is None:
-            return  # that it cannot be read is told by the check of the profile
+            return  # the profile check reports that it cannot be read
         yield from check_models(settings, profile, look, models, on_azure)
         if "assistants" in settings.order or settings.threads == "assistants":
             yield from check_assistant(settings, profile, look, models)
@@ -53,15 +55,17 @@ def examined_online(settings: Settings) -> Iterator[Checked]:
 def check_models(
     settings: Settings, profile: Profile, look: ProviderLook, models: dict[str, date | None], on_azure: bool
 ) -> Iterator[Checked]:
-    """Whether the model of each backend is there, and stays. On Azure a model goes by its deployment's name, and deployments
-    are not listed to those who use them."""
+    """Check that the model of each backend is available and will not shut down soon.
+
+    On Azure a model is named by its deployment, and the API does not list deployments.
+    """
     wanted: dict[str, list[str]] = {}
     for backend in settings.order:
         if backend != "assistants" or settings.openai_assistant_id is None:
             wanted.setdefault(settings.model_for(backend, profile), []).append(backend)
     for model, backends in wanted.items():
         if on_azure and model not in models:
-            yield Checked("model", f"{model} is the name of a deployment: whether it is there shows when it is asked")
+            yield Checked("model", f"{model} is the name of a deployment: only calling it can show whether it exists")
         else:
             yield _model(model, f"for {', '.join(backends)}", look, models)
 
@@ -69,7 +73,7 @@ def check_models(
 def check_assistant(
     settings: Settings, profile: Profile, look: ProviderLook, models: dict[str, date | None]
 ) -> Iterator[Checked]:
-    """The Assistants API, and the assistant that is pinned, or was made from the profile."""
+    """Check the Assistants API and the assistant that is pinned or was created from the profile."""
     from threadledger.domain import Profile, ProviderRefused
 
     pinned = settings.openai_assistant_id
@@ -80,7 +84,7 @@ def check_assistant(
         yield _refused("assistant", "GET /assistants", refused)
         return
     if "assistants" not in settings.order:
-        yield Checked("assistant", "the Assistants API is there; none is asked")
+        yield Checked("assistant", "the Assistants API is available; no assistant is used")
         return
     try:
         seen = look.assistant(pinned) if pinned else look.assistant_made_from(profile, model)
@@ -88,18 +92,20 @@ def check_assistant(
         yield _refused("assistant", f"assistant {pinned}" if pinned else "GET /assistants", refused)
         return
     if seen is None:
-        yield Checked("assistant", f"none was made from the profile {profile.name!r} yet: the first run makes it")
+        yield Checked(
+            "assistant", f"no assistant was created from the profile {profile.name!r} yet: the first run creates it"
+        )
         return
-    where = "at the provider, or unset OPENAI_ASSISTANT_ID to have one made from the profile"
-    mend = f"correct it {where}" if pinned else "correct THREADLEDGER_PROFILE: another assistant is made from it then"
+    where = "at the provider, or unset OPENAI_ASSISTANT_ID to have one created from the profile"
+    mend = f"fix it {where}" if pinned else "fix THREADLEDGER_PROFILE: a new assistant is then created from it"
     found = [Checked("assistant", f"{seen.assistant_id}: {problem}", mend) for problem in seen.problems()]
     different = seen.differences(profile, model) if profile != Profile() or not pinned else []
     if different:
-        says = f"{seen.assistant_id} is not as the profile {profile.name!r}: {', '.join(different)} differ"
+        says = f"{seen.assistant_id} differs from the profile {profile.name!r} in: {', '.join(different)}"
         made = (
-            f"make them the same {where}"
+            f"make them match {where}"
             if pinned
-            else f"put it right at the provider, or delete {seen.assistant_id}: the next run makes it anew"
+            else f"fix it at the provider, or delete {seen.assistant_id}: the next run creates it again"
         )
         found.append(Checked("assistant", says, made))
     if pinned:
@@ -107,13 +113,11 @@ def check_assistant(
         found += [checked] if checked.mend is not None else []
     yield from found
     if not found:
-        yield Checked(
-            "assistant", f"{seen.assistant_id} ({seen.name or 'without a name'}, {seen.model}) is well defined"
-        )
+        yield Checked("assistant", f"{seen.assistant_id} ({seen.name or 'unnamed'}, {seen.model}) is well defined")
 
 
 def _model(model: str, what_for: str, look: ProviderLook, models: dict[str, date | None]) -> Checked:
-    """One model: whether it is there, and until when."""
+    """Check whether one model is available, and until when."""
     from threadledger.domain import ProviderRefused, now
 
     there, until = True, models.get(model)
@@ -123,18 +127,20 @@ def _model(model: str, what_for: str, look: ProviderLook, models: dict[str, date
         except ProviderRefused as refused:
             return _refused("model", f"model {model}", refused)
     if not there:
-        return Checked("model", f"{model} ({what_for}) is not there, or not open to this key", MODEL_SETTING)
+        return Checked("model", f"{model} ({what_for}) does not exist or is not available to this key", MODEL_SETTING)
     if until is None:
-        return Checked("model", f"{model} ({what_for}) is there; no end is announced")
+        return Checked("model", f"{model} ({what_for}) is available; no shutdown is announced")
     days = (until - now().date()).days
     if days < 0:
-        return Checked("model", f"{model} ({what_for}) was to shut down on {until.isoformat()}", MODEL_SETTING)
+        return Checked(
+            "model", f"{model} ({what_for}) was scheduled to shut down on {until.isoformat()}", MODEL_SETTING
+        )
     told = f"{model} ({what_for}) shuts down on {until.isoformat()}, in {days} days"
     return Checked("model", told, MODEL_SETTING if days <= RETIRES_SOON_DAYS else None)
 
 
 def _refused(check: str, asked: str, refused: ProviderRefused) -> Checked:
-    """A refusal with its cause and what to do about it."""
+    """Return a refusal as a finding with its cause and advice."""
     from threadledger.domain import advise, diagnose
 
     cause = diagnose(refused.failure)

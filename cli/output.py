@@ -1,4 +1,4 @@
-"""Data to stdout as a table, JSON, JSON lines or CSV; everything else goes to stderr."""
+"""Print data to stdout as a table, JSON, JSON Lines or CSV, and everything else to stderr."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ Row = Mapping[str, Any]
 LONG_COLUMNS = frozenset(
     {"answer", "data", "key", "losses", "mend", "message", "reason", "threads", "value", "what", "what_was_said"}
 )
-"""Columns that are folded on a narrow terminal; the others keep their line."""
+"""Columns that wrap on a narrow terminal; the others stay on one line."""
 
 ALWAYS_COUNTED = frozenset({"messages", "journal", "thread"})
-"""Numbers that are shown also where they are 0."""
+"""Number columns that are shown even if all values are 0."""
 
 LONG_COLUMN_WIDTH_MIN = 12
-"""Columns of the terminal that such a column keeps."""
+"""Minimum width of a wrapping column, in characters."""
 
 STATE_STYLES = {
     **dict.fromkeys(("same", "done", "ok", "answered", "retried", "fallback"), "green"),
     **dict.fromkeys(("gone", "failed", "drifted", "abandoned", "finding"), "red"),
     **dict.fromkeys(("behind", "open", "planned", "skipped", "unlinked"), "yellow"),
 }
-"""How a state looks on a terminal."""
+"""Terminal style of each state."""
 
 THREAD_ID_ENDING_CHARS = 8
-"""What a table shows of a thread's id; JSON has all of it."""
+"""Last characters of a thread id that a table shows; JSON has the whole id."""
 
 WIDE_TERMINAL = 100
-"""Columns of a terminal from which on a table has room between its own."""
+"""Terminal width, in columns, from which on wide layouts are used."""
 
 PIPE_WIDTH = 200
-"""Columns of a table that does not go to a terminal."""
+"""Width, in columns, of a table that is not printed to a terminal."""
 
 
 def emit_one(thing: Row, as_table: Callable[[Console], None]) -> None:
-    """One thing: an object in JSON; `as_table` draws it for people."""
+    """Print one thing, as a JSON object or as drawn by `as_table`."""
     if invocation().output == "table":
         as_table(console())
     else:
@@ -57,8 +57,10 @@ def emit_one(thing: Row, as_table: Callable[[Console], None]) -> None:
 def emit_many(
     rows: Iterable[Row], columns: Sequence[str], *, empty: str = "nothing to show", spare: Sequence[str] = ()
 ) -> None:
-    """Several things: an array in JSON, one object a line in JSON lines; the table shows the chosen columns, without those
-    of `spare`, the first of them first, where the terminal is too narrow."""
+    """Print several things: an array in JSON, or one object per line in JSON Lines.
+
+    A table shows the chosen columns. If the terminal is too narrow, columns of `spare` are dropped, in their order.
+    """
     if invocation().output != "table":
         _emit_data(rows, one=False)
         return
@@ -70,7 +72,7 @@ def emit_many(
 
 
 def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
-    """A table of some of the rows' values, without columns that hold nothing; numbers stand to the right."""
+    """Return a table of the given columns, without empty ones; numbers are aligned right."""
     from rich.table import Table
 
     drawn = Table(
@@ -92,7 +94,7 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
 
 
 def _that_fit(rows: Sequence[Row], columns: Sequence[str], spare: Sequence[str]) -> Sequence[str]:
-    """The columns for which there is room."""
+    """Return the columns that fit on the terminal."""
     left = list(columns)
     for each in spare:
         if sum(_width_min(rows, column) for column in left) <= console().width:
@@ -102,7 +104,7 @@ def _that_fit(rows: Sequence[Row], columns: Sequence[str], spare: Sequence[str])
 
 
 def _width_min(rows: Sequence[Row], column: str) -> int:
-    """The least room that a column takes, with the gap behind it; none where it holds nothing."""
+    """Return the minimum width of a column with the gap after it, or 0 if the column is empty."""
     filled = [row.get(column) for row in rows if _says_something(row.get(column), column)]
     if not filled:
         return 0
@@ -111,35 +113,38 @@ def _width_min(rows: Sequence[Row], column: str) -> int:
 
 
 def _says_something(value: Any, column: str) -> bool:
-    """A column of nothing, or of zeros where zero is the rule, only takes room."""
+    """Return whether a value makes its column worth showing; empty values and most zeros do not."""
     return value is False or value not in (None, "", {}, [], 0) or (value == 0 and column in ALWAYS_COUNTED)
 
 
 def console() -> Console:
-    """Where tables are drawn: as wide as the terminal, or wide enough for a file."""
+    """Return a console for stdout, as wide as the terminal, or `PIPE_WIDTH` wide without one."""
     from rich.console import Console
 
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
 
 
 def note(text: str) -> None:
-    """A sentence beside the data."""
+    """Print a message to stderr."""
     click.echo(text, err=True)
 
 
 def short(run_id: str | None) -> str:
-    """The ending of a run's id, by which every command finds it."""
+    """Return the ending of a run id, which every command accepts instead of the whole id."""
     return run_id[-8:] if run_id else ""
 
 
 def short_thread(thread_id: str | None) -> str:
-    """A thread's id for people: its kind and its ending."""
+    """Return a thread id shortened to its kind and its ending."""
     kind, _, rest = (thread_id or "").partition("_")
     return f"{kind}_…{rest[-THREAD_ID_ENDING_CHARS:]}" if len(rest) > THREAD_ID_ENDING_CHARS else thread_id or ""
 
 
 def printable(text: str, lines: bool = True) -> str:
-    """Text that cannot move a cursor or name a window: control characters are shown as symbols; new lines stay if asked."""
+    """Return the text with control characters replaced by symbols, so that it cannot control the terminal.
+
+    With `lines`, line breaks and tabs are kept.
+    """
     kept = "\n\t" if lines else ""
     return "".join(
         each if each.isprintable() or each in kept or unicodedata.category(each) != "Cc" else _symbol(each)
@@ -152,12 +157,12 @@ def _symbol(character: str) -> str:
 
 
 def counted(number: int, word: str) -> str:
-    """`1 thread`, `2 threads`."""
+    """Return a number with its noun, such as `1 thread` or `2 threads`."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def clock(at: str) -> str:
-    """An ISO 8601 time for people: seconds are enough."""
+    """Return an ISO 8601 time in readable form, to the second."""
     return at[:19].replace("T", " ")
 
 
@@ -175,7 +180,7 @@ def _emit_data(rows: Iterable[Row], *, one: bool) -> None:
 
 
 def _emit_array(rows: Iterable[Row]) -> None:
-    """A JSON array, written as its elements come."""
+    """Print a JSON array, each element as soon as it arrives."""
     between = "[\n"
     for row in rows:
         told = json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ")
@@ -194,7 +199,7 @@ def _emit_csv(rows: Iterable[Row]) -> None:
 
 
 def flat(value: Any) -> Any:
-    """A value as a field of CSV."""
+    """Return a value as a CSV field."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, bool)) else value
 
 

@@ -1,4 +1,4 @@
-"""Bars and sparklines of characters."""
+"""Draw bars and sparklines with characters."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 SPARKS = "▁▂▃▄▅▆▇█"
 NOTHING = "·"
-"""Where a part of a sparkline counts nothing: the lowest bar is for what is few."""
+"""Character for a count of 0 in a sparkline; the lowest bar is for small counts."""
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """A character a count, as high as it is beside the largest."""
+    """Return one character per count, its height relative to the largest count."""
     top = max(counts, default=0)
     return "".join(SPARKS[(count * len(SPARKS) - 1) // top] if count else NOTHING for count in counts)
 
 
 def bar(value: float, top: float, width: int) -> str:
-    """A bar as long as the value is beside the largest, of at most `width` characters; what is not zero is seen."""
+    """Return a bar of at most `width` characters, its length relative to `top`; values above 0 are always visible."""
     if value <= 0 or top <= 0:
         return ""
     whole, rest = divmod(max(round(min(value / top, 1.0) * width * 8), 1), 8)
@@ -26,7 +26,7 @@ def bar(value: float, top: float, width: int) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A duration for people: `0.31 s`, `4.2 s`, `12 min`, `3.5 h`, `2.0 d`."""
+    """Return a duration in readable form: `0.31 s`, `4.2 s`, `12 min`, `3.5 h`, `2.0 d`."""
     if seconds is None:
         return ""
     if seconds < 1:

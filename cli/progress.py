@@ -1,4 +1,4 @@
-"""A progress bar on stderr: rate and time left on a terminal, nothing elsewhere."""
+"""Show a progress bar with rate and remaining time on stderr, only on a terminal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BAR_ITEMS_MIN = 20
-"""What is done before a bar could be read needs none."""
+"""Minimum number of items for a bar; fewer are done before it could be read."""
 
 
 def tracked(things: Iterable[T], total: int | None, what: str) -> Iterator[T]:
-    """The same things, with a bar that moves as they come."""
+    """Yield the same things while a progress bar advances."""
     progress = _bar()
     worth_a_bar = total is None or total >= BAR_ITEMS_MIN
-    if not (worth_a_bar and progress.console.is_terminal):  # a log file is not filled with bars
+    if not (worth_a_bar and progress.console.is_terminal):  # log files get no bars
         yield from things
         return
     with progress:
@@ -28,7 +28,7 @@ def tracked(things: Iterable[T], total: int | None, what: str) -> Iterator[T]:
 
 @contextmanager
 def reported(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that reports how many of how many are done."""
+    """Yield a callback that updates a progress bar with the numbers done and in total."""
     progress = _bar()
     if not progress.console.is_terminal:
         yield lambda done, total: None
@@ -52,7 +52,7 @@ def _bar() -> Progress:
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """How many a second."""
+        """Show the number of items per second."""
 
         def render(self, task: Any) -> Text:
             speed = task.finished_speed or task.speed

@@ -1,4 +1,4 @@
-"""`threadledger replay rebuild`: threads written anew from the journal."""
+"""Implement `threadledger replay rebuild`, which rewrites threads from the journal."""
 
 from __future__ import annotations
 
@@ -27,16 +27,28 @@ WRITTEN = ("key", "backend", "thread_id", "messages", "sent", "losses", "verifie
 @click.command()
 @click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
-@click.option("--search", metavar="TEXT", help="The conversations that have these words.")
-@click.option("--keys-from", type=click.File("rb"), metavar="FILE", help="Keys from a file, one a line; - is stdin.")
+@click.option("--search", metavar="TEXT", help="Conversations that contain these words.")
+@click.option(
+    "--keys-from", type=click.File("rb"), metavar="FILE", help="Read keys from FILE, one per line; - is standard input."
+)
 @click.option(
     "--to",
     type=click.Choice(["conversations", "assistants", "file"]),
-    help="The kind of thread; by default THREADLEDGER_THREADS. `file`: one line of JSON a conversation.",
+    help="Kind of thread; default: THREADLEDGER_THREADS. `file` writes one JSON line per conversation.",
 )
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="With --to file.")
-@click.option("--at", type=MomentParameter(versions=True), metavar="VERSION|TIME", help="The memory as it was then.")
-@click.option("--fresh", is_flag=True, help="A new thread even where the old one is sound.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="With --to file: the file to write.",
+)
+@click.option(
+    "--at",
+    type=MomentParameter(versions=True),
+    metavar="VERSION|TIME",
+    help="Use the memory as of this version or time.",
+)
+@click.option("--fresh", is_flag=True, help="Create a new thread even if the old one matches the journal.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N conversations.")
 @how_options
 @apply_options
@@ -55,10 +67,10 @@ def rebuild(
     apply: bool,
     yes: bool,
 ) -> int:
-    """Write threads anew from the journal, read them back, and link those that are equal. Never calls a model."""
+    """Rewrite threads from the journal, read them back, and link those that match. Never calls a model."""
     named = chosen_keys(keys, everything, search, keys_from)
     if (to == "file") != (output is not None):
-        raise click.UsageError("--to file and --output FILE go together", click.get_current_context())
+        raise click.UsageError("--to file and --output FILE require each other", click.get_current_context())
     with opened() as ledger:
         if output is not None:
             plan: Any = ledger.replay.plan_rebuild_file(output, named, at, limit, search)
@@ -76,7 +88,7 @@ def rebuild(
 
 
 def as_row(item: RebuildItem) -> dict[str, Any]:
-    """An item in a table."""
+    """Return an item as a table row."""
     return for_people([item.as_json()])[0]
 
 
@@ -87,10 +99,10 @@ def _show_plan(plan: RebuildPlan) -> int:
     if invocation().output == "table":
         requests = f", about {counted(sums.requests, 'request')}" if sums.requests else ""
         parts = [f"{counted(tally.states['planned'], 'thread')} with {counted(sums.messages, 'message')}{requests}"]
-        parts += [f"{sums.linked:,} linked now, left alone where they read back equal"] if sums.linked else []
+        parts += [f"{sums.linked:,} already linked and kept if they match the journal"] if sums.linked else []
         parts += filter(None, [tally.why_skipped()])
         note(f"plan: {'; '.join(parts)}")
-        note("no model is called, nothing is paid for by tokens; nothing was done, --apply does it")
+        note("no model is called, so no tokens are billed; nothing was done, pass --apply to do it")
     return Exit.DONE
 
 
@@ -108,7 +120,7 @@ def _told(plan: RebuildPlan) -> str:
 
 
 class _Sums:
-    """What the items of a plan come to."""
+    """Sum up the items of a plan."""
 
     def __init__(self) -> None:
         self.messages = self.requests = self.linked = 0

@@ -1,4 +1,4 @@
-"""`threadledger replay reconcile`: threads that have drifted from the journal are mended."""
+"""Implement `threadledger replay reconcile`, which repairs threads that have drifted from the journal."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MENDED = ("key", "backend", "thread_id", "new_thread_id", "action", "sent", "ado
 @click.command()
 @click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
-@click.option("--to", type=KINDS, help="The kind of thread; by default those that are linked.")
-@click.option("--adopt", is_flag=True, help="Journal what somebody else wrote into the thread.")
+@click.option("--to", type=KINDS, help="Kind of thread; default: those that are linked.")
+@click.option("--adopt", is_flag=True, help="Journal messages that other writers added to the thread.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N conversations.")
 @how_options
 @apply_options
@@ -43,9 +43,9 @@ def reconcile(
     apply: bool,
     yes: bool,
 ) -> int:
-    """Mend threads that have drifted from the journal: send what they lack, write those anew whose order is broken.
+    """Repair threads that have drifted from the journal: send missing messages, rewrite threads with a broken order.
 
-    What somebody else wrote there stays and is told; with --adopt it is journaled. Never calls a model.
+    Messages from other writers are kept and reported; --adopt journals them. Never calls a model.
     """
     one_choice(bool(keys), everything)
     with opened() as ledger:
@@ -55,9 +55,9 @@ def reconcile(
         planned = [item for item in plan.items if item.state == "planned"]
         if not apply:
             tally = show_items(plan.items, len(plan), PLANNED, _as_row, "nothing to reconcile")
-            _tell(f"plan: {_what(planned)}", tally, "; nothing was done, --apply does it" if planned else "")
+            _tell(f"plan: {_what(planned)}", tally, "; nothing was done, pass --apply to do it" if planned else "")
             return Exit.SOME_FAILED if tally.states["failed"] else Exit.DONE
-        confirm(len(planned), f"mend {_what(planned)}", yes)
+        confirm(len(planned), f"repair {_what(planned)}", yes)
         others = [item for item in plan.items if item.state != "planned"]
         seen = _Seen()
         with stoppable() as stop:
@@ -65,13 +65,13 @@ def reconcile(
             items = map(seen, chain(others, mended if planned else ()))
             tally = show_items(items, len(plan), MENDED, _as_row, "nothing to reconcile")
             stopped = stop()
-    _tell(f"{tally.states['done']:,} mended", tally)
+    _tell(f"{tally.states['done']:,} repaired", tally)
     code = ending(plan, tally, stopped)
     return Exit.CONFLICT if code == Exit.DONE and seen.in_the_way and not tally.states["done"] else code
 
 
 class _Seen:
-    """Looks at items as they pass: whether somebody was in the way of one."""
+    """Pass items through and record whether a conflict with another writer blocked one."""
 
     def __init__(self) -> None:
         self.in_the_way = False
@@ -82,18 +82,18 @@ class _Seen:
 
 
 def _what(planned: Sequence[ReconcileItem]) -> str:
-    """What a plan does, in one sentence."""
+    """Describe a plan in one sentence."""
     if not planned:
-        return "nothing to mend"
+        return "nothing to repair"
     sending = [item for item in planned if "send" in item.action]
     anew = sum("rebuild" in item.action for item in planned)
     foreign = sum(item.foreign for item in planned if "adopt" in item.action)
     parts = [
-        f"{counted(sum(item.missing + item.different for item in sending), 'message')} sent to {len(sending):,}"
+        f"{len(sending):,} to receive {counted(sum(item.missing + item.different for item in sending), 'message')}"
         if sending
         else "",
-        f"{anew:,} written anew" if anew else "",
-        f"{counted(foreign, 'foreign message')} journaled" if foreign else "",
+        f"{anew:,} to rewrite" if anew else "",
+        f"{counted(foreign, 'foreign message')} to journal" if foreign else "",
     ]
     return f"{counted(len(planned), 'thread')}: {', '.join(filter(None, parts))}"
 

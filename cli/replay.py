@@ -1,4 +1,4 @@
-"""`threadledger replay`: rebuild writes memory and cannot call a model; rerun calls one, and says so first."""
+"""Implement `threadledger replay`: rebuild never calls a model; rerun calls one and shows the cost first."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .lazy import LazyGroup
 @click.group(
     cls=LazyGroup,
     places={
-        "rebuild": (".rebuild", "rebuild", "Write threads anew from the journal. Never calls a model."),
-        "rerun": (".rerun", "rerun", "Run failed exchanges again. Says first what it calls and costs."),
-        "verify": (".verify", "verify", "Threads against the journal."),
-        "reconcile": (".reconcile", "reconcile", "Threads that have drifted from the journal, mended."),
-        "jobs": (".jobs", "jobs", "Mass work, under way and done."),
-        "resume": (".jobs", "resume", "Go on with a job where it stopped."),
-        "cancel": (".jobs", "cancel", "Nobody goes on with a job."),
+        "rebuild": (".rebuild", "rebuild", "Rewrite threads from the journal. Never calls a model."),
+        "rerun": (".rerun", "rerun", "Rerun failed exchanges. Shows calls and cost first."),
+        "verify": (".verify", "verify", "Compare threads with the journal."),
+        "reconcile": (".reconcile", "reconcile", "Repair threads that have drifted from the journal."),
+        "jobs": (".jobs", "jobs", "List bulk jobs and their progress."),
+        "resume": (".jobs", "resume", "Resume a job where it stopped."),
+        "cancel": (".jobs", "cancel", "Cancel a job; completed items are kept."),
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @common
 def replay() -> None:
-    """Memory from the journal, and failed exchanges again. Prints a plan; --apply does it."""
+    """Rebuild threads from the journal and rerun failed exchanges. Prints a plan; --apply executes it."""

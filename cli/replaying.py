@@ -1,4 +1,4 @@
-"""What the commands of `replay` share: which conversations are meant, and how a plan is shown."""
+"""Provide what the `replay` commands share: selecting conversations and formatting rows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KINDS = click.Choice(["conversations", "assistants"])
 def chosen_keys(
     keys: tuple[str, ...], everything: bool, search: str | None, keys_from: BinaryIO | None
 ) -> list[str] | None:
-    """The keys that were named; None where all are meant, or those of a search."""
+    """Return the named keys, or None for all conversations or those of a search."""
     ways = [bool(keys), everything, search is not None, keys_from is not None]
     if sum(ways) != 1:
-        told = "name conversations, or say --all, --search or --keys-from, but not several of these"
+        told = "name conversations, or pass exactly one of --all, --search and --keys-from"
         raise click.UsageError(told, click.get_current_context())
     if keys_from is not None:
         try:
@@ -32,14 +32,15 @@ def chosen_keys(
 
 
 def one_choice(named: bool, everything: bool) -> None:
+    """Raise a usage error unless exactly one of the two choices was made."""
     if named == everything:
         raise click.UsageError(
-            "name conversations, or say --all (rerun: --failed), but not both", click.get_current_context()
+            "name conversations or pass --all (rerun: --failed), but not both", click.get_current_context()
         )
 
 
 def for_people(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In a table, ids by their ending; elsewhere the rows as they are."""
+    """Return rows with shortened ids for a table, or unchanged rows for other formats."""
     if invocation().output != "table":
         return rows
     short_ids = {"thread_id": short_thread, "old_thread_id": short_thread, "new_thread_id": short_thread}

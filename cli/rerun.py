@@ -1,4 +1,4 @@
-"""`threadledger replay rerun`: failed exchanges run again."""
+"""Implement `threadledger replay rerun`, which reruns failed exchanges."""
 
 from __future__ import annotations
 
@@ -17,52 +17,54 @@ from .replaying import for_people, one_choice
 if TYPE_CHECKING:
     from threadledger.domain import Ledger, RerunItem, RerunPlan
 
-NOTHING_TO_RERUN = "nothing to rerun: no exchange has failed and waits for an answer"
+NOTHING_TO_RERUN = "nothing to rerun: no failed exchange is waiting for an answer"
 PLANNED = ("run", "key", "backend", "model", "tokens", "USD", "fork", "state", "reason")
 MADE = (*PLANNED[:4], "cost", "fork", "state", "reason", "answer", "original")
 
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[RUN|KEY]...")
-@click.option("--failed", is_flag=True, help="Every exchange that nobody answered.")
-@click.option("--since", type=MomentParameter(), metavar="T", help="Failed then or later.")
-@click.option("--until", type=MomentParameter(), metavar="T", help="Failed then or earlier.")
-@click.option("--cause", metavar="C", help="Failed for this cause.")
-@click.option("--backend", metavar="B", help="Failed on this backend.")
-@click.option("--on", metavar="BACKEND", help="Ask this backend instead of the settings'.")
-@click.option("--model", metavar="M", help="Use this model instead of the settings'.")
+@click.option("--failed", is_flag=True, help="Rerun every unanswered exchange.")
+@click.option("--since", type=MomentParameter(), metavar="T", help="Only exchanges that failed at T or later.")
+@click.option("--until", type=MomentParameter(), metavar="T", help="Only exchanges that failed at T or earlier.")
+@click.option("--cause", metavar="C", help="Only exchanges that failed with this cause.")
+@click.option("--backend", metavar="B", help="Only exchanges that failed on this backend.")
+@click.option("--on", metavar="BACKEND", help="Call this backend instead of the configured ones.")
+@click.option("--model", metavar="M", help="Use this model instead of the configured one.")
 @click.option(
     "--profile",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Use this profile instead of the settings'.",
+    help="Use this profile instead of the configured one.",
 )
 @click.option(
     "--tools",
     type=click.Choice(["recorded", "live"]),
     default="recorded",
     show_default=True,
-    help="Calls of functions that are on record: answered from there, or made anew.",
+    help="For recorded function calls: reuse their results, or call the functions again.",
 )
 @click.option(
     "--into",
     type=click.Choice(["tail", "fork", "shadow"]),
     default="tail",
     show_default=True,
-    help="Where the answer goes: to the user who waits, into a copy of the conversation, or nowhere: it is only shown.",
+    help="Where the answer goes: tail appends it to the conversation, fork adds it to a copy, shadow only shows it.",
 )
 @click.option(
     "--include",
     type=click.Choice(["answered", "overtaken", "tools", "interrupted"]),
     multiple=True,
-    help="Do what is skipped otherwise; may be given again.",
+    help="Include exchanges that are skipped by default; can be repeated.",
 )
-@click.option("--max-runs", type=click.IntRange(min=1), metavar="N", help="Stop after N runs; the rest stays planned.")
+@click.option(
+    "--max-runs", type=click.IntRange(min=1), metavar="N", help="Stop after N runs; the rest remains planned."
+)
 @click.option(
     "--max-cost",
     type=click.FloatRange(min=0, min_open=True),
     metavar="USD",
-    help="Begin none that may bring the cost to USD, by what the provider says was used.",
+    help="Start no run that could bring the cost to USD, based on the usage that the provider reports.",
 )
 @how_options
 @apply_options
@@ -78,9 +80,9 @@ def rerun(
     yes: bool,
     **chosen: Any,
 ) -> int:
-    """Run failed exchanges again: those of a RUN, of a conversation KEY, or all (--failed).
+    """Rerun failed exchanges: that of a RUN, those of a conversation KEY, or all (--failed).
 
-    Each is shown the memory exactly as its run was shown it.
+    The model is given exactly the memory that the failed run was given.
     """
     one_choice(bool(targets), failed)
     with opened(profile=profile) as ledger:
@@ -91,7 +93,7 @@ def rerun(
         if not apply:
             return _show_plan(plan, max_runs)
         planned = [item for item in plan.items if item.state == "planned"]
-        confirm(len(planned), f"ask {counted(len(planned), 'question')} again ({_told_cost(planned)})", yes)
+        confirm(len(planned), f"rerun {counted(len(planned), 'exchange')} ({_told_cost(planned)})", yes)
         with stoppable() as stop:
             limits = {"max_runs": max_runs, "max_cost": max_cost}
             for _ in performed(plan, len(planned), "rerunning", stop, concurrency=concurrency, rps=rps, **limits):
@@ -101,7 +103,7 @@ def rerun(
 
 
 def _runs_and_keys(ledger: Ledger, targets: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """What is not a conversation's key is taken for a run."""
+    """Split targets into runs and conversation keys; a target that is no known key is treated as a run."""
     is_key = {each: ledger.journal.load(each) is not None for each in targets}
     return [each for each in targets if not is_key[each]], [each for each in targets if is_key[each]]
 
@@ -114,11 +116,11 @@ def _show_plan(plan: RerunPlan, max_runs: int | None) -> int:
     if planned:
         asked = ", then ".join(f"{each.backend} ({each.model})" for each in plan.policy.candidates)
         runs = counted(plan.runs_at_most(max_runs), "run")
-        note(f"plan: {counted(len(planned), 'question')} asked again of {asked}: at most {runs}, {_told_cost(planned)}")
+        note(f"plan: rerun {counted(len(planned), 'exchange')} on {asked}: at most {runs}, {_told_cost(planned)}")
     else:
-        note("plan: nothing to ask")
+        note("plan: nothing to rerun")
     _tell_skipped(plan)
-    note("nothing was done, --apply does it" if planned else "nothing was done")
+    note("nothing was done, pass --apply to do it" if planned else "nothing was done")
     return Exit.DONE
 
 
@@ -128,7 +130,7 @@ def _tell_skipped(plan: RerunPlan) -> None:
         note(f"{counts.total():,} skipped: {'; '.join(f'{why} ({count:,})' for why, count in counts.most_common())}")
     ways = sorted(plan.can_be_included())
     if ways:
-        note(f"done all the same with {' '.join(f'--include {way}' for way in ways)}")
+        note(f"to include them, pass {' '.join(f'--include {way}' for way in ways)}")
 
 
 def _show_made(plan: RerunPlan, stopped: bool) -> int:
@@ -152,8 +154,8 @@ def _told_cost(items: list[RerunItem]) -> str:
     costs = [item.estimated_cost for item in items if item.estimated_cost is not None]
     source = prices_from()
     if source is None:
-        return f"about {tokens} tokens of input, cost unknown: pip install 'threadledger[prices]' brings prices"
+        return f"about {tokens} input tokens, cost unknown: pip install 'threadledger[prices]' adds prices"
     if len(costs) < len(items):
         unknown = sorted({str(item.model) for item in items if item.estimated_cost is None})
-        return f"about {tokens} tokens of input, cost unknown: {source}, does not know {', '.join(unknown)}"
-    return f"about {tokens} tokens of input, {sum(costs):.4f} USD by {source}"
+        return f"about {tokens} input tokens, cost unknown: {source}, has no price for {', '.join(unknown)}"
+    return f"about {tokens} input tokens, {sum(costs):.4f} USD by {source}"

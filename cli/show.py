@@ -1,4 +1,4 @@
-"""`threadledger show`: one conversation."""
+"""Implement `threadledger show`, which shows one conversation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,17 @@ ROLE_STYLES = {"user": "cyan", "assistant": "green", "tool": "yellow", "system":
 
 @click.command()
 @click.argument("key", type=KEY, shell_complete=complete_keys)
-@click.option("--at", type=MomentParameter(versions=True), metavar="VERSION|TIME", help="As it was then.")
+@click.option(
+    "--at",
+    type=MomentParameter(versions=True),
+    metavar="VERSION|TIME",
+    help="Show the conversation as of this version or time.",
+)
 @click.option("--view", type=click.Choice(["chat", "timeline", "memory"]), default="chat", show_default=True)
-@click.option("--last", type=click.IntRange(min=1), metavar="N", help="The newest N messages.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Show only the newest N messages.")
 @common
 def show(key: str, at: datetime | int | None, view: str, last: int | None) -> int:
-    """Conversation KEY: as a chat, with all its events, or exactly as a model is shown it."""
+    """Show conversation KEY as a chat, as a timeline of its events, or as the exact memory for a model."""
     with opened() as ledger:
         state = ledger.state(key)
         memory = ledger.conversation(key).memory(last=last, at=at)
@@ -90,7 +95,7 @@ def _draw_message(console: Console, message: dict[str, Any]) -> None:
 
 
 def _told(kind: str, data: dict[str, Any]) -> str:
-    """One event in a few words."""
+    """Describe one event in a few words."""
     match kind:
         case "MessageJournaled":
             calls = [f"{call['function']['name']}({call['function']['arguments']})" for call in data["tool_calls"]]
@@ -103,9 +108,9 @@ def _told(kind: str, data: dict[str, Any]) -> str:
             asked = f"{data['backend']} ({data['model']})"
             return f"{kind} {short(data['run_id'])} on {asked}, attempt {data['attempt']}"
         case "RunCompleted":
-            ended = "asked for tools" if data["goes_on"] else "answered"
+            ended = "called tools" if data["goes_on"] else "answered"
             if data["finish_reason"] == "found_in_thread":
-                return f"run {short(data['run_id'])} found the answer in the thread; its tokens are not known"
+                return f"run {short(data['run_id'])} found the answer in the thread; its token usage is unknown"
             return f"run {short(data['run_id'])} {ended}, {data['usage'].get('total_tokens', 0)} tokens"
         case "RunFailed":
             http = f"HTTP {data['http_status']}" if data["http_status"] else None
@@ -122,7 +127,7 @@ def _told(kind: str, data: dict[str, Any]) -> str:
             done = ", ".join(f"{counted(number, 'item')} {what}" for what, number in numbers if number)
             return f"{data['backend']} thread {data['thread_id']}: {done}: {data['reason']}"
         case "ExchangeAbandoned":
-            return f"nobody answered: {data['reason']}"
+            return f"no backend answered: {data['reason']}"
         case "RerunAccepted":
             return f"run {short(data['run_id'])} answers in place of {short(data['superseded_run_id'])}"
     return ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, (str, int)) and value)[:100]

@@ -1,4 +1,4 @@
-"""An exchange shown as it comes: text on stdout, what happens beside it on stderr."""
+"""Show an exchange while it streams: text on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from threadledger.domain import Answer, Chat, StartedOver, StreamPart
 
 ARGUMENTS_SHOWN_CHARS = 80
-"""Characters of a tool call's arguments that are shown beside the text."""
+"""Maximum characters of a tool call's arguments that are shown."""
 
-NOT_THE_ANSWER = "[broken off: this is not the answer]"
-"""Closes the text of a run that failed, where text and remarks may end in different places."""
+NOT_THE_ANSWER = "[interrupted: this is not the answer]"
+"""Line that ends the text of a failed run on stdout; the reason goes to stderr, which may be redirected elsewhere."""
 
 
 def streamed(chat: Chat, text: str, idempotency_key: str | None = None) -> Answer:
-    """Ask, and show what comes as it comes; the answer, which has been shown then (but for `-o json` and `csv`)."""
+    """Ask a question, show the answer while it arrives, and return it; with `-o json` and `csv` nothing is shown."""
     from threadledger.domain import Answer
 
     shown = _Shown() if invocation().output == "table" else None
@@ -41,7 +41,7 @@ def streamed(chat: Chat, text: str, idempotency_key: str | None = None) -> Answe
 
 
 def _until_closed(parts: Generator[StreamPart, None, Any], shown: _Shown | None) -> Generator[StreamPart, None, None]:
-    """The parts; whatever ends them early, the line that was begun is ended."""
+    """Yield the parts; if the stream ends early, end the printed line and mark its text as interrupted."""
     try:
         yield from parts
     except BaseException:
@@ -51,15 +51,15 @@ def _until_closed(parts: Generator[StreamPart, None, Any], shown: _Shown | None)
 
 
 class _Shown:
-    """What stands on stdout so far."""
+    """Track what has been printed to stdout so far."""
 
     def __init__(self) -> None:
         self._at: tuple[str, int] | None = None
-        """Run and message whose text was shown last."""
+        """Run id and message number of the text printed last."""
         self._line_begun = False
 
     def take(self, part: StreamPart) -> None:
-        """Show one part."""
+        """Print one part of the stream."""
         match part.type:
             case "delta":
                 self._text(part.run_id, part.message, part.text)
@@ -75,7 +75,7 @@ class _Shown:
                 self._at = None
 
     def break_off(self) -> None:
-        """Say that what was shown is not the answer."""
+        """Mark the printed text as not being the answer."""
         if self._at is not None:
             self._end_line()
             click.echo(NOT_THE_ANSWER)
@@ -83,9 +83,7 @@ class _Shown:
 
     def _start_over(self, part: StartedOver) -> None:
         self.break_off()
-        what = (
-            f"answering by fallback: {part.backend} ({part.model})" if part.fallback else f"{part.backend} tries again"
-        )
+        what = f"answering by fallback: {part.backend} ({part.model})" if part.fallback else f"retrying {part.backend}"
         note(f"run {short(part.failed_run_id)} on {part.from_backend} failed: {part.reason}; {what}")
 
     def _text(self, run_id: str, message: int, text: str) -> None:

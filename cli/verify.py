@@ -1,4 +1,4 @@
-"""`threadledger replay verify`: threads against the journal."""
+"""Implement `threadledger replay verify`, which compares threads with the journal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .replaying import KINDS, for_people, one_choice
 @click.command()
 @click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
-@click.option("--to", type=KINDS, help="The kind of thread; by default those that are linked.")
+@click.option("--to", type=KINDS, help="Kind of thread; default: those that are linked.")
 @common
 def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
     """Compare threads with the journal, message by message. Nothing is written. Exit 4 on drift."""
@@ -31,7 +31,7 @@ def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
                 if len(chosen) == 1:
                     raise
                 refused += 1
-                note(f"{key}: the provider cannot be asked ({error})")
+                note(f"{key}: the thread could not be read ({error})")
     rows = [each.as_json() for each in found]
     emit_many(
         for_people(rows),
@@ -39,9 +39,9 @@ def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
     )
     drifted = [row for row in rows if row["state"] in {"behind", "drifted", "gone"}]
     if drifted and invocation().output == "table":
-        told = f"{len(drifted)} of {counted(len(rows), 'thread')} not as the journal says"
-        note(f"{told}; message by message: threadledger diff KEY --thread")
-        note("mended with: threadledger replay reconcile KEY --apply")
+        told = f"{len(drifted)} of {counted(len(rows), 'thread')} with drift"
+        note(f"{told}; show the differences with: threadledger diff KEY --thread")
+        note("repair with: threadledger replay reconcile KEY --apply")
     if refused:
         return Exit.SOME_FAILED
     return Exit.FOUND_SOMETHING if drifted else Exit.DONE

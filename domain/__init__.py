@@ -1,6 +1,6 @@
-"""What a conversation is and what it needs. Imports only the standard library and eventsourcing.
+"""Define conversations and their rules. This package imports only the standard library and eventsourcing.
 
-This is the domain's public face: the other layers import from here alone.
+It is the domain's public interface: the other layers import from here alone.
 """
 
 from . import errors, events, limits

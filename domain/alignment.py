@@ -1,15 +1,17 @@
-"""Two sequences laid side by side: the longest common subsequence, by bits of whole numbers. It is as quick where two long
-sequences have nothing in common, or the same few entries all over, as where they are almost equal."""
+"""Align two sequences by their longest common subsequence, computed with the bits of large integers.
+
+It is equally fast whether two long sequences have nothing in common, repeat the same few entries, or are almost equal.
+"""
 
 from collections.abc import Hashable, Iterator, Sequence
 from math import isqrt
 
 Block = tuple[int, int, int, int]
-"""Where two sequences differ: left[l1:l2] stands where right[r1:r2] does. One of the two may be empty."""
+"""Where two sequences differ: left[l1:l2] is in the place of right[r1:r2]. One of the two may be empty."""
 
 
 def differing(left: Sequence[Hashable], right: Sequence[Hashable]) -> Iterator[Block]:
-    """The blocks in which two sequences differ, in order, none touching the next. As much as can be is left equal."""
+    """Yield the blocks in which two sequences differ, in order, never adjacent, and as small as possible."""
     l1 = r1 = 0
     for place, other in (*_matches(left, right), (len(left), len(right))):
         if (l1, r1) != (place, other):
@@ -18,7 +20,7 @@ def differing(left: Sequence[Hashable], right: Sequence[Hashable]) -> Iterator[B
 
 
 def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
-    """How many entries are equal from the start on."""
+    """Return how many entries are equal from the start."""
     length = 0
     for mine, theirs in zip(left, right, strict=False):
         if mine != theirs:
@@ -28,7 +30,7 @@ def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
 
 
 def _matches(left: Sequence[Hashable], right: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
-    """(place in left, place in right) of the entries of a longest common subsequence."""
+    """Yield (place in left, place in right) for the entries of a longest common subsequence."""
     start = common_prefix(left, right)
     ending = common_prefix(left[start:][::-1], right[start:][::-1])
     yield from ((place, place) for place in range(start))
@@ -41,9 +43,12 @@ def _matches(left: Sequence[Hashable], right: Sequence[Hashable]) -> Iterator[tu
 
 
 def _longest(left: Sequence[Hashable], right: Sequence[Hashable]) -> Sequence[tuple[int, int]]:
-    """After Crochemore and others (2001). A row is one whole number, with a bit for each entry of `left`: a bit that is 0
-    says that the longest common subsequence grows there. Some rows are kept and the others made again on the way back: a
-    row for each entry would take a gigabyte where two threads of 100,000 entries hold the same in another order."""
+    """Return the places of a longest common subsequence, after Crochemore and others (2001).
+
+    A row is one integer with a bit for each entry of `left`: a bit that is 0 says that the longest common subsequence
+    grows there. Some rows are kept, and the others are computed again on the way back: keeping a row for each entry
+    would take a gigabyte for two threads that hold the same 100,000 entries in different orders.
+    """
     places: dict[Hashable, int] = {}
     for place, entry in enumerate(left):
         places[entry] = places.get(entry, 0) | 1 << place
@@ -69,7 +74,7 @@ def _longest(left: Sequence[Hashable], right: Sequence[Hashable]) -> Sequence[tu
 
 
 def _rows(first: int, places: dict[Hashable, int], right: Sequence[Hashable], width: int) -> list[int]:
-    """The rows from one on, a further one for each entry."""
+    """Return `first` and the rows after it, one for each entry."""
     whole = (1 << width) - 1
     rows = [first]
     for entry in right:

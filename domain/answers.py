@@ -1,4 +1,4 @@
-"""The `Answer` of an exchange, made when it was journaled, or read from the events again."""
+"""Create the `Answer` of an exchange when it is journaled, or read it from the events later."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def answered(
     fallback: bool,
     version: int,
 ) -> Answer:
-    """The answer that was journaled a moment ago."""
+    """Return the answer that was just journaled."""
     return Answer(
         text=completion.messages[-1].text,
         key=key,
@@ -41,7 +41,7 @@ def answered(
 
 
 def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | None:
-    """The answer that stands in the journal for an exchange; None where it has none."""
+    """Return the journaled answer of an exchange, or None if it has none."""
     exchange = journal.exchanges(key).by_id.get(exchange_id)
     if exchange is None or exchange.answered_by is None:
         return None
@@ -70,12 +70,12 @@ def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | No
 
 
 def failures_of(exchange: ExchangeRecord) -> list[RecordedFailure]:
-    """The runs that were to answer an exchange and failed."""
+    """Return the failed runs of an exchange, except shadow runs."""
     return [recorded_failure(run, exchange) for run in exchange.runs if run.failure is not None and not run.shadow]
 
 
 def why_not_rerun(journal: Journal, key: str, exchange_id: str) -> str:
-    """What speaks against running an exchange again that has no answer; empty where nothing does."""
+    """Return why an unanswered exchange cannot be rerun, or an empty string if it can."""
     state = journal.require(key).state
     if state.last_exchange_id != exchange_id:
         known = exchange_id in state.open_exchanges or exchange_id in journal.exchanges(key).by_id

@@ -1,4 +1,4 @@
-"""One conversation in the hands of an app that awaits: the names of `Chat`, with the same meaning."""
+"""Provide one conversation to an asynchronous app, with the names and the meaning of `Chat`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .stream import Answer, StreamPart
 
 
 class AsyncChat:
-    """A conversation by its key; it begins at its first message. What each does, and raises, `Chat` says."""
+    """Represent a conversation by its key; it starts with its first message. `Chat` documents the methods."""
 
     def __init__(self, journal: Journal, outside: Outside, key: str, driver: AsyncDriver) -> None:
         self._conversing = Conversing(journal, outside, key)
@@ -46,7 +46,7 @@ class AsyncChat:
         return await self._driver.perform(self._conversing.extend(messages))
 
     async def ask(self, text: str, *, idempotency_key: str | None = None) -> Answer:
-        """See `Chat.ask`. Cancelled, the run ends as interrupted."""
+        """See `Chat.ask`. If it is cancelled, the run ends as interrupted."""
         return await self._driver.perform(self._conversing.ask(text, idempotency_key))
 
     def stream(self, text: str, *, idempotency_key: str | None = None) -> AsyncGenerator[StreamPart, None]:

@@ -1,6 +1,6 @@
-"""The domain API for apps that await: the names of `Ledger`, with the same meaning.
+"""Provide the domain API for asynchronous apps, with the names and the meaning of `Ledger`.
 
-One event loop uses a ledger. The database's work is done by a few threads, however many exchanges are under way.
+A ledger is used by one event loop. A few threads do the database work, however many exchanges are in progress.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ from .upkeep import Finding, Progress, quietly
 T = TypeVar("T")
 
 EVENTS_AT_ONCE = 200
-"""How many events of the log one turn of a worker reads."""
+"""Number of events that a worker reads from the log at once."""
 
 
 class AsyncLedger:
-    """All conversations of one database; made by `threadledger.open_async()`. What each does, and raises, `Ledger` says."""
+    """Provide all conversations of one database; created by `threadledger.open_async()`.
+
+    `Ledger` documents the methods.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -46,7 +49,7 @@ class AsyncLedger:
         self.driver = AsyncDriver(self._pool, tools=self._tools)
 
     def __await__(self) -> Generator[Any, None, Self]:
-        """`ledger = await threadledger.open_async()` is allowed, and does nothing more."""
+        """Return the ledger itself, so that `ledger = await threadledger.open_async()` is allowed."""
         return self
         yield
 
@@ -59,7 +62,7 @@ class AsyncLedger:
         await self.close()
 
     async def close(self) -> None:
-        """End the streams that were left in the middle; let go of the database, and of connections to the provider."""
+        """Close streams that were not read to the end, the database, and the connections to the provider."""
         await self.driver.close()
         if self._closed:
             return
@@ -91,14 +94,15 @@ class AsyncLedger:
     async def events(
         self, after: int = 0, types: Sequence[str] = (), key: str | None = None, follow: bool = False
     ) -> AsyncIterator[LoggedEvent]:
-        """See `Ledger.events`: `async for event in ledger.events(…)`. One that follows takes a thread for itself."""
+        """See `Ledger.events`: `async for event in ledger.events(…)`. With `follow`, it uses a thread of its own."""
         if not follow:
             events = self.ledger.events(after, types, key)
             while page := await self._work(lambda: list(islice(events, EVENTS_AT_ONCE))):
                 for event in page:
                     yield event
             return
-        # The thread may be waiting for an event when nobody wants it any more: the following ends first, then the thread.
+        # The thread may be waiting for an event that is not wanted any more: end the subscription first, then the
+        # thread.
         with (
             ThreadPoolExecutor(1, thread_name_prefix="threadledger-follow") as alone,
             self.ledger.journal.following(after, types) as followed,
@@ -180,7 +184,7 @@ class AsyncLedger:
         return await self._work(self.ledger.status)
 
     async def check(self, progress: Progress = quietly) -> list[Finding]:
-        """See `Ledger.check`; all findings at once."""
+        """See `Ledger.check`; returns all findings at once."""
         return await self._work(lambda: list(self.ledger.check(progress)))
 
     async def rebuild_views(

@@ -1,4 +1,4 @@
-"""Replay for apps that await: the names of `Replay` and of its plans, with the same meaning."""
+"""Provide replay to asynchronous apps, with the names and the meaning of `Replay` and its plans."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T", bound=Item)
 
 
 class AsyncPlan(Generic[T]):
-    """What would be done; `apply` does it. See `Plan`."""
+    """Describe what would be done; `apply` does it. See `Plan`."""
 
     def __init__(self, plan: Plan[T], driver: AsyncDriver) -> None:
         self._plan = plan
@@ -29,8 +29,10 @@ class AsyncPlan(Generic[T]):
 
     @property
     def items(self) -> list[T]:
-        """What is planned of each item; once it was applied, what became of it. Reads the ledger's database where a plan keeps
-        keys alone."""
+        """Return the planned items; after the plan was applied, their outcomes.
+
+        This may read the ledger's database, because some plans keep only keys.
+        """
         return self._plan.items
 
     @property
@@ -40,11 +42,11 @@ class AsyncPlan(Generic[T]):
 
     @property
     def stopped_by_limit(self) -> bool:
-        """Whether a limit has stopped it."""
+        """Return whether a limit stopped it."""
         return self._plan.stopped_by_limit
 
     async def apply(self, progress: Progress | None = None, **how: Any) -> list[T]:
-        """See the plan's own `apply`: it takes the same."""
+        """See the `apply` of the plan, which accepts the same arguments."""
         return await self._plan.apply_async(self._driver, progress, **how)
 
     async def resume(self, progress: Progress | None = None, **how: Any) -> list[T]:
@@ -54,7 +56,7 @@ class AsyncPlan(Generic[T]):
 
 
 class AsyncReplay:
-    """Plans over the conversations of one ledger. What each does, and raises, `Replay` says."""
+    """Create plans over the conversations of one ledger. `Replay` documents the methods."""
 
     def __init__(self, replay: Replay, driver: AsyncDriver) -> None:
         self._replay = replay
@@ -85,7 +87,7 @@ class AsyncReplay:
         tools: str = "recorded",
         **more: Any,
     ) -> AsyncPlan[RerunItem]:
-        """See `Replay.plan_rerun`: it takes the same."""
+        """See `Replay.plan_rerun`, which accepts the same arguments."""
         plan = await self._driver.work(
             lambda: self._replay.plan_rerun(runs, keys, failed, since, cause, backend, model, tools, **more)
         )
@@ -98,7 +100,7 @@ class AsyncReplay:
         adopt: bool = False,
         limit: int | None = None,
     ) -> AsyncPlan[ReconcileItem]:
-        """See `Replay.plan_reconcile`; the threads are read at once."""
+        """See `Replay.plan_reconcile`; here, the threads are read immediately."""
         plan = await self._driver.work(lambda: self._replay.plan_reconcile(keys, to, adopt, limit))
         plan.keep([await self._driver.perform(planning) for planning in plan.plannings()])
         return AsyncPlan(plan, self._driver)

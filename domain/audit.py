@@ -1,4 +1,4 @@
-"""What became of every run: a fold over the events of runs into exchanges, and from those the failures."""
+"""Audit runs: fold their events into exchanges, and derive the failures from them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .ids import as_utc, now
 from .naming import key_of
 
 RUN_TOPICS = ("RunStarted", "RunCompleted", "RunFailed", "FallbackUsed", "ExchangeAbandoned")
-"""The events that this fold reads."""
+"""Names of the events that this fold reads."""
 
 RUN_ENDING_CHARS_MIN = 6
-"""The shortest ending of a run id that names a run."""
+"""Minimum length, in characters, of the end of a run id that identifies a run."""
 
 
 @dataclass
 class RunRecord:
-    """One run, from its start to its end."""
+    """Represent one run, from its start to its end."""
 
     run_id: str
     key: str
@@ -51,13 +51,16 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """`open`, `completed` or `failed`."""
+        """Return `open`, `completed` or `failed`."""
         return "completed" if self.completed else "failed" if self.failure else "open"
 
 
 @dataclass
 class ExchangeRecord:
-    """One exchange: its runs in order, and whether anybody answered. Shadow runs are among the runs, and answer nothing."""
+    """Represent one exchange: its runs in order, and the run that answered it.
+
+    Shadow runs are among the runs, but never answer the exchange.
+    """
 
     exchange_id: str
     key: str
@@ -66,32 +69,32 @@ class ExchangeRecord:
     answered_by: str | None = None
 
     def last(self, shadow: bool = False) -> RunRecord | None:
-        """The last run that was to answer it; or the last shadow run."""
+        """Return the last run that was to answer the exchange, or the last shadow run; None without one."""
         return next((run for run in reversed(self.runs) if run.shadow == shadow), None)
 
 
 @dataclass
 class Exchanges:
-    """All exchanges of the events folded so far."""
+    """Hold all exchanges of the events folded so far."""
 
     by_id: dict[str, ExchangeRecord] = field(default_factory=dict)
     runs: dict[str, RunRecord] = field(default_factory=dict)
 
     def exchange_of(self, run: RunRecord) -> ExchangeRecord:
-        """The exchange that a run belongs to."""
+        """Return the exchange that a run belongs to."""
         return self.by_id[run.exchange_id]
 
     def failures(self) -> Iterator[RecordedFailure]:
-        """Every failed run, in the order in which they failed."""
+        """Yield every failed run, in the order in which they failed."""
         failed = [run for run in self.runs.values() if run.failure is not None]
         for run in sorted(failed, key=lambda run: run.ended_at or run.started_at):
             yield recorded_failure(run, self.by_id[run.exchange_id])
 
 
 def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -> Exchanges:
-    """Fold events, of one conversation or of all, in log order, onto what was folded before (which is changed).
+    """Fold the events of one or all conversations, in log order, onto earlier results, which are changed and returned.
 
-    Never refuses: an end without a start is passed over.
+    Never raises: an end without a start is ignored.
     """
     folded = folded or Exchanges()
     for event in events:
@@ -123,14 +126,14 @@ def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -
 
 
 def facts_of(event: e.RunFailed) -> Failure:
-    """The facts of a stored failure."""
+    """Return the facts of a stored failure."""
     names = Failure.__dataclass_fields__
     carried: dict[str, Any] = {name: value for name, value in vars(event).items() if name in names}
     return Failure(**carried)
 
 
 def recorded_failure(run: RunRecord, exchange: ExchangeRecord) -> RecordedFailure:
-    """A failed run with its cause, and what came of its exchange."""
+    """Return a failed run with its cause, its advice and the run that answered its exchange."""
     facts = run.failure or Failure(status="open")
     cause: Cause = diagnose(facts)
     return RecordedFailure(
@@ -152,7 +155,7 @@ def recorded_failure(run: RunRecord, exchange: ExchangeRecord) -> RecordedFailur
 
 @dataclass(frozen=True)
 class FailureFilter:
-    """Which failures are wanted; a filter that is not given lets everything through."""
+    """Select failures; a criterion that is not given matches all of them."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -171,10 +174,10 @@ class FailureFilter:
         backend: str | None,
         unanswered: bool,
     ) -> FailureFilter:
-        """A filter from what people give: time spans count back from now, causes go by their name.
+        """Create a filter from user input: time spans count back from now, causes are given by name.
 
         Raises:
-            InvalidInput: there is no such cause.
+            InvalidInput: the cause is unknown.
         """
         try:
             wanted = Cause(cause) if cause is not None else None
@@ -194,7 +197,7 @@ class FailureFilter:
 
 
 def moment_of(given: datetime | timedelta | None) -> datetime | None:
-    """A moment from what people give: a time span counts back from now."""
+    """Return the moment that a user gave; a time span counts back from now."""
     return now() - given if isinstance(given, timedelta) else as_utc(given) if given is not None else None
 
 
@@ -213,4 +216,4 @@ def _started(folded: Exchanges, event: e.RunStarted) -> None:
 
 
 _SHARED = tuple(RunRecord.__dataclass_fields__.keys() & e.RunStarted.__dataclass_fields__.keys())
-"""What a run has from its start, under the same name: of a million runs, looking for it each time is felt."""
+"""Fields that a run has from its start, under the same name; computed once, because a log may hold a million runs."""

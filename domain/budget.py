@@ -1,4 +1,4 @@
-"""What a rerun may still do: runs and US dollars, shared by all that is under way at once."""
+"""Track what a rerun may still do: runs and US dollars, shared by all exchanges in progress."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from .errors import InvalidInput
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a rerun may do; None sets no limit."""
+    """Hold the limits of a rerun; None sets no limit."""
 
     max_runs: int | None = None
     max_cost: float | None = None
-    """US dollars."""
+    """Maximum cost, in US dollars."""
 
     def __post_init__(self) -> None:
-        """
+        """Validate the limits.
+
         Raises:
-            InvalidInput: a limit with which nothing could be done.
+            InvalidInput: a limit is not positive.
         """
         for name, limit in (("max_runs", self.max_runs), ("max_cost", self.max_cost)):
             if limit is not None and not limit > 0:
-                raise InvalidInput(f"{name}={limit} allows nothing: give more than 0, or leave it out")
+                raise InvalidInput(f"{name}={limit} allows nothing: use a number greater than 0, or omit it")
 
 
 class Budget:
-    """What is left of the limits. Safe for threads."""
+    """Track what is left of the limits. Threads may share it."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -38,17 +39,19 @@ class Budget:
 
     @property
     def runs(self) -> int:
-        """How many runs were made."""
+        """Return the number of runs that were made."""
         return self._runs
 
     @property
     def spent(self) -> float:
-        """US dollars, as far as they are known."""
+        """Return the US dollars spent, as far as they are known."""
         return self._spent
 
     def begin(self, estimate: float) -> str:
-        """Begin an exchange that is estimated to cost so much; where a limit speaks against it, the limit. What was begun
-        has to be ended."""
+        """Start an exchange with an estimated cost, or return the limit that prevents it.
+
+        Every exchange that was started must be ended.
+        """
         with self._lock:
             reached = self._no_run_left()
             if self.limits.max_cost is not None and not reached:
@@ -58,20 +61,20 @@ class Budget:
             return reached
 
     def end(self, estimate: float, cost: float) -> None:
-        """An exchange that was begun is over, and cost so much."""
+        """End an exchange that was started, and add its cost."""
         with self._lock:
             self._under_way = max(self._under_way - estimate, 0.0)
             self._spent += cost
 
     def take_run(self) -> str:
-        """Count a run that is about to be made; where there is none left, the limit."""
+        """Count a run that is about to be made, or return the limit if no run is left."""
         with self._lock:
             reached = self._no_run_left()
             self._runs += 0 if reached else 1
             return reached
 
     def give_back_run(self) -> None:
-        """A run that was counted was not made."""
+        """Remove a counted run that was not made."""
         with self._lock:
             self._runs -= 1
 
@@ -80,4 +83,4 @@ class Budget:
         return f"stopped by the limit of {most} runs" if most is not None and self._runs >= most else ""
 
     def _told_cost(self) -> str:
-        return f"stopped by the limit of {self.limits.max_cost:g} USD: {self._spent:.4f} USD are spent"
+        return f"stopped by the limit of {self.limits.max_cost:g} USD: {self._spent:.4f} USD have been spent"

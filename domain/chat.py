@@ -1,4 +1,4 @@
-"""One conversation in an app's hands: append, ask, run, memory."""
+"""Provide one conversation to an app: append, ask, run, memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .stream import Answer, StreamPart
 T = TypeVar("T")
 
 OWN_RUN_TIMEOUT_SECONDS = 600.0
-"""How long an app's own call may take before it counts as crashed, where the app does not say."""
+"""Default time after which an app's own call counts as crashed, in seconds."""
 
 
 class Chat:
-    """A conversation by its key; it begins at its first message."""
+    """Represent a conversation by its key; it starts with its first message."""
 
     def __init__(self, journal: Journal, outside: Outside, key: str) -> None:
         self._conversing = Conversing(journal, outside, key)
@@ -43,66 +43,68 @@ class Chat:
         idempotency_key: str | None = None,
         **fields: Any,
     ) -> JournaledMessage:
-        """Journal a message; no model is called, linked threads are brought up to the journal.
+        """Journal a message and bring linked threads up to date; no model is called.
 
-        `content` is text or parts in the form of Chat Completions; `fields` are its other fields (`tool_calls`,
-        `tool_call_id`). The same idempotency key again returns the message journaled first.
+        `content` is text or parts in the format of Chat Completions; `fields` are its other fields (`tool_calls`,
+        `tool_call_id`). Repeating an idempotency key returns the message that was journaled first.
 
         Raises:
-            InvalidMessage, InvalidInput: nothing was written.
+            InvalidMessage, InvalidInput: the message or the key is not valid; nothing was written.
             IdempotencyConflict: the key was used for another message.
         """
         return self._perform(self._conversing.append(role, content, idempotency_key, fields))
 
     def extend(self, messages: Iterable[Mapping[str, Any]]) -> list[JournaledMessage]:
-        """Journal several messages, in the form of Chat Completions, in one commit: all of them or none.
+        """Journal several messages, in the format of Chat Completions, in one commit: all of them or none.
 
         Raises:
-            InvalidMessage: one of them cannot be kept; nothing was written.
+            InvalidMessage: one of them is not valid; nothing was written.
         """
         return self._perform(self._conversing.extend(messages))
 
     def ask(self, text: str, *, idempotency_key: str | None = None) -> Answer:
-        """One exchange: journal the question, run, retry, fall back, journal the answer.
+        """Answer a question in one exchange: journal it, run, retry, fall back, and journal the answer.
 
-        The same idempotency key again returns the first answer; where nobody answered, the exchange is rerun. What a
-        second question does while a run is open, the setting THREADLEDGER_WHILE_RUNNING says.
+        Repeating an idempotency key returns the first answer, or reruns the exchange if it is unanswered. The setting
+        THREADLEDGER_WHILE_RUNNING determines what a second question does while a run is open.
 
         Raises:
-            InvalidMessage, InvalidInput: nothing was written.
+            InvalidMessage, InvalidInput: the question or the key is not valid; nothing was written.
             ConversationBusy: a run is open.
-            AllBackendsFailed: nobody answered; the question and every failure are journaled.
+            AllBackendsFailed: no backend answered; the question and every failure are journaled.
         """
         return self._perform(self._conversing.ask(text, idempotency_key))
 
     def stream(self, text: str, *, idempotency_key: str | None = None) -> Generator[StreamPart, None, Answer]:
-        """Like `ask`, handing over what comes as it comes: `Delta` and `ToolUse`, `StartedOver` where a run failed and
-        another one begins, and at the end the `Answer`, when it is journaled.
+        """Answer a question like `ask`, but yield the parts of the answer as they arrive.
 
-        Whoever stops listening before the end cancels the run; what came of it is kept in its failure.
+        These are `Delta` and `ToolUse`, `StartedOver` when a run failed and another one starts, and at the end the
+        `Answer`, after it was journaled. Closing the generator early cancels the run; what it had produced is kept in
+        its failure.
 
         Raises:
-            As `ask`, at the first part or at a later one.
+            The errors of `ask`, at the first part or at a later one.
         """
         return heard(self._conversing.ask(text, idempotency_key, stream=True), self._outside.wait)
 
     def rerun(self, exchange_id: str, policy: Policy | None = None, *, live: bool = False) -> Answer:
-        """Run an exchange again that nobody answered; one that has its answer is not run, and its answer returned.
+        """Rerun an unanswered exchange. If it already has an answer, return that instead.
 
-        Costs what a run costs; `Ledger.replay` plans it first. A tool call that was answered before is answered from the
-        record, unless `live`.
+        This costs what a run costs; `Ledger.replay` plans it first. A tool call that was answered before is answered
+        from the record, unless `live`.
 
         Raises:
             ConversationBusy: a run is open.
-            AllBackendsFailed: again nobody answered.
-            ConversationChanged: there is no such exchange, or newer messages overtook it.
+            AllBackendsFailed: again, no backend answered.
+            ConversationChanged: there is no such exchange, or newer messages follow it.
         """
         return self._perform(self._conversing.rerun(exchange_id, policy, live=live))
 
     @contextmanager
     def run(self, backend: str, model: str, timeout_seconds: float = OWN_RUN_TIMEOUT_SECONDS) -> Iterator[OwnRun]:
-        """Record an app's own model call as a run: `run.complete(text)` journals the answer; an exception becomes
-        `RunFailed` and goes on up.
+        """Record an app's own model call as a run.
+
+        `run.complete(text)` journals the answer. An exception is recorded as `RunFailed` and raised again.
 
         Raises:
             ConversationBusy: a run is open.
@@ -117,24 +119,24 @@ class Chat:
         self._perform(running.end())
 
     def memory(self, *, last: int | None = None, tokens: int | None = None, at: int | datetime | None = None) -> Memory:
-        """What a model is shown: as of a version or a time, the newest `last` messages, within about `tokens`."""
+        """Return what a model is shown: as of a version or time, the newest `last` messages, within about `tokens`."""
         return self._journal.memory(self.key, at, last, tokens)
 
     def events(self, after: int = 0) -> list[e.Event]:
-        """The conversation's own events, those after a version."""
+        """Return the conversation's own events after a version."""
         return list(self._journal.history(self.key, after=after))
 
     def failures(self) -> list[RecordedFailure]:
-        """Every failed run of this conversation."""
+        """Return every failed run of this conversation."""
         return list(self._journal.exchanges(self.key).failures())
 
     def retract(self, message_id: str, reason: str = "") -> None:
-        """Take a message out of memory; it stays in the log. Quiet where it is not in memory."""
+        """Remove a message from memory; it is kept in the log. Does nothing if it is not in memory."""
         if any(each.message_id == message_id for each in self.memory().messages):
             self._journal.commit(self.key, lambda conversation: conversation.retract(message_id, reason))
 
     def clear(self, reason: str = "") -> None:
-        """Empty the memory; the log stays."""
+        """Clear the memory; the log is kept."""
         self._journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
 
     def _perform(self, effects: Effects[T]) -> T:

@@ -1,7 +1,7 @@
-"""The aggregate: commands decide and raise, `evolve` (in `state.py`) only remembers.
+"""Define the aggregate: commands decide and raise errors, `evolve` (in `state.py`) applies events.
 
-A command records one or more events in `pending`; nothing is stored before the ledger saves it. After an error the object
-is dead: load it anew and decide again.
+A command adds one or more events to `pending`; nothing is stored until the ledger saves them. After an error, discard
+the object: load it again and decide again.
 """
 
 import json
@@ -27,7 +27,7 @@ _NOT_STORED_OF_PLAN = {"timeout_seconds", "fallback_reason"}
 
 
 class Conversation:
-    """One conversation, as its decisions need it: see `ConversationState`."""
+    """Represent one conversation by the state that its decisions need: see `ConversationState`."""
 
     def __init__(self, stream: str, state: ConversationState) -> None:
         self.id = stream
@@ -42,7 +42,7 @@ class Conversation:
         parent_key: str | None = None,
         parent_version: int | None = None,
     ) -> Self:
-        """A new conversation.
+        """Create a conversation.
 
         Raises:
             InvalidKey: see `stream_of`.
@@ -51,11 +51,11 @@ class Conversation:
         conversation = cls(stream_of(key), ConversationState())
         metadata_json = plain_json(metadata or {}, "the metadata")
         if len(metadata_json.encode()) > METADATA_BYTES_MAX:
-            raise InvalidInput(f"the metadata of {key!r} is over {METADATA_BYTES_MAX:,} bytes: keep it elsewhere")
+            raise InvalidInput(f"the metadata of {key!r} exceeds {METADATA_BYTES_MAX:,} bytes: store it elsewhere")
         conversation._record(
             e.ConversationStarted,
             key=key,
-            metadata=json.loads(metadata_json),  # a copy: the caller may change its own
+            metadata=json.loads(metadata_json),  # a copy, because the caller may change the original
             parent_key=parent_key,
             parent_version=parent_version,
         )
@@ -66,7 +66,7 @@ class Conversation:
         return self.state.version
 
     def collect_events(self) -> Sequence[e.Event]:
-        """The events that wait to be stored; they are handed over once."""
+        """Return the events that wait to be stored, and clear the list."""
         collected, self.pending = self.pending, []
         return collected
 
@@ -81,7 +81,7 @@ class Conversation:
         message_id: str | None = None,
         written_at: str | None = None,
     ) -> e.MessageJournaled:
-        """Write a message down. With an idempotency key, the event's id is made from it: the store keeps one."""
+        """Record a message. The event id is derived from an idempotency key, so that the store keeps only one."""
         if idempotency_key is not None and source is not Source.IMPORT:
             check_idempotency_key(idempotency_key)
         return self._record(
@@ -101,12 +101,12 @@ class Conversation:
         )
 
     def ask(self, question: Message, idempotency_key: str | None = None) -> str:
-        """Journal a question and open its exchange; returns the exchange's id.
+        """Journal a question, open its exchange, and return the exchange's id.
 
-        Runs left open by a crash are closed as interrupted, exchanges left without a run are abandoned.
+        Runs left open by a crash are closed as interrupted, and exchanges left without a run are abandoned.
 
         Raises:
-            ConversationBusy: a run is open and not overdue.
+            ConversationBusy: a run is open and not overdue, or an exchange is between two runs.
         """
         self.close_overdue_runs()
         self._refuse_while_running()
@@ -118,16 +118,17 @@ class Conversation:
         return exchange_id
 
     def start_run(self, exchange_id: str, plan: RunPlan, going_on: bool = False, alongside: bool = False) -> str:
-        """Record that a backend is about to be asked; returns the run's id.
+        """Record that a backend is about to be called; return the run's id.
 
-        When another backend failed before in this exchange, `FallbackUsed` goes into the same commit. `going_on` says that
-        the exchange is under way: it has to be open still. `alongside` is for runs that others make and we only record:
-        how many they have open at once is theirs to say. So are shadow runs: they have nothing to do with the exchange's.
+        If another backend failed before in this exchange, `FallbackUsed` is part of the same commit. `going_on`
+        requires the exchange to be open still. `alongside` is for runs that an app makes and we only record: the app
+        decides how many are open at once. Shadow runs are not limited either: they are independent of the exchange's
+        runs.
 
         Raises:
             ConversationBusy: another run is open and not overdue, and this one does not run alongside.
-            ConversationChanged: the exchange that was under way has been given up for a newer question.
-            ExchangeAnswered: the exchange has an answer, and this run is not to take its place.
+            ConversationChanged: the exchange in progress was abandoned for a newer question.
+            ExchangeAnswered: the exchange has an answer, and this run does not replace it.
         """
         self.close_overdue_runs()
         if plan.shadow:
@@ -136,11 +137,11 @@ class Conversation:
             self._refuse_while_running()
         if exchange_id in self.state.answered and plan.supersedes_run_id is None:
             raise ExchangeAnswered(
-                f"the exchange {exchange_id} of {self.state.key!r} has its answer: ask a new question"
+                f"the exchange {exchange_id} of {self.state.key!r} already has an answer: ask a new question"
             )
         if going_on and exchange_id not in self.state.open_exchanges:
             raise ConversationChanged(
-                f"a newer question took the place of the exchange {exchange_id} of {self.state.key!r}: ask again"
+                f"a newer question replaced the exchange {exchange_id} of {self.state.key!r}: ask again"
             )
         exchange = self.state.open_exchanges.get(exchange_id, {"failed_run": None})
         if exchange.get("rerun_of") != plan.rerun_of and exchange.get("runs"):
@@ -151,7 +152,7 @@ class Conversation:
         return self._started(exchange_id, plan)
 
     def fall_back(self, exchange_id: str, failed_run_id: str, from_backend: str, plan: RunPlan) -> None:
-        """Record that the next backend takes over. Stays quiet where it is the same one."""
+        """Record that the next backend takes over; do nothing if it is the same backend."""
         if from_backend != plan.backend:
             self._record(
                 e.FallbackUsed,
@@ -171,11 +172,12 @@ class Conversation:
         duration_seconds: float | None = None,
         place: Place = AT_THE_END,
     ) -> str:
-        """Record a run's answer: `RunCompleted` and its messages in one commit; returns the answer's message id. `place` is
-        where the answer of a rerun goes.
+        """Record a run's answer in one commit, `RunCompleted` and its messages; return the answer's message id.
+
+        `place` is where the answer of a rerun goes.
 
         Raises:
-            RunNotOpen: the run has ended already.
+            RunNotOpen: the run has already ended.
             InvalidMessage: the completion has no message.
         """
         run = self._open_run(run_id)
@@ -205,10 +207,10 @@ class Conversation:
         return answer
 
     def complete_shadow_run(self, run_id: str, completion: Completion, duration_seconds: float | None = None) -> None:
-        """Record what a shadow run answered, in its own event alone.
+        """Record a shadow run's answer, in its own event only.
 
         Raises:
-            RunNotOpen: the run has ended already.
+            RunNotOpen: the run has already ended.
         """
         self._open_run(run_id)
         facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
@@ -219,26 +221,27 @@ class Conversation:
     def accept_late(
         self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion, place: Place = AT_THE_END
     ) -> tuple[str, str]:
-        """Record the answer of a run that others had closed as interrupted, as a run of its own: nothing is lost; returns
-        that run's id and the answer's message id.
+        """Record the answer of a run that another process closed as interrupted, as a new run, so that nothing is lost.
+
+        Return the new run's id and the answer's message id.
 
         Raises:
-            ConversationBusy, ExchangeAnswered: there is no place for it any more.
+            ConversationBusy, ExchangeAnswered: the answer can no longer be placed.
         """
         again = self.start_run(exchange_id, replace(plan, rerun_of=run_id))
         return again, self.complete_run(again, completion, source=Source.RERUN, place=place)
 
     def fail_run(self, run_id: str, failure: Failure, duration_seconds: float | None = None) -> None:
-        """Record why a run ended without an answer, without secrets and in bounds.
+        """Record why a run ended without an answer, without secrets and within the size limits.
 
         Raises:
-            RunNotOpen: the run has ended already.
+            RunNotOpen: the run has already ended.
         """
         self._open_run(run_id)
         self._record(e.RunFailed, run_id=run_id, duration_seconds=duration_seconds, **vars(failure.redacted()))
 
     def close_overdue_runs(self) -> list[str]:
-        """Close the runs that a crash left open and whose deadline has passed; returns their ids."""
+        """Close the runs that a crash left open and whose deadline has passed; return their ids."""
         moment = now()
         overdue = [
             run_id
@@ -251,7 +254,7 @@ class Conversation:
         return overdue
 
     def interrupt(self) -> None:
-        """Close the open runs and give up their exchanges, for a newer question."""
+        """Close the open runs and abandon their exchanges in favour of a newer question."""
         reason = "a newer question took its place"
         for run_id in list(self.state.open_runs):
             self.fail_run(run_id, Failure("interrupted", code="superseded", message=reason))
@@ -259,27 +262,27 @@ class Conversation:
             self.abandon(exchange_id, reason)
 
     def abandon(self, exchange_id: str, reason: str) -> None:
-        """Record that nobody answered. Stays quiet where the exchange is not open, or a run of it still is."""
+        """Record that an exchange has no answer; do nothing if it is not open, or if one of its runs is open."""
         exchange = self.state.open_exchanges.get(exchange_id)
         running = any(run["exchange_id"] == exchange_id for run in self.state.open_runs.values())
         if exchange is not None and not running:
             self._record(e.ExchangeAbandoned, exchange_id=exchange_id, run_ids=list(exchange["runs"]), reason=reason)
 
     def link_thread(self, backend: str, thread_id: str, endpoint: str) -> None:
-        """Record which thread holds a copy of this memory. Stays quiet where it is linked already."""
+        """Record which thread holds a copy of this memory; do nothing if it is already linked."""
         link = self.state.links.get(backend)
         if link is None or link["lost"] or (link["thread_id"], link["endpoint"]) != (thread_id, endpoint):
             self._record(e.ThreadLinked, backend=backend, thread_id=thread_id, endpoint=endpoint)
 
     def lose_thread(self, backend: str, thread_id: str, reason: str) -> None:
-        """Record that the linked thread is gone. Stays quiet where it is not the linked one, or lost already."""
+        """Record that the linked thread is gone; do nothing if it is not the linked one, or already lost."""
         link = self.state.links.get(backend)
         if link is not None and link["thread_id"] == thread_id and not link["lost"]:
             endpoint = link["endpoint"]
             self._record(e.ThreadLost, backend=backend, thread_id=thread_id, reason=reason, endpoint=endpoint)
 
     def rebuild_thread(self, rebuilt: Mapping[str, Any]) -> None:
-        """Record a thread written anew; the fields are those of `ThreadRebuilt`."""
+        """Record that a thread was rewritten; the fields are those of `ThreadRebuilt`."""
         old = self.state.links.get(rebuilt["backend"])
         self._record(e.ThreadRebuilt, old_thread_id=old["thread_id"] if old else None, **rebuilt)
 
@@ -294,8 +297,10 @@ class Conversation:
         adopted: int = 0,
         reason: str = "",
     ) -> None:
-        """Record what was mended in a thread, which holds the memory as of `version` now; `deleted` are the provider's ids.
-        Stays quiet where nothing was."""
+        """Record what was repaired in a thread, which now holds the memory as of `version`.
+
+        `deleted` are the provider's ids. Without any repair, nothing is recorded.
+        """
         if sent or deleted or adopted:
             self._record(
                 e.ThreadReconciled,
@@ -309,11 +314,11 @@ class Conversation:
             )
 
     def retract(self, message_id: str, reason: str = "") -> None:
-        """Take a message out of memory; it stays in the log."""
+        """Remove a message from memory; it remains in the log."""
         self._record(e.MessageRetracted, message_id=message_id, reason=reason)
 
     def clear_memory(self, reason: str = "") -> None:
-        """Empty the memory as of now; the log stays."""
+        """Empty the memory as of now; the log is unchanged."""
         self._record(e.MemoryCleared, up_to_version=self.version, reason=reason)
 
     def _started(self, exchange_id: str, plan: RunPlan) -> str:
@@ -326,7 +331,7 @@ class Conversation:
         for run_id, run in self.state.open_runs.items():
             raise ConversationBusy(
                 f"{self.state.key!r} is being answered: run {run_id} on {run['backend']} is open until {run['deadline']}; "
-                "wait for its end and ask again"
+                "wait until it ends, then ask again"
             )
 
     def _refuse_while_active(self, exchange_id: str) -> None:
@@ -334,13 +339,13 @@ class Conversation:
         if active_at and now() < from_iso(active_at) + timedelta(seconds=BETWEEN_RUNS_SECONDS):
             raise ConversationBusy(
                 f"{self.state.key!r} is being answered: exchange {exchange_id} is between two runs; "
-                "wait for its end and ask again"
+                "wait until it ends, then ask again"
             )
 
     def _open_run(self, run_id: str) -> dict[str, Any]:
         run: dict[str, Any] | None = self.state.open_runs.get(run_id) or self.state.shadow_runs.get(run_id)
         if run is None:
-            raise RunNotOpen(f"run {run_id} has ended already: look at it with: threadledger audit show {run_id}")
+            raise RunNotOpen(f"run {run_id} has already ended: inspect it with: threadledger audit show {run_id}")
         return run
 
     def _record(self, event_class: type[E], event_id: str | None = None, **carried: Any) -> E:
@@ -357,8 +362,10 @@ class Conversation:
         return event
 
     def _moment(self) -> datetime:
-        """Now, one time for all events of a commit; never before the last event: a clock that was set back must not
-        reorder the log."""
+        """Return the time of a commit, the same for all its events.
+
+        It is never before the last event, so that a clock that was set back does not reorder the log.
+        """
         if self.pending:
             return self.pending[-1].timestamp
         moment = now()

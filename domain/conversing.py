@@ -1,4 +1,4 @@
-"""What can be done in one conversation, as effects: `Chat` performs them at once, `AsyncChat` awaits them."""
+"""Implement the operations on one conversation as effects: `Chat` performs them, `AsyncChat` awaits them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Conversing:
-    """One conversation, and what may be called for it."""
+    """Operate on one conversation, with the backends and tools that may be called for it."""
 
     def __init__(self, journal: Journal, outside: Outside, key: str) -> None:
         self.stream = stream_of(key)
@@ -46,7 +46,7 @@ class Conversing:
         idempotency_key: str | None,
         fields: Mapping[str, Any],
     ) -> Effects[JournaledMessage]:
-        """Journal a message: see `Chat.append`."""
+        """Journal a message; see `Chat.append`."""
         message = parse_message({"role": role, "content": content, **fields})
 
         def decide(conversation: Conversation) -> e.MessageJournaled:
@@ -60,7 +60,7 @@ class Conversing:
         )
 
     def extend(self, messages: Iterable[Mapping[str, Any]]) -> Effects[list[JournaledMessage]]:
-        """Journal several messages in one commit: see `Chat.extend`."""
+        """Journal several messages in one commit; see `Chat.extend`."""
         parsed = [parse_message(message) for message in messages]
         if not parsed:
             return []
@@ -76,10 +76,10 @@ class Conversing:
         ]
 
     def ask(self, text: str, idempotency_key: str | None = None, stream: bool = False) -> Effects[Answer]:
-        """One exchange: see `Chat.ask`. With `stream`, what comes is told as it comes."""
+        """Answer a question in one exchange; see `Chat.ask`. With `stream`, its parts are reported as they arrive."""
         question = text_message("user", text)
         if not text.strip():
-            raise InvalidMessage("the question has no words: nobody was asked, and nothing was written; say something")
+            raise InvalidMessage("the question is empty: nothing was stored or sent; pass a non-empty text")
 
         def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, int | None]:
             earlier = self._earlier(idempotency_key, question)
@@ -89,8 +89,8 @@ class Conversing:
                 return conversation.ask(question, idempotency_key), conversation.version
             if earlier.exchange_id is None:
                 raise IdempotencyConflict(
-                    f"the idempotency key {idempotency_key!r} stands for a message that {self.key!r} only journaled: "
-                    "ask with a key of its own"
+                    f"the idempotency key {idempotency_key!r} belongs to a message that was only journaled in {self.key!r}: "
+                    "use a different key for the question"
                 )
             return earlier.exchange_id, None
 
@@ -103,8 +103,11 @@ class Conversing:
     def rerun(
         self, exchange_id: str, policy: Policy | None = None, *, stream: bool = False, live: bool = False
     ) -> Effects[Answer]:
-        """Run an exchange again: see `Chat.rerun`. Tool calls that are on record are answered from there, others by the
-        app's functions; with `live`, all of them."""
+        """Rerun an exchange; see `Chat.rerun`.
+
+        Recorded tool calls are answered from the record, others by the app's functions; with `live`, the functions
+        answer all.
+        """
         waits = self._looks()
         while True:
             recorded: Answer | None = yield Work(lambda: recorded_answer(self.journal, self.key, exchange_id))
@@ -121,9 +124,9 @@ class Conversing:
                 yield Pause(seconds)
 
     def when_free(self, decide: Callable[..., T]) -> Effects[T]:
-        """Commit what is decided; where a run is open, as the policy says: refused, in its turn, or in the run's place.
+        """Commit a decision. While a run is open, the policy decides: refuse, wait, or replace the run.
 
-        `decide` is told `interrupting=True` where it is to close what is open.
+        `decide` is called with `interrupting=True` if it must close what is open.
         """
         if self.outside.policy.while_running == ActiveRuns.QUEUE:
             return (yield from self._in_turn(decide))
@@ -133,7 +136,7 @@ class Conversing:
         return decided
 
     def _in_turn(self, decide: Callable[..., T]) -> Effects[T]:
-        """Commit what is decided once the conversation is free and nobody who came before still waits."""
+        """Commit a decision when the conversation is free and no earlier caller is still waiting."""
         ticket = self.outside.turns.take(self.key)
         try:
             for seconds in self._looks():
@@ -148,7 +151,7 @@ class Conversing:
             self.outside.turns.give_back(self.key, ticket)
 
     def _looks(self) -> Iterator[float]:
-        """How long to wait before each look, until the time of an exchange is over."""
+        """Yield the seconds to wait before each check, until the time limit of an exchange has passed."""
         until = time.monotonic() + self.outside.policy.deadline_seconds
         seconds = QUEUE_LOOK_FIRST_SECONDS
         while time.monotonic() < until:
@@ -159,7 +162,7 @@ class Conversing:
         exchange = self.journal.exchanges(self.key).by_id.get(exchange_id)
         refusal = why_not_rerun(self.journal, self.key, exchange_id)
         if refusal:
-            raise ConversationChanged(f"the exchange {exchange_id} of {self.key!r} is not run again: {refusal}")
+            raise ConversationChanged(f"the exchange {exchange_id} of {self.key!r} cannot be rerun: {refusal}")
         last = exchange.last() if exchange is not None else None
         rerun_of = last.run_id if last is not None else None
         return Asking(
@@ -183,7 +186,7 @@ class Conversing:
             return event
         if event is not None:
             raise IdempotencyConflict(
-                f"the idempotency key {idempotency_key!r} stands for another message of {self.key!r}: "
-                "give each message a key of its own"
+                f"the idempotency key {idempotency_key!r} belongs to another message of {self.key!r}: "
+                "use a different key for each message"
             )
         return None

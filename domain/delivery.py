@@ -1,5 +1,7 @@
-"""Bring a thread up to the journal: what it lacks is sent in order; after a write whose answer never came, the thread is
-read before anything is sent again, and once more afterwards: such a write may still land.
+"""Bring a thread up to date with the journal.
+
+Missing items are sent in order. After a write without a response, the thread is read before anything is sent again, and
+once more afterwards, because such a write may still land.
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ from .ports import ThreadMirror
 from .threads import ThreadItem, digest
 
 DELIVERY_ATTEMPTS_MAX = 6
-"""How often one delivery is tried without getting any further, where somebody waits for the whole thread (rebuild)."""
+"""Maximum attempts of one delivery without progress, where a caller waits for the whole thread (rebuild)."""
 
 CATCH_UP_ATTEMPTS_MAX = 2
-"""The same where a message was journaled and nobody waits for the thread: what is lacking goes with the next one."""
+"""The same maximum after a message was journaled and no caller waits for the thread: the next message sends what is
+missing."""
 
 LEFT_IN_THREAD = "left_in_thread"
-"""The key of a failure's details under which a backend says that its run wrote to the thread, and that it stands there."""
+"""Key in a failure's details by which a backend reports that its run wrote to the thread and the entry remains
+there."""
 
 T = TypeVar("T")
 
@@ -36,17 +40,17 @@ Note = Callable[[Sequence[Doubt]], None]
 NOT_SHOWN = "the thread does not show what was written to it"
 
 NEVER_SENT = frozenset({"tool_failed", "missing_credentials", "conversation_locked"})
-"""Codes of failures that came up here, with no request under way."""
+"""Codes of failures that occur locally, while no request is in progress."""
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """What came of a delivery."""
+    """Hold the result of a delivery."""
 
     sent: int = 0
-    """Items that were sent and acknowledged, or found on reading back."""
+    """Number of items that were sent and acknowledged, or found when the thread was read back."""
     deleted: tuple[str, ...] = ()
-    """The provider's ids of surplus copies of ours that were taken out."""
+    """The provider's ids of our surplus copies that were deleted."""
     doubts: tuple[Doubt, ...] = ()
     """Writes that may still land."""
 
@@ -61,13 +65,18 @@ def bring_up(
     attempts_max: int = DELIVERY_ATTEMPTS_MAX,
     note: Note = lambda doubts: None,
 ) -> Effects[Delivered]:
-    """Send what the thread lacks of the journal; `held` is what it is known to hold, else it is read first. `doubts` are
-    earlier writes whose answer never came: surplus copies that are provably theirs are taken out. `unclean` says that
-    somebody stopped in the middle of writing: all that is lacking may have been sent before. `note` is told the writes that
-    may still land whenever they change: it knows them even where the delivery is broken off.
+    """Send the journal's items that the thread does not hold.
+
+    Args:
+        held: the items that the thread is known to hold; if None, the thread is read first.
+        doubts: earlier writes without a response; surplus copies that provably come from them are deleted.
+        unclean: whether a writer stopped in the middle, so that every missing item may have been sent before.
+        attempts_max: maximum attempts without progress.
+        note: called with the writes that may still land whenever they change, so that they are known after an
+            interruption.
 
     Raises:
-        ProviderRefused: the provider refuses for good, or gives no way forward after `attempts_max` attempts.
+        ProviderRefused: the provider refuses permanently, or there is no progress after `attempts_max` attempts.
     """
     delivery = _Delivery(mirror, thread_id, journal, doubts, note)
     left, attempt, unseen = len(journal) + 1, 0, 0
@@ -85,7 +94,7 @@ def bring_up(
                 raise ProviderRefused(Failure("error", code="server_error", message=NOT_SHOWN, thread_id=thread_id))
             if missing and delivery.doubts:
                 unseen += 1
-                continue  # read once more: an earlier write may have landed meanwhile
+                continue  # read again: an earlier write may have landed in the meantime
             return Delivered(delivery.sent, tuple(delivery.deleted), tuple(delivery.doubts))
         except ProviderRefused as refused:
             attempt += 1
@@ -96,11 +105,10 @@ def bring_up(
 
 
 def retried(ask: Callable[[], Effects[T]], attempts_max: int = DELIVERY_ATTEMPTS_MAX) -> Effects[T]:
-    """What may be asked again without harm, asked again where the provider could not answer: a thread read, an empty one
-    made.
+    """Retry an operation that is safe to repeat, such as reading a thread or creating an empty one.
 
     Raises:
-        ProviderRefused: the last refusal, once it is for good or after `attempts_max` attempts.
+        ProviderRefused: the last failure, if it is permanent or after `attempts_max` attempts.
     """
     for attempt in range(1, attempts_max + 1):
         try:
@@ -114,7 +122,7 @@ def retried(ask: Callable[[], Effects[T]], attempts_max: int = DELIVERY_ATTEMPTS
 
 
 class _Delivery:
-    """One delivery under way."""
+    """Hold the state of one delivery in progress."""
 
     def __init__(
         self,
@@ -137,7 +145,7 @@ class _Delivery:
         return self._lacked or 0
 
     def compared(self, held: Sequence[ThreadItem] | None) -> Effects[Sequence[ThreadItem]]:
-        """What the thread lacks, after late copies of ours were taken out."""
+        """Return the items that the thread does not hold, after deleting our late copies."""
         thread = held if held is not None else (yield from self._mirror.read(self._thread_id))
         if self.doubts:
             late = surplus(self._journal, thread, self.doubts)
@@ -149,7 +157,7 @@ class _Delivery:
                 thread = [item for item in thread if item.item_id not in gone]
         missing = lacking(self._journal, thread)
         lacked = {digest([item]) for item in missing}
-        # A write that is there has landed. Only one that is sent again can come twice.
+        # A write that is in the thread has landed. Only one that is sent again can appear twice.
         self._keep(
             [
                 doubt
@@ -172,7 +180,7 @@ class _Delivery:
                 raise
 
     def doubt(self, doubt: Doubt) -> None:
-        """One more write may still land."""
+        """Record that one more write may still land."""
         self._keep([*self.doubts, doubt])
 
     def _keep(self, doubts: Sequence[Doubt]) -> None:
@@ -188,15 +196,18 @@ def taken_out(
     still_open: Sequence[Doubt],
     note: Note,
 ) -> Effects[None]:
-    """Delete late copies, the last entry first: where that is broken off, what is left is the beginning of a write, and can
-    be told for ours again. `still_open` are the doubts that are left when all is deleted."""
+    """Delete late copies, the last entry first.
+
+    After an interruption, the remaining copies are the beginning of a write and can still be recognized as ours.
+    `still_open` are the doubts that remain when everything is deleted.
+    """
     note([doubt if doubt in still_open else replace(doubt, whole=False) for doubt in doubts])
     yield from mirror.delete(thread_id, late[::-1])
     note(still_open)
 
 
 def sent_again(doubts: Sequence[Doubt], items: Sequence[ThreadItem]) -> tuple[Doubt, ...]:
-    """The doubts once these items are sent: one about any of them may come twice from now on."""
+    """Return the doubts after these items are sent: a write with any of them may now appear twice."""
     sent = {digest([item]) for item in items}
     return tuple(
         replace(doubt, again=True) if any(item.digest in sent for item in doubt.items) else doubt for doubt in doubts
@@ -204,9 +215,10 @@ def sent_again(doubts: Sequence[Doubt], items: Sequence[ThreadItem]) -> tuple[Do
 
 
 def lacking(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> list[ThreadItem]:
-    """The journal's items that the thread does not hold, in order; each copy in the thread stands for one in the journal.
+    """Return the journal's items that the thread does not hold, in order.
 
-    Order is not asked: what stands in the thread in another place is not sent a second time (`compare` tells the drift).
+    Each copy in the thread matches one item in the journal. Order is ignored: an item in another place of the thread is
+    not sent again (`compare` reports that drift).
     """
     held = Counter(thread)
     missing = []
@@ -219,8 +231,10 @@ def lacking(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> list
 
 
 def is_uncertain(failure: Failure) -> bool:
-    """Whether a request that failed so may have been carried out all the same, or be carried out yet: its answer was lost,
-    or came from something that stands before the provider."""
+    """Return whether a failed request may have been carried out, or may still be.
+
+    Its response was lost, or came from a gateway in front of the provider.
+    """
     if failure.status in {"timed_out", "interrupted", "cancelled"} or failure.details.get(LEFT_IN_THREAD):
         return True
     if failure.status != "error" or failure.code in NEVER_SENT:

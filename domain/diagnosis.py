@@ -1,7 +1,7 @@
-"""The diagnosis table: facts to cause. The first row that matches names the cause; `advice.py` says what to do about it.
+"""Map the facts of a failure to a cause with an ordered table of rules; `advice.py` says what to do about each cause.
 
-Where the wordings come from: OpenAI's documentation and reports of real failures, as gathered in November 2026; a wording
-is only asked when code, type and HTTP status do not already tell.
+The first matching rule wins. The wordings come from OpenAI's documentation and from reports of real failures, collected
+in November 2026. A rule checks the wording only where code, type and HTTP status are not conclusive.
 """
 
 import re
@@ -12,16 +12,16 @@ from .failures import Cause, Failure
 Rule = tuple[Cause, Callable[[Failure], bool]]
 
 DIAGNOSIS_VERSION = 1
-"""Number of this table. Raised with every change of it: views that keep causes are then built anew. A test watches."""
+"""Version of this table. Increment it with every change, to rebuild the views that store causes. A test checks this."""
 
 
 def diagnose(failure: Failure) -> Cause:
-    """Which of our causes these facts are."""
+    """Return the cause of a failure; `Cause.UNKNOWN` if no rule matches."""
     return next((cause for cause, matches in RULES if matches(failure)), Cause.UNKNOWN)
 
 
 def may_succeed_when_retried(cause: Cause) -> bool:
-    """Whether the same request to the same backend can have another end."""
+    """Return whether the same request to the same backend may succeed on a retry."""
     return cause in RETRYABLE
 
 
@@ -29,7 +29,7 @@ RETRYABLE = frozenset(
     {
         Cause.RATE_LIMITED,
         Cause.PROVIDER_ERROR,
-        Cause.THREAD_MISSING,  # a new thread is made, and brought up to the journal first
+        Cause.THREAD_MISSING,  # the retry creates a new thread and fills it from the journal first
         Cause.THREAD_BUSY,
         Cause.TIMED_OUT,
         Cause.NETWORK,
@@ -52,7 +52,7 @@ BACKEND_UNWELL = frozenset(
         Cause.MODEL_UNAVAILABLE,
     }
 )
-"""Causes that lie with the backend, not with the question: the next question is likely to meet them too."""
+"""Causes that lie with the backend, not with the question: the next question is likely to fail for them too."""
 
 
 def _code(*codes: str) -> Callable[[Failure], bool]:
@@ -60,7 +60,7 @@ def _code(*codes: str) -> Callable[[Failure], bool]:
 
 
 def _raised(*exceptions: str) -> Callable[[Failure], bool]:
-    """An exception of these classes: in a call of ours (`details`), or in an app's own run (`type`)."""
+    """Match an exception by class name, raised in one of our calls (`details`) or in an app's own run (`type`)."""
     return lambda failure: failure.type in exceptions or failure.details.get("exception") in exceptions
 
 
@@ -95,14 +95,14 @@ def _detail(name: str, *values: object) -> Callable[[Failure], bool]:
 
 
 def _shut_down(failure: Failure) -> bool:
-    """A 404 where no single thing was asked for, or where its whole collection answers 404 too: the API is gone."""
+    """Return whether the API is gone: a 404 or 410 for an endpoint without an id, or for the collection too."""
     if failure.http_status not in {404, 410}:
         return False
     endpoint = str(failure.details.get("endpoint", ""))
     told = failure.message or ""
     if failure.code in _NO_SUCH_MODEL or failure.param == "model":
         return False
-    if "{conversation_id}" in endpoint:  # there is no list of conversations to ask: one that is missing is named
+    if "{conversation_id}" in endpoint:  # no list to check: the message names a missing one
         return bool(told) and "onversation" not in told and (failure.thread_id or endpoint) not in told
     return failure.details.get("collection_http_status") in {404, 410} or bool(endpoint and "{" not in endpoint)
 
@@ -110,8 +110,8 @@ def _shut_down(failure: Failure) -> bool:
 _NO_SUCH_MODEL = (
     "model_not_found",
     "model_not_available",
-    "DeploymentNotFound",  # Azure: a model is reached by the name of its deployment
-    "OperationNotSupported",  # Azure: the model behind the deployment does not speak this API
+    "DeploymentNotFound",  # Azure addresses a model by the name of its deployment
+    "OperationNotSupported",  # Azure: the deployment's model does not support this API
 )
 
 _NO_ANSWER_AT_ALL = (
@@ -124,8 +124,8 @@ _NO_ANSWER_AT_ALL = (
     "DecodingError",
     "StreamAlreadyConsumed",
 )
-"""What comes up in the SDK, or in reading its objects, when an answer with HTTP 200 is not the provider's. Only in calls
-of ours: in an app's own run a `TypeError` is the app's."""
+"""Exceptions raised in the SDK, or while reading its objects, when a response with HTTP 200 is not the provider's. They
+count only in our own calls: in an app's own run, a `TypeError` is the app's."""
 
 _NO_CREDENTIALS = (
     "OpenAIError",
@@ -135,7 +135,7 @@ _NO_CREDENTIALS = (
     "MutuallyExclusiveAuthError",
     "_AmbiguousModuleClientUsageError",
 )
-"""What the SDK raises where it has no credentials to show, cannot fetch them, or has more than one kind."""
+"""Exceptions that the SDK raises if credentials are missing, cannot be fetched, or are of more than one kind."""
 
 _TIMEOUTS = (
     "APITimeoutError",
@@ -167,7 +167,7 @@ _NOT_REACHED = (
     "WebSocketConnectionClosedError",
     "WebSocketQueueFullError",
 )
-"""Connections that were refused, cut or never made, as Python, HTTPX and the SDK name them."""
+"""Exceptions for connections that were refused, cut or never established, as Python, HTTPX and the SDK name them."""
 
 _NOT_TAKEN = (
     "content_filter",
@@ -175,8 +175,8 @@ _NOT_TAKEN = (
     "bio_policy",
     "misalignment_policy_violation",
     "image_content_policy_violation",
-    # An image that the provider cannot use is part of what was said, as one that it will not use is: the question is the
-    # place to look, and the same question again has the same end.
+    # An image that the provider cannot read counts as content, like one that it rejects: the question has to change,
+    # and a retry fails again.
     "invalid_image",
     "invalid_image_format",
     "invalid_base64_image",
@@ -191,22 +191,22 @@ _NOT_TAKEN = (
     "failed_to_download_image",
     "image_file_not_found",
 )
-"""Codes for what was said, not for how it was asked."""
+"""Error codes that concern the content of a question, not the form of the request."""
 
 _CUT_SHORT = ("max_output_tokens", "max_completion_tokens", "max_tokens", "max_messages", "steered", "length")
-"""Reasons of an answer that is not whole: a limit was reached, or somebody steered the model elsewhere meanwhile."""
+"""Reasons for an incomplete answer: a limit was reached, or the model was steered elsewhere while answering."""
 
 _MEMORY = re.compile(r"(input|messages|content|role)\b")
-"""Parameters that carry memory."""
+"""Request parameters that carry memory."""
 
 
 RULES: tuple[Rule, ...] = (
-    # What our own preflight and driver said, in our own codes.
+    # Our own preflight and driver report the cause as the code.
     *((cause, _all(_status("refused"), _code(cause.value))) for cause in Cause),
     (Cause.INTERRUPTED, _status("interrupted")),
     (Cause.TIMED_OUT, _any(_status("timed_out"), _raised(*_TIMEOUTS))),
     (Cause.TOOL_FAILED, _code("tool_failed")),
-    # Who may ask.
+    # Quota, credentials and permissions.
     (Cause.QUOTA_EXHAUSTED, _any(_code("insufficient_quota", "billing_hard_limit_reached", "billing_not_active"))),
     (
         Cause.AUTHENTICATION,
@@ -217,12 +217,12 @@ RULES: tuple[Rule, ...] = (
         _any(
             _http(403),
             _code("permission_denied", "unsupported_country_region_territory"),
-            _code("data_residency_mismatch"),  # the project's data may not go where the request went
+            _code("data_residency_mismatch"),  # the project's data must not be sent to this region
             _raised("PermissionDeniedError"),
         ),
     ),
-    # What is not there.
-    # Servers that speak the protocol name a model that they do not have by these words alone (vLLM, Ollama).
+    # Missing models, APIs, assistants and threads.
+    # Compatible servers (vLLM, Ollama) report a missing model only by this wording.
     (Cause.MODEL_UNAVAILABLE, _all(_http(404), _says(r"\bmodel\b.{0,200}\b(not found|does not exist)"))),
     (Cause.PROVIDER_GONE, _shut_down),
     (
@@ -234,13 +234,13 @@ RULES: tuple[Rule, ...] = (
     (Cause.THREAD_MISSING, _all(_http(404), _says(r"\b(thread|conversation)\b"))),
     (Cause.ASSISTANT_MISSING, _all(_http(404), _detail("endpoint", "GET /assistants/{assistant_id}"))),
     (Cause.THREAD_MISSING, _all(_http(404), lambda f: bool(f.thread_id))),
-    # What the thread is doing.
+    # Threads that are in use.
     (Cause.THREAD_BUSY, _any(_code("conversation_locked"), _http(409), _raised("ConflictError"))),
     (
         Cause.THREAD_BUSY,
         _says(r"already has an active run|while a run .* is active|another process is currently operating"),
     ),
-    # How fast and how much.
+    # Rate and size limits, and content filters.
     (
         Cause.CONTEXT_TOO_LONG,
         _any(_http(413), _code("context_length_exceeded"), _says(r"maximum context length|context window")),
@@ -259,8 +259,8 @@ RULES: tuple[Rule, ...] = (
             _raised("ContentFilterFinishReasonError"),
         ),
     ),
-    (Cause.TOOL_FAILED, _says(r"^no tool output found for function call")),  # a call that nobody answered
-    # What the assistant is made of.
+    (Cause.TOOL_FAILED, _says(r"^no tool output found for function call")),  # a tool call without a result
+    # The profile: instructions, tools and other fields.
     (Cause.INSTRUCTIONS_TOO_LONG, _any(_param("instructions"), _says(r"instructions.*(too long|maximum length)"))),
     (Cause.TOO_MANY_TOOLS, _all(_param("^tools$"), _says(r"too long|at most|maximum"))),
     (
@@ -272,7 +272,7 @@ RULES: tuple[Rule, ...] = (
         Cause.ASSISTANT_MISCONFIGURED,
         _any(_code("invalid_prompt"), _param(r"^(name|description|model|metadata|tool_choice)")),
     ),
-    # How it ended.
+    # How the run ended.
     (Cause.EXPIRED, _any(_status("expired"), _detail("incomplete_reason", "run_expired"))),
     (Cause.CANCELLED, _any(_status("cancelled", "cancelling"), _detail("incomplete_reason", "run_cancelled"))),
     (Cause.PROVIDER_ERROR, _detail("incomplete_reason", "run_failed")),
@@ -291,8 +291,8 @@ RULES: tuple[Rule, ...] = (
     (Cause.PROVIDER_ERROR, _says(r"^sorry, something went wrong")),
     (Cause.PROVIDER_ERROR, _any(_raised("InternalServerError"), _detail("exception", *_NO_ANSWER_AT_ALL))),
     (Cause.ASSISTANT_MISCONFIGURED, _all(_http(400, 422), _detail("endpoint", "POST /assistants"))),
-    # A request is made of a profile and of memory. Where the provider refuses it and blames neither the memory nor
-    # anything named above, what is left is the profile.
+    # A request consists of a profile and memory. If the provider rejects it and blames neither the memory nor anything
+    # matched above, the profile is the cause.
     (
         Cause.ASSISTANT_MISCONFIGURED,
         _all(
@@ -300,6 +300,6 @@ RULES: tuple[Rule, ...] = (
             lambda failure: not _MEMORY.match(failure.param or ""),
         ),
     ),
-    # A stream that broke off with an error of no other kind.
+    # A stream that ended with an error that no rule above matches.
     (Cause.PROVIDER_ERROR, _any(_detail("event", "error"), _raised("APIError"))),
 )

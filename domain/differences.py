@@ -1,4 +1,4 @@
-"""The journal against a thread, entry by entry: what is missing, what is extra, what is different."""
+"""List the differences between the journal and a thread, entry by entry: missing, extra or different."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,36 +8,40 @@ from .alignment import differing
 from .threads import ThreadItem
 
 Change = Literal["missing", "extra", "different"]
-"""`missing`: the journal has it, the thread does not; `extra`: the other way round; `different`: each has something else in
-this place."""
+"""Kind of difference. `missing`: only the journal has the entry. `extra`: only the thread has it. `different`: each has
+another entry in this place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One entry in which a thread differs from the journal. Places are counted from 1, in the journal as the thread's kind
-    renders it."""
+    """Describe one entry in which a thread differs from the journal.
+
+    Places are counted from 1, in the journal as it is rendered for the thread's kind.
+    """
 
     change: Change
     journal: ThreadItem | None = None
-    """What the journal has here; None of an extra entry."""
+    """The journal's entry here; None for an extra entry."""
     thread: ThreadItem | None = None
-    """What the thread has here; None of a missing entry."""
+    """The thread's entry here; None for a missing entry."""
     journal_place: int | None = None
     thread_place: int | None = None
 
     @property
     def message_id(self) -> str | None:
-        """Of the journal's message."""
+        """Return the id of the journal's message, or None for an extra entry."""
         return self.journal.message_id if self.journal is not None else None
 
     @property
     def version(self) -> int | None:
-        """At which the journal's message was written down."""
+        """Return the version at which the journal's message was stored, or None for an extra entry."""
         return self.journal.version if self.journal is not None else None
 
     def as_json(self) -> dict[str, Any]:
-        """Flat: change, places, the journal's message and version, then kind, name (role or function), call and text as
-        the journal has them and as the thread does."""
+        """Return a flat object: change, places, the journal's message id and version, and the values of both sides.
+
+        The values are kind, name (role or function), call id and text, as in the journal and as in the thread.
+        """
         return {
             "change": self.change,
             "journal_place": self.journal_place,
@@ -50,8 +54,7 @@ class Difference:
 
 
 def differences(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> list[Difference]:
-    """Where a thread read back differs from what the journal says it should hold, in the thread's order; as many of each
-    change as `compare` counts."""
+    """Return the differences in the thread's order, as many of each change as `compare` counts."""
     found: list[Difference] = []
     for j1, j2, t1, t2 in differing(journal, thread):
         for j, t in zip(range(j1, j2), range(t1, t2), strict=False):

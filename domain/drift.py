@@ -1,7 +1,8 @@
-"""How a thread has drifted from the journal, in what it takes to mend it: what it lacks, what is out of order, which entries
-are ours though the journal shows them no more, and which are foreign. Pure.
+"""Compute how a thread has drifted from the journal, as far as a repair needs it.
 
-Two equal texts are told apart by id where entries bear the ids of our messages, else only by how many there are.
+The drift is what is missing or out of order, which entries are ours although the journal no longer shows them, and
+which are foreign. The functions are pure. Equal texts are distinguished by id if entries carry the ids of our messages,
+and otherwise only by their number.
 """
 
 from collections import Counter
@@ -17,47 +18,48 @@ from .parsing import parse_message
 from .threads import ThreadItem
 
 ADOPTED = "adopted"
-"""What the idempotency keys of adopted messages begin with."""
+"""Prefix of the idempotency keys of adopted messages."""
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What of a conversation may stand in its thread though the journal does not show it there."""
+    """Hold what may appear in a conversation's thread although the journal does not show it there."""
 
     message_ids: frozenset[str] = frozenset()
-    """Of all that was ever journaled."""
+    """Ids of all messages that were ever journaled."""
     adopted: frozenset[str] = frozenset()
-    """The provider's ids of the entries of this thread that were journaled as adopted."""
+    """The provider's ids of this thread's entries that were journaled as adopted."""
     calls: frozenset[str] = frozenset()
-    """The ids of the tool calls that were journaled."""
+    """Ids of the tool calls that were journaled."""
     results: frozenset[str] = frozenset()
-    """The ids of those whose results were, too."""
+    """Ids of the tool calls whose results were journaled, too."""
     waiting: frozenset[str] = frozenset()
-    """The ids of calls at the end of memory that wait for their results: they are not shown yet."""
+    """Ids of tool calls at the end of memory that wait for their results: threads do not show them yet."""
     withdrawn: Sequence[ThreadItem] = ()
-    """What memory has lost since the thread was linked."""
+    """Items that left memory since the thread was linked."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A thread beside the journal."""
+    """Describe how a thread differs from the journal."""
 
     lacking: int = 0
-    """The journal's entries that the thread does not hold."""
+    """Number of the journal's entries that the thread does not hold."""
     moved: int = 0
-    """Entries of the journal's that stand where they do not belong."""
+    """Number of the journal's entries that are in the wrong place."""
     stale: int = 0
-    """Entries of ours that the journal does not show, or not so."""
+    """Number of our entries that the journal does not show, or shows differently."""
     waiting: int = 0
-    """Calls to tools whose results are yet to be journaled."""
+    """Number of tool calls whose results are not journaled yet."""
     foreign: tuple[ThreadItem, ...] = ()
-    """What is not ours and can be journaled, in the thread's order."""
+    """Foreign entries that can be journaled, in the thread's order."""
     unfit: int = 0
-    """What is not ours and memory cannot hold: no words, a role of its own, a tool call without its result."""
+    """Number of foreign entries that memory cannot hold: an empty text, an unsupported role, a tool call without its
+    result."""
 
     @property
     def strangers(self) -> int:
-        """Entries that are not ours."""
+        """Return the number of foreign entries."""
         return len(self.foreign) + self.unfit
 
 
@@ -65,7 +67,7 @@ NOTHING_ELSE = Ours()
 
 
 def drift_of(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], ours: Ours = NOTHING_ELSE) -> Drift:
-    """What it takes to mend a thread. In order is what is, in the thread's order, a beginning of the journal."""
+    """Compute the drift of a thread, whose entries are in order as far as they are a prefix of the journal."""
     borne = {(item.message_id, item) for item in thread if item.message_id}
     wanted = [(item.message_id if (item.message_id, item) in borne else "", item) for item in journal]
     known = {item.message_id for item in journal if item.message_id}
@@ -92,8 +94,10 @@ def drift_of(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], ours: 
 def ours_of(
     events: Iterable[e.Event], linked_at: int, adopted_from: str
 ) -> tuple[Ours, Sequence[JournaledMessage], Memory]:
-    """What is ours of a conversation's whole history, what memory has lost since a thread was linked, and memory as it is.
-    `adopted_from`: how the idempotency keys of what was adopted from the thread begin."""
+    """Return what is ours in a conversation's history, what memory has lost since a thread was linked, and the memory.
+
+    `adopted_from` is the prefix of the idempotency keys of messages that were adopted from the thread.
+    """
     fold, version = MemoryFold(), 0
     ids: set[str] = set()
     adopted: set[str] = set()
@@ -125,8 +129,10 @@ _CUTTING = (e.MessageRetracted, e.MemoryCleared, e.RerunAccepted)
 
 
 def adoptable(foreign: Sequence[ThreadItem]) -> list[tuple[Message, str]]:
-    """Foreign entries as messages, each with the provider's id of its (first) entry. Calls that stand together are those of
-    one message."""
+    """Return foreign entries as messages, each with the provider's id of its (first) entry.
+
+    Adjacent calls form one message.
+    """
     found: list[tuple[Message, str]] = []
     calling = False
     for item in foreign:
@@ -144,7 +150,7 @@ def adoptable(foreign: Sequence[ThreadItem]) -> list[tuple[Message, str]]:
 
 
 def _told_apart(others: Sequence[ThreadItem], ours: Ours, known: set[str]) -> tuple[int, int, Sequence[ThreadItem]]:
-    """How many entries that the journal does not show there are ours, how many are calls that wait, and which are foreign."""
+    """Return the number of our stale entries, the number of waiting calls, and the foreign entries."""
     withdrawn, ids = Counter(ours.withdrawn), known | ours.message_ids
     stale = waiting = 0
     strangers: list[ThreadItem] = []
@@ -162,13 +168,13 @@ def _told_apart(others: Sequence[ThreadItem], ours: Ours, known: set[str]) -> tu
 
 
 def _is_ours(item: ThreadItem, ours: Ours) -> bool:
-    """Whether an entry was journaled once, or is the second of a call that was."""
+    """Return whether an entry was journaled as adopted, or repeats a journaled call or result."""
     known = {"tool_call": ours.calls, "tool_result": ours.results}.get(item.kind, frozenset())
     return item.item_id in ours.adopted or item.call_id in known
 
 
 def _fit(strangers: Sequence[ThreadItem], ours: Ours) -> tuple[ThreadItem, ...]:
-    """What of it memory can hold: a call goes with the result that follows it, and with no other."""
+    """Return the foreign entries that memory can hold: a call only together with the result that follows it."""
     open_calls: dict[str, int] = {}
     fit: list[bool] = []
     for place, item in enumerate(strangers):
@@ -177,7 +183,7 @@ def _fit(strangers: Sequence[ThreadItem], ours: Ours) -> tuple[ThreadItem, ...]:
             fits = fits and item.call_id not in open_calls
             if fits:
                 open_calls[item.call_id] = place
-                fits = False  # until its result is met
+                fits = False  # until its result is found
         elif item.kind == "tool_result":
             called = open_calls.get(item.call_id)
             if called is not None:
@@ -192,7 +198,7 @@ def _fit(strangers: Sequence[ThreadItem], ours: Ours) -> tuple[ThreadItem, ...]:
 
 
 def _message_of(item: ThreadItem) -> Message | None:
-    """An entry as a message; None where it cannot be one, or has no id by which it is known again."""
+    """Return an entry as a message, or None if it cannot be one or has no id to recognize it by."""
     if not item.item_id:
         return None
     given: dict[str, object]

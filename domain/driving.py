@@ -1,4 +1,4 @@
-"""The two drivers of effects: one performs each at once, the other awaits it. Neither knows what an exchange is."""
+"""Perform effects with two drivers: one blocks, the other awaits. Neither depends on what an exchange is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Pausing = Callable[[float], Awaitable[None]]
 
 
 def perform(effects: Effects[T], wait: Wait = time.sleep) -> T:
-    """Perform effects to their end; nobody listens to what is told."""
+    """Perform effects to the end and return their value; stream parts are discarded."""
     parts = heard(effects, wait)
     while True:
         try:
@@ -32,8 +32,10 @@ def perform(effects: Effects[T], wait: Wait = time.sleep) -> T:
 
 
 def heard(effects: Effects[T], wait: Wait = time.sleep) -> Generator[StreamPart, None, T]:
-    """Perform effects, handing over what is told. Whoever stops listening ends them: `ListenerLeft` is raised in them, and
-    what they do to clean up is performed."""
+    """Perform effects and yield their stream parts.
+
+    If the listener closes this generator, `ListenerLeft` is raised in the effects and their clean-up is performed.
+    """
     step: Callable[[Any], Effect] = effects.send
     given: Any = None
     left: GeneratorExit | None = None
@@ -52,7 +54,7 @@ def heard(effects: Effects[T], wait: Wait = time.sleep) -> Generator[StreamPart,
                 yield effect.part
         except GeneratorExit as gone:
             left, step, given = gone, effects.throw, ListenerLeft()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the effects hear of it first
+        except BaseException as error:  # noqa: BLE001 - the effects must see every exception first
             step, given = effects.throw, error
 
 
@@ -68,12 +70,15 @@ def _performed(effect: Effect, wait: Wait) -> Any:
         case Pause():
             return wait(effect.seconds)
         case _:
-            raise TypeError(f"{effect!r} is no effect")
+            raise TypeError(f"{effect!r} is not an effect")
 
 
 def _used(effect: Use) -> Any:
-    """What the app's function returns. As in a coroutine, a `StopIteration` of its own is an error like others: it must not
-    pass for the end of a generator, and a future cannot carry it."""
+    """Call the app's function and return its result.
+
+    A `StopIteration` raised by the function becomes a `RuntimeError`, as in a coroutine. It would otherwise be mistaken
+    for the end of a generator, and a future cannot carry it.
+    """
     try:
         return effect.function(**effect.arguments)
     except StopIteration as error:
@@ -82,16 +87,19 @@ def _used(effect: Use) -> Any:
 
 @dataclass
 class _End(Generic[T]):
-    """Where the value of effects is left: an asynchronous generator has none."""
+    """Hold the value of effects, because an asynchronous generator cannot return one."""
 
     value: T | None = None
 
 
 class AsyncDriver:
-    """Performs effects in an event loop; the database's work is done by the threads of a pool."""
+    """Perform effects in an event loop; a thread pool does the database work."""
 
     def __init__(self, pool: Executor, pause: Pausing = asyncio.sleep, tools: Executor | None = None) -> None:
-        """`pool` does the database's work; `tools` calls the app's blocking functions, by default the loop's own."""
+        """Create a driver with a `pool` for database work and an executor `tools` for the app's blocking functions.
+
+        Without `tools`, those functions run in the event loop's default executor.
+        """
         self._pool = pool
         self._tools = tools
         self._pause = pause
@@ -99,7 +107,7 @@ class AsyncDriver:
         self._streams: dict[AsyncGenerator[StreamPart, None], asyncio.Lock] = {}
 
     async def perform(self, effects: Effects[T]) -> T:
-        """Perform effects to their end; nobody listens to what is told."""
+        """Perform effects to the end and return their value; stream parts are discarded."""
         end: _End[T] = _End()
         task = asyncio.current_task()
         outermost = task is not None and task not in self._tasks
@@ -114,7 +122,7 @@ class AsyncDriver:
         return cast("T", end.value)
 
     async def heard(self, effects: Effects[Any]) -> AsyncGenerator[StreamPart, None]:
-        """Perform effects, handing over what is told. Whoever stops listening ends them: see `heard`."""
+        """Perform effects and yield their stream parts; closing the generator ends them as in the function `heard`."""
         parts = self._each(effects, _End())
         self._streams[parts] = asyncio.Lock()
         try:
@@ -124,8 +132,11 @@ class AsyncDriver:
             await self._end(parts)
 
     async def close(self) -> None:
-        """Cancel what tasks are still at, and end the streams that were left in the middle: the event loop ends such a
-        stream some time later, or too late. One that a task still reads is that task's to end."""
+        """Cancel tasks that are still in progress, and close streams that were not read to the end.
+
+        The event loop would close such a stream later, or too late. A stream that a task is still reading is closed by
+        that task.
+        """
         at_it = self._tasks - {asyncio.current_task()}
         for task in at_it:
             task.cancel()
@@ -135,7 +146,7 @@ class AsyncDriver:
                 await self._end(parts)
 
     async def work(self, do: Callable[[], T]) -> T:
-        """Have the pool do it, in the context of whoever asks."""
+        """Run `do` in the pool, with the caller's context variables."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, do)
 
     async def _end(self, parts: AsyncGenerator[StreamPart, None]) -> None:
@@ -177,12 +188,14 @@ class AsyncDriver:
                     yield effect.part
             except GeneratorExit as gone:
                 left, step, given = gone, effects.throw, ListenerLeft()
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the effects hear of it first
+            except BaseException as error:  # noqa: BLE001 - the effects must see every exception first
                 step, given = effects.throw, error
 
     async def _unbroken(self, do: Callable[[], Any], stopped: list[asyncio.CancelledError]) -> Any:
-        """What the work comes to. Cancelled meanwhile, it is still waited for: what was stored must be known. The
-        cancellation is kept in `stopped`."""
+        """Return the result of the work, even if it is cancelled meanwhile: the caller must know what was stored.
+
+        The cancellation is kept in `stopped`.
+        """
         working = asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, do)
         while True:
             try:
@@ -204,4 +217,4 @@ class AsyncDriver:
             case Pause():
                 return await self._pause(effect.seconds)
             case _:
-                raise TypeError(f"{effect!r} is no effect")
+                raise TypeError(f"{effect!r} is not an effect")

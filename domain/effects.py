@@ -1,14 +1,14 @@
-"""What has to be done outside, as values: a generator yields them, a driver (`driving.py`) performs them.
+"""Represent side effects as values: a generator yields them and a driver (`driving.py`) performs them.
 
-The same generator serves the blocking world and the asynchronous one, so that nothing is decided, or written, twice:
+The same generator serves the blocking and the asynchronous API, so every decision and every write is implemented once:
 
-    def brought_up(self, …) -> Effects[int]:
-        held = yield from mirror.read(thread_id)      # in the end a Call
+    def catch_up(self, …) -> Effects[int]:
+        held = yield from mirror.read(thread_id)      # yields a Call
         yield Pause(0.5)
         version = yield Work(lambda: journal.commit(key, decide))
         return version
 
-What an effect comes to is sent back; what it raises is raised at its `yield`.
+The driver sends the result of an effect back into the generator. An exception is raised at the effect's `yield`.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Ask somebody over the network. Sent back: the answer."""
+    """Represent a network call; its result is sent back."""
 
     blocking: Callable[[], Any]
     awaited: Callable[[], Awaitable[Any]]
-    """The same, for a driver that awaits it."""
+    """The same call, for a driver that awaits it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Read or write the ledger's database. Sent back: what it returns. Never broken off half-way."""
+    """Represent database work on the ledger; its return value is sent back. Drivers never interrupt it."""
 
     do: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Call a function of the app, blocking or asynchronous. Sent back: what it returns."""
+    """Represent a call of an app's function, blocking or asynchronous; its return value is sent back."""
 
     function: Callable[..., Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -48,26 +48,29 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Let time pass."""
+    """Represent a pause, in seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Hand something to whoever listens, if anybody does: a part of an exchange's stream, an item of a job."""
+    """Represent a stream part or a job item for the listener, if there is one."""
 
     part: StreamPart | Any
 
 
 class ListenerLeft(BaseException):
-    """Raised in effects whose listener has gone. A `GeneratorExit` would not do: `yield from` closes what it delegates to
-    instead of passing it on, and what is closed must not yield, so that nothing could be cleaned up."""
+    """Raised in effects whose listener has stopped reading.
+
+    `GeneratorExit` does not work here: `yield from` closes the inner generator instead of raising the exception inside
+    it. A generator that is being closed must not yield, so it could not clean up.
+    """
 
 
 Effect = Call | Work | Use | Pause | Tell
 Effects = Generator[Effect, Any, T]
-"""A generator of effects whose value is a T."""
+"""Generator of effects that returns a T."""
 
 
 def attended(
@@ -75,8 +78,10 @@ def attended(
     after: Callable[[Effect], Effects[None]],
     before: Callable[[Effect], Effect] = lambda effect: effect,
 ) -> Effects[T]:
-    """The same effects, with something to do after each of them (`before` may change one before it is performed). What
-    is raised, by whatever is done, is raised inside: the effects may have something to clean up."""
+    """Wrap effects: pass each one through `before`, and run `after` when it has been performed.
+
+    Every exception, including one raised by `after`, is raised inside the wrapped effects so that they can clean up.
+    """
     step: Callable[[Any], Effect] = effects.send
     given: Any = None
     while True:
@@ -88,5 +93,5 @@ def attended(
             step = effects.send
             given = yield effect
             yield from after(effect)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the effects hear of it first
+        except BaseException as error:  # noqa: BLE001 - the effects must see every exception first
             step, given = effects.throw, error

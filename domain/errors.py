@@ -1,7 +1,7 @@
-"""The errors of threadledger. Each message is one sentence: what, why, what next.
+"""Define the errors of threadledger. Each message says in one sentence what failed, why, and what to do next.
 
 ThreadledgerError
-├── InvalidInput (ValueError)        what the caller gave cannot be used; nothing was written
+├── InvalidInput (ValueError)        the caller's input is invalid; nothing was written
 │   ├── InvalidKey
 │   ├── InvalidMessage
 │   ├── InvalidProfile
@@ -13,16 +13,16 @@ ThreadledgerError
 │   ├── GroupNotFound
 │   ├── FileMissing
 │   └── DatabaseMissing
-├── Conflict                         somebody else was first; nothing was written
+├── Conflict                         another process or writer was first; nothing was written
 │   ├── ConversationBusy             a run is open
-│   ├── ConversationChanged          it moved on since it was read
-│   ├── IdempotencyConflict          the same idempotency key, but other content
-│   ├── ExchangeAnswered             somebody else's run answered first
-│   └── RunNotOpen                   the run has ended already
+│   ├── ConversationChanged          it has changed since it was read
+│   ├── IdempotencyConflict          the idempotency key was used for other content
+│   ├── ExchangeAnswered             another run answered first
+│   └── RunNotOpen                   the run has already ended
 ├── AllBackendsFailed                the exchange has no answer; carries every failure
 ├── ProviderRefused                  a call to a provider failed; carries the `Failure`
-└── StoreError                       the database
-    ├── ForeignDatabase              it is not ours
+└── StoreError                       the database cannot be used
+    ├── ForeignDatabase              it does not belong to threadledger
     ├── NewerSchema                  a newer threadledger wrote it
     ├── StoreUnavailable             cannot be opened, locked, or lost
     └── CorruptEvent                 a stored row cannot be read
@@ -36,87 +36,87 @@ if TYPE_CHECKING:
 
 
 class ThreadledgerError(Exception):
-    """The root of all errors that threadledger raises on purpose."""
+    """Serve as the base class of all errors that threadledger raises on purpose."""
 
 
 class InvalidInput(ThreadledgerError, ValueError):
-    """What the caller gave cannot be used; nothing was written."""
+    """Raised when the caller's input is invalid; nothing was written."""
 
 
 class InvalidKey(InvalidInput):
-    """A conversation's key is not a string of 1 to 200 storable characters."""
+    """Raised when a conversation's key is not a string of 1 to 200 storable characters."""
 
 
 class InvalidMessage(InvalidInput):
-    """A message has an unknown role, no usable content, or text that cannot be stored."""
+    """Raised when a message has an unknown role, no usable content, or text that cannot be stored."""
 
 
 class InvalidProfile(InvalidInput):
-    """A profile file cannot be read, or lacks what an assistant needs."""
+    """Raised when a profile file cannot be read, or has a missing or invalid field."""
 
 
 class InvalidSettings(InvalidInput):
-    """A setting has a value that means nothing."""
+    """Raised when a setting has an invalid value."""
 
 
 class NotFound(ThreadledgerError, LookupError):
-    """What was asked for does not exist."""
+    """Raised when the requested object does not exist."""
 
 
 class ConversationNotFound(NotFound):
-    """No conversation has this key."""
+    """Raised when no conversation has this key."""
 
 
 class RunNotFound(NotFound):
-    """No run has this id, or several have this ending."""
+    """Raised when no run has this id, or several ids end this way."""
 
 
 class JobNotFound(NotFound):
-    """No job has this id, or several have this ending."""
+    """Raised when no job has this id, or several ids end this way."""
 
 
 class GroupNotFound(NotFound):
-    """No group of failures has this id, or several begin so."""
+    """Raised when no group of failures has this id, or several ids start this way."""
 
 
 class FileMissing(NotFound):
-    """A file that was named does not exist or cannot be read."""
+    """Raised when a given file does not exist or cannot be read."""
 
 
 class DatabaseMissing(NotFound):
-    """A command that only reads was pointed at a database that does not exist."""
+    """Raised when a read-only command is used with a database that does not exist."""
 
 
 class Conflict(ThreadledgerError):
-    """Somebody else was first; nothing was written."""
+    """Raised when another process or writer was first; nothing was written."""
 
 
 class ConversationBusy(Conflict):
-    """A run of this conversation is open."""
+    """Raised when a run of this conversation is open."""
 
 
 class ConversationChanged(Conflict):
-    """The conversation moved on since it was read."""
+    """Raised when the conversation has changed since it was read."""
 
 
 class IdempotencyConflict(Conflict):
-    """An idempotency key was used before, for other content."""
+    """Raised when an idempotency key was already used for other content."""
 
 
 class ExchangeAnswered(Conflict):
-    """Somebody else answered the exchange first."""
+    """Raised when another run has already answered the exchange."""
 
 
 class RunNotOpen(Conflict):
-    """The run has ended already, or was closed as interrupted by somebody else."""
+    """Raised when the run has already ended, or another process closed it as interrupted."""
 
 
 class AllBackendsFailed(ThreadledgerError):
-    """Nobody answered. The question is journaled, and so is every failure.
+    """Raised when no backend answered. The question and every failure are journaled.
 
     Attributes:
         failures: every failed run of the exchange, first to last.
-        key, exchange_id: where to find it again.
+        key, exchange_id: the conversation and the exchange.
     """
 
     def __init__(self, key: str, exchange_id: str, failures: Sequence["RecordedFailure"]) -> None:
@@ -126,12 +126,12 @@ class AllBackendsFailed(ThreadledgerError):
         told = "; ".join(
             f"{each.backend}: {each.cause.value} ({each.summary()})" for each in self._last_of_each_backend()
         )
-        advice = "Set THREADLEDGER_BACKENDS to at least one backend that USE_ASSISTANTS_API does not take out."
+        advice = "Set THREADLEDGER_BACKENDS to at least one backend that USE_ASSISTANTS_API does not disable."
         if self.failures:
             advice = self.failures[-1].advice_here()
-        then = "" if "replay rerun" in advice else f" Then: threadledger replay rerun {key} --apply"
+        then = "" if "replay rerun" in advice else f" Then run: threadledger replay rerun {key} --apply"
         super().__init__(
-            f"nobody answered {key!r}: {told or 'no backend is set'}; the question is kept. {advice}{then}"
+            f"no backend answered {key!r}: {told or 'no backend is configured'}; the question is kept. {advice}{then}"
         )
 
     def _last_of_each_backend(self) -> Sequence["RecordedFailure"]:
@@ -139,10 +139,10 @@ class AllBackendsFailed(ThreadledgerError):
 
 
 class ProviderRefused(ThreadledgerError):
-    """A call to a provider failed.
+    """Raised when a call to a provider failed.
 
     Attributes:
-        failure: the facts, as the provider gave them.
+        failure: the facts that the provider reported.
     """
 
     def __init__(self, failure: "Failure") -> None:
@@ -151,20 +151,20 @@ class ProviderRefused(ThreadledgerError):
 
 
 class StoreError(ThreadledgerError):
-    """The database cannot be used."""
+    """Raised when the database cannot be used."""
 
 
 class ForeignDatabase(StoreError):
-    """The database is not threadledger's."""
+    """Raised when the database does not belong to threadledger."""
 
 
 class NewerSchema(StoreError):
-    """The database was written by a newer threadledger."""
+    """Raised when the database was written by a newer threadledger."""
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be opened, is locked, or was lost."""
+    """Raised when the database cannot be opened, is locked, or was lost."""
 
 
 class CorruptEvent(StoreError):
-    """A stored event cannot be read."""
+    """Raised when a stored event cannot be read."""

@@ -1,13 +1,14 @@
-"""The facts, exactly as stored. This module is a storage format: a field is only ever added, with a default; none is
-renamed or removed. Each event is stored under its class name alone, so that a moved class never breaks a log.
+"""Define the events exactly as they are stored.
 
-Fields are flat and of JSON's own types. `timestamp`, `event_id` and the version stand in columns of their own.
+This module is a storage format. Fields are only ever added, with a default; they are never renamed or removed. Each
+event is stored under its class name alone, so that moving a class never breaks a log. Fields are flat and use JSON
+types only. The fields of `Event` (such as `timestamp`, `event_id` and the version) have their own columns.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from .event_base import JSON as JSON  # noqa: PLC0414 - what is common to events is a part of this face
+from .event_base import JSON as JSON  # noqa: PLC0414 - re-exported: part of this module's interface
 from .event_base import Event as Event  # noqa: PLC0414
 from .event_base import known_only, own_fields, shape_of
 from .event_base import make as make  # noqa: PLC0414
@@ -15,7 +16,10 @@ from .event_base import make as make  # noqa: PLC0414
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationStarted(Event):
-    """A conversation began; with parent and version when it is a fork."""
+    """Record the start of a conversation.
+
+    `parent_key` and `parent_version` are set if it is a fork.
+    """
 
     key: str
     metadata: JSON = field(default_factory=dict)
@@ -25,7 +29,10 @@ class ConversationStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MessageJournaled(Event):
-    """A message was written down. `content` is text, a list of parts, null, or `[]` for a message without the key."""
+    """Record a message.
+
+    `content` is text, a list of parts, null, or `[]` for a message without a `content` key.
+    """
 
     message_id: str
     role: str
@@ -38,13 +45,16 @@ class MessageJournaled(Event):
     source: str = "app"
     idempotency_key: str | None = None
     written_at: str | None = None
-    """When the original was written, where an import knows it (ISO 8601)."""
+    """Time at which the original was written (ISO 8601), if an import knows it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """A backend is about to be asked. The prompt is never stored: `memory_version` and `memory_rule` say how to view it
-    again, `memory_hash` proves that the view is the same."""
+    """Record that a backend is about to be called.
+
+    The prompt is never stored: `memory_version` and `memory_rule` determine how to reproduce the view, and
+    `memory_hash` proves that the reproduced view is the same.
+    """
 
     run_id: str
     exchange_id: str
@@ -56,20 +66,23 @@ class RunStarted(Event):
     memory_rule: str = "all"
     memory_hash: str | None = None
     deadline: str | None = None
-    """ISO 8601; a run still open after it was left by a crash."""
+    """Time limit (ISO 8601); a run that is still open after it was interrupted by a crash."""
     rerun_of: str | None = None
-    """The run whose exchange, or whose memory, is run again."""
+    """Id of the run whose exchange, or whose memory, is run again."""
     supersedes_run_id: str | None = None
-    """The run whose answer this one's is to take the place of."""
+    """Id of the run whose answer this run's answer replaces."""
     apart: bool = False
-    """Asked outside the linked thread, though the backend answers in one: it is shown its memory whole."""
+    """Whether the run bypasses the linked thread, although the backend uses threads: its memory is sent whole."""
     shadow: bool = False
-    """Only to be looked at: no exchange is answered, opened or closed by it, and nothing of it comes into memory."""
+    """Whether the run is for inspection only: it answers, opens and closes no exchange, and adds nothing to memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunCompleted(Event):
-    """The backend answered; the answer is the `MessageJournaled` of the same commit."""
+    """Record that the backend answered.
+
+    The answer is the `MessageJournaled` in the same commit.
+    """
 
     run_id: str
     remote_run_id: str | None = None
@@ -80,16 +93,19 @@ class RunCompleted(Event):
     usage: JSON = field(default_factory=dict)
     duration_seconds: float | None = None
     thread_version: int | None = None
-    """Up to which version the thread held the journal when the run answered in it."""
+    """Version up to which the thread held the journal when the run answered in it."""
     goes_on: bool = False
-    """The model asked for tools: the exchange has no answer yet and goes on with their results, in another run."""
+    """Whether the model called tools: the exchange is not answered yet and continues in another run."""
     shadow_messages: list[JSON] = field(default_factory=list)
-    """Of a shadow run: what it said and which tools it used, the answer last; journaled nowhere else."""
+    """Messages and tool calls of a shadow run, the answer last; they are journaled nowhere else."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFailed(Event):
-    """The run ended without an answer. Facts only: the cause is derived from them."""
+    """Record that a run ended without an answer.
+
+    Only facts are stored; the cause is derived from them.
+    """
 
     run_id: str
     status: str
@@ -109,7 +125,10 @@ class RunFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FallbackUsed(Event):
-    """The next backend takes over after a failed run; stored in one commit with that backend's `RunStarted`."""
+    """Record that the next backend takes over after a failed run.
+
+    It is stored in one commit with that backend's `RunStarted`.
+    """
 
     exchange_id: str
     failed_run_id: str
@@ -120,7 +139,7 @@ class FallbackUsed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ExchangeAbandoned(Event):
-    """Nobody answered, and nobody will try again by itself."""
+    """Record that an exchange has no answer and that no process will retry it automatically."""
 
     exchange_id: str
     run_ids: list[str] = field(default_factory=list)
@@ -129,7 +148,7 @@ class ExchangeAbandoned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadLinked(Event):
-    """The provider keeps a copy of this memory under `thread_id`."""
+    """Record that the provider stores a copy of this memory under `thread_id`."""
 
     backend: str
     thread_id: str
@@ -138,7 +157,7 @@ class ThreadLinked(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadLost(Event):
-    """The provider's copy is gone."""
+    """Record that the provider's copy is gone."""
 
     backend: str
     thread_id: str
@@ -148,7 +167,10 @@ class ThreadLost(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadRebuilt(Event):
-    """A thread was written anew from the journal, read back and found equal. It is the linked one from here on."""
+    """Record that a thread was rewritten from the journal, read back and found equal.
+
+    From this event on, it is the linked thread.
+    """
 
     backend: str
     thread_id: str
@@ -162,22 +184,24 @@ class ThreadRebuilt(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadReconciled(Event):
-    """A thread was mended: what it lacked was sent, surplus copies of our own writes were deleted from it, what had landed
-    though no answer came was adopted."""
+    """Record that a thread was reconciled with the journal.
+
+    Missing messages were sent, surplus copies of our writes were deleted, and other writers' messages were adopted.
+    """
 
     backend: str
     thread_id: str
     memory_version: int
     sent: int = 0
     deleted: list[str] = field(default_factory=list)
-    """The provider's ids of the entries."""
+    """The provider's ids of the deleted entries."""
     adopted: int = 0
     reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MessageRetracted(Event):
-    """A message no longer belongs to memory. It stays in the log."""
+    """Record that a message no longer belongs to memory; it remains in the log."""
 
     message_id: str
     reason: str = ""
@@ -185,7 +209,7 @@ class MessageRetracted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryCleared(Event):
-    """Memory is empty up to and including this version. The log is not."""
+    """Record that memory is empty up to and including this version; the log is unchanged."""
 
     up_to_version: int
     reason: str = ""
@@ -193,7 +217,7 @@ class MemoryCleared(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RerunAccepted(Event):
-    """A rerun's answer is now the answer of the exchange; what it supersedes leaves memory."""
+    """Record that a rerun's answer is now the answer of the exchange; what it supersedes leaves memory."""
 
     exchange_id: str
     run_id: str
@@ -201,12 +225,12 @@ class RerunAccepted(Event):
     superseded_message_id: str | None = None
     superseded_run_id: str | None = None
     behind_message_id: str | None = None
-    """Where newer messages had come: the messages of the run stand right behind this one, not at the end of memory."""
+    """Id of the message that the run's messages follow directly, if newer messages exist; None places them last."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileDefined(Event):
-    """What an assistant is made of, on a stream of its own named by the content's hash: stored once."""
+    """Record the content of a profile, once, on its own stream, which is named by the content's hash."""
 
     profile_hash: str
     name: str
@@ -217,8 +241,10 @@ class ProfileDefined(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class JobItemsPlanned(Event):
-    """Part of a job's plan, on a stream of the job's own: its items from number `first` on. Each pin holds the key of a
-    conversation and the version it had when it was planned."""
+    """Record part of a job's plan, on the job's own stream: its items from number `first` on.
+
+    Each pin holds the key of a conversation and its version at the time of planning.
+    """
 
     first: int
     pins: list[JSON]
@@ -226,7 +252,10 @@ class JobItemsPlanned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class JobStarted(Event):
-    """Mass work was begun: the plan stands in the events before this one. `options` are enough to go on with it."""
+    """Record that a bulk job was started.
+
+    The plan is in the events before this one. `options` are sufficient to resume the job.
+    """
 
     kind: str
     items: int
@@ -235,23 +264,29 @@ class JobStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class JobItemsEnded(Event):
-    """What became of items of a job: `item` (its number), `state`, `reason` and facts of each; `before` is the state of an
-    item that had ended in an earlier attempt."""
+    """Record the results of items of a job.
+
+    Each item has `item` (its number), `state`, `reason` and facts. `before` is the state of an item that had already
+    ended in an earlier attempt.
+    """
 
     items: list[JSON]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobCancelled(Event):
-    """Nobody will go on with a job."""
+    """Record that a job was cancelled and will not be resumed."""
 
     reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailureGroupResolved(Event):
-    """What made a group of failures is mended, on the ledger's stream of groups. `group` is an id that the rule of this
-    number made of cause, backend and normalised message; those are kept so that the decision can be read by itself."""
+    """Record that the problem behind a group of failures is fixed, on the ledger's stream of groups.
+
+    `group` is the id that rule version `rule` computed from cause, backend and normalised message. These are stored
+    too, so that the decision can be read on its own.
+    """
 
     group: str
     rule: int
@@ -263,7 +298,7 @@ class FailureGroupResolved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FailureGroupMuted(Event):
-    """A group of failures is known and is not to be shown, until then (ISO 8601) or for ever; on the stream of groups."""
+    """Record that a group of failures is hidden until `until` (ISO 8601) or permanently, on the stream of groups."""
 
     group: str
     rule: int
@@ -276,7 +311,7 @@ class FailureGroupMuted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FailureGroupReopened(Event):
-    """A group of failures is neither resolved nor muted any more; on the stream of groups."""
+    """Record that a group of failures is no longer resolved or muted, on the stream of groups."""
 
     group: str
     rule: int
@@ -288,7 +323,7 @@ class FailureGroupReopened(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class UnknownEvent(Event):
-    """An event of a newer threadledger: its name and fields are kept as they are, and it changes nothing here."""
+    """Represent an event of a newer threadledger: its name and fields are kept unchanged, and it has no effect."""
 
     topic: str
     data: JSON = field(default_factory=dict)
@@ -321,16 +356,16 @@ EVENTS: dict[str, type[Event]] = {
         FailureGroupReopened,
     )
 }
-"""The closed registry: the only names that a stored row may have and be understood."""
+"""All known events by the name in a stored row; a row with any other name becomes an `UnknownEvent`."""
 
 
 def topic_of(event: Event) -> str:
-    """The name under which an event is stored."""
+    """Return the name under which an event is stored."""
     return event.topic if isinstance(event, UnknownEvent) else type(event).__name__
 
 
 def payload_of(event: Event) -> JSON:
-    """An event's own fields as stored: without those that stand in columns, and without those at their default."""
+    """Return an event's own fields as stored, without those that have columns or are equal to their default."""
     if isinstance(event, UnknownEvent):
         return event.data
     values = vars(event)
@@ -338,7 +373,10 @@ def payload_of(event: Event) -> JSON:
 
 
 def restore_event(topic: str, payload: JSON, **columns: Any) -> Event:
-    """The event of a stored row. Fields that this version does not know are passed over, missing ones get their default."""
+    """Create the event of a stored row.
+
+    Fields that this version does not know are ignored; missing fields get their default.
+    """
     event_class = EVENTS.get(topic)
     if event_class is None:
         return UnknownEvent(topic=topic, data=payload, **columns)

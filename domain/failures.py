@@ -1,7 +1,7 @@
-"""What a provider said went wrong (`Failure`), which of our named causes it is, and what to do about it.
+"""Represent failures: the provider's facts (`Failure`), the named cause (`Cause`) and the advice for it.
 
-Only the facts are stored. The cause is derived from them when it is asked for, so a better table explains old failures
-better. The table stands in `diagnosis.py`.
+Only the facts are stored. The cause is derived when it is read, so that an improved table in `diagnosis.py` also
+explains old failures better.
 """
 
 import math
@@ -18,7 +18,7 @@ from .redaction import redact, redact_details, whole_text
 
 
 class Cause(StrEnum):
-    """Why a run failed, in our words."""
+    """Name the cause of a failed run."""
 
     ASSISTANT_MISSING = "assistant_missing"
     ASSISTANT_MISCONFIGURED = "assistant_misconfigured"
@@ -49,11 +49,11 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """The facts of one failed run, as the provider (or our own preflight, or the network) gave them.
+    """Hold the facts of one failed run, as reported by the provider, the network or our own preflight check.
 
-    `status` is how it ended: a run's or response's own word (`failed`, `expired`, `cancelled`, `incomplete`), or one of
-    ours: `refused` (preflight: nothing was sent), `error` (the call itself failed), `timed_out`, `interrupted`.
-    `details` holds raw facts that help to tell causes apart (`endpoint`, `exception`, `incomplete_reason`, …).
+    `status` says how the run ended: the provider's own word (`failed`, `expired`, `cancelled`, `incomplete`) or one of
+    ours: `refused` (by preflight: nothing was sent), `error` (the call itself failed), `timed_out`, `interrupted`.
+    `details` holds raw facts that help to distinguish causes (`endpoint`, `exception`, `incomplete_reason`, …).
     """
 
     status: str
@@ -70,7 +70,7 @@ class Failure:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def redacted(self) -> "Failure":
-        """The same facts without secrets, storable, and in bounds. Idempotent."""
+        """Return a copy without secrets, storable and within the size limits. Idempotent."""
         texts: dict[str, Any] = {
             name: redact(value)
             for name, value in vars(self).items()
@@ -86,7 +86,7 @@ class Failure:
         )
 
     def summary(self) -> str:
-        """The facts in one line: HTTP status, code, message."""
+        """Return the HTTP status, the code and the message in one line."""
         kind = self.code or (self.type if self.status == "error" else None) or self.status
         facts = [f"HTTP {self.http_status}" if self.http_status else None, kind, self.message]
         return ": ".join(fact for fact in facts if fact)
@@ -94,7 +94,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class RecordedFailure:
-    """One failed run as it stands in the ledger: where, the facts, and what came of it."""
+    """Represent one failed run in the ledger: its ids, facts, cause, advice and what followed."""
 
     run_id: str
     key: str
@@ -108,21 +108,21 @@ class RecordedFailure:
     advice: str
     duration_seconds: float | None = None
     next: str = "open"
-    """What followed: `retried`, `fallback`, `abandoned`, or `open` while nothing has yet."""
+    """What followed: `retried`, `fallback`, `abandoned`, or `open` if nothing has followed yet."""
     answered_by: str | None = None
-    """The run that answered the exchange in the end."""
+    """Id of the run that answered the exchange in the end."""
 
     def summary(self) -> str:
-        """The facts in one line."""
+        """Return the facts in one line."""
         return self.facts.summary()
 
     def advice_here(self) -> str:
-        """The advice with this run and this conversation in place of RUN and KEY."""
+        """Return the advice with RUN replaced by the end of this run's id, and KEY by the conversation's key."""
         here = {"RUN": self.run_id[-8:], "KEY": self.key}
         return re.sub(r"\b(RUN|KEY)\b", lambda match: here[match[0]], self.advice)
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of CONTRACT.md."""
+        """Return the JSON object that CONTRACT.md defines."""
         return {
             "run_id": self.run_id,
             "key": self.key,

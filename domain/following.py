@@ -1,4 +1,4 @@
-"""Failures as they come: those that are in the ledger, then each one when it is recorded, by whichever process."""
+"""Follow failures: first those in the ledger, then each new one when any process records it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .journal import Journal
 
 
 def follow_failures(journal: Journal, wanted: FailureFilter, limit: int | None = None) -> Iterator[RecordedFailure]:
-    """The failed runs that are wanted, the newest `limit` of those that are there, then what comes, for ever.
+    """Yield the newest `limit` matching failures in the ledger, then each new one that matches, without end.
 
-    What comes is told as it stands when it is seen: what follows on it (a retry, an answer) is mostly still to come.
+    Each failure is reported as of now; a later retry or answer is mostly not included yet.
     """
     journal.close_overdue_runs()
     end = journal.recorder.max_notification_id() or 0
-    told: set[str] = set()  # the view may have caught up past `end` already
+    told: set[str] = set()  # the view may already include failures after `end`
     for failure in journal.views.failures(wanted, limit):
         told.add(failure.run_id)
         yield failure

@@ -1,4 +1,4 @@
-"""Fork: a new conversation that begins as another one was, at a version or a time. Nobody is asked anything."""
+"""Fork a conversation: start a new one from the memory of another, at a version or time. No model is called."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .state import ConversationState
 def forked(
     journal: Journal, outside: Outside, key: str, new_key: str, at: int | datetime | None
 ) -> Effects[ConversationState]:
-    """The fork as effects; afterwards its threads get what they lack, as after any append. See `Ledger.fork`."""
+    """Fork a conversation, then mirror the fork to its threads, as after any append; see `Ledger.fork`."""
     state: ConversationState = yield Work(lambda: fork(journal, key, new_key, at).state)
     yield from outside.mirrored(journal, new_key)
     return state
@@ -31,16 +31,16 @@ def forked(
 def fork(
     journal: Journal, key: str, new_key: str, at: int | datetime | None = None, asked_in: str | None = None
 ) -> Conversation:
-    """Begin a conversation as another one was: what was in memory then, in one commit. The messages keep role, content,
-    tool calls, further fields, source and the time they were written at; their ids are their own.
+    """Start a conversation from the memory of another, at a version or time, in one commit.
 
-    Of the exchange `asked_in` the question is asked in the fork too: its exchange is open there.
+    The messages keep role, content, tool calls, other fields, source and the time at which they were written; their ids
+    are new. With `asked_in`, the question of that exchange belongs to an open exchange of the fork.
 
     Raises:
-        ConversationNotFound: there is nothing to fork.
-        InvalidKey: `new_key` cannot be one.
-        InvalidInput: the conversation has not come to this version, or had not begun at this time.
-        Conflict: there is a conversation `new_key`.
+        ConversationNotFound: there is no conversation to fork.
+        InvalidKey: `new_key` is not a valid key.
+        InvalidInput: the conversation does not have this version, or did not exist at this time.
+        Conflict: a conversation `new_key` already exists.
     """
     parent = journal.require(key)
     memory = journal.memory(key, at)
@@ -61,8 +61,10 @@ def fork(
 
 
 def fork_key(journal: Journal, key: str, run_id: str, at: int) -> str:
-    """The key of the fork in which a run's exchange is run again: one that is free, or that of a fork at the same version
-    which nobody has come to an end with."""
+    """Return the key of the fork in which a run's exchange is rerun.
+
+    The key is unused, or belongs to a fork at the same version that has not been answered yet.
+    """
     for number in count(1):
         ending = f" ~ {run_id[-8:]}" + (f" {number}" if number > 1 else "")
         wanted = key[: KEY_CHARS_MAX - len(ending)] + ending
@@ -73,12 +75,12 @@ def fork_key(journal: Journal, key: str, run_id: str, at: int) -> str:
 
 
 def is_fork(journal: Journal, key: str, parent_key: str, parent_version: int) -> bool:
-    """Whether a conversation is a fork of another one, at a version."""
+    """Return whether a conversation is a fork of another one at a version."""
     return parent_of(journal, key) == (parent_key, parent_version)
 
 
 def parent_of(journal: Journal, key: str) -> tuple[str, int] | None:
-    """Key and version of the conversation that this one was forked from."""
+    """Return the key and version of the conversation that this one was forked from, or None."""
     first = next(journal.history(key, upto=1), None)
     if not isinstance(first, e.ConversationStarted) or first.parent_key is None:
         return None
@@ -86,7 +88,7 @@ def parent_of(journal: Journal, key: str) -> tuple[str, int] | None:
 
 
 def exchange_in_fork(journal: Journal, key: str) -> str | None:
-    """The exchange that was open when a fork began."""
+    """Return the exchange that was open when a fork started."""
     journaled = (event for event in journal.history(key) if isinstance(event, e.MessageJournaled))
     return next((event.exchange_id for event in journaled if event.exchange_id is not None), None)
 
@@ -100,7 +102,7 @@ def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -
     question = _question(memory, asked_in) if asked_in is not None else None
     own = new_id()
     for each in memory.messages:
-        # Exchanges and runs stay the parent's; the one that is asked again here is another one.
+        # Exchanges and runs remain the parent's; the exchange that is answered again here gets an id of its own.
         is_open_here = question is not None and (each is question or each.exchange_id == asked_in)
         conversation.journal(
             each.message,
@@ -111,7 +113,7 @@ def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -
 
 
 def _question(memory: Memory, exchange_id: str | None) -> JournaledMessage | None:
-    """The question of an exchange; where it has none of ours, what the user said last."""
+    """Return the question of an exchange, or the newest message of the user if the exchange has none."""
     asked = [each for each in memory.messages if each.message.role is Role.USER]
     ours = [each for each in asked if each.exchange_id == exchange_id]
     return (ours or asked)[-1] if asked else None

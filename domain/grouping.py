@@ -1,4 +1,4 @@
-"""Failures in groups: those of one cause, on one backend, that say the same but for ids, numbers, paths and names."""
+"""Group failures that share a cause and a backend and whose messages differ only in ids, numbers, paths and names."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .normalising import RULE_VERSION, group_id, normalised
 from .redaction import whole_text
 
 TREND_PARTS = 12
-"""Parts of the time that is looked at; a trend counts the failures of each."""
+"""Number of equal intervals in a trend; the trend counts the failures in each."""
 
 
 class GroupState(StrEnum):
-    """How a group stands."""
+    """Name the state of a group."""
 
     RETURNED = "returned"
-    """Resolved, and there were failures since."""
+    """Resolved, but failures occurred afterwards."""
     OPEN = "open"
     RESOLVED = "resolved"
     MUTED = "muted"
@@ -31,7 +31,7 @@ class GroupState(StrEnum):
 
 @dataclass(frozen=True)
 class GroupName:
-    """What a group's id is made of, beside the rule."""
+    """Hold the values that make up a group's id, together with the rule version."""
 
     cause: str
     backend: str
@@ -39,12 +39,15 @@ class GroupName:
 
     @property
     def id(self) -> str:
-        """The group's id."""
+        """Return the group's id."""
         return group_id(self.cause, self.backend, self.message)
 
 
 def named_group(failure: Failure, backend: str, cause: Cause | None = None) -> GroupName:
-    """The group of a failure. One that said nothing goes by its code, its type or its status."""
+    """Return the group of a failure.
+
+    A failure without a message is grouped by its code, its type or its status, in this order.
+    """
     said = failure.message or failure.code or failure.type or failure.status
     return GroupName((cause or diagnose(failure)).value, _storable(backend), normalised(_storable(said)))
 
@@ -55,7 +58,7 @@ def _storable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was last decided about a group, and under which rule."""
+    """Hold the last decision about a group, and the rule version it was made under."""
 
     state: str
     at: str
@@ -69,7 +72,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Failures of one group within the time that was looked at, and how the group stands."""
+    """Represent the failures of one group within a period, and the group's state."""
 
     group: str
     cause: Cause
@@ -80,7 +83,7 @@ class FailureGroup:
     first_at: datetime
     last_at: datetime
     answered: int
-    """Of the runs: those whose exchange was answered in the end."""
+    """Number of runs whose exchange was answered in the end."""
     advice: str
     trend: tuple[int, ...]
     trend_since: datetime
@@ -89,7 +92,7 @@ class FailureGroup:
     decision: Decision | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of CONTRACT.md and more."""
+        """Return the JSON object that CONTRACT.md defines, with additional keys."""
         decided = self.decision or Decision("open", "", RULE_VERSION)
         return {
             "group": self.group,
@@ -115,13 +118,17 @@ class FailureGroup:
 
 
 GroupedRun = tuple[str, str, str, "str | None", bool]
-"""A failed run as groups need it: group, conversation, when it failed (ISO 8601), code, whether its exchange was answered."""
+"""A failed run for grouping: group id, conversation, time of failure (ISO 8601), code, whether its exchange was
+answered."""
 
 
 def tallied(
     runs: Iterable[GroupedRun], names: Mapping[str, GroupName], since: datetime | None, until: datetime
 ) -> list[FailureGroup]:
-    """The groups of these runs, which come in the order of failing, the last failed first; none is decided upon yet."""
+    """Return the groups of these runs, the most recent failure first.
+
+    The runs must be in order of failure time. Decisions are not applied: every group is open.
+    """
     by_group: dict[str, list[GroupedRun]] = {}
     for run in runs:
         by_group.setdefault(run[0], []).append(run)
@@ -152,7 +159,7 @@ def _tally(group: str, name: GroupName, found: Sequence[GroupedRun], begin: date
 
 
 def _trend(times: Sequence[str], begin: datetime, end: datetime) -> tuple[int, ...]:
-    """How many of these (sorted) times fall into each part; the last part ends with the end itself."""
+    """Count the (sorted) times in each interval; the last interval includes its end."""
     part = max((end - begin) / TREND_PARTS, timedelta(microseconds=1))
     counts, number, border = [0] * TREND_PARTS, 0, to_iso(begin + part)
     for at in times:
@@ -164,7 +171,10 @@ def _trend(times: Sequence[str], begin: datetime, end: datetime) -> tuple[int, .
 
 
 def state_of(decision: Decision | None, last_at: datetime, at: datetime) -> GroupState:
-    """How a group stands at a time, its last failure being at another. A failure after the resolution brings it back."""
+    """Return the state of a group at a time, given the time of its last failure.
+
+    A failure after the resolution makes the group `returned`. A mute that has expired makes it `open`.
+    """
     if decision is None or decision.state == "open":
         return GroupState.OPEN
     if decision.state == "muted":

@@ -1,8 +1,8 @@
-"""Groups of failures, and what people decided about them.
+"""Read the groups of failures, and record people's decisions about them.
 
-A decision (resolved, muted, reopened) is an event on a stream of the ledger's own; its newest state stands beside it. A group
-is named by its id, of which the rule of normalising is a part: another rule makes other groups, and what was decided about the
-old ones stays in the log and applies to none of the new (`orphans`).
+A decision (resolved, muted, reopened) is an event on a stream of the ledger's own; the latest state is stored next to
+the stream. The version of the normalising rule is part of a group's id: a new version creates new groups, and decisions
+about the old ones remain in the log but apply to none of the new groups (`orphans`).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .ports import StreamHead
 from .redaction import redact
 
 AUDIT_GROUPS = "audit:groups"
-"""The stream of what was decided about groups."""
+"""Name of the stream of decisions about groups."""
 
 BOOK_SCHEMA = 1
-"""Number of the form in which the decisions stand beside their stream."""
+"""Version of the format in which the decisions are stored next to their stream."""
 
 NOTE_CHARS_MAX = 500
-"""Characters of a note beside a decision."""
+"""Maximum length of a decision's note, in characters."""
 
 
 def evolve_book(book: dict[str, Decision], event: e.Event) -> None:
-    """Take one more event in. Never refuses."""
+    """Apply one event. Never raises."""
     match event:
         case e.FailureGroupResolved():
             state, until = "resolved", None
@@ -48,7 +48,7 @@ def evolve_book(book: dict[str, Decision], event: e.Event) -> None:
 
 
 class FailureGroups:
-    """The groups of one ledger."""
+    """Manage the groups of failures of one ledger."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -56,11 +56,12 @@ class FailureGroups:
     def all(
         self, since: datetime | timedelta | None = None, states: Iterable[GroupState | str] | None = None
     ) -> list[FailureGroup]:
-        """The groups with failures since then, those in these states: without them, all but the muted. First those that
-        returned, then the open, the resolved, the muted ones, each the last failed first.
+        """Return the groups with failures since a time that are in these states; by default, all but the muted groups.
+
+        They are sorted by state (returned, open, resolved, muted), then by most recent failure first.
 
         Raises:
-            InvalidInput: there is no such state.
+            InvalidInput: a state is unknown.
         """
         wanted = _states(states)
         moment = now()
@@ -71,21 +72,22 @@ class FailureGroups:
         return sorted((each for each in found if each.state in wanted), key=lambda each: order.index(each.state))
 
     def get(self, group: str) -> FailureGroup:
-        """One group over all time, by its id or by the beginning of it that is its own.
+        """Return one group over all time, by its id or by a unique prefix of it.
 
         Raises:
-            GroupNotFound: none, or more than one, has this id or begins so.
+            GroupNotFound: no group, or more than one, matches.
         """
         found = [each for each in self.all(states=GroupState) if group and each.group.startswith(group)]
         exact = [each for each in found if each.group == group] or found
         if len(exact) != 1:
-            problem = f"{len(exact)} groups begin with {group!r}" if exact else f"no group {group!r}"
-            raise GroupNotFound(f"{problem}: see what there is with: threadledger audit groups --state all")
+            problem = f"{len(exact)} groups start with {group!r}" if exact else f"no group {group!r}"
+            raise GroupNotFound(f"{problem}: list the groups with: threadledger audit groups --state all")
         return exact[0]
 
     def resolve(self, group: str, note: str = "") -> FailureGroup:
-        """Note that what made a group fail is mended; a failure after this brings it back. Where it is resolved and has not
-        returned, nothing is written.
+        """Record that the problem behind a group is fixed; a later failure makes the group `returned`.
+
+        If it is already resolved and has not returned, nothing is written.
 
         Raises:
             GroupNotFound: see `get`.
@@ -93,20 +95,20 @@ class FailureGroups:
         return self._decide(group, e.FailureGroupResolved, GroupState.RESOLVED, note)
 
     def mute(self, group: str, until: datetime | None = None, note: str = "") -> FailureGroup:
-        """Leave a group out of what is shown, until then or for ever. Where that is so already, nothing is written.
+        """Hide a group, until a time or permanently. If it is already muted this way, nothing is written.
 
         Raises:
             GroupNotFound: see `get`.
-            InvalidInput: `until` is not to come.
+            InvalidInput: `until` is not in the future.
         """
         if until is not None and as_utc(until) <= now():
             raise InvalidInput(
-                f"a group cannot be muted until {to_iso(as_utc(until))}, which is past: give a time to come"
+                f"a group cannot be muted until {to_iso(as_utc(until))}, which is in the past: pass a future time"
             )
         return self._decide(group, e.FailureGroupMuted, GroupState.MUTED, note, until=until and to_iso(as_utc(until)))
 
     def reopen(self, group: str, note: str = "") -> FailureGroup:
-        """Take back that a group is resolved or muted. Where it is open, nothing is written.
+        """Undo the resolution or mute of a group. If the group is open, nothing is written.
 
         Raises:
             GroupNotFound: see `get`.
@@ -114,12 +116,15 @@ class FailureGroups:
         return self._decide(group, e.FailureGroupReopened, GroupState.OPEN, note)
 
     def orphans(self) -> dict[str, Decision]:
-        """What was decided about groups that are no more: those of another rule, or whose failures are now of another cause."""
+        """Return the decisions about groups that no longer exist.
+
+        Their ids come from another rule version, or their failures now have another cause.
+        """
         there = {each.group for each in self._tallied(None, now())}
         return {group: each for group, each in self.book().items() if group not in there and each.state != "open"}
 
     def book(self) -> dict[str, Decision]:
-        """What was last decided about each group."""
+        """Return the last decision about each group."""
         return self._book(self._journal.head(AUDIT_GROUPS))
 
     def _tallied(self, since: datetime | None, until: datetime) -> list[FailureGroup]:

@@ -1,11 +1,11 @@
-"""How backends are doing: after failures in a row a backend cools down, and exchanges pass it over (a circuit breaker).
+"""Track the health of backends with a circuit breaker: after failures in a row a backend cools down and is skipped.
 
-The rule is `cooling_after`. `Health` applies it to what this process meets, so that one conversation's failures spare the
-others the wait; the audit applies it to the log, so that the same is seen from outside.
+The rule is `cooling_after`. `Health` applies it to the calls of this process, so that the failures of one conversation
+save the others the wait. The audit applies it to the log, so that other processes see the same state.
 
-    well ── failures in a row ──→ cooling ── its time is over ──→ half-open: one request probes
-     ↑                               ↑                               │
-     └───────── answered, or failed for the question's sake ─────────┴── failed: cooling, for longer
+    healthy ── failures in a row ──→ cooling ── cooldown ends ──→ half-open: one request probes
+       ↑                                ↑                             │
+       └──────── answered, or failed because of the question ─────────┴── failed: cooling, for longer
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from .limits import (
 )
 
 SAYS_NOTHING = ("refused", "interrupted", "cancelled")
-"""Status of the failures that tell nothing about a backend: nothing was sent, or somebody of ours stopped it."""
+"""Statuses of failures that say nothing about a backend: nothing was sent, or our own side stopped the run."""
 
 
 def tells(failure: Failure) -> bool:
-    """Whether a failure says anything about its backend."""
+    """Return whether a failure says anything about its backend."""
     return failure.status not in SAYS_NOTHING
 
 
 @dataclass(frozen=True)
 class BackendEnd:
-    """How one call of a backend ended, and when; no failure where it answered."""
+    """Represent the end of one call to a backend; `failure` is None if the backend answered."""
 
     backend: str
     at: datetime
@@ -49,7 +49,10 @@ class BackendEnd:
 
 @dataclass(frozen=True)
 class Cooling:
-    """A backend that is passed over: from its last failure until the cooldown ends, or until the probe has had its time."""
+    """Represent a period in which a backend is skipped.
+
+    It is a cooldown after the last failure, or the time limit of a probe in progress.
+    """
 
     since: datetime
     until: datetime
@@ -57,11 +60,11 @@ class Cooling:
     last: Failure
 
     def holds(self, at: datetime) -> bool:
-        """Whether the backend is passed over at this moment. Not before `since` either: the clock was set back."""
+        """Return whether the backend is skipped at this moment; False before `since`, when the clock was set back."""
         return self.since <= at < self.until
 
     def refusal(self) -> Failure:
-        """The failure of a run that passes the backend over: its cause is that of the last failure."""
+        """Return the failure of a run that skips the backend, with the cause of the last failure."""
         return Failure(
             "refused",
             code=diagnose(self.last).value,
@@ -73,14 +76,14 @@ class Cooling:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the ends of a backend's calls come to, one after the other."""
+    """Hold the state that a sequence of calls leaves a backend in."""
 
     failures_in_a_row: int = 0
     last: BackendEnd | None = None
-    """The newest end that tells anything."""
+    """The newest end that says anything about the backend."""
 
     def after(self, end: BackendEnd) -> Condition:
-        """The condition once this call has ended too."""
+        """Return the condition after this call has ended too."""
         if end.failure is None:
             return Condition(0, end)
         if not tells(end.failure):
@@ -90,44 +93,44 @@ class Condition:
 
     @property
     def cooling(self) -> Cooling | None:
-        """The cooldown that the last failure began; None while there are fewer than `BREAKER_FAILURES` in a row."""
+        """Return the cooldown that the last failure started; None for fewer than `BREAKER_FAILURES` in a row."""
         if self.last is None or self.last.failure is None or self.failures_in_a_row < BREAKER_FAILURES:
             return None
         until = self.last.at + timedelta(seconds=self._cooldown_seconds(self.last.failure))
         return Cooling(self.last.at, until, self.failures_in_a_row, self.last.failure)
 
     def _cooldown_seconds(self, failure: Failure) -> float:
-        further = min(self.failures_in_a_row - BREAKER_FAILURES, 30)  # doubled more often, it is no number any more
+        further = min(self.failures_in_a_row - BREAKER_FAILURES, 30)  # capped, because further doubling would overflow
         seconds = min(BREAKER_COOLDOWN_SECONDS * 2.0**further, BREAKER_COOLDOWN_MAX_SECONDS)
         asked_for = min(failure.retry_after_seconds or 0.0, BREAKER_RETRY_AFTER_MAX_SECONDS)
         return max(seconds, asked_for)
 
 
 def condition_after(ends: Iterable[BackendEnd]) -> Condition:
-    """What the ends of one backend's calls, oldest first, come to."""
+    """Return the condition of one backend after these calls, oldest first."""
     return reduce(Condition.after, ends, Condition())
 
 
 def cooling_after(ends: Iterable[BackendEnd]) -> Cooling | None:
-    """The cooldown that follows from the ends of one backend's calls, oldest first; it may be over by now."""
+    """Return the cooldown of one backend after these calls, oldest first; it may be over by now."""
     return condition_after(ends).cooling
 
 
 @dataclass(frozen=True)
 class BackendHealth:
-    """How a backend is doing, as its runs in the ledger tell."""
+    """Describe the health of a backend, derived from its runs in the ledger."""
 
     backend: str
     failures_in_a_row: int
     last_cause: Cause | None
-    """The cause of the newest end that tells anything; None where it answered."""
+    """Cause of the newest end that says anything about the backend; None if the backend answered."""
     last_at: datetime | None
     cooling_until: datetime | None
-    """None where it is not cooling down."""
+    """End of the cooldown; None if the backend is not cooling down."""
 
     @classmethod
     def of(cls, backend: str, ends: Iterable[BackendEnd], at: datetime) -> BackendHealth:
-        """How a backend is doing at a moment, from its ends, oldest first."""
+        """Return the health of a backend at a moment, from the ends of its calls, oldest first."""
         condition = condition_after(ends)
         last, cooling = condition.last, condition.cooling
         return cls(
@@ -139,7 +142,7 @@ class BackendHealth:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Times as ISO 8601 in UTC."""
+        """Return a JSON object, with times as ISO 8601 in UTC."""
         return {
             "backend": self.backend,
             "failures_in_a_row": self.failures_in_a_row,
@@ -150,7 +153,7 @@ class BackendHealth:
 
 
 def health_of(ends: Iterable[BackendEnd], at: datetime) -> list[BackendHealth]:
-    """How each backend is doing at a moment, by name, from the ends of all of them, oldest first."""
+    """Return the health of each backend at a moment, sorted by name, from the ends of all calls, oldest first."""
     by_backend: dict[str, list[BackendEnd]] = {}
     for end in ends:
         by_backend.setdefault(end.backend, []).append(end)
@@ -159,17 +162,17 @@ def health_of(ends: Iterable[BackendEnd], at: datetime) -> list[BackendHealth]:
 
 @dataclass
 class _Watched:
-    """One backend: its condition, and the probe that is under way."""
+    """Hold one backend's condition and the probe in progress."""
 
     condition: Condition = field(default_factory=Condition)
     probe: tuple[datetime, datetime] | None = None
-    """From when, and until when at the latest."""
+    """Start and latest end of the probe."""
 
 
 class Health:
-    """What this process has met, backend by backend. Shared by all conversations of a ledger, safe for threads.
+    """Track the health of each backend as this process sees it. Shared by all conversations of a ledger; thread-safe.
 
-    `now` is the wall clock: a cooldown's end is told to people.
+    `now` is the wall clock, because the end of a cooldown is shown to people.
     """
 
     def __init__(self, now: Callable[[], datetime] = now) -> None:
@@ -178,20 +181,23 @@ class Health:
         self._watched: dict[str, _Watched] = {}
 
     def saw(self, backend: str, failure: Failure | None, at: datetime) -> None:
-        """Note how a call ended; no failure where the backend answered. A probe is over with it."""
-        kept = replace(failure, partial_text=None) if failure is not None else None  # which may be long
+        """Record the end of a call, which ends a probe too; `failure` is None if the backend answered."""
+        kept = replace(failure, partial_text=None) if failure is not None else None  # the text may be long
         with self._lock:
             watched = self._watched.setdefault(backend, _Watched())
             watched.condition = watched.condition.after(BackendEnd(backend, at, kept))
             watched.probe = None
 
     def cooling(self, backend: str, at: datetime) -> Cooling | None:
-        """The cooldown that holds at this moment, or that lasts as long as somebody else probes; None where all is well."""
+        """Return the cooldown or another caller's probe at this moment; None if the backend may be called."""
         with self._lock:
             return self._cooling(backend, at)
 
     def enter(self, backend: str, at: datetime, seconds: float = BACKEND_TIMEOUT_SECONDS) -> Cooling | None:
-        """Like `cooling`, for somebody about to call: who is let in after a cooldown is the probe, for `seconds` at most."""
+        """Return the cooldown like `cooling`, or let the caller in.
+
+        The first caller after a cooldown becomes the probe, for at most `seconds`. Call this right before the backend.
+        """
         with self._lock:
             cooling = self._cooling(backend, at)
             watched = self._watched.get(backend)

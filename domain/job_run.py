@@ -1,7 +1,7 @@
-"""A job under way: workers take items block by block, do one after the other, and record what became of them.
+"""Run a job: workers claim items block by block, do one after another, and record the outcomes.
 
 A worker is a generator of effects: several threads perform one each, or several tasks of an event loop await one each
-(`plans.py`). Whatever breaks a worker off, what it had done is recorded, and what it held is given back.
+(`plans.py`). Whatever interrupts a worker, the items it has done are recorded and its claims are released.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .limits import JOB_BLOCK_ITEMS_MAX, JOB_CLAIM_SECONDS
 
 
 class Item(Protocol):
-    """What became of one item of a plan."""
+    """Describe the outcome of one item of a plan."""
 
     @property
     def key(self) -> str: ...
 
     @property
     def state(self) -> str:
-        """`done` or `answered`, `skipped`, `failed`; `planned` where a limit stopped it: it has not ended."""
+        """Return `done`, `answered`, `skipped` or `failed`, or `planned` if a limit stopped the item."""
         ...
 
     @property
@@ -40,14 +40,14 @@ class Item(Protocol):
 
 @dataclass(frozen=True)
 class Ended:
-    """An item of a job has ended: told to whoever listens to its workers."""
+    """Represent the end of one item of a job, as reported by a worker."""
 
     number: int
     item: Item
 
 
 class Pace:
-    """At most so many calls a second, shared by all workers of a process; without a rate, none waits."""
+    """Limit the calls per second of all workers of a process; without a rate, no call waits."""
 
     def __init__(self, rate: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = 1 / rate if rate else 0.0
@@ -56,7 +56,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self) -> float:
-        """Take the next place in the line; how many seconds it is away."""
+        """Reserve the next slot and return the seconds until it."""
         with self._lock:
             place = max(self._next, self._clock())
             self._next = place + self._seconds
@@ -64,13 +64,13 @@ class Pace:
 
 
 Step = Callable[[Mapping[str, Any]], Effects[Any]]
-"""Does one item of a plan; its value is an `Item`."""
+"""Function that does one item of a plan; its value is an `Item`."""
 
 Pins = list[tuple[int, dict[str, Any]]]
 
 
 class JobRun:
-    """What the workers of one process share."""
+    """Hold what the workers of one process share."""
 
     def __init__(
         self,
@@ -83,7 +83,10 @@ class JobRun:
         rate: float | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`rate`: requests to the provider a second. `stop` is asked between two items: they say no more is to be begun."""
+        """Create a run of a job.
+
+        `rate` is in requests to the provider per second. `stop` is called between items, to end the run early.
+        """
         self.job = job
         self.stopped_by_limit = False
         self._jobs = jobs
@@ -98,17 +101,17 @@ class JobRun:
         self._stopping = False
 
     def reopen_failed(self) -> int:
-        """Have the items that failed tried again; how many they are."""
+        """Make the failed items available again and return their number."""
         failed = [number for number, state in enumerate(self._before) if state == ord("f")]
         self._jobs.claims.reopen(self.job.job_id, failed)
         return len(failed)
 
     def stop(self) -> None:
-        """No further item is begun."""
+        """Start no further item."""
         self._stopping = True
 
     def worker(self) -> Effects[None]:
-        """Do items until none is left, telling each that ended (`Ended`)."""
+        """Do items until all have ended or been claimed, and report each ended one (`Ended`)."""
         holder = self._jobs.claims.name()
         renew = _Renewing(partial(self._renew, holder))
         try:
@@ -142,7 +145,7 @@ class JobRun:
         yield from renew()
 
     def _take(self, holder: str) -> Pins:
-        """The next items that nobody else is at or has ended; none where the job is over."""
+        """Claim the next items that no other worker has or has ended; none if the run is over."""
         while not self._is_over() and not self._jobs.is_cancelled(self.job.job_id):
             with self._lock:
                 block = dict(islice(self._ahead, self._block))
@@ -174,7 +177,7 @@ class JobRun:
         return self._stopping
 
     def _not_ended(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The items that have not ended, or failed, when this process came to the job."""
+        """Return the items that had not ended, or had failed, when this process joined the job."""
         return (
             (number, pin)
             for number, pin in self._jobs.pins(self.job.job_id)
@@ -186,7 +189,7 @@ _STATES = {"d": "done", "s": "skipped", "f": "failed"}
 
 
 class _Renewing:
-    """Holds a worker's items for longer while it is at work."""
+    """Renew a worker's claims while it is active."""
 
     def __init__(self, renew: Callable[[], None]) -> None:
         self._renew = renew

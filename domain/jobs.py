@@ -1,11 +1,11 @@
-"""Jobs: mass work, recorded as events on a stream of its own, so that it can be gone on with wherever it stopped.
+"""Record bulk work as jobs: each job is a stream of events, so that it can be resumed wherever it stopped.
 
-    JobItemsPlanned …     the plan, written down before anything is done
-    JobStarted            from here on it is a job
-    JobItemsEnded …       what became of its items
-    JobCancelled          nobody goes on with it
+    JobItemsPlanned …     the plan, stored before anything is done
+    JobStarted            the plan is complete: from here on it is a job
+    JobItemsEnded …       the outcomes of its items
+    JobCancelled          it is not resumed
 
-Who is at which item at a moment stands in a notebook beside the log (`ports.JobClaims`).
+Which worker has which item at the moment is noted outside the log (`ports.JobClaims`).
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ from .naming import JOB
 from .ports import JobClaims, StreamHead
 
 JOB_STATE_SCHEMA = 1
-"""Number of the form in which a job's state stands beside its stream."""
+"""Schema number of a job's state as it is stored with its stream."""
 
 NOT_RECORDED = frozenset({"answer", "original", "differences"})
-"""Of what became of an item: texts, which stand in the conversation's own events."""
+"""Fields of an item's outcome that are not recorded: texts, which are in the conversation's own events."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job at a glance. `done` counts what was done or answered; what is left is neither done, nor skipped, nor failed."""
+    """Hold the state of a job.
+
+    `done` counts done and answered items. Items left are neither done, skipped nor failed.
+    """
 
     job_id: str = ""
     version: int = 0
@@ -49,16 +52,16 @@ class JobState:
     last_at: str | None = None
     cancelled: bool = False
     holders: Sequence[str] = ()
-    """Who is at work on it at this moment."""
+    """The workers that are currently active on it."""
 
     @property
     def left(self) -> int:
-        """How many items have not ended."""
+        """Return the number of items that have not ended."""
         return self.items - self.done - self.skipped - self.failed
 
     @property
     def state(self) -> str:
-        """`running`, `stopped` (to be resumed), `done` or `cancelled`."""
+        """Return `running`, `stopped` (it can be resumed), `done` or `cancelled`."""
         if self.cancelled:
             return "cancelled"
         if self.holders:
@@ -66,14 +69,14 @@ class JobState:
         return "stopped" if self.left else "done"
 
     def as_json(self) -> dict[str, Any]:
-        """A row of `replay jobs`."""
+        """Return a row of `replay jobs`."""
         counts = {name: getattr(self, name) for name in ("items", "done", "skipped", "failed", "left")}
         times = {"started_at": self.started_at, "last_at": self.last_at}
         return {"job": self.job_id, "kind": self.kind, "state": self.state} | counts | times | {"options": self.options}
 
 
 def evolve_job(state: JobState, event: e.Event) -> JobState:
-    """The state after one more event. Never refuses."""
+    """Return the state after one more event. No event is rejected."""
     at = to_iso(event.timestamp)
     state = replace(state, version=event.originator_version, last_at=at)
     match event:
@@ -98,14 +101,14 @@ def _counted_as(state: object) -> str:
 
 
 class Jobs:
-    """The jobs of one ledger."""
+    """Manage the jobs of one ledger."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.claims: JobClaims = journal.job_claims
 
     def start(self, kind: str, options: Mapping[str, Any], pins: Iterable[Mapping[str, Any]]) -> JobState:
-        """Write a plan down as a job."""
+        """Store a plan as a job."""
         job_id, first, waiting = new_id(), 0, iter(pins)
         while chunk := list(islice(waiting, JOB_PINS_PER_EVENT)):
             self._record(job_id, e.JobItemsPlanned, first=first, pins=[dict(pin) for pin in chunk])
@@ -113,16 +116,16 @@ class Jobs:
         return self._record(job_id, e.JobStarted, kind=kind, items=first, options=dict(options))
 
     def all(self) -> list[JobState]:
-        """Every job, the newest first. A plan that was broken off before it was whole is none."""
+        """Return all jobs, newest first. A plan whose storing was interrupted is not a job."""
         found = [self._state(head) for head in self._journal.heads(JOB)]
         begun = [state for state in found if state.started_at is not None]
         return sorted((self._with_holders(state) for state in begun), key=lambda state: state.job_id, reverse=True)
 
     def get(self, job_id: str) -> JobState:
-        """One job, by its id or an ending of it that is its own.
+        """Return a job by its id, or by an unambiguous ending of it.
 
         Raises:
-            JobNotFound: none, or more than one, has this id or ending.
+            JobNotFound: no job, or more than one, has this id or ending.
         """
         heads = self._journal.heads(JOB) if len(job_id) >= RUN_ENDING_CHARS_MIN else ()
         found = [head for head in heads if head.stream.endswith(job_id)]
@@ -130,16 +133,19 @@ class Jobs:
         states = [state for state in states if state.job_id == job_id] or states
         if len(states) != 1:
             problem = f"{len(states)} jobs end in {job_id!r}" if states else f"no job {job_id!r}"
-            raise JobNotFound(f"{problem}: see what there is with: threadledger replay jobs")
+            raise JobNotFound(f"{problem}: list the jobs with: threadledger replay jobs")
         return self._with_holders(states[0])
 
     def pins(self, job_id: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number, pin) of every item, in the plan's order."""
+        """Yield (number, pin) of every item, in the plan's order."""
         for event in self._events(job_id, e.JobItemsPlanned):
             yield from enumerate(event.pins, event.first)
 
     def ended(self, job: JobState) -> bytearray:
-        """What became of each item, a byte for each: 0 for what has not ended, else `d`, `s` or `f` for done, skipped, failed."""
+        """Return the outcome of each item as one byte.
+
+        The byte is 0 if the item has not ended, else `d`, `s` or `f` for done, skipped or failed.
+        """
         found = bytearray(job.items)
         for event in self._events(job.job_id, e.JobItemsEnded):
             for item in event.items:
@@ -147,12 +153,12 @@ class Jobs:
         return found
 
     def results(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """What became of the items, in the order of their ending; one that was tried again comes again."""
+        """Yield the outcomes of items in the order in which they ended; a retried item appears again."""
         for event in self._events(job_id, e.JobItemsEnded):
             yield from event.items
 
     def end_items(self, job_id: str, items: Sequence[Mapping[str, Any]]) -> JobState:
-        """Record what became of items: their number (`item`), `state`, `reason` and facts."""
+        """Record the outcomes of items: their number (`item`), `state`, `reason` and facts."""
         kept = [
             {
                 name: value
@@ -164,12 +170,12 @@ class Jobs:
         return self._record(job_id, e.JobItemsEnded, items=kept)
 
     def is_cancelled(self, job_id: str) -> bool:
-        """Whether somebody has cancelled it."""
+        """Return whether the job was cancelled."""
         head = self._journal.head(JOB + job_id)
         return head is not None and self._state(head).cancelled
 
     def cancel(self, job_id: str, reason: str = "") -> JobState:
-        """See to it that nobody goes on with a job; whoever is at work on it ends the step in hand. What was done stays.
+        """Cancel a job: active workers end the current step, and completed items are kept.
 
         Raises:
             JobNotFound: no such job.

@@ -1,4 +1,4 @@
-"""The journal: eventsourcing's `Application` over our events. It loads, decides and stores; what users call is `Ledger`."""
+"""Implement the journal, an eventsourcing `Application`: it loads, decides and stores. Users call `Ledger`."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from .upkeep import Upkeep
 T = TypeVar("T")
 
 NEVER = "9999"
-"""Later than any deadline (ISO 8601)."""
+"""Timestamp later than any deadline (ISO 8601)."""
 
 
 class Store(Protocol):
-    """What the ledger asks of a factory beyond eventsourcing's own."""
+    """Describe what the ledger needs from a factory in addition to eventsourcing's own interface."""
 
     def views(self) -> Views: ...
 
@@ -44,7 +44,7 @@ class Store(Protocol):
 
 
 class Journal(Application[str]):
-    """All events of one database, by conversation and in the order of their commits."""
+    """Hold all events of one database, by conversation and in commit order."""
 
     name = "threadledger"
 
@@ -59,7 +59,7 @@ class Journal(Application[str]):
         self.watch = Watch(self._start_of, self._question_of)
 
     def construct_env(self, name: str, env: object = None) -> Environment:
-        """Empty: the process's environment must not change how events are stored."""
+        """Return an empty environment, so that the process's environment cannot change how events are stored."""
         return Environment(name, {})
 
     def construct_factory(self, env: Environment) -> InfrastructureFactory:
@@ -72,15 +72,15 @@ class Journal(Application[str]):
         return EventMapper(self.construct_transcoder())
 
     def history(self, key: str, after: int = 0, upto: int | None = None) -> Iterator[e.Event]:
-        """A conversation's own events, oldest first, after one version and up to another."""
+        """Return a conversation's events, oldest first, after one version and up to another."""
         return map(restore, self._log.stream_rows(stream_of(key), after, upto))
 
     def memory(
         self, key: str, at: int | datetime | None = None, last: int | None = None, tokens: int | None = None
     ) -> Memory:
-        """What a model is shown of a conversation, as of a version or a time, whole or a window of it: see `recall`.
+        """Return what a model is shown of a conversation, as of a version or time: all of it or a window.
 
-        Empty where it has not begun.
+        The memory is empty if the conversation does not exist.
 
         Raises:
             InvalidInput: a bound below 1.
@@ -88,11 +88,11 @@ class Journal(Application[str]):
         return recall(self._log, stream_of(key), at, last, tokens)
 
     def exchanges(self, key: str, after: int = 0) -> Exchanges:
-        """What became of every run of one conversation that started after a version."""
+        """Return the exchanges of a conversation with the outcome of every run that started after a version."""
         return fold_exchanges(self.history(key, after=after))
 
     def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
-        """One run, by its id or by an ending of it that is its own, with all that happened in its conversation.
+        """Return a run, by its id or an unambiguous ending of it, and all exchanges of its conversation.
 
         Raises:
             RunNotFound: no run, or more than one, has this id or ending.
@@ -101,27 +101,27 @@ class Journal(Application[str]):
         exact = [each for each in found if each[1] == run_id] or found
         if len(exact) != 1:
             problem = f"{len(exact)} runs end in {run_id!r}" if exact else f"no run {run_id!r}"
-            raise RunNotFound(f"{problem}: see what there is with: threadledger audit failures")
+            raise RunNotFound(f"{problem}: list failed runs with: threadledger audit failures")
         ((key, whole_id),) = exact
         folded = self.exchanges(key)
         return folded.runs[whole_id], folded
 
     def event(self, event_id: str) -> e.Event | None:
-        """One event by its id."""
+        """Return an event by its id, or None."""
         row = self._log.select_event(event_id)
         return self._mapper.to_domain_event(row) if row is not None else None
 
     def load(self, key: str) -> Conversation | None:
-        """A conversation as its decisions need it: one row is read, however long it is. None where it has not begun."""
+        """Load a conversation for a decision by reading one row, or return None if it does not exist."""
         stream = stream_of(key)
         head = self._log.select_head(stream)
         return Conversation(stream, self._state(head)) if head is not None else None
 
     def require(self, key: str) -> Conversation:
-        """Like `load`, for a conversation that has to be there.
+        """Load a conversation that must exist.
 
         Raises:
-            ConversationNotFound: it has not begun.
+            ConversationNotFound: it does not exist.
         """
         conversation = self.load(key)
         if conversation is None:
@@ -129,20 +129,20 @@ class Journal(Application[str]):
         return conversation
 
     def is_open(self, key: str, run_id: str) -> bool:
-        """Whether a run is still open."""
+        """Return whether a run is still open."""
         conversation = self.load(key)
         state = conversation.state if conversation is not None else ConversationState()
         return run_id in state.open_runs or run_id in state.shadow_runs
 
     def commit(self, key: str, decide: Callable[[Conversation], T], create: bool = False) -> T:
-        """Load, decide, store, as one step: what others append at this moment comes before or after it.
+        """Load a conversation, decide, and store the result in one step that is serialized with other writers.
 
-        `decide` may be asked again, on a newer state; it has no effects of its own.
+        `decide` may be called again with a newer state, so it must have no side effects.
 
         Raises:
-            ConversationNotFound: it has not begun, and `create` is false.
-            ConversationChanged: others were first `DECIDE_ATTEMPTS_MAX` times.
-            ThreadledgerError: what `decide` raises; nothing was written.
+            ConversationNotFound: it does not exist, and `create` is false.
+            ConversationChanged: other writers were faster `DECIDE_ATTEMPTS_MAX` times.
+            ThreadledgerError: raised by `decide`; nothing was written.
         """
         stream = stream_of(key)
         results: list[T] = []
@@ -160,16 +160,16 @@ class Journal(Application[str]):
             self._log.append(stream, decide_append)
         except IntegrityError as error:
             raise ConversationChanged(
-                f"{key!r} is being written by others all the time: nothing was written; try again"
+                f"{key!r} is constantly changed by other writers: nothing was written; try again"
             ) from error
         self.watch.saw(decided)
         return results[0]
 
     def store(self, *conversations: Conversation) -> None:
-        """Store what waits in these conversations, in one transaction: all of it or nothing.
+        """Store the pending events of these conversations in one transaction.
 
         Raises:
-            ConversationChanged: one of them moved on; load it anew and decide again.
+            ConversationChanged: another writer has changed one of them; load it again and decide again.
         """
         decided = [self._appending(conversation) for conversation in conversations if conversation.pending]
         if decided:
@@ -180,20 +180,20 @@ class Journal(Application[str]):
             )
 
     def close_overdue_runs(self) -> list[str]:
-        """Close the runs that a crash left open and whose deadline has passed, in all conversations; returns their ids."""
+        """Close runs past their deadline that a crash left open, in all conversations, and return their ids."""
         closed: list[str] = []
         for head in self._log.select_heads(CONVERSATION, overdue_at=to_iso(now())):
             closed += self.commit(key_of(head.stream), lambda conversation: conversation.close_overdue_runs())
         return closed
 
     def open_runs(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """(key, run id, facts) of every run that has not ended, in all conversations: see `ConversationState.open_runs`."""
+        """Return (key, run id, facts) of every open run in all conversations; see `ConversationState.open_runs`."""
         waiting = self._log.select_heads(CONVERSATION, overdue_at=NEVER)
         states = ((key_of(head.stream), self._state(head)) for head in waiting)
         return [(key, *run) for key, state in states for run in (*state.open_runs.items(), *state.shadow_runs.items())]
 
     def define_profile(self, profile: Profile) -> str:
-        """Keep a profile in the ledger, once; returns its hash."""
+        """Store a profile unless it is already stored, and return its hash."""
         profile_hash = profile.hash
         stream = PROFILE + profile_hash
         if profile_hash not in self._profiles and not self.has(stream):
@@ -208,23 +208,25 @@ class Journal(Application[str]):
                 model=profile.model,
                 tools=profile.tools,
             )
-            with suppress(ConversationChanged):  # somebody else defined the same content at the same moment
+            with suppress(ConversationChanged):  # another process stored the same content at the same moment
                 self.put(defined)
         self._profiles.add(profile_hash)
         return profile_hash
 
     def put(self, event: e.Event) -> None:
-        """Store the first event of a stream that has no decisions.
+        """Store the first event of a stream that needs no decisions.
 
         Raises:
-            ConversationChanged: the stream is there already.
+            ConversationChanged: the stream already exists.
         """
         head = StreamHead(event.originator_id, event.originator_version, STATE_SCHEMA, "{}")
         self._insert(Appending([self._mapper.to_stored_event(event)], [head]))
 
     def append(self, stream: str, decide: Callable[[StreamHead | None], tuple[e.Event, StreamHead] | None]) -> None:
-        """Store one event of a stream that is no conversation's, with the head that follows from it, or nothing. `decide` may
-        be asked again, with a newer head."""
+        """Append one event, or none, to a stream that is not a conversation, together with its new head.
+
+        `decide` may be called again with a newer head.
+        """
 
         def decide_append(head: StreamHead | None) -> Appending:
             decided = decide(head)
@@ -233,56 +235,56 @@ class Journal(Application[str]):
         self._log.append(stream, decide_append)
 
     def stream(self, stream: str, topics: Sequence[str] = ()) -> Iterator[e.Event]:
-        """The events of any stream, oldest first."""
+        """Return the events of any stream, oldest first."""
         return map(restore, self._log.stream_rows(stream, topics=topics))
 
     def head(self, stream: str) -> StreamHead | None:
-        """The newest state of any stream."""
+        """Return the newest state of any stream."""
         return self._log.select_head(stream)
 
     def heads(self, prefix: str) -> Sequence[StreamHead]:
-        """The newest states of the streams whose names begin so."""
+        """Return the newest states of the streams whose names start with `prefix`."""
         return self._log.select_heads(prefix)
 
     def logged(
         self, after: int = 0, topics: Sequence[str] = (), upto: int | None = None
     ) -> Iterator[tuple[int, e.Event]]:
-        """(position, event) of the whole log, after a position and up to another, or to its present end."""
+        """Return (position, event) pairs of the whole log, after one position and up to another (default: its end)."""
         return ((row[0], restore(row)) for row in self._log.rows(after, upto, topics))
 
     def followed(self, after: int = 0, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
-        """(position, event) of the whole log, and of what comes, for ever."""
+        """Yield (position, event) pairs of the whole log, then wait for new events forever."""
         with self.following(after, topics) as events:
             yield from events
 
     @contextmanager
     def following(self, after: int = 0, topics: Sequence[str] = ()) -> Iterator[Iterator[tuple[int, e.Event]]]:
-        """The same until the block is left, which ends it even while another thread waits for what comes."""
+        """Follow the log like `followed` until the block ends, even if another thread waits for the next event."""
         with self.recorder.subscribe(after, topics) as subscription:
             yield ((each.id, self._mapper.to_domain_event(each)) for each in subscription)
 
     def placed(self, key: str, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
-        """(position, event) of one conversation."""
+        """Return (position, event) pairs of one conversation."""
         return ((row[0], restore(row)) for row in self._log.stream_rows(stream_of(key), topics=topics))
 
     def keys(self) -> list[str]:
-        """The keys of all conversations."""
+        """Return the keys of all conversations, sorted."""
         return sorted(key_of(head.stream) for head in self._log.select_heads(CONVERSATION))
 
     def versions(self) -> list[tuple[str, int]]:
-        """(key, version) of all conversations, by key."""
+        """Return (key, version) pairs of all conversations, sorted by key."""
         return [(key_of(stream), version) for stream, version in self._log.select_versions(CONVERSATION)]
 
     def status(self) -> dict[str, Any]:
-        """What is in the database: see `EventLog.status`."""
+        """Return facts about the database; see `EventLog.status`."""
         return dict(self._log.status())
 
     def has(self, stream: str) -> bool:
-        """Whether a stream has events."""
+        """Return whether a stream has events."""
         return self._log.select_head(stream) is not None
 
     def _appending(self, conversation: Conversation) -> Appending:
-        """What waits in a conversation, as rows with the head that follows from them."""
+        """Return a conversation's pending events as rows, together with its new head."""
         pending = conversation.collect_events()
         if not pending:
             return Appending()
@@ -295,7 +297,7 @@ class Journal(Application[str]):
         return next((event for event in starts if event.run_id == run_id), None)
 
     def _question_of(self, run: SeenRun) -> str | None:
-        """The newest question of a run's exchange that the run was shown."""
+        """Return the newest question of a run's exchange in the memory that the run was shown."""
         shown = self.memory(run.key, run.memory_version).messages
         asked = (each for each in reversed(shown) if each.exchange_id == run.exchange_id)
         return next((each.message.text for each in asked if each.message.role is Role.USER), None)
@@ -306,7 +308,7 @@ class Journal(Application[str]):
         except IntegrityError as error:
             keys = ", ".join(repr(key_of(head.stream)) for head in appending.heads[:3])
             raise ConversationChanged(
-                f"{keys} moved on meanwhile: nothing was written; load it and try again"
+                f"{keys} changed in the meantime: nothing was written; load it again and retry"
             ) from error
 
     @property
@@ -327,4 +329,4 @@ class Journal(Application[str]):
 
 
 def _not_found(key: str) -> ConversationNotFound:
-    return ConversationNotFound(f"no conversation {key!r}: see what there is with: threadledger list")
+    return ConversationNotFound(f"no conversation {key!r}: list the conversations with: threadledger list")

@@ -1,4 +1,4 @@
-"""A message with its place in the ledger, as it was journaled or as it is read again."""
+"""Represent a message with its place in the ledger, either newly journaled or read from the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _SPEAKERS = frozenset(role.value for role in Role if role not in {Role.TOOL, Rol
 
 
 class JournaledMessage:
-    """A message with its place. One that is read again is parsed when it is looked at: most views only hand texts on."""
+    """Represent a message with its place in the ledger.
+
+    A stored message is parsed on first access, because most views only pass texts on.
+    """
 
     __slots__ = ("_at", "_message", "_payload", "version")
 
@@ -42,60 +45,63 @@ class JournaledMessage:
 
     @classmethod
     def stored(cls, payload: dict[str, Any], version: int, at: datetime | str) -> Self:
-        """The message of a stored `MessageJournaled`; `at` may be ISO 8601."""
+        """Create the message of a stored `MessageJournaled`; `at` may be an ISO 8601 string."""
         self = cls.__new__(cls)
         self._message, self._payload, self._at, self.version = None, payload, at, version
         return self
 
     @property
     def message(self) -> Message:
-        """What was said."""
+        """Return the role and content."""
         if self._message is None:
             self._message = message_in(self._payload)
         return self._message
 
     @property
     def message_id(self) -> str:
-        """Its identity: two equal texts are two messages."""
+        """Return the message's id; two messages with equal texts have different ids."""
         return str(self._payload["message_id"])
 
     @property
     def is_tool_result(self) -> bool:
-        """Whether it answers a tool call."""
+        """Return whether the message is the result of a tool call."""
         return bool(self._payload["role"] == Role.TOOL.value)
 
     @property
     def at(self) -> datetime:
-        """When it was journaled."""
+        """Return when the message was journaled."""
         if isinstance(self._at, str):
             self._at = from_iso(self._at)
         return self._at
 
     @property
     def written_at(self) -> str:
-        """When it was written (ISO 8601): journaled, or before that where an import knows it."""
+        """Return when the message was written (ISO 8601): when journaled, or earlier if an import knows the time."""
         written: str | None = self._payload.get("written_at")
         return written or (self._at if isinstance(self._at, str) else to_iso(self._at))
 
     @property
     def exchange_id(self) -> str | None:
-        """The exchange that it belongs to."""
+        """Return the id of its exchange."""
         found: str | None = self._payload.get("exchange_id")
         return found
 
     @property
     def run_id(self) -> str | None:
-        """The run that produced it."""
+        """Return the id of the run that produced it."""
         found: str | None = self._payload.get("run_id")
         return found
 
     @property
     def source(self) -> Source:
-        """Where it came from."""
+        """Return the origin of the message."""
         return Source(self._payload.get("source", Source.APP.value))
 
     def as_plain_chat_message(self) -> dict[str, Any] | None:
-        """The Chat Completions form of a message that was read and is nothing but a role and text; None for all others."""
+        """Return the Chat Completions format of a message that consists of a role and text; None for all others.
+
+        Only stored messages that have not been parsed yet qualify.
+        """
         payload = self._payload
         role, content = payload["role"], payload.get("content")
         if self._message is not None or type(content) is not str or role not in _SPEAKERS:
@@ -103,7 +109,7 @@ class JournaledMessage:
         return None if "tool_calls" in payload or "extra" in payload else {"role": role, "content": content}
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of CONTRACT.md."""
+        """Return the JSON object that CONTRACT.md defines."""
         return {
             "message_id": self.message_id,
             "version": self.version,

@@ -1,7 +1,7 @@
-"""Threads that lag behind the journal, as the notebook tells it: the provider is not asked.
+"""Find threads that lag behind the journal, from the notebook alone: the provider is not called.
 
-Bounded work, however large the ledger: the conversations that changed last, and the threads that the notebook says are in an
-unknown state. `replay verify` reads the threads themselves.
+The work is bounded, however large the ledger is: it covers the most recently changed conversations, and the threads
+that the notebook marks as unsettled. `replay verify` reads the threads themselves.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from .upkeep import NotedThread
 
 @dataclass(frozen=True)
 class LaggingThread:
-    """One thread that does not hold what it should, or is not known to."""
+    """Represent one thread that does not hold what it should, or whose content is unknown."""
 
     key: str
     mirror: str
     state: str
-    """`unlinked` (there is none), `lost`, `unsettled` (somebody stopped in the middle of writing to it), `behind`."""
+    """`unlinked` (no thread), `lost`, `unsettled` (a process stopped while writing to it), or `behind`."""
     messages: int = 0
-    """How many messages of the journal came after what it is known to hold."""
+    """Number of journaled messages after those that the thread is known to hold."""
 
 
 @dataclass(frozen=True)
 class Lags:
-    """What was found, and among how many conversations it was looked for."""
+    """Hold the lagging threads, and how many conversations were checked, of how many."""
 
     threads: Sequence[LaggingThread]
     looked_at: int
     of: int
     doubtful: int = 0
-    """Threads with writes that were never answered and may still land; they are read before the next write."""
+    """Number of threads with unconfirmed writes that may still arrive; they are read before the next write."""
 
 
 def threads_behind(journal: Journal, outside: Outside, looked_at_max: int = LAGGING_LOOKED_AT_MAX) -> Lags:
-    """Threads that lag behind, of the conversations that changed last. A conversation whose run is open is left out: the
-    run's end brings its thread up.
+    """Return the threads that lag behind, of the most recently changed conversations.
+
+    A conversation with an open run is omitted: its thread is updated when the run ends.
     """
     states = journal.views.conversations(looked_at_max, None)
     noted = {(each.stream, each.mirror): each for each in journal.upkeep.noted_threads(_streams(states))}

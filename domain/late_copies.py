@@ -1,10 +1,12 @@
-"""Surplus copies in a thread. A write whose answer never came may land after the thread was read back and the write sent
-again: then a message of ours stands there twice. What is provably ours may be taken out; what is not is only reported.
+"""Find surplus copies in a thread.
 
-Two proofs count. An entry that bears the id of a doubted message is ours by identity. Where a thread cannot bear ids, a
-block that equals a doubted write, in order, without a gap and behind all that was there when it was sent, is ours by
-content and position, together with what the model put behind it. A copy is surplus only beyond what the journal needs:
-messages of equal text are different messages.
+A write without a response may land after the thread was read back and the write was sent again. The thread then
+contains one of our messages twice. Copies that are provably ours may be deleted; others are only reported.
+
+There are two proofs. An entry with the id of a doubted message is ours by identity. Where a thread cannot hold ids, a
+block that equals a doubted write (in order, without a gap, and after everything that was there when it was sent) is
+ours by content and position, together with the model output that follows it. A copy is surplus only beyond what the
+journal needs: messages with equal text are different messages.
 """
 
 from collections import Counter
@@ -19,8 +21,10 @@ from .threads import ThreadItem, digest
 
 @dataclass(frozen=True, slots=True)
 class DoubtedItem:
-    """An entry of a doubted write, by what it is known by again: `digest` (SHA-256, hex) of kind, name, content and call,
-    and the id of our message."""
+    """Identify an entry of a doubted write by its `digest` and by the id of our message.
+
+    `digest` is the SHA-256 (hex) of kind, name, content and call id.
+    """
 
     digest: str
     message_id: str = ""
@@ -28,70 +32,78 @@ class DoubtedItem:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """One write that was sent to a thread and never answered: it may still land."""
+    """Describe one write that was sent to a thread, had no response, and may still land."""
 
     items: tuple[DoubtedItem, ...]
     asked: bool = False
-    """Whether a model was asked with these items as its input: its output may have landed right behind them."""
+    """Whether a model was called with these items as its input, so that its output may have landed directly after
+    them."""
     at: str = ""
-    """When it was sent (ISO 8601)."""
+    """Time at which it was sent (ISO 8601)."""
     whole: bool = False
-    """Whether the provider takes such a write whole or not at all; otherwise a beginning of it may have landed."""
+    """Whether the provider applies such a write completely or not at all; otherwise its first items alone may have
+    landed."""
     again: bool = False
-    """Whether it was sent a second time: then it may stand in the thread twice."""
+    """Whether it was sent a second time, so that it may appear in the thread twice."""
     exchange_id: str = ""
     run_id: str = ""
-    """Of a model that was asked: for which exchange, and by which run of ours."""
+    """If a model was called: our run that called it, for the exchange `exchange_id`."""
 
     @classmethod
     def of(cls, items: Sequence[ThreadItem], at: str, *, asked: bool = False, whole: bool = False) -> Self:
-        """The doubt about a write of these items, in the order in which they were sent."""
+        """Create the doubt about a write of these items, in the order in which they were sent."""
         return cls(tuple(DoubtedItem(digest([item]), item.message_id) for item in items), asked, at, whole or asked)
 
     def as_json(self) -> dict[str, Any]:
-        """As it is stored: about 120 bytes an item, however long its text."""
+        """Return the stored form: about 120 bytes per item, however long its text."""
         items = [[item.digest, item.message_id] for item in self.items]
         flags = {"asked": self.asked, "at": self.at, "whole": self.whole, "again": self.again}
         return {"items": items, **flags, "exchange_id": self.exchange_id, "run_id": self.run_id}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """A stored doubt; keys of a newer version are passed over."""
+        """Create a doubt from its stored form; keys of a newer version are ignored."""
         items = tuple(DoubtedItem(*item[:2]) for item in stored["items"])
         known = ("asked", "at", "whole", "again", "exchange_id", "run_id")
         return cls(items, **{name: stored[name] for name in known if name in stored})
 
 
 def surplus(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]) -> list[ThreadItem]:
-    """What stands in a thread beyond the journal and is provably a late copy of ours, in the thread's order.
+    """Return the entries beyond the journal that are provably our late copies, in the thread's order.
 
-    Of several copies, those are chosen that leave the journal's order; where that is the same, the later ones. Each doubt
-    explains one landing at most, and where it would have to explain more, content proves nothing: none is named then.
+    Of several copies, those whose deletion keeps the journal's order are chosen; if that is equal, the later ones. Each
+    doubt explains at most one landing. Where it would have to explain more, content proves nothing and no entry is
+    returned.
 
     Args:
-        journal: what the thread should hold, as its mirror renders it.
-        thread: what was read back.
-        doubts: the writes that were never answered; content is looked for those of the last `DOUBTS_SEARCHED_MAX`.
+        journal: the items that the thread should hold, as its mirror renders them.
+        thread: the entries that were read back.
+        doubts: the writes without a response; content is compared only for the last `DOUBTS_SEARCHED_MAX` of them.
     """
     taken = {index for landing in _landings(journal, thread, doubts) for index in landing.taken}
     return [thread[index] for index in sorted(taken)]
 
 
 def open_doubts(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]) -> list[Doubt]:
-    """The doubts that no surplus block of this thread has answered. Once what is surplus was taken out, only these may be
-    kept: a doubt that has landed explains no further copy."""
+    """Return the doubts that no surplus block of this thread explains.
+
+    Once the surplus was deleted, only these may be kept: a doubt that has landed explains no further copy.
+    """
     answered = {landing.doubt for landing in _landings(journal, thread, doubts)}
     return [doubt for number, doubt in enumerate(doubts) if number not in answered]
 
 
 Key = tuple[str, str]
-"""What an entry is known by: the message id that it bears (else empty), and its digest."""
+"""Identity of an entry: the message id that it carries (else empty), and its digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Landing:
-    """A way to explain entries of a thread as late: those of `taken` would go. `doubt` is the number of the doubt that it
-    uses up, None where the entry's own id is the proof. `kept` entries before them stay, as the journal's own."""
+    """Represent one way to explain entries of a thread as late.
+
+    `taken` is the range of entries to delete. `doubt` is the number of the doubt that this uses up, or None if the
+    entry's own id is the proof. The `kept` entries before the range remain as the journal's own.
+    """
 
     taken: range
     doubt: int | None = None
@@ -106,7 +118,8 @@ def _landings(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubt
     found = _explained(journal, thread, doubts) if doubts else []
     taken = {index for landing in found for index in landing.taken}
     left = [item for index, item in enumerate(thread) if index not in taken]
-    # Were the same doubts to explain still more of what is left, somebody else wrote the same: which copy is ours is not known.
+    # If the same doubts explain even more of the rest, another writer wrote the same content: which copy is ours is
+    # unknown.
     return [] if found and _explained(journal, left, doubts) else found
 
 
@@ -116,7 +129,7 @@ def _explained(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doub
     places = [(item.message_id, digest([item])) for item in journal]
     wanted = [place if place in borne else ("", place[1]) for place in places]
     in_order = _in_order(wanted, keys)
-    # Where entries bear our ids, one that bears none is not ours, whatever it says.
+    # Where entries carry our ids, an entry without an id is not ours, whatever its content.
     landings = _by_identity(keys, doubts)
     if not borne:
         since = _since(journal, wanted, keys, doubts)
@@ -135,8 +148,10 @@ def _by_identity(keys: Sequence[Key], doubts: Sequence[Doubt]) -> Iterator[_Land
 def _since(
     journal: Sequence[ThreadItem], wanted: Sequence[Key], keys: Sequence[Key], doubts: Sequence[Doubt]
 ) -> list[int]:
-    """For each doubt: from where on in the thread its write may have landed. Writes are in the journal's order, so it
-    stands behind all that the journal has before it."""
+    """Return, for each doubt, the place in the thread from which on its write may have landed.
+
+    Writes follow the journal's order, so a write is placed after everything that precedes it in the journal.
+    """
     met = [0]
     for index, key in enumerate(keys, 1):
         if len(met) <= len(wanted) and key == wanted[len(met) - 1]:
@@ -151,7 +166,7 @@ def _since(
 def _by_content(
     thread: Sequence[ThreadItem], keys: Sequence[Key], doubts: Sequence[Doubt], since: Sequence[int], *, complete: bool
 ) -> Iterator[_Landing]:
-    """The blocks that equal a doubted write. `complete`: the whole journal stands in the thread, in order."""
+    """Yield the blocks that equal a doubted write. `complete`: the thread contains the whole journal, in order."""
     for number, doubt in list(enumerate(doubts))[-DOUBTS_SEARCHED_MAX:]:
         sent = [("", item.digest) for item in doubt.items]
         for start in range(since[number], len(keys) if sent else 0):
@@ -168,7 +183,7 @@ def _by_content(
 
 
 def _outputs_from(thread: Sequence[ThreadItem], start: int) -> int:
-    """How many entries from here on may be a model's output."""
+    """Return how many entries from `start` on may be a model's output."""
     end = start
     while end < len(thread) and (thread[end].kind != "message" or thread[end].name == "assistant"):
         end += 1
@@ -176,22 +191,23 @@ def _outputs_from(thread: Sequence[ThreadItem], start: int) -> int:
 
 
 class _Path(NamedTuple):
-    """One way through a thread up to some entry."""
+    """Represent one path through a thread up to some entry."""
 
     matched: int = 0
-    """How many of the journal's entries were met, in order."""
+    """Number of the journal's entries that were matched, in order."""
     used: frozenset[int] = frozenset()
     taken: int = 0
     late: int = 0
-    """The positions of what is taken, summed up: of equal paths the one that takes the later copies is better."""
+    """Sum of the positions of the taken entries: of equal paths, the one that takes later copies is better."""
     landings: tuple[_Landing, ...] = ()
 
 
 def _best(wanted: Sequence[Key], keys: Sequence[Key], ways: Mapping[int, Sequence[_Landing]]) -> Sequence[_Landing]:
-    """Of all ways to take entries out that leave `wanted` in order, the one that takes most, then the latest.
+    """Return the landings that leave `wanted` in order and take the most entries; of equals, the latest.
 
-    A walk over the thread that keeps, at each entry, the best path of each kind; a path from which the rest of the journal
-    can no longer be met is given up, so that few are left. Where they are many all the same, nothing is taken out.
+    This walks over the thread and keeps the best path of each kind at each entry. A path from which the rest of the
+    journal can no longer be matched is dropped, so that few remain. If there are more than `LANDINGS_TRIED_MAX`,
+    nothing is taken.
     """
     rest = _met_from(wanted, keys)
     reached: dict[int, dict[tuple[int, frozenset[int], int], _Path]] = {0: {(0, frozenset(), 0): _Path()}}
@@ -220,14 +236,14 @@ def _best(wanted: Sequence[Key], keys: Sequence[Key], ways: Mapping[int, Sequenc
 
 
 def _landed(landing: _Landing, path: _Path, wanted: Sequence[Key], keys: Sequence[Key]) -> _Path | None:
-    """The path that goes on behind a landing; None where it cannot be one there."""
+    """Return the path after a landing, or None if the landing is impossible there."""
     if landing.doubt in path.used:
         return None
     matched = path.matched + landing.kept
     if list(wanted[path.matched : matched]) != list(keys[landing.start : landing.taken.start]):
         return None
     if landing.kept and matched == len(wanted):
-        return None  # nothing of the journal follows: this may be the answer itself, which the journal is yet to take
+        return None  # no journal entry follows: this may be the answer itself, which is not journaled yet
     used = path.used if landing.doubt is None else path.used | {landing.doubt}
     late = path.late + sum(landing.taken)
     return _Path(matched, used, path.taken + len(landing.taken), late, (*path.landings, landing))
@@ -236,8 +252,10 @@ def _landed(landing: _Landing, path: _Path, wanted: Sequence[Key], keys: Sequenc
 def _spared(
     landings: Sequence[_Landing], wanted: Sequence[Key], keys: Sequence[Key], doubts: Sequence[Doubt]
 ) -> list[_Landing]:
-    """Without the landings of which the journal needs an entry in another place, or that are the last copy of a message:
-    where thread and journal differ in more than late copies, an entry out of order is still needed."""
+    """Drop landings that take an entry which the journal needs elsewhere, or the last copy of a message.
+
+    Where thread and journal differ in more than late copies, an entry that is out of order is still needed.
+    """
     spare = Counter(keys)
     spare.subtract(wanted)
     doubted = {item for doubt in doubts for item in doubt.items}
@@ -253,7 +271,7 @@ def _spared(
 
 
 def _in_order(wanted: Sequence[Key], keys: Sequence[Key]) -> Sequence[Key]:
-    """The journal's entries that the thread holds in their order: all of them, unless it lacks some or they moved."""
+    """Return the journal's entries that the thread holds in order: all, unless some are missing or have moved."""
     if _met_from(wanted, keys)[0] == len(wanted):
         return wanted
     missed = {place for start, end, _, _ in differing(wanted, keys) for place in range(start, end)}
@@ -261,7 +279,7 @@ def _in_order(wanted: Sequence[Key], keys: Sequence[Key]) -> Sequence[Key]:
 
 
 def _met_from(wanted: Sequence[Key], keys: Sequence[Key]) -> list[int]:
-    """For each place in the thread: how many of the last wanted entries are met from there on, in order."""
+    """Return, for each place in the thread, how many of the last wanted entries are matched from there on, in order."""
     met = [0] * (len(keys) + 1)
     for index in range(len(keys) - 1, -1, -1):
         left = len(wanted) - met[index + 1]

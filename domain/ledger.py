@@ -1,4 +1,4 @@
-"""The domain API: a `Ledger` is all conversations of one database, a `Chat` is one of them."""
+"""Provide the domain API: a `Ledger` holds all conversations of one database, and a `Chat` is one of them."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from .upkeep import Finding, Progress, quietly
 
 @dataclass(frozen=True)
 class LoggedEvent:
-    """An event with its position in the whole log."""
+    """Represent an event with its position in the whole log."""
 
     position: int
     event: e.Event
 
     @property
     def key(self) -> str:
-        """The conversation's key (or the name of another stream)."""
+        """Return the conversation's key (or the name of another stream)."""
         return key_of(self.event.originator_id)
 
     @property
     def type(self) -> str:
-        """The name under which the event is stored."""
+        """Return the name under which the event is stored."""
         return e.topic_of(self.event)
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of CONTRACT.md; `data` holds all fields, those at their default included."""
+        """Return the keys of CONTRACT.md; `data` holds all fields, including those with default values."""
         common = e.Event.__dataclass_fields__
         data = {name: value for name, value in vars(self.event).items() if name not in common}
         return {
@@ -64,20 +64,20 @@ class LoggedEvent:
 
 
 def in_log(logged: Iterator[tuple[int, e.Event]], key: str | None = None) -> Iterator[LoggedEvent]:
-    """Events with their positions, those of one conversation where a key is given."""
+    """Return events with their positions, limited to one conversation if a key is given."""
     stream = stream_of(key) if key is not None else None
     return (LoggedEvent(*each) for each in logged if stream is None or each[1].originator_id == stream)
 
 
 class Ledger:
-    """All conversations of one database; made by `threadledger.open()`."""
+    """Provide all conversations of one database; created by `threadledger.open()`."""
 
     def __init__(self, journal: Journal, outside: Outside | None = None) -> None:
         self.journal = journal
         self.outside = outside or Outside()
 
     def close(self) -> None:
-        """Let go of the database, and of connections to the provider."""
+        """Close the database and the connections to the provider."""
         self.journal.close()
         self.outside.close()
 
@@ -90,7 +90,7 @@ class Ledger:
         self.close()
 
     def conversation(self, key: str) -> Chat:
-        """The conversation of this key; it begins at its first message.
+        """Return the conversation of this key; it starts with its first message.
 
         Raises:
             InvalidKey: the key is not a string of 1 to 200 storable characters.
@@ -98,25 +98,28 @@ class Ledger:
         return Chat(self.journal, self.outside, key)
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
-        """What is known of each conversation without reading its messages, last changed first.
+        """Return facts about each conversation without reading its messages, most recently changed first.
 
-        With `search`, those whose key or messages have all its words (or beginnings of words); case and accents do not
-        count, and words in double quotes have to stand together.
+        `search` limits them to those whose key or messages contain all its words (or beginnings of words). Case and
+        accents are ignored, and words in double quotes must be adjacent.
         """
         return self.journal.views.conversations(limit, search)
 
     def state(self, key: str) -> ConversationState:
-        """What is known of one conversation without reading its messages.
+        """Return facts about one conversation without reading its messages.
 
         Raises:
-            ConversationNotFound: it has not begun.
+            ConversationNotFound: it does not exist.
         """
         return self.journal.require(key).state
 
     def events(
         self, after: int = 0, types: Sequence[str] = (), key: str | None = None, follow: bool = False
     ) -> Iterator[LoggedEvent]:
-        """The whole log in the order of its commits, from the position after `after` on; with `follow`, for ever."""
+        """Return the events of the whole log after a position, in commit order.
+
+        With `follow`, wait for new ones forever.
+        """
         logged: Iterator[tuple[int, e.Event]]
         if key is not None and not follow:
             logged = ((position, event) for position, event in self.journal.placed(key, types) if position > after)
@@ -136,7 +139,7 @@ class Ledger:
         unanswered: bool = False,
         limit: int | None = None,
     ) -> list[RecordedFailure]:
-        """Every failed run, in the order of failing, or the newest `limit` of them. A time span counts back from now.
+        """Return failed runs in the order of failure, or the newest `limit` of them. A time span counts back from now.
 
         Overdue runs are closed first.
 
@@ -150,9 +153,9 @@ class Ledger:
     def failure_groups(
         self, since: datetime | timedelta | None = None, states: Iterable[GroupState | str] | None = None
     ) -> list[FailureGroup]:
-        """Failures in groups of one cause, one backend and one normalised message; all but the muted, or those in `states`.
+        """Return failures in groups of one cause, one backend and one normalised message.
 
-        Overdue runs are closed first.
+        Muted groups are left out, unless `states` selects them. Overdue runs are closed first.
 
         Raises:
             InvalidInput: there is no such state.
@@ -175,61 +178,65 @@ class Ledger:
     def summary(
         self, by: str = "cause", since: datetime | timedelta | None = None, until: datetime | timedelta | None = None
     ) -> list[SummaryRow]:
-        """Counts, rates, durations and tokens of the runs that began within these times, by one of `SUMMARY_BY`.
+        """Return counts, rates, durations and tokens of the runs started within these times.
 
-        Overdue runs are closed first.
+        `by` is one of `SUMMARY_BY`. Overdue runs are closed first.
 
         Raises:
-            InvalidInput: runs are not counted by that.
+            InvalidInput: `by` is not one of `SUMMARY_BY`.
         """
         if by not in SUMMARY_BY:
-            raise InvalidInput(f"runs are not counted by {by!r}: give one of {', '.join(SUMMARY_BY)}")
+            raise InvalidInput(f"runs cannot be counted by {by!r}: use one of {', '.join(SUMMARY_BY)}")
         self.close_overdue_runs()
         return self.journal.views.summary(by, moment_of(since), moment_of(until))
 
     def health(self) -> list[BackendHealth]:
-        """How each backend is doing, by name, as the newest ends of its runs in the log tell, whichever process made them.
+        """Return the health of each backend, by name, from the newest ends of its runs in the log.
 
-        What this process itself passes over follows from what it has met: `outside.health`.
+        The runs of all processes count. Which backends this process itself skips depends on the failures it has met:
+        see `outside.health`.
         """
         return health_of(self.journal.views.last_ends(HEALTH_ENDS), now())
 
     def fork(self, key: str, new_key: str, at: int | datetime | None = None) -> Chat:
-        """A new conversation that begins as another one was, at a version or a time, or as it is: the messages in its memory
-        then, with ids of their own. No model is called; the fork is mirrored like any conversation.
+        """Fork a conversation: start a new one from the memory of another, at a version or time, or as of now.
+
+        The messages get new ids. No model is called; the fork is mirrored like any conversation.
 
         Raises:
-            ConversationNotFound: there is nothing to fork.
-            InvalidKey, InvalidInput: the new key cannot be one; there is no such version, or it had not begun at that time.
-            Conflict: there is a conversation of the new key.
+            ConversationNotFound: there is no conversation to fork.
+            InvalidKey, InvalidInput: the new key is not valid; there is no such version, or it did not exist at that
+                time.
+            Conflict: a conversation with the new key already exists.
         """
         perform(forked(self.journal, self.outside, key, new_key, at), self.outside.wait)
         return self.conversation(new_key)
 
     def parent(self, key: str) -> tuple[str, int] | None:
-        """Key and version of the conversation that this one was forked from; None where it is no fork."""
+        """Return the key and version of the conversation that this one was forked from, or None if it is not a fork."""
         return parent_of(self.journal, key)
 
     def exchanges(self, key: str) -> Exchanges:
-        """What became of every run of one conversation."""
+        """Return the exchanges of one conversation with the outcome of every run."""
         return self.journal.exchanges(key)
 
     @property
     def replay(self) -> Replay:
-        """Plans that write threads anew or run failed exchanges again."""
+        """Return the API that plans and runs rebuilds, reconciles and reruns."""
         return Replay(self.journal, self.outside)
 
     def memory(self, key: str, at: int | datetime | None = None) -> Memory:
-        """What a model is shown of a conversation, as of a version or a time. Empty where it has not begun."""
+        """Return what a model is shown of a conversation, as of a version or time; empty if it does not exist."""
         return self.journal.memory(key, at)
 
     def diff(self, key: str, before: int | datetime | None = None, after: int | datetime | None = None) -> MemoryDiff:
-        """The memory of a conversation as of one version or time against the memory as of another, message by message.
+        """Compare the memory of a conversation as of two versions or times, message by message.
 
-        Without `before`, from the beginning; without `after`, until now. What is asked for backwards is told backwards.
+        Without `before`, the comparison starts at the beginning; without `after`, it ends now. If `before` is the later
+        one, the changes are reported in reverse.
 
         Raises:
-            ConversationNotFound: it has not begun.
+            ConversationNotFound: it does not exist.
         """
         self.journal.require(key)
         first, last = self.journal.memory(key, 0 if before is None else before), self.journal.memory(key, after)
@@ -237,7 +244,7 @@ class Ledger:
         return diff_memories(key, first, last, self.journal.history(key, after=older, upto=newer))
 
     def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
-        """One run, by its id or by an ending of it that is its own, with all that happened around it.
+        """Return a run, by its id or an unambiguous ending of it, and all exchanges of its conversation.
 
         Raises:
             RunNotFound: no run, or more than one, has this id or ending.
@@ -245,16 +252,19 @@ class Ledger:
         return self.journal.run(run_id)
 
     def status(self) -> dict[str, Any]:
-        """What is in the database: the keys of CONTRACT.md for `db status`."""
+        """Return facts about the database: the keys of CONTRACT.md for `db status`."""
         return self.journal.status() | {"views": self.journal.views.status()}
 
     @property
     def schema_before(self) -> int | None:
-        """The schema's number before this opening took it forward (0: there was none); None where nothing was to do."""
+        """Return the schema's number before this opening upgraded it, or None if there was no upgrade.
+
+        The number is 0 if there was no schema.
+        """
         return self.journal.upkeep.schema_before
 
     def check(self, progress: Progress = quietly) -> Iterator[Finding]:
-        """What is not as it was stored: every event is looked at, then the views."""
+        """Yield everything that differs from what was stored: every event is checked, then the views."""
         yield from self.journal.upkeep.check(progress)
         last = self.journal.recorder.max_notification_id() or 0
         for view in self.journal.views.status():
@@ -262,31 +272,33 @@ class Ledger:
                 yield Finding("view", f"{view['name']} is ahead of the log: rebuild it", position=view["position"])
             if view["parked"]:
                 yield Finding(
-                    "view", f"{view['name']} could not take in {view['parked']} events: rebuild it to see why"
+                    "view", f"{view['name']} could not process {view['parked']} events: rebuild it to see why"
                 )
 
     def rebuild_views(
         self, names: Sequence[str] = (), progress: Callable[[str, int, int], None] = lambda name, done, total: None
     ) -> None:
-        """Build views anew from the log, beside those that are read, and switch.
+        """Rebuild views from the log next to those in use, then switch to them.
 
         Raises:
             InvalidInput: there is no such view.
-            CorruptEvent: an event cannot be taken in; the views that were read stay.
+            CorruptEvent: an event cannot be processed; the views in use are kept.
         """
         self.journal.views.rebuild(names, progress)
 
     def back_up(self, path: str | Path, progress: Progress = quietly) -> int:
-        """Write the ledger as it is at this moment into a new SQLite file, itself a ledger; returns its number of events.
+        """Write a snapshot of the ledger to a new SQLite file and return its number of events.
+
+        The file is itself a ledger.
 
         Raises:
-            Conflict: there is such a file.
+            Conflict: the file already exists.
             StoreUnavailable: it cannot be written.
         """
         return self.journal.upkeep.back_up(Path(path), progress)
 
     def copy_to(self, url: str, progress: Progress = quietly) -> int:
-        """Copy the ledger into another, empty database, of the other kind too; returns its number of events.
+        """Copy the ledger to another, empty database, also of the other kind, and return its number of events.
 
         Raises:
             Conflict: the database is not empty.
@@ -295,5 +307,5 @@ class Ledger:
         return self.journal.upkeep.copy_to(url, progress)
 
     def close_overdue_runs(self) -> list[str]:
-        """Close the runs that a crash left open and whose deadline has passed, in all conversations; returns their ids."""
+        """Close runs past their deadline that a crash left open, in all conversations, and return their ids."""
         return self.journal.close_overdue_runs()

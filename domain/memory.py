@@ -1,7 +1,7 @@
-"""Memory: what a model is shown. A pure fold over a conversation's events, as of a version or a time, within a budget.
+"""Build memory, which is what a model is shown: a pure fold over a conversation's events, as of a version or time.
 
-Nothing is mended in the data. A tool call that never got its result, a result whose call is not in view, a result that
-came late: providers refuse all of them, so the view mends them (`mend.py`) and says how many.
+The data is never changed. Providers reject a tool call without a result, a result whose call is not in view, and a late
+result: the view corrects these (see `mend_tool_calls`). A view can be limited to a budget.
 """
 
 import hashlib
@@ -24,23 +24,27 @@ from .tokens import MESSAGE_OVERHEAD_TOKENS, estimate_tokens
 
 @dataclass(frozen=True)
 class Memory:
-    """The messages in view, oldest first; `version` is that of the last event folded, `rule` how the view was cut."""
+    """Represent the messages in view, oldest first.
+
+    `version` is that of the last event folded; `rule` describes how the view was limited.
+    """
 
     messages: tuple[JournaledMessage, ...] = ()
     version: int = 0
     rule: str = "all"
     run_threads: Mapping[str, str] = field(default_factory=dict)
-    """run id → the thread in which the run took place; its tool calls stand there in its steps"""
+    """run id → the thread in which the run took place; the thread's run steps hold its tool calls"""
     run_marks: Mapping[str, int] = field(default_factory=dict)
-    """run id → up to which version that thread held the journal when the run answered in it"""
+    """run id → version up to which that thread held the journal when the run answered in it"""
 
     def window(self, last: int | None = None, tokens: int | None = None) -> "Memory":
-        """The newest messages: at most `last` of them, within about `tokens` (see `tokens.py` for the estimate's error).
+        """Return the newest messages: at most `last` of them, within about `tokens`.
 
-        The newest message is always in view, even where it alone is over the budget; a tool result comes with its call.
+        The newest message is always in view, even if it alone exceeds the budget. A view of tool results alone is
+        extended back to the message with their calls. For the error of the estimate, see `tokens.py`.
 
         Raises:
-            InvalidInput: a bound below 1.
+            InvalidInput: a limit is below 1.
         """
         for name, bound in (("last", last), ("tokens", tokens)):
             if bound is not None and bound < 1:
@@ -54,7 +58,7 @@ class Memory:
         return replace(self, messages=kept, rule=rule or "all")
 
     def by_rule(self, rule: str) -> "Memory":
-        """The view that a stored rule describes, so that a rerun sees what the failed run saw."""
+        """Return the view that a stored rule describes, so that a rerun sees what the failed run saw."""
         view, bounds = self, dict[str, int]()
         for name, number in re.findall(r"(last|tokens)=(\d+)", rule):
             if name in bounds:  # a window of a window
@@ -63,7 +67,7 @@ class Memory:
         return view.window(**bounds) if bounds else view
 
     def settled(self) -> "Memory":
-        """The view without a tool call at its end that still waits for its results: they may come with the next append."""
+        """Return the view without tool calls at its end that still wait for results: the next append may bring them."""
         end = len(self.messages)
         answered: set[str] = set()
         for index in range(len(self.messages) - 1, -1, -1):
@@ -77,12 +81,15 @@ class Memory:
         return self if end == len(self.messages) else replace(self, messages=self.messages[:end])
 
     def mended(self) -> tuple[JournaledMessage, ...]:
-        """The messages as providers accept them, with their places: orphan tool calls and results mended."""
+        """Return the messages as providers accept them, with their places: tool calls and results are paired."""
         return mend_tool_calls([each for each in self.messages if each.message.role is not Role.UNKNOWN])
 
     def in_thread(self, thread_id: str | None) -> tuple[JournaledMessage, ...]:
-        """`mended`, in the order in which a thread holds them: what was journaled while a run answered there came into the
-        thread behind the run's own messages. For another thread, or none, the order of the journal."""
+        """Return the messages as providers accept them, in the order in which a thread holds them.
+
+        Messages that were journaled while a run answered in the thread follow the run's own messages there. For another
+        thread, or for None, the order is that of the journal.
+        """
         marks = {run: mark for run, mark in self.run_marks.items() if self.run_threads.get(run) == thread_id}
         if thread_id is None or not marks:
             return self.mended()
@@ -98,30 +105,30 @@ class Memory:
         return replace(self, messages=tuple(placed)).mended()
 
     def ran_in(self, message: JournaledMessage, thread_id: str | None) -> bool:
-        """Whether the run that produced a message took place in this thread."""
+        """Return whether the run that produced a message took place in this thread."""
         return thread_id is not None and self.run_threads.get(message.run_id or "") == thread_id
 
     def shown(self) -> tuple[Message, ...]:
-        """The messages as a provider accepts them."""
+        """Return the messages as a provider accepts them."""
         return tuple(each.message for each in self.mended())
 
     def as_chat_messages(self) -> list[dict[str, Any]]:
-        """For Chat Completions: `messages`."""
+        """Return the `messages` of a Chat Completions request."""
         plain = [message.as_plain_chat_message() for message in self.messages]
-        if None not in plain:  # nothing but texts: there is nothing to mend
+        if None not in plain:  # texts only: no tool calls to pair
             return cast("list[dict[str, Any]]", plain)
         return [message.as_chat_message() for message in self.shown()]
 
     def as_response_items(self) -> list[dict[str, Any]]:
-        """For the Responses API: `input`."""
+        """Return the `input` of a Responses API request."""
         return [item for message in self.shown() for item in response_items(message)]
 
     def estimated_tokens(self) -> int:
-        """About how many tokens the view costs as input."""
+        """Return the approximate number of input tokens of the view."""
         return sum(message_tokens(message) for message in self.shown())
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the shown messages in canonical JSON: equal digests, equal views."""
+        """Return the SHA-256 (hex) of the shown messages in canonical JSON: equal digests mean equal views."""
         canonical = json.dumps(self.as_chat_messages(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -130,27 +137,27 @@ MEMORY_TOPICS = (
     *("MessageJournaled", "MessageRetracted", "MemoryCleared", "RerunAccepted"),
     *("RunCompleted", "RunFailed"),  # the thread in which a run took place
 )
-"""The events that memory is made of."""
+"""Names of the events that memory is built from."""
 
 
 class MemoryFold:
-    """Memory under way: events are taken in one by one, oldest first."""
+    """Build memory step by step from events, oldest first."""
 
     def __init__(self) -> None:
         self.messages: dict[str, JournaledMessage] = {}
         self.gone: dict[str, JournaledMessage] = {}
-        """What has left memory: its place is still known."""
+        """Messages that left memory; their positions are still needed."""
         self.behind: dict[str, str] = {}
-        """message id → the message that it was put behind"""
+        """message id → id of the message that it was placed behind"""
         self.run_threads: dict[str, str] = {}
         self.run_marks: dict[str, int] = {}
 
     def say(self, message: JournaledMessage) -> None:
-        """A message comes in."""
+        """Add a message."""
         self.messages[message.message_id] = message
 
     def take(self, event: e.Event) -> None:
-        """Take one event in. Never refuses."""
+        """Apply one event. Never raises."""
         match event:
             case e.MessageJournaled():
                 self.say(journaled(event))
@@ -173,7 +180,7 @@ class MemoryFold:
                 pass
 
     def memory(self, version: int) -> "Memory":
-        """What came of it, as of a version."""
+        """Return the memory built so far, as of a version."""
         messages = in_place(self.messages.values(), self.gone, self.behind) if self.behind else self.messages.values()
         return Memory(tuple(messages), version, run_threads=self.run_threads, run_marks=self.run_marks)
 
@@ -188,7 +195,7 @@ def _after(messages: dict[str, JournaledMessage], version: int) -> dict[str, Jou
 
 
 def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> Memory:
-    """Fold events, oldest first, into memory; as of a version or a time, both inclusive. Never refuses."""
+    """Fold events, oldest first, into memory as of a version or a time, both inclusive. Never raises."""
     fold, version = MemoryFold(), 0
     at = as_utc(at) if isinstance(at, datetime) else at
     for event in events:
@@ -202,9 +209,9 @@ def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> 
 
 
 def response_items(message: Message) -> Sequence[dict[str, Any]]:
-    """One message as items of the Responses API and of Conversations.
+    """Return one message as items of the Responses API and of Conversations.
 
-    Assistant text goes as a plain string, the only form that is valid without the provider's own ids.
+    Assistant text becomes a plain string, the only form that is valid without the provider's own ids.
     """
     if message.role is Role.TOOL:
         return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}]
@@ -221,13 +228,13 @@ def response_items(message: Message) -> Sequence[dict[str, Any]]:
 
 
 def message_tokens(message: Message) -> int:
-    """About how many tokens one message costs."""
+    """Return the approximate number of tokens of one message."""
     calls = sum(estimate_tokens(call.name) + estimate_tokens(call.arguments) for call in message.calls())
     return MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.text) + calls
 
 
 def journaled(event: e.MessageJournaled) -> JournaledMessage:
-    """A stored message with its place."""
+    """Return a stored message with its place."""
     return JournaledMessage.stored(e.payload_of(event), event.originator_version, event.timestamp)
 
 
@@ -248,7 +255,7 @@ def _input_part(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_its_call(messages: Sequence[JournaledMessage], first: int) -> int:
-    """Where a view has to begin that would hold nothing but tool results: at the message that made the calls."""
+    """Return where to start a view that would hold only tool results: at the message with the calls."""
     if first >= len(messages) or any(not each.is_tool_result for each in messages[first:]):
         return first
     while first > 0 and messages[first].is_tool_result:
@@ -257,7 +264,7 @@ def _with_its_call(messages: Sequence[JournaledMessage], first: int) -> int:
 
 
 def _first_within(messages: Sequence[JournaledMessage], tokens: int) -> int:
-    """Where the longest tail within `tokens` begins; at least the last message is in it."""
+    """Return the start of the longest tail within `tokens`; it includes at least the last message."""
     spent = 0
     for index in range(len(messages) - 1, -1, -1):
         spent += message_tokens(messages[index].message)

@@ -1,4 +1,4 @@
-"""Time travel compared: the memory as of one moment against the memory as of another, message by message. Pure."""
+"""Compare the memory of a conversation at two moments, message by message, without side effects."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from .memory import Memory
 
 
 class Fate(StrEnum):
-    """What became of a message between two moments."""
+    """Name the change of a message between two moments."""
 
     SAME = "same"
     CAME = "came"
     WENT = "went"
     MOVED = "moved"
-    """It is in both memories, and others that stay in their order stand on another side of it."""
+    """The message is in both memories, at another position relative to the messages that kept their order."""
     DIFFERENT = "different"
-    """It is in both memories, with other content."""
+    """The message is in both memories, with different content."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryChange:
-    """One message: where it stood (from 1; None: it was not in memory), where it stands, and which event made the
-    difference."""
+    """Represent one message: its places in both memories and the event that made the difference.
+
+    Places count from 1; None means that the message is not in that memory.
+    """
 
     change: Fate
     message: JournaledMessage
-    """As it stands; one that went, as it stood."""
+    """The message in the later memory; if it is no longer there, in the earlier one."""
     place_before: int | None
     place_after: int | None
     reason: str = ""
     earlier: JournaledMessage | None = None
-    """What it was, where that is different."""
+    """The message in the earlier memory, if its content differs."""
 
     def as_json(self) -> dict[str, Any]:
-        """The difference for scripts: what was read at the one moment, and what at the other."""
+        """Return the difference as a JSON object, with the text at each of the two moments."""
         text = said(self.message)
         earlier = said(self.earlier) if self.earlier is not None else text
         return {
@@ -57,7 +59,7 @@ class MemoryChange:
 
 
 def said(journaled: JournaledMessage) -> str:
-    """What a message says, in words: its text, other parts by their kind, and the calls that it makes."""
+    """Return what a message says: its text, the types of its other parts, and its tool calls."""
     message = journaled.message
     parts = (
         message.content_as_json() if isinstance(message.content, tuple) else [{"type": "text", "text": message.text}]
@@ -69,29 +71,34 @@ def said(journaled: JournaledMessage) -> str:
 
 @dataclass(frozen=True)
 class MemoryDiff:
-    """Two memories of one conversation. `entries` holds every message of either, in the order of reading: what went
-    stands where it stood, what came where it stands."""
+    """Compare two memories of one conversation.
+
+    `entries` holds every message of both in reading order: removed messages at their old place, new ones at their new
+    place.
+    """
 
     key: str
     before: int
-    """The version of the first memory."""
+    """Version of the first memory."""
     after: int
     entries: tuple[MemoryChange, ...] = ()
 
     @property
     def changes(self) -> tuple[MemoryChange, ...]:
-        """The entries that differ."""
+        """Return the entries that differ."""
         return tuple(each for each in self.entries if each.change is not Fate.SAME)
 
     @property
     def same(self) -> bool:
-        """Whether a model was shown the same at both moments."""
+        """Return whether a model was shown the same at both moments."""
         return not self.changes
 
 
 def diff_memories(key: str, before: Memory, after: Memory, between: Iterable[e.Event] = ()) -> MemoryDiff:
-    """Compare two memories by the ids of their messages: two equal texts are two messages. `between` are the events from
-    the older memory to the newer one; they say why a message came or went."""
+    """Compare two memories by the ids of their messages: two equal texts are two messages.
+
+    `between` are the events from the older memory to the newer one; they explain why a message was added or removed.
+    """
     older, newer = list(before.messages), list(after.messages)
     stood = {each.message_id: place for place, each in enumerate(older)}
     stands = {each.message_id: place for place, each in enumerate(newer)}
@@ -101,7 +108,7 @@ def diff_memories(key: str, before: Memory, after: Memory, between: Iterable[e.E
     at = 0
 
     def went() -> int:
-        """How far the older memory is told, once what went before the next message that stayed is told too."""
+        """Add the messages removed before the next kept one; return the position reached in the older memory."""
         place = at
         while place < len(older) and older[place].message_id not in kept:
             one, place = older[place], place + 1
@@ -131,7 +138,7 @@ def _change(earlier: JournaledMessage | None, one: JournaledMessage, in_order: b
 
 
 def _in_order(older: Sequence[str], newer: Sequence[str]) -> set[str]:
-    """The ids of the messages of both that kept their order among each other: the longest such row."""
+    """Return the ids of the messages that kept their order: a longest common subsequence of both memories."""
     both = set(older) & set(newer)
     left, right = [each for each in older if each in both], [each for each in newer if each in both]
     displaced = {each for start, end, _, _ in differing(left, right) for each in left[start:end]}
@@ -139,7 +146,7 @@ def _in_order(older: Sequence[str], newer: Sequence[str]) -> set[str]:
 
 
 def _reasons(between: Iterable[e.Event], before: Memory, after: Memory) -> dict[str, str]:
-    """Which event made the difference, by message id; the last of them counts."""
+    """Return which event made the difference, by message id; the last one counts."""
     ids = {each.message_id: each.version for each in (*before.messages, *after.messages)}
     told: dict[str, str] = {}
     for event in between:

@@ -1,7 +1,7 @@
-"""Tool calls and results as providers insist on them: each call followed at once by exactly one result, no result alone.
+"""Pair tool calls and results as providers require: each call directly followed by exactly one result, no result alone.
 
-The view is mended, never the data: a missing result is replaced by a sentence that says so, a late one is moved up, one
-whose call is out of view (or that was answered before) is left out.
+Only the view is changed, never the data: a missing result is replaced by a sentence that says so, a late one is moved
+up, and one whose call is out of view (or was already answered) is omitted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ NO_RESULT = "[no result of this call was recorded]"
 
 
 def mend_tool_calls(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
-    """The messages with every tool call answered once, directly after the message that made it."""
+    """Return the messages with every tool call answered once, directly after the message that made it."""
     if not any(each.message.calls() or each.message.role is Role.TOOL for each in messages):
         return tuple(messages)
     return tuple(_mended(messages, _results_by_call(messages)))
@@ -31,7 +31,7 @@ def _mended(
 
 
 def _results_by_call(messages: Sequence[JournaledMessage]) -> dict[tuple[int, str], JournaledMessage]:
-    """(index of the calling message, call id) → its result: the first one after the call, before the id is used again."""
+    """Map (index of the calling message, call id) to the first result after the call, before the id is used again."""
     waiting: dict[str, int] = {}
     results: dict[tuple[int, str], JournaledMessage] = {}
     for index, each in enumerate(messages):

@@ -1,7 +1,7 @@
-"""A message: role and content; a tool call and a tool result are messages too. All values are frozen.
+"""Define messages: role and content; tool calls and tool results are messages too. All values are frozen.
 
-The shape is that of Chat Completions, which every backend and export format can be made from. What a foreign message
-carries beyond it is kept word for word (`Verbatim`, `extra_json`), so that an import can be exported unchanged.
+The shape is that of Chat Completions, from which every backend and export format can be produced. Other fields of an
+imported message are stored unchanged (`Verbatim`, `extra_json`), so that an import can be exported again without loss.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Role(StrEnum):
-    """Who speaks. A role that this version does not know reads as `UNKNOWN`."""
+    """Name the author of a message. A role that this version does not know is read as `UNKNOWN`."""
 
     SYSTEM = "system"
     DEVELOPER = "developer"
@@ -26,7 +26,7 @@ class Role(StrEnum):
 
 
 class Source(StrEnum):
-    """Where a message came from."""
+    """Name the origin of a message. A source that this version does not know is read as `UNKNOWN`."""
 
     APP = "app"
     RUN = "run"
@@ -34,7 +34,7 @@ class Source(StrEnum):
     IMPORT = "import"
     RERUN = "rerun"
     ADOPTED = "adopted"
-    """It stood in a thread, written by somebody else, and was taken into the journal by a reconcile."""
+    """Another writer added it to a thread, and a reconcile imported it into the journal."""
     UNKNOWN = "unknown"
 
     @classmethod
@@ -44,7 +44,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of text."""
+    """Represent a piece of text."""
 
     text: str
 
@@ -54,7 +54,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image by reference: its address."""
+    """Represent an image by its URL."""
 
     url: str
     detail: str | None = None
@@ -65,7 +65,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file by reference: the id under which the provider keeps it."""
+    """Represent a file by the id under which the provider stores it."""
 
     file_id: str
 
@@ -75,7 +75,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Verbatim:
-    """A content part of a kind we have no word for, kept as the JSON it came in."""
+    """Represent a content part of an unsupported type by its original JSON."""
 
     json: str
 
@@ -86,12 +86,15 @@ class Verbatim:
 
 Part = Text | Image | File | Verbatim
 Content = str | tuple[Part, ...] | None
-"""Text, parts, or nothing. The empty tuple stands for a message that has no `content` key at all."""
+"""Text, parts or None. The empty tuple represents a message without a `content` key."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A model's wish to have a function called. `arguments` is the JSON text as the model wrote it, valid or not."""
+    """Represent a model's request to call a function.
+
+    `arguments` is the JSON text as the model wrote it, valid or not.
+    """
 
     id: str
     name: str
@@ -102,7 +105,7 @@ class ToolCall:
 
 
 def loose_call(given: dict[str, Any]) -> ToolCall:
-    """A tool call of any shape, as far as it can be told."""
+    """Return a tool call of any shape, with the fields that can be read."""
     function = given.get("function") or given.get("custom") or {}
     arguments = function.get("arguments", function.get("input", "")) if isinstance(function, dict) else ""
     name = function.get("name", "") if isinstance(function, dict) else ""
@@ -111,7 +114,7 @@ def loose_call(given: dict[str, Any]) -> ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the provider counted them."""
+    """Hold the token counts that the provider reported."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -130,7 +133,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one participant said. `extra_json` holds, as a JSON object, what else a foreign message carried."""
+    """Represent what one participant said.
+
+    `extra_json` is a JSON object with the other fields of an imported message.
+    """
 
     role: Role
     content: Content = None
@@ -140,7 +146,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The words alone, parts joined by blank lines."""
+        """Return the text alone, with parts joined by blank lines. Without content, return the refusal."""
         if isinstance(self.content, str):
             return self.content
         if self.content is None:
@@ -148,23 +154,23 @@ class Message:
         return "\n\n".join(part.text for part in self.content if isinstance(part, Text))
 
     def calls(self) -> tuple[ToolCall, ...]:
-        """All tool calls, those of a shape of their own (kept in `extra_json`) as far as they can be told."""
+        """Return all tool calls; those of other shapes (stored in `extra_json`) with the fields that can be read."""
         if self.tool_calls or "tool_calls" not in self.extra_json:
             return self.tool_calls
         given = self.extra().get("tool_calls")
         return tuple(loose_call(call) for call in given if isinstance(call, dict)) if isinstance(given, list) else ()
 
     def content_as_json(self) -> str | list[dict[str, Any]] | None:
-        """The content in JSON's own types, made anew at each call."""
+        """Return the content as JSON types, newly created at each call."""
         return [part.as_json() for part in self.content] if isinstance(self.content, tuple) else self.content
 
     def extra(self) -> dict[str, Any]:
-        """What else a foreign message carried."""
+        """Return the other fields of an imported message."""
         carried: dict[str, Any] = json.loads(self.extra_json) if self.extra_json != "{}" else {}
         return carried
 
     def as_chat_message(self) -> dict[str, Any]:
-        """The Chat Completions form."""
+        """Return the message in the Chat Completions format."""
         chat: dict[str, Any] = {"role": self.role.value}
         if self.tool_call_id is not None:
             chat["tool_call_id"] = self.tool_call_id

@@ -1,7 +1,7 @@
-"""What two messages of one cause have in common: a provider's message without what is different each time.
+"""Normalise a provider's messages: replace whatever changes from one failure to the next.
 
-Ids, numbers, paths, addresses, times and quoted names give way to placeholders. What comes of it is part of a group's id, and
-so is the number of the rule: another rule makes other groups, and never moves a failure from one group to another silently.
+Placeholders replace ids, numbers, paths, addresses, times and quoted names. The result and the rule version are part of
+a group's id: a new rule version creates new groups and never silently moves a failure from one group to another.
 """
 
 import hashlib
@@ -10,10 +10,10 @@ import re
 from functools import lru_cache
 
 RULE_VERSION = 1
-"""Number of this rule. Raised with every change of it, however small: see `group_id`."""
+"""Version of this rule. Increment it with every change, however small: see `group_id`."""
 
 GROUP_ID_CHARS = 10
-"""Characters of a group's id."""
+"""Length of a group's id, in characters."""
 
 _CHANGING = re.compile(
     r"""
@@ -52,16 +52,16 @@ _CHANGING = re.compile(
 
 @lru_cache(maxsize=1_024)
 def normalised(message: str) -> str:
-    """The message with placeholders for what changes from one failure to the next, in one line. Idempotent."""
+    """Return the message in one line, with placeholders for what changes from one failure to the next. Idempotent."""
     before, text = "", " ".join(message.split())
-    while text != before:  # a placeholder may be what was in the way of the next one; each turn leaves less to replace
+    while text != before:  # one replacement can enable another; each pass leaves less to replace
         before, text = text, _CHANGING.sub(_placeholder, text)
     return text
 
 
 @lru_cache(maxsize=1_024)
 def group_id(cause: str, backend: str, message: str) -> str:
-    """The id of the failures of one cause on one backend whose normalised message is this, under this rule."""
+    """Return the id of the group with this cause, backend and normalised message, under this rule version."""
     named = json.dumps([RULE_VERSION, cause, backend, message], separators=(",", ":"))
     return hashlib.sha256(named.encode()).hexdigest()[:GROUP_ID_CHARS]
 

@@ -1,7 +1,8 @@
-"""Whoever watches runs is told of them here, once they are stored: the log line of a run, and telemetry where an app wants it.
+"""Notify observers of runs after they are stored: the run log always, telemetry where an app enables it.
 
-The place is the journal, behind its commit: whichever path a run takes (an app's question, a stream, its own run, a recorded
-client, a rerun, a crash that somebody else closes), its start and its end are events, and each is stored once.
+The journal does this after each commit. The start and the end of a run are events, each stored once, whichever path the
+run takes: an app's question, a stream, an app's own run, a recorded client, a rerun, or a crash whose run another
+process closes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ run_logger = logging.getLogger("threadledger.runs")
 
 @dataclass(frozen=True)
 class SeenRun:
-    """A run, as it stands at its start."""
+    """Describe a run at its start."""
 
     key: str
     exchange_id: str
@@ -41,12 +42,12 @@ class SeenRun:
     rerun_of: str | None = None
     shadow: bool = False
     took_over_from: str | None = None
-    """The failed run of another backend that this one takes the place of."""
+    """Id of the failed run on another backend that this run replaces."""
 
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run ended: with an answer, or with a failure and its cause."""
+    """Describe how a run ended: with an answer, or with a failure and its cause."""
 
     run: SeenRun
     ended_at: datetime
@@ -59,15 +60,15 @@ class RunEnd:
     finish_reason: str | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
     goes_on: bool = False
-    """The model asked for tools: the exchange goes on in another run."""
+    """Whether the model requested tools, so that the exchange continues in another run."""
     answer: str | None = field(default=None, repr=False)
     question: Callable[[], str | None] = field(default=lambda: None, repr=False)
-    """What was asked, read when it is wanted."""
+    """Function that reads the question when it is needed."""
 
 
 @dataclass(frozen=True)
 class ExchangeEnd:
-    """How an exchange ended: with the run that answered it, or given up."""
+    """Describe how an exchange ended: answered by a run, or abandoned."""
 
     key: str
     exchange_id: str
@@ -76,36 +77,39 @@ class ExchangeEnd:
 
 
 class Observer(Protocol):
-    """Watches runs. It is told in the thread that stored them, several at once, and after the fact: what it raises is
-    logged, and costs no run anything."""
+    """Observe runs.
+
+    The methods are called after the commit, in the thread that stored the events, possibly several at once. Exceptions
+    are logged and do not affect the run.
+    """
 
     def run_started(self, run: SeenRun) -> None:
-        """A run begins."""
+        """Handle the start of a run."""
         ...
 
     def run_ended(self, end: RunEnd) -> None:
-        """A run has ended; its start may have been another process's."""
+        """Handle the end of a run; another process may have started it."""
         ...
 
     def exchange_ended(self, end: ExchangeEnd) -> None:
-        """An exchange has its answer, or was given up."""
+        """Handle an exchange that was answered or abandoned."""
         ...
 
 
 class RunLog:
-    """One line a run, at its end. Without a word that was said, by people, models or providers, unless `text` asks for it."""
+    """Log one line per run, at its end. Text of people, models and providers is only logged if `text` is set."""
 
     def __init__(self, text: bool = False) -> None:
         self._text = text
 
     def run_started(self, run: SeenRun) -> None:
-        """Told at its end."""
+        """Ignore the start: a run is logged at its end."""
 
     def exchange_ended(self, end: ExchangeEnd) -> None:
-        """Told by its runs."""
+        """Ignore the end of an exchange: its runs are logged."""
 
     def run_ended(self, end: RunEnd) -> None:
-        """The line: what went wrong stands in its fields, by the names of `audit show`."""
+        """Log the run; details of a failure are in the record's fields, named as in `audit show`."""
         level = logging.INFO if end.failure is None else logging.WARNING
         if run_logger.isEnabledFor(level):
             run_logger.log(level, _line(end), extra=dict(self._fields(end)))
@@ -128,13 +132,18 @@ class RunLog:
 
 
 class Watch:
-    """Tells observers what the events of a commit mean. It remembers the runs that are open, so that an end can be told with
-    its start; one that is not remembered is looked up."""
+    """Notify observers of the events of a commit.
+
+    Open runs are remembered, so that an end is reported together with its start. Other runs are read from the log.
+    """
 
     def __init__(
         self, find: Callable[[str, str], e.RunStarted | None], question: Callable[[SeenRun], str | None]
     ) -> None:
-        """`find` gives the start of a run by stream and id, `question` what its exchange asked."""
+        """Create a watch.
+
+        `find` returns the start of a run by stream and run id, `question` returns the question of its exchange.
+        """
         self.observers: tuple[Observer, ...] = (RunLog(),)
         self._find = find
         self._question = question
@@ -142,13 +151,13 @@ class Watch:
         self._lock = Lock()
 
     def saw(self, stored: Sequence[e.Event]) -> None:
-        """Events were stored, in this order, in one commit."""
+        """Notify observers of events that were stored in this order, in one commit."""
         if not any(type(event) in _WATCHED for event in stored):
             return
         try:
             self._tell(stored)
         except Exception:
-            logger.exception("runs could not be told to whoever watches them; the runs are not concerned")
+            logger.exception("observers could not be notified of runs; the runs are not affected")
 
     def _tell(self, stored: Sequence[e.Event]) -> None:
         took_over: dict[str, str] = {}
@@ -184,7 +193,7 @@ class Watch:
             try:
                 tell(observer)
             except Exception:
-                logger.exception("%s failed to take in a run; the run is not concerned", type(observer).__name__)
+                logger.exception("%s failed to handle a run; the run is not affected", type(observer).__name__)
 
     def _remember(self, run: SeenRun) -> None:
         with self._lock:
@@ -256,7 +265,7 @@ def _end(
 
 
 def _line(end: RunEnd) -> str:
-    """For people: the run, and what was made of it."""
+    """Return the log line: the run and its outcome."""
     run, failure = end.run, end.failure
     place = f"run {run.run_id} on {run.backend} ({run.model}, attempt {run.attempt})"
     if failure is None or end.cause is None:

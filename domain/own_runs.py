@@ -1,4 +1,4 @@
-"""An app's own model call, recorded as a run."""
+"""Record an app's own model call as a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .runs import Completion, RunPlan
 
 
 class OwnRunning:
-    """The run as effects: `OwnRun` performs them at once, `AsyncOwnRun` awaits them."""
+    """Record the run as effects: `OwnRun` performs them, `AsyncOwnRun` awaits them."""
 
     def __init__(self, conversing: Conversing, backend: str, model: str, timeout_seconds: float) -> None:
         self._conversing = conversing
@@ -31,7 +31,7 @@ class OwnRunning:
         self.run_id = ""
 
     def start(self) -> Effects[None]:
-        """Record that the call begins."""
+        """Record the start of the call."""
         key, journal = self._conversing.key, self._conversing.journal
         memory = yield Work(lambda: journal.memory(key))
         plan = replace(self._plan, memory_version=memory.version, memory_hash=memory.digest())
@@ -45,7 +45,7 @@ class OwnRunning:
         self._began = time.monotonic()
 
     def complete(self, completion: Completion) -> Effects[None]:
-        """Journal the answer; the run is over."""
+        """Journal the answer and end the run."""
         key, journal = self._conversing.key, self._conversing.journal
         elapsed = self._elapsed()
         yield Work(
@@ -55,13 +55,13 @@ class OwnRunning:
         yield from self._conversing.outside.mirrored(journal, key)
 
     def fail(self, error: BaseException) -> Effects[None]:
-        """Record an exception as the run's failure. Quiet where the run is over."""
+        """Record an exception as the run's failure. Does nothing if the run has ended."""
         interrupted = not isinstance(error, Exception)
         status = "interrupted" if interrupted else "error"
         yield from self._fail(Failure(status, type=type(error).__name__, message=redact(str(error)) or None))
 
     def end(self) -> Effects[None]:
-        """A run that was left without an answer and without an error has failed too."""
+        """Record a failure if the run ended without an answer and without an error."""
         yield from self._fail(Failure("error", code="no_answer", message="the block ended without run.complete(text)"))
 
     def _fail(self, failure: Failure) -> Effects[None]:
@@ -74,9 +74,9 @@ class OwnRunning:
             conversation.fail_run(self.run_id, failure, elapsed)
             conversation.abandon(self.exchange_id, "the app's own run failed")
 
-        with suppress(RunNotOpen):  # closed as interrupted meanwhile: the app's own exception says more
+        with suppress(RunNotOpen):  # another process closed it as interrupted: the app's own exception says more
             yield Work(lambda: self._conversing.journal.commit(self._conversing.key, decide))
-        if failure.status != "interrupted":  # else the app is on its way out
+        if failure.status != "interrupted":  # an interrupted app is shutting down
             yield from self._conversing.outside.mirrored(self._conversing.journal, self._conversing.key)
 
     def _elapsed(self) -> float:
@@ -84,24 +84,24 @@ class OwnRunning:
 
 
 class _Open:
-    """A run in an app's hands."""
+    """Represent a run that an app controls."""
 
     def __init__(self, running: OwnRunning) -> None:
         self._running = running
 
     @property
     def run_id(self) -> str:
-        """The run's id, as events and audit know it."""
+        """Return the run's id, as used in events and in the audit."""
         return self._running.run_id
 
     @property
     def exchange_id(self) -> str:
-        """The id of the exchange that it answers."""
+        """Return the id of the exchange that it answers."""
         return self._running.exchange_id
 
 
 class OwnRun(_Open):
-    """Open from `with chat.run(...)` on; `complete` journals the answer."""
+    """Represent the open run of `with chat.run(...)`; `complete` journals the answer."""
 
     def __init__(self, running: OwnRunning, wait: Wait) -> None:
         super().__init__(running)
@@ -116,17 +116,17 @@ class OwnRun(_Open):
         finish_reason: str | None = None,
         remote_run_id: str | None = None,
     ) -> None:
-        """Journal the answer; the run is over. The rest is what the app knows of how it went.
+        """Journal the answer and end the run. The other arguments are what the app knows about its call.
 
         Raises:
-            RunNotOpen: it was over already.
+            RunNotOpen: it has already ended.
             InvalidMessage: the text cannot be stored; the run is still open.
         """
         perform(self._running.complete(_completion(text, model, usage, finish_reason, remote_run_id)), self._wait)
 
 
 class AsyncOwnRun(_Open):
-    """Open from `async with chat.run(...)` on; `complete` journals the answer."""
+    """Represent the open run of `async with chat.run(...)`; `complete` journals the answer."""
 
     def __init__(self, running: OwnRunning, driver: AsyncDriver) -> None:
         super().__init__(running)
@@ -150,7 +150,7 @@ def _completion(
     text: str, model: str | None, usage: Usage | None, finish_reason: str | None, remote_run_id: str | None
 ) -> Completion:
     if not text.strip():
-        raise InvalidMessage("the answer has no words: complete the run with its text, or let it fail")
+        raise InvalidMessage("the answer is empty: complete the run with a non-empty text, or let it fail")
     return Completion(
         (text_message("assistant", text),),
         finish_reason=finish_reason,
@@ -161,7 +161,7 @@ def _completion(
 
 
 def _start(conversation: Conversation, plan: RunPlan) -> tuple[str, str]:
-    """Begin an exchange, or go on with the last one where nobody answered it and nothing was journaled since."""
+    """Start an exchange, or resume the last one if it is unanswered and nothing was journaled since."""
     state = conversation.state
     last = state.abandoned.get(state.last_exchange_id or "")
     if last is None or state.last_exchange_id is None or last.get("messages") != state.messages:

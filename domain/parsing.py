@@ -1,4 +1,4 @@
-"""Messages from the outside: checked, frozen, and refused with one sentence where they cannot be kept."""
+"""Parse messages from outside: check and freeze them, or raise an error that says in one sentence what is wrong."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,19 +11,19 @@ from .messages import Content, File, Image, Message, Part, Role, Text, ToolCall,
 
 
 def text_message(role: str, text: str) -> Message:
-    """A message of plain text.
+    """Create a message of plain text.
 
     Raises:
-        InvalidMessage: the role is not one of ours, or the text cannot be stored.
+        InvalidMessage: the role is unknown, or the text cannot be stored.
     """
     return parse_message({"role": role, "content": text})
 
 
 def parse_message(given: Mapping[str, Any]) -> Message:
-    """Read a message in the Chat Completions form.
+    """Parse a message in the Chat Completions format.
 
     Raises:
-        InvalidMessage: saying which field is wrong, why, and what is expected.
+        InvalidMessage: a field is invalid; the error says which one, why, and what is expected.
     """
     role = _role(given.get("role"))
     if given.keys() == _PLAIN and role is not Role.TOOL and _is_short_text(given["content"]):
@@ -53,12 +53,12 @@ def parse_message(given: Mapping[str, Any]) -> Message:
 
 
 def restore_message(event: MessageJournaled) -> Message:
-    """The message of a stored `MessageJournaled`; never refuses, whatever a newer version wrote."""
+    """Return the message of a stored `MessageJournaled`. Accepts whatever a newer version wrote."""
     return message_in(vars(event))
 
 
 def message_in(stored: Mapping[str, Any]) -> Message:
-    """The message in the stored fields of a `MessageJournaled`; never refuses either."""
+    """Return the message in the stored fields of a `MessageJournaled`. Accepts whatever a newer version wrote."""
     content = stored.get("content")
     extra = stored.get("extra") or {}
     given = stored.get("tool_calls") or ()
@@ -76,10 +76,10 @@ def message_in(stored: Mapping[str, Any]) -> Message:
 
 
 def plain_json(value: Any, what: str) -> str:
-    """`value` as JSON text, in UTF-8's reach.
+    """Return `value` as JSON text that can be encoded as UTF-8.
 
     Raises:
-        InvalidMessage: the value is not JSON, or its text holds half a character (a lone surrogate).
+        InvalidMessage: the value is not JSON, or its text contains a lone surrogate.
     """
     try:
         _refuse_what_json_would_change(value)
@@ -98,10 +98,10 @@ def plain_json(value: Any, what: str) -> str:
 
 
 def _refuse_what_json_would_change(value: Any) -> None:
-    """Keys that JSON would turn into others, and nesting that could be written but not always be read again.
+    """Reject keys that JSON would convert to strings, and nesting that could be written but not always read again.
 
     Raises:
-        TypeError, ValueError: saying what.
+        TypeError, ValueError: with the reason.
     """
     level = [value]
     for _ in range(JSON_LEVELS_MAX):
@@ -121,18 +121,18 @@ def _refuse_what_json_would_change(value: Any) -> None:
 
 
 _OTHER_WAYS_TO_SPEAK = ("refusal", "audio", "function_call")
-"""Fields in which an assistant's message without content says something."""
+"""Fields that can replace the content of an assistant's message."""
 
 
 _PLAIN = {"role", "content"}
 """The fields of most messages."""
 
 _SHORT_CHARS_MAX = MESSAGE_BYTES_MAX // 8
-"""A text of so many characters is within the limit however it is escaped: JSON needs at most 6 bytes for one."""
+"""Length in characters that is within the byte limit however the text is escaped: JSON needs at most 6 bytes each."""
 
 
 def _is_short_text(content: object) -> bool:
-    """Whether this is text that needs no closer look: it is whole, and within the limit."""
+    """Return whether this is text that needs no further check: it can be encoded and is within the limit."""
     if type(content) is not str or len(content) > _SHORT_CHARS_MAX:
         return False
     try:
@@ -186,7 +186,7 @@ def _part(given: Mapping[str, Any], to_text: Callable[[Any], str]) -> Part:
 
 
 def _tool_calls(value: object) -> tuple[tuple[ToolCall, ...], bool]:
-    """The calls, and whether some are of a shape that only `extra_json` can keep."""
+    """Return the calls, and whether some have a shape that only `extra_json` can store."""
     if value is None or value == []:
         return (), False
     if not isinstance(value, Sequence) or isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Pins: a plan notes at which version it saw a conversation, and whoever performs it later tells whether that has moved on."""
+"""Pin plans to versions: a plan notes each conversation's version, and applying it checks for later changes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from . import events as e
 from .journal import Journal
 
 CHANGED = "changed since the plan: plan again"
-"""Why an item is skipped whose conversation has moved on."""
+"""Reason for skipping an item whose conversation has changed since the plan."""
 
 ABOUT_THREADS = (e.ThreadLinked, e.ThreadLost, e.ThreadRebuilt, e.ThreadReconciled)
 
 
 def moved_on(journal: Journal, key: str, version: int) -> bool:
-    """Whether anything has happened in a conversation after a version but what concerns its threads: a rebuild that was
-    broken off has linked or lost a thread itself."""
+    """Return whether a conversation has changed after a version, apart from its threads.
+
+    Events about threads do not count, because an interrupted rebuild may itself have linked or lost a thread.
+    """
     return any(not isinstance(event, ABOUT_THREADS) for event in journal.history(key, after=version))

@@ -1,8 +1,8 @@
-"""Where messages stand in memory: in the order of the journal, but for those of a rerun that was accepted behind an earlier
-message. Told from either end alike: a window that is read backwards shows what the whole shows.
+"""Order the messages in memory: journal order, except for a rerun that was accepted behind an earlier message.
 
-A message is put behind another one that is older than itself, and takes along what was put behind it. Where that other one
-has left memory, its place is still known; where it was cleared away, what stood behind it stands at the beginning.
+Messages can be read from either end: a window that is read backwards shows the same order as the whole. A message is
+placed behind an older one, and takes along the messages placed behind itself. If the older one left memory, its
+position is still known; if memory was cleared past it, the messages placed behind it come first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from .journaled import JournaledMessage
 def in_place(
     messages: Iterable[JournaledMessage], gone: Mapping[str, JournaledMessage], behind: Mapping[str, str]
 ) -> Iterator[JournaledMessage]:
-    """Messages, oldest first, each in its place. `gone` are those that left memory, `behind` is message id → message id."""
+    """Return messages, given oldest first, each in its place.
+
+    `gone` are those that left memory; `behind` maps the id of a message to the id of the one that it was placed behind.
+    """
     backwards = Backwards(gone)
     every = sorted((*messages, *gone.values()), key=lambda each: each.version)
     found = [each for message in reversed(every) for each in backwards.meet(message, behind.get(message.message_id))]
@@ -23,16 +26,16 @@ def in_place(
 
 
 class Backwards:
-    """Messages met from the newest to the oldest, handed over in the order in which they stand, the newest first."""
+    """Order messages that arrive newest first; they are returned in their order in memory, newest first."""
 
     def __init__(self, gone: Iterable[str] = ()) -> None:
-        """`gone` holds the ids of those that left memory; it may grow meanwhile."""
+        """Start without messages; `gone` holds the ids of those that left memory, and may grow meanwhile."""
         self._gone = gone
         self._met: set[str] = set()
         self._held: dict[str, list[JournaledMessage]] = {}
 
     def meet(self, message: JournaledMessage, behind: str | None) -> Iterator[JournaledMessage]:
-        """The next older message, and which one it was put behind: what can be handed over with that."""
+        """Accept the next older message and the one that it was placed behind; yield those whose place is now known."""
         self._met.add(message.message_id)
         if behind is not None and behind not in self._met:
             self._held.setdefault(behind, []).append(message)
@@ -40,7 +43,7 @@ class Backwards:
             yield from self._handed_over(message)
 
     def rest(self) -> Iterator[JournaledMessage]:
-        """What was put behind messages that are not there."""
+        """Yield the messages that were placed behind messages that do not exist."""
         lost = [each for anchor in self._held.keys() - self._met for each in self._held[anchor]]
         for each in sorted(lost, key=lambda each: each.version, reverse=True):
             yield from self._handed_over(each)

@@ -1,5 +1,8 @@
-"""Plans: what replay would do, said before it is done. A plan that is applied runs as a job (`jobs.py`): recorded, done by
-several workers where that is asked for, and gone on with wherever it stopped."""
+"""Define plans, which show what a replay would do before it is done.
+
+An applied plan runs as a job (`jobs.py`): it is recorded, can use several workers, and can be resumed wherever it
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,17 @@ Progress = Callable[[Any], None]
 
 
 class Plan(ABC, Generic[T]):
-    """What would be done, an item each. Nothing is, before it is applied."""
+    """Describe what would be done, item by item. Nothing is done before the plan is applied."""
 
     kind: ClassVar[str]
-    """`rebuild`, `rerun` or `reconcile`."""
+    """One of `rebuild`, `rerun` and `reconcile`."""
     block: ClassVar[int] = JOB_BLOCK_ITEMS_MAX
-    """Items that a worker takes at once: what a killed process leaves to be looked at again."""
+    """Number of items that a worker claims at once, which is also how many a killed worker leaves to be checked
+    again."""
 
     def __init__(self, jobs: Jobs, wait: Wait) -> None:
         self.job: JobState | None = None
-        """The job that this plan became when it was applied, as it stood at its last stop."""
+        """The job that this plan became when it was applied, as of its last stop; None before."""
         self.stopped_by_limit = False
         self._jobs = jobs
         self._wait = wait
@@ -41,20 +45,22 @@ class Plan(ABC, Generic[T]):
     @property
     @abstractmethod
     def items(self) -> list[T]:
-        """What is planned, an item each; once it was applied, what became of them."""
+        """Return the planned items; after the plan was applied, their outcomes."""
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """What the plan was made with, as JSON: enough to go on with it in another process."""
+        """Return the plan's options as JSON, enough to resume it in another process."""
 
     @abstractmethod
     def pins(self) -> Iterator[Mapping[str, Any]]:
-        """The items, as JSON: key and version of a conversation, and what else tells one from another."""
+        """Yield the items as JSON: key and version of a conversation, and whatever else identifies an item."""
 
     @abstractmethod
     def step(self, pin: Mapping[str, Any]) -> Effects[T]:
-        """Do one item. Never raises for a provider or a conflict: the item says how it went. Once more after a process that
-        was killed in the middle, it goes on, or finds that all is done."""
+        """Do one item and return its outcome. Provider failures and conflicts are reported in the item, never raised.
+
+        If it is called again after a process was killed in the middle, it continues, or finds nothing left to do.
+        """
 
     def apply(
         self,
@@ -64,27 +70,27 @@ class Plan(ABC, Generic[T]):
         rps: float | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> list[T]:
-        """Do what is planned, as a job; one item that fails does not stop the others. Returns what became of the items.
+        """Run the plan as a job and return the outcomes of its items; a failed item does not stop the others.
 
         Args:
-            progress: told each item as it ends.
-            concurrency: how many items are under way at once, a thread each.
-            rps: at most so many requests to the provider a second.
-            stop: asked between items; once it says yes, none is begun: `resume` goes on.
+            progress: called with each item as it ends.
+            concurrency: number of items in progress at once, each in its own thread.
+            rps: maximum requests to the provider per second.
+            stop: called between items; once it returns true, no further item is started, and `resume` continues later.
 
         Raises:
-            InvalidInput: the concurrency or rate means nothing.
+            InvalidInput: the concurrency or the rate is out of range.
         """
         return self._collected(self.ended(concurrency, rps, stop), progress)
 
     def each(
         self, *, concurrency: int = 1, rps: float | None = None, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[T]:
-        """Like `apply`, handing over each item as it ends and keeping none."""
+        """Run the plan like `apply`, but yield each item as it ends and keep none."""
         return (ended.item for ended in self.ended(concurrency, rps, stop))  # type: ignore[misc] # steps make this kind
 
     def resume(self, progress: Progress | None = None, **how: Any) -> list[T]:
-        """Go on with the plan where it stopped; items that failed are tried again. Takes what `apply` takes.
+        """Resume the plan where it stopped, and retry failed items. Accepts the same arguments as `apply`.
 
         Raises:
             Conflict: it was never applied, or its job was cancelled.
@@ -93,9 +99,9 @@ class Plan(ABC, Generic[T]):
         return self.apply(progress, **how)
 
     def require_job(self) -> None:
-        """Raises Conflict where the plan was never applied."""
+        """Raise Conflict if the plan was never applied."""
         if self.job is None:
-            raise Conflict("this plan was never applied: there is nothing to resume; apply it")
+            raise Conflict("this plan was never applied, so there is nothing to resume: apply it first")
 
     async def apply_async(
         self,
@@ -106,7 +112,7 @@ class Plan(ABC, Generic[T]):
         rps: float | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> list[T]:
-        """`apply`, awaited: a task for each item under way."""
+        """Run the plan like `apply`, awaited, with a task for each item in progress."""
         run = await driver.work(lambda: self._begun(concurrency, rps, stop))
         found: dict[int, Any] = {}
         if run is not None:
@@ -118,7 +124,7 @@ class Plan(ABC, Generic[T]):
         return self._listed(found)
 
     def ended(self, concurrency: int, rps: float | None, stop: Callable[[], bool]) -> Iterator[Ended]:
-        """Do what is planned, handing over each item with its number."""
+        """Run the plan and yield each item with its number as it ends."""
         run = self._begun(concurrency, rps, stop)
         if run is None:
             return
@@ -128,11 +134,11 @@ class Plan(ABC, Generic[T]):
             self._ended(run)
 
     def _begun(self, concurrency: int, rps: float | None, stop: Callable[[], bool]) -> JobRun | None:
-        """The job, begun or gone on with; None where nothing is planned."""
+        """Return the job, started or resumed, or None if nothing is planned."""
         if not 1 <= concurrency <= JOB_WORKERS_MAX:
-            raise InvalidInput(f"{concurrency} workers cannot be had: give a concurrency of 1 to {JOB_WORKERS_MAX}")
+            raise InvalidInput(f"{concurrency} workers are not possible: use a concurrency of 1 to {JOB_WORKERS_MAX}")
         if rps is not None and rps <= 0:
-            raise InvalidInput(f"a rate of {rps:g} requests a second does nothing: give more than 0")
+            raise InvalidInput(f"a rate of {rps:g} requests per second is not possible: use a number greater than 0")
         self.stopped_by_limit = False
         if self.job is not None:
             self.job = self._jobs.get(self.job.job_id)
@@ -164,12 +170,12 @@ class Plan(ABC, Generic[T]):
         return self._listed(found)
 
     def _listed(self, found: Mapping[int, T]) -> list[T]:
-        """The items in the plan's order."""
+        """Return the items in the plan's order."""
         return [found[number] for number in sorted(found)]
 
 
 def _performed(run: JobRun, workers: int, wait: Wait) -> Iterator[Ended]:
-    """Each item as it ends. One worker works in the caller's thread, several have one each."""
+    """Yield each item as it ends. A single worker runs in the caller's thread; several have one thread each."""
     if workers == 1:
         yield from (part for part in heard(run.worker(), wait) if isinstance(part, Ended))
         return
@@ -181,7 +187,7 @@ def _performed(run: JobRun, workers: int, wait: Wait) -> Iterator[Ended]:
                 if isinstance(part, Ended):
                     told.put(part)
             told.put(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the items are handed over
+        except BaseException as error:  # noqa: BLE001 - raised again where the items are yielded
             run.stop()
             told.put(error)
 
@@ -198,7 +204,7 @@ def _performed(run: JobRun, workers: int, wait: Wait) -> Iterator[Ended]:
             else:
                 at_work -= 1
                 errors += [part] if part is not None else []
-    finally:  # whoever listens may have gone, or was told to stop: the steps in hand are ended
+    finally:  # the listener may have stopped early: wait until the current steps have ended
         run.stop()
         for thread in threads:
             thread.join()
@@ -207,7 +213,7 @@ def _performed(run: JobRun, workers: int, wait: Wait) -> Iterator[Ended]:
 
 
 async def _awaited(run: JobRun, workers: int, driver: AsyncDriver) -> AsyncIterator[Ended]:
-    """Each item as it ends, of workers that are tasks."""
+    """Yield each item as it ends; the workers are tasks."""
     told: asyncio.Queue[Ended | None] = asyncio.Queue()
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""A profile: what an assistant is made of. Our own data, versioned by the hash of its content."""
+"""Define profiles: the name, instructions, model and tools of an assistant, versioned by the hash of their content."""
 
 import hashlib
 import json
@@ -14,8 +14,11 @@ READ_ONLY = "read_only"
 
 @dataclass(frozen=True)
 class Profile:
-    """Name, instructions, model and tools. `tools_json` is a JSON list in the form of Chat Completions' `tools`;
-    `read_only` are the names of the functions that change nothing: ours alone, no provider is told, no hash depends on it."""
+    """Hold the name, instructions, model and tools of an assistant.
+
+    `tools_json` is a JSON list in the format of Chat Completions' `tools`. `read_only` names the functions that change
+    nothing; it is never sent to a provider, and no hash depends on it.
+    """
 
     name: str = "assistant"
     instructions: str = ""
@@ -25,25 +28,25 @@ class Profile:
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        """The tools, made anew at each call."""
+        """Return the tools, newly created at each call."""
         tools: list[dict[str, Any]] = json.loads(self.tools_json)
         return tools
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) over the canonical content."""
+        """Return the SHA-256 (hex) of the canonical content."""
         content = [self.name, self.instructions, self.model, self.tools]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def parse_profile(given: Mapping[str, Any], where: str) -> Profile:
-    """A profile from the fields of its file.
+    """Create a profile from the fields of its file.
 
-    A tool is `{name, description, parameters}` for a function, or `{type = "file_search"}` and the like for a hosted one;
-    `read_only = true` says of a function that it changes nothing, so that it may be called again at will.
+    A tool is `{name, description, parameters}` for a function, or `{type = "file_search"}` and the like for a hosted
+    tool. `read_only = true` declares that a function changes nothing, so that it may be called again at any time.
 
     Raises:
-        InvalidProfile: naming the field and what is expected.
+        InvalidProfile: a field is invalid; the error names it and what is expected.
     """
     unknown = given.keys() - {"name", "instructions", "model", "tools"}
     if unknown:
@@ -71,7 +74,7 @@ def parse_profile(given: Mapping[str, Any], where: str) -> Profile:
 
 
 def _without_note(tool: object) -> object:
-    """A tool as providers know it."""
+    """Return a tool without `read_only`, as providers accept it."""
     return {name: value for name, value in tool.items() if name != READ_ONLY} if isinstance(tool, Mapping) else tool
 
 

@@ -1,5 +1,7 @@
-"""Rebuild: a thread written anew from the journal, read back, and linked only when it is equal. Never calls a model:
-nothing here can reach a backend."""
+"""Rebuild a thread: write a new one from the journal, read it back, and link it only if it is equal.
+
+This never calls a model: nothing here can reach a backend.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,12 @@ from .threads import Rendering, ThreadItem, ThreadState, compare, digest
 from .verification import Verifier
 
 READ_BACK_ATTEMPTS_MAX = 3
-"""How often a thread that reads back otherwise is looked at again, where a write of ours may have landed late."""
+"""Maximum reads of a thread that differs from what was written, where one of our writes may have landed late."""
 
 
 @dataclass(frozen=True, slots=True)
 class RebuildItem:
-    """One conversation of a rebuild, as planned and as it went."""
+    """Describe one conversation of a rebuild, as planned and with its outcome."""
 
     key: str
     backend: str
@@ -49,10 +51,10 @@ class RebuildItem:
     state: str = "planned"
     reason: str = ""
     requests: int = 0
-    """How many requests a plan takes it to need."""
+    """Number of requests that a plan expects it to need."""
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of CONTRACT.md."""
+        """Return the keys of CONTRACT.md."""
         left_out = {"version", "requests"}
         found = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
         return found | {"losses": dict(self.losses)}
@@ -60,19 +62,19 @@ class RebuildItem:
 
 @dataclass(frozen=True)
 class _Look:
-    """A conversation as a rebuild finds it."""
+    """Hold what a rebuild finds for a conversation."""
 
     item: RebuildItem
     rendering: Rendering
     link: Mapping[str, Any] | None = None
     unfinished: str | None = None
-    """A thread that an earlier attempt at the same memory had begun to write."""
+    """Thread that an earlier attempt at the same memory had started to write."""
     rebuilt: bool = False
-    """Whether an earlier attempt at this very item had linked the new thread already."""
+    """Whether an earlier attempt at this very item had already linked the new thread."""
 
 
 class Threads:
-    """The threads of a ledger, to be written anew."""
+    """Rewrite the threads of a ledger."""
 
     def __init__(
         self, journal: Journal, mirrors: Mapping[str, ThreadMirror], outbox: Outbox | None, verifier: Verifier
@@ -83,7 +85,7 @@ class Threads:
         self._verifier = verifier
 
     def plan(self, key: str, to: str, at: int | datetime | None = None) -> RebuildItem:
-        """What a rebuild of one conversation would write. Nothing is sent.
+        """Return what a rebuild of one conversation would write. Nothing is sent.
 
         Raises:
             ConversationNotFound, InvalidInput: no such conversation or kind of thread.
@@ -93,8 +95,10 @@ class Threads:
     def rebuilding(
         self, key: str, to: str, version: int, at: int | datetime | None = None, fresh: bool = False
     ) -> Effects[RebuildItem]:
-        """Write the thread of one conversation that was at a version when it was planned; never raises for a provider: the
-        item says how it went."""
+        """Rewrite the thread of a conversation that was planned at a version.
+
+        Provider failures are reported in the item, never raised.
+        """
         planned = RebuildItem(key, to, version)
         try:
             look: _Look = yield Work(partial(self._look, planned, at))
@@ -160,7 +164,7 @@ class Threads:
         return replace(written, state="done")
 
     def _written(self, look: _Look, mirror: ThreadMirror) -> Effects[tuple[str, Delivered]]:
-        """A new thread with all that it is to hold; one that was begun before is gone on with."""
+        """Create the thread and write every item, or resume a partly written one."""
         items = look.rendering.items
         if look.unfinished is not None:
             try:
@@ -175,7 +179,7 @@ class Threads:
     def _read_back(
         self, mirror: ThreadMirror, thread_id: str, look: _Look, delivered: Delivered
     ) -> Effects[tuple[Sequence[ThreadItem], Delivered]]:
-        """All that is in the thread. A copy of ours that landed late meanwhile is taken out."""
+        """Return all entries of the thread, after deleting our copies that landed late in the meantime."""
         sent = delivered.sent
         thread = yield from retried(lambda: mirror.read(thread_id))
         for _ in range(READ_BACK_ATTEMPTS_MAX - 1):
@@ -206,10 +210,10 @@ class Threads:
     def _record(
         self, item: RebuildItem, mirror: ThreadMirror, link: Mapping[str, Any] | None, doubts: Sequence[Doubt]
     ) -> None:
-        """Link the new thread. Where somebody else has linked another one meanwhile, that one stays.
+        """Link the new thread. If another process has linked a different thread in the meantime, that one is kept.
 
         Raises:
-            ConversationChanged: that is so.
+            ConversationChanged: a different thread was linked.
         """
         rebuilt = {
             "backend": item.backend,
@@ -224,7 +228,7 @@ class Threads:
         def decide(conversation: Conversation) -> None:
             now_linked = conversation.state.links.get(item.backend)
             if (now_linked or {}).get("thread_id") != (link or {}).get("thread_id"):
-                raise ConversationChanged("another thread was linked meanwhile: plan again")
+                raise ConversationChanged("another thread was linked in the meantime: plan again")
             conversation.rebuild_thread(rebuilt)
 
         self._journal.commit(item.key, decide)
@@ -232,7 +236,7 @@ class Threads:
             self._outbox.written(item.key, item.backend, item.thread_id, item.version, doubts)
 
     def _requests(self, to: str, items: int, *, linked: bool) -> int:
-        """About how many requests a rebuild needs: the thread that is linked is read, a new one made, written and read."""
+        """Estimate the number of requests: read the linked thread, create a new one, write it and read it back."""
         if not items:
             return 0
         mirror = self._mirrors[to]
@@ -241,8 +245,11 @@ class Threads:
 
 
 class RebuildPlan(Plan[RebuildItem]):
-    """Threads that would be written. What is planned of each conversation is told by `planned`, one after the other: a plan
-    over a whole ledger keeps keys and versions alone."""
+    """Plan to rewrite threads.
+
+    `planned` yields what is planned, one conversation at a time: a plan over a whole ledger keeps only keys and
+    versions.
+    """
 
     kind = "rebuild"
 
@@ -256,7 +263,7 @@ class RebuildPlan(Plan[RebuildItem]):
         at: int | datetime | None = None,
         fresh: bool = False,
     ) -> None:
-        """`pinned`: keys, each with the version of the conversation when the plan was made."""
+        """Create a plan. `pinned` holds keys, each with the version of the conversation when the plan was made."""
         super().__init__(jobs, wait)
         self.to = to
         self.at = at
@@ -270,13 +277,13 @@ class RebuildPlan(Plan[RebuildItem]):
 
     @property
     def items(self) -> list[RebuildItem]:
-        """What is planned of each conversation; once it was applied, what became of it."""
+        """Return what is planned for each conversation; after the plan was applied, the outcomes."""
         if self._items is None:
             self._items = list(self.planned())
         return self._items
 
     def planned(self) -> Iterator[RebuildItem]:
-        """What is planned, one conversation after the other."""
+        """Yield what is planned, one conversation at a time."""
         return (self._threads.plan(key, self.to, self.at) for key, _ in self._pinned)
 
     def options(self) -> dict[str, Any]:
@@ -295,6 +302,6 @@ class RebuildPlan(Plan[RebuildItem]):
 
 
 def at_in(options: Mapping[str, Any]) -> int | datetime | None:
-    """The moment in a rebuild's options."""
+    """Return the version or time in a rebuild's options."""
     at = options.get("at")
     return from_iso(at) if isinstance(at, str) else at

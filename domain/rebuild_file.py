@@ -1,6 +1,6 @@
-"""Rebuild into a file: the memory of conversations, one line of JSON each, as `import` reads it. Nobody is called.
+"""Rebuild to a file: write the memory of conversations, one line of JSON each, as `import` reads it.
 
-No job: nothing is there before all is, and the same again gives the same file.
+No model is called. This is not a job: no file appears before it is complete, and the same input gives the same file.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .ports import MemoryFile
 from .rebuild import RebuildItem
 
 BACKEND = "file"
-"""What stands where other rebuilds name the kind of thread."""
+"""Value used where other rebuilds name the kind of thread."""
 
 
 class FileRebuildPlan:
-    """Conversations whose memory would be written into one file. The names are those of `RebuildPlan`."""
+    """Plan to write the memory of conversations to one file. The names are those of `RebuildPlan`."""
 
     kind = "rebuild"
     job: JobState | None = None
@@ -48,19 +48,19 @@ class FileRebuildPlan:
 
     @property
     def items(self) -> list[RebuildItem]:
-        """What is planned of each conversation."""
+        """Return what is planned for each conversation."""
         return list(self.planned())
 
     def planned(self) -> Iterator[RebuildItem]:
-        """What is planned, one conversation after the other."""
+        """Yield what is planned, one conversation at a time."""
         return (self._planned(key) for key, _ in self._pinned)
 
     def apply(self, progress: Callable[[RebuildItem], None] = lambda item: None, **how: Any) -> list[RebuildItem]:
-        """Write the file; it takes its place when all of it was read back and is equal.
+        """Write the file; it replaces an existing one only after everything was read back and is equal.
 
         Raises:
             FileMissing: it cannot be written.
-            StoreError: what was read back is not what was written; the file that was there stays.
+            StoreError: what was read back differs from what was written; an existing file is kept.
         """
         items = []
         for item in self.each(**how):
@@ -69,7 +69,10 @@ class FileRebuildPlan:
         return items
 
     def each(self, *, stop: Callable[[], bool] = lambda: False, **how: Any) -> Iterator[RebuildItem]:
-        """Like `apply`, handing over each conversation as it was read back. Told to stop, it leaves no file."""
+        """Write the file like `apply`, but yield each conversation after reading it back.
+
+        If `stop` returns true, no file is left.
+        """
         written: dict[str, str] = {}
         left_out: list[RebuildItem] = []
 
@@ -92,13 +95,13 @@ class FileRebuildPlan:
                 item = replace(self._planned(key), sent=len(messages), digest=self._file.digest(messages))
                 if item.digest != written.pop(key, None):
                     raise StoreError(
-                        f"{self._path} does not read back as it was written: nothing was replaced; try again"
+                        f"{self._path} differs from what was written when it is read back: nothing was replaced; try again"
                     )
                 yield replace(item, state="done", verified=True)
             if stop():
                 return
             if written:
-                raise StoreError(f"{self._path} lacks {len(written)} conversations: nothing was replaced; try again")
+                raise StoreError(f"{self._path} is missing {len(written)} conversations: nothing was replaced; retry")
             accept()
 
     def _planned(self, key: str) -> RebuildItem:

@@ -1,7 +1,7 @@
-"""Memory, read from the log: all of it from its beginning, or a window of it from its end.
+"""Read memory from the log: all of it from the beginning, or a window from the end.
 
-A window of the newest messages costs what it shows, however long the conversation is. Read backwards, what takes a message
-out of memory, or puts it elsewhere, comes before the message itself.
+A window of the newest messages costs only what it shows, however long the conversation is. When reading backwards, an
+event that removes or moves a message comes before the message itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .ports import EventLog
 from .storage import Row, corrupt, payload_in, restore
 
 TOKENS_PER_MESSAGE_GUESSED = 200
-"""How many rows are read at once for a budget of tokens: about one message for each of these."""
+"""Assumed tokens per message, used to choose how many rows to read at once for a token budget."""
 
 PAGE_MAX = 500
 
@@ -30,7 +30,9 @@ _MESSAGE_FIELDS = {"message_id", "role"}
 def recall(
     log: EventLog, stream: str, at: int | datetime | None = None, last: int | None = None, tokens: int | None = None
 ) -> Memory:
-    """The memory of a stream as of a version or a time, whole or the newest `last` messages within about `tokens`.
+    """Return the memory of a stream as of a version or time: all of it, or the newest messages.
+
+    A window holds at most the newest `last` messages, within about `tokens`.
 
     Raises:
         InvalidInput: a bound below 1.
@@ -67,12 +69,12 @@ def _window(log: EventLog, stream: str, version: int, last: int | None, tokens: 
         full = (last is not None and len(kept) == last) or (tokens is not None and kept and spent > tokens)
         if full and any(not one.is_tool_result for one in kept):
             break
-        kept.append(each)  # a view of nothing but tool results begins at the message that made the calls
+        kept.append(each)  # tool results alone are no view: continue to the message that made the calls
     return Memory(tuple(reversed(kept)), version, run_threads=run_threads).window(last, tokens)
 
 
 def _newest_first(rows: Iterator[Row], run_threads: dict[str, str]) -> Iterator[JournaledMessage]:
-    """The messages in memory, the newest first; `run_threads` is filled on the way."""
+    """Yield the messages in memory, newest first, and fill `run_threads` on the way."""
     gone: set[str] = set()
     behind: dict[str, str] = {}
     backwards = Backwards(gone)
@@ -104,7 +106,7 @@ def _newest_first(rows: Iterator[Row], run_threads: dict[str, str]) -> Iterator[
 
 
 def _message(row: Row) -> JournaledMessage:
-    """The message of a row, not yet looked into.
+    """Return the message of a row without parsing its content.
 
     Raises:
         CorruptEvent: the row cannot be read.
@@ -113,7 +115,7 @@ def _message(row: Row) -> JournaledMessage:
     try:
         payload = payload_in(state)
         if not payload.keys() >= _MESSAGE_FIELDS:
-            raise TypeError(f"it lacks {', '.join(sorted(_MESSAGE_FIELDS - payload.keys()))}")
+            raise TypeError(f"missing fields: {', '.join(sorted(_MESSAGE_FIELDS - payload.keys()))}")
     except (ValueError, TypeError, RecursionError) as error:
         raise corrupt(row, error) from error
     return JournaledMessage.stored(payload, version, at)

@@ -1,9 +1,10 @@
-"""Reconcile: a thread that has drifted from the journal is mended. What it lacks is sent; what somebody else wrote there is
-journaled where that is asked for; where order is broken, the thread is written anew. Never calls a model: nothing here can
-reach a backend.
+"""Reconcile threads that have drifted from the journal.
 
-What is to be done is decided anew at each step, on the thread as it is then: whoever was killed in the middle, or comes
-second, finds less to do.
+Missing entries are sent. Foreign entries are journaled on request. A thread that is out of order is rewritten. This
+never calls a model: nothing here can reach a backend.
+
+Each step decides again what to do, from the current state of the thread. After a crash, or in a second process, a step
+finds less to do.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from .reconciler import Reconciler
 
 
 class ReconcilePlan(Plan[ReconcileItem]):
-    """Threads that would be mended. Each is read when the plan is looked at (`planned`), and again when it is mended."""
+    """Plan to repair threads.
+
+    Each thread is read when the plan's items are read (`planned`), and again when it is repaired.
+    """
 
     kind = "reconcile"
 
@@ -32,7 +36,7 @@ class ReconcilePlan(Plan[ReconcileItem]):
         places: Sequence[tuple[str, str]],
         adopt: bool = False,
     ) -> None:
-        """`places`: keys, each with a kind of thread."""
+        """Create a plan. `places` holds keys, each with a kind of thread."""
         super().__init__(jobs, wait)
         self.adopt = adopt
         self._reconciler = reconciler
@@ -44,13 +48,13 @@ class ReconcilePlan(Plan[ReconcileItem]):
 
     @property
     def items(self) -> list[ReconcileItem]:
-        """What is planned of each thread; once it was applied, what became of it."""
+        """Return what is planned for each thread; after the plan was applied, the outcomes."""
         if self._items is None:
             self._items = list(self.planned())
         return self._items
 
     def planned(self) -> Iterator[ReconcileItem]:
-        """What is planned, one thread after the other; whoever goes through to the end has the plan's `items`."""
+        """Yield what is planned, one thread at a time; after the last one, the plan keeps them as its `items`."""
         found = []
         for planning in self.plannings():
             found.append(perform(planning, self._wait))
@@ -58,11 +62,11 @@ class ReconcilePlan(Plan[ReconcileItem]):
         self.keep(found)
 
     def plannings(self) -> Iterator[Effects[ReconcileItem]]:
-        """The same, as effects."""
+        """Yield the same as effects, one generator for each thread."""
         return (self._reconciler.planning(key, to, self.adopt) for key, to in self._places)
 
     def keep(self, items: list[ReconcileItem]) -> None:
-        """These are what is planned."""
+        """Set the planned items."""
         self._items = items
 
     def options(self) -> dict[str, Any]:
@@ -79,7 +83,7 @@ class ReconcilePlan(Plan[ReconcileItem]):
         return self._reconciler.step(pin, self.adopt)
 
     def _listed(self, found: Mapping[int, ReconcileItem]) -> list[ReconcileItem]:
-        """What became of all that were looked at: those that needed nothing stand between those that did."""
+        """Return all threads that were read, in the plan's order, with the outcomes of those that needed a repair."""
         if self._items is None:
             return super()._listed(found)
         ended = {(item.key, item.backend): item for item in found.values()}

@@ -1,4 +1,4 @@
-"""One thread of a reconcile: what is to be done to it, and why. Pure."""
+"""Decide what to do with one thread of a reconcile, and why. The functions are pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEFT = "left in the thread: --adopt journals it, replay rebuild --fresh writes a
 
 @dataclass(frozen=True, slots=True)
 class ReconcileItem:
-    """One thread of a reconcile, as planned and as it went."""
+    """Describe one thread of a reconcile, as planned and with its outcome."""
 
     key: str
     backend: str
@@ -27,24 +27,24 @@ class ReconcileItem:
     thread_id: str | None = None
     new_thread_id: str | None = None
     action: str = "none"
-    """`none`, `send`, `adopt`, `rebuild`, or several of them, joined by a plus sign, in the order of doing."""
+    """`none`, `send`, `adopt`, `rebuild`, or several of them in the order of execution, joined by a plus sign."""
     missing: int = 0
     extra: int = 0
     different: int = 0
     foreign: int = 0
-    """Entries of the thread that are not ours, among the extra and the different ones."""
+    """Number of the thread's foreign entries, which are among the extra and the different ones."""
     sent: int = 0
     adopted: int = 0
-    """Messages that were journaled as adopted."""
+    """Number of messages that were journaled as adopted."""
     deleted: int = 0
-    """Late copies of ours that were taken out of the thread."""
+    """Number of our late copies that were deleted from the thread."""
     state: str = "planned"
     reason: str = ""
     in_the_way: bool = False
-    """Whether it is skipped because somebody is at the conversation, or was since the plan."""
+    """Whether it is skipped because another process uses the conversation, or has changed it since the plan."""
 
     def as_json(self) -> dict[str, Any]:
-        """All but what only a plan needs."""
+        """Return all fields except those that only a plan needs."""
         left_out = {"version", "in_the_way"}
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
 
@@ -58,7 +58,10 @@ def decided(
     *,
     adopt: bool,
 ) -> ReconcileItem:
-    """What is to be done to a thread that was read: its differences in number, the action and the reason."""
+    """Return the item with what to do to a thread that was read.
+
+    This sets the counts of differences, the action and the reason.
+    """
     item = replace(item, missing=found.missing, extra=found.extra, different=found.different, foreign=drift.strangers)
     if drift.waiting:
         return replace(item, state="skipped", reason="a tool call waits for its result: try again", in_the_way=True)
@@ -74,14 +77,14 @@ def decided(
 
 
 def decided_again(item: ReconcileItem, drift: Drift) -> ReconcileItem:
-    """The same once what is foreign was journaled: what is left to be done is told by the thread beside the new journal."""
+    """Return the item with what is left to do after foreign entries were journaled."""
     broken = bool(drift.moved or drift.stale or drift.unfit)
     left = ["rebuild"] if broken else ["send"] if drift.lacking else []
     return replace(item, action="+".join(["adopt", *left]))
 
 
 def without_thread(item: ReconcileItem, verification: Verification) -> ReconcileItem:
-    """What is to be done where there is no thread that could be read."""
+    """Return the item with what to do if there is no thread that can be read."""
     found = verification.found
     item = replace(item, thread_id=verification.thread_id, missing=found.missing)
     if not found.journal:
@@ -92,7 +95,7 @@ def without_thread(item: ReconcileItem, verification: Verification) -> Reconcile
 
 
 def stopped(item: ReconcileItem, error: ThreadledgerError) -> ReconcileItem:
-    """An item that could not be gone on with: skipped where somebody is at the conversation, else failed."""
+    """Return an item that could not be continued: skipped after a conflict, else failed."""
     if isinstance(error, Conflict):
         return replace(item, state="skipped", reason=str(error), in_the_way=True)
     cause = f"{diagnose(error.failure).value}: " if isinstance(error, ProviderRefused) else ""
@@ -104,11 +107,11 @@ def _reasons(drift: Drift, *, adopt: bool, broken: bool) -> list[str]:
     if drift.moved:
         told.append(f"{_entries(drift.moved)} out of place")
     if drift.stale:
-        told.append(f"{_entries(drift.stale)} of ours that the journal shows otherwise, or no more")
+        told.append(f"{_entries(drift.stale)} from this ledger that the journal shows differently or no longer")
     if drift.lacking:
-        told.append(f"{_entries(drift.lacking)} lacking")
+        told.append(f"{_entries(drift.lacking)} missing")
     if adopt and drift.foreign:
-        amid = " amid the journal's" if broken and not (drift.moved or drift.stale or drift.unfit) else ""
+        amid = " between those of the journal" if broken and not (drift.moved or drift.stale or drift.unfit) else ""
         told.append(f"{_entries(len(drift.foreign), 'foreign ')}{amid}")
     if adopt and drift.unfit:
         told.append(f"{_entries(drift.unfit, 'foreign ')} that memory cannot hold, left in the old thread")

@@ -1,4 +1,4 @@
-"""Threads looked at beside the journal, and mended, one by one: see `reconcile.py`."""
+"""Compare threads with the journal and repair them, one by one; see `reconcile.py`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from .threads import ThreadItem, compare
 from .verification import Verifier
 
 LOOKS_MAX = 5
-"""How often a conversation is looked at again in which others write meanwhile."""
+"""Maximum number of comparisons of a thread while other writers change its conversation."""
 
 
 @dataclass(frozen=True)
 class _Look:
-    """A thread as it was read, beside the journal at a version."""
+    """Hold a thread that was read, together with the journal at a version."""
 
     journal: Sequence[ThreadItem]
     thread: Sequence[ThreadItem]
@@ -47,7 +47,7 @@ class _Look:
 
 
 class Reconciler:
-    """Looks at the threads of a ledger, and mends them."""
+    """Compare the threads of a ledger with the journal and repair them."""
 
     def __init__(self, journal: Journal, outside: Outside, verifier: Verifier, threads: Threads) -> None:
         self._journal = journal
@@ -56,7 +56,9 @@ class Reconciler:
         self._threads = threads
 
     def planning(self, key: str, to: str, adopt: bool) -> Effects[ReconcileItem]:
-        """What would be done to one thread. It is read, and nothing is written; never raises for a provider.
+        """Return what would be done to one thread. It is read, and nothing is written.
+
+        Provider failures are reported in the item, never raised.
 
         Raises:
             ConversationNotFound, InvalidInput: no such conversation or kind of thread.
@@ -76,7 +78,7 @@ class Reconciler:
             return stopped(item, error)
 
     def step(self, pin: Mapping[str, Any], adopt: bool) -> Effects[ReconcileItem]:
-        """Mend one thread of a plan; never raises for a provider or a conflict: the item says how it went."""
+        """Repair one thread of a plan. Provider failures and conflicts are reported in the item, never raised."""
         mending = _Mending(self._journal, ReconcileItem(pin["key"], pin["backend"], pin["version"]), adopt)
         try:
             yield from self._mended(mending)
@@ -89,21 +91,21 @@ class Reconciler:
         if (yield Work(partial(self._usable_thread, mending))) is None or not (yield from self._in_place(mending)):
             found = yield from retried(lambda: self._verifier.reading(key, to))
             if found.thread is not None:
-                raise ConversationChanged("another thread was linked meanwhile: plan again")
+                raise ConversationChanged("another thread was linked in the meantime: plan again")
             mending.item = without_thread(mending.item, found.verification)
         if "rebuild" in mending.item.action and mending.item.state == "planned":
             yield from self._written_anew(mending)
         mending.end()
         item = mending.item
         if self._outside.outbox is not None and (item.adopted or item.new_thread_id):
-            yield from self._outside.outbox.mirror(self._journal, key)  # what came meanwhile, and the other threads
+            yield from self._outside.outbox.mirror(self._journal, key)  # new messages, and the other threads
 
     def _usable_thread(self, mending: _Mending) -> str | None:
-        """The linked thread, where it can be mended.
+        """Return the id of the linked thread, or None if there is no thread that can be repaired.
 
         Raises:
-            ConversationChanged: the conversation has moved on since the plan.
-            ConversationBusy: somebody is at it.
+            ConversationChanged: the conversation has changed since the plan.
+            ConversationBusy: a run is open, or an exchange is being answered.
         """
         item = mending.item
         state = self._journal.require(item.key).state
@@ -118,10 +120,10 @@ class Reconciler:
         return str(link["thread_id"])
 
     def _in_place(self, mending: _Mending) -> Effects[bool]:
-        """Mend a thread as it stands, as far as that is possible. Whether it is there at all."""
+        """Repair the linked thread as far as possible, and return whether it exists."""
         outbox, item = self._outside.outbox, mending.item
         if outbox is None:
-            raise Conflict("nothing here writes to threads: open the ledger with an outbox")
+            raise Conflict("this ledger does not write to threads: open it with an outbox")
         mend = partial(self._shown, mending)
         try:
             delivered = yield from outbox.catch_up(self._journal, item.key, item.backend, mend)
@@ -135,8 +137,11 @@ class Reconciler:
         return True
 
     def _shown(self, mending: _Mending, thread: Sequence[ThreadItem]) -> Effects[bool]:
-        """Decide what is to be done to a thread that nobody else of ours writes to at this moment, and journal what is to be
-        adopted. Whether what it lacks can be sent to it."""
+        """Decide what to do with a thread, and journal what is to be adopted.
+
+        Returns whether missing entries can be sent to the thread. No other process of this ledger writes to the thread
+        at this moment.
+        """
         item = mending.item
         for _ in range(LOOKS_MAX):
             look: _Look = yield Work(partial(self._look, item.key, item.backend, item.thread_id, thread))
@@ -144,13 +149,15 @@ class Reconciler:
             if not (mending.adopt and look.drift.foreign) or mending.item.state != "planned":
                 return "rebuild" not in mending.item.action and not mending.item.in_the_way
             yield Work(partial(mending.adopt_foreign, look))
-        raise ConversationChanged("others write to the conversation all the time: try again")
+        raise ConversationChanged("other writers constantly change the conversation: try again")
 
     def _look(self, key: str, to: str, thread_id: str | None, thread: Sequence[ThreadItem]) -> _Look:
-        """The journal is read after the thread: what the thread can show of ours is journaled by then, unless somebody runs.
+        """Compare a thread with the journal, which is read after the thread.
+
+        At that moment, all our entries that the thread can show are journaled, unless a run is open.
 
         Raises:
-            ConversationBusy: somebody does.
+            ConversationBusy: a run is open, or an exchange is being answered.
         """
         state = self._journal.require(key).state
         _refuse_while_running(state)
@@ -180,7 +187,7 @@ class Reconciler:
 
 
 class _Mending:
-    """One thread as it is being mended."""
+    """Hold one thread while it is being repaired."""
 
     def __init__(self, journal: Journal, item: ReconcileItem, adopt: bool) -> None:
         self.item = item
@@ -188,15 +195,17 @@ class _Mending:
         self._journal = journal
 
     def looked(self, look: _Look) -> None:
-        """What is to be done follows from the first look; a later one tells what is left of that."""
+        """Update the item after a comparison: the first one decides what to do, a later one what is left of that."""
         if self.item.adopted:
             self.item = decided_again(self.item, look.drift)
         else:
             self.item = look.decided(replace(self.item, state="planned"), adopt=self.adopt)
 
     def adopt_foreign(self, look: _Look) -> None:
-        """Journal what is foreign, all of it or nothing. Quiet where somebody journaled at this moment: then what is foreign
-        has to be told anew."""
+        """Journal the foreign entries, all of them or none.
+
+        Does nothing if another writer has changed the conversation: the foreign entries must then be determined again.
+        """
         item, messages = self.item, adoptable(look.drift.foreign)
         place = adopted_from(item.backend, str(item.thread_id))
 
@@ -211,11 +220,11 @@ class _Mending:
         self.item = replace(item, adopted=item.adopted + self._journal.commit(item.key, decide))
 
     def record(self, sent: int) -> None:
-        """Record what was sent."""
+        """Record how many entries were sent."""
         self._journal.commit(self.item.key, lambda conversation: self._record(conversation, sent=sent))
 
     def end(self) -> None:
-        """All is done that could be."""
+        """Set the outcome, after everything possible was done."""
         item = self.item
         if item.state == "planned" or item.deleted:
             done = item.sent or item.adopted or item.deleted or item.new_thread_id
@@ -227,7 +236,10 @@ class _Mending:
 
 
 def adopted_from(to: str, thread_id: str) -> str:
-    """How the idempotency keys of what was adopted from a thread begin; the provider's id of the entry follows."""
+    """Return the prefix of the idempotency keys of entries adopted from a thread.
+
+    The provider's id of the entry follows it.
+    """
     return f"{ADOPTED}:{to}:{thread_id}:"
 
 
@@ -236,11 +248,13 @@ def _is_adoption(event: e.Event) -> bool:
 
 
 def _refuse_while_running(state: ConversationState) -> None:
-    """Raises ConversationBusy while a run is open or an exchange is between two runs: what they leave in the thread is yet to
-    be journaled."""
+    """Raise ConversationBusy while a run is open or an exchange is between two runs.
+
+    What they leave in the thread is not journaled yet.
+    """
     for run_id, run in state.open_runs.items():
-        raise ConversationBusy(f"run {run_id} on {run['backend']} is open: try again after its end")
+        raise ConversationBusy(f"run {run_id} on {run['backend']} is open: try again when it has ended")
     for exchange_id, exchange in state.open_exchanges.items():
         active_at = exchange.get("active_at")
         if active_at and now() < from_iso(active_at) + timedelta(seconds=BETWEEN_RUNS_SECONDS):
-            raise ConversationBusy(f"exchange {exchange_id} is being answered: try again after its end")
+            raise ConversationBusy(f"exchange {exchange_id} is being answered: try again when it has ended")

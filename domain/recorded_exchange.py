@@ -1,5 +1,8 @@
-"""One exchange as the ledger has it, with all that it takes to play it again elsewhere: what was asked, with which memory,
-of whom, how often, and what each run met. Pure reading; nobody is called."""
+"""Read one recorded exchange with everything needed to reproduce it elsewhere.
+
+This is the question, the memory, the backends, the number of attempts, and the result of each run. It is read-only, and
+no model is called.
+"""
 
 from __future__ import annotations
 
@@ -20,47 +23,49 @@ from .recorded_runs import RecordedRun, policy_of
 
 @dataclass(frozen=True)
 class RecordedExchange:
-    """An exchange, from its question to its end, or one rerun of it."""
+    """Hold an exchange from its question to its end, or one rerun of it."""
 
     key: str
     exchange_id: str
     question: str
     memory: tuple[Message, ...]
-    """What the first run saw before the question."""
+    """Messages that the first run was shown before the question."""
     runs: tuple[RecordedRun, ...]
     profile: Profile
     memory_rule: str = "all"
     retries: int = 0
-    """How many there were after the first attempt of one backend, as the runs tell."""
+    """Number of retries after the first attempt of a backend, as inferred from the runs."""
     unwell: dict[str, int] = field(default_factory=dict)
-    """backend → failures that it had met in a row, in other exchanges, as the runs tell"""
+    """Mapping of backend to the consecutive failures that it had in other exchanges before, as inferred from the
+    runs."""
     linked: tuple[str, ...] = ()
-    """The kinds of thread that held the memory, the newest last."""
+    """Kinds of thread that held the memory, newest last."""
     results: tuple[tuple[str, str, str], ...] = ()
-    """(function, arguments, result) of the calls, in the order of being answered"""
+    """The calls as (function, arguments, result), in the order in which they were answered."""
     left_out: tuple[str, ...] = ()
-    """What could not be taken along, in sentences."""
+    """Sentences about what could not be included."""
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """Who was asked, in this order."""
+        """Return the backends that were called, in this order."""
         return tuple(dict.fromkeys(run.backend for run in self.runs))
 
     @property
     def answered_by(self) -> RecordedRun | None:
-        """The run that answered."""
+        """Return the run that answered, or None."""
         last = self.runs[-1]
         return last if last.failure is None else None
 
 
 def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Sequence[str]) -> RecordedExchange:
-    """The exchange of a run, by its id or an ending of it: the runs up to its answer, or those of the rerun that the run
-    belongs to. `retries` is what the settings say, and counts where the runs do not tell; `backends` are those that a
-    question can be put to.
+    """Return the exchange of a run, by the run's id or an ending of it.
+
+    It holds the runs up to the answer, or those of the rerun that the run belongs to. `retries` is the setting, used
+    where the runs do not determine the number. `backends` are those that a question can be sent to.
 
     Raises:
         RunNotFound: no run, or more than one, has this id or ending.
-        InvalidInput: the run is open, or the app made it itself: there is nothing of ours to play again.
+        InvalidInput: the run is open, or was made by the app itself and cannot be reproduced.
     """
     run, folded = journal.run(run_id)
     chosen = [each for each in folded.exchange_of(run).runs if each.rerun_of == run.rerun_of]
@@ -71,7 +76,7 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
     asked = next((each.message for each in own if each.message.role is Role.USER), None)
     if asked is None:
         raise InvalidInput(
-            f"the question of run {run.run_id} is no longer in memory, or was never journaled: there is nothing to ask again"
+            f"the question of run {run.run_id} is no longer in memory, or was never journaled: it cannot be sent again"
         )
     before = [each.message for each in seen.messages if each.exchange_id != run.exchange_id]
     spoken = {each.run_id: _spoken(journal, key, each) for each in chosen}
@@ -101,13 +106,13 @@ def _refuse(run: RunRecord, chosen: Sequence[RunRecord], backends: Sequence[str]
     foreign = next((each.backend for each in chosen if each.backend not in backends), None)
     if foreign is not None:
         raise InvalidInput(
-            f"run {run.run_id} was made by the app itself, on {foreign!r}: only what was asked through threadledger "
-            f"({', '.join(backends)}) can be played again"
+            f"run {run.run_id} was made by the app itself, on {foreign!r}: only questions sent through threadledger "
+            f"({', '.join(backends)}) can be reproduced"
         )
 
 
 def _spoken(journal: Journal, key: str, run: RunRecord) -> list[Message]:
-    """What a run said and what its tools did, in order."""
+    """Return what a run said and what its tools returned, in order."""
     journaled = (event for event in journal.history(key, after=run.version) if isinstance(event, e.MessageJournaled))
     return [restore_message(event) for event in journaled if event.run_id == run.run_id]
 
@@ -128,7 +133,7 @@ def _recorded(run: RunRecord, spoken: Sequence[Message]) -> RecordedRun:
 
 
 def _merged(runs: Sequence[RecordedRun]) -> Iterator[RecordedRun]:
-    """Runs that only asked for tools belong to the one that went on with the results."""
+    """Merge runs that only requested tools into the run that continued with the results."""
     waiting: tuple[tuple[ToolCall, ...], ...] = ()
     for number, run in enumerate(runs, 1):
         goes_on = run.failure is None and run.answer is None and run.rounds and number < len(runs)
@@ -167,8 +172,8 @@ def _left_out(
     asked: Message, own: Sequence[object], before: Sequence[Message], usable: Sequence[Message]
 ) -> Iterator[str]:
     if isinstance(asked.content, tuple):
-        yield "the question had parts beside its text: only the text is asked"
+        yield "the question had parts in addition to its text: only the text is sent"
     if len(own) > 1:
-        yield "what earlier runs of the exchange had journaled behind the question is not in the memory"
+        yield "messages that earlier runs of the exchange journaled after the question are not in the memory"
     if len(usable) < len(before):
         yield f"{len(before) - len(usable)} messages of a role that this version does not know"

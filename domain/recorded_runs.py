@@ -1,4 +1,4 @@
-"""The runs of an exchange as the ledger has them, and what they tell of the policy that made them."""
+"""Represent the recorded runs of an exchange, and infer the policy that made them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .limits import BREAKER_FAILURES, WAIT_BEFORE_FALLBACK_SECONDS
 from .messages import ToolCall
 
 RETRIES_TRIED_MAX = 20
-"""The most retries of one backend that settings allow."""
+"""Maximum number of retries of one backend that settings allow."""
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One run: what its model asked tools for, round by round, what it answered, or how it failed."""
+    """Describe one run: the tools that its model requested in each round, and its answer or failure."""
 
     run_id: str
     backend: str
@@ -35,18 +35,21 @@ class RecordedRun:
 
     @property
     def cause(self) -> Cause | None:
-        """Why it failed; None where it answered."""
+        """Return the cause of its failure, or None if it answered."""
         return diagnose(self.failure) if self.failure is not None else None
 
     @property
     def was_passed_over(self) -> bool:
-        """Whether its backend was cooling down, and was not asked."""
+        """Return whether its backend was cooling down and was not called."""
         return self.failure is not None and "failures_in_a_row" in self.failure.details
 
 
 def policy_of(runs: Sequence[RecordedRun], retries: int) -> tuple[int, dict[str, int]]:
-    """Retries with which the policy would have gone the same way; and, where a backend was given up before its retries
-    were used up, or not asked at all, how many failures of it must have gone before."""
+    """Return the retries with which the policy would have made these runs, and the earlier failures of each backend.
+
+    Earlier failures are inferred for a backend that was given up before its retries were used up, or was not called at
+    all.
+    """
     given_up = {tried: list(_given_up_early(runs, tried)) for tried in (retries, *range(RETRIES_TRIED_MAX + 1))}
     wrong = {tried: len(early) + _retried_too_often(runs, tried) for tried, early in given_up.items()}
     best = min(wrong, key=lambda tried: wrong[tried])
@@ -55,7 +58,7 @@ def policy_of(runs: Sequence[RecordedRun], retries: int) -> tuple[int, dict[str,
 
 
 def _given_up_early(runs: Sequence[RecordedRun], retries: int) -> Iterator[tuple[str, int]]:
-    """(backend, failures in a row that it had met in this exchange) where a retry was left and was not made."""
+    """Yield (backend, its consecutive failures in this exchange) where a retry was left and was not made."""
     for backend, failures, followed in _failures(runs):
         if not followed and _would_retry(runs, backend, failures, retries):
             unwell = [diagnose(each) in BACKEND_UNWELL and tells(each) for each in failures]
@@ -70,7 +73,7 @@ def _retried_too_often(runs: Sequence[RecordedRun], retries: int) -> int:
 
 
 def _failures(runs: Sequence[RecordedRun]) -> Iterator[tuple[str, list[Failure], bool]]:
-    """(backend, its failures up to one of them, whether it was asked again after that)."""
+    """Yield (backend, its failures up to one of them, whether it was called again after that)."""
     met: dict[str, list[Failure]] = {}
     for run, following in pairwise([*runs, None]):
         if run is not None and run.failure is not None and not run.was_passed_over:

@@ -1,4 +1,4 @@
-"""Tool calls of an exchange that is run again, answered from the record: what a function did once, it does not do twice."""
+"""Answer the tool calls of a rerun from the record, so that a function does not do twice what it has already done."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .parsing import restore_message
 from .ports import ToolFunction
 
 FAILED = "[the tool failed: "
-"""What the result of a call begins with whose function raised, or was not there."""
+"""Prefix of the result of a call whose function raised or was not bound."""
 
 
 def not_bound(name: str) -> str:
-    """The result of a call of a function that nobody has bound: the model sees it, and the run fails."""
+    """Return the result of a call whose function is not bound: the model sees it, and the run fails."""
     return f"{FAILED}no function is bound to {name!r}]"
 
 
 def recorded_tools(
     journal: Journal, key: str, exchange_id: str, otherwise: Mapping[str, ToolFunction]
 ) -> dict[str, ToolFunction]:
-    """Functions by name that answer the calls of an exchange as they were answered before.
+    """Return functions by name that answer the calls of an exchange as they were answered before.
 
-    A call that the record does not know goes to the function of the same name in `otherwise`; where there is none, it fails
-    and names itself.
+    A call that is not on record goes to the function of the same name in `otherwise`. Without one, it fails with an
+    error that names it.
     """
     called: dict[str, tuple[str, str]] = {}
     known: dict[str, dict[str, deque[str]]] = defaultdict(lambda: defaultdict(deque))
@@ -39,7 +39,7 @@ def recorded_tools(
         called |= {call.id: (call.name, _canonical(call.arguments)) for call in message.calls()}
         if message.tool_call_id in called:
             name, arguments = called[message.tool_call_id]
-            if message.text != not_bound(name):  # it was never called; by now it may be bound
+            if message.text != not_bound(name):  # it was never called; it may be bound now
                 known[name][arguments].append(message.text)
     return {
         name: partial(_recall, name, known[name], otherwise.get(name)) for name in dict.fromkeys([*known, *otherwise])
@@ -47,7 +47,7 @@ def recorded_tools(
 
 
 def _recall(called: str, results: Mapping[str, deque[str]], otherwise: ToolFunction | None, /, **arguments: Any) -> Any:
-    """The recorded result, each once and the last one as often as it is asked for."""
+    """Return the recorded results in order, each once; the last one is repeated as often as needed."""
     recorded = results.get(_canonical(arguments))
     if recorded:
         return recorded.popleft() if len(recorded) > 1 else recorded[0]
@@ -57,7 +57,7 @@ def _recall(called: str, results: Mapping[str, deque[str]], otherwise: ToolFunct
 
 
 def only_harmless(tools: Mapping[str, ToolFunction], read_only: Collection[str]) -> dict[str, ToolFunction]:
-    """The same functions, of which those that may change something are not called."""
+    """Return the same functions, but those that may change something raise an error instead."""
     return {name: tool if name in read_only else partial(_not_called, name) for name, tool in tools.items()}
 
 

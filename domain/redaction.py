@@ -1,4 +1,4 @@
-"""Secrets out of everything that is stored or shown, and a bound on how much is kept of it."""
+"""Remove secrets from everything that is stored or shown, and limit the size of what is kept."""
 
 import json
 import math
@@ -16,39 +16,42 @@ _FIELDS = (
 _NAMED = re.compile(_FIELDS, re.IGNORECASE)
 
 _SECRETS = (
-    # Keys as OpenAI, Anthropic and others write them, whole or already shortened by the provider.
+    # Keys in the format of OpenAI, Anthropic and others, complete or already shortened by the provider.
     (re.compile(r"\b(?:sk|rk|pk|sess|ek)-[\w*.-]{4,}"), MASK),
     (re.compile(r"\b(bearer)\s+[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"\b(basic)\s+(?=\S*[\d=])[\w+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"(authorization\W{1,6}basic)\s+[\w+/=-]{4,}", re.IGNORECASE), rf"\1 {MASK}"),
-    # name=value, name: value, "name": "value", also inside JSON that stands in a string.
-    # After a colon and a space may follow plain words (`invalid_api_key: Incorrect key`): a secret has a digit.
+    # name=value, name: value, "name": "value", also inside JSON that is embedded in a string.
+    # After a colon and a space, a secret must have a digit: plain words may follow (`invalid_api_key: Incorrect key`).
     (
         re.compile(rf"\b({_FIELDS}\\?[\"']?\s*[:=]\s*\\?[\"'])(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE),
         rf"\1{MASK}",
     ),
     (re.compile(rf"\b({_FIELDS}(?:=|:(?=\S))\s*)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(rf"\b({_FIELDS}:\s+)(?=\S*\d)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE), rf"\1{MASK}"),
-    # user:password@ in any address; a password may hold an @ itself.
+    # user:password@ in any URL; the password may contain an @ itself.
     (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/]+@", re.IGNORECASE), rf"\1:{MASK}@"),
 )
 
 SECRET_CHARS_MIN = 8
-"""The shortest secret that is looked for by its value: a shorter one would be found in words that are none."""
+"""Minimum length of a secret that is matched by its value, in characters; a shorter one would match ordinary words."""
 
 _kept: dict[str, re.Pattern[str]] = {}
-"""The secrets of this process's own settings, by their value: keys that have no form of their own, as Azure's."""
+"""Secrets from this process's own settings, by value, for keys without a recognizable format, such as Azure's."""
 
 
 def keep_secret(secret: str | None) -> None:
-    """From now on take this value out of everything, whatever stands around it."""
+    """Register a secret: its value is removed from all text from now on.
+
+    Values shorter than `SECRET_CHARS_MIN` are ignored.
+    """
     if secret is not None and len(secret.strip()) >= SECRET_CHARS_MIN and secret not in _kept:
         _kept[secret] = re.compile(rf"(?<!\w){re.escape(secret.strip())}(?!\w)")
 
 
 def redact(text: str, limit: int = FAILURE_TEXT_CHARS_MAX) -> str:
-    """`text` without keys, tokens and passwords, cut to `limit` characters, and always storable."""
-    text = text[: 2 * limit]  # what is cut off below anyway need not be searched: patterns cost more than their length
+    """Return `text` without keys, tokens and passwords, cut to `limit` characters and always storable."""
+    text = text[: 2 * limit]  # cut before searching: the patterns are slow on long texts
     for own in tuple(_kept.values()):
         text = own.sub(MASK, text)
     for pattern, mask in _SECRETS:
@@ -58,7 +61,10 @@ def redact(text: str, limit: int = FAILURE_TEXT_CHARS_MAX) -> str:
 
 
 def redact_details(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Raw facts without secrets, as plain JSON of bounded size; what is too large is left out, and said to be."""
+    """Return raw facts without secrets, as plain JSON of bounded size.
+
+    If the facts exceed `DETAILS_BYTES_MAX`, only numbers, booleans and nulls are kept, and `left_out` says so.
+    """
     cleaned = {str(name): _clean(str(name), value) for name, value in details.items()}
     if len(json.dumps(cleaned, ensure_ascii=False).encode()) <= DETAILS_BYTES_MAX:
         return cleaned
@@ -67,7 +73,10 @@ def redact_details(details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def whole_text(text: str) -> str:
-    """Text that can be encoded: half characters become U+FFFD. For what providers send; an app's own text is refused."""
+    """Return text that can be encoded: lone surrogates become U+FFFD.
+
+    This is for text from providers; an app's own text is rejected instead.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

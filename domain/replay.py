@@ -1,6 +1,6 @@
-"""Replay, two verbs that are never confused: `rebuild` writes memory and cannot call a model; `rerun` calls one.
+"""Plan and run replays: `rebuild` writes memory and cannot call a model; `rerun` calls one.
 
-Both make a plan first; nothing is done before `plan.apply()`.
+Both make a plan first. Nothing is done before `plan.apply()`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["RebuildItem", "RebuildPlan", "Replay", "RerunPlan", "Verification"]
 
 
 class Replay:
-    """Plans over the conversations of one ledger."""
+    """Create plans over the conversations of one ledger, and manage its jobs."""
 
     def __init__(self, journal: Journal, outside: Outside) -> None:
         self._journal = journal
@@ -50,10 +50,10 @@ class Replay:
         limit: int | None = None,
         search: str | None = None,
     ) -> RebuildPlan:
-        """Threads to be written anew from the journal: of these keys, of those that `search` finds, or of all conversations.
+        """Plan to rewrite threads from the journal: of these keys, of those found by `search`, or of all.
 
-        `to` is the kind of thread, by default the one that memory is mirrored to. `at` takes the memory as of a version or
-        a time. `fresh` writes a new thread even where the linked one is sound.
+        `to` is the kind of thread; by default, the kind that memory is mirrored to. `at` uses the memory as of a
+        version or time. `fresh` writes a new thread even if the linked one equals the journal.
 
         Raises:
             ConversationNotFound: no such conversation.
@@ -72,14 +72,16 @@ class Replay:
         limit: int | None = None,
         search: str | None = None,
     ) -> FileRebuildPlan:
-        """Memories to be written into a file, one line of JSON a conversation; what is meant as in `plan_rebuild`.
+        """Plan to write memories to a file, one line of JSON per conversation.
+
+        The arguments are those of `plan_rebuild`.
 
         Raises:
             ConversationNotFound: no such conversation.
-            InvalidInput: this ledger writes no files.
+            InvalidInput: this ledger cannot write files.
         """
         if self._outside.memory_file is None:
-            raise InvalidInput("this ledger was put together without a MemoryFile: give one to Outside")
+            raise InvalidInput("this ledger was created without a MemoryFile: pass one to Outside")
         pinned = self._pinned(keys, search)[:limit]
         return FileRebuildPlan(self._journal, self._outside.memory_file, Path(path), pinned, at)
 
@@ -99,23 +101,25 @@ class Replay:
         include: Sequence[str] = (),
         until: datetime | timedelta | None = None,
     ) -> RerunPlan:
-        """Exchanges to be run again, each shown the memory that its run was shown: of these runs, of these conversations, or
-        (`failed`) all that nobody answered; of the last two, those whose failures match `since`, `until`, `cause` and
-        `backend`. A fork or a shadow may be made of answered ones, too.
+        """Plan to rerun exchanges, each with the memory that its run was shown.
+
+        The exchanges are those of these runs, of these conversations, or (`failed`) all unanswered ones. The last two
+        are limited to those whose failures match `since`, `until`, `cause` and `backend`. Forks and shadows may rerun
+        answered exchanges, too.
 
         Args:
-            on: the backend to ask, instead of those of the policy.
+            on: the backend to call, instead of those of the policy.
             model: replaces the policy's models.
-            profile: replaces the ledger's own.
-            tools: calls that are on record are answered from there (`recorded`), or made anew (`live`).
-            into: the answer is journaled where the user still waits (`tail`), in a copy of the conversation (`fork`), or not
-                at all, only shown (`shadow`).
-            include: what is skipped otherwise: exchanges that have an answer (`answered`: the new one takes its place), that
-                newer messages overtook (`overtaken`), that last stopped at a tool which may have done its work (`tools`),
-                that may have been answered unseen (`interrupted`).
+            profile: replaces the ledger's own profile.
+            tools: answer recorded tool calls from the record (`recorded`), or make them again (`live`).
+            into: journal the answer where the user still waits (`tail`), in a copy of the conversation (`fork`), or not
+                at all, and only show it (`shadow`).
+            include: exchanges to run that are skipped otherwise: those with an answer (`answered`: the new one replaces
+                it), those followed by newer messages (`overtaken`), those that last stopped at a tool which may have
+                done its work (`tools`), and those that may have been answered unnoticed (`interrupted`).
 
         Raises:
-            InvalidInput: an option means nothing; there is no such backend or cause.
+            InvalidInput: an option is invalid, or there is no such backend or cause.
             RunNotFound, ConversationNotFound: no such run or conversation.
         """
         for key in keys:
@@ -138,7 +142,7 @@ class Replay:
         )
         plan = RerunPlan(self._jobs, self._journal, self._outside, wanted)
         self._journal.close_overdue_runs()
-        _ = plan.items  # looked at now: what is planned is pinned to what is there at this moment
+        _ = plan.items  # evaluated now, so that the plan is pinned to the present state
         return plan
 
     def plan_reconcile(
@@ -148,11 +152,11 @@ class Replay:
         adopt: bool = False,
         limit: int | None = None,
     ) -> ReconcilePlan:
-        """Threads to be mended: those of these keys, or of all conversations, `limit` conversations at most.
+        """Plan to repair threads: those of these keys, or of all conversations, at most `limit` conversations.
 
-        What a thread lacks is sent; one whose order is broken, that is gone or is not linked here, is written anew. What
-        somebody else wrote there is left and told, or with `adopt` journaled. `to` is the kind of thread, by default those
-        that are linked. The threads are read when the plan is looked at.
+        Missing entries are sent. A thread that is out of order, gone, or not linked here is rewritten. Foreign entries
+        are left and reported, or journaled with `adopt`. `to` is the kind of thread; by default, the kinds that are
+        linked. The threads are read when the plan's items are read.
 
         Raises:
             ConversationNotFound: no such conversation.
@@ -166,19 +170,19 @@ class Replay:
         return ReconcilePlan(self._jobs, self._outside.wait, self.reconciler, places, adopt)
 
     def jobs(self) -> list[JobState]:
-        """Every job of the ledger, the newest first."""
+        """Return all jobs of the ledger, newest first."""
         return self._jobs.all()
 
     def job(self, job_id: str) -> JobState:
-        """One job, by its id or an ending of it that is its own.
+        """Return a job by its id, or by an unambiguous ending of it.
 
         Raises:
-            JobNotFound: none, or more than one, has this id or ending.
+            JobNotFound: no job, or more than one, has this id or ending.
         """
         return self._jobs.get(job_id)
 
     def results(self, job_id: str) -> list[dict[str, Any]]:
-        """What became of each item of a job so far, in the order of the plan.
+        """Return the results of a job so far, one for each ended item, in the order of the plan.
 
         Raises:
             JobNotFound: no such job.
@@ -187,8 +191,9 @@ class Replay:
         return [found[number] for number in sorted(found)]
 
     def resume(self, job_id: str, progress: Progress | None = None, **how: Any) -> Plan[Any]:
-        """Go on with a job where it stopped, and try once more what failed; returns its plan, with the job as it stands then.
-        Takes what the `apply` of such a plan takes.
+        """Resume a job where it stopped, retry its failed items, and return its plan.
+
+        Accepts the same arguments as the `apply` of that plan.
 
         Raises:
             JobNotFound: no such job.
@@ -199,7 +204,7 @@ class Replay:
         return plan
 
     def plan_of(self, job_id: str) -> Plan[Any]:
-        """The plan of a job, to be gone on with: `each` and `apply` do what is left.
+        """Return the plan of a job, in order to resume it: `each` and `apply` do the remaining items.
 
         Raises:
             JobNotFound: no such job.
@@ -210,11 +215,11 @@ class Replay:
         return plan
 
     def cancel(self, job_id: str) -> JobState:
-        """See to it that nobody goes on with a job; what was done stays done.
+        """Cancel a job; completed items are kept.
 
         Raises:
             JobNotFound: no such job.
-            Conflict: there is nothing left to cancel.
+            Conflict: it is done, or cancelled already.
         """
         return self._jobs.cancel(job_id)
 
@@ -230,19 +235,19 @@ class Replay:
             case "reconcile":
                 adopt = bool(options.get("adopt"))
                 return ReconcilePlan(self._jobs, self._outside.wait, self.reconciler, (), adopt)
-        raise InvalidInput(f"a newer threadledger began job {job.job_id} ({job.kind}): resume it with that version")
+        raise InvalidInput(f"a newer threadledger started job {job.job_id} ({job.kind}): resume it with that version")
 
     def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
-        """The journal against the threads: of these keys, or of all conversations; nothing is written.
+        """Compare the threads of these keys, or of all conversations, with the journal; nothing is written.
 
         Raises:
             ConversationNotFound: no such conversation.
-            ProviderRefused: the provider cannot be asked.
+            ProviderRefused: the provider cannot be reached.
         """
         return [perform(self.verifier.verifying(key, kind), self._outside.wait) for key, kind in self.places(keys, to)]
 
     def places(self, keys: Sequence[str] | None, to: str | None) -> Iterator[tuple[str, str]]:
-        """(key, kind of thread) of the threads to be verified."""
+        """Return (key, kind of thread) of the threads to verify."""
         return ((key, kind) for key in self.keys(keys) for kind in self._kinds(key, to))
 
     def _kinds(self, key: str, to: str | None) -> Sequence[str]:
@@ -253,7 +258,7 @@ class Replay:
         ]
 
     def _pinned(self, keys: Sequence[str] | None, search: str | None = None) -> Sequence[tuple[str, int]]:
-        """Keys with the versions of their conversations at this moment."""
+        """Return keys with the current versions of their conversations."""
         if keys is not None:
             return [(key, self._journal.require(key).version) for key in dict.fromkeys(keys)]
         if search is not None:
@@ -262,7 +267,7 @@ class Replay:
         return self._journal.versions()
 
     def keys(self, keys: Sequence[str] | None) -> Sequence[str]:
-        """These keys, each once; or those of all conversations."""
+        """Return these keys without duplicates, or the keys of all conversations."""
         if keys is not None:
             return list(dict.fromkeys(keys))
         return self._journal.keys()

@@ -1,4 +1,4 @@
-"""Rerun: a failed exchange run again. Always says first what it will call and about what it costs."""
+"""Rerun failed exchanges. A plan always shows first what it will call and about what it costs."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ from .rerun_wanted import Wanted
 from .rerunning import Rerunning, can_be_included
 
 CONVERSATIONS_KEPT = 64
-"""Of how many conversations the runs are kept while a plan is made: failures of one of them come one after the other."""
+"""Number of conversations whose runs are cached while a plan is made: failures of one conversation follow each
+other."""
 
 
 class RerunPlan(Plan[RerunItem]):
-    """What would be asked again; `apply` asks."""
+    """Plan to rerun exchanges; `apply` calls the models."""
 
     kind = "rerun"
-    block = 1  # each costs seconds and money: what is done is recorded at once
+    block = 1  # each item costs seconds and money, so its outcome is recorded at once
 
     def __init__(self, jobs: Jobs, journal: Journal, outside: Outside, wanted: Wanted) -> None:
-        """
+        """Create a plan.
+
         Raises:
-            InvalidInput: what is wanted cannot be had.
+            InvalidInput: there is no such backend, or no model is known for it.
         """
         super().__init__(jobs, outside.wait)
         self.wanted = wanted
@@ -47,14 +49,14 @@ class RerunPlan(Plan[RerunItem]):
 
     @property
     def items(self) -> list[RerunItem]:
-        """What is planned of each exchange; what became of it, once it was applied."""
+        """Return what is planned for each exchange; after the plan was applied, the outcomes."""
         if self._items is None:
             self._items = list(self.planned())
             self._places = {item.exchange_id: place for place, item in enumerate(self._items)}
         return self._items
 
     def planned(self) -> Iterator[RerunItem]:
-        """What is planned, one exchange after the other."""
+        """Yield what is planned, one exchange at a time."""
         folded = lru_cache(CONVERSATIONS_KEPT)(self._journal.exchanges)
         for key, run_ids in self._chosen().values():
             runs = folded(key).runs
@@ -76,35 +78,35 @@ class RerunPlan(Plan[RerunItem]):
 
     @property
     def policy(self) -> Policy:
-        """Who is asked, in which order, how often."""
+        """Return the policy: which backends are called, in which order, and how often."""
         return self._rerunning.policy
 
     def skipped(self) -> Counter[str]:
-        """How many are skipped, by the reason; runs are not told apart."""
+        """Return the number of skipped items by reason; the ids of runs in reasons are ignored."""
         return Counter(item.reason.split(" by run ")[0] for item in self.items if item.state == "skipped")
 
     def can_be_included(self) -> set[str]:
-        """What would have to be asked for to have skipped items done."""
+        """Return the values of `include` that would allow skipped items to run."""
         return {what for item in self.items if item.state == "skipped" for what in can_be_included(item)}
 
     def runs_at_most(self, max_runs: int | None = None) -> int:
-        """How many runs `apply` would make at the most: each backend, each retry."""
+        """Return the maximum number of runs that `apply` makes: every backend with every retry."""
         each = len(self.policy.candidates) * (self.policy.retries + 1)
         planned = sum(item.state == "planned" for item in self.items) * each
         return planned if max_runs is None else min(planned, max_runs)
 
     def limit(self, max_runs: int | None = None, max_cost: float | None = None) -> None:
-        """Set the limits of what is applied from here on: runs really made, US dollars by what providers say they used.
+        """Set the limits of later calls of `apply`: runs made, and US dollars by the usage that providers report.
 
         Raises:
-            InvalidInput: a limit allows nothing, or a price is not known that `max_cost` needs.
+            InvalidInput: a limit is not positive, or `max_cost` needs a price that is unknown.
         """
         limits = Limits(max_runs, max_cost)
         for candidate in self.policy.candidates if max_cost is not None else ():
             if self._price is None or self._price(candidate.model, 1, 1) is None:
                 raise InvalidInput(
                     f"the cost cannot be limited: no price is known for the model {candidate.model!r}; install the prices "
-                    "with pip install 'threadledger[prices]', or name a model that they know"
+                    "with pip install 'threadledger[prices]', or use a model whose price is known"
                 )
         self.budget = Budget(limits)
 
@@ -116,22 +118,22 @@ class RerunPlan(Plan[RerunItem]):
         max_cost: float | None = None,
         **how: Any,
     ) -> list[RerunItem]:
-        """Run what is planned again, until a limit is reached: what is left stays planned, and `resume` goes on with it.
+        """Rerun what is planned until a limit is reached; the rest stays planned, and `resume` continues with it.
 
         Args:
-            progress: told each item as it ends.
-            max_runs: the most runs to be made.
-            max_cost: the most US dollars to be spent, by what the provider says it used: none is begun that may reach it.
+            progress: called with each item as it ends.
+            max_runs: maximum number of runs.
+            max_cost: maximum US dollars by the usage that the provider reports; no run is started that may reach it.
             how: `concurrency`, `rps` and `stop`, as in every plan.
 
         Raises:
-            InvalidInput: a limit or one of the others means nothing; the price of a model is not known.
+            InvalidInput: a limit or another argument is out of range, or the price of a model is unknown.
         """
         self.limit(max_runs, max_cost)
         return super().apply(progress, **how)
 
     def each(self, *, max_runs: int | None = None, max_cost: float | None = None, **how: Any) -> Iterator[RerunItem]:
-        """Like `apply`, handing over each item as it ends."""
+        """Run the plan like `apply`, but yield each item as it ends."""
         self.limit(max_runs, max_cost)
         return super().each(**how)
 
@@ -144,12 +146,15 @@ class RerunPlan(Plan[RerunItem]):
         max_cost: float | None = None,
         **how: Any,
     ) -> list[RerunItem]:
-        """`apply`, awaited."""
+        """Run the plan like `apply`, awaited."""
         self.limit(max_runs, max_cost)
         return await super().apply_async(driver, progress, **how)
 
     def _chosen(self) -> dict[str, tuple[str, list[str]]]:
-        """Exchange → conversation and runs, in the order of failing: the last run is the one that counts."""
+        """Return a mapping of exchange to conversation and runs, in the order of failure.
+
+        The last run is the one that is rerun.
+        """
         wanted = self.wanted
         chosen: dict[str, tuple[str, list[str]]] = {}
         for run_id in wanted.runs:
@@ -164,6 +169,6 @@ class RerunPlan(Plan[RerunItem]):
         return chosen
 
     def _listed(self, found: Mapping[int, RerunItem]) -> list[RerunItem]:
-        if self._items is None:  # a job that is gone on with: what it was to do was planned by another process
+        if self._items is None:  # a resumed job: its items were planned by another process
             self._items = super()._listed(found)
         return self._items

@@ -1,5 +1,4 @@
-"""A run beside its conversation, as a rerun finds them: what the run was shown, what has come since, and what speaks against
-running its exchange again."""
+"""Examine a run and its conversation for a rerun: what it was shown, what came later, what prevents a rerun."""
 
 from __future__ import annotations
 
@@ -22,12 +21,15 @@ from .runs import AT_THE_END, SUPERSEDED_TOO, TOO_LATE, Place
 from .state import ConversationState
 
 CAN_BE_TOLD = re.compile(r"all|(last|tokens)=\d+(,(last|tokens)=\d+)*")
-"""The rules of views that can be told again. An app that cut the view itself told nobody how."""
+"""Rules of views that can be reproduced. A view that an app cut itself cannot be reproduced."""
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Something that speaks against a rerun: in a word, and why. Those of `INCLUDE` may be asked for all the same."""
+    """Describe what prevents a rerun: its kind, in one word, and the reason.
+
+    Kinds of `INCLUDE` may be included all the same.
+    """
 
     kind: str
     why: str
@@ -35,7 +37,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Look:
-    """What is known of a run and its exchange at one moment."""
+    """Hold what is known of a run and its exchange at one moment."""
 
     run: RunRecord
     exchange: ExchangeRecord
@@ -43,22 +45,22 @@ class Look:
     state: ConversationState
     present: Memory
     memory: Memory | None
-    """What the run was shown; None where that cannot be told again."""
+    """The memory that the run was shown; None if it cannot be reproduced."""
     tools_in_doubt: Sequence[str] = ()
-    """Functions that the last failed run called, and nobody knows whether they did their work."""
+    """Functions that the last failed run called, and that may or may not have done their work."""
     gone_on: Collection[str] = field(default_factory=frozenset)
-    """The ids of the messages in memory that came after the run's, and are not its exchange's."""
+    """Ids of messages in memory that came after the run's and belong to other exchanges."""
     place: Place = AT_THE_END
     question_is_there: bool = True
 
     @property
     def in_thread(self) -> bool:
-        """Whether the conversation's linked thread shows what the run was shown."""
+        """Return whether the conversation's linked thread shows what the run was shown."""
         return self.memory is not None and self.memory.digest() == self.present.digest()
 
 
 def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = None) -> Look:
-    """A run and its exchange as they are now."""
+    """Return a run and its exchange as they are now."""
     exchanges = exchanges or journal.exchanges(key)
     run = exchanges.runs[run_id]
     exchange, present, memory = exchanges.exchange_of(run), journal.memory(key), told_again(journal, run)
@@ -78,8 +80,10 @@ def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = 
 
 
 def told_again(journal: Journal, run: RunRecord) -> Memory | None:
-    """The memory exactly as a run was shown it, told from what the run refers to and proved by its hash; None where it
-    cannot be."""
+    """Return the memory exactly as a run was shown it, or None if it cannot be reproduced.
+
+    It is read from what the run refers to, and verified by its hash.
+    """
     if not CAN_BE_TOLD.fullmatch(run.memory_rule):
         return None
     memory = journal.memory(run.key, at=run.memory_version or run.version - 1).by_rule(run.memory_rule)
@@ -87,11 +91,10 @@ def told_again(journal: Journal, run: RunRecord) -> Memory | None:
 
 
 def placed(present: Memory, memory: Memory, exchange: ExchangeRecord) -> tuple[Place | None, frozenset[str]]:
-    """Where the answer of an exchange goes whose run was shown `memory`, and which messages have come since; no place where
-    what was asked has left memory.
+    """Return the place for the answer of an exchange whose run was shown `memory`, and later messages.
 
-    It takes the place of the answer that the exchange has; otherwise it goes behind what the exchange had come to before
-    anything newer was said.
+    The answer replaces the exchange's current answer. Without one, it follows what the exchange produced before any
+    newer message. The place is None if the question is no longer in memory.
     """
     asked = {each.message_id for each in memory.messages if each.exchange_id == exchange.exchange_id}
     asked = asked or {each.message_id for each in memory.messages[-1:]}
@@ -109,46 +112,52 @@ def placed(present: Memory, memory: Memory, exchange: ExchangeRecord) -> tuple[P
 
 
 def obstacles(seen: Look, wanted: Wanted, outside: Outside, policy: Policy) -> list[Obstacle]:
-    """What speaks against running the exchange of a run again, all of it."""
+    """Return everything that prevents a rerun of a run's exchange."""
     found = _of_exchange(seen, wanted, outside, policy)
     return [each for each in found if not wanted.includes(each.kind)]
 
 
 def moved_on(journal: Journal, seen: Look, version: int) -> bool:
-    """Whether anything has happened in a conversation since a version but to its threads, and by reruns: those of other
-    exchanges, and this very one, begun by a process that was killed. What they left is looked at by itself."""
+    """Return whether a conversation has changed since a version, apart from its threads and from reruns.
+
+    Reruns of other exchanges do not count, nor does one of this exchange whose process was killed: what they left is
+    checked separately.
+    """
     ours = {run.run_id for run in seen.exchanges.runs.values() if run.rerun_of is not None}
     exchanges = {run.exchange_id for run in seen.exchanges.runs.values() if run.run_id in ours}
     return any(not _by_rerun(event, ours, exchanges) for event in journal.history(seen.run.key, after=version))
 
 
 def is_left(run: RunRecord) -> bool:
-    """Whether a run has nobody behind it any more who would know whether the provider has answered."""
+    """Return whether a run has no process left that would know whether the provider has answered."""
     if run.failure is not None:
         return run.failure.status == "interrupted"
     return run.state == "open" and run.deadline is not None and from_iso(run.deadline) < now()
 
 
 def looking_first(seen: Look, outside: Outside, policy: Policy) -> Policy:
-    """The policy with those backends alone that would find the answer of the last run before they ask again."""
+    """Return the policy with only those backends that search for the last run's answer before a new call."""
     kind = _thread_of_last(seen, outside)
     found = [each for each in policy.candidates if kind is not None and outside.backends[each.backend].thread == kind]
     return replace(policy, candidates=tuple(found))
 
 
 def _thread_of_last(seen: Look, outside: Outside) -> str | None:
-    """The kind of thread in which the last run took place; None where it did in none, or the thread is another one by now."""
+    """Return the kind of thread in which the last run took place.
+
+    Returns None if it used none, or the thread has been replaced.
+    """
     last = seen.exchange.last()
     backend = outside.backends.get(last.backend) if last is not None and not last.apart else None
     if backend is None or (backend.takes_unsent and last is not None and last.rerun_of is not None):
-        return None  # a thread that has the question already takes no input: it was answered from memory
+        return None  # a thread that already has the question takes no input: it was answered from memory
     kind = backend.thread
     mirror = outside.mirrors.get(kind or "")
     if mirror is None or outside.outbox is None or not seen.in_thread:
         return None
     link = seen.state.links.get(mirror.name)
     if link is None:
-        return mirror.name  # it was left before it had a thread to ask in
+        return mirror.name  # the run was interrupted before it had a thread
     usable = not link["lost"] and link["endpoint"] == mirror.endpoint and link["version"] > seen.state.cut_version
     return mirror.name if usable else None
 
@@ -163,17 +172,17 @@ def _of_exchange(seen: Look, wanted: Wanted, outside: Outside, policy: Policy) -
     if running or (wanted.into == "tail" and any(not _is_overdue(run) for run in seen.state.open_runs.values())):
         yield Obstacle("open", "a run is open: wait for its end")
     if left and not (wanted.into == "tail" and looking_first(seen, outside, policy).candidates):
-        yield Obstacle("interrupted", "its last run was interrupted: it may have been answered, and paid for, unseen")
+        yield Obstacle("interrupted", "its last run was interrupted: it may have been answered and paid for already")
     doubtful = [name for name in seen.tools_in_doubt if name not in outside.profile.read_only]
     if doubtful:
-        told = f"its last run stopped at {doubtful[0]!r}: nobody knows whether the tool has done its work"
+        told = f"its last run stopped at {doubtful[0]!r}: it is unknown whether the tool has done its work"
         yield Obstacle("tools", told)
     if seen.memory is None:
-        yield Obstacle("memory", "the memory that its run was shown cannot be told again")
+        yield Obstacle("memory", "the memory that its run was shown cannot be reproduced")
     elif not seen.memory.messages:
         yield Obstacle("memory", "its run was shown no message to answer")
     elif wanted.into == "tail" and not seen.question_is_there:
-        yield Obstacle("gone", "what was asked has left memory")
+        yield Obstacle("gone", "the question is no longer in memory")
     elif seen.gone_on:
         yield Obstacle("overtaken", "overtaken by newer messages")
 
@@ -184,7 +193,7 @@ def _is_overdue(run: Mapping[str, object]) -> bool:
 
 
 def _in_doubt(journal: Journal, exchange: ExchangeRecord) -> Iterator[str]:
-    """Functions that the last failed run called without a result on record, or whose result says that they failed."""
+    """Yield functions that the last failed run called without a recorded result, or whose result reports a failure."""
     last = exchange.last()
     if last is None or last.completed is not None:
         return

@@ -1,4 +1,4 @@
-"""What a rerun is asked to do: which exchanges, by whom, with what, and where the answers go."""
+"""Define the options of a rerun: which exchanges, which backend, with what, and where the answers go."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .outside import Outside
 from .profiles import Profile
 
 INTO = ("tail", "fork", "shadow")
-"""Where an answer goes: to the user who still waits, into a copy of the conversation, or nowhere: it is only shown."""
+"""Where an answer goes: into the conversation itself, into a copy of it, or nowhere (it is only shown)."""
 
 INCLUDE = ("answered", "overtaken", "tools", "interrupted")
-"""What is skipped unless it is asked for."""
+"""Kinds of exchanges that are skipped unless they are included."""
 
 TOOLS = ("recorded", "live")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options of a rerun."""
+    """Hold the options of a rerun."""
 
     runs: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
@@ -34,19 +34,20 @@ class Wanted:
     until: datetime | None = None
     cause: Cause | None = None
     backend: str | None = None
-    """Of the failures: only those on this backend."""
+    """Backend whose failures are selected."""
     model: str | None = None
     tools: str = "recorded"
     on: str | None = None
-    """The backend to ask; by default those of the policy."""
+    """Backend to call; by default, those of the policy."""
     profile: Profile | None = None
     into: str = "tail"
     include: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """
+        """Validate the options.
+
         Raises:
-            InvalidInput: an option has a value that means nothing.
+            InvalidInput: an option has an invalid value.
         """
         _one_of("tools", self.tools, TOOLS)
         _one_of("into", self.into, INTO)
@@ -55,16 +56,18 @@ class Wanted:
 
     @property
     def live(self) -> bool:
-        """Whether tool calls are made anew that are on record."""
+        """Return whether recorded tool calls are made again."""
         return self.tools == "live"
 
     def includes(self, what: str) -> bool:
-        """Whether what would be skipped is done all the same. A fork and a shadow take no answer's place and come behind no
-        newer message: nobody need ask for that."""
+        """Return whether exchanges of this kind run although they are skipped by default.
+
+        A fork and a shadow neither replace an answer nor follow newer messages, so they always include those two kinds.
+        """
         return what in self.include or (self.into != "tail" and what in {"answered", "overtaken"})
 
     def as_json(self) -> dict[str, Any]:
-        """Enough to make the same plan again."""
+        """Return the options as JSON, enough to make the same plan again."""
         given = vars(self) | {
             "runs": list(self.runs),
             "keys": list(self.keys),
@@ -78,7 +81,7 @@ class Wanted:
 
     @classmethod
     def from_json(cls, options: Mapping[str, Any]) -> Wanted:
-        """The options again. Those that a newer version knows are passed over."""
+        """Create the options from JSON; options of a newer version are ignored."""
         given = {name: value for name, value in options.items() if name in cls.__dataclass_fields__}
         given |= {name: tuple(given[name]) for name in ("runs", "keys", "include") if name in given}
         given |= {name: from_iso(given[name]) for name in ("since", "until") if name in given}
@@ -90,11 +93,11 @@ class Wanted:
         return cls(**given)
 
     def outside_of(self, outside: Outside) -> Outside:
-        """The outside with the profile of this rerun."""
+        """Return `outside` with the profile of this rerun."""
         return outside if self.profile is None else replace(outside, profile=self.profile)
 
     def policy_of(self, outside: Outside) -> Policy:
-        """Who is asked, with which model.
+        """Return the policy: which backends are called, with which model.
 
         Raises:
             InvalidInput: there is no such backend, or no model is known for it.
@@ -104,11 +107,11 @@ class Wanted:
         if self.on is not None:
             if self.on not in outside.backends:
                 there_are = ", ".join(outside.backends) or "none"
-                raise InvalidInput(f"there is no backend {self.on!r} to ask: there are {there_are}")
+                raise InvalidInput(f"there is no backend {self.on!r}; available backends: {there_are}")
             usual = sorted(candidates, key=lambda each: each.backend != self.on)  # its own model, else the first one's
             known = model or next((each.model for each in usual), outside.profile.model)
             if known is None:
-                raise InvalidInput(f"no model is known for the backend {self.on!r}: name one with model")
+                raise InvalidInput(f"no model is known for the backend {self.on!r}: specify one with model")
             candidates = (Candidate(self.on, known),)
         if model is not None:
             candidates = tuple(Candidate(each.backend, model) for each in candidates)
@@ -117,7 +120,7 @@ class Wanted:
 
 def _one_of(name: str, given: object, known: Collection[str]) -> None:
     if given not in known:
-        raise InvalidInput(f"{name}={given!r} means nothing: give one of {', '.join(map(repr, known))}")
+        raise InvalidInput(f"{name}={given!r} is not valid: use one of {', '.join(map(repr, known))}")
 
 
 def _profile_as_json(profile: Profile | None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""One exchange run again, from its pin: looked at, begun within the limits, answered where it was asked to be."""
+"""Rerun one exchange from its pin: check it, start it within the limits, and journal or show the answer."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ from .runs import AT_THE_END, Place
 from .turns import Turns
 
 ESTIMATED_ANSWER_TOKENS = 300
-"""Tokens that an answer is taken to have when a plan estimates its cost."""
+"""Number of tokens that a plan assumes for an answer when it estimates the cost."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """What one exchange is estimated to use."""
+    """Hold the estimated usage of one exchange."""
 
     tokens: int
-    """Of input."""
+    """Number of input tokens."""
     cost: float | None
-    """US dollars; None where the model's price is not known."""
+    """US dollars; None if the model's price is unknown."""
 
 
 class Rerunning:
-    """Exchanges run again as they were wanted. Several threads may do several at once."""
+    """Rerun exchanges with the options of one rerun. Several threads may rerun several at once."""
 
     def __init__(self, journal: Journal, outside: Outside, wanted: Wanted) -> None:
-        """
+        """Prepare reruns with these options.
+
         Raises:
-            InvalidInput: what is wanted cannot be had.
+            InvalidInput: there is no such backend, or no model is known for it.
         """
         self.policy = wanted.policy_of(outside)
         self._journal = journal
@@ -58,7 +59,7 @@ class Rerunning:
         self._turns = Turns()
 
     def planned(self, key: str, run_id: str, exchanges: Exchanges | None = None) -> RerunItem:
-        """What would be done about one run's exchange. Nobody is asked."""
+        """Return what would be done about one run's exchange. No model is called."""
         seen = look(self._journal, key, run_id, exchanges)
         item = RerunItem(key, seen.exchange.exchange_id, run_id, version=seen.state.version)
         if self._wanted.into == "fork":
@@ -70,8 +71,10 @@ class Rerunning:
         return replace(self._told(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
 
     def rerunning(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
-        """Do one planned item. It comes back planned where a limit kept it from being done. Never raises for a provider or a
-        conflict."""
+        """Rerun one planned item. If a limit prevents this, the item is returned as planned.
+
+        Provider failures and conflicts are reported in the item, never raised.
+        """
         try:
             if self._wanted.into != "tail":
                 return (yield from self._rerun(item, budget))
@@ -84,7 +87,7 @@ class Rerunning:
             return replace(item, state="failed", reason=str(error))
 
     def _in_turn(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
-        """In one conversation, one after the other."""
+        """Rerun an item when all earlier reruns of its conversation in this process have ended."""
         ticket = self._turns.take(item.key)
         try:
             while not self._turns.has_come(item.key, ticket):
@@ -102,7 +105,7 @@ class Rerunning:
         limit = budget.begin(estimate.cost or 0.0)
         if limit:
             return replace(item, reason=limit)
-        cost = estimate.cost or 0.0  # where nobody comes to know better
+        cost = estimate.cost or 0.0  # used if the actual cost remains unknown
         try:
             asking: RerunAsking = yield Work(partial(self._asking, item, seen, budget))
             item = yield from _asked(asking, item)
@@ -112,7 +115,7 @@ class Rerunning:
             budget.end(estimate.cost or 0.0, cost)
 
     def _looked(self, item: RerunItem) -> tuple[Look, RerunItem]:
-        """The exchange as it is now, and the item: done by an earlier attempt at it, skipped, or still planned."""
+        """Return the exchange as of now, and the item: done by an earlier attempt, skipped, or still planned."""
         seen = look(self._journal, item.key, item.run_id)
         if self._wanted.into != "tail":
             item = replace(item, original=self._original(seen))
@@ -123,14 +126,14 @@ class Rerunning:
             return seen, replace(item, state="skipped", reason=CHANGED, kind="changed")
         found = obstacles(seen, self._wanted, self._outside, self.policy)
         since = [run for run in seen.exchange.runs if run.version > item.version and run.completed and not run.shadow]
-        if since and not found and self._wanted.into == "tail":  # whatever was asked for: its answer is there
+        if since and not found and self._wanted.into == "tail":  # regardless of `include`: the answer exists
             found = [Obstacle("answered", f"already answered by run {since[-1].run_id}")]
         if found or not self.policy.candidates:
             return seen, skipped(item, found)
         return seen, item
 
     def _done_before(self, item: RerunItem, seen: Look) -> RerunItem | None:
-        """What an earlier attempt at this very item has come to, which was killed before anybody heard of it."""
+        """Return the result of an earlier attempt at this very item that was killed before it was reported, or None."""
         if self._wanted.into == "shadow":
             since = [run for run in seen.exchange.runs if run.shadow and run.version > item.version]
             ours = next((run for run in since if run.rerun_of == item.run_id and run.completed), None)
@@ -140,13 +143,13 @@ class Rerunning:
         exchange = self._journal.exchanges(item.fork).by_id.get(exchange_in_fork(self._journal, item.fork) or "")
         last = exchange.last() if exchange is not None else None
         if not is_fork(self._journal, item.fork, item.key, self._told_at(seen)):
-            return replace(item, state="skipped", reason=f"there is a conversation {item.fork!r} by now: plan again")
+            return replace(item, state="skipped", reason=f"a conversation {item.fork!r} exists now: plan again")
         if exchange is not None and exchange.answered_by is not None:
             answer = recorded_answer(self._journal, item.fork, exchange.exchange_id)
             return _answered(item, answer.text if answer else "", exchange.answered_by, exchange)
         if last is not None and not self._policy(item.fork, last).candidates:
             interrupted = (
-                f"its last run in {item.fork!r} was interrupted: it may have been answered, and paid for, unseen"
+                f"its last run in {item.fork!r} was interrupted: it may have been answered and paid for already"
             )
             return skipped(item, [Obstacle("interrupted", interrupted)])
         return None
@@ -172,7 +175,7 @@ class Rerunning:
         )
 
     def _in_fork(self, item: RerunItem, seen: Look, key: str, budget: Budget) -> RerunAsking:
-        """The asking in a copy of the conversation, which is made where an earlier attempt has not made it already."""
+        """Return the rerun in a copy of the conversation; the copy is created unless an earlier attempt has done so."""
         at = self._told_at(seen)
         if self._journal.load(key) is None:
             fork(self._journal, item.key, key, at, asked_in=item.exchange_id)
@@ -196,7 +199,7 @@ class Rerunning:
         )
 
     def _policy(self, key: str, last: RunRecord) -> Policy:
-        """Who may be asked: after a run that was left, only who looks first for what that one may have come to."""
+        """Return the policy; after an interrupted run, only with backends that first search for its answer."""
         if not is_left(last) or self._wanted.includes("interrupted"):
             return self.policy
         return looking_first(look(self._journal, key, last.run_id), self._outside, self.policy)
@@ -205,7 +208,7 @@ class Rerunning:
         tools = self._outside.tools
         if self._wanted.live:
             return lambda: tools
-        if self._wanted.into == "shadow":  # to be looked at, and for nothing else
+        if self._wanted.into == "shadow":  # the answer is only shown, so it must have no side effects
             tools = only_harmless(tools, self._outside.profile.read_only)
         return partial(recorded_tools, self._journal, item.key, item.exchange_id, tools)
 
@@ -214,7 +217,7 @@ class Rerunning:
         return placed(self._journal.memory(item.key), memory, exchange)[0] or AT_THE_END
 
     def _paid(self, asking: RerunAsking, item: RerunItem, otherwise: float) -> tuple[float, RerunItem]:
-        """What the runs have cost that were made."""
+        """Return the cost of the runs that were made, and the item with it."""
         made = {*asking.made, item.new_run_id}
         runs = [run for run in self._journal.exchanges(item.fork or item.key).runs.values() if run.run_id in made]
         costs = [self._cost(run) for run in runs]
@@ -254,7 +257,7 @@ class Rerunning:
 
 
 def skipped(item: RerunItem, found: Sequence[Obstacle]) -> RerunItem:
-    """An item that is not done, and why."""
+    """Return the item as skipped, with the reason."""
     if not found:
         return replace(item, state="skipped", reason="no backend is set: set THREADLEDGER_BACKENDS", kind="no backend")
     reason = "; ".join(each.why for each in found)
@@ -262,13 +265,13 @@ def skipped(item: RerunItem, found: Sequence[Obstacle]) -> RerunItem:
 
 
 def can_be_included(item: RerunItem) -> Iterator[str]:
-    """What would have to be asked for to have a skipped item done; nothing where something else speaks against it, too."""
+    """Yield the values of `include` that would allow a skipped item to run; none if another obstacle would remain."""
     kinds = item.kind.split(",") if item.kind else []
     return iter(kinds if all(kind in INCLUDE for kind in kinds) else ())
 
 
 def usage_of(run: RunRecord) -> Usage:
-    """What the provider says that a run has used, failed runs included; nothing where it does not say."""
+    """Return the usage that the provider reports for a run, also for a failed one; zero if it reports none."""
     told = run.completed.usage if run.completed is not None else None
     if told is None and run.failure is not None:
         told = run.failure.details.get("usage")
@@ -296,7 +299,7 @@ def _asked(asking: RerunAsking, item: RerunItem) -> Effects[RerunItem]:
 
 
 def _told_failure(failures: Sequence[RecordedFailure]) -> str:
-    return f"{failures[-1].cause.value}: {failures[-1].summary()}" if failures else "nobody was asked"
+    return f"{failures[-1].cause.value}: {failures[-1].summary()}" if failures else "no backend was called"
 
 
 def _answered(item: RerunItem, text: str, run_id: str, exchange: ExchangeRecord) -> RerunItem:
@@ -307,14 +310,14 @@ def _answered(item: RerunItem, text: str, run_id: str, exchange: ExchangeRecord)
 
 
 def _shown(item: RerunItem, run: RunRecord) -> RerunItem:
-    """A shadow run that was made."""
+    """Return the item with the answer of a completed shadow run."""
     said = run.completed.shadow_messages if run.completed is not None else []
     text = parse_message(said[-1]).text if said else ""
     return _answered(item, text, run.run_id, ExchangeRecord(run.exchange_id, run.key, [run]))
 
 
 def _rerun_of(exchange: ExchangeRecord, run_id: str) -> str:
-    """The run that is run again; where that was tried before, the last one of that attempt: each attempt stands by itself."""
+    """Return the id of the run to rerun: after an earlier attempt, that attempt's last run."""
     last = exchange.last()
     tried = any(run.rerun_of == run_id and not run.shadow for run in exchange.runs)
     return last.run_id if tried and last is not None else run_id

@@ -1,4 +1,4 @@
-"""What one run was shown and made of: its memory, told again, and its profile."""
+"""Reproduce what one run was shown: its memory and its profile."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from .profiles import Profile
 
 @dataclass(frozen=True)
 class ShownMemory:
-    """The memory that a run was shown, told again from what the run refers to."""
+    """Hold the memory that a run was shown, reproduced from the values that the run recorded."""
 
     memory: Memory
     hash: str
-    """Of the memory as it is told now."""
+    """Hash of the memory as reproduced now."""
     recorded_hash: str | None
-    """Of the memory as the run was shown it."""
+    """Hash of the memory that the run was shown."""
 
     @property
     def same(self) -> bool | None:
-        """Whether the one is the other; None where the run has no hash recorded."""
+        """Return whether both hashes are equal; None if the run has no recorded hash."""
         return None if self.recorded_hash is None else self.hash == self.recorded_hash
 
 
 def memory_shown(journal: Journal, run: RunRecord) -> ShownMemory:
-    """What the model of a run saw: never stored, told from the conversation's events each time."""
+    """Return the memory that a run's model saw; it is never stored, but computed from the conversation's events."""
     memory = journal.memory(run.key, at=run.memory_version or run.version - 1).by_rule(run.memory_rule)
     return ShownMemory(memory, memory.digest(), run.memory_hash)
 
 
 def defined_profile(journal: Journal, profile_hash: str | None) -> Profile | None:
-    """The profile of this hash, as it was defined; None where there is none."""
+    """Return the profile with this hash; None if no such profile was defined."""
     for event in journal.stream(f"{PROFILE}{profile_hash}") if profile_hash else ():
         if isinstance(event, e.ProfileDefined):
             return Profile(event.name, event.instructions, event.model, json.dumps(event.tools, ensure_ascii=False))
@@ -44,5 +44,5 @@ def defined_profile(journal: Journal, profile_hash: str | None) -> Profile | Non
 
 
 def tool_names(profile: Profile) -> list[str]:
-    """The tools of a profile by their names; hosted ones by their kind."""
+    """Return the tools of a profile by name; hosted tools by type."""
     return [str(tool.get("function", {}).get("name") or tool.get("type")) for tool in profile.tools]

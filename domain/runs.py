@@ -1,4 +1,4 @@
-"""A run as values: what is about to be asked (`RunPlan`), and what a backend answered (`Completion`)."""
+"""Define the values of a run: its plan (`RunPlan`) and what a backend answered (`Completion`)."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -7,19 +7,22 @@ from .messages import Message, Usage
 
 
 class ActiveRuns(StrEnum):
-    """What a question does that comes while a run is open."""
+    """Name what happens to a question that arrives while a run is open."""
 
     REJECT = "reject"
-    """It is refused (`ConversationBusy`); nothing is written."""
+    """The question is rejected (`ConversationBusy`); nothing is written."""
     QUEUE = "queue"
-    """It waits its turn, and is journaled then."""
+    """The question waits until the conversation is free, and is journaled then."""
     INTERRUPT = "interrupt"
-    """It takes the run's place: the run is closed as interrupted, and its exchange given up."""
+    """The question replaces the run: the run is closed as interrupted, and its exchange is abandoned."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One attempt of one backend, before it is made. `memory_hash` proves later that the same memory is shown again."""
+    """Describe one attempt of one backend before it starts.
+
+    `memory_hash` proves later that the same memory is shown again.
+    """
 
     backend: str
     model: str
@@ -31,38 +34,38 @@ class RunPlan:
     memory_hash: str | None = None
     rerun_of: str | None = None
     supersedes_run_id: str | None = None
-    """The run whose answer this one's is to take the place of; without it, an exchange that has its answer is left alone."""
+    """Id of the run whose answer this run's answer replaces; without it, an answered exchange is left unchanged."""
     apart: bool = False
-    """Whether the backend is asked outside the linked thread, though it answers in one."""
+    """Whether the run bypasses the linked thread, although the backend uses threads."""
     shadow: bool = False
-    """Whether the run is only to be looked at: see `RunStarted.shadow`."""
+    """Whether the run is for inspection only: see `RunStarted.shadow`."""
     fallback_reason: str = ""
-    """Why the backend before this one was given up; stored in `FallbackUsed` when there was one."""
+    """Why the previous backend was given up; stored in `FallbackUsed` if there was one."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the answer of a rerun goes in memory, by the ids of messages."""
+    """Describe where the answer of a rerun goes in memory, by the ids of messages."""
 
     superseded: tuple[str, ...] = ()
-    """The messages whose place it takes: what the run before it had journaled, its answer last."""
+    """The messages that it replaces: those that the earlier run journaled, its answer last."""
     behind: str | None = None
-    """The message that it stands right behind; None at the end."""
+    """The message that it follows directly; None at the end of memory."""
 
 
 SUPERSEDED_TOO = "its run's answer was superseded by a rerun's"
 TOO_LATE = "used by a rerun that got no answer, where the conversation has gone on"
-"""Why messages leave memory that a run has journaled beside its answer."""
+"""`SUPERSEDED_TOO` and `TOO_LATE`: reasons for retracting messages that a run journaled in addition to its answer."""
 
 AT_THE_END = Place()
-"""Where every other answer goes."""
+"""The place of every other answer."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a backend answered: the messages to journal in order, the answer last, and how the run went.
+    """Hold what a backend answered: the messages to journal in order, the answer last, and the facts of the run.
 
-    `thread_id` names the thread that holds question and answer now, where the backend wrote them there itself.
+    `thread_id` names the thread that holds question and answer now, if the backend wrote them there itself.
     """
 
     messages: tuple[Message, ...]
@@ -73,6 +76,6 @@ class Completion:
     model: str | None = None
     usage: Usage = field(default_factory=Usage)
     thread_version: int | None = None
-    """Up to which version that thread held the journal when the run answered in it."""
+    """Version up to which that thread held the journal when the run answered in it."""
     goes_on: bool = False
-    """Whether the model asked for tools, and their results go to it in another run of the exchange."""
+    """Whether the model called tools; their results are sent to it in another run of the exchange."""

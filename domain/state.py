@@ -1,7 +1,8 @@
-"""What the aggregate remembers for its decisions, and how each event changes it.
+"""Hold the state that the aggregate needs for its decisions, and apply events to it.
 
-Slim on purpose: counts, open runs, open exchanges, links; never messages. It is kept beside the stream as a snapshot, so
-every value is of JSON's own types. `evolve` never refuses: an event it does not know changes nothing but the version.
+The state is small on purpose: counts, open runs, open exchanges and links, but no messages. It is stored next to the
+stream as a snapshot, so every value is of a JSON type. `evolve` never raises: an unknown event changes only the version
+and the time.
 """
 
 import json
@@ -14,14 +15,14 @@ from .ids import to_iso
 from .limits import ABANDONED_KEPT, ANSWERED_KEPT
 
 STATE_SCHEMA = 1
-"""Number of the snapshot's form. A snapshot of another number is not read; the state is folded from the events."""
+"""Version of the snapshot format. A snapshot of another version is ignored: the state is rebuilt from the events."""
 
 JSON = dict[str, Any]
 
 
 @dataclass
 class ConversationState:
-    """The decision state of one conversation."""
+    """Hold the decision state of one conversation."""
 
     key: str = ""
     version: int = 0
@@ -32,32 +33,31 @@ class ConversationState:
     failed_runs: int = 0
     last_exchange_id: str | None = None
     open_runs: dict[str, JSON] = field(default_factory=dict)
-    """run id → exchange_id, backend, attempt, deadline (ISO 8601 or null), rerun_of; `supersedes` where it is to take an
-    answer's place"""
+    """run id → exchange_id, backend, attempt, deadline (ISO 8601 or null), rerun_of; `supersedes` if its answer
+    replaces another"""
     open_exchanges: dict[str, JSON] = field(default_factory=dict)
-    """exchange id → question (message id), runs (ids), failed_run and failed_backend of the last failed run, rerun_of;
-    active_at (when its process was last heard of between runs), messages (how many there were when it opened);
-    `unanswered` while a rerun is at an exchange that counts as such, `answered` while one is at an answer's place"""
+    """exchange id → question (message id), runs (ids), failed_run and failed_backend of the last failed run, rerun_of,
+    active_at (last sign of life of its process between runs), messages (their number when it opened); `unanswered`
+    during a rerun of an exchange that counts as unanswered, `answered` during a rerun that replaces an answer"""
     abandoned: dict[str, JSON] = field(default_factory=dict)
-    """exchange id → the same, for the last `ABANDONED_KEPT` exchanges that nobody answered"""
+    """exchange id → the same fields, for the last `ABANDONED_KEPT` exchanges without an answer"""
     unanswered: int = 0
     cut_version: int = 0
-    """When memory last lost something, or changed its order (a message retracted or put elsewhere, memory cleared): threads
-    linked before still show it as it was"""
+    """Version at which memory last lost or moved messages; threads linked before it still hold the old memory."""
     shadow_runs: dict[str, JSON] = field(default_factory=dict)
-    """run id → backend, deadline: open runs that are only to be looked at; nobody waits for them"""
+    """run id → backend, deadline: open runs that are for inspection only; no exchange waits for them"""
     answered: list[str] = field(default_factory=list)
     """ids of the last `ANSWERED_KEPT` exchanges that have an answer"""
     links: dict[str, JSON] = field(default_factory=dict)
     """mirror → thread_id, endpoint, version (of the link), lost (the reason, or null)"""
 
     def as_json(self) -> str:
-        """The snapshot."""
+        """Return the snapshot."""
         return _as_json(vars(self))
 
     @classmethod
     def from_json(cls, text: str) -> "ConversationState":
-        """The state of a snapshot with our `STATE_SCHEMA`."""
+        """Create the state from a snapshot of our `STATE_SCHEMA`."""
         state = cls()
         stored = json.loads(text)
         vars(state).update(stored if stored.keys() == vars(state).keys() else _known_only(stored))
@@ -65,7 +65,7 @@ class ConversationState:
 
     @property
     def next_deadline(self) -> str | None:
-        """When the first of the open runs is overdue (ISO 8601)."""
+        """Return the earliest deadline of the open runs (ISO 8601)."""
         runs = (*self.open_runs.values(), *self.shadow_runs.values())
         return min((run["deadline"] for run in runs if run["deadline"]), default=None)
 
@@ -78,11 +78,11 @@ def _known_only(stored: JSON) -> JSON:
 _as_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 _NOTHING_FAILED: JSON = {"failed_run": None, "failed_backend": None}
-"""Of an exchange that begins, or is run again: no backend has failed in this attempt at it."""
+"""Initial fields of an exchange that starts or is run again: no backend has failed in this attempt."""
 
 
 def evolve(state: ConversationState, event: e.Event) -> ConversationState:
-    """Remember one event. Changes and returns the given state; never refuses."""
+    """Apply one event. Changes and returns the given state; never raises."""
     change = _CHANGES.get(type(event))
     if change is not None:
         change(state, event)
@@ -127,9 +127,9 @@ def _run_started(state: ConversationState, event: e.RunStarted) -> None:
     }
     if event.exchange_id not in state.open_exchanges:
         abandoned = state.abandoned.pop(event.exchange_id, None)
-        if abandoned is None and event.rerun_of is None:  # an app's own run, with no question of ours before it
+        if abandoned is None and event.rerun_of is None:  # an app's own run, without a journaled question
             _open_exchange(state, event.exchange_id, None)
-        else:  # a rerun; of an exchange older than the last `ABANDONED_KEPT`, the question is not remembered
+        else:  # a rerun; the question of one that left `abandoned` is no longer known
             counts_as = "answered" if event.supersedes_run_id is not None else "unanswered"
             state.open_exchanges[event.exchange_id] = (abandoned or {"question": None, "runs": []}) | {counts_as: True}
     exchange = state.open_exchanges[event.exchange_id]
@@ -161,13 +161,13 @@ def _run_failed(state: ConversationState, event: e.RunFailed) -> None:
     exchange = state.open_exchanges.get(run["exchange_id"]) if run is not None else None
     if run is not None and exchange is not None:
         exchange["failed_run"], exchange["failed_backend"] = event.run_id, run["backend"]
-        # A run that was closed as interrupted has nobody behind it; after any other end, its process may try again.
+        # After an interruption, no process is left to retry; after any other end, its process may retry.
         exchange["active_at"] = None if event.status == "interrupted" else to_iso(event.timestamp)
 
 
 def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
     exchange = state.open_exchanges.pop(event.exchange_id, None)
-    if exchange is None or exchange.get("answered"):  # the answer that it had still stands
+    if exchange is None or exchange.get("answered"):  # its earlier answer is still valid
         return
     state.unanswered += 0 if exchange.pop("unanswered", False) else 1
     state.abandoned[event.exchange_id] = exchange

@@ -1,4 +1,4 @@
-"""Events to rows and back: plain JSON, class names as topics, a closed registry. Nothing is imported by a row's word."""
+"""Map events to rows and back: plain JSON, class names as topics, a closed registry. A row cannot cause an import."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .ids import from_iso, to_iso
 
 @dataclass(frozen=True)
 class StoredRow(StoredEvent):
-    """A stored event with the columns that are ours."""
+    """Represent a stored event with threadledger's additional columns."""
 
     event_id: str = ""
     at: str = ""
@@ -21,12 +21,12 @@ class StoredRow(StoredEvent):
 
 
 Row = tuple[int, str, int, str, str, str, str, int]
-"""An event as it is read: position, stream, version, topic, payload (JSON), event id, time (ISO 8601), schema number."""
+"""Event as it is read: position, stream, version, topic, payload (JSON), event id, time (ISO 8601), schema number."""
 
 
 @dataclass(frozen=True)
 class LoggedRow(Notification):
-    """A stored event with its position (`id`) in the whole log."""
+    """Represent a stored event with its position (`id`) in the whole log."""
 
     event_id: str = ""
     at: str = ""
@@ -34,7 +34,10 @@ class LoggedRow(Notification):
 
 
 class PlainJSON(Transcoder):
-    """JSON as everybody reads it: ASCII, no spaces, no reserved keys. eventsourcing's own gives some dicts a meaning."""
+    """Encode payloads as ASCII JSON without spaces.
+
+    No keys are reserved, unlike in eventsourcing's own transcoder, which gives some dicts a special meaning.
+    """
 
     def encode(self, obj: Any) -> bytes:
         return _encode(obj).encode("ascii")
@@ -44,13 +47,13 @@ class PlainJSON(Transcoder):
 
 
 class EventMapper(Mapper[str]):
-    """eventsourcing's mapper for our events."""
+    """Map events to rows and back."""
 
     def to_stored_event(self, domain_event: Any) -> StoredRow:
-        """An event as a row."""
+        """Return an event as a row."""
         event: Event = domain_event
         row = object.__new__(StoredRow)
-        vars(row).update(  # as in `events.make`: a frozen dataclass sets its fields one by one
+        vars(row).update(  # as in `events.make`: a frozen dataclass is slow to create, it sets its fields one by one
             originator_id=event.originator_id,
             originator_version=event.originator_version,
             topic=topic_of(event),
@@ -62,7 +65,7 @@ class EventMapper(Mapper[str]):
         return row
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
-        """A stored event as ours: see `restore`."""
+        """Return a stored event as a domain event; see `restore`."""
         stored = stored_event
         row = (
             getattr(stored, "id", 0),
@@ -74,13 +77,13 @@ class EventMapper(Mapper[str]):
             getattr(stored, "at", ""),
             getattr(stored, "schema", 1),
         )
-        if not stored.state.isascii():  # we write ASCII alone
+        if not stored.state.isascii():  # only ASCII is ever written
             raise corrupt(row, ValueError("the payload is not ASCII"))
         return restore(row)
 
 
 def restore(row: Row) -> Event:
-    """A row as an event; one of a newer version as `UnknownEvent`.
+    """Return a row as an event; an event of a newer version becomes an `UnknownEvent`.
 
     Raises:
         CorruptEvent: the row's payload or time cannot be read.
@@ -102,27 +105,27 @@ def restore(row: Row) -> Event:
 
 
 def payload_in(state: str) -> dict[str, Any]:
-    """The payload of a row.
+    """Return the payload of a row.
 
     Raises:
-        ValueError, TypeError: it is not one JSON object.
+        ValueError, TypeError: it is not exactly one JSON object.
     """
     payload, end = _decode(state)
     if end != len(state):
-        raise ValueError(f"something stands behind the payload (character {end})")
+        raise ValueError(f"unexpected data after the payload (character {end})")
     if not isinstance(payload, dict):
         raise TypeError("the payload is not a JSON object")
     return payload
 
 
 def corrupt(row: Row, error: Exception) -> CorruptEvent:
-    """The error of a row that cannot be read, with where it stands and what to do."""
+    """Create the error for a row that cannot be read, with its location and what to do."""
     return CorruptEvent(
         f"event {row[2]} of {row[1]!r} ({row[3]}) cannot be read ({error}): "
-        "restore it from a backup; the other conversations are not concerned"
+        "restore it from a backup; the other conversations are not affected"
     )
 
 
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 _decode = json.JSONDecoder().raw_decode
-"""Without the search for white space that `json.loads` adds: we write none."""
+"""Decoder without the whitespace search of `json.loads`: stored payloads contain no whitespace around them."""

@@ -1,7 +1,7 @@
-"""What a caller hears while an exchange is under way: pieces of text, and what must not be taken for the answer.
+"""Define the parts of a stream that a caller receives while an exchange is in progress.
 
-Of one run and one message, the pieces joined are that message's text. The answer itself (`Answer`) comes last, when it is
-journaled; where `StartedOver` comes, all pieces before it belong to a run that failed.
+The `Delta` texts of one run and one message, joined, are the text of that message. The `Answer` comes last, after it
+was journaled. All parts before a `StartedOver` belong to a failed run and must not be taken for the answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .messages import Usage
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The next piece of text; `message` counts the messages of the run from 0."""
+    """Represent the next piece of text; `message` counts the messages of the run from 0."""
 
     text: str
     run_id: str = ""
@@ -26,7 +26,10 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """The model asked for a function; pieces that follow belong to the next message. `arguments` is JSON text."""
+    """Represent a function call requested by the model; later text belongs to the next message.
+
+    `arguments` is JSON text.
+    """
 
     name: str
     arguments: str
@@ -37,7 +40,7 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True)
 class StartedOver:
-    """A run failed and another one begins: what was told of the failed one is not the answer."""
+    """Represent the start of another run after a failed one, whose streamed text is not the answer."""
 
     failed_run_id: str
     run_id: str
@@ -45,14 +48,14 @@ class StartedOver:
     model: str
     reason: str
     fallback: bool
-    """Whether another backend has taken over; otherwise the same one tries again."""
+    """Whether another backend has taken over; otherwise the same backend retries."""
     from_backend: str = ""
     type: Literal["started_over"] = "started_over"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of an exchange, journaled before anybody sees it."""
+    """Represent the answer of an exchange, journaled before it is returned."""
 
     text: str
     key: str
@@ -66,7 +69,7 @@ class Answer:
     version: int = 0
     usage: Usage = field(default_factory=Usage)
     type: Literal["answer"] = "answer"
-    """Tells it from the other parts of a stream."""
+    """Type name that distinguishes the parts of a stream."""
 
 
 StreamPart = Delta | ToolUse | StartedOver | Answer

@@ -1,4 +1,4 @@
-"""Counts and rates of runs, by cause, code, backend, model, profile, day or hour."""
+"""Count runs and compute their rates, by cause, code, backend, model, profile, day or hour."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from math import ceil
 from typing import Any
 
 SUMMARY_BY = ("cause", "code", "backend", "model", "profile", "day", "hour")
-"""By what runs are counted."""
+"""Properties by which runs can be counted."""
 
 BY_FAILURE = frozenset({"cause", "code"})
-"""What only a failed run has: of the others, `runs` alone tells."""
+"""Properties that only failed runs have; other runs count in `runs` alone."""
 
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """Runs that have something in common. `value` is None for those that have none of what is asked for.
+    """Represent the runs that share one value; `value` is None for runs without one.
 
-    By cause and by code, a row is of failed runs, and `runs` counts all runs of the time that is looked at, failed or not:
-    the rate tells how much of all is lost to this cause.
+    By cause and by code, a row covers failed runs, and `runs` counts all runs of the period, failed or not: the rate is
+    the share of all runs that failed for this cause.
     """
 
     by: str
@@ -27,9 +27,9 @@ class SummaryRow:
     runs: int
     failed: int
     fallbacks: int
-    """Failed runs after which another backend took over."""
+    """Number of failed runs after which another backend took over."""
     answered: int
-    """Failed runs whose exchange was answered in the end."""
+    """Number of failed runs whose exchange was answered in the end."""
     p50_seconds: float | None = None
     p95_seconds: float | None = None
     input_tokens: int = 0
@@ -37,11 +37,11 @@ class SummaryRow:
 
     @property
     def failure_rate(self) -> float:
-        """Failed runs of all runs, from 0 to 1."""
+        """Return the share of failed runs among all runs, from 0 to 1."""
         return self.failed / self.runs if self.runs else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of CONTRACT.md, and tokens."""
+        """Return the JSON object that CONTRACT.md defines, and the tokens."""
         return {
             "by": self.by,
             "value": self.value,
@@ -59,12 +59,12 @@ class SummaryRow:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """The smallest of these (sorted) values that at least this share of them does not exceed; None where there are none."""
+    """Return the smallest of the sorted values that at least `share` of them do not exceed; None without values."""
     return ordered[max(ceil(share * len(ordered)) - 1, 0)] if ordered else None
 
 
 def in_order(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
-    """Days and hours as they came; all else the most failures first, then the most runs."""
+    """Sort rows: days and hours by time; all others by most failures, then by most runs."""
     if rows and rows[0].by in {"day", "hour"}:
         return sorted(rows, key=lambda row: row.value or "")
     return sorted(rows, key=lambda row: (-row.failed, -row.runs, row.value or ""))

@@ -1,4 +1,4 @@
-"""A thread, the provider's copy of a memory: what it holds (`ThreadItem`), and how it differs from the journal."""
+"""Define the entries of a thread, the provider's copy of a memory, and compare them with the journal."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from .alignment import differing
 
 
 class ThreadState(StrEnum):
-    """How a thread stands to the journal."""
+    """List the states of a thread relative to the journal."""
 
     SAME = "same"
     BEHIND = "behind"
@@ -24,10 +24,10 @@ class ThreadState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ThreadItem:
-    """One entry of a thread, in what can be compared: `kind` is `message`, `tool_call` or `tool_result`.
+    """Represent one entry of a thread by its comparable fields; `kind` is `message`, `tool_call` or `tool_result`.
 
-    `content` is the text of a message, the JSON arguments of a call, the output of a result; `name` is the role, the
-    function's name, or empty; `message_id` is ours where the thread can carry it.
+    `content` is the text of a message, the JSON arguments of a call, or the output of a result. `name` is the role, the
+    function's name, or empty. `message_id` is the id of our message if the thread can hold it.
     """
 
     kind: str
@@ -37,16 +37,16 @@ class ThreadItem:
     message_id: str = field(default="", compare=False)
     version: int = field(default=0, compare=False)
     payload: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """The provider's own form, where an adapter needs more than the compared fields."""
+    """The provider's own form, for an adapter that needs more than the compared fields."""
     written_at: str = field(default="", compare=False)
-    """When the message was written (ISO 8601)."""
+    """Time at which the message was written (ISO 8601)."""
     item_id: str = field(default="", compare=False)
-    """The provider's own id of what was read back."""
+    """The provider's id of an entry that was read back."""
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a thread of one kind can carry of a memory, and what it cannot, counted by kind."""
+    """Hold what a thread of one kind can hold of a memory, and the number of items that it cannot, by kind."""
 
     items: tuple[ThreadItem, ...]
     losses: Mapping[str, int] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The journal against a thread, in items."""
+    """Hold the result of comparing the journal with a thread, counted in entries."""
 
     state: ThreadState
     journal: int = 0
@@ -65,7 +65,7 @@ class Comparison:
 
 
 def compare(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> Comparison:
-    """How a thread read back differs from what the journal says it should hold."""
+    """Compare the entries of a thread that was read back with those that it should hold according to the journal."""
     if len(thread) <= len(journal) and all(map(eq, journal, thread)):
         missing = len(journal) - len(thread)
         state = ThreadState.BEHIND if missing else ThreadState.SAME
@@ -78,6 +78,6 @@ def compare(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> Comp
 
 
 def digest(items: Sequence[ThreadItem]) -> str:
-    """SHA-256 (hex) over order and content of a thread's entries."""
+    """Return the SHA-256 (hex) of the order and content of a thread's entries."""
     canonical = json.dumps([[item.kind, item.name, item.content, item.call_id] for item in items])
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,9 +1,9 @@
-"""An estimate of tokens, for plans and budgets. What was really used is the provider's `usage`, never this.
+"""Estimate tokens for plans and budgets. Actual usage comes from the provider's `usage`, never from this estimate.
 
-Measured against o200k_base (the vocabulary of gpt-4o and later) in November 2026: on dialogues, tool
-arguments and tool results 1 to 3 % too high in sum; on Python source 14 % too high; on short French, German, Russian,
-Chinese and Japanese texts 10 to 20 % too high (bytes / 4 on the same texts: 29 % too low to 84 % too high).
-A tokenizer of its own is not a dependency because its vocabulary has to be fetched when it runs.
+Measured against o200k_base (the vocabulary of gpt-4o and later) in November 2026: on dialogues, tool arguments and tool
+results 1 to 3 % too high in total; on Python source 14 % too high; on short French, German, Russian, Chinese and
+Japanese texts 10 to 20 % too high (bytes / 4 on the same texts: 29 % too low to 84 % too high). A tokenizer is not a
+dependency, because its vocabulary has to be downloaded at run time.
 """
 
 import re
@@ -18,7 +18,7 @@ _PIECES = re.compile(
 
 
 def estimate_tokens(text: str) -> int:
-    """About how many tokens a model reads in `text`; 0 for none."""
+    """Return the approximate number of tokens that a model reads in `text`; 0 for an empty text."""
     return sum(_cost(match.lastgroup, match.end() - match.start(), match[0]) for match in _PIECES.finditer(text))
 
 

@@ -1,4 +1,4 @@
-"""Turns: who waits for a conversation in this process goes in the order of coming."""
+"""Queue the callers that wait for a conversation in this process: first come, first served."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from collections import deque
 
 
 class Turns:
-    """Tickets by conversation. Other processes have their own: between them, whoever looks first goes."""
+    """Issue tickets by conversation.
+
+    Other processes have their own tickets; between processes, the first one to check goes first.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[object]] = {}
         self._lock = threading.Lock()
 
     def take(self, key: str) -> object:
-        """A ticket behind those that are there."""
+        """Return a new ticket at the end of the queue."""
         ticket = object()
         with self._lock:
             self._waiting.setdefault(key, deque()).append(ticket)
         return ticket
 
     def has_come(self, key: str, ticket: object) -> bool:
-        """Whether everybody who came before is done."""
+        """Return whether all earlier tickets have been given back."""
         with self._lock:
             return self._waiting[key][0] is ticket
 
     def give_back(self, key: str, ticket: object) -> None:
-        """Done, or no longer waiting."""
+        """Give a ticket back, because its holder is done or no longer waits."""
         with self._lock:
             waiting = self._waiting[key]
             waiting.remove(ticket)

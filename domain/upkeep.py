@@ -1,4 +1,4 @@
-"""What an operator asks of the store: is it whole, and where is its copy."""
+"""Define the operator's tasks on a database: check it, copy it, and list the notes on threads."""
 
 from __future__ import annotations
 
@@ -8,68 +8,71 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Progress = Callable[[int, int], None]
-"""Told how many of how many are done."""
+"""Function called with the number of items done and the total."""
 
 
 def quietly(done: int, total: int) -> None:
-    """The progress that nobody looks at."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it was stored, and where."""
+    """Describe data that differs from what was stored, and its location."""
 
     subject: str
-    """`database`, `position`, `stream`, `version`, `order`, `leaf`, `payload`, `state` or `view`."""
+    """One of `database`, `position`, `stream`, `version`, `order`, `leaf`, `payload`, `state` and `view`."""
     problem: str
     key: str | None = None
     position: int | None = None
     version: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For `db check`."""
+        """Return the object that `db check` prints."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class NotedThread:
-    """What the notebook says of one thread, without asking the provider."""
+    """Describe what the notes say about one thread, without calling the provider."""
 
     stream: str
     mirror: str
     thread_id: str
     version: int
-    """Up to which version of the conversation it is known to hold the journal."""
+    """Version of the conversation up to which the thread is known to hold the journal."""
     settled: bool
     doubts: int
-    """Writes to it that were never answered and may still land."""
+    """Number of writes to it that had no response and may still land."""
     held: bool
-    """Whether somebody is writing to it at this moment."""
+    """Whether a process is currently writing to it."""
 
 
 class Upkeep(Protocol):
-    """The database as its operator sees it."""
+    """Check and copy the database on behalf of its operator."""
 
     @property
     def schema_before(self) -> int | None:
-        """The schema's number before this opening took it forward (0: there was none); None where nothing was to do."""
+        """Return the schema's number before this opening upgraded it, or None if there was no upgrade.
+
+        The number is 0 if there was no schema.
+        """
         ...
 
     def check(self, progress: Progress) -> Iterator[Finding]:
-        """Look at every event: contiguity, leaf hashes, payloads, states, and the database's own integrity check."""
+        """Check every event (contiguity, leaf hash, payload, state), and run the database's own integrity check."""
         ...
 
     def back_up(self, path: Path, progress: Progress) -> int:
-        """Write the ledger as it is at this moment into a new SQLite file; returns its number of events.
+        """Write a snapshot of the ledger to a new SQLite file and return its number of events.
 
         Raises:
-            Conflict: there is such a file.
+            Conflict: the file already exists.
             StoreUnavailable: it cannot be written.
         """
         ...
 
     def copy_to(self, url: str, progress: Progress) -> int:
-        """Copy the ledger into another, empty database; returns its number of events.
+        """Copy the ledger to another, empty database and return its number of events.
 
         Raises:
             Conflict: the database is not empty.
@@ -78,9 +81,9 @@ class Upkeep(Protocol):
         ...
 
     def noted_threads(self, streams: Sequence[str]) -> Sequence[NotedThread]:
-        """What the notebook says of the threads of these conversations."""
+        """Return the notes on the threads of these conversations."""
         ...
 
     def unsettled_threads(self, limit: int) -> Sequence[NotedThread]:
-        """Threads that have to be read before anything is written to them, at most so many."""
+        """Return at most `limit` threads that must be read before anything is written to them."""
         ...

@@ -1,4 +1,4 @@
-"""Verify: a thread read back and compared with the journal. Nothing is written, and no model can be called."""
+"""Verify a thread: read it back and compare it with the journal. Nothing is written, and no model can be called."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .threads import Comparison, Rendering, ThreadItem, ThreadState, compare
 
 @dataclass(frozen=True)
 class Verification:
-    """One conversation's journal against its thread."""
+    """Hold the comparison of one conversation's journal with its thread."""
 
     key: str
     backend: str
@@ -27,10 +27,10 @@ class Verification:
     found: Comparison
     reason: str = ""
     differences: Sequence[Difference] = ()
-    """Entry by entry, in the thread's order; empty where there is no thread that could be read."""
+    """Differences entry by entry, in the thread's order; empty if no thread could be read."""
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of CONTRACT.md."""
+        """Return the keys of CONTRACT.md."""
         place = {"key": self.key, "backend": self.backend, "thread_id": self.thread_id}
         counts = {name: count for name, count in vars(self.found).items() if name != "state"}
         told = {"state": self.found.state.value, "reason": self.reason}
@@ -39,16 +39,16 @@ class Verification:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """A thread read back beside the journal."""
+    """Hold a thread that was read back, together with the journal."""
 
     verification: Verification
     journal: Sequence[ThreadItem]
     thread: Sequence[ThreadItem] | None = None
-    """None where no thread can be read: none is linked, it is gone, or elsewhere."""
+    """None if no thread can be read: no thread is linked, it is gone, or it belongs to another endpoint."""
 
 
 class Verifier:
-    """The threads of a ledger, read back and compared with the journal."""
+    """Read the threads of a ledger back and compare them with the journal."""
 
     def __init__(self, journal: Journal, mirrors: Mapping[str, ThreadMirror]) -> None:
         self._journal = journal
@@ -58,7 +58,7 @@ class Verifier:
         """Read one thread back and compare it with the journal.
 
         Raises:
-            ProviderRefused: the provider cannot be asked (a thread that is gone is a finding, not an error).
+            ProviderRefused: the provider cannot be reached. (A thread that is gone is a finding, not an error.)
         """
         found = yield from self.reading(key, to)
         if found.thread is None:
@@ -66,7 +66,7 @@ class Verifier:
         return replace(found.verification, differences=tuple(differences(found.journal, found.thread)))
 
     def reading(self, key: str, to: str) -> Effects[SideBySide]:
-        """Read one thread back beside the journal; raises what `verifying` does."""
+        """Read one thread back together with the journal; raises the errors of `verifying`."""
         link = (yield Work(lambda: self._journal.require(key))).state.links.get(to)
         rendering, _ = yield Work(lambda: self.render(key, to, None, link["thread_id"] if link else None))
         items, journal = rendering.items, len(rendering.items)
@@ -82,7 +82,7 @@ class Verifier:
         mirror = self._mirrors[to]
         if link["endpoint"] != mirror.endpoint:
             elsewhere = Comparison(ThreadState.UNLINKED, journal, missing=journal)
-            reason = f"the thread is at {link['endpoint']}, the settings name {mirror.endpoint}"
+            reason = f"the thread belongs to {link['endpoint']}, but the settings name {mirror.endpoint}"
             return SideBySide(Verification(key, to, thread_id, elsewhere, reason), items)
         try:
             thread = yield from mirror.read(thread_id)
@@ -94,25 +94,25 @@ class Verifier:
             return SideBySide(replace(gone, reason=f"{cause.value}: {refused}"), items)
 
     def links(self, key: str) -> Sequence[str]:
-        """The kinds of thread that a conversation has, lost ones included."""
+        """Return the kinds of thread that a conversation has, including lost ones."""
         return tuple(self._journal.require(key).state.links)
 
     def reach(self, to: str) -> ThreadMirror:
-        """The threads of a kind.
+        """Return the mirror for a kind of thread.
 
         Raises:
-            InvalidInput: none of this kind can be reached.
+            InvalidInput: no threads of this kind can be reached.
         """
         mirror = self._mirrors.get(to)
         if mirror is None:
-            known = ", ".join(self._mirrors) or "none: set OPENAI_API_KEY, or OPENAI_BASE_URL to a simulator"
-            raise InvalidInput(f"no threads of kind {to!r} can be reached: there are {known}")
+            known = ", ".join(self._mirrors) or "none; set OPENAI_API_KEY, or set OPENAI_BASE_URL to a simulator"
+            raise InvalidInput(f"no threads of kind {to!r} can be reached; available kinds: {known}")
         return mirror
 
     def render(
         self, key: str, to: str, at: int | datetime | None, thread_id: str | None = None
     ) -> tuple[Rendering, int]:
-        """What a thread of a kind can carry of a memory, and the version of that memory.
+        """Return what a thread of a kind can hold of a memory, and the version of that memory.
 
         Raises:
             InvalidInput: no threads of this kind can be reached.

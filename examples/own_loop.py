@@ -1,9 +1,9 @@
-"""An app that keeps its own loop on the openai SDK, with every call recorded.
+"""Record every call of an app that runs its own loop on the openai SDK.
 
     threadledger simulate &
     OPENAI_BASE_URL=http://127.0.0.1:8765/v1 OPENAI_API_KEY=any python examples/own_loop.py
 
-Two lines make it so: `threadledger.record` around the client, `threadledger.recording` around a customer's calls.
+This takes two lines: `threadledger.record` around the client, and `threadledger.recording` around a customer's calls.
 """
 
 import json
@@ -24,13 +24,13 @@ TOOLS: list[Any] = [
 ]
 
 
-def find_parcel(id: int = 0) -> str:  # noqa: A002 - the model's own name for it
-    """The app's tool."""
+def find_parcel(id: int = 0) -> str:  # noqa: A002 - the model uses this name
+    """Return where a parcel is; this is the app's tool."""
     return f"parcel {id} is in Lyon"
 
 
 def answer(client: openai.OpenAI, question: str) -> str:
-    """The app's own loop: ask, run the tools that the model wants, ask again."""
+    """Answer a question in the app's own loop: call the model, run the tools that it requests, call it again."""
     messages: list[Any] = [{"role": "user", "content": question}]
     while True:
         said = client.chat.completions.create(model="gpt-6-astra", messages=messages, tools=TOOLS).choices[0].message

@@ -1,8 +1,9 @@
-"""An app that calls its own model, and lets threadledger record the runs.
+"""Record the runs of an app that calls its own model.
 
     python examples/own_model.py
 
-No key and no provider: `think` stands in for a model of yours. It fails once, so that the audit has something to tell.
+No key and no provider are needed: `think` takes the place of your model. It fails once, so that the audit has a failure
+to show.
 """
 
 import itertools
@@ -13,7 +14,7 @@ attempts = itertools.count(1)
 
 
 def think(messages: list[dict[str, object]]) -> str:
-    """Your model: any function from Chat Completions messages to text."""
+    """Return an answer to Chat Completions messages; replace this with your model."""
     if next(attempts) == 1:
         raise TimeoutError("the model did not answer in time")
     return f"I have read {len(messages)} message(s)."

@@ -1,16 +1,16 @@
-"""A support chat in forty lines: an idempotent endpoint over one ledger.
+"""Build a support chat in forty lines: an idempotent endpoint on one ledger.
 
     threadledger simulate &
     OPENAI_BASE_URL=http://127.0.0.1:8765/v1 OPENAI_API_KEY=any python examples/support_chat.py
 
-The same request sent twice gets the same answer, and is paid for once.
+The same request sent twice returns the same answer and is paid for once.
 """
 
 import threadledger
 
 
 def handle(ledger: threadledger.Ledger, request: dict[str, str]) -> dict[str, object]:
-    """What a web framework would call with a request's body."""
+    """Handle the body of one request; a web framework would call this function."""
     chat = ledger.conversation(request["customer"])
     try:
         answer = chat.ask(request["text"], idempotency_key=request["request_id"])

@@ -1,10 +1,11 @@
-"""The two functions of the example profile, on a web of three pages. They call nobody, so they can be tried anywhere.
+"""Implement the two functions of the example profile on three built-in pages; they make no network requests.
 
     threadledger simulate &
     export OPENAI_BASE_URL=http://127.0.0.1:8765/v1 OPENAI_API_KEY=any
     THREADLEDGER_TOOLS=examples/web_tools.py threadledger ask visitor-1 "What does a parcel to Norway cost?"
 
-Put your own search behind the same two names. What a function returns is what the model reads; so is what it raises.
+Replace them with your own search under the same names. The model reads what a function returns, and the error it
+raises.
 """
 
 PAGES = {
@@ -21,11 +22,11 @@ PAGES = {
         "Report a lost parcel within thirty days. Keep the packaging of a broken one until the claim is settled.",
     ),
 }
-"""Address to title and text."""
+"""Title and text of each page, by address."""
 
 
 def web_search(query: str) -> str:
-    """Titles and addresses of the pages that have most of the query's words, one a line."""
+    """Return titles and addresses of the pages that contain words of the query, best match first, one per line."""
     words = {word.strip("?!.,").lower() for word in query.split()} - {""}
     found = []
     for url, (title, text) in PAGES.items():
@@ -37,7 +38,7 @@ def web_search(query: str) -> str:
 
 
 def web_open(url: str) -> str:
-    """The text of one page."""
+    """Return the title and text of one page."""
     if url not in PAGES:
         raise LookupError(f"there is no page {url}: open an address that web_search gave")
     title, text = PAGES[url]

@@ -1,4 +1,4 @@
-"""threadledger: your conversations outlive any provider's threads.
+"""Store conversations so that they outlive any provider's threads.
 
     import threadledger
 
@@ -6,7 +6,7 @@
     chat = ledger.conversation("customer-42")
     answer = chat.ask("Where is my parcel?")
 
-Nothing heavy is loaded before `open()`.
+Libraries that are slow to import are only loaded by `open()`.
 """
 
 from collections.abc import Callable, Mapping
@@ -70,13 +70,13 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
     """Open a ledger.
 
     Args:
-        url: the database, as a SQLAlchemy URL; by default what the settings say. Created or upgraded where needed.
-        tools: functions that a model may call, by the name that the profile gives them.
-        observer: whoever wants to be told of every run's start and end (`threadledger.domain.Observer`), beside the log.
+        url: the database, as a SQLAlchemy URL; by default the one in the settings. It is created or upgraded if needed.
+        tools: functions that a model may call, by their names in the profile.
+        observer: receives every run's start and end (`threadledger.domain.Observer`), in addition to the log.
         settings: any setting by its field name (`retries=1`, `backends=("chat",)`); wins over environment and `.env`.
 
     Raises:
-        InvalidSettings, InvalidProfile, StoreError: each says what is wrong and what to do.
+        InvalidSettings, InvalidProfile, StoreError: the ledger cannot be opened; the message says what to do.
     """
     from threadledger.adapters import load_settings, open_ledger
 
@@ -84,17 +84,17 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
 
 
 def record(client: "ClientT", ledger: "Ledger | None" = None, key: str | None = None) -> "ClientT":
-    """A client of the openai SDK whose calls to models are recorded as runs, for an app that keeps its own loop.
+    """Return a copy of an openai client that records its calls to models as runs, for an app with its own loop.
 
-    The app gets what the SDK would have given it: answers, streams and exceptions are unchanged.
+    Answers, streams and exceptions are the same as without recording.
 
     Args:
-        client: an `OpenAI`, `AsyncOpenAI`, `AzureOpenAI` or `AsyncAzureOpenAI`; it stays as it is.
-        ledger: where its calls are recorded; by default the one of the settings, which is closed with the client.
-        key: the conversation that they belong to, where no `recording` block names another.
+        client: an `OpenAI`, `AsyncOpenAI`, `AzureOpenAI` or `AsyncAzureOpenAI`; it is not modified.
+        ledger: the ledger that records the calls; by default the one in the settings, which is closed with the client.
+        key: the conversation of the calls, unless a `recording` block names another one.
 
     Raises:
-        InvalidKey, InvalidInput, InvalidSettings, InvalidProfile, StoreError: each says what is wrong and what to do.
+        InvalidKey, InvalidInput, InvalidSettings, InvalidProfile, StoreError: the message says what to do.
     """
     from threadledger.adapters import record as record_client
 
@@ -102,7 +102,9 @@ def record(client: "ClientT", ledger: "Ledger | None" = None, key: str | None = 
 
 
 def recording(key: str) -> AbstractContextManager[None]:
-    """A block whose calls, on recorded clients, belong to the conversation of this key. Holds in tasks begun in it.
+    """Assign the calls of recorded clients inside a `with` block to one conversation.
+
+    Tasks started inside the block are included.
 
     Raises:
         InvalidKey: the key is not a string of 1 to 200 storable characters.
@@ -119,12 +121,12 @@ def open_async(
     observer: "Observer | None" = None,
     **settings: Any,
 ) -> "AsyncLedger":
-    """Open a ledger for an event loop: the same names, awaited.
+    """Open a ledger for use in an event loop; its methods have the same names and are awaited.
 
         async with threadledger.open_async() as ledger:
             answer = await ledger.conversation("customer-42").ask("Where is my parcel?")
 
-    Arguments and errors are those of `open`; `tools` may be asynchronous too.
+    Arguments and errors are the same as for `open`; functions in `tools` may be asynchronous.
     """
     from threadledger.domain import AsyncLedger
 

@@ -1,3 +1,3 @@
-"""The version, in one place: read by the build, by `threadledger --version` and by `threadledger.__version__`."""
+"""Define the version for the build, `threadledger --version` and `threadledger.__version__`."""
 
 __version__ = "0.1.0"

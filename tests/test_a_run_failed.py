@@ -1,5 +1,7 @@
-"""The page "A run failed: what now?" walks from `Sorry, something went wrong.` to the mended thread: every command of it is run,
-in its order, on a ledger to which that happened."""
+"""Run every command of the page "A run failed: what now?", in order, on a ledger with that failure.
+
+The page leads from `Sorry, something went wrong.` to the repaired thread.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ SORRY = "Sorry, something went wrong."
 
 @pytest.fixture
 def broken(simulator: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An app's bad day: one customer's thread is lost, another one was told that something went wrong."""
+    """Create a ledger in which one customer's thread is lost and another customer's run failed."""
     for name, value in {
         "OPENAI_BASE_URL": simulator.base_url,
         "OPENAI_API_KEY": "sk-test",

@@ -1,4 +1,4 @@
-"""The rule of the layers, read from the imports: domain → eventsourcing; adapters → domain; cli → everything."""
+"""Check the layer rules on the imports: domain → eventsourcing; adapters → domain; cli → everything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOREIGN = {
     "pydantic_settings",
 }
 FAMILIES = {"pydantic": "pydantic_settings", "dotenv": "pydantic_settings", "httpx2": "openai"}
-"""Libraries that come with another one and are part of its face."""
+"""Libraries that are part of the interface of another one, which installs them."""
 
 
 ASKING_MODULES = {
@@ -40,7 +40,7 @@ ASKING_MODULES = {
     "recorded_tools",
     "rerun",
 }
-"""Those of the domain from which a backend can be called."""
+"""Modules of the domain from which a backend can be called."""
 
 
 def modules_of(layer: str) -> list[Path]:
@@ -49,7 +49,7 @@ def modules_of(layer: str) -> list[Path]:
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
-    """(module, whether it is imported when the file is) of every import in a file; relative ones are told by their dots."""
+    """Yield (module, whether it is imported at import time) for each import in a file; relative imports keep their dots."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     at_load = {id(node) for node in at_load_time(tree)}
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""The examples run as they say."""
+"""Run the examples and check their output."""
 
 from __future__ import annotations
 

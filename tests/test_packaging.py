@@ -1,4 +1,4 @@
-"""The wheel holds what the tree holds, under the one import name."""
+"""Check that the wheel contains the same files as the repository, under one import name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The names in a wheel built from a copy of the tree."""
+    """Return the file names in a wheel built from a copy of the repository."""
     from setuptools import build_meta
 
     place = tmp_path_factory.mktemp("tree")

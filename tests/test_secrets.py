@@ -1,4 +1,4 @@
-"""Secrets are planted wherever one can come in, and looked for wherever one could come out: nowhere."""
+"""Plant secrets in every input, and check that no output contains them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CORES = {
     "a password in an address": PASSWORD,
     "a header's value": "DDDDplantedDDDD4444",
 }
-"""What must be found nowhere."""
+"""Parts of the planted secrets that no output may contain."""
 
 KEY = f"sk-proj-{CORES['a key']}"
 HEADER = CORES["a header's value"]
@@ -36,7 +36,7 @@ SAID = (
     f"'Authorization': 'Bearer {CORES['a bearer token']}'}} at https://user:{PASSWORD}@host.invalid/v1 and "
     f"Authorization: Basic {BASIC} with x-api-key: {HEADER}"
 )
-"""A message of somebody who says everything."""
+"""Error message that contains several secrets."""
 
 RUNS, CHAT, RESPONSES = "POST /threads/{thread_id}/runs", "POST /chat/completions", "POST /responses"
 
@@ -44,12 +44,12 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprec
 
 
 def found_in(text: str) -> list[str]:
-    """The secrets that stand in a text, by name."""
+    """Return the names of the secrets that a text contains."""
     return [name for name, core in CORES.items() if core in text]
 
 
 class Broken(Exception):
-    """An error of an app that tells too much, and was caused by one that tells more."""
+    """Represent an app's error whose message and cause contain secrets."""
 
 
 def broken(**arguments: Any) -> str:
@@ -61,7 +61,7 @@ def broken(**arguments: Any) -> str:
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
-    """Whatever a handler of an app could make of our records."""
+    """Collect log records in every form that an app's handler could produce."""
     told: list[str] = []
 
     class Everything(logging.Handler):
@@ -78,7 +78,7 @@ def logged() -> Iterator[list[str]]:
 
 @pytest.fixture
 def settings(simulator: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """A key in the environment, and a profile with a function."""
+    """Set a key in the environment and a profile with a function."""
     (tmp_path / "john.toml").write_text('name = "John"\n[[tools]]\nname = "look_up"\n')
     (tmp_path / "tools.py").write_text("def look_up(**given): return 'nothing'\n")
     given = {
@@ -107,7 +107,7 @@ FAULTS = {
 
 @pytest.fixture
 def planted(settings: dict[str, str], simulator: Any, logged: list[str]) -> Iterator[Ledger]:
-    """A ledger in which everything went wrong, and everybody told everything."""
+    """Create a ledger with many kinds of failures whose messages contain secrets."""
     import threadledger
 
     with threadledger.open(tools={"look_up": broken}) as ledger:
@@ -191,7 +191,7 @@ COMMANDS = {
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Exit code, and all that a command told on stdout and stderr."""
+    """Return a function that runs a command and returns its exit code and its output (stdout and stderr)."""
     from threadledger.cli import main
 
     def call(*arguments: str) -> tuple[int, str]:

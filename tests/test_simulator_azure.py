@@ -1,4 +1,4 @@
-"""Azure's client: other addresses, another header, the same provider behind them."""
+"""Test the simulator with Azure's client, which uses other paths and another header for the same API."""
 
 import asyncio
 import http.client
@@ -27,7 +27,7 @@ def client(simulator):
 
 
 def speak(simulator, method, path, **headers):
-    """One plain request: status and JSON."""
+    """Send one plain HTTP request, and return status and JSON."""
     address = urlsplit(simulator.azure_endpoint)
     connection = http.client.HTTPConnection(address.hostname, address.port)
     try:

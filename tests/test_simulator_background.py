@@ -1,11 +1,11 @@
-"""Responses in the background: looked at, cancelled, streamed again from where a reader left off."""
+"""Test background responses: polling, cancelling, and resuming a stream where a reader stopped."""
 
 import openai
 import pytest
 from openai import OpenAI
 
 RESPONSES = "POST /responses"
-LONG = 600  # seconds that no test waits for
+LONG = 600  # in seconds; no test waits that long
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def refused(call, *args, **kwargs):
 
 
 def until(condition):
-    """Spin, for a few thousand rounds, until something that another thread does has happened."""
+    """Poll a condition that another thread fulfils, up to a few thousand times."""
     assert any(condition() for _ in range(1_000_000))
 
 

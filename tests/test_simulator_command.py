@@ -1,4 +1,4 @@
-"""`threadledger simulate`: a provider from the command line, with its state in a file."""
+"""Test `threadledger simulate`: a provider started from the command line, with its state in a file."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""The simulated Conversations surface: conversations and their items."""
+"""Test the simulated Conversations API: conversations and their items."""
 
 import openai
 import pytest
@@ -15,7 +15,7 @@ def simulator():
 
 @pytest.fixture
 def client(simulator):
-    """The real SDK, which here checks every answer against its own types."""
+    """Create a client of the real SDK that validates every response against its types."""
     with OpenAI(
         base_url=simulator.base_url, api_key="sk-test", max_retries=0, _strict_response_validation=True
     ) as client:

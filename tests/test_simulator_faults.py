@@ -1,4 +1,4 @@
-"""Scripted faults: what a client sees of each, and whether the thing it asked for was done."""
+"""Test scripted faults: what a client sees, and whether the provider carried out the request."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,7 +37,7 @@ def made(simulator):
 
 
 def until(condition):
-    """Spin, for a few thousand rounds, until something that another thread does has happened."""
+    """Poll a condition that another thread fulfils, up to a few thousand times."""
     assert any(condition() for _ in range(1_000_000))
 
 

@@ -1,4 +1,4 @@
-"""Simulated rate limits: by a clock that the test turns."""
+"""Test simulated rate limits with a clock that the test controls."""
 
 import openai
 import pytest
@@ -8,7 +8,7 @@ from threadledger.adapters.simulator import ScriptError, Simulator
 
 
 class Clock:
-    """Unix seconds that stand still until they are moved."""
+    """Represent a clock in Unix seconds that only moves when the test moves it."""
 
     def __init__(self):
         self.seconds = 1_700_000_000.0
@@ -93,7 +93,7 @@ def test_too_many_requests_are_refused_until_one_is_back(client, simulator, cloc
 def test_tokens_are_those_that_are_sent_and_the_most_that_may_come(client, simulator):
     simulator.limit_rates(tokens_per_minute=100)
     ask(client, words=40, max_output_tokens=30)
-    client.conversations.create(items=[{"role": "user", "content": "free " * 500}])  # no model is asked
+    client.conversations.create(items=[{"role": "user", "content": "free " * 500}])  # no model is called
     error = limited(ask, client, words=31)
     assert (error.code, error.type, error.response.headers["retry-after"]) == ("rate_limit_exceeded", "tokens", "1")
     assert (

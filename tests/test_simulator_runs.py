@@ -1,4 +1,4 @@
-"""Simulated runs: their states, their ends, their tool calls, and the thread they keep busy."""
+"""Test simulated runs: states, endings, tool calls, and the thread that they lock."""
 
 import openai
 import pytest
@@ -19,7 +19,7 @@ def simulator():
 
 @pytest.fixture
 def client(simulator):
-    """The real SDK, which here checks every answer against its own types."""
+    """Create a client of the real SDK that validates every response against its types."""
     with OpenAI(
         base_url=simulator.base_url, api_key="sk-test", max_retries=0, _strict_response_validation=True
     ) as client:

@@ -1,4 +1,4 @@
-"""Every answer and every event of a stream, value by value, against OpenAI's own description, where that is at hand."""
+"""Validate every response and every stream event against OpenAI's OpenAPI description, if it is available."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ KINDS: dict[str, Any] = {
     "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
     "null": type(None),
 }  # fmt: skip
-# Never null by the schemas, but null in the examples of the same description.
+# The schemas do not allow null here, but the examples in the same description contain it.
 NULL_IN_EXAMPLES = ("usage", "user", "system_fingerprint")
-# Its schema only knows the role of an answer, though what was asked is listed, too.
+# Its schema only allows the role of an answer, although questions are listed as well.
 TOO_NARROW = "GET /chat/completions/{completion}/messages .data[0].role: 'user' is none of ['assistant']"
 RUN = "/threads/{thread}/runs/{run}"
 RESPONSE = "/responses/{response}"
-# In this order: what is called, what is sent, and the names under which ids of the answer are kept for later.
+# In this order: the route, the request body, and the names under which ids of the response are kept for later.
 TOUR: list[tuple[str, str, Any, dict[str, str]]] = [
     ("POST", "/assistants", {"model": "any-model"}, {"assistant": "id"}),
     ("GET", "/assistants", None, {}),
@@ -86,7 +86,7 @@ TOUR: list[tuple[str, str, Any, dict[str, str]]] = [
 
 @pytest.fixture
 def speak(simulator):
-    """One plain request; the text of its answer, which must be a 200."""
+    """Send one plain request, check that its status is 200, and return the text of its response."""
     address = urlsplit(simulator.base_url)
     connection = http.client.HTTPConnection(address.hostname, address.port)
     headers = {"authorization": "Bearer sk-test", "openai-beta": "assistants=v2"}
@@ -108,7 +108,7 @@ def described():
 
 
 class Schemas:
-    """Says where a value is not as a schema wants it."""
+    """Report where a value does not match a schema."""
 
     def __init__(self, described: Any) -> None:
         self._named = described["components"]["schemas"]
@@ -149,7 +149,7 @@ def picked(value: Any, path: str) -> str:
 
 
 def schema_of(described: Any, method: str, template: str, kind: str) -> Any:
-    """By the shape of the path: how a parameter is called does not matter."""
+    """Return the schema of a path; names of path parameters are ignored."""
     shape = re.sub(r"\{[^}]*\}", "{}", template)
     for path, methods in described["paths"].items():
         if re.sub(r"\{[^}]*\}", "{}", path) == shape:
@@ -180,7 +180,7 @@ def test_the_tour_misses_no_route():
 
 
 def events(text: str) -> list[tuple[str | None, Any]]:
-    """The events of a stream as they stand on the wire: name and JSON."""
+    """Return the events of a stream as sent on the wire: name and JSON."""
     told = []
     for block in filter(None, text.split("\n\n")):
         lines = dict(line.split(": ", 1) for line in block.split("\n"))
@@ -199,7 +199,7 @@ def test_every_event_of_a_response_is_as_it_is_described(speak, simulator, descr
     by_type = {part["$ref"]: part for part in described["components"]["schemas"]["ResponseStreamEvent"]["anyOf"]}
     for name, event in told:
         assert name == event["type"]
-        # Only the schema of its own type counts: a similar event must not pass for it.
+        # Only use the schema of the event's own type, so that a similar event is not accepted.
         own = [part for part in by_type.values() if type_of(described, part) == name]
         assert len(own) == 1, name
         assert schemas.faults(event, own[0]) == []
@@ -232,7 +232,7 @@ def test_every_object_in_the_stream_of_a_run_is_as_it_is_described(speak, simula
     body = {"assistant_id": assistant, "thread": {"messages": HELLO}, "stream": True}
     told = events(speak("POST", "/threads/runs", body))
     for name, value in told:
-        if not name.endswith(".delta"):  # the description has no schema of their own for those
+        if not name.endswith(".delta"):  # the description has no separate schema for these
             named = {"thread.run": "RunObject", "thread.run.step": "RunStepObject", "thread.message": "MessageObject"}
             schema = named.get(name.rpartition(".")[0], "ThreadObject")
             assert schemas.faults(value, {"$ref": f"#/{schema}"}) == [], name

@@ -1,4 +1,4 @@
-"""Scripts: what they may say, and how they are refused."""
+"""Test simulator scripts: valid content, and the errors for invalid content."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def test_a_simulator_takes_a_script_or_its_mapping():
     ("script", "words"),
     [
         ([], "script: must be an object, not []"),
-        ({"sed": 7}, "sed: unknown key; known are seed, answers"),
+        ({"sed": 7}, "sed: unknown key; known keys are seed, answers"),
         ({"seed": "7"}, "seed: must be a whole number, not '7'"),
         ({"seed": True}, "seed: must be a whole number, not True"),
         ({"answers": "hello"}, "answers: must be an array, not 'hello'"),

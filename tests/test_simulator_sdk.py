@@ -1,7 +1,7 @@
-"""Every method of the openai SDK's resources, sync and async, answered by the simulator with what the SDK promises.
+"""Test every method of the openai SDK's resources, sync and async, against the simulator.
 
-The SDK checks every answer against its own types here. A method that is neither tried nor named as not served fails
-the last test, so a new one is noticed.
+The SDK validates every response against its types. A method that is neither tested nor listed as unsupported fails the
+last test, so a new method is noticed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}
 HELLO = [{"role": "user", "content": "hello there"}]
 RUN_OUTPUTS = "beta.threads.runs.submit_tool_outputs"
-# Its type only knows the role `assistant`, though what was asked is listed, too.
+# Its type only allows the role `assistant`, although questions are listed as well.
 TYPED_TOO_NARROWLY = {"chat.completions.messages.list"}
 NOT_SERVED = {"responses.compact", "responses.connect", "models.delete"}
 SURFACES = (
@@ -40,7 +40,7 @@ SURFACES = (
 
 @dataclass
 class World:
-    """One of everything."""
+    """Hold one object of each kind."""
 
     assistant: str
     thread: str
@@ -60,7 +60,7 @@ class World:
 
     @property
     def outputs(self) -> list[Any]:
-        """What answers the waiting run."""
+        """Return the tool outputs for the waiting run."""
         return [{"tool_call_id": self.call, "output": "sunny"}]
 
 
@@ -93,7 +93,7 @@ def world(simulator):
         )
 
 
-# What is called, and what comes back: a type, [a type] for a page of it, or the last event of a stream.
+# The method, and its result: a type, [a type] for a page of it, or the last event of a stream.
 CALLS: dict[str, tuple[Any, Any]] = {
     "beta.assistants.create": (lambda c, w: c(model="any-model"), Assistant),
     "beta.assistants.retrieve": (lambda c, w: c(w.assistant), Assistant),
@@ -194,7 +194,7 @@ def method(client: Any, name: str) -> Any:
 
 def last_event(events: list[Any]) -> str:
     kinds = [getattr(e, "event", None) or getattr(e, "type", None) or getattr(e, "object", None) for e in events]
-    # Assistants streams end with `done`, which the SDK keeps to itself.
+    # Assistants streams end with `done`, which the SDK does not pass on.
     return kinds[-1]
 
 

@@ -1,4 +1,4 @@
-"""The simulator as a server: its address, its life, its key, its headers, its control endpoints."""
+"""Test the simulator as a server: address, lifecycle, API key, headers and control endpoints."""
 
 import http.client
 import json
@@ -37,7 +37,7 @@ def refused(call, *args, **kwargs):
 
 
 def speak(simulator, method, path, body=None, **headers):
-    """One plain HTTP request, without the SDK: status, headers, JSON."""
+    """Send one plain HTTP request without the SDK, and return status, headers and JSON."""
     address = urlsplit(simulator.base_url)
     connection = http.client.HTTPConnection(address.hostname, address.port)
     try:
@@ -62,7 +62,7 @@ def test_before_it_has_started_it_has_no_address():
 
 
 def test_it_cannot_be_started_twice(simulator):
-    with pytest.raises(RuntimeError, match="running already"):
+    with pytest.raises(RuntimeError, match="already running"):
         simulator.start()
 
 

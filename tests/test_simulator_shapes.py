@@ -1,4 +1,4 @@
-"""The shapes of answers against OpenAI's own description of them, where that is at hand."""
+"""Compare the fields of responses with OpenAI's OpenAPI description, if it is available."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def schemas():
 
 
 def required(schema, schemas):
-    """The keys a schema demands, through its references and parts."""
+    """Return the required keys of a schema, following references and combined schemas."""
     if "$ref" in schema:
         schema = schemas[schema["$ref"].rpartition("/")[2]]
     return set(schema.get("required", [])).union(*(required(part, schemas) for part in schema.get("allOf", [])))
@@ -120,7 +120,7 @@ def test_an_error_has_every_required_key(client, conforms):
 
 
 def test_every_field_of_the_description_is_accepted_and_no_other(client, schemas):
-    """An unknown field is refused by its name, so a known one must never be."""
+    """Check every documented field: the simulator rejects unknown fields by name, so it must know all documented ones."""
     for address, name in (("/responses", "CreateResponse"), ("/chat/completions", "CreateChatCompletionRequest")):
         error = refused(client.post, address, body=dict.fromkeys(properties(schemas[name], schemas)), cast_to=object)
         assert error.code != "unknown_parameter", error.message

@@ -1,4 +1,4 @@
-"""A simulator whose state is in a file: the next one on it goes on where this one stopped."""
+"""Test a simulator that stores its state in a file, so that the next simulator continues from it."""
 
 import os
 import signal
@@ -30,12 +30,12 @@ def client_of(simulator):
 
 def everything(simulator):
     shown = state(simulator.provider)
-    # Those who look are counted, too.
+    # Reads are counted as well.
     return {name: value for name, value in shown.items() if name != "request_counts"}
 
 
 def live_a_little(simulator, client):
-    """One of everything, and of some things a second one that is gone again."""
+    """Create one object of each kind, and for some kinds a second one that is deleted again."""
     assistant = client.beta.assistants.create(model="any-model").id
     client.beta.assistants.update(assistant, name="John")
     client.beta.assistants.delete(client.beta.assistants.create(model="any-model").id)
@@ -153,7 +153,7 @@ def test_an_answer_that_was_heard_survives_a_crash(path):
             process.kill()
     with Simulator(state=path) as after, client_of(after) as client:
         assert [item.id for item in client.conversations.items.list(conversation)] == [items[0].id]
-        # Nobody reads that stream any more, so its response is over and its conversation free.
+        # The stream has no reader any more, so its response has ended and its conversation is unlocked.
         assert client.responses.retrieve(response).status == "cancelled"
         assert client.responses.create(model="m", input="x", conversation=conversation).status == "completed"
 
@@ -166,7 +166,7 @@ def test_only_what_changed_is_written(path):
         file = simulator._file._connection
         before = file.total_changes
         client.conversations.items.create(conversation, items=HELLO)
-        # The item, its conversation, the count of ids and the count of requests.
+        # These change: the item, its conversation, the id counter and the request counter.
         assert file.total_changes - before <= 4
 
 

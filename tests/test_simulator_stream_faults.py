@@ -1,4 +1,4 @@
-"""What goes wrong within a stream: what a client sees of it, and what the provider has done by then."""
+"""Test faults within a stream: what a client sees, and what the provider has done at that point."""
 
 import json
 from contextlib import suppress
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 HELLO = [{"role": "user", "content": "hello there"}]
 CHAT, RESPONSES, RUNS = "POST /chat/completions", "POST /responses", "POST /threads/{thread_id}/runs"
 SURFACES = pytest.mark.parametrize("surface", [CHAT, RESPONSES, RUNS])
-LONG = 600  # seconds that no test waits for
+LONG = 600  # in seconds; no test waits that long
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def client(simulator):
 
 @pytest.fixture
 def begin(client):
-    """Begins a stream at a surface; each in a conversation or thread of its own."""
+    """Begin a stream on one API, in a new conversation or thread."""
     assistant = client.beta.assistants.create(model="any-model").id
     thread = client.beta.threads.create(messages=HELLO).id
     conversation = client.conversations.create().id
@@ -45,18 +45,18 @@ def begin(client):
 
 
 def until(condition):
-    """Spin, for a few thousand rounds, until something that another thread does has happened."""
+    """Poll a condition that another thread fulfils, up to a few thousand times."""
     assert any(condition() for _ in range(1_000_000))
 
 
 def read(stream, events):
-    """Put what comes into `events`."""
+    """Append the received events to `events`."""
     for event in stream:
         events.append(event)
 
 
 def done(simulator, surface):
-    """Whether what was asked for has been done to its end."""
+    """Return whether the provider completed the request."""
     provider = simulator.provider
     if surface == CHAT:
         return bool(provider.completions)
@@ -65,7 +65,7 @@ def done(simulator, surface):
 
 
 def kept(simulator):
-    """The roles in the one conversation."""
+    """Return the roles of the messages in the only conversation."""
     [items] = simulator.provider.items.values()
     return [item["role"] for item in items]
 
@@ -99,7 +99,7 @@ def test_a_provider_that_stopped_where_it_was_cut_has_not_finished(client, simul
     assert response["status"] == "cancelled"
     [run] = simulator.provider.runs.values()
     assert run["status"] == "in_progress"
-    # The run itself knows nothing of its reader: it goes on where it was, with the message that it had begun.
+    # A run does not depend on its reader: it continues with the message that it had begun.
     ended = client.beta.threads.runs.poll(run["id"], thread_id=run["thread_id"])
     assert ended.status == "completed"
     [messages] = simulator.provider.messages.values()
@@ -217,7 +217,7 @@ def test_looking_at_a_run_that_is_being_streamed_does_not_move_it_on(client, sim
 
 
 def test_a_run_that_another_cancels_ends_its_stream(simulator):
-    """Without the network between, so that the one comes in the middle of the other for certain."""
+    """Cancel a run during its stream, without a network in between, so that the order of the two is certain."""
 
     def send(method, path, body=None):
         headers = {"authorization": "Bearer x", "openai-beta": "assistants=v2"}
@@ -337,7 +337,7 @@ def test_a_fault_that_cannot_happen_there_is_refused(simulator, on, fault):
 
 def test_a_thread_that_vanishes_is_not_found_from_then_on(client, simulator, begin):
     simulator.add_fault("*", thread_gone=True, times=2)
-    client.responses.create(model="any-model", input="x")  # in no conversation, so it must not use the fault up
+    client.responses.create(model="any-model", input="x")  # outside a conversation, so it must not consume the fault
     for surface in (RUNS, RESPONSES):
         with pytest.raises(openai.NotFoundError):
             begin(surface)

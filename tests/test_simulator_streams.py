@@ -1,4 +1,4 @@
-"""Simulated streams: their events, their ends, and what the provider holds meanwhile."""
+"""Test simulated streams: events, endings, and the provider's state in the meantime."""
 
 import openai
 import pytest
@@ -17,7 +17,7 @@ SPOKEN = [
 
 @pytest.fixture
 def client(simulator):
-    """The real SDK, which here checks every event against its own types."""
+    """Create a client of the real SDK that validates every event against its types."""
     with OpenAI(
         base_url=simulator.base_url, api_key="sk-test", max_retries=0, _strict_response_validation=True
     ) as client:
@@ -47,7 +47,7 @@ def run(client, thread, assistant, **fields):
 
 
 def types(events):
-    """The events' names, several deltas in a row told once."""
+    """Return the names of the events, with consecutive deltas merged into one."""
     names = [getattr(event, "event", None) or event.type for event in events]
     return [name for at, name in enumerate(names) if not (at and name == names[at - 1] and name.endswith("delta"))]
 

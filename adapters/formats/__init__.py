@@ -1,4 +1,4 @@
-"""Conversations from elsewhere, and back."""
+"""Import conversations from files and providers, and export them."""
 
 from .found import Found, Imported
 from .jsonl import conversation_as_line, export_lines, import_lines

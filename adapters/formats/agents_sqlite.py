@@ -1,7 +1,7 @@
-"""The SQLite database of the openai-agents SDK's `SQLiteSession`: a session is a conversation, a row an item.
+"""Read conversations from the SQLite database of the openai-agents SDK's `SQLiteSession`.
 
-The file is opened read-only. Read in openai-agents 0.24: tables `agent_sessions` and `agent_messages`, the items as JSON in
-`message_data`, times in UTC.
+Each session is a conversation, and each row is an item. The file is opened read-only. The format is that of
+openai-agents 0.24: tables `agent_sessions` and `agent_messages`, items as JSON in `message_data`, timestamps in UTC.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from .found import Entry, Found, Imported, json_of, message_of
 from .response_items import chat_message
 
 MAGIC = b"SQLite format 3\0"
-"""What every SQLite file begins with."""
+"""First bytes of every SQLite file."""
 
 SESSIONS = {"session_id", "created_at"}
 MESSAGES = {"id", "session_id", "message_data", "created_at"}
-"""The columns that are read."""
+"""Columns that are read."""
 
 WRITE_VERSION_AT, WRITE_AHEAD_LOG = 18, 2
-"""The byte of the header that says whether changes go to a file beside it."""
+"""Offset of the write version in the file header, and its value for databases with a write-ahead log."""
 
 
 def found_in_sessions(path: Path) -> Iterator[Found | Imported]:
-    """The conversation of each session, in the order in which they began.
+    """Yield the conversation of each session, ordered by creation time.
 
     Raises:
-        InvalidInput: it is not a database of the SDK's.
+        InvalidInput: the file is not a database of the Agents SDK, or cannot be read.
     """
     try:
         with closing(_connected(path)) as database:
@@ -41,18 +41,21 @@ def found_in_sessions(path: Path) -> Iterator[Found | Imported]:
             for number, (session, created_at) in enumerate(_sessions(database), 1):
                 yield _found(database, number, session, created_at)
     except sqlite3.Error as error:
-        raise InvalidInput(f"{path} cannot be read as a SQLite database ({error}): name a whole copy of it") from error
+        raise InvalidInput(f"{path} cannot be read as a SQLite database ({error}): use a complete copy") from error
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing. A database with a write-ahead log that has none at the moment is read as it lies
-    there: to open it otherwise would leave such a log beside it."""
+    """Open a read-only connection.
+
+    A database in WAL mode whose log file does not exist is opened as immutable: a normal connection would create
+    the log file next to it.
+    """
     with path.open("rb") as file:
         header = file.read(WRITE_VERSION_AT + 1)
     logs = header[WRITE_VERSION_AT:] == bytes([WRITE_AHEAD_LOG])
     at_rest = logs and not path.with_name(f"{path.name}-wal").exists()
     database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if at_rest else ''}", uri=True)
-    database.text_factory = bytes  # what is no UTF-8 is told of its row, not of the database
+    database.text_factory = bytes  # so that invalid UTF-8 is reported for its row, not for the whole database
     return database
 
 
@@ -62,11 +65,11 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
         return
     if columns["threadledger"]:
         raise InvalidInput(
-            f"{path} is not a database of Agents SDK sessions: of a ledger, copy it with threadledger db copy"
+            f"{path} is a threadledger ledger, not a database of Agents SDK sessions: copy it with threadledger db copy"
         )
     raise InvalidInput(
         f"{path} is a SQLite database without the tables of Agents SDK sessions (agent_sessions, agent_messages): "
-        "name the file that SQLiteSession was given"
+        "pass the database file that SQLiteSession uses"
     )
 
 
@@ -107,7 +110,7 @@ def _text(value: Any, what: str) -> str:
     try:
         return value.decode("utf-8") if isinstance(value, bytes) else str(value)
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{what} is not UTF-8 text (byte {error.start}): mend it in the database") from None
+        raise InvalidInput(f"{what} is not UTF-8 text (byte {error.start}): fix it in the database") from None
 
 
 def _moment(value: Any) -> str | None:

@@ -1,7 +1,8 @@
-"""The `conversations.json` of ChatGPT's data export, or the zip with it: trees of messages, of which one branch is shown.
+"""Read conversations from ChatGPT's data export: `conversations.json`, or the zip that contains it.
 
-Each conversation has a `mapping` of nodes with parent and children, and a `current_node`, the end of the branch that is the
-conversation. What stands on other branches, is hidden or is reasoning is left out and counted.
+Each conversation is a tree of messages: a `mapping` of nodes with parent and children, and a `current_node`, the last
+node of the branch that ChatGPT shows. Only that branch is imported. Messages on other branches, hidden messages and
+reasoning are left out and counted.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from .found import Entry, Found, Imported, json_of, message_of, moment, source_i
 from .json_values import Value, values_of
 
 ZIP_MAGIC = b"PK\x03\x04"
-"""What a zip begins with."""
+"""First bytes of a zip file."""
 
 CONVERSATIONS = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
-"""The files of conversations in it; a large export has several."""
+"""Names of conversation files in the zip; a large export has several."""
 
 KEPT = ("title", "create_time", "gizmo_id", "default_model_slug")
-"""Fields of a conversation that become its metadata."""
+"""Fields of an exported conversation that are imported as metadata."""
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -34,16 +35,16 @@ Node = Mapping[str, Any]
 
 
 def found_in_zip(stream: BinaryIO) -> Iterator[Found | Imported]:
-    """The conversations of the export's zip, numbered through.
+    """Yield the conversations of an exported zip, numbered consecutively across its files.
 
     Raises:
-        InvalidInput: there are none in it, or it cannot be read.
+        InvalidInput: the zip contains no conversations, or cannot be read.
     """
     try:
         with ZipFile(stream) as archive:
             names = sorted(name for name in archive.namelist() if CONVERSATIONS.fullmatch(name))
             if not names:
-                raise InvalidInput("the zip has no conversations.json: give the one that ChatGPT's data export sent")
+                raise InvalidInput("the zip has no conversations.json: pass the zip file of ChatGPT's data export")
             begin = number = 0
             for name in names:
                 with archive.open(name) as file:
@@ -52,11 +53,11 @@ def found_in_zip(stream: BinaryIO) -> Iterator[Found | Imported]:
                         yield each
                 begin = number
     except (BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-        raise InvalidInput(f"the zip cannot be read ({error}): fetch it anew") from error
+        raise InvalidInput(f"the zip cannot be read ({error}): download it again") from error
 
 
 def _values(file: IO[bytes]) -> Iterator[Value]:
-    stream: Any = file  # it reads and seeks
+    stream: Any = file  # a binary stream that can read and seek
     return values_of(stream)
 
 
@@ -65,7 +66,7 @@ def _shifted(values: Iterator[Value], by: int) -> Iterator[Value]:
 
 
 def found_in_export(values: Iterable[Value]) -> Iterator[Found | Imported]:
-    """The conversation of each value."""
+    """Yield the conversation of each JSON value."""
     for number, text in values:
         try:
             value = json_of(text, "conversation")
@@ -77,11 +78,11 @@ def found_in_export(values: Iterable[Value]) -> Iterator[Found | Imported]:
 
 
 def conversation_of(given: Any, number: int) -> Found | Imported:
-    """The branch of a conversation that its `current_node` ends."""
+    """Return the branch of a conversation that ends at its `current_node`."""
     key = ""
     try:
         if not isinstance(given, Mapping) or not isinstance(given.get("mapping"), Mapping):
-            raise InvalidInput('it has no object "mapping": give conversations as ChatGPT\'s data export has them')
+            raise InvalidInput('it has no object "mapping": pass a conversation in the form of ChatGPT\'s data export')
         key = source_id(given.get("conversation_id") or given.get("id"), "the conversation")
         mapping: Mapping[str, Any] = given["mapping"]
         branch = _branch(mapping, given.get("current_node"))
@@ -103,10 +104,10 @@ def conversation_of(given: Any, number: int) -> Found | Imported:
 
 
 def _branch(mapping: Mapping[str, Any], current: Any) -> list[tuple[str, Node]]:
-    """(id, node) from the root to the current node.
+    """Return the nodes from the root to the current node, as (id, node).
 
     Raises:
-        InvalidInput: there is no current node, or the parents go round in a circle.
+        InvalidInput: there is no current node, a node is missing, or the parents form a cycle.
     """
     branch: dict[str, Node] = {}
     node_id = current
@@ -114,13 +115,13 @@ def _branch(mapping: Mapping[str, Any], current: Any) -> list[tuple[str, Node]]:
         node = mapping.get(node_id) if isinstance(node_id, str) else None
         if not isinstance(node, Mapping):
             what = "its current_node" if node_id is current else f"the parent of node {len(branch)} from its end"
-            raise InvalidInput(f"{what} is not in its mapping: fetch the whole export anew")
+            raise InvalidInput(f"{what} is not in its mapping: download the complete export again")
         if node_id in branch:
-            raise InvalidInput("the parents of its nodes go round in a circle: fetch the export anew")
+            raise InvalidInput("the parents of its nodes form a cycle: download the export again")
         branch[node_id] = node
         node_id = node.get("parent")
     if not branch:
-        raise InvalidInput("it has no current_node, so that its branch cannot be told: fetch the export anew")
+        raise InvalidInput("it has no current_node, so its branch is unknown: download the export again")
     return list(branch.items())[::-1]
 
 

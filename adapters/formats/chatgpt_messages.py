@@ -1,7 +1,7 @@
-"""A message of ChatGPT's export in the Chat Completions form.
+"""Convert messages of ChatGPT's export to Chat Completions messages.
 
-An assistant's message to a tool (`recipient`) is a tool call with the node's id, and the tool's first message after it is the
-result. Content of a kind that has no word of ours is kept as a part of that kind.
+An assistant's message to a tool (`recipient`) becomes a tool call with the node's id. The tool's first message after it
+becomes the result. Content types without an equivalent in Chat Completions are kept as parts of their own type.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any
 from .parts import is_empty, simplest
 
 REASONING = frozenset({"thoughts", "reasoning_recap"})
-"""Content that models are not shown again."""
+"""Content types of reasoning, which are not imported."""
 
 TO_ALL = frozenset({None, "", "all", "assistant", "user"})
-"""Recipients of what is said in the conversation."""
+"""Values of `recipient` for messages that do not go to a tool."""
 
 NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 TOOL_NAME_CHARS_MAX = 64
-"""What providers take as a function's name."""
+"""Maximum length of a function name that providers accept."""
 
 CARRIED = ("attachments", "model_slug")
-"""Metadata of a message that is kept beside its content: attachments are references with name, size and kind."""
+"""Metadata fields of a message that are kept with its content. Attachments are references with name, size and type."""
 
 
 @dataclass
 class Turn:
-    """The call that still waits for its result."""
+    """Hold the id of the tool call that still waits for its result."""
 
     open_call: str | None = None
 
 
 def is_said(message: Any) -> bool:
-    """Whether a node holds a message that somebody said: roots and placeholders hold none."""
+    """Return whether a node contains a message; roots and placeholders contain none."""
     return (
         isinstance(message, Mapping)
         and isinstance(message.get("author"), Mapping)
@@ -45,17 +45,17 @@ def is_said(message: Any) -> bool:
 
 
 def is_hidden(message: Mapping[str, Any]) -> bool:
-    """Whether ChatGPT does not show it: its own system messages, custom instructions, what it knows of the user."""
+    """Return whether ChatGPT hides the message: its system messages, custom instructions and stored facts about the user."""
     metadata = message.get("metadata")
     flagged = isinstance(metadata, Mapping) and bool(metadata.get("is_visually_hidden_from_conversation"))
     return flagged or (message["author"].get("role") == "system" and is_empty(_parts(message["content"])))
 
 
 def chat_message(node_id: str, message: Mapping[str, Any], turn: Turn, left_out: Counter[str]) -> dict[str, Any] | None:
-    """The message; None for what is left out, which is counted."""
+    """Return a Chat Completions message, or None for one that is left out and counted in `left_out`."""
     role, content = message["author"].get("role"), message["content"]
     if role != "tool":
-        turn.open_call = None  # nobody answered it
+        turn.open_call = None  # the call has no result
     if _kind(content) in REASONING:
         left_out["reasoning"] += 1
         return None
@@ -73,7 +73,7 @@ def chat_message(node_id: str, message: Mapping[str, Any], turn: Turn, left_out:
 
 
 def _parts(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Content parts: text as text, an image by its asset pointer, all else as a part of its own kind."""
+    """Return the content parts: text as text, an image by its asset pointer, anything else as a part of its own type."""
     kind = _kind(content)
     if kind in {"text", "multimodal_text"} and isinstance(content.get("parts"), list):
         return [part for given in content["parts"] if (part := _part(given)) is not None]
@@ -91,7 +91,7 @@ def _part(given: Any) -> dict[str, Any] | None:
 
 
 def _verbatim(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with a `type`, by which threads and exports name what they cannot show."""
+    """Return the content with a `type`, which threads and exports use to name parts that they cannot show."""
     return {**given, "type": _kind(given) or "unknown"}
 
 
@@ -114,7 +114,10 @@ def _call(node_id: str, recipient: str, parts: list[dict[str, Any]]) -> dict[str
 def _result(
     message: Mapping[str, Any], parts: list[dict[str, Any]], turn: Turn, left_out: Counter[str]
 ) -> dict[str, Any] | None:
-    """A tool's message: the result of the call that waits for one. Further ones are told as words: a call has one result."""
+    """Return a tool's message as the result of the open call.
+
+    A call has one result: further messages of the tool become assistant messages with text.
+    """
     if turn.open_call is not None:
         call_id, turn.open_call = turn.open_call, None
         return {"role": "tool", "tool_call_id": call_id, "content": simplest(parts) if parts else "", **_extra(message)}

@@ -1,4 +1,4 @@
-"""A conversation as it was found elsewhere, before anything of it is journaled; and what became of it."""
+"""Represent conversations read from a source before they are journaled, and the result of importing each."""
 
 from __future__ import annotations
 
@@ -12,47 +12,50 @@ from typing import Any
 from threadledger.domain import InvalidInput, InvalidMessage, Message, parse_message, to_iso
 
 SOURCE_ID_CHARS_MAX = 300
-"""Characters in an id of a source: providers' have 30 to 40."""
+"""Maximum length of an id from a source, in characters. Provider ids have 30 to 40."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A message with its place in the source, which is what tells it from others: two equal texts are two messages."""
+    """Represent a message and its place in the source.
+
+    The place identifies the message: two equal texts at different places are two messages.
+    """
 
     message: Message
     place: str
-    """Where it stands (jsonl), or the source's own id: never made from the content."""
+    """Index in the conversation (jsonl), or the id that the source assigned. Never derived from the content."""
     name: str
-    """What a sentence calls it: `message 3`, `row 17`."""
+    """Name of the entry in messages to users: `message 3`, `row 17`."""
     written_at: str | None = None
-    """When the original was written (ISO 8601), where the source says so."""
+    """Timestamp of the original message (ISO 8601), if the source has one."""
     message_id: str | None = None
-    """Our own id, of a message that a ledger had written into a thread."""
+    """The ledger's message id, if a ledger wrote this message into the thread."""
     piece_of: str | None = None
-    """The same, of a further piece of it."""
+    """The ledger's message id, if this is a further piece of a message that a ledger wrote in several pieces."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A conversation of a source. `left_out` counts by kind what could not be carried."""
+    """Represent a conversation read from a source. `left_out` counts, by kind, what could not be imported."""
 
     line: int
-    """Its line, or its place in the file: the first is 1."""
+    """Line number, or index in the file, counted from 1."""
     key: str
     metadata: Mapping[str, Any]
     entries: Sequence[Entry]
     left_out: Mapping[str, int] = field(default_factory=dict)
     other_branches: Collection[str] = frozenset()
-    """Places that are on other branches now, where the source has branches."""
+    """Places of messages on branches that are not current, if the source has branches."""
     thread_id: str | None = None
-    """The provider's thread that it was read from."""
+    """Id of the provider's thread that the conversation was read from."""
     has_ids: bool = True
-    """Whether the places are the source's own ids."""
+    """Whether the places are ids that the source assigned."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of one conversation: `imported`, `unchanged`, `extended` or `failed`."""
+    """Represent the result of importing one conversation: `imported`, `unchanged`, `extended` or `failed`."""
 
     line: int
     key: str
@@ -66,10 +69,10 @@ class Imported:
 
 
 def json_of(text: bytes | InvalidInput, what: str) -> Any:
-    """The JSON value of a line, of a conversation in a file, or of a row.
+    """Parse the JSON text of a line, a conversation or a row.
 
     Raises:
-        InvalidInput: it is not UTF-8, or not JSON; or what is given in its place.
+        InvalidInput: the text is not UTF-8 or not JSON, or `text` is itself such an error.
     """
     if isinstance(text, InvalidInput):
         raise text
@@ -78,28 +81,28 @@ def json_of(text: bytes | InvalidInput, what: str) -> Any:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"the {what} is not UTF-8 text (byte {error.start}): save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"the {what} is not JSON ({error}): give one JSON object a {what}") from None
+        raise InvalidInput(f"the {what} is not JSON ({error}): write one JSON object per {what}") from None
 
 
 def source_id(value: object, what: str) -> str:
-    """An id of the source, as a place.
+    """Check an id from the source and return it as a place.
 
     Raises:
-        InvalidInput: it is not text that can be stored.
+        InvalidInput: the id is not text, has a wrong length, or cannot be stored.
     """
     if not isinstance(value, str) or not 1 <= len(value) <= SOURCE_ID_CHARS_MAX:
         found = f"{len(value)} characters" if isinstance(value, str) else f"type {type(value).__name__}"
         raise InvalidInput(f"the id of {what} has {found}: a text of 1 to {SOURCE_ID_CHARS_MAX} characters is expected")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise InvalidInput(f"the id of {what}, {value!a}, holds a NUL or half a character: give whole UTF-8 text")
+        raise InvalidInput(f"the id of {what}, {value!a}, contains a NUL or a lone surrogate: use valid UTF-8 text")
     return value
 
 
 def message_of(given: Mapping[str, Any], what: str) -> Message:
-    """A message in the Chat Completions form.
+    """Parse a message in the Chat Completions form.
 
     Raises:
-        InvalidInput: saying which message it is, and what is wrong with it.
+        InvalidInput: the message is invalid; the text names the message and the problem.
     """
     try:
         return parse_message(given)
@@ -108,7 +111,7 @@ def message_of(given: Mapping[str, Any], what: str) -> Message:
 
 
 def moment(seconds: object) -> str | None:
-    """A Unix time as ISO 8601; None for what is no time."""
+    """Return a Unix time as ISO 8601, or None if the value is not a valid time."""
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         return None
     try:

@@ -1,7 +1,7 @@
-"""The values of a file of JSON, one after the other: lines, or the elements of one array, without reading it whole.
+"""Read the values of a JSON file one by one, without loading the whole file: lines, or the elements of one array.
 
-Where a value ends is told from brackets and quotes alone, so that what is wrong inside one of them (bytes that are no
-UTF-8, a number that is none) costs that one and no other.
+The end of a value is found from brackets and quotes only. An error inside one value (invalid UTF-8, a malformed number)
+therefore affects only that value.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import BinaryIO
 from threadledger.domain import InvalidInput
 
 CHUNK_BYTES = 1024 * 1024
-"""Bytes read at once."""
+"""Number of bytes read at once."""
 
 HEAD_BYTES = 1024 * 1024
-"""Bytes at the beginning from which it is told whether a file is lines or one document."""
+"""Number of bytes at the beginning of a file that are read to decide whether it has lines or is one document."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -28,16 +28,16 @@ _SPACE = b" \t\r\n"
 
 
 Value = tuple[int, bytes | InvalidInput]
-"""A value's number (of the line where each line is a value, else its place in the file) and its text; or why there is none."""
+"""Number of a value (the line number, or its index in a document) and its text, or the error if it cannot be read."""
 
 
 def values_of(stream: BinaryIO) -> Iterator[Value]:
-    """Each value of a file. Where it ends within its array, that is told in place of a last one."""
+    """Yield each value of a file. If the file ends inside its array, the last item is an error that says so."""
     return _lines(stream) if is_lines(stream) else _Document(stream).values()
 
 
 def is_lines(stream: BinaryIO) -> bool:
-    """Whether each line is a value by itself: the first whole line is, or another one that begins like an object."""
+    """Return whether each line is a value of its own, judged from the complete lines at the beginning of the file."""
     stream.seek(0)
     head = stream.read(HEAD_BYTES)
     stream.seek(0)
@@ -68,7 +68,7 @@ def _lines(stream: BinaryIO) -> Iterator[Value]:
 
 
 class _Document:
-    """A document under way: an array's elements, or values that follow one another."""
+    """Parse a document incrementally: the elements of an array, or a sequence of values."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -91,14 +91,14 @@ class _Document:
         left = self._taken()
         if left:
             yield number + 1, left
-        if self._in_array and (self._depth == 1 or (self._depth > 1 and not left)):  # else what is left tells it itself
+        if self._in_array and (self._depth == 1 or (self._depth > 1 and not left)):  # else the rest fails to parse
             told = (
-                f"the file ends within its array, after {number + bool(left)} whole values: fetch the whole file anew"
+                f"the file ends inside its array, after {number + bool(left)} complete values: download the file again"
             )
             yield number + 1 + bool(left), InvalidInput(told)
 
     def _ended(self, chunk: bytes) -> Iterator[bytes]:
-        """The values that end in a piece of the file."""
+        """Yield the values that end in this chunk of the file."""
         top = 1 if self._in_array else 0
         begin = at = 0
         while at < len(chunk):

@@ -1,7 +1,8 @@
-"""Conversations as JSON lines: `{"id": KEY, "messages": [Chat Completions messages]}`, other keys kept as metadata.
+"""Import and export conversations as JSON lines: `{"id": KEY, "messages": [Chat Completions messages]}`.
 
-Import is idempotent by place, never by content: the n-th message of a conversation's line has an idempotency key of its
-own. The same file twice changes nothing; a line that has grown at its end adds what is new.
+Other keys of a line are kept as metadata. Import is idempotent by place, never by content: the n-th message of a line
+has its own idempotency key. Importing the same file twice changes nothing; if messages were appended to a line, only
+those are added.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from .storing import import_found
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 PLACE_FIELDS = ("message_id", "at", "source", "exchange_id", "run_id")
-"""What an export says of a message beside what was said."""
+"""Fields that an export adds to each message: its id, timestamp, source, exchange and run."""
 
 PLACE = "threadledger_place"
-"""Where an export says it of a message that has fields of these names itself."""
+"""Field that holds the place fields if the message itself already has fields with these names."""
 
 OWN = "own"
-"""Where it is kept in there what the message itself has under that name."""
+"""Field inside `PLACE` that holds the message's own value of the field named `PLACE`."""
 
 METADATA = "metadata"
-"""Where an export puts the metadata of a conversation that has fields named like ours."""
+"""Field that holds the conversation's metadata if that has fields named `id` or `messages`."""
 
 
 def import_lines(ledger: Ledger, lines: Iterable[bytes]) -> Iterator[Imported]:
-    """Import line by line; a bad line is reported with its number and keeps nothing, the good ones are kept."""
+    """Import conversations line by line; an invalid line is reported with its number and skipped, valid lines are stored."""
     return import_found(ledger, found_in_lines(lines))
 
 
 def found_in_lines(lines: Iterable[bytes]) -> Iterator[Found | Imported]:
-    """The conversation of each line."""
+    """Yield the conversation of each line; blank lines are skipped."""
     for number, line in enumerate(lines, 1):
         text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
         if not text.strip():
@@ -45,9 +46,9 @@ def found_in_lines(lines: Iterable[bytes]) -> Iterator[Found | Imported]:
         try:
             given = json_of(text, "line")
             if not isinstance(given, dict) or not isinstance(given.get("messages"), list):
-                raise InvalidInput('the line has no list "messages": give {"id": KEY, "messages": [...]}')
+                raise InvalidInput('the line has no list "messages": write {"id": KEY, "messages": [...]}')
             if not isinstance(given.get("id"), str):
-                raise InvalidInput('the line has no text "id": give {"id": KEY, "messages": [...]}')
+                raise InvalidInput('the line has no text "id": write {"id": KEY, "messages": [...]}')
             entries = [_entry(message, index) for index, message in enumerate(given["messages"])]
             key = given["id"]
             metadata = {name: value for name, value in given.items() if name not in {"id", "messages"}}
@@ -57,10 +58,10 @@ def found_in_lines(lines: Iterable[bytes]) -> Iterator[Found | Imported]:
 
 
 def export_lines(ledger: Ledger, keys: Sequence[str] | None = None, *, plain: bool = False) -> Iterator[str]:
-    """One line a conversation, in the order in which the conversations began; `plain` as it was imported.
+    """Yield one line per conversation, ordered by creation; `plain` omits ids, timestamps and sources.
 
     Raises:
-        ConversationNotFound: no such conversation.
+        ConversationNotFound: there is no conversation with one of the keys.
     """
     for key in keys if keys is not None else keys_in_order(ledger):
         ledger.state(key)
@@ -68,7 +69,10 @@ def export_lines(ledger: Ledger, keys: Sequence[str] | None = None, *, plain: bo
 
 
 def conversation_as_line(ledger: Ledger, key: str, *, plain: bool = False) -> str:
-    """One conversation: its key, its metadata, its messages; with their ids, times and sources unless `plain`."""
+    """Return one conversation as a line: its key, metadata and messages.
+
+    Messages have their ids, timestamps and sources unless `plain` is set.
+    """
     messages = []
     for each in ledger.memory(key).messages:
         message = each.message.as_chat_message()
@@ -81,7 +85,7 @@ def conversation_as_line(ledger: Ledger, key: str, *, plain: bool = False) -> st
 
 
 def metadata_of(ledger: Ledger, key: str) -> dict[str, Any]:
-    """What a conversation began with."""
+    """Return the metadata that a conversation was created with."""
     for event in ledger.journal.history(key, upto=1):
         if isinstance(event, events.ConversationStarted):
             return event.metadata
@@ -89,12 +93,12 @@ def metadata_of(ledger: Ledger, key: str) -> dict[str, Any]:
 
 
 def keys_in_order(ledger: Ledger) -> Iterator[str]:
-    """The keys of all conversations, in the order in which they began."""
+    """Return the keys of all conversations, ordered by creation."""
     return (logged.key for logged in ledger.events(types=["ConversationStarted"]))
 
 
 def _placed(message: dict[str, Any], place: Mapping[str, Any]) -> dict[str, Any]:
-    """A message with its place in the ledger; a field of its own that is named like one of these stays its own."""
+    """Add the place fields to a message without overwriting its own fields of the same names."""
     if not message.keys() & {*PLACE_FIELDS, PLACE}:
         return {**message, **place}
     own = {OWN: message[PLACE]} if PLACE in message else {}
@@ -102,10 +106,10 @@ def _placed(message: dict[str, Any], place: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _entry(given: object, index: int) -> Entry:
-    """A message of a line; of one that was exported from a ledger, its place there is not part of what was said."""
+    """Parse one message of a line. Place fields added by an export are removed from the message."""
     name = f"message {index + 1}"
     if not isinstance(given, dict):
-        raise InvalidInput(f"{name} is not an object: give role and content")
+        raise InvalidInput(f"{name} is not an object: write an object with role and content")
     message: dict[str, Any] = given
     place: Any = given.get(PLACE)
     if _is_place(place):

@@ -1,4 +1,7 @@
-"""Threads of a provider, journaled: each is read wholly before anything of it is; one that is missing costs no other."""
+"""Import threads from a provider.
+
+Each thread is read completely before any of it is journaled. A thread that is missing does not stop the others.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from .threads import KEY, conversation_of, threads_of
 
 
 class ReadsThreads(Protocol):
-    """Reads a provider's threads: see `adapters/openai/thread_import.py`."""
+    """Read a provider's threads; see `adapters/openai/thread_import.py`."""
 
     def read(self, thread_id: str) -> Effects[dict[str, Any]]: ...
 
@@ -28,10 +31,11 @@ def import_threads(
     key_from: str = KEY,
     wait: Callable[[float], None] = time.sleep,
 ) -> Iterator[Imported]:
-    """Import threads by their ids, each with the number of its line.
+    """Import threads by id; `ids` holds each id with its line number.
 
     Raises:
-        ProviderRefused: nobody is let in; what was read before is kept.
+        ProviderRefused: the provider refuses all requests, for example because of the API key. Threads that were read
+            before are imported.
     """
     refusals: list[ProviderRefused] = []
 

@@ -1,7 +1,7 @@
-"""Conversations as Markdown for people to read: a heading each, messages with time and role, tool calls as fenced JSON.
+"""Export conversations as Markdown for people to read.
 
-What was said stands there as it was said: it is escaped (CommonMark), so that no text can be taken for a heading, a fence or
-HTML of the document.
+Each conversation has a heading, each message its role and timestamp, and tool calls are fenced JSON. Message text is
+escaped (CommonMark), so it cannot be interpreted as a heading, a fence or HTML of the document.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .markdown_text import as_link, escaped, escaped_line, fenced
 from .parts import by_reference, data_by_reference
 
 LATER_HEADING = "\n---\n\n"
-"""Between two conversations."""
+"""Separator between two conversations."""
 
 
 def export_markdown(ledger: Ledger, keys: Sequence[str] | None = None) -> Iterator[str]:
-    """One transcript a conversation, in the order in which the conversations began.
+    """Yield one transcript per conversation, ordered by creation.
 
     Raises:
-        ConversationNotFound: no such conversation.
+        ConversationNotFound: there is no conversation with one of the keys.
     """
     for index, key in enumerate(keys if keys is not None else keys_in_order(ledger)):
         ledger.state(key)
@@ -32,7 +32,7 @@ def export_markdown(ledger: Ledger, keys: Sequence[str] | None = None) -> Iterat
 
 
 def conversation_as_markdown(ledger: Ledger, key: str) -> str:
-    """The transcript of one conversation's memory."""
+    """Return the transcript of one conversation's memory."""
     blocks = [f"# {escaped_line(key)}"]
     metadata = metadata_of(ledger, key)
     if metadata:
@@ -100,7 +100,7 @@ def _result(message: Message) -> Iterator[str]:
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
-    """A call as it is shown: with its arguments as JSON where they are."""
+    """Return a tool call for display, with its arguments parsed if they are JSON."""
     try:
         arguments = json.loads(call.arguments)
     except (ValueError, RecursionError):
@@ -109,7 +109,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _facts(reference: Any) -> str:
-    """A reference in words: `file_id: file-1, bytes: 120, sha256: …`; what is large is told by its size and hash."""
+    """Describe a reference, such as `file_id: file-1, bytes: 120, sha256: …`; large values are replaced by size and hash."""
     if not isinstance(reference, Mapping):
         return escaped_line(json.dumps(reference, ensure_ascii=False))
     told = []

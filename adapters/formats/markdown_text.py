@@ -1,4 +1,4 @@
-"""Foreign text in a Markdown document (CommonMark), where it can be nothing but text."""
+"""Escape untrusted text for a Markdown document (CommonMark)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from urllib.parse import quote, urlsplit
 
 _NEW_LINE = re.compile(r"\r\n|\r|\n")
 _MEANING = re.compile(r"([\\`*_\[\]<>#|~!&$])")
-"""Characters that mean something wherever they stand."""
+"""Characters with a special meaning at any position."""
 _AT_THE_BEGINNING = re.compile(r"^([-+=:])|^(\d+)([.)])")
-"""What means something at the beginning of a line: lists, underlines of headings."""
+"""Characters with a special meaning at the beginning of a line: list markers and heading underlines."""
 _ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(:)|\b(www)(\.)|(@)")
-"""What readers of Markdown make links of by themselves."""
+"""Text that Markdown renderers turn into links automatically."""
 
 LINKED_SCHEMES = frozenset({"http", "https"})
-"""Addresses that are links; others (`javascript:`, `file:`) are only told."""
+"""URL schemes that become links; other URLs (`javascript:`, `file:`) are shown as text."""
 
 SAFE_IN_A_LINK = "/:?&=%+,;@#!$'*~-._"
 
 
 def escaped(text: str) -> str:
-    """Text of several lines, each on a line of its own; blank lines stay blank."""
+    """Return multi-line text, escaped, with its line breaks and blank lines preserved."""
     lines = [_line(line) for line in _NEW_LINE.split(text)]
     while lines and not lines[0]:
         lines.pop(0)
@@ -30,17 +30,17 @@ def escaped(text: str) -> str:
     told = []
     for index, line in enumerate(lines):
         goes_on = line and index + 1 < len(lines) and lines[index + 1]
-        told.append(line + "\\" if goes_on else line)  # a backslash at the end keeps the break
+        told.append(line + "\\" if goes_on else line)  # a trailing backslash is a hard line break
     return "\n".join(told)
 
 
 def escaped_line(text: str) -> str:
-    """Text in one line: line breaks are shown as symbols."""
+    """Return text escaped on one line; line breaks are shown as symbols."""
     return _line(_NEW_LINE.sub("\u2424", text))
 
 
 def fenced(text: str, language: str) -> str:
-    """Text between fences that are longer than any in it."""
+    """Return text in a code block whose fences are longer than any run of backticks in it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     shown = _NEW_LINE.sub("\n", text)
@@ -48,7 +48,7 @@ def fenced(text: str, language: str) -> str:
 
 
 def as_link(url: str) -> str:
-    """An address as a link, where it is one of the web's; else as text."""
+    """Return a URL as a link if its scheme is http or https, else as escaped text."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -61,7 +61,7 @@ def as_link(url: str) -> str:
 def _line(line: str) -> str:
     shown = _printable(line)
     indented = len(shown) - len(shown.lstrip(" \t"))
-    indent = shown[:indented].replace("\t", "    ").replace(" ", "\u00a0")  # an indented line would be code
+    indent = shown[:indented].replace("\t", "    ").replace(" ", "\u00a0")  # plain indentation would start a code block
     rest = shown[indented:].rstrip(" \t")
     if not rest:
         return ""
@@ -79,7 +79,7 @@ def _unlinked(match: re.Match[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Control characters as symbols: a transcript is read on terminals, too."""
+    """Replace control characters with symbols, because transcripts are also read on terminals."""
     return "".join(
         _symbol(each) if each not in "\n\t" and unicodedata.category(each) == "Cc" else each for each in text
     )

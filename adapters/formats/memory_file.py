@@ -1,4 +1,4 @@
-"""A file of memories: one line of JSON a conversation, `{"id": KEY, "messages": [Chat Completions messages]}`."""
+"""Write memories to a file of JSON lines: `{"id": KEY, "messages": [Chat Completions messages]}` per conversation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Memories = Iterator[tuple[str, Sequence[dict[str, Any]]]]
 
 
 class MemoryLines:
-    """`MemoryFile` as JSON lines."""
+    """Implement `MemoryFile` with JSON lines."""
 
     def digest(self, messages: Sequence[dict[str, Any]]) -> str:
         canonical = json.dumps(list(messages), sort_keys=True, separators=(",", ":"))
@@ -34,7 +34,7 @@ class MemoryLines:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise FileMissing(f"{path} cannot be written ({error.strerror}): name another file") from error
+            raise FileMissing(f"{path} cannot be written ({error.strerror}): choose another file") from error
         try:
             yield _read(unfinished), lambda: _put(unfinished, path)
         finally:

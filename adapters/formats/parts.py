@@ -1,4 +1,4 @@
-"""What several sources share: content parts as Chat Completions has them, and large data by its size and hash."""
+"""Build Chat Completions content parts for all sources, and replace large data by its size and hash."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 DATA_CHARS_MAX = 4_096
-"""A text in a tool's record that is longer is kept by its size and hash: an image in base64, a file's content."""
+"""Maximum length of a text in a tool record, in characters. Longer ones (base64 images, files) are replaced by size and hash."""
 
 
 def simplest(parts: Sequence[Mapping[str, Any]]) -> str | list[dict[str, Any]]:
-    """Content of one piece of text as text, all other as parts."""
+    """Return content as a string if it is a single text part, else as a list of parts."""
     if len(parts) == 1 and parts[0].keys() == {"type", "text"} and parts[0]["type"] == "text":
         text: str = parts[0]["text"]
         return text
@@ -23,20 +23,22 @@ def simplest(parts: Sequence[Mapping[str, Any]]) -> str | list[dict[str, Any]]:
 
 
 def is_empty(parts: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether parts say nothing at all."""
+    """Return whether the parts contain nothing but empty text."""
     return all(part.get("type") == "text" and not part.get("text") for part in parts)
 
 
 def hosted_call(name: str, record: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
-    """A call of a tool that the provider ran itself, as words: nobody else can be asked for its result."""
+    """Return a call of a provider-hosted tool as an assistant message with text, because only the provider can run it."""
     left_out["hosted_calls_as_text"] += 1
     told = json.dumps(by_reference(record), ensure_ascii=False)
     return {"role": "assistant", "content": f"[tool call {name} {told}]"}
 
 
 def by_reference(value: Any) -> Any:
-    """The same JSON, in which long texts are replaced by their size and hash. Nesting deeper than JSON can be read is not
-    met here: it was read."""
+    """Return the JSON value with long texts replaced by their size and hash.
+
+    Recursion is safe: the value was parsed from JSON, and the parser limits its depth.
+    """
     if isinstance(value, str) and len(value) > DATA_CHARS_MAX:
         data = value.encode(errors="surrogatepass")
         return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -48,7 +50,7 @@ def by_reference(value: Any) -> Any:
 
 
 def data_by_reference(url: str) -> dict[str, Any] | None:
-    """The kind, size and hash of a `data:` address; None for one that leads elsewhere."""
+    """Return the media type, size and hash of a `data:` URL, or None for any other URL."""
     if url[:5].lower() != "data:":
         return None
     head, _, data = url[5:].partition(",")

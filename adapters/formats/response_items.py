@@ -1,4 +1,4 @@
-"""Items of the Responses API, as an Agents SDK session and a Conversation hold them, to messages."""
+"""Convert items of the Responses API, as stored by Agents SDK sessions and Conversations, to messages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from threadledger.domain import InvalidInput
 from .parts import hosted_call, is_empty, simplest
 
 CARRIED = ("phase",)
-"""Fields of a message beside its content that models are to be shown again."""
+"""Fields of a message that are kept with its content, because models need them again."""
 
 
 def chat_message(item: Any, left_out: Counter[str]) -> dict[str, Any] | None:
-    """An item in the Chat Completions form; None for what no message can be made of, which is counted.
+    """Return an item as a Chat Completions message, or None for one that is left out and counted in `left_out`.
 
     Raises:
-        InvalidInput: it is no item.
+        InvalidInput: the value is not an item of the Responses API.
     """
     if not isinstance(item, Mapping):
         raise InvalidInput(f"it is {type(item).__name__}, not an object: an item of the Responses API is expected")

@@ -1,4 +1,4 @@
-"""A file of conversations from elsewhere: opened, its format told from its content, its conversations found."""
+"""Open a file of conversations, detect its format from its content, and read its conversations."""
 
 from __future__ import annotations
 
@@ -26,29 +26,31 @@ from .threads import IN_A_THREAD, KEY, found_in_threads
 FORMATS = ("jsonl", "threads", "chatgpt", "agents-sqlite")
 
 LOOKED_AT = 50
-"""Values at the beginning of a file among which one is looked for whose format can be told."""
+"""Number of values at the beginning of a file that are checked to detect its format."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
 class ImportSource:
-    """A file that was opened. `total` is how many conversations there are in it, where that is known beforehand."""
+    """Represent an opened file. `total` is its number of conversations, if known before reading."""
 
     format: str
     told: bool
-    """Whether the format was told from the content, not named."""
+    """Whether the format was detected from the content, not given by the caller."""
     found: Iterator[Found | Imported]
     total: int | None = None
 
 
 @contextmanager
 def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> Iterator[ImportSource]:
-    """A file, `-` for standard input; a gzip is unpacked. A stream is written into a file first, unless lines are expected.
+    """Open a file, or standard input for `-`; gzip files are decompressed.
+
+    Standard input is copied to a temporary file first, unless `kind` is `jsonl`.
 
     Raises:
-        FileMissing: it cannot be read.
-        InvalidInput: its format cannot be told, or is another one than was named.
+        FileMissing: the file cannot be read.
+        InvalidInput: the format cannot be detected, or is not the given one.
     """
     with ExitStack() as stack, _told(file):
         if file == "-" and kind == "jsonl":
@@ -61,7 +63,7 @@ def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> It
         stream.seek(0)
         if (chosen == "agents-sqlite") != (magic == MAGIC):
             raise InvalidInput(
-                f"{file} is {'' if magic == MAGIC else 'not '}a SQLite database: name it with its own --format, or with none"
+                f"{file} is {'' if magic == MAGIC else 'not '}a SQLite database: pass its correct --format, or omit the option"
             )
         yield ImportSource(chosen, kind is None, _found(chosen, stream, path, magic, key_from), _total(chosen, stream))
 
@@ -84,18 +86,18 @@ def _total(kind: str, stream: BinaryIO) -> int | None:
 
 @contextmanager
 def _told(file: str) -> Iterator[None]:
-    """What goes wrong with the file, as one sentence."""
+    """Convert errors of reading the file to `FileMissing`, with a message of one sentence."""
     try:
         yield
-    except BrokenPipeError:  # nobody reads what is told
+    except BrokenPipeError:  # the reader of our output is gone; this is not an error of the file
         raise
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise FileMissing(f"{file} cannot be read ({reason}): name another file") from error
+        raise FileMissing(f"{file} cannot be read ({reason}): choose another file") from error
 
 
 def _opened(file: str, stack: ExitStack) -> tuple[BinaryIO, Path]:
-    """The file's content to read and seek in, and where it lies on the disk."""
+    """Return a seekable stream of the file's content, and its path on disk."""
     if file == "-":
         return _spooled(cast("BinaryIO", sys.stdin.buffer), stack)
     path = Path(file)
@@ -105,7 +107,7 @@ def _opened(file: str, stack: ExitStack) -> tuple[BinaryIO, Path]:
     if not packed:
         return stream, path
     unpacked = stack.enter_context(gzip.open(path))  # noqa: SIM115 - the stack closes it
-    if unpacked.read(len(MAGIC)) == MAGIC:  # SQLite reads files alone
+    if unpacked.read(len(MAGIC)) == MAGIC:  # SQLite needs a file on disk
         unpacked.seek(0)
         return _spooled(cast("BinaryIO", unpacked), stack)
     unpacked.seek(0)
@@ -113,7 +115,7 @@ def _opened(file: str, stack: ExitStack) -> tuple[BinaryIO, Path]:
 
 
 def _spooled(stream: BinaryIO, stack: ExitStack) -> tuple[BinaryIO, Path]:
-    file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="threadledger-import-"))  # noqa: SIM115 - and this
+    file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="threadledger-import-"))  # noqa: SIM115 - the stack closes it
     shutil.copyfileobj(stream, file)
     file.flush()
     file.seek(0)
@@ -121,10 +123,10 @@ def _spooled(stream: BinaryIO, stack: ExitStack) -> tuple[BinaryIO, Path]:
 
 
 def _format_of(stream: BinaryIO, magic: bytes) -> str:
-    """The format that the content tells; lines, where it tells none: each is reported then.
+    """Return the detected format, or `jsonl` for unknown lines, which are then reported one by one.
 
     Raises:
-        InvalidInput: it is one document, and of none of ours.
+        InvalidInput: the file is one document in an unknown format.
     """
     if magic == MAGIC:
         return "agents-sqlite"
@@ -134,8 +136,8 @@ def _format_of(stream: BinaryIO, magic: bytes) -> str:
     kind = next((kind for kind in kinds if kind is not None), None)
     if kind in {None, "jsonl"} and not is_lines(stream):
         raise InvalidInput(
-            "what the file holds cannot be told: give conversations one a line (of an array: jq -c '.[]'), "
-            f"or name what it is with --format ({', '.join(FORMATS)})"
+            "the format of the file is unknown: write one conversation per line (from an array: jq -c '.[]'), "
+            f"or name the format with --format ({', '.join(FORMATS)})"
         )
     return kind or "jsonl"
 
@@ -148,7 +150,7 @@ def _kind_of_text(text: bytes | InvalidInput) -> str | None:
 
 
 def _kind_of(value: Any) -> str | None:
-    """The format of a value that is shaped as only one of them has it."""
+    """Return the format of a value if its shape identifies one, else None."""
     if isinstance(value, list):
         kinds = {_kind_of(each) for each in value[:LOOKED_AT]} - {None, "jsonl"}
         return min(filter(None, kinds), default=None)

@@ -1,7 +1,8 @@
-"""Conversations that were found elsewhere, journaled: each once, whole or not at all, and what has grown is added.
+"""Journal the conversations read from a source.
 
-A message's idempotency key is made from its place in the source. What was imported before stays as it is; a message that
-left the conversation's branch at the source is retracted, as the source itself does not show it any more.
+Each conversation is imported once, completely or not at all; later imports add only its new messages. A message's
+idempotency key is derived from its place in the source. Messages imported earlier are not changed. A message that has
+moved to another branch at the source is retracted, because the source no longer shows it.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from threadledger.domain import (
 from .found import Entry, Found, Imported
 
 BATCH_CONVERSATIONS = 50
-"""New conversations stored in one transaction."""
+"""Maximum number of new conversations stored in one transaction."""
 
 BATCH_MESSAGES = 2_000
-"""Messages that wait to be stored with others: memory does not grow with the file."""
+"""Number of messages after which a batch is stored, so that memory use does not grow with the file."""
 
 EXTEND_ATTEMPTS_MAX = 3
-"""How often what is missing is told again after another import of the same conversation was first."""
+"""Maximum number of attempts to extend a conversation while other imports change it at the same time."""
 
 LEFT_BRANCH = "another branch took its place where it was imported from"
 
 
 def import_found(ledger: Ledger, found: Iterable[Found | Imported]) -> Iterator[Imported]:
-    """Import one conversation after the other; one that failed keeps nothing, the others are kept.
+    """Import conversations one by one; a failed one stores nothing and does not stop the others.
 
-    A failure while the source is read goes through as it came.
+    A conversation that could not be read (`Imported`) is passed through, and exceptions from the source propagate.
     """
     waiting: list[Found] = []
     for each in found:
@@ -47,7 +48,7 @@ def import_found(ledger: Ledger, found: Iterable[Found | Imported]) -> Iterator[
             yield each
             continue
         try:
-            Conversation.start(each.key, each.metadata)  # refuses a key or metadata that cannot be kept
+            Conversation.start(each.key, each.metadata)  # raises if the key or metadata cannot be stored
             if ledger.journal.load(each.key) is None and all(new.key != each.key for new in waiting):
                 waiting.append(each)
             else:
@@ -65,7 +66,7 @@ def import_found(ledger: Ledger, found: Iterable[Found | Imported]) -> Iterator[
 def _store(ledger: Ledger, waiting: Sequence[Found]) -> Iterator[Imported]:
     try:
         ledger.journal.store(*(_new(found) for found in waiting))
-    except ConversationChanged:  # somebody else began one of them meanwhile: one by one, each in its own transaction
+    except ConversationChanged:  # another process started one of them: store each in its own transaction
         yield from (_store_one(ledger, found) for found in waiting)
         return
     yield from (_imported(found) for found in waiting)
@@ -114,7 +115,7 @@ def _extend(ledger: Ledger, found: Found) -> Imported:
 
 
 class _Begun:
-    """A conversation that has begun, beside what was found of it."""
+    """Compare an existing conversation with the one read from the source."""
 
     def __init__(self, ledger: Ledger, found: Found) -> None:
         self._ledger = ledger
@@ -142,17 +143,17 @@ class _Begun:
                 pass
 
     def extended(self) -> Imported:
-        """Add what it does not have yet.
+        """Add the messages that the conversation does not have yet, and retract those that left its branch.
 
         Raises:
-            IdempotencyConflict: a message differs from the one imported before, or its place is behind it.
-            ConversationChanged: others were first.
+            IdempotencyConflict: a message differs from the one imported earlier, or would have to precede one.
+            ConversationChanged: another writer changed the conversation first.
         """
         found = self._found
         if found.thread_id in self._threads:
             reason = (
-                "the thread is a copy of this conversation that the ledger wrote: "
-                f"what others wrote into it is taken in by replay reconcile {found.key} --adopt"
+                "the thread is this ledger's copy of the conversation: "
+                f"to adopt messages that others added to it, run threadledger replay reconcile {found.key} --adopt"
             )
             return Imported(found.line, found.key, "unchanged", reason=reason, left_out=found.left_out)
         missing = self._missing()
@@ -184,17 +185,17 @@ class _Begun:
             self._compare(earlier, entry)
             if missing:
                 raise IdempotencyConflict(
-                    f"{missing[0].name} of {self._found.key!r} stands before one that was imported earlier, and "
-                    "its place is taken: nothing of this conversation was imported; give it another key"
+                    f"{missing[0].name} of {self._found.key!r} precedes a message that was imported earlier, and "
+                    "messages can only be appended: nothing of this conversation was imported; give it another key"
                 )
         return missing
 
     def _compare(self, earlier: events.MessageJournaled, entry: Entry) -> None:
-        # What else a foreign message carries may be told more or less fully: a dump knows sizes that a live thread does not.
+        # With ids of the source, extra fields are not compared: they vary, e.g. a dump has file sizes and a live thread has none.
         before, after = restore_message(earlier), entry.message
         if (_said(before) != _said(after)) if self._found.has_ids else (before != after):
             raise IdempotencyConflict(
-                f"{entry.name} of {self._found.key!r} differs from the one imported before: nothing of this "
+                f"{entry.name} of {self._found.key!r} differs from the one imported earlier: nothing of this "
                 "conversation was imported; give the changed conversation another id"
             )
 

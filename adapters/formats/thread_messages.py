@@ -1,4 +1,4 @@
-"""A message or a tool call step of an Assistants thread, as entries of a conversation."""
+"""Convert messages and tool call steps of an Assistants thread to entries of a conversation."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from .parts import hosted_call, is_empty, simplest
 
 MESSAGE_ID = "threadledger_message"
 WRITTEN_AT = "threadledger_written_at"
-"""The metadata under which a message that a ledger wrote says which one it is, and when it was written."""
+"""Metadata fields in which a message written by a ledger has its message id and its original timestamp."""
 
 CARRIED = ("attachments", "incomplete_details")
-"""Fields of a message that are kept beside its content. Attachments are references: file ids, with size and hash where the
-dump has them."""
+"""Fields of a message that are kept with its content. Attachments are file ids, with size and hash if the dump has them."""
 
 
 def entries_of(thing: Mapping[str, Any], number: int, left_out: Counter[str]) -> Iterator[Entry]:
-    """What a message, or a step, comes to; what no message can be made of is counted."""
+    """Yield the entries of a message or step; count in `left_out` what cannot be converted."""
     name = f"message {number}"
     if thing.get("type") == "tool_calls":
         yield from _of_step(thing, name, left_out)
@@ -64,7 +63,10 @@ def _chat_message(message: Mapping[str, Any], name: str, left_out: Counter[str])
 
 
 def _part(part: Any, annotations: list[Any], name: str) -> dict[str, Any]:
-    """A content part; its annotations are put beside it. What has no word of ours (image_file, refusal) stays as it came."""
+    """Convert a content part and collect its annotations in `annotations`.
+
+    Parts without an equivalent in Chat Completions (image_file, refusal) are kept unchanged.
+    """
     match part:
         case {"type": "text", "text": {"value": str(text)}}:
             if isinstance(part["text"].get("annotations"), list):
@@ -78,7 +80,7 @@ def _part(part: Any, annotations: list[Any], name: str) -> dict[str, Any]:
 
 
 def _of_step(step: Mapping[str, Any], name: str, left_out: Counter[str]) -> Iterator[Entry]:
-    """The function calls of a step as one message, then their results; calls of hosted tools as words."""
+    """Yield the function calls of a step as one message, then their results; calls of hosted tools become text."""
     calls = _mapping(step.get("step_details")).get("tool_calls")
     functions: list[dict[str, Any]] = []
     others: list[tuple[str, dict[str, Any]]] = []

@@ -1,7 +1,7 @@
-"""The messages and tool calls of a thread in the order in which they were said.
+"""Sort the messages and tool calls of a thread chronologically.
 
-Messages are ordered by `created_at`, which is in whole seconds; equal ones keep the order of their list. A run's tool calls
-stand before the message that the run wrote next.
+Messages are sorted by `created_at`, which has a resolution of one second; equal timestamps keep the order of the list.
+The tool calls of a run precede the message that the run wrote next.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Thing = Mapping[str, Any]
 
 
 def in_order(messages: Sequence[Thing], steps: Sequence[Thing], order: str | None, is_page: bool) -> list[Thing]:
-    """Messages and tool call steps, oldest first. `order` is what the dump says (`asc`, `desc`), if it says it."""
+    """Return messages and tool call steps, oldest first. `order` is the order given by the dump (`asc`, `desc`), if any."""
     said = _oldest_first(messages, _is_newest_first(messages, order, is_page))
     made = _oldest_first(steps, _is_newest_first(steps, None, False))
     before: defaultdict[str, list[Thing]] = defaultdict(list)
@@ -38,7 +38,7 @@ def in_order(messages: Sequence[Thing], steps: Sequence[Thing], order: str | Non
 
 
 def created_at(thing: Thing) -> float | None:
-    """The Unix time of a message or step; None for what is none."""
+    """Return the Unix time of a message or step, or None if it has no valid one."""
     found = thing.get("created_at")
     return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else None
 
@@ -49,7 +49,7 @@ def _is_newest_first(things: Sequence[Thing], order: str | None, is_page: bool) 
     times = [moment for thing in things if (moment := created_at(thing)) is not None]
     if times and times[0] != times[-1]:
         return times[0] > times[-1]
-    # All in one second: a conversation begins with its user.
+    # All within one second: assume that the user wrote the first message.
     first, last = (things[0].get("role"), things[-1].get("role")) if things else (None, None)
     return last == "user" if first == "assistant" else is_page and last == first == "user" and len(things) > 1
 
@@ -57,7 +57,7 @@ def _is_newest_first(things: Sequence[Thing], order: str | None, is_page: bool) 
 def _oldest_first(things: Sequence[Thing], newest_first: bool) -> list[Thing]:
     listed = list(reversed(things)) if newest_first else list(things)
     times: list[float] = []
-    for thing in listed:  # one without a time stays behind the one before it
+    for thing in listed:  # an object without a timestamp keeps its position after its predecessor
         moment = created_at(thing)
         times.append(moment if moment is not None else times[-1] if times else float("-inf"))
     return [listed[index] for index in sorted(range(len(listed)), key=times.__getitem__)]
@@ -68,7 +68,7 @@ def _is_of_run(message: Thing, step: Thing) -> bool:
 
 
 def _next_message(step: Thing, later: Sequence[Thing], said: Sequence[Thing]) -> str | None:
-    """The id of the message that the step's run wrote next: as its steps say, else by the time."""
+    """Return the id of the next message written by the step's run, found by the run's steps or else by timestamp."""
     ids = {message["id"] for message in said}
     for each in later:
         details = each.get("step_details")
@@ -86,7 +86,7 @@ def _next_message(step: Thing, later: Sequence[Thing], said: Sequence[Thing]) ->
 
 
 def _place_by_time(step: Thing, placed: Sequence[Thing]) -> int:
-    """Behind all that is not newer."""
+    """Return the index after the last object that is not newer than the step."""
     moment = created_at(step)
     if moment is None:
         return len(placed)

@@ -1,9 +1,9 @@
-"""Dumps of Assistants threads: lists of messages as `GET /threads/{id}/messages` gives them, with run steps where there are.
+"""Read dumps of Assistants threads: messages as returned by `GET /threads/{id}/messages`, with run steps if present.
 
-Taken: one JSON document or JSON lines of `{"object": "list", "data": [...]}`, lists of messages, single messages,
+Accepted are one JSON document or JSON lines of `{"object": "list", "data": [...]}`, lists of messages, single messages,
 `{"thread_id": ..., "messages": [...]}` and `{"id": "thread_...", "metadata": {...}, "messages": {"data": [...]},
-"run_steps": [...]}`; of Conversations `{"id": "conv_...", "items": [...]}`. Pages of one thread that stand one after the other
-are one thread.
+"run_steps": [...]}`. For Conversations, `{"id": "conv_...", "items": [...]}` is accepted. Consecutive pages of one
+thread are merged.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from .thread_messages import entries_of
 from .thread_order import in_order
 
 KEY = "threadledger_key"
-"""The metadata under which a thread that a ledger wrote says whose copy it is."""
+"""Metadata field in which a thread written by a ledger has the conversation's key."""
 
 THREAD_ID = "id"
-"""What `key_from` says for: always the thread's own id."""
+"""Value of `key_from` that always selects the thread's own id as the key."""
 
 IN_A_THREAD = ("thread.message", "list", "thread")
 
 
 @dataclass
 class Thread:
-    """A thread as it was dumped."""
+    """Represent a dumped thread."""
 
     line: int
     thread_id: str
@@ -41,13 +41,13 @@ class Thread:
     items: list[Any] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     order: str | None = None
-    """`asc` or `desc`, where the dump says it."""
+    """`asc` or `desc`, if the dump states it."""
     is_page: bool = False
-    """Whether it is a list as the API gives it, which is newest first unless asked otherwise."""
+    """Whether the messages are a list as returned by the API, which is newest first by default."""
 
 
 def found_in_threads(values: Iterable[Value], key_from: str = KEY) -> Iterator[Found | Imported]:
-    """The conversation of each thread. `key_from` names the metadata that holds its key; `id` is the thread's own id."""
+    """Yield the conversation of each thread. `key_from` names the metadata field with its key; `id` selects the thread's id."""
     under_way: Thread | None = None
     for number, text in values:
         try:
@@ -67,7 +67,7 @@ def found_in_threads(values: Iterable[Value], key_from: str = KEY) -> Iterator[F
 
 
 def conversation_of(thread: Thread, key_from: str = KEY) -> Found | Imported:
-    """The conversation of a whole thread."""
+    """Return the conversation of a complete thread."""
     key = ""
     try:
         thread_id = source_id(thread.thread_id, "the thread")
@@ -82,17 +82,17 @@ def conversation_of(thread: Thread, key_from: str = KEY) -> Found | Imported:
 
 
 def threads_of(value: Any, number: int) -> list[Thread]:
-    """The threads of one JSON value; messages of several in one list are told apart by their `thread_id`.
+    """Return the threads of one JSON value; a list of messages is split by `thread_id`.
 
     Raises:
-        InvalidInput: it is no thread.
+        InvalidInput: the value is not a thread.
     """
     if isinstance(value, Mapping) and value.get("object") == "thread.message":
         value = [value]
     if isinstance(value, list):
         return _by_thread(value, Thread(number, ""))
     if not isinstance(value, Mapping):
-        raise InvalidInput("it is no thread: give the list of its messages, or an object with thread_id and messages")
+        raise InvalidInput("it is not a thread: pass a list of its messages, or an object with thread_id and messages")
     thread_id = value.get("thread_id") or (value.get("id") if "data" not in value else None) or ""
     thread = Thread(number, thread_id, order=value.get("order"), metadata=_mapping(value.get("metadata")))
     for step in _listed(value, "run_steps") or _listed(value, "steps") or ():
@@ -105,7 +105,7 @@ def threads_of(value: Any, number: int) -> list[Thread]:
         return [thread]
     messages = _listed(value, "data") if "data" in value else _listed(value, "messages")
     if messages is None:
-        raise InvalidInput('it has no list "messages" or "data": give what GET /threads/{id}/messages answers')
+        raise InvalidInput('it has no list "messages" or "data": pass the response of GET /threads/{id}/messages')
     thread.is_page = "data" in value or isinstance(value.get("messages"), Mapping)
     if not thread.thread_id:
         return _by_thread(messages, thread)
@@ -114,13 +114,13 @@ def threads_of(value: Any, number: int) -> list[Thread]:
 
 
 def _by_thread(messages: list[Any], given: Thread) -> list[Thread]:
-    """One thread for each `thread_id`, in the order in which they are met."""
+    """Return one thread per `thread_id`, in order of first occurrence."""
     threads: dict[str, Thread] = {}
     for index, message in enumerate(messages, 1):
         thread_id = message.get("thread_id") if isinstance(message, Mapping) else None
         if not isinstance(thread_id, str) or not thread_id:
             raise InvalidInput(
-                f"message {index} has no thread_id, and nothing else says which thread it is of: add one"
+                f"message {index} has no thread_id, so the thread that it belongs to is unknown: add a thread_id"
             )
         made = Thread(given.line, thread_id, order=given.order, metadata=given.metadata, is_page=given.is_page)
         threads.setdefault(thread_id, made).messages.append(message)
@@ -170,10 +170,10 @@ def _items(thread: Thread, left_out: Counter[str]) -> Iterator[Entry]:
 
 
 def _distinct(things: list[Any], what: str) -> list[Mapping[str, Any]]:
-    """Objects, each id once: pages may overlap.
+    """Return the objects without duplicate ids, because pages may overlap.
 
     Raises:
-        InvalidInput: one is no object, or has no id.
+        InvalidInput: a value is not an object, or has no valid id.
     """
     by_id: dict[str, Mapping[str, Any]] = {}
     for number, thing in enumerate(things, 1):
@@ -184,7 +184,7 @@ def _distinct(things: list[Any], what: str) -> list[Mapping[str, Any]]:
 
 
 def _listed(value: Mapping[str, Any], name: str) -> list[Any] | None:
-    """A list, or the list in the API's envelope."""
+    """Return the list under a name, unwrapped from the API's envelope (`data`) if it has one; else None."""
     found = value.get(name)
     found = found.get("data") if isinstance(found, Mapping) else found
     return found if isinstance(found, list) else None

@@ -1,4 +1,4 @@
-"""OpenAI: backends, thread mirrors, and every failure of its SDK as facts."""
+"""Provide the OpenAI backends and thread mirrors, and convert every exception of the SDK to a `Failure`."""
 
 from .assistant import Assistants
 from .assistants import AssistantsBackend

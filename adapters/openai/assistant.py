@@ -1,4 +1,4 @@
-"""Which assistant answers: the one that `OPENAI_ASSISTANT_ID` pins, or the one made from the profile and remembered."""
+"""Choose the assistant that answers: the one pinned by `OPENAI_ASSISTANT_ID`, or one created from the profile and cached."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .failures import calling
 from .limits import ASSISTANT_NAME_CHARS_MAX, PAGE_ITEMS
 
 PROFILE_HASH = "threadledger_profile"
-"""The metadata key under which an assistant says which profile it was made from."""
+"""Metadata key of an assistant that holds the hash of the profile it was created from."""
 
 ASSISTANT_PAGES_MAX = 10
-"""Pages of assistants looked through for one of ours before a new one is made."""
+"""Maximum number of list pages to search for an existing assistant before a new one is created."""
 
 
 class Remembered(Protocol):
-    """Assistants made before, by endpoint and profile hash."""
+    """Store the ids of created assistants by endpoint and profile hash."""
 
     def get(self, endpoint: str, profile_hash: str) -> str | None: ...
 
@@ -30,7 +30,7 @@ class Remembered(Protocol):
 
 
 class Assistants:
-    """Finds or makes the assistant that a run needs."""
+    """Find or create the assistant that a run needs."""
 
     def __init__(self, client: Client, remembered: Remembered, pinned: str | None = None) -> None:
         self._client = client
@@ -38,10 +38,10 @@ class Assistants:
         self.pinned = pinned
 
     def for_profile(self, profile: Profile, model: str) -> Effects[str]:
-        """The assistant's id.
+        """Return the id of the assistant for a profile and model; create the assistant if there is none.
 
         Raises:
-            ProviderRefused: the provider refuses to list or make it.
+            ProviderRefused: the provider refuses to list or create assistants.
         """
         if self.pinned:
             return self.pinned
@@ -55,7 +55,7 @@ class Assistants:
         return known
 
     def forget(self, profile: Profile, model: str) -> Effects[None]:
-        """The assistant is gone at the provider: the next run looks, and makes it anew."""
+        """Remove a cached assistant id after the provider reported it missing; the next run finds or creates one."""
 
         def forget() -> None:
             known = self._remembered.get(self._client.endpoint, replace(profile, model=model).hash)
@@ -94,9 +94,10 @@ class Assistants:
 
 
 def shut_down_or(refused: ProviderRefused, client: Client) -> Effects[ProviderRefused]:
-    """The same refusal; after a 404 on one thing it is found out whether the whole API is gone, and said so.
+    """Return the refusal; after a 404 for one object, add whether the whole Assistants API is gone.
 
-    What the provider answers since the shutdown is not documented beyond the 404, so its collection is asked.
+    The provider's responses since the shutdown are not documented beyond the 404, so this lists assistants and adds the
+    HTTP status of a failed list request to the details.
     """
     failure = refused.failure
     if failure.http_status != 404 or diagnose(failure) is Cause.ASSISTANT_MISSING:

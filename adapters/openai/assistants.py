@@ -1,8 +1,8 @@
-"""Backend `assistants`: a run in an Assistants thread, followed by its stream or by polling until it ends or its time is
-over.
+"""Implement the backend `assistants`: create a run in an Assistants thread and follow it until it ends or times out.
 
-The answer to a request may be lost while the run goes on: it is found again by the metadata it was made with, and a stream
-that breaks is followed by polling. What a run that did not complete left in the thread is taken out.
+A run is followed by its stream or by polling. The response to the create request may be lost while the run continues: the
+run is then found by its metadata. If a stream breaks, the run is polled. Messages of a run that did not complete are deleted
+from the thread.
 """
 
 from __future__ import annotations
@@ -47,33 +47,33 @@ from .tools import answer_calls, too_many_rounds, tool_call
 RUNS = "POST /threads/{thread_id}/runs"
 OUTPUTS = "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs"
 POLL_SECONDS = 1.0
-"""Between two looks at a run, where the provider does not say (header `openai-poll-after-ms`)."""
+"""Pause between two polls of a run, in seconds, if the response has no header `openai-poll-after-ms`."""
 
 LOOKS_MAX = 4
-"""How often a look at a run is tried before the run counts as lost from sight."""
+"""Maximum number of attempts for one poll of a run. If all fail, the result of the run is unknown."""
 
 
 @dataclass
 class Following:
-    """A run under way, as it was last seen."""
+    """Hold the last known state of a run in progress."""
 
     request: BackendRequest
     thread_id: str
     deadline: float
-    """Monotonic."""
+    """Deadline in seconds of the monotonic clock."""
     run: Any = None
     messages: int = 0
-    """How many messages the stream has begun."""
+    """Number of messages that the stream has started."""
     told: list[str] = field(default_factory=list)
-    """What was told of the last of them."""
+    """Parts of the last message that were passed to the listener."""
     request_id: str | None = None
-    """The provider's id of the request that opened the last stream: what comes in a stream bears none."""
+    """The provider's id of the request that opened the last stream; the events of a stream do not contain it."""
     outputs: dict[tuple[str, ...], list[Any]] = field(default_factory=dict)
-    """Outputs by the calls that they answer: sent again where their answer was lost, never made again."""
+    """Tool outputs by the ids of their calls. If the response is lost, they are sent again; functions are not called twice."""
 
 
 class AssistantsBackend:
-    """Answers by a run in an Assistants thread."""
+    """Answer an exchange by a run in an Assistants thread."""
 
     name = "assistants"
     thread = "assistants"
@@ -106,13 +106,13 @@ class AssistantsBackend:
             if diagnose(refused.failure) is Cause.ASSISTANT_MISSING:
                 yield from self._assistants.forget(request.profile, request.model)
             raise (yield from shut_down_or(refused, self._client)) from refused
-        except BaseException:  # nobody waits for the run any more
+        except BaseException:  # the caller no longer waits for the run
             if at.run is not None and at.run.status not in ENDED:
                 yield from self._runs.cancelled(at.run, at.thread_id)
             raise
 
     def _own_thread(self, request: BackendRequest) -> Effects[str]:
-        """A thread that holds what the model is to be shown, and nothing else. Nobody goes on in it."""
+        """Create a thread that contains only the request's memory. It is used for this run only."""
         thread_id: str = yield from self._threads.create(request.key)
         yield from self._threads.add(thread_id, self._threads.render(request.memory).items)
         return thread_id
@@ -126,7 +126,7 @@ class AssistantsBackend:
                     try:
                         made = yield from self._runs.ours(at.thread_id, {at.request.run_id})
                     except ProviderRefused:
-                        raise refused from None  # it may be there: that nobody can look does not make it less so
+                        raise refused from None  # the run may exist, so the uncertain failure is kept
                     if not made:
                         raise
                     at.run = made[0]
@@ -178,7 +178,7 @@ class AssistantsBackend:
             pause = yield from self._look(at)
 
     def _look(self, at: Following) -> Effects[float]:
-        """See the run as it is now; how long to wait before the next look. A look that fails is not yet a failed run."""
+        """Poll the run and return the pause before the next poll, in seconds. A failed poll is retried."""
         thread_id, run_id = at.thread_id, at.run.id
         for looked in range(1, LOOKS_MAX + 1):
             try:
@@ -194,15 +194,15 @@ class AssistantsBackend:
             except ProviderRefused as refused:
                 if looked == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
                     yield from self._runs.cancelled(at.run, thread_id)
-                    raise ProviderRefused(left_there(refused.failure)) from refused  # it may have ended well
+                    raise ProviderRefused(left_there(refused.failure)) from refused  # the run may have completed
                 yield Pause(POLL_SECONDS)
-        raise AssertionError("a look either finds the run or raises")
+        raise AssertionError("a poll returns the run or raises")
 
     def _listen(self, at: Following, opening: Call) -> Effects[None]:
-        """Follow a stream, telling its text. A stream that breaks leaves the run as it was last seen: it is polled then.
+        """Follow a stream and pass on its text. If it breaks, `at.run` keeps the last known state and is polled.
 
         Raises:
-            ProviderRefused: it broke before a run was seen.
+            ProviderRefused: the stream broke before the run was known.
         """
         try:
             with calling(RUNS, at.thread_id):
@@ -231,7 +231,7 @@ class AssistantsBackend:
             raise ProviderRefused(Failure("error", code="stream_broken", message=message, thread_id=at.thread_id))
 
     def _heard(self, at: Following, event: Any) -> list[str]:
-        """Take one event of the stream in; the texts that it brings."""
+        """Apply one event of the stream and return the texts that it contains."""
         name = str(event.event)
         if name == "error":
             raise ProviderRefused(failure_of_event(event.to_dict(), RUNS, at.thread_id))
@@ -258,7 +258,7 @@ class AssistantsBackend:
                 if rounds > limits.TOOL_ROUNDS_MAX:
                     raise too_many_rounds()
                 results = yield from answer_calls(calls, at.request)
-            except ProviderRefused:  # a run that waits for outputs keeps the thread from taking messages
+            except ProviderRefused:  # a thread accepts no messages while a run waits for outputs
                 yield from self._runs.cancelled(at.run, thread_id)
                 raise
             at.outputs[ids] = [{"tool_call_id": each.tool_call_id, "output": each.text} for each in results]
@@ -289,7 +289,7 @@ class AssistantsBackend:
             if not may_succeed_when_retried(diagnose(refused.failure)):
                 yield from self._runs.cancelled(at.run, thread_id)
                 raise
-            # Whether they arrived, the run itself tells: it is looked at, and given them again where it still waits.
+            # The next poll shows whether the outputs arrived; if the run still waits for them, they are sent again.
 
     def _completed(self, at: Following) -> Effects[Completion]:
         run, thread_id = at.run, at.thread_id
@@ -317,8 +317,8 @@ class AssistantsBackend:
         )
 
     def _said(self, at: Following) -> Effects[list[str]]:
-        """What the run wrote. Where it cannot be read, it stands in the thread all the same: the next run of the exchange
-        may find it there."""
+        """Return the texts that the run wrote. If they cannot be read, the next run of the exchange may find them in the
+        thread."""
         run_id, thread_id = at.run.id, at.thread_id
         try:
             with calling("GET /threads/{thread_id}/messages", thread_id, run_id):
@@ -332,11 +332,11 @@ class AssistantsBackend:
         return [whole_text(text) for text in texts if text]
 
     def _cleaned(self, at: Following, failure: Failure) -> Effects[Failure]:
-        """The failure, after what its run left in the thread was taken out: the text is kept, the deletion recorded."""
+        """Delete the messages that the run left in the thread and return the failure with their text and ids."""
         try:
             left = yield from self._runs.removed(at.thread_id, at.run.id)
         except ProviderRefused:
-            return left_there(failure)  # whoever uses the thread next takes it out
+            return left_there(failure)  # the next use of the thread deletes them
         if not left:
             return failure
         details = dict(failure.details) | {"deleted_messages": [message.id for message in left]}
@@ -345,7 +345,7 @@ class AssistantsBackend:
 
 
 def _tell_the_rest(at: Following, texts: list[str]) -> Effects[None]:
-    """What the stream did not bring of the messages, because it broke or was not asked for."""
+    """Pass on the part of the messages that the stream did not deliver because it broke."""
     if not at.request.stream:
         return
     for index, text in enumerate(texts):

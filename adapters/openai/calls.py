@@ -1,4 +1,4 @@
-"""Calls of the SDK as effects: the same call on its blocking and on its asynchronous client."""
+"""Wrap SDK calls as effects that run on the blocking or on the asynchronous client."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from .client import Client
 from .failures import calling, present
 
 END: Any = object()
-"""What is sent back for `next_event` when the stream has ended."""
+"""Result of `next_event` when the stream has ended."""
 
-TOO_LONG = "the stream had not ended when its time was over"
+TOO_LONG = "the stream did not end before its deadline"
 
 
 def call(client: Client, do: Callable[[Any], Any]) -> Call:
-    """A call: `do` is given the SDK's client, and returns the answer, or an awaitable of it."""
+    """Return the effect of one SDK call: `do` receives the SDK's client and returns the response, or an awaitable of it."""
     return Call(lambda: do(client.sdk), lambda: do(client.async_sdk))
 
 
 class Stream:
-    """An open stream of either client that is cut off when its time is over: what holds a stream open need not be an event,
-    and a read that gets something never times out."""
+    """Wrap an open stream of either client and close it at its deadline.
+
+    A read timeout does not limit a stream: every byte received restarts it, including bytes that are not part of an event.
+    """
 
     def __init__(self, stream: Any, seconds: float, *, watched: bool) -> None:
         self.response = stream.response
         self._stream = stream
         self._until = time.monotonic() + seconds
         self._cut: threading.Timer | None = None
-        if watched:  # in an event loop each read has a limit; a thread that reads has to be woken
+        if watched:  # asynchronous reads have a timeout of their own; a blocked thread is woken by closing the response
             self._cut = threading.Timer(seconds, self.response.close)
             self._cut.daemon = True
             self._cut.start()
@@ -52,7 +54,7 @@ class Stream:
             return await anext(self._stream, END)
 
     def close(self) -> Any:
-        """Close it; of the asynchronous client, an awaitable."""
+        """Close the stream; for the asynchronous client, return an awaitable."""
         if self._cut is not None:
             self._cut.cancel()
         return self._stream.close()
@@ -62,7 +64,7 @@ class Stream:
 
 
 def opened(client: Client, open_stream: Callable[[Any], Any], seconds: float) -> Call:
-    """Open a stream that may last so long."""
+    """Open a stream that is closed after the given number of seconds."""
 
     async def awaited() -> Stream:
         return Stream(await open_stream(client.async_sdk), seconds, watched=False)
@@ -71,7 +73,7 @@ def opened(client: Client, open_stream: Callable[[Any], Any], seconds: float) ->
 
 
 def next_event(stream: Stream) -> Call:
-    """The next event of an open stream, or `END`."""
+    """Read the next event of an open stream, or `END`."""
     return Call(lambda: next(stream), lambda: anext(stream))
 
 
@@ -81,9 +83,9 @@ def closing(stream: Stream) -> Call:
 
 
 def every(client: Client, first: Callable[[Any], Any]) -> Effects[list[Any]]:
-    """All objects of a list, page after page; `first` asks for the first page."""
+    """Return all objects of a list, page by page; `first` requests the first page."""
     page = yield call(client, first)
-    found = list(page.data)  # an answer without a list is not an empty one: it fails here
+    found = list(page.data)  # fails if the response has no list, instead of treating it as empty
     while page.has_next_page():
         page = yield Call(page.get_next_page, page.get_next_page)
         found += page.data
@@ -91,7 +93,7 @@ def every(client: Client, first: Callable[[Any], Any]) -> Effects[list[Any]]:
 
 
 def deleted(client: Client, endpoint: str, thread_id: str, delete: Callable[[Any], Any]) -> Effects[None]:
-    """Delete one thing in a thread; quiet where it is gone already."""
+    """Delete one object of a thread; do nothing if it is already deleted."""
     try:
         with calling(endpoint, thread_id):
             answered = yield call(client, delete)
@@ -102,6 +104,6 @@ def deleted(client: Client, endpoint: str, thread_id: str, delete: Callable[[Any
 
 
 def request_id_of(stream: Stream) -> str | None:
-    """The provider's id of the request that opened a stream."""
+    """Return the provider's id of the request that opened a stream."""
     found: str | None = stream.response.headers.get("x-request-id")
     return found

@@ -1,4 +1,4 @@
-"""Backend `chat`: Chat Completions, stateless, shown the memory at each run. The fallback that needs no thread."""
+"""Implement the backend `chat`: Chat Completions. It is stateless, needs no thread, and sends the memory with each run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ENDPOINT = "POST /chat/completions"
 
 
 class ChatBackend:
-    """Answers by Chat Completions."""
+    """Answer an exchange by Chat Completions."""
 
     name = "chat"
     thread = None
@@ -88,7 +88,7 @@ class ChatBackend:
     def _streamed(
         self, request: BackendRequest, messages: list[Any], deadline: float, number: int
     ) -> Effects[tuple[Any, str | None]]:
-        """The same, telling the text as it comes. A stream without an end is a failure: no `finish_reason`, no answer."""
+        """Stream a completion and pass on its text. A stream that ends without a `finish_reason` is a failure."""
         options = _options(request, messages, deadline)
         options |= {"stream": True, "stream_options": {"include_usage": True}}
         with calling(ENDPOINT):

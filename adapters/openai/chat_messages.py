@@ -1,22 +1,25 @@
-"""Memory as Chat Completions takes it. A message that came from elsewhere may carry more than the API has a place for: it is
-kept in the journal, and left out of what is sent, so that one foreign field does not have a whole request refused."""
+"""Convert memory to the messages that Chat Completions accepts.
+
+An imported message may have fields that the API does not accept. They are kept in the journal and omitted from the request,
+because one unknown field would make the provider refuse the whole request.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call"})
-"""Fields of a message. OpenAI's OpenAPI description, `ChatCompletionRequestMessage` and its kinds; November 2026."""
+"""Fields of a message. Source: OpenAI's OpenAPI description, `ChatCompletionRequestMessage` and its variants; November 2026."""
 
 PARTS = {
     "user": frozenset({"text", "image_url", "input_audio", "file"}),
     "assistant": frozenset({"text", "refusal"}),
 }
-"""Content parts by role; the other roles take text alone. The same source."""
+"""Content part types by role; the other roles accept only text. Source: the same description."""
 
 
 def acceptable(message: dict[str, Any]) -> dict[str, Any]:
-    """A message without what the API has no place for; a part of another kind becomes words that say so."""
+    """Return the message without unknown fields; replace each unsupported part with a text that names its type."""
     content = message.get("content")
     if message.keys() <= FIELDS and not isinstance(content, list):
         return message

@@ -1,4 +1,4 @@
-"""The SDK's clients, made at their first use: importing openai takes about a second. Their own retries are always off."""
+"""Create the SDK's clients at first use, because importing openai takes about a second. SDK retries are always disabled."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
 SDK_RETRIES = 0
-"""The SDK sends a POST again without an idempotency key: what timed out would be asked, written and paid for twice."""
+"""Retries by the SDK: none. It repeats a POST without an idempotency key, so a timeout could cause a second paid request."""
 
 
 @dataclass
 class Client:
-    """How the provider is reached: OpenAI or a server that speaks its protocol, or Azure where `azure_endpoint` is set.
+    """Hold the connection settings of a provider: OpenAI, a compatible server, or Azure if `azure_endpoint` is set.
 
-    On Azure `api_key` is Azure's, an `azure_ad_token` goes before it, and `base_url` is not used. Without an
-    `azure_deployment` the model's name is the deployment's. No secret shows in `repr`.
+    On Azure, `api_key` is the Azure key, `azure_ad_token` takes precedence over it, and `base_url` is ignored. Without
+    `azure_deployment`, the model name is used as the deployment name. `repr` does not show secrets.
     """
 
     api_key: str | None = field(default=None, repr=False)
@@ -42,10 +42,10 @@ class Client:
 
     @cached_property
     def sdk(self) -> OpenAI:
-        """The SDK's client (`AzureOpenAI` is one too).
+        """Return the blocking SDK client (`AzureOpenAI` is a subclass).
 
         Raises:
-            ProviderRefused: there is no key, or no API version for Azure.
+            ProviderRefused: the key, or the API version for Azure, is not set.
         """
         settings = self._settings()
         import openai
@@ -54,10 +54,10 @@ class Client:
 
     @cached_property
     def async_sdk(self) -> AsyncOpenAI:
-        """The same for `await`. Its connections belong to the event loop that first used them.
+        """Return the asynchronous SDK client. Its connections belong to the event loop that first used them.
 
         Raises:
-            ProviderRefused: there is no key, or no API version for Azure.
+            ProviderRefused: the key, or the API version for Azure, is not set.
         """
         settings = self._settings()
         import openai
@@ -66,14 +66,14 @@ class Client:
 
     @property
     def has_credentials(self) -> bool:
-        """Whether there is anything to show to the provider: without it nobody is called."""
+        """Return whether an API key or an Azure AD token is set; without one, no request is sent."""
         return bool(self.api_key or (self.azure_endpoint and self.azure_ad_token))
 
     @property
     def endpoint(self) -> str:
-        """The base URL without user, password and query: what tells one provider's threads from another's.
+        """Return the base URL without user, password and query; it distinguishes the threads of different providers.
 
-        Azure keeps threads by resource, not by deployment or API version, so these are no part of it.
+        Azure stores threads per resource, so the deployment and the API version are not included.
         """
         base_url = f"{self.azure_endpoint.rstrip('/')}/openai" if self.azure_endpoint else self.base_url
         parts = urlsplit(base_url or OPENAI_BASE_URL)
@@ -81,18 +81,19 @@ class Client:
         return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
 
     def close(self) -> None:
-        """Close the connections of `sdk`, if there are any."""
+        """Close the connections of `sdk`, if it was used."""
         if "sdk" in self.__dict__:
             self.sdk.close()
 
     async def aclose(self) -> None:
-        """Close the connections of both clients, if there are any."""
+        """Close the connections of both clients, if they were used."""
         if "async_sdk" in self.__dict__:
             await self.async_sdk.close()
         self.close()
 
     def _settings(self) -> dict[str, Any]:
-        """What both kinds of client are made with. All that opens a door is given, so that none is taken from elsewhere."""
+        """Return the arguments of both client classes. All credentials are passed, so the SDK reads none from the
+        environment."""
         if not self.has_credentials:
             name = "AZURE_OPENAI_API_KEY" if self.azure_endpoint else "OPENAI_API_KEY"
             raise _missing(name)
@@ -107,7 +108,7 @@ class Client:
             return shared | {"api_key": self.api_key, "base_url": self.base_url or OPENAI_BASE_URL}
         if not self.api_version:
             raise _missing("OPENAI_API_VERSION")
-        # The SDK takes one of the two and refuses both.
+        # The SDK accepts either credential, but not both.
         door = {"azure_ad_token": self.azure_ad_token} if self.azure_ad_token else {"api_key": self.api_key}
         place = {"azure_endpoint": self.azure_endpoint, "azure_deployment": self.azure_deployment}
         return shared | door | place | {"api_version": self.api_version}
@@ -118,7 +119,7 @@ def _missing(name: str) -> ProviderRefused:
 
 
 def _quieten() -> None:
-    """The SDK warns at each call of the Assistants API. Whoever sets it as a backend knows; only our calls are quiet."""
+    """Suppress the SDK's deprecation warning for each Assistants API call made here; the app's own calls still warn."""
     import warnings
 
     for module in (r"threadledger\.adapters\.openai\.", r"openai\._legacy_response", r"openai\._utils\._utils"):

@@ -1,4 +1,4 @@
-"""Whether one conversation is still there. There is no list of them that could be asked instead."""
+"""Check whether a Conversation still exists. The API has no list of Conversations that could be read instead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .failures import calling, present
 
 
 def is_there(client: Client, conversation_id: str) -> Effects[bool]:
-    """Whether the provider shows a conversation."""
+    """Return whether the conversation can be retrieved; any refusal counts as missing."""
     try:
         with calling("GET /conversations/{conversation_id}", conversation_id):
             found = yield call(client, lambda sdk: sdk.conversations.retrieve(conversation_id))

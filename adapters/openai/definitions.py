@@ -1,7 +1,7 @@
-"""Whether tools are defined as providers take them, told before one is asked.
+"""Validate tool definitions before a request is sent.
 
-Names and sizes: OpenAI's OpenAPI description as kept with openai-python 3.3.1 (`FunctionObject`: name of a-z, A-Z, 0-9,
-underscores and dashes, 64 characters; parameters: a JSON schema). November 2026.
+Source of names and sizes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`: name of a-z,
+A-Z, 0-9, underscores and dashes, at most 64 characters; parameters: a JSON schema). November 2026.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 JSON_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 SCHEMA_DEPTH_MAX = 20
-"""How deep a schema is looked into."""
+"""Maximum depth to which a schema is checked."""
 
 
 def tool_problems(tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What is wrong with the definitions of tools (in the form of Chat Completions), a sentence each."""
+    """Return the problems of tool definitions (in the format of Chat Completions), one sentence each."""
     functions = [_function(tool) for tool in tools if tool.get("type") == "function"]
     names = Counter(str(function.get("name")) for function in functions)
     for name, times in names.items():
         if times > 1:
-            yield f"{times} functions are called {name!r}: a name is given once"
+            yield f"{times} functions are named {name!r}: give each function a unique name"
     for function in functions:
         given = function.get("name")
         if not isinstance(given, str) or not FUNCTION_NAME.fullmatch(given):
-            yield f"{given!r} cannot be a function's name: give 1 to 64 letters, digits, underscores or dashes"
+            yield f"{given!r} is not a valid function name: use 1 to 64 letters, digits, underscores or dashes"
         yield from (f"parameters of {given!r}: {problem}" for problem in _of_parameters(function.get("parameters")))
 
 
@@ -40,9 +40,9 @@ def _of_parameters(parameters: Any) -> Iterator[str]:
     if parameters is None:
         return  # a function without parameters
     if not isinstance(parameters, Mapping):
-        yield f"they are {type(parameters).__name__}, not a JSON schema"
+        yield f"the value is of type {type(parameters).__name__}, not a JSON schema"
     elif parameters.get("type") != "object" or not isinstance(parameters.get("properties"), Mapping):
-        yield 'their schema is no object with properties: give {"type": "object", "properties": {…}}'
+        yield 'the schema is not an object with properties: use {"type": "object", "properties": {…}}'
     else:
         yield from _of_schema(parameters, "", SCHEMA_DEPTH_MAX)
 
@@ -51,22 +51,22 @@ def _of_schema(schema: Any, place: str, depth: int) -> Iterator[str]:
     where = f"{place or 'the schema'}"
     if not isinstance(schema, Mapping):
         if not isinstance(schema, bool):
-            yield f"{where} is {type(schema).__name__}, not a schema"
+            yield f"{where} is of type {type(schema).__name__}, not a schema"
         return
     given = schema.get("type", "object")
     types = given if isinstance(given, list) else [given]
     unknown = [each for each in types if not isinstance(each, str) or each not in JSON_TYPES]
     if unknown:
-        yield f"{where} has the type {unknown[0]!r}, which JSON has not: it has {', '.join(sorted(JSON_TYPES))}"
+        yield f"{where} has the type {unknown[0]!r}, which is not a JSON type: use one of {', '.join(sorted(JSON_TYPES))}"
     properties = schema.get("properties", {})
     if not isinstance(properties, Mapping):
-        yield f"the properties of {where} are no object"
+        yield f"the properties of {where} are not an object"
         return
     required = schema.get("required", [])
     if not isinstance(required, list):
-        yield f"required of {where} is no list of names"
+        yield f"the 'required' value of {where} is not a list of names"
     elif missing := [name for name in required if name not in properties and "properties" in schema]:
-        yield f"{where} requires {missing[0]!r}, which is not among its properties"
+        yield f"{where} requires {missing[0]!r}, which is not one of its properties"
     if depth:
         for name, inner in properties.items():
             yield from _of_schema(inner, f"{place}.{name}" if place else str(name), depth - 1)

@@ -1,7 +1,7 @@
-"""Every exception of a call to the SDK as the facts of a `Failure`.
+"""Convert the exceptions of SDK calls to `Failure` objects.
 
-Read in openai 3.54: the text of an exception holds only the message, so its attributes are read; an answer that is no
-JSON, or not of the provider at all, comes up as `AttributeError` or `JSONDecodeError`, not as an OpenAI error.
+Verified with openai 3.54: the text of an exception contains only the message, so its attributes are read too. A response
+that is not JSON, or not from the provider, raises `AttributeError` or `JSONDecodeError`, not an OpenAI error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ERROR_EVENT = "error"
 TOO_MANY_REQUESTS = 429
 RATE_LIMITS = ("requests", "tokens")
-"""What the provider counts a minute, as the names of its headers say it (`x-ratelimit-remaining-requests`)."""
+"""Quantities that the provider limits per minute, as in its header names (`x-ratelimit-remaining-requests`)."""
 
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "": 1.0}
 DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd]|$)")
@@ -30,10 +30,10 @@ DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd]|$)")
 
 @contextmanager
 def calling(endpoint: str, thread_id: str | None = None, remote_run_id: str | None = None) -> Iterator[None]:
-    """Around one call: `endpoint` is its method and path template, so that failures can be told apart.
+    """Convert exceptions of one call to `ProviderRefused`; `endpoint` is its method and path template.
 
     Raises:
-        ProviderRefused: whatever went wrong, with the facts.
+        ProviderRefused: the call failed; `failure` has the facts.
     """
     try:
         yield
@@ -44,8 +44,11 @@ def calling(endpoint: str, thread_id: str | None = None, remote_run_id: str | No
 
 
 def present(*texts: Any) -> None:
-    """Look at the texts that an answer must have. The SDK makes objects of anything with HTTP 200; what is no answer
-    fails here, inside `calling`, as a failure of the call."""
+    """Check the texts that a response must contain.
+
+    The SDK creates an object from any response with HTTP 200. An invalid one raises `AttributeError` here, and `calling`
+    reports it as a failure of the call.
+    """
     for text in texts:
         text.strip()
 
@@ -53,7 +56,7 @@ def present(*texts: Any) -> None:
 def failure_of(
     error: Exception, endpoint: str, thread_id: str | None = None, remote_run_id: str | None = None
 ) -> Failure:
-    """The facts of an exception."""
+    """Return the facts of an exception."""
     import openai
 
     name = _kind(error)
@@ -89,11 +92,11 @@ def failure_of(
 def failure_of_event(
     event: Mapping[str, Any], endpoint: str, thread_id: str | None = None, remote_run_id: str | None = None
 ) -> Failure:
-    """The facts of an error that a stream gives as data, which the SDK hands over instead of raising it.
+    """Return the facts of an error event in a stream; the SDK returns such an event as data and does not raise it.
 
-    The Responses API sends `{"type": "error", code, message, param}`, where `type` is the event's own name. The Assistants
-    API sends the object of its error envelope, and the SDK shows it as `{"event": "error", "data": {…}}`. Servers that
-    speak the protocol also put the object under `error`, as the envelope of a refused request has it.
+    The Responses API sends `{"type": "error", code, message, param}`, where `type` is the event's name. The Assistants
+    API sends the object of its error envelope, and the SDK returns it as `{"event": "error", "data": {…}}`. Compatible
+    servers also put the object under `error`, as in the response to a refused request.
     """
     told: Any = event
     for name in ("data", "error"):
@@ -115,10 +118,10 @@ def failure_of_event(
 
 
 def retry_after(headers: Mapping[str, str], http_status: int | None = None) -> float | None:
-    """Seconds that the provider asks to wait, None where it does not say.
+    """Return the seconds to wait before a retry, as given by the provider; None if it gives none.
 
-    `Retry-After` gives seconds or a date (RFC 9110, 10.2.3). Where a 429 comes without it, the rate-limit headers tell when
-    the limits that are used up are full again: the longest of them counts.
+    `Retry-After` contains seconds or a date (RFC 9110, 10.2.3). A 429 without it may have rate-limit headers, which give the
+    time until an exhausted limit is reset: the longest one is returned.
     """
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         seconds = _seconds_or_date(headers.get(name, ""))
@@ -128,7 +131,7 @@ def retry_after(headers: Mapping[str, str], http_status: int | None = None) -> f
 
 
 def duration_seconds(text: str) -> float | None:
-    """Seconds of a duration as the rate-limit headers write it ("20ms", "6m0s", "1h2m"; bare numbers are seconds)."""
+    """Parse a duration of the rate-limit headers ("20ms", "6m0s", "1h2m"; plain numbers are seconds) to seconds."""
     parts = DURATION_PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():
         return None
@@ -144,7 +147,7 @@ def _seconds_or_date(text: str) -> float | None:
 
 
 def _seconds_until(date: str) -> float | None:
-    """Seconds from now to an HTTP date; 0 where it is past."""
+    """Return the seconds from now to an HTTP date; 0 if the date is in the past."""
     try:
         at = parsedate_to_datetime(date)
         return max(((at if at.tzinfo else at.replace(tzinfo=UTC)) - now()).total_seconds(), 0.0)
@@ -166,7 +169,7 @@ def _until_reset(headers: Mapping[str, str]) -> float | None:
 
 
 def _kind(error: Exception) -> str:
-    """The most general SDK class that says something: a timeout is a connection error too, but says more."""
+    """Return the name of the exception's SDK class. A timeout is checked first because it is also a connection error."""
     import openai
 
     if isinstance(error, openai.APITimeoutError):
@@ -177,7 +180,7 @@ def _kind(error: Exception) -> str:
 
 
 def _words(error: openai.APIError) -> str:
-    """What the provider said, without the SDK's words around it."""
+    """Return the provider's message without the text that the SDK adds."""
     said = error.body.get("message") if isinstance(error.body, dict) else None
     return said if isinstance(said, str) else error.message
 

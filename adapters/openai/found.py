@@ -1,4 +1,4 @@
-"""An answer that stands in the thread already: the one of an earlier run of the exchange, whose answer was lost on the way."""
+"""Use an answer that is already in the thread: one of an earlier run of the exchange, whose response was lost."""
 
 from dataclasses import replace
 
@@ -16,12 +16,15 @@ from threadledger.domain import (
 )
 
 FOUND = "found_in_thread"
-"""The finish reason of a run that asked nobody: the answer was there."""
+"""Finish reason of a run that called no model because the answer was already in the thread."""
 
 
 def found_answer(request: BackendRequest) -> Effects[Completion | None]:
-    """The answer that was found, told where somebody listens; None where nothing was, or where it ends with a call that
-    still waits for its result."""
+    """Return the answer found in the thread and stream its text if requested.
+
+    Returns:
+        The answer, or None if no text was found, or if the items found include tool calls or results.
+    """
     if not request.found or any(item.kind != "message" for item in request.found):
         return None
     texts = [whole_text(item.content) for item in request.found if item.content]
@@ -34,6 +37,6 @@ def found_answer(request: BackendRequest) -> Effects[Completion | None]:
 
 
 def left_there(failure: Failure) -> Failure:
-    """The failure of a run that wrote to its thread, or may have, where nobody could see it: whoever uses the thread next
-    looks."""
+    """Return the failure with a mark that its run wrote, or may have written, to the thread; the next use of the thread
+    checks it."""
     return replace(failure, details=dict(failure.details) | {LEFT_IN_THREAD: True})

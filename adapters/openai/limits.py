@@ -1,32 +1,32 @@
-"""The provider's limits, with where and when each was read. November 2026.
+"""Define the provider's limits and their sources, as of November 2026.
 
-API: OpenAI's OpenAPI description as kept with openai-python 3.3.1. History: the description of 2024-04-09 (openai-openapi
-commit 5fd86c8), where today's no longer says.
+API: OpenAI's OpenAPI description distributed with openai-python 3.3.1. History: the description of 2024-04-09 (openai-openapi
+commit 5fd86c8), for limits that the current description no longer contains.
 """
 
 INSTRUCTIONS_CHARS_MAX = 256_000
-"""Instructions of an assistant. API."""
+"""Maximum number of characters of an assistant's instructions. Source: API."""
 
 ASSISTANT_NAME_CHARS_MAX = 256
-"""Name of an assistant. API."""
+"""Maximum number of characters of an assistant's name. Source: API."""
 
 ASSISTANT_TOOLS_MAX = 128
-"""Tools of an assistant. API."""
+"""Maximum number of tools of an assistant. Source: API."""
 
 CHAT_FUNCTIONS_MAX = 128
-"""Functions that one request of Chat Completions offers. API: the array `functions`, which `tools` took the place of."""
+"""Maximum number of functions in a Chat Completions request. Source: API, the array `functions`, replaced by `tools`."""
 
 THREAD_MESSAGE_CHARS_MAX = 256_000
-"""Text of one message of an assistants thread. History."""
+"""Maximum number of characters of a message in an Assistants thread. Source: History."""
 
 CONVERSATION_BATCH_ITEMS = 20
-"""Items that one request adds to a conversation. API."""
+"""Maximum number of items that one request adds to a Conversation. Source: API."""
 
 PAGE_ITEMS = 100
-"""The longest page of any list. API."""
+"""Maximum number of objects on a page of any list. Source: API."""
 
 METADATA_VALUE_CHARS_MAX = 512
-"""Value of one metadata pair. API."""
+"""Maximum number of characters of a metadata value. Source: API."""
 
 HOSTED_TOOLS = {
     "assistants": frozenset({"code_interpreter", "file_search"}),
@@ -53,4 +53,4 @@ HOSTED_TOOLS = {
     ),
     "chat": frozenset({"custom"}),
 }
-"""Tools beside functions that each backend takes. The types of the SDK's requests (openai 3.54)."""
+"""Tool types that each backend accepts in addition to functions. Source: the request types of the SDK (openai 3.54)."""

@@ -1,4 +1,4 @@
-"""What `doctor --online` asks the provider: its models, and assistants. Nothing is written there, and no model is asked."""
+"""Read models and assistants from the provider for `doctor --online`. Nothing is written there, and no model is called."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .failures import calling, present
 from .limits import ASSISTANT_NAME_CHARS_MAX, ASSISTANT_TOOLS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX, PAGE_ITEMS
 
 LOOK_TIMEOUT_SECONDS = 10.0
-"""How long one question of a look may take."""
+"""Maximum duration of one request, in seconds."""
 
 NOT_THERE = 404
 
 
 @dataclass(frozen=True)
 class SeenAssistant:
-    """An assistant as the provider has it."""
+    """Represent an assistant as stored by the provider."""
 
     assistant_id: str
     name: str
@@ -31,21 +31,21 @@ class SeenAssistant:
     model: str
     tools: Sequence[dict[str, Any]]
     profile_hash: str | None
-    """Of the profile that it was made from, if it was made by us."""
+    """Hash of the profile that the assistant was created from; None if it was not created by this ledger."""
 
     def problems(self) -> Iterator[str]:
-        """What the provider, or a run, would refuse of it, a sentence each."""
+        """Return the properties that the provider or a run would refuse, one sentence each."""
         length, taken = len(self.instructions), HOSTED_TOOLS["assistants"] | {"function"}
         if length > INSTRUCTIONS_CHARS_MAX:
-            yield f"its instructions have {length:,} characters, assistants take {INSTRUCTIONS_CHARS_MAX:,}"
+            yield f"its instructions have {length:,} characters, but assistants accept at most {INSTRUCTIONS_CHARS_MAX:,}"
         if len(self.tools) > ASSISTANT_TOOLS_MAX:
-            yield f"it has {len(self.tools)} tools, assistants take {ASSISTANT_TOOLS_MAX}"
+            yield f"it has {len(self.tools)} tools, but assistants accept at most {ASSISTANT_TOOLS_MAX}"
         for kind in sorted({str(tool.get("type")) for tool in self.tools} - taken):
-            yield f"it has a tool of type {kind!r}, assistants take {', '.join(sorted(taken))}"
+            yield f"it has a tool of type {kind!r}, but assistants accept only {', '.join(sorted(taken))}"
         yield from tool_problems(self.tools)
 
     def differences(self, profile: Profile, model: str) -> list[str]:
-        """In what it is not as the profile, and the model that it is to use, would make it."""
+        """Return the names of the fields that differ from an assistant created from this profile and model."""
         wanted = {
             "name": profile.name[:ASSISTANT_NAME_CHARS_MAX],
             "instructions": profile.instructions,
@@ -57,21 +57,21 @@ class SeenAssistant:
 
 
 class ProviderLook:
-    """Looks at the provider of a client, briefly. Each question is one request; the SDK's retries are off as ever."""
+    """Read models and assistants of a client's provider, with a short timeout and without the SDK's retries."""
 
     def __init__(self, client: Client) -> None:
         seconds = min(client.timeout_seconds, LOOK_TIMEOUT_SECONDS)
         self._client = replace(client, timeout_seconds=seconds)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to the provider."""
         self._client.close()
 
     def models(self) -> dict[str, date | None]:
-        """The models that this key may use, with the day each shuts down, where that is announced.
+        """Return the models that this key may use, each with its announced shutdown date or None.
 
         Raises:
-            ProviderRefused: the key is not taken, the provider is not reached, or is none.
+            ProviderRefused: the key is refused, the provider cannot be reached, or the response is not from a provider.
         """
         with calling("GET /models"):
             listed = list(self._client.sdk.models.list().data)
@@ -79,10 +79,10 @@ class ProviderLook:
             return {model.id: _shutdown(model) for model in listed}
 
     def model(self, name: str) -> tuple[bool, date | None]:
-        """Whether there is a model of this name, which a list need not hold, and the day it shuts down.
+        """Return whether a model exists, and its announced shutdown date. A list may omit models that exist.
 
         Raises:
-            ProviderRefused: for another reason than that there is none.
+            ProviderRefused: the request failed for a reason other than a missing model.
         """
         try:
             with calling("GET /models/{model}"):
@@ -95,28 +95,28 @@ class ProviderLook:
             raise
 
     def assistants_api(self) -> None:
-        """Ask whether the Assistants API is there.
+        """Check that the Assistants API is available.
 
         Raises:
-            ProviderRefused: it is not, or cannot be reached.
+            ProviderRefused: the API does not exist or cannot be reached.
         """
         with calling("GET /assistants"):
             present(*(assistant.id for assistant in self._client.sdk.beta.assistants.list(limit=1).data))
 
     def assistant(self, assistant_id: str) -> SeenAssistant:
-        """One assistant by its id.
+        """Return an assistant by its id.
 
         Raises:
-            ProviderRefused: there is none, or it cannot be asked for.
+            ProviderRefused: the assistant does not exist or cannot be read.
         """
         with calling("GET /assistants/{assistant_id}"):
             return _seen(self._client.sdk.beta.assistants.retrieve(assistant_id))
 
     def assistant_made_from(self, profile: Profile, model: str) -> SeenAssistant | None:
-        """The assistant that was made from this profile, by its metadata; None where there is none yet.
+        """Return the assistant whose metadata has the hash of this profile; None if there is none.
 
         Raises:
-            ProviderRefused: the list cannot be read.
+            ProviderRefused: the list of assistants cannot be read.
         """
         wanted = replace(profile, model=model).hash
         with calling("GET /assistants"):
@@ -144,7 +144,7 @@ def _seen(assistant: Any) -> SeenAssistant:
 
 
 def _shutdown(model: Any) -> date | None:
-    """The day a model shuts down. OpenAI tells it as a date; Azure as Unix seconds, under `deprecation.inference`."""
+    """Return a model's shutdown date. OpenAI gives a date; Azure gives a Unix timestamp as `deprecation.inference`."""
     told = model.shutdown_date
     if told is None:
         told = ((model.model_extra or {}).get("deprecation") or {}).get("inference")
@@ -157,8 +157,11 @@ def _shutdown(model: Any) -> date | None:
 
 
 def _plain(tools: Sequence[dict[str, Any]]) -> list[Any]:
-    """Tools without what is not said: the provider leaves out, or adds, what has no value. Of hosted tools the kind counts:
-    what else they have, the provider fills in."""
+    """Return tools in a form that can be compared.
+
+    Fields without a value are removed, because the provider omits or adds them. Hosted tools are reduced to their type,
+    because the provider fills in their other fields.
+    """
     return [_without_nothing(tool) if tool["type"] == "function" else {"type": tool["type"]} for tool in tools]
 
 

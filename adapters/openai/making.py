@@ -1,5 +1,4 @@
-"""One response of the Responses API, made in one of four ways: at once or streamed, with the connection held or in the
-background."""
+"""Create a response of the Responses API: streamed or not, with an open connection or in the background."""
 
 from __future__ import annotations
 
@@ -29,33 +28,36 @@ from .found import left_there
 ENDPOINT = "POST /responses"
 RESPONSE = "GET /responses/{response_id}"
 POLL_SECONDS = 1.0
-"""Between two looks at a response that is made in the background."""
+"""Pause between two polls of a background response, and between two attempts in a locked Conversation, in seconds."""
 
 LOCKED_ATTEMPTS_MAX = 20
-"""How often a response is asked for in a conversation that somebody else is at: it was refused, so nothing is done twice."""
+"""Maximum number of attempts to create a response in a Conversation that another request has locked.
+
+A refused attempt had no effect, so retrying it does not create a second response.
+"""
 
 LOOKS_MAX = 4
-"""How often a look at a response is tried before it counts as lost from sight."""
+"""Maximum number of consecutive failed polls. After that, the result of the response is unknown."""
 
 UNDER_WAY = frozenset({"queued", "in_progress"})
-"""The states of a response that has not ended, as the SDK's own types name them."""
+"""Statuses of a response that has not ended, as defined by the SDK's types."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What all responses of one run have in common."""
+    """Hold the values that all responses of one run share."""
 
     request: BackendRequest
     conversation: str | None
     deadline: float
-    """Monotonic."""
+    """Deadline in seconds of the monotonic clock."""
     tools: list[dict[str, Any]]
     told: dict[int, str] = field(default_factory=dict)
-    """What was told of each response, by its number."""
+    """Text of each response that was passed to the listener, by the response's number in the run."""
 
     @property
     def left(self) -> float:
-        """Seconds until the deadline."""
+        """Return the seconds until the deadline, at least 0.001."""
         return max(self.deadline - time.monotonic(), 0.001)
 
     @property
@@ -64,27 +66,35 @@ class Asked:
 
 
 class Making:
-    """Makes responses."""
+    """Create responses and wait for their end."""
 
     def __init__(self, client: Client, background: bool) -> None:
         self._client = client
         self._background = background
 
     def response(self, asked: Asked, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
-        """A response that has ended, well or not, and the provider's id of the request; `number` counts those of the run.
+        """Create a response and wait until it has ended, completed or not.
+
+        Args:
+            asked: the values shared by all responses of the run.
+            given: the input items.
+            number: the index of this response in the run, from 0.
+
+        Returns:
+            The response and the provider's id of the request.
 
         Raises:
-            ProviderRefused: it was not made, or was lost from sight.
+            ProviderRefused: the response was not created, or its result is unknown.
         """
         for _ in range(LOCKED_ATTEMPTS_MAX - 1):
             try:
                 return (yield from self._made(asked, given, number))
             except ProviderRefused as refused:
                 left = asked.deadline - time.monotonic()
-                made = refused.failure.remote_run_id is not None  # it was lost from sight: to ask again would ask twice
+                made = refused.failure.remote_run_id is not None  # it exists: another attempt would create a second one
                 if made or diagnose(refused.failure) is not Cause.THREAD_BUSY or left < POLL_SECONDS:
                     raise
-            yield Pause(POLL_SECONDS)  # somebody else is at the conversation, and nothing was done yet
+            yield Pause(POLL_SECONDS)  # another request has locked the Conversation; this one had no effect
         return (yield from self._made(asked, given, number))
 
     def _made(self, asked: Asked, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
@@ -124,10 +134,10 @@ class Making:
         return options
 
     def _heard(self, asked: Asked, opening: Call, number: int) -> Effects[tuple[Any, str | None]]:
-        """Follow a stream, telling its text, to the response as it was last shown.
+        """Follow a stream, pass on its text, and return the last known state of the response with the request id.
 
         Raises:
-            ProviderRefused: it broke, and the response is not one that can be looked at.
+            ProviderRefused: the stream broke, and the response cannot be polled.
         """
         response: Any = None
         request_id: str | None = None
@@ -162,7 +172,7 @@ class Making:
         return response, request_id
 
     def _awaited(self, asked: Asked, response: Any) -> Effects[Any]:
-        """Look at a response in the background until it has ended; cancelled where its time is over or nobody waits."""
+        """Poll a background response until it has ended; cancel it after an error, or when the deadline has passed."""
         response_id = response.id
         try:
             looks = 0
@@ -180,7 +190,7 @@ class Making:
                     if looks == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
                         if asked.conversation is None:
                             raise
-                        raise ProviderRefused(left_there(refused.failure)) from refused  # it may end well, unseen
+                        raise ProviderRefused(left_there(refused.failure)) from refused  # it may still complete
             return response
         except BaseException:
             yield from self._cancelled(response)
@@ -191,7 +201,7 @@ class Making:
             with calling("POST /responses/{response_id}/cancel", None, response.id):
                 yield call(self._client, lambda sdk: sdk.responses.cancel(response.id))
         except ProviderRefused:
-            pass  # it ends by itself; what it leaves in the thread is found there
+            pass  # the response ends by itself; the next use of the thread finds what it wrote
 
     @staticmethod
     def _too_late(asked: Asked, response: Any) -> ProviderRefused:
@@ -203,7 +213,7 @@ class Making:
 
 
 def words_of(response: Any) -> str:
-    """The words of a response, those of a refusal among them."""
+    """Return the text of a response, including the text of a refusal."""
     words = []
     for item in response.output:
         for part in (item.content or ()) if item.type == "message" else ():
@@ -212,7 +222,7 @@ def words_of(response: Any) -> str:
 
 
 def _tell_the_rest(asked: Asked, text: str, number: int) -> Effects[None]:
-    """What the stream of a response did not bring of its text, because it broke."""
+    """Pass on the part of the text that the stream did not deliver because it broke."""
     told = asked.told.get(number, "")
     if asked.request.stream and text != told and text.startswith(told):
         yield Tell(Delta(text[len(told) :], message=number))

@@ -1,4 +1,4 @@
-"""Memory in the provider's threads: Assistants threads and Conversations, written strictly one after the other."""
+"""Mirror memory to the provider's threads: Assistants threads and Conversations. Items are written sequentially."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from .thread_text import thread_text
 KEY = "threadledger_key"
 MESSAGE_ID = "threadledger_message"
 WRITTEN_AT = "threadledger_written_at"
-"""When a message was written (ISO 8601): the thread's own date is that of the copy."""
+"""Metadata key for the time a message was written (ISO 8601); the thread's own date is the time of the copy."""
 BESIDE = "beside"
-"""Of an entry that was read back: the ids of the items before it that it does not stand without."""
+"""Payload key for the ids of preceding items (reasoning) that must be deleted together with an item."""
 
 
 class AssistantsThreads:
-    """`ThreadMirror` of Assistants threads: only users and assistants speak there, and only words and images fit."""
+    """Implement `ThreadMirror` for Assistants threads, which support only the roles user and assistant, text and images."""
 
     name = "assistants"
     batch = 1
@@ -60,7 +60,7 @@ class AssistantsThreads:
         items: list[ThreadItem] = []
         for each in memory.in_thread(thread_id):
             if memory.ran_in(each, thread_id) and (each.message.calls() or each.message.role is Role.TOOL):
-                continue  # the run keeps them in its steps
+                continue  # they are in the steps of the run
             items += thread_items(each, losses)
         return Rendering(tuple(items), dict(losses))
 
@@ -122,7 +122,7 @@ class AssistantsThreads:
 
 
 class ConversationThreads:
-    """`ThreadMirror` of Conversations: every role, tool calls and results fit; metadata of a message does not."""
+    """Implement `ThreadMirror` for Conversations, which support all roles, tool calls and results, but no message metadata."""
 
     name = "conversations"
     batch = CONVERSATION_BATCH_ITEMS
@@ -149,8 +149,8 @@ class ConversationThreads:
             return str(made.id.strip())
 
     def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
-        # Not as the argument: the SDK would hold each item against some thirty types before it sends it as it is, which
-        # takes it longer than the request itself.
+        # Sent as `extra_body`: the SDK would compare each item of the argument with about thirty types, which takes longer
+        # than the request, and then send it unchanged.
         sent = {"items": [dict(item.payload) for item in items]}
         try:
             with calling("POST /conversations/{conversation_id}/items", thread_id):
@@ -178,12 +178,12 @@ class ConversationThreads:
             yield from deleted(self._client, endpoint, thread_id, delete)
 
     def sweep(self, thread_id: str, run_ids: Sequence[str], completed: bool) -> Effects[Sequence[str]]:
-        return ()  # a conversation shows no runs: what one left there is told by its place
+        return ()  # the API does not show the runs of a Conversation; their items are recognized by position
         yield
 
     def _told_apart(self, refused: ProviderRefused, thread_id: str) -> Effects[ProviderRefused]:
-        """The same refusal; after a 404 that does not say what is missing, one that names no thread as lost while the
-        conversation is still there."""
+        """Return the refusal; remove its thread id if a 404 does not say what is missing and the Conversation still
+        exists."""
         if diagnose(refused.failure) is Cause.PROVIDER_GONE and (yield from is_there(self._client, thread_id)):
             return ProviderRefused(replace(refused.failure, thread_id=None))
         return refused
@@ -199,8 +199,11 @@ def _read_message(message: Any) -> ThreadItem:
 
 
 def _read_items(items: Sequence[Any]) -> list[ThreadItem]:
-    """The items as they are compared. What stands before one and is not memory (its reasoning) goes where it goes: the
-    provider refuses reasoning without the item that follows."""
+    """Return the items in the form that is compared with memory.
+
+    The ids of preceding items that are not memory (reasoning) are attached to an item, because the provider refuses
+    reasoning without the item that follows it.
+    """
     found: list[ThreadItem] = []
     beside: list[str] = []
     for each in items:
@@ -214,7 +217,7 @@ def _read_items(items: Sequence[Any]) -> list[ThreadItem]:
 
 
 def _read_item(item: Any) -> ThreadItem | None:
-    """An item as it is compared; None for what is not memory of ours (reasoning, hosted calls)."""
+    """Return an item in the form that is compared with memory; None if it is not memory (reasoning, hosted calls)."""
     given: dict[str, Any] = item.to_dict()
     item_id = str(given.get("id") or "")
     match given:

@@ -1,4 +1,4 @@
-"""What the provider would refuse, told before it is asked: a named refusal instead of an opaque `server_error`."""
+"""Check a request before it is sent, and report a named refusal instead of the provider's generic `server_error`."""
 
 from threadledger.domain import BackendRequest, Cause, Failure
 
@@ -7,9 +7,9 @@ from .tools import offered_tools
 
 
 def preflight(backend: str, request: BackendRequest, pinned: bool = False) -> Failure | None:
-    """The first thing that speaks against asking, as a failure of status `refused`; None where nothing does.
+    """Return the first problem of a request as a failure with status `refused`; None if there is none.
 
-    A pinned assistant has instructions and tools of its own, which are not ours to check.
+    The instructions and tools of a pinned assistant are not checked, because the profile does not define them.
     """
     if not request.memory.messages:
         return _refused(Cause.EMPTY_MEMORY, "there is no message to answer")
@@ -19,23 +19,24 @@ def preflight(backend: str, request: BackendRequest, pinned: bool = False) -> Fa
 
 
 def _instructions(backend: str, request: BackendRequest) -> Failure | None:
-    """Elsewhere than in an assistant the model's window is the limit, and the provider says so by its name."""
+    """Check the length of an assistant's instructions. For other backends the limit is the model's context window, which
+    the provider reports with its own code."""
     length = len(request.profile.instructions)
     if backend != "assistants" or length <= INSTRUCTIONS_CHARS_MAX:
         return None
-    message = f"{length:,} characters of instructions, {backend} takes {INSTRUCTIONS_CHARS_MAX:,}"
+    message = f"the instructions have {length:,} characters, but {backend} accepts at most {INSTRUCTIONS_CHARS_MAX:,}"
     return _refused(Cause.INSTRUCTIONS_TOO_LONG, message)
 
 
 def _number_of_tools(backend: str, request: BackendRequest) -> Failure | None:
-    """An assistant is made with all tools of the profile; the others are offered only what can be run."""
+    """Check the number of tools. An assistant gets all tools of the profile; other backends get only bound functions."""
     offered, allowed = request.profile.tools, ASSISTANT_TOOLS_MAX
     if backend == "chat":
         offered = [tool for tool in offered_tools(request.profile, request.tools) if tool["type"] == "function"]
         allowed = CHAT_FUNCTIONS_MAX
     if backend == "responses" or len(offered) <= allowed:
         return None
-    return _refused(Cause.TOO_MANY_TOOLS, f"{len(offered)} tools, {backend} takes {allowed}")
+    return _refused(Cause.TOO_MANY_TOOLS, f"there are {len(offered)} tools, but {backend} accepts at most {allowed}")
 
 
 def _kinds_of_tools(backend: str, request: BackendRequest) -> Failure | None:
@@ -44,7 +45,7 @@ def _kinds_of_tools(backend: str, request: BackendRequest) -> Failure | None:
     if not others:
         return None
     message = (
-        f"{backend} does not take tools of type {', '.join(map(repr, others))}: it takes {', '.join(sorted(taken))}"
+        f"{backend} does not accept tools of type {', '.join(map(repr, others))}: use one of {', '.join(sorted(taken))}"
     )
     return _refused(Cause.TOOL_NOT_SUPPORTED, message)
 

@@ -1,4 +1,4 @@
-"""What threads can carry of a message, and what they cannot, counted by kind."""
+"""Convert messages to the items that a thread supports, and count what it does not support by kind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from threadledger.domain import JournaledMessage, Message, Role, ThreadItem, res
 from .limits import THREAD_MESSAGE_CHARS_MAX
 
 PLACED_IN_CONVERSATION = frozenset({"text", "image_url", "file"})
-"""Content parts of a user's message for which a conversation has a place."""
+"""Types of content parts that a Conversation supports in a user message."""
 
 PLACED_IN_THREAD = frozenset({"text", "image_url"})
-"""The same for an assistants thread: a file only together with a tool that reads it."""
+"""Types of content parts that an Assistants thread supports; it accepts a file only together with a tool that reads it."""
 
 
 def thread_items(each: JournaledMessage, losses: Counter[str]) -> Iterator[ThreadItem]:
@@ -43,7 +43,7 @@ def thread_items(each: JournaledMessage, losses: Counter[str]) -> Iterator[Threa
 
 
 def _words(message: Message) -> str:
-    """The text; images and files by their reference."""
+    """Return the text of a message, with images and files as references."""
     content = message.content_as_json()
     if not isinstance(content, list):
         return content or ""
@@ -64,7 +64,7 @@ def _part_words(part: dict[str, Any]) -> str:
 
 
 def _image_parts(message: Message) -> list[dict[str, Any]]:
-    """Parts for a message with images; none where it is words alone, or holds what a thread does not take."""
+    """Return the parts of a message with images; none if it has no image, or a part that a thread does not support."""
     content = message.content_as_json()
     if not isinstance(content, list) or not any(part.get("type") == "image_url" for part in content):
         return []
@@ -72,7 +72,7 @@ def _image_parts(message: Message) -> list[dict[str, Any]]:
 
 
 def _count_parts(message: Message, placed: Collection[str], losses: Counter[str]) -> None:
-    """Count the content parts that are not carried as what they are, but as words or not at all."""
+    """Count the content parts that are converted to text or omitted."""
     content = message.content
     if not isinstance(content, tuple):
         return
@@ -91,7 +91,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def conversation_items(each: JournaledMessage, losses: Counter[str]) -> list[ThreadItem]:
-    """One message as items of a conversation."""
+    """Convert one message to items of a Conversation, and count losses."""
     message = each.message
     made = [conversation_item(item, each) for item in response_items(message) if item.get("content") != ""]
     if not made:

@@ -1,7 +1,7 @@
-"""Backend `responses`: the Responses API, in the thread (a Conversation) where one is known, stateless otherwise.
+"""Implement the backend `responses`: the Responses API, in a Conversation if one is known, otherwise stateless.
 
-The provider adds input and output to the conversation only when the response completes: what the thread lacks goes along
-as input, and a failed response leaves nothing there.
+The provider adds input and output to the Conversation only when the response completes. Items that are missing in the
+Conversation are therefore sent as input, and a failed response leaves nothing there.
 """
 
 from __future__ import annotations
@@ -37,13 +37,19 @@ from .tools import answer_calls, response_tools, too_many_rounds, tool_call
 
 
 class ResponsesBackend:
-    """Answers by the Responses API."""
+    """Answer an exchange by the Responses API."""
 
     name = "responses"
     takes_unsent = True
 
     def __init__(self, client: Client, in_conversations: bool = True, background: bool = False) -> None:
-        """`background` has responses made without a connection held open: they are polled, and can be cancelled."""
+        """Create the backend.
+
+        Args:
+            client: the connection to the provider.
+            in_conversations: use the linked Conversation as the thread.
+            background: create responses in the background; they are polled without an open connection and can be cancelled.
+        """
         self._client = client
         self._making = Making(client, background)
         self.thread = "conversations" if in_conversations else None
@@ -61,13 +67,13 @@ class ResponsesBackend:
 
     def _answered(self, request: BackendRequest, spent: Spent) -> Effects[Completion]:
         deadline = time.monotonic() + request.timeout_seconds
-        # A thread that lacks nothing has the question already: asked there without input, it would have to be guessed
-        # whether the provider answers it. So the question is answered from memory, and the answer mirrored.
+        # A thread that is up to date already contains the question, and the API does not define a request there without
+        # input. So the question is answered from memory, and the answer is mirrored.
         conversation = request.thread_id if request.unsent else None
         given: list[Any] = [dict(item.payload) for item in request.unsent] if conversation else []
         given = given or request.memory.as_response_items()
         waiting = _calls_found(request)
-        if waiting:  # an earlier run's response asked for tools, and its answer was lost: the thread holds the calls
+        if waiting:  # the thread has tool calls of an earlier run whose response was lost
             conversation = request.thread_id
             results = yield from answer_calls(waiting, request, found=True)
             given = [item for result in results for item in response_items(result)]
@@ -95,8 +101,8 @@ class ResponsesBackend:
         raise too_many_rounds()
 
     def _told_apart(self, refused: ProviderRefused, conversation: str | None) -> Effects[ProviderRefused]:
-        """The same refusal; where a 404 does not say whether the conversation is gone or the API, the conversation is
-        looked for: one that is there is not lost with the API."""
+        """Return the refusal; if a 404 does not say whether the Conversation or the API is missing, read the Conversation.
+        If it still exists, remove its id from the failure."""
         failure = refused.failure
         if conversation is None or diagnose(failure) is not Cause.PROVIDER_GONE:
             return refused
@@ -107,7 +113,7 @@ class ResponsesBackend:
 
 
 def _calls_found(request: BackendRequest) -> list[ToolCall]:
-    """The calls at the end of what was found in the thread that have no result yet."""
+    """Return the tool calls found in the thread that have no result yet."""
     answered = {item.call_id for item in request.found if item.kind == "tool_result"}
     return [
         tool_call(item.call_id, item.name, item.content)

@@ -1,4 +1,4 @@
-"""What a run has used so far, as the provider counts it: a run that fails in the end has been paid for all the same."""
+"""Count the tokens that a run has used, as reported by the provider. A run that fails is also charged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,24 +8,24 @@ from typing import Any
 from threadledger.domain import Failure, ProviderRefused, Usage
 
 USAGE = "usage"
-"""The key of a failure's details under which its run's tokens stand, where the provider said how many they were."""
+"""Key in a failure's details for the tokens of its run, if the provider reported them."""
 
 
 class Spent:
-    """The tokens of one run."""
+    """Count the tokens of one run."""
 
     def __init__(self) -> None:
         self.usage = Usage()
 
     def add(self, input_tokens: Any, output_tokens: Any) -> None:
-        """Of one more answer; None for what is not said."""
+        """Add the tokens of one response; None counts as 0."""
         self.usage = Usage(
             self.usage.input_tokens + (input_tokens or 0), self.usage.output_tokens + (output_tokens or 0)
         )
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """A failure that comes up inside says what its run has used."""
+        """Add the tokens used so far to a failure raised in this block."""
         try:
             yield
         except ProviderRefused as refused:

@@ -1,7 +1,7 @@
-"""Threads read whole from a provider, in the shape of a dump: what `adapters/formats/threads.py` makes conversations of.
+"""Read complete threads from a provider in the dump format that `adapters/formats/threads.py` imports.
 
-Reads alone: nothing is written at the provider. A thread's run steps are read for the runs that wrote its messages, as tool
-calls stand nowhere else.
+Nothing is written at the provider. The run steps are read for the runs that wrote the thread's messages, because only they
+contain the tool calls.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .failures import calling, present
 from .limits import PAGE_ITEMS
 
 CONVERSATION_PREFIX = "conv_"
-"""What ids of Conversations begin with; all others are taken for Assistants threads."""
+"""Prefix of the ids of Conversations; all other ids are treated as Assistants threads."""
 
 
 class ThreadReader:
-    """Reads Assistants threads and Conversations by their ids."""
+    """Read Assistants threads and Conversations by their ids."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._gone: ProviderRefused | None = None
 
     def read(self, thread_id: str) -> Effects[dict[str, Any]]:
-        """All of a thread: its metadata and messages with the tool calls of its runs, or its items.
+        """Read a complete thread: its metadata and messages with the steps of its runs, or its metadata and items.
 
         Raises:
-            ProviderRefused: it is not there, or cannot be read.
+            ProviderRefused: the thread does not exist or cannot be read.
         """
         if thread_id.startswith(CONVERSATION_PREFIX):
             return (yield from self._conversation(thread_id))
@@ -42,15 +42,15 @@ class ThreadReader:
         except ProviderRefused as refused:
             told = yield from shut_down_or(refused, self._client)
             if diagnose(told.failure) is Cause.PROVIDER_GONE:
-                self._gone = told  # no further thread is asked for
+                self._gone = told  # no other thread is requested
             raise told from refused
 
     def close(self) -> None:
-        """Close its connections, if there are any."""
+        """Close the connections, if any were opened."""
         self._client.close()
 
     def is_fatal(self, refused: ProviderRefused) -> bool:
-        """Whether it is of no use to ask for anything else: nobody is let in."""
+        """Return whether all further requests would fail too, because the credentials were refused."""
         return diagnose(refused.failure) is Cause.AUTHENTICATION
 
     def _thread(self, thread_id: str) -> Effects[dict[str, Any]]:
@@ -75,7 +75,7 @@ class ThreadReader:
             return [_plain(message) for message in found]
 
     def _steps(self, thread_id: str, run_id: str) -> Effects[list[dict[str, Any]]]:
-        """A run's steps; none where the provider no longer has the run."""
+        """Return the steps of a run; none if the provider no longer has the run."""
         try:
             return (yield from retried(lambda: self._listed_steps(thread_id, run_id)))
         except ProviderRefused as refused:
@@ -113,6 +113,6 @@ class ThreadReader:
 
 
 def _plain(thing: Any) -> dict[str, Any]:
-    """An object of the SDK's as the JSON that it was."""
+    """Convert an SDK object back to the JSON it was parsed from."""
     plain: dict[str, Any] = thing.to_dict(mode="json")
     return plain

@@ -1,7 +1,8 @@
-"""Runs in Assistants threads beside the one at hand: found by our metadata, ended, and what they left taken out.
+"""Find, cancel and clean up runs in Assistants threads.
 
-A run that is still going keeps its thread from taking messages and runs. One of ours that nobody follows any more (its
-process crashed, or the answer to its creation was lost) is cancelled; somebody else's is waited for.
+A thread accepts no messages and no runs while a run is active. A run that was created by this ledger and is no longer
+followed (its process crashed, or the response to its creation was lost) is found by its metadata and cancelled. Other
+runs are waited for.
 """
 
 from __future__ import annotations
@@ -21,42 +22,42 @@ from .limits import PAGE_ITEMS
 
 RUN = "GET /threads/{thread_id}/runs/{run_id}"
 RUNS_LOOKED_AT = 20
-"""Newest runs of a thread among which one of ours is looked for. Only the newest can be active."""
+"""Number of newest runs of a thread that are searched for our runs. Only the newest can be active."""
 
 RUN_ID = "run_id"
 EXCHANGE_ID = "exchange_id"
-"""The metadata keys under which a run at the provider says which run of ours it is."""
+"""Metadata keys of a provider's run that hold the ids of our run and exchange."""
 
 CANCEL_LOOKS_MAX = 10
 CANCEL_POLL_SECONDS = 0.2
-"""How long a cancelled run is watched until it has ended."""
+"""Maximum number of polls of a cancelled run, and the pause between them in seconds."""
 
 FOREIGN_POLL_SECONDS = 1.0
-"""Between two looks at a run that is not ours and keeps the thread busy."""
+"""Pause in seconds between two checks of a thread that is busy with a run of another app."""
 
 FREE_LOOKS_MAX = 60
-"""How often a busy thread is looked at: a minute of somebody else's run."""
+"""Maximum number of checks of a busy thread: waits about a minute for a run of another app."""
 
 OWN_CANCELS_MAX = 3
-"""How often a run of ours is cancelled. One that cannot be goes on until it expires, and is not waited for."""
+"""Maximum number of attempts to cancel our runs. A run that cannot be cancelled continues until it expires."""
 
 ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelled"})
-"""The ends of a run, as the SDK's own types name them; any other status, known or not, is one to wait in."""
+"""Final statuses of a run, as defined by the SDK's types. A run with any other status, known or not, is still active."""
 
 
 class ThreadRuns:
-    """The runs of Assistants threads."""
+    """Manage the runs of Assistants threads."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def ours(self, thread_id: str, run_ids: Collection[str]) -> Effects[list[Any]]:
-        """Those among the newest runs of a thread that were made for these runs of ours."""
+        """Return those of a thread's newest runs that were created for the given run ids of the ledger."""
         runs = yield from self._newest(thread_id)
         return [run for run in runs if (run.metadata or {}).get(RUN_ID) in run_ids]
 
     def cancelled(self, run: Any, thread_id: str) -> Effects[None]:
-        """Cancel a run, and see it through. Quiet where the provider does not listen."""
+        """Cancel a run and poll it until it has ended; ignore refusals by the provider."""
         with suppress(ProviderRefused), calling("POST /threads/{thread_id}/runs/{run_id}/cancel", thread_id, run.id):
             yield call(self._client, lambda sdk: sdk.beta.threads.runs.cancel(run.id, thread_id=thread_id))
         with suppress(ProviderRefused):
@@ -71,7 +72,11 @@ class ThreadRuns:
                 yield Pause(CANCEL_POLL_SECONDS)
 
     def freed(self, thread_id: str, deadline: float) -> Effects[bool]:
-        """Wait until no run keeps the thread busy, ours cancelled, at most until `deadline` (monotonic); whether it is so."""
+        """Cancel our active runs and wait until the thread is free, at most until `deadline` (monotonic).
+
+        Returns:
+            Whether the thread has no active run.
+        """
         for look in range(1, FREE_LOOKS_MAX + 1):
             active = [run for run in (yield from self._newest(thread_id)) if run.status not in ENDED]
             if not active:
@@ -87,7 +92,7 @@ class ThreadRuns:
         return False
 
     def removed(self, thread_id: str, remote_run_id: str) -> Effects[list[Any]]:
-        """Take out of the thread what a run wrote there that did not complete; the messages that were there."""
+        """Delete the messages that a run wrote to the thread, and return them."""
         with calling("GET /threads/{thread_id}/messages", thread_id, remote_run_id):
             left = yield from every(
                 self._client,
@@ -100,7 +105,7 @@ class ThreadRuns:
         return left
 
     def deleted(self, thread_id: str, message_ids: Sequence[str]) -> Effects[None]:
-        """Delete messages; quiet where one is gone already."""
+        """Delete messages; ignore those that are already deleted."""
         endpoint = "DELETE /threads/{thread_id}/messages/{message_id}"
         for message_id in message_ids:
             delete = partial(_delete, thread_id=thread_id, message_id=message_id)

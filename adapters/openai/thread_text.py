@@ -1,10 +1,10 @@
-"""The words of a message of an Assistants thread."""
+"""Extract the text of a message of an Assistants thread."""
 
 from typing import Any
 
 
 def thread_text(message: Any) -> str:
-    """Its text; images and files by their reference, as the mirror writes them."""
+    """Return the text of a message, with images and files as references in the mirror's format."""
     parts = []
     for part in message.content or ():
         if part.type == "text":

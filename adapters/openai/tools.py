@@ -1,4 +1,4 @@
-"""Tools as the three APIs want them, and the calls that models make answered by the app's own functions."""
+"""Convert tools to the formats of the three APIs, and answer tool calls with the app's functions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ from threadledger.domain import (
 
 
 def offered_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
-    """The profile's tools for Chat Completions: hosted ones, and the functions that can be run here."""
+    """Return the profile's tools for Chat Completions: the hosted tools and the bound functions."""
     return [tool for tool in profile.tools if tool["type"] != "function" or tool["function"]["name"] in bound]
 
 
 def response_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
-    """The same for the Responses API, where a function's fields stand beside its type."""
+    """Return the offered tools for the Responses API, which has a function's fields at the same level as its type."""
     return [
         {"type": "function", "strict": False} | tool["function"] if tool["type"] == "function" else tool
         for tool in offered_tools(profile, bound)
@@ -41,11 +41,19 @@ def response_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[
 def answer_calls(
     calls: Sequence[ToolCall], request: BackendRequest, text: str = "", *, found: bool = False
 ) -> Effects[tuple[Message, ...]]:
-    """Run the functions that a model asked for, and journal its wish and their results before anybody goes on.
+    """Call the functions that a model requested; journal the calls before and the results after they run.
 
-    A function that raises gives its error as the result: the model sees it. So does one that is not bound, and the run
-    fails; its calls have their results in the journal then, and a thread that holds the calls gets them from there.
-    `found` says that the calls are an earlier run's, found in the thread: that run may have journaled them.
+    If a function raises, its error is the result and is sent to the model. If a function is not bound, an error is journaled
+    as its result and the run fails; a thread that contains the calls gets their results from the journal.
+
+    Args:
+        calls: the tool calls of one response.
+        request: the request that the run answers.
+        text: the text of the message with the calls.
+        found: the calls are from an earlier run and were found in the thread; that run may have journaled them already.
+
+    Returns:
+        The tool messages, in the order of the calls.
 
     Raises:
         ProviderRefused: a function is not bound.
@@ -68,12 +76,12 @@ def answer_calls(
 
 
 def tool_call(call_id: str, name: str, arguments: str) -> ToolCall:
-    """A call as the provider sent it, in text that can be stored and sent back."""
+    """Create a tool call from the provider's values, with text that can be stored and sent back."""
     return ToolCall(whole_text(call_id), whole_text(name), whole_text(arguments))
 
 
 def too_many_rounds() -> ProviderRefused:
-    """The refusal to go on with a model that asks for tools again and again."""
+    """Return the refusal for a model that requests tools in more rounds than allowed."""
     message = f"no answer after {limits.TOOL_ROUNDS_MAX} rounds of tool calls"
     return ProviderRefused(Failure("error", code="tool_failed", message=message))
 
@@ -84,5 +92,5 @@ def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
     try:
         result = yield Use(function, json.loads(called.arguments or "{}"))
         return whole_text(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))
-    except Exception as error:  # noqa: BLE001 - the model is told, whatever an app's function raises
+    except Exception as error:  # noqa: BLE001 - the model gets any error of an app's function as the result
         return f"[the tool failed: {type(error).__name__}: {redact(str(error))}]"

@@ -1,4 +1,4 @@
-"""Calls that an app makes itself, by the SDK, recorded as runs: see `docs/recording.md`."""
+"""Record the calls that an app makes through the SDK as runs. See `docs/recording.md`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["in_conversation", "record"]
 
 
 def record(client: ClientT, ledger: Ledger | None = None, key: str | None = None) -> ClientT:
-    """A client of the same type whose calls to models are recorded as runs; the given one stays as it is.
+    """Return a client of the same type whose model calls are recorded as runs; the given client is not changed.
 
-    Both share one HTTP client: closing one closes the other, as with the SDK's own `with_options`. A client that is
-    recorded already is recorded anew, not twice.
+    Both share one HTTP client: closing one closes the other, as with the SDK's own `with_options`. If the given client is
+    already recorded, the new recording replaces the old one, so calls are recorded once.
 
     Args:
         client: an `OpenAI`, `AsyncOpenAI`, `AzureOpenAI` or `AsyncAzureOpenAI`.
-        ledger: where its calls are recorded; by default the one of the settings, which is closed with the client.
-        key: the conversation that they belong to, where no `recording` block names another.
+        ledger: the ledger that records the calls; by default the one from the settings, which is closed with the client.
+        key: the conversation of the calls, unless a `recording` block names another one.
 
     Raises:
         InvalidKey: the key is not a string of 1 to 200 storable characters.
-        InvalidInput: the client is none of the SDK's, or its HTTP client is not one of httpx2's.
-        InvalidSettings, InvalidProfile, StoreError: the ledger of the settings cannot be opened.
+        InvalidInput: the client is not one of the SDK's clients, or its HTTP client is not an httpx2 client.
+        InvalidSettings, InvalidProfile, StoreError: the ledger from the settings cannot be opened.
     """
     import openai
 
@@ -40,12 +40,12 @@ def record(client: ClientT, ledger: Ledger | None = None, key: str | None = None
     if key is not None:
         stream_of(key)
     if not isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
-        raise InvalidInput(f"a {type(client).__name__} cannot be recorded: give an OpenAI or AsyncOpenAI client")
+        raise InvalidInput(f"a {type(client).__name__} cannot be recorded: pass an OpenAI or AsyncOpenAI client")
     own = ledger is None
     ledger = _ledger_of_the_settings() if ledger is None else ledger
     recorder = Recorder(ledger, key, client.max_retries, close=ledger.close if own else _stays_open)
     try:
-        # The SDK has no public name for its HTTP client. `copy` takes either kind, each client its own.
+        # The SDK has no public attribute for its HTTP client. `copy` accepts it because its kind matches the client's.
         recording: Any = recording_client(client._client, recorder)
         return cast("ClientT", client.copy(http_client=recording))
     except BaseException:
@@ -61,4 +61,4 @@ def _ledger_of_the_settings() -> Ledger:
 
 
 def _stays_open() -> None:
-    """The caller's ledger is the caller's to close."""
+    """Leave a ledger open that the caller passed in."""

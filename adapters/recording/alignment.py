@@ -1,4 +1,4 @@
-"""Which of the messages that an app sends are new to memory. Position decides, never the content alone."""
+"""Find the messages in an app's request that are new to memory. Position decides, never the content alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from threadledger.domain import Message, Role, Text
 
 
 def first_new(sent: Sequence[Message], memory: Sequence[Message], held: bool = False, all_read: bool = True) -> int:
-    """From where on the messages sent are new.
+    """Return the index of the first new message in `sent`.
 
-    Where they begin with all of memory, the rest is new. Where they do not, the app shows a window of its own: then only
-    what follows the last message of the model is new. `held` says that the provider holds what came before, and the app
-    sends what is new alone. In both cases, messages at the end of memory that nobody has answered yet, and with which
-    that part begins, are the same ones asked again. `all_read` is false where `memory` is only the end of memory.
+    If the messages begin with the complete memory, the rest is new. If they do not, the app sends its own window, and only
+    the messages after the model's last message are new. In the second case, and with `held`, unanswered messages at the end
+    of memory that are sent again at the start of the new part are not new.
+
+    Args:
+        sent: the messages of the request.
+        memory: the messages in memory, or the last of them.
+        held: the provider already has the earlier messages, so the request contains only new ones.
+        all_read: `memory` is complete; false if it contains only the end of memory.
     """
     if all_read and not held and len(memory) <= len(sent) and _same(sent[: len(memory)], memory):
         return len(memory)
@@ -35,10 +40,10 @@ def _same(some: Sequence[Message], others: Sequence[Message]) -> bool:
 
 
 def _compared(message: Message) -> tuple[Any, ...]:
-    """What makes two tellings of a message the same: apps and SDK add fields of their own to what was said."""
+    """Return the parts of a message that decide equality. Other fields are ignored, because apps and the SDK add their own."""
     content = message.content
     if content is None:
-        content = message.text  # a refusal
+        content = message.text  # a refusal has no content
     said = (
         [part.text if isinstance(part, Text) else part.as_json() for part in content]
         if isinstance(content, tuple)

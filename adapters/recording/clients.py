@@ -1,8 +1,8 @@
-"""HTTP clients that record what goes through them, in front of the app's own.
+"""Wrap the app's HTTP client and record the requests that pass through it.
 
-The app's own client does everything: timeouts, proxies, headers, transports, hooks and redirects stay as they are. Read in
-openai 3.54: of its HTTP client the SDK uses `build_request`, `send`, `close` or `aclose`, `is_closed`, `timeout` and
-`event_hooks`, all of them public.
+The app's client sends all requests, so its timeouts, proxies, headers, transports, hooks and redirects still apply. Verified
+with openai 3.54: the SDK uses only `build_request`, `send`, `close` or `aclose`, `is_closed`, `timeout` and `event_hooks` of
+its HTTP client, all of which are public.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Recorded(Protocol):
-    """A request that is recorded: see `recorder.py`. `begin` may raise; the others never do."""
+    """Receive the events of a recorded request (see `recorder.py`). `begin` may raise; the other methods never do."""
 
     def context(self, request_id: str | None = None, http_status: int | None = None) -> Context: ...
 
@@ -46,7 +46,7 @@ C = TypeVar("C", bound="httpx2.Client | httpx2.AsyncClient")
 
 
 class _InFront(Generic[C]):
-    """What the SDK reads and sets on its HTTP client, on the one behind."""
+    """Delegate the attributes that the SDK reads and sets to the wrapped client."""
 
     inner: C
 
@@ -75,10 +75,10 @@ class _InFront(Generic[C]):
 
 
 class RecordingClient(_InFront[httpx2.Client], httpx2.Client):
-    """An `httpx2.Client` in front of another."""
+    """Wrap an `httpx2.Client` and record its requests."""
 
     def __init__(self, inner: httpx2.Client, recorder: Recorder) -> None:
-        super().__init__(transport=httpx2.BaseTransport(), trust_env=False)  # never used: all is sent by `inner`
+        super().__init__(transport=httpx2.BaseTransport(), trust_env=False)  # never used: `inner` sends everything
         self.inner = inner
         self._recorder = recorder
 
@@ -94,7 +94,7 @@ class RecordingClient(_InFront[httpx2.Client], httpx2.Client):
             raise
         context = context_of(recorded, response)
         if response.is_error:
-            with suppress(httpx2.HTTPError):  # the SDK meets it too, and says so to the app
+            with suppress(httpx2.HTTPError):  # the SDK gets the same error and raises it to the app
                 response.read()
             recorded.refuse(refusal(response, context))
         elif stream:
@@ -105,7 +105,7 @@ class RecordingClient(_InFront[httpx2.Client], httpx2.Client):
         return response
 
     def _whole(self, seen: Seen, request: httpx2.Request, context: Context, options: dict[str, Any]) -> Seen:
-        """What was seen, with the messages of a completed run: only its thread has them."""
+        """Add the messages of a completed run, which only its thread contains."""
         if not seen.unread:
             return seen
         try:
@@ -121,10 +121,10 @@ class RecordingClient(_InFront[httpx2.Client], httpx2.Client):
 
 
 class AsyncRecordingClient(_InFront[httpx2.AsyncClient], httpx2.AsyncClient):
-    """An `httpx2.AsyncClient` in front of another; the ledger is written in a thread."""
+    """Wrap an `httpx2.AsyncClient` and record its requests; the ledger is written in a worker thread."""
 
     def __init__(self, inner: httpx2.AsyncClient, recorder: Recorder) -> None:
-        super().__init__(transport=httpx2.AsyncBaseTransport(), trust_env=False)  # never used: all is sent by `inner`
+        super().__init__(transport=httpx2.AsyncBaseTransport(), trust_env=False)  # never used: `inner` sends everything
         self.inner = inner
         self._recorder = recorder
 
@@ -141,7 +141,7 @@ class AsyncRecordingClient(_InFront[httpx2.AsyncClient], httpx2.AsyncClient):
             raise
         context = context_of(recorded, response)
         if response.is_error:
-            with suppress(httpx2.HTTPError):  # the SDK meets it too, and says so to the app
+            with suppress(httpx2.HTTPError):  # the SDK gets the same error and raises it to the app
                 await response.aread()
             refused = refusal(response, context)
             await to_its_end(lambda: recorded.refuse(refused))
@@ -154,7 +154,7 @@ class AsyncRecordingClient(_InFront[httpx2.AsyncClient], httpx2.AsyncClient):
         return response
 
     async def _whole(self, seen: Seen, request: httpx2.Request, context: Context, options: dict[str, Any]) -> Seen:
-        """What was seen, with the messages of a completed run: only its thread has them."""
+        """Add the messages of a completed run, which only its thread contains."""
         if not seen.unread:
             return seen
         try:
@@ -170,7 +170,7 @@ class AsyncRecordingClient(_InFront[httpx2.AsyncClient], httpx2.AsyncClient):
 
 
 class _Stream(httpx2.SyncByteStream):
-    """The bytes of an answer, looked at as they pass."""
+    """Pass on the bytes of a response and record what they show."""
 
     def __init__(self, response: httpx2.Response, passing: Passing, whole: Callable[[Seen], Seen]) -> None:
         self._bytes = response.stream
@@ -180,13 +180,13 @@ class _Stream(httpx2.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         if not isinstance(self._bytes, httpx2.SyncByteStream):
-            raise TypeError("the app's HTTP client gave an answer that cannot be read")
+            raise TypeError("the app's HTTP client returned a response body that cannot be read synchronously")
         try:
             for chunk in self._bytes:
                 self._record(self._passing.take(chunk))
                 yield chunk
         except GeneratorExit:
-            raise  # whoever reads no further closes the answer
+            raise  # the reader stopped; `close` records it
         except BaseException as error:
             self._record(self._passing.broke(error, self._request))
             raise
@@ -205,7 +205,7 @@ class _Stream(httpx2.SyncByteStream):
 
 
 class _AsyncStream(httpx2.AsyncByteStream):
-    """The same for `AsyncRecordingClient`."""
+    """Pass on the bytes of an asynchronous response and record what they show."""
 
     def __init__(self, response: httpx2.Response, passing: Passing, whole: Callable[[Seen], Awaitable[Seen]]) -> None:
         self._bytes = response.stream
@@ -215,13 +215,13 @@ class _AsyncStream(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if not isinstance(self._bytes, httpx2.AsyncByteStream):
-            raise TypeError("the app's HTTP client gave an answer that cannot be read")
+            raise TypeError("the app's HTTP client returned a response body that cannot be read asynchronously")
         try:
             async for chunk in self._bytes:
                 await self._record(self._passing.take(chunk))
                 yield chunk
         except GeneratorExit:
-            raise  # whoever reads no further closes the answer
+            raise  # the reader stopped; `aclose` records it
         except BaseException as error:
             await self._record(self._passing.broke(error, self._request))
             raise
@@ -241,10 +241,10 @@ class _AsyncStream(httpx2.AsyncByteStream):
 
 
 def recording_client(inner: object, recorder: Recorder) -> RecordingClient | AsyncRecordingClient:
-    """A client in front of the app's own; one that records already is taken away first.
+    """Wrap the app's HTTP client; if it is already a recording client, wrap the client inside it instead.
 
     Raises:
-        InvalidInput: it is not one of httpx2's.
+        InvalidInput: the client is not an httpx2 client.
     """
     if isinstance(inner, RecordingClient | AsyncRecordingClient):
         inner = inner.inner
@@ -253,12 +253,12 @@ def recording_client(inner: object, recorder: Recorder) -> RecordingClient | Asy
     if isinstance(inner, httpx2.AsyncClient):
         return AsyncRecordingClient(inner, recorder)
     raise InvalidInput(
-        f"an HTTP client of {type(inner).__module__} cannot be recorded: give the OpenAI client one of httpx2's, or none"
+        f"an HTTP client of {type(inner).__module__} cannot be recorded: pass the OpenAI client an httpx2 client, or none"
     )
 
 
 async def to_its_end(work: Callable[[], T]) -> T:
-    """Work in a thread. A task that is cancelled meanwhile is cancelled after it: what is begun is not left half done."""
+    """Run `work` in a thread and wait for its end; a cancellation of the task is raised only after the work has ended."""
     task = asyncio.ensure_future(asyncio.to_thread(work))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -267,13 +267,13 @@ async def to_its_end(work: Callable[[], T]) -> T:
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        task.exception()  # looked at: the cancellation is what the task is told
+        task.exception()  # marks the exception as retrieved, because the cancellation is raised instead
         raise cancelled
     return task.result()
 
 
 def sent(request: httpx2.Request) -> Sent:
-    """A request as it is looked at; one whose body is made as it goes out is none of ours."""
+    """Convert an HTTP request; one with a streamed body becomes an empty request, which is not recorded."""
     try:
         body = request.content
     except httpx2.RequestNotRead:
@@ -284,12 +284,12 @@ def sent(request: httpx2.Request) -> Sent:
 
 
 def context_of(recorded: Recorded, response: httpx2.Response) -> Context:
-    """What is known of an answer before its body."""
+    """Return the facts of a response that are known before its body is read."""
     return recorded.context(response.headers.get("x-request-id"), response.status_code)
 
 
 def passing(recorded: Recorded, response: httpx2.Response, context: Context) -> Passing:
-    """What looks at the bytes of an answer."""
+    """Create the object that records the bytes of a response."""
     encoding = response.headers.get("content-encoding", "identity")
     events = "text/event-stream" in response.headers.get("content-type", "")
 
@@ -300,7 +300,7 @@ def passing(recorded: Recorded, response: httpx2.Response, context: Context) -> 
 
 
 def messages_request(request: httpx2.Request, seen: Seen) -> httpx2.Request:
-    """The request for the messages of a completed run, with the headers and the query of the one that told of its end."""
+    """Create the request for the messages of a completed run, with the headers and query of the request that showed its end."""
     before, _, _ = request.url.path.partition("/threads/")
     url = request.url.copy_with(path=f"{before}/threads/{seen.thread_id}/messages").copy_merge_params(
         {"run_id": seen.remote_id or "", "order": "asc", "limit": str(THREAD_MESSAGES_MAX)}

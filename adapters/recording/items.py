@@ -1,7 +1,7 @@
-"""Messages of the three APIs as ours, in the form of Chat Completions.
+"""Convert messages of the three APIs to our messages, in the format of Chat Completions.
 
-Instructions (roles `system` and `developer`) are the app's own and not part of memory: they are left out. So is what only
-the provider can use again: reasoning, references to items, the calls of its hosted tools.
+Instructions (roles `system` and `developer`) belong to the app and are not part of memory: they are omitted. Items that only
+the provider can use again (reasoning, item references, calls of hosted tools) are omitted too.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ INSTRUCTIONS = frozenset({"system", "developer"})
 
 _OF_THE_PROVIDER = frozenset({"reasoning", "item_reference", "compaction", "mcp_list_tools", "mcp_approval_request"})
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
-"""Items that call a tool of the app, and the field that holds what it is called with."""
+"""Item types that call a tool of the app, and the field that contains its arguments."""
 
 _RESULTS = frozenset({"function_call_output", "custom_tool_call_output"})
 
 
 def whole(value: Any) -> Any:
-    """JSON with text that can be stored: half characters become U+FFFD."""
+    """Return a JSON value with storable text: unpaired surrogates become U+FFFD."""
     if isinstance(value, str):
         return whole_text(value)
     if isinstance(value, list):
@@ -31,19 +31,19 @@ def whole(value: Any) -> Any:
 
 
 def chat_messages(given: Any) -> tuple[Message, ...]:
-    """The messages of a request to Chat Completions."""
+    """Return the messages of a Chat Completions request."""
     return tuple(kept(each) for each in _objects(given) if each.get("role") not in INSTRUCTIONS)
 
 
 def thread_messages(given: Any) -> tuple[Message, ...]:
-    """Messages as an Assistants thread takes and gives them."""
+    """Return the messages of an Assistants thread, as they are in requests and responses."""
     return tuple(
         kept({"role": each.get("role"), "content": _thread_content(each.get("content"))}) for each in _objects(given)
     )
 
 
 def response_messages(given: Any) -> tuple[Message, ...]:
-    """The messages in the input or output of the Responses API; what the model says and calls in one go is one message."""
+    """Return the messages in the input or output of the Responses API; consecutive items of the model become one message."""
     if isinstance(given, str):
         return (kept({"role": "user", "content": given}),)
     found: list[Message] = []
@@ -60,7 +60,7 @@ def response_messages(given: Any) -> tuple[Message, ...]:
 
 
 def kept(given: Mapping[str, Any]) -> Message:
-    """A message that can be journaled: this one or, where it cannot be kept, one that says so. Never refuses."""
+    """Return the message, or a placeholder with the reason if the message cannot be stored. Never raises `InvalidMessage`."""
     said = {name: value for name, value in given.items() if name == "content" or value not in (None, [])}
     try:
         return parse_message(said)
@@ -112,7 +112,7 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(parts: Any) -> str:
-    """The words of parts, as the SDK's `output_text` joins them."""
+    """Return the joined text of parts, as the SDK's `output_text` does."""
     return "".join(str(part.get("text") or part.get("refusal") or "") for part in _objects(parts))
 
 

@@ -1,13 +1,13 @@
-"""Limits of recording, each with its unit."""
+"""Define the limits of recording."""
 
 RUN_SECONDS_DEFAULT = 600.0
-"""A recorded run's limit where the app's client sets none, or the run may outlast one request: the SDK's own default."""
+"""Timeout of a recorded run in seconds, if the app's client sets none or the run may outlast one request: the SDK's default."""
 
 REMOTE_RUNS_MAX = 1_000
-"""Runs at the provider that are watched for their end: an app that never looks at one again must not fill the memory."""
+"""Maximum number of provider runs whose end is awaited; limits memory use if an app never polls its runs again."""
 
 PLACES_MAX = 10_000
-"""Responses and threads whose conversation is remembered, so that what follows on them is recorded there."""
+"""Maximum number of responses and threads whose conversation is remembered for later requests that refer to them."""
 
 THREAD_MESSAGES_MAX = 100
-"""Messages asked for of one run in a thread: the most that one page takes."""
+"""Number of messages requested for one run of a thread: the maximum page size."""

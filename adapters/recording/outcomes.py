@@ -1,6 +1,6 @@
-"""What a body of the provider tells of a run: it answered, it failed, or it goes on.
+"""Read from a provider's response body whether a run answered, failed, or continues.
 
-What counts as an answer is what counts for our own backends: one that was cut off, filtered or is empty has failed.
+The same rules as for our backends apply: an answer that was truncated, filtered or is empty is a failure.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from .items import kept, response_messages, thread_messages
 
 RUN_ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelled"})
 RESPONSE_ENDED = frozenset({"completed", "failed", "incomplete", "cancelled"})
-"""Any other status, known or not, is one to wait in."""
+"""Final statuses of a response. With any other status, known or not, a response or run is still active."""
 
 NOT_FINISHED = frozenset({"length", "content_filter"})
-"""Finish reasons of an answer that is not whole."""
+"""Finish reasons of an incomplete answer."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What is known of an answer beside its body."""
+    """Hold what is known of a response without its body."""
 
     backend: str
     endpoint: str
@@ -32,7 +32,7 @@ class Context:
     thread_id: str | None = None
 
     def failure(self, status: str, **facts: Any) -> Failure:
-        """A failure in this place."""
+        """Create a failure with the facts of this context."""
         details = {"endpoint": self.endpoint} | facts.pop("details", {})
         known: dict[str, Any] = {"request_id": self.request_id, "thread_id": self.thread_id} | facts
         return Failure(status, details=details, **known)
@@ -40,9 +40,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of a run. Without an outcome it goes on.
+    """Hold the known state of a run. Without an outcome, the run continues.
 
-    `unread` says that the run completed, and its messages are to be read from the thread. `calls` are what it waits for.
+    `unread` is true if the run completed and its messages must be read from the thread. `calls` are the tool calls that
+    the run waits for.
     """
 
     outcome: Completion | Failure | None = None
@@ -55,18 +56,18 @@ class Seen:
 
 
 def seen_in(body: Any, context: Context) -> Seen:
-    """What a whole body tells."""
+    """Read the state of a run from a complete response body."""
     if not isinstance(body, dict):
         return Seen(no_answer(context))
     return _READERS[context.backend](body, context)
 
 
 def no_answer(context: Context) -> Failure:
-    """The failure of a call whose answer is not the provider's: the SDK stumbles over it."""
+    """Return the failure for a response that is not from the provider; the SDK cannot parse it either."""
     return context.failure(
         "error",
         type="JSONDecodeError",
-        message="the body is not an answer of the provider",
+        message="the response body is not a response of the provider's API",
         http_status=context.http_status,
         details={"exception": "JSONDecodeError"},
     )
@@ -75,7 +76,7 @@ def no_answer(context: Context) -> Failure:
 def answered(
     message: Message, context: Context, *, finish_reason: str | None, remote_id: str | None, **facts: Any
 ) -> Completion | Failure:
-    """An answer as it was told, or why it is none."""
+    """Return the completion for a message, or the failure if the answer is incomplete or empty."""
     calls = bool(message.calls())
     if finish_reason in NOT_FINISHED or not (message.text or calls):
         return context.failure(
@@ -98,7 +99,7 @@ def answered(
 
 
 def with_messages(seen: Seen, page: Any, context: Context) -> Seen:
-    """A completed run with its messages, as the thread tells them."""
+    """Return a completed run with its messages, read from a page of the thread's messages."""
     data = page.get("data") if isinstance(page, dict) else None
     told = [each for each in thread_messages(data) if each.role is Role.ASSISTANT and each.text]
     if not told:
@@ -116,7 +117,7 @@ def with_messages(seen: Seen, page: Any, context: Context) -> Seen:
 
 
 def usage_of(told: Any) -> Usage:
-    """Tokens, in the words of either API."""
+    """Read the token counts, in the field names of either API."""
     if not isinstance(told, Mapping):
         return Usage()
     counts = [told.get(new, told.get(old)) for new, old in _TOKENS]
@@ -127,7 +128,7 @@ _TOKENS = (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_toke
 
 
 def text_of(value: Any) -> str | None:
-    """The value, where it is a text."""
+    """Return the value if it is a string, otherwise None."""
     return value if isinstance(value, str) else None
 
 
@@ -150,7 +151,7 @@ def _chat(body: dict[str, Any], context: Context) -> Seen:
 
 
 def answer_message(given: Mapping[str, Any]) -> Message:
-    """A model's message in Chat Completions; one that says nothing is an empty one."""
+    """Read a model's message of Chat Completions; without any content it becomes an empty message."""
     said = any(given.get(name) for name in ("content", "tool_calls", "refusal", "audio", "function_call"))
     return kept({**given, "role": Role.ASSISTANT.value}) if said else Message(Role.ASSISTANT, "")
 
@@ -200,7 +201,7 @@ def _run(body: dict[str, Any], context: Context) -> Seen:
 
 
 def _not_completed(body: dict[str, Any], status: str, text: str, remote_id: str, context: Context) -> Failure:
-    """The end of a response or run that did not complete."""
+    """Return the failure for a response or run that ended without completing."""
     error, incomplete = body.get("error") or body.get("last_error"), body.get("incomplete_details")
     error = error if isinstance(error, dict) else {}
     reason = text_of(incomplete.get("reason")) if isinstance(incomplete, dict) else None
@@ -217,7 +218,7 @@ def _not_completed(body: dict[str, Any], status: str, text: str, remote_id: str,
 
 
 def _thread(body: dict[str, Any], context: Context) -> Seen:
-    """What a thread answers to messages: the message, or itself."""
+    """Read the thread's id from the response to new messages, which is the message or the thread."""
     return Seen(thread_id=text_of(body.get("thread_id")) or text_of(body.get("id")))
 
 
@@ -236,7 +237,7 @@ def _unread(seen: Seen, context: Context) -> Failure:
     return context.failure(
         "incomplete",
         code="empty_answer",
-        message="the run completed, and no answer of it was found in its thread",
+        message="the run completed, but its answer was not found in its thread",
         remote_run_id=seen.remote_id,
         thread_id=seen.thread_id,
     )

@@ -1,4 +1,4 @@
-"""The bytes of one answer on their way to the app: what they tell is recorded before the app has them."""
+"""Read the bytes of a response as they pass to the app; the state they show is recorded before the app receives them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .streams import Fold, fold_of
 
 @dataclass(frozen=True)
 class Record:
-    """Something to be recorded, and where."""
+    """Hold a state of a run and the function that records it."""
 
     seen: Seen
     to: Callable[[Seen], None]
 
 
 class Passing:
-    """Each method looks at what passes and hands over what is to be recorded, if there is anything."""
+    """Follow one response body; each method returns what must be recorded, or None."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Passing:
         events: bool,
         decode: Callable[[bytes], bytes] | None = None,
     ) -> None:
-        """`decode` undoes the encoding of a whole body; such a one is looked at when it has passed."""
+        """Create the reader. `decode` decodes a complete body with a content encoding; such a body is read at its end."""
         self._see = see
         self._broke = broke
         self._context = context
@@ -41,7 +41,7 @@ class Passing:
         self._over = False
 
     def take(self, chunk: bytes) -> Record | None:
-        """The next bytes."""
+        """Read the next bytes of the body."""
         if self._decode is not None:
             self._raw += chunk
             return None
@@ -49,15 +49,15 @@ class Passing:
         return self._news()
 
     def end(self) -> Record | None:
-        """The body came to its end."""
+        """Handle the end of the body."""
         return self._last(self._fold.end, self._see)
 
     def broke(self, error: BaseException, request: Any) -> Record | None:
-        """The connection broke, or the task was cancelled."""
+        """Handle a broken connection or a cancelled task."""
         return self._last(lambda: self._fold.stopped(trouble(error, request, self._context)), self._broke)
 
     def closed(self) -> Record | None:
-        """The app reads no further."""
+        """Handle a response that the app closed before its end."""
         return self._last(self._fold.closed, self._broke)
 
     def _news(self) -> Record | None:
@@ -74,7 +74,7 @@ class Passing:
         if self._decode is not None:
             try:
                 self._fold.take(self._decode(bytes(self._raw)))
-            except Exception:  # noqa: BLE001 - a body that cannot be decoded tells nothing; the app meets that too
+            except Exception:  # noqa: BLE001 - a body that cannot be decoded contains no state; the app gets the same error
                 self._raw.clear()
         self._over = True
         return Record(look(), to)

@@ -1,4 +1,4 @@
-"""Where a call is recorded: the conversation that the app names for a part of its code."""
+"""Name the conversation in which the calls of a block of code are recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KEY: ContextVar[str | None] = ContextVar("threadledger_recording", default=None
 
 @contextmanager
 def in_conversation(key: str) -> Iterator[None]:
-    """Calls made in this block, on recorded clients, belong to the conversation of this key. Holds in tasks begun in it.
+    """Record calls of recorded clients in this block, and in tasks started in it, in the conversation of this key.
 
     Raises:
         InvalidKey: the key is not a string of 1 to 200 storable characters.
@@ -27,5 +27,5 @@ def in_conversation(key: str) -> Iterator[None]:
 
 
 def named_key() -> str | None:
-    """The key of the block that the caller is in."""
+    """Return the key of the caller's block; None outside a block."""
     return _KEY.get()

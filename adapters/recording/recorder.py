@@ -1,4 +1,4 @@
-"""A client's calls in a ledger: which of them are recorded, and in which conversation."""
+"""Decide which calls of a client are recorded, and in which conversation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .threads import RecordedLook, RecordedMessages
 T = TypeVar("T")
 
 _LAST: ContextVar[RecordedRun | None] = ContextVar("threadledger_last_run", default=None)
-"""The last request of this thread or task: the SDK's retries come in the same one."""
+"""The last recorded run of this thread or task; the SDK retries a request in the same thread or task."""
 
 
 class Recorder:
-    """Writes the calls of one client into a ledger."""
+    """Record the calls of one client in a ledger."""
 
     def __init__(
         self, ledger: Ledger, key: str | None = None, max_retries: int = 0, close: Callable[[], None] = lambda: None
@@ -37,7 +37,7 @@ class Recorder:
         self._places: OrderedDict[str, str] = OrderedDict()
 
     def recorded(self, sent: Sent) -> RecordedRun | RecordedLook | RecordedMessages | None:
-        """What is recorded of a request, in the caller's own thread or task; None where it is nothing of ours."""
+        """Return the record for a request; None if the request is not recorded. Call it in the thread or task of the caller."""
         request = read_request(sent)
         if isinstance(request, Look):
             run = self._remote.get(request.remote_id)
@@ -53,16 +53,16 @@ class Recorder:
         return run
 
     def key_for(self, place: str | None) -> str:
-        """The conversation: that of the block, of the client, of the thread on the wire, or one of the call's own."""
+        """Return the conversation's key: from the block, the client, or the thread or response in the request, else a new one."""
         return named_key() or self.key or (self._places.get(place, place) if place else None) or f"run-{new_id()}"
 
     def follows(self, key: str, *ids: str | None) -> None:
-        """What comes under one of the provider's ids belongs to this conversation."""
+        """Record later requests that refer to one of these provider ids in the conversation `key`."""
         with self._lock:
             _remember(self._places, {each: key for each in ids if each}, PLACES_MAX)
 
     def watch(self, remote_id: str, run: RecordedRun | None) -> None:
-        """Look for the end of a run where the app looks at it; or no longer."""
+        """Record the end of a provider's run when the app polls it; with None, stop doing so."""
         with self._lock:
             if run is None:
                 self._remote.pop(remote_id, None)

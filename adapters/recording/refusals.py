@@ -1,4 +1,4 @@
-"""What the SDK would raise for an HTTP request that failed, as the facts of a `Failure`."""
+"""Convert a failed HTTP request to the `Failure` of the exception that the SDK raises for it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .outcomes import Context
 
 
 def refusal(response: Any, context: Context) -> Failure:
-    """The facts of an answer with an HTTP status of 400 or above; its body has been read, as far as it could be."""
+    """Return the facts of a response with an HTTP status of 400 or above; its body was read if possible."""
     import openai
 
     try:
         body = json.loads(response.content)
-    except Exception:  # noqa: BLE001 - a body that cannot be read or is no JSON: the status says enough
+    except Exception:  # noqa: BLE001 - if the body cannot be read or is not JSON, the status is used
         body = None
     told = body.get("error", body) if isinstance(body, dict) else body
     message = f"HTTP {response.status_code}"
@@ -28,7 +28,7 @@ def refusal(response: Any, context: Context) -> Failure:
 
 
 def trouble(error: BaseException, request: Any, context: Context) -> Failure:
-    """The facts of an exception out of the HTTP client."""
+    """Return the facts of an exception raised by the HTTP client."""
     import httpx2
     import openai
 

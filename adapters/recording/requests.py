@@ -1,6 +1,6 @@
-"""What a request to the provider is: one that asks a model, a look at a run, messages for a thread; or nothing of ours.
+"""Classify a request to the provider: a model call, a request about a run, messages for a thread, or one not recorded.
 
-Paths as the SDK 3.54 makes them; what stands before them (`/v1`, Azure's `/openai/deployments/MODEL`) does not matter.
+The paths are those of the SDK 3.54; any prefix (`/v1`, Azure's `/openai/deployments/MODEL`) is accepted.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ RUNS = "POST /threads/{thread_id}/runs"
 THREAD_AND_RUN = "POST /threads/runs"
 
 RETRIES_HEADER = "x-stainless-retry-count"
-"""How often the SDK has sent this request before."""
+"""Header with the number of times that the SDK has already sent this request."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that asks a model. `held`: the provider holds what came before these messages."""
+    """Represent a request that calls a model. `held`: the provider already has the messages before these."""
 
     backend: str
     endpoint: str
     model: str
     messages: tuple[Message, ...]
     digest: str
-    """SHA-256 (hex) of the body: the SDK's retries send it again."""
+    """SHA-256 (hex) of the body, which is the same in each retry by the SDK."""
     retries: int = 0
     held: bool = False
     place: str | None = None
-    """The conversation or thread, or the response that this one follows, by the provider's id."""
+    """The provider's id of the conversation or thread, or of the previous response."""
     thread_id: str | None = None
     stream: bool = False
     background: bool = False
@@ -48,7 +48,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Look:
-    """A request about a run that is under way, by the provider's id of it; with the tool results that go to it."""
+    """Represent a request about a run in progress, with the provider's id of the run and the tool results sent to it."""
 
     backend: str
     endpoint: str
@@ -59,7 +59,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Written:
-    """Messages that the app puts into a thread; of a thread that is made with them, the id is in the answer."""
+    """Represent messages that the app adds to a thread. If the request creates the thread, its id is in the response."""
 
     messages: tuple[Message, ...]
     thread_id: str | None = None
@@ -67,7 +67,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Sent:
-    """A request as it is on the wire."""
+    """Represent an HTTP request as it is sent."""
 
     method: str
     path: str
@@ -100,7 +100,7 @@ _GET = tuple(
 
 
 def route(method: str, path: str) -> tuple[str, tuple[str, ...]] | None:
-    """Which kind of request this is, with the ids in its path; None where it is nothing of ours."""
+    """Return the kind of a request and the ids in its path; None if the request is not recorded."""
     for pattern, kind in {"POST": _POST, "GET": _GET}.get(method.upper(), ()):
         match = pattern.search(path)
         if match is not None:
@@ -109,7 +109,7 @@ def route(method: str, path: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def read_request(sent: Sent) -> Asked | Look | Written | None:
-    """What a request is. Never refuses: a body that cannot be read asks with no messages."""
+    """Classify a request; None if it is not recorded. A body that cannot be parsed counts as one without messages."""
     found = route(sent.method, sent.path)
     if found is None:
         return None
@@ -152,7 +152,7 @@ def _asked(kind: str, ids: tuple[str, ...], body: dict[str, Any], sent: Sent) ->
             background=bool(body.get("background")),
             **given,
         )
-    given["timeout_seconds"] = max(given["timeout_seconds"], RUN_SECONDS_DEFAULT)  # a run outlasts the request for it
+    given["timeout_seconds"] = max(given["timeout_seconds"], RUN_SECONDS_DEFAULT)  # a run may outlast its request
     if kind == "run":
         messages = thread_messages(body.get("additional_messages"))
         return Asked("assistants", RUNS, messages=messages, held=True, place=ids[0], thread_id=ids[0], **given)

@@ -1,7 +1,7 @@
-"""One HTTP request that asks a model, as a run: its exchange, the messages that are new, and its end.
+"""Record one HTTP request that calls a model as a run: its exchange, its new messages, and its end.
 
-How many runs an app has open at once is the app's to say: a run is recorded alongside others of its conversation, where
-`ask` would be refused.
+The app decides how many runs it has open at the same time: a run is recorded alongside other runs of its conversation, in
+cases where `ask` would be refused.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("threadledger")
 
 WINDOW = "app"
-"""The rule of a view that the app cut itself."""
+"""Memory rule for a window that the app selected itself."""
 
 RETRIED_BY_SDK = frozenset({408, 409, 429})
-"""Besides 500 and above: openai 3.54, `_base_client.py`, `_should_retry`."""
+"""HTTP statuses that the SDK retries, in addition to 500 and above (openai 3.54, `_base_client.py`, `_should_retry`)."""
 
 _NOT_SENT = frozenset({*(Role(each) for each in INSTRUCTIONS), Role.UNKNOWN})
-"""Roles that are not compared: instructions are not part of what is recorded."""
+"""Roles that are not compared, because instructions are not recorded."""
 
 
 @dataclass(frozen=True)
 class _Begin:
-    """What a run begins with, decided on one state of its conversation."""
+    """Hold the exchange and new messages of a run, derived from one version of its conversation."""
 
     exchange_id: str
     new: Sequence[Message]
@@ -65,7 +65,7 @@ class _Begin:
 
 @dataclass(frozen=True)
 class _Begun:
-    """What a run is, once it is recorded."""
+    """Hold the ids and plan of a run after its start was recorded."""
 
     exchange_id: str = ""
     run_id: str = ""
@@ -73,7 +73,7 @@ class _Begun:
 
 
 class RecordedRun:
-    """One request that asks a model, from before it goes out to the end of its answer."""
+    """Record one model call, from before the request is sent to the end of its response."""
 
     def __init__(self, recorder: Recorder, asked: Asked, key: str, again: RecordedRun | None = None) -> None:
         self.key = key
@@ -89,28 +89,28 @@ class RecordedRun:
 
     @property
     def exchange_id(self) -> str:
-        """The exchange that it belongs to; empty before it has begun."""
+        """Return the id of the run's exchange; empty before `begin`."""
         return self._begun.exchange_id
 
     @property
     def run_id(self) -> str:
-        """Its id; empty before it has begun."""
+        """Return the id of the run; empty before `begin`."""
         return self._begun.run_id
 
     def context(self, request_id: str | None = None, http_status: int | None = None) -> Context:
-        """What is known of its answer before the body."""
+        """Return the facts of the response that are known before its body is read."""
         return Context(self.asked.backend, self.asked.endpoint, request_id, http_status, self.asked.thread_id)
 
     def is_same(self, recorder: Recorder, asked: Asked) -> bool:
-        """Whether the SDK may be sending this very request again."""
+        """Return whether a request of this recorder has the same body, so that it may be a retry by the SDK."""
         return recorder is self._recorder and asked.digest == self.asked.digest
 
     def begin(self) -> None:
-        """Journal what is new, and the start of the run; nothing has been sent yet.
+        """Journal the new messages and the start of the run, before the request is sent.
 
         Raises:
-            StoreError: it cannot be written.
-            ConversationChanged: others write to the conversation all the time.
+            StoreError: the events cannot be written.
+            ConversationChanged: other writers changed the conversation during every attempt.
         """
         refused: ConversationChanged | None = None
         for _ in range(limits.DECIDE_ATTEMPTS_MAX):
@@ -121,14 +121,14 @@ class RecordedRun:
                 return
             except ConversationChanged as error:
                 refused = error
-        raise refused or AssertionError("there was an attempt")
+        raise refused or AssertionError("at least one attempt was made")
 
     def refuse(self, failure: Failure) -> None:
-        """The request did not get to an answer."""
+        """Record that the request failed."""
         self.end(failure)
 
     def see(self, seen: Seen) -> None:
-        """What was seen of the run at the provider. Never raises: the app gets its answer, recorded or not."""
+        """Record the state of the provider's run. Never raises: the app gets its answer, recorded or not."""
         self._recorder.follows(self.key, seen.remote_id, seen.thread_id)
         if seen.outcome is not None:
             self.end(seen.outcome)
@@ -137,13 +137,13 @@ class RecordedRun:
             self._quietly(lambda: self._call(seen.calls))
 
     def broke(self, seen: Seen) -> None:
-        """Its stream broke off. What goes on in the background is not over with its stream."""
+        """Record that the stream broke. A background response continues after its stream has ended."""
         if self.asked.background and seen.remote_id is not None:
             seen = replace(seen, outcome=None)
         self.see(seen)
 
     def end(self, outcome: Completion | Failure) -> None:
-        """Record the end, the first one. Never raises."""
+        """Record the end of the run; later calls are ignored. Never raises."""
         with self._lock:
             if self._ended or not self.run_id:
                 return
@@ -156,7 +156,7 @@ class RecordedRun:
             self._quietly(lambda: self._fail(outcome))
 
     def journal(self, messages: Sequence[Message], from_run: bool) -> None:
-        """Journal what the model called, or what the app answered it, while the run goes on."""
+        """Journal tool calls of the model, or results of the app, while the run is in progress."""
         source, run_id = (Source.RUN, self.run_id) if from_run else (Source.APP, None)
 
         def decide(conversation: Conversation) -> None:
@@ -167,7 +167,7 @@ class RecordedRun:
 
     def _decide(self, memory: Memory, conversation: Conversation) -> _Begun:
         if not conversation.pending and conversation.version != memory.version:
-            raise ConversationChanged(f"{self.key!r} moved on since its memory was read")
+            raise ConversationChanged(f"the conversation {self.key!r} has changed since its memory was read")
         conversation.close_overdue_runs()
         begin = self._begin(conversation, memory)
         after = max((place for place, each in enumerate(begin.new) if each.role is Role.ASSISTANT), default=-1)
@@ -227,7 +227,7 @@ class RecordedRun:
 
         try:
             self._journal.commit(self.key, decide)
-        except RunNotOpen:  # closed as interrupted when its time was over: the answer is not lost
+        except RunNotOpen:  # it was closed as interrupted at its deadline: record the answer as a rerun
             self._journal.commit(self.key, decide_late)
 
     def _fail(self, failure: Failure) -> None:
@@ -239,7 +239,7 @@ class RecordedRun:
         self._journal.commit(self.key, decide)
 
     def _comes_again(self, failure: Failure) -> bool:
-        """Whether the SDK may send the request again by itself."""
+        """Return whether the SDK may retry the request."""
         if self.asked.retries >= self._recorder.max_retries or failure.status != "error" or failure.partial_text:
             return False
         status = failure.http_status
@@ -249,15 +249,15 @@ class RecordedRun:
     def _quietly(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the app its answer
-            logger.warning("run %s of %r went on, but the ledger does not tell it: %s", self.run_id, self.key, error)
+        except Exception as error:  # noqa: BLE001 - an error in recording must not cost the app its answer
+            logger.warning("run %s of %r could not be recorded; the call continues: %s", self.run_id, self.key, error)
 
     def _elapsed(self) -> float:
         return round(time.monotonic() - self._began, 6)
 
 
 def _exchange_of(new: Sequence[Message], known: Sequence[JournaledMessage]) -> str | None:
-    """The exchange that goes on: that of the calls whose results are sent, or of the question that is asked again."""
+    """Return the exchange that continues: the one whose tool results are sent, or whose question is sent again."""
     if not new:
         return known[-1].exchange_id if known else None
     results = {each.tool_call_id for each in new if each.role is Role.TOOL}
@@ -268,7 +268,7 @@ def _exchange_of(new: Sequence[Message], known: Sequence[JournaledMessage]) -> s
 
 
 def give_up_idle(conversation: Conversation) -> None:
-    """Give up what nobody has gone on with for a while: the app has a newer question."""
+    """Abandon open exchanges without recent activity, because the app has a newer question."""
     idle = now() - timedelta(seconds=limits.BETWEEN_RUNS_SECONDS)
     for exchange_id, exchange in list(conversation.state.open_exchanges.items()):
         active_at = exchange.get("active_at")

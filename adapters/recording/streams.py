@@ -1,6 +1,6 @@
-"""Streams of server-sent events, read as they pass.
+"""Parse streams of server-sent events as they pass.
 
-A stream may end cleanly without its last event: then the run has failed, and what was said up to there is kept.
+A stream may end cleanly without its last event: then the run has failed, and the text received so far is kept.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .items import thread_messages, whole
 from .outcomes import Context, Seen, answer_message, answered, no_answer, seen_in, text_of, usage_of
 
 ENDED_EARLY = "stream_ended"
-"""Our code for a stream that came to its end without its last event."""
+"""Failure code for a stream that ended without its last event."""
 
 CLOSED = "stream_closed"
-"""Our code for a stream that the app closed before its last event."""
+"""Failure code for a stream that the app closed before its last event."""
 
 
 class Events:
-    """Bytes to events: (name, data) of each, whole ones only."""
+    """Parse bytes into complete server-sent events, each a (name, data) pair."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -33,7 +33,7 @@ class Events:
         self._data: list[str] = []
 
     def take(self, chunk: bytes) -> Iterator[tuple[str, str]]:
-        """The events that a chunk completes."""
+        """Yield the (name, data) pairs of the events that a chunk completes."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             text = line.rstrip(b"\r").decode("utf-8", "replace")
@@ -49,7 +49,7 @@ class Events:
 
 
 class Fold(ABC):
-    """What the bytes of one answer come to. `seen` has an outcome from the last event on."""
+    """Derive the state of a run from the bytes of one response. `seen` has an outcome after the last event."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -57,18 +57,18 @@ class Fold(ABC):
 
     @abstractmethod
     def take(self, chunk: bytes) -> None:
-        """The next bytes."""
+        """Read the next bytes of the body."""
 
     def text(self) -> str:
-        """What was said so far."""
+        """Return the text received so far."""
         return ""
 
     @abstractmethod
     def end(self) -> Seen:
-        """The body came to its end."""
+        """Return the state of the run at the end of the body."""
 
     def stopped(self, failure: Failure) -> Seen:
-        """The body broke off, or was left: what was seen before counts, the failure otherwise."""
+        """Return the outcome seen before the body stopped early; if there was none, the given failure."""
         if self.seen.outcome is not None or self.seen.unread:
             return self.seen
         thread_id = failure.thread_id or self.seen.thread_id
@@ -78,13 +78,13 @@ class Fold(ABC):
         return replace(self.seen, outcome=partial)
 
     def closed(self) -> Seen:
-        """The app reads no further."""
+        """Return the state of the run after the app closed the response."""
         message = "the app closed the stream before its end"
         return self.stopped(self.context.failure("cancelled", code=CLOSED, message=message))
 
 
 class Body(Fold):
-    """A body that is one JSON text."""
+    """Read a body that is one JSON document."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -99,7 +99,7 @@ class Body(Fold):
 
 
 class EventFold(Fold):
-    """A body that is a stream of events."""
+    """Read a body that is a stream of events."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -121,10 +121,10 @@ class EventFold(Fold):
 
     @abstractmethod
     def event(self, name: str, data: Any) -> None:
-        """One event with its data."""
+        """Apply one event with its data."""
 
     def done(self) -> None:
-        """The mark after the last event."""
+        """Handle the `[DONE]` mark after the last event."""
 
     def _take(self, name: str, data: str) -> None:
         if data.startswith("[DONE]"):
@@ -143,7 +143,7 @@ class EventFold(Fold):
 
 
 class ChatFold(EventFold):
-    """Chunks of Chat Completions, the first choice of them."""
+    """Read the chunks of Chat Completions; only the first choice is used."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -170,7 +170,7 @@ class ChatFold(EventFold):
             self.seen = replace(self.seen, outcome=self._outcome())
 
     def end(self) -> Seen:
-        """Once its reason to finish was told, the answer is whole: only the mark after it is missing."""
+        """Return the answer if its finish reason was received: it is complete even without the `[DONE]` mark."""
         self.done()
         return super().end()
 
@@ -205,7 +205,7 @@ class ChatFold(EventFold):
 
 
 class ResponseFold(EventFold):
-    """Events of the Responses API; those that tell of the response carry it whole."""
+    """Read the events of the Responses API; events with the response contain all of it."""
 
     def event(self, name: str, data: Any) -> None:
         if data.get("type") == "response.output_text.delta":
@@ -220,7 +220,7 @@ class ResponseFold(EventFold):
 
 
 class RunFold(EventFold):
-    """Events of a run in an Assistants thread; its messages come before its end."""
+    """Read the events of a run in an Assistants thread; its messages arrive before its end."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -264,7 +264,7 @@ class RunFold(EventFold):
 
 
 def read_body(body: bytes, context: Context) -> Seen:
-    """What a whole body tells."""
+    """Read the state of a run from a complete body."""
     try:
         return seen_in(whole(json.loads(body)), context)
     except (ValueError, RecursionError):
@@ -272,7 +272,7 @@ def read_body(body: bytes, context: Context) -> Seen:
 
 
 def fold_of(context: Context, events: bool) -> Fold:
-    """What reads the bytes of an answer: a stream of events, or a body."""
+    """Create the reader for a response: for a stream of events, or for a JSON body."""
     return _FOLDS[context.backend](context) if events else Body(context)
 
 

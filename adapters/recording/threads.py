@@ -1,4 +1,4 @@
-"""What an app does around a run at the provider: looks at it, answers its tools, puts messages into its thread."""
+"""Record what an app does around a provider's run: polling, tool results, and messages added to its thread."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ logger = logging.getLogger("threadledger")
 
 
 class RecordedLook:
-    """A request about a run that is under way; that it fails does not mean that the run has."""
+    """Record the result of a request about a run in progress; if the request fails, the run may still continue."""
 
     def __init__(self, run: RecordedRun, look: Look) -> None:
         self._run = run
         self._look = look
 
     def context(self, request_id: str | None = None, http_status: int | None = None) -> Context:
-        """What is known of its answer before the body."""
+        """Return the facts of the response that are known before its body is read."""
         return Context(self._look.backend, self._look.endpoint, request_id, http_status, self._look.thread_id)
 
     def begin(self) -> None:
-        """Journal the tool results that are about to be sent."""
+        """Journal the tool results of the request before it is sent."""
         if self._look.results:
             self._run.journal(self._look.results, from_run=False)
 
     def refuse(self, failure: Failure) -> None:
-        """The run goes on, whatever became of the look."""
+        """Ignore the failed request, because the run may continue."""
 
     def see(self, seen: Seen) -> None:
-        """What was seen of the run."""
+        """Record the state of the run."""
         if seen.remote_id == self._look.remote_id:
             self._run.see(seen)
 
     def broke(self, seen: Seen) -> None:
-        """The run goes on."""
+        """Ignore the broken stream, because the run may continue."""
 
 
 class RecordedMessages:
-    """Messages that the app puts into a thread: journaled once the thread has them."""
+    """Journal messages that the app adds to a thread, after the thread has accepted them."""
 
     def __init__(self, recorder: Recorder, written: Written) -> None:
         self._recorder = recorder
@@ -54,27 +54,27 @@ class RecordedMessages:
         self._key = recorder.key_for(written.thread_id)
 
     def context(self, request_id: str | None = None, http_status: int | None = None) -> Context:
-        """Nothing is asked here."""
+        """Return the facts of the response that are known before its body is read."""
         return Context("threads", "POST /threads", request_id, http_status, self._written.thread_id)
 
     def begin(self) -> None:
-        """Nothing is journaled before the thread has it."""
+        """Do nothing, because the messages are journaled after the thread has accepted them."""
 
     def refuse(self, failure: Failure) -> None:
-        """The thread does not have them, and nor does the journal."""
+        """Do nothing, because neither the thread nor the journal has the messages."""
 
     def see(self, seen: Seen) -> None:
-        """The thread has them. Never raises."""
+        """Journal the messages that the thread has accepted. Never raises."""
         if seen.thread_id is None:
             return
         self._recorder.follows(self._key, seen.thread_id)
         try:
             self._recorder.ledger.journal.commit(self._key, self._decide, create=True)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the app its answer
-            logger.warning("messages of %r are in their thread, but not in the ledger: %s", self._key, error)
+        except Exception as error:  # noqa: BLE001 - an error in recording must not cost the app its answer
+            logger.warning("messages of %r are in their thread, but could not be recorded: %s", self._key, error)
 
     def broke(self, seen: Seen) -> None:
-        """Nothing is known of the thread."""
+        """Do nothing, because it is unknown whether the thread has accepted the messages."""
 
     def _decide(self, conversation: Conversation) -> None:
         state = conversation.state

@@ -1,4 +1,7 @@
-"""A provider that speaks OpenAI's wire protocol over HTTP, with scripted faults: for demos, tests and rehearsals."""
+"""Simulate a provider that speaks OpenAI's wire protocol over HTTP, for demos, tests and rehearsals.
+
+Scripts define its answers and faults.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +40,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when it is asked for: reading a script needs no web server.
+    # Import on first access: reading a script needs no web server.
     from importlib import import_module
 
     if name in _HOMES:

@@ -1,4 +1,4 @@
-"""Who may ask: the API key and the beta header, refused in the provider's words."""
+"""Check the API key and the beta header, and refuse requests in the provider's words."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,10 @@ AZURE_WRONG_KEY = (
 
 
 def require_key(headers: Mapping[str, str], expected: str | None, *, azure: bool = False) -> None:
-    """Refuse a request without a key, or (where one is expected) with another. Azure takes it as `api-key`, too."""
+    """Raise a 401 if a request has no key, or not the `expected` key if one is set.
+
+    Azure also accepts the key in the `api-key` header.
+    """
     if azure and headers.get("api-key"):
         if expected is not None and headers["api-key"] != expected:
             raise ApiError(401, AZURE_WRONG_KEY, code="401")
@@ -29,7 +32,7 @@ def require_key(headers: Mapping[str, str], expected: str | None, *, azure: bool
 
 
 def require_beta(headers: Mapping[str, str], api: str) -> None:
-    """The Assistants surface is only served to clients that name its version; the SDK does."""
+    """Raise a 400 for an Assistants request without the `OpenAI-Beta: assistants=v2` header, which the SDK sends."""
     if api == "assistants" and "assistants=v2" not in headers.get("openai-beta", ""):
         message = (
             "You must provide the 'OpenAI-Beta' header to access the Assistants API. "
@@ -39,7 +42,7 @@ def require_beta(headers: Mapping[str, str], api: str) -> None:
 
 
 def masked(key: str) -> str:
-    """A key with its middle hidden, as the provider shows it."""
+    """Return a key with part of it replaced by asterisks, as the provider shows it."""
     if len(key) <= 12:
         return key[:3] + "*" * max(0, len(key) - 3)
     return key[:8] + "*" * (len(key) - 12) + key[-4:]

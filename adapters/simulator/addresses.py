@@ -1,4 +1,4 @@
-"""Where the provider is reached: OpenAI's paths, and Azure's, which lead to the same state."""
+"""Resolve the paths of OpenAI and of Azure OpenAI, which lead to the same state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ AZURE_V1_PREFIX = "/openai/v1"
 
 @dataclass(frozen=True)
 class Address:
-    """A path without its prefix. `deployment` is the model that Azure's path names, if it does."""
+    """Represent a request path without its prefix.
+
+    `deployment` is the model that an Azure path names, or None.
+    """
 
     path: str
     azure: bool = False
@@ -20,7 +23,10 @@ class Address:
 
 
 def address_of(path: str, query: Mapping[str, str]) -> Address | None:
-    """Where a request goes, None where no API begins so; or Azure's 404 where it names no version."""
+    """Return the address of a request, or None if no API has the path's prefix.
+
+    Raises `ApiError` (404) for an Azure path without `api-version`.
+    """
     if path.startswith(f"{API_PREFIX}/"):
         return Address(path.removeprefix(API_PREFIX))
     if path.startswith(f"{AZURE_V1_PREFIX}/"):

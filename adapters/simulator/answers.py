@@ -1,4 +1,4 @@
-"""What the simulated models say: the next scripted answer, or an echo."""
+"""Produce the answers of the simulated models: the next scripted answer, or an echo of the user."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,10 @@ from .ids import Seeded
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call of one of the app's functions; `arguments` is JSON text, as on the wire."""
+    """Represent a call of one of the app's functions.
+
+    `arguments` is JSON text, as on the wire.
+    """
 
     name: str
     arguments: str
@@ -18,60 +21,69 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """A text, or tool calls (then the text is empty)."""
+    """Represent a model's answer: a text, or tool calls with an empty text."""
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Answers:
-    """The queue of scripted answers. A run that fails takes none, so that its retry gets what it would have said."""
+    """Hold the queue of scripted answers.
+
+    A run that fails takes no answer, so its retry gets the answer that the run would have given.
+    """
 
     def __init__(self, scripted: Iterable[Answer] = ()) -> None:
         self._queue = deque(scripted)
 
     def add(self, answers: Iterable[Answer]) -> None:
-        """Put answers at the queue's end."""
+        """Append answers to the queue."""
         self._queue.extend(answers)
 
     def next(self, last_user_text: str) -> Answer:
-        """The next scripted answer, or an echo of the user's last text."""
+        """Return the next scripted answer, or an echo of the user's last text."""
         return self._queue.popleft() if self._queue else echo(last_user_text)
 
     def replace(self, answers: Iterable[Answer]) -> None:
-        """These answers, and no others."""
+        """Replace the queue with these answers."""
         self._queue = deque(answers)
 
     @property
     def left(self) -> list[Answer]:
-        """The scripted answers nobody has taken yet."""
+        """Return the scripted answers that are still in the queue."""
         return list(self._queue)
 
 
 def called(seeded: Seeded, wanted: ToolCall) -> dict[str, Any]:
-    """A tool call with its id, as runs and chat completions show it."""
+    """Return a tool call with a new id, in the form of runs and chat completions."""
     function = {"name": wanted.name, "arguments": wanted.arguments}
     return {"id": seeded.short("call_"), "type": "function", "function": function}
 
 
 def echo(text: str) -> Answer:
-    """What is said where nothing is scripted."""
+    """Return the answer that is given if nothing is scripted."""
     return Answer(f"You said: {text}")
 
 
 def first_half(text: str) -> str:
-    """What an answer cut off half-way still shows."""
+    """Return the first half of a text, as shown by an answer that was cut off."""
     words = text.split()
     return " ".join(words[: max(1, len(words) // 2)])
 
 
 def token_count(text: str) -> int:
-    """A rough count: words. Good enough for totals that add up."""
+    """Return a rough token count: the number of words.
+
+    The count is good enough for totals that add up.
+    """
     return len(text.split())
 
 
 def text_of(content: Any) -> str:
-    """The text in a message's content: a string, or parts of any surface (text, input_text, output_text, refusal)."""
+    """Return the text of a message's content.
+
+    `content` is a string, or a list of parts of any API (text, input_text, output_text, refusal).
+    """
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

@@ -1,4 +1,4 @@
-"""The provider as an ASGI application: bytes in, bytes out, and the faults that concern the connection."""
+"""Serve the provider as an ASGI application, including the faults that affect the connection."""
 
 import asyncio
 import json
@@ -20,7 +20,10 @@ HangUp = Callable[[Any], None]
 
 
 class SimulatorApp:
-    """Serves a `Provider`. `hang_up(scope)` closes a request's connection at once, without an answer."""
+    """Serve a `Provider` over HTTP.
+
+    `hang_up(scope)` closes a request's connection at once, without an answer.
+    """
 
     def __init__(self, provider: Provider, hang_up: HangUp) -> None:
         self._provider = provider
@@ -29,7 +32,10 @@ class SimulatorApp:
         self._late = Late(provider)
 
     def stop(self) -> None:
-        """The server stops: whoever hangs is let go. To be called in the server's own event loop."""
+        """Release the waiting requests because the server is stopping.
+
+        Call this in the server's event loop.
+        """
         self._stopping.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +59,7 @@ class SimulatorApp:
         await sender.reply(reply, admitted.fault)
 
     async def _answer(self, admitted: Admitted, receive: Receive) -> Reply | None:
-        """The answer, None where the connection is to be closed without one."""
+        """Return the answer, or None if the connection is to be closed without one."""
         fault = admitted.fault
         silent = fault.silent_seconds if fault is not None else None
         if silent is not None:
@@ -74,7 +80,7 @@ class SimulatorApp:
         return reply
 
     async def _hang(self, seconds: float, receive: Receive) -> None:
-        """Wait until the time is over, the client has gone, or the server stops."""
+        """Wait until the time is over, the client disconnects, or the server stops."""
         waits = [asyncio.ensure_future(receive()), asyncio.ensure_future(self._stopping.wait())]
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -84,7 +90,7 @@ class SimulatorApp:
 
     async def _close(self, scope: Scope, receive: Receive) -> None:
         self._hang_up(scope)
-        # Returning before the server has seen the connection go would make it answer with a 500.
+        # If this returned before the server noticed the closed connection, the server would answer with a 500.
         while (await receive())["type"] != "http.disconnect":
             pass
 

@@ -1,4 +1,4 @@
-"""/v1/assistants: the provider's copies of profiles."""
+"""Handle /v1/assistants, the provider's copies of profiles."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ FIELDS = (
 
 
 def create(store: Store, call: Call) -> Json:
-    """POST /assistants."""
+    """Create an assistant (POST /assistants)."""
     body = call.body
     only_known(body, FIELDS)
     model = store.accept_model(required_string(body, "model"))
@@ -34,7 +34,7 @@ def create(store: Store, call: Call) -> Json:
 
 
 def modify(store: Store, call: Call) -> Json:
-    """POST /assistants/{assistant_id}: the fields that are given change, the others stay."""
+    """Change the given fields of an assistant (POST /assistants/{assistant_id}); the others keep their values."""
     assistant = store.assistant(call.ids["assistant_id"])
     only_known(call.body, FIELDS)
     if call.body.get("model") is not None:
@@ -44,24 +44,27 @@ def modify(store: Store, call: Call) -> Json:
 
 
 def retrieve(store: Store, call: Call) -> Json:
-    """GET /assistants/{assistant_id}."""
+    """Return an assistant (GET /assistants/{assistant_id})."""
     return store.assistant(call.ids["assistant_id"])
 
 
 def list_(store: Store, call: Call) -> Json:
-    """GET /assistants."""
+    """Return a page of assistants (GET /assistants)."""
     return page(store.assistants.values(), call.query)
 
 
 def delete(store: Store, call: Call) -> Json:
-    """DELETE /assistants/{assistant_id}."""
+    """Delete an assistant (DELETE /assistants/{assistant_id})."""
     assistant_id = store.assistant(call.ids["assistant_id"])["id"]
     del store.assistants[assistant_id]
     return {"id": assistant_id, "object": "assistant.deleted", "deleted": True}
 
 
 def checked_tools(value: Any, maximum: int = ASSISTANT_TOOLS_MAX) -> list[Json]:
-    """`value`, a list of tools the Assistants API takes; a function needs a name."""
+    """Return `value` if it is a list of tools that the Assistants API accepts.
+
+    A function needs a name.
+    """
     tools = array(value, "tools", maximum)
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"

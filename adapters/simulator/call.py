@@ -1,4 +1,4 @@
-"""A request that was let in, as the handlers see it."""
+"""Represent an admitted request for the handlers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,11 @@ Json = dict[str, Any]
 
 @dataclass
 class Call:
-    """Path parameters by name, the query, the JSON body, the outcome a fault asks for, headers for the answer."""
+    """Hold what a handler reads and writes of one request.
+
+    `ids` holds the path parameters by name, `outcome` the outcome that a fault requires, and `headers` the headers to
+    add to the answer.
+    """
 
     ids: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
@@ -21,12 +25,12 @@ class Call:
 
     @property
     def wants_stream(self) -> bool:
-        """Whether the answer is to come as a stream: by the body, or (of a response that is looked at) by the query."""
+        """Return whether the client wants a stream: `stream` is true in the body, or in the query of a GET."""
         return self.body.get("stream") is True or self.query.get("stream") == "true"
 
     @property
     def addressed(self) -> str | None:
-        """The id of the thread or conversation that the request is about, if it names one."""
+        """Return the id of the thread or conversation that the request names, or None."""
         named = self.ids.get("thread_id") or self.ids.get("conversation_id") or self.body.get("conversation")
         found = named.get("id") if isinstance(named, dict) else named
         return found if isinstance(found, str) else None

@@ -1,4 +1,4 @@
-"""/v1/chat/completions: stateless, one call in, one answer out, at once or as a stream."""
+"""Handle /v1/chat/completions: each request is stateless and gets one answer, whole or as a stream."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ FIELDS = (
 
 
 def create(store: Store, call: Call) -> Json | EventStream:
-    """POST /chat/completions."""
+    """Create a chat completion (POST /chat/completions)."""
     body = call.body
     only_known(body, FIELDS)
     if body.get("model") is None:

@@ -1,4 +1,4 @@
-"""What Chat Completions takes as messages, refused in the provider's words where they are known."""
+"""Check the messages of Chat Completions, with the provider's error messages where they are known."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from .validation import an_object, array, one_of, required_string
 
 
 def checked_messages(value: Any) -> list[Json]:
-    """`value`, one or more messages in which every tool call is followed by its result."""
+    """Return `value` if it is one or more messages in which every tool call is followed by its result."""
     if value is None:
         raise missing("messages")
     messages = array(value, "messages")
@@ -48,11 +48,11 @@ def _check_call(call: Json, where: str) -> None:
 
 def _check_pairs(messages: list[Json]) -> None:
     waiting: list[str] = []  # calls of the last assistant message that have no result yet
-    known: set[str] = set()  # calls a result may still answer here
+    known: set[str] = set()  # calls that a tool message may answer at this point
     for index, message in enumerate(messages):
         if message["role"] == "tool":
             if message["tool_call_id"] not in known:
-                # The provider's own spelling.
+                # The provider spells it "preceeding".
                 text = (
                     "Invalid parameter: messages with role 'tool' must be a response to a preceeding message "
                     "with 'tool_calls'."

@@ -1,4 +1,4 @@
-"""/v1/chat/completions/{completion_id}: completions that were kept because the request said `store: true`."""
+"""Handle /v1/chat/completions/{completion_id}: completions that were created with `store: true`."""
 
 from .answers import text_of
 from .call import Call, Json
@@ -9,7 +9,7 @@ from .validation import metadata_of, only_known
 
 
 def list_(store: Store, call: Call) -> Json:
-    """GET /chat/completions: oldest first, unless the query says otherwise."""
+    """Return a page of stored completions (GET /chat/completions), oldest first unless the query sets `order`."""
     model = call.query.get("model")
     kept = (record.object for record in store.completions.values() if record.kept)
     chosen = (made for made in kept if model is None or made["model"] == model)
@@ -17,12 +17,12 @@ def list_(store: Store, call: Call) -> Json:
 
 
 def retrieve(store: Store, call: Call) -> Json:
-    """GET /chat/completions/{completion_id}."""
+    """Return a stored completion (GET /chat/completions/{completion_id})."""
     return _find(store, call).object
 
 
 def modify(store: Store, call: Call) -> Json:
-    """POST /chat/completions/{completion_id}: metadata only."""
+    """Replace the metadata of a stored completion (POST /chat/completions/{completion_id})."""
     record = _find(store, call)
     only_known(call.body, ("metadata",))
     record.object["metadata"] = metadata_of(call.body)
@@ -30,14 +30,14 @@ def modify(store: Store, call: Call) -> Json:
 
 
 def delete(store: Store, call: Call) -> Json:
-    """DELETE /chat/completions/{completion_id}."""
+    """Delete a stored completion (DELETE /chat/completions/{completion_id})."""
     completion_id = _find(store, call).object["id"]
     del store.completions[completion_id]
     return {"id": completion_id, "object": "chat.completion.deleted", "deleted": True}
 
 
 def list_messages(store: Store, call: Call) -> Json:
-    """GET /chat/completions/{completion_id}/messages: what the model was given."""
+    """Return the messages that the model was given (GET /chat/completions/{completion_id}/messages)."""
     record = _find(store, call)
     return page((_shown(record, index) for index in range(len(record.messages))), {"order": "asc", **call.query})
 

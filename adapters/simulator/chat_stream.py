@@ -1,4 +1,7 @@
-"""A chat completion as a stream of chunks: the role first, the text in parts, tool calls by index, then the end."""
+"""Stream a chat completion as chunks.
+
+The chunks contain the role, then the text in parts or the tool calls by index, then the end.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +13,12 @@ from .streams import DONE, EventStream, frame, pieces
 
 
 def streamed(store: Store, record: CompletionRecord, options: Json) -> EventStream:
-    """The chunks of a completion, which the provider remembers when all have been read."""
+    """Return a completion as a stream of chunks; the provider stores it after the last one."""
     return EventStream("chat", _frames(store, record, options.get("include_usage", False)))
 
 
 def broken(store: Store, model: str, failure: Failure) -> EventStream:
-    """A stream that has begun when the provider finds that it cannot go on: the role, then the error."""
+    """Return a stream that fails after it has started: a chunk with the role, then the error."""
     chunk = _base({"id": store.seeded.short("chatcmpl-"), "created": store.now(), "model": model})
     first = {**chunk, "choices": [_choice(0, {"role": "assistant", "content": ""})]}
     error = {"message": failure.message, "type": "server_error", "param": None, "code": failure.code}

@@ -1,4 +1,7 @@
-"""/_simulator: looking at the simulation and changing it while it runs. No key is needed."""
+"""Handle /_simulator: read and change the simulation while it runs.
+
+These requests need no API key.
+"""
 
 import json
 from collections.abc import Callable
@@ -18,7 +21,7 @@ CONTROL_PREFIX = "/_simulator"
 
 
 def control(provider: Provider, incoming: Incoming) -> tuple[int, dict[str, Any]]:
-    """Answer a control request: status and JSON."""
+    """Answer a control request with a status and a JSON object."""
     try:
         return 200, _dispatch(provider, incoming)
     except (ScriptError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -37,7 +40,7 @@ def _dispatch(provider: Provider, incoming: Incoming) -> dict[str, Any]:
 
 
 def state(provider: Provider, _body: Any = None) -> dict[str, Any]:
-    """Everything, ready for JSON."""
+    """Return the whole state as a JSON-compatible object."""
     with provider.lock:
         messages, items = provider.messages, provider.items
         runs = list(provider.runs.values())
@@ -97,7 +100,9 @@ def _lose(provider: Provider, body: Any) -> dict[str, Any]:
     try:
         provider.lose(identifier)
     except KeyError as error:
-        raise ApiError(404, f"Nothing with id '{identifier}' to lose.") from error
+        raise ApiError(
+            404, f"Nothing with id '{identifier}': pass the id of an assistant, thread, conversation or response."
+        ) from error
     return {"lost": identifier}
 
 
@@ -126,7 +131,7 @@ def _limits(provider: Provider) -> dict[str, Any]:
 
 
 def _listed(body: Any, key: str) -> list[Any]:
-    """A list, {key: list}, or a single fault or answer."""
+    """Return a list: the body itself, the list under `key`, or the body as a single fault or answer."""
     if isinstance(body, list):
         return body
     return Reader(body, "").array(key) if isinstance(body, dict) and key in body else [body]

@@ -1,4 +1,4 @@
-"""/v1/conversations and their items."""
+"""Handle /v1/conversations and their items."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from .validation import array, metadata_of, only_known
 
 
 def create(store: Store, call: Call) -> Json:
-    """POST /conversations."""
+    """Create a conversation with its first items (POST /conversations)."""
     only_known(call.body, ("metadata", "items"))
     created: Json = {"id": store.seeded.long("conv_"), "object": "conversation", "created_at": store.now()}
     record = ConversationRecord(created | {"metadata": metadata_of(call.body)})
@@ -22,7 +22,7 @@ def create(store: Store, call: Call) -> Json:
 
 
 def modify(store: Store, call: Call) -> Json:
-    """POST /conversations/{conversation_id}: metadata, which must be given."""
+    """Replace the metadata of a conversation (POST /conversations/{conversation_id}); it must be given."""
     conversation = store.conversation(call.ids["conversation_id"]).object
     only_known(call.body, ("metadata",))
     if "metadata" not in call.body:
@@ -32,19 +32,19 @@ def modify(store: Store, call: Call) -> Json:
 
 
 def retrieve(store: Store, call: Call) -> Json:
-    """GET /conversations/{conversation_id}."""
+    """Return a conversation (GET /conversations/{conversation_id})."""
     return store.conversation(call.ids["conversation_id"]).object
 
 
 def delete(store: Store, call: Call) -> Json:
-    """DELETE /conversations/{conversation_id}. Its items can no longer be reached."""
+    """Delete a conversation (DELETE /conversations/{conversation_id}); its items become unreachable."""
     conversation_id = store.conversation(call.ids["conversation_id"]).object["id"]
     del store.conversations[conversation_id]
     return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
 
 
 def create_items(store: Store, call: Call) -> Json:
-    """POST /conversations/{conversation_id}/items: all of them or, where one is refused, none."""
+    """Append all items, or none if one is refused (POST /conversations/{conversation_id}/items)."""
     record = store.conversation(call.ids["conversation_id"])
     only_known(call.body, ("items",))
     require_free(record)
@@ -56,12 +56,12 @@ def create_items(store: Store, call: Call) -> Json:
 
 
 def list_items(store: Store, call: Call) -> Json:
-    """GET /conversations/{conversation_id}/items."""
+    """Return a page of items (GET /conversations/{conversation_id}/items)."""
     return page(store.conversation(call.ids["conversation_id"]).items.values(), call.query)
 
 
 def retrieve_item(store: Store, call: Call) -> Json:
-    """GET /conversations/{conversation_id}/items/{item_id}."""
+    """Return an item (GET /conversations/{conversation_id}/items/{item_id})."""
     record = store.conversation(call.ids["conversation_id"])
     found = record.items.get(call.ids["item_id"])
     if found is None:
@@ -70,7 +70,7 @@ def retrieve_item(store: Store, call: Call) -> Json:
 
 
 def delete_item(store: Store, call: Call) -> Json:
-    """DELETE /conversations/{conversation_id}/items/{item_id}: answers with the conversation."""
+    """Delete an item and return the conversation (DELETE /conversations/{conversation_id}/items/{item_id})."""
     found = retrieve_item(store, call)
     record = store.conversation(call.ids["conversation_id"])
     del record.items[found["id"]]
@@ -78,7 +78,7 @@ def delete_item(store: Store, call: Call) -> Json:
 
 
 def require_free(record: ConversationRecord) -> None:
-    """Refuse to write to a conversation in which a response is being made."""
+    """Raise a 400 if a response is in progress in the conversation."""
     if record.busy is not None:
         raise bad_request(LOCKED, "conversation", "conversation_locked")
 

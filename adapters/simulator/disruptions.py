@@ -1,4 +1,7 @@
-"""What goes wrong in the middle of a stream, each after so many of its events. A shorter stream passes unharmed."""
+"""Define the faults that happen within a stream, each after a given number of its events.
+
+A stream with fewer events is not affected.
+"""
 
 from dataclasses import dataclass
 
@@ -10,9 +13,9 @@ FLAT, ENVELOPE = "flat", "envelope"
 
 @dataclass(frozen=True)
 class Truncation:
-    """The stream is cut: `clean` as if it were over, `broken` in the middle of the next event.
+    """Cut the stream: `clean`, as if it had ended, or `broken`, in the middle of the next event.
 
-    What was asked for is done all the same, unless `done` is false: then the provider has stopped there, too.
+    The request is still carried out, unless `done` is false: then the provider stops at the same point.
     """
 
     events: int = 0
@@ -22,7 +25,7 @@ class Truncation:
 
 @dataclass(frozen=True)
 class Hang:
-    """The stream says nothing for so many seconds, or until the client has gone."""
+    """Pause the stream for `seconds`, or until the client disconnects."""
 
     seconds: float
     events: int = 0
@@ -30,16 +33,17 @@ class Hang:
 
 @dataclass(frozen=True)
 class Garbling:
-    """A line that is no JSON comes between two events."""
+    """Send a line that is not JSON between two events."""
 
     events: int = 0
 
 
 @dataclass(frozen=True)
 class StreamError:
-    """An error instead of the rest: as the API documents it (`flat`), or in the envelope of a refusal.
+    """Send an error event instead of the rest of the stream.
 
-    A run or response that was under way ends `failed`. Chat Completions know the envelope only.
+    `form` is `flat`, as the API documents it, or `envelope`, as in a refusal. A run or response in progress ends
+    `failed`. Chat Completions always use the envelope.
     """
 
     events: int = 0
@@ -48,7 +52,7 @@ class StreamError:
     message: str = "Sorry, something went wrong."
 
     def frame(self, api: str, number: int) -> bytes:
-        """The event for the wire; `number` is the place it takes in the stream."""
+        """Return the event as bytes for the wire; `number` is its position in the stream."""
         error = {"code": self.code, "message": self.message, "param": None, "type": "server_error"}
         if api == "chat":
             return frame({"error": error})

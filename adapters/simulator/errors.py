@@ -1,7 +1,4 @@
-"""What the provider refuses, in its own envelope and, where it is known, in its own words.
-
-ApiError                a refusal: HTTP status and {"error": {message, type, param, code}}
-"""
+"""Define the provider's refusals, in its error envelope and, where it is known, in its wording."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +8,11 @@ LOCKED = "Another process is currently operating on this conversation. Please re
 
 
 class ApiError(Exception):
-    """A refusal that travels up to the wire: `status` is the HTTP status, the rest is OpenAI's error object."""
+    """Raised when the provider refuses a request.
+
+    `status` is the HTTP status. The other attributes form OpenAI's error object: {"error": {message, type, param,
+    code}}.
+    """
 
     def __init__(
         self,
@@ -32,67 +33,70 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """The envelope, ready for JSON."""
+        """Return the error envelope as a JSON-compatible object."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
-    """A 400 with the given words."""
+    """Return a 400 with the given message."""
     return ApiError(400, message, param=param, code=code)
 
 
 def missing(param: str) -> ApiError:
-    """A required field is not there."""
+    """Return a 400 for a required field that is missing."""
     return bad_request(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
 def wrong_type(param: str, expected: str, value: object) -> ApiError:
-    """A field has another JSON type than `expected` (words like "a string")."""
+    """Return a 400 for a field with another JSON type than `expected` (words like "a string")."""
     message = f"Invalid type for '{param}': expected {expected}, but got {json_kind(value)} instead."
     return bad_request(message, param, "invalid_type")
 
 
 def wrong_value(param: str, value: object, supported: Iterable[str]) -> ApiError:
-    """A field has a value outside its enumeration."""
+    """Return a 400 for a field with a value outside its enumeration."""
     names = [f"'{name}'" for name in supported]
     listed = " and ".join(names) if len(names) <= 2 else ", ".join(names[:-1]) + f", and {names[-1]}"
     return bad_request(f"Invalid value: '{value}'. Supported values are: {listed}.", param, "invalid_value")
 
 
 def empty_array(param: str) -> ApiError:
-    """An array must have at least one element."""
+    """Return a 400 for an empty array that must have at least one element."""
     expected = "Expected an array with minimum length 1, but got an empty array instead."
     return bad_request(f"Invalid '{param}': empty array. {expected}", param, "empty_array")
 
 
 def no_such(kind: str, identifier: str) -> ApiError:
-    """404 of the Assistants surface: "No thread found with id 'thread_x'."."""
+    """Return a 404 of the Assistants API: "No thread found with id 'thread_x'."."""
     return ApiError(404, f"No {kind} found with id '{identifier}'.")
 
 
 def not_found(kind: str, identifier: str) -> ApiError:
-    """404 of the newer surfaces: "Conversation with id 'conv_x' not found."."""
+    """Return a 404 of the newer APIs: "Conversation with id 'conv_x' not found."."""
     return ApiError(404, f"{kind} with id '{identifier}' not found.")
 
 
 def unknown_model(model: str) -> ApiError:
-    """The model is retired or was never there."""
+    """Return a 404 for a model that is retired or never existed."""
     message = f"The model `{model}` does not exist or you do not have access to it."
     return ApiError(404, message, code="model_not_found")
 
 
 def unknown_url(method: str, path: str) -> ApiError:
-    """No such address."""
+    """Return a 404 for a URL that the provider does not serve."""
     return ApiError(404, f"Invalid URL ({method} {path})")
 
 
 def gone() -> ApiError:
-    """An API that was shut down. The true body is not known, so this one names no id and gives no code."""
+    """Return a 404 for an API that was shut down.
+
+    The provider's real body is not known, so this one names no id and has no code.
+    """
     return ApiError(404, "Not found")
 
 
 def json_kind(value: object) -> str:
-    """The name of a value's JSON type with its article, as the provider's messages say it."""
+    """Return the name of a value's JSON type with its article, as in the provider's messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Faults from mappings, refused with the name of the key that is wrong."""
+"""Parse faults from mappings; errors name the wrong key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +14,15 @@ ENDS = ("expired", "cancelled")
 
 
 def parse_faults(values: Sequence[Any], where: str) -> tuple[Fault, ...]:
-    """Faults, each a mapping as the module `faults` describes it."""
+    """Return the faults described by a list of mappings; `faults.Fault` documents their keys."""
     return tuple(parse_fault(value, f"{where}[{index}]") for index, value in enumerate(values))
 
 
 def parse_fault(value: Any, where: str = "fault") -> Fault:
-    """A `Fault` from a mapping; ScriptError names the key that is wrong."""
+    """Return a `Fault` from a mapping, or check a given `Fault`.
+
+    Raises `ScriptError`, which names the wrong key.
+    """
     if isinstance(value, Fault):
         value = {name: given for name, given in vars(value).items() if given is not None or name == "times"}
     reader = Reader(value, where)
@@ -62,7 +65,7 @@ def _place(reader: Reader) -> str:
     if route is None:
         raise ScriptError(
             f"{reader.name('on')}: no such route {on!r}; "
-            "routes are written without /v1, as in 'POST /threads/{thread_id}/runs', or '*' for any"
+            "write routes without /v1, as in 'POST /threads/{thread_id}/runs', or '*' for every route"
         )
     return route.name
 
@@ -71,7 +74,8 @@ def _require_fitting_place(fault: Fault, action: str, where: str) -> None:
     route = route_named(fault.on)
     if route is not None and not fault.fits(route):
         raise ScriptError(
-            f"{where}.{action}: cannot happen to {fault.on}; no model is asked there, or it cannot end so"
+            f"{where}.{action}: cannot happen to {fault.on}; it needs a stream, a thread or a kind of answer "
+            "that this route does not have; choose another route or action"
         )
 
 
@@ -85,7 +89,7 @@ def _refusal(reader: Reader) -> Refusal:
     if status is None:
         raise ScriptError(f"{inner.name('status')}: is missing")
     kind, code, param = (inner.string(name, None) for name in ("type", "code", "param"))
-    # The provider's own words where the code says what is meant.
+    # Where the code identifies the error, use the provider's message.
     locked = code == "conversation_locked"
     message = inner.string("message", None) or (LOCKED if locked else Refusal(status).message)
     param = param or ("conversation" if locked else None)

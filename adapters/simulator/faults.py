@@ -1,4 +1,7 @@
-"""Faults: what goes wrong, where, and how often. `Script` files and the control endpoints speak this format."""
+"""Define faults: what goes wrong, where, and how often.
+
+Script files and the control endpoints use this format.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,10 +22,13 @@ _WITHIN = (Hang, Truncation, Garbling, StreamError)
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer in the error envelope, given before anything is done. `type` None: by the status."""
+    """Answer with an error envelope and do not carry out the request.
+
+    `type` None means the usual type for the status.
+    """
 
     status: int
-    message: str = "The simulator was told to refuse this."
+    message: str = "The simulator refused this request as scripted."
     type: str | None = None
     code: str | None = None
     param: str | None = None
@@ -31,7 +37,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class RawReply:
-    """An answer that is not the provider's: a proxy's page, broken JSON. Nothing is done."""
+    """Answer with a body that is not the provider's, such as a proxy's page or broken JSON.
+
+    The request is not carried out.
+    """
 
     text: str
     status: int = 200
@@ -40,16 +49,24 @@ class RawReply:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong at `on` ("POST /threads/{thread_id}/runs", or "*" for everywhere).
+    """Describe one thing that goes wrong at a route.
 
-    `after` matching requests pass first; then it happens `times` times (None: for ever), each time with `probability`.
-    Exactly one of the actions is set: `refuse`; `fail`, `incomplete` (a reason) and `end` ("expired", "cancelled") for
-    what a model was asked; `drop` (nothing is done, the connection closes); `lose_answer` (all is done, the connection
-    closes); `hang` (seconds to wait first, or a `Hang` within a stream); `ignore` (nothing is done and nothing said for so many
-    seconds, then the connection closes); `land_late` (the connection closes, and it is
-    done only after so many further requests); `reply`; `slow` (seconds before the body, or before every event of a
-    stream); `truncate`, `garble` and `error_event` within a stream; `thread_gone` (the thread or conversation that is
-    addressed is lost first); `gone` (the API is shut down, from this request on).
+    `on` is the route, such as "POST /threads/{thread_id}/runs", or "*" for every route. `after` matching requests pass
+    first; then the fault happens `times` times (None: no limit), each time with `probability`. Exactly one action is
+    set:
+
+    - `refuse`: answer with an error.
+    - `fail`, `incomplete` (a reason), `end` ("expired" or "cancelled"): determine how the model's answer ends.
+    - `drop`: close the connection without carrying out the request.
+    - `lose_answer`: carry out the request, then close the connection without an answer.
+    - `hang`: wait for a number of seconds, then carry out the request; or, with a `Hang`, pause within a stream.
+    - `ignore`: send nothing for a number of seconds, then close the connection without carrying out the request.
+    - `land_late`: close the connection, and carry out the request after this number of further requests.
+    - `reply`: send a `RawReply` without carrying out the request.
+    - `slow`: wait for a number of seconds before the body, or before every event of a stream.
+    - `truncate`, `garble`, `error_event`: disrupt a stream.
+    - `thread_gone`: delete the addressed thread or conversation first.
+    - `gone`: shut the API down, starting with this request.
     """
 
     on: str
@@ -75,28 +92,28 @@ class Fault:
 
     @property
     def outcome(self) -> Outcome | None:
-        """How a run ends under this fault; None for faults of another kind."""
+        """Return how a run ends under this fault, or None for faults of another kind."""
         if self.incomplete is not None:
             return Incomplete(self.incomplete)
         return End(self.end) if self.end is not None else self.fail
 
     @property
     def silent_seconds(self) -> float | None:
-        """How long nothing is said before anything is done, or not done; None where that is not the fault."""
+        """Return how many seconds the provider waits first, or None if the fault causes no such wait."""
         return self.hang if isinstance(self.hang, float) else self.ignore
 
     @property
     def undone(self) -> bool:
-        """The request is not carried out, or not now."""
+        """Return whether the request is not carried out, or only later."""
         return self.drop or any(each is not None for each in (self.ignore, self.land_late, self.reply))
 
     @property
     def needs_stream(self) -> bool:
-        """It happens within a stream, and to nothing else."""
+        """Return whether the fault can only happen within a stream."""
         return isinstance(self.hang or self.truncate or self.garble or self.error_event, _WITHIN)
 
     def fits(self, route: Route) -> bool:
-        """Whether this fault can happen to a request of this route at all."""
+        """Return whether this fault can happen to requests of this route."""
         if self.on not in (EVERYWHERE, route.name) or (self.needs_stream and not route.streams):
             return False
         if self.thread_gone and route.api not in ("assistants", "conversations", "responses"):
@@ -104,13 +121,13 @@ class Fault:
         return self.outcome is None or route.makes in self.makers()
 
     def concerns(self, route: Route, call: Call) -> bool:
-        """Whether it can happen to this request."""
+        """Return whether this fault can happen to this request."""
         if (self.needs_stream and not call.wants_stream) or (self.thread_gone and call.addressed is None):
             return False
         return self.fits(route)
 
     def makers(self) -> tuple[str, ...]:
-        """The kinds of route that know how to end like this."""
+        """Return the kinds of route whose answers can end as this fault requires."""
         if self.end is None:
             return (RUN, RESPONSE, CHAT)
         return (RUN, RESPONSE) if self.end == "cancelled" else (RUN,)
@@ -118,7 +135,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class FaultState:
-    """A fault, how many requests it matched, and how often it happened."""
+    """Hold a fault, how many requests it matched, and how often it happened."""
 
     fault: Fault
     seen: int = 0
@@ -126,12 +143,15 @@ class FaultState:
 
     @property
     def spent(self) -> bool:
-        """It will not happen again."""
+        """Return whether the fault will not happen again."""
         return self.fault.times is not None and self.fired >= self.fault.times
 
 
 class Faults:
-    """The faults in force, in the order they were added. The first whose turn it is happens; the others only count."""
+    """Hold the active faults in the order they were added.
+
+    The first fault that is due happens to a request; the others only count the request.
+    """
 
     def __init__(self, chance: Callable[[], float]) -> None:
         self._chance = chance
@@ -139,23 +159,23 @@ class Faults:
 
     @property
     def states(self) -> list[FaultState]:
-        """All faults, also spent ones, with their counts."""
+        """Return all faults with their counts, including spent ones."""
         return list(self._states)
 
     def add(self, fault: Fault) -> None:
-        """Put a fault at the end of the list."""
+        """Append a fault to the list."""
         self._states.append(FaultState(fault))
 
     def replace(self, states: Iterable[FaultState]) -> None:
-        """These faults with their counts, and no others."""
+        """Replace the list with these faults and their counts."""
         self._states = list(states)
 
     def clear(self) -> None:
-        """Nothing goes wrong any more."""
+        """Remove all faults."""
         self._states.clear()
 
     def take(self, route: Route, call: Call) -> Fault | None:
-        """The fault that happens to this request."""
+        """Return the fault that happens to this request, or None, and update the counts."""
         taken: Fault | None = None
         for index, state in enumerate(self._states):
             if state.spent or not state.fault.concerns(route, call):
@@ -167,7 +187,10 @@ class Faults:
         return taken
 
     def give_back(self, fault: Fault) -> None:
-        """The request was refused for another reason before the fault could happen: it is still to come."""
+        """Take back one use of a fault.
+
+        The request was refused for another reason before the fault could happen, so the fault is still due.
+        """
         for index, state in enumerate(self._states):
             if state.fault is fault:
                 self._states[index] = replace(state, fired=state.fired - 1)
@@ -177,7 +200,7 @@ class Faults:
 
 
 def as_json(state: FaultState) -> dict[str, Any]:
-    """A fault as the control endpoint lists it: what it does, in short, and its counts."""
+    """Return a fault as the control endpoint lists it, with its action and its counts."""
     fault = state.fault
     action = next(name for name in ACTIONS if getattr(fault, name) not in (None, False))
     value = getattr(fault, action)

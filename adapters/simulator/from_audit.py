@@ -1,4 +1,4 @@
-"""The facts of a recorded failure, turned into the fault that makes the simulator give the same facts again."""
+"""Turn the facts of a recorded failure into faults with which the simulator reproduces them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -14,51 +14,56 @@ MODEL_ROUTES = {
     "responses": "POST /responses",
     "chat": "POST /chat/completions",
 }
-"""Where each backend asks its model."""
+"""Route by which each backend calls its model."""
 
 OUTPUTS = "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs"
 STREAMED_MODEL_ROUTES = (*MODEL_ROUTES.values(), OUTPUTS)
 
 SILENT_SECONDS = 30.0
-"""How long the simulator says nothing where a run timed out: longer than any attempt of a test may last."""
+"""Seconds of silence that reproduce a timeout: longer than any attempt of a test may last."""
 
 ENDS = ("expired", "cancelled")
 
 GARBLED_STREAM = 'data: {"this line": is no JSON\n\n'
 
 LATE_REQUESTS = (1, 2, 3)
-"""After how many further requests what was asked may have been carried out, where its answer never came."""
+"""Numbers of further requests after which an unanswered request may have been carried out."""
 
 BROKEN_JSON, NO_ANSWER = '{"id": "x", ', "{}"
-"""Bodies that are no JSON, and no answer."""
+"""A body that is not JSON, and a JSON body that is not an answer."""
 
 _IDS = re.compile(
     r"\b((?:asst|thread|conv|run|resp|msg|req|org|proj|file|vs|step|user|chatcmpl)[_-])"
     r"(?=[A-Za-z_-]*[0-9])[A-Za-z0-9][A-Za-z0-9_-]{5,}"
 )
-"""Ids of the provider, as they stand in its words. Each has a digit: `file_search` and `run_expired` are none."""
+"""Pattern of the provider's ids in its messages. An id has a digit, so `file_search` and `run_expired` do not match."""
 
 
 @dataclass(frozen=True)
 class Met:
-    """What a run met: the faults that may have been behind it, the likeliest first, without how often they happen; and
-    what is not as it was."""
+    """Hold the faults that may have caused a failure, the most likely first, without how often they happen.
+
+    `note` says how the simulation differs from the recorded run.
+    """
 
     faults: tuple[Mapping[str, Any], ...] = ()
     note: str = ""
 
 
 def met_by(failure: Failure, backend: str, *, streamed: bool, landed: bool) -> Met:
-    """The fault behind a failure of a backend. `streamed` says that the answer is listened to; `landed`, that what was
-    asked was carried out all the same: the next run found the answer in the thread."""
+    """Return the faults that may have caused a backend's failure.
+
+    `streamed` says whether the client reads a stream. `landed` says whether the request was carried out despite the
+    failure: the next run found the answer in the thread.
+    """
     on = _place(failure, backend)
     match failure.status:
         case "refused":
-            return Met((), f"{failure.code}: it was never sent; the profile or the settings forbid it")
+            return Met((), f"{failure.code}: the request was never sent; the profile or settings forbid it")
         case "interrupted":
-            return Met((_at(on, drop=True),), "the process stopped: here the connection drops instead")
+            return Met((_at(on, drop=True),), "the process stopped; the simulator drops the connection instead")
         case "cancelled" if failure.code == "listener_left":
-            return Met((_at(on, drop=True),), "its listener left: here the connection drops instead")
+            return Met((_at(on, drop=True),), "the listener disconnected; the simulator drops the connection instead")
         case "timed_out":
             return Met(tuple(_silence(on, failure, streamed=streamed, landed=landed)))
         case "failed" | "incomplete" | "expired" | "cancelled":
@@ -67,16 +72,16 @@ def met_by(failure: Failure, backend: str, *, streamed: bool, landed: bool) -> M
 
 
 def without_ids(text: str) -> str:
-    """A provider's words with placeholders for its ids: they belong to somebody's account."""
+    """Replace the provider's ids in a text with placeholders, because they belong to a real account."""
     return _IDS.sub(lambda match: f"{match[1]}000000", text)
 
 
 def _ended(failure: Failure, backend: str) -> Met:
-    """A run or response (or completion) that came to an end of its own, not a good one."""
+    """Return the faults for a run, response or completion that the provider ended without success."""
     on, details = MODEL_ROUTES[backend], failure.details
     reason = details.get("incomplete_reason") or details.get("finish_reason")
     if failure.code == "empty_answer" or (failure.status == "incomplete" and not reason):
-        return Met()  # it is answered, with nothing
+        return Met()  # an empty answer needs no fault
     if failure.status == "incomplete":
         return Met((_at(on, incomplete=str(reason)),))
     if failure.status in ENDS and backend != "chat" and (failure.status, backend) != ("expired", "responses"):
@@ -86,15 +91,15 @@ def _ended(failure: Failure, backend: str) -> Met:
 
 
 def _of_call(failure: Failure, backend: str, on: str, *, streamed: bool, landed: bool) -> Met:
-    """A call that failed."""
+    """Return the faults for a failed call."""
     exception = failure.details.get("exception")
     if failure.code == "tool_failed":
-        return Met()  # the model asks for what nobody can answer
+        return Met()  # the tool failed in the app, not at the provider
     if failure.details.get("event") == "error" or (streamed and exception == "APIError"):
         return Met((_error_event(failure, on),))
     if failure.code == "stream_broken":
         cut = _at(on, truncate={"events": _events(failure, backend), "kind": "clean", "done": landed})
-        empty = _at(on, reply={"text": NO_ANSWER})  # nothing was begun there
+        empty = _at(on, reply={"text": NO_ANSWER})  # the stream had not started
         return Met((cut, empty) if failure.partial_text and backend != "assistants" else (empty, cut))
     if failure.http_status is not None:
         return _refused(failure, on)
@@ -109,7 +114,7 @@ def _of_call(failure: Failure, backend: str, on: str, *, streamed: bool, landed:
         late = (_at(on, land_late=requests) for requests in LATE_REQUESTS)
         return Met((_at(on, lose_answer=True), *late) if landed else (_at(on, drop=True),))
     if cause is Cause.AUTHENTICATION:
-        return Met((_at(on, refuse={"status": 401}),), "there were no credentials: here the provider refuses them")
+        return Met((_at(on, refuse={"status": 401}),), "there were no credentials; the simulator answers 401 instead")
     if cause is Cause.PROVIDER_ERROR:
         body = _at(on, reply={"text": BROKEN_JSON if exception == "JSONDecodeError" else NO_ANSWER})
         if not streamed or on not in STREAMED_MODEL_ROUTES:
@@ -117,10 +122,10 @@ def _of_call(failure: Failure, backend: str, on: str, *, streamed: bool, landed:
         garbled = _at(on, garble={"events": _events(failure, backend)})
         unmade = _at(on, reply={"content_type": "text/event-stream", "text": GARBLED_STREAM})
         return Met((garbled,) if landed else (unmade, body))
-    return Met((_at(on, drop=True),), f"{failure.summary()}: here the connection drops instead")
+    return Met((_at(on, drop=True),), f"{failure.summary()}; the simulator drops the connection instead")
 
 
-_ELSEWHERE = "another process held the thread: here the provider says so"
+_ELSEWHERE = "another process had locked the thread; the simulator refuses the request instead"
 
 
 def _refused(failure: Failure, on: str) -> Met:
@@ -131,7 +136,7 @@ def _refused(failure: Failure, on: str) -> Met:
     if cause is Cause.THREAD_MISSING and route is not None and _addresses_a_thread(route):
         return Met((_at(on, thread_gone=True),))
     if not 400 <= status <= 599:
-        return Met((_at(on, drop=True),), f"HTTP {status}: here the connection drops instead")
+        return Met((_at(on, drop=True),), f"HTTP {status}; the simulator drops the connection instead")
     refuse: dict[str, Any] = {"status": status}
     said = {"message": failure.message, "type": failure.type, "code": failure.code, "param": failure.param}
     refuse |= {name: without_ids(value) for name, value in said.items() if value}
@@ -157,14 +162,14 @@ def _error_event(failure: Failure, on: str) -> dict[str, Any]:
 
 
 def _events(failure: Failure, backend: str) -> int:
-    """How many events of a stream pass: enough for some text where there was some."""
+    """Return how many events of a stream pass: enough for some text if the failure has partial text."""
     if not failure.partial_text:
         return 0 if backend == "assistants" else 1
     return {"chat": 2, "responses": 6, "assistants": 9}[backend]
 
 
 def _place(failure: Failure, backend: str) -> str:
-    """The route of the request that failed; where that is not known, the one that asks the model."""
+    """Return the route of the failed request, or the route that calls the model if that is not known."""
     told = str(failure.details.get("endpoint", "")).removesuffix(" {conversation_id}")
     route = route_named(told)
     if route is None or (failure.details.get(LEFT_IN_THREAD) and failure.status != "error"):

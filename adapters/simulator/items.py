@@ -1,4 +1,4 @@
-"""Items of conversations and of responses' input: checked as an app sends them, stored as the provider shows them."""
+"""Check the items of conversations and of responses' input, and convert them to the provider's form."""
 
 from typing import Any
 
@@ -15,7 +15,10 @@ OUTPUT_PARTS = ("output_text", "refusal")
 
 
 def normalised(given: Any, where: str, seeded: Seeded) -> Json:
-    """An item with its id, as it is stored. `where` names it in refusals: `items[0]`, `input[3]`."""
+    """Return an item with its id, in the form in which it is stored.
+
+    `where` names the item in error messages, such as `items[0]` or `input[3]`.
+    """
     item = an_object(given, where)
     kind = one_of(item.get("type", "message" if "role" in item else None), f"{where}.type", ITEM_TYPES)
     match kind:
@@ -30,19 +33,19 @@ def normalised(given: Any, where: str, seeded: Seeded) -> Json:
 
 
 def answer_message(seeded: Seeded, text: str, status: str = "completed") -> Json:
-    """A model's message."""
+    """Return a message item with a model's text."""
     content = [_output_text(text)]
     return {"id": seeded.long("msg_"), "type": "message", "status": status, "role": "assistant", "content": content}
 
 
 def function_call(seeded: Seeded, name: str, arguments: str, call_id: str | None = None) -> Json:
-    """A call of one of the app's functions."""
+    """Return an item that calls one of the app's functions."""
     item: Json = {"id": seeded.long("fc_"), "type": "function_call", "status": "completed"}
     return item | {"call_id": call_id or seeded.short("call_"), "name": name, "arguments": arguments}
 
 
 def require_paired_calls(context: list[Json]) -> None:
-    """Every call has its output and every output its call, or the provider refuses to go on."""
+    """Raise a 400 unless every tool call has its output and every output its call."""
     called = {item["call_id"] for item in context if item["type"] == "function_call"}
     answered = {item["call_id"] for item in context if item["type"] == "function_call_output"}
     for item in context:
@@ -54,14 +57,14 @@ def require_paired_calls(context: list[Json]) -> None:
 
 
 def item_text(item: Json) -> str:
-    """The words of an item, for counting tokens."""
+    """Return the text of an item, for counting tokens."""
     if item["type"] == "function_call":
         return f"{item['name']} {item['arguments']}"
     return text_of(item.get("output", item.get("content")))
 
 
 def last_user_text(context: list[Json]) -> str:
-    """What the user said last, empty if nothing."""
+    """Return the text of the last user message, or an empty string."""
     said = (item for item in reversed(context) if item["type"] == "message" and item["role"] == "user")
     return next((text_of(item["content"]) for item in said), "")
 
@@ -86,7 +89,7 @@ def _message(item: Json, where: str, seeded: Seeded) -> Json:
 
 def _part(part: Any, role: str, where: str) -> Json:
     supported = OUTPUT_PARTS if role == "assistant" else INPUT_PARTS
-    # The provider names the part, not its type field, in this refusal.
+    # In this error the provider names the part, not its type field.
     kind = one_of(an_object(part, where).get("type"), where, supported)
     if kind in ("input_image", "input_file"):
         return dict(part)

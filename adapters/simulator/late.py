@@ -1,18 +1,18 @@
-"""Writes that land late: the client has long been told nothing, and then the write happens all the same."""
+"""Carry out writes late: the client got no answer, and the write happens after further requests."""
 
 from .provider import Provider
 from .wire import Admitted
 
 
 class Late:
-    """Requests that were put off, each until so many further requests have been served."""
+    """Hold postponed requests, each until a number of further requests has been served."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._waiting: list[tuple[int, Admitted]] = []
 
     def count(self, served: Admitted) -> None:
-        """One more request was served: do what is due, and put this one off if its fault says so."""
+        """Count one served request: carry out the requests that are due, and postpone this one if necessary."""
         due = [admitted for left, admitted in self._waiting if left <= 1]
         self._waiting = [(left - 1, admitted) for left, admitted in self._waiting if left > 1]
         for admitted in due:

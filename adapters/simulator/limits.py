@@ -1,7 +1,7 @@
-"""The provider's limits as the simulator enforces them, and its own. The only place that holds such numbers.
+"""Define the provider's limits that the simulator enforces, and its own limits. No other module holds such numbers.
 
 Sources: [Y] OpenAI's OpenAPI description as of openai-python 3.3.1; [S] the doc strings of openai-python 3.54;
-[H] the history of the same description (a limit that is no longer written down); [own] chosen by the simulator.
+[H] the history of the same description (a limit that it no longer states); [own] chosen by the simulator.
 """
 
 ASSISTANT_NAME_MAX_CHARS = 256  # [Y]
@@ -13,7 +13,7 @@ RUN_TOOLS_MAX = 20  # [Y] RunObject.tools.maxItems
 
 THREAD_MESSAGE_MAX_CHARS = 256_000  # [H] raised from 32,768 on 2024-04-09
 THREAD_ROLES = ("user", "assistant")  # [Y]
-RUN_EXPIRES_AFTER_SECONDS = 600  # [Y] the examples' expires_at
+RUN_EXPIRES_AFTER_SECONDS = 600  # [Y] expires_at in the examples
 
 CONVERSATION_ITEMS_PER_CALL_MAX = 20  # [Y]
 ITEM_ROLES = ("assistant", "system", "developer", "user")  # [Y] EasyInputMessage
@@ -30,10 +30,10 @@ METADATA_VALUE_MAX_CHARS = 512  # [S]
 PAGE_DEFAULT = 20  # [Y] items a page
 PAGE_MAX = 100  # [Y]
 
-POLL_AFTER_DEFAULT_MS = 5  # [own] the real provider asks for about a second
-REQUESTS_KEPT = 100_000  # [own] recorded requests; older ones are dropped, the counts stay
+POLL_AFTER_DEFAULT_MS = 5  # [own] the real provider suggests about one second
+REQUESTS_KEPT = 100_000  # [own] recorded requests; older ones are dropped, their counts are kept
 START_TIMEOUT_SECONDS = 10.0  # [own]
 STOP_TIMEOUT_SECONDS = 5.0  # [own]
-STOP_GRACE_SECONDS = 0.5  # [own] for requests that are being answered when the server stops
-COMPLETIONS_KEPT = 1_000  # [own] chat completions; older ones are forgotten
-STREAM_PIECES_MAX = 64  # [own] parts a text comes in
+STOP_GRACE_SECONDS = 0.5  # [own] for requests in progress when the server stops
+COMPLETIONS_KEPT = 1_000  # [own] chat completions; older ones are deleted
+STREAM_PIECES_MAX = 64  # [own] parts of a streamed text

@@ -1,11 +1,11 @@
-"""/v1/models: which models there are and when they will shut down."""
+"""Handle /v1/models: the known models and their shutdown dates."""
 
 from collections.abc import Mapping
 
 from .call import Call, Json
 from .store import Store
 
-# Shown where the simulator was given no models of its own; any other name is accepted all the same.
+# Listed if the simulator was given no models; it then accepts any other name, too.
 # Ids from the doc strings of openai-python 3.54, dates from its types/beta/assistant_create_params.py.
 DEFAULT_MODELS: Mapping[str, str | None] = {
     "gpt-6-astra": None,
@@ -17,18 +17,18 @@ DEFAULT_MODELS: Mapping[str, str | None] = {
     "gpt-5": "2026-12-11",
     "gpt-4": "2026-10-23",
 }
-CREATED_AT = 1_735_689_600  # 2025-01-01, for every model alike
+CREATED_AT = 1_735_689_600  # 2025-01-01, the same for every model
 
 
 def list_(store: Store, _call: Call) -> Json:
-    """GET /models: the models in service."""
+    """Return the models in service (GET /models)."""
     known = DEFAULT_MODELS if store.models is None else store.models
     in_service = {name: date for name, date in known.items() if name not in store.retired_models}
     return {"object": "list", "data": [_model(name, date) for name, date in in_service.items()]}
 
 
 def retrieve(store: Store, call: Call) -> Json:
-    """GET /models/{model}."""
+    """Return a model (GET /models/{model})."""
     name = store.accept_model(call.ids["model"])
     known = DEFAULT_MODELS if store.models is None else store.models
     return _model(name, known.get(name))

@@ -1,11 +1,11 @@
-"""How a run, a response or a chat completion is made to end other than well."""
+"""Define how a run, a response or a chat completion can end without success."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Failure:
-    """It ends `failed`, with this error (a chat completion: HTTP 500)."""
+    """End as `failed` with this error; a chat completion answers HTTP 500."""
 
     code: str = "server_error"
     message: str = "Sorry, something went wrong."
@@ -13,14 +13,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Incomplete:
-    """It ends `incomplete`, for this reason (a chat completion: by its finish reason)."""
+    """End as `incomplete` for this reason; a chat completion shows it as its finish reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class End:
-    """It ends in this status: `expired` or `cancelled`."""
+    """End in this status: `expired` or `cancelled`."""
 
     status: str
 

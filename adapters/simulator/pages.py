@@ -1,4 +1,4 @@
-"""Pages of a list: limit, order, after and before, in the provider's envelope."""
+"""Return pages of a list by limit, order, after and before, in the provider's envelope."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from .validation import one_of
 
 
 def page(objects: Iterable[Json], query: Mapping[str, str]) -> Json:
-    """One page of `objects`, which stand in order of creation; newest first unless `order=asc`."""
+    """Return one page of `objects`, which are in order of creation; newest first unless `order=asc`."""
     ordered = list(objects)
     if one_of(query.get("order", "desc"), "order", ("asc", "desc")) == "desc":
         ordered.reverse()
@@ -19,13 +19,13 @@ def page(objects: Iterable[Json], query: Mapping[str, str]) -> Json:
     start = _position(ordered, after, "after") + 1 if after else 0
     end = _position(ordered, before, "before") if before else len(ordered)
     window = ordered[start:end]
-    # With `before` alone the page is the one that ends right before it; otherwise it starts right after `after`.
+    # With only `before`, the page ends right before it; otherwise it starts right after `after`.
     data = window[-limit:] if before and not after else window[:limit]
     return envelope(data, has_more=len(window) > len(data))
 
 
 def envelope(data: Sequence[Json], *, has_more: bool = False) -> Json:
-    """`data` as the provider lists it."""
+    """Return `data` in the provider's list envelope."""
     return {
         "object": "list",
         "data": list(data),

@@ -1,4 +1,4 @@
-"""How a run goes on: by one state whenever it is looked at, or state by state as its stream is read.
+"""Advance a run: by one state each time it is retrieved, or state by state as its stream is read.
 
 queued -> in_progress -> completed | failed | incomplete | expired | cancelled
                       -> requires_action -> (outputs) -> queued -> …
@@ -14,19 +14,25 @@ from .speaking import Event, ask_for_tools, break_off, say
 from .store import RunRecord, Store, ThreadRecord
 from .threads import ENDS
 
-# Why a message is incomplete when its run is (openai-python types/beta/threads/message.py).
+# Reason of an incomplete message, by the reason of its run (openai-python types/beta/threads/message.py).
 MESSAGE_REASONS = {"max_completion_tokens": "max_tokens", "max_prompt_tokens": "max_tokens"}
 
 
 def advance(store: Store, thread: ThreadRecord, record: RunRecord) -> None:
-    """Move a run on by one state, unless its stream does. Nothing happens to one that has ended or waits for outputs."""
+    """Advance a run by one state, unless its stream is being read.
+
+    A run that has ended or waits for tool outputs does not change.
+    """
     if not record.streaming or record.object["status"] == "cancelling":
         for _event in move_on(store, thread, record):
             pass
 
 
 def move_on(store: Store, thread: ThreadRecord, record: RunRecord) -> Iterator[Event]:
-    """One state further, with the events of its steps and messages; the run's own are for whoever reads it to tell."""
+    """Advance a run by one state and yield the events of its steps and messages.
+
+    The caller sends the events of the run itself.
+    """
     run = record.object
     if run["status"] in ENDS:
         return
@@ -41,7 +47,7 @@ def move_on(store: Store, thread: ThreadRecord, record: RunRecord) -> Iterator[E
 
 
 def resume(store: Store, record: RunRecord, outputs: dict[str, str]) -> Json:
-    """The app has answered every tool call: the run is queued again. Returns the step that is completed by it."""
+    """Queue a run again after the app has answered every tool call, and return the completed step."""
     step = next(reversed(record.steps.values()))
     for call in step["step_details"]["tool_calls"]:
         call["function"]["output"] = outputs[call["id"]]
@@ -53,10 +59,10 @@ def resume(store: Store, record: RunRecord, outputs: dict[str, str]) -> Json:
 def _finish(store: Store, thread: ThreadRecord, record: RunRecord) -> Iterator[Event]:
     run, outcome = record.object, record.outcome
     if not thread.messages and outcome is None:
-        # Seen on the real service: a run on an empty thread fails and names no reason.
+        # Observed on the real service: a run on an empty thread fails without a reason.
         outcome = Failure()
     prompt = token_count(run["instructions"]) if thread.messages else 0
-    # The message that the run has begun itself is no part of what it was asked.
+    # A message that this run has already started is not part of its prompt.
     prompt += sum(token_count(text_of(m["content"])) for m in thread.messages.values() if m["run_id"] != run["id"])
     if outcome is not None:
         yield from _end_badly(store, thread, record, outcome, prompt)

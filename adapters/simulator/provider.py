@@ -1,4 +1,4 @@
-"""The simulated provider without its network: takes a request in, gives an answer out, remembers everything."""
+"""Implement the simulated provider without its network: handle requests and hold the state."""
 
 import json
 import threading
@@ -22,7 +22,10 @@ from .wire import Admitted, Incoming, RecordedRequest, Reply, parsed
 
 
 class Provider(Views):
-    """State and behaviour. Every public method may be called from any thread; reading gives copies of the lists."""
+    """Handle requests and hold the provider's state.
+
+    Every public method may be called from any thread. Properties return copies of the lists.
+    """
 
     def __init__(self, store: Store, api_key: str | None = None) -> None:
         super().__init__(store, threading.RLock())
@@ -36,7 +39,10 @@ class Provider(Views):
         self._counts: Counter[str] = Counter()
 
     def admit(self, incoming: Incoming) -> Admitted:
-        """Find the route, check the key, and see whether a fault happens. Nothing is done yet and nothing is raised."""
+        """Find a request's route, check its key and choose its fault.
+
+        This does not carry out the request and raises nothing: a refusal is stored in the result.
+        """
         with self.lock:
             admitted = Admitted(incoming, self.store.seeded.long("req_")[:36], time.perf_counter())
             try:
@@ -46,7 +52,10 @@ class Provider(Views):
             return admitted
 
     def perform(self, admitted: Admitted) -> Reply:
-        """Do what was asked, or refuse it; either way the answer for the wire. A stream is done as it is pulled."""
+        """Carry out or refuse a request and return the answer.
+
+        A streamed request is carried out as the stream is pulled.
+        """
         with self.lock:
             body: Json | EventStream
             try:
@@ -62,33 +71,36 @@ class Provider(Views):
                 headers |= {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
                 self.save()
                 return Reply(status, headers, stream=body)
-            # Encoded under the lock: another thread must not change the object meanwhile.
+            # Encode under the lock, so that no other thread changes the object meanwhile.
             reply = Reply(status, headers, json.dumps(body).encode())
             self.save()
             return reply
 
     def pull(self, stream: EventStream) -> bytes | None:
-        """The next event of a stream, None after the last."""
+        """Return the next event of a stream, or None after the last."""
         with self.lock:
             event = next(stream.frames, None)
             self.save()
             return event
 
     def drain(self, stream: EventStream) -> None:
-        """Do the rest of what a stream tells, though nobody hears of it."""
+        """Carry out the rest of a stream without sending it."""
         with self.lock:
             for _frame in stream.frames:
                 pass
             self.save()
 
     def abandon(self, stream: EventStream, status: str) -> None:
-        """Nobody will pull the rest; `status` is how what was under way ends, if it ends: `cancelled` or `failed`."""
+        """End a stream whose rest will not be pulled.
+
+        `status` is how an unfinished run or response ends, if it ends: `cancelled` or `failed`.
+        """
         with self.lock:
             stream.abandon(status)
             self.save()
 
     def record(self, admitted: Admitted, status: int | None) -> None:
-        """Write down that a request was answered with `status`, or (None) not at all."""
+        """Record that a request was answered with `status`, or never (None)."""
         incoming, template = admitted.incoming, admitted.route.name if admitted.route else None
         with self.lock:
             self._counts[template or "unknown"] += 1
@@ -96,14 +108,17 @@ class Provider(Views):
             self._requests.append(RecordedRequest(incoming.method, incoming.path, template, status, request_id, body))
 
     def retire(self, api: str) -> None:
-        """Shut an API down: every address of it answers 404 from now on. ValueError for a name that is none."""
+        """Shut an API down: all its routes answer 404 from now on.
+
+        Raises `ValueError` for an unknown API.
+        """
         if api not in APIS:
-            raise ValueError(f"no such API {api!r}; there are {', '.join(APIS)}")
+            raise ValueError(f"no such API {api!r}; choose one of {', '.join(APIS)}")
         with self.lock:
             self._retired.add(api)
 
     def reset(self) -> None:
-        """As if nothing had ever been asked or scripted."""
+        """Delete all objects, recorded requests, counts, scripted answers, faults, limits and retirements."""
         with self.lock:
             self.store.clear()
             self.faults.clear()
@@ -112,31 +127,31 @@ class Provider(Views):
             self.restore((), {})
 
     def restore(self, retired: Iterable[str], counts: Mapping[str, int]) -> None:
-        """Which APIs were shut down, and how often each route was asked for, as it was once."""
+        """Set the retired APIs and the request counts by route to saved values."""
         with self.lock:
             self._retired, self._counts = set(retired), Counter(counts)
 
     def save(self) -> None:
-        """Write down what has changed, where state is kept at all."""
+        """Save what has changed, if the state is kept in a file."""
         with self.lock:
             if self.keeper is not None:
                 self.keeper()
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """What was asked of the provider, oldest first."""
+        """Return the recorded requests, oldest first."""
         with self.lock:
             return list(self._requests)
 
     @property
     def request_counts(self) -> dict[str, int]:
-        """How often each route was asked for, by its name."""
+        """Return the number of requests by route name."""
         with self.lock:
             return dict(self._counts)
 
     @property
     def retired_apis(self) -> tuple[str, ...]:
-        """The APIs that were shut down."""
+        """Return the names of the APIs that were shut down."""
         with self.lock:
             return tuple(sorted(self._retired))
 
@@ -146,7 +161,7 @@ class Provider(Views):
         require_key(incoming.headers, self._api_key, azure=address is not None and address.azure)
         found = self._router.find(incoming.method, address.path) if address else None
         if address is None or found is None:
-            # A path of a retired API is gone whatever its method.
+            # A path of a retired API answers as gone for every method.
             raise gone() if address and self._is_retired(address) else unknown_url(incoming.method, incoming.path)
         admitted.route, ids = found
         admitted.call = Call(ids, incoming.query)
@@ -192,7 +207,7 @@ class Provider(Views):
             raise
 
     def _give_back(self, fault: Fault | None) -> None:
-        # A run that was never begun cannot have failed: the fault waits for the next one.
+        # A run that never started cannot fail, so the fault is kept for the next one.
         if fault is not None and fault.outcome is not None:
             self.faults.give_back(fault)
 

@@ -1,4 +1,7 @@
-"""Rate limits: so many requests and tokens a minute, refilled steadily, told in the provider's headers."""
+"""Limit requests and tokens per minute.
+
+The limits are refilled steadily and shown in the provider's headers.
+"""
 
 import math
 from collections.abc import Callable
@@ -12,15 +15,15 @@ from .errors import ApiError
 ORGANIZATION = "org-simulator"
 TOLD_AT = "Visit https://platform.openai.com/account/rate-limits to learn more."
 SECONDS_PER_MINUTE = 60.0
-# What a model is shown, of any surface, and the most it may answer.
+# Fields of any API that contain the model's input, and fields that limit the answer's length.
 SHOWN_FIELDS = ("messages", "input", "instructions", "additional_instructions", "additional_messages", "thread")
 ANSWER_FIELDS = ("max_output_tokens", "max_completion_tokens", "max_tokens")
-SLACK = 1e-6  # what sums of fractions may be wrong by
+SLACK = 1e-6  # tolerance for rounding errors in sums of fractions
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be asked for in a minute; None: as much as one likes."""
+    """Define the requests and tokens allowed per minute; None means no limit."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -31,38 +34,41 @@ NO_LIMITS = Limits()
 
 @dataclass
 class Bucket:
-    """What is left of one limit, as of `at` (Unix seconds)."""
+    """Hold the remaining amount of one limit, as of `at` (Unix seconds)."""
 
     limit: int
     left: float
     at: float
 
     def refill(self, now: float) -> None:
-        """Take in what has come back since, up to the limit."""
+        """Add the amount regained since `at`, up to the limit."""
         back = max(0.0, now - self.at) * self.limit / SECONDS_PER_MINUTE
         self.left, self.at = min(float(self.limit), self.left + back), now
 
     def seconds_until(self, wanted: float) -> float:
-        """How long until so much is there; 0 if it is."""
+        """Return the seconds until `wanted` is available; 0 if it is available now."""
         lacking = wanted - self.left
         return 0.0 if lacking <= SLACK else lacking * SECONDS_PER_MINUTE / self.limit
 
 
 class RateLimits:
-    """The limits in force, by kind: `requests` and `tokens`. None at first. `clock` gives Unix seconds."""
+    """Hold the active limits by kind, `requests` and `tokens`; there are no limits at first.
+
+    `clock` returns Unix seconds.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.buckets: dict[str, Bucket] = {}
 
     def set(self, limits: Limits) -> None:
-        """Put these limits in force, full at first, and no others."""
+        """Replace the limits; the new ones start full."""
         wanted = {"requests": limits.requests_per_minute, "tokens": limits.tokens_per_minute}
         now = self._clock()
         self.buckets = {kind: Bucket(limit, limit, now) for kind, limit in wanted.items() if limit is not None}
 
     def charge(self, tokens: int, model: str) -> None:
-        """Count one request, or refuse it with a 429; one that is refused counts for nothing."""
+        """Count one request, or raise a 429; a refused request does not count."""
         amounts = {"requests": 1, "tokens": tokens}
         for kind, bucket in self.buckets.items():
             bucket.refill(self._clock())
@@ -73,7 +79,7 @@ class RateLimits:
             bucket.left -= amounts[kind]
 
     def headers(self) -> dict[str, str]:
-        """`x-ratelimit-limit-`, `-remaining-` and `-reset-requests` and `-tokens`; nothing without limits."""
+        """Return the headers of the active limits: `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`."""
         told: dict[str, str] = {}
         for kind, bucket in self.buckets.items():
             bucket.refill(self._clock())
@@ -84,13 +90,13 @@ class RateLimits:
 
 
 def requested_tokens(body: Json) -> int:
-    """The tokens a request asks for: the words it shows the model, and the most that it lets it answer."""
+    """Return the tokens that a request requires: the words of its input, and the maximum length of its answer."""
     most = next((body[name] for name in ANSWER_FIELDS if isinstance(body.get(name), int)), 0)
     return sum(_words(body.get(name)) for name in SHOWN_FIELDS) + int(most)
 
 
 def duration(seconds: float) -> str:
-    """A time as the headers tell it: `20ms`, `1.5s`, `6m0s`."""
+    """Return a duration in the form of the headers: `20ms`, `1.5s`, `6m0s`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000 - SLACK)}ms"
     minutes, rest = divmod(round(seconds, 3), SECONDS_PER_MINUTE)
@@ -113,7 +119,7 @@ def _exceeded(kind: str, bucket: Bucket, wanted: int, model: str, seconds: float
     if wanted > bucket.limit:
         what = "The input or output tokens must be reduced in order to run successfully."
         message = f"Request too large {where}, Requested {wanted}. {what} {TOLD_AT}"
-        # No time to wait for: it will never fit.
+        # No retry-after: the request can never fit.
         return ApiError(429, message, kind=kind, code="rate_limit_exceeded")
     used = math.ceil(bucket.limit - bucket.left - SLACK)
     message = f"Rate limit reached {where}, Used {used}, Requested {wanted}. Please try again in {duration(seconds)}."

@@ -1,18 +1,21 @@
-"""Reads typed values out of a mapping that a person wrote, and says by name which key is wrong.
-
-ScriptError             a ValueError: a script, a fault or an answer that cannot be understood
-"""
+"""Read typed values from a mapping that a person wrote; errors name the wrong key."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 
 class ScriptError(ValueError):
-    """One sentence that names the offending key: `faults[2].refuse.status: must be …`."""
+    """Raised when a script, a fault or an answer is invalid.
+
+    The message is one sentence that names the key: `faults[2].refuse.status: must be …`.
+    """
 
 
 class Reader:
-    """A mapping and its place in the script. Absent keys give the default; wrong ones raise `ScriptError`."""
+    """Read typed values from a mapping.
+
+    `where` is the mapping's place in the script. Absent keys return the default; wrong values raise `ScriptError`.
+    """
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, Mapping):
@@ -21,22 +24,22 @@ class Reader:
         self._where = where
 
     def name(self, key: str) -> str:
-        """The key with its place: `faults[0].on`."""
+        """Return a key with its place, such as `faults[0].on`."""
         return f"{self._where}.{key}" if self._where else key
 
     def only(self, known: Iterable[str]) -> None:
-        """Refuse keys that mean nothing here; a typing error must not pass silently."""
+        """Raise `ScriptError` for unknown keys, so that a typing error does not pass silently."""
         names = tuple(known)
         for key in self._values:
             if key not in names:
-                raise ScriptError(f"{self.name(str(key))}: unknown key; known are {', '.join(names)}")
+                raise ScriptError(f"{self.name(str(key))}: unknown key; known keys are {', '.join(names)}")
 
     def value(self, key: str, default: Any = None) -> Any:
-        """Whatever stands there."""
+        """Return the value of a key without checking it."""
         return self._values.get(key, default)
 
     def string(self, key: str, default: str | None, allowed: tuple[str, ...] = ()) -> str | None:
-        """A string, of a set where one is given."""
+        """Return a string, which must be one of `allowed` if that is given."""
         value = self._values.get(key)
         if value is None:
             return default
@@ -47,7 +50,7 @@ class Reader:
         return value
 
     def required_string(self, key: str) -> str:
-        """A string that must be there and not be empty."""
+        """Return a string that must be present and not empty."""
         value = self.string(key, None)
         if not value:
             raise ScriptError(f"{self.name(key)}: is missing")
@@ -56,7 +59,7 @@ class Reader:
     def integer(
         self, key: str, default: int | None, *, minimum: int | None = None, maximum: int | None = None
     ) -> int | None:
-        """A whole number within bounds. Null where it is written out stays None."""
+        """Return a whole number within bounds; an explicit null returns None."""
         value = self._values.get(key, default)
         if value is None:
             return None
@@ -66,28 +69,28 @@ class Reader:
         return int(value)
 
     def number(self, key: str, default: float, *, maximum: float | None = None) -> float:
-        """A number from 0."""
+        """Return a number from 0 to `maximum`."""
         value = self._values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (maximum or value) < value:
             raise self._wrong(key, f"a number{_bounds(0, maximum)}", value)
         return float(value)
 
     def boolean(self, key: str, *, default: bool = False) -> bool:
-        """True or false; the default where it is absent."""
+        """Return true or false, or the default if the key is absent."""
         value = self._values.get(key, default)
         if not isinstance(value, bool):
             raise self._wrong(key, "true or false", value)
         return value
 
     def array(self, key: str) -> list[Any]:
-        """A list; empty where it is absent."""
+        """Return a list, empty if the key is absent."""
         value = self._values.get(key, [])
         if not isinstance(value, list | tuple):
             raise self._wrong(key, "an array", value)
         return list(value)
 
     def strings(self, key: str, allowed: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """A list of strings, of a set where one is given."""
+        """Return a list of strings, each one of `allowed` if that is given."""
         values = self.array(key)
         for index, value in enumerate(values):
             if not isinstance(value, str):
@@ -97,7 +100,10 @@ class Reader:
         return tuple(values)
 
     def string_pairs(self, key: str) -> dict[str, str]:
-        """An object of strings; numbers are taken as their text, for headers are written that way."""
+        """Return an object of strings.
+
+        Numbers are converted to strings, because headers are often written as numbers.
+        """
         inner = Reader(self._values.get(key) or {}, self.name(key))
         for name, value in inner._values.items():
             if isinstance(value, bool) or not isinstance(value, str | int | float):

@@ -1,4 +1,4 @@
-"""The events of a response, each as often told as asked for: they follow from what the response will be."""
+"""Produce the events of a response, which can be repeated because they follow from its planned end."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,10 @@ TERMINAL = ("response.completed", "response.failed", "response.incomplete")
 
 
 def events_of(record: ResponseRecord) -> Iterator[Json]:
-    """From `response.created` to the end, without sequence numbers; one that is cancelled has no last event."""
+    """Yield the events from `response.created` to the end, without sequence numbers.
+
+    A cancelled response has no final event.
+    """
     final = record.final if record.final is not None else dict(record.object)
     begun = final | UNDER_WAY | {"output": []}
     if final["background"]:

@@ -1,4 +1,4 @@
-"""What a response is asked with: its conversation, the chain before it, its input items."""
+"""Read the input of a response: its conversation, the responses before it and its input items."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .validation import an_object, optional_string, required_string
 
 
 def conversation_of(store: Store, body: Json) -> ConversationRecord | None:
-    """The conversation that the response belongs to, if it names one."""
+    """Return the conversation that the request names, or None."""
     wanted = body.get("conversation")
     if wanted is None:
         return None
@@ -26,7 +26,7 @@ def conversation_of(store: Store, body: Json) -> ConversationRecord | None:
 
 
 def previous_items(store: Store, body: Json, conversation: ConversationRecord | None) -> list[Json]:
-    """The input and output of the chain of responses before this one, oldest first."""
+    """Return the input and output of the chain of responses before this one, oldest first."""
     previous_id = optional_string(body, "previous_response_id") if conversation is None else None
     chain: list[list[Json]] = []
     while previous_id is not None:
@@ -40,7 +40,10 @@ def previous_items(store: Store, body: Json, conversation: ConversationRecord | 
 
 
 def input_items(store: Store, body: Json, *, has_context: bool) -> list[Json]:
-    """The items of `input`, with ids; there may be none where something was said before."""
+    """Return the items of `input` with ids.
+
+    The field may be absent if the request has earlier context or a prompt.
+    """
     given: Any = body.get("input")
     if given is None:
         if not has_context and body.get("prompt") is None:

@@ -1,4 +1,4 @@
-"""How a response goes on: at once, by one state whenever it is looked at, or event by event as it is streamed.
+"""Advance a response: at once, by one state each time it is retrieved, or event by event as it is streamed.
 
 queued -> in_progress -> completed | failed | incomplete | cancelled
 """
@@ -13,7 +13,7 @@ from .streams import EventStream, frame
 
 
 def advance(store: Store, record: ResponseRecord) -> None:
-    """Move a response in the background on by one state; others are moved on by whoever reads them."""
+    """Advance a background response by one state; other responses advance as their stream is read."""
     if record.final is None or not record.object["background"]:
         return
     if record.object["status"] == "queued":
@@ -23,7 +23,10 @@ def advance(store: Store, record: ResponseRecord) -> None:
 
 
 def finish(store: Store, record: ResponseRecord) -> None:
-    """It ends as it was meant to. One that completes joins its conversation, with what it was asked."""
+    """End a response as planned.
+
+    A completed response is added to its conversation, together with its input.
+    """
     final, record.final = record.final, None
     if final is None:
         return
@@ -34,21 +37,21 @@ def finish(store: Store, record: ResponseRecord) -> None:
 
 
 def end(store: Store, record: ResponseRecord, status: str) -> None:
-    """It ends before its time, `cancelled` or `failed`; nothing happens to one that is over."""
+    """End a response early as `cancelled` or `failed`; a response that has ended does not change."""
     if record.final is None:
         return
     record.final = None
     record.object["status"] = status
     if status == "failed":
-        record.object["error"] = {"code": "server_error", "message": "The stream broke off."}
+        record.object["error"] = {"code": "server_error", "message": "The stream was interrupted."}
     _leave(store, record, joins=False)
 
 
 def streamed(store: Store, record: ResponseRecord, after: int = -1) -> EventStream:
-    """Its events with a sequence number above `after`; what happened already is told again."""
+    """Return a stream of the events with a sequence number above `after`, including events of the past."""
 
     def abandon(status: str) -> None:
-        # Without its reader a response ends; one in the background goes on when it is looked at.
+        # A response ends without its reader; a background response continues when it is retrieved.
         if not record.object["background"] or status == "failed":
             end(store, record, status)
 
@@ -70,7 +73,7 @@ def _frames(store: Store, record: ResponseRecord, after: int) -> Iterator[bytes]
             store.responses.touch(response_id)
         if number > after:
             yield frame({**event, "sequence_number": number}, kind)
-    # One that is meant to end as cancelled has no event of its own for that.
+    # A response that is planned to end as cancelled has no final event.
     finish(store, record)
 
 

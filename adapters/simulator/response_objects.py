@@ -1,4 +1,4 @@
-"""What a response will be when it is over, and what it is until then."""
+"""Build responses: their planned final form, and the form that is shown until then."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ UNDER_WAY: Json = {"completed_at": None, "error": None, "incomplete_details": No
 def planned(
     store: Store, call: Call, conversation: ConversationRecord | None, given: list[Json], context: list[Json]
 ) -> ResponseRecord:
-    """A response that has begun: `object` shows it under way, `final` is how it will end."""
+    """Create a response: `object` shows it in progress, and `final` is how it will end."""
     final = _new(store, call.body, conversation)
     _finish(store, call, final, context)
     begun = "queued" if final["background"] else "in_progress"
@@ -26,7 +26,7 @@ def _new(store: Store, body: Json, conversation: ConversationRecord | None) -> J
     tools = array(body.get("tools") or [], "tools")
     for index, tool in enumerate(tools):
         required_string(an_object(tool, f"tools[{index}]"), "type", f"tools[{index}].type")
-    # Null in a request means the default; what the caller gave stands as it was given.
+    # A null in the request means the default; other values are kept unchanged.
     defaults: Json = {"temperature": 1.0, "top_p": 1.0, "tool_choice": "auto", "parallel_tool_calls": True}
     defaults |= {"truncation": "disabled", "service_tier": "default", "text": {"format": {"type": "text"}}}
     defaults |= {"reasoning": {"effort": None, "summary": None}, "store": True, "max_output_tokens": None}
@@ -61,7 +61,7 @@ def _finish(store: Store, call: Call, response: Json, context: list[Json]) -> No
 
 
 def usage_of(instructions: Any, context: list[Json], output: list[Json]) -> Json:
-    """The tokens that were read and written, each counted in words."""
+    """Return the tokens of the input and the output, counted in words."""
     given = token_count(instructions) if isinstance(instructions, str) else 0
     given += sum(token_count(item_text(item)) for item in context)
     spent = sum(token_count(item_text(item)) for item in output)

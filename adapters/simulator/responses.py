@@ -1,4 +1,4 @@
-"""/v1/responses: one call in; the response comes at once, as a stream, or in the background."""
+"""Handle /v1/responses: each response is returned at once, as a stream, or made in the background."""
 
 import re
 
@@ -30,7 +30,10 @@ COUNT_FIELDS = (
 
 
 def create(store: Store, call: Call) -> Json | EventStream:
-    """POST /responses. Input and output join the conversation only when the response completes."""
+    """Create a response (POST /responses).
+
+    Input and output are added to the conversation only when the response completes.
+    """
     body = call.body
     only_known(body, FIELDS)
     store.accept_model(required_string(body, "model"))
@@ -57,7 +60,10 @@ def create(store: Store, call: Call) -> Json | EventStream:
 
 
 def retrieve(store: Store, call: Call) -> Json | EventStream:
-    """GET /responses/{response_id}: one in the background moves on by one state first; or its stream, from where on."""
+    """Return a response or its stream (GET /responses/{response_id}).
+
+    A background response first advances by one state. A stream starts after event number `starting_after`.
+    """
     record = _find(store, call.ids["response_id"])
     if not call.wants_stream:
         advance(store, record)
@@ -74,7 +80,7 @@ def retrieve(store: Store, call: Call) -> Json | EventStream:
 
 
 def cancel(store: Store, call: Call) -> Json:
-    """POST /responses/{response_id}/cancel: only one in the background; one that is over stays as it is."""
+    """Cancel a background response (POST /responses/{response_id}/cancel); one that has ended does not change."""
     record = _find(store, call.ids["response_id"])
     if not record.object["background"]:
         raise bad_request("Cannot cancel a synchronous response.")
@@ -83,7 +89,7 @@ def cancel(store: Store, call: Call) -> Json:
 
 
 def delete(store: Store, call: Call) -> Json:
-    """DELETE /responses/{response_id}."""
+    """Delete a response (DELETE /responses/{response_id})."""
     record = _find(store, call.ids["response_id"])
     end(store, record, "cancelled")
     response_id = record.object["id"]
@@ -92,12 +98,12 @@ def delete(store: Store, call: Call) -> Json:
 
 
 def list_input_items(store: Store, call: Call) -> Json:
-    """GET /responses/{response_id}/input_items."""
+    """Return a page of a response's input items (GET /responses/{response_id}/input_items)."""
     return page(_find(store, call.ids["response_id"]).input, call.query)
 
 
 def count_input_tokens(store: Store, call: Call) -> Json:
-    """POST /responses/input_tokens: what a response would be given; nothing is made."""
+    """Count the input tokens of a response without creating it (POST /responses/input_tokens)."""
     body = call.body
     only_known(body, COUNT_FIELDS)
     conversation = conversation_of(store, body)

@@ -1,4 +1,4 @@
-"""Every address of the simulated provider: method and path template (without /v1) to the function that answers."""
+"""List every route of the simulated provider: method, path template (without /v1) and handler."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -12,14 +12,17 @@ from .streams import EventStream
 
 Handler = Callable[[Store, Call], Json | EventStream]
 
-RUN = "run"  # an answer is made over several requests
-RESPONSE = "response"  # an answer is made at once
+RUN = "run"  # the model answers over several requests
+RESPONSE = "response"  # the model answers one request
 CHAT = "chat"
 
 
 @dataclass(frozen=True)
 class Route:
-    """`api` is the group that is retired together; `makes` says what kind of answer a model is asked for, if any."""
+    """Map a method and a path template to a handler.
+
+    `api` is the group of routes that is retired together. `makes` is the kind of answer that a model gives, or None.
+    """
 
     method: str
     template: str
@@ -29,12 +32,12 @@ class Route:
 
     @property
     def streams(self) -> bool:
-        """Whether it can answer with a stream."""
+        """Return whether the route can answer with a stream."""
         return self.makes is not None or self.name == "GET /responses/{response_id}"
 
     @property
     def name(self) -> str:
-        """As faults and counts name it: `POST /threads/{thread_id}/runs`."""
+        """Return the name used in faults and counts, such as `POST /threads/{thread_id}/runs`."""
         return f"{self.method} {self.template}"
 
 
@@ -96,7 +99,7 @@ APIS = tuple(dict.fromkeys(route.api for route in ROUTES))
 
 
 class Router:
-    """Finds the route of a path by its number of segments, then segment by segment."""
+    """Find the route of a path by its number of segments, then segment by segment."""
 
     def __init__(self, routes: Iterable[Route] = ROUTES) -> None:
         self._by_shape: dict[tuple[str, int], list[tuple[list[str], Route]]] = {}
@@ -105,7 +108,7 @@ class Router:
             self._by_shape.setdefault((route.method, len(segments)), []).append((segments, route))
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
-        """The route of a path without /v1 and the values of its parameters, or None."""
+        """Return the route of a path (without /v1) and the values of its parameters, or None."""
         segments = path.strip("/").split("/")
         for template, route in self._by_shape.get((method, len(segments)), ()):
             ids = _match(template, segments)
@@ -115,7 +118,7 @@ class Router:
 
 
 def route_named(name: str) -> Route | None:
-    """The route a script means; how it calls the parameters does not matter."""
+    """Return the route with this name, or None; the names of path parameters do not matter."""
     return _BY_SHAPE.get(_shape(name))
 
 

@@ -1,4 +1,4 @@
-"""A run as a stream: its own states, and between them the events of its steps and messages."""
+"""Stream a run: its states, and between them the events of its steps and messages."""
 
 from collections.abc import Iterator
 
@@ -11,9 +11,9 @@ from .threads import ENDS
 
 
 def streamed(store: Store, thread: ThreadRecord, record: RunRecord, *first: Event) -> EventStream:
-    """The run from where it stands to its end, or until it waits for tool outputs; `first` is told before.
+    """Return a stream of the run from its current state until it ends or waits for tool outputs.
 
-    Whoever leaves the stream leaves the run as it is: it goes on when it is looked at.
+    `first` is sent before. If the client leaves the stream, the run keeps its state and continues when it is retrieved.
     """
     record.streaming = True
 
@@ -44,7 +44,7 @@ def _frames(store: Store, thread: ThreadRecord, record: RunRecord, first: tuple[
 
 
 def _touch(store: Store, thread: ThreadRecord, record: RunRecord) -> None:
-    # The stream holds on to what it changes, so nobody else notices that it does.
+    # The stream changes objects that it already holds, so the collections do not notice the change.
     store.threads.touch(thread.object["id"])
     thread.runs.touch(record.object["id"])
     if record.message_id is not None:

@@ -1,4 +1,4 @@
-"""/v1/threads/{thread_id}/runs: creating a run, looking at it, cancelling it, answering its tool calls."""
+"""Handle /v1/threads/{thread_id}/runs: create, retrieve and cancel runs, and submit tool outputs."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ OPTIONAL_TIMES = ("started_at", "cancelled_at", "failed_at", "completed_at")
 
 
 def create(store: Store, call: Call) -> Json | EventStream:
-    """POST /threads/{thread_id}/runs: queued, unless the thread is busy."""
+    """Create a queued run, unless the thread has an active one (POST /threads/{thread_id}/runs)."""
     thread, body = store.thread(call.ids["thread_id"]), call.body
     only_known(body, FIELDS)
     flag(body, "stream")
@@ -45,7 +45,7 @@ def create(store: Store, call: Call) -> Json | EventStream:
 
 
 def create_with_thread(store: Store, call: Call) -> Json | EventStream:
-    """POST /threads/runs: a thread and a run in it, or neither."""
+    """Create a thread and a run in it, or neither (POST /threads/runs)."""
     body = call.body
     only_known(body, WITH_THREAD_FIELDS)
     flag(body, "stream")
@@ -60,20 +60,20 @@ def create_with_thread(store: Store, call: Call) -> Json | EventStream:
 
 
 def retrieve(store: Store, call: Call) -> Json:
-    """GET …/runs/{run_id}: shows the run after it has moved on by one state."""
+    """Advance a run by one state and return it (GET …/runs/{run_id})."""
     thread, record = _find(store, call)
     advance(store, thread, record)
     return _shown(store, call, record.object)
 
 
 def list_(store: Store, call: Call) -> Json:
-    """GET …/runs: looking at the list moves nothing on."""
+    """Return a page of runs without advancing them (GET …/runs)."""
     thread = store.thread(call.ids["thread_id"])
     return page((record.object for record in thread.runs.values()), call.query)
 
 
 def modify(store: Store, call: Call) -> Json:
-    """POST …/runs/{run_id}: metadata only."""
+    """Replace the metadata of a run (POST …/runs/{run_id})."""
     _, record = _find(store, call)
     only_known(call.body, ("metadata",))
     record.object["metadata"] = metadata_of(call.body)
@@ -81,7 +81,7 @@ def modify(store: Store, call: Call) -> Json:
 
 
 def cancel(store: Store, call: Call) -> Json:
-    """POST …/cancel: `cancelling`, and `cancelled` when it is looked at next."""
+    """Set a run to `cancelling`; it is `cancelled` when it is next retrieved (POST …/cancel)."""
     _, record = _find(store, call)
     run = record.object
     if run["status"] in ENDS or run["status"] == "cancelling":
@@ -91,7 +91,7 @@ def cancel(store: Store, call: Call) -> Json:
 
 
 def submit_tool_outputs(store: Store, call: Call) -> Json | EventStream:
-    """POST …/submit_tool_outputs: every call of the run answered in this one request."""
+    """Submit the outputs of all tool calls of a run in one request (POST …/submit_tool_outputs)."""
     thread, record = _find(store, call)
     run = record.object
     only_known(call.body, ("tool_outputs", "stream"))
@@ -109,12 +109,12 @@ def submit_tool_outputs(store: Store, call: Call) -> Json | EventStream:
 
 
 def list_steps(store: Store, call: Call) -> Json:
-    """GET …/steps."""
+    """Return a page of the run's steps (GET …/steps)."""
     return page(_find(store, call)[1].steps.values(), call.query)
 
 
 def retrieve_step(store: Store, call: Call) -> Json:
-    """GET …/steps/{step_id}."""
+    """Return a step of the run (GET …/steps/{step_id})."""
     found = _find(store, call)[1].steps.get(call.ids["step_id"])
     if found is None:
         raise no_such("run step", call.ids["step_id"])
@@ -126,7 +126,7 @@ def _begun(store: Store, call: Call, thread: ThreadRecord, run: Json, *first: Ev
     _shown(store, call, run)
     if not call.wants_stream:
         return run
-    # The stream shows the run before it was put in the queue, too; it is the same object by then.
+    # The event `thread.run.created` comes before the one for `queued`, but shows the same, already queued object.
     return streamed(store, thread, record, *first, ("thread.run.created", run))
 
 

@@ -1,4 +1,4 @@
-"""The script of a simulation: answers and faults from JSON, refused with the name of the key that is wrong."""
+"""Parse the script of a simulation, its answers and faults, from JSON; errors name the wrong key."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,10 @@ from .routes import APIS
 
 @dataclass(frozen=True)
 class Script:
-    """What a simulation is told beforehand. `seed` None: another one every time."""
+    """Hold the initial settings of a simulation.
+
+    `seed` None means another seed every time.
+    """
 
     seed: int | None = None
     answers: tuple[Answer, ...] = ()
@@ -27,7 +30,10 @@ class Script:
 
     @classmethod
     def load(cls, path: str | Path) -> "Script":
-        """Read a JSON file; ScriptError where it cannot be read, is not JSON or says something unknown."""
+        """Read a script from a JSON file.
+
+        Raises `ScriptError` if the file cannot be read, is not JSON or has invalid content.
+        """
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -41,7 +47,10 @@ class Script:
 
     @classmethod
     def parse(cls, value: Any) -> "Script":
-        """The same from a mapping."""
+        """Read a script from a mapping.
+
+        Raises `ScriptError` if the mapping is invalid.
+        """
         reader = Reader(value, "")
         reader.only(("seed", "answers", "faults", "retired_models", "retired_apis", "rate_limits"))
         return cls(
@@ -55,12 +64,12 @@ class Script:
 
 
 def parse_answers(values: Sequence[Any], where: str) -> tuple[Answer, ...]:
-    """Answers: a string, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
+    """Return answers: each is a string, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
     return tuple(_answer(value, f"{where}[{index}]") for index, value in enumerate(values))
 
 
 def parse_limits(value: Any, where: str = "") -> Limits:
-    """Rate limits: {"requests_per_minute": …, "tokens_per_minute": …}, either or both."""
+    """Return rate limits from {"requests_per_minute": …, "tokens_per_minute": …}; both keys are optional."""
     reader = Reader(value, where)
     names = ("requests_per_minute", "tokens_per_minute")
     reader.only(names)
@@ -86,6 +95,6 @@ def _tool_call(value: Any, where: str) -> ToolCall:
     reader = Reader(value, where)
     reader.only(("name", "arguments"))
     arguments = reader.value("arguments", {})
-    # Text goes out as it stands, so that a script can also send arguments that are not JSON.
+    # A string is sent unchanged, so that a script can also send arguments that are not JSON.
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
     return ToolCall(reader.required_string("name"), text)

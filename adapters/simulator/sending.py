@@ -1,4 +1,4 @@
-"""How an answer goes out: at once, or event by event, with the faults that happen on the way."""
+"""Send an answer, whole or event by event, with the faults that happen on the way."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,11 +13,14 @@ from .wire import Reply
 
 
 class Gone(Exception):
-    """The client has gone, or the server stops: whatever is still to be sent has nobody to go to."""
+    """Raised when the client has disconnected or the server stops, so that nothing more can be sent."""
 
 
 class Sender:
-    """Sends one answer. `close` closes the connection as it is; `stopping` is set when the server stops."""
+    """Send one answer.
+
+    `close` closes the connection without finishing the answer; `stopping` is set when the server stops.
+    """
 
     def __init__(
         self,
@@ -34,7 +37,7 @@ class Sender:
         self._close = close
 
     async def reply(self, reply: Reply, fault: Fault | None) -> None:
-        """Send all of an answer, or as much of it as the fault lets through."""
+        """Send the whole answer, or as much of it as the fault allows."""
         length = {} if reply.stream is not None else {"content-length": str(len(reply.body))}
         headers = [(name.encode(), value.encode()) for name, value in (reply.headers | length).items()]
         await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -61,13 +64,13 @@ class Sender:
             if event is None:
                 break
             await self._part(event)
-            # One turn of the loop for the others, and to hear that the client has gone.
+            # Yield to the event loop, for other tasks and to notice that the client has disconnected.
             await self._pause(ends, 0)
             number += 1
         await self._part(b"", more=False)
 
     async def _disrupted(self, stream: EventStream, fault: Fault, number: int, ends: "asyncio.Future[None]") -> bool:
-        """What goes wrong before event `number`, counted from 0; true where the stream is over by it."""
+        """Apply the faults due before event `number`, counted from 0, and return whether they end the stream."""
         await self._pause(ends, fault.slow)
         if isinstance(fault.hang, Hang) and fault.hang.events == number:
             await self._pause(ends, fault.hang.seconds)
@@ -98,7 +101,7 @@ class Sender:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _pause(self, ends: "asyncio.Future[None]", seconds: float | None) -> None:
-        """Wait so long, if at all; Gone where nobody listens any more."""
+        """Wait for `seconds`, if given; raise `Gone` if the client has disconnected or the server stops."""
         if seconds is None:
             return
         if seconds > 0:
@@ -109,7 +112,7 @@ class Sender:
             raise Gone
 
     async def _end(self) -> None:
-        """Returns when the client has gone or the server stops."""
+        """Return when the client has disconnected or the server stops."""
         waits = [asyncio.ensure_future(self._gone()), asyncio.ensure_future(self._stopping.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Runs the application with uvicorn, in a thread and an event loop of its own."""
+"""Run the application with uvicorn, in a separate thread with its own event loop."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,10 @@ from .provider import Provider
 
 
 class ServerThread:
-    """A server that listens when the constructor returns. OSError where the address cannot be had."""
+    """Run a server that accepts connections when the constructor returns.
+
+    Raises `OSError` if the address cannot be bound, or if the server does not start in time.
+    """
 
     def __init__(self, provider: Provider, host: str, port: int) -> None:
         self._socket = _bound(host, port)
@@ -24,7 +27,7 @@ class ServerThread:
         self._thread = threading.Thread(target=self._run, name="threadledger-simulator", daemon=True)
         self._thread.start()
         if not self._server.ready.wait(START_TIMEOUT_SECONDS):
-            raise OSError(f"the simulator did not start within {START_TIMEOUT_SECONDS:g} seconds")
+            raise OSError(f"the simulator did not start within {START_TIMEOUT_SECONDS:g} seconds; try again")
 
     def stop(self) -> None:
         """Close every connection and end the thread."""
@@ -32,7 +35,10 @@ class ServerThread:
         self._thread.join(STOP_TIMEOUT_SECONDS)
 
     def wait(self) -> None:
-        """Block until the server has ended; in slices, for otherwise Ctrl-C would not be noticed everywhere."""
+        """Block until the server has ended.
+
+        The wait is split into slices, because some platforms do not notice Ctrl-C otherwise.
+        """
         while self._thread.is_alive():
             self._thread.join(0.5)
 
@@ -41,7 +47,7 @@ class ServerThread:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its polling: it says when it listens, and stops when it is asked."""
+    """Run uvicorn's server without its polling: signal when it listens, and stop on request."""
 
     def __init__(self, provider: Provider) -> None:
         self.app = SimulatorApp(provider, self._hang_up)
@@ -70,18 +76,18 @@ class _Server(uvicorn.Server):
             await asyncio.wait(list(self.server_state.tasks), timeout=STOP_GRACE_SECONDS)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-        # One round of the loop, so that closed transports are told so before the loop ends.
+        # Run the loop once, so that closed transports are notified before it ends.
         await asyncio.sleep(0)
 
     def ask_to_stop(self) -> None:
-        """From any thread, once or more often."""
+        """Stop the server; this may be called from any thread, and more than once."""
         if self._loop is not None:
-            # A loop that has ended already has nothing left to stop.
+            # The loop may have ended already; then there is nothing left to stop.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stop.set)
 
     def _hang_up(self, scope: Any) -> None:
-        """Close the connection of a request. ASGI has no word for it, so it is done to the transport."""
+        """Close the connection of a request at its transport, because ASGI cannot express it."""
         client = tuple(scope["client"])
         for connection in list(self.server_state.connections):
             if getattr(connection, "client", None) == client:
@@ -104,9 +110,10 @@ def _config(app: SimulatorApp) -> uvicorn.Config:
 
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's delay (40 ms an answer) off only where the protocol is named.
+    # asyncio disables Nagle's algorithm (40 ms per answer) only if the protocol is given.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    # So that a port can be had again right after a simulator on it has stopped. On Windows it means another thing.
+    # Make the port available right after a simulator on it has stopped.
+    # Windows uses the option differently.
     if os.name == "posix":
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -115,5 +122,7 @@ def _bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise OSError(f"the simulator cannot listen on {host} port {port}: {reason}") from error
+        raise OSError(
+            f"the simulator cannot listen on {host} port {port}: {reason}; choose another host or port"
+        ) from error
     return listening

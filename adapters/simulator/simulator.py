@@ -1,4 +1,4 @@
-"""The face of the simulator for Python: start it, script it, read what it saw."""
+"""Start, script and inspect the simulator from Python."""
 
 import secrets
 import time
@@ -24,15 +24,19 @@ SEED_BITS = 32
 
 
 class Simulator:
-    """A provider on loopback that speaks OpenAI's wire protocol, with scripted answers and faults.
+    """Run a provider on loopback that speaks OpenAI's wire protocol, with scripted answers and faults.
 
-    `port` 0 takes a free one. `script` is a `Script` or the mapping of one. With `api_key` every other key is refused.
-    `models` maps the known models to their shutdown date (ISO 8601) or None; without it any model is accepted but the
-    script's retired ones. `seed` wins over the script's; with neither, ids differ from one simulator to the next, as
-    a restarted provider never gives an old thread's id to a new one. Raises ScriptError for a script it cannot read.
-    With `state`, a SQLite file, the next simulator on it goes on where this one stopped: its ids, answers and faults
-    with their counts are those of the file, and the script and the seed only count for a new one. `clock` gives Unix
-    seconds; rate limits and expiry go by it.
+    `port` 0 picks a free port. `script` is a `Script`, or a mapping in the script format. With `api_key`, requests with
+    any other key are refused. `models` maps the known models to their shutdown date (ISO 8601) or None; without it, any
+    model is accepted except those that the script retires. `clock` returns Unix seconds; rate limits and expiry use it.
+
+    `seed` overrides the script's seed. Without a seed, ids differ from one simulator to the next, as a restarted
+    provider never gives an old thread's id to a new thread.
+
+    With `state`, a SQLite file, the next simulator on the file resumes where this one stopped. It takes its ids,
+    answers and faults with their counts from the file; the script and the seed only apply to a new file.
+
+    Raises `ScriptError` if the script is invalid.
 
         with Simulator() as simulator:
             client = OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0)
@@ -69,11 +73,13 @@ class Simulator:
         self.provider.rates.set(wanted.rate_limits)
 
     def start(self) -> "Simulator":
-        """Listen. OSError where the address cannot be had; RuntimeError where it already listens; StateError where
-        the state file cannot be used.
+        """Start listening and return the simulator.
+
+        Raises `OSError` if the address cannot be bound, `RuntimeError` if the simulator is already running, and
+        `StateError` if the state file cannot be used.
         """
         if self._server is not None:
-            raise RuntimeError("the simulator is running already")
+            raise RuntimeError("the simulator is already running; call stop() first")
         self._open_state()
         try:
             self._server = ServerThread(self.provider, self._host, self._port)
@@ -83,14 +89,14 @@ class Simulator:
         return self
 
     def stop(self) -> None:
-        """Close every connection. What the provider remembers stays, and a later start() serves it again."""
+        """Close every connection; the state is kept, and a later start() serves it again."""
         server, self._server = self._server, None
         if server is not None:
             server.stop()
         self._close_state()
 
     def serve_forever(self) -> None:
-        """Serve until Ctrl-C, which ends it cleanly; starts first if need be."""
+        """Serve until Ctrl-C, which stops the simulator cleanly; start it first if necessary."""
         if self._server is None:
             self.start()
         try:
@@ -103,17 +109,26 @@ class Simulator:
 
     @property
     def base_url(self) -> str:
-        """What a client is given: `http://127.0.0.1:PORT/v1`. RuntimeError while it does not listen."""
+        """Return the base URL for clients: `http://127.0.0.1:PORT/v1`.
+
+        Raises `RuntimeError` if the simulator is not running.
+        """
         return f"{self.control_url.removesuffix('/_simulator')}/v1"
 
     @property
     def azure_endpoint(self) -> str:
-        """What an Azure client is given: `http://127.0.0.1:PORT`. RuntimeError while it does not listen."""
+        """Return the endpoint for Azure clients: `http://127.0.0.1:PORT`.
+
+        Raises `RuntimeError` if the simulator is not running.
+        """
         return self.control_url.removesuffix("/_simulator")
 
     @property
     def control_url(self) -> str:
-        """Where the control endpoints are: `http://127.0.0.1:PORT/_simulator`."""
+        """Return the URL of the control endpoints: `http://127.0.0.1:PORT/_simulator`.
+
+        Raises `RuntimeError` if the simulator is not running.
+        """
         if self._server is None:
             raise RuntimeError("the simulator is not running; call start() first")
         host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
@@ -121,11 +136,11 @@ class Simulator:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """What clients asked, oldest first; control requests are not among them."""
+        """Return the recorded requests of clients, oldest first; control requests are not included."""
         return self.provider.requests
 
     def add_fault(self, fault: Fault | str, **action: Any) -> None:
-        """Add a fault: a `Fault`, or its `on` and the other keys of the script format as arguments.
+        """Add a fault, given as a `Fault`, or as its `on` and the other keys of the script format.
 
         `add_fault("POST /responses", refuse={"status": 429}, times=2)`
         """
@@ -135,7 +150,7 @@ class Simulator:
         self.provider.save()
 
     def add_faults(self, faults: Iterable[Fault | Mapping[str, Any]]) -> None:
-        """Add several, in this order; none where one cannot be understood."""
+        """Add several faults in this order, or none if one is invalid."""
         parsed = [parse_fault(fault, f"faults[{index}]") for index, fault in enumerate(faults)]
         with self.provider.lock:
             for fault in parsed:
@@ -143,43 +158,49 @@ class Simulator:
         self.provider.save()
 
     def clear_faults(self) -> None:
-        """Nothing goes wrong any more."""
+        """Remove all faults."""
         with self.provider.lock:
             self.provider.faults.clear()
         self.provider.save()
 
     def answer(self, *answers: Answer | str | Mapping[str, Any]) -> None:
-        """Put answers at the end of the queue: texts, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
+        """Append answers to the queue: texts, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
         parsed = parse_answers(answers, "answers")
         with self.provider.lock:
             self.provider.store.answers.add(parsed)
         self.provider.save()
 
     def lose(self, identifier: str) -> None:
-        """Forget an assistant, a thread, a conversation or a response: 404 from now on. KeyError if there is none."""
+        """Delete an assistant, a thread, a conversation or a response, which answers 404 from now on.
+
+        Raises `KeyError` if there is no object with this id.
+        """
         self.provider.lose(identifier)
         self.provider.save()
 
     def retire(self, api: str) -> None:
-        """Shut an API down, as the Assistants API was on 2026-08-26: `retire("assistants")`."""
+        """Shut an API down, as the Assistants API was on 2026-08-26: `retire("assistants")`.
+
+        Raises `ValueError` for an unknown API.
+        """
         self.provider.retire(api)
         self.provider.save()
 
     def retire_model(self, model: str) -> None:
-        """From now on the model is unknown: 404 model_not_found."""
+        """Retire a model: requests for it are answered with 404 model_not_found from now on."""
         with self.provider.lock:
             self.provider.store.retired_models.add(model)
         self.provider.save()
 
     def limit_rates(self, requests_per_minute: int | None = None, tokens_per_minute: int | None = None) -> None:
-        """Put rate limits in force, full at first; None takes one away."""
+        """Set the rate limits, which start full; None removes a limit."""
         limits = parse_limits({"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute})
         with self.provider.lock:
             self.provider.rates.set(limits)
         self.provider.save()
 
     def reset(self) -> None:
-        """As if nothing had ever been asked or scripted."""
+        """Delete all objects, recorded requests, counts, scripted answers, faults, limits and retirements."""
         self.provider.reset()
         self.provider.save()
 
@@ -188,7 +209,7 @@ class Simulator:
             return
         opened = StateFile(self._state)
         with self.provider.lock:
-            # Afterwards the memory is the truth; the file is read once.
+            # The file is read only once; afterwards the state in memory is authoritative.
             if not opened.is_new and not self._loaded:
                 opened.load(self.provider)
                 self.seed = self.provider.store.seeded.seed

@@ -1,4 +1,4 @@
-"""Records as JSON and back: what a state file holds in its rows."""
+"""Convert records to JSON and back, for the rows of a state file."""
 
 from typing import Any
 
@@ -9,21 +9,24 @@ from .store import CompletionRecord, ConversationRecord, ResponseRecord, RunReco
 
 
 def answer_json(answer: Answer) -> Any:
-    """As scripts write it: a text, or {"tool_calls": […]}."""
+    """Return an answer in the script format: a text, or {"tool_calls": […]}."""
     if not answer.tool_calls:
         return answer.text
     return {"tool_calls": [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls]}
 
 
 def answer_of(value: Any) -> Answer:
-    """The answer that `answer_json` wrote."""
+    """Return the answer that `answer_json` wrote."""
     if isinstance(value, str):
         return Answer(value)
     return Answer(tool_calls=tuple(ToolCall(call["name"], call["arguments"]) for call in value["tool_calls"]))
 
 
 def run_json(record: RunRecord) -> Json:
-    """With its steps. Who reads its stream is not kept: after a restart, nobody does."""
+    """Return a run with its steps as JSON.
+
+    Whether a stream is being read is not saved, because no reader survives a restart.
+    """
     return {
         "object": record.object,
         "outcome": _outcome_json(record.outcome),
@@ -35,39 +38,39 @@ def run_json(record: RunRecord) -> Json:
 
 
 def run_of(value: Json) -> RunRecord:
-    """The run that `run_json` wrote."""
+    """Return the run that `run_json` wrote."""
     answer = None if value["answer"] is None else answer_of(value["answer"])
     outcome = _outcome_of(value["outcome"])
     return RunRecord(value["object"], outcome, value["steps"], answer, value["message_id"], value["step_id"])
 
 
 def conversation_json(record: ConversationRecord) -> Json:
-    """Without its items: those have rows of their own."""
+    """Return a conversation as JSON, without its items, which have their own rows."""
     return {"object": record.object, "busy": record.busy}
 
 
 def conversation_of(value: Json) -> ConversationRecord:
-    """A conversation, still empty."""
+    """Return the conversation that `conversation_json` wrote, without items."""
     return ConversationRecord(value["object"], busy=value["busy"])
 
 
 def response_json(record: ResponseRecord) -> Json:
-    """All of a response."""
+    """Return a response as JSON."""
     return {"object": record.object, "input": record.input, "final": record.final, "streamed": record.streamed}
 
 
 def response_of(value: Json) -> ResponseRecord:
-    """The response that `response_json` wrote."""
+    """Return the response that `response_json` wrote."""
     return ResponseRecord(value["object"], value["input"], value["final"], value["streamed"])
 
 
 def completion_json(record: CompletionRecord) -> Json:
-    """All of a chat completion."""
+    """Return a chat completion as JSON."""
     return {"object": record.object, "messages": record.messages, "kept": record.kept}
 
 
 def completion_of(value: Json) -> CompletionRecord:
-    """The chat completion that `completion_json` wrote."""
+    """Return the chat completion that `completion_json` wrote."""
     return CompletionRecord(value["object"], value["messages"], value["kept"])
 
 

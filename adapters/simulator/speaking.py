@@ -1,6 +1,6 @@
-"""What a run leaves in its thread: a message with the step that made it, or a step that waits for the app's tools.
+"""Write what a run adds to its thread: a message with its step, or a step that waits for tool outputs.
 
-Each function yields events, (name, object), as they happen. One that is not read to its end can be begun again.
+Each function yields events, (name, object), as they happen. If they were not read to the end, it can be called again.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,10 @@ Event = tuple[str, Json]
 def say(
     store: Store, thread: ThreadRecord, record: RunRecord, text: str, incomplete: str | None = None
 ) -> Iterator[Event]:
-    """An answer joins the thread; `incomplete` is why it is cut short. Stops where the run was ended by another."""
+    """Add an answer to the thread and yield its events.
+
+    `incomplete` is the reason why the answer is cut short. The function stops if another request ends the run.
+    """
     if record.message_id is None or record.step_id is None:
         yield from _begin(store, thread, record)
     message, step = thread.messages[record.message_id or ""], record.steps[record.step_id or ""]
@@ -38,8 +41,8 @@ def say(
 
 
 def ask_for_tools(store: Store, record: RunRecord, calls: list[Json]) -> Iterator[Event]:
-    """A step with tool calls, which waits for their outputs."""
-    # A copy, for the step gets the outputs later and the run's own list does not.
+    """Add a step with tool calls that waits for their outputs, and yield its events."""
+    # Copy the calls: the step gets the outputs later, and the run's own list does not.
     copies = [{**call, "function": {**call["function"], "output": None}} for call in calls]
     step = _add_step(store, record, {"type": "tool_calls", "tool_calls": copies})
     empty = step | {"step_details": {"type": "tool_calls", "tool_calls": []}}
@@ -53,7 +56,7 @@ def ask_for_tools(store: Store, record: RunRecord, calls: list[Json]) -> Iterato
 
 
 def break_off(store: Store, thread: ThreadRecord, record: RunRecord, status: str) -> Iterator[Event]:
-    """A run ends in `status`: what it had not finished ends with it."""
+    """End the unfinished steps and message of a run that ends in `status`, and yield their events."""
     now = store.now()
     for step in record.steps.values():
         if step["status"] == "in_progress":

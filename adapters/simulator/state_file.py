@@ -1,6 +1,6 @@
-"""The provider's state in a SQLite file: what has changed is written in one transaction a request, before the answer.
+"""Save the provider's state in a SQLite file.
 
-StateError              a ValueError: the file is another program's, is in use, or cannot be written
+Changes are written in one transaction per request, before the answer is sent.
 """
 
 import json
@@ -27,7 +27,7 @@ CREATE TABLE object (
 );
 CREATE TABLE setting (name TEXT PRIMARY KEY, json TEXT NOT NULL);
 """
-# An entry that is there already keeps its row, and with it its place in the order of creation.
+# An existing entry keeps its row, and thus its place in the order of creation.
 PUT = (
     "INSERT INTO object (kind, parent, id, json) VALUES (?, ?, ?, ?)"
     " ON CONFLICT (kind, parent, id) DO UPDATE SET json = excluded.json"
@@ -38,11 +38,17 @@ Shelf = tuple[str, str, Watched[Any], Callable[[Any], Any]]
 
 
 class StateError(ValueError):
-    """One sentence about a state file that cannot be used."""
+    """Raised when a state file cannot be used.
+
+    The file belongs to another program, is in use, or cannot be written. The message is one sentence.
+    """
 
 
 class StateFile:
-    """An open state file. It belongs to one simulator at a time. StateError where it cannot be had."""
+    """Manage an open state file, which only one simulator can use at a time.
+
+    Raises `StateError` if the file cannot be used.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
@@ -52,22 +58,25 @@ class StateFile:
                 path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
             )
         except sqlite3.Error as error:
-            raise StateError(f"the state {path} cannot be opened: {error}") from error
+            raise StateError(f"the state file {path} cannot be opened: {error}") from error
         try:
             self.is_new = self._prepare()
         except sqlite3.Error as error:
             self._connection.close()
-            raise StateError(f"the state {path} cannot be used: {error}") from error
+            raise StateError(f"the state file {path} cannot be used: {error}") from error
         except StateError:
             self._connection.close()
             raise
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         self._connection.close()
 
     def save(self, provider: Provider) -> None:
-        """Write down what has changed since the last time. The caller holds the provider's lock."""
+        """Write what has changed since the last call.
+
+        The caller holds the provider's lock.
+        """
         settings = {name: json.dumps(value) for name, value in _settings(provider).items()}
         changed = [(name, text) for name, text in settings.items() if self._settings.get(name) != text]
         self._connection.execute("BEGIN")
@@ -84,7 +93,7 @@ class StateFile:
             entries.settle()
 
     def load(self, provider: Provider) -> None:
-        """Put everything back as it was; a stream that was being read is over."""
+        """Restore the provider's state from the file; streams that were being read have ended."""
         rows = dict(self._connection.execute("SELECT name, json FROM setting"))
         _restore(provider, {name: json.loads(text) for name, text in rows.items()})
         self._fill(provider.store)
@@ -115,11 +124,13 @@ class StateFile:
         [owner] = self._connection.execute("PRAGMA application_id").fetchone()
         [tables] = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if tables and owner != APPLICATION_ID:
-            raise StateError(f"the state {self._path} is another program's database; name a file of its own")
+            raise StateError(f"the state file {self._path} is another program's database; choose another file")
         [version] = self._connection.execute("PRAGMA user_version").fetchone()
         if tables and version != FORMAT:
-            raise StateError(f"the state {self._path} has format {version}; this simulator reads {FORMAT}")
-        # Written at once, so that a second simulator on this file hears of the first.
+            raise StateError(
+                f"the state file {self._path} has format {version}; this version reads {FORMAT}: choose another file"
+            )
+        # Write at once, so that a second simulator on this file fails to open it.
         self._connection.executescript(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; COMMIT;"
         )
@@ -134,7 +145,7 @@ class StateFile:
             if key in entries:
                 self._connection.execute(PUT, (kind, parent, key, json.dumps(shown(dict.__getitem__(entries, key)))))
             else:
-                # With a thread go its messages and runs, with a conversation its items.
+                # Deleting a thread also deletes its messages and runs; deleting a conversation also deletes its items.
                 self._connection.execute(
                     "DELETE FROM object WHERE kind = ? AND parent = ? AND id = ?", (kind, parent, key)
                 )
@@ -146,7 +157,7 @@ class StateFile:
 
 
 def _shelves(provider: Provider) -> Iterator[Shelf]:
-    """Every collection with something to write: its kind, whose it is, its entries, and how one is written."""
+    """Yield every collection with changes: its kind, its parent's id, its entries, and how to write one."""
     store = provider.store
     yield "assistant", "", store.assistants, _as_it_is
     for key in store.threads.touched():
@@ -165,7 +176,7 @@ def _shelves(provider: Provider) -> Iterator[Shelf]:
 
 
 def _let_go(store: Store) -> None:
-    """End what only its reader kept going: no reader outlives its simulator."""
+    """End the responses that only continued while their stream was read, because no reader outlives its simulator."""
     for record in store.responses.values():
         if not record.object["background"]:
             end(store, record, "cancelled")

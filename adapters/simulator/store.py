@@ -1,4 +1,4 @@
-"""Everything the simulated provider remembers. Plain records; the surfaces' modules change them."""
+"""Hold the state of the simulated provider in plain records, which the modules of each API change."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,10 +17,10 @@ from .watched import Watched
 
 @dataclass
 class RunRecord:
-    """A run, its steps, and how a fault wants it to end.
+    """Hold a run, its steps, and the outcome that a fault requires.
 
-    `answer` is what the model says, from the moment it begins to speak; `message_id` and `step_id` are where it says
-    it. While `streaming`, the run goes on by being read there and not by being looked at.
+    `answer` is the model's answer once it has begun; `message_id` and `step_id` are the message and the step that
+    contain it. While `streaming`, the run advances as its stream is read, not when it is retrieved.
     """
 
     object: Json
@@ -34,7 +34,7 @@ class RunRecord:
 
 @dataclass
 class ThreadRecord:
-    """A thread with its messages and runs, each by id in order of creation."""
+    """Hold a thread with its messages and runs, each by id in order of creation."""
 
     object: Json
     messages: Watched[Json] = field(default_factory=Watched[Json])
@@ -43,7 +43,10 @@ class ThreadRecord:
 
 @dataclass
 class ConversationRecord:
-    """A conversation with its items by id, in order of creation. `busy` is the response that is being made in it."""
+    """Hold a conversation with its items by id, in order of creation.
+
+    `busy` is the id of the response in progress.
+    """
 
     object: Json
     items: Watched[Json] = field(default_factory=Watched[Json])
@@ -52,7 +55,10 @@ class ConversationRecord:
 
 @dataclass
 class ResponseRecord:
-    """A response as it stands, the input items it was given, and what it will be when it is over (None: it is)."""
+    """Hold a response and its input items.
+
+    `object` is its current form, and `final` is how it will end, or None after it has ended.
+    """
 
     object: Json
     input: list[Json] = field(default_factory=list)
@@ -62,7 +68,7 @@ class ResponseRecord:
 
 @dataclass
 class CompletionRecord:
-    """A chat completion, the messages it was given, and whether the app asked for it to be kept."""
+    """Hold a chat completion and its messages; `kept` says whether the app asked to store it."""
 
     object: Json
     messages: list[Json] = field(default_factory=list)
@@ -71,7 +77,10 @@ class CompletionRecord:
 
 @dataclass
 class Store:
-    """The provider's state. `models`: known models with their shutdown date (None: any model is accepted)."""
+    """Hold the provider's state.
+
+    `models` maps the known models to their shutdown date; None means that any model is accepted.
+    """
 
     seeded: Seeded
     answers: Answers
@@ -86,15 +95,21 @@ class Store:
     completions: Watched[CompletionRecord] = field(default_factory=Watched[CompletionRecord])
 
     def seconds(self) -> float:
-        """Unix time. The clock is asked anew each time, for a test may put another one in."""
+        """Return the Unix time in seconds.
+
+        Each call reads `clock` again, because a test may replace it.
+        """
         return self.clock()
 
     def now(self) -> int:
-        """Unix time in whole seconds, as every timestamp of the provider."""
+        """Return the Unix time in whole seconds, as in all timestamps of the provider."""
         return int(self.clock())
 
     def clear(self) -> None:
-        """Forget every object and every answer; ids go on where they were, so that none is given twice."""
+        """Delete every object, every scripted answer and the list of retired models.
+
+        The counter of ids continues, so that no id is used twice.
+        """
         kinds: tuple[Watched[Any], ...] = (
             self.assistants,
             self.threads,
@@ -109,33 +124,33 @@ class Store:
         self.retired_models.clear()
 
     def remember(self, record: CompletionRecord) -> None:
-        """Put a chat completion to the latest ones; the oldest is forgotten where there are too many."""
+        """Store a chat completion; delete the oldest one if there are too many."""
         self.completions[record.object["id"]] = record
         if len(self.completions) > COMPLETIONS_KEPT:
             del self.completions[next(iter(self.completions))]
 
     def accept_model(self, model: str) -> str:
-        """`model`, or the provider's 404 where it is retired or unknown."""
+        """Return `model`, or raise the provider's 404 if it is retired or unknown."""
         if model in self.retired_models or (self.models is not None and model not in self.models):
             raise unknown_model(model)
         return model
 
     def assistant(self, assistant_id: str) -> Json:
-        """An assistant by id, or the provider's 404."""
+        """Return an assistant by id, or raise the provider's 404."""
         found = self.assistants.get(identifier(assistant_id, "assistant_id", "asst_"))
         if found is None:
             raise no_such("assistant", assistant_id)
         return found
 
     def thread(self, thread_id: str) -> ThreadRecord:
-        """A thread by id, or the provider's 404."""
+        """Return a thread by id, or raise the provider's 404."""
         found = self.threads.get(identifier(thread_id, "thread_id", "thread_"))
         if found is None:
             raise no_such("thread", thread_id)
         return found
 
     def conversation(self, conversation_id: str) -> ConversationRecord:
-        """A conversation by id, or the provider's 404."""
+        """Return a conversation by id, or raise the provider's 404."""
         found = self.conversations.get(identifier(conversation_id, "conversation_id", "conv_"))
         if found is None:
             raise not_found("Conversation", conversation_id)

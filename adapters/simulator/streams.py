@@ -1,4 +1,4 @@
-"""Streams: server-sent events as each surface writes them, made one by one while they are read."""
+"""Produce server-sent events in the form of each API, one at a time as they are read."""
 
 import json
 import re
@@ -13,14 +13,15 @@ GARBLED = b'data: {"this line": is no JSON\n\n'
 
 
 def nothing(_status: str) -> None:
-    """What is left to do when nobody reads a stream any more: nothing."""
+    """Do nothing when a stream is abandoned."""
 
 
 @dataclass
 class EventStream:
-    """An answer in parts. Each frame is made when it is asked for, and the state of the provider goes along with it.
+    """Represent an answer that is sent in parts.
 
-    `api` says how an error is worded in it. `abandon(status)` is called where the rest will never be asked for.
+    Reading a frame creates it and advances the provider's state. `api` determines the form of an error in the stream.
+    `abandon(status)` is called if the rest will not be read.
     """
 
     api: str
@@ -29,14 +30,14 @@ class EventStream:
 
 
 def frame(data: Json | str, event: str | None = None) -> bytes:
-    """One event for the wire. Text goes out as it stands."""
+    """Return one event as bytes for the wire; a string is sent unchanged."""
     text = data if isinstance(data, str) else json.dumps(data)
     name = f"event: {event}\n" if event is not None else ""
     return f"{name}data: {text}\n\n".encode()
 
 
 def pieces(text: str) -> list[str]:
-    """A text in two or more parts, which joined again are the text; a single character, or none, stands alone."""
+    """Split a text into two or more parts; a text of at most one character is not split."""
     words = re.findall(r"\s*\S+\s*", text) if text.strip() else [text]
     if len(words) == 1:
         middle = (len(text) + 1) // 2

@@ -1,4 +1,4 @@
-"""/v1/threads and their messages."""
+"""Handle /v1/threads and their messages."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ ENDS = ("completed", "failed", "incomplete", "expired", "cancelled")
 
 
 def create(store: Store, call: Call) -> Json:
-    """POST /threads."""
+    """Create a thread (POST /threads)."""
     record = new_thread(store, call.body)
     store.threads[record.object["id"]] = record
     return record.object
 
 
 def new_thread(store: Store, body: Json) -> ThreadRecord:
-    """A thread with its first messages, checked and complete, which the provider does not know yet."""
+    """Return a checked thread with its first messages, not yet stored by the provider."""
     only_known(body, ("messages", "tool_resources", "metadata"))
     created: Json = {"id": store.seeded.short("thread_"), "object": "thread", "created_at": store.now()}
     created |= {"metadata": metadata_of(body), "tool_resources": body.get("tool_resources") or {}}
@@ -33,7 +33,7 @@ def new_thread(store: Store, body: Json) -> ThreadRecord:
 
 
 def modify(store: Store, call: Call) -> Json:
-    """POST /threads/{thread_id}: metadata and tool resources."""
+    """Replace the metadata and the tool resources of a thread, as given (POST /threads/{thread_id})."""
     thread = store.thread(call.ids["thread_id"]).object
     only_known(call.body, ("tool_resources", "metadata"))
     if "metadata" in call.body:
@@ -44,19 +44,19 @@ def modify(store: Store, call: Call) -> Json:
 
 
 def retrieve(store: Store, call: Call) -> Json:
-    """GET /threads/{thread_id}."""
+    """Return a thread (GET /threads/{thread_id})."""
     return store.thread(call.ids["thread_id"]).object
 
 
 def delete(store: Store, call: Call) -> Json:
-    """DELETE /threads/{thread_id}: its messages and runs go with it."""
+    """Delete a thread with its messages and runs (DELETE /threads/{thread_id})."""
     thread_id = store.thread(call.ids["thread_id"]).object["id"]
     del store.threads[thread_id]
     return {"id": thread_id, "object": "thread.deleted", "deleted": True}
 
 
 def create_message(store: Store, call: Call) -> Json:
-    """POST /threads/{thread_id}/messages; refused while a run is active."""
+    """Append a message, unless a run is active (POST /threads/{thread_id}/messages)."""
     thread = store.thread(call.ids["thread_id"])
     only_known(call.body, MESSAGE_FIELDS)
     active = active_run(thread)
@@ -67,19 +67,19 @@ def create_message(store: Store, call: Call) -> Json:
 
 
 def list_messages(store: Store, call: Call) -> Json:
-    """GET /threads/{thread_id}/messages, all or those of one run."""
+    """Return a page of messages, of the thread or of one run (GET /threads/{thread_id}/messages)."""
     messages = store.thread(call.ids["thread_id"]).messages.values()
     run_id = call.query.get("run_id")
     return page((m for m in messages if not run_id or m["run_id"] == run_id), call.query)
 
 
 def retrieve_message(store: Store, call: Call) -> Json:
-    """GET /threads/{thread_id}/messages/{message_id}."""
+    """Return a message (GET /threads/{thread_id}/messages/{message_id})."""
     return _message(store.thread(call.ids["thread_id"]), call.ids["message_id"])
 
 
 def modify_message(store: Store, call: Call) -> Json:
-    """POST /threads/{thread_id}/messages/{message_id}: metadata only."""
+    """Replace the metadata of a message (POST /threads/{thread_id}/messages/{message_id})."""
     message = _message(store.thread(call.ids["thread_id"]), call.ids["message_id"])
     only_known(call.body, ("metadata",))
     message["metadata"] = metadata_of(call.body)
@@ -87,7 +87,7 @@ def modify_message(store: Store, call: Call) -> Json:
 
 
 def delete_message(store: Store, call: Call) -> Json:
-    """DELETE /threads/{thread_id}/messages/{message_id}."""
+    """Delete a message (DELETE /threads/{thread_id}/messages/{message_id})."""
     thread = store.thread(call.ids["thread_id"])
     message_id = _message(thread, call.ids["message_id"])["id"]
     del thread.messages[message_id]
@@ -95,7 +95,10 @@ def delete_message(store: Store, call: Call) -> Json:
 
 
 def active_run(thread: ThreadRecord) -> str | None:
-    """The id of the run that keeps the thread busy. Only the newest can: a thread has one active run at most."""
+    """Return the id of the thread's active run, or None.
+
+    Only the newest run can be active: a thread has at most one active run.
+    """
     if not thread.runs:
         return None
     newest = next(reversed(thread.runs.values())).object
@@ -103,7 +106,7 @@ def active_run(thread: ThreadRecord) -> str | None:
 
 
 def add_message(store: Store, thread: ThreadRecord, body: Json, where: str = "") -> Json:
-    """Check a message as an app sends it and append it. `where` is put before field names in refusals."""
+    """Check a message from a request and append it; `where` is put before field names in error messages."""
     role = one_of(required_string(body, "role", f"{where}role"), f"{where}role", THREAD_ROLES)
     content = _content(body.get("content"), f"{where}content")
     message = new_message(store, thread, role, content)
@@ -113,7 +116,7 @@ def add_message(store: Store, thread: ThreadRecord, body: Json, where: str = "")
 
 
 def new_message(store: Store, thread: ThreadRecord, role: str, content: list[Json]) -> Json:
-    """A message object, complete, not yet in the thread."""
+    """Return a complete message object that is not yet in the thread."""
     now = store.now()
     return {
         "id": store.seeded.short("msg_"),
@@ -134,7 +137,7 @@ def new_message(store: Store, thread: ThreadRecord, role: str, content: list[Jso
 
 
 def text_part(text: str) -> Json:
-    """Text as a thread shows it."""
+    """Return text as a content part of a thread's message."""
     return {"type": "text", "text": {"value": text, "annotations": []}}
 
 

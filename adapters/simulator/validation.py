@@ -1,4 +1,4 @@
-"""Checks on request bodies that several surfaces share. Each raises the provider's 400."""
+"""Check request bodies in ways that several APIs share; each check raises the provider's 400."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from .limits import METADATA_KEY_MAX_CHARS, METADATA_PAIRS_MAX, METADATA_VALUE_M
 
 
 def only_known(body: Json, known: Iterable[str]) -> None:
-    """Refuse a top-level field the surface does not have."""
+    """Raise a 400 for a top-level field that the API does not have."""
     allowed = frozenset(known)
     for name in body:
         if name not in allowed:
@@ -17,7 +17,7 @@ def only_known(body: Json, known: Iterable[str]) -> None:
 
 
 def metadata_of(body: Json) -> dict[str, str]:
-    """The `metadata` field, {} where it is absent or null."""
+    """Return the `metadata` field, or {} if it is absent or null."""
     pairs = body.get("metadata")
     if pairs is None:
         return {}
@@ -43,7 +43,7 @@ def metadata_of(body: Json) -> dict[str, str]:
 
 
 def string(value: Any, param: str, maximum: int | None = None) -> str:
-    """`value`, a string of at most `maximum` characters."""
+    """Return `value` if it is a string of at most `maximum` characters."""
     if not isinstance(value, str):
         raise wrong_type(param, "a string", value)
     if maximum is not None and len(value) > maximum:
@@ -57,7 +57,7 @@ def string(value: Any, param: str, maximum: int | None = None) -> str:
 
 
 def flag(body: Json, name: str) -> bool:
-    """A field that is true or false; false where it is absent or null."""
+    """Return a boolean field, or False if it is absent or null."""
     value = body.get(name)
     if value is None:
         return False
@@ -67,7 +67,10 @@ def flag(body: Json, name: str) -> bool:
 
 
 def stream_options(body: Json, known: Iterable[str]) -> Json:
-    """The `stream_options` field, {} where it is absent or null; refused where no stream is asked for."""
+    """Return the `stream_options` field, or {} if it is absent or null.
+
+    The field is refused if `stream` is not true.
+    """
     given = body.get("stream_options")
     if given is None:
         return {}
@@ -84,26 +87,26 @@ def stream_options(body: Json, known: Iterable[str]) -> Json:
 
 
 def optional_string(body: Json, name: str, maximum: int | None = None) -> str | None:
-    """A string field that may be absent or null."""
+    """Return a string field, or None if it is absent or null."""
     return None if body.get(name) is None else string(body[name], name, maximum)
 
 
 def required_string(body: Json, name: str, param: str | None = None, maximum: int | None = None) -> str:
-    """A string field that must be there; `param` is its full name in messages."""
+    """Return a string field that must be present; `param` is its full name in error messages."""
     if body.get(name) is None:
         raise missing(param or name)
     return string(body[name], param or name, maximum)
 
 
 def one_of(value: Any, param: str, supported: Sequence[str]) -> str:
-    """`value`, one of the supported strings."""
+    """Return `value` if it is one of the supported strings."""
     if not isinstance(value, str) or value not in supported:
         raise wrong_value(param, value, supported)
     return value
 
 
 def array(value: Any, param: str, maximum: int | None = None) -> list[Any]:
-    """`value`, an array of at most `maximum` elements."""
+    """Return `value` if it is an array of at most `maximum` elements."""
     if not isinstance(value, list):
         raise wrong_type(param, "an array of objects", value)
     if maximum is not None and len(value) > maximum:
@@ -117,14 +120,14 @@ def array(value: Any, param: str, maximum: int | None = None) -> list[Any]:
 
 
 def an_object(value: Any, param: str) -> Json:
-    """`value`, an object."""
+    """Return `value` if it is an object."""
     if not isinstance(value, dict):
         raise wrong_type(param, "an object", value)
     return value
 
 
 def identifier(value: str, param: str, prefix: str) -> str:
-    """`value`, an id of the right kind; whether the thing exists is another question."""
+    """Return `value` if it has the prefix of its kind of id; this does not check that the object exists."""
     if not value.startswith(prefix):
         message = f"Invalid '{param}': '{value}'. Expected an ID that begins with '{prefix.rstrip('_')}'."
         raise bad_request(message, param, "invalid_value")

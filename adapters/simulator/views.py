@@ -1,4 +1,4 @@
-"""What tests and the control endpoints read of the provider's state, and how a thing is lost."""
+"""Read the provider's state for tests and the control endpoints, and delete single objects."""
 
 from threading import RLock
 from typing import Any
@@ -8,7 +8,10 @@ from .store import Store
 
 
 class Views:
-    """Copies of the lists under the lock; the objects in them are the provider's own and must not be changed."""
+    """Return copies of the provider's collections under the lock.
+
+    The objects in them belong to the provider and must not be changed.
+    """
 
     def __init__(self, store: Store, lock: "RLock") -> None:
         self.store = store
@@ -16,54 +19,57 @@ class Views:
 
     @property
     def assistants(self) -> dict[str, Json]:
-        """Assistants by id."""
+        """Return the assistants by id."""
         with self.lock:
             return dict(self.store.assistants)
 
     @property
     def threads(self) -> dict[str, Json]:
-        """Threads by id."""
+        """Return the threads by id."""
         with self.lock:
             return {key: record.object for key, record in self.store.threads.items()}
 
     @property
     def messages(self) -> dict[str, list[Json]]:
-        """Messages, oldest first, by thread id."""
+        """Return the messages by thread id, oldest first."""
         with self.lock:
             return {key: list(record.messages.values()) for key, record in self.store.threads.items()}
 
     @property
     def runs(self) -> dict[str, Json]:
-        """Runs of all threads by id."""
+        """Return the runs of all threads by id."""
         with self.lock:
             return {key: run.object for record in self.store.threads.values() for key, run in record.runs.items()}
 
     @property
     def conversations(self) -> dict[str, Json]:
-        """Conversations by id."""
+        """Return the conversations by id."""
         with self.lock:
             return {key: record.object for key, record in self.store.conversations.items()}
 
     @property
     def items(self) -> dict[str, list[Json]]:
-        """Items, oldest first, by conversation id."""
+        """Return the items by conversation id, oldest first."""
         with self.lock:
             return {key: list(record.items.values()) for key, record in self.store.conversations.items()}
 
     @property
     def responses(self) -> dict[str, Json]:
-        """Stored responses by id."""
+        """Return the stored responses by id."""
         with self.lock:
             return {key: record.object for key, record in self.store.responses.items()}
 
     @property
     def completions(self) -> list[Json]:
-        """The latest chat completions, oldest first."""
+        """Return the latest chat completions, oldest first."""
         with self.lock:
             return [record.object for record in self.store.completions.values()]
 
     def lose(self, identifier: str) -> None:
-        """Forget an assistant, a thread, a conversation or a response: 404 from now on. KeyError if there is none."""
+        """Delete an assistant, a thread, a conversation or a response, which answers 404 from now on.
+
+        Raises `KeyError` if there is no object with this id.
+        """
         with self.lock:
             kinds: tuple[dict[str, Any], ...] = (
                 self.store.assistants,

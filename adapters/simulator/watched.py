@@ -1,4 +1,4 @@
-"""A dict that knows which of its entries may have changed, so that only those are written down again."""
+"""Provide a dict that tracks which entries may have changed, so that only those are saved again."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, overload
@@ -8,9 +8,10 @@ Other = TypeVar("Other")
 
 
 class Watched(dict[str, Value]):
-    """An entry counts as touched when it is put in, taken out, or handed out by its key: objects are changed in place.
+    """Track the entries that are stored, deleted or read by key.
 
-    Going through the values touches nothing; whoever changes one of those says so with `touch`.
+    Reading counts, because objects are changed in place. Iterating over the values does not count; code that changes
+    one of them calls `touch`.
     """
 
     def __init__(self, entries: Mapping[str, Value] | None = None) -> None:
@@ -18,15 +19,18 @@ class Watched(dict[str, Value]):
         self._touched: dict[str, None] = {}
 
     def touch(self, key: str) -> None:
-        """This entry may have changed."""
+        """Mark an entry as possibly changed."""
         self._touched[key] = None
 
     def touched(self) -> Iterator[str]:
-        """The keys of entries that may have changed or gone since the last `settle`, in the order they were touched."""
+        """Return the keys of entries that may have changed or been deleted since the last `settle`.
+
+        The keys are in the order in which they were touched.
+        """
         return iter(list(self._touched))
 
     def settle(self) -> None:
-        """Everything is written down."""
+        """Clear the marks after all changes have been saved."""
         self._touched.clear()
 
     def __getitem__(self, key: str) -> Value:
@@ -49,12 +53,12 @@ class Watched(dict[str, Value]):
     @overload
     def get(self, key: str, default: Other, /) -> Value | Other: ...
     def get(self, key: str, default: Any = None, /) -> Any:
-        """As of a dict; what is found is touched."""
+        """Return an entry as `dict.get` does, and mark it as possibly changed."""
         if key in self:
             self._touched[key] = None
         return super().get(key, default)
 
     def add(self, entries: Iterable[tuple[str, Value]]) -> None:
-        """Put several in, in this order."""
+        """Store several entries in this order."""
         for key, value in entries:
             self[key] = value

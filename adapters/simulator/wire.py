@@ -1,4 +1,4 @@
-"""Requests and answers as they travel: what came, what was let in, what was recorded, what goes out."""
+"""Define requests and answers in transit: received, admitted, recorded and sent."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ BAD_JSON = (
 
 @dataclass(frozen=True)
 class Incoming:
-    """A request as it came: the path still encoded, header names in lower case."""
+    """Represent a request as received: the path is still encoded, header names are in lower case."""
 
     method: str
     path: str
@@ -29,7 +29,10 @@ class Incoming:
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """A request the provider saw. `status` is None where it never answered; `body` is the JSON it was sent."""
+    """Represent a request that the provider received.
+
+    `status` is None if the request was never answered; `body` is its JSON object.
+    """
 
     method: str
     path: str
@@ -41,7 +44,7 @@ class RecordedRequest:
 
 @dataclass
 class Admitted:
-    """A request on its way: its route, the fault that happens to it, and already the refusal if it is refused."""
+    """Represent a request in progress: its route, its fault, and its refusal if it is refused."""
 
     incoming: Incoming
     request_id: str
@@ -54,7 +57,7 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, ready for the wire: a body, or a stream of events to be made."""
+    """Represent an answer for the wire: a body, or a stream of events that are created as they are read."""
 
     status: int
     headers: dict[str, str]
@@ -63,7 +66,7 @@ class Reply:
 
 
 def parsed(incoming: Incoming) -> Json:
-    """The JSON object in a request's body, {} where there is none; or the provider's 400."""
+    """Return the JSON object in a request's body, {} if the body is empty, or raise the provider's 400."""
     if not incoming.body.strip():
         return {}
     try:

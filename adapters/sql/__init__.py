@@ -1,4 +1,4 @@
-"""The store: events, notebooks and their schema on SQLAlchemy, the same for SQLite and PostgreSQL."""
+"""Store events, notebooks and their schema with SQLAlchemy, in SQLite or PostgreSQL."""
 
 from .engine import Database
 from .factory import Factory

@@ -1,4 +1,4 @@
-"""`db check`: whether the log is whole, and what follows from it still does. Reads only."""
+"""Implement `db check`: verify that the log is complete and that stored states match its events. Read-only."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .engine import Database
 from .leaf import leaf_hash, leaf_hash_of_schema_1
 
 PAGE_EVENTS = 2_000
-"""Events checked at a time."""
+"""Number of events read per query."""
 
 GAPS_TOLD_MAX = 20
-"""Missing positions that are told one by one."""
+"""Maximum number of gaps in the positions that are reported."""
 
 _GAPS = (
     "SELECT e.position + 1, (SELECT min(n.position) FROM events n WHERE n.position > e.position) - 1 FROM events e "
@@ -43,7 +43,7 @@ _STREAMS = "SELECT stream, name, version, state_schema, state FROM streams WHERE
 
 
 def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[Finding]:
-    """What is wrong, one finding after the other; `progress` is told how many events of how many were looked at."""
+    """Yield each problem found; call `progress` with the number of events checked and the total."""
     try:
         yield from database.read(
             lambda connection: [*_database_itself(database, connection), *_positions(database, connection)]
@@ -59,7 +59,7 @@ def _database_itself(database: Database, connection: Connection) -> Iterator[Fin
 
 
 def _positions(database: Database, connection: Connection) -> Iterator[Finding]:
-    """Each position from 1 to the last one given has its event."""
+    """Check that each position from 1 to the last assigned one has an event."""
     last = database.kind.last_position(connection)
     first, newest = connection.exec_driver_sql("SELECT min(position), max(position) FROM events").one()
     gaps = [(1, first - 1)] if first not in {None, 1} else []
@@ -70,11 +70,11 @@ def _positions(database: Database, connection: Connection) -> Iterator[Finding]:
         missing = f"{begin}" if begin == end else f"{begin} to {end}"
         yield Finding("position", f"the events at {missing} are missing", position=begin)
     if newest is not None and newest > last:
-        yield Finding("position", f"stands after the last position that was given ({last})", position=newest)
+        yield Finding("position", f"it is after the last assigned position ({last})", position=newest)
 
 
 def _streams(database: Database, progress: Callable[[int, int], None]) -> Iterator[Finding]:
-    """Each stream's versions, their order in the log, their leaves, and the state kept beside them."""
+    """Check the versions of each stream, their order in the log, their leaf hashes, and the stored state."""
     ((total,),) = database.query("SELECT count(*) FROM events")
     seen, after = 0, (0, -1)
     stream: _Stream | None = None
@@ -97,7 +97,7 @@ def _streams(database: Database, progress: Callable[[int, int], None]) -> Iterat
 
 
 class _Stream:
-    """One stream, as its events come by."""
+    """Check one stream, event by event."""
 
     def __init__(self, number: int, name: str | None) -> None:
         self.number = number
@@ -107,7 +107,7 @@ class _Stream:
         self.state: ConversationState | None = ConversationState()
 
     def take(self, columns: list[Any]) -> Iterator[Finding]:
-        """Look at the next event."""
+        """Check the next event."""
         position, _, version, topic, state, event_id, at, schema, leaf = columns
         where = {"key": key_of(self.name), "position": position, "version": version}
         if version != self.version + 1:
@@ -116,22 +116,22 @@ class _Stream:
             )
             yield Finding("version", f"{missing} before it is missing", **where)
         if position < self.position:
-            yield Finding("order", f"version {self.version} stands at {self.position}, after it", **where)
+            yield Finding("order", f"the earlier version {self.version} is stored later, at {self.position}", **where)
         self.version, self.position = version, max(position, self.position)
         row = StoredRow(self.name, version, topic, str(state).encode(errors="replace"), event_id, at, schema)
         if bytes(leaf) not in {leaf_hash(row, position), leaf_hash_of_schema_1(row)}:
-            yield Finding("leaf", f"the {topic} was changed, or moved from its place, since it was stored", **where)
+            yield Finding("leaf", f"the {topic} was changed or moved after it was stored", **where)
         try:
             event = restore((position, self.name, version, topic, str(state), event_id, at, schema))
         except CorruptEvent as error:
             yield Finding("payload", str(error.__cause__ or error), **where)
-            self.state = None  # what follows from an event that cannot be read is not known
+            self.state = None  # the state after an unreadable event is unknown
         else:
             if self.state is not None:
                 evolve(self.state, event)
 
     def end(self, database: Database) -> Iterator[Finding]:
-        """Compare the head with what its events come to."""
+        """Compare the stored head with the head computed from the events."""
         head = (
             "SELECT s.version, s.state_schema, s.state, (SELECT max(e.version) FROM events e WHERE e.stream = s.stream) "
             "FROM streams s WHERE s.stream = ?"
@@ -147,11 +147,11 @@ class _Stream:
             yield Finding("version", problem, key=key, version=version)
         settled = version == self.version and schema == STATE_SCHEMA and self.name.startswith(CONVERSATION)
         if settled and self.state is not None and not _is_told_by(state, self.state):
-            yield Finding("state", "the state kept beside the stream does not follow from its events", key=key)
+            yield Finding("state", "the stored state of the stream does not match its events", key=key)
 
 
 def _is_told_by(stored: str, state: ConversationState) -> bool:
-    """Whether a stored state is this one. One that was stored before a field was added is read with the field's default."""
+    """Return whether a stored state equals this one; fields added after it was stored have their defaults."""
     try:
         return ConversationState.from_json(stored).as_json() == state.as_json()
     except (ValueError, TypeError, AttributeError):

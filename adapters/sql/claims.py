@@ -1,5 +1,8 @@
-"""Who is at which item of a job. A process that was killed holds nothing: one of this machine is asked after by its number,
-one of another machine when its time is over."""
+"""Store which worker holds which items of a bulk job.
+
+The claims of a killed process are released. On this machine, its process id shows that it no longer runs; on another
+machine, its claims end when the lease expires.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ from .engine import Database
 
 
 class SqlJobClaims:
-    """`JobClaims` in the ledger's database."""
+    """Implement `JobClaims` in the ledger's database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def name(self) -> str:
-        """A name for whoever is at work now: machine, process, and what tells it from others of the same process."""
+        """Return a new holder name: machine, process id, and a unique id within the process."""
         return f"{_machine()}/{os.getpid()}/{new_id()}"
 
     def take(self, job_id: str, items: Sequence[int], holder: str, until: datetime) -> Sequence[int]:
@@ -89,18 +92,21 @@ def _is_held(holder: str | None, until: str | None, moment: str, besides: str = 
 
 
 def _is_running(process: int) -> bool:
-    """Whether there is such a process. Its number may be another's by now: then its time has to be waited for."""
+    """Return whether a process with this id runs.
+
+    The id may have been reused by another process; the claims then last until their lease expires.
+    """
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # the process belongs to another user
         return True
     return True
 
 
 def _machine() -> str:
-    """What tells this machine's process numbers from others': containers that share a name have numbers of their own."""
+    """Return a name for the namespace of process ids: the host name and, on Linux, the pid namespace of the container."""
     numbers = ""
     with suppress(OSError):
         numbers = str(Path("/proc/self/ns/pid").readlink())

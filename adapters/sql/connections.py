@@ -1,4 +1,4 @@
-"""Connections to one database: how it is read and written, and how what goes wrong is told."""
+"""Manage the connections to one database: reads, writes, reconnects and error messages."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from .kinds import ConnectionLost, Cursor, Kind
 T = TypeVar("T")
 
 IDLE_MAX = 4
-"""Connections kept at hand beside the pool, which has 15: the others are for whoever comes."""
+"""Maximum number of idle connections kept outside the pool. The pool has 15, so the others remain available."""
 
 RECONNECT_SECONDS = 15.0
-"""How long a server that went away is waited for: a restart takes less."""
+"""Maximum time to reconnect to a lost server, in seconds. A restart takes less."""
 
 RECONNECT_PAUSE_SECONDS = 0.2
-"""How long apart the attempts to reach it again are."""
+"""Pause between attempts to reconnect, in seconds."""
 
 
 class Connections:
-    """The connections of one database. Threads may share them."""
+    """Manage the connections of one database. Threads may share an instance."""
 
     def __init__(self, kind: Kind, shown_url: str) -> None:
         self.kind = kind
         self.shown_url = shown_url
         self.engine: Engine = kind.engine()
         self.driver = self.engine.dialect.loaded_dbapi
-        """The driver's module: its errors."""
+        """Module of the DB-API driver, which defines its exceptions."""
         self.write_lock = self._new_write_lock()
         self.closed = False
         self._at_work_when_forked = False
         self._reached = False
-        """Whether anything has ever come back: a server that was never there is not waited for."""
+        """Whether the server has answered before. If it never has, a failed connection is not retried."""
         self._idle: list[tuple[Any, Cursor]] = []
-        """Connections with their cursors, at hand for the next query: the pool's own check-out costs more than the query."""
+        """Idle connections with their cursors, reused by the next query: a checkout from the pool takes longer than the query."""
 
     def query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        """All rows of one query, as the driver's tuples. `?` stands for a value."""
+        """Return all rows of one query, as tuples of the driver. `?` is the placeholder for a value."""
         sql = self.sql(statement)
 
         def fetch() -> list[Any]:
@@ -56,25 +56,25 @@ class Connections:
         return self.reconnecting(fetch)
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Work that reads, more than once perhaps: all its queries see one state of the database."""
+        """Run `work` in a read transaction: all its queries see one snapshot. It is repeated if the connection is lost."""
         return self.reconnecting(lambda: self._transaction(work, self.kind.begin_read))
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Work in one transaction. It must bear being done again: a connection may break at any point of it."""
+        """Run `work` in one write transaction. It must be repeatable: it is retried if the connection is lost."""
         return self.reconnecting(lambda: self._exclusively(work))
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> None:
-        """One statement in a transaction of its own. `?` stands for a value."""
+        """Execute one statement in its own transaction. `?` is the placeholder for a value."""
         sql, bound = self.sql(statement), tuple(values)
         self.write(lambda connection: connection.exec_driver_sql(sql, bound))
 
     def sql(self, statement: str) -> str:
-        """A statement with the driver's placeholders; it may not hold `?` or `%` otherwise."""
+        """Replace `?` with the driver's placeholder; the statement must not contain other `?` or `%`."""
         return statement.replace("?", self.kind.placeholder)
 
     @contextmanager
     def cursor(self) -> Iterator[Cursor]:
-        """A driver's cursor; each statement commits by itself."""
+        """Provide a cursor of the driver in autocommit mode."""
         self._still_open()
         pool = self.engine.pool
         try:
@@ -94,17 +94,17 @@ class Connections:
             self._give_back(connection, cursor, left=pool is not self.engine.pool)
         else:
             self._idle.append((connection, cursor))
-            if self.closed:  # a moment ago, and it was not there to be closed with the others
+            if self.closed:  # closed meanwhile: `close` did not see this connection
                 self._close_idle()
 
     def check_out(self) -> Any:
-        """A connection of the pool: the driver's, to be closed by whoever took it."""
+        """Return a connection of the driver from the pool; the caller must close it."""
         self._still_open()
         return self.engine.raw_connection()
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
-        """Around any use: what goes wrong is told in our words. Broken rules of the tables are the caller's to judge."""
+        """Convert driver errors in the block to `StoreError`, except integrity errors, which the caller handles."""
         try:
             yield
         except (exc.IntegrityError, self.driver.IntegrityError):
@@ -113,13 +113,13 @@ class Connections:
             raise self.named(error.orig or error) from error
         except exc.TimeoutError as error:
             raise StoreUnavailable(
-                f"{self.shown_url}: all of this program's connections are at work; use fewer threads at once, or try again"
+                f"{self.shown_url}: all connections of this program are in use; use fewer threads at once, or try again"
             ) from error
         except self.driver.Error as error:
             raise self.named(error) from error
 
     def named(self, error: BaseException) -> StoreError:
-        """A driver's error in our words: what, why, what next."""
+        """Convert a driver's error to a `StoreError` that says what failed, why, and what to do."""
         trouble, advice = self.kind.explain(error)
         reason = " ".join(str(error).split()) or type(error).__name__
         if trouble == "foreign":
@@ -129,10 +129,10 @@ class Connections:
         return StoreUnavailable(f"{self.shown_url} cannot be used ({reason}): nothing was written; {advice}")
 
     def reconnecting(self, work: Callable[[], T]) -> T:
-        """Do the work, and again for a while where the server went away.
+        """Run `work`, and retry it for `RECONNECT_SECONDS` if the connection is lost.
 
         Raises:
-            ConnectionLost: it did not come back.
+            ConnectionLost: the server could not be reached again.
         """
         for attempts_left in range(int(RECONNECT_SECONDS / RECONNECT_PAUSE_SECONDS), -1, -1):  # tests stop the clock
             try:
@@ -146,11 +146,11 @@ class Connections:
         raise AssertionError("the last attempt returns or raises")
 
     def size_bytes(self) -> int:
-        """Size on disk, the write-ahead log included."""
+        """Return the size on disk in bytes, including the write-ahead log."""
         return self.read(self.kind.size_bytes)
 
     def _new_write_lock(self) -> AbstractContextManager[Any]:
-        """What this process's writers take in turn: waiting in the database's own queue is slower."""
+        """Return the lock that serializes the writers of this process, which is faster than waiting for the database's lock."""
         return threading.Lock() if self.kind.locks_when_writing else nullcontext()
 
     def _exclusively(self, work: Callable[[Connection], T]) -> T:
@@ -165,7 +165,7 @@ class Connections:
                 connection.exec_driver_sql("COMMIT")
                 return result
             except BaseException:
-                with suppress(exc.SQLAlchemyError):  # nobody is there any more: what went wrong first is what is told
+                with suppress(exc.SQLAlchemyError):  # the connection is gone: the original error is raised
                     connection.exec_driver_sql("ROLLBACK")
                 raise
 
@@ -178,18 +178,17 @@ class Connections:
             raise StoreUnavailable(f"{self.shown_url} was closed by this program: open it again")
         if self._at_work_when_forked:
             raise StoreUnavailable(
-                f"{self.shown_url} was at work in another thread when this process was forked from it, and SQLite's locks "
-                "are not inherited: fork first, then open it"
+                f"{self.shown_url} was in use by another thread when this process was forked, and SQLite's locks "
+                "are not inherited: fork first, then open the database"
             )
 
     def _give_back(self, connection: Any, cursor: Cursor, lost: bool = False, left: bool = False) -> None:
-        """A connection to the pool; one that was lost, is left over from an earlier pool, or comes back after the end, to
-        nobody."""
+        """Return a connection to the pool. Discard it if it was lost, belongs to an earlier pool, or the database is closed."""
         cursor.close()
         if lost or left or self.closed:
             connection.invalidate()
         connection.close()
-        if lost:  # and with it, in all likelihood, all that are not at work
+        if lost:  # the idle connections are probably lost too
             self._close_idle()
             self.engine.dispose()
 

@@ -1,4 +1,4 @@
-"""Copies of a whole ledger: into a file beside it, or into another database, of the other kind too."""
+"""Copy a whole ledger into a backup file or into another database, also of the other kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .engine import Database
 from .schema import open_schema
 
 PAGE_ROWS = 2_000
-"""Rows copied at a time."""
+"""Number of rows copied per statement."""
 
 TABLES: Sequence[tuple[str, str, str]] = (
     ("streams", "stream, name, version, state_schema, state, due_at", "stream"),
@@ -25,36 +25,36 @@ TABLES: Sequence[tuple[str, str, str]] = (
     ("unfinished_threads", "stream, mirror, thread_id, digest", "stream, mirror"),
     ("job_items", "job, item, ended, holder, held_until", "job, item"),
 )
-"""Table, columns, order. Views are not copied: they catch up from the events."""
+"""Table name, columns and sort order. Views are not copied: they are rebuilt from the events."""
 
 Progress = Callable[[int, int], None]
 
 
 def back_up(database: Database, path: Path, progress: Progress) -> int:
-    """Write the ledger as it is at this moment into a new SQLite file, itself a ledger; returns its number of events.
+    """Write a snapshot of the ledger into a new SQLite file, itself a ledger; return its number of events.
 
-    The file appears under its name only once it is whole. Others may go on writing to the ledger meanwhile.
+    The file appears under its name only when it is complete. Other processes may keep writing to the ledger.
 
     Raises:
-        Conflict: there is such a file.
-        StoreUnavailable: it cannot be written.
+        Conflict: the file exists already.
+        StoreUnavailable: the file cannot be written.
     """
     if path.exists():
-        raise Conflict(f"{path} is there already: name a file that is not, or move this one away")
+        raise Conflict(f"{path} exists already: choose a new file, or move this one away")
     if not path.parent.is_dir():
-        raise StoreUnavailable(f"{path} cannot be written: make the folder {path.parent} first")
+        raise StoreUnavailable(f"{path} cannot be written: create the folder {path.parent} first")
     unfinished = path.with_name(f"{path.name}.unfinished")
     with suppress(FileNotFoundError):
         unfinished.unlink()
     try:
         copied = _write(database, unfinished, progress)
         _to_disk(unfinished)
-        os.link(unfinished, path)  # unlike a rename, it replaces nothing that came there meanwhile
+        os.link(unfinished, path)  # unlike a rename, this does not overwrite a file created meanwhile
     except FileExistsError:
-        raise Conflict(f"{path} is there already: name a file that is not, or move this one away") from None
+        raise Conflict(f"{path} exists already: choose a new file, or move this one away") from None
     except OSError as error:
         raise StoreUnavailable(
-            f"{path} cannot be written ({error.strerror}): look at the disk and the rights"
+            f"{path} cannot be written ({error.strerror}): check the disk and the permissions"
         ) from error
     finally:
         for leftover in (unfinished, Path(f"{unfinished}-wal"), Path(f"{unfinished}-shm")):
@@ -64,11 +64,11 @@ def back_up(database: Database, path: Path, progress: Progress) -> int:
 
 
 def copy_ledger(source: Database, target: Database, progress: Progress) -> int:
-    """Copy a ledger as it is at this moment into an empty database; returns its number of events.
+    """Copy a snapshot of a ledger into an empty database; return its number of events.
 
     Raises:
         Conflict: the target is not empty.
-        StoreError: one of them cannot be used.
+        StoreError: one of the databases cannot be used.
     """
     open_schema(target)
     return source.read(lambda reading: target.write(lambda writing: _copy(source, reading, target, writing, progress)))
@@ -98,7 +98,7 @@ def _write(database: Database, path: Path, progress: Progress) -> int:
 
 def _copy(source: Database, reading: Connection, target: Database, writing: Connection, progress: Progress) -> int:
     if writing.exec_driver_sql("SELECT count(*) FROM streams").scalar_one():
-        raise Conflict(f"{target.shown_url} holds a ledger already: copy into a database without one")
+        raise Conflict(f"{target.shown_url} already contains a ledger: copy into an empty database")
     events = int(reading.exec_driver_sql("SELECT count(*) FROM events").scalar_one())
     for table, columns, order in TABLES:
         numbered = target.kind.insert_numbered if table == "streams" else ""
@@ -118,6 +118,6 @@ def _copy(source: Database, reading: Connection, target: Database, writing: Conn
 
 
 def _to_disk(path: Path) -> None:
-    """A backup that a power cut takes away was none."""
+    """Flush the file to disk, so that the backup survives a power failure."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

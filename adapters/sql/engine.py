@@ -1,4 +1,4 @@
-"""A database that is open."""
+"""Open a database, and keep its connections safe across forks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .sqlite import SQLite
 
 
 class Database(Connections):
-    """A database that is open. Threads may share it; after a fork, the child has connections of its own.
+    """Represent an open database. Threads may share it; after a fork, the child process opens its own connections.
 
     Args:
-        create: whether a SQLite file that is not there is made.
-        synchronous: SQLite's; see `SQLite`.
+        create: whether to create a SQLite file that does not exist.
+        synchronous: SQLite's setting of this name; see `SQLite`.
 
     Raises:
         InvalidSettings, DatabaseMissing: the URL cannot be used.
@@ -35,39 +35,41 @@ class Database(Connections):
         parsed = _parse(url)
         super().__init__(_kind(parsed, create, synchronous), shown(parsed))
         self.schema_is_open = False
-        """Whether the tables are known to be ours, and this version's: looked at once, not by each recorder."""
+        """Whether the tables are known to belong to a ledger of this schema version. Checked once, not by each recorder."""
         self.schema_before: int | None = None
-        """The schema's number before this opening took it forward (0: there was none); None where nothing was to do."""
+        """Schema version before this process upgraded it (0: there were no tables); None if no upgrade was needed."""
         self._group = Group(self)
         _OPEN.add(self)
 
     def append(self, streams: Sequence[str], decide: Decision, also: Also | None = None) -> Sequence[int]:
-        """Decide and store, together with what other threads append at this moment: see `Group.append`."""
+        """Decide and store, in a group with concurrent appends of other threads; see `Group.append`."""
         return self._group.append(streams, decide, also)
 
     def close(self) -> None:
         """Close every connection."""
         self.closed = True
         _OPEN.discard(self)
-        self._group.close()  # whoever is writing at this moment ends first
+        self._group.close()  # waits for the current write
         self._close_idle()
         self.engine.dispose()
 
     def before_fork(self) -> None:
-        """Close every connection that is not at work: SQLite's locks are not inherited, and a child that has its parent's
-        files open would hold none."""
+        """Close every idle connection before a fork.
+
+        SQLite's locks are not inherited: a child using its parent's open files would hold no locks.
+        """
         self._group.before_fork()
         self._close_idle()
         self._at_work_when_forked = self.kind.name == "sqlite" and cast("QueuePool", self.engine.pool).checkedout() > 0
         self.engine.dispose()
 
     def after_fork_in_parent(self) -> None:
-        """Go on; connections are made when they are needed."""
+        """Resume work; connections are opened on demand."""
         self._group.after_fork_in_parent()
         self._at_work_when_forked = False
 
     def after_fork_in_child(self) -> None:
-        """Begin anew. What other threads of the parent were at is left alone, never used and never closed from here."""
+        """Reset the state in the child. Connections in use by the parent's threads are neither used nor closed here."""
         self.write_lock = self._new_write_lock()
         self._group.after_fork_in_child()
         self.engine.dispose(close=False)
@@ -77,8 +79,10 @@ _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
 class _Forking:
-    """What happens to the open databases around a fork, of which one takes place at a time. Those that were held up before it
-    are let go after it, also where another thread has closed one meanwhile."""
+    """Prepare the open databases for a fork and resume them afterwards; one fork runs at a time.
+
+    Every database that was blocked before the fork is resumed after it, even if another thread closed it meanwhile.
+    """
 
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
@@ -115,7 +119,7 @@ def _parse(url: str) -> URL:
         return make_url(url)
     except exc.ArgumentError:
         raise InvalidSettings(
-            "the database's URL cannot be read: give one like sqlite:///threadledger.db with --db or THREADLEDGER_DB"
+            "the database URL cannot be read: set one like sqlite:///threadledger.db with --db or THREADLEDGER_DB"
         ) from None
 
 
@@ -127,5 +131,5 @@ def _kind(url: URL, create: bool, synchronous: str) -> Kind:
             return PostgreSQL(url)
     raise InvalidSettings(
         f"databases of kind {url.get_backend_name()!r} are not supported: "
-        "give a URL like sqlite:///threadledger.db or postgresql+psycopg://user@host/database"
+        "use a URL like sqlite:///threadledger.db or postgresql+psycopg://user@host/database"
     )

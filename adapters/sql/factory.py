@@ -1,5 +1,8 @@
-"""eventsourcing's factory: on a database that is open already, or (for applications of their own) on the one that
-`THREADLEDGER_DB` names in the environment that they give."""
+"""Implement the factory of the eventsourcing library.
+
+It uses a database that is already open or, for other eventsourcing applications, the one that `THREADLEDGER_DB` names
+in the environment passed to the factory.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ URL_VARIABLE = "THREADLEDGER_DB"
 
 
 class Factory(InfrastructureFactory[Tracker]):
-    """Makes recorders on one database. The process's environment has no say: what counts is given."""
+    """Create recorders for one database. Only the environment passed in is read, not that of the process."""
 
     def __init__(self, env: Environment | EnvType | None = None, database: Database | None = None) -> None:
         super().__init__(env if isinstance(env, Environment) else Environment("", env or {}))
@@ -33,14 +36,17 @@ class Factory(InfrastructureFactory[Tracker]):
 
     def aggregate_recorder(self, purpose: str = "events") -> AggregateRecorder:
         if purpose != "events":
-            raise NotSupportedError("snapshots stand in the stream's own row, not in a recorder of their own")
+            raise NotSupportedError("snapshots are stored in the stream's row: there is no snapshot recorder")
         return Recorder(self.database)
 
     def application_recorder(self) -> ApplicationRecorder:
         return Recorder(self.database)
 
     def tracking_recorder(self, tracking_recorder_class: type[Any] | None = None) -> Tracker:
-        """A recorder of this class (or of the one that `TRACKING_RECORDER_TOPIC` names), which has to be a `Tracker`."""
+        """Return a tracking recorder of the given class, or of the class named by `TRACKING_RECORDER_TOPIC`.
+
+        The class must be a subclass of `Tracker`.
+        """
         named = self.env.get(self.TRACKING_RECORDER_TOPIC)
         chosen = tracking_recorder_class or (resolve_topic(named) if named else Tracker)
         return cast("Tracker", chosen(self.database))
@@ -49,15 +55,15 @@ class Factory(InfrastructureFactory[Tracker]):
         return Processor(self.database)
 
     def views(self) -> SqlViews:
-        """The read models of the database."""
+        """Return the read models of the database."""
         return SqlViews(self.database, Recorder(self.database))
 
     def upkeep(self) -> SqlUpkeep:
-        """What an operator does with the database."""
+        """Return the maintenance operations of the database."""
         return SqlUpkeep(self.database)
 
     def job_claims(self) -> SqlJobClaims:
-        """Who is at which item of a job."""
+        """Return the claims on items of bulk jobs."""
         return SqlJobClaims(self.database)
 
     def close(self) -> None:

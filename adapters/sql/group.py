@@ -1,7 +1,7 @@
-"""Group commit: what several threads append at the same moment goes into one transaction, and shares its fsync.
+"""Implement group commit: concurrent appends of several threads share one transaction and one fsync.
 
-There is no writer thread. Whoever comes first takes what waits behind it, decides for all, commits once, and tells each
-what became of its own; a thread alone pays nothing for it. Nobody is told before the commit.
+There is no writer thread. The first thread takes the requests waiting behind it, decides for all of them, commits once,
+and returns the result of each. A single thread has no overhead. No caller gets its result before the commit.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from .connections import Connections
 from .kinds import ConnectionLost, Cursor, FoundHead, Move, Overtaken
 
 GROUP_MAX = 64
-"""Appends in one transaction at most."""
+"""Maximum number of appends in one transaction."""
 
 Decision = Callable[[Mapping[str, StreamHead]], Appending]
-"""What to append, given the heads of the streams that are there. May be asked again, with newer heads."""
+"""Function that returns what to append, given the heads of the existing streams. May be called again with newer heads."""
 
 Also = Callable[[Cursor], None]
-"""What else is written in the same transaction."""
+"""Function that writes other rows in the same transaction."""
 
 _HEADS = "SELECT stream, name, version, state_schema, state, due_at FROM streams WHERE name IN "
 
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One append on its way."""
+    """Represent a pending append."""
 
     streams: Sequence[str]
     decide: Decision
     also: Also | None = None
     appending: Appending | None = None
-    """What was decided; kept as long as it is not known whether it was stored."""
+    """Result of the decision, kept while it is unknown whether it was stored."""
     unsure: bool = False
-    """Whether a connection broke after it was sent."""
+    """Whether the connection was lost after the append was sent."""
     positions: Sequence[int] = ()
     error: Exception | None = None
     done: bool = False
@@ -56,7 +56,7 @@ Ending = tuple[Request, Sequence[int], Exception | None]
 
 
 class Group:
-    """The appends of one database."""
+    """Group the concurrent appends to one database."""
 
     def __init__(self, database: Connections) -> None:
         self._database = database
@@ -67,15 +67,16 @@ class Group:
         self._held_cursor: Cursor = None
 
     def append(self, streams: Sequence[str], decide: Decision, also: Also | None = None) -> Sequence[int]:
-        """Decide on the present heads of these streams and store what was decided; returns the events' positions.
+        """Decide on the current heads of these streams and store the decision; return the events' positions.
 
         Raises:
-            IntegrityError: the events cannot be stored: an event id is taken, or others were first too often.
+            IntegrityError: the events cannot be stored: an event id exists already, or other writers were first in all
+                attempts.
             StoreUnavailable: the database cannot be used.
             Exception: what `decide` raises; nothing was written.
         """
         if self._leader == threading.get_ident():
-            raise RuntimeError("a decision appended to the ledger itself: decide first, then append the next thing")
+            raise RuntimeError("a decision function appended to the ledger itself: return the decision, then append")
         own = Request(streams, decide, also)
         self._waiting.append(own)
         try:
@@ -86,7 +87,7 @@ class Group:
                         self._perform(own)
                     finally:
                         self._leader = None
-        except BaseException:  # told to stop while it waited: nobody is to store it later
+        except BaseException:  # interrupted while waiting: no other thread may store it later
             with suppress(ValueError):
                 self._waiting.remove(own)
             raise
@@ -95,28 +96,28 @@ class Group:
         return own.positions
 
     def close(self) -> None:
-        """Give the connection back, once nobody writes."""
+        """Close the connection after the current write."""
         with self._turn:
             self._let_go()
 
     def before_fork(self) -> None:
-        """Hold everybody up, and close the connection: a child must not inherit it."""
+        """Block appends and close the connection, because a child process must not inherit it."""
         if self._leader != threading.get_ident():
             self._turn.acquire()
             self._let_go()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Allow appends again."""
         if self._leader != threading.get_ident():
             self._turn.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: what waits belongs to threads of the parent."""
+        """Discard the pending requests, which belong to threads of the parent process."""
         self._waiting.clear()
         self._turn, self._leader = threading.Lock(), None
 
     def _perform(self, own: Request) -> None:
-        """See to it that this one is done, and those that wait with it, whatever ends it."""
+        """Complete this request and those waiting with it, and end each one even if an error occurs."""
         requests = [own]
         try:
             with suppress(IndexError):
@@ -124,11 +125,11 @@ class Group:
                     each = self._waiting.popleft()
                     requests += [] if each is own else [each]
             self._database.reconnecting(lambda: self._attempt([each for each in requests if not each.done]))
-        except Exception as error:  # noqa: BLE001 - it is handed to those who wait for it
+        except Exception as error:  # noqa: BLE001 - raised again in the threads that wait for it
             for each in requests:
                 if not each.done:
                     each.end(error=_told(error, each))
-        except BaseException:  # this thread is told to stop: what others wait for goes back into the queue
+        except BaseException:  # this thread is interrupted: requests of other threads return to the queue
             self._let_go()
             self._waiting.extendleft(each for each in reversed(requests) if not each.done and each is not own)
             raise
@@ -154,28 +155,28 @@ class Group:
             raise told from error
 
     def _one_by_one(self, requests: Sequence[Request], error: Exception) -> None:
-        """One of them cannot be stored as it was decided: each is decided again, alone."""
+        """Decide and store each request separately, because one of them cannot be stored as decided."""
         for each in requests:
             each.attempts += 1
             if not each.unsure:
                 each.appending = None
-            # It may have come through after all, a moment after it was looked for: looked for once more, then decided anew.
+            # A lost commit may have landed just after the check for it: check once more before deciding again.
             each.unsure = False
         for each in requests:
             if each.attempts >= limits.DECIDE_ATTEMPTS_MAX:
-                each.end(error=IntegrityError(str(error) or "others were first each time"))
+                each.end(error=IntegrityError(str(error) or "other writers were first in every attempt"))
                 continue
             try:
                 self._attempt([each])
             except ConnectionLost:
                 raise
-            except Exception as told:  # noqa: BLE001 - it is this one's own end, and nobody else's
+            except Exception as told:  # noqa: BLE001 - the error belongs to this request alone
                 each.end(error=told)
 
     def _commit(self, requests: Sequence[Request]) -> None:
         cursor, kind = self._cursor(), self._database.kind
         if not kind.locks_when_writing and all(each.attempts == 0 and each.also is None for each in requests):
-            ended = self._store(cursor, requests, "")  # one statement, which compares and sets and commits by itself
+            ended = self._store(cursor, requests, "")  # one statement: compare-and-set, autocommitted
         else:
             cursor.execute(kind.begin_write)
             try:
@@ -188,7 +189,7 @@ class Group:
             each.end(positions, error)
 
     def _store(self, cursor: Cursor, requests: Sequence[Request], lock: str) -> list[Ending]:
-        """Decide for each on what the one before it left, then append once; what each will be told after the commit."""
+        """Decide each request on the heads left by the one before it, append once, and return the results to report on commit."""
         names = requests[0].streams if len(requests) == 1 else [name for each in requests for name in each.streams]
         found = self._heads(cursor, list(dict.fromkeys(names)), lock)
         heads = {name: each.head for name, each in found.items()}
@@ -209,7 +210,7 @@ class Group:
                 ended.append((each, (), error))
                 continue
             if each.also is not None:
-                each.also(cursor)  # what it raises undoes the whole transaction; the others are then stored without it
+                each.also(cursor)  # an error here rolls back the transaction; the other requests are stored without it
             for head in each.appending.heads:
                 heads[head.stream] = moved[head.stream] = head
             ended.append((each, slice(len(rows), len(rows) + len(each.appending.rows)), None))
@@ -226,7 +227,7 @@ class Group:
         return {row[1]: FoundHead(row[0], StreamHead(*row[1:])) for row in cursor.fetchall()}
 
     def _stored_before(self, cursor: Cursor, request: Request) -> Sequence[int] | None:
-        """The positions of what an earlier attempt decided, where its commit came through without being acknowledged."""
+        """Return the positions of an earlier attempt whose commit succeeded without being acknowledged, else None."""
         if request.appending is None or not request.appending.rows:
             return None
         return stored_positions(self._database, cursor, request.appending.rows)
@@ -243,7 +244,7 @@ class Group:
     def _roll_back(self, cursor: Cursor) -> None:
         try:
             cursor.execute("ROLLBACK")
-        except self._database.driver.Error:  # nothing is open any more, or nobody is there: so nothing was written
+        except self._database.driver.Error:  # no transaction is open or the server is gone: nothing was written
             self._let_go()
 
     def _let_go(self) -> None:
@@ -254,7 +255,7 @@ class Group:
 
 
 def stored_positions(database: Connections, cursor: Cursor, rows: Sequence[StoredRow]) -> Sequence[int] | None:
-    """The positions of these very rows, where all of them are stored already; None where one is not."""
+    """Return the positions of exactly these rows if all of them are stored already, else None."""
     query = database.sql(
         "SELECT e.position FROM events e JOIN streams s USING (stream) "
         "WHERE e.event_id = ? AND s.name = ? AND e.version = ? AND e.topic = ? AND e.state = ?"
@@ -270,8 +271,10 @@ def stored_positions(database: Connections, cursor: Cursor, rows: Sequence[Store
 
 
 def _still_fits(appending: Appending, heads: Mapping[str, StreamHead]) -> bool:
-    """Whether what was decided in an attempt that broke off can go on the streams as they are: with the same event ids, so
-    that of two attempts only one can ever be stored."""
+    """Return whether the decision of an interrupted attempt can still be appended to the streams.
+
+    It keeps its event ids, so that at most one of the two attempts can ever be stored.
+    """
     first: dict[str, int] = {}
     for row in appending.rows:
         first.setdefault(str(row.originator_id), row.originator_version)
@@ -279,10 +282,10 @@ def _still_fits(appending: Appending, heads: Mapping[str, StreamHead]) -> bool:
 
 
 def _told(error: Exception, request: Request) -> Exception:
-    """The error that a caller gets: where a commit was not acknowledged, it says so."""
+    """Return the error for the caller; if a commit was not acknowledged, the message says so."""
     if not isinstance(error, ConnectionLost) or request.appending is None:
         return error
     return StoreUnavailable(
-        f"{error}; whether the last append is stored is not known: do it again with the same idempotency key, "
-        "or look with: threadledger events"
+        f"{error}; it is unknown whether the last append was stored: retry it with the same idempotency key, "
+        "or check with: threadledger events"
     )

@@ -1,4 +1,4 @@
-"""What one kind of database does in a way of its own. Everything else is the same on both: see `sqlite.py`, `postgres.py`."""
+"""Define the operations that differ between kinds of databases; `sqlite.py` and `postgres.py` implement them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sqlalchemy import URL, Connection, Engine
 from threadledger.domain import StoredRow, StoreUnavailable, StreamHead
 
 LOCK_TIMEOUT_SECONDS = 30.0
-"""How long a writer waits for another one before the database counts as locked."""
+"""Maximum time that a writer waits for a lock before the write fails, in seconds."""
 
 Cursor = Any
-"""A cursor of the driver (DB-API 2.0): the append and the long reads go past SQLAlchemy's own, which costs four times as much."""
+"""Cursor of the DB-API 2.0 driver. Appends and long reads use it directly, because SQLAlchemy takes four times as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundHead:
-    """A stream's row as it was found: its number, and what the ledger keeps there."""
+    """Represent the stored row of a stream: its number and its head."""
 
     number: int
     head: StreamHead
@@ -28,7 +28,7 @@ class FoundHead:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One stream on its way to a new version; `found` is None for a stream that begins."""
+    """Represent the update of one stream to a new version; `found` is None for a new stream."""
 
     name: str
     found: FoundHead | None
@@ -36,80 +36,80 @@ class Move:
 
     @property
     def expected(self) -> int:
-        """The version that the stream must still have."""
+        """Return the version that the stream must still have."""
         return self.found.head.version if self.found is not None else 0
 
 
 class ConnectionLost(StoreUnavailable):
-    """The server went away; whether what was being written is stored has to be looked up."""
+    """Raised when the connection is lost; whether a pending write was stored must be checked."""
 
 
 class Overtaken(Exception):
-    """Somebody else wrote to the stream between reading its head and writing."""
+    """Raised when another writer changed the stream between reading its head and writing."""
 
 
 class Kind(ABC):
-    """A kind of database."""
+    """Define the operations of one kind of database."""
 
     name: str
-    """SQLAlchemy's name of it."""
+    """SQLAlchemy's name for this kind."""
     placeholder: str
-    """What stands for a value in the driver's SQL."""
+    """Placeholder for a value in the driver's SQL."""
     steps: Sequence[Sequence[str]]
-    """The schema's numbered steps."""
+    """Numbered steps of the schema: the statements of each migration."""
     begin_read: str
     begin_write: str
     locks_when_writing: bool
-    """Whether a transaction that writes holds the only write lock from its beginning on."""
+    """Whether a write transaction holds the database's only write lock from its beginning."""
     lock_heads: str
-    """What a query of heads ends with so that they stay as they are until the transaction's end."""
+    """Clause at the end of a query for heads that locks the rows until the transaction ends."""
 
     @abstractmethod
     def engine(self) -> Engine:
-        """Connections that commit each statement by themselves: we say BEGIN and COMMIT."""
+        """Return an engine with autocommit connections; BEGIN and COMMIT are sent explicitly."""
 
     @abstractmethod
     def prepare_file(self, engine: Engine) -> None:
-        """What is set once the database is known to be ours, because it is written into it."""
+        """Apply settings that are stored in the database itself; called after its schema has been checked."""
 
     @abstractmethod
     def lock_schema(self, connection: Connection) -> None:
-        """Keep other processes from creating or upgrading tables until the transaction's end."""
+        """Prevent other processes from creating or upgrading tables until the transaction ends."""
 
     @abstractmethod
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
-        """Advance the streams and insert the rows, all or nothing; returns the rows' positions.
+        """Advance the streams and insert the rows atomically; return the rows' positions.
 
         Raises:
-            Overtaken: a stream is no longer at the version it was found at.
+            Overtaken: a stream no longer has its expected version.
         """
 
     @abstractmethod
     def explain(self, error: BaseException) -> tuple[str, str]:
-        """(kind of trouble, advice) for a driver's error: trouble is `foreign`, `lost` or `unusable`."""
+        """Return (category, advice) for a driver's error; the category is `foreign`, `lost` or `unusable`."""
 
     @abstractmethod
     def size_bytes(self, connection: Connection) -> int:
-        """Size of the database on disk."""
+        """Return the size of the database on disk, in bytes."""
 
     @abstractmethod
     def integrity(self, connection: Connection) -> Sequence[str]:
-        """What the database itself finds wrong with its pages; empty where all is well."""
+        """Return the problems that the database's own integrity check reports; empty if there are none."""
 
     @abstractmethod
     def last_position(self, connection: Connection) -> int:
-        """The last position that was ever given, whether its row is still there or not."""
+        """Return the last position ever assigned, even if its row is missing."""
 
     @abstractmethod
     def number_streams(self, connection: Connection) -> None:
-        """Go on after the numbers that streams were given by a copy."""
+        """Set the counters for positions and stream numbers after a copy inserted them explicitly."""
 
     before_appends: str = ""
-    """What a connection is told that does nothing but append."""
+    """Statement that a connection used only for appends executes first."""
     insert_numbered: str = ""
-    """What an INSERT of streams needs where it brings their numbers along."""
+    """Clause for an INSERT into streams that sets their numbers explicitly."""
 
 
 def shown(url: URL) -> str:
-    """The URL without its password, for people."""
+    """Return the URL for display, without its password."""
     return url.render_as_string(hide_password=True)

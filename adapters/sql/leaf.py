@@ -1,6 +1,7 @@
-"""The leaf hash of an event: what makes an edited, exchanged or moved row show.
+"""Compute the leaf hash of an event, which reveals an edited, swapped or moved row.
 
-It proves nothing against somebody who can compute hashes and write to the database: only a checkpoint kept elsewhere would.
+It does not protect against an attacker who can compute hashes and write to the database; that requires a checkpoint
+stored elsewhere.
 """
 
 import hashlib
@@ -10,12 +11,12 @@ from threadledger.domain import StoredRow
 
 
 def leaf_hash(row: StoredRow, position: int) -> bytes:
-    """SHA-256 of a text that anybody can write down: the position, then `leaf_text`."""
+    """Return the SHA-256 hash of the position followed by `leaf_text`."""
     return hashlib.sha256(f"{position}\n{leaf_text(row)}".encode()).digest()
 
 
 def leaf_text(row: StoredRow) -> str:
-    """A row's own fields, one a line, the payload by its hash; the stream comes last, for its name may hold a line break."""
+    """Return the fields of a row, one per line, with the payload's hash; the stream is last, as it may contain line breaks."""
     payload = hashlib.sha256(row.state).hexdigest()
     return (
         f"{row.originator_version}\n{row.event_id}\n{row.topic}\n{row.schema}\n{row.at}\n{payload}\n{row.originator_id}"
@@ -23,7 +24,7 @@ def leaf_text(row: StoredRow) -> str:
 
 
 def leaf_hash_of_schema_1(row: StoredRow) -> bytes:
-    """What databases of schema 1 stored, where the position had no part in it."""
+    """Return the leaf hash that databases of schema 1 stored, which does not include the position."""
     payload = hashlib.sha256(row.state).hexdigest()
     fields = [str(row.originator_id), row.originator_version, row.event_id, row.topic, row.schema, row.at, payload]
     return hashlib.sha256(json.dumps(fields, separators=(",", ":")).encode()).digest()

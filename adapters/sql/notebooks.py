@@ -1,5 +1,8 @@
-"""What is noted beside the log: how far threads hold the journal, the writes to them that may still land, and which
-assistant was made from which profile. All but those writes could be found out again from the provider."""
+"""Store notebooks next to the log: the state of each thread, and the assistant created from each profile.
+
+The state of a thread is the journal version that it contains, and the writes to it that may still land. Everything
+except those writes can be read again from the provider.
+"""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -20,7 +23,7 @@ FINISHED = "DELETE FROM unfinished_threads WHERE stream = ? AND mirror = ?"
 
 
 class SqlMirrorHeads:
-    """`MirrorHeads` in the ledger's database."""
+    """Implement `MirrorHeads` in the ledger's database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -91,7 +94,7 @@ class SqlMirrorHeads:
         return str(found[0][0]) if found else None
 
     def _alone(self, connection: Connection, work: Callable[[Connection], T]) -> T:
-        """Nobody else writes to the notebook meanwhile: where writers do not wait for each other anyway, its table does."""
+        """Run `work` as the only writer of the notebook; lock its table if the database does not serialize writers."""
         if not self._database.kind.locks_when_writing:
             connection.exec_driver_sql("LOCK TABLE mirror_heads IN EXCLUSIVE MODE")
         return work(connection)
@@ -120,7 +123,7 @@ def _stored(doubts: Sequence[Doubt]) -> str:
 
 
 class RememberedAssistants:
-    """The assistants made from our profiles, by endpoint and profile hash."""
+    """Store the ids of assistants created from profiles, by endpoint and profile hash."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -138,5 +141,5 @@ class RememberedAssistants:
         self._database.execute(statement, (endpoint, profile_hash, assistant_id))
 
     def forget(self, assistant_id: str) -> None:
-        """It is gone: the next run makes another."""
+        """Remove an assistant that no longer exists; the next run creates a new one."""
         self._database.execute("DELETE FROM assistants WHERE assistant_id = ?", (assistant_id,))

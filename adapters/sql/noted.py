@@ -1,4 +1,4 @@
-"""The notebook of threads as it is read for `doctor`: how far each is known to hold the journal."""
+"""Read the notebook of threads for `doctor`: the journal version that each thread is known to contain."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from threadledger.domain import NotedThread, now, to_iso
 from .engine import Database
 
 STREAMS_AT_ONCE = 200
-"""Conversations that one query asks for: SQLite takes 999 values and more, and a longer statement is no faster."""
+"""Number of conversations per query. SQLite accepts at least 999 values, but a longer statement is not faster."""
 
 _HEADS = "SELECT stream, mirror, thread_id, version, settled, holder, held_until, doubts FROM mirror_heads"
 
 
 def noted_threads(database: Database, streams: Sequence[str]) -> list[NotedThread]:
-    """What the notebook says of the threads of these conversations."""
+    """Return the notebook entries for the threads of these conversations."""
     found: list[NotedThread] = []
     for start in range(0, len(streams), STREAMS_AT_ONCE):
         some = streams[start : start + STREAMS_AT_ONCE]
@@ -27,7 +27,7 @@ def noted_threads(database: Database, streams: Sequence[str]) -> list[NotedThrea
 
 
 def unsettled_threads(database: Database, limit: int) -> list[NotedThread]:
-    """Threads that have to be read before anything is written to them."""
+    """Return up to `limit` threads that must be read before anything is written to them."""
     return list(_read(database.query(f"{_HEADS} WHERE settled = 0 OR doubts <> '[]' LIMIT ?", (limit,))))
 
 

@@ -1,4 +1,7 @@
-"""PostgreSQL: many machines, many writers. psycopg comes with the extra `postgres`; SQLAlchemy loads it."""
+"""Support PostgreSQL, for many machines and many writers.
+
+The extra `postgres` installs the driver psycopg, which SQLAlchemy loads.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from .leaf import leaf_text
 from .schema_postgres import STEPS
 
 CONNECT_TIMEOUT_SECONDS = 5
-"""How long one attempt to reach the server may take; `connect_timeout` in the URL says otherwise."""
+"""Timeout of one connection attempt, in seconds. `connect_timeout` in the URL overrides it."""
 
 _APPEND = """
 WITH given AS (
@@ -44,15 +47,18 @@ FROM unnest(%b::text[], %s::bigint[], %b::text[], %b::text[], %s::int[], %b::tex
 JOIN (SELECT * FROM moved UNION ALL SELECT * FROM begun) s USING (name), head
 RETURNING position
 """
-"""One statement, one round trip. First the streams, where each is still at its expected version (-1: not there yet); only
-where all are does the log's head move, and only then is anything written. Texts go in binary (`%b`): psycopg would escape each
-quote of a payload in an array by a call of its own."""
+"""Append in one statement and one round trip.
+
+The statement first selects the streams that still have their expected version (-1: the stream does not exist yet). Only
+if all have it, the head of the log is advanced and rows are written. Texts are sent in binary (`%b`), because psycopg
+escapes each quote of a payload in an array with a separate call.
+"""
 
 _NOT_THERE_YET = -1
 
 
 class PostgreSQL(Kind):
-    """A server, by URL."""
+    """Implement `Kind` for a PostgreSQL server."""
 
     name = "postgresql"
     placeholder = "%s"
@@ -61,7 +67,7 @@ class PostgreSQL(Kind):
     begin_write = "BEGIN"
     locks_when_writing = False
     lock_heads = " ORDER BY stream FOR UPDATE"
-    # The server would plan the statement anew at each append: that takes longer than to run it.
+    # Otherwise the server plans the statement again for each append, which takes longer than running it.
     before_appends = "SET plan_cache_mode = force_generic_plan"
     insert_numbered = "OVERRIDING SYSTEM VALUE"
 
@@ -75,13 +81,13 @@ class PostgreSQL(Kind):
         self._url = url.update_query_dict(patience)
 
     def engine(self) -> Engine:
-        # Autocommit: we say BEGIN ourselves, and a single statement needs none. Prepared at its second use.
+        # Autocommit: BEGIN is sent explicitly, and a single statement needs none. Statements are prepared at their second use.
         engine = sqlalchemy.create_engine(self._url, connect_args={"autocommit": True, "prepare_threshold": 1})
         event.listen(engine, "connect", lambda connection, _: self._prepare(connection))
         return engine
 
     def prepare_file(self, engine: Engine) -> None:
-        """Nothing: what a server writes into its files is its administrator's."""
+        """Do nothing: the administrator configures the server's files."""
 
     def lock_schema(self, connection: Connection) -> None:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('threadledger schema'))")
@@ -127,14 +133,14 @@ class PostgreSQL(Kind):
             or state in _SHUTTING_DOWN
             or (not state and kinds & {"OperationalError", "InterfaceError"})
         ):
-            return "lost", "look whether the server runs and can be reached; then try again"
+            return "lost", "check that the server is running and reachable, then try again"
         if state in {"55P03", "40P01", "57014"}:
-            return "unusable", "another process holds it for too long; try again, or find out which (pg_stat_activity)"
+            return "unusable", "another process holds a lock for too long; try again, or find it in pg_stat_activity"
         if state[:2] == "53":
-            return "unusable", "the server is out of disk, memory or connections"
+            return "unusable", "the server is out of disk, memory or connections: free some, then try again"
         if state[:2] == "22" or "DataError" in kinds:
-            return "unusable", "PostgreSQL cannot hold this text: take out what it names"
-        return "unusable", "look at the server's log and at the rights of the database user"
+            return "unusable", "PostgreSQL cannot store this text: remove the characters named in the message"
+        return "unusable", "check the server's log and the permissions of the database user"
 
     def size_bytes(self, connection: Connection) -> int:
         query = (
@@ -144,7 +150,7 @@ class PostgreSQL(Kind):
         return int(connection.exec_driver_sql(query).scalar_one())
 
     def integrity(self, connection: Connection) -> Sequence[str]:
-        """PostgreSQL checks each page as it is read, where it keeps checksums; it counts what it found."""
+        """Report pages with a wrong checksum, which PostgreSQL detects on reading if checksums are enabled."""
         query = "SELECT coalesce(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()"
         failures = int(connection.exec_driver_sql(query).scalar_one())
         return [f"PostgreSQL has found {failures} pages with a wrong checksum"] if failures else []
@@ -165,7 +171,10 @@ class PostgreSQL(Kind):
 
 
 _SHUTTING_DOWN = {"57P01", "57P02", "57P03"}
-"""The server is told to stop, has crashed, or is starting: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+"""SQLSTATEs of a server that is stopping, crashed or starting.
+
+Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
 
 _NOT_LET_IN = ("does not exist", "password authentication failed", "no password supplied", "no pg_hba.conf entry")
-"""What libpq says of a connection that the server refused: it hands no error code on."""
+"""Texts in libpq's errors for connections that the server refused; libpq passes on no error code."""

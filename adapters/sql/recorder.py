@@ -1,7 +1,7 @@
-"""Our recorder: eventsourcing's recorders and the domain's `EventLog`, the same for SQLite and PostgreSQL.
+"""Implement eventsourcing's recorders and the domain's `EventLog` for SQLite and PostgreSQL.
 
-An append is one transaction: the version of each stream is compared and set, its events are inserted, its new state is
-stored beside it. Positions have no gaps and appear in the order of commits.
+An append is one transaction: it compares and sets the version of each stream, inserts the events, and stores the new
+state of the stream. Positions have no gaps and become visible in commit order.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from .subscription import LogSubscription
 from .tracking import Tracker
 
 PAGE_EVENTS = 1_000
-"""Events read at a time."""
+"""Number of events read per query."""
 
 _PAGES_AT_ONCE = 10
-"""How many pages' positions are gone through at once where only some events are wanted."""
+"""Number of pages scanned per query when only some event types are selected."""
 
 _ROWS = (
     "SELECT e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema "
@@ -56,25 +56,26 @@ _HEAD = "SELECT name, version, state_schema, state, due_at FROM streams"
 
 
 class Recorder(ApplicationRecorder):
-    """Events of one database."""
+    """Store and read the events of one database."""
 
     def __init__(self, database: Database) -> None:
         open_schema(database)
         self._database = database
         self._followers: set[threading.Event] = set()
 
-    # What the ledger calls
+    # Called by the ledger
 
     def append(self, stream: str, decide: DecideAppend) -> Sequence[int]:
-        """Decide on a stream's present head, and store what was decided: see `EventLog.append`."""
+        """Decide on a stream's current head and store the decision; see `EventLog.append`."""
         positions = self._database.append([stream], lambda heads: decide(heads.get(stream)))
         self._wake()
         return positions
 
     def rows(self, after: int = 0, upto: int | None = None, topics: Sequence[str] = ()) -> Iterator[Row]:
-        """The whole log by position, after one and up to another, read page by page.
+        """Yield the rows of the log with positions greater than `after` and up to `upto`, read page by page.
 
-        A page is a range of positions, not a LIMIT: a server without statistics would sort the rest of the log for each.
+        A page is a range of positions, not a LIMIT: a server without statistics would sort the rest of the log for each
+        page.
         """
         only, values = _among("e.topic", topics)
         last = self.max_notification_id() or 0
@@ -95,7 +96,10 @@ class Recorder(ApplicationRecorder):
         newest_first: bool = False,
         page: int = PAGE_EVENTS,
     ) -> Iterator[Row]:
-        """One stream's events by version, after one and up to another, read from either end; a page is a range of versions."""
+        """Yield the rows of one stream with versions greater than `after` and up to `upto`.
+
+        They are read page by page from either end; a page is a range of versions.
+        """
         only, values = _among("e.topic", topics)
         query = (
             "SELECT e.position, CAST(? AS TEXT), e.version, e.topic, e.state, e.event_id, e.at, e.schema FROM events e "
@@ -111,7 +115,10 @@ class Recorder(ApplicationRecorder):
             after, upto = (after, begin) if newest_first else (end, upto)
 
     def version_at(self, stream: str, at: str) -> int:
-        """The version that a stream had at a time (ISO 8601): its events never go back in time, so few rows are read."""
+        """Return the version that a stream had at a time (ISO 8601).
+
+        The timestamps of a stream never decrease, so a binary search reads few rows.
+        """
         head = self.select_head(stream)
         low, high = 0, head.version if head is not None else 0
         query = "SELECT e.at FROM events e JOIN streams s USING (stream) WHERE s.name = ? AND e.version = ?"
@@ -122,41 +129,41 @@ class Recorder(ApplicationRecorder):
         return low
 
     def select_head(self, stream: str) -> StreamHead | None:
-        """The state of one stream: one row, however long it is."""
+        """Return the head of one stream, or None; reads one row, however long the stream is."""
         found = self._database.query(f"{_HEAD} WHERE name = ?", (stream,))
         return StreamHead(*found[0]) if found else None
 
     def select_heads(self, prefix: str, *, overdue_at: str | None = None) -> Sequence[StreamHead]:
-        """The streams with this prefix; or only those with a run overdue at a time (ISO 8601)."""
+        """Return the heads of streams with this prefix, or only those with a run overdue at a time (ISO 8601)."""
         overdue, values = ("", ()) if overdue_at is None else (" AND due_at < ?", (overdue_at,))
         query = f"{_HEAD} WHERE substr(name, 1, ?) = ?{overdue} ORDER BY stream"
         return [StreamHead(*row) for row in self._database.query(query, (len(prefix), prefix, *values))]
 
     def select_versions(self, prefix: str) -> Sequence[tuple[str, int]]:
-        """The versions of the streams with this prefix, by name: without the states, which take up far more room."""
+        """Return (name, version) of the streams with this prefix, sorted by name; omits the much larger states."""
         query = "SELECT name, version FROM streams WHERE substr(name, 1, ?) = ? ORDER BY name"
         return [(name, version) for name, version in self._database.query(query, (len(prefix), prefix))]
 
     def select_event(self, event_id: str) -> StoredRow | None:
-        """One event by its id."""
+        """Return one event by its id, or None."""
         found = self._database.query(f"{_ROWS} WHERE e.event_id = ?", (event_id,))
         return stored_row(found[0]) if found else None
 
     def status(self) -> Mapping[str, Any]:
-        """What is in the database, and how large it is."""
+        """Return the contents and size of the database; see `status`."""
         return status(self._database)
 
-    # What eventsourcing calls
+    # Called by eventsourcing
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], *, heads: Sequence[StreamHead] = (), **kwargs: Any
     ) -> Sequence[int]:
-        """Store events in one transaction, all or none; `heads` are the states their streams have afterwards.
+        """Store events in one transaction, all or none; `heads` are the states of their streams afterwards.
 
-        The same events again (a caller that never saw its commit acknowledged) are where they are: their positions.
+        If the same events are already stored, because an earlier commit was not acknowledged, return their positions.
 
         Raises:
-            IntegrityError: a stream moved on, or an event id is taken by another event.
+            IntegrityError: a stream has changed, or an event id is used by another event.
         """
         rows = [_as_row(stored) for stored in stored_events]
         try:
@@ -179,7 +186,7 @@ class Recorder(ApplicationRecorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
-        """A stream's events, by version."""
+        """Return a stream's events, sorted by version."""
         after = gt if gt is not None else -1
         page = min(limit, PAGE_EVENTS) if limit is not None else PAGE_EVENTS
         rows = self.stream_rows(str(originator_id), after, lte, newest_first=desc, page=max(page, 1))
@@ -194,17 +201,17 @@ class Recorder(ApplicationRecorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[LoggedRow]:
-        """The whole log, by position."""
+        """Return events of the log, sorted by position."""
         after = 0 if start is None else start - 1 if inclusive_of_start else start
         return [logged_row(row) for row in islice(self.rows(after, stop, topics), limit)]
 
     def max_notification_id(self) -> int | None:
-        """The last position; None where nothing was stored."""
+        """Return the last position, or None if the log is empty."""
         position: int | None = self._database.query("SELECT max(position) FROM events")[0][0]
         return position
 
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> Subscription[ApplicationRecorder]:
-        """The log from a position on, and what comes after, whichever process writes it."""
+        """Return a subscription to the log after a position, including new events from any process."""
         return LogSubscription(self, gt, topics, self._followers)
 
     def _insert(
@@ -222,7 +229,7 @@ class Recorder(ApplicationRecorder):
 
     def _tracked(self, tracking: Tracking | None) -> Also | None:
         if tracking is not None:
-            raise NotSupportedError("only a process recorder keeps what was processed beside the events")
+            raise NotSupportedError("only a process recorder stores tracking positions: use process_recorder()")
         return None
 
     def _wake(self) -> None:
@@ -231,7 +238,7 @@ class Recorder(ApplicationRecorder):
 
 
 class Processor(Tracker, Recorder, ProcessRecorder):
-    """Events, and how far another application's events have been processed, in one transaction."""
+    """Store events together with the position processed in another application's log, in one transaction."""
 
     def __init__(self, database: Database) -> None:
         Recorder.__init__(self, database)
@@ -247,7 +254,7 @@ class Processor(Tracker, Recorder, ProcessRecorder):
 
 
 def status(database: Database) -> Mapping[str, Any]:
-    """The keys of `db status`, but for the views."""
+    """Return the values of `db status`, except those of the views."""
     count = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM streams WHERE substr(name, 1, ?) = ?)"
     ((events, conversations),) = database.query(count, (len(CONVERSATION), CONVERSATION))
     return {
@@ -261,27 +268,27 @@ def status(database: Database) -> Mapping[str, Any]:
 
 
 def stored_row(row: Row, stream: UUID | str | None = None) -> StoredRow:
-    """A row as eventsourcing's stored event."""
+    """Convert a row to eventsourcing's stored event."""
     _, name, version, topic, state, event_id, at, schema = row
     return StoredRow(name if stream is None else stream, version, topic, state.encode(), event_id, at, schema)
 
 
 def logged_row(row: Row) -> LoggedRow:
-    """A row as eventsourcing's notification."""
+    """Convert a row to eventsourcing's notification."""
     position, name, version, topic, state, event_id, at, schema = row
     return LoggedRow(name, version, topic, state.encode(), position, event_id, at, schema)
 
 
 def _next_head(name: str, rows: Sequence[StoredRow], found: StreamHead | None, given: StreamHead | None) -> StreamHead:
-    """The head that a stream gets; refused where its rows do not follow on what is there without a gap.
+    """Return the new head of a stream.
 
     Raises:
-        IntegrityError: they do not.
+        IntegrityError: the versions of the rows do not continue the stream without a gap.
     """
     versions = [row.originator_version for row in rows if str(row.originator_id) == name]
     expected = found.version + 1 if found is not None else 1 if given is not None else versions[0]
     if versions != list(range(expected, expected + len(versions))):
-        raise IntegrityError(f"{name} is at version {expected - 1}: {versions[0]} does not follow")
+        raise IntegrityError(f"{name} has version {expected - 1}: version {versions[0]} is not the next one")
     return given or StreamHead(name, versions[-1], 0, "")
 
 
@@ -290,7 +297,7 @@ def _among(column: str, topics: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def _as_row(stored: StoredEvent) -> StoredRow:
-    """A row with an id and a time, which events that are not ours (those of other applications) lack."""
+    """Return a row; events of other applications get a new id and timestamp, because they have none."""
     if isinstance(stored, StoredRow):
         return stored
     return StoredRow(

@@ -1,7 +1,7 @@
-"""Opening: creating the tables, or taking them forward by numbered steps.
+"""Create the tables of a ledger, or upgrade them by numbered steps.
 
-One row of `threadledger` says which step a database has reached. What is not ours is refused, and so is what a newer
-version wrote: neither is ever read as an empty ledger.
+The only row of the table `threadledger` holds the last step applied to a database. Databases of other programs and
+those written by a newer version are refused: neither is ever read as an empty ledger.
 """
 
 from sqlalchemy import Connection, inspect
@@ -12,17 +12,17 @@ from .engine import Database
 from .schema_sqlite import STEPS
 
 SCHEMA_VERSION = len(STEPS)
-"""The step that this version of threadledger works with."""
+"""Schema version that this version of threadledger uses: the number of its last step."""
 
 OURS = {"threadledger", "streams", "events"}
-"""The tables by which a ledger is known."""
+"""Tables that identify a ledger."""
 
 
 def open_schema(database: Database) -> None:
     """Create or upgrade the tables, in one transaction.
 
     Raises:
-        ForeignDatabase: the database holds tables, but not ours.
+        ForeignDatabase: the database contains tables, but not those of a ledger.
         NewerSchema: a newer threadledger wrote it.
     """
     if database.schema_is_open:
@@ -36,7 +36,7 @@ def open_schema(database: Database) -> None:
 
 
 def schema_version(connection: Connection, shown_url: str) -> int:
-    """The step a database has reached; 0 for one without any table.
+    """Return the schema version of a database; 0 for one without tables.
 
     Raises:
         ForeignDatabase, NewerSchema: see `open_schema`.
@@ -48,7 +48,7 @@ def schema_version(connection: Connection, shown_url: str) -> int:
         found = ", ".join(sorted(tables)[:5])
         raise ForeignDatabase(
             f"{shown_url} is not a threadledger database (its tables are {found}): nothing was changed; "
-            "name another one with --db or THREADLEDGER_DB"
+            "choose another one with --db or THREADLEDGER_DB"
         )
     version = int(connection.exec_driver_sql("SELECT schema_version FROM threadledger").scalar_one())
     if version > SCHEMA_VERSION:

@@ -1,4 +1,4 @@
-"""PostgreSQL's tables, as numbered steps with the numbers of SQLite's. It was not yet supported at step 1."""
+"""Define PostgreSQL's tables as numbered steps, with the same numbers as SQLite's. Step 1 predates PostgreSQL support."""
 
 STEPS: tuple[tuple[str, ...], ...] = (
     (),
@@ -13,7 +13,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             due_at TEXT
         )""",
         "CREATE INDEX streams_by_due_at ON streams (due_at) WHERE due_at IS NOT NULL",
-        # `state` is text: jsonb takes neither \\u0000 nor half a character, both of which a log may have to keep.
+        # `state` is text: jsonb accepts neither \\u0000 nor lone surrogates, and a log may contain both.
         """CREATE TABLE events (
             position BIGINT PRIMARY KEY,
             stream BIGINT NOT NULL REFERENCES streams (stream),
@@ -26,8 +26,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
             leaf BYTEA NOT NULL,
             UNIQUE (stream, version)
         )""",
-        # The last position. Whoever appends holds this row until the commit: positions appear in the order of commits,
-        # and a rollback gives them back, which a sequence would not.
+        # The last position. An append locks this row until its commit, so positions become visible in commit order, and
+        # a rollback leaves no gap, unlike with a sequence.
         "CREATE TABLE log_head (position BIGINT NOT NULL)",
         "INSERT INTO log_head VALUES (0)",
         """CREATE FUNCTION events_are_kept() RETURNS trigger LANGUAGE plpgsql AS
@@ -70,12 +70,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
         )""",
     ),
     (
-        # Writes to a thread that were never answered and may still land: a JSON array.
+        # Writes to a thread without a response, which may still land: a JSON array.
         "ALTER TABLE mirror_heads ADD COLUMN doubts TEXT NOT NULL DEFAULT '[]'",
     ),
     (
-        # New threads that a rebuild is writing, beside those that are linked: a notebook, so that a rebuild that was
-        # broken off is gone on with.
+        # New threads that a rebuild is writing and that are not linked yet: a notebook, so that an interrupted rebuild
+        # can be resumed.
         """CREATE TABLE unfinished_threads (
             stream TEXT NOT NULL,
             mirror TEXT NOT NULL,
@@ -83,7 +83,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             digest TEXT NOT NULL,
             PRIMARY KEY (stream, mirror)
         )""",
-        # Who is at which item of a job: a notebook beside the log, where what became of each is an event.
+        # Which worker holds which item of a job: a notebook; the result of each item is an event in the log.
         """CREATE TABLE job_items (
             job TEXT NOT NULL,
             item BIGINT NOT NULL,

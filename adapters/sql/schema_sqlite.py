@@ -1,9 +1,9 @@
-"""SQLite's tables, as numbered steps. A step is never changed once it was released: a database may stand at any of them."""
+"""Define SQLite's tables as numbered steps. A released step never changes, because databases may have any schema version."""
 
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE threadledger (schema_version INTEGER NOT NULL, created_at TEXT NOT NULL)",
-        # A stream is named once; its row holds the aggregate's slim state, so that a cold append reads one row.
+        # One row per stream, with the compact state of the aggregate, so that a cold append reads one row.
         """CREATE TABLE streams (
             stream INTEGER PRIMARY KEY,
             name TEXT NOT NULL UNIQUE,
@@ -15,7 +15,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX streams_by_position ON streams (position)",
         "CREATE INDEX streams_by_due_at ON streams (due_at) WHERE due_at IS NOT NULL",
-        # AUTOINCREMENT: a plain rowid is given out again after a delete, and renumbered by a dump.
+        # AUTOINCREMENT: a plain rowid is reused after a delete and renumbered by a dump.
         """CREATE TABLE events (
             position INTEGER PRIMARY KEY AUTOINCREMENT,
             stream INTEGER NOT NULL REFERENCES streams (stream),
@@ -32,7 +32,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             BEGIN SELECT RAISE(ABORT, 'events are never changed'); END""",
         """CREATE TRIGGER events_are_not_deleted BEFORE DELETE ON events
             BEGIN SELECT RAISE(ABORT, 'events are never deleted'); END""",
-        # Notebooks beside the log: both can be made again from the provider.
+        # Notebooks next to the log: both can be restored from the provider.
         """CREATE TABLE mirror_heads (
             stream TEXT NOT NULL,
             mirror TEXT NOT NULL,
@@ -51,10 +51,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
         )""",
     ),
     (
-        # The order of conversations is a view's matter now: an append no longer writes to an index for it.
+        # A view now sorts the conversations, so an append no longer updates an index for it.
         "DROP INDEX streams_by_position",
         "ALTER TABLE streams DROP COLUMN position",
-        # How far each view has come; `live` is the one that is read, another one may be under construction.
+        # The position of each view. The generation marked `live` is read; another one may be under construction.
         """CREATE TABLE tracking (
             view TEXT NOT NULL,
             version INTEGER NOT NULL,
@@ -63,7 +63,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             live INTEGER NOT NULL,
             PRIMARY KEY (view, version, generation)
         )""",
-        # Events that a view could not take in, so that one of them does not stop all.
+        # Events that a view could not process, so that one of them does not block the view.
         """CREATE TABLE parked (
             view TEXT NOT NULL,
             version INTEGER NOT NULL,
@@ -74,12 +74,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
         )""",
     ),
     (
-        # Writes to a thread that were never answered and may still land: a JSON array.
+        # Writes to a thread without a response, which may still land: a JSON array.
         "ALTER TABLE mirror_heads ADD COLUMN doubts TEXT NOT NULL DEFAULT '[]'",
     ),
     (
-        # New threads that a rebuild is writing, beside those that are linked: a notebook, so that a rebuild that was
-        # broken off is gone on with.
+        # New threads that a rebuild is writing and that are not linked yet: a notebook, so that an interrupted rebuild
+        # can be resumed.
         """CREATE TABLE unfinished_threads (
             stream TEXT NOT NULL,
             mirror TEXT NOT NULL,
@@ -87,7 +87,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             digest TEXT NOT NULL,
             PRIMARY KEY (stream, mirror)
         )""",
-        # Who is at which item of a job: a notebook beside the log, where what became of each is an event.
+        # Which worker holds which item of a job: a notebook; the result of each item is an event in the log.
         """CREATE TABLE job_items (
             job TEXT NOT NULL,
             item INTEGER NOT NULL,

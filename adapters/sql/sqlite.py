@@ -1,4 +1,4 @@
-"""SQLite: one file, one writer at a time, readers beside it (WAL)."""
+"""Support SQLite: one file, one writer at a time, and concurrent readers (WAL)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .leaf import leaf_hash
 from .schema_sqlite import STEPS
 
 CACHE_KIB = 8 * 1024
-"""Memory for pages of one connection: a conversation of 1,000 messages is read again in half the time."""
+"""Page cache of one connection, in KiB. It halves the time to read a conversation of 1,000 messages again."""
 
 _POSITION = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
 _BEGIN_STREAM = "INSERT INTO streams (name, version, state_schema, state, due_at) VALUES (?, ?, ?, ?, ?)"
@@ -31,31 +31,31 @@ _INSERT_EVENT = (
 )
 
 SWITCH_PAUSE_SECONDS = 0.02
-"""How long apart the attempts are to have a new file keep a write-ahead log."""
+"""Pause between attempts to switch a new file to a write-ahead log, in seconds."""
 
 
 class SQLite(Kind):
-    """A file. `synchronous` FULL loses nothing that was acknowledged, even at a power cut."""
+    """Implement `Kind` for a SQLite file. `synchronous` FULL keeps every acknowledged write, even after a power failure."""
 
     name = "sqlite"
     placeholder = "?"
     steps = STEPS
     begin_read = "BEGIN"
-    begin_write = "BEGIN IMMEDIATE"  # a deferred BEGIN that writes after reading fails at once where another one wrote
+    begin_write = "BEGIN IMMEDIATE"  # a deferred BEGIN fails at once if it writes after another writer committed
     locks_when_writing = True
     lock_heads = ""
 
     def __init__(self, url: URL, *, create: bool, synchronous: str) -> None:
         if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
             raise InvalidSettings(
-                "a database in memory would be another one for each connection: give a file, like sqlite:///threadledger.db"
+                "an in-memory database is separate for each connection: use a file, like sqlite:///threadledger.db"
             )
         self._url = url
         self.path = Path(url.database)
         self._synchronous = synchronous
         if not create and not self.path.is_file():
             raise DatabaseMissing(
-                f"there is no database at {shown(url)}: make one with: threadledger init, or name another with --db"
+                f"there is no database at {shown(url)}: create one with: threadledger init, or choose another with --db"
             )
 
     def engine(self) -> Engine:
@@ -64,7 +64,7 @@ class SQLite(Kind):
         return engine
 
     def prepare_file(self, engine: Engine) -> None:
-        """Readers and a writer side by side."""
+        """Switch the file to WAL mode, so that readers and a writer do not block each other."""
         connection = engine.raw_connection()
         try:
             cursor = connection.cursor()
@@ -73,7 +73,7 @@ class SQLite(Kind):
                 try:
                     cursor.execute("PRAGMA journal_mode = WAL")
                 except sqlite3.OperationalError as error:
-                    # For this switch SQLite does not wait by itself: somebody else opens the new file at this moment.
+                    # SQLite does not wait for the lock on this switch: another process is opening the new file.
                     if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                         raise
                     time.sleep(SWITCH_PAUSE_SECONDS)
@@ -81,7 +81,7 @@ class SQLite(Kind):
             connection.close()
 
     def lock_schema(self, connection: Connection) -> None:
-        """The transaction holds the write lock already."""
+        """Do nothing: the transaction already holds the write lock."""
 
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
         last = cursor.execute(_POSITION).fetchone()
@@ -123,31 +123,31 @@ class SQLite(Kind):
     def explain(self, error: BaseException) -> tuple[str, str]:
         reason = str(error)
         if "not a database" in reason or "file is encrypted" in reason:
-            return "foreign", "name another file with --db or THREADLEDGER_DB"
+            return "foreign", "choose another file with --db or THREADLEDGER_DB"
         if "unable to open" in reason and not self.path.parent.is_dir():
-            return "unusable", f"make the folder {self.path.parent} first"
+            return "unusable", f"create the folder {self.path.parent} first"
         if "locked" in reason:
-            return "unusable", "another process holds it; try again, or find out which"
+            return "unusable", "another process has locked it; try again, or find and stop that process"
         if "malformed" in reason:
-            return "unusable", "run threadledger db check, and restore it from a backup"
-        return "unusable", "look at the disk, the path and its permissions"
+            return "unusable", "run threadledger db check, and restore the file from a backup"
+        return "unusable", "check the disk, the path and its permissions"
 
     def size_bytes(self, connection: Connection) -> int:
         return sum(path.stat().st_size for path in (self.path, Path(f"{self.path}-wal")) if path.is_file())
 
     def integrity(self, connection: Connection) -> Sequence[str]:
         found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
-        found += [f"a row of {row[0]} points nowhere" for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
+        found += [f"a row of {row[0]} has no parent" for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
         return [problem for problem in found if problem != "ok"]
 
     def last_position(self, connection: Connection) -> int:
         return int(connection.exec_driver_sql(_POSITION).scalar() or 0)
 
     def number_streams(self, connection: Connection) -> None:
-        """A rowid follows on the largest by itself."""
+        """Do nothing: SQLite continues after the largest rowid."""
 
     def _prepare(self, connection: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves: the driver's own comes too late to hold the lock
+        connection.isolation_level = None  # BEGIN is sent explicitly: the driver sends it too late to hold the lock
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}")
         cursor.execute(f"PRAGMA synchronous = {self._synchronous}")

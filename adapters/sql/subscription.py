@@ -1,7 +1,7 @@
-"""Following the log: what is there, then what comes, whichever process writes it.
+"""Follow the log: read its existing events, then new ones from any process.
 
-A wake-up is only ever a hint: it comes from appends of this process, and what other processes append is found by looking.
-PostgreSQL's NOTIFY would save the looking, at half the throughput of appends.
+Appends of this process wake the follower; events of other processes are found by polling. PostgreSQL's NOTIFY would
+avoid polling, but would halve the throughput of appends.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .kinds import ConnectionLost
 logger = logging.getLogger("threadledger")
 
 FOLLOW_SECONDS = 0.05
-"""How often a follower looks for events of other processes."""
+"""Interval between polls for events of other processes, in seconds."""
 
 PAGE_EVENTS = 500
-"""Events that a follower takes at a time."""
+"""Number of events that a follower reads per query."""
 
 
 class LogSubscription(Subscription[ApplicationRecorder]):
-    """An endless iterator over the log; `stop()` ends it, from another thread too."""
+    """Iterate over the log without end; `stop()` ends the iteration, also from another thread."""
 
     def __init__(
         self, recorder: ApplicationRecorder, gt: int | None, topics: Sequence[str], followers: set[threading.Event]
@@ -55,7 +55,7 @@ class LogSubscription(Subscription[ApplicationRecorder]):
         raise StopIteration
 
     def _look(self) -> bool:
-        """Take the next page; whether there was anything new. A server that went away is waited for."""
+        """Read the next page and return whether there were new events; a lost connection is retried at the next poll."""
         try:
             end = self._log.max_notification_id() or 0
             if end <= self._after:
@@ -64,7 +64,7 @@ class LogSubscription(Subscription[ApplicationRecorder]):
                 self._after, PAGE_EVENTS, end, self._topics, inclusive_of_start=False
             )
         except ConnectionLost as lost:
-            logger.warning("following the log is held up: %s", lost)
+            logger.warning("cannot read new events, retrying: %s", lost)
             return False
         self._page = deque(found)
         self._after = self._page[-1].id if len(self._page) == PAGE_EVENTS else end

@@ -1,4 +1,4 @@
-"""eventsourcing's tracking: how far an application's events were processed, compared and set."""
+"""Implement eventsourcing's tracking: store the processed position of an application's log by compare-and-set."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _ADVANCE = (
     "ON CONFLICT (view, version, generation) DO UPDATE SET position = excluded.position "
     "WHERE tracking.position < excluded.position"
 )
-"""Of two processors at one position, the second changes no row: it may not commit."""
+"""If two processors handle the same position, the second one changes no row and must not commit."""
 
 
 class Tracker(TrackingRecorder):
-    """Positions of eventsourcing's projections and process applications, in the table that our views use too."""
+    """Store positions of eventsourcing's projections and process applications, in the table shared with the views."""
 
     def __init__(self, database: Database) -> None:
         open_schema(database)
         self._database = database
 
     def insert_tracking(self, tracking: Tracking) -> None:
-        """Note that an event was processed.
+        """Record that an event was processed.
 
         Raises:
-            IntegrityError: it, or a later one, was noted already.
+            IntegrityError: this event or a later one was already recorded.
         """
         self._database.append([], lambda _: Appending(), lambda cursor: self._track(cursor, tracking))
 
     def max_tracking_id(self, application_name: str) -> int | None:
-        """The last event noted; None where none was."""
+        """Return the last event recorded for an application, or None."""
         query = "SELECT position FROM tracking WHERE view = ? AND version = 0 AND generation = 0"
         found = self._database.query(query, (application_name,))
         return int(found[0][0]) if found else None

@@ -1,4 +1,4 @@
-"""`Upkeep` of one database."""
+"""Implement `Upkeep` for one database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .noted import noted_threads, unsettled_threads
 
 
 class SqlUpkeep:
-    """What an operator does with a database."""
+    """Implement the maintenance operations of a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -397,7 +397,7 @@ def test_a_group_is_found_by_the_beginning_of_its_id(open_any_store):
 def test_what_cannot_be_meant_is_refused(open_any_store, clock):
     ledger = open_any_store()
     fail(ledger)
-    with pytest.raises(InvalidInput, match="which is past"):
+    with pytest.raises(InvalidInput, match="which is in the past"):
         ledger.mute_group(the_group(ledger).group, NOON)
     with pytest.raises(InvalidInput, match="give some of returned"):
         ledger.failure_groups(states=["gone"])

@@ -407,7 +407,7 @@ def test_a_refusal_has_its_cause_and_its_facts_and_is_not_asked_again(asked, sim
     failure = one.refusal()
     assert diagnose(failure) is cause
     assert (failure.http_status, failure.code) == (refusal["status"], refusal.get("code"))
-    assert failure.message == refusal.get("message", "The simulator was told to refuse this.")
+    assert failure.message == refusal.get("message", "The simulator refused this request as scripted.")
     assert failure.request_id
     assert failure.retry_after_seconds == (7.0 if "headers" in refusal else None)
     assert one.count(ASKING[kind]) == 1

@@ -154,7 +154,7 @@ BAD = {
     "an empty id": (b'{"id": "", "messages": []}', "1 to 200"),
     "201 characters of id": (b'{"id": "' + b"k" * 201 + b'", "messages": []}', "201 characters"),
     "NUL in the id": (b'{"id": "a\\u0000b", "messages": []}', "NUL"),
-    "half a character in the id": (b'{"id": ' + SURROGATE + b', "messages": []}', "half a character"),
+    "half a character in the id": (b'{"id": ' + SURROGATE + b', "messages": []}', "a lone surrogate"),
     "an unknown role": (b'{"id": "x", "messages": [{"role": "robot", "content": "hi"}]}', "'robot'"),
     "half a character": (b'{"id": "x", "messages": [{"role": "user", "content": ' + SURROGATE + b"}]}", "surrogate"),
     "no content": (b'{"id": "x", "messages": [{"role": "user"}]}', "content"),

@@ -149,7 +149,7 @@ BAD = {
     "no current node": (conversation(*TALK) | {"current_node": None}, "no current_node"),
     "a current node that is not there": (conversation(*TALK, current="gone"), "current_node is not in its mapping"),
     "a parent that is not there": (conversation(node(2, parent="gone")), "the parent of node 1 from its end"),
-    "parents in a circle": (ROUND, "circle"),
+    "parents in a circle": (ROUND, "form a cycle"),
     "no id": (conversation(*TALK) | {"id": None, "conversation_id": None}, "the id of the conversation"),
     "an unknown role": (conversation(node(1, "robot")), "node 2: unknown role 'robot'"),
     "half a character": (conversation(node(1, text="\ud83d")), "surrogate"),
@@ -185,7 +185,7 @@ def test_bytes_that_are_no_utf8_and_nesting_cost_their_own_conversation_alone(op
 def test_an_export_that_was_cut_off_is_told_and_what_is_whole_is_kept(open_store, tmp_path):
     path = tmp_path / "c.json"
     whole = json.dumps([conversation(*TALK), conversation(*TALK, key="c-2")])
-    for cut, told in ((len(whole) - 1, "ends within its array"), (len(whole) - 30, "not JSON")):
+    for cut, told in ((len(whole) - 1, "ends inside its array"), (len(whole) - 30, "not JSON")):
         path.write_text(whole[:cut])
         found = sorted(imported(open_store(), path, "chatgpt"), key=lambda outcome: outcome["line"])
         assert found[0]["state"] in {"imported", "unchanged"}

@@ -66,7 +66,7 @@ def test_what_comes_behind_the_array_is_told():
 @pytest.mark.parametrize("cut", ['[{"a": 1}', '[{"a": 1},', '[{"a": 1}, '])
 def test_an_array_without_its_end_is_told(cut):
     (first, last) = texts(cut.encode())
-    assert (first, last[0], "ends within its array, after 1 whole" in last[1]) == ((1, b'{"a": 1}'), 2, True)
+    assert (first, last[0], "ends inside its array, after 1 complete" in last[1]) == ((1, b'{"a": 1}'), 2, True)
 
 
 def told(outcome):

@@ -124,7 +124,7 @@ def test_what_stands_before_what_is_there_is_refused(open_store, tmp_path):
     path = written(tmp_path / "d.json", page(*TALK[1:]))
     imported(ledger, path)
     (outcome,) = imported(ledger, written(path, page(*TALK)))
-    assert (outcome["state"], "message 1 of 'thread_a' stands before" in outcome["reason"]) == ("failed", True)
+    assert (outcome["state"], "message 1 of 'thread_a' precedes" in outcome["reason"]) == ("failed", True)
     assert said(ledger, "thread_a") == SAID[1:]
 
 
@@ -260,7 +260,7 @@ def bad(**more):
 
 BAD = {
     "no thread": ({"x": 1}, 'no list "messages"'),
-    "a number": (7, "it is no thread"),
+    "a number": (7, "it is not a thread"),
     "no id": (page({**bad(), "id": None}), "the id of message 1 has type NoneType"),
     "a message that is text": ({"thread_id": "t", "messages": ["hi"]}, "message 1 is str"),
     "an unknown role": (page(bad(role="robot")), "unknown role 'robot'"),

@@ -206,9 +206,7 @@ class TestObservers:
             assert ledger.conversation("k").ask("hello").text == "You said: hello"
         assert seen.told == ["started", "ended", "exchange"]
         errors = [record for record in kept.records if record.levelname == "ERROR"]
-        assert {record.getMessage() for record in errors} == {
-            "Broken failed to take in a run; the run is not concerned"
-        }
+        assert {record.getMessage() for record in errors} == {"Broken failed to handle a run; the run is not affected"}
         assert all(record.exc_text and KEY not in record.exc_text and not record.exc_info for record in errors)
 
     def test_it_is_told_which_run_took_over_and_when_an_exchange_ends(self, db_url: str, simulator: Any) -> None:

@@ -29,7 +29,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_was(db_path, open_
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path, open_store_on):
-    with pytest.raises(StoreUnavailable, match=r"make the folder .*nowhere"):
+    with pytest.raises(StoreUnavailable, match=r"create the folder .*nowhere"):
         open_store_on(f"sqlite:///{tmp_path / 'nowhere' / 'ledger.db'}")
     assert list(tmp_path.iterdir()) == []
 

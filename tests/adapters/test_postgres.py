@@ -43,7 +43,7 @@ def test_text_that_postgresql_cannot_hold_is_refused_and_not_taken_for_a_lost_co
         recorder.insert_events([StoredEvent("of another application", 1, "topic", b"a\0b")])
     database.close()
     assert "cannot be reached" not in str(told.value)
-    assert "whether the last append is stored is not known" not in str(told.value)
+    assert "it is unknown whether the last append was stored" not in str(told.value)
 
 
 def test_connections_that_broke_while_nobody_looked_are_replaced(postgres_url, postgres_server_url, open_store_on):

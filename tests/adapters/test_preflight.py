@@ -34,7 +34,10 @@ def test_an_empty_memory_is_refused_everywhere_pinned_assistant_or_not(backend, 
 
 def test_instructions_are_limited_for_assistants_alone():
     assert {backend: refusal(backend, instructions="x" * 256_001) for backend in BACKENDS} == {
-        "assistants": (Cause.INSTRUCTIONS_TOO_LONG, "256,001 characters of instructions, assistants takes 256,000"),
+        "assistants": (
+            Cause.INSTRUCTIONS_TOO_LONG,
+            "the instructions have 256,001 characters, but assistants accepts at most 256,000",
+        ),
         "responses": None,
         "chat": None,
     }
@@ -44,9 +47,9 @@ def test_instructions_are_limited_for_assistants_alone():
 def test_more_than_128_functions_are_refused_for_assistants_and_for_chat():
     names = [f"f{number}" for number in range(129)]
     assert {backend: refusal(backend, tools=functions(129), bound=names) for backend in BACKENDS} == {
-        "assistants": (Cause.TOO_MANY_TOOLS, "129 tools, assistants takes 128"),
+        "assistants": (Cause.TOO_MANY_TOOLS, "there are 129 tools, but assistants accepts at most 128"),
         "responses": None,
-        "chat": (Cause.TOO_MANY_TOOLS, "129 tools, chat takes 128"),
+        "chat": (Cause.TOO_MANY_TOOLS, "there are 129 tools, but chat accepts at most 128"),
     }
     assert [refusal(backend, tools=functions(128), bound=names) for backend in BACKENDS] == [None] * 3
 
@@ -63,13 +66,13 @@ def test_a_hosted_tool_is_refused_where_the_backend_does_not_take_it_by_its_name
         assert refused is None
     else:
         assert refused[0] is Cause.TOOL_NOT_SUPPORTED
-        assert refused[1].startswith(f"{backend} does not take tools of type {kind!r}: it takes ")
+        assert refused[1].startswith(f"{backend} does not accept tools of type {kind!r}: use one of ")
 
 
 def test_every_tool_that_is_not_taken_is_named_once():
     tools = [{"type": "web_search"}, {"type": "mcp"}, {"type": "web_search"}, *functions(1)]
     assert refusal("chat", tools=tools)[1] == (
-        "chat does not take tools of type 'mcp', 'web_search': it takes custom, function"
+        "chat does not accept tools of type 'mcp', 'web_search': use one of custom, function"
     )
 
 

@@ -319,7 +319,7 @@ with Ledger(Journal(Factory(database=Database(sys.argv[1])))) as ledger:
 def test_a_decision_that_appends_by_itself_is_refused_and_leaves_the_ledger_at_work(any_db_url):
     command = [sys.executable, "-c", APPEND_IN_A_DECISION, any_db_url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    assert "decide first" in done.stdout, done.stderr
+    assert "return the decision, then append" in done.stdout, done.stderr
     assert stored_texts(any_db_url) == ["afterwards"]
 
 

@@ -75,7 +75,7 @@ REFUSED = {
     "no such file": ("nowhere.py", None, "there is no file nowhere.py"),
     "a folder": ("folder.py", "", "there is no file folder.py"),
     "a function that is not there": ("mine.py", "def look():\n    pass\n", "mine.py has no function 'open_page', which"),
-    "not a function": ("mine.py", "look = 1\n", "something else, under the name 'look'"),
+    "not a function": ("mine.py", "look = 1\n", "something other than a function named 'look'"),
     "not Python": ("mine.py", "def look(:\n", r"mine.py cannot be imported \(SyntaxError"),
     "not text": ("mine.py", b"\xff\xfe\x00", r"mine.py cannot be imported \("),
     "a module that raises": ("mine", "raise ValueError('one\\ntwo')\n", r"mine cannot be imported \(ValueError: one two\)"),

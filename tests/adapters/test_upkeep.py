@@ -170,13 +170,13 @@ def test_a_backup_taken_in_use_is_a_ledger_with_a_beginning_of_the_log(
 
 def test_a_backup_replaces_no_file(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "precious.db").write_text("precious")
-    with pytest.raises(Conflict, match=r"precious\.db is there already"):
+    with pytest.raises(Conflict, match=r"precious\.db exists already"):
         ledger.back_up(tmp_path / "precious.db")
     assert (tmp_path / "precious.db").read_text() == "precious"
 
 
 def test_a_backup_into_a_folder_that_is_not_there_says_so_and_leaves_nothing(ledger: Ledger, tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="make the folder"):
+    with pytest.raises(StoreUnavailable, match="create the folder"):
         ledger.back_up(tmp_path / "nowhere" / "backup.db")
     assert not (tmp_path / "nowhere").exists()
 
@@ -209,6 +209,6 @@ def test_a_copy_into_a_database_in_use_is_refused(
 ) -> None:
     url = f"sqlite:///{tmp_path / 'target.db'}"
     opened(url).conversation("mine").append("user", "Hello")
-    with pytest.raises(Conflict, match="holds a ledger already"):
+    with pytest.raises(Conflict, match="already contains a ledger"):
         ledger.copy_to(url)
     assert len(list(opened(url).events())) == 2

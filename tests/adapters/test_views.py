@@ -613,7 +613,7 @@ def test_a_view_that_is_rebuilt_while_it_catches_up_catches_up(open_any_store, m
 
 def test_a_view_that_there_is_not_is_refused_before_anything_is_built(open_any_store, any_database):
     ledger = open_any_store()
-    with pytest.raises(InvalidInput, match="no view 'sarch': give some of audit, conversations, search"):
+    with pytest.raises(InvalidInput, match="no view 'sarch': choose from audit, conversations, search"):
         ledger.journal.views.rebuild(["audit", "sarch"])
     assert generations(any_database, "audit") == []
 
@@ -781,7 +781,7 @@ def test_a_run_whose_events_were_changed_behind_its_back_is_refused_not_left_out
     fail(ledger, "k")
     (failure,) = ledger.failures()
     any_database.execute(f"UPDATE view_audit_{AuditView.version}_1_runs SET id_reversed = 'another'")
-    with pytest.raises(CorruptEvent, match="no longer tells of the run rehtona"):
+    with pytest.raises(CorruptEvent, match="no longer belongs to the run rehtona"):
         ledger.failures()
     assert failure.key == "k"
 
@@ -791,5 +791,5 @@ def test_the_end_of_a_run_that_was_changed_behind_its_back_is_refused_not_left_o
     fail(ledger, "k")
     ledger.health()
     any_database.execute(f"UPDATE view_audit_{AuditView.version}_1_runs SET failed = started")
-    with pytest.raises(CorruptEvent, match="no longer tells of the run"):
+    with pytest.raises(CorruptEvent, match="no longer belongs to the run"):
         ledger.health()

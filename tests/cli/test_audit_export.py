@@ -55,7 +55,7 @@ def test_with_output_the_test_passes_as_it_is_written(failed, command, tmp_path)
     folder = tmp_path / "failures"
     done = command("audit", "export", failed, "--output", str(folder))
     assert done.code == 0
-    assert done.err.startswith("written: ")
+    assert done.err.startswith("wrote ")
     assert sorted(path.name for path in folder.iterdir()) == [f"{failed[-8:]}.json", f"test_{failed[-8:]}.py"]
     test = (folder / f"test_{failed[-8:]}.py").read_text(encoding="utf-8")
     assert f'MEMORY = [{{"role": "user", "content": "{EARLIER}"}}]' in test
@@ -148,8 +148,8 @@ def test_what_cannot_be_brought_back_is_told_in_the_test_and_on_stderr(
     command("ask", "k", QUESTION)
     (failure,) = command("audit", "failures", "-o", "json").json
     done = command("audit", "export", failure["run_id"], "--output", str(tmp_path / "failures"))
-    told = "assistants, instructions_too_long: instructions_too_long: it was never sent"
-    assert f"not as it was: {told}" in done.err
+    told = "assistants, instructions_too_long: instructions_too_long: the request was never sent"
+    assert f"not reproduced exactly: {told}" in done.err
     assert "# - assistants, instructions_too_long" in written(tmp_path / "failures")
     assert run_tests(tmp_path / "failures").returncode == 0
 

@@ -336,7 +336,7 @@ def test_init_writes_the_example_and_the_database_and_nothing_twice(command: Com
     assert (tmp_path / "threadledger.db").is_file()
     (tmp_path / ".env").write_text("OPENAI_API_KEY=mine\n")
     again = command("init")
-    assert (again.code, "it was not touched" in again.err) == (0, True)
+    assert (again.code, "was not changed" in again.err) == (0, True)
     assert (tmp_path / ".env").read_text() == "OPENAI_API_KEY=mine\n"
     assert command("init", "--force").code == 0
     assert (tmp_path / ".env.bak").read_text() == "OPENAI_API_KEY=mine\n"

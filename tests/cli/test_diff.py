@@ -42,11 +42,11 @@ def test_what_came_and_went_is_marked_and_what_is_the_same_is_folded(retracted, 
     assert done.code == 4
     assert done.out == (
         "k  version 4 against version 6\n"
-        "  1 message the same\n"
+        "  1 message unchanged\n"
         "- user  journaled at version 3; retracted at version 6: wrong person\n"
         "-   text 1\n"
         "-   and more\n"
-        "  1 message the same\n"
+        "  1 message unchanged\n"
         "+ user  journaled at version 5\n"
         "+   text 3\n"
         "+   and more\n"
@@ -56,7 +56,7 @@ def test_what_came_and_went_is_marked_and_what_is_the_same_is_folded(retracted, 
 def test_the_same_memory_is_exit_0_and_one_sentence(retracted, command):
     done = command("diff", "k", "6..")
     assert (done.code, done.out) == (0, "")
-    assert done.err == "version 6 and version 6 show a model the same: 3 messages\n"
+    assert done.err == "version 6 and version 6 give a model the same memory: 3 messages\n"
 
 
 def test_json_has_an_array_of_the_differences_and_csv_a_line_for_each(retracted, command):
@@ -108,20 +108,20 @@ def test_a_thread_that_holds_what_the_journal_says_is_exit_0(provider, command):
     command("append", "k", "user", "Hello.")
     done = command("diff", "k", "--thread")
     assert (done.code, done.out) == (0, "")
-    assert "holds what the journal says: 1 item" in done.err
+    assert "matches the journal: 1 item" in done.err
 
 
 def test_the_journal_against_the_thread_shows_the_words_that_changed(drifted, command):
     done = command("diff", "k", "--thread")
     assert done.code == 4
     lines = done.out.splitlines()
-    assert lines[1] == "  1 item the same"
+    assert lines[1] == "  1 item unchanged"
     assert lines[2] == "- user  place 2; journaled at version 4"
     assert lines[3] == f"-   1: {WORDS}"
-    assert lines[4] == "  2 items the same"
+    assert lines[4] == "  2 items unchanged"
     assert lines[5] == "~ user  place 5; place 4 of the thread; journaled at version 7"
     assert lines[6] == "~   4: Your parcel is [-on its way to Bern-]{+in Basel+} and arrives tomorrow."
-    assert lines[7] == "  1 item the same"
+    assert lines[7] == "  1 item unchanged"
     assert lines[8] == "+ user  place 6 of the thread"
     assert lines[9] == "+   Foreign.␛[31m"
     assert "replay rebuild" in done.err
@@ -147,7 +147,7 @@ def test_a_thread_that_is_gone_lacks_all_of_it(drifted, provider, command):
     provider.lose(drifted)
     done = command("diff", "k", "--thread")
     assert done.code == 4
-    assert "- all of it, 6 items: there is no thread to read (gone: thread_missing" in done.out
+    assert "- everything, 6 items: there is no thread to read (gone: thread_missing" in done.out
     assert len(command("diff", "k", "--thread", "-o", "json").json) == 6
 
 
@@ -163,7 +163,7 @@ def test_texts_of_several_lines_are_shown_line_by_line_and_long_ones_folded():
     assert shown.get().splitlines() == [
         "~ user  here",
         "    line 0",
-        "    ... 6 lines the same",
+        "    ... 6 lines unchanged",
         "    line 7",
         "-   line 8",
         "+   last",

@@ -68,7 +68,7 @@ def leave_a_run_open(ledger: Any, seconds: float) -> str:
 class TestAllIsWell:
     def test_it_exits_0_and_says_so(self, command: Command, ledger: Any) -> None:
         done = command("doctor")
-        assert (done.code, done.err) == (0, "all is well\n")
+        assert (done.code, done.err) == (0, "no problems found\n")
 
     def test_every_check_is_told_with_the_promised_keys(self, command: Command, ledger: Any) -> None:
         rows = command("doctor", "-o", "json").json
@@ -91,14 +91,19 @@ class TestAllIsWell:
     ("settings", "check", "told", "mend"),
     [
         ({"OPENAI_API_KEY": ""}, "key", "OPENAI_API_KEY is not set", "set OPENAI_API_KEY"),
-        ({"OPENAI_API_KEY": "sk-planted-secret-key\n"}, "key", "a line break", "to the key alone"),
-        ({"OPENAI_API_KEY": "'sk-planted-secret-key'"}, "key", "a quotation mark", "to the key alone"),
-        ({"OPENAI_BASE_URL": "localhost:8080/v1"}, "address", "no address", "set OPENAI_BASE_URL like https://"),
-        ({"OPENAI_BASE_URL": "http://[::1/v1"}, "address", "no address", "set OPENAI_BASE_URL like https://"),
+        ({"OPENAI_API_KEY": "sk-planted-secret-key\n"}, "key", "a line break", "to the key and nothing else"),
+        ({"OPENAI_API_KEY": "'sk-planted-secret-key'"}, "key", "a quotation mark", "to the key and nothing else"),
+        (
+            {"OPENAI_BASE_URL": "localhost:8080/v1"},
+            "address",
+            "not a valid HTTP address",
+            "to an address like https://",
+        ),
+        ({"OPENAI_BASE_URL": "http://[::1/v1"}, "address", "not a valid HTTP address", "to an address like https://"),
         (
             {"USE_ASSISTANTS_API": "false", "THREADLEDGER_BACKENDS": "assistants"},
             "backends",
-            "names no backend but assistants, which USE_ASSISTANTS_API=false takes out",
+            "names no backend except assistants, which USE_ASSISTANTS_API=false removes",
             "set THREADLEDGER_BACKENDS=responses,chat",
         ),
         (
@@ -110,16 +115,16 @@ class TestAllIsWell:
         (
             {"USE_ASSISTANTS_API": "true", "OPENAI_BASE_URL": ""},
             "backends",
-            "USE_ASSISTANTS_API is true, but OpenAI shut its Assistants API down on 2026-08-26",
+            "USE_ASSISTANTS_API is true, but OpenAI shut down its Assistants API on 2026-08-26",
             "set USE_ASSISTANTS_API=false",
         ),
         (
             {"OPENAI_BASE_URL": "https://eu.api.openai.com/v1"},
             "backends",
-            "THREADLEDGER_BACKENDS has assistants, but OpenAI shut",
+            "THREADLEDGER_BACKENDS contains assistants, but OpenAI shut",
             "set USE_ASSISTANTS_API=false",
         ),
-        ({"OPENAI_BASE_URL": ""}, "threads", "OpenAI shut its threads down", "threadledger replay rebuild --all --to"),
+        ({"OPENAI_BASE_URL": ""}, "threads", "OpenAI shut down its threads", "threadledger replay rebuild --all --to"),
         (
             {"OPENAI_ASSISTANT_ID": "asst_1", "THREADLEDGER_BACKENDS": "chat"},
             "backends",
@@ -199,7 +204,7 @@ class TestTheDatabase:
         row = StoredRow(stream_of("bad"), 1, "RunStarted", payload, new_id(), to_iso(now()))
         ledger.journal.recorder.insert_events([row])
         found = findings(command("doctor", "-o", "json"))
-        assert "audit could not take in 1 event" in found["views"]["message"]
+        assert "audit could not process 1 event" in found["views"]["message"]
         assert "threadledger db rebuild-views audit" in found["views"]["mend"]
 
     def test_a_check_that_breaks_is_a_finding_and_stops_no_other(
@@ -230,7 +235,7 @@ class TestRuns:
         done = command("doctor", "-o", "json")
         assert done.code == 4
         assert findings(done)["runs"]["message"] == (
-            f"1 run left open by a crash, past the deadline: closed as interrupted now ({run_id[-8:]})"
+            f"1 run left open by a crash past the deadline: now closed as interrupted ({run_id[-8:]})"
         )
         assert ledger.run(run_id)[0].failure.status == "interrupted"
         assert "runs" not in findings(command("doctor", "-o", "json"))
@@ -240,7 +245,7 @@ class TestRuns:
         done = command("doctor", "-o", "json")
         told = {row["check"]: row["message"] for row in done.json}["runs"]
         assert (done.code, ledger.run(run_id)[0].state) == (0, "open")
-        assert told.startswith(f"1 run open ({run_id[-8:]}); the first has to end by 20")
+        assert told.startswith(f"1 run open ({run_id[-8:]}); the earliest deadline is 20")
 
     def test_exchanges_that_nobody_answered_are_counted(self, command: Command, ledger: Any) -> None:
         fail_runs(ledger, 2)
@@ -271,7 +276,7 @@ class TestThreads:
         self.unreachable(provider)
         command("append", "k", "user", "Where is my parcel?")
         found = findings(command("doctor", "-o", "json"))["lagging"]
-        assert found["message"] == "1 conversation of 1 message has no thread yet ('k')"
+        assert found["message"] == "1 conversation with 1 message has no thread yet ('k')"
         assert found["mend"].startswith("threadledger replay rebuild KEY --apply")
 
     def test_a_thread_that_lags_behind_is_a_finding_until_the_provider_is_back(
@@ -282,7 +287,7 @@ class TestThreads:
         self.unreachable(provider)
         command("append", "k", "user", "It was to come yesterday.")
         found = findings(command("doctor", "-o", "json"))["lagging"]
-        assert found["message"] == "1 thread: somebody stopped in the middle of writing to it ('k')"
+        assert found["message"] == "1 thread: a process stopped in the middle of a write ('k')"
         assert "threadledger replay reconcile --all --apply" in found["mend"]
         provider.clear_faults()
         command("append", "k", "user", "Hello?")
@@ -367,7 +372,7 @@ class TestJobs:
             self.job(ledger, [])
         rows = [row for row in command("doctor", "-o", "json").json if row["check"] == "jobs"]
         assert len(rows) == 4
-        assert rows[-1]["message"] == "2 jobs more stopped, or with items that failed"
+        assert rows[-1]["message"] == "2 more jobs stopped or with failed items"
 
 
 class TestBackends:
@@ -378,9 +383,9 @@ class TestBackends:
         fail_runs(ledger, limits.BREAKER_FAILURES - 1, "chat")
         found = [row for row in command("doctor", "-o", "json").json if row["check"] == "cooling"]
         assert len(found) == 1
-        assert found[0]["message"].startswith("responses is passed over until 20")
+        assert found[0]["message"].startswith("responses is skipped until 20")
         assert found[0]["message"].endswith(
-            "UTC while another backend is well: 5 failures in a row, the last one quota_exhausted"
+            "UTC while another backend is available: 5 failures in a row, most recently quota_exhausted"
         )
         assert found[0]["mend"] == advise(Cause.QUOTA_EXHAUSTED)
 
@@ -399,7 +404,7 @@ class TestTheProfile:
         (tmp_path / "john.toml").write_text(PROFILE)
         monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
         found = findings(command("doctor", "-o", "json"))["profile"]
-        assert "the profile has web_search, and no function is bound here" in found["message"]
+        assert "the profile declares web_search, but no function is bound here" in found["message"]
         assert "THREADLEDGER_TOOLS" in found["mend"]
 
     def test_functions_of_the_module_that_is_set_can_be_run(
@@ -434,19 +439,22 @@ class TestTheProfile:
     @pytest.mark.parametrize(
         ("tool", "told"),
         [
-            ('name = "web search"', "'web search' cannot be a function's name"),
-            (f'name = "{"a" * 65}"', "give 1 to 64 letters, digits, underscores or dashes"),
-            ('name = "a"\nparameters = { type = "string" }', "parameters of 'a': their schema is no object with prop"),
-            ('name = "a"\nparameters = { type = "object" }', 'give {"type": "object", "properties": {…}}'),
+            ('name = "web search"', "'web search' is not a valid function name"),
+            (f'name = "{"a" * 65}"', "use 1 to 64 letters, digits, underscores or dashes"),
+            (
+                'name = "a"\nparameters = { type = "string" }',
+                "parameters of 'a': the schema is not an object with prop",
+            ),
+            ('name = "a"\nparameters = { type = "object" }', 'use {"type": "object", "properties": {…}}'),
             (
                 'name = "a"\nparameters = { type = "object", properties = { n = { type = "text" } } }',
-                "n has the type 'text', which JSON has not",
+                "n has the type 'text', which is not a JSON type",
             ),
             (
                 'name = "a"\nparameters = { type = "object", properties = {}, required = ["n"] }',
-                "the schema requires 'n', which is not among its properties",
+                "the schema requires 'n', which is not one of its properties",
             ),
-            ('name = "a"\n[[tools]]\nname = "a"', "2 functions are called 'a': a name is given once"),
+            ('name = "a"\n[[tools]]\nname = "a"', "2 functions are named 'a': give each function a unique name"),
         ],
     )
     def test_a_tool_that_is_not_well_defined_is_a_finding(

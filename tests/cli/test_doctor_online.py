@@ -78,11 +78,11 @@ def make_assistant(simulator: Any, **fields: Any) -> str:
 class TestTheProvider:
     def test_all_is_well(self, command: Command, simulator: Any) -> None:
         done = command("doctor", "--online")
-        assert (done.code, done.err) == (0, "all is well\n")
+        assert (done.code, done.err) == (0, "no problems found\n")
         assert told(online(command)) == [
-            ("ok", f"{simulator.base_url} takes the key and has 5 models"),
-            ("ok", "lasting (for assistants, chat) is there; no end is announced"),
-            ("ok", "none was made from the profile 'John' yet: the first run makes it"),
+            ("ok", f"{simulator.base_url} accepts the key and lists 5 models"),
+            ("ok", "lasting (for assistants, chat) is available; no shutdown is announced"),
+            ("ok", "no assistant was created from the profile 'John' yet: the first run creates it"),
         ]
 
     def test_nothing_is_written_and_no_model_is_asked(self, command: Command, simulator: Any) -> None:
@@ -145,7 +145,7 @@ class TestTheProvider:
         self, command: Command, simulator: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", "")
-        assert told(online(command)) == [("ok", "nobody was asked: there is no key")]
+        assert told(online(command)) == [("ok", "the provider was not called: no key is set")]
         assert list(simulator.requests) == []
 
 
@@ -153,12 +153,12 @@ class TestModels:
     @pytest.mark.parametrize(
         ("model", "state", "message"),
         [
-            ("lasting", "ok", "is there; no end is announced"),
+            ("lasting", "ok", "is available; no shutdown is announced"),
             ("in-61-days", "ok", "shuts down on 2027-01-27, in 61 days"),
             ("in-60-days", "finding", "shuts down on 2027-01-26, in 60 days"),
             ("today", "finding", "shuts down on 2026-11-27, in 0 days"),
-            ("past", "finding", "was to shut down on 2026-11-26"),
-            ("nowhere", "finding", "is not there, or not open to this key"),
+            ("past", "finding", "was scheduled to shut down on 2026-11-26"),
+            ("nowhere", "finding", "does not exist or is not available to this key"),
         ],
     )
     def test_one_that_is_not_there_or_will_not_stay_is_a_finding(
@@ -208,29 +208,32 @@ class TestTheAssistant:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"instructions": "x" * 256_001}, "its instructions have 256,001 characters, assistants take 256,000"),
+            (
+                {"instructions": "x" * 256_001},
+                "its instructions have 256,001 characters, but assistants accept at most 256,000",
+            ),
             (
                 {"tools": [{"type": "web_search"}]},
-                "it has a tool of type 'web_search', assistants take code_interpreter",
+                "it has a tool of type 'web_search', but assistants accept only code_interpreter",
             ),
             (
                 {"tools": [{"type": "function", "function": {"name": f"f{number}"}} for number in range(129)]},
-                "it has 129 tools, assistants take 128",
+                "it has 129 tools, but assistants accept at most 128",
             ),
             (
                 {"tools": [{"type": "function", "function": {"name": "a b"}}]},
-                "'a b' cannot be a function's name",
+                "'a b' is not a valid function name",
             ),
             (
                 {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "array"}}}]},
-                "parameters of 'a': their schema is no object with properties",
+                "parameters of 'a': the schema is not an object with properties",
             ),
-            ({"name": "Joan"}, "asst_1 is not as the profile 'John': name differ"),
+            ({"name": "Joan"}, "asst_1 differs from the profile 'John' in: name"),
             (
                 {"instructions": "You are Joan.", "tools": []},
-                "asst_1 is not as the profile 'John': instructions, tools differ",
+                "asst_1 differs from the profile 'John' in: instructions, tools",
             ),
-            ({"model": "past"}, "past (of asst_1) was to shut down on 2026-11-26"),
+            ({"model": "past"}, "past (of asst_1) was scheduled to shut down on 2026-11-26"),
         ],
     )
     def test_what_is_wrong_with_a_pinned_one_is_a_finding(
@@ -249,7 +252,7 @@ class TestTheAssistant:
         (assistant,) = simulator.provider.store.assistants.values()
         assistant["instructions"] = "You are somebody else."
         (row,) = online(command, "assistant")
-        assert row["message"] == f"{assistant['id']} is not as the profile 'John': instructions differ"
+        assert row["message"] == f"{assistant['id']} differs from the profile 'John' in: instructions"
         assert f"delete {assistant['id']}" in row["mend"]
 
     def test_without_a_profile_a_pinned_one_is_compared_with_nothing(
@@ -289,8 +292,8 @@ class TestAzure:
     ) -> None:
         monkeypatch.setenv("OPENAI_MODEL", "our-deployment")
         assert told(online(command, "provider", "model")) == [
-            ("ok", f"{simulator.azure_endpoint}/openai takes the key and has 5 models"),
-            ("ok", "our-deployment is the name of a deployment: whether it is there shows when it is asked"),
+            ("ok", f"{simulator.azure_endpoint}/openai accepts the key and lists 5 models"),
+            ("ok", "our-deployment is the name of a deployment: only calling it can show whether it exists"),
         ]
 
     def test_a_wrong_key_is_a_finding(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

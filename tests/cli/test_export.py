@@ -137,7 +137,7 @@ def test_no_address_leaves_its_link(url: str) -> None:
 def test_a_transcript_goes_to_a_file(command: Command, ledger_with: Callable[..., None], tmp_path: Path) -> None:
     ledger_with({"id": "k", "messages": MESSAGES})
     done = command("export", "k", "--format", "markdown", "--output", "out.md")
-    assert (done.code, done.out, done.err) == (0, "", "1 conversation in out.md\n")
+    assert (done.code, done.out, done.err) == (0, "", "1 conversation written to out.md\n")
     assert (tmp_path / "out.md").read_text(encoding="utf-8") == command("export", "k", "--format", "markdown").out
     assert command("export", "nobody", "--format", "markdown").code == 6
     assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == ["out.md"]

@@ -25,7 +25,7 @@ def test_a_fork_begins_as_the_other_one_is_or_was(command: Command) -> None:
         "messages": 3,
         "parent": {"key": "k", "version": 4},
     }
-    assert command("fork", "k", "older", "--at", "3").out.strip() == "older begins as k was at version 3: 2 messages"
+    assert command("fork", "k", "older", "--at", "3").out.strip() == "older is a copy of k as of version 3: 2 messages"
     assert [m["content"] for m in command("show", "older", "-o", "json").json["messages"]] == ["one", "two"]
 
 
@@ -49,7 +49,7 @@ def test_show_and_events_tell_the_parent(command: Command) -> None:
         (("k", "new", "--at", "99"), 2, "'k' has versions 1 to 4: there is no version 99 to fork"),
         (("k", "new", "--at", "2001-01-01"), 2, "'k' had not begun at that time"),
         (("k", "x" * 201), 2, "a conversation key of 201 characters"),
-        (("k", "new", "--at", "yesterday"), 2, "is no time"),
+        (("k", "new", "--at", "yesterday"), 2, "is not a time"),
     ],
 )
 def test_what_cannot_be_forked_is_refused(command: Command, arguments: tuple[str, ...], code: int, told: str) -> None:

@@ -75,7 +75,7 @@ def test_a_file_that_is_none_of_these_is_refused_with_a_sentence(command: Comman
     for content in ("[1, 2]", json.dumps([LINE]), json.dumps({"a": {"b": 1}}, indent=1)):
         (tmp_path / "in.json").write_text(content)
         done = command("import", "in.json")
-        assert (done.code, "what the file holds cannot be told" in done.err) == (2, True)
+        assert (done.code, "the format of the file is unknown" in done.err) == (2, True)
     assert not (tmp_path / "threadledger.db").exists()
 
 
@@ -99,7 +99,7 @@ def test_what_could_not_be_carried_is_told_by_conversation_and_in_all(command: C
     assert (rows[0]["left_out"], rows[1]["state"]) == ({"empty_messages": 1}, "failed")
     told = command("import", "in.json")
     assert "empty_messages: 1" in told.out
-    assert "left out or changed in form: 1 empty messages" in told.err
+    assert "omitted or converted: 1 empty messages" in told.err
 
 
 def test_live_threads_are_imported_by_a_file_of_ids(command: Command, provider: Any, tmp_path: Path) -> None:
@@ -125,10 +125,10 @@ def test_live_threads_are_imported_by_a_file_of_ids(command: Command, provider: 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "name a FILE, or --threads"),
-        (("in", "--threads", "-"), "but not both"),
-        (("in", "--from", "http://x"), "--from goes together with --threads"),
-        (("--threads", "-", "--format", "threads"), "--format is for a FILE"),
+        ((), "give either FILE or --threads"),
+        (("in", "--threads", "-"), "give either FILE or --threads"),
+        (("in", "--from", "http://x"), "--from requires --threads"),
+        (("--threads", "-", "--format", "threads"), "--format applies only to FILE"),
     ],
 )
 def test_what_does_not_go_together_is_refused(command: Command, arguments: tuple[str, ...], told: str) -> None:

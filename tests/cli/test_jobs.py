@@ -34,7 +34,7 @@ def test_a_plan_says_what_how_many_requests_and_that_no_model_is_called(command,
     assert done.code == 0
     assert "plan: 2 threads with 2 messages, about 6 requests" in done.err
     assert "no model is called" in done.err
-    assert "nothing was done, --apply does it" in done.err
+    assert "nothing was done, pass --apply to do it" in done.err
     assert provider.requests == []
 
 
@@ -79,11 +79,11 @@ def test_the_conversations_of_a_search_are_meant(command, provider):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "name conversations, or say --all"),
-        (("a", "--all"), "but not several of these"),
-        (("a", "--search", "x"), "but not several of these"),
-        (("a", "--to", "file"), "--to file and --output FILE go together"),
-        (("a", "--output", "x"), "--to file and --output FILE go together"),
+        ((), "name conversations, or pass exactly one"),
+        (("a", "--all"), "pass exactly one of --all"),
+        (("a", "--search", "x"), "pass exactly one of --all"),
+        (("a", "--to", "file"), "--to file and --output FILE require each other"),
+        (("a", "--output", "x"), "--to file and --output FILE require each other"),
         (("a", "--concurrency", "0"), "--concurrency"),
         (("a", "--rps", "0"), "--rps"),
     ],
@@ -130,7 +130,7 @@ def test_resume_tries_what_failed_again_and_then_has_nothing_left(command, provi
     assert done.code == 0
     assert "1 done, 0 skipped, 0 failed" in done.err
     again = command("replay", "resume", job)
-    assert (again.code, again.err) == (0, "nothing is left to do\n0 done, 0 skipped, 0 failed\n")
+    assert (again.code, again.err) == (0, "nothing left to do\n0 done, 0 skipped, 0 failed\n")
 
 
 def test_resume_asks_like_apply_does(command, provider):
@@ -170,7 +170,7 @@ def test_ctrl_c_ends_the_step_in_hand_and_leaves_a_job_that_is_resumed(command, 
         [sys.executable, "-c", STOPPING, *arguments], capture_output=True, text=True, env=dict(os.environ), check=False
     )
     assert stopped.returncode == 130
-    assert "ending the step in hand" in stopped.stderr
+    assert "finishing the current step" in stopped.stderr
     assert "interrupted; 55 items left: threadledger replay resume" in stopped.stderr
     job = job_of(command)
     assert (job["state"], job["done"], job["left"]) == ("stopped", 5, 55)
@@ -187,7 +187,7 @@ def test_a_job_that_was_cancelled_is_not_resumed(command, provider):
     job = job_of(command)["job"][-8:]
     cancelled = command("replay", "cancel", job)
     assert cancelled.code == 0
-    assert "55 items left undone" in cancelled.err
+    assert "55 items not processed" in cancelled.err
     assert job_of(command)["state"] == "cancelled"
     refused = command("replay", "resume", job, "--yes")
     assert refused.code == 7
@@ -198,7 +198,7 @@ def test_on_a_terminal_the_number_of_items_has_to_be_typed(command, provider):
     journal("a", "b")
     code, shown = on_a_terminal(["replay", "rebuild", "--all", "--apply"], typed=b"3\n")
     assert code == 1
-    assert "This will write 2 threads with 2 messages. Type 2 to go on" in shown
+    assert "This will write 2 threads with 2 messages. Type 2 to continue" in shown
     assert provider.requests == []
     assert on_a_terminal(["replay", "rebuild", "--all", "--apply"], typed=b"2\n")[0] == 0
     assert len(provider.provider.threads) == 2

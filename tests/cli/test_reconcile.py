@@ -54,7 +54,7 @@ def test_the_plan_is_told_in_one_note_and_nothing_is_done(command, journaled, de
     done = command("replay", "reconcile", "k")
     assert done.code == 0
     assert "send" in done.out
-    assert done.err.splitlines() == ["plan: 1 thread: 1 message sent to 1; nothing was done, --apply does it"]
+    assert done.err.splitlines() == ["plan: 1 thread: 1 to receive 1 message; nothing was done, pass --apply to do it"]
     assert command("replay", "verify", "k").code == 4
 
 
@@ -62,10 +62,10 @@ def test_apply_mends_and_verify_agrees(command, journaled, delete):
     delete(1)
     done = command("replay", "reconcile", "k", "--apply", "--yes")
     assert done.code == 0
-    assert done.err.splitlines()[-1] == "1 mended"
+    assert done.err.splitlines()[-1] == "1 repaired"
     assert command("replay", "verify", "k").code == 0
     again = command("replay", "reconcile", "k", "--apply", "--yes")
-    assert (again.code, again.err.splitlines()[-1]) == (0, "0 mended; 1 skipped: the thread equals the journal (1)")
+    assert (again.code, again.err.splitlines()[-1]) == (0, "0 repaired; 1 skipped: the thread equals the journal (1)")
 
 
 def test_what_is_foreign_is_told_with_the_ways_out_and_adopted_where_asked(command, journaled, write):
@@ -75,7 +75,7 @@ def test_what_is_foreign_is_told_with_the_ways_out_and_adopted_where_asked(comma
     assert "--adopt" in told.err
     assert "rebuild --fresh" in told.err
     plan = command("replay", "reconcile", "k", "--adopt")
-    assert plan.err.startswith("plan: 1 thread: 1 foreign message journaled; nothing was done")
+    assert plan.err.startswith("plan: 1 thread: 1 foreign message to journal; nothing was done")
     assert command("replay", "reconcile", "k", "--adopt", "--apply", "--yes").code == 0
     messages = command("show", "k", "-o", "json").json["messages"]
     assert [(each["content"], each["source"]) for each in messages][-1] == ("from elsewhere", "adopted")

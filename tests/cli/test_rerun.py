@@ -40,12 +40,12 @@ def test_the_plan_says_who_is_asked_how_often_what_it_costs_by_prices_of_which_d
     command("append", "b", "user", "Hello?")
     plan = command("replay", "rerun", "--failed")
     assert plan.code == 0
-    assert "1 question asked again of assistants (gpt-5.5), then chat (gpt-5.5): at most 2 runs" in plan.err
+    assert "rerun 1 exchange on assistants (gpt-5.5), then chat (gpt-5.5): at most 2 runs" in plan.err
     assert "USD by genai-prices" in plan.err
-    assert "newest price is of 20" in plan.err
+    assert "newest price dated 20" in plan.err
     assert "1 skipped: overtaken by newer messages (1)" in plan.err
     assert "--include overtaken" in plan.err
-    assert "nothing was done, --apply does it" in plan.err
+    assert "nothing was done, pass --apply to do it" in plan.err
 
 
 def test_a_shadow_is_shown_side_by_side_with_the_original(command: Command, failed: Callable[[str], str]) -> None:
@@ -107,7 +107,7 @@ def test_what_is_skipped_otherwise_is_done_where_it_is_included(command: Command
     ("options", "code", "told"),
     [
         (("--max-cost", "1", "--model", "llama"), 2, "no price is known for the model 'llama'"),
-        (("--on", "llama"), 2, "there is no backend 'llama' to ask"),
+        (("--on", "llama"), 2, "there is no backend 'llama'"),
         (("--into", "head"), 2, "is not one of"),
         (("--include", "all"), 2, "is not one of"),
         (("--max-cost", "0"), 2, "--max-cost"),

@@ -59,7 +59,7 @@ def test_where_nobody_answers_what_came_is_marked_and_the_exit_is_1(command: Com
     done = command("ask", "k", "When do you come and see me?", "--stream")
     assert done.code == 1
     assert done.out.splitlines()[-1] == NOT_THE_ANSWER
-    assert "nobody answered 'k'" in done.err
+    assert "no backend answered 'k'" in done.err
 
 
 def test_in_json_lines_each_part_is_a_line_and_the_answer_the_last(command: Command, responses: Any) -> None:

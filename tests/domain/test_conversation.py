@@ -226,7 +226,7 @@ class TestStartRun:
         done = fact(e.RunCompleted, run_id="r1")
         given(started, asked, assistants_runs, done).when(
             lambda it: it.start_run("x1", RunPlan("chat", "gpt", rerun_of="r1"))
-        ).then_refused(ExchangeAnswered, "has its answer")
+        ).then_refused(ExchangeAnswered, "already has an answer")
 
     def test_the_last_answered_exchanges_are_remembered_and_no_more(self, state_of):
         facts = [started]
@@ -306,7 +306,7 @@ class TestStartRun:
     def test_an_exchange_that_was_given_up_for_a_newer_question_does_not_go_on(self, given):
         given(started, asked, assistants_runs, assistants_failed, abandoned).when(
             lambda it: it.start_run("x1", RunPlan("assistants", "gpt", attempt=2), going_on=True)
-        ).then_refused(ConversationChanged, "a newer question took the place of the exchange x1")
+        ).then_refused(ConversationChanged, "a newer question replaced the exchange x1")
 
     def test_an_exchange_that_was_given_up_is_begun_again_where_that_is_wanted(self, given):
         given(started, asked, assistants_runs, assistants_failed, abandoned).when(

@@ -227,7 +227,7 @@ def test_what_is_no_effect_is_refused(world: World) -> None:
     def effects() -> Any:
         yield "no effect"
 
-    with pytest.raises(TypeError, match="'no effect' is no effect"):
+    with pytest.raises(TypeError, match="'no effect' is not an effect"):
         world.all_of(effects())
 
 

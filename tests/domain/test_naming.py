@@ -30,8 +30,8 @@ def test_a_key_has_one_to_two_hundred_characters(character):
         (42, "type int"),
         (b"key", "type bytes"),
         ("a\0b", "NUL"),
-        ("a\ud800", "half a character"),
-        ("\udfff", "half a character"),
+        ("a\ud800", "a lone surrogate"),
+        ("\udfff", "a lone surrogate"),
     ],
 )
 def test_a_key_that_cannot_be_stored_is_refused_with_one_sentence(key, saying):

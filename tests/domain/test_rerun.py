@@ -197,7 +197,7 @@ class TestWanted:
 
     @pytest.mark.parametrize("given", [{"into": "head"}, {"tools": "some"}, {"include": ("all",)}])
     def test_what_means_nothing_is_refused_with_what_would(self, given: dict[str, Any]) -> None:
-        with pytest.raises(InvalidInput, match="means nothing: give one of '"):
+        with pytest.raises(InvalidInput, match="is not valid: use one of '"):
             Wanted(**given)
 
     @pytest.mark.parametrize("into", ["fork", "shadow"])
@@ -240,7 +240,7 @@ class TestBudget:
     def test_what_is_under_way_counts_by_its_estimate_and_what_is_over_by_what_it_cost(self) -> None:
         budget = Budget(Limits(max_cost=1.0))
         assert budget.begin(0.5) == ""
-        assert budget.begin(0.5) == "stopped by the limit of 1 USD: 0.0000 USD are spent"
+        assert budget.begin(0.5) == "stopped by the limit of 1 USD: 0.0000 USD have been spent"
         budget.end(0.5, 0.25)
         assert budget.begin(0.5) == ""
         budget.end(0.5, 0.25)

@@ -1,9 +1,10 @@
-"""Scenarios that are gone through in a process of their own, which is killed (SIGKILL) at one point. Started by `test_crash.py`:
+"""Run scenarios in a separate process that is killed (SIGKILL) at one point. Started by `test_crash.py`:
 
     python crashing.py
 
-It reads orders, one JSON object a line, and forks for each: the child goes through the scenario and dies, or comes through
-and tells the points it passed. What everybody needs is imported once, so that a kill costs a fork and not a start.
+It reads orders, one JSON object per line, and forks for each. The child runs the scenario and is killed, or finishes
+and reports the points that it passed. Shared modules are imported once, so a kill costs a fork instead of a process
+start.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from threadledger.domain import AsyncLedger, Ledger, Pause, asking, driving, ids
 
 KEY = "k"
 NOBODY = -1
-"""The number of a point that nobody is killed at."""
+"""Point number at which no process is killed."""
 
 BEHIND = timedelta(hours=2)
-"""How far the clock of the killed process is behind: for whoever comes next, its deadlines and claims have passed."""
+"""Delay of the killed process's clock, so that its deadlines and claims have expired for the next process."""
 
 PROFILE = 'name = "John"\n[[tools]]\nname = "weather"\n[tools.parameters]\ntype = "object"\n'
 TOOLS = {"weather": lambda city: f"sunny in {city}"}
@@ -51,7 +52,7 @@ ITEMS = "POST /conversations/{conversation_id}/items"
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a process does until it is killed, and what the provider does meanwhile."""
+    """Describe what a process does until it is killed, and how the provider responds."""
 
     backends: tuple[str, ...]
     threads: str
@@ -99,7 +100,7 @@ SCENARIOS = {
 
 
 def settings_of(name: str, db_url: str, base_url: str) -> Any:
-    """The settings of a scenario; its profile lies beside the database."""
+    """Return the settings of a scenario; its profile is in the same folder as the database."""
     scenario = SCENARIOS[name]
     profile = Path(db_url.removeprefix("sqlite:///")).with_name("profile.toml")
     profile.write_text(PROFILE, encoding="utf-8")
@@ -116,8 +117,10 @@ def settings_of(name: str, db_url: str, base_url: str) -> Any:
 
 
 def go_through(ledger: Ledger, name: str, told: Callable[[Any], None]) -> None:
-    """All steps of a scenario, each under an idempotency key of its own; the ledger is closed at the end. `told` hears of
-    every part of a stream, and of every step that is done: its number and its answer."""
+    """Run all steps of a scenario, each under its own idempotency key, and close the ledger.
+
+    The callback receives every stream part, and for every finished step its number and its answer.
+    """
     if SCENARIOS[name].asynchronous:
         asyncio.run(_go_through(AsyncLedger(ledger), name, told))
         return
@@ -151,7 +154,7 @@ async def _go_through(opened: AsyncLedger, name: str, told: Callable[[Any], None
 
 
 class Points:
-    """The points that a process passes, in order; before one of them it is killed."""
+    """Record the points that a process passes, in order, and kill it before one of them."""
 
     def __init__(self, killed_at: int) -> None:
         self.passed: list[str] = []
@@ -171,7 +174,7 @@ class Points:
             self.reach(f"after {name}")
 
     def watch(self) -> None:
-        """Before and after each effect that a driver performs, and each transaction."""
+        """Add points before and after each effect and each transaction."""
         _put_around(driving, "_performed", lambda effect, wait: type(effect).__name__, self.around)
         driver: Any = driving.AsyncDriver
         awaited, unbroken = driver._awaited, driver._unbroken
@@ -186,10 +189,10 @@ class Points:
 
         driver._awaited, driver._unbroken = watched, watched_work
         for owner, name in (
-            (Group, "_commit"),  # a transaction of the log
-            (SqlMirrorHeads, "claim"),  # a thread is taken for writing
-            (SqlMirrorHeads, "put"),  # how far it holds the journal
-            (SqlMirrorHeads, "release"),  # it is given back as it is
+            (Group, "_commit"),  # commits to the log
+            (SqlMirrorHeads, "claim"),  # claims a thread for writing
+            (SqlMirrorHeads, "put"),  # notes up to which version it holds the journal
+            (SqlMirrorHeads, "release"),  # releases it unchanged
         ):
             _put_around(owner, name, lambda *_, name=name, **__: name.removeprefix("_"), self.around)
 
@@ -205,7 +208,7 @@ def _put_around(owner: Any, method: str, name: Callable[..., str], around: Calla
 
 
 class Behind(datetime):
-    """A clock that is behind."""
+    """Represent a clock that is behind."""
 
     @classmethod
     def now(cls, tz: Any = None) -> datetime:
@@ -213,7 +216,7 @@ class Behind(datetime):
 
 
 def _child(order: dict[str, Any], out: int) -> None:
-    """Go through a scenario; each step that is done is told at once, the points at the end."""
+    """Run a scenario; report each step as soon as it is finished, and the points at the end."""
 
     def told(part: Any) -> None:
         points.reach(f"heard {type(part).__name__}")
@@ -222,16 +225,16 @@ def _child(order: dict[str, Any], out: int) -> None:
 
     points = Points(order["killed_at"])
     points.watch()
-    ids.datetime = Behind  # type: ignore[misc] # the clock of this process alone
+    ids.datetime = Behind  # type: ignore[misc] # only the clock of this process
     making.POLL_SECONDS = assistants.POLL_SECONDS = 0.0
-    asking.INTERRUPT_LOOK_SECONDS = math.inf  # the points must be the same each time, however slow the machine is
+    asking.INTERRUPT_LOOK_SECONDS = math.inf  # the points must not depend on the speed of the machine
     settings = settings_of(order["scenario"], order["db_url"], order["base_url"])
     go_through(open_ledger(settings, tools=TOOLS, wait=lambda _: None), order["scenario"], told)
     os.write(out, json.dumps({"points": points.passed}).encode() + b"\n")
 
 
 def _forked(order: dict[str, Any]) -> dict[str, Any]:
-    """What came of a child: the signal that ended it (0: none), and what it told."""
+    """Run an order in a child; return its exit status (negative: signal) and its reports."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -239,7 +242,7 @@ def _forked(order: dict[str, Any]) -> dict[str, Any]:
         try:
             _child(order, writing)
             code = 0
-        except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
+        except BaseException:  # noqa: BLE001 - the child ends here after any error
             traceback.print_exc()
         finally:
             os._exit(code)
@@ -256,8 +259,10 @@ def _forked(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Each order is answered with a line; one that says `here` is gone through in this process, so that what is imported
-    and made at first use is there for all children."""
+    """Answer each order with one line.
+
+    An order with `here` runs in this process, so that all children share what is imported and created on first use.
+    """
     warnings.simplefilter("ignore")
     for line in sys.stdin:
         order = json.loads(line)

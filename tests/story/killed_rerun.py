@@ -1,5 +1,7 @@
-"""A bulk rerun in a process of its own, which is killed (SIGKILL) at one point. Started by `test_killed_rerun.py`; takes orders
-as `crashing.py` does, and forks for each."""
+"""Run a bulk rerun in a separate process that is killed (SIGKILL) at one point.
+
+Started by `test_killed_rerun.py`; reads orders like `crashing.py` and forks for each.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ from threadledger.domain import asking, ids
 
 
 def rerun(order: dict[str, Any]) -> list[str]:
-    """Run all that failed again; the points that were passed."""
+    """Rerun all failed exchanges, and return the points that were passed."""
     points = Points(order["killed_at"])
     points.watch()
-    ids.datetime = Behind  # type: ignore[misc] # for whoever comes next, all deadlines have passed
+    ids.datetime = Behind  # type: ignore[misc] # so that all deadlines have passed for the next process
     asking.INTERRUPT_LOOK_SECONDS = math.inf
     with open_ledger(load_settings(**order["settings"]), wait=lambda _: None) as ledger:
         ledger.replay.plan_rerun(failed=True).apply()
@@ -29,7 +31,7 @@ def rerun(order: dict[str, Any]) -> list[str]:
 
 
 def forked(order: dict[str, Any]) -> dict[str, Any]:
-    """What came of a child: the signal that ended it (0: none), and how many points it passed."""
+    """Run an order in a child; return its exit status (negative: signal) and the points that it passed."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -37,7 +39,7 @@ def forked(order: dict[str, Any]) -> dict[str, Any]:
         try:
             os.write(writing, json.dumps(rerun(order)).encode())
             code = 0
-        except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
+        except BaseException:  # noqa: BLE001 - the child ends here after any error
             traceback.print_exc()
         finally:
             os._exit(code)
@@ -49,8 +51,11 @@ def forked(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Each order is answered with a line. What is imported at first use is imported by the first child of all, and the next:
-    a kill costs that, and no start."""
+    """Answer each order with one line.
+
+    Modules that are imported on first use are imported by every child, so a kill costs that import but no process
+    start.
+    """
     warnings.simplefilter("ignore")
     for line in sys.stdin:
         print(json.dumps(forked(json.loads(line))), flush=True)

@@ -1,6 +1,6 @@
-"""The fault matrix: every fault that can happen at a step of an exchange, at every step, on every backend, in every mode.
+"""Define the fault matrix: every possible fault at every step of an exchange, on every backend, in every mode.
 
-This is the table; `playing.py` plays a cell of it.
+This module contains the table; `playing.py` plays one cell of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import cycle
 from typing import Any
 
 HASTY_SECONDS = 0.4
-"""One attempt's limit where something hangs."""
+"""Timeout of one attempt, in seconds, if a request hangs."""
 
 Action = Mapping[str, Any]
 MODES = ("sync", "async", "sync stream", "async stream")
@@ -19,7 +19,7 @@ MODES = ("sync", "async", "sync stream", "async stream")
 
 @dataclass(frozen=True)
 class Setup:
-    """How the ledger of some cells is set up; `routes` are those that its exchanges pass, with the faults that lead there."""
+    """Describe the ledger of some cells; `routes` maps the routes of its exchanges to the faults that lead there."""
 
     name: str
     settings: Mapping[str, Any]
@@ -118,7 +118,7 @@ SETUPS = (
 
 
 def refusing(status: int, **words: Any) -> Action:
-    """A refusal."""
+    """Return a fault that refuses a request."""
     return {"refuse": {"status": status, **words}}
 
 
@@ -180,7 +180,7 @@ ACTIVE: Mapping[str, Action] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One fault at one step; it happens when the step is passed for the time after `after`, once or (`times` None) always."""
+    """Describe one fault at one step: it happens after `after` successful requests, once or (`times` None) always."""
 
     setup: Setup
     route: str
@@ -190,26 +190,26 @@ class Cell:
     times: int | None = 1
     mode: str = "sync"
     foreign: bool = False
-    """Somebody else writes into the thread between the two questions."""
+    """Whether another program writes into the thread between the two questions."""
     same: bool = False
-    """The second question is word for word the first."""
+    """Whether the second question has the same text as the first."""
 
     @property
     def id(self) -> str:
-        """What the cell is called."""
+        """Return the name of the cell."""
         often = "" if self.times else ", always"
         more = (", foreign" if self.foreign else "") + (", same" if self.same else "")
         return f"{self.setup.name}: {self.fault} at {self.route}, after {self.after}{often}, {self.mode}{more}"
 
     @property
     def hasty(self) -> bool:
-        """Whether the limits are short, as something hangs."""
-        polled = self.route in {OUTPUTS, CANCEL} and self.times is None  # a run that waits is looked at until its limit
+        """Return whether the timeouts are short because a request hangs."""
+        polled = self.route in {OUTPUTS, CANCEL} and self.times is None  # a waiting run is polled until its timeout
         return polled or self.fault.startswith("hang") or "beyond" in self.fault
 
     @property
     def faults(self) -> list[Action]:
-        """The faults that lead to the step, and the one that happens there."""
+        """Return the faults that lead to the step, and the fault of the step itself."""
         return [
             *self.setup.routes[self.route],
             {"on": self.route, "after": self.after, "times": self.times, **self.action},
@@ -217,9 +217,9 @@ class Cell:
 
 
 def faults_at(setup: Setup, route: str) -> Iterator[tuple[str, Action]]:
-    """The faults that can happen at a route."""
+    """Yield the faults that are possible on a route."""
     for name, action in EVERYWHERE.items():
-        # A provider that cannot find what stands there is not one that fails, but one that lies.
+        # A 404 for an existing entry would be a wrong response, not a failure.
         if not (route.startswith("DELETE") and name == "refuse 404"):
             yield name, action
     if route in MODEL_ROUTES:
@@ -236,7 +236,7 @@ def faults_at(setup: Setup, route: str) -> Iterator[tuple[str, Action]]:
 
 
 def cells() -> Iterator[Cell]:
-    """All of the matrix."""
+    """Yield all cells of the matrix."""
     for setup in SETUPS:
         for route in setup.routes:
             for name, action in faults_at(setup, route):
@@ -247,8 +247,10 @@ def cells() -> Iterator[Cell]:
 
 
 def dealt() -> Iterator[Cell]:
-    """Every (backend, step, fault) once, of the faults within streams every other at each step; modes and the other
-    dimensions are dealt out in turn."""
+    """Yield each (backend, step, fault) once, but only every other fault within streams at each step.
+
+    Modes and the other dimensions are assigned in rotation.
+    """
     modes, streamed = cycle(MODES), cycle(MODES[2:])
     places = cycle(((1, 0), (1, 1), (1, 0), (None, 0), (1, 1)))
     others = cycle(

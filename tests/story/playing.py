@@ -1,6 +1,6 @@
-"""A cell of the fault matrix, played: a question with a tool call, a second question, then peace and one more message.
+"""Play a cell of the fault matrix: a question with a tool call, a second question, then one more message without faults.
 
-`World.problems(cell)` says what was found wrong, in sentences; an empty list is what is wanted.
+`World.problems(cell)` returns the problems found, in sentences; the list should be empty.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"t
 KEY = {"authorization": "Bearer sk-test"}
 
 PATIENT_SECONDS = 20.0
-"""One attempt's limit where nothing hangs."""
+"""Timeout of one attempt, in seconds, if no request hangs."""
 
 LATEST_REQUESTS = 3
-"""Requests after which what lands late has landed."""
+"""Number of requests after which late writes have arrived."""
 
 WAITS_MAX = 3_000
-"""Pauses of one cell; more of them are a loop without an end."""
+"""Maximum number of pauses in one cell; more indicate an endless loop."""
 
 ENDED = {"completed", "failed", "incomplete", "expired", "cancelled"}
 
 
 @dataclass
 class Heard:
-    """What came of one question: an answer or an error, and the parts of the stream."""
+    """Hold the result of one question: an answer or an error, and the stream parts."""
 
     answer: Answer | None = None
     error: BaseException | None = None
@@ -68,7 +68,7 @@ class Heard:
 
 
 class World:
-    """A simulator, and one ledger for each set-up and patience; each cell is a conversation of its own."""
+    """Hold a simulator, and one ledger for each setup and timeout; each cell is a separate conversation."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -92,13 +92,13 @@ class World:
         self.simulator.stop()
 
     def problems(self, cell: Cell) -> list[str]:
-        """Play the cell; what was found wrong."""
+        """Play the cell, and return the problems found."""
         self._count += 1
         self.simulator.reset()
         return list(Played(self, cell, f"k{self._count}").problems())
 
     def ledger(self, cell: Cell, key: str, waits: Waits) -> Ledger:
-        """A ledger as the cell wants it, that has met no failure yet; its assistant is not made yet."""
+        """Return a ledger for the cell, without recorded failures and without an existing assistant."""
         place = (cell.setup.name, cell.hasty)
         if place not in self._ledgers:
             seconds = HASTY_SECONDS if cell.hasty else PATIENT_SECONDS
@@ -113,7 +113,7 @@ class World:
         profile = Profile(f"John of {key}", "Be kind.", tools_json=json.dumps([WEATHER]))
         tools = {"weather": lambda city: f"sunny in {city}"}
         shared: Any = opened.outside.outbox
-        outbox = ThreadOutbox(shared._mirrors, shared._heads, shared._always)  # it has met no failure either
+        outbox = ThreadOutbox(shared._mirrors, shared._heads, shared._always)  # also without recorded failures
         own = {
             "outbox": outbox,
             "profile": profile,
@@ -125,7 +125,7 @@ class World:
         return Ledger(opened.journal, replace(opened.outside, **own))
 
     def hear(self, ledger: Ledger, cell: Cell, key: str, question: str, idempotency_key: str, waits: Waits) -> Heard:
-        """Ask one question in the cell's mode."""
+        """Ask one question in the cell's mode, and return its result."""
         heard = Heard()
         try:
             match cell.mode:
@@ -155,7 +155,7 @@ class World:
 
 
 class Waits:
-    """Pauses that take no time here, but some at the provider: what it does in the background goes on."""
+    """Replace pauses: they take no time here, but the provider continues its background work."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -178,7 +178,7 @@ class Waits:
 
 
 class Played:
-    """One cell under way."""
+    """Hold the state of one cell while it is played."""
 
     def __init__(self, world: World, cell: Cell, key: str) -> None:
         self.world, self.cell, self.key = world, cell, key
@@ -201,14 +201,14 @@ class Played:
         for _ in range(LATEST_REQUESTS):
             self.waits.wait(1)
             httpx2.get(f"{self.simulator.base_url}/models", headers=KEY)
-        # The app was started anew meanwhile: a provider that failed many times in a row is not let be any more.
+        # As if the app had been restarted: a provider with repeated failures is not skipped any more.
         self.ledger = self.world.ledger(self.cell, self.key, self.waits)
         self.ledger.conversation(self.key).append("user", PEACE)
         yield from self._in_the_log(heard)
         yield from self._in_the_thread()
         yield from self._asked_again(heard)
 
-    # What the caller has
+    # What the caller received
 
     def _in_the_answer(self, heard: Heard) -> Iterator[str]:
         failed = {failure.run_id for failure in self.ledger.conversation(self.key).failures()}
@@ -217,7 +217,7 @@ class Played:
                 yield f"the caller got {heard.error!r}"
                 return
             if self.cell.route != CHAT:
-                yield f"nobody answered: {heard.error}"
+                yield f"no backend answered: {heard.error}"
             named, exchange_id = heard.error.failures, heard.error.exchange_id
         else:
             named, exchange_id = heard.answer.failures, heard.answer.exchange_id
@@ -235,7 +235,7 @@ class Played:
     def _in_the_stream(self, heard: Heard, runs: list[str]) -> Iterator[str]:
         over = [(part.failed_run_id, part.run_id) for part in heard.parts if isinstance(part, StartedOver)]
         if over != list(pairwise(runs)):
-            yield f"told to have started over {len(over)} times, with {len(runs)} runs"
+            yield f"{len(over)} StartedOver parts, but {len(runs)} runs"
         places = [index for index, part in enumerate(heard.parts) if isinstance(part, StartedOver)]
         last = [part for part in heard.parts[places[-1] + 1 if places else 0 :] if isinstance(part, Delta)]
         if heard.answer is None:
@@ -246,9 +246,9 @@ class Played:
         for part in last:
             told[part.message] = told.get(part.message, "") + part.text
         if not told or told[max(told)] != heard.answer.text:
-            yield f"told {told}, answered {heard.answer.text!r}"
+            yield f"streamed {told}, answered {heard.answer.text!r}"
 
-    # What the journal has
+    # What the journal contains
 
     def _in_the_log(self, heard: list[Heard]) -> Iterator[str]:
         events = [(logged.type, logged.event) for logged in self.ledger.events(key=self.key)]
@@ -291,10 +291,10 @@ class Played:
                     before is not None and before.exchange_id == event.exchange_id and before.backend != event.backend
                 )
                 if changed != (announced is not None) or (changed and announced.failed_run_id != before.run_id):
-                    yield "FallbackUsed stands in a wrong place, or is not there"
+                    yield "FallbackUsed is missing or in a wrong place"
                 before, announced = event, None
 
-    # What the thread has
+    # What the thread contains
 
     def _in_the_thread(self) -> Iterator[str]:
         kind = self.cell.setup.threads
@@ -314,17 +314,17 @@ class Played:
         held = self._held(found.thread_id)
         if foreign:
             if held.count(("user", FOREIGN)) != 1:
-                yield "what somebody else wrote is not there any more"
+                yield "the message of another writer is missing"
             else:
                 held.remove(("user", FOREIGN))
         wanted = self._wanted()
         if held != wanted:
             yield f"in the thread {held}, in the journal {wanted}"
         if busy := self._busy(found.thread_id):
-            yield f"left under way in the thread: {busy}"
+            yield f"runs still in progress in the thread: {busy}"
 
     def _held(self, thread_id: str | None) -> list[tuple[str, str]]:
-        """What the provider holds: (role, text) of messages, calls and results of a conversation."""
+        """Return (role, text) of messages, calls and results that the provider stores for a conversation."""
         provider, held = self.simulator.provider, []
         if self.cell.setup.threads == "assistants":
             for message in provider.messages[thread_id]:
@@ -353,7 +353,7 @@ class Played:
         return [run["status"] for run in runs if run["status"] not in ENDED]
 
     def _write_as_somebody_else(self) -> None:
-        """Straight into the provider's state: no fault meets it, and no fault counts it."""
+        """Write directly into the provider's state, so that faults neither affect nor count it."""
         link = self.ledger.state(self.key).links.get(self.cell.setup.threads)
         provider, faults = self.simulator.provider, self.simulator.provider.faults
         if link is None or link["lost"]:
@@ -375,7 +375,7 @@ class Played:
         if reply.status_code == 200:
             self.foreign_in = link["thread_id"]
 
-    # What the same question comes to again
+    # Results of repeating the same questions
 
     def _asked_again(self, heard: list[Heard]) -> Iterator[str]:
         before = len(self.ledger.conversation(self.key).events())
@@ -384,6 +384,6 @@ class Played:
             if first is not None:
                 again = self.ledger.conversation(self.key).ask(question, idempotency_key=str(number))
                 if (again.run_id, again.message_id, again.text) != (first.run_id, first.message_id, first.text):
-                    yield "asked again under its key, it was answered otherwise"
+                    yield "the repeated question got another answer"
         if len(self.ledger.conversation(self.key).events()) != before:
-            yield "asked again under its key, something was journaled"
+            yield "the repeated question was journaled again"

@@ -1,9 +1,9 @@
-"""Rebuilds in processes of their own, which are killed (SIGKILL) before or after one of their effects. Started by the tests:
+"""Run rebuilds in separate processes that are killed (SIGKILL) before or after one of their effects. Started by the tests:
 
     python rebuilding.py
 
-It reads orders, one JSON object a line, and forks for each; the child dies, or comes through and tells how many effects it
-had. What everybody needs is imported once, so that a kill costs a fork and not a start.
+It reads orders, one JSON object per line, and forks for each. The child is killed, or finishes and reports its number
+of effects. Shared modules are imported once, so a kill costs a fork instead of a process start.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NOBODY = -1
 
 
 class Rebuilder:
-    """Has rebuilds done by processes that may be killed, from the side of the tests."""
+    """Let processes that may be killed do rebuilds; this is the client used by the tests."""
 
     def __init__(self) -> None:
         command = [sys.executable, str(Path(__file__))]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def rebuild(self, db_url: str, base_url: str, to: str, killed_at: int = NOBODY, **order: Any) -> dict[str, Any]:
-        """Begin a rebuild of everything, or go on with the newest job: the exit status, and the number of effects."""
+        """Start a full rebuild or resume the newest job; return the exit status and the number of effects."""
         order |= {"db": db_url, "base_url": base_url, "to": to, "killed_at": killed_at}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -62,7 +62,7 @@ def serve() -> None:
 
 
 def perform(order: dict[str, Any]) -> int:
-    """Do what is ordered; killed at the effect of that number, before it (odd) or after it (even)."""
+    """Execute an order; the process is killed before (odd number) or after (even number) the given effect."""
     met = [0]
     performed = driving._performed
 

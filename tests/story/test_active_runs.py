@@ -1,4 +1,4 @@
-"""A question while another one is being answered: refused, in its turn, or in the other's place. Nothing is lost."""
+"""Test a question during another one: it is rejected, queued, or interrupts the other. No message is lost."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from threadledger.domain import (
     text_message,
 )
 
-# The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 PLAIN: dict[str, Any] = {"backends": ("chat",), "threads": "none", "retries": 0}
 IN_A_THREAD: dict[str, Any] = {"backends": ("responses", "chat"), "threads": "conversations", "retries": 0}
 CALL = {"tool_calls": [{"name": "weather", "arguments": {}}]}
 WAITED_SECONDS_MAX = 30.0
-"""How long anything here may take before it counts as never happening."""
+"""Maximum wait for an event, in seconds."""
 
 
 class Gate:
-    """A tool that works until it is let go; so long, the run that asked for it is under way."""
+    """Represent a tool that blocks until the gate is opened, which keeps its run in progress."""
 
     def __init__(self) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()
@@ -62,7 +62,7 @@ def gate() -> Gate:
 
 @pytest.fixture
 def profile(tmp_path: Path) -> Path:
-    """A profile with one function."""
+    """Create a profile with one function."""
     path = tmp_path / "profile.toml"
     path.write_text('name = "John"\n[[tools]]\nname = "weather"\n', encoding="utf-8")
     return path
@@ -70,7 +70,7 @@ def profile(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def others(gate: Gate) -> Iterator[ThreadPoolExecutor]:
-    """Threads of other callers."""
+    """Provide threads for other callers."""
     with ThreadPoolExecutor(8) as callers:
         yield callers
         gate.opened.set()
@@ -80,7 +80,7 @@ def others(gate: Gate) -> Iterator[ThreadPoolExecutor]:
 def under_way(
     open_ledger: Callable[..., Ledger], simulator: Any, gate: Gate, profile: Path, others: ThreadPoolExecutor
 ) -> Callable[..., Future[Any]]:
-    """`under_way("first")`: a question that is being answered, by a ledger of its own, until the gate is opened."""
+    """Return a function that starts a question on a separate ledger; it stays in progress until the gate is opened."""
 
     def begin(text: str, wait: Callable[[float], None] = time.sleep, **options: Any) -> Future[Any]:
         simulator.answer(CALL)
@@ -95,8 +95,10 @@ def under_way(
 
 @pytest.fixture
 def hanging(open_ledger: Callable[..., Ledger], gate: Gate, others: ThreadPoolExecutor) -> Callable[..., Future[Any]]:
-    """`hanging("first")`: a question whose call to the first backend hangs until the gate is opened; `settings` are those of
-    the ledger that asks."""
+    """Return a function that starts a question whose call to the first backend hangs until the gate is opened.
+
+    `settings` are the settings of the ledger that it uses.
+    """
 
     def begin(text: str, wait: Callable[[float], None] = time.sleep, settings: dict[str, Any] = PLAIN) -> Future[Any]:
         ledger = waiting_with(open_ledger(**settings), wait)
@@ -116,7 +118,7 @@ def hanging(open_ledger: Callable[..., Ledger], gate: Gate, others: ThreadPoolEx
 
 
 def waiting_with(ledger: Ledger, wait: Callable[[float], None]) -> Ledger:
-    """The ledger with another way to let time pass."""
+    """Return the ledger with another wait function."""
     object.__setattr__(ledger.outside, "wait", wait)
     return ledger
 
@@ -137,7 +139,7 @@ def texts(ledger: Ledger) -> list[str]:
 
 
 def answered(ledger: Ledger) -> list[tuple[str, str]]:
-    """(question, answer) in the order in which they stand in memory; each question has to be followed by its answer."""
+    """Return (question, answer) pairs in memory order, and check that each question is followed by its answer."""
     told = [each for each in ledger.memory("k").messages if each.message.role in {"user", "assistant"}]
     told = [each for each in told if each.message.text]
     assert [each.message.role for each in told] == ["user", "assistant"] * (len(told) // 2)
@@ -149,7 +151,7 @@ def types(ledger: Ledger) -> list[str]:
     return [logged.type for logged in ledger.events(key="k")]
 
 
-# Refused
+# Rejected
 
 
 def test_a_second_question_is_refused_and_leaves_nothing(
@@ -158,7 +160,7 @@ def test_a_second_question_is_refused_and_leaves_nothing(
     first = under_way("first")
     other = open_ledger(**PLAIN)
     before = types(other)
-    with pytest.raises(ConversationBusy, match=r"is being answered: run .* wait for its end and ask again"):
+    with pytest.raises(ConversationBusy, match=r"is being answered: run .* wait until it ends, then ask again"):
         other.conversation("k").ask("second")
     assert types(other) == before
     gate.opened.set()
@@ -175,7 +177,7 @@ def test_a_message_that_asks_nobody_is_journaled_while_a_run_is_open(
     assert result(first).text == "You said: first"
 
 
-# In its turn
+# Queued
 
 
 def test_a_second_question_waits_its_turn(
@@ -232,7 +234,7 @@ def test_the_same_request_twice_waits_for_the_answer_of_the_first(
     gate.opened.set()
     assert result(again) == result(first)
     assert gate.used == 1
-    assert asked_of() == 2  # the call of the tool, and the answer
+    assert asked_of() == 2  # the tool call and the answer
     assert types(queueing).count("RunStarted") == 1
 
 
@@ -247,12 +249,12 @@ def test_the_same_request_twice_is_refused_where_nobody_queues(
     assert open_ledger(**PLAIN).conversation("k").ask("first", idempotency_key="1") == answer
 
 
-# In the other's place
+# Interrupting
 
 
 @pytest.fixture
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run under way looks at every chance whether it has been closed, not once a second."""
+    """Let a run in progress check at every step whether it was closed, instead of once per second."""
     monkeypatch.setattr(asking, "INTERRUPT_LOOK_SECONDS", 0.0)
 
 
@@ -305,7 +307,7 @@ def test_a_newer_question_has_the_remote_run_of_the_older_one_cancelled(
     other = waiting_with(open_ledger(**settings, while_running="interrupt"), time.sleep)
 
     def wait(seconds: float) -> None:
-        """The first look at the run is due: before it, somebody asks something else."""
+        """Start another question before the run is polled for the first time."""
         if not newer:
             newer.append(others.submit(other.conversation("k").ask, "never mind"))
             until(lambda: "RunFailed" in types(other))
@@ -356,7 +358,7 @@ def test_a_late_answer_of_an_interrupted_run_is_kept(
 def interrupting(
     open_ledger: Callable[..., Ledger], simulator: Any, profile: Path, others: ThreadPoolExecutor
 ) -> tuple[Future[Any], Gate]:
-    """A newer question that is itself under way, until its own gate is opened."""
+    """Start a newer question that stays in progress until its own gate is opened."""
     newer = Gate()
     simulator.answer(CALL)
     ledger = open_ledger({"weather": newer.weather}, **PLAIN, profile=profile, while_running="interrupt")
@@ -437,7 +439,7 @@ def test_a_run_that_a_crash_left_open_is_closed_by_whoever_looks_for_failures(
 
 
 def left_open(ledger: Ledger) -> str:
-    """A question and a run whose process has gone, as the log shows them; the run's id."""
+    """Record a question and an open run of a process that stopped, and return the run's id."""
 
     def decide(conversation: Any) -> Any:
         return conversation.start_run(conversation.ask(text_message("user", "hello")), RunPlan("chat", "gpt-test"))
@@ -446,7 +448,7 @@ def left_open(ledger: Ledger) -> str:
     return run_id
 
 
-# Somebody else's run in our thread
+# Another program's run in our thread
 
 
 def test_a_run_of_others_in_our_thread_is_waited_for(open_ledger: Callable[..., Ledger], simulator: Any) -> None:
@@ -455,7 +457,7 @@ def test_a_run_of_others_in_our_thread_is_waited_for(open_ledger: Callable[..., 
     foreign: list[Any] = []
 
     def wait(seconds: float) -> None:
-        """The others' run goes on by one state whenever it is looked at."""
+        """Advance the other program's run by one state at each poll."""
         if foreign:
             client.beta.threads.runs.retrieve(foreign[0].id, thread_id=foreign[0].thread_id)
 
@@ -539,6 +541,6 @@ def test_an_answer_waits_for_a_database_that_is_away_for_a_moment(
 
 def test_a_question_without_words_is_refused_and_leaves_nothing(open_ledger: Callable[..., Ledger]) -> None:
     ledger = open_ledger(**PLAIN)
-    with pytest.raises(InvalidMessage, match="no words"):
+    with pytest.raises(InvalidMessage, match="the question is empty"):
         ledger.conversation("k").ask(" \n")
     assert list(ledger.events()) == []

@@ -1,4 +1,4 @@
-"""The same conversations for apps that await: many at once on a few threads, and none of them ends half-way."""
+"""Test the asynchronous interface: many concurrent exchanges on few threads, all of them complete."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from threadledger.domain import (
     limits,
 )
 
-# The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 CHAT = "POST /chat/completions"
@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "chat": PLAIN,
 }
 THREADS_BESIDE = min(32, (os.cpu_count() or 1) + 4)
-"""Threads that asyncio's own executor may have: the SDK asks it for the platform before its first request."""
+"""Maximum number of threads of asyncio's default executor; the SDK uses it to detect the platform before its first request."""
 
 NEVER_SECONDS = 600.0
 
@@ -46,7 +46,7 @@ Scenario = Callable[[AsyncLedger], Awaitable[Any]]
 
 @pytest.fixture
 def in_loop(simulator: Any, db_url: str) -> Callable[..., Any]:
-    """`in_loop(scenario, **settings)`: what a scenario comes to, in an event loop of its own, with a ledger of its own."""
+    """Return a function that runs a scenario in a new event loop with a new ledger, and returns its result."""
 
     def run(scenario: Scenario, tools: Any = None, db: str = db_url, **settings: Any) -> Any:
         provider = {"openai_api_key": "sk-test", "openai_base_url": simulator.base_url}
@@ -62,7 +62,7 @@ def in_loop(simulator: Any, db_url: str) -> Callable[..., Any]:
 
 @pytest.fixture
 def profile(tmp_path: Path) -> Path:
-    """A profile with one function."""
+    """Create a profile with one function."""
     path = tmp_path / "profile.toml"
     path.write_text('name = "John"\n[[tools]]\nname = "weather"\n', encoding="utf-8")
     return path
@@ -138,12 +138,12 @@ def test_everything_a_ledger_can_do_can_be_awaited() -> None:
     assert public(Ledger) - {"journal", "outside", "schema_before"} <= public(AsyncLedger)
 
 
-# Many at once
+# Many concurrent exchanges
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def many(request: pytest.FixtureRequest) -> tuple[str, int]:
-    """A database of each kind, and how many exchanges are under way on it at once."""
+    """Return the URL of a database of each kind, and the number of concurrent exchanges on it."""
     if request.param == "sqlite":
         return request.getfixturevalue("db_url"), 500
     return request.getfixturevalue("postgres_url"), 60
@@ -166,13 +166,13 @@ def test_hundreds_of_exchanges_are_under_way_at_once_on_a_few_threads(
         peaks = []
 
         async def weather() -> str:
-            await everybody.wait()  # nobody goes on before all exchanges have come to their tool call
+            await everybody.wait()  # all exchanges wait here until each of them has reached its tool call
             peaks.append(threading.active_count())
             return "sunny"
 
         bound = dict(ledger.ledger.outside.tools)
         assert list(bound) == ["weather"]
-        ledger.ledger.outside.tools["weather"] = weather  # type: ignore[index] # as if it had been bound
+        ledger.ledger.outside.tools["weather"] = weather  # type: ignore[index] # as if the app had bound it
 
         async def one(number: int) -> None:
             chat = ledger.conversation(f"k{number}")
@@ -229,7 +229,7 @@ def test_tools_may_be_asynchronous_or_block(
         return f"sunny in {city}"
 
     def time() -> str:
-        assert threading.current_thread() is not threading.main_thread()  # the event loop goes on meanwhile
+        assert threading.current_thread() is not threading.main_thread()  # the event loop continues meanwhile
         return "noon"
 
     async def scenario(ledger: AsyncLedger) -> str:
@@ -255,13 +255,13 @@ def test_an_asynchronous_tool_that_raises_is_a_result_for_the_model(
     assert texts(open_ledger(**PLAIN))[2] == "[the tool failed: LookupError: no such city]"
 
 
-# Somebody stops it
+# Cancellation
 
 
 def failures_after_cancelling(
     in_loop: Callable[..., Any], open_ledger: Callable[..., Ledger], under_way: Scenario, **settings: Any
 ) -> list[Failure]:
-    """The facts of the failures that a scenario leaves which is cancelled, and that the next question is answered."""
+    """Cancel a scenario, check that the next question is answered, and return the facts of the recorded failures."""
 
     async def scenario(ledger: AsyncLedger) -> str:
         with pytest.raises(asyncio.CancelledError):
@@ -354,7 +354,7 @@ def test_a_time_limit_of_the_app_ends_the_run_too(
     assert failure.cause is Cause.INTERRUPTED
 
 
-# Following, replaying
+# Following and replaying
 
 
 def test_what_comes_is_followed_and_the_follower_may_be_stopped_while_it_waits(in_loop: Callable[..., Any]) -> None:
@@ -363,7 +363,7 @@ def test_what_comes_is_followed_and_the_follower_may_be_stopped_while_it_waits(i
 
         async def follow() -> None:
             async for logged in ledger.events(types=["MessageJournaled"], key="k", follow=True):
-                await heard.put(logged.event.content)  # type: ignore[attr-defined] # only messages are asked for
+                await heard.put(logged.event.content)  # type: ignore[attr-defined] # only messages are requested
 
         following = asyncio.ensure_future(follow())
         await ledger.conversation("other").append("user", "not this one")
@@ -382,7 +382,7 @@ def test_what_comes_is_followed_and_the_follower_may_be_stopped_while_it_waits(i
 def test_a_follower_that_has_enough_leaves(in_loop: Callable[..., Any]) -> None:
     async def scenario(ledger: AsyncLedger) -> str:
         await ledger.conversation("k").append("user", "one")
-        async with aclosing(ledger.events(follow=True)) as events:  # type: ignore[type-var] # an AsyncIterator that is a generator
+        async with aclosing(ledger.events(follow=True)) as events:  # type: ignore[type-var] # the AsyncIterator is a generator
             async for logged in events:
                 if logged.type == "MessageJournaled":
                     return logged.type
@@ -446,7 +446,7 @@ def test_closing_a_ledger_ends_the_exchanges_that_are_under_way(
             await asyncio.sleep(NEVER_SECONDS)
             return "never"
 
-        ledger.ledger.outside.tools["weather"] = weather  # type: ignore[index] # as if it had been bound
+        ledger.ledger.outside.tools["weather"] = weather  # type: ignore[index] # as if the app had bound it
         asking = asyncio.create_task(ledger.conversation("k").ask("How is the weather?"))
         await begun.wait()
         await ledger.close()

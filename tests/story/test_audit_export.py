@@ -1,7 +1,7 @@
-"""A failure becomes a test: an exchange fails at a simulator, is exported, and the exported test passes as it is written,
-with the same causes in the same order and the same answer.
+"""Test the export of failures: an exchange that failed on a simulator is exported, and the exported test passes unchanged.
 
-Here every fault comes once, on the backends in turn. All of them on every backend, at the question and at the tool outputs:
+It expects the same causes in the same order and the same answer. By default every fault is tested once, on the backends
+in rotation. To test all faults on every backend, at the question and at the tool outputs:
 
     THREADLEDGER_WHOLE_MATRIX=1 pytest tests/story/test_audit_export.py
 """
@@ -64,14 +64,14 @@ SAID: Mapping[str, Action] = {
     "filtered": refusing(400, code="content_policy_violation"),
     "no such model": refusing(404, code="model_not_found", message="The model `gpt-0` does not exist."),
 }
-"""Refusals whose cause is told by their words."""
+"""Refusals whose cause is recognized by their message."""
 
 CHAT_ALONE = {name for name in OF_STREAMS if name.startswith("error_event flat")}
-"""Chat Completions know the envelope only."""
+"""Faults that Chat Completions streams do not have; their errors always come in an envelope."""
 
 
 def cases() -> Iterator[Cell]:
-    """Each fault once, on the backends in turn, now once and now for ever; of those within streams, every third."""
+    """Yield each fault once, on the backends in rotation, happening once or always; every third of those within streams."""
     names, often = cycle(ASKED), cycle((1, None))
     some = dict(list(OF_STREAMS.items())[::3])
     for name, action in {**EVERYWHERE, **OF_MODELS, **SAID, **some}.items():
@@ -92,14 +92,14 @@ def cases() -> Iterator[Cell]:
 
 
 def fits(backend: str, name: str, action: Action) -> bool:
-    """Whether a fault can happen there, and is a failure when it does."""
+    """Return whether a fault is possible on a backend and counts as a failure."""
     if backend == "chat":
         return "end" not in action and name not in CHAT_ALONE
     return name != "end expired" or backend == "assistants"
 
 
 def everywhere() -> Iterator[Cell]:
-    """Every fault at every step on every backend."""
+    """Yield every fault at every step on every backend."""
     for setup in SETUPS:
         for route in setup.routes:
             for name, action in faults_at(setup, route):
@@ -110,7 +110,7 @@ def everywhere() -> Iterator[Cell]:
 
 @dataclass(frozen=True)
 class Exported:
-    """An exchange as it went, and what was written of it."""
+    """Hold the recorded result of an exchange, and its exported script and test."""
 
     failures: Sequence[tuple[str, str]]
     answer: tuple[str, str] | None
@@ -120,21 +120,21 @@ class Exported:
     name: str
 
     def expected(self) -> Mapping[str, Any]:
-        """What the exported test expects."""
+        """Return the constants that the exported test expects."""
         names: dict[str, Any] = {"__file__": str(Path.cwd() / "test_exported.py")}
         exec(self.test, names)
         return names
 
 
 class Stage:
-    """Where exchanges fail, and are exported."""
+    """Play exchanges that fail, and export them."""
 
     def __init__(self, folder: Path) -> None:
         self.world = World(folder)
         self.count = 0
 
     def played(self, cell: Cell) -> Exported | None:
-        """The first of two exchanges that did not go smoothly; None where both did."""
+        """Return the first of two exchanges that had a failure, or None."""
         self.count += 1
         self.world.simulator.reset()
         key, waits = f"k{self.count}", Waits(self.world.simulator.provider)
@@ -151,7 +151,7 @@ class Stage:
 
 
 def exported(ledger: Ledger, key: str, exchange_id: str, settings: Any) -> Exported:
-    """An exchange, exported by its first run."""
+    """Export an exchange by its first run."""
     exchange = ledger.exchanges(key).by_id[exchange_id]
     failures = [
         (each.backend, each.cause.value)
@@ -172,7 +172,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def run_all(folder: Path, written: Sequence[Exported]) -> str:
-    """The exported tests, in one process of their own."""
+    """Run the exported tests in a separate process, and return its output."""
     for each in written:
         (folder / f"{each.name}.json").write_text(json.dumps(each.script), encoding="utf-8")
         (folder / f"test_{each.name}.py").write_text(each.test, encoding="utf-8")
@@ -201,12 +201,12 @@ def test_what_failed_fails_the_same_way_in_the_exported_test(part: str, stage: S
     assert run_all(tmp_path, written) == "passed"
 
 
-# What no single fault tells
+# Cases that a single fault does not cover
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Any:
-    """Exports the last exchange of a conversation, proves that the test passes and expects what happened, and gives it."""
+    """Return a function that exports a conversation's last exchange, and checks that its test passes and matches the record."""
 
     def keep(ledger: Ledger, key: str, **settings: Any) -> Exported:
         *_, last = ledger.exchanges(key).by_id

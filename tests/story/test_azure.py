@@ -1,4 +1,4 @@
-"""The story on Azure's client: its own addresses and header, the same exchanges."""
+"""Run the story with Azure's client, which uses other paths and another header for the same exchanges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backend that is down costs the first conversations some tries; the others pass it over, and everybody can see why."""
+"""Test that after repeated failures of a backend other conversations skip it, and that the reason is recorded."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A process is killed at any point of exchanges and mirroring; another one goes on. Nothing is lost, nothing is doubled, the
-order is kept: in the journal and in the thread."""
+"""Kill a process at random points of exchanges and mirroring, and continue in another process.
+
+In journal and thread, nothing may be lost or duplicated, and the order must be kept.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,15 @@ pytestmark = pytest.mark.crash
 
 SEED = 4
 KILLS = 200
-"""Random crash points; each test draws one, and how the next process goes on."""
+"""Number of tests; each draws a random crash point and the next process's first action."""
 
 GOING_ON = ("ask", "append", "repeat", "rerun")
-"""What the next process does first: asks another question, appends, does all again under the same idempotency keys, or runs
-again what was left open."""
+"""First action of the next process: ask another question, append, repeat all steps under the same idempotency keys, or
+rerun the open exchange."""
 
 
 class Crasher:
-    """Goes through scenarios in processes of their own, against one simulator."""
+    """Run scenarios in separate processes against one simulator."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -43,12 +45,12 @@ class Crasher:
         self._points: dict[str, list[str]] = {}
 
     def warm_up(self, folder: Path) -> None:
-        """Have the process import what scenarios need, before it forks for each."""
+        """Let the process import the modules of the scenarios before it forks."""
         for number, scenario in enumerate(("assistants, streamed", "responses, streamed", "chat")):
             self._order(scenario, f"sqlite:///{folder / str(number)}.db", here=True)
 
     def points(self, scenario: str, db_url: str) -> list[str]:
-        """The points of a scenario that nobody kills, in order."""
+        """Return the points of a scenario without a kill, in order."""
         if scenario not in self._points:
             ended = self.go_through(scenario, db_url.replace("ledger.db", "counted.db"))
             assert ended["status"] == 0
@@ -57,14 +59,14 @@ class Crasher:
         return self._points[scenario]
 
     def go_through(self, scenario: str, db_url: str, killed_at: int = NOBODY) -> dict[str, list]:
-        """What came of a scenario, on a provider that remembers nothing of others."""
+        """Run a scenario on a reset provider, and return the result."""
         self.simulator.reset()
         self.simulator.answer(*SCENARIOS[scenario].answers)
         self.simulator.add_faults(SCENARIOS[scenario].faults)
         return self._order(scenario, db_url, killed_at=killed_at)
 
     def kill(self, scenario: str, db_url: str, at: int) -> dict[int, str | None]:
-        """Kill a process at one point; the steps that it was told were done, with their answers."""
+        """Kill a process at one point, and return the steps that it reported as finished, with their answers."""
         ended = self.go_through(scenario, db_url, at)
         assert ended["status"] == -signal.SIGKILL
         self.simulator.clear_faults()
@@ -72,7 +74,7 @@ class Crasher:
         return dict(ended["done"])
 
     def _pass_time(self) -> None:
-        """Responses in the background come to their end, though nobody looks at them: the simulator knows no time."""
+        """Poll background responses until they end, because the simulator only advances them when they are polled."""
         client = OpenAI(base_url=self.simulator.base_url, api_key="sk-test", max_retries=0)
         for response_id in self.simulator.provider.responses:
             while client.responses.retrieve(response_id).status in {"queued", "in_progress"}:
@@ -99,7 +101,7 @@ def crasher(tmp_path_factory) -> Iterator[Crasher]:
 
 @pytest.fixture
 def reopen(crasher, db_url):
-    """The ledger of a scenario, as the next process opens it."""
+    """Yield a function that opens the ledger of a scenario as the next process would."""
     opened = []
 
     def reopened(scenario):
@@ -157,14 +159,14 @@ def goes_on(reopen, ledger, scenario, going_on):
 
 
 def conversation(ledger, *roles):
-    """(role, text) of all that users and the assistant said, by the events; calls of tools left out."""
+    """Return (role, text) of user and assistant messages from the events, without tool calls."""
     history = ledger.journal.history(KEY) if ledger.journal.load(KEY) is not None else ()
     said = [event for event in history if isinstance(event, events.MessageJournaled)]
     return [(m.role, m.content) for m in said if m.content and m.role in (roles or ("user", "assistant"))]
 
 
 def assert_answers(ledger, scenario, done):
-    """Every answer that was handed out stands behind its question."""
+    """Check that every returned answer follows its question."""
     said = conversation(ledger)
     for number, answer in done.items():
         if answer is not None:
@@ -173,7 +175,7 @@ def assert_answers(ledger, scenario, done):
 
 
 def assert_journal(ledger):
-    """Each message, run, call and result once; each run with one end; one answer to an exchange at most."""
+    """Check that messages, runs, calls and results are unique, each run ends once, and each exchange has at most one answer."""
     history = list(ledger.journal.history(KEY))
     said = [event for event in history if isinstance(event, events.MessageJournaled)]
     started = [event.run_id for event in history if isinstance(event, events.RunStarted)]
@@ -188,7 +190,7 @@ def assert_journal(ledger):
 
 
 def assert_thread(ledger, simulator):
-    """The thread holds what the journal holds, once and in order; what is more has been taken out."""
+    """Check that the thread holds exactly the messages of the journal, once and in order."""
     (found,) = ledger.replay.verify()
     assert found.found.state is ThreadState.SAME, (found, held(simulator, found.thread_id))
     expected = [(m.message.role.value, m.message.text) for m in ledger.memory(KEY).messages if m.message.role != "tool"]
@@ -196,7 +198,7 @@ def assert_thread(ledger, simulator):
 
 
 def held(simulator, thread_id):
-    """(role, text) of what the provider holds in a thread; calls of tools, and their results, left out."""
+    """Return (role, text) of the provider's thread, without tool calls and their results."""
     messages = simulator.provider.messages.get(thread_id)
     if messages is not None:
         texts = [(each["role"], each["content"][0]["text"]["value"]) for each in messages]
@@ -228,13 +230,13 @@ ONE_OF_EACH = ("assistants", "responses", "responses in the background", "chat")
 
 @pytest.fixture
 def killed_in_a_tool(crasher, db_url):
-    """Kills the process of a scenario while the app's function answers the model."""
+    """Kill the process of a scenario while the app's function runs."""
     return lambda scenario: crasher.kill(scenario, db_url, crasher.points(scenario, db_url).index("after Use"))
 
 
 @pytest.fixture
 def killed_before_its_answer_was_journaled(crasher, db_url):
-    """Kills the process of a scenario when the provider has just answered its last question."""
+    """Kill the process of a scenario just after the provider answered its last question."""
 
     def kill(scenario):
         points = crasher.points(scenario, db_url)
@@ -267,7 +269,7 @@ def test_a_call_that_was_journaled_before_the_kill_is_not_journaled_again_when_t
     ledger = reopen(scenario)
     (left,) = ledger.replay.plan_rerun(failed=True).apply()
     assert left.state == "skipped"
-    assert "nobody knows whether the tool has done its work" in left.reason
+    assert "it is unknown whether the tool has done its work" in left.reason
     (item,) = ledger.replay.plan_rerun(failed=True, include=("tools", "interrupted")).apply()
     assert item.state == "answered"
     assert_journal(ledger)

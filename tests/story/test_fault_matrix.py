@@ -1,9 +1,11 @@
-"""Every exchange ends well: every fault at every step of an exchange, on every backend, blocking and awaited, streamed and
-not. After each: the invariants of the design hold, the caller has an answer or one error that names every failure, and
-journal and thread agree once the fault is over.
+"""Test every fault at every step of an exchange, on every backend, blocking and async, streamed and not streamed.
 
-Here every (backend, step, fault) comes once, in one of the modes. All of it, each fault in each mode, at the first and the
-second time, once and for ever, with somebody else in the thread and with two equal questions, takes about two hours:
+Each time the invariants of the design must hold, the caller must get an answer or one error that names every failure,
+and journal and thread must agree once the fault is over.
+
+By default every (backend, step, fault) is tested once, in one of the modes. The whole matrix tests each fault in each
+mode, at the first and second request, once and always, with another writer in the thread, and with two equal questions.
+It takes about two hours:
 
     THREADLEDGER_WHOLE_MATRIX=1 pytest tests/story/test_fault_matrix.py
 """
@@ -16,14 +18,14 @@ import pytest
 from .matrix import cells, dealt
 from .playing import World
 
-# The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning"),
     pytest.mark.matrix,
 ]
 
 WHOLE = "THREADLEDGER_WHOLE_MATRIX" in os.environ
-"""Read once: no test sees a setting of the machine."""
+"""Whether to run the whole matrix. Read once, because tests do not see the machine's settings."""
 
 STEPS = {
     f"{backend}: {step}": list(group)

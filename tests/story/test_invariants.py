@@ -1,5 +1,7 @@
-"""Invariants 1, 2, 3 and 5 of the design, for every sequence of outcomes: with backends and a mirror of the test's own that
-look into the database, from a connection of their own, at the moment they are called."""
+"""Test invariants 1, 2, 3 and 5 of the design for every sequence of outcomes.
+
+The backends and the mirror are test doubles that read the database through a separate connection when they are called.
+"""
 
 import json
 import sqlite3
@@ -45,7 +47,7 @@ from threadledger.domain import (
 
 
 class Witness:
-    """A second connection to the database: what it sees is committed."""
+    """Read the database through a second connection, which only sees committed data."""
 
     def __init__(self, path):
         self.path = path
@@ -63,7 +65,7 @@ class Witness:
 
 
 class Recorded:
-    """A backend that does as it is told, and notes what stood in the database when it was called."""
+    """Represent a scripted backend that records the content of the database when it is called."""
 
     thread = None
 
@@ -102,7 +104,7 @@ class Recorded:
 
 
 class Shelf:
-    """A mirror in memory that fails when it is told to, before or after it has written."""
+    """Represent a mirror in memory that fails on demand, before or after it has written."""
 
     name = "shelf"
     endpoint = "memory:"
@@ -158,7 +160,7 @@ class Shelf:
 
 @contextmanager
 def world(outcomes=(), faults=(), retries=1, second=()):
-    """A ledger with two backends, `first` and `second`, and the shelf."""
+    """Create a ledger with two backends, `first` and `second`, and the shelf."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.db"
         database = Database(f"sqlite:///{path}", synchronous="NORMAL")
@@ -222,7 +224,7 @@ def test_every_run_ends_once_and_a_change_of_backend_has_its_fallback(outcomes, 
 
 
 def _assert_fallbacks(events):
-    """`FallbackUsed` stands directly between a failed run and the next of the same exchange by another backend."""
+    """Check that each `FallbackUsed` is between a failed run and the next run of its exchange, by another backend."""
     last = {}
     announced = None
     for topic, payload in events:
@@ -298,7 +300,7 @@ def test_a_question_asked_again_under_its_key_just_when_the_first_is_answered_is
             yield from first.run()
             return (yield from rerun(exchange_id, **given))
 
-        second.rerun = once_the_first_is_answered  # it has looked for an answer by then, and found none
+        second.rerun = once_the_first_is_answered  # at that point it has searched for an answer and found none
         perform(second.ask("hello", idempotency_key="i"))
         assert [m["role"] for m in witness.of("MessageJournaled")] == ["user", "assistant"]
         assert backends["first"].calls == 1

@@ -1,4 +1,4 @@
-"""Jobs: mass work is written down before it begins, done by one or by many, and gone on with wherever it stopped."""
+"""Test bulk jobs: they are recorded before they start, run by one or several processes, and resumed where they stopped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Task:
 
 
 class Errand(Plan[Task]):
-    """A plan whose steps only say that they were done; `outcomes` are the states of those that end otherwise."""
+    """Represent a plan whose steps do nothing; `outcomes` has the states of steps that do not end as done."""
 
     kind = "errand"
 
@@ -59,7 +59,7 @@ class Errand(Plan[Task]):
         return Task(pin["key"], self.outcomes.get(pin["key"], "done"))
 
     def again(self, ledger):
-        """The same plan in another process."""
+        """Return the same plan as another process would load it."""
         errand = Errand(ledger, outcomes={})
         errand.job = Jobs(ledger.journal).get(self.job.job_id)
         return errand

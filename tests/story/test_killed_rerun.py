@@ -1,4 +1,4 @@
-"""A bulk rerun is killed (SIGKILL) at any point and run again: every exchange is paid for once, and answered once."""
+"""Kill a bulk rerun (SIGKILL) at random points and run it again: every exchange is paid for and answered once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from threadledger.adapters import Simulator, load_settings, open_ledger
 from threadledger.domain import AllBackendsFailed, Ledger, ThreadState
 
-# The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = [
     pytest.mark.crash,
     pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning"),
@@ -24,7 +24,7 @@ pytestmark = [
 
 SEED = 5
 DRAWS = 8
-"""Random points for each backend."""
+"""Number of random points for each backend."""
 
 ROUTES = {
     "assistants": ("POST /threads/{thread_id}/runs", "assistants"),
@@ -35,7 +35,7 @@ KEYS = ("a", "b", "c")
 
 
 class Killer:
-    """Has bulk reruns killed, against one simulator."""
+    """Run and kill bulk reruns against one simulator."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -51,7 +51,7 @@ class Killer:
         return open_ledger(load_settings(**self.settings(kind, db_url)), wait=lambda _: None)
 
     def points(self, kind: str, db_url: str) -> int:
-        """How many points a bulk rerun passes that nobody kills."""
+        """Return the number of points that a bulk rerun passes without a kill."""
         if kind not in self._points:
             ended = self.rerun(kind, db_url.replace("ledger.db", "counted.db"), -1)
             assert ended["status"] == 0
@@ -59,7 +59,7 @@ class Killer:
         return self._points[kind]
 
     def rerun(self, kind: str, db_url: str, killed_at: int) -> dict[str, Any]:
-        """A bulk rerun of conversations whose questions nobody answered."""
+        """Run a bulk rerun of conversations with unanswered questions."""
         self.simulator.reset()
         self.simulator.add_fault(ROUTES[kind][0], refuse={"status": 400}, times=len(KEYS))
         with self.opened(kind, db_url) as ledger:
@@ -75,7 +75,7 @@ class Killer:
         return ended
 
     def paid(self, kind: str) -> int:
-        """How often a model has answered; a run that was begun and cancelled has answered nothing."""
+        """Return how often a model answered; cancelled runs do not count."""
         if kind == "assistants":
             return sum(run["status"] == "completed" for run in self.simulator.provider.runs.values())
         template = ROUTES[kind][0]
@@ -106,16 +106,14 @@ def test_a_bulk_rerun_that_is_killed_and_run_again_pays_for_no_exchange_twice(
         left = ledger.replay.plan_rerun(failed=True, include=["interrupted"]).apply()
         assert [item.state for item in left] == ["answered"] * len(left)
         for key in KEYS:
-            ledger.conversation(key).append(
-                "user", "Thanks"
-            )  # a thread that lags behind catches up with the next message
+            ledger.conversation(key).append("user", "Thanks")  # an outdated thread catches up with the next message
             texts = [each.message.text for each in ledger.memory(key).messages]
             assert texts == ["Where is it?", "You said: Where is it?", "Thanks"]
         assert [found.found.state for found in ledger.replay.verify()] == [ThreadState.SAME] * len(KEYS)
 
 
 def again(ledger: Ledger, paid: Callable[[str], int], kind: str) -> None:
-    """The same bulk rerun once more. Only where nobody can look for an answer, one may be left to a person to decide."""
+    """Run the same bulk rerun again. An exchange may be skipped only where its answer cannot be found in a thread."""
     items = ledger.replay.plan_rerun(failed=True).apply()
     assert paid(kind) <= len(KEYS)
     skipped = [item for item in items if item.state == "skipped"]

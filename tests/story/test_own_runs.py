@@ -1,4 +1,4 @@
-"""An app that calls a model of its own has its runs recorded like any other's."""
+"""Test that runs of an app that calls its own model are recorded like any other run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
 
 @pytest.fixture
 def in_loop(db_url: str) -> Callable[..., Any]:
-    """`in_loop(scenario)`: what a scenario comes to, in an event loop of its own, with a ledger of its own."""
+    """Return a function that runs a scenario in a new event loop with a new ledger, and returns its result."""
 
     def run(scenario: Callable[[AsyncLedger], Any], **settings: Any) -> Any:
         async def main() -> Any:
@@ -160,7 +160,7 @@ def test_a_run_that_others_closed_meanwhile_is_closed_once(
     assert [failure.cause for failure in ledger.failures()] == [Cause.INTERRUPTED]
 
 
-# Awaited
+# Async
 
 
 def test_an_awaited_call_is_recorded_the_same(ledger: Ledger, in_loop: Callable[..., Any]) -> None:
@@ -276,7 +276,7 @@ def test_what_was_appended_meanwhile_is_in_the_thread_when_the_run_has_failed(
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_an_answer_without_words_is_refused_and_the_run_stays_open(ledger: Ledger, text: str) -> None:
     with ledger.conversation("k").run("my-llm", "llama") as run:
-        with pytest.raises(InvalidMessage, match="no words"):
+        with pytest.raises(InvalidMessage, match="the answer is empty"):
             run.complete(text)
         run.complete("Here I am.")
     assert types(ledger).count("RunCompleted") == 1

@@ -1,4 +1,4 @@
-"""Rebuild: threads written anew, whatever is lost on the way and wherever the process is killed."""
+"""Test rebuild: threads are rewritten completely, even if requests fail or the process is killed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WEATHER_TALK = [
 
 @pytest.fixture
 def journaled(open_ledger):
-    """A ledger with conversations that no thread holds yet, mirrored to a kind of thread from now on."""
+    """Create a ledger whose conversations have no threads yet, and mirror it to one kind of thread from then on."""
 
     def make(kind, **conversations):
         with open_ledger(openai_api_key=None) as silent:
@@ -67,7 +67,7 @@ def states_of(ledger, kind, keys=None):
 
 
 def in_thread(simulator, thread_id):
-    """The words in a thread, in order, whatever its kind."""
+    """Return the texts in a thread of either kind, in order."""
     if thread_id in simulator.provider.items:
         return [item.get("content", item.get("output")) for item in simulator.provider.items[thread_id]]
     return simulator.provider.messages[thread_id]
@@ -132,7 +132,7 @@ def test_as_of_a_version_what_comes_later_changes_nothing(journaled):
     assert [(item.state, item.messages) for item in plan.apply()] == [("done", 2)]
 
 
-# What is carried, and what is not
+# What a thread can hold
 
 
 def test_a_conversation_carries_roles_calls_results_and_images_by_reference_and_counts_nothing_as_lost(
@@ -226,7 +226,7 @@ def test_where_somebody_else_links_a_thread_meanwhile_that_one_stays(journaled):
 
     mirror.create = create_while_others_link
     (item,) = ledger.replay.plan_rebuild(["k"]).apply()
-    assert (item.state, item.reason) == ("skipped", "another thread was linked meanwhile: plan again")
+    assert (item.state, item.reason) == ("skipped", "another thread was linked in the meantime: plan again")
     assert ledger.state("k").links["conversations"]["thread_id"] == "conv_theirs"
 
 
@@ -244,7 +244,7 @@ def test_a_write_that_lands_late_is_taken_out_before_the_thread_is_linked_or_not
     assert states_of(ledger, kind) == {ThreadState.SAME}
 
 
-# Whatever is lost on the way
+# Lost requests and responses
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -278,7 +278,7 @@ def test_a_provider_that_refuses_for_good_fails_the_item_and_names_the_cause(jou
     assert ledger.replay.jobs()[0].failed == 1
 
 
-# Killed anywhere
+# Killed processes
 
 
 @pytest.fixture(scope="module")
@@ -290,12 +290,12 @@ def rebuilder() -> Iterator[Rebuilder]:
 
 DRAWS = 8
 TEXTS = {"conversations": 23, "assistants": 6}
-"""So that each kind of thread is written by more than one request."""
+"""Number of texts for each kind of thread, so that writing them takes several requests."""
 
 
 @pytest.fixture(scope="module")
 def points() -> dict[str, int]:
-    """How many points a rebuild of each kind passes at which it can be killed: counted once, by one that nobody kills."""
+    """Provide a cache for the number of points at which a rebuild of each kind can be killed; they are counted once."""
     return {}
 
 
@@ -320,7 +320,7 @@ def test_killed_at_any_point_a_rebuild_is_gone_on_with_and_nothing_is_lost_or_do
     assert rebuilder.rebuild(db_url, simulator.base_url, kind)["status"] == 0
     assert states_of(ledger, kind) == {ThreadState.SAME}
     made = len(simulator.provider.items) + len(simulator.provider.threads) - made_before
-    assert 2 <= made <= 3  # an empty one whose making was not told may be left
+    assert 2 <= made <= 3  # an empty thread may remain whose creation was never acknowledged
     job = ledger.replay.jobs()[0]
     assert (job.state, job.failed, job.left) == ("done", 0, 0)
 
@@ -359,11 +359,11 @@ def real_lines(number, seed=5):
 
 
 WHOLE = os.environ.get("THREADLEDGER_WHOLE_REBUILD")
-"""Set to rebuild all real conversations, which takes some minutes."""
+"""If set, all real conversations are rebuilt, which takes some minutes."""
 
 
 REACH = {"conversations": 4_000, "assistants": 12_000}
-"""Of the whole: within how many points a process is killed, so that 20 kills are spread over most of the work."""
+"""Maximum kill point in a rebuild of all real conversations, so that 20 kills are spread over most of the work."""
 
 
 @pytest.mark.crash
@@ -404,7 +404,7 @@ def test_real_conversations_are_rebuilt_while_answers_are_lost_limits_hit_and_th
             }
 
 
-# By several at once, awaited, into a file
+# Several processes, async, and into a file
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,7 @@
-"""Reconcile, on the real outbox against the simulator: whatever somebody did to a thread, it is mended, and nothing is doubled
-or lost on the way."""
+"""Test reconcile with the real outbox and the simulator.
+
+A thread changed by another program is repaired, and nothing is duplicated or lost.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from threadledger.domain import (
     text_message,
 )
 
-# The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 ADD = {
@@ -44,7 +46,7 @@ def kind(request):
 
 
 class Stage:
-    """A ledger, its threads of one kind, and somebody else's hands at the provider."""
+    """Hold a ledger with one kind of thread, and let another program change threads at the provider."""
 
     def __init__(self, open_ledger, simulator, kind):
         self.simulator, self.kind = simulator, kind
@@ -70,7 +72,7 @@ class Stage:
         return store.conversations[thread_id].items
 
     def write(self, text, role="user", key="k"):
-        """Somebody else writes at the end."""
+        """Append to the thread as another program."""
         if self.kind == "assistants":
             self.sdk.beta.threads.messages.create(self.thread_id(key), role=role, content=text)
         else:
@@ -78,7 +80,7 @@ class Stage:
             self.sdk.conversations.items.create(self.thread_id(key), items=[item])
 
     def arrange(self, wanted, key="k"):
-        """The thread is made to hold these letters in this order: those that it had keep their entries, others are new."""
+        """Make the thread hold these letters in this order; existing letters keep their entries, others get new ones."""
         new = list((Counter(wanted) - Counter(self.thread(key))).elements())
         for letter in new:
             self.write(letter, key=key)
@@ -102,7 +104,7 @@ class Stage:
         return entry["content"][0]["text"] if self.kind == "assistants" else entry["content"][0]
 
     def thread(self, key="k"):
-        """The letters that the linked thread holds."""
+        """Return the letters in the linked thread."""
         return "".join(self.text(entry) for entry in self.entries(key=key).values())
 
     def journal(self, key="k"):
@@ -129,7 +131,7 @@ class Stage:
 
 @pytest.fixture
 def staged(open_ledger, simulator):
-    """`staged("assistants")`."""
+    """Return a function that creates a stage for one kind of thread: `staged("assistants")`."""
     with ExitStack() as opened:
         yield lambda kind: opened.enter_context(closing(Stage(open_ledger, simulator, kind)))
 
@@ -140,7 +142,7 @@ def stage(staged, kind):
 
 
 SAME_AFTER = [
-    # what the journal has, what the thread holds, with --adopt; what is done, the journal then
+    # journal, thread, whether --adopt is given; actions, resulting journal
     ("AbC", "AbC", False, "none", "AbC"),
     ("AbC", "Ab", False, "send", "AbC"),
     ("AbC", "", False, "send", "AbC"),
@@ -379,7 +381,7 @@ def test_in_a_thread_where_runs_took_place_only_what_is_foreign_is_adopted(
     assert stage.state() is ThreadState.SAME
 
 
-# Bad lines
+# Invalid lines
 
 
 @pytest.mark.parametrize("landing", ["lose_answer", "drop"])
@@ -431,7 +433,7 @@ def test_a_plan_tells_which_threads_cannot_be_read(stage):
     assert list(plan.pins()) == []
 
 
-# Others at the same conversation
+# Concurrent writers
 
 
 def test_a_conversation_that_moved_on_since_the_plan_is_skipped(stage):
@@ -482,7 +484,7 @@ def test_a_run_that_begins_meanwhile_keeps_what_it_may_have_written_from_being_a
 
 
 class Alone:
-    """A step that is gone through by hand, effect by effect, and may be left where it is, as by a kill."""
+    """Perform a step effect by effect; it may be stopped at any effect, like a killed process."""
 
     left: list = []  # noqa: RUF012 - what is left is never closed: a killed process cleans nothing up
 
@@ -492,7 +494,7 @@ class Alone:
         self.effects = self.plan.step(self.pin)
 
     def go(self, stop_at=None, meanwhile=lambda number: None):
-        """What came of it, or None where it was left before an effect."""
+        """Return the result, or None if the step was stopped before an effect."""
         step, given = self.effects.send, None
         for number in count():
             try:
@@ -511,7 +513,7 @@ class Alone:
 
 @pytest.mark.parametrize(("journal", "thread"), [("AbC", "AXbC"), ("AbC", "AbCXY")])
 def test_wherever_it_is_killed_the_next_one_ends_it_and_nothing_is_doubled(stage, monkeypatch, journal, thread):
-    monkeypatch.setattr(mirroring, "CLAIM_SECONDS", 0.0)  # what a killed process held has run out
+    monkeypatch.setattr(mirroring, "CLAIM_SECONDS", 0.0)  # claims of a killed process have expired
     foreign = sorted(set(thread) - set(journal))
     for killed_at in count():
         key = f"k{killed_at}"
@@ -608,7 +610,7 @@ def test_beside_an_app_that_journals_all_the_time_nothing_is_doubled_or_missing(
     assert said == Counter(["start", *(f"<{n}>" for n in range(15)), *(f"[{n}]" for n in range(4))])
 
 
-# All at once
+# All conversations together
 
 
 def test_a_plan_is_for_keys_for_all_or_for_the_first_of_them(stage):

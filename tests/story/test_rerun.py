@@ -1,5 +1,8 @@
-"""Failed exchanges run again: shown the memory exactly as the failed run saw it, answered where the user still waits, in a copy,
-or only to be looked at."""
+"""Test reruns of failed exchanges.
+
+A rerun shows the model the same memory as the failed run. Its answer goes to the waiting user, into a copy of the
+conversation, or is only displayed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from threadledger.domain import (
     parse_profile,
 )
 
-# The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 RUNS, RESPONSES, CHAT = "POST /threads/{thread_id}/runs", "POST /responses", "POST /chat/completions"
@@ -84,7 +87,7 @@ def told(kind: str, fault: dict[str, Any], cause: Cause) -> str:
 
 
 def replaced(ledger: Ledger, **outside: Any) -> Ledger:
-    """The same ledger with something else outside."""
+    """Return the same ledger with parts of `outside` replaced."""
     return Ledger(ledger.journal, replace(ledger.outside, **outside))
 
 
@@ -97,14 +100,14 @@ def verified(ledger: Ledger) -> list[ThreadState]:
 
 
 def state_of(ledger: Ledger, key: str = "k") -> dict[str, Any]:
-    """All that decisions are made from, but for the count of events."""
+    """Return the state of a conversation, except for its version, last time and number of failed runs."""
     kept = vars(ledger.state(key))
     return {name: value for name, value in kept.items() if name not in {"version", "last_at", "failed_runs"}}
 
 
 @pytest.fixture
 def failed(simulator: Any) -> Callable[..., str]:
-    """Has a question fail, on every route of a model; the id of its last run."""
+    """Return a function that makes a question fail on every model route, and returns the id of its last run."""
 
     def fail(ledger: Ledger, text: str = "Where is it?", key: str = "k", **fault: Any) -> str:
         for route in ROUTES.values():
@@ -217,7 +220,7 @@ def test_a_memory_that_is_not_what_the_run_was_shown_is_not_asked_with(
     ledger.journal.commit("k", forged)
     (item,) = ledger.replay.plan_rerun(failed=True).apply()
     assert (item.state, item.kind) == ("skipped", "memory")
-    assert "cannot be told again" in item.reason
+    assert "cannot be reproduced" in item.reason
     assert asked_of() == before
 
 
@@ -230,7 +233,7 @@ def weather() -> Profile:
     return parse_profile({"tools": [{"name": "weather"}]}, "a profile")
 
 
-# Who is asked
+# Which backend is called
 
 
 def test_another_backend_model_and_profile_are_asked_where_that_is_wanted(
@@ -249,16 +252,18 @@ def test_another_backend_model_and_profile_are_asked_where_that_is_wanted(
 
 
 def test_a_backend_that_is_not_there_is_refused(open_ledger: Callable[..., Ledger]) -> None:
-    with pytest.raises(InvalidInput, match="there is no backend 'llama' to ask: there are assistants, responses, chat"):
+    with pytest.raises(
+        InvalidInput, match="there is no backend 'llama'; available backends: assistants, responses, chat"
+    ):
         open_ledger().replay.plan_rerun(failed=True, on="llama")
 
 
-# What is skipped unless it is asked for
+# What is skipped unless it is requested
 
 
 @pytest.fixture
 def answered(open_ledger: Callable[..., Ledger], simulator: Any) -> tuple[Ledger, str]:
-    """A conversation whose question was answered after a failed run; and that run."""
+    """Create a conversation whose question was answered after a failed run; return the ledger and that run's id."""
     ledger = open_ledger(backends=("responses", "chat"), threads="conversations", retries=0)
     simulator.add_fault(RESPONSES, fail=True)
     simulator.answer("The first answer.")
@@ -321,7 +326,7 @@ def test_an_answer_with_its_tools_leaves_memory_as_a_whole(
 
 @pytest.fixture
 def overtaken(open_ledger: Callable[..., Ledger], failed: Callable[..., str]) -> Iterator[Callable[..., Ledger]]:
-    """A conversation that has gone on after a question that nobody answered."""
+    """Yield a function that creates a conversation which continued after an unanswered question."""
 
     def make(kind: str, tools: Any = None) -> Ledger:
         ledger = open_ledger(tools, **KINDS[kind])
@@ -405,12 +410,12 @@ def test_a_question_that_has_left_memory_is_not_asked_again(
     failed(ledger)
     ledger.conversation("k").clear()
     (item,) = ledger.replay.plan_rerun(failed=True, include=["overtaken"]).items
-    assert (item.state, item.reason) == ("skipped", "what was asked has left memory")
+    assert (item.state, item.reason) == ("skipped", "the question is no longer in memory")
 
 
 @pytest.fixture
 def stopped_at_a_tool(open_ledger: Callable[..., Ledger], simulator: Any) -> Callable[..., Ledger]:
-    """A conversation whose last run stopped at a function that raised."""
+    """Return a function that creates a conversation whose last run stopped at a function that raised."""
 
     def make(**given: Any) -> Ledger:
         profile = parse_profile({"tools": [{"name": "weather", **given}]}, "a profile")
@@ -446,7 +451,7 @@ def test_a_tool_that_is_declared_harmless_keeps_no_exchange_from_being_run_again
 
 
 class Interrupting:
-    """A backend whose process is told to stop while it asks."""
+    """Represent a backend whose process is interrupted during the call."""
 
     takes_unsent = False
 
@@ -491,7 +496,7 @@ def test_a_run_that_was_interrupted_in_a_thread_is_looked_for_there_first(
     assert item.state == "answered"
 
 
-# Into a shadow
+# As a shadow
 
 
 @EVERY
@@ -557,7 +562,7 @@ def test_nobody_waits_for_a_shadow_that_is_under_way(
 
 
 class Asking:
-    """A ledger in which somebody asks a question while a backend is at its answer."""
+    """Hold a ledger in which another question is asked while a backend is answering."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.heard = ""
@@ -734,7 +739,7 @@ def test_a_plan_is_gone_on_with_from_its_options_alone(
 
 @pytest.fixture
 def five(open_ledger: Callable[..., Ledger], failed: Callable[..., str]) -> Ledger:
-    """Five conversations that wait for an answer, and a price."""
+    """Create a ledger with a price and five conversations that wait for an answer."""
     ledger = replaced(open_ledger(**KINDS["chat"]), price=price)
     for key in "abcde":
         failed(ledger, key=key)
@@ -812,7 +817,7 @@ def test_a_limit_that_allows_nothing_is_refused(five: Ledger, limits: dict[str, 
         five.replay.plan_rerun(failed=True).apply(**limits)
 
 
-# Two at once
+# Concurrent reruns
 
 
 def test_two_who_run_the_same_exchanges_again_at_once_ask_for_each_once(
@@ -823,14 +828,14 @@ def test_two_who_run_the_same_exchanges_again_at_once_ask_for_each_once(
     before = asked_of()
     with ThreadPoolExecutor(2) as pool:
         items = [item for done in pool.map(lambda plan: plan.apply(concurrency=2), plans) for item in done]
-    # Whoever comes second finds the exchange answered, before it asks or at the moment when it would.
+    # The second process finds the exchange answered, either before or at the start of its call.
     assert {item.state for item in items} <= {"answered", "skipped"}
     assert {item.key for item in items if item.state == "answered"} == set("abcde")
     assert asked_of() - before == 5
     assert all(len(texts(five, key)) == 2 for key in "abcde")
 
 
-# Awaited
+# Async
 
 
 @pytest.mark.parametrize("into", ["tail", "shadow", "fork"])

@@ -1,4 +1,4 @@
-"""The story that threadledger was written for, sentence by sentence: real ledger, real SDK, a provider that fails."""
+"""Test each sentence of the story that threadledger was written for: real ledger, real SDK, a failing provider."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ from threadledger.domain import (
     now,
 )
 
-# The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "conversations.jsonl.gz"
@@ -35,7 +35,7 @@ SORRY = "Sorry, something went wrong."
 
 
 def replaced(ledger, **outside):
-    """The same ledger with something else outside."""
+    """Return the same ledger with parts of `outside` replaced."""
     return Ledger(ledger.journal, replace(ledger.outside, **outside))
 
 
@@ -48,7 +48,7 @@ def types(ledger, key="k"):
 
 
 def in_thread(simulator, ledger, key="k", kind="assistants"):
-    """What the provider holds of a conversation: (role, text)."""
+    """Return (role, text) of the messages in the provider's thread."""
     thread_id = ledger.state(key).links[kind]["thread_id"]
     held = simulator.provider.messages if kind == "assistants" else simulator.provider.items
     words = [(m["role"], m["content"][0].get("text")) for m in held[thread_id]]
@@ -302,7 +302,7 @@ def test_a_rebuild_over_a_bad_line_leaves_a_whole_thread(simulator, story_ledger
     assert verified(ledger, "assistants") == [ThreadState.SAME]
 
 
-# Nobody answers
+# No backend answers
 
 
 def test_an_exchange_that_nobody_answered_is_kept_and_answered_by_rerun(simulator, story_ledger):
@@ -468,7 +468,7 @@ def test_a_tool_that_nobody_bound_is_told_and_the_fallback_answers_into_the_thre
     assert ledger.conversation("k").ask("And now?").backend == "assistants"
 
 
-# An API that is gone
+# A retired API
 
 
 def test_an_assistants_api_that_was_shut_down_is_provider_gone_and_the_fallback_answers(simulator, story_ledger):
@@ -583,7 +583,7 @@ def test_a_message_appended_while_a_run_is_under_way_reaches_the_thread_too(simu
         assert sum(f"'{text}'" in str(content) for content in held) == 1, (text, held)
 
 
-# A provider that is away
+# An unreachable provider
 
 
 def test_messages_that_the_thread_missed_while_the_provider_was_away_reach_it_later_in_order(simulator, story_ledger):
@@ -680,7 +680,7 @@ def test_messages_appended_at_once_by_many_reach_the_thread_once_each(simulator,
     with ThreadPoolExecutor(len(ledgers)) as pool:
         list(pool.map(append, range(len(words))))
     ledgers[0].conversation("k").append("user", "the last")
-    linked = ledgers[0].state("k").links["conversations"]["thread_id"]  # of several made at once, one is linked
+    linked = ledgers[0].state("k").links["conversations"]["thread_id"]  # of several created concurrently, one is linked
     held = [item["content"][0]["text"] for item in simulator.provider.items[linked]]
     assert sorted(held) == sorted([*words, "the last"])
     assert [each.found.state.value for each in ledgers[0].replay.verify(["k"])] == ["same"]

@@ -1,4 +1,4 @@
-"""Whoever listens hears the answer as it comes, from every backend, waiting or awaiting; and never takes half for whole."""
+"""Test streaming from every backend, blocking and async: partial answers are delivered as such and never as complete ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from threadledger.domain import (
     ToolUse,
 )
 
-# The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 RUNS, RESPONSES, CHAT = "POST /threads/{thread_id}/runs", "POST /responses", "POST /chat/completions"
@@ -37,10 +37,10 @@ KINDS: dict[str, dict[str, Any]] = {
 ASKING = {kind: RUNS if kind == "assistants" else CHAT if kind == "chat" else RESPONSES for kind in KINDS}
 EVERY = pytest.mark.parametrize("kind", KINDS)
 WORDS_BEGUN = {"assistants": 10, "responses": 7, "stateless responses": 7, "background responses": 8, "chat": 4}
-"""After how many events of its stream a backend has told some of its text, and not yet all."""
+"""Number of stream events after which a backend has sent some of its text, but not all."""
 
 NEVER_SECONDS = 600.0
-"""Longer than anybody waits here: a stream that hangs for so long has not ended."""
+"""Duration of a hanging stream, in seconds; no test waits that long."""
 
 Enough = Callable[[list[StreamPart]], bool]
 
@@ -77,7 +77,7 @@ def awaited(ledger: Ledger, text: str, enough: Enough, **options: Any) -> list[S
 
 @pytest.fixture(params=[at_once, awaited], ids=["at once", "awaited"])
 def listen(request: pytest.FixtureRequest) -> Callable[..., list[StreamPart]]:
-    """`listen(ledger, text)`: what is heard, in either world; `enough` says when to leave."""
+    """Return a function that collects the stream of a question, sync or async; `enough` decides when to stop."""
 
     def heard(ledger: Ledger, text: str, enough: Enough = lambda heard: False, **options: Any) -> list[StreamPart]:
         parts: list[StreamPart] = request.param(ledger, text, enough, **options)
@@ -88,14 +88,14 @@ def listen(request: pytest.FixtureRequest) -> Callable[..., list[StreamPart]]:
 
 @pytest.fixture
 def profile(tmp_path: Path) -> Path:
-    """A profile with one function."""
+    """Create a profile with one function."""
     path = tmp_path / "profile.toml"
     path.write_text('name = "John"\n[[tools]]\nname = "weather"\n', encoding="utf-8")
     return path
 
 
 def joined(parts: list[StreamPart], run_id: str) -> str:
-    """The text that was told of one run, whichever of its messages."""
+    """Return the streamed text of one run, from all of its messages."""
     return "".join(part.text for part in parts if isinstance(part, Delta) and part.run_id == run_id)
 
 
@@ -107,7 +107,7 @@ def a_delta(heard: list[StreamPart]) -> bool:
     return isinstance(heard[-1], Delta)
 
 
-# What is heard
+# Stream parts
 
 
 @EVERY
@@ -205,7 +205,7 @@ def test_a_tool_is_announced_before_it_is_called_and_the_text_after_it_is_anothe
     assert [message["role"] for message in kept] == ["user", "assistant", "tool", "assistant"]
 
 
-# A stream that goes wrong
+# Failing streams
 
 BREAKS: dict[str, Callable[[int], dict[str, Any]]] = {
     "cut off": lambda events: {"truncate": {"events": events, "kind": "broken", "done": False}},
@@ -298,7 +298,7 @@ def test_nobody_answers_a_stream_and_the_listener_is_told_by_the_error(
     assert types(ledger)[-1] == "ExchangeAbandoned"
 
 
-# The listener leaves
+# The listener stops
 
 
 @EVERY
@@ -330,7 +330,7 @@ def test_whoever_leaves_has_the_run_cancelled_at_the_provider(
         assert cancels == ["POST /responses/{response_id}/cancel"]
         assert [each["status"] for each in simulator.provider.responses.values()] == ["cancelled"]
     else:
-        assert cancels == []  # closing the connection is what ends these
+        assert cancels == []  # these end when the connection is closed
 
 
 @EVERY

@@ -1,4 +1,4 @@
-"""Functions of the app that a model asks for: run once, journaled before anybody goes on, never run again for a rerun."""
+"""Test the app's functions: they run once, are journaled before the exchange continues, and never run again in a rerun."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import threadledger
 from threadledger.domain import AllBackendsFailed, AsyncLedger, Cause, Ledger, ToolCall, limits
 
-# The SDK warns at each call for assistants; that our own calls are quiet is proved in test_settings.py.
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ AFTER_TOOLS = {
     "stateless responses": "POST /responses",
     "chat": "POST /chat/completions",
 }
-"""Where the results of the tools go, and the answer is asked for."""
+"""Route that receives the tool results and returns the answer."""
 
 EVERY = pytest.mark.parametrize("kind", KINDS)
 BERN: dict[str, Any] = {"name": "weather", "arguments": {"city": "Bern"}}
@@ -39,14 +39,14 @@ CHUR: dict[str, Any] = {"name": "weather", "arguments": {"city": "Chur"}}
 
 @pytest.fixture
 def profile(tmp_path: Path) -> Path:
-    """A profile with one function."""
+    """Create a profile with one function."""
     path = tmp_path / "profile.toml"
     path.write_text('name = "John"\n[[tools]]\nname = "weather"\n', encoding="utf-8")
     return path
 
 
 class Weather:
-    """A tool that remembers how often it was used."""
+    """Represent a tool that counts its calls."""
 
     def __init__(self) -> None:
         self.used: list[str] = []
@@ -161,7 +161,7 @@ def test_the_wish_and_its_result_are_journaled_before_the_model_goes_on(
     assert [each.message.role for each in ledger.memory("k").messages] == ["user", "assistant", "tool"]
 
 
-# Run again
+# Reruns
 
 HOW_AGAIN: dict[str, Callable[[Ledger], object]] = {
     "rerun": lambda ledger: ledger.conversation("k").rerun(ledger.failures()[-1].exchange_id),
@@ -171,7 +171,7 @@ HOW_AGAIN: dict[str, Callable[[Ledger], object]] = {
 
 
 def failed_after_the_tool(ledger: Ledger, simulator: Any, kind: str, *asked: dict[str, Any]) -> None:
-    """An exchange whose tools were used, and that nobody answered then."""
+    """Create an exchange that called its tools, but received no answer afterwards."""
     simulator.answer(calls(*asked))
     simulator.add_fault(AFTER_TOOLS[kind], refuse={"status": 400}, after=0 if kind == "assistants" else 1)
     with pytest.raises(AllBackendsFailed):
@@ -245,12 +245,12 @@ def test_an_asynchronous_tool_is_answered_from_the_record_too(
     assert results(open_ledger(**KINDS["chat"])) == ["sunny in Bern", "sunny in Bern", "sunny in Chur"]
 
 
-# What a backend does not take
+# What a backend does not support
 
 
 @pytest.fixture
 def hosted(tmp_path: Path) -> Path:
-    """A profile with a tool that the provider would have to run."""
+    """Create a profile with a tool that the provider would have to run."""
     path = tmp_path / "hosted.toml"
     path.write_text('name = "John"\n[[tools]]\ntype = "file_search"\n', encoding="utf-8")
     return path
@@ -265,7 +265,7 @@ def test_a_hosted_tool_that_a_backend_does_not_take_is_refused_before_the_call(
     assert asked_of() == 0
     (failure,) = ledger.failures()
     assert (failure.cause, failure.facts.status) == (Cause.TOOL_NOT_SUPPORTED, "refused")
-    assert "chat does not take tools of type 'file_search'" in (failure.facts.message or "")
+    assert "chat does not accept tools of type 'file_search'" in (failure.facts.message or "")
     assert [logged.type for logged in ledger.events(key="k")][-3:] == ["RunStarted", "RunFailed", "ExchangeAbandoned"]
 
 

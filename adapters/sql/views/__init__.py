@@ -1,4 +1,4 @@
-"""Read models: made from the events, brought up to them whenever they are read, built anew at will."""
+"""Provide read models built from the events; they catch up with the log on each read and can be rebuilt at any time."""
 
 from .sql_views import SqlViews
 

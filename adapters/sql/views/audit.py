@@ -1,10 +1,11 @@
-"""The view of runs: what became of each, and where its events stand in the log.
+"""Maintain the view of runs: the outcome of each, and the positions of its events in the log.
 
-What became of a run is said by one fold alone, `fold_exchanges` of the domain. The view keeps what that fold came to and what
-is looked for; everything else about a run stays in its events, and is folded from there when it is asked for: nothing is
-stored twice, least of all the text of an answer that broke off. What `failures` tells is derived from the facts when they are
-read, the cause too. Groups and summaries are counted over cause and group as they were derived when the run was taken in: the
-view's version has the numbers of both rules, so that a better table builds it anew and explains old failures at once.
+The outcome of a run is computed only by `fold_exchanges` of the domain. The view stores its result and the columns used
+in queries. Other facts about a run stay in its events and are folded from there on request, so nothing is stored twice,
+least of all the partial text of an interrupted answer. `failures` derives its output, including the cause, from the
+facts on each read. Groups and summaries use the cause and group that were derived when the run's events were processed.
+The view's version includes the version numbers of both rules, so a new version of a rule rebuilds the view and
+reclassifies old failures.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ from .runs import (
 from .view import EVENTS, STREAMS, Taken, View, put
 
 FOUND_RUNS_MAX = 10
-"""Runs with the same ending that are told."""
+"""Maximum number of runs returned for one ending of the id."""
 
 PAGE_FAILURES = 1_000
-"""Failures read at a time."""
+"""Maximum number of failures read per query."""
 
 _LAST_CHARACTER = "\U0010ffff"
 
@@ -61,24 +62,24 @@ Known = Runs
 
 @dataclass
 class Changes:
-    """Rows of runs, in the order of `COLUMNS`, and of groups by their ids."""
+    """Hold the rows of runs, in the order of `COLUMNS`, and the groups by id."""
 
     runs: Sequence[tuple[Any, ...]]
     groups: dict[str, GroupName]
 
 
 class AuditView(View[Known, Changes]):
-    """Every run."""
+    """Store the outcome and event positions of every run."""
 
     name = "audit"
-    # The tables', that of the diagnosis table, and that of the rule of normalising: each has two digits.
+    # Two digits each: the version of the tables, of the diagnosis table, and of the normalization rule.
     version = 10_000 * 3 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
     topics = RUN_TOPICS
 
     def create(self, connection: Connection, generation: int) -> None:
         runs = self._runs(generation)
         runs.metadata.create_all(connection, checkfirst=False)
-        # Written out: said by SQLAlchemy's means, it loads the code for both databases, which takes 50 ms.
+        # Plain SQL: with SQLAlchemy's Index, the code for both databases is loaded, which takes 50 ms.
         by_end = f"{self.prefix(generation)}by_end"
         groups_table(self.prefix(generation)).metadata.create_all(connection, checkfirst=False)
         connection.exec_driver_sql(f"CREATE INDEX {by_end} ON {runs.name} (ended_at, started) WHERE failed IS NOT NULL")
@@ -88,7 +89,7 @@ class AuditView(View[Known, Changes]):
         exchange_ids, run_ids = touched(taken)
         mark = "?" if connection.dialect.name == "sqlite" else "%s"
         exchanges, ids = (", ".join([mark] * len(each)) or "NULL" for each in (exchange_ids, run_ids))
-        found = connection.exec_driver_sql(  # by SQLAlchemy's means, the thousands of values take longer than the query
+        found = connection.exec_driver_sql(  # plain SQL: SQLAlchemy takes longer to bind thousands of values than the query runs
             f"SELECT * FROM {runs.name} WHERE exchange_id IN ({exchanges}) OR exchange_id IN "
             f"(SELECT exchange_id FROM {runs.name} WHERE id_reversed IN ({ids}))",
             (*exchange_ids, *(each[::-1] for each in run_ids)),
@@ -120,7 +121,7 @@ class AuditView(View[Known, Changes]):
     def failures(
         self, connection: Connection, generation: int, wanted: FailureFilter, limit: int | None
     ) -> list[RecordedFailure]:
-        """The failed runs that are wanted, in the order of failing; the newest `limit` of them."""
+        """Return the newest `limit` failed runs that match the filter, sorted by time of failure."""
         found: list[RecordedFailure] = []  # the newest first
         limit = limit if limit is None else max(limit, 0)
         size = PAGE_FAILURES if limit is None or wanted.cause is not None else max(min(limit, PAGE_FAILURES), 1)
@@ -133,24 +134,24 @@ class AuditView(View[Known, Changes]):
     def groups(
         self, connection: Connection, generation: int, since: datetime | None, until: datetime
     ) -> list[FailureGroup]:
-        """See `figures.failure_groups`."""
+        """Return the groups of failures; see `figures.failure_groups`."""
         named = groups_table(self.prefix(generation))
         return figures.failure_groups(connection, self._runs(generation), named, since, until)
 
     def summary(
         self, connection: Connection, generation: int, by: str, since: datetime | None, until: datetime | None
     ) -> list[SummaryRow]:
-        """See `figures.summary`."""
+        """Return a summary of the runs; see `figures.summary`."""
         return figures.summary(connection, self._runs(generation), by, since, until)
 
     def failure_days(
         self, connection: Connection, generation: int, since: datetime | None, until: datetime | None
     ) -> list[tuple[str, str, int]]:
-        """See `figures.failure_days`."""
+        """Return the number of failures per day and cause; see `figures.failure_days`."""
         return figures.failure_days(connection, self._runs(generation), since, until)
 
     def find_runs(self, connection: Connection, generation: int, ending: str) -> list[tuple[str, str]]:
-        """(key, run id) of the runs whose id ends so, at most `FOUND_RUNS_MAX`."""
+        """Return (key, run id) of up to `FOUND_RUNS_MAX` runs whose id ends with `ending`."""
         runs = self._runs(generation)
         begin = (storable(ending) or "")[::-1]
         query = (
@@ -164,13 +165,13 @@ class AuditView(View[Known, Changes]):
         return [(key_of(row.name), row.id_reversed[::-1]) for row in connection.execute(query)]
 
     def last_ends(self, connection: Connection, generation: int, per_backend: int) -> list[BackendEnd]:
-        """The newest ends of each backend's runs that tell anything about it, oldest first, backend by backend."""
+        """Return the newest ends of each backend's runs that reflect its health, grouped by backend, oldest first."""
         runs = self._runs(generation)
         ended = select(runs).where(runs.c.tells == 1).order_by(runs.c.ended_at.desc(), runs.c.started.desc())
         first = select(func.min(runs.c.backend))
         found: list[BackendEnd] = []
         backend = connection.scalar(first)
-        while backend is not None:  # each by the index: there may be a million runs, and hardly ten backends
+        while backend is not None:  # uses the index per backend: a million runs may have only ten backends
             newest = ended.where(runs.c.backend == backend).limit(per_backend)
             found += ends_of(connection, connection.execute(newest).all()[::-1])
             backend = connection.scalar(first.where(runs.c.backend > backend))
@@ -179,7 +180,10 @@ class AuditView(View[Known, Changes]):
     def _pages(
         self, connection: Connection, generation: int, wanted: FailureFilter, size: int
     ) -> Iterator[list[RecordedFailure]]:
-        """Failed runs, the newest page first, within a page in the order of failing. They may be more than are wanted."""
+        """Yield pages of failed runs, newest page first, each page sorted by time of failure.
+
+        A page may contain runs that do not match the filter.
+        """
         runs = self._runs(generation)
         conditions = _conditions(runs, wanted)
         newest_first = select(runs).order_by(runs.c.ended_at.desc(), runs.c.started.desc()).limit(size)
@@ -195,7 +199,7 @@ class AuditView(View[Known, Changes]):
 
 
 def _conditions(runs: Table, wanted: FailureFilter) -> list[ColumnElement[bool]]:
-    """What the database can tell of the wanted failures. All that are wanted pass."""
+    """Return the part of the filter that the database can evaluate; every matching failure passes it."""
     return [
         runs.c.failed.is_not(None),
         *([runs.c.ended_at >= to_iso(wanted.since)] if wanted.since is not None else []),

@@ -1,6 +1,6 @@
-"""The view of conversations: the state of each, and its place in the order of changes.
+"""Maintain the view of conversations: the state of each, and the position of its last change.
 
-The streams hold the same state for decisions. Kept here a second time, listing and sorting cost the append nothing.
+The streams contain the same state for decisions. This second copy allows listing and sorting without extra work in appends.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from threadledger.domain import STATE_SCHEMA, ConversationState, evolve, key_of
 from .view import PLAIN_TEXT, POSITION, Taken, View, upsert
 
 Known = dict[str, str]
-"""Stream → state."""
+"""Stored state (JSON) by stream name."""
 
 Changes = Sequence[dict[str, Any]]
 
 
 class ConversationsView(View[Known, Changes]):
-    """Every conversation."""
+    """Store the state of every conversation."""
 
     name = "conversations"
-    version = 100 + STATE_SCHEMA  # 100 times our own number: a new form of the state builds the view anew, too
+    version = 100 + STATE_SCHEMA  # 100 times our own number: a new state schema also rebuilds the view
     topics = ()
 
     def create(self, connection: Connection, generation: int) -> None:
@@ -54,7 +54,7 @@ class ConversationsView(View[Known, Changes]):
     def conversations(
         self, connection: Connection, generation: int, limit: int | None, among: Select[Any] | None = None
     ) -> list[ConversationState]:
-        """Last changed first; `among` selects the streams that are wanted."""
+        """Return conversations, last changed first; `among` restricts them to the selected streams."""
         conversations = self._conversations(generation)
         query = select(conversations.c.stream, conversations.c.state).order_by(conversations.c.position.desc())
         if among is not None:
@@ -82,5 +82,5 @@ def _conversations_table(begin: str) -> Table:
 
 def _state(stream: str, stored: str) -> ConversationState:
     state = ConversationState.from_json(stored)
-    state.key = state.key or key_of(stream)  # its beginning may be an event that could not be taken in
+    state.key = state.key or key_of(stream)  # its first event may be one that could not be processed
     return state

@@ -1,6 +1,6 @@
-"""What is counted over the runs of the audit's view: groups of failures, and summaries.
+"""Compute groups of failures and summaries from the runs in the audit view.
 
-Both read what a run's row holds and no event, and of 100,000 rows only the columns they need.
+The queries read no events, and only the columns that they need, because there may be 100,000 rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from threadledger.domain import (
 def failure_groups(
     connection: Connection, runs: Table, groups: Table, since: datetime | None, until: datetime
 ) -> list[FailureGroup]:
-    """The groups of the failures since then, the last failed first."""
+    """Return the groups of the failures since a time, most recent failure first."""
     wanted = [runs.c.failed.is_not(None), *([runs.c.ended_at >= to_iso(since)] if since is not None else [])]
     query = (
         select(runs.c.failure_group, runs.c.conversation, runs.c.ended_at, runs.c.code, runs.c.answered_by.is_not(None))
@@ -42,7 +42,7 @@ def failure_groups(
 def summary(
     connection: Connection, runs: Table, by: str, since: datetime | None, until: datetime | None
 ) -> list[SummaryRow]:
-    """The runs that began within these times, by one of `SUMMARY_BY`."""
+    """Return a summary of the runs that started in a period, grouped by one of `SUMMARY_BY`."""
     value = _value(runs, by)
     within = _within(runs, since, until)
     counted = [*within, *([runs.c.failed.is_not(None)] if by in BY_FAILURE else [])]
@@ -86,7 +86,7 @@ def summary(
 def failure_days(
     connection: Connection, runs: Table, since: datetime | None, until: datetime | None
 ) -> list[tuple[str, str, int]]:
-    """(day, cause, number) of the runs that began within these times and failed, by day."""
+    """Return (day, cause, count) of the failed runs that started in a period, sorted by day."""
     day = _value(runs, "day")
     query = (
         select(day, runs.c.cause, func.count())
@@ -105,7 +105,7 @@ def _within(runs: Table, since: datetime | None, until: datetime | None) -> list
 
 
 def _value(runs: Table, by: str) -> ColumnElement[Any]:
-    # Written into the statement: bound, it would be another value in SELECT and in GROUP BY for PostgreSQL.
+    # Literals: PostgreSQL treats bound parameters in SELECT and GROUP BY as different values.
     chars = {"day": 10, "hour": 13}.get(by)
     if chars is None:
         column: ColumnElement[Any] = runs.c[by]
@@ -128,7 +128,7 @@ def _seconds(
 
 
 def _values(result: Any) -> Sequence[Any]:
-    """All rows as the driver has them: they are many, and SQLAlchemy's own would take as long as the query."""
+    """Return all rows as tuples of the driver; creating SQLAlchemy's rows would take as long as the query."""
     rows: Sequence[Any] = result.cursor.fetchall()
     result.close()
     return rows

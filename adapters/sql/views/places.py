@@ -1,7 +1,8 @@
-"""How far the generations of a view have come: its rows in `tracking` and `parked`.
+"""Store the positions of a view's generations: its rows in `tracking` and `parked`.
 
-A generation is claimed, and moved on, by compare-and-set: of several at one place only one gets on, in the transaction in
-which it writes the rows. The rows of `tracking` are locked before the tables they stand for, by everybody.
+A generation is claimed and advanced by compare-and-set, in the transaction that writes the rows of the view. If several
+processes advance it from the same position, only one succeeds. Every process locks the rows of `tracking` before the
+tables of the view.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ADVANCE = (
 _FIND = "SELECT 1 FROM tracking WHERE view = ? AND version = ? AND generation = ? AND position = ?"
 _PARK = "INSERT INTO parked (view, version, generation, position, reason) VALUES (?, ?, ?, ?, ?)"
 _PARKED = "SELECT position, reason FROM parked WHERE view = ? AND version = ? AND generation = ? ORDER BY position"
-# Version 0 is that of other applications' projections, which share the table.
+# Version 0 is used by the projections of other applications, which share the table.
 _OLDER = (
     "SELECT version, generation FROM tracking "
     "WHERE view = ? AND version > 0 AND (version < ? OR (version = ? AND generation < ?)) ORDER BY version, generation"
@@ -41,18 +42,18 @@ _FORGET = "WHERE view = ? AND version = ? AND generation = ?"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far one generation has come."""
+    """Represent the position of one generation in the log."""
 
     generation: int = 1
     position: int = 0
     live: bool = False
-    """Whether it is the one that is read; otherwise it is being built, or was left behind by a process that died."""
+    """Whether this generation is read; otherwise it is being built, or was left by a process that died."""
     claimed: bool = False
-    """Whether it is there at all."""
+    """Whether the generation has a row in `tracking`."""
 
 
 class Places:
-    """The places of one view in its present version."""
+    """Store the places of one view in its current version."""
 
     def __init__(self, database: Database, view: View[Any, Any]) -> None:
         self._database = database
@@ -60,17 +61,17 @@ class Places:
         self._named = (view.name, view.version)
 
     def look(self) -> tuple[int, Sequence[Place]]:
-        """The end of the log, and the places of all generations, the oldest first."""
+        """Return the last position of the log and the places of all generations, oldest first."""
         rows = self._database.query(_LOOK, self._named)
         places = [Place(row[1], row[2], bool(row[3]), claimed=True) for row in rows if row[1] is not None]
         return rows[0][0], places
 
     def holds(self, connection: Connection, place: Place) -> bool:
-        """Whether a place is still as it was found."""
+        """Return whether the stored position of a place is unchanged."""
         return self._execute(connection, _FIND, (*self._named, place.generation, place.position)).first() is not None
 
     def advance(self, connection: Connection, place: Place, position: int, live: bool) -> bool:
-        """Move a place on, or claim it where it is not there; False where somebody else was first."""
+        """Advance a place, or claim it if it does not exist; return False if another process was first."""
         if not place.claimed:
             return (
                 self._execute(connection, _CLAIM, (*self._named, place.generation, position, int(live))).rowcount == 1
@@ -79,22 +80,22 @@ class Places:
         return self._execute(connection, _ADVANCE, (position, int(live), *found)).rowcount == 1
 
     def park(self, connection: Connection, generation: int, position: int, reason: str) -> None:
-        """Note an event that could not be taken in."""
+        """Record an event that could not be processed."""
         self._execute(connection, _PARK, (*self._named, generation, position, reason))
 
     def parked(self, generation: int) -> Sequence[tuple[int, str]]:
-        """(position, reason) of the events that could not be taken in."""
+        """Return (position, reason) of the events that could not be processed."""
         return [(row[0], row[1]) for row in self._database.query(_PARKED, (*self._named, generation))]
 
     def drop_older(self, connection: Connection, generation: int) -> None:
-        """Drop what this generation takes the place of; what a newer version of this program made is left alone."""
+        """Drop older generations and older versions of the view; those of newer versions are kept."""
         name, version = self._named
         older = self._execute(connection, _OLDER, (name, version, version, generation)).fetchall()
         for each in older:
             self._drop(connection, each.version, each.generation)
 
     def drop(self, connection: Connection, generation: int) -> None:
-        """Drop a generation that came to nothing; one that is read is kept."""
+        """Drop a generation that was not completed; a live one is kept."""
         unfinished = f"DELETE FROM tracking {_FORGET} AND live = 0"
         if self._execute(connection, unfinished, (*self._named, generation)).rowcount == 1:
             self._drop(connection, self._view.version, generation)
@@ -103,7 +104,7 @@ class Places:
         for notes in ("tracking", "parked"):
             self._execute(connection, f"DELETE FROM {notes} {_FORGET}", (self._view.name, version, generation))
         begin = prefix(self._view.name, version, generation)
-        # In this order a full-text index comes before the tables it is made of, which go with it.
+        # Sorted, a full-text index precedes its internal tables, which are dropped with it.
         for name in sorted(each for each in inspect(connection).get_table_names() if each.startswith(begin)):
             connection.exec_driver_sql(f'DROP TABLE IF EXISTS "{name}"')
 

@@ -1,7 +1,8 @@
-"""Bringing a view up to the log: in batches, each with the position it leads to in one transaction.
+"""Update a view from the log in batches; each batch and its new position are written in one transaction.
 
-Nobody is in charge of a view. Whoever reads it brings it up; where several do so at once, one of them writes each batch, and
-the others look again. A view that is not there, or not in this program's version, is built beside the one that is.
+No process owns a view. Each reader brings it up to date before reading. If several readers do so at once, one of them
+writes each batch, and the others check the position again. A view that does not exist in this program's version is
+built next to the existing one.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from .view import Taken, View
 logger = logging.getLogger("threadledger")
 
 BATCH_EVENTS_MAX = 4_000
-"""Events taken in by one transaction."""
+"""Maximum number of events processed in one transaction."""
 
 BATCH_CHARS_MAX = 2_000_000
-"""Characters of payload after which a batch is closed: whoever appends waits while it is written."""
+"""Number of payload characters after which a batch is closed, because appends wait while it is written."""
 
 Progress = Callable[[str, int, int], None]
-"""Told a view's name, the position that it has reached, and the end of the log."""
+"""Callback with the name of a view, the position it has reached, and the last position of the log."""
 
 
 class Poison(Exception):
-    """An event cannot be taken in. The text says which and why, and holds nothing of what people wrote."""
+    """Raised when a view cannot process an event. The text names the event and the reason, without any message content."""
 
     def __init__(self, stream: str, version: int, topic: str, why: str) -> None:
         reason = f"event {version} of {key_of(stream)!a} ({topic}): {why}"
@@ -41,21 +42,21 @@ class Poison(Exception):
 
 
 class Moved(Exception):
-    """Somebody else moved the view on: what was prepared does not fit any more."""
+    """Raised when another process advanced the view, so the prepared changes are outdated."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Events to be taken in at once, and the position that the view has afterwards."""
+    """Represent events to process together, and the position of the view afterwards."""
 
     taken: Sequence[Taken]
     upto: int
     poison: Poison | None = None
-    """Why the event at `upto`, the only one of the batch, cannot be taken in."""
+    """Reason why the event at `upto`, the only one in the batch, cannot be processed."""
 
 
 class Projection:
-    """Brings one view up to the log."""
+    """Keep one view up to date with the log."""
 
     def __init__(self, database: Database, log: Recorder, view: View[Any, Any]) -> None:
         self.view = view
@@ -64,9 +65,9 @@ class Projection:
         self._places = Places(database, view)
 
     def caught_up(self) -> int:
-        """The generation that is read, once it has all that the log holds at this moment.
+        """Bring the view up to the current end of the log and return its live generation.
 
-        An event that cannot be taken in is parked; everything else goes on.
+        An event that cannot be processed is parked, and the view continues with the next one.
         """
         target, size = None, BATCH_EVENTS_MAX
         while True:
@@ -79,12 +80,12 @@ class Projection:
             size = self._step(place, target, size, self._written)
 
     def live(self) -> int | None:
-        """The generation that is read at this moment."""
+        """Return the live generation, or None."""
         place = _live(self._places.look()[1])
         return place.generation if place is not None else None
 
     def status(self) -> dict[str, Any]:
-        """What is known of the view as it is, without bringing it up."""
+        """Return the status of the view without updating it."""
         end, places = self._places.look()
         place = _live(places) or Place()
         return {
@@ -96,10 +97,10 @@ class Projection:
         }
 
     def rebuild(self, progress: Progress) -> None:
-        """Build a new generation beside the one that is read, and switch.
+        """Build a new generation next to the live one, then switch to it.
 
         Raises:
-            CorruptEvent: an event cannot be taken in; the generation that was read stays.
+            CorruptEvent: an event cannot be processed; the previous generation remains live.
         """
         end, places = self._places.look()
         own = Place(generation=places[-1].generation + 1 if places else 1)
@@ -110,12 +111,12 @@ class Projection:
             places = self._places.look()[1]
             place = next((each for each in places if each.generation == own.generation), own)
             progress(self.view.name, min(place.position, end), end)
-        # Where there was nothing to read, a reader may have joined in, and parked what is refused here.
+        # If there was no live generation, a reader may have helped to build this one and parked an event that rebuild refuses.
         for position, reason in self._places.parked(own.generation):
             raise _refusal(self.view, position, reason)
 
     def _step(self, place: Place, target: int, size: int, ended: Callable[[Place, Batch, Any, bool], None]) -> int:
-        """Take in one batch, where nobody else was first; returns how many events the next one may have."""
+        """Process one batch, unless another process was first; return the maximum size of the next one."""
         batch = self._batch(place.position, target, size)
         changes: Any = None
         if batch.poison is None:
@@ -128,11 +129,11 @@ class Projection:
                     return len(batch.taken) // 2
                 batch = replace(batch, taken=(), upto=batch.taken[0][0], poison=poison)
         ended(place, batch, changes, place.live or batch.upto >= target)
-        # After a poisoned event, smaller batches grow again: where there is one, there may be more.
+        # After a poisoned event, the batch size grows slowly again, because more of them may follow.
         return min(size * 2, BATCH_EVENTS_MAX)
 
     def _batch(self, after: int, target: int, size: int) -> Batch:
-        """The next events. One that cannot be read ends the batch before it, or is a batch of its own."""
+        """Return the next events. An unreadable event ends the batch before it, and then forms its own batch."""
         taken: list[Taken] = []
         chars = seen = 0
         for row in self._log.rows(after, target, self.view.topics):
@@ -147,11 +148,11 @@ class Projection:
         return Batch(taken, max(after, target))
 
     def _changes(self, place: Place, batch: Batch) -> Any:
-        """What a batch comes to.
+        """Compute the changes of a batch.
 
         Raises:
-            Moved: the place is no longer as it was found.
-            Poison: an event cannot be taken in.
+            Moved: the place has changed.
+            Poison: an event cannot be processed.
         """
 
         def load(connection: Any) -> Any:
@@ -167,14 +168,14 @@ class Projection:
         except (StoreError, SQLAlchemyError) as error:
             if isinstance(error, CorruptEvent):
                 raise _unfolded(batch, error) from error
-            if place not in self._places.look()[1]:  # its tables are gone: somebody built a newer generation
+            if place not in self._places.look()[1]:  # its tables were dropped: another process built a newer generation
                 raise Moved from error
             raise
         except Exception as error:
             raise _unfolded(batch, error) from error
 
     def _written(self, place: Place, batch: Batch, changes: Any, live: bool) -> None:
-        """The end of a step: rows, position and what follows from it, in one transaction; nothing where somebody was first."""
+        """Write the rows, the position and its effects in one transaction; write nothing if another process was first."""
 
         def write(connection: Any) -> bool:
             if not self._places.advance(connection, place, batch.upto, live):
@@ -190,10 +191,10 @@ class Projection:
             return True
 
         if self._database.write(write) and batch.poison is not None:
-            logger.warning("the view %s goes on without one event: %s", self.view.name, batch.poison)
+            logger.warning("the view %s skipped one event: %s", self.view.name, batch.poison)
 
     def _refused(self, place: Place, batch: Batch, changes: Any, live: bool) -> None:
-        """The end of a step that parks nothing."""
+        """Write the batch, but raise an error instead of parking an event."""
         if batch.poison is not None:
             self._database.write(lambda connection: self._places.drop(connection, place.generation))
             raise _refusal(self.view, batch.upto, str(batch.poison)) from batch.poison
@@ -209,13 +210,13 @@ def _unreadable(row: Row, error: CorruptEvent) -> Poison:
 
 
 def _unfolded(batch: Batch, error: Exception) -> Poison:
-    """Of an error in folding, only the kind is told: its text may hold what people wrote."""
+    """Describe an error in folding by its type only, because its text may contain message content."""
     event = batch.taken[0][1]
     return Poison(event.originator_id, event.originator_version, events.topic_of(event), type(error).__name__)
 
 
 def _refusal(view: View[Any, Any], position: int, reason: str) -> CorruptEvent:
     return CorruptEvent(
-        f"the view {view.name} was not rebuilt, and stays as it was: at position {position}, {reason}; "
-        "restore the event from a backup, or upgrade threadledger, and rebuild again"
+        f"the view {view.name} was not rebuilt and is unchanged: at position {position}, {reason}; "
+        "restore the event from a backup, or upgrade threadledger, then rebuild again"
     )

@@ -1,4 +1,4 @@
-"""Runs between the domain and their table: what is kept of each, and how it is put together again from its events."""
+"""Convert runs between the domain and their table: store a row for each, and restore it from the row and its events."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .view import EVENTS, PLAIN_TEXT, POSITION, STREAMS, Taken
 RowOfRun = Row[Any]
 
 TOKENS_MAX = 2**53
-"""The most tokens that a run is taken to have used."""
+"""Maximum number of tokens accepted for a run; larger values are stored as 0."""
 
 _EVENT = (
     *(EVENTS.c.position, STREAMS.c.name, EVENTS.c.version, EVENTS.c.topic, EVENTS.c.state),
@@ -46,7 +46,7 @@ _EVENT = (
 
 @dataclass
 class RunPlaces:
-    """Where the events of one run stand: its start, and the last of each kind of end."""
+    """Hold the positions of one run's events: its start, and the last event of each kind of end."""
 
     started: int
     completed: int | None = None
@@ -55,7 +55,7 @@ class RunPlaces:
 
 @dataclass
 class Runs:
-    """Runs as the fold has them, with the places of their events. Runs of one exchange are here all, or none."""
+    """Hold folded runs with the positions of their events. Contains all runs of an exchange, or no run of it."""
 
     folded: Exchanges = field(default_factory=Exchanges)
     places: dict[str, RunPlaces] = field(default_factory=dict)
@@ -69,7 +69,7 @@ def runs_table(begin: str) -> Table:
         Column("started", POSITION, primary_key=True, autoincrement=False),
         Column("completed", POSITION),
         Column("failed", POSITION),
-        # Reversed, so that an index finds the end of it.
+        # Reversed, so that an index finds ids by their ending.
         Column("id_reversed", PLAIN_TEXT, nullable=False),
         Column("exchange_id", PLAIN_TEXT, nullable=False),
         Column("conversation", PLAIN_TEXT, nullable=False),
@@ -79,16 +79,16 @@ def runs_table(begin: str) -> Table:
         Column("model", Text),
         Column("profile", Text),
         Column("code", Text),
-        # Derived from the facts; the view's version has the numbers of the rules that derived them.
+        # Derived from the facts; the view's version includes the version numbers of the rules.
         Column("cause", Text),
         Column("failure_group", Text),
         Column("seconds", Double),
         Column("input_tokens", POSITION, nullable=False),
         Column("output_tokens", POSITION, nullable=False),
         Column("next", Text, nullable=False),
-        # Whether its end says anything about its backend.
+        # Whether its end reflects the health of its backend.
         Column("tells", SmallInteger, nullable=False),
-        # Of the whole exchange, the same in all its runs.
+        # Values of the whole exchange, the same in all its runs.
         Column("abandoned", SmallInteger, nullable=False),
         Column("answered_by", Text),
     )
@@ -100,14 +100,16 @@ def runs_table(begin: str) -> Table:
 
 @cache
 def groups_table(begin: str) -> Table:
-    """What the ids of groups stand for."""
+    """Return the table with the cause, backend and message of each failure group."""
     texts = [Column(name, Text, nullable=False) for name in ("cause", "backend", "message")]
     return Table(f"{begin}groups", MetaData(), Column("failure_group", PLAIN_TEXT, primary_key=True), *texts)
 
 
 def touched(taken: Sequence[Taken]) -> tuple[set[str], set[str]]:
-    """The ids of the exchanges that events touch, and of the runs whose exchanges they touch; not of runs that begin here,
-    whose exchanges are among the first."""
+    """Return the ids of exchanges that events refer to, and of runs whose exchanges they refer to.
+
+    Runs that start in these events are omitted, because their exchanges are already included.
+    """
     exchange_ids: set[str] = set()
     run_ids: set[str] = set()
     begun: set[str] = set()
@@ -128,9 +130,9 @@ def touched(taken: Sequence[Taken]) -> tuple[set[str], set[str]]:
 
 
 def _id(given: object) -> str:
-    """An id that can be looked up: text that every database takes."""
+    """Return the id if it is text that every database can store and look up; else raise `TypeError`."""
     if not isinstance(given, str) or storable(given) != given:
-        raise TypeError("an id is not a text")
+        raise TypeError("an id is not text that every database can store")
     return given
 
 
@@ -160,16 +162,16 @@ COLUMNS = (
     ),
     *("abandoned", "answered_by"),
 )
-"""The order of a row's values."""
+"""Columns of a row, in the order of its values."""
 
 
 def as_row(run: RunRecord, folded: Exchanges, places: RunPlaces, groups: dict[str, GroupName]) -> tuple[Any, ...]:
-    """The values of `COLUMNS`; the group of a failed run is added to `groups`."""
+    """Return the values of `COLUMNS` for a run, and add the group of a failed run to `groups`."""
     exchange = folded.exchange_of(run)
     failure, completed = run.failure, run.completed
     code = cause = group = None
     if failure is not None:
-        cause = recorded_failure(run, exchange).cause  # what cannot be told when it is read is not taken in
+        cause = recorded_failure(run, exchange).cause  # raises if the run could not be read back later
         name = named_group(failure, run.backend, cause)
         code, group = storable(failure.code), name.id
         groups[group] = name
@@ -203,7 +205,7 @@ def _seconds(given: object) -> float | None:
 
 
 def _tokens(completed: events.RunCompleted | None, name: str) -> int:
-    """As the provider counted them; what is no count, or too large for a database, is none."""
+    """Return the provider's token count, or 0 if it is missing, invalid or too large for a database."""
     given = completed.usage.get(name) if completed is not None else None
     return given if isinstance(given, int) and 0 <= given <= TOKENS_MAX else 0
 
@@ -214,15 +216,15 @@ def _whole(given: str) -> str:
 
 
 def storable(given: object) -> str | None:
-    """What is looked for of a value. Two values may come to the same: whoever looks compares what was found."""
+    """Return the search key for a value; collisions are possible, so callers must compare the matches."""
     return _whole(given) if isinstance(given, str) else None
 
 
 def restored(connection: Connection, rows: Sequence[RowOfRun]) -> Runs:
-    """Runs from their rows and their events, as the fold had them.
+    """Restore folded runs from their rows and events.
 
     Raises:
-        CorruptEvent: an event that was taken in is no longer what it was.
+        CorruptEvent: an event has changed since it was processed.
     """
     places = [RunPlaces(row.started, row.completed, row.failed) for row in rows]
     told = events_at(connection, [at for place in places for at in vars(place).values() if at is not None])
@@ -239,10 +241,10 @@ def restored(connection: Connection, rows: Sequence[RowOfRun]) -> Runs:
 
 
 def ends_of(connection: Connection, rows: Sequence[RowOfRun]) -> list[BackendEnd]:
-    """How the calls of ended runs ended, in the order of the rows.
+    """Return how the calls of ended runs ended, in the order of the rows.
 
     Raises:
-        CorruptEvent: an event that was taken in is no longer what it was.
+        CorruptEvent: an event has changed since it was processed.
     """
     told = events_at(connection, [row.failed for row in rows if row.completed is None])
     found = []
@@ -256,7 +258,7 @@ def ends_of(connection: Connection, rows: Sequence[RowOfRun]) -> list[BackendEnd
 
 
 def because_of(cause: Cause, connection: Connection, rows: Sequence[RowOfRun]) -> list[RowOfRun]:
-    """Of failed runs, those with a cause: it takes half of what all about each would take."""
+    """Return the failed runs with this cause; takes half the time of restoring them completely."""
     told = events_at(connection, [row.failed for row in rows])
     failed = ((row, told.get(row.failed)) for row in rows)
     return [row for row, event in failed if isinstance(event, events.RunFailed) and diagnose(facts_of(event)) is cause]
@@ -264,13 +266,13 @@ def because_of(cause: Cause, connection: Connection, rows: Sequence[RowOfRun]) -
 
 def _no_longer_told(position: int, row: RowOfRun) -> CorruptEvent:
     return CorruptEvent(
-        f"event {position} of the log no longer tells of the run {row.id_reversed[::-1]}: "
-        "find out what was changed with: threadledger db check"
+        f"event {position} of the log no longer belongs to the run {row.id_reversed[::-1]}: "
+        "find the changed events with: threadledger db check"
     )
 
 
 def events_at(connection: Connection, positions: Sequence[int]) -> dict[int, events.Event]:
-    """The events at these positions, in the order of the log."""
+    """Return the events at these positions, in log order."""
     query = (
         select(*_EVENT)
         .join_from(EVENTS, STREAMS, STREAMS.c.stream == EVENTS.c.stream)

@@ -1,4 +1,4 @@
-"""The view of words: which messages, and which conversations' keys, hold what is searched for."""
+"""Maintain the full-text index of messages and conversation keys."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .view import EVENTS, POSITION, STREAMS, Taken, View
 from .words import phrases_of, words_of
 
 Changes = Sequence[tuple[int, Sequence[str]]]
-"""Positions, with the words that stand there."""
+"""Positions of events, each with its words."""
 
 
 class SearchView(View[None, Changes]):
-    """The words of every message and of every key; the position of its event stands for each."""
+    """Index the words of every message and key by the position of its event."""
 
     name = "search"
     version = 1
@@ -28,7 +28,7 @@ class SearchView(View[None, Changes]):
         _index(connection).create(connection, self.prefix(generation))
 
     def load(self, connection: Connection, generation: int, taken: Sequence[Taken]) -> None:
-        """Nothing: what a message says depends on no other."""
+        """Do nothing: the words of a message depend on no other message."""
 
     def fold(self, taken: Sequence[Taken], known: None) -> Changes:
         found = [(position, words_of(_text(event))) for position, event in taken]
@@ -42,7 +42,7 @@ class SearchView(View[None, Changes]):
             connection.execute(index.insert(table), rows)
 
     def hits(self, connection: Connection, generation: int, search: str) -> list[tuple[str, int]]:
-        """(key, position) of the messages and keys that hold what is searched for, the newest first."""
+        """Return (key, position) of the messages and keys that match a search, newest first."""
         found = self._found(connection, generation, search, STREAMS.c.name, EVENTS.c.position)
         if found is None:
             return []
@@ -50,7 +50,7 @@ class SearchView(View[None, Changes]):
         return [(key_of(row.name), row.position) for row in rows]
 
     def streams(self, connection: Connection, generation: int, search: str) -> Select[Any] | None:
-        """Selects the streams with a hit; None where nothing is searched for."""
+        """Return a query for the streams that match a search, or None if the search has no words."""
         return self._found(connection, generation, search, STREAMS.c.name)
 
     def _found(
@@ -79,27 +79,33 @@ def _text(event: events.Event) -> str:
 
 
 class _FullText(Protocol):
-    """A database's index of words. Here alone the two differ."""
+    """Define the full-text index, the only part that differs between the databases."""
 
     def table(self, begin: str) -> Table: ...
 
     def create(self, connection: Connection, begin: str) -> None: ...
 
     def insert(self, table: Table) -> Any:
-        """Inserts a `position` with an `entry`."""
+        """Return a statement that inserts a `position` with an `entry`."""
         ...
 
     def entry(self, words: Sequence[str]) -> str:
-        """Words as they are given to the database."""
+        """Return the words in the form that the database expects."""
         ...
 
     def matches(self, table: Table, phrases: Sequence[Sequence[str]]) -> ColumnElement[bool]:
-        """Whether all phrases are there. They are made of folded words only: no sign of the user's gets here."""
+        """Return a condition that all phrases occur.
+
+        Phrases contain only folded words, so they contain no operators of the query language.
+        """
         ...
 
 
 class _FTS5:
-    """SQLite's. It keeps no text (`content=''`); its tokenizer `ascii` parts words at spaces and leaves them as they are."""
+    """Implement the index with SQLite's FTS5.
+
+    It stores no text (`content=''`). The tokenizer `ascii` splits at spaces and does not change the words.
+    """
 
     def table(self, begin: str) -> Table:
         return _fts5_table(begin)
@@ -122,7 +128,10 @@ class _FTS5:
 
 
 class _TsVector:
-    """PostgreSQL's. The vector is written out here: its own parser would part words by the rules of the server's language."""
+    """Implement the index with PostgreSQL's tsvector.
+
+    The vector is built here, because PostgreSQL's parser splits words by the rules of the server's language.
+    """
 
     def table(self, begin: str) -> Table:
         return _tsvector_table(begin)

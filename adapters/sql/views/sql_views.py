@@ -1,4 +1,4 @@
-"""The read models of a ledger, as the domain asks for them."""
+"""Implement the domain's interface to the read models of a ledger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class SqlViews:
-    """`Views` in the ledger's database."""
+    """Implement `Views` in the ledger's database."""
 
     def __init__(self, database: Database, log: Recorder) -> None:
         self._database = database
@@ -79,7 +79,7 @@ class SqlViews:
         return self._read(found, self._search.name, self._conversations.name)
 
     def hits(self, search: str) -> list[tuple[str, int]]:
-        """(key, position) of the messages and keys that hold all words of a search, the newest first."""
+        """Return (key, position) of the messages and keys that contain all words of a search, newest first."""
         return self._read(lambda connection, words: self._search.hits(connection, words, search), self._search.name)
 
     def status(self) -> list[dict[str, Any]]:
@@ -88,12 +88,12 @@ class SqlViews:
     def rebuild(self, names: Sequence[str] = (), progress: Progress = lambda name, position, end: None) -> None:
         for name in names:
             if name not in self._projections:
-                raise InvalidInput(f"there is no view {name!r}: give some of {', '.join(self._projections)}")
+                raise InvalidInput(f"there is no view {name!r}: choose from {', '.join(self._projections)}")
         for name in names or self._projections:
             self._projections[name].rebuild(progress)
 
     def _read(self, work: Callable[..., T], *names: str) -> T:
-        """Read views that have caught up: `work` is given a connection and the generation of each."""
+        """Bring views up to date, then call `work` with a connection and the live generation of each."""
         projections = [self._projections[name] for name in names]
 
         def read(*generations: int) -> T:
@@ -104,6 +104,6 @@ class SqlViews:
             try:
                 return read(*generations)
             except StoreError:
-                # Somebody rebuilt a view and dropped what was about to be read.
+                # Another process may have rebuilt a view and dropped the generation that was being read.
                 if generations == [projection.live() for projection in projections]:
                     raise

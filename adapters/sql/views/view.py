@@ -1,4 +1,4 @@
-"""What a view is: tables that are made from events, and can be made from them again at any time."""
+"""Define views: tables built from events, which can be rebuilt at any time."""
 
 from __future__ import annotations
 
@@ -12,70 +12,70 @@ from sqlalchemy.types import TypeEngine
 from threadledger.domain import events
 
 Taken = tuple[int, events.Event]
-"""An event that is taken in, with its position in the log."""
+"""Event to process, with its position in the log."""
 
 K = TypeVar("K")
 C = TypeVar("C")
 
 POSITION: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
-"""A position in the log. SQLite's INTEGER is as large, and only under that name it can be the row's own number."""
+"""Type of a position in the log. SQLite's INTEGER has the same size, and only that type can be an alias of the rowid."""
 
 PLAIN_TEXT: TypeEngine[str] = Text(collation="C").with_variant(Text(), "sqlite")
-"""Text that is compared byte by byte, whatever the language of the server is."""
+"""Type of text that is compared byte by byte, independent of the server's locale."""
 
 EVENTS = table("events", *map(column, ("position", "stream", "version", "topic", "state", "event_id", "at", "schema")))
 STREAMS = table("streams", column("stream"), column("name"))
-"""The parts of the log that views are read together with."""
+"""Columns of the log's tables that views use in joins."""
 
 
 class View(ABC, Generic[K, C]):
-    """One view. Its tables carry its name, its version and a generation: each rebuild makes a generation of its own.
+    """Define one view. The names of its tables contain its name, version and generation; each rebuild creates a generation.
 
-    Taking in a batch of events has three steps, so that the write lock is held for the last one only, and so that what
-    goes wrong in the second is the events' fault, not the database's.
+    Processing a batch of events has three steps: `load`, `fold` and `apply`. The write lock is held only in the last
+    step, and errors in the second step are caused by the events, not by the database.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
-    """Raised with each change of the tables or of what is written into them: the view is then built anew by itself."""
+    """Version of the view. Increase it when the tables or their contents change: the view is then rebuilt automatically."""
     topics: ClassVar[Sequence[str]]
-    """The events that it takes in; all where it is empty."""
+    """Types of events that the view processes; all if empty."""
 
     @abstractmethod
     def create(self, connection: Connection, generation: int) -> None:
-        """Make the tables of a generation."""
+        """Create the tables of a generation."""
 
     @abstractmethod
     def load(self, connection: Connection, generation: int, taken: Sequence[Taken]) -> K:
-        """What the view knows already of what these events touch. Reads only."""
+        """Return the existing data that these events affect. Read-only."""
 
     @abstractmethod
     def fold(self, taken: Sequence[Taken], known: K | None) -> C:
-        """What is to be written. Without a database; `known` is None where the view is empty.
+        """Compute the changes to write, without database access; `known` is None if the view is empty.
 
         Raises:
-            Exception: of any kind, where an event cannot be taken in.
+            Exception: an event cannot be processed; any type of exception is allowed.
         """
 
     @abstractmethod
     def apply(self, connection: Connection, generation: int, changes: C) -> None:
-        """Write it. Writes only."""
+        """Write the changes, without reading."""
 
     def prefix(self, generation: int) -> str:
-        """What the names of a generation's tables begin with."""
+        """Return the prefix of the table names of a generation."""
         return prefix(self.name, self.version, generation)
 
 
 def prefix(name: str, version: int, generation: int) -> str:
-    """What the names of the tables of one generation of a view begin with."""
+    """Return the prefix of the table names of one generation of a view."""
     return f"view_{name}_{version}_{generation}_"
 
 
 def upsert(connection: Connection, into: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, or replace those with the same primary key."""
+    """Insert rows; replace existing ones with the same primary key."""
     if not rows:
         return
-    if connection.dialect.name == "postgresql":  # imported where it is used: the other one need not be loaded
+    if connection.dialect.name == "postgresql":  # a local import, so that the other dialect is not loaded
         from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 
         new: Any = insert_postgresql(into)
@@ -89,7 +89,7 @@ def upsert(connection: Connection, into: Table, rows: Sequence[Mapping[str, Any]
 
 
 def put(connection: Connection, into: str, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """The same, for rows whose values come in the order of `columns`, at half the price: the statement is our own."""
+    """Upsert rows given as tuples in the order of `columns`; plain SQL takes half the time of `upsert`."""
     if not rows:
         return
     mark = "?" if connection.dialect.name == "sqlite" else "%s"

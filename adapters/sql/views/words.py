@@ -1,7 +1,7 @@
-"""Text as it is searched: folded to plain words here, and not by the databases, which would not agree.
+"""Convert text to folded words for search; the databases do not do this, because their results would differ.
 
-Case, accents and other marks do not count. Characters of scripts that set no spaces between words are words of their own; a
-word of such a script is then found as a phrase.
+Case, accents and other marks are ignored. In scripts without spaces between words, each character is a word, and a word
+is found as a phrase.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from collections.abc import Sequence
 from threadledger.domain import InvalidInput
 
 SEARCH_TEXT_CHARS_MAX = 100_000
-"""Characters of a message that are searched, from its beginning. PostgreSQL's tsvector holds less than 1 MiB: 100,000
-different Chinese characters take 800 kB of it. Of these, it finds words that stand together (phrases) only among the first
-16,383 words, and the first 255 times that a word is there."""
+"""Number of characters at the beginning of a message that are indexed.
+
+PostgreSQL limits a tsvector to less than 1 MiB, and 100,000 different Chinese characters take 800 kB. PostgreSQL finds
+phrases only among the first 16,383 words, and only in the first 255 occurrences of a word.
+"""
 
 WORD_CHARS_MAX = 200
-"""Characters of one word; the rest does not count. A lexeme of PostgreSQL holds less than 2 KiB."""
+"""Maximum length of a word; the rest is ignored. PostgreSQL limits a lexeme to less than 2 KiB."""
 
 SEARCH_WORDS_MAX = 500
-"""Words in one search."""
+"""Maximum number of words in one search."""
 
 _SPACELESS = (
     (0x0E00, 0x0EFF),  # Thai, Lao
@@ -36,11 +38,11 @@ _SPACELESS = (
     (0x20000, 0x3FFFF),
 )
 _NOT_THERE = {0x00AD, 0x0640, 0x200D}
-"""Soft hyphen, Arabic tatweel, zero-width joiner: they stand within a word and say nothing."""
+"""Soft hyphen, Arabic tatweel and zero-width joiner: characters within a word that are ignored."""
 
 
 class _Folding(dict[int, str]):
-    """What becomes of each character, found out at its first use: a letter or digit stays, a mark goes, all else parts words."""
+    """Map each character on first use: keep letters and digits, remove marks, and replace anything else by a space."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -51,7 +53,7 @@ class _Folding(dict[int, str]):
             folded = " "
         elif any(first <= code <= last for first, last in _SPACELESS):
             folded = f" {character} "
-        else:  # marks without a combining class are vowels (Devanagari, Tamil, …): without them the word is another one
+        else:  # marks without a combining class are vowels (Devanagari, Tamil, …) and distinguish words
             folded = character
         self[code] = folded
         return folded
@@ -62,7 +64,7 @@ _TERMS = re.compile(r'"([^"]*)"|(\S+)')
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, folded, as far as they are searched."""
+    """Return the folded words of a text, within the limits of the index."""
     text = text[:SEARCH_TEXT_CHARS_MAX]
     text = text.lower() if text.isascii() else unicodedata.normalize("NFKD", text).casefold()
     words = text.translate(_FOLDING)[:SEARCH_TEXT_CHARS_MAX].split()
@@ -72,15 +74,15 @@ def words_of(text: str) -> list[str]:
 
 
 def phrases_of(search: str) -> Sequence[Sequence[str]]:
-    """What is searched for: phrases of folded words, of which the last may be the beginning of one.
+    """Parse a search into phrases of folded words; the last word of each phrase matches as a prefix.
 
-    Terms are parted by white space; those in double quotes stand together. No sign has any other meaning.
+    Terms are separated by white space; text in double quotes is one phrase. No other character has a special meaning.
 
     Raises:
-        InvalidInput: the search is too long.
+        InvalidInput: the search has more than `SEARCH_WORDS_MAX` words.
     """
     phrases = [words_of(quoted or plain) for quoted, plain in _TERMS.findall(search)]
     count = sum(map(len, phrases))
     if count > SEARCH_WORDS_MAX:
-        raise InvalidInput(f"a search of {count} words is too long: give at most {SEARCH_WORDS_MAX}")
+        raise InvalidInput(f"a search of {count} words is too long: use at most {SEARCH_WORDS_MAX}")
     return [phrase for phrase in phrases if phrase]
