@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .exported_run import ExportedRun, export_run
     from .formats import (
         FORMATS,
         Imported,
@@ -25,11 +24,12 @@ if TYPE_CHECKING:
     from .simulator import Fault, Script, ScriptError, Simulator, StateError
     from .sql import SCHEMA_VERSION, Database
     from .telemetry import Telemetry
+    from .testcase import ExportedRun, export_run
     from .wiring import client_of, open_ledger, thread_reader
 
 _PLACES = {
     "Database": ".sql",
-    "ExportedRun": ".exported_run",
+    "ExportedRun": ".testcase",
     "FORMATS": ".formats",
     "Fault": ".simulator",
     "Imported": ".formats",
@@ -47,7 +47,7 @@ _PLACES = {
     "conversation_as_line": ".formats",
     "export_lines": ".formats",
     "export_markdown": ".formats",
-    "export_run": ".exported_run",
+    "export_run": ".testcase",
     "import_found": ".formats",
     "import_lines": ".formats",
     "import_source": ".formats",

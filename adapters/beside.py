@@ -8,32 +8,25 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from threadledger.domain import (
-    BackendRequest,
-    Cause,
+from threadledger.domain import limits
+from threadledger.domain.alignment import common_prefix
+from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.effects import Effect, Effects, Work
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.failures import Cause, diagnose, is_worth_a_retry
+from threadledger.domain.ids import now, to_iso
+from threadledger.domain.journal import Journal
+from threadledger.domain.memory import Memory, fold_memory
+from threadledger.domain.threads import (
     Doubt,
-    Effect,
-    Effects,
-    Journal,
-    Memory,
-    Message,
     MirrorHead,
-    ProviderRefused,
-    Role,
     ThreadItem,
     ThreadMirror,
-    Work,
-    common_prefix,
-    diagnose,
     digest,
-    fold_memory,
     is_uncertain,
-    is_worth_a_retry,
-    limits,
-    now,
     open_doubts,
     surplus,
-    to_iso,
 )
 
 

@@ -11,7 +11,8 @@ import json
 import logging
 from datetime import UTC, datetime
 
-from threadledger.domain import Redacting, fields_of, to_iso
+from threadledger.domain.failures import Redacting, fields_of
+from threadledger.domain.ids import to_iso
 
 RESERVED = ("time", "level", "logger", "message", "exception")
 

@@ -15,37 +15,25 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from threadledger.domain import (
+from threadledger.domain import limits
+from threadledger.domain.conversation import Conversation, ConversationState, stream_of
+from threadledger.domain.effects import Effects, Pause, Work, attended
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.exchange import Backend, BackendRequest, Mend
+from threadledger.domain.failures import Cause, Failure, Health, diagnose
+from threadledger.domain.ids import new_id, now, to_iso
+from threadledger.domain.journal import Journal
+from threadledger.domain.threads import (
     CATCH_UP_ATTEMPTS_MAX,
-    Backend,
-    BackendRequest,
-    Cause,
-    Conversation,
-    ConversationState,
     Delivered,
     Doubt,
-    Effects,
-    Failure,
-    Health,
-    Journal,
-    Mend,
     MirrorHead,
     MirrorHeads,
-    Pause,
-    ProviderRefused,
     ThreadMirror,
-    Work,
-    attended,
     bring_up,
-    diagnose,
     lacking,
-    limits,
-    new_id,
-    now,
     sent_again,
-    stream_of,
     taken_out,
-    to_iso,
 )
 
 from .beside import (
@@ -68,10 +56,14 @@ from .beside import (
 
 logger = logging.getLogger("threadledger.threads")
 
+
 CLAIM_SECONDS = 600.0
 """Maximum time to hold a thread for sending, in seconds; after that the holder counts as crashed."""
 
+
 CLAIM_ATTEMPTS_MAX = 25
+
+
 CLAIM_WAIT_SECONDS = 0.2
 """Pause between the `CLAIM_ATTEMPTS_MAX` attempts to claim a thread that another process is writing to, in seconds."""
 

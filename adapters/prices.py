@@ -1,5 +1,7 @@
 """Compute the cost of a run from the price data bundled with genai-prices (extra `prices`)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from functools import cache

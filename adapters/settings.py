@@ -11,13 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from threadledger.domain import FileMissing, InvalidSettings, Profile, limits, parse_profile
+from threadledger.domain import limits
+from threadledger.domain.conversation import Profile, parse_profile
+from threadledger.domain.errors import FileMissing, InvalidSettings
 
 BACKENDS = ("assistants", "responses", "chat")
+
+
 DEFAULT_PROFILE = Path("profiles/john.toml")
+
+
 DEFAULT_MODEL = "gpt-5.5"
 """Model used if neither OPENAI_MODEL nor the profile names one. Models retire: GET /models returns `shutdown_date`.
 gpt-5.5 is the model in the openai SDK's own examples (3.54, November 2026)."""
+
 
 DEADLINE_SECONDS_MAX = 86_400.0
 """Maximum deadline of an exchange, in seconds: one day."""
@@ -106,7 +113,7 @@ class Settings(BaseSettings):
         """
         import tomllib
 
-        from threadledger.domain import InvalidProfile
+        from threadledger.domain.errors import InvalidProfile
 
         path = self.profile or (DEFAULT_PROFILE if DEFAULT_PROFILE.is_file() else None)
         if path is None:

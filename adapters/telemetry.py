@@ -24,14 +24,15 @@ from urllib.parse import urlsplit
 
 from opentelemetry import context, metrics, trace
 
-from threadledger.domain import ExchangeEnd, RunEnd, SeenRun
-
-from . import telemetry_names as n
+from threadledger.domain.journal import ExchangeEnd, RunEnd, SeenRun
 
 SPANS_OPEN_MAX = 10_000
 """Maximum number of open spans; above it, the oldest span is ended without its result."""
 
+
 PROVIDERS_BACKENDS = frozenset({"assistants", "responses", "chat"})
+
+
 PORTS = {"https": 443, "http": 80}
 
 
@@ -44,12 +45,15 @@ class _Exchange:
     """Span contexts of its failed runs by run id, for links."""
 
 
+OPENAI = "openai"
+
+
 class Telemetry:
     """Implement `Observer` with spans and metrics."""
 
     def __init__(
         self,
-        provider: str = n.OPENAI,
+        provider: str = OPENAI,
         endpoint: str = "",
         agent: str = "",
         *,
@@ -70,16 +74,16 @@ class Telemetry:
         self._tracer = trace.get_tracer("threadledger", tracer_provider=tracer_provider)
         meter = metrics.get_meter("threadledger", meter_provider=meter_provider)
         self._duration = meter.create_histogram(
-            n.OPERATION_DURATION,
+            OPERATION_DURATION,
             unit="s",
             description="GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=n.OPERATION_DURATION_BUCKETS,
+            explicit_bucket_boundaries_advisory=OPERATION_DURATION_BUCKETS,
         )
         self._tokens = meter.create_histogram(
-            n.TOKEN_USAGE,
+            TOKEN_USAGE,
             unit="{token}",
             description="Number of input and output tokens used.",
-            explicit_bucket_boundaries_advisory=n.TOKEN_USAGE_BUCKETS,
+            explicit_bucket_boundaries_advisory=TOKEN_USAGE_BUCKETS,
         )
         self._provider = provider
         self._server = _server(endpoint)
@@ -94,7 +98,7 @@ class Telemetry:
         exchange = None if run.shadow else self._exchange(run)
         above = trace.set_span_in_context(exchange.span) if exchange is not None else None
         failed = exchange.failed.get(run.took_over_from or "") if exchange is not None else None
-        links = [trace.Link(failed, {n.LINK: n.FALLBACK})] if failed is not None else []
+        links = [trace.Link(failed, {LINK: FALLBACK})] if failed is not None else []
         span = self._span(run, above, links)
         with self._lock:
             self._runs[run.run_id] = span
@@ -127,7 +131,7 @@ class Telemetry:
         if exchange is None:
             return
         if end.answered_by is None:
-            exchange.span.set_attribute(n.ERROR_TYPE, n.GIVEN_UP)
+            exchange.span.set_attribute(ERROR_TYPE, GIVEN_UP)
             exchange.span.set_status(trace.StatusCode.ERROR, "no backend answered")
         exchange.span.end(_nanoseconds(end.ended_at))
 
@@ -138,13 +142,13 @@ class Telemetry:
             if found is not None:
                 return found
             attributes = {
-                n.OPERATION: n.INVOKE_AGENT,
-                n.PROVIDER: self._provider_of(run),
-                n.CONVERSATION_ID: run.key,
-                n.AGENT_NAME: self._agent or None,
-                n.EXCHANGE_ID: run.exchange_id,
+                OPERATION: INVOKE_AGENT,
+                PROVIDER: self._provider_of(run),
+                CONVERSATION_ID: run.key,
+                AGENT_NAME: self._agent or None,
+                EXCHANGE_ID: run.exchange_id,
             }
-            name = f"{n.INVOKE_AGENT} {self._agent}".strip()
+            name = f"{INVOKE_AGENT} {self._agent}".strip()
             began = _nanoseconds(run.started_at)
             span = self._tracer.start_span(name, attributes=_known(attributes), start_time=began)
             made = self._exchanges[place] = _Exchange(span)
@@ -154,16 +158,16 @@ class Telemetry:
 
     def _span(self, run: SeenRun, above: context.Context | None, links: list[trace.Link]) -> trace.Span:
         attributes = self._common(run) | {
-            n.CONVERSATION_ID: run.key,
-            n.RUN_ID: run.run_id,
-            n.EXCHANGE_ID: run.exchange_id,
-            n.BACKEND: run.backend,
-            n.ATTEMPT: run.attempt,
-            n.RERUN_OF: run.rerun_of,
-            n.SHADOW: run.shadow or None,
+            CONVERSATION_ID: run.key,
+            RUN_ID: run.run_id,
+            EXCHANGE_ID: run.exchange_id,
+            BACKEND: run.backend,
+            ATTEMPT: run.attempt,
+            RERUN_OF: run.rerun_of,
+            SHADOW: run.shadow or None,
         }
         return self._tracer.start_span(
-            f"{n.CHAT} {run.model}",
+            f"{CHAT} {run.model}",
             context=above,
             kind=trace.SpanKind.CLIENT,
             attributes=_known(attributes),
@@ -174,30 +178,30 @@ class Telemetry:
     def _common(self, run: SeenRun) -> dict[str, Any]:
         """Return the attributes that spans and metrics of a run share."""
         ours = self._server if run.backend in PROVIDERS_BACKENDS else {}
-        return {n.OPERATION: n.CHAT, n.PROVIDER: self._provider_of(run), n.REQUEST_MODEL: run.model, **ours}
+        return {OPERATION: CHAT, PROVIDER: self._provider_of(run), REQUEST_MODEL: run.model, **ours}
 
     def _provider_of(self, run: SeenRun) -> str:
         return self._provider if run.backend in PROVIDERS_BACKENDS else run.backend
 
     def _answered(self, end: RunEnd) -> dict[str, Any]:
         return {
-            n.RESPONSE_MODEL: end.response_model,
-            n.RESPONSE_ID: end.remote_run_id,
-            n.FINISH_REASONS: [end.finish_reason] if end.finish_reason else None,
-            n.REQUEST_ID: end.request_id,
-            n.INPUT_TOKENS: end.usage.get("input_tokens"),
-            n.OUTPUT_TOKENS: end.usage.get("output_tokens"),
+            RESPONSE_MODEL: end.response_model,
+            RESPONSE_ID: end.remote_run_id,
+            FINISH_REASONS: [end.finish_reason] if end.finish_reason else None,
+            REQUEST_ID: end.request_id,
+            INPUT_TOKENS: end.usage.get("input_tokens"),
+            OUTPUT_TOKENS: end.usage.get("output_tokens"),
         }
 
     def _count(self, end: RunEnd) -> None:
         cause = end.cause.value if end.cause is not None else None
-        shared = self._common(end.run) | {n.RESPONSE_MODEL: end.response_model}
+        shared = self._common(end.run) | {RESPONSE_MODEL: end.response_model}
         if end.duration_seconds is not None:
-            self._duration.record(end.duration_seconds, _known(shared | {n.ERROR_TYPE: cause}))
+            self._duration.record(end.duration_seconds, _known(shared | {ERROR_TYPE: cause}))
         for kind in ("input", "output"):
             tokens = end.usage.get(f"{kind}_tokens")
             if tokens:
-                self._tokens.record(tokens, _known(shared | {n.TOKEN_TYPE: kind}))
+                self._tokens.record(tokens, _known(shared | {TOKEN_TYPE: kind}))
 
 
 def _failed(end: RunEnd) -> dict[str, Any]:
@@ -205,11 +209,11 @@ def _failed(end: RunEnd) -> dict[str, Any]:
     if failure is None or end.cause is None:
         return {}
     return {
-        n.ERROR_TYPE: end.cause.value,
-        n.STATUS: failure.status,
-        n.ERROR_CODE: failure.code,
-        n.ERROR_KIND: failure.type,
-        n.HTTP_STATUS: failure.http_status,
+        ERROR_TYPE: end.cause.value,
+        STATUS: failure.status,
+        ERROR_CODE: failure.code,
+        ERROR_KIND: failure.type,
+        HTTP_STATUS: failure.http_status,
     }
 
 
@@ -217,8 +221,8 @@ def _texts(end: RunEnd) -> dict[str, Any]:
     """Return question and answer in the format of the conventions."""
     asked, answered = end.question(), end.answer
     return {
-        n.INPUT_MESSAGES: _message("user", asked) if asked else None,
-        n.OUTPUT_MESSAGES: _message("assistant", answered) if answered else None,
+        INPUT_MESSAGES: _message("user", asked) if asked else None,
+        OUTPUT_MESSAGES: _message("assistant", answered) if answered else None,
     }
 
 
@@ -236,8 +240,127 @@ def _server(endpoint: str) -> dict[str, Any]:
         port = parts.port or PORTS.get(parts.scheme)
     except ValueError:
         port = None
-    return {n.SERVER_ADDRESS: parts.hostname, n.SERVER_PORT: port} if parts.hostname and port else {}
+    return {SERVER_ADDRESS: parts.hostname, SERVER_PORT: port} if parts.hostname and port else {}
 
 
 def _nanoseconds(at: datetime) -> int:
     return int(at.timestamp() * 1_000_000) * 1_000
+
+
+OPERATION = "gen_ai.operation.name"
+
+
+PROVIDER = "gen_ai.provider.name"
+
+
+CONVERSATION_ID = "gen_ai.conversation.id"
+
+
+AGENT_NAME = "gen_ai.agent.name"
+
+
+REQUEST_MODEL = "gen_ai.request.model"
+
+
+RESPONSE_MODEL = "gen_ai.response.model"
+
+
+RESPONSE_ID = "gen_ai.response.id"
+
+
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+
+
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+
+
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+
+
+TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105
+
+
+INPUT_MESSAGES = "gen_ai.input.messages"
+
+
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+
+
+ERROR_TYPE = "error.type"
+
+
+SERVER_ADDRESS = "server.address"
+
+
+SERVER_PORT = "server.port"
+
+
+CHAT = "chat"
+"""Operation of a run: one call of a model."""
+
+
+INVOKE_AGENT = "invoke_agent"
+"""Operation of an exchange: all runs that tried to answer one question."""
+
+
+AZURE_OPENAI = "azure.ai.openai"
+"""Provider names. An app's own backend is reported under its own name."""
+
+
+OPERATION_DURATION = "gen_ai.client.operation.duration"
+
+
+OPERATION_DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+"""Bucket boundaries, in seconds."""
+
+
+TOKEN_USAGE = "gen_ai.client.token.usage"  # noqa: S105
+
+
+TOKEN_USAGE_BUCKETS = tuple(4**power for power in range(14))
+"""Bucket boundaries, from 1 to 67,108,864 tokens."""
+
+
+RUN_ID = "threadledger.run.id"
+
+
+EXCHANGE_ID = "threadledger.exchange.id"
+
+
+BACKEND = "threadledger.backend"
+
+
+ATTEMPT = "threadledger.attempt"
+
+
+RERUN_OF = "threadledger.rerun_of"
+
+
+SHADOW = "threadledger.shadow"
+
+
+STATUS = "threadledger.status"
+
+
+ERROR_CODE = "threadledger.error.code"
+
+
+ERROR_KIND = "threadledger.error.type"
+
+
+HTTP_STATUS = "threadledger.http_status"
+
+
+REQUEST_ID = "threadledger.request_id"
+
+
+LINK = "threadledger.link"
+"""Reason why a span is linked to another one."""
+
+
+FALLBACK = "fallback"
+"""Link reason: the linked run failed, and this run replaced it on another backend."""
+
+
+GIVEN_UP = "abandoned"
+"""`error.type` of an exchange that no backend answered."""

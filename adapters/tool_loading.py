@@ -9,9 +9,14 @@ from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
-from threadledger.domain import InvalidSettings, Profile, ToolFunction, redact
+from threadledger.domain.conversation import Profile
+from threadledger.domain.errors import InvalidSettings
+from threadledger.domain.exchange import ToolFunction
+from threadledger.domain.failures import redact
 
 SETTING = "THREADLEDGER_TOOLS"
+
+
 FILE_MODULE = "threadledger_tools"
 """Module name under which a tools file is imported; the file's own name may clash with another module."""
 

@@ -5,20 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from threadledger.domain import (
-    Backend,
-    Candidate,
-    InvalidSettings,
-    Journal,
-    Ledger,
-    Observer,
-    Outside,
-    Policy,
-    Profile,
-    RunLog,
-    ThreadMirror,
-    ToolFunction,
-)
+from threadledger.domain.conversation import Profile
+from threadledger.domain.errors import InvalidSettings
+from threadledger.domain.exchange import Backend, Candidate, Outside, Policy, ToolFunction
+from threadledger.domain.journal import Journal, Observer, RunLog
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.threads import ThreadMirror
 
 from .formats import MemoryLines
 from .mirroring import ThreadOutbox
@@ -30,12 +22,12 @@ from .openai import (
     Client,
     ConversationThreads,
     ResponsesBackend,
+    ThreadReader,
 )
-from .openai.thread_import import ThreadReader
 from .prices import price
 from .settings import Settings
 from .sql import Database, Factory, RememberedAssistants, SqlMirrorHeads
-from .telemetry_names import AZURE_OPENAI, OPENAI
+from .telemetry import AZURE_OPENAI, OPENAI
 from .tool_loading import load_tools
 
 

@@ -23,17 +23,12 @@ from random import Random
 from typing import Any
 
 from threadledger.adapters.sql import Database, Factory
-from threadledger.domain import (
-    RUN_TOPICS,
-    SUMMARY_BY,
-    EventMapper,
-    Journal,
-    Ledger,
-    PlainJSON,
-    events,
-    new_id,
-    stream_of,
-)
+from threadledger.domain.conversation import RUN_TOPICS, events, stream_of
+from threadledger.domain.failures import SUMMARY_BY
+from threadledger.domain.ids import new_id
+from threadledger.domain.journal import Journal
+from threadledger.domain.journal.rows import EventMapper, PlainJSON
+from threadledger.domain.ledger import Ledger
 
 EVENTS_AIM = 50_000
 """Minimum rate of a rebuild, in log events per second."""

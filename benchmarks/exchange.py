@@ -30,7 +30,9 @@ import openai
 from elsewhere import simulator_elsewhere
 
 import threadledger
-from threadledger.domain import AsyncLedger, Ledger, limits
+from threadledger.domain import limits
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger.awaited import AsyncLedger
 
 CPU_ADDED_AIM_MS = 5.0
 """Maximum CPU time that an exchange may add to the SDK's own, in milliseconds."""

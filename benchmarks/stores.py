@@ -20,7 +20,8 @@ from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate
 
 import threadledger
-from threadledger.domain import Completion, Conversation, RunPlan, Usage, stream_of, text_message
+from threadledger.domain.conversation import Completion, Conversation, RunPlan, stream_of, text_message
+from threadledger.domain.conversation.messages import Usage
 
 FILL = 50
 """Number of exchanges per commit while a store is filled, outside of measurements."""

@@ -9,30 +9,29 @@ import click
 
 from threadledger import __version__
 
-from .invocation import common
-from .lazy import LazyGroup
+from .main import LazyGroup, common
 
 __all__ = ["main", "replay_main"]
 
 COMMANDS = {
-    "init": (".init", "init", "Write .env from the example and create the database."),
+    "init": (".setup", "init", "Write .env from the example and create the database."),
     "demo": (".demo", "demo", "Run a guided demo on a scratch database and a simulator."),
-    "doctor": (".doctor", "doctor", "Diagnose problems and show how to fix them."),
+    "doctor": (".doctor.doctor", "doctor", "Diagnose problems and show how to fix them."),
     "ask": (".ask", "ask", "Ask one question and print the answer."),
-    "chat": (".chat", "chat", "Chat in the terminal."),
-    "append": (".append", "append", "Journal a message; no model is called."),
-    "list": (".list_", "list_", "List conversations, newest first."),
-    "show": (".show", "show", "Show one conversation."),
+    "chat": (".ask", "chat", "Chat in the terminal."),
+    "append": (".ask", "append", "Journal a message; no model is called."),
+    "list": (".conversations", "list_", "List conversations, newest first."),
+    "show": (".conversations", "show", "Show one conversation."),
     "diff": (".diff", "diff", "Compare a memory at two times, or with its thread."),
-    "fork": (".fork", "fork", "Start a new conversation as a copy of another."),
-    "events": (".events", "events", "Print the event log."),
+    "fork": (".conversations", "fork", "Start a new conversation as a copy of another."),
+    "events": (".conversations", "events", "Print the event log."),
     "audit": (".audit", "audit", "Show why runs failed and what was done about it."),
     "replay": (".replay", "replay", "Rebuild, verify and reconcile threads; rerun exchanges."),
-    "import": (".import_", "import_", "Import conversations from files or live threads."),
-    "export": (".export", "export", "Export conversations as JSON Lines or Markdown."),
+    "import": (".exchange_files", "import_", "Import conversations from files or live threads."),
+    "export": (".exchange_files", "export", "Export conversations as JSON Lines or Markdown."),
     "db": (".db", "db", "Inspect, check, back up and upgrade the database."),
-    "config": (".config", "config", "Show the effective settings."),
-    "simulate": (".simulate", "simulate", "Serve a simulator of OpenAI's API."),
+    "config": (".setup", "config", "Show the effective settings."),
+    "simulate": (".setup", "simulate", "Serve a simulator of OpenAI's API."),
 }
 
 
@@ -49,14 +48,14 @@ def root() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the `threadledger` command and return its exit code (CONTRACT.md lists the exit codes)."""
-    from .exits import run
+    from .main import run
 
     return run(root, "threadledger", list(sys.argv[1:] if arguments is None else arguments))
 
 
 def replay_main(arguments: Sequence[str] | None = None) -> int:
     """Run the `replay` command, which is short for `threadledger replay`."""
-    from .exits import run
+    from .main import run
     from .replay import replay
 
     return run(replay, "replay", list(sys.argv[1:] if arguments is None else arguments))

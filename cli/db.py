@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .exits import Exit
-from .invocation import TextParameter, common, invocation, opened
-from .lazy import LazyGroup
-from .output import counted, emit_many, emit_one, note
-from .progress import reported
+from .main import Exit, LazyGroup, TextParameter, common, invocation, opened
+from .output import counted, emit_many, emit_one, note, reported
 
 if TYPE_CHECKING:
     from rich.console import Console

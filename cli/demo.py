@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .exits import Exit, run
-from .invocation import common
+from .main import Exit, common, run
 
 if TYPE_CHECKING:
     from threadledger.adapters import Simulator
 
+
 KEY = "customer-42"
+
 
 PROFILE = """name = "John"
 instructions = "You are John, the assistant of a parcel service."
@@ -27,6 +28,7 @@ instructions = "You are John, the assistant of a parcel service."
 name = "web_search"
 description = "Search the web."
 """
+
 
 SETTINGS = {
     "OPENAI_API_KEY": "sk-demo",

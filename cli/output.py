@@ -6,28 +6,35 @@ import csv
 import json
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .invocation import invocation
+from .main import invocation
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
+
 
 Row = Mapping[str, Any]
+
 
 LONG_COLUMNS = frozenset(
     {"answer", "data", "key", "losses", "mend", "message", "reason", "threads", "value", "what", "what_was_said"}
 )
 """Columns that wrap on a narrow terminal; the others stay on one line."""
 
+
 ALWAYS_COUNTED = frozenset({"messages", "journal", "thread"})
 """Number columns that are shown even if all values are 0."""
 
+
 LONG_COLUMN_WIDTH_MIN = 12
 """Minimum width of a wrapping column, in characters."""
+
 
 STATE_STYLES = {
     **dict.fromkeys(("same", "done", "ok", "answered", "retried", "fallback"), "green"),
@@ -36,11 +43,14 @@ STATE_STYLES = {
 }
 """Terminal style of each state."""
 
+
 THREAD_ID_ENDING_CHARS = 8
 """Last characters of a thread id that a table shows; JSON has the whole id."""
 
+
 WIDE_TERMINAL = 100
 """Terminal width, in columns, from which on wide layouts are used."""
+
 
 PIPE_WIDTH = 200
 """Width, in columns, of a table that is not printed to a terminal."""
@@ -216,3 +226,101 @@ def _cell(value: Any) -> Any:
         return Text("yes" if value else "no")
     told = "" if value is None else printable(str(value), lines=False)
     return Text(told, style=STATE_STYLES.get(told, ""))
+
+
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+NOTHING = "·"
+"""Character for a count of 0 in a sparkline; the lowest bar is for small counts."""
+
+
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def sparkline(counts: Sequence[int]) -> str:
+    """Return one character per count, its height relative to the largest count."""
+    top = max(counts, default=0)
+    return "".join(SPARKS[(count * len(SPARKS) - 1) // top] if count else NOTHING for count in counts)
+
+
+def bar(value: float, top: float, width: int) -> str:
+    """Return a bar of at most `width` characters, its length relative to `top`; values above 0 are always visible."""
+    if value <= 0 or top <= 0:
+        return ""
+    whole, rest = divmod(max(round(min(value / top, 1.0) * width * 8), 1), 8)
+    return "█" * whole + (EIGHTHS[rest] if rest else "")
+
+
+def span(seconds: float | None) -> str:
+    """Return a duration in readable form: `0.31 s`, `4.2 s`, `12 min`, `3.5 h`, `2.0 d`."""
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    for limit, unit, name in ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 86_400:.1f} d"
+
+
+T = TypeVar("T")
+
+
+BAR_ITEMS_MIN = 20
+"""Minimum number of items for a bar; fewer are done before it could be read."""
+
+
+def tracked(things: Iterable[T], total: int | None, what: str) -> Iterator[T]:
+    """Yield the same things while a progress bar advances."""
+    progress = _bar()
+    worth_a_bar = total is None or total >= BAR_ITEMS_MIN
+    if not (worth_a_bar and progress.console.is_terminal):  # log files get no bars
+        yield from things
+        return
+    with progress:
+        yield from progress.track(things, total=total, description=what)
+
+
+@contextmanager
+def reported(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback that updates a progress bar with the numbers done and in total."""
+    progress = _bar()
+    if not progress.console.is_terminal:
+        yield lambda done, total: None
+        return
+    with progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Show the number of items per second."""
+
+        def render(self, task: Any) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -3,6 +3,8 @@
 It is equally fast whether two long sequences have nothing in common, repeat the same few entries, or are almost equal.
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Iterator, Sequence
 from math import isqrt
 

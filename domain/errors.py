@@ -28,6 +28,8 @@ ThreadledgerError
     └── CorruptEvent                 a stored row cannot be read
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -119,7 +121,7 @@ class AllBackendsFailed(ThreadledgerError):
         key, exchange_id: the conversation and the exchange.
     """
 
-    def __init__(self, key: str, exchange_id: str, failures: Sequence["RecordedFailure"]) -> None:
+    def __init__(self, key: str, exchange_id: str, failures: Sequence[RecordedFailure]) -> None:
         self.key = key
         self.exchange_id = exchange_id
         self.failures = tuple(failures)
@@ -134,7 +136,7 @@ class AllBackendsFailed(ThreadledgerError):
             f"no backend answered {key!r}: {told or 'no backend is configured'}; the question is kept. {advice}{then}"
         )
 
-    def _last_of_each_backend(self) -> Sequence["RecordedFailure"]:
+    def _last_of_each_backend(self) -> Sequence[RecordedFailure]:
         return list({each.backend: each for each in self.failures}.values())
 
 
@@ -145,7 +147,7 @@ class ProviderRefused(ThreadledgerError):
         failure: the facts that the provider reported.
     """
 
-    def __init__(self, failure: "Failure") -> None:
+    def __init__(self, failure: Failure) -> None:
         self.failure = failure
         super().__init__(failure.summary())
 

@@ -1,5 +1,7 @@
 """Create identifiers and read the domain's clock, in one place so that tests can freeze the time."""
 
+from __future__ import annotations
+
 import os
 import time
 import uuid

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import threadledger
-from threadledger.domain import AllBackendsFailed
+from threadledger.domain.errors import AllBackendsFailed
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "a-run-failed.md"
 SORRY = "Sorry, something went wrong."

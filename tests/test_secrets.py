@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from threadledger.domain import AllBackendsFailed, Ledger, keep_secret, redact
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.failures import keep_secret, redact
+from threadledger.domain.ledger import Ledger
 
 AZURE_KEY = "0badc0de0badc0de0badc0de0badc0de"
 PASSWORD = "pl4nted-p4ssw0rd"

@@ -1,12 +1,15 @@
 """Import conversations from files and providers, and export them."""
 
-from .found import Found, Imported
-from .jsonl import conversation_as_line, export_lines, import_lines
-from .live import import_threads
-from .markdown import export_markdown
-from .memory_file import MemoryLines
-from .sources import FORMATS, ImportSource, import_source
-from .storing import import_found
+from typing import TYPE_CHECKING
+
+from threadledger.domain.faces import lazy_face
+
+if TYPE_CHECKING:
+    from .importing import Found, Imported, import_found
+    from .jsonl import MemoryLines, conversation_as_line, export_lines, import_lines
+    from .live import import_threads
+    from .markdown import export_markdown
+    from .sources import FORMATS, ImportSource, import_source
 
 __all__ = [
     "FORMATS",
@@ -22,3 +25,15 @@ __all__ = [
     "import_source",
     "import_threads",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            "importing": "Found Imported import_found",
+            "jsonl": "MemoryLines conversation_as_line export_lines import_lines",
+            "live": "import_threads",
+            "markdown": "export_markdown",
+            "sources": "FORMATS ImportSource import_source",
+        },
+    )

@@ -6,24 +6,32 @@ openai-agents 0.24: tables `agent_sessions` and `agent_messages`, items as JSON 
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from threadledger.domain import InvalidInput, ThreadledgerError, from_iso, to_iso
+from threadledger.domain.errors import InvalidInput, ThreadledgerError
+from threadledger.domain.ids import from_iso, to_iso
 
-from .found import Entry, Found, Imported, json_of, message_of
-from .response_items import chat_message
+from .importing import Entry, Found, Imported, json_of, message_of
 
 MAGIC = b"SQLite format 3\0"
 """First bytes of every SQLite file."""
 
+
 SESSIONS = {"session_id", "created_at"}
+
+
 MESSAGES = {"id", "session_id", "message_data", "created_at"}
 """Columns that are read."""
+
 
 WRITE_VERSION_AT, WRITE_AHEAD_LOG = 18, 2
 """Offset of the write version in the file header, and its value for databases with a write-ahead log."""
@@ -118,3 +126,123 @@ def _moment(value: Any) -> str | None:
         return to_iso(from_iso(value.decode()))
     except (AttributeError, ValueError):
         return None
+
+
+CARRIED = ("phase",)
+"""Fields of a message that are kept with its content, because models need them again."""
+
+
+def chat_message(item: Any, left_out: Counter[str]) -> dict[str, Any] | None:
+    """Return an item as a Chat Completions message, or None for one that is left out and counted in `left_out`.
+
+    Raises:
+        InvalidInput: the value is not an item of the Responses API.
+    """
+    if not isinstance(item, Mapping):
+        raise InvalidInput(f"it is {type(item).__name__}, not an object: an item of the Responses API is expected")
+    match item:
+        case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
+            function = {"name": name, "arguments": arguments}
+            return _calling({"id": call_id, "type": "function", "function": function})
+        case {"type": "custom_tool_call", "call_id": str(call_id), "name": str(name), "input": str(given)}:
+            return _calling({"id": call_id, "type": "custom", "custom": {"name": name, "input": given}})
+        case {"type": "function_call_output" | "custom_tool_call_output", "call_id": str(call_id), "output": output}:
+            content = simplest([_part(part, []) for part in output]) if isinstance(output, list) else output
+            return {"role": "tool", "tool_call_id": call_id, "content": content}
+        case {"type": "reasoning"}:
+            left_out["reasoning"] += 1
+            return None
+        case {"type": "message"} | {"role": _}:
+            return _message(item, left_out)
+        case {"type": str(kind)}:
+            record = {name: value for name, value in item.items() if name not in {"type", "id", "status"}}
+            return hosted_call(kind, record, left_out)
+    raise InvalidInput("it has neither a role nor a type: an item of the Responses API is expected")
+
+
+def _calling(call: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def _message(item: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any] | None:
+    content = item.get("content")
+    extra = {name: item[name] for name in CARRIED if item.get(name) is not None}
+    if not isinstance(content, list):
+        return {"role": item.get("role"), "content": content, **extra}
+    annotations: list[Any] = []
+    parts = [_part(part, annotations) for part in content]
+    if is_empty(parts):
+        left_out["empty_messages"] += 1
+        return None
+    if annotations:
+        extra["annotations"] = annotations
+    return {"role": item.get("role"), "content": simplest(parts), **extra}
+
+
+def _part(part: Any, annotations: list[Any]) -> dict[str, Any]:
+    match part:
+        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
+            if isinstance(part.get("annotations"), list):
+                annotations += part["annotations"]
+            return {"type": "text", "text": text}
+        case {"type": "input_image", "image_url": str(url)}:
+            detail = {"detail": part["detail"]} if part.get("detail") not in {None, "auto"} else {}
+            return {"type": "image_url", "image_url": {"url": url} | detail}
+        case {"type": "input_file", "file_id": str(file_id)}:
+            rest = {name: value for name, value in part.items() if name != "type" and value is not None}
+            return {"type": "file", "file": rest or {"file_id": file_id}}
+        case Mapping():
+            return dict(part)
+    raise InvalidInput(f"a part of its content is {type(part).__name__}: an object with a type is expected")
+
+
+DATA_CHARS_MAX = 4_096
+"""Maximum length of a text in a tool record, in characters. Longer ones (base64 images, files) are replaced by size and hash."""
+
+
+def simplest(parts: Sequence[Mapping[str, Any]]) -> str | list[dict[str, Any]]:
+    """Return content as a string if it is a single text part, else as a list of parts."""
+    if len(parts) == 1 and parts[0].keys() == {"type", "text"} and parts[0]["type"] == "text":
+        text: str = parts[0]["text"]
+        return text
+    return [dict(part) for part in parts]
+
+
+def is_empty(parts: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the parts contain nothing but empty text."""
+    return all(part.get("type") == "text" and not part.get("text") for part in parts)
+
+
+def hosted_call(name: str, record: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
+    """Return a call of a provider-hosted tool as an assistant message with text, because only the provider can run it."""
+    left_out["hosted_calls_as_text"] += 1
+    told = json.dumps(by_reference(record), ensure_ascii=False)
+    return {"role": "assistant", "content": f"[tool call {name} {told}]"}
+
+
+def by_reference(value: Any) -> Any:
+    """Return the JSON value with long texts replaced by their size and hash.
+
+    Recursion is safe: the value was parsed from JSON, and the parser limits its depth.
+    """
+    if isinstance(value, str) and len(value) > DATA_CHARS_MAX:
+        data = value.encode(errors="surrogatepass")
+        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    if isinstance(value, Mapping):
+        return {name: by_reference(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [by_reference(each) for each in value]
+    return value
+
+
+def data_by_reference(url: str) -> dict[str, Any] | None:
+    """Return the media type, size and hash of a `data:` URL, or None for any other URL."""
+    if url[:5].lower() != "data:":
+        return None
+    head, _, data = url[5:].partition(",")
+    try:
+        content = base64.b64decode(data, validate=True) if head.endswith(";base64") else unquote_to_bytes(data)
+    except ValueError:
+        content = data.encode(errors="surrogatepass")
+    kind = head.removesuffix(";base64") or "text/plain"
+    return {"type": kind, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

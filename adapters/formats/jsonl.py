@@ -7,25 +7,35 @@ those are added.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from threadledger.domain import InvalidInput, Ledger, ThreadledgerError, events, from_iso
+from threadledger.domain.conversation import events
+from threadledger.domain.errors import FileMissing, InvalidInput, ThreadledgerError
+from threadledger.domain.ids import from_iso
+from threadledger.domain.ledger import Ledger
 
-from .found import Entry, Found, Imported, json_of, message_of
-from .storing import import_found
+from .importing import Entry, Found, Imported, import_found, json_of, message_of
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 
 PLACE_FIELDS = ("message_id", "at", "source", "exchange_id", "run_id")
 """Fields that an export adds to each message: its id, timestamp, source, exchange and run."""
 
+
 PLACE = "threadledger_place"
 """Field that holds the place fields if the message itself already has fields with these names."""
 
+
 OWN = "own"
 """Field inside `PLACE` that holds the message's own value of the field named `PLACE`."""
+
 
 METADATA = "metadata"
 """Field that holds the conversation's metadata if that has fields named `id` or `messages`."""
@@ -131,3 +141,44 @@ def _is_place(given: object) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+Memories = Iterator[tuple[str, Sequence[dict[str, Any]]]]
+
+
+class MemoryLines:
+    """Implement `MemoryFile` with JSON lines."""
+
+    def digest(self, messages: Sequence[dict[str, Any]]) -> str:
+        canonical = json.dumps(list(messages), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @contextmanager
+    def writing(
+        self, path: Path, memories: Iterable[tuple[str, Sequence[dict[str, Any]]]]
+    ) -> Iterator[tuple[Memories, Callable[[], None]]]:
+        unfinished = path.with_name(f"{path.name}.part")
+        try:
+            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+                for key, messages in memories:
+                    file.write(json.dumps({"id": key, "messages": messages}, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise FileMissing(f"{path} cannot be written ({error.strerror}): choose another file") from error
+        try:
+            yield _read(unfinished), lambda: _put(unfinished, path)
+        finally:
+            with suppress(FileNotFoundError):
+                unfinished.unlink()
+
+
+def _put(unfinished: Path, path: Path) -> None:
+    unfinished.replace(path)
+
+
+def _read(path: Path) -> Memories:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            given = json.loads(line)
+            yield given["id"], given["messages"]

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from threadledger.domain import Effects, Ledger, ProviderRefused, diagnose, perform
+from threadledger.domain.effects import Effects, perform
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.failures import diagnose
+from threadledger.domain.ledger import Ledger
 
-from .found import Found, Imported
-from .storing import import_found
+from .importing import Found, Imported, import_found
 from .threads import KEY, conversation_of, threads_of
 
 

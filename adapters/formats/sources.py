@@ -14,19 +14,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from threadledger.domain import FileMissing, InvalidInput, ThreadledgerError
+from threadledger.domain.errors import FileMissing, InvalidInput, ThreadledgerError
 
 from .agents_sqlite import MAGIC, found_in_sessions
 from .chatgpt import ZIP_MAGIC, found_in_export, found_in_zip
-from .found import Found, Imported, json_of
+from .importing import Found, Imported, json_of
 from .json_values import is_lines, values_of
 from .jsonl import found_in_lines
 from .threads import IN_A_THREAD, KEY, found_in_threads
 
 FORMATS = ("jsonl", "threads", "chatgpt", "agents-sqlite")
 
+
 LOOKED_AT = 50
 """Number of values at the beginning of a file that are checked to detect its format."""
+
 
 GZIP_MAGIC = b"\x1f\x8b"
 

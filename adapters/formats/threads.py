@@ -8,24 +8,25 @@ thread are merged.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from threadledger.domain import InvalidInput, ThreadledgerError
+from threadledger.domain.errors import InvalidInput, ThreadledgerError
+from threadledger.domain.ids import from_iso, to_iso
 
-from .found import Entry, Found, Imported, json_of, message_of, source_id
+from .agents_sqlite import chat_message, hosted_call, is_empty, simplest
+from .importing import Entry, Found, Imported, json_of, message_of, moment, source_id
 from .json_values import Value
-from .response_items import chat_message
-from .thread_messages import entries_of
-from .thread_order import in_order
 
 KEY = "threadledger_key"
 """Metadata field in which a thread written by a ledger has the conversation's key."""
 
+
 THREAD_ID = "id"
 """Value of `key_from` that always selects the thread's own id as the key."""
+
 
 IN_A_THREAD = ("thread.message", "list", "thread")
 
@@ -192,3 +193,194 @@ def _listed(value: Mapping[str, Any], name: str) -> list[Any] | None:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+MESSAGE_ID = "threadledger_message"
+
+
+WRITTEN_AT = "threadledger_written_at"
+"""Metadata fields in which a message written by a ledger has its message id and its original timestamp."""
+
+
+CARRIED = ("attachments", "incomplete_details")
+"""Fields of a message that are kept with its content. Attachments are file ids, with size and hash if the dump has them."""
+
+
+def entries_of(thing: Mapping[str, Any], number: int, left_out: Counter[str]) -> Iterator[Entry]:
+    """Yield the entries of a message or step; count in `left_out` what cannot be converted."""
+    name = f"message {number}"
+    if thing.get("type") == "tool_calls":
+        yield from _of_step(thing, name, left_out)
+        return
+    given = _chat_message(thing, name, left_out)
+    if given is not None:
+        metadata = _as_mapping(thing.get("metadata"))
+        ours = metadata.get(MESSAGE_ID)
+        yield Entry(
+            message_of(given, name),
+            thing["id"],
+            name,
+            _iso(metadata.get(WRITTEN_AT)) or moment(thing.get("created_at")),
+            ours if isinstance(ours, str) and ours else None,
+        )
+
+
+def _chat_message(message: Mapping[str, Any], name: str, left_out: Counter[str]) -> dict[str, Any] | None:
+    content = message.get("content")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise InvalidInput(f"{name}: its content is {type(content).__name__}: a list of parts is expected")
+    annotations: list[Any] = []
+    parts = [_part(part, annotations, name) for part in content]
+    extra = {field: message[field] for field in CARRIED if message.get(field)}
+    if is_empty(parts) and "attachments" not in extra:
+        left_out["empty_messages"] += 1
+        return None
+    if annotations:
+        extra["annotations"] = annotations
+    foreign = {
+        field: value
+        for field, value in _as_mapping(message.get("metadata")).items()
+        if field not in {MESSAGE_ID, WRITTEN_AT}
+    }
+    if foreign:
+        extra["metadata"] = foreign
+    return {"role": message.get("role"), "content": simplest(parts) if parts else "", **extra}
+
+
+def _part(part: Any, annotations: list[Any], name: str) -> dict[str, Any]:
+    """Convert a content part and collect its annotations in `annotations`.
+
+    Parts without an equivalent in Chat Completions (image_file, refusal) are kept unchanged.
+    """
+    match part:
+        case {"type": "text", "text": {"value": str(text)}}:
+            if isinstance(part["text"].get("annotations"), list):
+                annotations += part["text"]["annotations"]
+            return {"type": "text", "text": text}
+        case {"type": "image_url", "image_url": {"url": str(url), "detail": "auto"}}:
+            return {"type": "image_url", "image_url": {"url": url}}
+        case Mapping():
+            return dict(part)
+    raise InvalidInput(f"{name}: a part of its content is {type(part).__name__}: an object with a type is expected")
+
+
+def _of_step(step: Mapping[str, Any], name: str, left_out: Counter[str]) -> Iterator[Entry]:
+    """Yield the function calls of a step as one message, then their results; calls of hosted tools become text."""
+    calls = _as_mapping(step.get("step_details")).get("tool_calls")
+    functions: list[dict[str, Any]] = []
+    others: list[tuple[str, dict[str, Any]]] = []
+    for call in calls if isinstance(calls, list) else ():
+        match call:
+            case {"type": "function", "id": str(call_id), "function": {"name": str(function), "arguments": str(wish)}}:
+                asked = {"name": function, "arguments": wish}
+                functions.append({"id": call_id, "type": "function", "function": asked})
+                output = call["function"].get("output")
+                if output is None:
+                    left_out["calls_without_result"] += 1
+                else:
+                    others.append((call_id, {"role": "tool", "tool_call_id": call_id, "content": output}))
+            case {"type": str(kind)}:
+                told = hosted_call(kind, _as_mapping(call.get(kind)), left_out)
+                others.append((str(call.get("id", len(others))), told))
+            case _:
+                left_out["other_calls"] += 1
+    calling = [("calls", {"role": "assistant", "content": None, "tool_calls": functions})] if functions else []
+    for call_id, given in [*calling, *others]:
+        place = source_id(f"{step['id']}/{call_id}", name)
+        yield Entry(message_of(given, name), place, name, moment(step.get("created_at")))
+
+
+def _iso(text: Any) -> str | None:
+    try:
+        return to_iso(from_iso(text))
+    except (TypeError, ValueError):
+        return None
+
+
+def _as_mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+Thing = Mapping[str, Any]
+
+
+def in_order(messages: Sequence[Thing], steps: Sequence[Thing], order: str | None, is_page: bool) -> list[Thing]:
+    """Return messages and tool call steps, oldest first. `order` is the order given by the dump (`asc`, `desc`), if any."""
+    said = _oldest_first(messages, _is_newest_first(messages, order, is_page))
+    made = _oldest_first(steps, _is_newest_first(steps, None, False))
+    before: defaultdict[str, list[Thing]] = defaultdict(list)
+    after: defaultdict[str, list[Thing]] = defaultdict(list)
+    alone: list[Thing] = []
+    for index, step in enumerate(made):
+        if step.get("type") != "tool_calls":
+            continue
+        next_message = _next_message(step, made[index + 1 :], said)
+        of_run = [message for message in said if _is_of_run(message, step)]
+        if next_message is not None:
+            before[next_message].append(step)
+        elif of_run:
+            after[of_run[-1]["id"]].append(step)
+        else:
+            alone.append(step)
+    placed = [each for message in said for each in (*before[message["id"]], message, *after[message["id"]])]
+    for step in alone:
+        placed.insert(_place_by_time(step, placed), step)
+    return placed
+
+
+def created_at(thing: Thing) -> float | None:
+    """Return the Unix time of a message or step, or None if it has no valid one."""
+    found = thing.get("created_at")
+    return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else None
+
+
+def _is_newest_first(things: Sequence[Thing], order: str | None, is_page: bool) -> bool:
+    if order in {"asc", "desc"}:
+        return order == "desc"
+    times = [moment for thing in things if (moment := created_at(thing)) is not None]
+    if times and times[0] != times[-1]:
+        return times[0] > times[-1]
+    # All within one second: assume that the user wrote the first message.
+    first, last = (things[0].get("role"), things[-1].get("role")) if things else (None, None)
+    return last == "user" if first == "assistant" else is_page and last == first == "user" and len(things) > 1
+
+
+def _oldest_first(things: Sequence[Thing], newest_first: bool) -> list[Thing]:
+    listed = list(reversed(things)) if newest_first else list(things)
+    times: list[float] = []
+    for thing in listed:  # an object without a timestamp keeps its position after its predecessor
+        moment = created_at(thing)
+        times.append(moment if moment is not None else times[-1] if times else float("-inf"))
+    return [listed[index] for index in sorted(range(len(listed)), key=times.__getitem__)]
+
+
+def _is_of_run(message: Thing, step: Thing) -> bool:
+    return message.get("run_id") is not None and message.get("run_id") == step.get("run_id")
+
+
+def _next_message(step: Thing, later: Sequence[Thing], said: Sequence[Thing]) -> str | None:
+    """Return the id of the next message written by the step's run, found by the run's steps or else by timestamp."""
+    ids = {message["id"] for message in said}
+    for each in later:
+        details = each.get("step_details")
+        if each.get("run_id") == step.get("run_id") and isinstance(details, Mapping):
+            creation = details.get("message_creation")
+            message_id = creation.get("message_id") if isinstance(creation, Mapping) else None
+            if isinstance(message_id, str) and message_id in ids:
+                return message_id
+    moment = created_at(step)
+    for message in said:
+        written = created_at(message)
+        if _is_of_run(message, step) and (moment is None or written is None or written >= moment):
+            return str(message["id"])
+    return None
+
+
+def _place_by_time(step: Thing, placed: Sequence[Thing]) -> int:
+    """Return the index after the last object that is not newer than the step."""
+    moment = created_at(step)
+    if moment is None:
+        return len(placed)
+    return next((index for index, each in enumerate(placed) if (created_at(each) or moment) > moment), len(placed))

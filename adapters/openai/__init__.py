@@ -1,13 +1,20 @@
 """Provide the OpenAI backends and thread mirrors, and convert every exception of the SDK to a `Failure`."""
 
-from .assistant import Assistants
-from .assistants import AssistantsBackend
-from .chat import ChatBackend
-from .client import Client
-from .definitions import tool_problems
-from .looking import ProviderLook, SeenAssistant
-from .mirrors import AssistantsThreads, ConversationThreads
-from .responses import ResponsesBackend
+from typing import TYPE_CHECKING
+
+from threadledger.domain.faces import lazy_face
+
+if TYPE_CHECKING:
+    from .assistant_setup import Assistants
+    from .assistants import AssistantsBackend
+    from .chat import ChatBackend
+    from .client import Client
+    from .doctor import ProviderLook, SeenAssistant
+    from .failures import failure_of, failure_of_event
+    from .responses import ResponsesBackend
+    from .thread_import import ThreadReader
+    from .threads import AssistantsThreads, ConversationThreads
+    from .tools import tool_problems
 
 __all__ = [
     "Assistants",
@@ -19,5 +26,25 @@ __all__ = [
     "ProviderLook",
     "ResponsesBackend",
     "SeenAssistant",
+    "ThreadReader",
+    "failure_of",
+    "failure_of_event",
     "tool_problems",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            "assistant_setup": "Assistants",
+            "assistants": "AssistantsBackend",
+            "chat": "ChatBackend",
+            "client": "Client",
+            "doctor": "ProviderLook SeenAssistant",
+            "failures": "failure_of failure_of_event",
+            "responses": "ResponsesBackend",
+            "thread_import": "ThreadReader",
+            "threads": "AssistantsThreads ConversationThreads",
+            "tools": "tool_problems",
+        },
+    )

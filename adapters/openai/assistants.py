@@ -11,43 +11,41 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from threadledger.domain import (
-    BackendRequest,
-    Call,
-    Cause,
-    Completion,
-    Delta,
-    Effects,
-    Failure,
-    Message,
-    Pause,
-    ProviderRefused,
-    Role,
-    Tell,
-    diagnose,
-    is_uncertain,
-    limits,
-    may_succeed_when_retried,
-    whole_text,
-)
+from threadledger.domain import limits
+from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.effects import Call, Delta, Effects, Pause, Tell
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried, whole_text
+from threadledger.domain.threads import is_uncertain
 
-from .assistant import Assistants, shut_down_or
-from .calls import END, call, closing, every, next_event, opened, request_id_of
-from .client import Client
-from .failures import calling, failure_of_event, present
-from .found import found_answer, left_there
+from .assistant_setup import Assistants, shut_down_or
+from .client import END, Client, call, closing, every, next_event, opened, request_id_of
+from .failures import Spent, calling, failure_of_event, present
 from .limits import PAGE_ITEMS
-from .mirrors import AssistantsThreads
-from .preflight import preflight
-from .spent import Spent
-from .thread_runs import ENDED, EXCHANGE_ID, RUN, RUN_ID, ThreadRuns
-from .thread_text import thread_text
-from .tools import answer_calls, too_many_rounds, tool_call
+from .threads import (
+    ENDED,
+    EXCHANGE_ID,
+    RUN,
+    RUN_ID,
+    AssistantsThreads,
+    ThreadRuns,
+    found_answer,
+    left_there,
+    thread_text,
+)
+from .tools import answer_calls, preflight, too_many_rounds, tool_call
 
 RUNS = "POST /threads/{thread_id}/runs"
+
+
 OUTPUTS = "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs"
+
+
 POLL_SECONDS = 1.0
 """Pause between two polls of a run, in seconds, if the response has no header `openai-poll-after-ms`."""
+
 
 LOOKS_MAX = 4
 """Maximum number of attempts for one poll of a run. If all fail, the result of the run is unknown."""

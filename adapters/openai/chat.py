@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
-from threadledger.domain import (
-    BackendRequest,
-    Completion,
-    Delta,
-    Effects,
-    Failure,
-    Message,
-    ProviderRefused,
-    Role,
-    Tell,
-    Usage,
-    limits,
-    whole_text,
-)
+from threadledger.domain import limits
+from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.messages import Message, Role, Usage
+from threadledger.domain.effects import Delta, Effects, Tell
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.failures import Failure, whole_text
 
-from .calls import END, call, closing, next_event, opened, request_id_of
-from .chat_messages import acceptable
-from .chunks import CompletionSoFar
-from .client import Client
-from .failures import calling, present
-from .preflight import preflight
-from .spent import Spent
-from .tools import answer_calls, offered_tools, too_many_rounds, tool_call
+from .client import END, Client, call, closing, next_event, opened, request_id_of
+from .failures import Spent, calling, present
+from .tools import answer_calls, offered_tools, preflight, too_many_rounds, tool_call
 
 ENDPOINT = "POST /chat/completions"
 
@@ -154,3 +143,94 @@ def _broken(request_id: str | None) -> ProviderRefused:
 def _too_late(request: BackendRequest) -> ProviderRefused:
     message = f"the stream had not ended after {round(request.timeout_seconds, 1):g} seconds"
     return ProviderRefused(Failure("timed_out", message=message, details={"endpoint": ENDPOINT}))
+
+
+@dataclass
+class ToolCallSoFar:
+    """Hold one partly received tool call; `type`, `id` and `function` have the same names as in a complete response."""
+
+    id: str = ""
+    type: str = "function"
+    name: str = ""
+    arguments: str = ""
+
+    @property
+    def function(self) -> ToolCallSoFar:
+        return self
+
+
+@dataclass
+class CompletionSoFar:
+    """Hold the content received so far, with the field names of a complete response and its first choice."""
+
+    id: str = ""
+    model: str = ""
+    content: str = ""
+    refusal: str = ""
+    finish_reason: str | None = None
+    usage: Any = None
+    calls: dict[int, ToolCallSoFar] = field(default_factory=dict)
+
+    def take(self, chunk: Any) -> str:
+        """Add one chunk and return its text."""
+        self.id, self.model = chunk.id or self.id, chunk.model or self.model
+        self.usage = chunk.usage or self.usage
+        told = ""
+        for choice in chunk.choices:
+            if choice.index:
+                continue  # one choice is requested; if a server returns more, only the first is used
+            self.finish_reason = choice.finish_reason or self.finish_reason
+            delta = choice.delta
+            self.content += delta.content or ""
+            self.refusal += delta.refusal or ""
+            told += delta.content or delta.refusal or ""
+            for each in delta.tool_calls or ():
+                self._take_call(each)
+        return told
+
+    def _take_call(self, delta: Any) -> None:
+        so_far = self.calls.setdefault(delta.index, ToolCallSoFar())
+        so_far.id = delta.id or so_far.id
+        so_far.type = delta.type or so_far.type
+        if delta.function is not None:
+            so_far.name += delta.function.name or ""
+            so_far.arguments += delta.function.arguments or ""
+
+    @property
+    def tool_calls(self) -> list[ToolCallSoFar]:
+        return [self.calls[index] for index in sorted(self.calls)]
+
+    @property
+    def message(self) -> CompletionSoFar:
+        return self
+
+    @property
+    def choices(self) -> list[CompletionSoFar]:
+        return [self]
+
+
+FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call"})
+"""Fields of a message. Source: OpenAI's OpenAPI description, `ChatCompletionRequestMessage` and its variants; November 2026."""
+
+
+PARTS = {
+    "user": frozenset({"text", "image_url", "input_audio", "file"}),
+    "assistant": frozenset({"text", "refusal"}),
+}
+"""Content part types by role; the other roles accept only text. Source: the same description."""
+
+
+def acceptable(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the message without unknown fields; replace each unsupported part with a text that names its type."""
+    content = message.get("content")
+    if message.keys() <= FIELDS and not isinstance(content, list):
+        return message
+    kept = {name: value for name, value in message.items() if name in FIELDS}
+    if isinstance(content, list):
+        known = PARTS.get(message["role"], frozenset({"text"}))
+        kept["content"] = [part if part.get("type") in known else _told(part) for part in content]
+    return kept
+
+
+def _told(part: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "text", "text": f"[{part.get('type', 'content')} not shown]"}

@@ -10,21 +10,33 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from threadledger.domain import Failure, ProviderRefused, now, redact, redact_details
+from threadledger.domain.conversation.messages import Usage
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.failures import Failure, redact, redact_details
+from threadledger.domain.ids import now
 
 if TYPE_CHECKING:
     import openai
 
+
 ERROR_EVENT = "error"
+
+
 TOO_MANY_REQUESTS = 429
+
+
 RATE_LIMITS = ("requests", "tokens")
 """Quantities that the provider limits per minute, as in its header names (`x-ratelimit-remaining-requests`)."""
 
+
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "": 1.0}
+
+
 DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd]|$)")
 
 
@@ -187,3 +199,34 @@ def _words(error: openai.APIError) -> str:
 
 def _text(value: object) -> str | None:
     return str(value) if value is not None else None
+
+
+USAGE = "usage"
+"""Key in a failure's details for the tokens of its run, if the provider reported them."""
+
+
+class Spent:
+    """Count the tokens of one run."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+
+    def add(self, input_tokens: Any, output_tokens: Any) -> None:
+        """Add the tokens of one response; None counts as 0."""
+        self.usage = Usage(
+            self.usage.input_tokens + (input_tokens or 0), self.usage.output_tokens + (output_tokens or 0)
+        )
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Add the tokens used so far to a failure raised in this block."""
+        try:
+            yield
+        except ProviderRefused as refused:
+            if self.usage == Usage():
+                raise
+            raise ProviderRefused(self._with_usage(refused.failure)) from refused
+
+    def _with_usage(self, failure: Failure) -> Failure:
+        counts = {"input_tokens": self.usage.input_tokens, "output_tokens": self.usage.output_tokens}
+        return replace(failure, details=dict(failure.details) | {USAGE: counts})

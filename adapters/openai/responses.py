@@ -7,33 +7,22 @@ Conversation are therefore sent as input, and a failed response leaves nothing t
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from threadledger.domain import (
-    BackendRequest,
-    Cause,
-    Completion,
-    Effects,
-    Failure,
-    Message,
-    ProviderRefused,
-    Role,
-    ToolCall,
-    Usage,
-    diagnose,
-    limits,
-    response_items,
-    whole_text,
-)
+from threadledger.domain import limits
+from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.messages import Message, Role, ToolCall, Usage
+from threadledger.domain.effects import Call, Delta, Effects, Pause, Tell
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried, whole_text
+from threadledger.domain.memory import response_items
 
-from .client import Client
-from .conversation import is_there
-from .found import found_answer
-from .making import ENDPOINT, Asked, Making, words_of
-from .preflight import preflight
-from .spent import Spent
-from .tools import answer_calls, response_tools, too_many_rounds, tool_call
+from .client import END, Client, call, closing, next_event, opened, request_id_of
+from .failures import Spent, calling, failure_of_event, present
+from .threads import found_answer, is_there, left_there
+from .tools import answer_calls, preflight, response_tools, too_many_rounds, tool_call
 
 
 class ResponsesBackend:
@@ -154,3 +143,225 @@ def _failure(response: Any, text: str, conversation: str | None, request_id: str
     if response.status == "completed":
         return replace(failure, status="incomplete", code="empty_answer", message="the response completed without text")
     return failure
+
+
+ENDPOINT = "POST /responses"
+
+
+RESPONSE = "GET /responses/{response_id}"
+
+
+POLL_SECONDS = 1.0
+"""Pause between two polls of a background response, and between two attempts in a locked Conversation, in seconds."""
+
+
+LOCKED_ATTEMPTS_MAX = 20
+"""Maximum number of attempts to create a response in a Conversation that another request has locked.
+
+A refused attempt had no effect, so retrying it does not create a second response.
+"""
+
+
+LOOKS_MAX = 4
+"""Maximum number of consecutive failed polls. After that, the result of the response is unknown."""
+
+
+UNDER_WAY = frozenset({"queued", "in_progress"})
+"""Statuses of a response that has not ended, as defined by the SDK's types."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Hold the values that all responses of one run share."""
+
+    request: BackendRequest
+    conversation: str | None
+    deadline: float
+    """Deadline in seconds of the monotonic clock."""
+    tools: list[dict[str, Any]]
+    told: dict[int, str] = field(default_factory=dict)
+    """Text of each response that was passed to the listener, by the response's number in the run."""
+
+    @property
+    def left(self) -> float:
+        """Return the seconds until the deadline, at least 0.001."""
+        return max(self.deadline - time.monotonic(), 0.001)
+
+    @property
+    def endpoint(self) -> str:
+        return ENDPOINT if self.conversation is None else f"{ENDPOINT} {{conversation_id}}"
+
+
+class Making:
+    """Create responses and wait for their end."""
+
+    def __init__(self, client: Client, background: bool) -> None:
+        self._client = client
+        self._background = background
+
+    def response(self, asked: Asked, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
+        """Create a response and wait until it has ended, completed or not.
+
+        Args:
+            asked: the values shared by all responses of the run.
+            given: the input items.
+            number: the index of this response in the run, from 0.
+
+        Returns:
+            The response and the provider's id of the request.
+
+        Raises:
+            ProviderRefused: the response was not created, or its result is unknown.
+        """
+        for _ in range(LOCKED_ATTEMPTS_MAX - 1):
+            try:
+                return (yield from self._made(asked, given, number))
+            except ProviderRefused as refused:
+                left = asked.deadline - time.monotonic()
+                made = refused.failure.remote_run_id is not None  # it exists: another attempt would create a second one
+                if made or diagnose(refused.failure) is not Cause.THREAD_BUSY or left < POLL_SECONDS:
+                    raise
+            yield Pause(POLL_SECONDS)  # another request has locked the Conversation; this one had no effect
+        return (yield from self._made(asked, given, number))
+
+    def _made(self, asked: Asked, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
+        options = self._options(asked, given)
+        if asked.request.stream:
+            stream = opened(self._client, lambda sdk: sdk.responses.create(stream=True, **options), asked.left)
+            response, request_id = yield from self._heard(asked, stream, number)
+        else:
+            with calling(asked.endpoint, asked.conversation):
+                response = yield call(self._client, lambda sdk: sdk.responses.create(**options))
+                present(response.id, response.status)
+                len(response.output)
+            request_id = response._request_id
+        if response.status in UNDER_WAY:
+            response = yield from self._awaited(asked, response)
+            yield from _tell_the_rest(asked, words_of(response), number)
+        return response, request_id
+
+    def _options(self, asked: Asked, given: list[Any]) -> dict[str, Any]:
+        request = asked.request
+        options: dict[str, Any] = {
+            "model": request.model,
+            "input": given,
+            "metadata": {"exchange_id": request.exchange_id, "run_id": request.run_id},
+            "timeout": asked.left,
+        }
+        if asked.conversation is not None:
+            options["conversation"] = asked.conversation
+        elif not self._background:
+            options["store"] = False
+        if self._background:
+            options["background"] = True
+        if request.profile.instructions:
+            options["instructions"] = request.profile.instructions
+        if asked.tools:
+            options["tools"] = asked.tools
+        return options
+
+    def _heard(self, asked: Asked, opening: Call, number: int) -> Effects[tuple[Any, str | None]]:
+        """Follow a stream, pass on its text, and return the last known state of the response with the request id.
+
+        Raises:
+            ProviderRefused: the stream broke, and the response cannot be polled.
+        """
+        response: Any = None
+        request_id: str | None = None
+        try:
+            with calling(asked.endpoint, asked.conversation):
+                stream = yield opening
+                request_id = request_id_of(stream)
+                try:
+                    while (event := (yield next_event(stream))) is not END:
+                        kind = str(event.type)
+                        if kind == "error":
+                            raise ProviderRefused(failure_of_event(event.to_dict(), asked.endpoint, asked.conversation))
+                        if kind in {"response.output_text.delta", "response.refusal.delta"} and event.delta:
+                            asked.told[number] = asked.told.get(number, "") + event.delta
+                            yield Tell(Delta(event.delta, message=number))
+                        elif getattr(event, "response", None) is not None:
+                            response = event.response
+                            present(response.id, response.status)
+                        if time.monotonic() > asked.deadline and (response is None or response.status in UNDER_WAY):
+                            raise self._too_late(asked, response)
+                finally:
+                    yield closing(stream)
+        except ProviderRefused:
+            if not self._background or response is None:
+                raise
+        except BaseException:
+            if self._background and response is not None:
+                yield from self._cancelled(response)
+            raise
+        if response is None or (response.status in UNDER_WAY and not self._background):
+            raise ProviderRefused(_broken(asked, response, request_id))
+        return response, request_id
+
+    def _awaited(self, asked: Asked, response: Any) -> Effects[Any]:
+        """Poll a background response until it has ended; cancel it after an error, or when the deadline has passed."""
+        response_id = response.id
+        try:
+            looks = 0
+            while response.status in UNDER_WAY:
+                if time.monotonic() > asked.deadline:
+                    raise self._too_late(asked, response)
+                yield Pause(min(POLL_SECONDS, asked.left))
+                try:
+                    with calling(RESPONSE, asked.conversation, response_id):
+                        seen = yield call(self._client, lambda sdk: sdk.responses.retrieve(response_id))
+                        present(seen.id, seen.status)
+                    response, looks = seen, 0
+                except ProviderRefused as refused:
+                    looks += 1
+                    if looks == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
+                        if asked.conversation is None:
+                            raise
+                        raise ProviderRefused(left_there(refused.failure)) from refused  # it may still complete
+            return response
+        except BaseException:
+            yield from self._cancelled(response)
+            raise
+
+    def _cancelled(self, response: Any) -> Effects[None]:
+        try:
+            with calling("POST /responses/{response_id}/cancel", None, response.id):
+                yield call(self._client, lambda sdk: sdk.responses.cancel(response.id))
+        except ProviderRefused:
+            pass  # the response ends by itself; the next use of the thread finds what it wrote
+
+    @staticmethod
+    def _too_late(asked: Asked, response: Any) -> ProviderRefused:
+        message = f"the response had not ended after {round(asked.request.timeout_seconds, 1):g} seconds"
+        remote = response.id if response is not None else None
+        return ProviderRefused(
+            Failure("timed_out", message=message, remote_run_id=remote, thread_id=asked.conversation)
+        )
+
+
+def words_of(response: Any) -> str:
+    """Return the text of a response, including the text of a refusal."""
+    words = []
+    for item in response.output:
+        for part in (item.content or ()) if item.type == "message" else ():
+            words.append(part.refusal if part.type == "refusal" else part.text if part.type == "output_text" else "")
+    return "".join(words)
+
+
+def _tell_the_rest(asked: Asked, text: str, number: int) -> Effects[None]:
+    """Pass on the part of the text that the stream did not deliver because it broke."""
+    told = asked.told.get(number, "")
+    if asked.request.stream and text != told and text.startswith(told):
+        yield Tell(Delta(text[len(told) :], message=number))
+
+
+def _broken(asked: Asked, response: Any, request_id: str | None) -> Failure:
+    return Failure(
+        "error",
+        code="stream_broken",
+        message="the stream ended before the response did",
+        request_id=request_id,
+        remote_run_id=response.id if response is not None else None,
+        thread_id=asked.conversation,
+        details={"endpoint": asked.endpoint},
+    )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from threadledger.domain import Cause, Effects, ProviderRefused, diagnose, retried
+from threadledger.domain.effects import Effects
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.failures import Cause, diagnose
+from threadledger.domain.threads import retried
 
-from .assistant import shut_down_or
-from .calls import call, every
-from .client import Client
+from .assistant_setup import shut_down_or
+from .client import Client, call, every
 from .failures import calling, present
 from .limits import PAGE_ITEMS
 

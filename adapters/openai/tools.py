@@ -1,28 +1,22 @@
 """Convert tools to the formats of the three APIs, and answer tool calls with the app's functions."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from threadledger.domain import (
-    BackendRequest,
-    Effects,
-    Failure,
-    Message,
-    Profile,
-    ProviderRefused,
-    Role,
-    Tell,
-    ToolCall,
-    ToolFunction,
-    ToolUse,
-    Use,
-    Work,
-    limits,
-    not_bound,
-    redact,
-    whole_text,
-)
+from threadledger.domain import limits
+from threadledger.domain.conversation import Profile
+from threadledger.domain.conversation.messages import Message, Role, ToolCall
+from threadledger.domain.effects import Effects, Tell, ToolUse, Use, Work
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.exchange import BackendRequest, ToolFunction, not_bound
+from threadledger.domain.failures import Cause, Failure, redact, whole_text
+
+from .limits import ASSISTANT_TOOLS_MAX, CHAT_FUNCTIONS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX
 
 
 def offered_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
@@ -94,3 +88,118 @@ def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
         return whole_text(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str))
     except Exception as error:  # noqa: BLE001 - the model gets any error of an app's function as the result
         return f"[the tool failed: {type(error).__name__}: {redact(str(error))}]"
+
+
+FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+JSON_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+
+
+SCHEMA_DEPTH_MAX = 20
+"""Maximum depth to which a schema is checked."""
+
+
+def tool_problems(tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Return the problems of tool definitions (in the format of Chat Completions), one sentence each."""
+    functions = [_function(tool) for tool in tools if tool.get("type") == "function"]
+    names = Counter(str(function.get("name")) for function in functions)
+    for name, times in names.items():
+        if times > 1:
+            yield f"{times} functions are named {name!r}: give each function a unique name"
+    for function in functions:
+        given = function.get("name")
+        if not isinstance(given, str) or not FUNCTION_NAME.fullmatch(given):
+            yield f"{given!r} is not a valid function name: use 1 to 64 letters, digits, underscores or dashes"
+        yield from (f"parameters of {given!r}: {problem}" for problem in _of_parameters(function.get("parameters")))
+
+
+def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    function = tool.get("function")
+    return function if isinstance(function, Mapping) else {}
+
+
+def _of_parameters(parameters: Any) -> Iterator[str]:
+    if parameters is None:
+        return  # a function without parameters
+    if not isinstance(parameters, Mapping):
+        yield f"the value is of type {type(parameters).__name__}, not a JSON schema"
+    elif parameters.get("type") != "object" or not isinstance(parameters.get("properties"), Mapping):
+        yield 'the schema is not an object with properties: use {"type": "object", "properties": {…}}'
+    else:
+        yield from _of_schema(parameters, "", SCHEMA_DEPTH_MAX)
+
+
+def _of_schema(schema: Any, place: str, depth: int) -> Iterator[str]:
+    where = f"{place or 'the schema'}"
+    if not isinstance(schema, Mapping):
+        if not isinstance(schema, bool):
+            yield f"{where} is of type {type(schema).__name__}, not a schema"
+        return
+    given = schema.get("type", "object")
+    types = given if isinstance(given, list) else [given]
+    unknown = [each for each in types if not isinstance(each, str) or each not in JSON_TYPES]
+    if unknown:
+        yield f"{where} has the type {unknown[0]!r}, which is not a JSON type: use one of {', '.join(sorted(JSON_TYPES))}"
+    properties = schema.get("properties", {})
+    if not isinstance(properties, Mapping):
+        yield f"the properties of {where} are not an object"
+        return
+    required = schema.get("required", [])
+    if not isinstance(required, list):
+        yield f"the 'required' value of {where} is not a list of names"
+    elif missing := [name for name in required if name not in properties and "properties" in schema]:
+        yield f"{where} requires {missing[0]!r}, which is not one of its properties"
+    if depth:
+        for name, inner in properties.items():
+            yield from _of_schema(inner, f"{place}.{name}" if place else str(name), depth - 1)
+        if "array" in types and "items" in schema:
+            yield from _of_schema(schema["items"], f"{where}[]", depth - 1)
+
+
+def preflight(backend: str, request: BackendRequest, pinned: bool = False) -> Failure | None:
+    """Return the first problem of a request as a failure with status `refused`; None if there is none.
+
+    The instructions and tools of a pinned assistant are not checked, because the profile does not define them.
+    """
+    if not request.memory.messages:
+        return _refused(Cause.EMPTY_MEMORY, "there is no message to answer")
+    if pinned:
+        return None
+    return _instructions(backend, request) or _number_of_tools(backend, request) or _kinds_of_tools(backend, request)
+
+
+def _instructions(backend: str, request: BackendRequest) -> Failure | None:
+    """Check the length of an assistant's instructions. For other backends the limit is the model's context window, which
+    the provider reports with its own code."""
+    length = len(request.profile.instructions)
+    if backend != "assistants" or length <= INSTRUCTIONS_CHARS_MAX:
+        return None
+    message = f"the instructions have {length:,} characters, but {backend} accepts at most {INSTRUCTIONS_CHARS_MAX:,}"
+    return _refused(Cause.INSTRUCTIONS_TOO_LONG, message)
+
+
+def _number_of_tools(backend: str, request: BackendRequest) -> Failure | None:
+    """Check the number of tools. An assistant gets all tools of the profile; other backends get only bound functions."""
+    offered, allowed = request.profile.tools, ASSISTANT_TOOLS_MAX
+    if backend == "chat":
+        offered = [tool for tool in offered_tools(request.profile, request.tools) if tool["type"] == "function"]
+        allowed = CHAT_FUNCTIONS_MAX
+    if backend == "responses" or len(offered) <= allowed:
+        return None
+    return _refused(Cause.TOO_MANY_TOOLS, f"there are {len(offered)} tools, but {backend} accepts at most {allowed}")
+
+
+def _kinds_of_tools(backend: str, request: BackendRequest) -> Failure | None:
+    taken = HOSTED_TOOLS[backend] | {"function"}
+    others = sorted({str(tool.get("type")) for tool in request.profile.tools} - taken)
+    if not others:
+        return None
+    message = (
+        f"{backend} does not accept tools of type {', '.join(map(repr, others))}: use one of {', '.join(sorted(taken))}"
+    )
+    return _refused(Cause.TOOL_NOT_SUPPORTED, message)
+
+
+def _refused(cause: Cause, message: str) -> Failure:
+    return Failure("refused", code=cause.value, message=message)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from threadledger.domain import InvalidInput, Ledger, stream_of
+from threadledger.domain.conversation import stream_of
+from threadledger.domain.errors import InvalidInput
+from threadledger.domain.ledger import Ledger
 
-from .place import in_conversation
+from .runs import in_conversation
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -34,8 +36,8 @@ def record(client: ClientT, ledger: Ledger | None = None, key: str | None = None
     """
     import openai
 
-    from .clients import recording_client
-    from .recorder import Recorder
+    from .http import recording_client
+    from .runs import Recorder
 
     if key is not None:
         stream_of(key)

@@ -9,46 +9,37 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
-from threadledger.domain import (
-    Completion,
-    Conversation,
-    ConversationChanged,
-    Failure,
-    JournaledMessage,
-    Memory,
-    Message,
-    Role,
-    RunNotOpen,
-    RunPlan,
-    Source,
-    ToolCall,
-    from_iso,
-    limits,
-    new_id,
-    now,
-)
+from threadledger.domain import limits
+from threadledger.domain.conversation import Completion, Conversation, JournaledMessage, RunPlan, stream_of
+from threadledger.domain.conversation.messages import Message, Role, Source, Text, ToolCall
+from threadledger.domain.errors import ConversationChanged, RunNotOpen
+from threadledger.domain.failures import Failure
+from threadledger.domain.ids import from_iso, new_id, now
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.memory import Memory
 
-from .alignment import first_new
-from .items import INSTRUCTIONS
 from .outcomes import Context, Seen
-from .requests import Asked
-
-if TYPE_CHECKING:
-    from .recorder import Recorder
+from .requests import INSTRUCTIONS, PLACES_MAX, REMOTE_RUNS_MAX, Asked, Look, Sent, Written, read_request
 
 logger = logging.getLogger("threadledger")
+
 
 WINDOW = "app"
 """Memory rule for a window that the app selected itself."""
 
+
 RETRIED_BY_SDK = frozenset({408, 409, 429})
 """HTTP statuses that the SDK retries, in addition to 500 and above (openai 3.54, `_base_client.py`, `_should_retry`)."""
+
 
 _NOT_SENT = frozenset({*(Role(each) for each in INSTRUCTIONS), Role.UNKNOWN})
 """Roles that are not compared, because instructions are not recorded."""
@@ -274,3 +265,205 @@ def give_up_idle(conversation: Conversation) -> None:
         active_at = exchange.get("active_at")
         if not active_at or from_iso(active_at) < idle:
             conversation.abandon(exchange_id, "the app went on without an answer")
+
+
+class RecordedLook:
+    """Record the result of a request about a run in progress; if the request fails, the run may still continue."""
+
+    def __init__(self, run: RecordedRun, look: Look) -> None:
+        self._run = run
+        self._look = look
+
+    def context(self, request_id: str | None = None, http_status: int | None = None) -> Context:
+        """Return the facts of the response that are known before its body is read."""
+        return Context(self._look.backend, self._look.endpoint, request_id, http_status, self._look.thread_id)
+
+    def begin(self) -> None:
+        """Journal the tool results of the request before it is sent."""
+        if self._look.results:
+            self._run.journal(self._look.results, from_run=False)
+
+    def refuse(self, failure: Failure) -> None:
+        """Ignore the failed request, because the run may continue."""
+
+    def see(self, seen: Seen) -> None:
+        """Record the state of the run."""
+        if seen.remote_id == self._look.remote_id:
+            self._run.see(seen)
+
+    def broke(self, seen: Seen) -> None:
+        """Ignore the broken stream, because the run may continue."""
+
+
+class RecordedMessages:
+    """Journal messages that the app adds to a thread, after the thread has accepted them."""
+
+    def __init__(self, recorder: Recorder, written: Written) -> None:
+        self._recorder = recorder
+        self._written = written
+        self._key = recorder.key_for(written.thread_id)
+
+    def context(self, request_id: str | None = None, http_status: int | None = None) -> Context:
+        """Return the facts of the response that are known before its body is read."""
+        return Context("threads", "POST /threads", request_id, http_status, self._written.thread_id)
+
+    def begin(self) -> None:
+        """Do nothing, because the messages are journaled after the thread has accepted them."""
+
+    def refuse(self, failure: Failure) -> None:
+        """Do nothing, because neither the thread nor the journal has the messages."""
+
+    def see(self, seen: Seen) -> None:
+        """Journal the messages that the thread has accepted. Never raises."""
+        if seen.thread_id is None:
+            return
+        self._recorder.follows(self._key, seen.thread_id)
+        try:
+            self._recorder.ledger.journal.commit(self._key, self._decide, create=True)
+        except Exception as error:  # noqa: BLE001 - an error in recording must not cost the app its answer
+            logger.warning("messages of %r are in their thread, but could not be recorded: %s", self._key, error)
+
+    def broke(self, seen: Seen) -> None:
+        """Do nothing, because it is unknown whether the thread has accepted the messages."""
+
+    def _decide(self, conversation: Conversation) -> None:
+        state = conversation.state
+        last = state.last_exchange_id
+        exchange = state.open_exchanges.get(last) if last is not None else None
+        exchange_id = last if exchange is not None and not exchange["runs"] else None
+        for message in self._written.messages:
+            if message.role is Role.USER and exchange_id is None:
+                give_up_idle(conversation)
+                exchange_id = new_id()
+            conversation.journal(message, exchange_id=exchange_id if message.role is Role.USER else None)
+
+
+T = TypeVar("T")
+
+
+_LAST: ContextVar[RecordedRun | None] = ContextVar("threadledger_last_run", default=None)
+"""The last recorded run of this thread or task; the SDK retries a request in the same thread or task."""
+
+
+class Recorder:
+    """Record the calls of one client in a ledger."""
+
+    def __init__(
+        self, ledger: Ledger, key: str | None = None, max_retries: int = 0, close: Callable[[], None] = lambda: None
+    ) -> None:
+        self.ledger = ledger
+        self.key = key
+        self.max_retries = max_retries
+        self.close = close
+        self._lock = threading.Lock()
+        self._remote: OrderedDict[str, RecordedRun] = OrderedDict()
+        self._places: OrderedDict[str, str] = OrderedDict()
+
+    def recorded(self, sent: Sent) -> RecordedRun | RecordedLook | RecordedMessages | None:
+        """Return the record for a request; None if the request is not recorded. Call it in the thread or task of the caller."""
+        request = read_request(sent)
+        if isinstance(request, Look):
+            run = self._remote.get(request.remote_id)
+            return RecordedLook(run, request) if run is not None else None
+        if isinstance(request, Written):
+            return RecordedMessages(self, request) if request.messages else None
+        if request is None:
+            return None
+        last = _LAST.get()
+        again = last if last is not None and request.retries and last.is_same(self, request) else None
+        run = RecordedRun(self, request, again.key if again else self.key_for(request.place), again)
+        _LAST.set(run)
+        return run
+
+    def key_for(self, place: str | None) -> str:
+        """Return the conversation's key: from the block, the client, or the thread or response in the request, else a new one."""
+        return named_key() or self.key or (self._places.get(place, place) if place else None) or f"run-{new_id()}"
+
+    def follows(self, key: str, *ids: str | None) -> None:
+        """Record later requests that refer to one of these provider ids in the conversation `key`."""
+        with self._lock:
+            _remember(self._places, {each: key for each in ids if each}, PLACES_MAX)
+
+    def watch(self, remote_id: str, run: RecordedRun | None) -> None:
+        """Record the end of a provider's run when the app polls it; with None, stop doing so."""
+        with self._lock:
+            if run is None:
+                self._remote.pop(remote_id, None)
+            else:
+                _remember(self._remote, {remote_id: run}, REMOTE_RUNS_MAX)
+
+
+def _remember(kept: OrderedDict[str, T], new: dict[str, T], most: int) -> None:
+    for name, value in new.items():
+        kept[name] = value
+        kept.move_to_end(name)
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
+_KEY: ContextVar[str | None] = ContextVar("threadledger_recording", default=None)
+
+
+@contextmanager
+def in_conversation(key: str) -> Iterator[None]:
+    """Record calls of recorded clients in this block, and in tasks started in it, in the conversation of this key.
+
+    Raises:
+        InvalidKey: the key is not a string of 1 to 200 storable characters.
+    """
+    stream_of(key)
+    token = _KEY.set(key)
+    try:
+        yield
+    finally:
+        _KEY.reset(token)
+
+
+def named_key() -> str | None:
+    """Return the key of the caller's block; None outside a block."""
+    return _KEY.get()
+
+
+def first_new(sent: Sequence[Message], memory: Sequence[Message], held: bool = False, all_read: bool = True) -> int:
+    """Return the index of the first new message in `sent`.
+
+    If the messages begin with the complete memory, the rest is new. If they do not, the app sends its own window, and only
+    the messages after the model's last message are new. In the second case, and with `held`, unanswered messages at the end
+    of memory that are sent again at the start of the new part are not new.
+
+    Args:
+        sent: the messages of the request.
+        memory: the messages in memory, or the last of them.
+        held: the provider already has the earlier messages, so the request contains only new ones.
+        all_read: `memory` is complete; false if it contains only the end of memory.
+    """
+    if all_read and not held and len(memory) <= len(sent) and _same(sent[: len(memory)], memory):
+        return len(memory)
+    begin = 0 if held else _after_the_model(sent)
+    waiting = memory[_after_the_model(memory) :]
+    again = len(waiting) > 0 and _same(sent[begin : begin + len(waiting)], waiting)
+    return begin + len(waiting) if again else begin
+
+
+def _after_the_model(messages: Sequence[Message]) -> int:
+    return max((place + 1 for place, each in enumerate(messages) if each.role is Role.ASSISTANT), default=0)
+
+
+def _same(some: Sequence[Message], others: Sequence[Message]) -> bool:
+    return len(some) == len(others) and all(
+        _compared(one) == _compared(other) for one, other in zip(some, others, strict=True)
+    )
+
+
+def _compared(message: Message) -> tuple[Any, ...]:
+    """Return the parts of a message that decide equality. Other fields are ignored, because apps and the SDK add their own."""
+    content = message.content
+    if content is None:
+        content = message.text  # a refusal has no content
+    said = (
+        [part.text if isinstance(part, Text) else part.as_json() for part in content]
+        if isinstance(content, tuple)
+        else [content]
+    )
+    calls = [(call.id, call.name, call.arguments) for call in message.calls()]
+    return (message.role, [each for each in said if each], calls, message.tool_call_id)

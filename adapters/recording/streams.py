@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from threadledger.domain import Completion, Failure, Message, Role
+from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.failures import Failure
 
-from ..openai.failures import failure_of_event
-from .items import thread_messages, whole
+from ..openai import failure_of_event
 from .outcomes import Context, Seen, answer_message, answered, no_answer, seen_in, text_of, usage_of
+from .requests import thread_messages, whole
 
 ENDED_EARLY = "stream_ended"
 """Failure code for a stream that ended without its last event."""
+
 
 CLOSED = "stream_closed"
 """Failure code for a stream that the app closed before its last event."""

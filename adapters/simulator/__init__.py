@@ -3,13 +3,15 @@
 Scripts define its answers and faults.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from threadledger.domain.faces import lazy_face
 
 if TYPE_CHECKING:
+    from .answers import Failure
     from .faults import Fault, RawReply, Refusal
-    from .outcomes import Failure
-    from .reading import ScriptError
-    from .script import Script
+    from .routes import Route, route_named
+    from .script import Script, ScriptError, parse_answers, parse_fault
     from .simulator import Simulator
     from .state_file import StateError
     from .wire import RecordedRequest
@@ -20,29 +22,26 @@ __all__ = [
     "RawReply",
     "RecordedRequest",
     "Refusal",
+    "Route",
     "Script",
     "ScriptError",
     "Simulator",
     "StateError",
+    "parse_answers",
+    "parse_fault",
+    "route_named",
 ]
 
-_HOMES = {
-    "Failure": "outcomes",
-    "Fault": "faults",
-    "RawReply": "faults",
-    "RecordedRequest": "wire",
-    "Refusal": "faults",
-    "Script": "script",
-    "ScriptError": "reading",
-    "Simulator": "simulator",
-    "StateError": "state_file",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Import on first access: reading a script needs no web server.
-    from importlib import import_module
-
-    if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            "answers": "Failure",
+            "faults": "Fault RawReply Refusal",
+            "routes": "Route route_named",
+            "script": "Script ScriptError parse_answers parse_fault",
+            "simulator": "Simulator",
+            "state_file": "StateError",
+            "wire": "RecordedRequest",
+        },
+    )

@@ -1,5 +1,7 @@
 """Produce the answers of the simulated models: the next scripted answer, or an echo of the user."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -97,3 +99,28 @@ def _part_text(part: Any) -> str:
     text = part.get("text", part.get("refusal", ""))
     value = text.get("value", "") if isinstance(text, Mapping) else text
     return value if isinstance(value, str) else ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """End as `failed` with this error; a chat completion answers HTTP 500."""
+
+    code: str = "server_error"
+    message: str = "Sorry, something went wrong."
+
+
+@dataclass(frozen=True)
+class Incomplete:
+    """End as `incomplete` for this reason; a chat completion shows it as its finish reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class End:
+    """End in this status: `expired` or `cancelled`."""
+
+    status: str
+
+
+Outcome = Failure | Incomplete | End

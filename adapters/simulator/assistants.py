@@ -1,9 +1,11 @@
 """Handle /v1/assistants, the provider's copies of profiles."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from .call import Call, Json
-from .limits import (
+from .errors import (
     ASSISTANT_DESCRIPTION_MAX_CHARS,
     ASSISTANT_NAME_MAX_CHARS,
     ASSISTANT_TOOL_TYPES,

@@ -1,10 +1,12 @@
 """Represent an admitted request for the handlers."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .outcomes import Outcome
+from .answers import Outcome
 
 Json = dict[str, Any]
 
@@ -25,7 +27,7 @@ class Call:
 
     @property
     def wants_stream(self) -> bool:
-        """Return whether the client wants a stream: `stream` is true in the body, or in the query of a GET."""
+        """Return whether the client wants a stream: `stream` is true in the body or in the query."""
         return self.body.get("stream") is True or self.query.get("stream") == "true"
 
     @property

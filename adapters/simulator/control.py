@@ -3,18 +3,18 @@
 These requests need no API key.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from typing import Any
 
 from .errors import ApiError, unknown_url
-from .fault_script import parse_faults
 from .faults import as_json
 from .provider import Provider
-from .reading import Reader, ScriptError
 from .routes import APIS
-from .script import parse_answers, parse_limits
-from .snapshots import answer_json
+from .script import Reader, ScriptError, parse_answers, parse_faults, parse_limits
+from .state_file import answer_json
 from .wire import Incoming
 
 CONTROL_PREFIX = "/_simulator"

@@ -1,14 +1,14 @@
 """Handle /v1/conversations and their items."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from .call import Call, Json
-from .errors import LOCKED, bad_request, missing, not_found
-from .items import normalised
-from .limits import CONVERSATION_ITEMS_PER_CALL_MAX
+from .errors import CONVERSATION_ITEMS_PER_CALL_MAX, LOCKED, bad_request, missing, not_found
 from .pages import envelope, page
 from .store import ConversationRecord, Store
-from .validation import array, metadata_of, only_known
+from .validation import array, metadata_of, normalised, only_known
 
 
 def create(store: Store, call: Call) -> Json:

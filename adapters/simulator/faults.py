@@ -3,20 +3,82 @@
 Script files and the control endpoints use this format.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .answers import End, Failure, Incomplete, Outcome
 from .call import Call
-from .disruptions import Garbling, Hang, StreamError, Truncation
-from .outcomes import End, Failure, Incomplete, Outcome
 from .routes import CHAT, RESPONSE, RUN, Route
+from .streams import frame
 
 EVERYWHERE = "*"
+
+
 ACTIONS = (
     "refuse", "fail", "incomplete", "end", "drop", "lose_answer", "hang", "ignore", "land_late", "reply", "slow",
     "truncate", "garble", "error_event", "thread_gone", "gone",
 )  # fmt: skip
+
+
+CLEAN, BROKEN = "clean", "broken"
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Cut the stream: `clean`, as if it had ended, or `broken`, in the middle of the next event.
+
+    The request is still carried out, unless `done` is false: then the provider stops at the same point.
+    """
+
+    events: int = 0
+    kind: str = CLEAN
+    done: bool = True
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Pause the stream for `seconds`, or until the client disconnects."""
+
+    seconds: float
+    events: int = 0
+
+
+@dataclass(frozen=True)
+class Garbling:
+    """Send a line that is not JSON between two events."""
+
+    events: int = 0
+
+
+FLAT, ENVELOPE = "flat", "envelope"
+
+
+@dataclass(frozen=True)
+class StreamError:
+    """Send an error event instead of the rest of the stream.
+
+    `form` is `flat`, as the API documents it, or `envelope`, as in a refusal. A run or response in progress ends
+    `failed`. Chat Completions always use the envelope.
+    """
+
+    events: int = 0
+    form: str = FLAT
+    code: str = "server_error"
+    message: str = "Sorry, something went wrong."
+
+    def frame(self, api: str, number: int) -> bytes:
+        """Return the event as bytes for the wire; `number` is its position in the stream."""
+        error = {"code": self.code, "message": self.message, "param": None, "type": "server_error"}
+        if api == "chat":
+            return frame({"error": error})
+        if self.form == ENVELOPE:
+            return frame({"error": error}, "error")
+        return frame(error | {"type": "error", "sequence_number": number} if api == "responses" else error, "error")
+
+
 _WITHIN = (Hang, Truncation, Garbling, StreamError)
 
 

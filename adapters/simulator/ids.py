@@ -1,9 +1,15 @@
 """Generate ids that look like the provider's, never repeat, and are reproducible from a seed."""
 
+from __future__ import annotations
+
 import hashlib
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
 SHORT_ID_CHARS = 24  # Assistants API, tool calls
+
+
 LONG_ID_CHARS = 48  # conversations, responses and their items: hexadecimal
 
 

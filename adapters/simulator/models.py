@@ -1,5 +1,7 @@
 """Handle /v1/models: the known models and their shutdown dates."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 from .call import Call, Json
@@ -17,6 +19,8 @@ DEFAULT_MODELS: Mapping[str, str | None] = {
     "gpt-5": "2026-12-11",
     "gpt-4": "2026-10-23",
 }
+
+
 CREATED_AT = 1_735_689_600  # 2025-01-01, the same for every model
 
 

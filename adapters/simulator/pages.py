@@ -1,11 +1,12 @@
 """Return pages of a list by limit, order, after and before, in the provider's envelope."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from .call import Json
-from .errors import bad_request
-from .limits import PAGE_DEFAULT, PAGE_MAX
+from .errors import PAGE_DEFAULT, PAGE_MAX, bad_request
 from .validation import one_of
 
 

@@ -1,18 +1,18 @@
 """Implement the simulated provider without its network: handle requests and hold the state."""
 
+from __future__ import annotations
+
 import json
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
-from .access import require_beta, require_key
-from .addresses import Address, address_of
 from .call import Call, Json
-from .errors import ApiError, gone, unknown_url
+from .errors import REQUESTS_KEPT, ApiError, gone, unknown_url
 from .faults import Fault, Faults, Refusal
-from .limits import REQUESTS_KEPT
 from .rates import Limits, RateLimits, requested_tokens
 from .routes import APIS, Route, Router
 from .store import Store
@@ -225,3 +225,90 @@ def _scripted(refusal: Refusal) -> ApiError:
         param=refusal.param,
         headers={name.lower(): value for name, value in refusal.headers.items()},
     )
+
+
+NO_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY)."
+)
+
+
+AZURE_WRONG_KEY = (
+    "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an "
+    "active subscription and use a correct regional API endpoint for your resource."
+)
+
+
+def require_key(headers: Mapping[str, str], expected: str | None, *, azure: bool = False) -> None:
+    """Raise a 401 if a request has no key, or not the `expected` key if one is set.
+
+    Azure also accepts the key in the `api-key` header.
+    """
+    if azure and headers.get("api-key"):
+        if expected is not None and headers["api-key"] != expected:
+            raise ApiError(401, AZURE_WRONG_KEY, code="401")
+        return
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise ApiError(401, NO_KEY)
+    if expected is not None and key.strip() != expected:
+        message = f"Incorrect API key provided: {masked(key.strip())}. You can find your API key at "
+        raise ApiError(401, message + "https://platform.openai.com/account/api-keys.", code="invalid_api_key")
+
+
+def require_beta(headers: Mapping[str, str], api: str) -> None:
+    """Raise a 400 for an Assistants request without the `OpenAI-Beta: assistants=v2` header, which the SDK sends."""
+    if api == "assistants" and "assistants=v2" not in headers.get("openai-beta", ""):
+        message = (
+            "You must provide the 'OpenAI-Beta' header to access the Assistants API. "
+            "Please try again by setting the header 'OpenAI-Beta: assistants=v2'."
+        )
+        raise ApiError(400, message, code="invalid_beta")
+
+
+def masked(key: str) -> str:
+    """Return a key with part of it replaced by asterisks, as the provider shows it."""
+    if len(key) <= 12:
+        return key[:3] + "*" * max(0, len(key) - 3)
+    return key[:8] + "*" * (len(key) - 12) + key[-4:]
+
+
+API_PREFIX = "/v1"
+
+
+AZURE_PREFIX = "/openai"
+
+
+AZURE_V1_PREFIX = "/openai/v1"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Represent a request path without its prefix.
+
+    `deployment` is the model that an Azure path names, or None.
+    """
+
+    path: str
+    azure: bool = False
+    deployment: str | None = None
+
+
+def address_of(path: str, query: Mapping[str, str]) -> Address | None:
+    """Return the address of a request, or None if no API has the path's prefix.
+
+    Raises `ApiError` (404) for an Azure path without `api-version`.
+    """
+    if path.startswith(f"{API_PREFIX}/"):
+        return Address(path.removeprefix(API_PREFIX))
+    if path.startswith(f"{AZURE_V1_PREFIX}/"):
+        return Address(path.removeprefix(AZURE_V1_PREFIX), azure=True)
+    if not path.startswith(f"{AZURE_PREFIX}/"):
+        return None
+    if not query.get("api-version"):
+        raise ApiError(404, "Resource not found", code="404")
+    inner = path.removeprefix(AZURE_PREFIX)
+    parts = inner.split("/", 3)
+    if len(parts) == 4 and parts[1] == "deployments":
+        return Address(f"/{parts[3]}", azure=True, deployment=parts[2])
+    return Address(inner, azure=True)

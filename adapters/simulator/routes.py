@@ -1,19 +1,27 @@
 """List every route of the simulated provider: method, path template (without /v1) and handler."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from . import assistants, chat, chat_stored, conversations, models, responses, runs, threads
+from . import assistants, chat, conversations, models, responses, runs, threads
+from . import chat as chat_stored
 from .call import Call, Json
 from .store import Store
 from .streams import EventStream
 
 Handler = Callable[[Store, Call], Json | EventStream]
 
+
 RUN = "run"  # the model answers over several requests
+
+
 RESPONSE = "response"  # the model answers one request
+
+
 CHAT = "chat"
 
 
@@ -42,11 +50,22 @@ class Route:
 
 
 _THREAD = "/threads/{thread_id}"
+
+
 _MESSAGE = _THREAD + "/messages/{message_id}"
+
+
 _RUN = _THREAD + "/runs/{run_id}"
+
+
 _CONVERSATION = "/conversations/{conversation_id}"
+
+
 _RESPONSE = "/responses/{response_id}"
+
+
 _COMPLETION = "/chat/completions/{completion_id}"
+
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/assistants", "assistants", assistants.list_),
@@ -95,6 +114,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/models", "models", models.list_),
     Route("GET", "/models/{model}", "models", models.retrieve),
 )
+
+
 APIS = tuple(dict.fromkeys(route.api for route in ROUTES))
 
 

@@ -1,18 +1,18 @@
 """Handle /v1/threads/{thread_id}/runs: create, retrieve and cancel runs, and submit tool outputs."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from typing import Any
 
+from .answers import Answer, End, Failure, Incomplete, Outcome, called, echo, first_half, text_of, token_count
 from .assistants import checked_tools
 from .call import Call, Json
-from .errors import bad_request, no_such
-from .limits import INSTRUCTIONS_MAX_CHARS, RUN_EXPIRES_AFTER_SECONDS, RUN_TOOLS_MAX
+from .errors import INSTRUCTIONS_MAX_CHARS, RUN_EXPIRES_AFTER_SECONDS, RUN_TOOLS_MAX, bad_request, no_such
 from .pages import page
-from .progress import advance, resume
-from .run_stream import streamed
-from .speaking import Event
 from .store import RunRecord, Store, ThreadRecord
-from .streams import EventStream
-from .threads import ENDS, active_run, add_message, new_thread
+from .streams import DONE, EventStream, frame, pieces
+from .threads import ENDS, active_run, add_message, new_message, new_thread, text_part
 from .validation import an_object, array, flag, metadata_of, only_known, optional_string, required_string
 
 FIELDS = (
@@ -20,11 +20,15 @@ FIELDS = (
     "tools", "metadata", "temperature", "top_p", "stream", "max_prompt_tokens", "max_completion_tokens",
     "truncation_strategy", "tool_choice", "parallel_tool_calls", "response_format",
 )  # fmt: skip
+
+
 WITH_THREAD_FIELDS = (
     "assistant_id", "thread", "instructions", "model", "tools", "tool_resources", "metadata", "temperature", "top_p",
     "stream", "max_prompt_tokens", "max_completion_tokens", "truncation_strategy", "tool_choice",
     "parallel_tool_calls", "response_format",
 )  # fmt: skip
+
+
 OPTIONAL_TIMES = ("started_at", "cancelled_at", "failed_at", "completed_at")
 
 
@@ -170,3 +174,242 @@ def _find(store: Store, call: Call) -> tuple[ThreadRecord, RunRecord]:
 def _shown(store: Store, call: Call, run: Json) -> Json:
     call.headers["openai-poll-after-ms"] = str(store.poll_after_ms)
     return run
+
+
+def streamed(store: Store, thread: ThreadRecord, record: RunRecord, *first: Event) -> EventStream:
+    """Return a stream of the run from its current state until it ends or waits for tool outputs.
+
+    `first` is sent before. If the client leaves the stream, the run keeps its state and continues when it is retrieved.
+    """
+    record.streaming = True
+
+    def abandon(status: str) -> None:
+        record.streaming = False
+        if status == "failed" and record.object["status"] not in ENDS:
+            record.outcome = record.outcome or Failure()
+            while record.object["status"] not in (*ENDS, "requires_action"):
+                advance(store, thread, record)
+
+    return EventStream("assistants", _frames(store, thread, record, first), abandon)
+
+
+def _frames(store: Store, thread: ThreadRecord, record: RunRecord, first: tuple[Event, ...]) -> Iterator[bytes]:
+    run = record.object
+    for name, value in (*first, (f"thread.run.{run['status']}", run)):
+        yield frame(value, name)
+    while run["status"] not in (*ENDS, "requires_action"):
+        before = run["status"]
+        for name, value in move_on(store, thread, record):
+            _touch(store, thread, record)
+            yield frame(value, name)
+        _touch(store, thread, record)
+        if run["status"] != before:
+            yield frame(run, f"thread.run.{run['status']}")
+    record.streaming = False
+    yield frame(DONE, "done")
+
+
+def _touch(store: Store, thread: ThreadRecord, record: RunRecord) -> None:
+    # The stream changes objects that it already holds, so the collections do not notice the change.
+    store.threads.touch(thread.object["id"])
+    thread.runs.touch(record.object["id"])
+    if record.message_id is not None:
+        thread.messages.touch(record.message_id)
+
+
+# Reason of an incomplete message, by the reason of its run (openai-python types/beta/threads/message.py).
+MESSAGE_REASONS = {"max_completion_tokens": "max_tokens", "max_prompt_tokens": "max_tokens"}
+
+
+def advance(store: Store, thread: ThreadRecord, record: RunRecord) -> None:
+    """Advance a run by one state, unless its stream is being read.
+
+    A run that has ended or waits for tool outputs does not change.
+    """
+    if not record.streaming or record.object["status"] == "cancelling":
+        for _event in move_on(store, thread, record):
+            pass
+
+
+def move_on(store: Store, thread: ThreadRecord, record: RunRecord) -> Iterator[Event]:
+    """Advance a run by one state and yield the events of its steps and messages.
+
+    The caller sends the events of the run itself.
+    """
+    run = record.object
+    if run["status"] in ENDS:
+        return
+    if run["status"] == "cancelling":
+        yield from _end(store, thread, record, "cancelled")
+    elif store.clock() >= run["expires_at"]:
+        yield from _end(store, thread, record, "expired")
+    elif run["status"] == "queued":
+        run |= {"status": "in_progress", "started_at": run["started_at"] or store.now()}
+    elif run["status"] == "in_progress":
+        yield from _finish(store, thread, record)
+
+
+def resume(store: Store, record: RunRecord, outputs: dict[str, str]) -> Json:
+    """Queue a run again after the app has answered every tool call, and return the completed step."""
+    step = next(reversed(record.steps.values()))
+    for call in step["step_details"]["tool_calls"]:
+        call["function"]["output"] = outputs[call["id"]]
+    step |= {"status": "completed", "completed_at": store.now(), "usage": _usage(0, 0)}
+    record.object |= {"status": "queued", "required_action": None}
+    return step
+
+
+def _finish(store: Store, thread: ThreadRecord, record: RunRecord) -> Iterator[Event]:
+    run, outcome = record.object, record.outcome
+    if not thread.messages and outcome is None:
+        # Observed on the real service: a run on an empty thread fails without a reason.
+        outcome = Failure()
+    prompt = token_count(run["instructions"]) if thread.messages else 0
+    # A message that this run has already started is not part of its prompt.
+    prompt += sum(token_count(text_of(m["content"])) for m in thread.messages.values() if m["run_id"] != run["id"])
+    if outcome is not None:
+        yield from _end_badly(store, thread, record, outcome, prompt)
+        return
+    answer = record.answer = record.answer or store.answers.next(_asked(thread))
+    if answer.tool_calls:
+        calls = [called(store.seeded, wanted) for wanted in answer.tool_calls]
+        action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": calls}}
+        record.answer = None
+        run |= {"status": "requires_action", "required_action": action}
+        yield from ask_for_tools(store, record, calls)
+        return
+    yield from say(store, thread, record, answer.text)
+    if run["status"] == "in_progress":
+        usage = _usage(prompt, token_count(answer.text))
+        run |= {"status": "completed", "completed_at": store.now(), "expires_at": None, "usage": usage}
+
+
+def _asked(thread: ThreadRecord) -> str:
+    said = (m for m in reversed(thread.messages.values()) if m["role"] == "user")
+    return next((text_of(message["content"]) for message in said), "")
+
+
+def _end_badly(store: Store, thread: ThreadRecord, record: RunRecord, outcome: Outcome, prompt: int) -> Iterator[Event]:
+    run = record.object
+    match outcome:
+        case Failure(code, message):
+            run |= {"last_error": {"code": code, "message": message}, "usage": _usage(prompt, 0)}
+            yield from _end(store, thread, record, "failed")
+        case Incomplete(reason):
+            partial = first_half(echo(_asked(thread)).text)
+            record.answer = Answer(partial)
+            yield from say(store, thread, record, partial, MESSAGE_REASONS.get(reason, reason))
+            if run["status"] == "in_progress":
+                run |= {"incomplete_details": {"reason": reason}, "usage": _usage(prompt, token_count(partial))}
+                yield from _end(store, thread, record, "incomplete")
+        case End(status):
+            run |= {"usage": _usage(prompt, 0)}
+            yield from _end(store, thread, record, status)
+
+
+def _end(store: Store, thread: ThreadRecord, record: RunRecord, status: str) -> Iterator[Event]:
+    run = record.object
+    stamps = {"cancelled": "cancelled_at", "failed": "failed_at", "incomplete": "completed_at"}
+    run |= {"status": status, "required_action": None}
+    run["usage"] = run["usage"] or _usage(0, 0)
+    if status in stamps:
+        run[stamps[status]] = store.now()
+    if status != "expired":
+        run["expires_at"] = None
+    yield from break_off(store, thread, record, status)
+
+
+def _usage(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+Event = tuple[str, Json]
+
+
+def say(
+    store: Store, thread: ThreadRecord, record: RunRecord, text: str, incomplete: str | None = None
+) -> Iterator[Event]:
+    """Add an answer to the thread and yield its events.
+
+    `incomplete` is the reason why the answer is cut short. The function stops if another request ends the run.
+    """
+    if record.message_id is None or record.step_id is None:
+        yield from _begin(store, thread, record)
+    message, step = thread.messages[record.message_id or ""], record.steps[record.step_id or ""]
+    for piece in pieces(text):
+        delta = {"content": [{"index": 0, "type": "text", "text": {"value": piece, "annotations": []}}]}
+        yield "thread.message.delta", {"id": message["id"], "object": "thread.message.delta", "delta": delta}
+        if record.object["status"] != "in_progress":
+            return
+    now, whole = store.now(), incomplete is None
+    message |= {"status": "completed" if whole else "incomplete", "content": [text_part(text)]}
+    message |= {"completed_at" if whole else "incomplete_at": now}
+    message["incomplete_details"] = None if whole else {"reason": incomplete}
+    yield f"thread.message.{message['status']}", message
+    spent = token_count(text)
+    usage = {"prompt_tokens": 0, "completion_tokens": spent, "total_tokens": spent}
+    step |= {"status": "completed", "completed_at": now, "usage": usage}
+    yield "thread.run.step.completed", step
+
+
+def ask_for_tools(store: Store, record: RunRecord, calls: list[Json]) -> Iterator[Event]:
+    """Add a step with tool calls that waits for their outputs, and yield its events."""
+    # Copy the calls: the step gets the outputs later, and the run's own list does not.
+    copies = [{**call, "function": {**call["function"], "output": None}} for call in calls]
+    step = _add_step(store, record, {"type": "tool_calls", "tool_calls": copies})
+    empty = step | {"step_details": {"type": "tool_calls", "tool_calls": []}}
+    yield "thread.run.step.created", empty
+    yield "thread.run.step.in_progress", empty
+    for index, call in enumerate(copies):
+        begun = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
+        yield _step_delta(step, begun)
+        for piece in pieces(call["function"]["arguments"]):
+            yield _step_delta(step, {"index": index, "type": "function", "function": {"arguments": piece}})
+
+
+def break_off(store: Store, thread: ThreadRecord, record: RunRecord, status: str) -> Iterator[Event]:
+    """End the unfinished steps and message of a run that ends in `status`, and yield their events."""
+    now = store.now()
+    for step in record.steps.values():
+        if step["status"] == "in_progress":
+            usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+            step |= {"status": status, f"{status}_at": now, "usage": usage}
+            yield f"thread.run.step.{status}", step
+    message = thread.messages.get(record.message_id or "")
+    if message is not None and message["status"] == "in_progress":
+        message |= {"status": "incomplete", "incomplete_at": now, "incomplete_details": {"reason": f"run_{status}"}}
+        yield "thread.message.incomplete", message
+
+
+def _begin(store: Store, thread: ThreadRecord, record: RunRecord) -> Iterator[Event]:
+    run = record.object
+    message = new_message(store, thread, "assistant", [])
+    message |= {"assistant_id": run["assistant_id"], "run_id": run["id"], "status": "in_progress", "completed_at": None}
+    thread.messages[message["id"]] = message
+    details = {"type": "message_creation", "message_creation": {"message_id": message["id"]}}
+    step = _add_step(store, record, details)
+    record.message_id, record.step_id = message["id"], step["id"]
+    yield "thread.run.step.created", step
+    yield "thread.run.step.in_progress", step
+    yield "thread.message.created", message
+    yield "thread.message.in_progress", message
+
+
+def _add_step(store: Store, record: RunRecord, details: Json) -> Json:
+    run = record.object
+    step: Json = {"id": store.seeded.short("step_"), "object": "thread.run.step", "created_at": store.now()}
+    step |= {"status": "in_progress", "type": details["type"], "step_details": details, "last_error": None}
+    step |= {"metadata": {}, "run_id": run["id"], "usage": None}
+    step |= {name: run[name] for name in ("assistant_id", "thread_id")}
+    step |= dict.fromkeys(("completed_at", "expired_at", "cancelled_at", "failed_at"))
+    record.steps[step["id"]] = step
+    return step
+
+
+def _step_delta(step: Json, call: Json) -> Event:
+    details = {"type": "tool_calls", "tool_calls": [call]}
+    return "thread.run.step.delta", {
+        "id": step["id"],
+        "object": "thread.run.step.delta",
+        "delta": {"step_details": details},
+    }

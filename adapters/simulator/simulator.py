@@ -1,5 +1,7 @@
 """Start, script and inspect the simulator from Python."""
 
+from __future__ import annotations
+
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,12 +11,11 @@ from types import TracebackType
 from typing import Any
 
 from .answers import Answer, Answers
-from .fault_script import parse_fault
+from .errors import POLL_AFTER_DEFAULT_MS
 from .faults import Fault
 from .ids import Seeded
-from .limits import POLL_AFTER_DEFAULT_MS
 from .provider import Provider
-from .script import Script, parse_answers, parse_limits
+from .script import Script, parse_answers, parse_fault, parse_limits
 from .server import ServerThread
 from .state_file import StateFile
 from .store import Store
@@ -72,7 +73,7 @@ class Simulator:
             self.retire(api)
         self.provider.rates.set(wanted.rate_limits)
 
-    def start(self) -> "Simulator":
+    def start(self) -> Simulator:
         """Start listening and return the simulator.
 
         Raises `OSError` if the address cannot be bound, `RuntimeError` if the simulator is already running, and
@@ -225,7 +226,7 @@ class Simulator:
                 opened.save(self.provider)
                 opened.close()
 
-    def __enter__(self) -> "Simulator":
+    def __enter__(self) -> Simulator:
         return self.start()
 
     def __exit__(

@@ -3,36 +3,50 @@
 Changes are written in one transaction per request, before the answer is sent.
 """
 
+from __future__ import annotations
+
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import snapshots
-from .fault_script import parse_fault
+from .answers import Answer, End, Failure, Incomplete, Outcome, ToolCall
+from .call import Json
 from .faults import FaultState, as_json
 from .provider import Provider
 from .rates import Bucket
-from .response_life import end
-from .store import Store, ThreadRecord
+from .responses import end
+from .script import parse_fault
+from .store import CompletionRecord, ConversationRecord, ResponseRecord, RunRecord, Store, ThreadRecord
 from .watched import Watched
 
 APPLICATION_ID = 0x746C7369  # "tlsi", in the file's header
+
+
 FORMAT = 1
+
+
 BUSY_SECONDS = 1.0
+
+
 TABLES = """
 CREATE TABLE object (
     kind TEXT NOT NULL, parent TEXT NOT NULL, id TEXT NOT NULL, json TEXT NOT NULL, UNIQUE (kind, parent, id)
 );
 CREATE TABLE setting (name TEXT PRIMARY KEY, json TEXT NOT NULL);
 """
+
+
 # An existing entry keeps its row, and thus its place in the order of creation.
 PUT = (
     "INSERT INTO object (kind, parent, id, json) VALUES (?, ?, ?, ?)"
     " ON CONFLICT (kind, parent, id) DO UPDATE SET json = excluded.json"
 )
+
+
 READ = "SELECT parent, id, json FROM object WHERE kind = ? ORDER BY rowid"
+
 
 Shelf = tuple[str, str, Watched[Any], Callable[[Any], Any]]
 
@@ -109,15 +123,15 @@ class StateFile:
         for parent, key, value in self._rows("message"):
             store.threads[parent].messages[key] = value
         for parent, key, value in self._rows("run"):
-            store.threads[parent].runs[key] = snapshots.run_of(value)
+            store.threads[parent].runs[key] = run_of(value)
         for _, key, value in self._rows("conversation"):
-            store.conversations[key] = snapshots.conversation_of(value)
+            store.conversations[key] = conversation_of(value)
         for parent, key, value in self._rows("item"):
             store.conversations[parent].items[key] = value
         for _, key, value in self._rows("response"):
-            store.responses[key] = snapshots.response_of(value)
+            store.responses[key] = response_of(value)
         for _, key, value in self._rows("completion"):
-            store.completions[key] = snapshots.completion_of(value)
+            store.completions[key] = completion_of(value)
 
     def _prepare(self) -> bool:
         self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -164,15 +178,15 @@ def _shelves(provider: Provider) -> Iterator[Shelf]:
         thread = dict.get(store.threads, key)
         if thread is not None:
             yield "message", key, thread.messages, _as_it_is
-            yield "run", key, thread.runs, snapshots.run_json
+            yield "run", key, thread.runs, run_json
     yield "thread", "", store.threads, _object_of
     for key in store.conversations.touched():
         conversation = dict.get(store.conversations, key)
         if conversation is not None:
             yield "item", key, conversation.items, _as_it_is
-    yield "conversation", "", store.conversations, snapshots.conversation_json
-    yield "response", "", store.responses, snapshots.response_json
-    yield "completion", "", store.completions, snapshots.completion_json
+    yield "conversation", "", store.conversations, conversation_json
+    yield "response", "", store.responses, response_json
+    yield "completion", "", store.completions, completion_json
 
 
 def _let_go(store: Store) -> None:
@@ -197,7 +211,7 @@ def _settings(provider: Provider) -> dict[str, Any]:
     store = provider.store
     return {
         "ids": {"seed": store.seeded.seed, "count": store.seeded.count},
-        "answers": [snapshots.answer_json(answer) for answer in store.answers.left],
+        "answers": [answer_json(answer) for answer in store.answers.left],
         "faults": [as_json(state) for state in provider.faults.states],
         "retired": {"apis": list(provider.retired_apis), "models": sorted(store.retired_models)},
         "request_counts": provider.request_counts,
@@ -208,7 +222,7 @@ def _settings(provider: Provider) -> dict[str, Any]:
 def _restore(provider: Provider, settings: dict[str, Any]) -> None:
     store = provider.store
     store.seeded.seed, store.seeded.count = settings["ids"]["seed"], settings["ids"]["count"]
-    store.answers.replace(snapshots.answer_of(value) for value in settings["answers"])
+    store.answers.replace(answer_of(value) for value in settings["answers"])
     provider.faults.replace(_fault_state(value) for value in settings["faults"])
     provider.restore(settings["retired"]["apis"], settings["request_counts"])
     store.retired_models = set(settings["retired"]["models"])
@@ -218,3 +232,88 @@ def _restore(provider: Provider, settings: dict[str, Any]) -> None:
 def _fault_state(value: dict[str, Any]) -> FaultState:
     seen, fired = value.pop("seen"), value.pop("fired")
     return FaultState(parse_fault(value), seen, fired)
+
+
+def answer_json(answer: Answer) -> Any:
+    """Return an answer in the script format: a text, or {"tool_calls": […]}."""
+    if not answer.tool_calls:
+        return answer.text
+    return {"tool_calls": [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls]}
+
+
+def answer_of(value: Any) -> Answer:
+    """Return the answer that `answer_json` wrote."""
+    if isinstance(value, str):
+        return Answer(value)
+    return Answer(tool_calls=tuple(ToolCall(call["name"], call["arguments"]) for call in value["tool_calls"]))
+
+
+def run_json(record: RunRecord) -> Json:
+    """Return a run with its steps as JSON.
+
+    Whether a stream is being read is not saved, because no reader survives a restart.
+    """
+    return {
+        "object": record.object,
+        "outcome": _outcome_json(record.outcome),
+        "steps": record.steps,
+        "answer": None if record.answer is None else answer_json(record.answer),
+        "message_id": record.message_id,
+        "step_id": record.step_id,
+    }
+
+
+def run_of(value: Json) -> RunRecord:
+    """Return the run that `run_json` wrote."""
+    answer = None if value["answer"] is None else answer_of(value["answer"])
+    outcome = _outcome_of(value["outcome"])
+    return RunRecord(value["object"], outcome, value["steps"], answer, value["message_id"], value["step_id"])
+
+
+def conversation_json(record: ConversationRecord) -> Json:
+    """Return a conversation as JSON, without its items, which have their own rows."""
+    return {"object": record.object, "busy": record.busy}
+
+
+def conversation_of(value: Json) -> ConversationRecord:
+    """Return the conversation that `conversation_json` wrote, without items."""
+    return ConversationRecord(value["object"], busy=value["busy"])
+
+
+def response_json(record: ResponseRecord) -> Json:
+    """Return a response as JSON."""
+    return {"object": record.object, "input": record.input, "final": record.final, "streamed": record.streamed}
+
+
+def response_of(value: Json) -> ResponseRecord:
+    """Return the response that `response_json` wrote."""
+    return ResponseRecord(value["object"], value["input"], value["final"], value["streamed"])
+
+
+def completion_json(record: CompletionRecord) -> Json:
+    """Return a chat completion as JSON."""
+    return {"object": record.object, "messages": record.messages, "kept": record.kept}
+
+
+def completion_of(value: Json) -> CompletionRecord:
+    """Return the chat completion that `completion_json` wrote."""
+    return CompletionRecord(value["object"], value["messages"], value["kept"])
+
+
+def _outcome_json(outcome: Outcome | None) -> Json | None:
+    match outcome:
+        case Failure(code, message):
+            return {"failure": {"code": code, "message": message}}
+        case Incomplete(reason):
+            return {"incomplete": reason}
+        case End(status):
+            return {"end": status}
+    return None
+
+
+def _outcome_of(value: Json | None) -> Outcome | None:
+    if value is None:
+        return None
+    if "failure" in value:
+        return Failure(**value["failure"])
+    return Incomplete(value["incomplete"]) if "incomplete" in value else End(value["end"])

@@ -1,16 +1,16 @@
 """Hold the state of the simulated provider in plain records, which the modules of each API change."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answers import Answer, Answers
+from .answers import Answer, Answers, Outcome
 from .call import Json
-from .errors import no_such, not_found, unknown_model
+from .errors import COMPLETIONS_KEPT, POLL_AFTER_DEFAULT_MS, no_such, not_found, unknown_model
 from .ids import Seeded
-from .limits import COMPLETIONS_KEPT, POLL_AFTER_DEFAULT_MS
-from .outcomes import Outcome
 from .validation import identifier
 from .watched import Watched
 

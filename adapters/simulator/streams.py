@@ -1,14 +1,18 @@
 """Produce server-sent events in the form of each API, one at a time as they are read."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .call import Json
-from .limits import STREAM_PIECES_MAX
+from .errors import STREAM_PIECES_MAX
 
 DONE = "[DONE]"
+
+
 GARBLED = b'data: {"this line": is no JSON\n\n'
 
 

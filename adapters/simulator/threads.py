@@ -1,16 +1,21 @@
 """Handle /v1/threads and their messages."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from .call import Call, Json
-from .errors import bad_request, empty_array, missing, no_such, wrong_type
-from .limits import THREAD_MESSAGE_MAX_CHARS, THREAD_ROLES
+from .errors import THREAD_MESSAGE_MAX_CHARS, THREAD_ROLES, bad_request, empty_array, missing, no_such, wrong_type
 from .pages import page
 from .store import Store, ThreadRecord
 from .validation import an_object, array, metadata_of, one_of, only_known, required_string, string
 
 MESSAGE_FIELDS = ("role", "content", "attachments", "metadata")
+
+
 CONTENT_TYPES = ("text", "image_url", "image_file")
+
+
 ENDS = ("completed", "failed", "incomplete", "expired", "cancelled")
 
 

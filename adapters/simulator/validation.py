@@ -1,11 +1,25 @@
 """Check request bodies in ways that several APIs share; each check raises the provider's 400."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .answers import text_of
 from .call import Json
-from .errors import bad_request, missing, wrong_type, wrong_value
-from .limits import METADATA_KEY_MAX_CHARS, METADATA_PAIRS_MAX, METADATA_VALUE_MAX_CHARS
+from .errors import (
+    CALL_ID_MAX_CHARS,
+    ITEM_ROLES,
+    ITEM_TEXT_MAX_CHARS,
+    METADATA_KEY_MAX_CHARS,
+    METADATA_PAIRS_MAX,
+    METADATA_VALUE_MAX_CHARS,
+    bad_request,
+    missing,
+    wrong_type,
+    wrong_value,
+)
+from .ids import Seeded
 
 
 def only_known(body: Json, known: Iterable[str]) -> None:
@@ -132,3 +146,129 @@ def identifier(value: str, param: str, prefix: str) -> str:
         message = f"Invalid '{param}': '{value}'. Expected an ID that begins with '{prefix.rstrip('_')}'."
         raise bad_request(message, param, "invalid_value")
     return value
+
+
+ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
+
+
+INPUT_PARTS = ("input_text", "input_image", "input_file")
+
+
+OUTPUT_PARTS = ("output_text", "refusal")
+
+
+def normalised(given: Any, where: str, seeded: Seeded) -> Json:
+    """Return an item with its id, in the form in which it is stored.
+
+    `where` names the item in error messages, such as `items[0]` or `input[3]`.
+    """
+    item = an_object(given, where)
+    kind = one_of(item.get("type", "message" if "role" in item else None), f"{where}.type", ITEM_TYPES)
+    match kind:
+        case "message":
+            return _message(item, where, seeded)
+        case "function_call":
+            return _function_call(item, where, seeded)
+        case "function_call_output":
+            return _function_call_output(item, where, seeded)
+        case _:
+            return _reasoning(item, where)
+
+
+def answer_message(seeded: Seeded, text: str, status: str = "completed") -> Json:
+    """Return a message item with a model's text."""
+    content = [_output_text(text)]
+    return {"id": seeded.long("msg_"), "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+def function_call(seeded: Seeded, name: str, arguments: str, call_id: str | None = None) -> Json:
+    """Return an item that calls one of the app's functions."""
+    item: Json = {"id": seeded.long("fc_"), "type": "function_call", "status": "completed"}
+    return item | {"call_id": call_id or seeded.short("call_"), "name": name, "arguments": arguments}
+
+
+def require_paired_calls(context: list[Json]) -> None:
+    """Raise a 400 unless every tool call has its output and every output its call."""
+    called = {item["call_id"] for item in context if item["type"] == "function_call"}
+    answered = {item["call_id"] for item in context if item["type"] == "function_call_output"}
+    for item in context:
+        kind, call_id = item["type"], item.get("call_id")
+        if kind == "function_call" and call_id not in answered:
+            raise bad_request(f"No tool output found for function call {call_id}.", "input")
+        if kind == "function_call_output" and call_id not in called:
+            raise bad_request(f"No tool call found for function call output with call_id {call_id}.", "input")
+
+
+def item_text(item: Json) -> str:
+    """Return the text of an item, for counting tokens."""
+    if item["type"] == "function_call":
+        return f"{item['name']} {item['arguments']}"
+    return text_of(item.get("output", item.get("content")))
+
+
+def last_user_text(context: list[Json]) -> str:
+    """Return the text of the last user message, or an empty string."""
+    said = (item for item in reversed(context) if item["type"] == "message" and item["role"] == "user")
+    return next((text_of(item["content"]) for item in said), "")
+
+
+def _message(item: Json, where: str, seeded: Seeded) -> Json:
+    role = one_of(required_string(item, "role", f"{where}.role"), f"{where}.role", ITEM_ROLES)
+    content = item.get("content")
+    if content is None:
+        raise missing(f"{where}.content")
+    if isinstance(content, str):
+        text = string(content, f"{where}.content", ITEM_TEXT_MAX_CHARS)
+        parts = [_output_text(text) if role == "assistant" else {"type": "input_text", "text": text}]
+    elif isinstance(content, list):
+        parts = [_part(part, role, f"{where}.content[{index}]") for index, part in enumerate(content)]
+    else:
+        raise wrong_type(f"{where}.content", "one of a string or array of objects", content)
+    stored: Json = {"id": seeded.long("msg_"), "type": "message", "status": "completed", "role": role, "content": parts}
+    if role == "assistant" and item.get("phase") is not None:
+        stored["phase"] = one_of(item["phase"], f"{where}.phase", ("commentary", "final_answer"))
+    return stored
+
+
+def _part(part: Any, role: str, where: str) -> Json:
+    supported = OUTPUT_PARTS if role == "assistant" else INPUT_PARTS
+    # In this error the provider names the part, not its type field.
+    kind = one_of(an_object(part, where).get("type"), where, supported)
+    if kind in ("input_image", "input_file"):
+        return dict(part)
+    field = "refusal" if kind == "refusal" else "text"
+    text = required_string(part, field, f"{where}.{field}", ITEM_TEXT_MAX_CHARS)
+    if kind == "output_text":
+        return _output_text(text, part.get("annotations"))
+    return {"type": kind, field: text}
+
+
+def _output_text(text: str, annotations: list[Any] | None = None) -> Json:
+    return {"type": "output_text", "text": text, "annotations": annotations or [], "logprobs": []}
+
+
+def _function_call(item: Json, where: str, seeded: Seeded) -> Json:
+    call_id = required_string(item, "call_id", f"{where}.call_id", CALL_ID_MAX_CHARS)
+    name = required_string(item, "name", f"{where}.name")
+    return function_call(seeded, name, required_string(item, "arguments", f"{where}.arguments"), call_id)
+
+
+def _function_call_output(item: Json, where: str, seeded: Seeded) -> Json:
+    call_id = required_string(item, "call_id", f"{where}.call_id", CALL_ID_MAX_CHARS)
+    output = item.get("output")
+    if output is None:
+        raise missing(f"{where}.output")
+    if isinstance(output, list):
+        output = [_part(part, "tool", f"{where}.output[{index}]") for index, part in enumerate(output)]
+    else:
+        output = string(output, f"{where}.output", ITEM_TEXT_MAX_CHARS)
+    stored: Json = {"id": seeded.long("fco_"), "type": "function_call_output", "status": "completed"}
+    return stored | {"call_id": call_id, "output": output}
+
+
+def _reasoning(item: Json, where: str) -> Json:
+    stored: Json = {"id": required_string(item, "id", f"{where}.id"), "type": "reasoning"}
+    if "summary" not in item:
+        raise missing(f"{where}.summary")
+    stored["summary"] = array(item["summary"], f"{where}.summary")
+    return stored | {name: item[name] for name in ("content", "encrypted_content", "status") if name in item}

@@ -1,5 +1,7 @@
 """Read the provider's state for tests and the control endpoints, and delete single objects."""
 
+from __future__ import annotations
+
 from threading import RLock
 from typing import Any
 
@@ -13,7 +15,7 @@ class Views:
     The objects in them belong to the provider and must not be changed.
     """
 
-    def __init__(self, store: Store, lock: "RLock") -> None:
+    def __init__(self, store: Store, lock: RLock) -> None:
         self.store = store
         self.lock = lock
 

@@ -1,9 +1,13 @@
 """Provide a dict that tracks which entries may have changed, so that only those are saved again."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, overload
 
 Value = TypeVar("Value")
+
+
 Other = TypeVar("Other")
 
 
@@ -53,7 +57,7 @@ class Watched(dict[str, Value]):
     @overload
     def get(self, key: str, default: Other, /) -> Value | Other: ...
     def get(self, key: str, default: Any = None, /) -> Any:
-        """Return an entry as `dict.get` does, and mark it as possibly changed."""
+        """Return an entry as `dict.get` does, and mark it as possibly changed if it exists."""
         if key in self:
             self._touched[key] = None
         return super().get(key, default)

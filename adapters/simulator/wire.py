@@ -1,5 +1,7 @@
 """Define requests and answers in transit: received, admitted, recorded and sent."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

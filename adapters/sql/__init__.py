@@ -1,12 +1,16 @@
 """Store events, notebooks and their schema with SQLAlchemy, in SQLite or PostgreSQL."""
 
-from .engine import Database
-from .factory import Factory
-from .leaf import leaf_hash
-from .notebooks import RememberedAssistants, SqlMirrorHeads
-from .recorder import Processor, Recorder
-from .schema import SCHEMA_VERSION
-from .tracking import Tracker
+from typing import TYPE_CHECKING
+
+from threadledger.domain.faces import lazy_face
+
+if TYPE_CHECKING:
+    from .connections import leaf_hash
+    from .database import Database
+    from .factory import Factory
+    from .notebooks import RememberedAssistants, SqlMirrorHeads
+    from .recorder import Processor, Recorder, Tracker
+    from .schema import SCHEMA_VERSION
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -19,3 +23,16 @@ __all__ = [
     "Tracker",
     "leaf_hash",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            "connections": "leaf_hash",
+            "database": "Database",
+            "factory": "Factory",
+            "notebooks": "RememberedAssistants SqlMirrorHeads",
+            "recorder": "Processor Recorder Tracker",
+            "schema": "SCHEMA_VERSION",
+        },
+    )

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, exc
+from sqlalchemy import URL, Connection, Engine, exc
 
-from threadledger.domain import ForeignDatabase, StoreError, StoreUnavailable
-
-from .kinds import ConnectionLost, Cursor, Kind
+from threadledger.domain.errors import ForeignDatabase, StoreError, StoreUnavailable
+from threadledger.domain.journal import StoredRow, StreamHead
 
 T = TypeVar("T")
+
 
 IDLE_MAX = 4
 """Maximum number of idle connections kept outside the pool. The pool has 15, so the others remain available."""
 
+
 RECONNECT_SECONDS = 15.0
 """Maximum time to reconnect to a lost server, in seconds. A restart takes less."""
+
 
 RECONNECT_PAUSE_SECONDS = 0.2
 """Pause between attempts to reconnect, in seconds."""
@@ -199,3 +205,128 @@ class Connections:
 
     def _is_lost(self, error: BaseException) -> bool:
         return isinstance(error, self.driver.Error) and self.kind.explain(error)[0] == "lost"
+
+
+LOCK_TIMEOUT_SECONDS = 30.0
+"""Maximum time that a writer waits for a lock before the write fails, in seconds."""
+
+
+Cursor = Any
+"""Cursor of the DB-API 2.0 driver. Appends and long reads use it directly, because SQLAlchemy takes four times as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundHead:
+    """Represent the stored row of a stream: its number and its head."""
+
+    number: int
+    head: StreamHead
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Represent the update of one stream to a new version; `found` is None for a new stream."""
+
+    name: str
+    found: FoundHead | None
+    head: StreamHead
+
+    @property
+    def expected(self) -> int:
+        """Return the version that the stream must still have."""
+        return self.found.head.version if self.found is not None else 0
+
+
+class ConnectionLost(StoreUnavailable):
+    """Raised when the connection is lost; whether a pending write was stored must be checked."""
+
+
+class Overtaken(Exception):
+    """Raised when another writer changed the stream between reading its head and writing."""
+
+
+class Kind(ABC):
+    """Define the operations of one kind of database."""
+
+    name: str
+    """SQLAlchemy's name for this kind."""
+    placeholder: str
+    """Placeholder for a value in the driver's SQL."""
+    steps: Sequence[Sequence[str]]
+    """Numbered steps of the schema: the statements of each migration."""
+    begin_read: str
+    begin_write: str
+    locks_when_writing: bool
+    """Whether a write transaction holds the database's only write lock from its beginning."""
+    lock_heads: str
+    """Clause at the end of a query for heads that locks the rows until the transaction ends."""
+
+    @abstractmethod
+    def engine(self) -> Engine:
+        """Return an engine with autocommit connections; BEGIN and COMMIT are sent explicitly."""
+
+    @abstractmethod
+    def prepare_file(self, engine: Engine) -> None:
+        """Apply settings that are stored in the database itself; called after its schema has been checked."""
+
+    @abstractmethod
+    def lock_schema(self, connection: Connection) -> None:
+        """Prevent other processes from creating or upgrading tables until the transaction ends."""
+
+    @abstractmethod
+    def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
+        """Advance the streams and insert the rows atomically; return the rows' positions.
+
+        Raises:
+            Overtaken: a stream no longer has its expected version.
+        """
+
+    @abstractmethod
+    def explain(self, error: BaseException) -> tuple[str, str]:
+        """Return (category, advice) for a driver's error; the category is `foreign`, `lost` or `unusable`."""
+
+    @abstractmethod
+    def size_bytes(self, connection: Connection) -> int:
+        """Return the size of the database on disk, in bytes."""
+
+    @abstractmethod
+    def integrity(self, connection: Connection) -> Sequence[str]:
+        """Return the problems that the database's own integrity check reports; empty if there are none."""
+
+    @abstractmethod
+    def last_position(self, connection: Connection) -> int:
+        """Return the last position ever assigned, even if its row is missing."""
+
+    @abstractmethod
+    def number_streams(self, connection: Connection) -> None:
+        """Set the counters for positions and stream numbers after a copy inserted them explicitly."""
+
+    before_appends: str = ""
+    """Statement that a connection used only for appends executes first."""
+    insert_numbered: str = ""
+    """Clause for an INSERT into streams that sets their numbers explicitly."""
+
+
+def shown(url: URL) -> str:
+    """Return the URL for display, without its password."""
+    return url.render_as_string(hide_password=True)
+
+
+def leaf_hash(row: StoredRow, position: int) -> bytes:
+    """Return the SHA-256 hash of the position followed by `leaf_text`."""
+    return hashlib.sha256(f"{position}\n{leaf_text(row)}".encode()).digest()
+
+
+def leaf_text(row: StoredRow) -> str:
+    """Return the fields of a row, one per line, with the payload's hash; the stream is last, as it may contain line breaks."""
+    payload = hashlib.sha256(row.state).hexdigest()
+    return (
+        f"{row.originator_version}\n{row.event_id}\n{row.topic}\n{row.schema}\n{row.at}\n{payload}\n{row.originator_id}"
+    )
+
+
+def leaf_hash_of_schema_1(row: StoredRow) -> bytes:
+    """Return the leaf hash that databases of schema 1 stored, which does not include the position."""
+    payload = hashlib.sha256(row.state).hexdigest()
+    fields = [str(row.originator_id), row.originator_version, row.event_id, row.topic, row.schema, row.at, payload]
+    return hashlib.sha256(json.dumps(fields, separators=(",", ":")).encode()).digest()

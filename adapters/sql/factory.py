@@ -17,12 +17,11 @@ from eventsourcing.persistence import (
 )
 from eventsourcing.utils import Environment, EnvType, resolve_topic
 
-from .claims import SqlJobClaims
-from .engine import Database
-from .recorder import Processor, Recorder
-from .tracking import Tracker
+from .database import Database
+from .notebooks import SqlJobClaims
+from .recorder import Processor, Recorder, Tracker
 from .upkeep import SqlUpkeep
-from .views import SqlViews
+from .views.sql_views import SqlViews
 
 URL_VARIABLE = "THREADLEDGER_DB"
 

@@ -12,14 +12,14 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
 
-from threadledger.domain import InvalidSettings, StoredRow
+from threadledger.domain.errors import InvalidSettings
+from threadledger.domain.journal import StoredRow
 
-from .kinds import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken
-from .leaf import leaf_text
-from .schema_postgres import STEPS
+from .connections import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, leaf_text
 
 CONNECT_TIMEOUT_SECONDS = 5
 """Timeout of one connection attempt, in seconds. `connect_timeout` in the URL overrides it."""
+
 
 _APPEND = """
 WITH given AS (
@@ -54,7 +54,104 @@ if all have it, the head of the log is advanced and rows are written. Texts are 
 escapes each quote of a payload in an array with a separate call.
 """
 
+
 _NOT_THERE_YET = -1
+
+
+STEPS: tuple[tuple[str, ...], ...] = (
+    (),
+    (
+        "CREATE TABLE threadledger (schema_version INTEGER NOT NULL, created_at TEXT NOT NULL)",
+        """CREATE TABLE streams (
+            stream BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            version BIGINT NOT NULL,
+            state_schema INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            due_at TEXT
+        )""",
+        "CREATE INDEX streams_by_due_at ON streams (due_at) WHERE due_at IS NOT NULL",
+        # `state` is text: jsonb accepts neither \\u0000 nor lone surrogates, and a log may contain both.
+        """CREATE TABLE events (
+            position BIGINT PRIMARY KEY,
+            stream BIGINT NOT NULL REFERENCES streams (stream),
+            version BIGINT NOT NULL,
+            event_id TEXT NOT NULL UNIQUE,
+            topic TEXT NOT NULL,
+            schema INTEGER NOT NULL,
+            at TEXT NOT NULL,
+            state TEXT NOT NULL,
+            leaf BYTEA NOT NULL,
+            UNIQUE (stream, version)
+        )""",
+        # The last position. An append locks this row until its commit, so positions become visible in commit order, and
+        # a rollback leaves no gap, unlike with a sequence.
+        "CREATE TABLE log_head (position BIGINT NOT NULL)",
+        "INSERT INTO log_head VALUES (0)",
+        """CREATE FUNCTION events_are_kept() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'events are never changed or deleted'; END $$""",
+        """CREATE TRIGGER events_are_not_changed BEFORE UPDATE OR DELETE ON events
+            FOR EACH ROW EXECUTE FUNCTION events_are_kept()""",
+        """CREATE TRIGGER events_are_not_deleted BEFORE TRUNCATE ON events
+            FOR EACH STATEMENT EXECUTE FUNCTION events_are_kept()""",
+        """CREATE TABLE mirror_heads (
+            stream TEXT NOT NULL,
+            mirror TEXT NOT NULL,
+            thread_id TEXT NOT NULL,
+            version BIGINT NOT NULL,
+            settled INTEGER NOT NULL,
+            holder TEXT,
+            held_until TEXT,
+            PRIMARY KEY (stream, mirror)
+        )""",
+        """CREATE TABLE assistants (
+            endpoint TEXT NOT NULL,
+            profile_hash TEXT NOT NULL,
+            assistant_id TEXT NOT NULL,
+            PRIMARY KEY (endpoint, profile_hash)
+        )""",
+        """CREATE TABLE tracking (
+            view TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            generation INTEGER NOT NULL,
+            position BIGINT NOT NULL,
+            live INTEGER NOT NULL,
+            PRIMARY KEY (view, version, generation)
+        )""",
+        """CREATE TABLE parked (
+            view TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            generation INTEGER NOT NULL,
+            position BIGINT NOT NULL,
+            reason TEXT NOT NULL,
+            PRIMARY KEY (view, version, generation, position)
+        )""",
+    ),
+    (
+        # Writes to a thread without a response, which may still land: a JSON array.
+        "ALTER TABLE mirror_heads ADD COLUMN doubts TEXT NOT NULL DEFAULT '[]'",
+    ),
+    (
+        # New threads that a rebuild is writing and that are not linked yet: a notebook, so that an interrupted rebuild
+        # can be resumed.
+        """CREATE TABLE unfinished_threads (
+            stream TEXT NOT NULL,
+            mirror TEXT NOT NULL,
+            thread_id TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            PRIMARY KEY (stream, mirror)
+        )""",
+        # Which worker holds which item of a job: a notebook; the result of each item is an event in the log.
+        """CREATE TABLE job_items (
+            job TEXT NOT NULL,
+            item BIGINT NOT NULL,
+            ended INTEGER NOT NULL,
+            holder TEXT,
+            held_until TEXT,
+            PRIMARY KEY (job, item)
+        )""",
+    ),
+)
 
 
 class PostgreSQL(Kind):
@@ -175,6 +272,7 @@ _SHUTTING_DOWN = {"57P01", "57P02", "57P03"}
 
 Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
+
 
 _NOT_LET_IN = ("does not exist", "password authentication failed", "no password supplied", "no pg_hba.conf entry")
 """Texts in libpq's errors for connections that the server refused; libpq passes on no error code."""

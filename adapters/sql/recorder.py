@@ -6,7 +6,9 @@ state of the stream. Positions have no gaps and become visible in commit order.
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -15,43 +17,38 @@ from uuid import UUID
 from eventsourcing.persistence import (
     ApplicationRecorder,
     IntegrityError,
+    Notification,
     NotSupportedError,
     ProcessRecorder,
     StoredEvent,
     Subscription,
     Tracking,
+    TrackingRecorder,
 )
 
-from threadledger.domain import (
-    CONVERSATION,
-    Appending,
-    DecideAppend,
-    LoggedRow,
-    Row,
-    StoredRow,
-    StreamHead,
-    new_id,
-    now,
-    to_iso,
-)
+from threadledger.domain.conversation import CONVERSATION
+from threadledger.domain.ids import new_id, now, to_iso
+from threadledger.domain.journal import Appending, DecideAppend, LoggedRow, Row, StoredRow, StreamHead
 
-from .engine import Database
-from .group import Also, stored_positions
-from .kinds import Cursor
+from .connections import ConnectionLost, Cursor
+from .database import Database
+from .group_commit import Also, stored_positions
 from .schema import SCHEMA_VERSION, open_schema
-from .subscription import LogSubscription
-from .tracking import Tracker
 
 PAGE_EVENTS = 1_000
 """Number of events read per query."""
 
+
 _PAGES_AT_ONCE = 10
 """Number of pages scanned per query when only some event types are selected."""
+
 
 _ROWS = (
     "SELECT e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema "
     "FROM events e JOIN streams s USING (stream)"
 )
+
+
 _HEAD = "SELECT name, version, state_schema, state, due_at FROM streams"
 
 
@@ -237,6 +234,33 @@ class Recorder(ApplicationRecorder):
             follower.set()
 
 
+class Tracker(TrackingRecorder):
+    """Store positions of eventsourcing's projections and process applications, in the table shared with the views."""
+
+    def __init__(self, database: Database) -> None:
+        open_schema(database)
+        self._database = database
+
+    def insert_tracking(self, tracking: Tracking) -> None:
+        """Record that an event was processed.
+
+        Raises:
+            IntegrityError: this event or a later one was already recorded.
+        """
+        self._database.append([], lambda _: Appending(), lambda cursor: self._track(cursor, tracking))
+
+    def max_tracking_id(self, application_name: str) -> int | None:
+        """Return the last event recorded for an application, or None."""
+        query = "SELECT position FROM tracking WHERE view = ? AND version = 0 AND generation = 0"
+        found = self._database.query(query, (application_name,))
+        return int(found[0][0]) if found else None
+
+    def _track(self, cursor: Cursor, tracking: Tracking) -> None:
+        cursor.execute(self._database.sql(_ADVANCE), (tracking.application_name, tracking.notification_id))
+        if cursor.rowcount != 1:
+            raise IntegrityError(f"{tracking.application_name}: event {tracking.notification_id} was processed already")
+
+
 class Processor(Tracker, Recorder, ProcessRecorder):
     """Store events together with the position processed in another application's log, in one transaction."""
 
@@ -303,3 +327,68 @@ def _as_row(stored: StoredEvent) -> StoredRow:
     return StoredRow(
         str(stored.originator_id), stored.originator_version, stored.topic, stored.state, new_id(), to_iso(now())
     )
+
+
+logger = logging.getLogger("threadledger")
+
+
+FOLLOW_SECONDS = 0.05
+"""Interval between polls for events of other processes, in seconds."""
+
+
+SUBSCRIPTION_PAGE_EVENTS = 500
+"""Number of events that a follower reads per query."""
+
+
+class LogSubscription(Subscription[ApplicationRecorder]):
+    """Iterate over the log without end; `stop()` ends the iteration, also from another thread."""
+
+    def __init__(
+        self, recorder: ApplicationRecorder, gt: int | None, topics: Sequence[str], followers: set[threading.Event]
+    ) -> None:
+        super().__init__(recorder, gt, topics)
+        self._log = recorder
+        self._after = gt or 0
+        self._page: deque[Notification] = deque()
+        self._woken = threading.Event()
+        self._followers = followers
+        followers.add(self._woken)
+
+    def stop(self) -> None:
+        """End the iteration."""
+        super().stop()
+        self._followers.discard(self._woken)
+        self._woken.set()
+
+    def __next__(self) -> Any:
+        while not self._has_been_stopped:
+            if self._page:
+                return self._page.popleft()
+            self._woken.clear()
+            if not self._look():
+                self._woken.wait(FOLLOW_SECONDS)
+        raise StopIteration
+
+    def _look(self) -> bool:
+        """Read the next page and return whether there were new events; a lost connection is retried at the next poll."""
+        try:
+            end = self._log.max_notification_id() or 0
+            if end <= self._after:
+                return False
+            found = self._log.select_notifications(
+                self._after, SUBSCRIPTION_PAGE_EVENTS, end, self._topics, inclusive_of_start=False
+            )
+        except ConnectionLost as lost:
+            logger.warning("cannot read new events, retrying: %s", lost)
+            return False
+        self._page = deque(found)
+        self._after = self._page[-1].id if len(self._page) == SUBSCRIPTION_PAGE_EVENTS else end
+        return True
+
+
+_ADVANCE = (
+    "INSERT INTO tracking (view, version, generation, position, live) VALUES (?, 0, 0, ?, 1) "
+    "ON CONFLICT (view, version, generation) DO UPDATE SET position = excluded.position "
+    "WHERE tracking.position < excluded.position"
+)
+"""If two processors handle the same position, the second one changes no row and must not commit."""

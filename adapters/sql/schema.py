@@ -4,15 +4,19 @@ The only row of the table `threadledger` holds the last step applied to a databa
 those written by a newer version are refused: neither is ever read as an empty ledger.
 """
 
+from __future__ import annotations
+
 from sqlalchemy import Connection, inspect
 
-from threadledger.domain import ForeignDatabase, NewerSchema, now, to_iso
+from threadledger.domain.errors import ForeignDatabase, NewerSchema
+from threadledger.domain.ids import now, to_iso
 
-from .engine import Database
-from .schema_sqlite import STEPS
+from .database import Database
+from .sqlite import STEPS
 
 SCHEMA_VERSION = len(STEPS)
 """Schema version that this version of threadledger uses: the number of its last step."""
+
 
 OURS = {"threadledger", "streams", "events"}
 """Tables that identify a ledger."""

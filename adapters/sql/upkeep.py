@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from threadledger.domain import Finding, NotedThread
+from sqlalchemy import Connection
 
-from .check import check
-from .copying import back_up, copy_ledger
-from .engine import Database
-from .noted import noted_threads, unsettled_threads
+from threadledger.domain.conversation import CONVERSATION, STATE_SCHEMA, ConversationState, evolve, key_of
+from threadledger.domain.errors import Conflict, CorruptEvent, StoreError, StoreUnavailable
+from threadledger.domain.journal import Finding, NotedThread, StoredRow, restore
+
+from .connections import leaf_hash, leaf_hash_of_schema_1
+from .database import Database
+from .notebooks import noted_threads, unsettled_threads
+from .schema import open_schema
 
 
 class SqlUpkeep:
@@ -41,3 +48,255 @@ class SqlUpkeep:
 
     def unsettled_threads(self, limit: int) -> Sequence[NotedThread]:
         return unsettled_threads(self._database, limit)
+
+
+CHECK_PAGE_EVENTS = 2_000
+"""Number of events read per query."""
+
+
+GAPS_TOLD_MAX = 20
+"""Maximum number of gaps in the positions that are reported."""
+
+
+_GAPS = (
+    "SELECT e.position + 1, (SELECT min(n.position) FROM events n WHERE n.position > e.position) - 1 FROM events e "
+    "WHERE e.position < ? AND NOT EXISTS (SELECT 1 FROM events n WHERE n.position = e.position + 1) "
+    f"ORDER BY e.position LIMIT {GAPS_TOLD_MAX}"
+)
+
+
+_EVENTS = (
+    "SELECT e.stream, e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema, e.leaf "
+    "FROM events e LEFT JOIN streams s USING (stream) WHERE (e.stream, e.version) > (?, ?) "
+    f"ORDER BY e.stream, e.version LIMIT {CHECK_PAGE_EVENTS}"
+)
+
+
+_STREAMS = "SELECT stream, name, version, state_schema, state FROM streams WHERE stream > ? ORDER BY stream LIMIT ?"
+
+
+def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+    """Yield each problem found; call `progress` with the number of events checked and the total."""
+    try:
+        yield from database.read(
+            lambda connection: [*_database_itself(database, connection), *_positions(database, connection)]
+        )
+        yield from _streams(database, progress)
+    except StoreError as error:
+        yield Finding("database", f"it cannot be read to its end: {error}")
+
+
+def _database_itself(database: Database, connection: Connection) -> Iterator[Finding]:
+    for problem in database.kind.integrity(connection):
+        yield Finding("database", problem)
+
+
+def _positions(database: Database, connection: Connection) -> Iterator[Finding]:
+    """Check that each position from 1 to the last assigned one has an event."""
+    last = database.kind.last_position(connection)
+    first, newest = connection.exec_driver_sql("SELECT min(position), max(position) FROM events").one()
+    gaps = [(1, first - 1)] if first not in {None, 1} else []
+    gaps += [(begin, end) for begin, end in connection.exec_driver_sql(database.sql(_GAPS), (newest or 0,))]
+    if (newest or 0) < last:
+        gaps.append(((newest or 0) + 1, last))
+    for begin, end in gaps:
+        missing = f"{begin}" if begin == end else f"{begin} to {end}"
+        yield Finding("position", f"the events at {missing} are missing", position=begin)
+    if newest is not None and newest > last:
+        yield Finding("position", f"it is after the last assigned position ({last})", position=newest)
+
+
+def _streams(database: Database, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+    """Check the versions of each stream, their order in the log, their leaf hashes, and the stored state."""
+    ((total,),) = database.query("SELECT count(*) FROM events")
+    seen, after = 0, (0, -1)
+    stream: _Stream | None = None
+    while True:
+        page = database.query(_EVENTS, after)
+        for number, *columns in page:
+            if stream is None or stream.number != number:
+                yield from stream.end(database) if stream is not None else ()
+                stream = _Stream(number, columns[1])
+            yield from stream.take(columns)
+        seen += len(page)
+        progress(seen, total)
+        if len(page) < CHECK_PAGE_EVENTS:
+            break
+        after = (page[-1][0], page[-1][3])
+    yield from stream.end(database) if stream is not None else ()
+    empty = "SELECT name, version FROM streams s WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.stream = s.stream)"
+    for name, version in database.query(empty):
+        yield Finding("stream", f"its {version} events are missing", key=key_of(name))
+
+
+class _Stream:
+    """Check one stream, event by event."""
+
+    def __init__(self, number: int, name: str | None) -> None:
+        self.number = number
+        self.name = name or f"stream {number}, which has no name"
+        self.version = 0
+        self.position = 0
+        self.state: ConversationState | None = ConversationState()
+
+    def take(self, columns: list[Any]) -> Iterator[Finding]:
+        """Check the next event."""
+        position, _, version, topic, state, event_id, at, schema, leaf = columns
+        where = {"key": key_of(self.name), "position": position, "version": version}
+        if version != self.version + 1:
+            missing = (
+                f"version {self.version + 1}" if version == self.version + 2 else f"{self.version + 1} to {version - 1}"
+            )
+            yield Finding("version", f"{missing} before it is missing", **where)
+        if position < self.position:
+            yield Finding("order", f"the earlier version {self.version} is stored later, at {self.position}", **where)
+        self.version, self.position = version, max(position, self.position)
+        row = StoredRow(self.name, version, topic, str(state).encode(errors="replace"), event_id, at, schema)
+        if bytes(leaf) not in {leaf_hash(row, position), leaf_hash_of_schema_1(row)}:
+            yield Finding("leaf", f"the {topic} was changed or moved after it was stored", **where)
+        try:
+            event = restore((position, self.name, version, topic, str(state), event_id, at, schema))
+        except CorruptEvent as error:
+            yield Finding("payload", str(error.__cause__ or error), **where)
+            self.state = None  # the state after an unreadable event is unknown
+        else:
+            if self.state is not None:
+                evolve(self.state, event)
+
+    def end(self, database: Database) -> Iterator[Finding]:
+        """Compare the stored head with the head computed from the events."""
+        head = (
+            "SELECT s.version, s.state_schema, s.state, (SELECT max(e.version) FROM events e WHERE e.stream = s.stream) "
+            "FROM streams s WHERE s.stream = ?"
+        )
+        found = database.query(head, (self.number,))
+        key = key_of(self.name)
+        if not found:
+            yield Finding("stream", "the stream's own row is missing", key=key)
+            return
+        ((version, schema, state, newest),) = found
+        if version != newest:
+            problem = f"the events end at version {newest}; {version} were stored"
+            yield Finding("version", problem, key=key, version=version)
+        settled = version == self.version and schema == STATE_SCHEMA and self.name.startswith(CONVERSATION)
+        if settled and self.state is not None and not _is_told_by(state, self.state):
+            yield Finding("state", "the stored state of the stream does not match its events", key=key)
+
+
+def _is_told_by(stored: str, state: ConversationState) -> bool:
+    """Return whether a stored state equals this one; fields added after it was stored have their defaults."""
+    try:
+        return ConversationState.from_json(stored).as_json() == state.as_json()
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
+PAGE_ROWS = 2_000
+"""Number of rows copied per statement."""
+
+
+TABLES: Sequence[tuple[str, str, str]] = (
+    ("streams", "stream, name, version, state_schema, state, due_at", "stream"),
+    ("events", "position, stream, version, event_id, topic, schema, at, state, leaf", "position"),
+    ("mirror_heads", "stream, mirror, thread_id, version, settled, holder, held_until, doubts", "stream, mirror"),
+    ("assistants", "endpoint, profile_hash, assistant_id", "endpoint, profile_hash"),
+    ("unfinished_threads", "stream, mirror, thread_id, digest", "stream, mirror"),
+    ("job_items", "job, item, ended, holder, held_until", "job, item"),
+)
+"""Table name, columns and sort order. Views are not copied: they are rebuilt from the events."""
+
+
+Progress = Callable[[int, int], None]
+
+
+def back_up(database: Database, path: Path, progress: Progress) -> int:
+    """Write a snapshot of the ledger into a new SQLite file, itself a ledger; return its number of events.
+
+    The file appears under its name only when it is complete. Other processes may keep writing to the ledger.
+
+    Raises:
+        Conflict: the file exists already.
+        StoreUnavailable: the file cannot be written.
+    """
+    if path.exists():
+        raise Conflict(f"{path} exists already: choose a new file, or move this one away")
+    if not path.parent.is_dir():
+        raise StoreUnavailable(f"{path} cannot be written: create the folder {path.parent} first")
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with suppress(FileNotFoundError):
+        unfinished.unlink()
+    try:
+        copied = _write(database, unfinished, progress)
+        _to_disk(unfinished)
+        os.link(unfinished, path)  # unlike a rename, this does not overwrite a file created meanwhile
+    except FileExistsError:
+        raise Conflict(f"{path} exists already: choose a new file, or move this one away") from None
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{path} cannot be written ({error.strerror}): check the disk and the permissions"
+        ) from error
+    finally:
+        for leftover in (unfinished, Path(f"{unfinished}-wal"), Path(f"{unfinished}-shm")):
+            with suppress(FileNotFoundError):
+                leftover.unlink()
+    return copied
+
+
+def copy_ledger(source: Database, target: Database, progress: Progress) -> int:
+    """Copy a snapshot of a ledger into an empty database; return its number of events.
+
+    Raises:
+        Conflict: the target is not empty.
+        StoreError: one of the databases cannot be used.
+    """
+    open_schema(target)
+    return source.read(lambda reading: target.write(lambda writing: _copy(source, reading, target, writing, progress)))
+
+
+def _write(database: Database, path: Path, progress: Progress) -> int:
+    if database.kind.name == "sqlite":
+        with database.cursor() as cursor:
+            cursor.execute("VACUUM INTO ?", (str(path),))
+    copy = Database(f"sqlite:///{path}", synchronous="NORMAL")
+    try:
+        if database.kind.name != "sqlite":
+            copy_ledger(database, copy, progress)
+        ((count, last),) = copy.query("SELECT count(*), coalesce(max(position), 0) FROM events")
+        if count != last:
+            raise StoreUnavailable(
+                f"the copy has {count} events up to position {last}: run threadledger db check on the ledger itself"
+            )
+        with copy.cursor() as cursor:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor.fetchall()
+            cursor.execute("PRAGMA journal_mode = DELETE")
+        return int(count)
+    finally:
+        copy.close()
+
+
+def _copy(source: Database, reading: Connection, target: Database, writing: Connection, progress: Progress) -> int:
+    if writing.exec_driver_sql("SELECT count(*) FROM streams").scalar_one():
+        raise Conflict(f"{target.shown_url} already contains a ledger: copy into an empty database")
+    events = int(reading.exec_driver_sql("SELECT count(*) FROM events").scalar_one())
+    for table, columns, order in TABLES:
+        numbered = target.kind.insert_numbered if table == "streams" else ""
+        places = ", ".join("?" for _ in columns.split(","))
+        insert = target.sql(f"INSERT INTO {table} ({columns}) {numbered} VALUES ({places})")
+        rows = reading.exec_driver_sql(
+            f"SELECT {columns} FROM {table} ORDER BY {order}", execution_options={"stream_results": True}
+        )
+        copied = 0
+        for page in rows.partitions(PAGE_ROWS):
+            writing.exec_driver_sql(insert, [tuple(row) for row in page])
+            copied += len(page)
+            if table == "events":
+                progress(copied, events)
+    target.kind.number_streams(writing)
+    return events
+
+
+def _to_disk(path: Path) -> None:
+    """Flush the file to disk, so that the backup survives a power failure."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

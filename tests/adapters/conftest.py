@@ -21,7 +21,8 @@ def db_path(tmp_path: Path) -> Path:
 def open_store_on() -> Iterator[Callable[..., Any]]:
     """Opens ledgers that know nobody outside, on the database of a URL or on a `Database`."""
     from threadledger.adapters.sql import Database, Factory
-    from threadledger.domain import Journal, Ledger
+    from threadledger.domain.journal import Journal
+    from threadledger.domain.ledger import Ledger
 
     opened: list[Any] = []
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from threadledger.domain import AsyncDriver, Effect, Effects, Pause, Tell, attended, perform
+from threadledger.domain.effects import AsyncDriver, Effect, Effects, Pause, Tell, attended, perform
 
 
 class Performing:

@@ -9,30 +9,22 @@ from freezegun import freeze_time
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from threadledger.adapters.sql.views import projection
-from threadledger.domain import (
-    SUMMARY_BY,
-    TREND_PARTS,
+from threadledger.adapters.sql.views import catching_up as projection
+from threadledger.domain.conversation import (
     Conversation,
-    EventMapper,
     FailureFilter,
-    FailureGroups,
-    GroupNotFound,
-    GroupState,
-    InvalidInput,
-    PlainJSON,
     Profile,
     RunPlan,
     events,
     fold_exchanges,
-    follow_failures,
-    group_id,
-    memory_shown,
-    named_group,
-    new_id,
     stream_of,
-    to_iso,
 )
+from threadledger.domain.errors import GroupNotFound, InvalidInput
+from threadledger.domain.failures import SUMMARY_BY, GroupState, named_group
+from threadledger.domain.failures.groups import TREND_PARTS, group_id
+from threadledger.domain.ids import new_id, to_iso
+from threadledger.domain.journal.rows import EventMapper, PlainJSON
+from threadledger.domain.ledger import FailureGroups, follow_failures, memory_shown
 
 BEGINNING = datetime(2026, 11, 22, 23, 58, tzinfo=UTC)
 MESSAGES = [

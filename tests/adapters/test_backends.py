@@ -15,22 +15,15 @@ from threadledger.adapters.openai import (
     ConversationThreads,
     ResponsesBackend,
 )
-from threadledger.domain import (
-    BackendRequest,
-    Cause,
-    Delta,
-    JournaledMessage,
-    Memory,
-    Profile,
-    ProviderRefused,
-    Role,
-    ThreadItem,
-    ToolUse,
-    advise,
-    diagnose,
-    text_message,
-)
+from threadledger.domain.conversation import JournaledMessage, Profile, text_message
+from threadledger.domain.conversation.messages import Role
+from threadledger.domain.effects import Delta, ToolUse
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.failures import Cause, advise, diagnose
 from threadledger.domain.limits import TOOL_ROUNDS_MAX
+from threadledger.domain.memory import Memory
+from threadledger.domain.threads import ThreadItem
 
 from .performing import DRIVERS
 

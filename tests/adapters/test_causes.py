@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-from threadledger.domain import AllBackendsFailed, Cause, Ledger, RecordedFailure, RunPlan, advise, redact
+from threadledger.domain.conversation import RunPlan
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.failures import Cause, RecordedFailure, advise, redact
+from threadledger.domain.ledger import Ledger
 
 RUNS, RUN = "POST /threads/{thread_id}/runs", "GET /threads/{thread_id}/runs/{run_id}"
 ASSISTANTS, RESPONSES, CHAT = "POST /assistants", "POST /responses", "POST /chat/completions"

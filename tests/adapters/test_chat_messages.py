@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from threadledger.adapters.openai.chat_messages import acceptable
+from threadledger.adapters.openai.chat import acceptable
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from threadledger.adapters.openai import Client
-from threadledger.domain import Cause, ProviderRefused, diagnose
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.failures import Cause, diagnose
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 

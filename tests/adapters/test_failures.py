@@ -25,9 +25,10 @@ from openai.types.chat.chat_completion import Choice
 from openai.types.responses import ResponseError
 from openai.types.responses.response import IncompleteDetails
 
-from threadledger.adapters.openai import Client
-from threadledger.adapters.openai.failures import calling, duration_seconds, failure_of, failure_of_event, retry_after
-from threadledger.domain import Cause, Failure, ProviderRefused, diagnose
+from threadledger.adapters.openai import Client, failure_of, failure_of_event
+from threadledger.adapters.openai.failures import calling, duration_seconds, retry_after
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.failures import Cause, Failure, diagnose
 
 CHAT, RESPONSES = "POST /chat/completions", "POST /responses"
 REQUEST = httpx2.Request("POST", "https://api.openai.com/v1/responses")

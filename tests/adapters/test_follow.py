@@ -13,7 +13,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from threadledger.adapters.sql import Recorder
-from threadledger.domain import Ledger, LoggedEvent, StoreUnavailable
+from threadledger.domain.errors import StoreUnavailable
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger.ledger import LoggedEvent
 
 from .writing import Writers, assert_sound, open_at, query, writers
 

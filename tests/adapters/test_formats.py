@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from threadledger.adapters import export_lines, import_lines
-from threadledger.domain import ConversationNotFound, InvalidInput, parse_message
+from threadledger.domain.conversation import parse_message
+from threadledger.domain.errors import ConversationNotFound, InvalidInput
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "conversations.jsonl.gz"
 REAL_LINES = 3_000
@@ -82,7 +83,8 @@ def test_the_same_file_twice_changes_nothing(open_store, lines):
 
 def test_the_full_export_can_be_imported_elsewhere_and_is_the_same_conversation(open_store, tmp_path):
     from threadledger.adapters.sql import Database, Factory
-    from threadledger.domain import Journal, Ledger
+    from threadledger.domain.journal import Journal
+    from threadledger.domain.ledger import Ledger
 
     ledger = open_store()
     list(import_lines(ledger, as_lines(OWN)))
@@ -307,7 +309,7 @@ def test_what_is_exported_is_imported_again_with_an_equal_digest(two_stores, sai
 
 
 def test_metadata_that_is_named_like_our_own_fields_does_not_take_their_place(open_store):
-    from threadledger.domain import Conversation
+    from threadledger.domain.conversation import Conversation
 
     ledger = open_store()
     ledger.journal.store(Conversation.start("k", {"id": "other", "messages": 7, "a": 1}))

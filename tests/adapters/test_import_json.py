@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadledger.adapters.formats import json_values
+from threadledger.adapters.formats import Found, Imported, json_values
 from threadledger.adapters.formats.agents_sqlite import _entry
 from threadledger.adapters.formats.chatgpt import conversation_of as chatgpt_conversation
-from threadledger.adapters.formats.found import Found, Imported
 from threadledger.adapters.formats.threads import conversation_of, threads_of
-from threadledger.domain import InvalidInput
+from threadledger.domain.errors import InvalidInput
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(alphabet='a"\\{}[],:\n\ud7ff語') | st.floats(allow_nan=False),

@@ -8,7 +8,7 @@ import pytest
 from openai import OpenAI
 
 from threadledger.adapters import import_threads, load_settings, thread_reader
-from threadledger.domain import ProviderRefused
+from threadledger.domain.errors import ProviderRefused
 
 from .importing import end, memory, said, states
 

@@ -11,8 +11,9 @@ from datetime import timedelta
 import pytest
 
 from threadledger.adapters.sql import Database, Factory
-from threadledger.adapters.sql.claims import SqlJobClaims
-from threadledger.domain import Journal, now
+from threadledger.adapters.sql.notebooks import SqlJobClaims
+from threadledger.domain.ids import now
+from threadledger.domain.journal import Journal
 
 JOB = "job-1"
 LATER = timedelta(minutes=2)

@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 
 from threadledger.adapters import JsonFormatter
-from threadledger.domain import LOGGERS, AllBackendsFailed, Failure, Ledger, Redacting, RunPlan
+from threadledger.domain.conversation import RunPlan
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.failures import Failure, Redacting
+from threadledger.domain.failures.redaction import LOGGERS
+from threadledger.domain.ledger import Ledger
 
 CHAT, RESPONSES = "POST /chat/completions", "POST /responses"
 ONE = {"backends": ("chat",), "threads": "none", "retries": 0}
@@ -140,7 +144,7 @@ class TestALineARun:
         assert [line["status"] for line in kept.runs] == ["error", "completed"]
 
     def test_awaited_the_same(self, open_ledger: Callable[..., Ledger], simulator: Any, kept: Kept) -> None:
-        from threadledger.domain import AsyncLedger
+        from threadledger.domain.ledger.awaited import AsyncLedger
 
         simulator.add_fault(RESPONSES, fail=True, times=2)
 

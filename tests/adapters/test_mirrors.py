@@ -5,18 +5,12 @@ from datetime import UTC, datetime
 import pytest
 
 from threadledger.adapters.openai import AssistantsThreads, Client, ConversationThreads
-from threadledger.domain import (
-    Cause,
-    JournaledMessage,
-    Memory,
-    ProviderRefused,
-    ThreadState,
-    bring_up,
-    compare,
-    diagnose,
-    parse_message,
-    to_iso,
-)
+from threadledger.domain.conversation import JournaledMessage, parse_message
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.failures import Cause, diagnose
+from threadledger.domain.ids import to_iso
+from threadledger.domain.memory import Memory
+from threadledger.domain.threads import ThreadState, bring_up, compare
 
 from .performing import DRIVERS
 

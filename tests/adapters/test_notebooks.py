@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from threadledger.adapters.sql import Database, Factory, SqlMirrorHeads
-from threadledger.domain import Doubt, Journal, Ledger, MirrorHead, ThreadItem, now
+from threadledger.domain.ids import now
+from threadledger.domain.journal import Journal
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.threads import Doubt, MirrorHead, ThreadItem
 
 STREAM, MIRROR, THREAD = "conversation:k", "conversations", "conv_1"
 SOON = timedelta(minutes=10)

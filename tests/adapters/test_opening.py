@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from threadledger.adapters.sql import Database
-from threadledger.domain import DatabaseMissing, ForeignDatabase, InvalidSettings, StoreUnavailable
+from threadledger.domain.errors import DatabaseMissing, ForeignDatabase, InvalidSettings, StoreUnavailable
 
 
 def test_a_foreign_database_is_refused_and_left_byte_for_byte_as_it_was(db_path, open_store):

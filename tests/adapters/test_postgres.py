@@ -9,8 +9,8 @@ from eventsourcing.persistence import StoredEvent
 from sqlalchemy.engine import make_url
 
 from threadledger.adapters.sql import Database, Recorder, connections
-from threadledger.adapters.sql.kinds import ConnectionLost
-from threadledger.domain import StoreUnavailable
+from threadledger.adapters.sql.connections import ConnectionLost
+from threadledger.domain.errors import StoreUnavailable
 
 HOWS = pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
 

@@ -7,8 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 from threadledger.adapters.openai.limits import HOSTED_TOOLS
-from threadledger.adapters.openai.preflight import preflight
-from threadledger.domain import BackendRequest, Cause, JournaledMessage, Memory, Profile, diagnose, text_message
+from threadledger.adapters.openai.tools import preflight
+from threadledger.domain.conversation import JournaledMessage, Profile, text_message
+from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.failures import Cause, diagnose
+from threadledger.domain.memory import Memory
 
 BACKENDS = ("assistants", "responses", "chat")
 QUESTION = Memory((JournaledMessage(text_message("user", "hello"), "m1", 1, datetime(2026, 11, 20, tzinfo=UTC)),), 1)

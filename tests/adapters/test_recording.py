@@ -19,8 +19,9 @@ import pytest
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
 import threadledger
-from threadledger.adapters.recording.alignment import first_new
-from threadledger.domain import InvalidInput, InvalidKey, StoreUnavailable, parse_message
+from threadledger.adapters.recording.runs import first_new
+from threadledger.domain.conversation import parse_message
+from threadledger.domain.errors import InvalidInput, InvalidKey, StoreUnavailable
 
 MODEL = "gpt-6-astra"
 RESPONSES = "POST /responses"

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from threadledger.adapters.sql import SCHEMA_VERSION, Database, Factory, SqlMirrorHeads
-from threadledger.adapters.sql.schema_postgres import STEPS as POSTGRES_STEPS
-from threadledger.adapters.sql.schema_sqlite import STEPS as SQLITE_STEPS
-from threadledger.domain import ForeignDatabase, Journal, Ledger, MirrorHead, NewerSchema, now
+from threadledger.adapters.sql.postgres import STEPS as POSTGRES_STEPS
+from threadledger.adapters.sql.sqlite import STEPS as SQLITE_STEPS
+from threadledger.domain.errors import ForeignDatabase, NewerSchema
+from threadledger.domain.ids import now
+from threadledger.domain.journal import Journal
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.threads import MirrorHead
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 

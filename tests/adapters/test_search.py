@@ -8,14 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from threadledger.adapters.sql.views.words import (
+from threadledger.adapters.sql.views.search import (
     SEARCH_TEXT_CHARS_MAX,
     SEARCH_WORDS_MAX,
     WORD_CHARS_MAX,
     phrases_of,
     words_of,
 )
-from threadledger.domain import InvalidInput, StoredRow, new_id, now, stream_of, to_iso
+from threadledger.domain.conversation import stream_of
+from threadledger.domain.errors import InvalidInput
+from threadledger.domain.ids import new_id, now, to_iso
+from threadledger.domain.journal import StoredRow
 
 FOUND = [
     ("Il a échoué.", "echoue"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from threadledger.adapters import client_of, load_settings, open_ledger, origins
-from threadledger.domain import FileMissing, InvalidProfile, InvalidSettings, Profile
+from threadledger.domain.conversation import Profile
+from threadledger.domain.errors import FileMissing, InvalidProfile, InvalidSettings
 
 DOTENV = Path(".env")  # every test runs in an empty folder
 SECRET = "sk-proj-0123456789abcdef"

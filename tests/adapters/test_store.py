@@ -10,20 +10,11 @@ from eventsourcing.persistence import IntegrityError, StoredEvent, Tracking
 from sqlalchemy.engine import make_url
 
 from threadledger.adapters.sql import SCHEMA_VERSION, Database, Processor, Recorder
-from threadledger.adapters.sql.kinds import Overtaken
-from threadledger.domain import (
-    STATE_SCHEMA,
-    Appending,
-    Conversation,
-    ConversationChanged,
-    ConversationState,
-    CorruptEvent,
-    IdempotencyConflict,
-    NewerSchema,
-    evolve,
-    limits,
-    text_message,
-)
+from threadledger.adapters.sql.connections import Overtaken
+from threadledger.domain import limits
+from threadledger.domain.conversation import STATE_SCHEMA, Conversation, ConversationState, evolve, text_message
+from threadledger.domain.errors import ConversationChanged, CorruptEvent, IdempotencyConflict, NewerSchema
+from threadledger.domain.journal import Appending
 
 APPEND_ONCE = """
 import sys
@@ -465,7 +456,8 @@ def test_an_append_to_a_long_conversation_costs_as_many_statements_as_one_to_a_s
 
 def full_story(ledger):
     """A conversation with a bit of everything that its state remembers."""
-    from threadledger.domain import Completion, Failure, RunPlan
+    from threadledger.domain.conversation import Completion, RunPlan
+    from threadledger.domain.failures import Failure
 
     chat = ledger.conversation("k")
     chat.append("system", "Be brief.")

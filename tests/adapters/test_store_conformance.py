@@ -15,7 +15,7 @@ from eventsourcing.tests import projection as esp
 from eventsourcing.utils import Environment
 
 from threadledger.adapters.sql import Database, Factory, Processor, Recorder, Tracker
-from threadledger.domain import Appending
+from threadledger.domain.journal import Appending
 
 
 class OnSQLite:
@@ -142,7 +142,7 @@ class TrackerOfAnApp(Tracker):
 
 
 def environment(url):
-    return {"PERSISTENCE_MODULE": "threadledger.adapters.sql", "THREADLEDGER_DB": url}
+    return {"PERSISTENCE_MODULE": "threadledger.adapters.sql.factory", "THREADLEDGER_DB": url}
 
 
 class OfTheFactory:

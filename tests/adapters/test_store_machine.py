@@ -30,21 +30,19 @@ from hypothesis.stateful import (
 )
 from sqlalchemy.engine import make_url
 
-from threadledger.domain import (
+from threadledger.domain.conversation import (
     Completion,
     Conversation,
-    ConversationBusy,
-    ConversationChanged,
     ConversationState,
-    Failure,
-    IdempotencyConflict,
     RunPlan,
     events,
     evolve,
     parse_message,
     text_message,
-    to_iso,
 )
+from threadledger.domain.errors import ConversationBusy, ConversationChanged, IdempotencyConflict
+from threadledger.domain.failures import Failure
+from threadledger.domain.ids import to_iso
 
 from .writing import assert_sound, execute, open_at
 

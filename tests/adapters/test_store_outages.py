@@ -14,7 +14,9 @@ from eventsourcing.persistence import Tracking
 from freezegun import freeze_time
 
 from threadledger.adapters.sql import Database, Processor
-from threadledger.domain import Completion, RunPlan, StoredRow, StoreUnavailable, text_message
+from threadledger.domain.conversation import Completion, RunPlan, text_message
+from threadledger.domain.errors import StoreUnavailable
+from threadledger.domain.journal import StoredRow
 
 from .proxying import LEAVE_UNDER_WAY, LOSE_ANSWER, LOSE_REQUEST, by_chance, once, proxy
 from .writing import assert_sound, open_at, query, stored_events, stored_texts

@@ -23,25 +23,14 @@ from eventsourcing.utils import resolve_topic
 from freezegun import freeze_time
 
 from threadledger.adapters.sql import Database, Factory, Processor, Recorder, Tracker
-from threadledger.domain import (
-    Call,
-    Conversation,
-    ConversationChanged,
-    Failure,
-    InvalidInput,
-    InvalidMessage,
-    InvalidSettings,
-    Journal,
-    Ledger,
-    Outside,
-    PlainJSON,
-    RunPlan,
-    StoredRow,
-    StoreError,
-    events,
-    parse_message,
-    text_message,
-)
+from threadledger.domain.conversation import Conversation, RunPlan, events, parse_message, text_message
+from threadledger.domain.effects import Call
+from threadledger.domain.errors import ConversationChanged, InvalidInput, InvalidMessage, InvalidSettings, StoreError
+from threadledger.domain.exchange import Outside
+from threadledger.domain.failures import Failure
+from threadledger.domain.journal import Journal, StoredRow
+from threadledger.domain.journal.rows import PlainJSON
+from threadledger.domain.ledger import Ledger
 
 from .writing import assert_sound, execute, open_at, query, stored_events, stored_texts, writers
 

@@ -19,7 +19,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import threadledger
 from threadledger.adapters import Telemetry
-from threadledger.domain import AllBackendsFailed, AsyncLedger, InvalidSettings, Ledger, RunPlan
+from threadledger.domain.conversation import RunPlan
+from threadledger.domain.errors import AllBackendsFailed, InvalidSettings
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger.awaited import AsyncLedger
 
 CHAT, RESPONSES = "POST /chat/completions", "POST /responses"
 TWO = {"backends": ("responses", "chat"), "threads": "none", "retries": 0, "fallback_model": "gpt-small"}

@@ -8,7 +8,8 @@ import pytest
 
 from threadledger.adapters import load_settings
 from threadledger.adapters.tool_loading import load_tools
-from threadledger.domain import InvalidSettings, Profile, parse_profile
+from threadledger.domain.conversation import Profile, parse_profile
+from threadledger.domain.errors import InvalidSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = parse_profile({"tools": [{"name": "look"}, {"name": "open_page"}, {"type": "web_search"}]}, "a profile")

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from threadledger.adapters.sql import Database, Factory
-from threadledger.domain import Conflict, Journal, Ledger, StoreUnavailable
+from threadledger.domain.errors import Conflict, StoreUnavailable
+from threadledger.domain.journal import Journal
+from threadledger.domain.ledger import Ledger
 
 
 @pytest.fixture

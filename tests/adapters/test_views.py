@@ -13,36 +13,29 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from threadledger.adapters.sql import Database
-from threadledger.adapters.sql.views import audit, projection
+from threadledger.adapters.sql.views import audit
+from threadledger.adapters.sql.views import catching_up as projection
 from threadledger.adapters.sql.views.audit import AuditView
 from threadledger.adapters.sql.views.conversations import ConversationsView
 from threadledger.adapters.sql.views.search import SearchView
-from threadledger.domain import (
-    BackendEnd,
-    Cause,
+from threadledger.domain import limits
+from threadledger.domain.conversation import (
     Conversation,
     ConversationState,
-    CorruptEvent,
-    EventMapper,
-    Failure,
     FailureFilter,
-    InvalidInput,
-    PlainJSON,
     Profile,
     RunPlan,
-    StoredRow,
-    StoreUnavailable,
     events,
     evolve,
     fold_exchanges,
     key_of,
-    limits,
-    new_id,
-    now,
     stream_of,
-    tells,
-    to_iso,
 )
+from threadledger.domain.errors import CorruptEvent, InvalidInput, StoreUnavailable
+from threadledger.domain.failures import BackendEnd, Cause, Failure, tells
+from threadledger.domain.ids import new_id, now, to_iso
+from threadledger.domain.journal import StoredRow
+from threadledger.domain.journal.rows import EventMapper, PlainJSON
 
 NAMES = ["audit", "conversations", "search"]
 EVERYTHING = FailureFilter()

@@ -20,18 +20,9 @@ from typing import IO, Any
 import sqlalchemy
 
 from threadledger.adapters.sql import Database, Factory, leaf_hash
-from threadledger.domain import (
-    Completion,
-    Conversation,
-    ConversationState,
-    Journal,
-    Ledger,
-    RunPlan,
-    StoredRow,
-    evolve,
-    restore,
-    text_message,
-)
+from threadledger.domain.conversation import Completion, Conversation, ConversationState, RunPlan, evolve, text_message
+from threadledger.domain.journal import Journal, StoredRow, restore
+from threadledger.domain.ledger import Ledger
 
 SHARED = 2
 """Conversations that all writers append to."""

@@ -6,16 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from threadledger.adapters.sql import Database, Factory
-from threadledger.domain import (
-    EventMapper,
-    Journal,
-    Ledger,
-    PlainJSON,
-    Profile,
-    events,
-    fold_memory,
-    stream_of,
-)
+from threadledger.domain.conversation import Profile, events, stream_of
+from threadledger.domain.journal import Journal
+from threadledger.domain.journal.rows import EventMapper, PlainJSON
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.memory import fold_memory
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

@@ -22,7 +22,11 @@ import pytest
 
 import threadledger
 from threadledger.adapters.sql import Database, Factory
-from threadledger.domain import AllBackendsFailed, Journal, Ledger, RunPlan, now
+from threadledger.domain.conversation import RunPlan
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.ids import now
+from threadledger.domain.journal import Journal
+from threadledger.domain.ledger import Ledger
 
 from .auditing import NOW, open_story
 
@@ -342,7 +346,7 @@ def test_a_report_never_overwrites_unless_it_is_told_to(command: Command, story:
 
 
 def test_many_days_share_the_columns_of_the_plot(command: Command, story: Ledger) -> None:
-    from threadledger.adapters.report_plots import COLUMNS_MAX, by_day
+    from threadledger.adapters.report.plots import COLUMNS_MAX, by_day
 
     days = [((NOW + timedelta(days=number)).date().isoformat(), "network", 1) for number in range(1_000)]
     drawn = by_day(days, {"network": 0})

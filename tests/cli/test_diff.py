@@ -154,7 +154,7 @@ def test_a_thread_that_is_gone_lacks_all_of_it(drifted, provider, command):
 def test_texts_of_several_lines_are_shown_line_by_line_and_long_ones_folded():
     from rich.console import Console
 
-    from threadledger.cli.diff_drawing import Drawn, draw
+    from threadledger.cli.diff import Drawn, draw
 
     console = Console(width=80, no_color=True)
     lines = [f"line {number}" for number in range(9)]
@@ -173,7 +173,7 @@ def test_texts_of_several_lines_are_shown_line_by_line_and_long_ones_folded():
 def test_two_texts_with_little_in_common_are_shown_as_wholes():
     from rich.console import Console
 
-    from threadledger.cli.diff_drawing import Drawn, draw
+    from threadledger.cli.diff import Drawn, draw
 
     console = Console(width=80, no_color=True)
     with console.capture() as shown:

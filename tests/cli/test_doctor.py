@@ -42,7 +42,9 @@ def ledger(provider: Any, command: Command) -> Any:
 
 def fail_runs(ledger: Any, times: int, backend: str = "chat", code: str = "server_error") -> None:
     """Exchanges that nobody answered, each in a conversation of its own."""
-    from threadledger.domain import Failure, RunPlan, new_id
+    from threadledger.domain.conversation import RunPlan
+    from threadledger.domain.failures import Failure
+    from threadledger.domain.ids import new_id
 
     def begin(conversation: Any) -> str:
         return str(conversation.start_run("x", RunPlan(backend, "m")))
@@ -59,7 +61,7 @@ def fail_runs(ledger: Any, times: int, backend: str = "chat", code: str = "serve
 
 def leave_a_run_open(ledger: Any, seconds: float) -> str:
     """A run that nobody ends, with so much time for its attempt."""
-    from threadledger.domain import RunPlan
+    from threadledger.domain.conversation import RunPlan
 
     plan = RunPlan("chat", "m", timeout_seconds=seconds)
     return str(ledger.journal.commit("left open", lambda it: it.start_run("x", plan), create=True))
@@ -198,7 +200,9 @@ class TestTheDatabase:
         assert (tmp_path / "threadledger.db").read_bytes() == before
 
     def test_an_event_that_a_view_could_not_take_in_is_a_finding(self, command: Command, ledger: Any) -> None:
-        from threadledger.domain import StoredRow, new_id, now, stream_of, to_iso
+        from threadledger.domain.conversation import stream_of
+        from threadledger.domain.ids import new_id, now, to_iso
+        from threadledger.domain.journal import StoredRow
 
         payload = b'{"run_id": "x", "exchange_id": 5, "attempt": 1, "backend": "chat", "model": "m"}'
         row = StoredRow(stream_of("bad"), 1, "RunStarted", payload, new_id(), to_iso(now()))
@@ -210,7 +214,8 @@ class TestTheDatabase:
     def test_a_check_that_breaks_is_a_finding_and_stops_no_other(
         self, command: Command, ledger: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from threadledger.domain import CorruptEvent, Ledger
+        from threadledger.domain.errors import CorruptEvent
+        from threadledger.domain.ledger import Ledger
 
         def broken(self: Ledger) -> None:
             raise CorruptEvent("event 7 cannot be read")
@@ -254,7 +259,7 @@ class TestRuns:
         assert "threadledger replay rerun --failed" in found["mend"]
 
     def test_an_exchange_that_somebody_is_still_at_is_not_counted(self, command: Command, ledger: Any) -> None:
-        from threadledger.domain import Failure
+        from threadledger.domain.failures import Failure
 
         run_id = leave_a_run_open(ledger, seconds=60)
         ledger.journal.commit("left open", lambda it: it.fail_run(run_id, Failure("failed"), 1.0))
@@ -327,7 +332,7 @@ class TestThreads:
     def test_a_large_ledger_is_looked_at_where_it_changed_last_and_where_the_notebook_is_unsettled(
         self, command: Command, ledger: Any, provider: Any
     ) -> None:
-        from threadledger.domain import threads_behind
+        from threadledger.domain.ledger import threads_behind
 
         for key in ("old", "older", "new"):
             command("append", key, "user", "Where is my parcel?")
@@ -341,7 +346,7 @@ class TestThreads:
 
 class TestJobs:
     def job(self, ledger: Any, ended: list[dict[str, Any]]) -> str:
-        from threadledger.domain import Jobs
+        from threadledger.domain.replay.jobs import Jobs
 
         jobs = Jobs(ledger.journal)
         started = jobs.start("rebuild", {}, [{"key": f"k{number}", "version": 1} for number in range(3)])
@@ -377,7 +382,8 @@ class TestJobs:
 
 class TestBackends:
     def test_one_that_cools_down_is_told_with_its_cause_and_what_to_do(self, command: Command, ledger: Any) -> None:
-        from threadledger.domain import Cause, advise, limits
+        from threadledger.domain import limits
+        from threadledger.domain.failures import Cause, advise
 
         fail_runs(ledger, limits.BREAKER_FAILURES, "responses", "insufficient_quota")
         fail_runs(ledger, limits.BREAKER_FAILURES - 1, "chat")

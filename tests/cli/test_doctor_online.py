@@ -133,7 +133,7 @@ class TestTheProvider:
     def test_whatever_it_answers_is_told_with_its_cause_and_asked_once(
         self, command: Command, simulator: Any, fault: dict[str, Any], cause: str
     ) -> None:
-        from threadledger.domain import Cause, advise
+        from threadledger.domain.failures import Cause, advise
 
         simulator.add_fault("GET /models", times=None, **fault)
         (row,) = online(command)

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from threadledger.adapters.formats.markdown_text import as_link, escaped, escaped_line, fenced
+from threadledger.adapters.formats.markdown import as_link, escaped, escaped_line, fenced
 
 Command = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from threadledger.cli.streaming import NOT_THE_ANSWER
+from threadledger.cli.ask import NOT_THE_ANSWER
 
 Command = Callable[..., Any]
 

@@ -11,16 +11,9 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
-from threadledger.domain import (
-    Conversation,
-    ConversationState,
-    Memory,
-    ThreadledgerError,
-    events,
-    evolve,
-    fold_memory,
-    parse_message,
-)
+from threadledger.domain.conversation import Conversation, ConversationState, events, evolve, parse_message
+from threadledger.domain.errors import ThreadledgerError
+from threadledger.domain.memory import Memory, fold_memory
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 KEY = "customer-42"

@@ -6,8 +6,10 @@ from functools import partial as fact
 import pytest
 from freezegun import freeze_time
 
-from threadledger.domain import Cause, Exchanges, FailureFilter, InvalidInput, fold_exchanges
-from threadledger.domain import events as e
+from threadledger.domain.conversation import Exchanges, FailureFilter, fold_exchanges
+from threadledger.domain.conversation import events as e
+from threadledger.domain.errors import InvalidInput
+from threadledger.domain.failures import Cause
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

@@ -6,28 +6,23 @@ from functools import partial as fact
 
 import pytest
 
-from threadledger.domain import (
-    Completion,
-    Conversation,
+from threadledger.domain import limits
+from threadledger.domain.conversation import Completion, Conversation, RunPlan, text_message
+from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.messages import Source, Usage
+from threadledger.domain.errors import (
     ConversationBusy,
     ConversationChanged,
-    EventMapper,
     ExchangeAnswered,
-    Failure,
     InvalidInput,
     InvalidKey,
     InvalidMessage,
-    PlainJSON,
     RunNotOpen,
-    RunPlan,
-    Source,
-    Usage,
-    fold_memory,
-    limits,
-    text_message,
-    to_iso,
 )
-from threadledger.domain import events as e
+from threadledger.domain.failures import Failure
+from threadledger.domain.ids import to_iso
+from threadledger.domain.journal.rows import EventMapper, PlainJSON
+from threadledger.domain.memory import fold_memory
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 LATER = to_iso(NOW + timedelta(seconds=30))

@@ -13,7 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadledger.domain import AsyncDriver, Call, Delta, Effects, Pause, Tell, Use, Work, attended, heard, perform
+from threadledger.domain.effects import (
+    AsyncDriver,
+    Call,
+    Delta,
+    Effects,
+    Pause,
+    Tell,
+    Use,
+    Work,
+    attended,
+    heard,
+    perform,
+)
 
 
 class Broken(Exception):

@@ -9,17 +9,12 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import (
-    ConversationState,
-    CorruptEvent,
-    EventMapper,
-    PlainJSON,
-    StoredRow,
-    evolve,
-    fold_exchanges,
-    fold_memory,
-)
-from threadledger.domain import events as e
+from threadledger.domain.conversation import ConversationState, evolve, fold_exchanges
+from threadledger.domain.conversation import events as e
+from threadledger.domain.errors import CorruptEvent
+from threadledger.domain.journal import StoredRow
+from threadledger.domain.journal.rows import EventMapper, PlainJSON
+from threadledger.domain.memory import fold_memory
 
 MAPPER = EventMapper(PlainJSON())
 NOON = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)

@@ -10,19 +10,11 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import (
-    Candidate,
-    Cause,
-    Completion,
-    Failure,
-    Health,
-    Policy,
-    diagnose,
-    exchange,
-    limits,
-    text_message,
-)
-from threadledger.domain.exchange import RETRIES_BY_CAUSE
+from threadledger.domain import limits
+from threadledger.domain.conversation import Completion, text_message
+from threadledger.domain.exchange import Candidate, Policy
+from threadledger.domain.exchange.policy import RETRIES_BY_CAUSE, exchange
+from threadledger.domain.failures import Cause, Failure, Health, diagnose
 
 ANSWER = Completion((text_message("assistant", "On its way."),))
 SERVER_ERROR = Failure("failed", code="server_error", message="Sorry, something went wrong.")

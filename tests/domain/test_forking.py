@@ -12,17 +12,11 @@ import pytest
 from freezegun import freeze_time
 
 import threadledger
-from threadledger.domain import (
-    Conflict,
-    ConversationNotFound,
-    InvalidInput,
-    InvalidKey,
-    Ledger,
-    Source,
-    ThreadState,
-    events,
-    parse_message,
-)
+from threadledger.domain.conversation import events, parse_message
+from threadledger.domain.conversation.messages import Source
+from threadledger.domain.errors import Conflict, ConversationNotFound, InvalidInput, InvalidKey
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.threads import ThreadState
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 SAID: list[dict[str, Any]] = [

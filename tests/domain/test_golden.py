@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from threadledger.domain import (
-    ConversationState,
-    EventMapper,
-    JobState,
-    PlainJSON,
-    StoredRow,
-    evolve,
-    fold_exchanges,
-    fold_memory,
-)
-from threadledger.domain import events as e
-from threadledger.domain.jobs import evolve_job
+from threadledger.domain.conversation import ConversationState, evolve, fold_exchanges
+from threadledger.domain.conversation import events as e
+from threadledger.domain.journal import StoredRow
+from threadledger.domain.journal.rows import EventMapper, PlainJSON
+from threadledger.domain.memory import fold_memory
+from threadledger.domain.replay import JobState
+from threadledger.domain.replay.jobs import evolve_job
 
 FILE = Path(__file__).parents[1] / "golden" / "events-0.1.0.jsonl"
 ROWS = [json.loads(line) for line in FILE.read_text("ascii").splitlines()]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import ConversationState, Doubt, ThreadItem, digest, evolve, open_doubts, surplus
-from threadledger.domain import events as e
+from threadledger.domain.conversation import ConversationState, evolve
+from threadledger.domain.conversation import events as e
+from threadledger.domain.threads import Doubt, ThreadItem, digest, open_doubts, surplus
 
 NOON = "2026-11-22T12:00:00.000000Z"
 numbers = count(1)

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import InvalidInput, Memory, fold_memory, parse_message, response_items
-from threadledger.domain import events as e
+from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation import parse_message
+from threadledger.domain.errors import InvalidInput
+from threadledger.domain.memory import Memory, fold_memory, response_items
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

@@ -10,17 +10,11 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import (
-    AsyncLedger,
-    ConversationNotFound,
-    Fate,
-    Memory,
-    MemoryDiff,
-    diff_memories,
-    events,
-    fold_memory,
-    said,
-)
+from threadledger.domain.conversation import events
+from threadledger.domain.errors import ConversationNotFound
+from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.memory import Memory, MemoryDiff, diff_memories, fold_memory
+from threadledger.domain.memory.diff import Fate, said
 
 Said = partial(events.MessageJournaled, role="user")
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import events as e
-from threadledger.domain import fold_memory
+from threadledger.domain.conversation import events as e
+from threadledger.domain.memory import fold_memory
 
 NO_RESULT = "[no result of this call was recorded]"
 CUSTOM = {"id": "c1", "type": "custom", "custom": {"name": "grep", "input": "parcel"}}

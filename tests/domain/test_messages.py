@@ -6,22 +6,19 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import (
+from threadledger.domain import limits
+from threadledger.domain.conversation import (
     Conversation,
-    InvalidMessage,
     JournaledMessage,
-    Message,
-    Role,
-    Source,
-    Usage,
-    fold_memory,
-    from_iso,
-    limits,
     parse_message,
     restore_message,
     text_message,
 )
-from threadledger.domain import events as e
+from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.messages import Message, Role, Source, Usage
+from threadledger.domain.errors import InvalidMessage
+from threadledger.domain.ids import from_iso
+from threadledger.domain.memory import fold_memory
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "web_search", "arguments": '{"q": 1}'}}
 CUSTOM = {"id": "c2", "type": "custom", "custom": {"name": "grep", "input": "parcel"}}

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import InvalidInput, InvalidKey, limits, stream_of
+from threadledger.domain import limits
+from threadledger.domain.conversation import stream_of
+from threadledger.domain.errors import InvalidInput, InvalidKey
 
 keys = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=200)
 

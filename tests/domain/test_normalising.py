@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from threadledger.domain import DIAGNOSIS_VERSION, RULE_VERSION, Failure, group_id, named_group, normalised
-from threadledger.domain import normalising as rule
+from threadledger.domain.failures import DIAGNOSIS_VERSION, RULE_VERSION, Failure, named_group
+from threadledger.domain.failures import groups as rule
+from threadledger.domain.failures.groups import group_id, normalised
 
 ALREADY_KNOWN = [
     (

@@ -2,7 +2,8 @@
 
 import pytest
 
-from threadledger.domain import InvalidProfile, Profile, parse_profile
+from threadledger.domain.conversation import Profile, parse_profile
+from threadledger.domain.errors import InvalidProfile
 
 FUNCTION = {
     "type": "function",

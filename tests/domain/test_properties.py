@@ -8,23 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from threadledger.domain import (
+from threadledger.domain.conversation import (
     Completion,
     Conversation,
-    ConversationBusy,
     ConversationState,
-    ExchangeAnswered,
-    Failure,
-    RunNotOpen,
     RunPlan,
     evolve,
     fold_exchanges,
-    fold_memory,
-    from_iso,
     stream_of,
     text_message,
 )
-from threadledger.domain import events as e
+from threadledger.domain.conversation import events as e
+from threadledger.domain.errors import ConversationBusy, ExchangeAnswered, RunNotOpen
+from threadledger.domain.failures import Failure
+from threadledger.domain.ids import from_iso
+from threadledger.domain.memory import fold_memory
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

@@ -10,18 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threadledger.domain import (
-    Conversation,
-    EventMapper,
-    InvalidInput,
-    PlainJSON,
-    StreamHead,
-    events,
-    fold_memory,
-    parse_message,
-    to_iso,
-)
-from threadledger.domain.recall import recall
+from threadledger.domain.conversation import Conversation, events, parse_message
+from threadledger.domain.errors import InvalidInput
+from threadledger.domain.ids import to_iso
+from threadledger.domain.journal import StreamHead
+from threadledger.domain.journal.recall import recall
+from threadledger.domain.journal.rows import EventMapper, PlainJSON
+from threadledger.domain.memory import fold_memory
 
 BEGAN = datetime(2026, 11, 22, tzinfo=UTC)
 STREAM = "conversation:k"

@@ -7,11 +7,22 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import Comparison, Message, ReconcileItem, Role, ThreadItem, ThreadState, ToolCall, compare
-from threadledger.domain import events as e
-from threadledger.domain.drift import Drift, Ours, adoptable, drift_of, ours_of
-from threadledger.domain.reconcile_item import decided, decided_again, without_thread
-from threadledger.domain.verification import Verification
+from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.messages import Message, Role, ToolCall
+from threadledger.domain.replay import ReconcileItem
+from threadledger.domain.replay.reconcile import decided, decided_again, without_thread
+from threadledger.domain.threads import (
+    Comparison,
+    Drift,
+    ThreadItem,
+    ThreadState,
+    Verification,
+    adoptable,
+    compare,
+    drift_of,
+    ours_of,
+)
+from threadledger.domain.threads.drift import Ours
 
 
 def said(text, message_id="", item_id=None):

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from threadledger.domain import events as e
-from threadledger.domain import not_bound
-from threadledger.domain.recorded_tools import recorded_tools
+from threadledger.domain.conversation import events as e
+from threadledger.domain.exchange import not_bound, tools_on_record
 
 
 def call(call_id, arguments="{}", name="send", exchange_id="x1"):
@@ -44,7 +43,7 @@ def tools(log, sent):
 
     def make(*facts, live=True):
         journal = SimpleNamespace(history=lambda key: log(*facts))
-        return recorded_tools(journal, "k", "x1", {"send": send} if live else {})
+        return tools_on_record(journal, "k", "x1", {"send": send} if live else {})
 
     return make
 

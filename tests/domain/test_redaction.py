@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import limits, redact, redact_details, whole_text
+from threadledger.domain import limits
+from threadledger.domain.failures import redact, redact_details, whole_text
 
 SECRET = "Zm9vYmFyLXNlY3JldDEyMzQ1"
 

@@ -11,29 +11,24 @@ from typing import Any
 
 import pytest
 
-from threadledger.domain import (
-    Candidate,
-    Cause,
+from threadledger.domain.conversation import (
+    AT_THE_END,
     Completion,
     ConversationState,
-    ExchangeAnswered,
-    InvalidInput,
-    Message,
-    Outside,
-    Policy,
+    ExchangeRecord,
+    Place,
     Profile,
-    Role,
-    RunNotOpen,
     RunPlan,
     fold_exchanges,
-    fold_memory,
 )
-from threadledger.domain import events as e
-from threadledger.domain.audit import ExchangeRecord
-from threadledger.domain.budget import Budget, Limits
-from threadledger.domain.rerun_look import placed
-from threadledger.domain.rerun_wanted import INCLUDE, Wanted
-from threadledger.domain.runs import AT_THE_END, Place
+from threadledger.domain.conversation import events as e
+from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.errors import ExchangeAnswered, InvalidInput, RunNotOpen
+from threadledger.domain.exchange import Candidate, Outside, Policy
+from threadledger.domain.failures import Cause
+from threadledger.domain.memory import fold_memory
+from threadledger.domain.replay.rerun_obstacles import placed
+from threadledger.domain.replay.rerun_request import INCLUDE, Budget, Limits, Wanted
 
 started = fact(e.ConversationStarted, key="customer-42")
 asked = fact(e.MessageJournaled, message_id="m1", role="user", content="Where?", exchange_id="x1")

@@ -6,19 +6,10 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import (
-    Comparison,
-    Doubt,
-    Failure,
-    ProviderRefused,
-    ThreadItem,
-    ThreadState,
-    bring_up,
-    compare,
-    digest,
-    lacking,
-    perform,
-)
+from threadledger.domain.effects import perform
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.failures import Failure
+from threadledger.domain.threads import Comparison, Doubt, ThreadItem, ThreadState, bring_up, compare, digest, lacking
 
 
 def items(letters):

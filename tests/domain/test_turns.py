@@ -2,7 +2,7 @@
 
 import pytest
 
-from threadledger.domain.turns import Turns
+from threadledger.domain.exchange import Turns
 
 
 @pytest.fixture

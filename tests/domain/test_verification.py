@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain import Comparison, ThreadItem, ThreadState, Verification, compare, differences
 from threadledger.domain.alignment import differing
+from threadledger.domain.threads import Comparison, ThreadItem, ThreadState, Verification, compare, differences
 
 
 def items(letters):

@@ -25,10 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from threadledger.adapters import load_settings, open_ledger
-from threadledger.adapters.openai import assistants, making
+from threadledger.adapters.openai import assistants
+from threadledger.adapters.openai import responses as making
 from threadledger.adapters.sql import SqlMirrorHeads
-from threadledger.adapters.sql.group import Group
-from threadledger.domain import AsyncLedger, Ledger, Pause, asking, driving, ids
+from threadledger.adapters.sql.group_commit import Group
+from threadledger.domain import ids
+from threadledger.domain.effects import Pause
+from threadledger.domain.effects import drivers as driving
+from threadledger.domain.exchange import exchange as asking
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger.awaited import AsyncLedger
 
 KEY = "k"
 NOBODY = -1

@@ -16,7 +16,8 @@ from typing import Any
 from crashing import Behind, Points
 
 from threadledger.adapters import load_settings, open_ledger
-from threadledger.domain import asking, ids
+from threadledger.domain import ids
+from threadledger.domain.exchange import exchange as asking
 
 
 def rerun(order: dict[str, Any]) -> list[str]:

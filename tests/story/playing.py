@@ -20,22 +20,16 @@ import httpx2
 
 from threadledger.adapters import Simulator, load_settings, open_ledger
 from threadledger.adapters.mirroring import ThreadOutbox
-from threadledger.adapters.simulator.progress import advance as move_on
 from threadledger.adapters.simulator.provider import Provider
-from threadledger.adapters.simulator.response_life import advance
-from threadledger.domain import (
-    AllBackendsFailed,
-    Answer,
-    AsyncDriver,
-    AsyncLedger,
-    Cause,
-    Delta,
-    Health,
-    Ledger,
-    Profile,
-    StartedOver,
-    ThreadState,
-)
+from threadledger.adapters.simulator.responses import advance
+from threadledger.adapters.simulator.runs import advance as move_on
+from threadledger.domain.conversation import Profile
+from threadledger.domain.effects import Answer, AsyncDriver, Delta, StartedOver
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.failures import Cause, Health
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.threads import ThreadState
 
 from .matrix import CHAT, HASTY_SECONDS, Cell
 

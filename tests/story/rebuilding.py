@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from threadledger.adapters import load_settings, open_ledger
-from threadledger.domain import driving
+from threadledger.domain.effects import drivers as driving
 
 NOBODY = -1
 

@@ -14,22 +14,14 @@ import pytest
 from freezegun import freeze_time
 from openai import OpenAI
 
-from threadledger.domain import (
-    AllBackendsFailed,
-    Cause,
-    ConversationBusy,
-    Delta,
-    InvalidMessage,
-    Ledger,
-    RunPlan,
-    StartedOver,
-    StoreUnavailable,
-    ThreadState,
-    Use,
-    asking,
-    now,
-    text_message,
-)
+from threadledger.domain.conversation import RunPlan, text_message
+from threadledger.domain.effects import Delta, StartedOver, Use
+from threadledger.domain.errors import AllBackendsFailed, ConversationBusy, InvalidMessage, StoreUnavailable
+from threadledger.domain.exchange import exchange as asking
+from threadledger.domain.failures import Cause
+from threadledger.domain.ids import now
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.threads import ThreadState
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")

@@ -14,17 +14,13 @@ from typing import Any
 import pytest
 
 import threadledger
-from threadledger.domain import (
-    AllBackendsFailed,
-    AsyncLedger,
-    Cause,
-    ConversationBusy,
-    Delta,
-    Failure,
-    Ledger,
-    ThreadState,
-    limits,
-)
+from threadledger.domain import limits
+from threadledger.domain.effects import Delta
+from threadledger.domain.errors import AllBackendsFailed, ConversationBusy
+from threadledger.domain.failures import Cause, Failure
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.threads import ThreadState
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")

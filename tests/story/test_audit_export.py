@@ -23,7 +23,10 @@ import pytest
 
 from threadledger.adapters import Script, export_run, load_settings
 from threadledger.adapters.simulator.faults import ACTIONS
-from threadledger.domain import AllBackendsFailed, Ledger, Profile, recorded_answer
+from threadledger.domain.conversation import Profile
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.exchange import recorded_answer
+from threadledger.domain.ledger import Ledger
 
 from .matrix import (
     ACTIVE,

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from threadledger.domain import AllBackendsFailed, Cause, limits
+from threadledger.domain import limits
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.failures import Cause
 
 BROKEN = {"status": 500, "code": "server_error", "message": "The server had an error."}
 

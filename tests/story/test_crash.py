@@ -20,7 +20,11 @@ import pytest
 from openai import OpenAI
 
 from threadledger.adapters import Simulator, open_ledger
-from threadledger.domain import Cause, ConversationBusy, ThreadState, events, ids
+from threadledger.domain import ids
+from threadledger.domain.conversation import events
+from threadledger.domain.errors import ConversationBusy
+from threadledger.domain.failures import Cause
+from threadledger.domain.threads import ThreadState
 
 from .crashing import KEY, NOBODY, RESPONSES, RUNS, SCENARIOS, TOOLS, Behind, go_through, settings_of
 

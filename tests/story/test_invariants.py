@@ -19,31 +19,15 @@ from hypothesis import strategies as st
 
 from threadledger.adapters.mirroring import ThreadOutbox
 from threadledger.adapters.sql import Database, Factory, SqlMirrorHeads
-from threadledger.domain import (
-    AllBackendsFailed,
-    Asking,
-    Candidate,
-    Completion,
-    ConversationBusy,
-    Conversing,
-    Failure,
-    IdempotencyConflict,
-    Journal,
-    Ledger,
-    Message,
-    Outside,
-    Policy,
-    ProviderRefused,
-    Rendering,
-    Role,
-    ThreadItem,
-    ThreadState,
-    ToolCall,
-    Work,
-    compare,
-    perform,
-    text_message,
-)
+from threadledger.domain.conversation import Completion, text_message
+from threadledger.domain.conversation.messages import Message, Role, ToolCall
+from threadledger.domain.effects import Work, perform
+from threadledger.domain.errors import AllBackendsFailed, ConversationBusy, IdempotencyConflict, ProviderRefused
+from threadledger.domain.exchange import Asking, Candidate, Conversing, Outside, Policy
+from threadledger.domain.failures import Failure
+from threadledger.domain.journal import Journal
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.threads import Rendering, ThreadItem, ThreadState, compare
 
 
 class Witness:

@@ -11,18 +11,12 @@ from itertools import count
 import pytest
 
 import threadledger
-from threadledger.domain import (
-    AsyncLedger,
-    Call,
-    Conflict,
-    InvalidInput,
-    Jobs,
-    NotFound,
-    Plan,
-    StoreUnavailable,
-    Work,
-)
-from threadledger.domain.job_run import Pace
+from threadledger.domain.effects import Call, Work
+from threadledger.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
+from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.replay import Plan
+from threadledger.domain.replay.jobs import Jobs
+from threadledger.domain.replay.plan import Pace
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from threadledger.adapters import Simulator, load_settings, open_ledger
-from threadledger.domain import AllBackendsFailed, Ledger, ThreadState
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.threads import ThreadState
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = [

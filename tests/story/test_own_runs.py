@@ -11,16 +11,12 @@ from typing import Any
 import pytest
 
 import threadledger
-from threadledger.domain import (
-    AsyncLedger,
-    Cause,
-    ConversationBusy,
-    InvalidMessage,
-    Ledger,
-    RunNotOpen,
-    Usage,
-    events,
-)
+from threadledger.domain.conversation import events
+from threadledger.domain.conversation.messages import Usage
+from threadledger.domain.errors import ConversationBusy, InvalidMessage, RunNotOpen
+from threadledger.domain.failures import Cause
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger.awaited import AsyncLedger
 
 FACTS: dict[str, Any] = {
     "model": "llama-3.1-70b",

@@ -14,7 +14,9 @@ import pytest
 
 import threadledger
 from threadledger.adapters import Simulator, import_lines
-from threadledger.domain import ConversationNotFound, FileMissing, InvalidInput, ThreadState, events
+from threadledger.domain.conversation import events
+from threadledger.domain.errors import ConversationNotFound, FileMissing, InvalidInput
+from threadledger.domain.threads import ThreadState
 
 from .rebuilding import Rebuilder
 
@@ -340,7 +342,7 @@ def test_with_fresh_a_rebuild_that_was_killed_after_it_linked_makes_no_second_th
     ledger = journaled("conversations", k=said("one"))
     plan = ledger.replay.plan_rebuild(["k"], fresh=True)
     pin = next(iter(plan.pins()))
-    from threadledger.domain.driving import perform
+    from threadledger.domain.effects import perform
 
     first = perform(plan.step(pin), lambda _: None)
     again = perform(plan.step(pin), lambda _: None)

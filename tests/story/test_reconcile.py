@@ -17,16 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from threadledger.adapters import mirroring
-from threadledger.domain import (
-    AsyncLedger,
-    ConversationNotFound,
-    InvalidInput,
-    Role,
-    Source,
-    ThreadState,
-    driving,
-    text_message,
-)
+from threadledger.domain.conversation import text_message
+from threadledger.domain.conversation.messages import Role, Source
+from threadledger.domain.effects import drivers as driving
+from threadledger.domain.errors import ConversationNotFound, InvalidInput
+from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.threads import ThreadState
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")

@@ -16,18 +16,13 @@ from typing import Any
 import pytest
 
 import threadledger
-from threadledger.domain import (
-    AllBackendsFailed,
-    AsyncLedger,
-    Cause,
-    InvalidInput,
-    Ledger,
-    Profile,
-    RerunItem,
-    ThreadState,
-    events,
-    parse_profile,
-)
+from threadledger.domain.conversation import Profile, events, parse_profile
+from threadledger.domain.errors import AllBackendsFailed, InvalidInput
+from threadledger.domain.failures import Cause
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.replay import RerunItem
+from threadledger.domain.threads import ThreadState
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")

@@ -14,16 +14,11 @@ import pytest
 from freezegun import freeze_time
 
 from threadledger.adapters import import_lines
-from threadledger.domain import (
-    AllBackendsFailed,
-    Cause,
-    ConversationBusy,
-    IdempotencyConflict,
-    InvalidInput,
-    Ledger,
-    ThreadState,
-    now,
-)
+from threadledger.domain.errors import AllBackendsFailed, ConversationBusy, IdempotencyConflict, InvalidInput
+from threadledger.domain.failures import Cause
+from threadledger.domain.ids import now
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.threads import ThreadState
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")

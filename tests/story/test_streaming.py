@@ -10,17 +10,11 @@ from typing import Any
 
 import pytest
 
-from threadledger.domain import (
-    AllBackendsFailed,
-    Answer,
-    AsyncLedger,
-    Cause,
-    Delta,
-    Ledger,
-    StartedOver,
-    StreamPart,
-    ToolUse,
-)
+from threadledger.domain.effects import Answer, Delta, StartedOver, StreamPart, ToolUse
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.failures import Cause
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger.awaited import AsyncLedger
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")

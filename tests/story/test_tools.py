@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 import threadledger
-from threadledger.domain import AllBackendsFailed, AsyncLedger, Cause, Ledger, ToolCall, limits
+from threadledger.domain import limits
+from threadledger.domain.conversation.messages import ToolCall
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.failures import Cause
+from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger.awaited import AsyncLedger
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")

@@ -11,12 +11,13 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Index, MetaData, Select, Table, Text, select
 
-from threadledger.domain import STATE_SCHEMA, ConversationState, evolve, key_of
+from threadledger.domain.conversation import STATE_SCHEMA, ConversationState, evolve, key_of
 
-from .view import PLAIN_TEXT, POSITION, Taken, View, upsert
+from .catching_up import PLAIN_TEXT, POSITION, Taken, View, upsert
 
 Known = dict[str, str]
 """Stored state (JSON) by stream name."""
+
 
 Changes = Sequence[dict[str, Any]]
 

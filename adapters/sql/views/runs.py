@@ -10,33 +10,28 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Double, Index, MetaData, Row, SmallInteger, Table, Text, select
 
-from threadledger.domain import (
+from threadledger.domain.conversation import (
     CONVERSATION,
-    BackendEnd,
-    Cause,
-    CorruptEvent,
     Exchanges,
-    GroupName,
     RunRecord,
-    diagnose,
     events,
     facts_of,
     fold_exchanges,
-    from_iso,
-    named_group,
     recorded_failure,
-    restore,
-    tells,
-    to_iso,
-    whole_text,
 )
+from threadledger.domain.errors import CorruptEvent
+from threadledger.domain.failures import BackendEnd, Cause, GroupName, diagnose, named_group, tells, whole_text
+from threadledger.domain.ids import from_iso, to_iso
+from threadledger.domain.journal import restore
 
-from .view import EVENTS, PLAIN_TEXT, POSITION, STREAMS, Taken
+from .catching_up import EVENTS, PLAIN_TEXT, POSITION, STREAMS, Taken
 
 RowOfRun = Row[Any]
 
+
 TOKENS_MAX = 2**53
 """Maximum number of tokens accepted for a run; larger values are stored as 0."""
+
 
 _EVENT = (
     *(EVENTS.c.position, STREAMS.c.name, EVENTS.c.version, EVENTS.c.topic, EVENTS.c.state),

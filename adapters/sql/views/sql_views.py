@@ -8,22 +8,15 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from threadledger.domain import (
-    BackendEnd,
-    ConversationState,
-    FailureFilter,
-    FailureGroup,
-    InvalidInput,
-    RecordedFailure,
-    StoreError,
-    SummaryRow,
-)
+from threadledger.domain.conversation import ConversationState, FailureFilter
+from threadledger.domain.errors import InvalidInput, StoreError
+from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
 
-from ..engine import Database
+from ..database import Database
 from ..recorder import Recorder
 from .audit import AuditView
+from .catching_up import Progress, Projection
 from .conversations import ConversationsView
-from .projection import Progress, Projection
 from .search import SearchView
 
 T = TypeVar("T")

@@ -1,0 +1,317 @@
+"""Journal the conversations read from a source.
+
+Each conversation is imported once, completely or not at all; later imports add only its new messages. A message's
+idempotency key is derived from its place in the source. Messages imported earlier are not changed. A message that has
+moved to another branch at the source is retracted, because the source no longer shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from threadledger.domain.conversation import IMPORTED, Conversation, events, parse_message, restore_message
+from threadledger.domain.conversation.messages import Message, Source
+from threadledger.domain.errors import (
+    ConversationChanged,
+    IdempotencyConflict,
+    InvalidInput,
+    InvalidMessage,
+    ThreadledgerError,
+)
+from threadledger.domain.ids import to_iso
+from threadledger.domain.ledger import Ledger
+
+BATCH_CONVERSATIONS = 50
+"""Maximum number of new conversations stored in one transaction."""
+
+
+BATCH_MESSAGES = 2_000
+"""Number of messages after which a batch is stored, so that memory use does not grow with the file."""
+
+
+EXTEND_ATTEMPTS_MAX = 3
+"""Maximum number of attempts to extend a conversation while other imports change it at the same time."""
+
+
+LEFT_BRANCH = "another branch took its place where it was imported from"
+
+
+def import_found(ledger: Ledger, found: Iterable[Found | Imported]) -> Iterator[Imported]:
+    """Import conversations one by one; a failed one stores nothing and does not stop the others.
+
+    A conversation that could not be read (`Imported`) is passed through, and exceptions from the source propagate.
+    """
+    waiting: list[Found] = []
+    for each in found:
+        if isinstance(each, Imported):
+            yield each
+            continue
+        try:
+            Conversation.start(each.key, each.metadata)  # raises if the key or metadata cannot be stored
+            if ledger.journal.load(each.key) is None and all(new.key != each.key for new in waiting):
+                waiting.append(each)
+            else:
+                yield from _store(ledger, waiting)
+                waiting = []
+                yield _extend(ledger, each)
+        except ThreadledgerError as error:
+            yield Imported(each.line, each.key, "failed", reason=str(error))
+        if len(waiting) >= BATCH_CONVERSATIONS or sum(len(new.entries) for new in waiting) >= BATCH_MESSAGES:
+            yield from _store(ledger, waiting)
+            waiting = []
+    yield from _store(ledger, waiting)
+
+
+def _store(ledger: Ledger, waiting: Sequence[Found]) -> Iterator[Imported]:
+    try:
+        ledger.journal.store(*(_new(found) for found in waiting))
+    except ConversationChanged:  # another process started one of them: store each in its own transaction
+        yield from (_store_one(ledger, found) for found in waiting)
+        return
+    yield from (_imported(found) for found in waiting)
+
+
+def _store_one(ledger: Ledger, found: Found) -> Imported:
+    try:
+        ledger.journal.store(_new(found))
+        return _imported(found)
+    except ConversationChanged:
+        try:
+            return _extend(ledger, found)
+        except ThreadledgerError as error:
+            return Imported(found.line, found.key, "failed", reason=str(error))
+
+
+def _new(found: Found) -> Conversation:
+    conversation = Conversation.start(found.key, found.metadata)
+    _journal(conversation, found.entries)
+    return conversation
+
+
+def _imported(found: Found) -> Imported:
+    return Imported(found.line, found.key, "imported", len(found.entries), left_out=found.left_out)
+
+
+def _journal(conversation: Conversation, entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        conversation.journal(
+            entry.message,
+            source=Source.IMPORT,
+            idempotency_key=IMPORTED + entry.place,
+            message_id=entry.message_id,
+            written_at=entry.written_at,
+        )
+
+
+def _extend(ledger: Ledger, found: Found) -> Imported:
+    for attempt in range(1, EXTEND_ATTEMPTS_MAX + 1):
+        try:
+            return _Begun(ledger, found).extended()
+        except ConversationChanged:
+            if attempt == EXTEND_ATTEMPTS_MAX:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _Begun:
+    """Compare an existing conversation with the one read from the source."""
+
+    def __init__(self, ledger: Ledger, found: Found) -> None:
+        self._ledger = ledger
+        self._found = found
+        self._known: dict[str, events.MessageJournaled] = {}
+        self._message_ids: set[str] = set()
+        self._retracted: set[str] = set()
+        self._threads: set[str] = set()
+        for event in ledger.journal.history(found.key):
+            self._take(event)
+
+    def _take(self, event: events.Event) -> None:
+        match event:
+            case events.MessageJournaled():
+                self._message_ids.add(event.message_id)
+                if event.source == Source.IMPORT and event.idempotency_key is not None:
+                    self._known[event.idempotency_key] = event
+            case events.MessageRetracted():
+                self._retracted.add(event.message_id)
+            case events.ThreadLinked():
+                self._threads.add(event.thread_id)
+            case events.ThreadRebuilt():
+                self._threads.update((event.thread_id, event.old_thread_id or ""))
+            case _:
+                pass
+
+    def extended(self) -> Imported:
+        """Add the messages that the conversation does not have yet, and retract those that left its branch.
+
+        Raises:
+            IdempotencyConflict: a message differs from the one imported earlier, or would have to precede one.
+            ConversationChanged: another writer changed the conversation first.
+        """
+        found = self._found
+        if found.thread_id in self._threads:
+            reason = (
+                "the thread is this ledger's copy of the conversation: "
+                f"to adopt messages that others added to it, run threadledger replay reconcile {found.key} --adopt"
+            )
+            return Imported(found.line, found.key, "unchanged", reason=reason, left_out=found.left_out)
+        missing = self._missing()
+        gone = [
+            event.message_id
+            for place in found.other_branches
+            if (event := self._known.get(IMPORTED + place)) is not None and event.message_id not in self._retracted
+        ]
+        if not missing and not gone:
+            return Imported(found.line, found.key, "unchanged", left_out=found.left_out)
+
+        def decide(conversation: Conversation) -> None:
+            for message_id in gone:
+                conversation.retract(message_id, LEFT_BRANCH)
+            _journal(conversation, missing)
+
+        self._ledger.journal.commit(found.key, decide)
+        left_out = dict(found.left_out) | ({"retracted": len(gone)} if gone else {})
+        return Imported(found.line, found.key, "extended", len(missing), left_out=left_out)
+
+    def _missing(self) -> list[Entry]:
+        missing: list[Entry] = []
+        for entry in self._found.entries:
+            earlier = self._known.get(IMPORTED + entry.place)
+            if earlier is None:
+                if (entry.message_id or entry.piece_of) not in self._message_ids:
+                    missing.append(entry)
+                continue
+            self._compare(earlier, entry)
+            if missing:
+                raise IdempotencyConflict(
+                    f"{missing[0].name} of {self._found.key!r} precedes a message that was imported earlier, and "
+                    "messages can only be appended: nothing of this conversation was imported; give it another key"
+                )
+        return missing
+
+    def _compare(self, earlier: events.MessageJournaled, entry: Entry) -> None:
+        # With ids of the source, extra fields are not compared: they vary, e.g. a dump has file sizes and a live thread has none.
+        before, after = restore_message(earlier), entry.message
+        if (_said(before) != _said(after)) if self._found.has_ids else (before != after):
+            raise IdempotencyConflict(
+                f"{entry.name} of {self._found.key!r} differs from the one imported earlier: nothing of this "
+                "conversation was imported; give the changed conversation another id"
+            )
+
+
+def _said(message: Message) -> Message:
+    return replace(message, extra_json="{}")
+
+
+SOURCE_ID_CHARS_MAX = 300
+"""Maximum length of an id from a source, in characters. Provider ids have 30 to 40."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Represent a message and its place in the source.
+
+    The place identifies the message: two equal texts at different places are two messages.
+    """
+
+    message: Message
+    place: str
+    """Index in the conversation (jsonl), or the id that the source assigned. Never derived from the content."""
+    name: str
+    """Name of the entry in messages to users: `message 3`, `row 17`."""
+    written_at: str | None = None
+    """Timestamp of the original message (ISO 8601), if the source has one."""
+    message_id: str | None = None
+    """The ledger's message id, if a ledger wrote this message into the thread."""
+    piece_of: str | None = None
+    """The ledger's message id, if this is a further piece of a message that a ledger wrote in several pieces."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Represent a conversation read from a source. `left_out` counts, by kind, what could not be imported."""
+
+    line: int
+    """Line number, or index in the file, counted from 1."""
+    key: str
+    metadata: Mapping[str, Any]
+    entries: Sequence[Entry]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    other_branches: Collection[str] = frozenset()
+    """Places of messages on branches that are not current, if the source has branches."""
+    thread_id: str | None = None
+    """Id of the provider's thread that the conversation was read from."""
+    has_ids: bool = True
+    """Whether the places are ids that the source assigned."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Represent the result of importing one conversation: `imported`, `unchanged`, `extended` or `failed`."""
+
+    line: int
+    key: str
+    state: str
+    messages: int = 0
+    reason: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return vars(self) | {"left_out": dict(self.left_out)}
+
+
+def json_of(text: bytes | InvalidInput, what: str) -> Any:
+    """Parse the JSON text of a line, a conversation or a row.
+
+    Raises:
+        InvalidInput: the text is not UTF-8 or not JSON, or `text` is itself such an error.
+    """
+    if isinstance(text, InvalidInput):
+        raise text
+    try:
+        return json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the {what} is not UTF-8 text (byte {error.start}): save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"the {what} is not JSON ({error}): write one JSON object per {what}") from None
+
+
+def source_id(value: object, what: str) -> str:
+    """Check an id from the source and return it as a place.
+
+    Raises:
+        InvalidInput: the id is not text, has a wrong length, or cannot be stored.
+    """
+    if not isinstance(value, str) or not 1 <= len(value) <= SOURCE_ID_CHARS_MAX:
+        found = f"{len(value)} characters" if isinstance(value, str) else f"type {type(value).__name__}"
+        raise InvalidInput(f"the id of {what} has {found}: a text of 1 to {SOURCE_ID_CHARS_MAX} characters is expected")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidInput(f"the id of {what}, {value!a}, contains a NUL or a lone surrogate: use valid UTF-8 text")
+    return value
+
+
+def message_of(given: Mapping[str, Any], what: str) -> Message:
+    """Parse a message in the Chat Completions form.
+
+    Raises:
+        InvalidInput: the message is invalid; the text names the message and the problem.
+    """
+    try:
+        return parse_message(given)
+    except InvalidMessage as error:
+        raise InvalidInput(f"{what}: {error}") from None
+
+
+def moment(seconds: object) -> str | None:
+    """Return a Unix time as ISO 8601, or None if the value is not a valid time."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return None
+    try:
+        return to_iso(datetime.fromtimestamp(seconds, UTC)) if math.isfinite(seconds) else None
+    except (OverflowError, OSError, ValueError):
+        return None

@@ -1,0 +1,507 @@
+"""Mirror memory to the provider's threads: Assistants threads and Conversations. Items are written sequentially."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from threadledger.domain import limits
+from threadledger.domain.conversation import Completion, JournaledMessage
+from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.effects import Delta, Effects, Pause, Tell
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.failures import Cause, Failure, diagnose, whole_text
+from threadledger.domain.memory import Memory, response_items
+from threadledger.domain.threads import LEFT_IN_THREAD, Rendering, ThreadItem
+
+from .assistant_setup import shut_down_or
+from .client import Client, call, deleted, every
+from .failures import calling, present
+from .limits import CONVERSATION_BATCH_ITEMS, METADATA_VALUE_CHARS_MAX, PAGE_ITEMS, THREAD_MESSAGE_CHARS_MAX
+
+KEY = "threadledger_key"
+
+
+MESSAGE_ID = "threadledger_message"
+
+
+WRITTEN_AT = "threadledger_written_at"
+"""Metadata key for the time a message was written (ISO 8601); the thread's own date is the time of the copy."""
+
+
+BESIDE = "beside"
+"""Payload key for the ids of preceding items (reasoning) that must be deleted together with an item."""
+
+
+class AssistantsThreads:
+    """Implement `ThreadMirror` for Assistants threads, which support only the roles user and assistant, text and images."""
+
+    name = "assistants"
+    batch = 1
+    page = PAGE_ITEMS
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._runs = ThreadRuns(client)
+
+    @property
+    def endpoint(self) -> str:
+        return self._client.endpoint
+
+    def render(self, memory: Memory, thread_id: str | None = None) -> Rendering:
+        losses: Counter[str] = Counter()
+        items: list[ThreadItem] = []
+        for each in memory.in_thread(thread_id):
+            if memory.ran_in(each, thread_id) and (each.message.calls() or each.message.role is Role.TOOL):
+                continue  # they are in the steps of the run
+            items += thread_items(each, losses)
+        return Rendering(tuple(items), dict(losses))
+
+    def create(self, key: str) -> Effects[str]:
+        metadata = {KEY: key[:METADATA_VALUE_CHARS_MAX]}
+        with calling("POST /threads"):
+            made = yield call(self._client, lambda sdk: sdk.beta.threads.create(metadata=metadata))
+            return str(made.id.strip())
+
+    def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
+        try:
+            for item in items:
+                try:
+                    yield from self._add(thread_id, item)
+                except ProviderRefused as refused:
+                    deadline = time.monotonic() + limits.BACKEND_TIMEOUT_SECONDS
+                    busy = diagnose(refused.failure) is Cause.THREAD_BUSY
+                    if not busy or not (yield from self._runs.freed(thread_id, deadline)):
+                        raise
+                    yield from self._add(thread_id, item)
+        except ProviderRefused as refused:
+            raise (yield from shut_down_or(refused, self._client)) from refused
+
+    def _add(self, thread_id: str, item: ThreadItem) -> Effects[None]:
+        content: Any = item.payload.get("content", item.content)
+        metadata = {MESSAGE_ID: item.message_id} | ({WRITTEN_AT: item.written_at} if item.written_at else {})
+        with calling("POST /threads/{thread_id}/messages", thread_id):
+            made = yield call(
+                self._client,
+                lambda sdk: sdk.beta.threads.messages.create(
+                    thread_id, role=item.name, content=content, metadata=metadata
+                ),
+            )
+            present(made.id)
+
+    def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
+        try:
+            with calling("GET /threads/{thread_id}/messages", thread_id):
+                messages = yield from every(
+                    self._client,
+                    lambda sdk: sdk.beta.threads.messages.list(thread_id, order="asc", limit=PAGE_ITEMS),
+                )
+                return [_read_message(message) for message in messages]
+        except ProviderRefused as refused:
+            raise (yield from shut_down_or(refused, self._client)) from refused
+
+    def delete(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
+        yield from self._runs.deleted(thread_id, [item.item_id for item in items])
+
+    def sweep(self, thread_id: str, run_ids: Sequence[str], completed: bool) -> Effects[Sequence[str]]:
+        deleted: list[str] = []
+        for run in (yield from self._runs.ours(thread_id, run_ids)) if run_ids else ():
+            if run.status not in ENDED:
+                yield from self._runs.cancelled(run, thread_id)
+            elif run.status == "completed" and not completed:
+                continue
+            deleted += [message.id for message in (yield from self._runs.removed(thread_id, run.id))]
+        return deleted
+
+
+class ConversationThreads:
+    """Implement `ThreadMirror` for Conversations, which support all roles, tool calls and results, but no message metadata."""
+
+    name = "conversations"
+    batch = CONVERSATION_BATCH_ITEMS
+    page = PAGE_ITEMS
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def endpoint(self) -> str:
+        return self._client.endpoint
+
+    def render(self, memory: Memory, thread_id: str | None = None) -> Rendering:
+        losses: Counter[str] = Counter()
+        items = []
+        for each in memory.in_thread(thread_id):
+            items += conversation_items(each, losses)
+        return Rendering(tuple(items), dict(losses))
+
+    def create(self, key: str) -> Effects[str]:
+        metadata = {KEY: key[:METADATA_VALUE_CHARS_MAX]}
+        with calling("POST /conversations"):
+            made = yield call(self._client, lambda sdk: sdk.conversations.create(metadata=metadata))
+            return str(made.id.strip())
+
+    def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
+        # Sent as `extra_body`: the SDK would compare each item of the argument with about thirty types, which takes longer
+        # than the request, and then send it unchanged.
+        sent = {"items": [dict(item.payload) for item in items]}
+        try:
+            with calling("POST /conversations/{conversation_id}/items", thread_id):
+                made = yield call(
+                    self._client, lambda sdk: sdk.conversations.items.create(thread_id, items=[], extra_body=sent)
+                )
+                present(*(item.id for item in made.data))
+        except ProviderRefused as refused:
+            raise (yield from self._told_apart(refused, thread_id)) from refused
+
+    def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
+        try:
+            with calling("GET /conversations/{conversation_id}/items", thread_id):
+                items = yield from every(
+                    self._client, lambda sdk: sdk.conversations.items.list(thread_id, order="asc", limit=PAGE_ITEMS)
+                )
+                return _read_items(items)
+        except ProviderRefused as refused:
+            raise (yield from self._told_apart(refused, thread_id)) from refused
+
+    def delete(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
+        endpoint = "DELETE /conversations/{conversation_id}/items/{item_id}"
+        for item_id in [each for item in items for each in (*item.payload.get(BESIDE, ()), item.item_id)]:
+            delete = partial(_delete_item, thread_id=thread_id, item_id=item_id)
+            yield from deleted(self._client, endpoint, thread_id, delete)
+
+    def sweep(self, thread_id: str, run_ids: Sequence[str], completed: bool) -> Effects[Sequence[str]]:
+        return ()  # the API does not show the runs of a Conversation; their items are recognized by position
+        yield
+
+    def _told_apart(self, refused: ProviderRefused, thread_id: str) -> Effects[ProviderRefused]:
+        """Return the refusal; remove its thread id if a 404 does not say what is missing and the Conversation still
+        exists."""
+        if diagnose(refused.failure) is Cause.PROVIDER_GONE and (yield from is_there(self._client, thread_id)):
+            return ProviderRefused(replace(refused.failure, thread_id=None))
+        return refused
+
+
+def _delete_item(sdk: Any, thread_id: str, item_id: str) -> Any:
+    return sdk.conversations.items.delete(item_id, conversation_id=thread_id)
+
+
+def _read_message(message: Any) -> ThreadItem:
+    ours = (message.metadata or {}).get(MESSAGE_ID, "")
+    return ThreadItem("message", message.role, thread_text(message), message_id=ours, item_id=message.id)
+
+
+def _read_items(items: Sequence[Any]) -> list[ThreadItem]:
+    """Return the items in the form that is compared with memory.
+
+    The ids of preceding items that are not memory (reasoning) are attached to an item, because the provider refuses
+    reasoning without the item that follows it.
+    """
+    found: list[ThreadItem] = []
+    beside: list[str] = []
+    for each in items:
+        item = _read_item(each)
+        if item is None:
+            beside.append(each.id)
+        else:
+            found.append(replace(item, payload={BESIDE: tuple(beside)}) if beside else item)
+            beside = []
+    return found
+
+
+def _read_item(item: Any) -> ThreadItem | None:
+    """Return an item in the form that is compared with memory; None if it is not memory (reasoning, hosted calls)."""
+    given: dict[str, Any] = item.to_dict()
+    item_id = str(given.get("id") or "")
+    match given:
+        case {"type": "message", "role": str(role), "content": list() as content}:
+            return ThreadItem("message", role, item_words(content), item_id=item_id)
+        case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
+            return ThreadItem("tool_call", name, arguments, call_id, item_id=item_id)
+        case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
+            words = output if isinstance(output, str) else json.dumps(output)
+            return ThreadItem("tool_result", "", words, call_id, item_id=item_id)
+    return None
+
+
+PLACED_IN_CONVERSATION = frozenset({"text", "image_url", "file"})
+"""Types of content parts that a Conversation supports in a user message."""
+
+
+PLACED_IN_THREAD = frozenset({"text", "image_url"})
+"""Types of content parts that an Assistants thread supports; it accepts a file only together with a tool that reads it."""
+
+
+def thread_items(each: JournaledMessage, losses: Counter[str]) -> Iterator[ThreadItem]:
+    message = each.message
+    if message.role in {Role.SYSTEM, Role.DEVELOPER, Role.UNKNOWN}:
+        losses[f"{message.role.value}_messages"] += 1
+        return
+    role = "user" if message.role is Role.USER else "assistant"
+    parts = _image_parts(message) if role == "user" else []
+    _count_parts(message, PLACED_IN_THREAD if parts else {"text"}, losses)
+    texts = [_words(message)] if message.role is not Role.TOOL else []
+    for called in message.calls():
+        losses["tool_calls_as_text"] += 1
+        texts.append(f"[tool call {called.name} {called.arguments}]")
+    if message.role is Role.TOOL:
+        losses["tool_results_as_text"] += 1
+        texts.append(f"[tool result {message.text}]")
+    texts = [piece for text in texts if text.strip() for piece in _pieces(text)]
+    if not texts:
+        losses["empty_messages"] += 1
+    if message.extra() and message.role is not Role.TOOL:
+        losses["extra_fields"] += 1
+    payload = {"content": parts} if parts and len(texts) == 1 else {}
+    for text in texts:
+        yield ThreadItem("message", role, text, "", each.message_id, each.version, payload, written_at=each.written_at)
+
+
+def _words(message: Message) -> str:
+    """Return the text of a message, with images and files as references."""
+    content = message.content_as_json()
+    if not isinstance(content, list):
+        return content or ""
+    return "\n\n".join(_part_words(part) for part in content)
+
+
+def _part_words(part: dict[str, Any]) -> str:
+    match part:
+        case {"type": "text", "text": str(text)} | {"type": "input_text" | "output_text", "text": str(text)}:
+            return text
+        case {"type": "image_url", "image_url": {"url": str(url)}} | {"type": "input_image", "image_url": str(url)}:
+            return f"[image {url}]"
+        case {"type": "file", "file": {"file_id": str(file_id)}} | {"type": "input_file", "file_id": str(file_id)}:
+            return f"[file {file_id}]"
+        case {"type": "refusal", "refusal": str(refusal)}:
+            return refusal
+    return f"[{part.get('type', 'content')} not shown]"
+
+
+def _image_parts(message: Message) -> list[dict[str, Any]]:
+    """Return the parts of a message with images; none if it has no image, or a part that a thread does not support."""
+    content = message.content_as_json()
+    if not isinstance(content, list) or not any(part.get("type") == "image_url" for part in content):
+        return []
+    return content if all(part.get("type") in {"text", "image_url"} for part in content) else []
+
+
+def _count_parts(message: Message, placed: Collection[str], losses: Counter[str]) -> None:
+    """Count the content parts that are converted to text or omitted."""
+    content = message.content
+    if not isinstance(content, tuple):
+        return
+    for part in content:
+        kind = part.as_json().get("type")
+        if kind not in placed:
+            losses[_PARTS.get(str(kind), "other_parts")] += 1
+
+
+_PARTS = {"image_url": "images", "file": "files"}
+
+
+def _pieces(text: str) -> Iterator[str]:
+    for start in range(0, len(text), THREAD_MESSAGE_CHARS_MAX):
+        yield text[start : start + THREAD_MESSAGE_CHARS_MAX]
+
+
+def conversation_items(each: JournaledMessage, losses: Counter[str]) -> list[ThreadItem]:
+    """Convert one message to items of a Conversation, and count losses."""
+    message = each.message
+    made = [conversation_item(item, each) for item in response_items(message) if item.get("content") != ""]
+    if not made:
+        losses["empty_messages"] += 1
+    if message.extra() and message.role is not Role.TOOL:
+        losses["extra_fields"] += 1
+    _count_parts(message, {"text"} if message.role in {Role.ASSISTANT, Role.TOOL} else PLACED_IN_CONVERSATION, losses)
+    return made
+
+
+def conversation_item(payload: dict[str, Any], each: JournaledMessage) -> ThreadItem:
+    place: dict[str, Any] = {"message_id": each.message_id, "version": each.version, "payload": payload}
+    match payload:
+        case {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}:
+            return ThreadItem("tool_call", name, arguments, call_id, **place)
+        case {"type": "function_call_output", "call_id": call_id, "output": output}:
+            return ThreadItem("tool_result", "", output, call_id, **place)
+    return ThreadItem("message", payload["role"], item_words(payload["content"]), **place)
+
+
+def item_words(content: str | list[dict[str, Any]]) -> str:
+    return content if isinstance(content, str) else "\n\n".join(_part_words(part) for part in content)
+
+
+def thread_text(message: Any) -> str:
+    """Return the text of a message, with images and files as references in the mirror's format."""
+    parts = []
+    for part in message.content or ():
+        if part.type == "text":
+            parts.append(part.text.value)
+        elif part.type == "image_url":
+            parts.append(f"[image {part.image_url.url}]")
+        elif part.type == "image_file":
+            parts.append(f"[file {part.image_file.file_id}]")
+        elif part.type == "refusal":
+            parts.append(part.refusal)
+    return "\n\n".join(parts)
+
+
+def is_there(client: Client, conversation_id: str) -> Effects[bool]:
+    """Return whether the conversation can be retrieved; any refusal counts as missing."""
+    try:
+        with calling("GET /conversations/{conversation_id}", conversation_id):
+            found = yield call(client, lambda sdk: sdk.conversations.retrieve(conversation_id))
+            present(found.id)
+    except ProviderRefused:
+        return False
+    return True
+
+
+RUN = "GET /threads/{thread_id}/runs/{run_id}"
+
+
+RUNS_LOOKED_AT = 20
+"""Number of newest runs of a thread that are searched for our runs. Only the newest can be active."""
+
+
+RUN_ID = "run_id"
+
+
+EXCHANGE_ID = "exchange_id"
+"""Metadata keys of a provider's run that hold the ids of our run and exchange."""
+
+
+CANCEL_LOOKS_MAX = 10
+
+
+CANCEL_POLL_SECONDS = 0.2
+"""Maximum number of polls of a cancelled run, and the pause between them in seconds."""
+
+
+FOREIGN_POLL_SECONDS = 1.0
+"""Pause in seconds between two checks of a thread that is busy with a run of another app."""
+
+
+FREE_LOOKS_MAX = 60
+"""Maximum number of checks of a busy thread: waits about a minute for a run of another app."""
+
+
+OWN_CANCELS_MAX = 3
+"""Maximum number of attempts to cancel our runs. A run that cannot be cancelled continues until it expires."""
+
+
+ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelled"})
+"""Final statuses of a run, as defined by the SDK's types. A run with any other status, known or not, is still active."""
+
+
+class ThreadRuns:
+    """Manage the runs of Assistants threads."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def ours(self, thread_id: str, run_ids: Collection[str]) -> Effects[list[Any]]:
+        """Return those of a thread's newest runs that were created for the given run ids of the ledger."""
+        runs = yield from self._newest(thread_id)
+        return [run for run in runs if (run.metadata or {}).get(RUN_ID) in run_ids]
+
+    def cancelled(self, run: Any, thread_id: str) -> Effects[None]:
+        """Cancel a run and poll it until it has ended; ignore refusals by the provider."""
+        with suppress(ProviderRefused), calling("POST /threads/{thread_id}/runs/{run_id}/cancel", thread_id, run.id):
+            yield call(self._client, lambda sdk: sdk.beta.threads.runs.cancel(run.id, thread_id=thread_id))
+        with suppress(ProviderRefused):
+            for _ in range(CANCEL_LOOKS_MAX):
+                with calling(RUN, thread_id, run.id):
+                    seen = yield call(
+                        self._client, lambda sdk: sdk.beta.threads.runs.retrieve(run.id, thread_id=thread_id)
+                    )
+                    present(seen.status)
+                    if seen.status in ENDED:
+                        return
+                yield Pause(CANCEL_POLL_SECONDS)
+
+    def freed(self, thread_id: str, deadline: float) -> Effects[bool]:
+        """Cancel our active runs and wait until the thread is free, at most until `deadline` (monotonic).
+
+        Returns:
+            Whether the thread has no active run.
+        """
+        for look in range(1, FREE_LOOKS_MAX + 1):
+            active = [run for run in (yield from self._newest(thread_id)) if run.status not in ENDED]
+            if not active:
+                return True
+            for run in active:
+                if (run.metadata or {}).get(RUN_ID):
+                    yield from self.cancelled(run, thread_id)
+            foreign = any(not (run.metadata or {}).get(RUN_ID) for run in active)
+            pause = FOREIGN_POLL_SECONDS if foreign else CANCEL_POLL_SECONDS
+            if time.monotonic() + pause > deadline or (look >= OWN_CANCELS_MAX and not foreign):
+                break
+            yield Pause(pause)
+        return False
+
+    def removed(self, thread_id: str, remote_run_id: str) -> Effects[list[Any]]:
+        """Delete the messages that a run wrote to the thread, and return them."""
+        with calling("GET /threads/{thread_id}/messages", thread_id, remote_run_id):
+            left = yield from every(
+                self._client,
+                lambda sdk: sdk.beta.threads.messages.list(
+                    thread_id, run_id=remote_run_id, order="asc", limit=PAGE_ITEMS
+                ),
+            )
+        left = [message for message in left if message.run_id == remote_run_id]
+        yield from self.deleted(thread_id, [message.id for message in left])
+        return left
+
+    def deleted(self, thread_id: str, message_ids: Sequence[str]) -> Effects[None]:
+        """Delete messages; ignore those that are already deleted."""
+        endpoint = "DELETE /threads/{thread_id}/messages/{message_id}"
+        for message_id in message_ids:
+            delete = partial(_delete, thread_id=thread_id, message_id=message_id)
+            yield from deleted(self._client, endpoint, thread_id, delete)
+
+    def _newest(self, thread_id: str) -> Effects[list[Any]]:
+        with calling("GET /threads/{thread_id}/runs", thread_id):
+            page = yield call(
+                self._client,
+                lambda sdk: sdk.beta.threads.runs.list(thread_id, order="desc", limit=RUNS_LOOKED_AT),
+            )
+            return list(page.data)
+
+
+def _delete(sdk: Any, thread_id: str, message_id: str) -> Any:
+    return sdk.beta.threads.messages.delete(message_id, thread_id=thread_id)
+
+
+FOUND = "found_in_thread"
+"""Finish reason of a run that called no model because the answer was already in the thread."""
+
+
+def found_answer(request: BackendRequest) -> Effects[Completion | None]:
+    """Return the answer found in the thread and stream its text if requested.
+
+    Returns:
+        The answer, or None if no text was found, or if the items found include tool calls or results.
+    """
+    if not request.found or any(item.kind != "message" for item in request.found):
+        return None
+    texts = [whole_text(item.content) for item in request.found if item.content]
+    if not texts:
+        return None
+    for index, text in enumerate(texts if request.stream else ()):
+        yield Tell(Delta(text, message=index))
+    messages = tuple(Message(Role.ASSISTANT, text) for text in texts)
+    return Completion(messages, finish_reason=FOUND, thread_id=request.thread_id)
+
+
+def left_there(failure: Failure) -> Failure:
+    """Return the failure with a mark that its run wrote, or may have written, to the thread; the next use of the thread
+    checks it."""
+    return replace(failure, details=dict(failure.details) | {LEFT_IN_THREAD: True})

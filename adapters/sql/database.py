@@ -1,0 +1,134 @@
+"""Open a database, and keep its connections safe across forks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import cast
+
+from sqlalchemy import QueuePool, exc
+from sqlalchemy.engine import URL, make_url
+
+from threadledger.domain.errors import InvalidSettings
+
+from .connections import Connections, Kind, shown
+from .group_commit import Also, Decision, Group
+from .postgres import PostgreSQL
+from .sqlite import SQLite
+
+
+class Database(Connections):
+    """Represent an open database. Threads may share it; after a fork, the child process opens its own connections.
+
+    Args:
+        create: whether to create a SQLite file that does not exist.
+        synchronous: SQLite's setting of this name; see `SQLite`.
+
+    Raises:
+        InvalidSettings, DatabaseMissing: the URL cannot be used.
+    """
+
+    def __init__(self, url: str, *, create: bool = True, synchronous: str = "FULL") -> None:
+        parsed = _parse(url)
+        super().__init__(_kind(parsed, create, synchronous), shown(parsed))
+        self.schema_is_open = False
+        """Whether the tables are known to belong to a ledger of this schema version. Checked once, not by each recorder."""
+        self.schema_before: int | None = None
+        """Schema version before this process upgraded it (0: there were no tables); None if no upgrade was needed."""
+        self._group = Group(self)
+        _OPEN.add(self)
+
+    def append(self, streams: Sequence[str], decide: Decision, also: Also | None = None) -> Sequence[int]:
+        """Decide and store, in a group with concurrent appends of other threads; see `Group.append`."""
+        return self._group.append(streams, decide, also)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.closed = True
+        _OPEN.discard(self)
+        self._group.close()  # waits for the current write
+        self._close_idle()
+        self.engine.dispose()
+
+    def before_fork(self) -> None:
+        """Close every idle connection before a fork.
+
+        SQLite's locks are not inherited: a child using its parent's open files would hold no locks.
+        """
+        self._group.before_fork()
+        self._close_idle()
+        self._at_work_when_forked = self.kind.name == "sqlite" and cast("QueuePool", self.engine.pool).checkedout() > 0
+        self.engine.dispose()
+
+    def after_fork_in_parent(self) -> None:
+        """Resume work; connections are opened on demand."""
+        self._group.after_fork_in_parent()
+        self._at_work_when_forked = False
+
+    def after_fork_in_child(self) -> None:
+        """Reset the state in the child. Connections in use by the parent's threads are neither used nor closed here."""
+        self.write_lock = self._new_write_lock()
+        self._group.after_fork_in_child()
+        self.engine.dispose(close=False)
+
+
+_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+class _Forking:
+    """Prepare the open databases for a fork and resume them afterwards; one fork runs at a time.
+
+    Every database that was blocked before the fork is resumed after it, even if another thread closed it meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
+        self._held: list[Database] = []
+
+    def before(self) -> None:
+        self._one_at_a_time.acquire()
+        self._held = list(_OPEN)
+        for database in self._held:
+            database.before_fork()
+
+    def after_in_parent(self) -> None:
+        held, self._held = self._held, []
+        for database in held:
+            database.after_fork_in_parent()
+        self._one_at_a_time.release()
+
+    def after_in_child(self) -> None:
+        held, self._held = self._held, []
+        self._one_at_a_time = threading.Lock()
+        for database in held:
+            database.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    _forking = _Forking()
+    os.register_at_fork(
+        before=_forking.before, after_in_parent=_forking.after_in_parent, after_in_child=_forking.after_in_child
+    )
+
+
+def _parse(url: str) -> URL:
+    try:
+        return make_url(url)
+    except exc.ArgumentError:
+        raise InvalidSettings(
+            "the database URL cannot be read: set one like sqlite:///threadledger.db with --db or THREADLEDGER_DB"
+        ) from None
+
+
+def _kind(url: URL, create: bool, synchronous: str) -> Kind:
+    match url.get_backend_name():
+        case "sqlite":
+            return SQLite(url, create=create, synchronous=synchronous)
+        case "postgresql":
+            return PostgreSQL(url)
+    raise InvalidSettings(
+        f"databases of kind {url.get_backend_name()!r} are not supported: "
+        "use a URL like sqlite:///threadledger.db or postgresql+psycopg://user@host/database"
+    )

@@ -1,0 +1,295 @@
+"""Implement group commit: concurrent appends of several threads share one transaction and one fsync.
+
+There is no writer thread. The first thread takes the requests waiting behind it, decides for all of them, commits once,
+and returns the result of each. A single thread has no overhead. No caller gets its result before the commit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from eventsourcing.persistence import IntegrityError
+
+from threadledger.domain import limits
+from threadledger.domain.errors import StoreUnavailable
+from threadledger.domain.journal import Appending, StoredRow, StreamHead
+
+from .connections import ConnectionLost, Connections, Cursor, FoundHead, Move, Overtaken
+
+GROUP_MAX = 64
+"""Maximum number of appends in one transaction."""
+
+
+Decision = Callable[[Mapping[str, StreamHead]], Appending]
+"""Function that returns what to append, given the heads of the existing streams. May be called again with newer heads."""
+
+
+Also = Callable[[Cursor], None]
+"""Function that writes other rows in the same transaction."""
+
+
+_HEADS = "SELECT stream, name, version, state_schema, state, due_at FROM streams WHERE name IN "
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """Represent a pending append."""
+
+    streams: Sequence[str]
+    decide: Decision
+    also: Also | None = None
+    appending: Appending | None = None
+    """Result of the decision, kept while it is unknown whether it was stored."""
+    unsure: bool = False
+    """Whether the connection was lost after the append was sent."""
+    positions: Sequence[int] = ()
+    error: Exception | None = None
+    done: bool = False
+    attempts: int = 0
+
+    def end(self, positions: Sequence[int] = (), error: Exception | None = None) -> None:
+        self.positions, self.error, self.done = positions, error, True
+
+
+Ending = tuple[Request, Sequence[int], Exception | None]
+
+
+class Group:
+    """Group the concurrent appends to one database."""
+
+    def __init__(self, database: Connections) -> None:
+        self._database = database
+        self._waiting: deque[Request] = deque()
+        self._turn = threading.Lock()
+        self._leader: int | None = None
+        self._connection: Any = None
+        self._held_cursor: Cursor = None
+
+    def append(self, streams: Sequence[str], decide: Decision, also: Also | None = None) -> Sequence[int]:
+        """Decide on the current heads of these streams and store the decision; return the events' positions.
+
+        Raises:
+            IntegrityError: the events cannot be stored: an event id exists already, or other writers were first in all
+                attempts.
+            StoreUnavailable: the database cannot be used.
+            Exception: what `decide` raises; nothing was written.
+        """
+        if self._leader == threading.get_ident():
+            raise RuntimeError("a decision function appended to the ledger itself: return the decision, then append")
+        own = Request(streams, decide, also)
+        self._waiting.append(own)
+        try:
+            with self._turn:
+                if not own.done:
+                    self._leader = threading.get_ident()
+                    try:
+                        self._perform(own)
+                    finally:
+                        self._leader = None
+        except BaseException:  # interrupted while waiting: no other thread may store it later
+            with suppress(ValueError):
+                self._waiting.remove(own)
+            raise
+        if own.error is not None:
+            raise own.error
+        return own.positions
+
+    def close(self) -> None:
+        """Close the connection after the current write."""
+        with self._turn:
+            self._let_go()
+
+    def before_fork(self) -> None:
+        """Block appends and close the connection, because a child process must not inherit it."""
+        if self._leader != threading.get_ident():
+            self._turn.acquire()
+            self._let_go()
+
+    def after_fork_in_parent(self) -> None:
+        """Allow appends again."""
+        if self._leader != threading.get_ident():
+            self._turn.release()
+
+    def after_fork_in_child(self) -> None:
+        """Discard the pending requests, which belong to threads of the parent process."""
+        self._waiting.clear()
+        self._turn, self._leader = threading.Lock(), None
+
+    def _perform(self, own: Request) -> None:
+        """Complete this request and those waiting with it, and end each one even if an error occurs."""
+        requests = [own]
+        try:
+            with suppress(IndexError):
+                while len(requests) < GROUP_MAX:
+                    each = self._waiting.popleft()
+                    requests += [] if each is own else [each]
+            self._database.reconnecting(lambda: self._attempt([each for each in requests if not each.done]))
+        except Exception as error:  # noqa: BLE001 - raised again in the threads that wait for it
+            for each in requests:
+                if not each.done:
+                    each.end(error=_told(error, each))
+        except BaseException:  # this thread is interrupted: requests of other threads return to the queue
+            self._let_go()
+            self._waiting.extendleft(each for each in reversed(requests) if not each.done and each is not own)
+            raise
+
+    def _attempt(self, requests: Sequence[Request]) -> None:
+        if not requests:
+            return
+        driver = self._database.driver
+        try:
+            with self._database.write_lock:
+                self._commit(requests)
+        except (driver.IntegrityError, Overtaken) as error:
+            self._one_by_one(requests, error)
+        except Exception as error:
+            told = self._database.named(error) if isinstance(error, driver.Error) else error
+            if isinstance(told, ConnectionLost):
+                for each in requests:
+                    each.unsure = each.appending is not None
+                self._let_go()
+            elif len(requests) > 1:
+                self._one_by_one(requests, error)
+                return
+            raise told from error
+
+    def _one_by_one(self, requests: Sequence[Request], error: Exception) -> None:
+        """Decide and store each request separately, because one of them cannot be stored as decided."""
+        for each in requests:
+            each.attempts += 1
+            if not each.unsure:
+                each.appending = None
+            # A lost commit may have landed just after the check for it: check once more before deciding again.
+            each.unsure = False
+        for each in requests:
+            if each.attempts >= limits.DECIDE_ATTEMPTS_MAX:
+                each.end(error=IntegrityError(str(error) or "other writers were first in every attempt"))
+                continue
+            try:
+                self._attempt([each])
+            except ConnectionLost:
+                raise
+            except Exception as told:  # noqa: BLE001 - the error belongs to this request alone
+                each.end(error=told)
+
+    def _commit(self, requests: Sequence[Request]) -> None:
+        cursor, kind = self._cursor(), self._database.kind
+        if not kind.locks_when_writing and all(each.attempts == 0 and each.also is None for each in requests):
+            ended = self._store(cursor, requests, "")  # one statement: compare-and-set, autocommitted
+        else:
+            cursor.execute(kind.begin_write)
+            try:
+                ended = self._store(cursor, requests, kind.lock_heads)
+                cursor.execute("COMMIT")
+            except BaseException:
+                self._roll_back(cursor)
+                raise
+        for each, positions, error in ended:
+            each.end(positions, error)
+
+    def _store(self, cursor: Cursor, requests: Sequence[Request], lock: str) -> list[Ending]:
+        """Decide each request on the heads left by the one before it, append once, and return the results to report on commit."""
+        names = requests[0].streams if len(requests) == 1 else [name for each in requests for name in each.streams]
+        found = self._heads(cursor, list(dict.fromkeys(names)), lock)
+        heads = {name: each.head for name, each in found.items()}
+        moved: dict[str, StreamHead] = {}
+        rows: list[StoredRow] = []
+        ended: list[tuple[Request, slice | Sequence[int], Exception | None]] = []
+        for each in requests:
+            stored = self._stored_before(cursor, each)
+            if stored is not None:
+                ended.append((each, stored, None))
+                continue
+            try:
+                if each.appending is None or not _still_fits(each.appending, heads):
+                    each.appending = each.decide(heads)
+            except Exception as error:
+                if isinstance(error, self._database.driver.Error):
+                    raise
+                ended.append((each, (), error))
+                continue
+            if each.also is not None:
+                each.also(cursor)  # an error here rolls back the transaction; the other requests are stored without it
+            for head in each.appending.heads:
+                heads[head.stream] = moved[head.stream] = head
+            ended.append((each, slice(len(rows), len(rows) + len(each.appending.rows)), None))
+            rows += each.appending.rows
+        moves = [Move(name, found.get(name), head) for name, head in moved.items()]
+        positions = self._database.kind.append(cursor, moves, rows) if rows else ()
+        return [(each, positions[at] if isinstance(at, slice) else at, error) for each, at, error in ended]
+
+    def _heads(self, cursor: Cursor, names: Sequence[str], lock: str) -> dict[str, FoundHead]:
+        if not names:
+            return {}
+        places = ", ".join([self._database.kind.placeholder] * len(names))
+        cursor.execute(f"{_HEADS}({places}){lock}", names)
+        return {row[1]: FoundHead(row[0], StreamHead(*row[1:])) for row in cursor.fetchall()}
+
+    def _stored_before(self, cursor: Cursor, request: Request) -> Sequence[int] | None:
+        """Return the positions of an earlier attempt whose commit succeeded without being acknowledged, else None."""
+        if request.appending is None or not request.appending.rows:
+            return None
+        return stored_positions(self._database, cursor, request.appending.rows)
+
+    def _cursor(self) -> Cursor:
+        if self._held_cursor is None:
+            self._connection = self._database.check_out()
+            cursor = self._connection.cursor()
+            if self._database.kind.before_appends:
+                cursor.execute(self._database.kind.before_appends)
+            self._held_cursor = cursor
+        return self._held_cursor
+
+    def _roll_back(self, cursor: Cursor) -> None:
+        try:
+            cursor.execute("ROLLBACK")
+        except self._database.driver.Error:  # no transaction is open or the server is gone: nothing was written
+            self._let_go()
+
+    def _let_go(self) -> None:
+        connection, self._connection, self._held_cursor = self._connection, None, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+
+def stored_positions(database: Connections, cursor: Cursor, rows: Sequence[StoredRow]) -> Sequence[int] | None:
+    """Return the positions of exactly these rows if all of them are stored already, else None."""
+    query = database.sql(
+        "SELECT e.position FROM events e JOIN streams s USING (stream) "
+        "WHERE e.event_id = ? AND s.name = ? AND e.version = ? AND e.topic = ? AND e.state = ?"
+    )
+    positions = []
+    for row in rows:
+        cursor.execute(query, (row.event_id, row.originator_id, row.originator_version, row.topic, row.state.decode()))
+        stored = cursor.fetchone()
+        if stored is None:
+            return None
+        positions.append(int(stored[0]))
+    return positions
+
+
+def _still_fits(appending: Appending, heads: Mapping[str, StreamHead]) -> bool:
+    """Return whether the decision of an interrupted attempt can still be appended to the streams.
+
+    It keeps its event ids, so that at most one of the two attempts can ever be stored.
+    """
+    first: dict[str, int] = {}
+    for row in appending.rows:
+        first.setdefault(str(row.originator_id), row.originator_version)
+    return all(version == (heads[name].version if name in heads else 0) + 1 for name, version in first.items())
+
+
+def _told(error: Exception, request: Request) -> Exception:
+    """Return the error for the caller; if a commit was not acknowledged, the message says so."""
+    if not isinstance(error, ConnectionLost) or request.appending is None:
+        return error
+    return StoreUnavailable(
+        f"{error}; it is unknown whether the last append was stored: retry it with the same idempotency key, "
+        "or check with: threadledger events"
+    )

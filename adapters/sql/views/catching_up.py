@@ -1,0 +1,438 @@
+"""Update a view from the log in batches; each batch and its new position are written in one transaction.
+
+No process owns a view. Each reader brings it up to date before reading. If several readers do so at once, one of them
+writes each batch, and the others check the position again. A view that does not exist in this program's version is
+built next to the existing one.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, TypeVar
+
+from sqlalchemy import BigInteger, Connection, CursorResult, Integer, Table, Text, column, inspect, table
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.types import TypeEngine
+
+from threadledger.domain import limits
+from threadledger.domain.conversation import CONVERSATION, events, key_of
+from threadledger.domain.errors import CorruptEvent, StoreError
+from threadledger.domain.failures import redact
+from threadledger.domain.journal import Row, restore
+
+from ..database import Database
+from ..recorder import Recorder
+
+logger = logging.getLogger("threadledger")
+
+
+BATCH_EVENTS_MAX = 4_000
+"""Maximum number of events processed in one transaction."""
+
+
+BATCH_CHARS_MAX = 2_000_000
+"""Number of payload characters after which a batch is closed, because appends wait while it is written."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Callback with the name of a view, the position it has reached, and the last position of the log."""
+
+
+class Poison(Exception):
+    """Raised when a view cannot process an event. The text names the event and the reason, without any message content."""
+
+    def __init__(self, stream: str, version: int, topic: str, why: str) -> None:
+        reason = f"event {version} of {key_of(stream)!a} ({topic}): {why}"
+        super().__init__(redact(reason, limits.REASON_CHARS_MAX))
+
+
+class Moved(Exception):
+    """Raised when another process advanced the view, so the prepared changes are outdated."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Represent events to process together, and the position of the view afterwards."""
+
+    taken: Sequence[Taken]
+    upto: int
+    poison: Poison | None = None
+    """Reason why the event at `upto`, the only one in the batch, cannot be processed."""
+
+
+class Projection:
+    """Keep one view up to date with the log."""
+
+    def __init__(self, database: Database, log: Recorder, view: View[Any, Any]) -> None:
+        self.view = view
+        self._database = database
+        self._log = log
+        self._places = Places(database, view)
+
+    def caught_up(self) -> int:
+        """Bring the view up to the current end of the log and return its live generation.
+
+        An event that cannot be processed is parked, and the view continues with the next one.
+        """
+        target, size = None, BATCH_EVENTS_MAX
+        while True:
+            end, places = self._places.look()
+            target = end if target is None else target
+            live = _live(places)
+            if live is not None and live.position >= target:
+                return live.generation
+            place = live or (places[-1] if places else Place())
+            size = self._step(place, target, size, self._written)
+
+    def live(self) -> int | None:
+        """Return the live generation, or None."""
+        place = _live(self._places.look()[1])
+        return place.generation if place is not None else None
+
+    def status(self) -> dict[str, Any]:
+        """Return the status of the view without updating it."""
+        end, places = self._places.look()
+        place = _live(places) or Place()
+        return {
+            "name": self.view.name,
+            "version": self.view.version,
+            "position": place.position,
+            "lag": max(end - place.position, 0),
+            "parked": len(self._places.parked(place.generation)) if place.live else 0,
+        }
+
+    def rebuild(self, progress: Progress) -> None:
+        """Build a new generation next to the live one, then switch to it.
+
+        Raises:
+            CorruptEvent: an event cannot be processed; the previous generation remains live.
+        """
+        end, places = self._places.look()
+        own = Place(generation=places[-1].generation + 1 if places else 1)
+        place, size = own, BATCH_EVENTS_MAX
+        progress(self.view.name, 0, end)
+        while not any(each.live and each.generation >= own.generation for each in places):
+            size = self._step(place, end, size, self._refused)
+            places = self._places.look()[1]
+            place = next((each for each in places if each.generation == own.generation), own)
+            progress(self.view.name, min(place.position, end), end)
+        # If there was no live generation, a reader may have helped to build this one and parked an event that rebuild refuses.
+        for position, reason in self._places.parked(own.generation):
+            raise _refusal(self.view, position, reason)
+
+    def _step(self, place: Place, target: int, size: int, ended: Callable[[Place, Batch, Any, bool], None]) -> int:
+        """Process one batch, unless another process was first; return the maximum size of the next one."""
+        batch = self._batch(place.position, target, size)
+        changes: Any = None
+        if batch.poison is None:
+            try:
+                changes = self._changes(place, batch)
+            except Moved:
+                return size
+            except Poison as poison:
+                if len(batch.taken) > 1:
+                    return len(batch.taken) // 2
+                batch = replace(batch, taken=(), upto=batch.taken[0][0], poison=poison)
+        ended(place, batch, changes, place.live or batch.upto >= target)
+        # After a poisoned event, the batch size grows slowly again, because more of them may follow.
+        return min(size * 2, BATCH_EVENTS_MAX)
+
+    def _batch(self, after: int, target: int, size: int) -> Batch:
+        """Return the next events. An unreadable event ends the batch before it, and then forms its own batch."""
+        taken: list[Taken] = []
+        chars = seen = 0
+        for row in self._log.rows(after, target, self.view.topics):
+            if seen == size or chars > BATCH_CHARS_MAX:
+                return Batch(taken, after)
+            if row[1].startswith(CONVERSATION):
+                try:
+                    taken.append((row[0], restore(row)))
+                except CorruptEvent as error:
+                    return Batch(taken, row[0] - 1) if seen else Batch((), row[0], _unreadable(row, error))
+            after, seen, chars = row[0], seen + 1, chars + len(row[4])
+        return Batch(taken, max(after, target))
+
+    def _changes(self, place: Place, batch: Batch) -> Any:
+        """Compute the changes of a batch.
+
+        Raises:
+            Moved: the place has changed.
+            Poison: an event cannot be processed.
+        """
+
+        def load(connection: Any) -> Any:
+            if not self._places.holds(connection, place):
+                raise Moved
+            return self.view.load(connection, place.generation, batch.taken)
+
+        try:
+            known = self._database.read(load) if place.claimed and batch.taken else None
+            return self.view.fold(batch.taken, known)
+        except Moved:
+            raise
+        except (StoreError, SQLAlchemyError) as error:
+            if isinstance(error, CorruptEvent):
+                raise _unfolded(batch, error) from error
+            if place not in self._places.look()[1]:  # its tables were dropped: another process built a newer generation
+                raise Moved from error
+            raise
+        except Exception as error:
+            raise _unfolded(batch, error) from error
+
+    def _written(self, place: Place, batch: Batch, changes: Any, live: bool) -> None:
+        """Write the rows, the position and its effects in one transaction; write nothing if another process was first."""
+
+        def write(connection: Any) -> bool:
+            if not self._places.advance(connection, place, batch.upto, live):
+                return False
+            if not place.claimed:
+                self.view.create(connection, place.generation)
+            if batch.poison is not None:
+                self._places.park(connection, place.generation, batch.upto, str(batch.poison))
+            else:
+                self.view.apply(connection, place.generation, changes)
+            if live and not place.live:
+                self._places.drop_older(connection, place.generation)
+            return True
+
+        if self._database.write(write) and batch.poison is not None:
+            logger.warning("the view %s skipped one event: %s", self.view.name, batch.poison)
+
+    def _refused(self, place: Place, batch: Batch, changes: Any, live: bool) -> None:
+        """Write the batch, but raise an error instead of parking an event."""
+        if batch.poison is not None:
+            self._database.write(lambda connection: self._places.drop(connection, place.generation))
+            raise _refusal(self.view, batch.upto, str(batch.poison)) from batch.poison
+        self._written(place, batch, changes, live)
+
+
+def _live(places: Sequence[Place]) -> Place | None:
+    return next((each for each in reversed(places) if each.live), None)
+
+
+def _unreadable(row: Row, error: CorruptEvent) -> Poison:
+    return Poison(row[1], row[2], row[3], str(error.__cause__))
+
+
+def _unfolded(batch: Batch, error: Exception) -> Poison:
+    """Describe an error in folding by its type only, because its text may contain message content."""
+    event = batch.taken[0][1]
+    return Poison(event.originator_id, event.originator_version, events.topic_of(event), type(error).__name__)
+
+
+def _refusal(view: View[Any, Any], position: int, reason: str) -> CorruptEvent:
+    return CorruptEvent(
+        f"the view {view.name} was not rebuilt and is unchanged: at position {position}, {reason}; "
+        "restore the event from a backup, or upgrade threadledger, then rebuild again"
+    )
+
+
+_LOOK = (
+    "SELECT log.position, t.generation, t.position, t.live "
+    "FROM (SELECT coalesce(max(position), 0) AS position FROM events) log "
+    "LEFT JOIN tracking t ON t.view = ? AND t.version = ? ORDER BY t.generation"
+)
+
+
+_CLAIM = (
+    "INSERT INTO tracking (view, version, generation, position, live) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (view, version, generation) DO NOTHING"
+)
+
+
+_ADVANCE = (
+    "UPDATE tracking SET position = ?, live = ? "
+    "WHERE view = ? AND version = ? AND generation = ? AND position = ? AND live = ?"
+)
+
+
+_FIND = "SELECT 1 FROM tracking WHERE view = ? AND version = ? AND generation = ? AND position = ?"
+
+
+_PARK = "INSERT INTO parked (view, version, generation, position, reason) VALUES (?, ?, ?, ?, ?)"
+
+
+_PARKED = "SELECT position, reason FROM parked WHERE view = ? AND version = ? AND generation = ? ORDER BY position"
+
+
+# Version 0 is used by the projections of other applications, which share the table.
+_OLDER = (
+    "SELECT version, generation FROM tracking "
+    "WHERE view = ? AND version > 0 AND (version < ? OR (version = ? AND generation < ?)) ORDER BY version, generation"
+)
+
+
+_FORGET = "WHERE view = ? AND version = ? AND generation = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Represent the position of one generation in the log."""
+
+    generation: int = 1
+    position: int = 0
+    live: bool = False
+    """Whether this generation is read; otherwise it is being built, or was left by a process that died."""
+    claimed: bool = False
+    """Whether the generation has a row in `tracking`."""
+
+
+class Places:
+    """Store the places of one view in its current version."""
+
+    def __init__(self, database: Database, view: View[Any, Any]) -> None:
+        self._database = database
+        self._view = view
+        self._named = (view.name, view.version)
+
+    def look(self) -> tuple[int, Sequence[Place]]:
+        """Return the last position of the log and the places of all generations, oldest first."""
+        rows = self._database.query(_LOOK, self._named)
+        places = [Place(row[1], row[2], bool(row[3]), claimed=True) for row in rows if row[1] is not None]
+        return rows[0][0], places
+
+    def holds(self, connection: Connection, place: Place) -> bool:
+        """Return whether the stored position of a place is unchanged."""
+        return self._execute(connection, _FIND, (*self._named, place.generation, place.position)).first() is not None
+
+    def advance(self, connection: Connection, place: Place, position: int, live: bool) -> bool:
+        """Advance a place, or claim it if it does not exist; return False if another process was first."""
+        if not place.claimed:
+            return (
+                self._execute(connection, _CLAIM, (*self._named, place.generation, position, int(live))).rowcount == 1
+            )
+        found = (*self._named, place.generation, place.position, int(place.live))
+        return self._execute(connection, _ADVANCE, (position, int(live), *found)).rowcount == 1
+
+    def park(self, connection: Connection, generation: int, position: int, reason: str) -> None:
+        """Record an event that could not be processed."""
+        self._execute(connection, _PARK, (*self._named, generation, position, reason))
+
+    def parked(self, generation: int) -> Sequence[tuple[int, str]]:
+        """Return (position, reason) of the events that could not be processed."""
+        return [(row[0], row[1]) for row in self._database.query(_PARKED, (*self._named, generation))]
+
+    def drop_older(self, connection: Connection, generation: int) -> None:
+        """Drop older generations and older versions of the view; those of newer versions are kept."""
+        name, version = self._named
+        older = self._execute(connection, _OLDER, (name, version, version, generation)).fetchall()
+        for each in older:
+            self._drop(connection, each.version, each.generation)
+
+    def drop(self, connection: Connection, generation: int) -> None:
+        """Drop a generation that was not completed; a live one is kept."""
+        unfinished = f"DELETE FROM tracking {_FORGET} AND live = 0"
+        if self._execute(connection, unfinished, (*self._named, generation)).rowcount == 1:
+            self._drop(connection, self._view.version, generation)
+
+    def _drop(self, connection: Connection, version: int, generation: int) -> None:
+        for notes in ("tracking", "parked"):
+            self._execute(connection, f"DELETE FROM {notes} {_FORGET}", (self._view.name, version, generation))
+        begin = prefix(self._view.name, version, generation)
+        # Sorted, a full-text index precedes its internal tables, which are dropped with it.
+        for name in sorted(each for each in inspect(connection).get_table_names() if each.startswith(begin)):
+            connection.exec_driver_sql(f'DROP TABLE IF EXISTS "{name}"')
+
+    def _execute(self, connection: Connection, statement: str, values: tuple[Any, ...]) -> CursorResult[Any]:
+        return connection.exec_driver_sql(self._database.sql(statement), values)
+
+
+Taken = tuple[int, events.Event]
+"""Event to process, with its position in the log."""
+
+
+K = TypeVar("K")
+
+
+C = TypeVar("C")
+
+
+POSITION: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
+"""Type of a position in the log. SQLite's INTEGER has the same size, and only that type can be an alias of the rowid."""
+
+
+PLAIN_TEXT: TypeEngine[str] = Text(collation="C").with_variant(Text(), "sqlite")
+"""Type of text that is compared byte by byte, independent of the server's locale."""
+
+
+EVENTS = table("events", *map(column, ("position", "stream", "version", "topic", "state", "event_id", "at", "schema")))
+
+
+STREAMS = table("streams", column("stream"), column("name"))
+"""Columns of the log's tables that views use in joins."""
+
+
+class View(ABC, Generic[K, C]):
+    """Define one view. The names of its tables contain its name, version and generation; each rebuild creates a generation.
+
+    Processing a batch of events has three steps: `load`, `fold` and `apply`. The write lock is held only in the last
+    step, and errors in the second step are caused by the events, not by the database.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    """Version of the view. Increase it when the tables or their contents change: the view is then rebuilt automatically."""
+    topics: ClassVar[Sequence[str]]
+    """Types of events that the view processes; all if empty."""
+
+    @abstractmethod
+    def create(self, connection: Connection, generation: int) -> None:
+        """Create the tables of a generation."""
+
+    @abstractmethod
+    def load(self, connection: Connection, generation: int, taken: Sequence[Taken]) -> K:
+        """Return the existing data that these events affect. Read-only."""
+
+    @abstractmethod
+    def fold(self, taken: Sequence[Taken], known: K | None) -> C:
+        """Compute the changes to write, without database access; `known` is None if the view is empty.
+
+        Raises:
+            Exception: an event cannot be processed; any type of exception is allowed.
+        """
+
+    @abstractmethod
+    def apply(self, connection: Connection, generation: int, changes: C) -> None:
+        """Write the changes, without reading."""
+
+    def prefix(self, generation: int) -> str:
+        """Return the prefix of the table names of a generation."""
+        return prefix(self.name, self.version, generation)
+
+
+def prefix(name: str, version: int, generation: int) -> str:
+    """Return the prefix of the table names of one generation of a view."""
+    return f"view_{name}_{version}_{generation}_"
+
+
+def upsert(connection: Connection, into: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; replace existing ones with the same primary key."""
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":  # a local import, so that the other dialect is not loaded
+        from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+
+        new: Any = insert_postgresql(into)
+    else:
+        from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+        new = insert_sqlite(into)
+    key = [each.name for each in into.primary_key]
+    changed = {each.name: new.excluded[each.name] for each in into.columns if each.name not in key}
+    connection.execute(new.on_conflict_do_update(index_elements=key, set_=changed), rows)
+
+
+def put(connection: Connection, into: str, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Upsert rows given as tuples in the order of `columns`; plain SQL takes half the time of `upsert`."""
+    if not rows:
+        return
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    places = ", ".join([mark] * len(columns))
+    changed = ", ".join(f"{each} = excluded.{each}" for each in columns if each != key)
+    connection.exec_driver_sql(
+        f"INSERT INTO {into} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT ({key}) DO UPDATE SET {changed}",
+        [tuple(row) for row in rows],
+    )

@@ -1,0 +1,92 @@
+"""Implement `threadledger audit summary`, which shows counts and rates of runs, with bars."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..main import Exit, MomentParameter, common, invocation, opened
+from ..output import WIDE_TERMINAL, bar, console, emit_many, note, printable, span, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from threadledger.domain.failures import SummaryRow
+    from threadledger.domain.ledger import Ledger
+
+
+BY = ("cause", "code", "backend", "model", "profile", "day", "hour")
+
+
+WIDE = ("runs", "failed", "rate", "", "fallbacks", "answered", "unanswered", "p50", "p95", "input", "output")
+
+
+NARROW = ("runs", "failed", "rate", "", "unanswered", "p95")
+
+
+BAR_CHARS, NARROW_BAR_CHARS = 20, 8
+
+
+PROFILE_HASH_CHARS = 8
+
+
+@click.command()
+@click.option("--by", type=click.Choice(BY), default="cause", show_default=True, help="Group runs by this property.")
+@click.option(
+    "--since", type=MomentParameter(), metavar="T", help="Only runs that started at T or later (ISO 8601, or 24h)."
+)
+@click.option("--until", type=MomentParameter(), metavar="T", help="Only runs that started at T or earlier.")
+@common
+def summary(by: str, since: datetime | None, until: datetime | None) -> int:
+    """Show counts, failure rates, durations and tokens of runs, with bars for the number of failures.
+
+    By cause and by code, `runs` counts all runs, because only failed runs have a cause.
+    """
+    with opened() as ledger:
+        rows = ledger.summary(by, since, until)
+        names = _profile_names(ledger, rows) if by == "profile" else {}
+    if invocation().output != "table":
+        emit_many((row.as_json() for row in rows), ())
+    elif rows:
+        wide = console().width >= WIDE_TERMINAL
+        console().print(table([_drawn(row, rows, names, wide) for row in rows], (by, *(WIDE if wide else NARROW))))
+    else:
+        note("no runs failed" if by in {"cause", "code"} else "no runs")
+    return Exit.DONE
+
+
+def _drawn(row: SummaryRow, rows: Sequence[SummaryRow], names: Mapping[str, str], wide: bool) -> dict[str, Any]:
+    from rich.text import Text
+
+    told = row.as_json()
+    value = names.get(row.value or "", row.value or "(none)").replace("T", " ").removesuffix(":00Z")
+    value = value if row.by in {"day", "hour"} else names.get(row.value or "", row.value or "(none)")
+    length = BAR_CHARS if wide else NARROW_BAR_CHARS
+    return {
+        row.by: printable(value, lines=False),
+        "runs": row.runs,
+        "failed": row.failed,
+        "rate": Text(f"{row.failure_rate:.1%}", justify="right"),
+        "": Text(bar(row.failed, max(each.failed for each in rows), length), style="red"),
+        "fallbacks": row.fallbacks,
+        "answered": row.answered,
+        "unanswered": told["unanswered"],
+        "p50": Text(span(row.p50_seconds), justify="right"),
+        "p95": Text(span(row.p95_seconds), justify="right"),
+        "input": row.input_tokens,
+        "output": row.output_tokens,
+    }
+
+
+def _profile_names(ledger: Ledger, rows: Sequence[SummaryRow]) -> dict[str, str]:
+    """Return profile names by hash; each name includes a short hash, because several profiles may share a name."""
+    from threadledger.domain.ledger import defined_profile
+
+    names = {}
+    for row in rows:
+        profile = defined_profile(ledger.journal, row.value)
+        if profile is not None and row.value is not None:
+            names[row.value] = f"{profile.name} {row.value[:PROFILE_HASH_CHARS]}"
+    return names

@@ -1,0 +1,257 @@
+"""Implement `threadledger list`, which lists the conversations of the ledger."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .main import KEY, Exit, MomentParameter, common, complete_keys, invocation, opened
+from .output import clock, counted, emit_many, emit_one, printable, short, short_thread, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from threadledger.domain.conversation import ConversationState
+    from threadledger.domain.memory import Memory
+
+
+@click.command("list")
+@click.option(
+    "--search",
+    type=KEY,
+    metavar="TEXT",
+    help="Only conversations whose key or messages contain these words or word beginnings; case and accents are ignored.",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show at most N conversations.")
+@common
+def list_(search: str | None, limit: int | None) -> int:
+    """List conversations, newest first."""
+    with opened() as ledger:
+        rows = [as_json(state) for state in ledger.conversations(limit, search)]
+    if invocation().output == "table":
+        rows = [row | {"last": clock(row["last_at"]), "threads": _thread_ids(row["threads"])} for row in rows]
+    columns = ("key", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
+    nothing = (
+        f"no conversation contains {search!r}"
+        if search
+        else "no conversations yet: start one with: threadledger ask KEY TEXT"
+    )
+    emit_many(rows, columns, empty=nothing, spare=("exchanges", "messages", "threads"))
+    return Exit.DONE
+
+
+def as_json(state: ConversationState) -> dict[str, Any]:
+    """Return a conversation as the JSON object that CONTRACT.md specifies."""
+    return {
+        "key": state.key,
+        "version": state.version,
+        "messages": state.messages,
+        "exchanges": state.exchanges,
+        "failed_runs": state.failed_runs,
+        "unanswered": state.unanswered,
+        "threads": threads_as_json(state),
+        "started_at": state.started_at,
+        "last_at": state.last_at,
+    }
+
+
+def threads_as_json(state: ConversationState) -> dict[str, Any]:
+    """Return the linked threads of a conversation as JSON, by kind."""
+    return {
+        name: {"thread_id": link["thread_id"], "endpoint": link["endpoint"], "lost": link["lost"]}
+        for name, link in state.links.items()
+    }
+
+
+def _thread_ids(threads: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: short_thread(link["thread_id"]) + (" (lost)" if link["lost"] else "") for name, link in threads.items()
+    }
+
+
+ROLE_STYLES = {"user": "cyan", "assistant": "green", "tool": "yellow", "system": "magenta", "developer": "magenta"}
+
+
+@click.command()
+@click.argument("key", type=KEY, shell_complete=complete_keys)
+@click.option(
+    "--at",
+    type=MomentParameter(versions=True),
+    metavar="VERSION|TIME",
+    help="Show the conversation as of this version or time.",
+)
+@click.option("--view", type=click.Choice(["chat", "timeline", "memory"]), default="chat", show_default=True)
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Show only the newest N messages.")
+@common
+def show(key: str, at: datetime | int | None, view: str, last: int | None) -> int:
+    """Show conversation KEY as a chat, as a timeline of its events, or as the exact memory for a model."""
+    with opened() as ledger:
+        state = ledger.state(key)
+        memory = ledger.conversation(key).memory(last=last, at=at)
+        thing: dict[str, Any] = {
+            "key": key,
+            "version": memory.version,
+            "messages": _messages(memory, mended=view == "memory"),
+            "threads": threads_as_json(state),
+        }
+        parent = ledger.parent(key)
+        if parent is not None:
+            thing["parent"] = {"key": parent[0], "version": parent[1]}
+        if view == "timeline":
+            logged = [each.as_json() for each in ledger.events(key=key)]
+            thing["events"] = [each for each in logged if each["version"] <= memory.version]
+    emit_one(thing, lambda console: _draw(console, thing))
+    return Exit.DONE
+
+
+def _messages(memory: Memory, *, mended: bool) -> list[dict[str, Any]]:
+    return [each.as_json() for each in (memory.mended() if mended else memory.messages)]
+
+
+def _draw(console: Console, thing: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    console.print(Text(f"{printable(thing['key'], lines=False)}  version {thing['version']}", style="bold"))
+    if "parent" in thing:
+        parent = thing["parent"]
+        forked = f"forked from {printable(parent['key'], lines=False)} at version {parent['version']}"
+        console.print(Text(forked, style="dim"))
+    for name, link in thing["threads"].items():
+        lost = f"  LOST: {link['lost']}" if link["lost"] else ""
+        console.print(Text(f"{name} thread {link['thread_id']}{lost}", style="red" if lost else "dim"))
+    console.print()
+    if "events" in thing:
+        rows = [
+            event | {"at": clock(event["at"]), "what": _told(event["type"], event["data"])} for event in thing["events"]
+        ]
+        console.print(table(rows, ("version", "at", "type", "what")))
+        return
+    for message in thing["messages"]:
+        _draw_message(console, message)
+
+
+def _draw_message(console: Console, message: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    role = message["role"]
+    source = "" if message["source"] in {"app", "run"} else f"  ({message['source']})"
+    head = Text(f"{role}{source}", style=f"bold {ROLE_STYLES.get(role, '')}".strip())
+    head.append(f"  {clock(message['at'])}  v{message['version']}", style="dim")
+    console.print(head)
+    content = message["content"]
+    texts = [content] if isinstance(content, str) else [part.get("text", f"[{part['type']}]") for part in content or ()]
+    texts += [f"{call['function']['name']}({call['function']['arguments']})" for call in message["tool_calls"]]
+    for text in texts:
+        console.print(Text(printable(text)))
+    console.print()
+
+
+def _told(kind: str, data: dict[str, Any]) -> str:
+    """Describe one event in a few words."""
+    match kind:
+        case "MessageJournaled":
+            calls = [f"{call['function']['name']}({call['function']['arguments']})" for call in data["tool_calls"]]
+            said = "" if data["content"] in (None, []) else str(data["content"])
+            return f"{data['role']}: {' '.join(filter(None, [said, *calls]))[:100]}"
+        case "ConversationStarted" if data["parent_key"] is not None:
+            return f"forked from {data['parent_key']} at version {data['parent_version']}"
+        case "RunStarted":
+            kind = "shadow run" if data["shadow"] else "run"
+            asked = f"{data['backend']} ({data['model']})"
+            return f"{kind} {short(data['run_id'])} on {asked}, attempt {data['attempt']}"
+        case "RunCompleted":
+            ended = "called tools" if data["goes_on"] else "answered"
+            if data["finish_reason"] == "found_in_thread":
+                return f"run {short(data['run_id'])} found the answer in the thread; its token usage is unknown"
+            return f"run {short(data['run_id'])} {ended}, {data['usage'].get('total_tokens', 0)} tokens"
+        case "RunFailed":
+            http = f"HTTP {data['http_status']}" if data["http_status"] else None
+            facts = ", ".join(str(fact) for fact in (http, data["code"], data["message"]) if fact)
+            return f"run {short(data['run_id'])} {data['status']}: {facts}"
+        case "FallbackUsed":
+            return f"{data['from_backend']} → {data['to_backend']}: {data['reason'][:80]}"
+        case "ThreadLinked" | "ThreadRebuilt":
+            return f"{data['backend']} thread {data['thread_id']}"
+        case "ThreadLost":
+            return f"{data['backend']} thread {data['thread_id']}: {data['reason']}"
+        case "ThreadReconciled":
+            numbers = (("sent", data["sent"]), ("deleted", len(data["deleted"])), ("adopted", data["adopted"]))
+            done = ", ".join(f"{counted(number, 'item')} {what}" for what, number in numbers if number)
+            return f"{data['backend']} thread {data['thread_id']}: {done}: {data['reason']}"
+        case "ExchangeAbandoned":
+            return f"no backend answered: {data['reason']}"
+        case "RerunAccepted":
+            return f"run {short(data['run_id'])} answers in place of {short(data['superseded_run_id'])}"
+    return ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, (str, int)) and value)[:100]
+
+
+@click.command()
+@click.argument("key", type=KEY, shell_complete=complete_keys)
+@click.argument("new_key", type=KEY, metavar="NEWKEY")
+@click.option(
+    "--at",
+    type=MomentParameter(versions=True),
+    metavar="VERSION|TIME",
+    help="Copy the conversation as of this version or time.",
+)
+@common
+def fork(key: str, new_key: str, at: datetime | int | None) -> int:
+    """Start a new conversation NEWKEY as a copy of conversation KEY.
+
+    No model is called; the fork is mirrored like any other conversation.
+    """
+    with opened() as ledger:
+        ledger.fork(key, new_key, at)
+        state, parent = ledger.state(new_key), ledger.parent(new_key)
+        version = parent[1] if parent is not None else None
+        thing = {
+            "key": new_key,
+            "version": state.version,
+            "messages": state.messages,
+            "parent": {"key": key, "version": version},
+        }
+        told = f"{new_key} is a copy of {key} as of version {version}: {counted(state.messages, 'message')}"
+        emit_one(thing, lambda console: console.print(told, markup=False))
+    return Exit.DONE
+
+
+@click.command()
+@click.argument("key", type=KEY, required=False, shell_complete=complete_keys)
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, metavar="POSITION", help="Only events after this position."
+)
+@click.option("--type", "types", multiple=True, metavar="T", help="Only events of this type; can be repeated.")
+@click.option("--follow", is_flag=True, help="Keep printing new events; Ctrl-C stops.")
+@common
+def events(key: str | None, after: int, types: tuple[str, ...], follow: bool) -> int:
+    """Print the event log in commit order, of conversation KEY or of all conversations."""
+    from threadledger.domain.conversation import events as known
+
+    for name in types:
+        if name not in known.EVENTS:
+            raise click.BadParameter(
+                f"there is no event type {name!r}: give one of {', '.join(known.EVENTS)}.", param_hint="--type"
+            )
+    with opened() as ledger:
+        if key is not None:
+            ledger.state(key)
+        logged = (each.as_json() for each in ledger.events(after=after, types=types, key=key, follow=follow))
+        if follow:
+            for each in logged:
+                click.echo(json.dumps(each, ensure_ascii=False))
+        elif invocation().output == "table":
+            rows = [each | {"at": clock(each["at"]), "data": _brief(each["data"])} for each in logged]
+            emit_many(rows, ("position", "key", "version", "at", "type", "data"), empty="no events")
+        else:
+            emit_many(logged, ())
+    return Exit.DONE
+
+
+def _brief(data: dict[str, object]) -> str:
+    told = json.dumps(
+        {name: value for name, value in data.items() if value not in (None, [], {}, "")}, ensure_ascii=False
+    )
+    return told if len(told) <= 120 else told[:119] + "…"

@@ -1,0 +1,1 @@
+"""`threadledger doctor`: diagnose problems and show how to fix them."""

@@ -1,0 +1,245 @@
+"""Check the ledger for `doctor`: database, runs, jobs, the recorded state of threads, backends and the profile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ..output import clock, counted, short
+from .settings import Checked
+
+if TYPE_CHECKING:
+    from threadledger.adapters import Settings
+    from threadledger.domain.conversation import Profile
+    from threadledger.domain.ledger import LaggingThread, Ledger
+    from threadledger.domain.replay import JobState
+
+
+NAMED = 3
+"""Maximum number of runs, jobs or conversations that a message names; the others are only counted."""
+
+
+def check_database(ledger: Ledger) -> Iterator[Checked]:
+    """Report the schema version and the contents of the database."""
+    before, thing = ledger.schema_before, ledger.status()
+    upgraded = f", upgraded from {before} just now" if before else ""
+    events, conversations = counted(thing["events"], "event"), counted(thing["conversations"], "conversation")
+    told = f"{thing['url']}: schema {thing['schema_version']}{upgraded}, {events} of {conversations}"
+    yield Checked("database", told)
+
+
+def check_runs(ledger: Ledger) -> Iterator[Checked]:
+    """Close runs that a crash left open past their deadline and report them; report other open runs."""
+    closed, still_open = ledger.close_overdue_runs(), ledger.journal.open_runs()
+    if closed:
+        yield Checked(
+            "runs",
+            f"{counted(len(closed), 'run')} left open by a crash past the deadline: now closed as interrupted "
+            f"({_named(map(short, closed), len(closed))})",
+            "ask again, or: threadledger replay rerun --failed --cause interrupted",
+        )
+    if still_open:
+        first = min((run["deadline"] for _, _, run in still_open if run["deadline"]), default="")
+        until = f"; the earliest deadline is {clock(first)} UTC" if first else ""
+        told = f"{counted(len(still_open), 'run')} open ({_named((short(each[1]) for each in still_open), len(still_open))})"
+        yield Checked("runs", f"{told}{until}")
+    elif not closed:
+        yield Checked("runs", "no run was left open past its deadline")
+
+
+def check_unanswered(ledger: Ledger) -> Iterator[Checked]:
+    """Report failed exchanges that have no answer and are no longer in progress."""
+    from threadledger.domain import limits
+    from threadledger.domain.ids import now
+
+    heard_of = now().timestamp() - limits.BETWEEN_RUNS_SECONDS
+    given_up = [
+        failure
+        for failure in ledger.failures(unanswered=True)
+        if failure.next == "abandoned" or (failure.next == "open" and failure.at.timestamp() < heard_of)
+    ]
+    exchanges = {(failure.key, failure.exchange_id) for failure in given_up}
+    newest = {key: ledger.state(key).last_exchange_id for key, _ in exchanges}
+    overtaken = {(key, exchange_id) for key, exchange_id in exchanges if newest[key] != exchange_id}
+    exchanges -= overtaken
+    if not exchanges:
+        went_on = (
+            f"; in {counted(len(overtaken), 'exchange')} the conversation continued without one" if overtaken else ""
+        )
+        yield Checked("unanswered", f"no failed exchange is waiting for an answer{went_on}")
+        return
+    conversations = counted(len({key for key, _ in exchanges}), "conversation")
+    yield Checked(
+        "unanswered",
+        f"{counted(len(exchanges), 'exchange')} of {conversations} without an answer: every backend failed",
+        "list them with: threadledger audit failures --unanswered; rerun them with: threadledger replay rerun --failed",
+    )
+
+
+def check_backends_health(ledger: Ledger) -> Iterator[Checked]:
+    """Report backends that exchanges skip after several failures in a row."""
+    from threadledger.domain.failures import advise
+    from threadledger.domain.ids import to_iso
+
+    cooling = [health for health in ledger.health() if health.cooling_until is not None]
+    for health in cooling:
+        if health.cooling_until is not None and health.last_cause is not None:
+            until = clock(to_iso(health.cooling_until))
+            yield Checked(
+                "cooling",
+                f"{health.backend} is skipped until {until} UTC while another backend is available: "
+                f"{health.failures_in_a_row} failures in a row, "
+                f"most recently {health.last_cause.value}",
+                advise(health.last_cause).replace("rerun RUN", "rerun --failed"),
+            )
+    if not cooling:
+        yield Checked("cooling", "no backend is cooling down")
+
+
+def check_views(ledger: Ledger) -> Iterator[Checked]:
+    """Report events that a view could not process."""
+    views = ledger.status()["views"]
+    for view in views:
+        if view["parked"]:
+            yield Checked(
+                "views",
+                f"{view['name']} could not process {counted(view['parked'], 'event')}: its results are incomplete",
+                f"threadledger db check, then: threadledger db rebuild-views {view['name']}",
+            )
+    if not any(view["parked"] for view in views):
+        yield Checked("views", f"{', '.join(view['name'] for view in views)}: every event could be processed")
+
+
+def check_lagging(ledger: Ledger) -> Iterator[Checked]:
+    """Report threads that lag behind the journal according to recorded state; the provider is not called."""
+    from threadledger.domain.ledger import threads_behind
+
+    outside = ledger.outside
+    if not outside.mirrors or (outside.mirrored_to == "none"):
+        yield Checked(
+            "lagging",
+            "no provider is configured to mirror memory to" if not outside.mirrors else "memory is not mirrored",
+        )
+        return
+    lags = threads_behind(ledger.journal, outside)
+    found = Counter(each.state for each in lags.threads)
+    for state, times in found.items():
+        yield _lagging(state, times, [each for each in lags.threads if each.state == state])
+    if not found:
+        among = counted(lags.of, "conversation")
+        if lags.looked_at < lags.of:
+            among = f"the {counted(lags.looked_at, 'conversation')} of {lags.of:,} that changed last"
+        doubtful = (
+            f"; {counted(lags.doubtful, 'thread')} with an unconfirmed write, to be read before the next write"
+            if lags.doubtful
+            else ""
+        )
+        yield Checked("lagging", f"no thread of {among} lags behind, according to recorded state{doubtful}")
+
+
+def _lagging(state: str, times: int, threads: list[LaggingThread]) -> Checked:
+    named = _named((repr(each.key) for each in threads), times)
+    threads_ = counted(times, "thread")
+    messages = counted(sum(each.messages for each in threads), "message")
+    verify = "show the drift with: threadledger replay verify --all; repair it with: threadledger replay reconcile --all --apply"
+    rebuild = "threadledger replay rebuild KEY --apply, or ask again: the next message creates a thread"
+    told = {
+        "behind": (f"{threads_} {_lag(times)} behind by {messages} ({named})", verify),
+        "unsettled": (f"{threads_}: a process stopped in the middle of a write ({named})", verify),
+        "lost": (f"{threads_} of the provider {_is(times)} gone ({named})", rebuild),
+        "unlinked": (
+            f"{counted(times, 'conversation')} with {messages} {_has(times)} no thread yet ({named})",
+            rebuild,
+        ),
+    }
+    return Checked("lagging", *told[state])
+
+
+def check_jobs(ledger: Ledger) -> Iterator[Checked]:
+    """Report bulk jobs that were stopped or have failed items."""
+    jobs = ledger.replay.jobs()
+    waiting = [job for job in jobs if job.state == "stopped" or (job.failed and job.state == "done")]
+    for job in waiting[:NAMED]:
+        yield Checked("jobs", _job(job), f"threadledger replay resume {short(job.job_id)}")
+    if len(waiting) > NAMED:
+        more = f"{counted(len(waiting) - NAMED, 'more job')} stopped or with failed items"
+        yield Checked("jobs", more, "list them with: threadledger replay jobs")
+    if not waiting:
+        running = sum(job.state == "running" for job in jobs)
+        yield Checked(
+            "jobs", f"{counted(running, 'job')} running" if running else "no job is stopped and no item failed"
+        )
+
+
+def _job(job: JobState) -> str:
+    parts = [f"{job.left:,} of {counted(job.items, 'item')} left"] if job.left else []
+    parts += [f"{counted(job.failed, 'item')} failed"] if job.failed else []
+    return f"{job.kind} job {short(job.job_id)} is {job.state}: {', '.join(parts)}"
+
+
+def _named(names: Iterable[str], number: int) -> str:
+    """Return the first names, with an ellipsis if there are more."""
+    shown = [name for name, _ in zip(names, range(NAMED), strict=False)]
+    return ", ".join(shown) + (", …" if number > NAMED else "")
+
+
+def _lag(number: int) -> str:
+    return "lags" if number == 1 else "lag"
+
+
+def _is(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _has(number: int) -> str:
+    return "has" if number == 1 else "have"
+
+
+def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Iterator[Checked]:
+    """Check that each backend's preflight accepts the profile, and that its tools are well-defined and can be run."""
+    from threadledger.adapters import tool_problems
+    from threadledger.domain.conversation import JournaledMessage, text_message
+    from threadledger.domain.exchange import BackendRequest
+    from threadledger.domain.failures import advise, diagnose
+    from threadledger.domain.ids import now
+    from threadledger.domain.memory import Memory
+
+    outside = ledger.outside
+    memory = Memory((JournaledMessage(text_message("user", "?"), "doctor", 1, now()),))
+    found: list[Checked] = []
+    for name in settings.order:
+        model = settings.model_for(name, profile)
+        request = BackendRequest(
+            "doctor", "", "", model, profile, memory, settings.timeout_seconds, tools=outside.tools
+        )
+        refusal = outside.backends[name].preflight(request)
+        if refusal is not None:
+            found.append(Checked("profile", refusal.message or refusal.summary(), advise(diagnose(refusal))))
+    for problem in tool_problems(profile.tools):
+        found.append(Checked("profile", problem, "correct the tools in THREADLEDGER_PROFILE"))
+    functions = [tool["function"]["name"] for tool in profile.tools if tool["type"] == "function"]
+    unbound = [name for name in functions if name not in outside.tools]
+    if unbound:
+        found.append(
+            Checked(
+                "profile",
+                f"the profile declares {', '.join(unbound)}, but no function is bound here: the command line cannot run them",
+                "set THREADLEDGER_TOOLS to a module that defines them, or remove them from the profile; an app binds its own: "
+                "threadledger.open(tools={name: function})",
+            )
+        )
+    yield from found
+    if not found:
+        yield Checked("profile", f"{profile.name}: every backend accepts it")
+
+
+LEDGER_CHECKS: dict[str, Callable[[Ledger], Iterable[Checked]]] = {
+    "database": check_database,
+    "runs": check_runs,
+    "unanswered": check_unanswered,
+    "lagging": check_lagging,
+    "jobs": check_jobs,
+    "cooling": check_backends_health,
+    "views": check_views,
+}

@@ -1,0 +1,204 @@
+"""Implement `threadledger import`, which imports conversations from files and live threads."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .main import KEY, Exit, common, complete_keys, invocation, load_settings, opened
+from .output import counted, emit_many, note, tracked
+
+if TYPE_CHECKING:
+    from threadledger.adapters import Imported
+
+
+FORMATS = ("jsonl", "threads", "chatgpt", "agents-sqlite")
+
+
+ROWS_SHOWN_MAX = 50
+"""Maximum rows in a table before conversations with omitted content are only counted; failed ones are always shown."""
+
+
+@click.command("import")
+@click.argument("file", required=False)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(FORMATS),
+    help="Format of FILE; by default it is detected from the content.",
+)
+@click.option(
+    "--threads",
+    "ids",
+    type=click.File("rb"),
+    metavar="IDS",
+    help="Instead of FILE: read live threads from the provider; IDS lists one id per line (thread_... or conv_...).",
+)
+@click.option(
+    "--from",
+    "base_url",
+    metavar="BASE_URL",
+    help="With --threads: base URL of the provider; default: from the settings.",
+)
+@click.option(
+    "--key-from",
+    metavar="NAME",
+    default="threadledger_key",
+    show_default=True,
+    help="For threads: metadata field that holds the conversation's key, else the thread id is used; `id`: always use the id.",
+)
+@common
+def import_(file: str | None, kind: str | None, ids: Any, base_url: str | None, key_from: str) -> int:
+    """Import conversations from FILE, or from live threads with --threads.
+
+    FILE may be - for standard input; gzip files are decompressed. Formats: jsonl (one conversation per line), threads
+    (messages of Assistants threads as the API lists them), chatgpt (conversations.json of a ChatGPT data export, or its
+    zip), agents-sqlite (a session database of the OpenAI Agents SDK).
+
+    Importing the same file again changes nothing; new messages are added. A bad line or conversation is reported with
+    its number, and the others are imported (exit 3).
+    """
+    context = click.get_current_context()
+    if (file is None) == (ids is None):
+        raise click.UsageError("give either FILE or --threads with a file of ids", context)
+    if base_url is not None and ids is None:
+        raise click.UsageError("--from requires --threads", context)
+    if kind is not None and ids is not None:
+        raise click.UsageError("--format applies only to FILE, not to --threads", context)
+    tally = _Tally()
+    if file is None:
+        _import_live(ids, base_url, key_from, tally)
+    else:
+        _import_file(file, kind, key_from, tally)
+    return Exit.SOME_FAILED if tally.states["failed"] else Exit.DONE
+
+
+def _import_file(file: str, kind: str | None, key_from: str, tally: _Tally) -> None:
+    from threadledger.adapters import import_found, import_source
+
+    with import_source(file, kind, key_from) as source, opened(create=True) as ledger:
+        if source.told:
+            note(f"{'standard input' if file == '-' else file} is read as {source.format}")
+        found = tracked(source.found, source.total, "importing")
+        _show(tally.watched(import_found(ledger, found)), tally)
+
+
+def _import_live(ids: Any, base_url: str | None, key_from: str, tally: _Tally) -> None:
+    from threadledger.adapters import import_threads, thread_reader
+
+    wanted = list(_ids(ids))
+    with closing(thread_reader(load_settings(openai_base_url=base_url))) as reader, opened(create=True) as ledger:
+        found = import_threads(ledger, reader, tracked(wanted, len(wanted), "reading"), key_from)
+        _show(tally.watched(found), tally)
+
+
+def _ids(file: Any) -> Iterator[tuple[int, str]]:
+    """Yield the number and id of each line; empty lines and lines that start with # are skipped."""
+    for number, line in enumerate(file, 1):
+        try:
+            thread_id = line.decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            raise click.UsageError(f"line {number} of the ids is not UTF-8 text: save the file as UTF-8") from None
+        if thread_id and not thread_id.startswith("#"):
+            yield number, thread_id
+
+
+def _show(outcomes: Iterable[Imported], tally: _Tally) -> None:
+    """Print each conversation as data; a table shows only those that failed or were not imported completely."""
+    if invocation().output != "table":
+        emit_many((outcome.as_json() for outcome in outcomes), ())
+        return
+    rows: list[dict[str, Any]] = []
+    more = 0
+    for outcome in outcomes:
+        if outcome.state == "failed" or (len(rows) < ROWS_SHOWN_MAX and (outcome.left_out or outcome.reason)):
+            rows.append(outcome.as_json())
+        else:
+            more += bool(outcome.left_out or outcome.reason)
+    whole = "everything was imported completely" if tally.read else "there is nothing to import"
+    emit_many(rows, ("line", "key", "state", "left_out", "reason"), empty=whole)
+    if more:
+        note(f"{counted(more, 'more conversation')} with omitted content: -o jsonl shows all")
+    tally.tell()
+
+
+class _Tally:
+    """Count the conversations and messages of an import."""
+
+    def __init__(self) -> None:
+        self.states: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self.messages = self.read = 0
+
+    def watched(self, outcomes: Iterable[Imported]) -> Iterator[Imported]:
+        for outcome in outcomes:
+            self.read += 1
+            self.states[outcome.state] += 1
+            self.messages += outcome.messages
+            self.left_out.update(outcome.left_out)
+            yield outcome
+
+    def tell(self) -> None:
+        states = ", ".join(f"{self.states[state]} {state}" for state in ("imported", "extended", "unchanged", "failed"))
+        note(f"{states}; {self.messages} messages journaled")
+        if self.left_out:
+            told = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in sorted(self.left_out.items()))
+            note(f"omitted or converted: {told}")
+
+
+@click.command()
+@click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
+@click.option("--all", "everything", is_flag=True, help="Export every conversation, in the order they were started.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["jsonl", "messages", "markdown"]),
+    default="jsonl",
+    show_default=True,
+    help="jsonl: messages with id, time and source. messages: plain Chat Completions messages. markdown: readable text.",
+)
+@click.option(
+    "--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file instead of stdout."
+)
+@common
+def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None) -> int:
+    """Export conversations as JSON Lines or Markdown.
+
+    The formats jsonl and messages write one object per line: {"id": KEY, ..., "messages": [Chat Completions messages]}.
+    Files in both formats can be imported again.
+    """
+    from threadledger.adapters import export_lines, export_markdown
+    from threadledger.domain.errors import FileMissing
+
+    if bool(keys) == everything:
+        raise click.UsageError("name conversations or pass --all, but not both", click.get_current_context())
+    with opened() as ledger:
+        total = len(ledger.conversations()) if everything else len(keys)
+        for key in keys:
+            ledger.state(key)
+        chosen = None if everything else keys
+        if kind == "markdown":
+            texts = export_markdown(ledger, chosen)
+        else:
+            texts = (line + "\n" for line in export_lines(ledger, chosen, plain=kind == "messages"))
+        unfinished = file.with_name(f"{file.name}.part") if file else None
+        try:
+            target: Any = (
+                unfinished.open("w", encoding="utf-8", newline="\n") if unfinished else nullcontext(sys.stdout)
+            )
+        except OSError as error:
+            raise FileMissing(f"{file} cannot be written ({error.strerror}): name another file") from error
+        with target as stream:
+            for text in tracked(texts, total, "exporting"):
+                stream.write(text)
+        if file and unfinished:
+            unfinished.replace(file)  # the old file is kept until the new one is complete
+    if file:
+        note(f"{counted(total, 'conversation')} written to {file}")
+    return Exit.DONE

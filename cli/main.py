@@ -1,0 +1,363 @@
+"""Define what all commands share: global options, parameter types, and how a command opens the ledger."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import IntEnum
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from threadledger.adapters import Settings
+    from threadledger.domain.ledger import Ledger
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+FORMATS = ("table", "json", "jsonl", "csv")
+
+
+LOG_FORMATS = ("text", "json")
+
+
+VERSION_DIGITS_MAX = 18
+"""Maximum digits of a version, so that it fits into a database integer."""
+
+
+GIVEN_CHARS_MAX = 60
+"""Maximum characters of an invalid value shown in an error message."""
+
+
+@dataclass
+class Invocation:
+    """Hold the global options of one invocation."""
+
+    db: str | None = None
+    output: str = "table"
+    verbose: bool = False
+    log_format: str | None = None
+
+
+def invocation() -> Invocation:
+    """Return the global options of the current invocation."""
+    root = click.get_current_context().find_root()
+    if not isinstance(root.obj, Invocation):
+        root.obj = Invocation()
+    return root.obj
+
+
+def common(command: F) -> F:
+    """Add the global options to a command or group; if an option is given twice, the last one wins."""
+    options = (
+        click.option(
+            "--db", type=TextParameter(), metavar="URL", help="Database, as a SQLAlchemy URL.", **_shared("db")
+        ),
+        click.option(
+            "-o",
+            "output_",
+            type=click.Choice(FORMATS),
+            metavar="FORMAT",
+            help="Output format: table, json, jsonl or csv.",
+            **_shared("output"),
+        ),
+        click.option(
+            "-v", "verbose", is_flag=True, default=None, help="Verbose: log progress to stderr.", **_shared("verbose")
+        ),
+        click.option(
+            "--log-format",
+            "log_format_",
+            type=click.Choice(LOG_FORMATS),
+            metavar="FORMAT",
+            help="Log format on stderr: text, or json with one line per run.",
+            **_shared("log_format"),
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def load_settings(**options: Any) -> Settings:
+    """Load the settings; `--db`, `--log-format` and the given options take precedence."""
+    from threadledger.adapters import load_settings as load
+
+    return load(db=invocation().db, log_format=invocation().log_format, **options)
+
+
+@contextmanager
+def opened(*, create: bool = False, **options: Any) -> Iterator[Ledger]:
+    """Open the ledger of the settings, overridden by `options`; the database is created only if `create` is set."""
+    from threadledger.adapters import open_ledger
+
+    settings = load_settings(**options)
+    _set_up_logging(settings.log_format)
+    ledger = open_ledger(settings, create=create)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+class TextParameter(click.ParamType[str]):
+    """Parse text in UTF-8; with `stdin`, `-` reads it from standard input."""
+
+    name = "text"
+
+    def __init__(self, *, stdin: bool = False) -> None:
+        self._stdin = stdin
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, or fail with a usage error."""
+        if self._stdin and value == "-":
+            try:
+                return sys.stdin.buffer.read().decode("utf-8")
+            except UnicodeDecodeError as error:
+                self.fail(f"standard input is not UTF-8 text (byte {error.start}): convert it first.", param, ctx)
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            self.fail(f"the text is not UTF-8 (character {error.start + 1}): give it in UTF-8.", param, ctx)
+        return text
+
+
+class MomentParameter(click.ParamType["datetime | int"]):
+    """Parse a time (ISO 8601) or a span back from now (`90s`, `30m`, `24h`, `7d`); with `versions`, also a version."""
+
+    name = "time"
+
+    def __init__(self, *, versions: bool = False) -> None:
+        self._versions = versions
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
+        """Return the time or version, or fail with a usage error."""
+        from threadledger.domain.ids import from_iso, now
+
+        if isinstance(value, (datetime, int)):
+            return value
+        if self._versions and re.fullmatch(rf"[0-9]{{1,{VERSION_DIGITS_MAX}}}", str(value)):
+            return int(value)
+        span = re.fullmatch(r"([0-9]+)([smhdw])", str(value))
+        if span:
+            units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+            try:
+                return now() - timedelta(**{units[span[2]]: int(span[1])})
+            except (OverflowError, ValueError):  # Python converts at most 4,300 digits
+                self.fail(f"{_short(value)} is too far in the past: give a later time.", param, ctx)
+        try:
+            return from_iso(str(value))
+        except ValueError:
+            version = "a version, " if self._versions else ""
+            self.fail(
+                f"{_short(value)} is not a time: give {version}ISO 8601, or a span back from now like 24h or 7d.",
+                param,
+                ctx,
+            )
+
+
+def _short(value: object) -> str:
+    """Return the given value, shortened for an error message."""
+    told = repr(value)
+    return told if len(told) <= GIVEN_CHARS_MAX else f"{told[:GIVEN_CHARS_MAX]}…"
+
+
+KEY = TextParameter()
+
+
+TEXT = TextParameter(stdin=True)
+
+
+def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the matching conversation keys for shell completion, or none if there is no database."""
+    try:
+        with ctx.scope(cleanup=False), opened() as ledger:
+            return [state.key for state in ledger.conversations() if state.key.startswith(incomplete)]
+    except Exception:  # noqa: BLE001 - a failing completion must not disturb the prompt
+        return []
+
+
+def _shared(name: str) -> dict[str, Any]:
+    def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        root = ctx.find_root()
+        if not isinstance(root.obj, Invocation):
+            root.obj = Invocation()
+        if value is not None:
+            setattr(root.obj, name, value)
+
+    return {"expose_value": False, "callback": keep}
+
+
+class _Stderr(logging.Handler):
+    """Write log lines to the current stderr.
+
+    With -v or in JSON format, all lines are written. Otherwise only errors and messages about threads that lag behind
+    are written, because the commands report failed runs themselves.
+    """
+
+    everything = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.everything or record.levelno >= logging.ERROR or record.name == "threadledger.threads"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
+def _set_up_logging(log_format: str) -> None:
+    logger = logging.getLogger("threadledger")
+    handler = next((each for each in logger.handlers if isinstance(each, _Stderr)), None)
+    if handler is None:
+        handler = _Stderr()
+        logger.addHandler(handler)
+    if log_format == "json":
+        from threadledger.adapters import JsonFormatter
+
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    handler.everything = invocation().verbose or log_format == "json"
+    logger.setLevel(logging.INFO if handler.everything else logging.NOTSET)
+
+
+TRACEBACK_CHARS_MAX = 100_000
+"""Maximum characters of a traceback that are printed."""
+
+
+class Exit(IntEnum):
+    """Define the exit codes of all commands."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    SOME_FAILED = 3
+    FOUND_SOMETHING = 4
+    LIMIT_REACHED = 5
+    NOT_FOUND = 6
+    CONFLICT = 7
+    NEEDS_YES = 8
+    INTERRUPTED = 130
+
+
+class Declined(click.ClickException):
+    """Raised when the user declines at a prompt."""
+
+    exit_code = Exit.FAILED
+
+
+class NeedsYes(click.ClickException):
+    """Raised when a prompt has no terminal and `--yes` was not given."""
+
+    exit_code = Exit.NEEDS_YES
+
+
+def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; an error is printed as one sentence."""
+    try:
+        result = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+        return int(result) if isinstance(result, int) else Exit.DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help(), err=True)
+        return Exit.USAGE
+    except click.ClickException as error:
+        told = error.format_message()
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
+        click.echo(f"{path}: {told}", err=True)
+        if isinstance(error, click.UsageError) and "--help" not in told:
+            click.echo(f"See: {path} --help", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(f"{name}: interrupted; completed work is kept", err=True)
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    except Exception as error:  # noqa: BLE001 - every error becomes one sentence and an exit code
+        if os.environ.get("THREADLEDGER_DEBUG"):
+            click.echo(_whole_story(), err=True)
+        click.echo(f"{name}: {told_of(error)}", err=True)
+        return code_of(error)
+
+
+def _whole_story() -> str:
+    """Return the traceback of the current error, with secrets redacted."""
+    import traceback
+
+    from threadledger.domain.failures import redact
+
+    return redact(traceback.format_exc().rstrip(), limit=TRACEBACK_CHARS_MAX)
+
+
+def code_of(error: Exception) -> Exit:
+    """Return the exit code of an error."""
+    from threadledger.domain.errors import Conflict, InvalidInput, NotFound
+
+    if isinstance(error, InvalidInput):
+        return Exit.USAGE
+    if isinstance(error, NotFound):
+        return Exit.NOT_FOUND
+    return Exit.CONFLICT if isinstance(error, Conflict) else Exit.FAILED
+
+
+def told_of(error: Exception) -> str:
+    """Return an error as one sentence, with secrets redacted."""
+    from threadledger.domain.errors import ProviderRefused, ThreadledgerError
+    from threadledger.domain.failures import advise, diagnose, redact
+
+    if isinstance(error, ProviderRefused):
+        cause = diagnose(error.failure)
+        return f"the provider refused: {cause.value} ({error}). {advise(cause)}"
+    if isinstance(error, ThreadledgerError):
+        return redact(str(error), limit=4_000)
+    return (
+        f"unexpected error ({type(error).__name__}: {redact(str(error))}): "
+        "committed data is kept; run the command again with THREADLEDGER_DEBUG=1 to see the traceback, and report it"
+    )
+
+
+class LazyGroup(click.Group):
+    """Represent a command group given as `{name: (module, attribute, short help)}`."""
+
+    def __init__(self, *arguments: Any, places: Mapping[str, tuple[str, str, str]], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._places = places
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the command names in display order."""
+        return list(self._places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load and return one command, or None if there is no such command."""
+        if cmd_name not in self._places:
+            return None
+        module, attribute, _ = self._places[cmd_name]
+        command: click.Command = getattr(import_module(module, __package__), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolve a command; an error about an unknown name suggests the closest known one."""
+        import difflib
+
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in self._places:
+            near = difflib.get_close_matches(name, self._places, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"see: {ctx.command_path} --help"
+            raise click.UsageError(f"there is no command {name!r}: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with their short help, without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, _, told) in self._places.items()])

@@ -1,0 +1,157 @@
+"""Implement `threadledger replay reconcile`, which repairs threads that have drifted from the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..main import KEY, Exit, common, complete_keys, invocation, opened
+from ..output import counted, emit_many, note, tracked
+from .plans import (
+    KINDS,
+    Tally,
+    apply_options,
+    confirm,
+    ending,
+    for_people,
+    how_options,
+    one_choice,
+    performed,
+    show_items,
+    stoppable,
+)
+
+if TYPE_CHECKING:
+    from threadledger.domain.replay import ReconcileItem
+
+
+FOUND = ("missing", "extra", "different", "foreign")
+
+
+PLANNED = ("key", "backend", "thread_id", *FOUND, "action", "state", "reason")
+
+
+MENDED = ("key", "backend", "thread_id", "new_thread_id", "action", "sent", "adopted", "deleted", "state", "reason")
+
+
+@click.command()
+@click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
+@click.option("--all", "everything", is_flag=True, help="Every conversation.")
+@click.option("--to", type=KINDS, help="Kind of thread; default: those that are linked.")
+@click.option("--adopt", is_flag=True, help="Journal messages that other writers added to the thread.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N conversations.")
+@how_options
+@apply_options
+def reconcile(
+    keys: tuple[str, ...],
+    everything: bool,
+    to: str | None,
+    adopt: bool,
+    limit: int | None,
+    concurrency: int,
+    rps: float | None,
+    apply: bool,
+    yes: bool,
+) -> int:
+    """Repair threads that have drifted from the journal: send missing messages, rewrite threads with a broken order.
+
+    Messages from other writers are kept and reported; --adopt journals them. Never calls a model.
+    """
+    one_choice(bool(keys), everything)
+    with opened() as ledger:
+        plan = ledger.replay.plan_reconcile(None if everything else list(keys), to, adopt, limit)
+        for _ in tracked(plan.planned(), len(plan), "reading"):
+            pass
+        planned = [item for item in plan.items if item.state == "planned"]
+        if not apply:
+            tally = show_items(plan.items, len(plan), PLANNED, _as_row, "nothing to reconcile")
+            _tell(f"plan: {_what(planned)}", tally, "; nothing was done, pass --apply to do it" if planned else "")
+            return Exit.SOME_FAILED if tally.states["failed"] else Exit.DONE
+        confirm(len(planned), f"repair {_what(planned)}", yes)
+        others = [item for item in plan.items if item.state != "planned"]
+        seen = _Seen()
+        with stoppable() as stop:
+            mended = performed(plan, len(planned), "reconciling", stop, concurrency=concurrency, rps=rps)
+            items = map(seen, chain(others, mended if planned else ()))
+            tally = show_items(items, len(plan), MENDED, _as_row, "nothing to reconcile")
+            stopped = stop()
+    _tell(f"{tally.states['done']:,} repaired", tally)
+    code = ending(plan, tally, stopped)
+    return Exit.CONFLICT if code == Exit.DONE and seen.in_the_way and not tally.states["done"] else code
+
+
+class _Seen:
+    """Pass items through and record whether a conflict with another writer blocked one."""
+
+    def __init__(self) -> None:
+        self.in_the_way = False
+
+    def __call__(self, item: ReconcileItem) -> ReconcileItem:
+        self.in_the_way |= item.in_the_way
+        return item
+
+
+def _what(planned: Sequence[ReconcileItem]) -> str:
+    """Describe a plan in one sentence."""
+    if not planned:
+        return "nothing to repair"
+    sending = [item for item in planned if "send" in item.action]
+    anew = sum("rebuild" in item.action for item in planned)
+    foreign = sum(item.foreign for item in planned if "adopt" in item.action)
+    parts = [
+        f"{len(sending):,} to receive {counted(sum(item.missing + item.different for item in sending), 'message')}"
+        if sending
+        else "",
+        f"{anew:,} to rewrite" if anew else "",
+        f"{counted(foreign, 'foreign message')} to journal" if foreign else "",
+    ]
+    return f"{counted(len(planned), 'thread')}: {', '.join(filter(None, parts))}"
+
+
+def _tell(told: str, tally: Tally, last: str = "") -> None:
+    if invocation().output == "table":
+        failed = f"{tally.states['failed']:,} failed" if tally.states["failed"] else ""
+        note("; ".join(filter(None, [told, tally.why_skipped(), failed])) + last)
+
+
+def _as_row(item: ReconcileItem) -> dict[str, Any]:
+    return for_people([item.as_json()])[0]
+
+
+@click.command()
+@click.argument("keys", nargs=-1, type=KEY, shell_complete=complete_keys)
+@click.option("--all", "everything", is_flag=True, help="Every conversation.")
+@click.option("--to", type=KINDS, help="Kind of thread; default: those that are linked.")
+@common
+def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
+    """Compare threads with the journal, message by message. Nothing is written. Exit 4 on drift."""
+    from threadledger.domain.errors import ProviderRefused
+
+    one_choice(bool(keys), everything)
+    with opened() as ledger:
+        chosen = ledger.replay.keys(None if everything else list(keys))
+        found, refused = [], 0
+        for key in tracked(chosen, len(chosen), "verifying"):
+            try:
+                found += ledger.replay.verify([key], to)
+            except ProviderRefused as error:
+                if len(chosen) == 1:
+                    raise
+                refused += 1
+                note(f"{key}: the thread could not be read ({error})")
+    rows = [each.as_json() for each in found]
+    emit_many(
+        for_people(rows),
+        ("key", "backend", "thread_id", "journal", "thread", "missing", "extra", "different", "state"),
+    )
+    drifted = [row for row in rows if row["state"] in {"behind", "drifted", "gone"}]
+    if drifted and invocation().output == "table":
+        told = f"{len(drifted)} of {counted(len(rows), 'thread')} with drift"
+        note(f"{told}; show the differences with: threadledger diff KEY --thread")
+        note("repair with: threadledger replay reconcile KEY --apply")
+    if refused:
+        return Exit.SOME_FAILED
+    return Exit.FOUND_SOMETHING if drifted else Exit.DONE

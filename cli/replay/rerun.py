@@ -1,0 +1,164 @@
+"""Implement `threadledger replay rerun`, which reruns failed exchanges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..main import Exit, MomentParameter, invocation, opened
+from ..output import counted, emit_many, note
+from .plans import Tally, apply_options, confirm, ending, for_people, how_options, one_choice, performed, stoppable
+
+if TYPE_CHECKING:
+    from threadledger.domain.ledger import Ledger
+    from threadledger.domain.replay import RerunItem, RerunPlan
+
+
+NOTHING_TO_RERUN = "nothing to rerun: no failed exchange is waiting for an answer"
+
+
+PLANNED = ("run", "key", "backend", "model", "tokens", "USD", "fork", "state", "reason")
+
+
+MADE = (*PLANNED[:4], "cost", "fork", "state", "reason", "answer", "original")
+
+
+@click.command()
+@click.argument("targets", nargs=-1, metavar="[RUN|KEY]...")
+@click.option("--failed", is_flag=True, help="Rerun every unanswered exchange.")
+@click.option("--since", type=MomentParameter(), metavar="T", help="Only exchanges that failed at T or later.")
+@click.option("--until", type=MomentParameter(), metavar="T", help="Only exchanges that failed at T or earlier.")
+@click.option("--cause", metavar="C", help="Only exchanges that failed with this cause.")
+@click.option("--backend", metavar="B", help="Only exchanges that failed on this backend.")
+@click.option("--on", metavar="BACKEND", help="Call this backend instead of the configured ones.")
+@click.option("--model", metavar="M", help="Use this model instead of the configured one.")
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Use this profile instead of the configured one.",
+)
+@click.option(
+    "--tools",
+    type=click.Choice(["recorded", "live"]),
+    default="recorded",
+    show_default=True,
+    help="For recorded function calls: reuse their results, or call the functions again.",
+)
+@click.option(
+    "--into",
+    type=click.Choice(["tail", "fork", "shadow"]),
+    default="tail",
+    show_default=True,
+    help="Where the answer goes: tail appends it to the conversation, fork adds it to a copy, shadow only shows it.",
+)
+@click.option(
+    "--include",
+    type=click.Choice(["answered", "overtaken", "tools", "interrupted"]),
+    multiple=True,
+    help="Include exchanges that are skipped by default; can be repeated.",
+)
+@click.option(
+    "--max-runs", type=click.IntRange(min=1), metavar="N", help="Stop after N runs; the rest remains planned."
+)
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="USD",
+    help="Start no run that could bring the cost to USD, based on the usage that the provider reports.",
+)
+@how_options
+@apply_options
+def rerun(
+    targets: tuple[str, ...],
+    failed: bool,
+    profile: Path | None,
+    max_runs: int | None,
+    max_cost: float | None,
+    concurrency: int,
+    rps: float | None,
+    apply: bool,
+    yes: bool,
+    **chosen: Any,
+) -> int:
+    """Rerun failed exchanges: that of a RUN, those of a conversation KEY, or all (--failed).
+
+    The model is given exactly the memory that the failed run was given.
+    """
+    one_choice(bool(targets), failed)
+    with opened(profile=profile) as ledger:
+        runs, keys = _runs_and_keys(ledger, targets)
+        own = ledger.outside.profile if profile is not None else None
+        plan = ledger.replay.plan_rerun(runs, keys, failed, profile=own, **chosen)
+        plan.limit(max_runs, max_cost)
+        if not apply:
+            return _show_plan(plan, max_runs)
+        planned = [item for item in plan.items if item.state == "planned"]
+        confirm(len(planned), f"rerun {counted(len(planned), 'exchange')} ({_told_cost(planned)})", yes)
+        with stoppable() as stop:
+            limits = {"max_runs": max_runs, "max_cost": max_cost}
+            for _ in performed(plan, len(planned), "rerunning", stop, concurrency=concurrency, rps=rps, **limits):
+                pass
+            stopped = stop()
+        return _show_made(plan, stopped)
+
+
+def _runs_and_keys(ledger: Ledger, targets: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Split targets into runs and conversation keys; a target that is no known key is treated as a run."""
+    is_key = {each: ledger.journal.load(each) is not None for each in targets}
+    return [each for each in targets if not is_key[each]], [each for each in targets if is_key[each]]
+
+
+def _show_plan(plan: RerunPlan, max_runs: int | None) -> int:
+    emit_many(for_people([item.as_json() for item in plan.items]), PLANNED, empty=NOTHING_TO_RERUN)
+    if invocation().output != "table" or not plan.items:
+        return Exit.DONE
+    planned = [item for item in plan.items if item.state == "planned"]
+    if planned:
+        asked = ", then ".join(f"{each.backend} ({each.model})" for each in plan.policy.candidates)
+        runs = counted(plan.runs_at_most(max_runs), "run")
+        note(f"plan: rerun {counted(len(planned), 'exchange')} on {asked}: at most {runs}, {_told_cost(planned)}")
+    else:
+        note("plan: nothing to rerun")
+    _tell_skipped(plan)
+    note("nothing was done, pass --apply to do it" if planned else "nothing was done")
+    return Exit.DONE
+
+
+def _tell_skipped(plan: RerunPlan) -> None:
+    counts = plan.skipped()
+    if counts:
+        note(f"{counts.total():,} skipped: {'; '.join(f'{why} ({count:,})' for why, count in counts.most_common())}")
+    ways = sorted(plan.can_be_included())
+    if ways:
+        note(f"to include them, pass {' '.join(f'--include {way}' for way in ways)}")
+
+
+def _show_made(plan: RerunPlan, stopped: bool) -> int:
+    emit_many(for_people([item.as_json() for item in plan.items]), MADE, empty=NOTHING_TO_RERUN)
+    tally = Tally()
+    for item in plan.items:
+        tally.add(item)
+    if invocation().output == "table" and plan.items:
+        counts = ", ".join(f"{tally.states[state]:,} {state}" for state in ("answered", "failed", "skipped"))
+        costs = [item.cost for item in plan.items if item.runs_made]
+        known = [cost for cost in costs if cost is not None]
+        cost = f"{sum(known):.4f} USD" if len(known) == len(costs) else "cost unknown"
+        note(f"{counts}; {counted(sum(item.runs_made for item in plan.items), 'run')} made, {cost}")
+    return ending(plan, tally, stopped)
+
+
+def _told_cost(items: list[RerunItem]) -> str:
+    from threadledger.adapters import prices_from
+
+    tokens = sum(item.estimated_tokens or 0 for item in items)
+    costs = [item.estimated_cost for item in items if item.estimated_cost is not None]
+    source = prices_from()
+    if source is None:
+        return f"about {tokens} input tokens, cost unknown: pip install 'threadledger[prices]' adds prices"
+    if len(costs) < len(items):
+        unknown = sorted({str(item.model) for item in items if item.estimated_cost is None})
+        return f"about {tokens} input tokens, cost unknown: {source}, has no price for {', '.join(unknown)}"
+    return f"about {tokens} input tokens, {sum(costs):.4f} USD by {source}"

@@ -1,0 +1,117 @@
+"""Implement `threadledger init`, which creates the settings file and the database."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .main import Exit, common, invocation, load_settings, opened
+from .output import emit_many, emit_one, note
+
+ENV = Path(".env")
+
+
+BACKUP = Path(".env.bak")
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Rewrite .env; the old file is kept as .env.bak.")
+@common
+def init(force: bool) -> int:
+    """Write .env from the example, which explains every setting, and create the database."""
+    with opened(create=True) as ledger:
+        url = ledger.status()["url"]
+    thing = {"env": str(ENV), "db": url}
+    if ENV.exists() and not force:
+        emit_one(thing, lambda console: console.print(f"database {url}", markup=False))
+        note(".env already exists and was not changed: --force rewrites it and keeps the old file as .env.bak")
+        return Exit.DONE
+    if ENV.exists():
+        ENV.replace(BACKUP)
+        note(f"the old settings are in {BACKUP}")
+    example = files("threadledger.cli").joinpath("env.example").read_text(encoding="utf-8")
+    chosen = invocation().db
+    if chosen is not None:
+        example = example.replace("# THREADLEDGER_DB=sqlite:///threadledger.db", f"THREADLEDGER_DB={chosen}")
+    ENV.write_text(example, encoding="utf-8")
+    ENV.chmod(0o600)
+    emit_one(thing, lambda console: console.print(f"wrote {ENV}, database {url}", markup=False))
+    note("set OPENAI_API_KEY in .env, then: threadledger ask KEY TEXT")
+    return Exit.DONE
+
+
+MASK = "********"
+
+
+@click.command()
+@click.option("--origin", is_flag=True, help="Also show where each value comes from.")
+@common
+def config(origin: bool) -> int:
+    """Show the effective settings. Options override the environment, which overrides .env and then defaults."""
+    from threadledger.adapters import origins
+
+    settings = load_settings()
+    places = origins(settings)
+    rows = []
+    for key, field in type(settings).model_fields.items():
+        name = str(field.validation_alias)
+        row: dict[str, Any] = {"name": name, "value": _shown(getattr(settings, key))}
+        rows.append(row | {"origin": places[name]} if origin else row)
+    emit_many(rows, ("name", "value", "origin") if origin else ("name", "value"))
+    return Exit.DONE
+
+
+def _shown(value: Any) -> Any:
+    from pydantic import SecretStr
+
+    from threadledger.domain.failures import redact
+
+    if isinstance(value, SecretStr):
+        return MASK
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return value if value is None or isinstance(value, (bool, int, float)) else redact(str(value))
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    help="Port to listen on; 0 picks a free one.",
+)
+@click.option("--script", type=click.Path(path_type=Path), help="File with answers and faults; see docs/simulator.md.")
+@click.option("--seed", type=int, help="Seed that makes ids and random choices reproducible.")
+@click.option("--state", type=click.Path(path_type=Path), help="Keep state in this SQLite file; default: in memory.")
+@common
+def simulate(host: str, port: int, script: Path | None, seed: int | None, state: Path | None) -> int:
+    """Serve a simulator of OpenAI's API and print its base URL. Ctrl-C stops it.
+
+    It returns scripted answers, or echoes the question. With an existing --state file, the simulator resumes where the
+    last one stopped, with the script and the seed stored there.
+    """
+    from threadledger.adapters import Script, ScriptError, Simulator, StateError
+    from threadledger.domain.errors import FileMissing
+
+    if script is not None and not script.is_file():
+        raise FileMissing(f"the script {script} cannot be read: there is no such file; name another one")
+    try:
+        loaded = Script.load(script) if script is not None else None
+    except ScriptError as error:
+        raise click.UsageError(f"{error}; see docs/simulator.md for the format") from error
+    simulator = Simulator(host, port, loaded, seed=seed, state=state)
+    try:
+        simulator.start()
+    except StateError as error:
+        raise click.ClickException(f"{error}; choose another one with --state") from error
+    except OSError as error:
+        raise click.ClickException(f"{error}: choose another one with --port") from error
+    click.echo(simulator.base_url)
+    note(f"OPENAI_BASE_URL={simulator.base_url} OPENAI_API_KEY=any threadledger ask KEY TEXT; Ctrl-C stops")
+    simulator.serve_forever()
+    return Exit.DONE

@@ -1,0 +1,453 @@
+"""Define the aggregate: commands decide and raise errors, `evolve` (in `state.py`) applies events.
+
+A command adds one or more events to `pending`; nothing is stored until the ledger saves them. After an error, discard
+the object: load it again and decide again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Self, TypeVar
+
+from ..errors import ConversationBusy, ConversationChanged, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
+from ..failures import Failure
+from ..ids import from_iso, idempotent_id, new_id, now, to_iso
+from ..limits import BETWEEN_RUNS_SECONDS, METADATA_BYTES_MAX, RUN_GRACE_SECONDS
+from . import events as e
+from .keys import check_idempotency_key, stream_of
+from .messages import Message, Source, Usage
+from .parsing import plain_json
+from .state import ConversationState, evolve
+
+E = TypeVar("E", bound=e.Event)
+
+
+_NOT_STORED_OF_PLAN = {"timeout_seconds", "fallback_reason"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Describe where the answer of a rerun goes in memory, by the ids of messages."""
+
+    superseded: tuple[str, ...] = ()
+    """The messages that it replaces: those that the earlier run journaled, its answer last."""
+    behind: str | None = None
+    """The message that it follows directly; None at the end of memory."""
+
+
+AT_THE_END = Place()
+"""The place of every other answer."""
+
+
+class Conversation:
+    """Represent one conversation by the state that its decisions need: see `ConversationState`."""
+
+    def __init__(self, stream: str, state: ConversationState) -> None:
+        self.id = stream
+        self.state = state
+        self.pending: list[e.Event] = []
+
+    @classmethod
+    def start(
+        cls,
+        key: str,
+        metadata: Mapping[str, Any] | None = None,
+        parent_key: str | None = None,
+        parent_version: int | None = None,
+    ) -> Self:
+        """Create a conversation.
+
+        Raises:
+            InvalidKey: see `stream_of`.
+            InvalidInput: the metadata is not JSON, or too large.
+        """
+        conversation = cls(stream_of(key), ConversationState())
+        metadata_json = plain_json(metadata or {}, "the metadata")
+        if len(metadata_json.encode()) > METADATA_BYTES_MAX:
+            raise InvalidInput(f"the metadata of {key!r} exceeds {METADATA_BYTES_MAX:,} bytes: store it elsewhere")
+        conversation._record(
+            e.ConversationStarted,
+            key=key,
+            metadata=json.loads(metadata_json),  # a copy, because the caller may change the original
+            parent_key=parent_key,
+            parent_version=parent_version,
+        )
+        return conversation
+
+    @property
+    def version(self) -> int:
+        return self.state.version
+
+    def collect_events(self) -> Sequence[e.Event]:
+        """Return the events that wait to be stored, and clear the list."""
+        collected, self.pending = self.pending, []
+        return collected
+
+    def journal(
+        self,
+        message: Message,
+        *,
+        source: Source = Source.APP,
+        exchange_id: str | None = None,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+        message_id: str | None = None,
+        written_at: str | None = None,
+    ) -> e.MessageJournaled:
+        """Record a message. The event id is derived from an idempotency key, so that the store keeps only one."""
+        if idempotency_key is not None and source is not Source.IMPORT:
+            check_idempotency_key(idempotency_key)
+        return self._record(
+            e.MessageJournaled,
+            event_id=idempotent_id(self.id, idempotency_key) if idempotency_key is not None else None,
+            message_id=message_id or new_id(),
+            role=message.role.value,
+            content=[] if message.content == () else message.content_as_json(),
+            tool_calls=[call.as_json() for call in message.tool_calls],
+            tool_call_id=message.tool_call_id,
+            extra=message.extra(),
+            exchange_id=exchange_id,
+            run_id=run_id,
+            source=source.value,
+            idempotency_key=idempotency_key,
+            written_at=written_at,
+        )
+
+    def ask(self, question: Message, idempotency_key: str | None = None) -> str:
+        """Journal a question, open its exchange, and return the exchange's id.
+
+        Runs left open by a crash are closed as interrupted, and exchanges left without a run are abandoned.
+
+        Raises:
+            ConversationBusy: a run is open and not overdue, or an exchange is between two runs.
+        """
+        self.close_overdue_runs()
+        self._refuse_while_running()
+        for exchange_id in list(self.state.open_exchanges):
+            self._refuse_while_active(exchange_id)
+            self.abandon(exchange_id, "left unfinished by a process that stopped")
+        exchange_id = new_id()
+        self.journal(question, exchange_id=exchange_id, idempotency_key=idempotency_key)
+        return exchange_id
+
+    def start_run(self, exchange_id: str, plan: RunPlan, going_on: bool = False, alongside: bool = False) -> str:
+        """Record that a backend is about to be called; return the run's id.
+
+        If another backend failed before in this exchange, `FallbackUsed` is part of the same commit. `going_on`
+        requires the exchange to be open still. `alongside` is for runs that an app makes and we only record: the app
+        decides how many are open at once. Shadow runs are not limited either: they are independent of the exchange's
+        runs.
+
+        Raises:
+            ConversationBusy: another run is open and not overdue, and this one does not run alongside.
+            ConversationChanged: the exchange in progress was abandoned for a newer question.
+            ExchangeAnswered: the exchange has an answer, and this run does not replace it.
+        """
+        self.close_overdue_runs()
+        if plan.shadow:
+            return self._started(exchange_id, plan)
+        if not alongside:
+            self._refuse_while_running()
+        if exchange_id in self.state.answered and plan.supersedes_run_id is None:
+            raise ExchangeAnswered(
+                f"the exchange {exchange_id} of {self.state.key!r} already has an answer: ask a new question"
+            )
+        if going_on and exchange_id not in self.state.open_exchanges:
+            raise ConversationChanged(
+                f"a newer question replaced the exchange {exchange_id} of {self.state.key!r}: ask again"
+            )
+        exchange = self.state.open_exchanges.get(exchange_id, {"failed_run": None})
+        if exchange.get("rerun_of") != plan.rerun_of and exchange.get("runs"):
+            self._refuse_while_active(exchange_id)
+        same_attempt = exchange.get("rerun_of") == plan.rerun_of
+        if same_attempt and exchange["failed_run"]:
+            self.fall_back(exchange_id, exchange["failed_run"], exchange["failed_backend"], plan)
+        return self._started(exchange_id, plan)
+
+    def fall_back(self, exchange_id: str, failed_run_id: str, from_backend: str, plan: RunPlan) -> None:
+        """Record that the next backend takes over; do nothing if it is the same backend."""
+        if from_backend != plan.backend:
+            self._record(
+                e.FallbackUsed,
+                exchange_id=exchange_id,
+                failed_run_id=failed_run_id,
+                from_backend=from_backend,
+                to_backend=plan.backend,
+                reason=plan.fallback_reason,
+            )
+
+    def complete_run(
+        self,
+        run_id: str,
+        completion: Completion,
+        *,
+        source: Source = Source.RUN,
+        duration_seconds: float | None = None,
+        place: Place = AT_THE_END,
+    ) -> str:
+        """Record a run's answer in one commit, `RunCompleted` and its messages; return the answer's message id.
+
+        `place` is where the answer of a rerun goes.
+
+        Raises:
+            RunNotOpen: the run has already ended.
+            InvalidMessage: the completion has no message.
+        """
+        run = self._open_run(run_id)
+        if not completion.messages:
+            raise InvalidMessage("a run was completed without an answer: complete it with a message, or fail it")
+        facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
+        del facts["messages"]
+        self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts)
+        exchange_id = run["exchange_id"]
+        journaled = [
+            self.journal(message, source=source, exchange_id=exchange_id, run_id=run_id)
+            for message in completion.messages
+        ]
+        answer = journaled[-1].message_id
+        if run["rerun_of"] is not None and not completion.goes_on:
+            for message_id in place.superseded[:-1]:
+                self.retract(message_id, SUPERSEDED_TOO)
+            self._record(
+                e.RerunAccepted,
+                exchange_id=exchange_id,
+                run_id=run_id,
+                message_id=answer,
+                superseded_message_id=place.superseded[-1] if place.superseded else None,
+                superseded_run_id=run.get("supersedes") or run["rerun_of"],
+                behind_message_id=place.behind,
+            )
+        return answer
+
+    def complete_shadow_run(self, run_id: str, completion: Completion, duration_seconds: float | None = None) -> None:
+        """Record a shadow run's answer, in its own event only.
+
+        Raises:
+            RunNotOpen: the run has already ended.
+        """
+        self._open_run(run_id)
+        facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
+        del facts["messages"]
+        said = [message.as_chat_message() for message in completion.messages]
+        self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, shadow_messages=said, **facts)
+
+    def accept_late(
+        self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion, place: Place = AT_THE_END
+    ) -> tuple[str, str]:
+        """Record the answer of a run that another process closed as interrupted, as a new run, so that nothing is lost.
+
+        Return the new run's id and the answer's message id.
+
+        Raises:
+            ConversationBusy, ExchangeAnswered: the answer can no longer be placed.
+        """
+        again = self.start_run(exchange_id, replace(plan, rerun_of=run_id))
+        return again, self.complete_run(again, completion, source=Source.RERUN, place=place)
+
+    def fail_run(self, run_id: str, failure: Failure, duration_seconds: float | None = None) -> None:
+        """Record why a run ended without an answer, without secrets and within the size limits.
+
+        Raises:
+            RunNotOpen: the run has already ended.
+        """
+        self._open_run(run_id)
+        self._record(e.RunFailed, run_id=run_id, duration_seconds=duration_seconds, **vars(failure.redacted()))
+
+    def close_overdue_runs(self) -> list[str]:
+        """Close the runs that a crash left open and whose deadline has passed; return their ids."""
+        moment = now()
+        overdue = [
+            run_id
+            for run_id, run in (self.state.open_runs | self.state.shadow_runs).items()
+            if run["deadline"] and from_iso(run["deadline"]) < moment
+        ]
+        for run_id in overdue:
+            message = "the process that ran it stopped before the run ended"
+            self.fail_run(run_id, Failure(status="interrupted", message=message))
+        return overdue
+
+    def interrupt(self) -> None:
+        """Close the open runs and abandon their exchanges in favour of a newer question."""
+        reason = "a newer question took its place"
+        for run_id in list(self.state.open_runs):
+            self.fail_run(run_id, Failure("interrupted", code="superseded", message=reason))
+        for exchange_id in list(self.state.open_exchanges):
+            self.abandon(exchange_id, reason)
+
+    def abandon(self, exchange_id: str, reason: str) -> None:
+        """Record that an exchange has no answer; do nothing if it is not open, or if one of its runs is open."""
+        exchange = self.state.open_exchanges.get(exchange_id)
+        running = any(run["exchange_id"] == exchange_id for run in self.state.open_runs.values())
+        if exchange is not None and not running:
+            self._record(e.ExchangeAbandoned, exchange_id=exchange_id, run_ids=list(exchange["runs"]), reason=reason)
+
+    def link_thread(self, backend: str, thread_id: str, endpoint: str) -> None:
+        """Record which thread holds a copy of this memory; do nothing if it is already linked."""
+        link = self.state.links.get(backend)
+        if link is None or link["lost"] or (link["thread_id"], link["endpoint"]) != (thread_id, endpoint):
+            self._record(e.ThreadLinked, backend=backend, thread_id=thread_id, endpoint=endpoint)
+
+    def lose_thread(self, backend: str, thread_id: str, reason: str) -> None:
+        """Record that the linked thread is gone; do nothing if it is not the linked one, or already lost."""
+        link = self.state.links.get(backend)
+        if link is not None and link["thread_id"] == thread_id and not link["lost"]:
+            endpoint = link["endpoint"]
+            self._record(e.ThreadLost, backend=backend, thread_id=thread_id, reason=reason, endpoint=endpoint)
+
+    def rebuild_thread(self, rebuilt: Mapping[str, Any]) -> None:
+        """Record that a thread was rewritten; the fields are those of `ThreadRebuilt`."""
+        old = self.state.links.get(rebuilt["backend"])
+        self._record(e.ThreadRebuilt, old_thread_id=old["thread_id"] if old else None, **rebuilt)
+
+    def reconcile_thread(
+        self,
+        backend: str,
+        thread_id: str,
+        version: int,
+        *,
+        sent: int = 0,
+        deleted: Sequence[str] = (),
+        adopted: int = 0,
+        reason: str = "",
+    ) -> None:
+        """Record what was repaired in a thread, which now holds the memory as of `version`.
+
+        `deleted` are the provider's ids. Without any repair, nothing is recorded.
+        """
+        if sent or deleted or adopted:
+            self._record(
+                e.ThreadReconciled,
+                backend=backend,
+                thread_id=thread_id,
+                memory_version=version,
+                sent=sent,
+                deleted=list(deleted),
+                adopted=adopted,
+                reason=reason,
+            )
+
+    def retract(self, message_id: str, reason: str = "") -> None:
+        """Remove a message from memory; it remains in the log."""
+        self._record(e.MessageRetracted, message_id=message_id, reason=reason)
+
+    def clear_memory(self, reason: str = "") -> None:
+        """Empty the memory as of now; the log is unchanged."""
+        self._record(e.MemoryCleared, up_to_version=self.version, reason=reason)
+
+    def _started(self, exchange_id: str, plan: RunPlan) -> str:
+        carried = {name: value for name, value in vars(plan).items() if name not in _NOT_STORED_OF_PLAN}
+        deadline = to_iso(now() + timedelta(seconds=plan.timeout_seconds + RUN_GRACE_SECONDS))
+        started = self._record(e.RunStarted, run_id=new_id(), exchange_id=exchange_id, deadline=deadline, **carried)
+        return started.run_id
+
+    def _refuse_while_running(self) -> None:
+        for run_id, run in self.state.open_runs.items():
+            raise ConversationBusy(
+                f"{self.state.key!r} is being answered: run {run_id} on {run['backend']} is open until {run['deadline']}; "
+                "wait until it ends, then ask again"
+            )
+
+    def _refuse_while_active(self, exchange_id: str) -> None:
+        active_at = self.state.open_exchanges[exchange_id].get("active_at")
+        if active_at and now() < from_iso(active_at) + timedelta(seconds=BETWEEN_RUNS_SECONDS):
+            raise ConversationBusy(
+                f"{self.state.key!r} is being answered: exchange {exchange_id} is between two runs; "
+                "wait until it ends, then ask again"
+            )
+
+    def _open_run(self, run_id: str) -> dict[str, Any]:
+        run: dict[str, Any] | None = self.state.open_runs.get(run_id) or self.state.shadow_runs.get(run_id)
+        if run is None:
+            raise RunNotOpen(f"run {run_id} has already ended: inspect it with: threadledger audit show {run_id}")
+        return run
+
+    def _record(self, event_class: type[E], event_id: str | None = None, **carried: Any) -> E:
+        event = e.make(
+            event_class,
+            carried,
+            originator_id=self.id,
+            originator_version=self.version + 1,
+            timestamp=self._moment(),
+            event_id=event_id or new_id(),
+        )
+        evolve(self.state, event)
+        self.pending.append(event)
+        return event
+
+    def _moment(self) -> datetime:
+        """Return the time of a commit, the same for all its events.
+
+        It is never before the last event, so that a clock that was set back does not reorder the log.
+        """
+        if self.pending:
+            return self.pending[-1].timestamp
+        moment = now()
+        return from_iso(self.state.last_at) if to_iso(moment) < self.state.last_at else moment
+
+
+class ActiveRuns(StrEnum):
+    """Name what happens to a question that arrives while a run is open."""
+
+    REJECT = "reject"
+    """The question is rejected (`ConversationBusy`); nothing is written."""
+    QUEUE = "queue"
+    """The question waits until the conversation is free, and is journaled then."""
+    INTERRUPT = "interrupt"
+    """The question replaces the run: the run is closed as interrupted, and its exchange is abandoned."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Describe one attempt of one backend before it starts.
+
+    `memory_hash` proves later that the same memory is shown again.
+    """
+
+    backend: str
+    model: str
+    attempt: int = 1
+    timeout_seconds: float = 60.0
+    profile_hash: str | None = None
+    memory_version: int = 0
+    memory_rule: str = "all"
+    memory_hash: str | None = None
+    rerun_of: str | None = None
+    supersedes_run_id: str | None = None
+    """Id of the run whose answer this run's answer replaces; without it, an answered exchange is left unchanged."""
+    apart: bool = False
+    """Whether the run bypasses the linked thread, although the backend uses threads."""
+    shadow: bool = False
+    """Whether the run is for inspection only: see `RunStarted.shadow`."""
+    fallback_reason: str = ""
+    """Why the previous backend was given up; stored in `FallbackUsed` if there was one."""
+
+
+SUPERSEDED_TOO = "its run's answer was superseded by a rerun's"
+
+
+TOO_LATE = "used by a rerun that got no answer, where the conversation has gone on"
+"""`SUPERSEDED_TOO` and `TOO_LATE`: reasons for retracting messages that a run journaled in addition to its answer."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Hold what a backend answered: the messages to journal in order, the answer last, and the facts of the run.
+
+    `thread_id` names the thread that holds question and answer now, if the backend wrote them there itself.
+    """
+
+    messages: tuple[Message, ...]
+    finish_reason: str | None = None
+    remote_run_id: str | None = None
+    thread_id: str | None = None
+    request_id: str | None = None
+    model: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    thread_version: int | None = None
+    """Version up to which that thread held the journal when the run answered in it."""
+    goes_on: bool = False
+    """Whether the model called tools; their results are sent to it in another run of the exchange."""

@@ -1,0 +1,218 @@
+"""Audit runs: fold their events into exchanges, and derive the failures from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from ..errors import InvalidInput
+from ..failures import Cause, Failure, RecordedFailure, advise, diagnose
+from ..ids import as_utc, now
+from . import events as e
+from .keys import key_of
+
+RUN_TOPICS = ("RunStarted", "RunCompleted", "RunFailed", "FallbackUsed", "ExchangeAbandoned")
+"""Names of the events that this fold reads."""
+
+
+RUN_ENDING_CHARS_MIN = 6
+"""Minimum length, in characters, of the end of a run id that identifies a run."""
+
+
+@dataclass
+class RunRecord:
+    """Represent one run, from its start to its end."""
+
+    run_id: str
+    key: str
+    exchange_id: str
+    started_at: datetime
+    backend: str
+    model: str
+    attempt: int
+    version: int
+    memory_version: int
+    memory_rule: str
+    memory_hash: str | None
+    profile_hash: str | None
+    deadline: str | None
+    rerun_of: str | None
+    supersedes_run_id: str | None = None
+    apart: bool = False
+    shadow: bool = False
+    ended_at: datetime | None = None
+    completed: e.RunCompleted | None = None
+    failure: Failure | None = None
+    duration_seconds: float | None = None
+    next: str = "open"
+
+    @property
+    def state(self) -> str:
+        """Return `open`, `completed` or `failed`."""
+        return "completed" if self.completed else "failed" if self.failure else "open"
+
+
+@dataclass
+class ExchangeRecord:
+    """Represent one exchange: its runs in order, and the run that answered it.
+
+    Shadow runs are among the runs, but never answer the exchange.
+    """
+
+    exchange_id: str
+    key: str
+    runs: list[RunRecord] = field(default_factory=list)
+    abandoned: bool = False
+    answered_by: str | None = None
+
+    def last(self, shadow: bool = False) -> RunRecord | None:
+        """Return the last run that was to answer the exchange, or the last shadow run; None without one."""
+        return next((run for run in reversed(self.runs) if run.shadow == shadow), None)
+
+
+@dataclass
+class Exchanges:
+    """Hold all exchanges of the events folded so far."""
+
+    by_id: dict[str, ExchangeRecord] = field(default_factory=dict)
+    runs: dict[str, RunRecord] = field(default_factory=dict)
+
+    def exchange_of(self, run: RunRecord) -> ExchangeRecord:
+        """Return the exchange that a run belongs to."""
+        return self.by_id[run.exchange_id]
+
+    def failures(self) -> Iterator[RecordedFailure]:
+        """Yield every failed run, in the order in which they failed."""
+        failed = [run for run in self.runs.values() if run.failure is not None]
+        for run in sorted(failed, key=lambda run: run.ended_at or run.started_at):
+            yield recorded_failure(run, self.by_id[run.exchange_id])
+
+
+def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -> Exchanges:
+    """Fold the events of one or all conversations, in log order, onto earlier results, which are changed and returned.
+
+    Never raises: an end without a start is ignored.
+    """
+    folded = folded or Exchanges()
+    for event in events:
+        match event:
+            case e.RunStarted():
+                _started(folded, event)
+            case e.RunCompleted() if (run := folded.runs.get(event.run_id)) is not None:
+                run.completed, run.ended_at, run.duration_seconds = event, event.timestamp, event.duration_seconds
+                exchange = folded.by_id[run.exchange_id]
+                if not run.shadow:
+                    exchange.answered_by = exchange.answered_by if event.goes_on else event.run_id
+                    exchange.abandoned = False
+            case e.RunFailed() if (run := folded.runs.get(event.run_id)) is not None:
+                run.failure, run.ended_at, run.duration_seconds = (
+                    facts_of(event),
+                    event.timestamp,
+                    event.duration_seconds,
+                )
+            case e.FallbackUsed() if (run := folded.runs.get(event.failed_run_id)) is not None:
+                run.next = "fallback"
+            case e.ExchangeAbandoned() if (abandoned := folded.by_id.get(event.exchange_id)) is not None:
+                abandoned.abandoned = True
+                last = abandoned.last()
+                if last is not None and last.failure is not None:
+                    last.next = "abandoned"
+            case _:
+                pass
+    return folded
+
+
+def facts_of(event: e.RunFailed) -> Failure:
+    """Return the facts of a stored failure."""
+    names = Failure.__dataclass_fields__
+    carried: dict[str, Any] = {name: value for name, value in vars(event).items() if name in names}
+    return Failure(**carried)
+
+
+def recorded_failure(run: RunRecord, exchange: ExchangeRecord) -> RecordedFailure:
+    """Return a failed run with its cause, its advice and the run that answered its exchange."""
+    facts = run.failure or Failure(status="open")
+    cause: Cause = diagnose(facts)
+    return RecordedFailure(
+        run_id=run.run_id,
+        key=run.key,
+        exchange_id=run.exchange_id,
+        at=run.ended_at or run.started_at,
+        backend=run.backend,
+        model=run.model,
+        attempt=run.attempt,
+        facts=facts,
+        cause=cause,
+        advice=advise(cause, facts.code),
+        duration_seconds=run.duration_seconds,
+        next=run.next,
+        answered_by=exchange.answered_by,
+    )
+
+
+@dataclass(frozen=True)
+class FailureFilter:
+    """Select failures; a criterion that is not given matches all of them."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    cause: Cause | None = None
+    code: str | None = None
+    backend: str | None = None
+    unanswered: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        since: datetime | timedelta | None,
+        until: datetime | timedelta | None,
+        cause: Cause | str | None,
+        code: str | None,
+        backend: str | None,
+        unanswered: bool,
+    ) -> FailureFilter:
+        """Create a filter from user input: time spans count back from now, causes are given by name.
+
+        Raises:
+            InvalidInput: the cause is unknown.
+        """
+        try:
+            wanted = Cause(cause) if cause is not None else None
+        except ValueError:
+            raise InvalidInput(f"there is no cause {cause!r}: give one of {', '.join(Cause)}") from None
+        return cls(moment_of(since), moment_of(until), wanted, code, backend, unanswered)
+
+    def __call__(self, failure: RecordedFailure) -> bool:
+        return (
+            (self.since is None or failure.at >= self.since)
+            and (self.until is None or failure.at <= self.until)
+            and self.cause in {None, failure.cause}
+            and self.code in {None, failure.facts.code}
+            and self.backend in {None, failure.backend}
+            and not (self.unanswered and failure.answered_by is not None)
+        )
+
+
+def moment_of(given: datetime | timedelta | None) -> datetime | None:
+    """Return the moment that a user gave; a time span counts back from now."""
+    return now() - given if isinstance(given, timedelta) else as_utc(given) if given is not None else None
+
+
+def _started(folded: Exchanges, event: e.RunStarted) -> None:
+    key = key_of(event.originator_id)
+    exchange = folded.by_id.setdefault(event.exchange_id, ExchangeRecord(event.exchange_id, key))
+    exchange.abandoned = exchange.abandoned and event.shadow
+    previous = exchange.last(event.shadow)
+    if previous is not None and previous.failure is not None and previous.next == "open":
+        previous.next = "retried"
+    values = vars(event)
+    shared = {name: values[name] for name in _SHARED}
+    run = RunRecord(key=key, started_at=event.timestamp, version=event.originator_version, **shared)
+    exchange.runs.append(run)
+    folded.runs[event.run_id] = run
+
+
+_SHARED = tuple(RunRecord.__dataclass_fields__.keys() & e.RunStarted.__dataclass_fields__.keys())
+"""Fields that a run has from its start, under the same name; computed once, because a log may hold a million runs."""

@@ -1,0 +1,78 @@
+"""Define what the domain needs of a backend: the request it gets and the protocol it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..conversation import Completion, Profile
+from ..conversation.messages import Message
+from ..effects import Effects
+from ..failures import Failure
+from ..memory import Memory
+from ..threads import Doubt, ThreadItem
+
+ToolFunction = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class BackendRequest:
+    """Hold everything that a backend needs to answer one exchange once."""
+
+    key: str
+    exchange_id: str
+    run_id: str
+    model: str
+    profile: Profile
+    memory: Memory
+    timeout_seconds: float
+    thread_id: str | None = None
+    thread_version: int = 0
+    """Version up to which the thread holds the journal once the unsent items have been delivered."""
+    unsent: Sequence[ThreadItem] = ()
+    """Items that the thread does not hold yet, for a backend that sends them as input."""
+    found: Sequence[ThreadItem] = ()
+    """Items that an earlier run of this exchange left in the thread although its response was lost. They are used
+    instead of calling the model again."""
+    tools: Mapping[str, ToolFunction] = field(default_factory=dict)
+    journal: Callable[[Sequence[Message]], None] = lambda _: None
+    """Function that journals tool calls and results while the run is in progress."""
+    doubts: Sequence[Doubt] = ()
+    """Writes to the thread that may still land."""
+    stream: bool = False
+    """Whether there is a listener that receives the text as it arrives."""
+    apart: bool = False
+    """Whether it is answered outside the conversation's linked thread: the model is shown the memory and nothing
+    else."""
+
+
+class Backend(Protocol):
+    """Answer exchanges with a model."""
+
+    @property
+    def name(self) -> str:
+        """Return the name: `assistants`, `responses`, `chat`, or one chosen by the app."""
+        ...
+
+    @property
+    def thread(self) -> str | None:
+        """Return the mirror name of the threads it answers in, or None if it is shown the memory at each run."""
+        ...
+
+    @property
+    def takes_unsent(self) -> bool:
+        """Return whether unsent items are sent with the request; otherwise they are mirrored to the thread first."""
+        ...
+
+    def preflight(self, request: BackendRequest) -> Failure | None:
+        """Return the failure that the provider would report, without calling it, or None if there is none."""
+        ...
+
+    def answer(self, request: BackendRequest) -> Effects[Completion]:
+        """Call the model once, never twice, as a generator of effects (`effects.py`) for both drivers.
+
+        Raises:
+            ProviderRefused: the call failed; it carries the facts of the failure.
+        """
+        ...

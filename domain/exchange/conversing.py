@@ -1,0 +1,195 @@
+"""Implement the operations on one conversation as effects: `Chat` performs them, `AsyncChat` awaits them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from ..conversation import (
+    ActiveRuns,
+    Conversation,
+    JournaledMessage,
+    check_idempotency_key,
+    parse_message,
+    restore_message,
+    stream_of,
+    text_message,
+)
+from ..conversation import events as e
+from ..conversation.messages import Message
+from ..effects import Answer, Effects, Pause, Tell, Work
+from ..errors import ConversationBusy, ConversationChanged, IdempotencyConflict, InvalidMessage
+from ..ids import idempotent_id
+from ..journal import Journal
+from ..limits import QUEUE_LOOK_FIRST_SECONDS, QUEUE_LOOK_MAX_SECONDS
+from .exchange import Asking, recorded_answer, why_not_rerun
+from .policy import Policy
+from .recorded_tools import tools_on_record
+from .services import Outside
+
+T = TypeVar("T")
+
+
+class Conversing:
+    """Operate on one conversation, with the backends and tools that may be called for it."""
+
+    def __init__(self, journal: Journal, outside: Outside, key: str) -> None:
+        self.stream = stream_of(key)
+        self.key = key
+        self.journal = journal
+        self.outside = outside
+
+    def append(
+        self,
+        role: str,
+        content: str | Sequence[Mapping[str, Any]] | None,
+        idempotency_key: str | None,
+        fields: Mapping[str, Any],
+    ) -> Effects[JournaledMessage]:
+        """Journal a message; see `Chat.append`."""
+        message = parse_message({"role": role, "content": content, **fields})
+
+        def decide(conversation: Conversation) -> e.MessageJournaled:
+            earlier = self._earlier(idempotency_key, message)
+            return earlier or conversation.journal(message, idempotency_key=idempotency_key)
+
+        journaled: e.MessageJournaled = yield Work(partial(self.journal.commit, self.key, decide, create=True))
+        yield from self.outside.mirrored(self.journal, self.key)
+        return JournaledMessage(
+            restore_message(journaled), journaled.message_id, journaled.originator_version, journaled.timestamp
+        )
+
+    def extend(self, messages: Iterable[Mapping[str, Any]]) -> Effects[list[JournaledMessage]]:
+        """Journal several messages in one commit; see `Chat.extend`."""
+        parsed = [parse_message(message) for message in messages]
+        if not parsed:
+            return []
+
+        def decide(conversation: Conversation) -> list[e.MessageJournaled]:
+            return [conversation.journal(message) for message in parsed]
+
+        events = yield Work(partial(self.journal.commit, self.key, decide, create=True))
+        yield from self.outside.mirrored(self.journal, self.key)
+        return [
+            JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
+            for message, event in zip(parsed, events, strict=True)
+        ]
+
+    def ask(self, text: str, idempotency_key: str | None = None, stream: bool = False) -> Effects[Answer]:
+        """Answer a question in one exchange; see `Chat.ask`. With `stream`, its parts are reported as they arrive."""
+        question = text_message("user", text)
+        if not text.strip():
+            raise InvalidMessage("the question is empty: nothing was stored or sent; pass a non-empty text")
+
+        def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, int | None]:
+            earlier = self._earlier(idempotency_key, question)
+            if earlier is None:
+                if interrupting:
+                    conversation.interrupt()
+                return conversation.ask(question, idempotency_key), conversation.version
+            if earlier.exchange_id is None:
+                raise IdempotencyConflict(
+                    f"the idempotency key {idempotency_key!r} belongs to a message that was only journaled in {self.key!r}: "
+                    "use a different key for the question"
+                )
+            return earlier.exchange_id, None
+
+        exchange_id, asked_at = yield from self.when_free(decide)
+        if asked_at is None:
+            return (yield from self.rerun(exchange_id, stream=stream))
+        asking = Asking(self.journal, self.outside, self.key, exchange_id, after=asked_at, stream=stream)
+        return (yield from asking.run())
+
+    def rerun(
+        self, exchange_id: str, policy: Policy | None = None, *, stream: bool = False, live: bool = False
+    ) -> Effects[Answer]:
+        """Rerun an exchange; see `Chat.rerun`.
+
+        Recorded tool calls are answered from the record, others by the app's functions; with `live`, the functions
+        answer all.
+        """
+        waits = self._looks()
+        while True:
+            recorded: Answer | None = yield Work(lambda: recorded_answer(self.journal, self.key, exchange_id))
+            if recorded is not None:
+                yield Tell(recorded)
+                return recorded
+            asking: Asking = yield Work(lambda: self._asking_again(exchange_id, policy, stream, live))
+            try:
+                return (yield from asking.run())
+            except ConversationBusy:
+                seconds = next(waits, None) if self.outside.policy.while_running == ActiveRuns.QUEUE else None
+                if seconds is None:
+                    raise
+                yield Pause(seconds)
+
+    def when_free(self, decide: Callable[..., T]) -> Effects[T]:
+        """Commit a decision. While a run is open, the policy decides: refuse, wait, or replace the run.
+
+        `decide` is called with `interrupting=True` if it must close what is open.
+        """
+        if self.outside.policy.while_running == ActiveRuns.QUEUE:
+            return (yield from self._in_turn(decide))
+        interrupting = self.outside.policy.while_running == ActiveRuns.INTERRUPT
+        chosen = partial(decide, interrupting=True) if interrupting else decide
+        decided: T = yield Work(partial(self.journal.commit, self.key, chosen, create=True))
+        return decided
+
+    def _in_turn(self, decide: Callable[..., T]) -> Effects[T]:
+        """Commit a decision when the conversation is free and no earlier caller is still waiting."""
+        ticket = self.outside.turns.take(self.key)
+        try:
+            for seconds in self._looks():
+                if self.outside.turns.has_come(self.key, ticket):
+                    with suppress(ConversationBusy):
+                        decided: T = yield Work(partial(self.journal.commit, self.key, decide, create=True))
+                        return decided
+                yield Pause(seconds)
+            decided = yield Work(partial(self.journal.commit, self.key, decide, create=True))
+            return decided
+        finally:
+            self.outside.turns.give_back(self.key, ticket)
+
+    def _looks(self) -> Iterator[float]:
+        """Yield the seconds to wait before each check, until the time limit of an exchange has passed."""
+        until = time.monotonic() + self.outside.policy.deadline_seconds
+        seconds = QUEUE_LOOK_FIRST_SECONDS
+        while time.monotonic() < until:
+            yield seconds
+            seconds = min(seconds * 2, QUEUE_LOOK_MAX_SECONDS)
+
+    def _asking_again(self, exchange_id: str, policy: Policy | None, stream: bool, live: bool) -> Asking:
+        exchange = self.journal.exchanges(self.key).by_id.get(exchange_id)
+        refusal = why_not_rerun(self.journal, self.key, exchange_id)
+        if refusal:
+            raise ConversationChanged(f"the exchange {exchange_id} of {self.key!r} cannot be rerun: {refusal}")
+        last = exchange.last() if exchange is not None else None
+        rerun_of = last.run_id if last is not None else None
+        return Asking(
+            self.journal,
+            self.outside,
+            self.key,
+            exchange_id,
+            rerun_of=rerun_of,
+            again=True,
+            policy=policy,
+            stream=stream,
+            tools=None if live else tools_on_record(self.journal, self.key, exchange_id, self.outside.tools),
+        )
+
+    def _earlier(self, idempotency_key: str | None, message: Message) -> e.MessageJournaled | None:
+        if idempotency_key is None:
+            return None
+        check_idempotency_key(idempotency_key)
+        event = self.journal.event(idempotent_id(self.stream, idempotency_key))
+        if isinstance(event, e.MessageJournaled) and restore_message(event) == message:
+            return event
+        if event is not None:
+            raise IdempotencyConflict(
+                f"the idempotency key {idempotency_key!r} belongs to another message of {self.key!r}: "
+                "use a different key for each message"
+            )
+        return None

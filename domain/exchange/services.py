@@ -1,0 +1,144 @@
+"""What a ledger may call: put together by the composition root, used by the drivers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+from ..conversation import Profile
+from ..effects import Effects
+from ..errors import ThreadledgerError
+from ..failures import Health
+from ..journal import Journal, MemoryFile
+from ..threads import Delivered, Doubt, ThreadItem, ThreadMirror
+from .backend import Backend, BackendRequest, ToolFunction
+from .policy import Policy
+
+logger = logging.getLogger("threadledger.threads")
+
+
+Mend = Callable[[Sequence[ThreadItem]], Effects[bool]]
+"""Shown a thread as it was read; may journal what it finds there. Its value: whether what is lacking is to be sent."""
+
+
+class Outbox(Protocol):
+    """Brings the provider's threads up to the journal: at least once, reconciled, in order."""
+
+    def mirror(self, journal: Journal, key: str) -> Effects[None]:
+        """Send what the threads of a conversation lack. Never raises for a provider: a thread that lags catches up later."""
+        ...
+
+    def prepare(self, journal: Journal, request: BackendRequest, backend: Backend) -> Effects[BackendRequest]:
+        """The request with its thread, brought up to the journal, or with what it lacks for the backend to take along.
+
+        Raises:
+            ProviderRefused: the thread could not be made, read or written.
+        """
+        ...
+
+    def catch_up(self, journal: Journal, key: str, mirror: str, mend: Mend) -> Effects[Delivered]:
+        """Bring the linked thread of one kind up to the journal, whatever is noted of it: it is taken, so that nobody else
+        of ours writes to it meanwhile, and read; late copies of ours are taken out, and `mend` is shown what is left and says
+        whether what is lacking is to be sent. What was sent and deleted is told; what was deleted is recorded.
+
+        Raises:
+            ProviderRefused: the thread is gone, cannot be reached, or somebody else holds it for too long.
+        """
+        ...
+
+    def release(self, request: BackendRequest, mirror: str, uncertain: bool = False) -> None:
+        """Give back the thread that `prepare` took for a run. `uncertain`: the run may yet write to it."""
+        ...
+
+    def settle(self, request: BackendRequest, mirror: str, version: int) -> None:
+        """Give it back, holding everything up to a version: the run wrote it there itself."""
+        ...
+
+    def written(self, key: str, mirror: str, thread_id: str, version: int, doubts: Sequence[Doubt] = ()) -> None:
+        """Note that a thread was written anew and holds everything up to a version, but for writes that may still land."""
+        ...
+
+    def note_unfinished(self, key: str, mirror: str, thread_id: str | None, digest: str) -> None:
+        """Note which new thread is being written with the memory of this digest; None where none is any more."""
+        ...
+
+    def unfinished(self, key: str, mirror: str, digest: str) -> str | None:
+        """The thread that somebody had begun to write with the memory of this digest."""
+        ...
+
+
+class Turns:
+    """Issue tickets by conversation.
+
+    Other processes have their own tickets; between processes, the first one to check goes first.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[object]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, key: str) -> object:
+        """Return a new ticket at the end of the queue."""
+        ticket = object()
+        with self._lock:
+            self._waiting.setdefault(key, deque()).append(ticket)
+        return ticket
+
+    def has_come(self, key: str, ticket: object) -> bool:
+        """Return whether all earlier tickets have been given back."""
+        with self._lock:
+            return self._waiting[key][0] is ticket
+
+    def give_back(self, key: str, ticket: object) -> None:
+        """Give a ticket back, because its holder is done or no longer waits."""
+        with self._lock:
+            waiting = self._waiting[key]
+            waiting.remove(ticket)
+            if not waiting:
+                del self._waiting[key]
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Backends by name and in the policy's order, mirrors by name, the outbox, the profile and its tools."""
+
+    policy: Policy = field(default_factory=Policy)
+    backends: Mapping[str, Backend] = field(default_factory=dict)
+    mirrors: Mapping[str, ThreadMirror] = field(default_factory=dict)
+    mirrored_to: str = "conversations"
+    """The kind of thread that memory is mirrored to (`none` for no thread)."""
+    outbox: Outbox | None = None
+    price: Callable[[str, int, int], float | None] | None = None
+    """US dollars for (model, input tokens, output tokens); None where the model's price is not known."""
+    profile: Profile = field(default_factory=Profile)
+    tools: Mapping[str, ToolFunction] = field(default_factory=dict)
+    memory_file: MemoryFile | None = None
+    """How memories are written into a file."""
+    wait: Callable[[float], None] = time.sleep
+    random: Random = field(default_factory=Random)
+    health: Health = field(default_factory=Health)
+    """How the backends are doing: one for all conversations, so that what one meets spares the others."""
+    turns: Turns = field(default_factory=Turns)
+    """Who waits for which conversation, where questions wait their turn."""
+    close: Callable[[], None] = lambda: None
+    """Lets go of connections."""
+    aclose: Callable[[], Awaitable[None]] | None = None
+    """The same in an event loop, those of that loop among them."""
+
+    def mirrored(self, journal: Journal, key: str) -> Effects[None]:
+        """Bring a conversation's threads up to the journal, where there is an outbox.
+
+        What was journaled is journaled: an error here is logged, and the threads catch up later.
+        """
+        if self.outbox is None:
+            return
+        try:
+            yield from self.outbox.mirror(journal, key)
+        except ThreadledgerError as error:
+            logger.warning("the threads of %r lag behind: %s", key, error)

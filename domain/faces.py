@@ -1,0 +1,25 @@
+"""Load the names of a room's face on first use, so that an import of one name does not load the whole room."""
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazy_face(room: str, *homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module's `__getattr__` that imports each name from its home when the name is first used.
+
+    Args:
+        room: full name of the package, its `__name__`.
+        homes: module of the room, relative to it, to the names it provides, separated by spaces.
+    """
+    home_of = {name: home for part in homes for home, names in part.items() for name in names.split()}
+
+    def load(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module {room!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{home_of[name]}", room), name)
+        setattr(sys.modules[room], name, value)
+        return value
+
+    return load

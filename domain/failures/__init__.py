@@ -1,0 +1,66 @@
+"""Explain failures: facts, cause, advice, retry rules, groups, health of backends and redaction. Pure."""
+
+from typing import TYPE_CHECKING
+
+from ..faces import lazy_face
+
+if TYPE_CHECKING:
+    from .diagnosis import BACKEND_UNWELL, DIAGNOSIS_VERSION, advise, diagnose, may_succeed_when_retried
+    from .failure import Cause, Failure, RecordedFailure
+    from .groups import RULE_VERSION, Decision, FailureGroup, GroupName, GroupState, named_group, state_of, tallied
+    from .health import BackendEnd, BackendHealth, Cooling, Health, health_of, tells
+    from .redaction import Redacting, fields_of, keep_secret, redact, redact_details, whole_text
+    from .retry import is_worth_a_retry, pause_before_retry
+    from .summary import BY_FAILURE, SUMMARY_BY, SummaryRow, in_order, percentile
+
+__all__ = [
+    "BACKEND_UNWELL",
+    "BY_FAILURE",
+    "DIAGNOSIS_VERSION",
+    "RULE_VERSION",
+    "SUMMARY_BY",
+    "BackendEnd",
+    "BackendHealth",
+    "Cause",
+    "Cooling",
+    "Decision",
+    "Failure",
+    "FailureGroup",
+    "GroupName",
+    "GroupState",
+    "Health",
+    "RecordedFailure",
+    "Redacting",
+    "SummaryRow",
+    "advise",
+    "diagnose",
+    "fields_of",
+    "health_of",
+    "in_order",
+    "is_worth_a_retry",
+    "keep_secret",
+    "may_succeed_when_retried",
+    "named_group",
+    "pause_before_retry",
+    "percentile",
+    "redact",
+    "redact_details",
+    "state_of",
+    "tallied",
+    "tells",
+    "whole_text",
+]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            "diagnosis": "BACKEND_UNWELL DIAGNOSIS_VERSION advise diagnose may_succeed_when_retried",
+            "failure": "Cause Failure RecordedFailure",
+            "groups": "Decision FailureGroup GroupName GroupState RULE_VERSION named_group state_of tallied",
+            "health": "BackendEnd BackendHealth Cooling Health health_of tells",
+            "redaction": "Redacting fields_of keep_secret redact redact_details whole_text",
+            "retry": "is_worth_a_retry pause_before_retry",
+            "summary": "BY_FAILURE SUMMARY_BY SummaryRow in_order percentile",
+        },
+    )

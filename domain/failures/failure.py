@@ -1,0 +1,150 @@
+"""Represent failures: the provider's facts (`Failure`), the named cause (`Cause`) and the advice for it.
+
+Only the facts are stored. The cause is derived when it is read, so that an improved table in `diagnosis.py` also
+explains old failures better.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from ..ids import to_iso
+from ..limits import PARTIAL_TEXT_CHARS_MAX
+from .redaction import redact, redact_details, whole_text
+
+
+class Cause(StrEnum):
+    """Name the cause of a failed run."""
+
+    ASSISTANT_MISSING = "assistant_missing"
+    ASSISTANT_MISCONFIGURED = "assistant_misconfigured"
+    INSTRUCTIONS_TOO_LONG = "instructions_too_long"
+    TOO_MANY_TOOLS = "too_many_tools"
+    TOOL_NOT_SUPPORTED = "tool_not_supported"
+    EMPTY_MEMORY = "empty_memory"
+    RATE_LIMITED = "rate_limited"
+    QUOTA_EXHAUSTED = "quota_exhausted"
+    CONTEXT_TOO_LONG = "context_too_long"
+    CONTENT_FILTERED = "content_filtered"
+    AUTHENTICATION = "authentication"
+    PERMISSION = "permission"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    PROVIDER_ERROR = "provider_error"
+    PROVIDER_GONE = "provider_gone"
+    THREAD_MISSING = "thread_missing"
+    THREAD_BUSY = "thread_busy"
+    TIMED_OUT = "timed_out"
+    NETWORK = "network"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    INCOMPLETE = "incomplete"
+    TOOL_FAILED = "tool_failed"
+    INTERRUPTED = "interrupted"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Hold the facts of one failed run, as reported by the provider, the network or our own preflight check.
+
+    `status` says how the run ended: the provider's own word (`failed`, `expired`, `cancelled`, `incomplete`) or one of
+    ours: `refused` (by preflight: nothing was sent), `error` (the call itself failed), `timed_out`, `interrupted`.
+    `details` holds raw facts that help to distinguish causes (`endpoint`, `exception`, `incomplete_reason`, …).
+    """
+
+    status: str
+    code: str | None = None
+    type: str | None = None
+    message: str | None = None
+    http_status: int | None = None
+    request_id: str | None = None
+    retry_after_seconds: float | None = None
+    param: str | None = None
+    partial_text: str | None = None
+    remote_run_id: str | None = None
+    thread_id: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def redacted(self) -> Failure:
+        """Return a copy without secrets, storable and within the size limits. Idempotent."""
+        texts: dict[str, Any] = {
+            name: redact(value)
+            for name, value in vars(self).items()
+            if isinstance(value, str) and name not in {"partial_text", "remote_run_id", "thread_id"}
+        }
+        retry_after = self.retry_after_seconds
+        return replace(
+            self,
+            **texts,
+            partial_text=self.partial_text and whole_text(self.partial_text)[:PARTIAL_TEXT_CHARS_MAX],
+            retry_after_seconds=retry_after if retry_after is not None and math.isfinite(retry_after) else None,
+            details=redact_details(self.details),
+        )
+
+    def summary(self) -> str:
+        """Return the HTTP status, the code and the message in one line."""
+        kind = self.code or (self.type if self.status == "error" else None) or self.status
+        facts = [f"HTTP {self.http_status}" if self.http_status else None, kind, self.message]
+        return ": ".join(fact for fact in facts if fact)
+
+
+@dataclass(frozen=True)
+class RecordedFailure:
+    """Represent one failed run in the ledger: its ids, facts, cause, advice and what followed."""
+
+    run_id: str
+    key: str
+    exchange_id: str
+    at: datetime
+    backend: str
+    model: str
+    attempt: int
+    facts: Failure
+    cause: Cause
+    advice: str
+    duration_seconds: float | None = None
+    next: str = "open"
+    """What followed: `retried`, `fallback`, `abandoned`, or `open` if nothing has followed yet."""
+    answered_by: str | None = None
+    """Id of the run that answered the exchange in the end."""
+
+    def summary(self) -> str:
+        """Return the facts in one line."""
+        return self.facts.summary()
+
+    def advice_here(self) -> str:
+        """Return the advice with RUN replaced by the end of this run's id, and KEY by the conversation's key."""
+        here = {"RUN": self.run_id[-8:], "KEY": self.key}
+        return re.sub(r"\b(RUN|KEY)\b", lambda match: here[match[0]], self.advice)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object that CONTRACT.md defines."""
+        return {
+            "run_id": self.run_id,
+            "key": self.key,
+            "exchange_id": self.exchange_id,
+            "at": to_iso(self.at),
+            "backend": self.backend,
+            "model": self.model,
+            "attempt": self.attempt,
+            "status": self.facts.status,
+            "code": self.facts.code,
+            "type": self.facts.type,
+            "message": self.facts.message,
+            "http_status": self.facts.http_status,
+            "request_id": self.facts.request_id,
+            "cause": self.cause.value,
+            "advice": self.advice,
+            "duration_seconds": self.duration_seconds,
+            "next": self.next,
+            "answered_by": self.answered_by,
+            "remote_run_id": self.facts.remote_run_id,
+            "thread_id": self.facts.thread_id,
+            "details": dict(self.facts.details),
+        }

@@ -1,0 +1,158 @@
+"""Remove secrets from everything that is stored or shown, and limit the size of what is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from ..limits import DETAILS_BYTES_MAX, FAILURE_TEXT_CHARS_MAX
+
+MASK = "[redacted]"
+
+
+_FIELDS = (
+    r"(?:[\w.-]{0,40}(?:api[-_ ]?key|apikey|authorization|passw(?:or)?d|secret|[-_]token|credential)[\w.-]{0,40}|token)"
+)
+
+
+_NAMED = re.compile(_FIELDS, re.IGNORECASE)
+
+
+_SECRETS = (
+    # Keys in the format of OpenAI, Anthropic and others, complete or already shortened by the provider.
+    (re.compile(r"\b(?:sk|rk|pk|sess|ek)-[\w*.-]{4,}"), MASK),
+    (re.compile(r"\b(bearer)\s+[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(r"\b(basic)\s+(?=\S*[\d=])[\w+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(r"(authorization\W{1,6}basic)\s+[\w+/=-]{4,}", re.IGNORECASE), rf"\1 {MASK}"),
+    # name=value, name: value, "name": "value", also inside JSON that is embedded in a string.
+    # After a colon and a space, a secret must have a digit: plain words may follow (`invalid_api_key: Incorrect key`).
+    (
+        re.compile(rf"\b({_FIELDS}\\?[\"']?\s*[:=]\s*\\?[\"'])(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE),
+        rf"\1{MASK}",
+    ),
+    (re.compile(rf"\b({_FIELDS}(?:=|:(?=\S))\s*)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(rf"\b({_FIELDS}:\s+)(?=\S*\d)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE), rf"\1{MASK}"),
+    # user:password@ in any URL; the password may contain an @ itself.
+    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/]+@", re.IGNORECASE), rf"\1:{MASK}@"),
+)
+
+
+SECRET_CHARS_MIN = 8
+"""Minimum length of a secret that is matched by its value, in characters; a shorter one would match ordinary words."""
+
+
+_kept: dict[str, re.Pattern[str]] = {}
+"""Secrets from this process's own settings, by value, for keys without a recognizable format, such as Azure's."""
+
+
+def keep_secret(secret: str | None) -> None:
+    """Register a secret: its value is removed from all text from now on.
+
+    Values shorter than `SECRET_CHARS_MIN` are ignored.
+    """
+    if secret is not None and len(secret.strip()) >= SECRET_CHARS_MIN and secret not in _kept:
+        _kept[secret] = re.compile(rf"(?<!\w){re.escape(secret.strip())}(?!\w)")
+
+
+def redact(text: str, limit: int = FAILURE_TEXT_CHARS_MAX) -> str:
+    """Return `text` without keys, tokens and passwords, cut to `limit` characters and always storable."""
+    text = text[: 2 * limit]  # cut before searching: the patterns are slow on long texts
+    for own in tuple(_kept.values()):
+        text = own.sub(MASK, text)
+    for pattern, mask in _SECRETS:
+        text = pattern.sub(mask, text)
+    text = whole_text(text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def redact_details(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return raw facts without secrets, as plain JSON of bounded size.
+
+    If the facts exceed `DETAILS_BYTES_MAX`, only numbers, booleans and nulls are kept, and `left_out` says so.
+    """
+    cleaned = {str(name): _clean(str(name), value) for name, value in details.items()}
+    if len(json.dumps(cleaned, ensure_ascii=False).encode()) <= DETAILS_BYTES_MAX:
+        return cleaned
+    small = {name: value for name, value in cleaned.items() if value is None or isinstance(value, (bool, int, float))}
+    return small | {"left_out": "the details were too large"}
+
+
+def whole_text(text: str) -> str:
+    """Return text that can be encoded: lone surrogates become U+FFFD.
+
+    This is for text from providers; an app's own text is rejected instead.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _clean(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {whole_text(str(each)): _clean(str(each), inner) for each, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(name, inner) for inner in value]
+    return MASK if _NAMED.fullmatch(name) else redact(str(value), limit=DETAILS_BYTES_MAX)
+
+
+LOGGERS = ("threadledger", "threadledger.runs", "threadledger.threads")
+"""Logger names: general progress, one line for each run that ended, and threads that lag behind."""
+
+
+TRACEBACK_CHARS_MAX = 20_000
+"""Maximum length of a traceback in a log record, in characters."""
+
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+"""Fields that every record has; the others come from an app or from threadledger (`extra`)."""
+
+
+class Redacting(logging.Filter):
+    """Remove keys, tokens and passwords from a log record: its message, arguments, fields and traceback.
+
+    No record is dropped. An app can add the filter to its own handler: `handler.addFilter(Redacting())`.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Redact the record in place and return True."""
+        record.msg, record.args = redact(_told(record), TRACEBACK_CHARS_MAX), ()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = "".join(
+                traceback.format_exception(*record.exc_info)
+            ).rstrip()  # the same as in logging.Formatter
+        if record.exc_text:
+            # Drop the exception itself: a handler that sends it elsewhere would expose the secret in it.
+            record.exc_text, record.exc_info = redact(record.exc_text, TRACEBACK_CHARS_MAX), None
+        if record.stack_info:
+            record.stack_info = redact(record.stack_info, TRACEBACK_CHARS_MAX)
+        for name, value in redact_details(fields_of(record)).items():
+            setattr(record, name, value)
+        return True
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields of a record, except those that every record has."""
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def _told(record: logging.LogRecord) -> str:
+    """Return the message with its arguments; if they do not fit the format, append them."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return f"{record.msg} {record.args!r}"
+
+
+for _name in LOGGERS:  # a logger's filter does not apply to its children, so each needs one
+    logging.getLogger(_name).addFilter(Redacting())

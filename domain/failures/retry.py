@@ -1,0 +1,29 @@
+"""Decide whether a failed request is worth a retry, and how long to wait before it."""
+
+from __future__ import annotations
+
+from random import Random
+
+from ..limits import (
+    BACKOFF_FIRST_SECONDS,
+    BACKOFF_MAX_SECONDS,
+    RETRY_AFTER_MAX_SECONDS,
+)
+from .diagnosis import diagnose, may_succeed_when_retried
+from .failure import Cause, Failure
+
+
+def pause_before_retry(attempt: int, failure: Failure, random: Random) -> float:
+    """Seconds to wait: what the provider asked for, or doubling from half a second with jitter."""
+    if failure.retry_after_seconds is not None:
+        return max(failure.retry_after_seconds, 0.0)
+    if diagnose(failure) is Cause.THREAD_MISSING:
+        return 0.0
+    ceiling = min(BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1), BACKOFF_MAX_SECONDS)
+    return random.uniform(ceiling / 2, ceiling)
+
+
+def is_worth_a_retry(failure: Failure) -> bool:
+    """Whether the same request can have another end, and soon enough to wait for it."""
+    soon_enough = (failure.retry_after_seconds or 0) <= RETRY_AFTER_MAX_SECONDS
+    return may_succeed_when_retried(diagnose(failure)) and soon_enough

@@ -1,0 +1,71 @@
+"""Count runs and compute their rates, by cause, code, backend, model, profile, day or hour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+SUMMARY_BY = ("cause", "code", "backend", "model", "profile", "day", "hour")
+"""Properties by which runs can be counted."""
+
+
+BY_FAILURE = frozenset({"cause", "code"})
+"""Properties that only failed runs have; other runs count in `runs` alone."""
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """Represent the runs that share one value; `value` is None for runs without one.
+
+    By cause and by code, a row covers failed runs, and `runs` counts all runs of the period, failed or not: the rate is
+    the share of all runs that failed for this cause.
+    """
+
+    by: str
+    value: str | None
+    runs: int
+    failed: int
+    fallbacks: int
+    """Number of failed runs after which another backend took over."""
+    answered: int
+    """Number of failed runs whose exchange was answered in the end."""
+    p50_seconds: float | None = None
+    p95_seconds: float | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def failure_rate(self) -> float:
+        """Return the share of failed runs among all runs, from 0 to 1."""
+        return self.failed / self.runs if self.runs else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object that CONTRACT.md defines, and the tokens."""
+        return {
+            "by": self.by,
+            "value": self.value,
+            "runs": self.runs,
+            "failed": self.failed,
+            "failure_rate": round(self.failure_rate, 6),
+            "fallbacks": self.fallbacks,
+            "answered": self.answered,
+            "unanswered": self.failed - self.answered,
+            "p50_seconds": self.p50_seconds,
+            "p95_seconds": self.p95_seconds,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+        }
+
+
+def percentile(ordered: Sequence[float], share: float) -> float | None:
+    """Return the smallest of the sorted values that at least `share` of them do not exceed; None without values."""
+    return ordered[max(ceil(share * len(ordered)) - 1, 0)] if ordered else None
+
+
+def in_order(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
+    """Sort rows: days and hours by time; all others by most failures, then by most runs."""
+    if rows and rows[0].by in {"day", "hour"}:
+        return sorted(rows, key=lambda row: row.value or "")
+    return sorted(rows, key=lambda row: (-row.failed, -row.runs, row.value or ""))

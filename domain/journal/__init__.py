@@ -1,0 +1,56 @@
+"""Load, decide and store: the journal of conversations and the ports of its storage."""
+
+from typing import TYPE_CHECKING
+
+from ..faces import lazy_face
+
+if TYPE_CHECKING:
+    from .journal import Journal
+    from .observers import ExchangeEnd, Observer, RunEnd, RunLog, SeenRun
+    from .ports import (
+        Appending,
+        DecideAppend,
+        Finding,
+        JobClaims,
+        MemoryFile,
+        NotedThread,
+        StreamHead,
+        UpkeepProgress,
+        quietly,
+    )
+    from .rows import LoggedRow, Row, StoredRow, restore
+
+__all__ = [
+    "Appending",
+    "DecideAppend",
+    "ExchangeEnd",
+    "Finding",
+    "JobClaims",
+    "Journal",
+    "LoggedRow",
+    "MemoryFile",
+    "NotedThread",
+    "Observer",
+    "Row",
+    "RunEnd",
+    "RunLog",
+    "SeenRun",
+    "StoredRow",
+    "StreamHead",
+    "UpkeepProgress",
+    "quietly",
+    "restore",
+]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            "journal": "Journal",
+            "observers": "ExchangeEnd Observer RunEnd RunLog SeenRun",
+            "ports": (
+                "Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead UpkeepProgress quietly"
+            ),
+            "rows": "LoggedRow Row StoredRow restore",
+        },
+    )

@@ -1,0 +1,342 @@
+"""Implement the journal, an eventsourcing `Application`: it loads, decides and stores. Users call `Ledger`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any, Protocol, TypeVar, cast
+
+from eventsourcing.application import Application
+from eventsourcing.persistence import InfrastructureFactory, IntegrityError, Mapper, Transcoder
+from eventsourcing.utils import Environment
+
+from ..conversation import (
+    CONVERSATION,
+    PROFILE,
+    RUN_ENDING_CHARS_MIN,
+    STATE_SCHEMA,
+    Conversation,
+    ConversationState,
+    Exchanges,
+    Profile,
+    RunRecord,
+    evolve,
+    fold_exchanges,
+    key_of,
+    stream_of,
+)
+from ..conversation import events as e
+from ..conversation.messages import Role
+from ..errors import ConversationChanged, ConversationNotFound, RunNotFound
+from ..ids import new_id, now, to_iso
+from ..memory import Memory
+from .observers import SeenRun, Watch
+from .ports import Appending, EventLog, JobClaims, StreamHead, Upkeep, Views
+from .recall import recall
+from .rows import EventMapper, PlainJSON, restore
+
+T = TypeVar("T")
+
+
+NEVER = "9999"
+"""Timestamp later than any deadline (ISO 8601)."""
+
+
+class Store(Protocol):
+    """Describe what the ledger needs from a factory in addition to eventsourcing's own interface."""
+
+    def views(self) -> Views: ...
+
+    def upkeep(self) -> Upkeep: ...
+
+    def job_claims(self) -> JobClaims: ...
+
+
+class Journal(Application[str]):
+    """Hold all events of one database, by conversation and in commit order."""
+
+    name = "threadledger"
+
+    def __init__(self, factory: InfrastructureFactory[Any]) -> None:
+        self._given_factory = factory
+        self._profiles: set[str] = set()
+        super().__init__()
+        store = cast("Store", factory)
+        self.views: Views = store.views()
+        self.upkeep: Upkeep = store.upkeep()
+        self.job_claims: JobClaims = store.job_claims()
+        self.watch = Watch(self._start_of, self._question_of)
+
+    def construct_env(self, name: str, env: object = None) -> Environment:
+        """Return an empty environment, so that the process's environment cannot change how events are stored."""
+        return Environment(name, {})
+
+    def construct_factory(self, env: Environment) -> InfrastructureFactory:
+        return self._given_factory
+
+    def construct_transcoder(self) -> Transcoder:
+        return PlainJSON()
+
+    def construct_mapper(self) -> Mapper[str]:
+        return EventMapper(self.construct_transcoder())
+
+    def history(self, key: str, after: int = 0, upto: int | None = None) -> Iterator[e.Event]:
+        """Return a conversation's events, oldest first, after one version and up to another."""
+        return map(restore, self._log.stream_rows(stream_of(key), after, upto))
+
+    def memory(
+        self, key: str, at: int | datetime | None = None, last: int | None = None, tokens: int | None = None
+    ) -> Memory:
+        """Return what a model is shown of a conversation, as of a version or time: all of it or a window.
+
+        The memory is empty if the conversation does not exist.
+
+        Raises:
+            InvalidInput: a bound below 1.
+        """
+        return recall(self._log, stream_of(key), at, last, tokens)
+
+    def exchanges(self, key: str, after: int = 0) -> Exchanges:
+        """Return the exchanges of a conversation with the outcome of every run that started after a version."""
+        return fold_exchanges(self.history(key, after=after))
+
+    def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
+        """Return a run, by its id or an unambiguous ending of it, and all exchanges of its conversation.
+
+        Raises:
+            RunNotFound: no run, or more than one, has this id or ending.
+        """
+        found = self.views.find_runs(run_id) if len(run_id) >= RUN_ENDING_CHARS_MIN else []
+        exact = [each for each in found if each[1] == run_id] or found
+        if len(exact) != 1:
+            problem = f"{len(exact)} runs end in {run_id!r}" if exact else f"no run {run_id!r}"
+            raise RunNotFound(f"{problem}: list failed runs with: threadledger audit failures")
+        ((key, whole_id),) = exact
+        folded = self.exchanges(key)
+        return folded.runs[whole_id], folded
+
+    def event(self, event_id: str) -> e.Event | None:
+        """Return an event by its id, or None."""
+        row = self._log.select_event(event_id)
+        return self._mapper.to_domain_event(row) if row is not None else None
+
+    def load(self, key: str) -> Conversation | None:
+        """Load a conversation for a decision by reading one row, or return None if it does not exist."""
+        stream = stream_of(key)
+        head = self._log.select_head(stream)
+        return Conversation(stream, self._state(head)) if head is not None else None
+
+    def require(self, key: str) -> Conversation:
+        """Load a conversation that must exist.
+
+        Raises:
+            ConversationNotFound: it does not exist.
+        """
+        conversation = self.load(key)
+        if conversation is None:
+            raise _not_found(key)
+        return conversation
+
+    def is_open(self, key: str, run_id: str) -> bool:
+        """Return whether a run is still open."""
+        conversation = self.load(key)
+        state = conversation.state if conversation is not None else ConversationState()
+        return run_id in state.open_runs or run_id in state.shadow_runs
+
+    def commit(self, key: str, decide: Callable[[Conversation], T], create: bool = False) -> T:
+        """Load a conversation, decide, and store the result in one step that is serialized with other writers.
+
+        `decide` may be called again with a newer state, so it must have no side effects.
+
+        Raises:
+            ConversationNotFound: it does not exist, and `create` is false.
+            ConversationChanged: other writers were faster `DECIDE_ATTEMPTS_MAX` times.
+            ThreadledgerError: raised by `decide`; nothing was written.
+        """
+        stream = stream_of(key)
+        results: list[T] = []
+        decided: list[e.Event] = []
+
+        def decide_append(head: StreamHead | None) -> Appending:
+            if head is None and not create:
+                raise _not_found(key)
+            conversation = Conversation(stream, self._state(head)) if head is not None else Conversation.start(key)
+            results[:] = [decide(conversation)]
+            decided[:] = conversation.pending
+            return self._appending(conversation)
+
+        try:
+            self._log.append(stream, decide_append)
+        except IntegrityError as error:
+            raise ConversationChanged(
+                f"{key!r} is constantly changed by other writers: nothing was written; try again"
+            ) from error
+        self.watch.saw(decided)
+        return results[0]
+
+    def store(self, *conversations: Conversation) -> None:
+        """Store the pending events of these conversations in one transaction.
+
+        Raises:
+            ConversationChanged: another writer has changed one of them; load it again and decide again.
+        """
+        decided = [self._appending(conversation) for conversation in conversations if conversation.pending]
+        if decided:
+            self._insert(
+                Appending(
+                    [row for each in decided for row in each.rows], [head for each in decided for head in each.heads]
+                )
+            )
+
+    def close_overdue_runs(self) -> list[str]:
+        """Close runs past their deadline that a crash left open, in all conversations, and return their ids."""
+        closed: list[str] = []
+        for head in self._log.select_heads(CONVERSATION, overdue_at=to_iso(now())):
+            closed += self.commit(key_of(head.stream), lambda conversation: conversation.close_overdue_runs())
+        return closed
+
+    def open_runs(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return (key, run id, facts) of every open run in all conversations; see `ConversationState.open_runs`."""
+        waiting = self._log.select_heads(CONVERSATION, overdue_at=NEVER)
+        states = ((key_of(head.stream), self._state(head)) for head in waiting)
+        return [(key, *run) for key, state in states for run in (*state.open_runs.items(), *state.shadow_runs.items())]
+
+    def define_profile(self, profile: Profile) -> str:
+        """Store a profile unless it is already stored, and return its hash."""
+        profile_hash = profile.hash
+        stream = PROFILE + profile_hash
+        if profile_hash not in self._profiles and not self.has(stream):
+            defined = e.ProfileDefined(
+                originator_id=stream,
+                originator_version=1,
+                timestamp=now(),
+                event_id=new_id(),
+                profile_hash=profile_hash,
+                name=profile.name,
+                instructions=profile.instructions,
+                model=profile.model,
+                tools=profile.tools,
+            )
+            with suppress(ConversationChanged):  # another process stored the same content at the same moment
+                self.put(defined)
+        self._profiles.add(profile_hash)
+        return profile_hash
+
+    def put(self, event: e.Event) -> None:
+        """Store the first event of a stream that needs no decisions.
+
+        Raises:
+            ConversationChanged: the stream already exists.
+        """
+        head = StreamHead(event.originator_id, event.originator_version, STATE_SCHEMA, "{}")
+        self._insert(Appending([self._mapper.to_stored_event(event)], [head]))
+
+    def append(self, stream: str, decide: Callable[[StreamHead | None], tuple[e.Event, StreamHead] | None]) -> None:
+        """Append one event, or none, to a stream that is not a conversation, together with its new head.
+
+        `decide` may be called again with a newer head.
+        """
+
+        def decide_append(head: StreamHead | None) -> Appending:
+            decided = decide(head)
+            return Appending([self._mapper.to_stored_event(decided[0])], [decided[1]]) if decided else Appending()
+
+        self._log.append(stream, decide_append)
+
+    def stream(self, stream: str, topics: Sequence[str] = ()) -> Iterator[e.Event]:
+        """Return the events of any stream, oldest first."""
+        return map(restore, self._log.stream_rows(stream, topics=topics))
+
+    def head(self, stream: str) -> StreamHead | None:
+        """Return the newest state of any stream."""
+        return self._log.select_head(stream)
+
+    def heads(self, prefix: str) -> Sequence[StreamHead]:
+        """Return the newest states of the streams whose names start with `prefix`."""
+        return self._log.select_heads(prefix)
+
+    def logged(
+        self, after: int = 0, topics: Sequence[str] = (), upto: int | None = None
+    ) -> Iterator[tuple[int, e.Event]]:
+        """Return (position, event) pairs of the whole log, after one position and up to another (default: its end)."""
+        return ((row[0], restore(row)) for row in self._log.rows(after, upto, topics))
+
+    def followed(self, after: int = 0, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
+        """Yield (position, event) pairs of the whole log, then wait for new events forever."""
+        with self.following(after, topics) as events:
+            yield from events
+
+    @contextmanager
+    def following(self, after: int = 0, topics: Sequence[str] = ()) -> Iterator[Iterator[tuple[int, e.Event]]]:
+        """Follow the log like `followed` until the block ends, even if another thread waits for the next event."""
+        with self.recorder.subscribe(after, topics) as subscription:
+            yield ((each.id, self._mapper.to_domain_event(each)) for each in subscription)
+
+    def placed(self, key: str, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
+        """Return (position, event) pairs of one conversation."""
+        return ((row[0], restore(row)) for row in self._log.stream_rows(stream_of(key), topics=topics))
+
+    def keys(self) -> list[str]:
+        """Return the keys of all conversations, sorted."""
+        return sorted(key_of(head.stream) for head in self._log.select_heads(CONVERSATION))
+
+    def versions(self) -> list[tuple[str, int]]:
+        """Return (key, version) pairs of all conversations, sorted by key."""
+        return [(key_of(stream), version) for stream, version in self._log.select_versions(CONVERSATION)]
+
+    def status(self) -> dict[str, Any]:
+        """Return facts about the database; see `EventLog.status`."""
+        return dict(self._log.status())
+
+    def has(self, stream: str) -> bool:
+        """Return whether a stream has events."""
+        return self._log.select_head(stream) is not None
+
+    def _appending(self, conversation: Conversation) -> Appending:
+        """Return a conversation's pending events as rows, together with its new head."""
+        pending = conversation.collect_events()
+        if not pending:
+            return Appending()
+        state = conversation.state
+        head = StreamHead(conversation.id, state.version, STATE_SCHEMA, state.as_json(), state.next_deadline)
+        return Appending([self._mapper.to_stored_event(event) for event in pending], [head])
+
+    def _start_of(self, stream: str, run_id: str) -> e.RunStarted | None:
+        starts = (event for event in self.stream(stream, ("RunStarted",)) if isinstance(event, e.RunStarted))
+        return next((event for event in starts if event.run_id == run_id), None)
+
+    def _question_of(self, run: SeenRun) -> str | None:
+        """Return the newest question of a run's exchange in the memory that the run was shown."""
+        shown = self.memory(run.key, run.memory_version).messages
+        asked = (each for each in reversed(shown) if each.exchange_id == run.exchange_id)
+        return next((each.message.text for each in asked if each.message.role is Role.USER), None)
+
+    def _insert(self, appending: Appending) -> None:
+        try:
+            self.recorder.insert_events(appending.rows, heads=appending.heads)
+        except IntegrityError as error:
+            keys = ", ".join(repr(key_of(head.stream)) for head in appending.heads[:3])
+            raise ConversationChanged(
+                f"{keys} changed in the meantime: nothing was written; load it again and retry"
+            ) from error
+
+    @property
+    def _log(self) -> EventLog:
+        return cast("EventLog", self.recorder)
+
+    @property
+    def _mapper(self) -> EventMapper:
+        return cast("EventMapper", self.mapper)
+
+    def _state(self, head: StreamHead) -> ConversationState:
+        if head.state_schema == STATE_SCHEMA:
+            return ConversationState.from_json(head.state)
+        state = ConversationState()
+        for event in self.history(key_of(head.stream)):
+            evolve(state, event)
+        return state
+
+
+def _not_found(key: str) -> ConversationNotFound:
+    return ConversationNotFound(f"no conversation {key!r}: list the conversations with: threadledger list")

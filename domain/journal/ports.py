@@ -1,0 +1,287 @@
+"""Define what the domain needs from the outside world, as small protocols with the errors they raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..conversation import ConversationState, FailureFilter
+from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
+from .rows import Row, StoredRow
+
+
+class MemoryFile(Protocol):
+    """Write a file of memories, one conversation after another."""
+
+    def digest(self, messages: Sequence[dict[str, Any]]) -> str:
+        """Return a digest that identifies a conversation's messages in the form of the file."""
+        ...
+
+    def writing(
+        self, path: Path, memories: Iterable[tuple[str, Sequence[dict[str, Any]]]]
+    ) -> AbstractContextManager[tuple[Iterator[tuple[str, Sequence[dict[str, Any]]]], Callable[[], None]]]:
+        """Write all memories to a temporary file, and provide what is read back and a function that accepts it.
+
+        The function moves the file to its place. If it is not called, no file is left.
+
+        Raises:
+            FileMissing: the file cannot be written.
+        """
+        ...
+
+
+class JobClaims(Protocol):
+    """Note which worker has which item of a job, so that no two processes do the same one.
+
+    These notes are kept outside the log. The outcome of an item is an event; losing the notes costs nothing while no
+    worker is active.
+    """
+
+    def name(self) -> str:
+        """Return a new name for a worker, unique for each call."""
+        ...
+
+    def take(self, job_id: str, items: Sequence[int], holder: str, until: datetime) -> Sequence[int]:
+        """Claim items and return those that no other holder has and that have not ended.
+
+        A holder whose process is gone holds nothing.
+        """
+        ...
+
+    def end(self, job_id: str, items: Sequence[int], holder: str) -> None:
+        """Mark items as ended, so that they are not claimed again."""
+        ...
+
+    def renew(self, job_id: str, holder: str, until: datetime) -> None:
+        """Extend the holder's claims."""
+        ...
+
+    def give_back(self, job_id: str, holder: str) -> None:
+        """Release the holder's claims on items that have not ended."""
+        ...
+
+    def reopen(self, job_id: str, items: Sequence[int]) -> None:
+        """Make ended items available again, because they failed."""
+        ...
+
+    def holders(self, job_id: str) -> Sequence[str]:
+        """Return the workers that are currently active on a job."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHead:
+    """Hold the newest state of a stream: its version and the compact state that decisions need."""
+
+    stream: str
+    version: int
+    state_schema: int
+    state: str
+    due_at: str | None = None
+    """Time at which the first of its open runs is overdue (ISO 8601)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appending:
+    """Hold the result of a decision: events as rows, and the new heads of their streams."""
+
+    rows: Sequence[StoredRow] = ()
+    heads: Sequence[StreamHead] = ()
+
+
+DecideAppend = Callable[[StreamHead | None], Appending]
+"""Function that decides what to append to a stream with this head. It may be called again with a newer head, so it must
+have no side effects."""
+
+
+class EventLog(Protocol):
+    """Describe what the ledger needs from a recorder in addition to eventsourcing's `ApplicationRecorder`."""
+
+    def append(self, stream: str, decide: DecideAppend) -> Sequence[int]:
+        """Decide on a stream's current head, store the result atomically, and return the positions.
+
+        Raises:
+            IntegrityError: an event id is taken, or other writers were faster too often.
+            StoreUnavailable: the database cannot be used.
+        """
+        ...
+
+    def rows(self, after: int = 0, upto: int | None = None, topics: Sequence[str] = ()) -> Iterator[Row]:
+        """Return the rows of the whole log, after one position and up to another (default: its current end)."""
+        ...
+
+    def stream_rows(
+        self,
+        stream: str,
+        after: int = 0,
+        upto: int | None = None,
+        topics: Sequence[str] = (),
+        newest_first: bool = False,
+        page: int = ...,
+    ) -> Iterator[Row]:
+        """Return the rows of one stream, after one version and up to another, from either end.
+
+        `page` rows are read at a time.
+        """
+        ...
+
+    def version_at(self, stream: str, at: str) -> int:
+        """Return the version that a stream had at a time (ISO 8601), or 0 if it did not exist yet."""
+        ...
+
+    def select_head(self, stream: str) -> StreamHead | None: ...
+
+    def select_heads(self, prefix: str, *, overdue_at: str | None = None) -> Sequence[StreamHead]:
+        """Return the heads of streams with this prefix, or only those with a run overdue at a time (ISO 8601)."""
+        ...
+
+    def select_versions(self, prefix: str) -> Sequence[tuple[str, int]]:
+        """Return (stream, version) pairs of the streams with this prefix, sorted by name."""
+        ...
+
+    def select_event(self, event_id: str) -> StoredRow | None: ...
+
+    def status(self) -> Mapping[str, Any]:
+        """Return url (without secrets), dialect, schema_version, events, conversations and size_bytes."""
+        ...
+
+
+class Views(Protocol):
+    """Query read models, each of which catches up with the log when it is read."""
+
+    def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
+        """Return failed runs in the order of failure, or the newest `limit` of them."""
+        ...
+
+    def failure_groups(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
+        """Return groups of runs that failed since a time, most recent failure first; trends end at `until`.
+
+        Decisions about a group (resolved, muted, reopened) are not included.
+        """
+        ...
+
+    def summary(self, by: str, since: datetime | None = None, until: datetime | None = None) -> list[SummaryRow]:
+        """Return counts and rates of the runs that started within these times, grouped by one of `SUMMARY_BY`."""
+        ...
+
+    def failure_days(self, since: datetime | None = None, until: datetime | None = None) -> list[tuple[str, str, int]]:
+        """Return (day, cause, number) of the failures within these times, sorted by day."""
+        ...
+
+    def find_runs(self, ending: str) -> list[tuple[str, str]]:
+        """Return (key, run id) pairs of runs whose id ends with `ending`, at most a few."""
+        ...
+
+    def last_ends(self, per_backend: int) -> list[BackendEnd]:
+        """Return the newest run ends of each backend that indicate its health, oldest first."""
+        ...
+
+    def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
+        """Return conversations, most recently changed first.
+
+        With `search`, only those whose key or messages contain all its words.
+        """
+        ...
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return the status of each view.
+
+        This is its name, version, position, lag (events not processed yet) and parked (events that could not be
+        processed).
+        """
+        ...
+
+    def rebuild(self, names: Sequence[str] = (), progress: Callable[[str, int, int], None] = ...) -> None:
+        """Rebuild views next to those in use and switch to them; `progress` is called with name, position and end.
+
+        Raises:
+            InvalidInput: there is no such view.
+            CorruptEvent: an event cannot be processed; the view in use is kept.
+        """
+        ...
+
+
+UpkeepProgress = Callable[[int, int], None]
+"""Function called with the number of items done and the total."""
+
+
+def quietly(done: int, total: int) -> None:
+    """Ignore progress."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Describe data that differs from what was stored, and its location."""
+
+    subject: str
+    """One of `database`, `position`, `stream`, `version`, `order`, `leaf`, `payload`, `state` and `view`."""
+    problem: str
+    key: str | None = None
+    position: int | None = None
+    version: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `db check` prints."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class NotedThread:
+    """Describe what the notes say about one thread, without calling the provider."""
+
+    stream: str
+    mirror: str
+    thread_id: str
+    version: int
+    """Version of the conversation up to which the thread is known to hold the journal."""
+    settled: bool
+    doubts: int
+    """Number of writes to it that had no response and may still land."""
+    held: bool
+    """Whether a process is currently writing to it."""
+
+
+class Upkeep(Protocol):
+    """Check and copy the database on behalf of its operator."""
+
+    @property
+    def schema_before(self) -> int | None:
+        """Return the schema's number before this opening upgraded it, or None if there was no upgrade.
+
+        The number is 0 if there was no schema.
+        """
+        ...
+
+    def check(self, progress: UpkeepProgress) -> Iterator[Finding]:
+        """Check every event (contiguity, leaf hash, payload, state), and run the database's own integrity check."""
+        ...
+
+    def back_up(self, path: Path, progress: UpkeepProgress) -> int:
+        """Write a snapshot of the ledger to a new SQLite file and return its number of events.
+
+        Raises:
+            Conflict: the file already exists.
+            StoreUnavailable: it cannot be written.
+        """
+        ...
+
+    def copy_to(self, url: str, progress: UpkeepProgress) -> int:
+        """Copy the ledger to another, empty database and return its number of events.
+
+        Raises:
+            Conflict: the database is not empty.
+            StoreError: it cannot be used.
+        """
+        ...
+
+    def noted_threads(self, streams: Sequence[str]) -> Sequence[NotedThread]:
+        """Return the notes on the threads of these conversations."""
+        ...
+
+    def unsettled_threads(self, limit: int) -> Sequence[NotedThread]:
+        """Return at most `limit` threads that must be read before anything is written to them."""
+        ...

@@ -1,0 +1,124 @@
+"""Read memory from the log: all of it from the beginning, or a window from the end.
+
+A window of the newest messages costs only what it shows, however long the conversation is. When reading backwards, an
+event that removes or moves a message comes before the message itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from ..conversation import JournaledMessage
+from ..conversation import events as e
+from ..errors import InvalidInput
+from ..ids import as_utc, to_iso
+from ..memory import MEMORY_TOPICS, Backwards, Memory, MemoryFold, message_tokens
+from .ports import EventLog
+from .rows import Row, corrupt, payload_in, restore
+
+TOKENS_PER_MESSAGE_GUESSED = 200
+"""Assumed tokens per message, used to choose how many rows to read at once for a token budget."""
+
+
+PAGE_MAX = 500
+
+
+MESSAGE = e.MessageJournaled.__name__
+
+
+_MESSAGE_FIELDS = {"message_id", "role"}
+
+
+def recall(
+    log: EventLog, stream: str, at: int | datetime | None = None, last: int | None = None, tokens: int | None = None
+) -> Memory:
+    """Return the memory of a stream as of a version or time: all of it, or the newest messages.
+
+    A window holds at most the newest `last` messages, within about `tokens`.
+
+    Raises:
+        InvalidInput: a bound below 1.
+    """
+    upto = log.version_at(stream, to_iso(as_utc(at))) if isinstance(at, datetime) else at
+    head = log.select_head(stream)
+    version = head.version if head is not None else 0
+    version = version if upto is None else max(min(version, upto), 0)
+    if last is None and tokens is None:
+        fold = MemoryFold()
+        for row in log.stream_rows(stream, upto=version, topics=MEMORY_TOPICS):
+            if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA:
+                fold.say(_message(row))
+            else:
+                fold.take(restore(row))
+        return fold.memory(version)
+    return _window(log, stream, version, last, tokens)
+
+
+def _window(log: EventLog, stream: str, version: int, last: int | None, tokens: int | None) -> Memory:
+    for name, bound in (("last", last), ("tokens", tokens)):
+        if bound is not None and bound < 1:
+            raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
+    page = min(last or PAGE_MAX, (tokens or PAGE_MAX * TOKENS_PER_MESSAGE_GUESSED) // TOKENS_PER_MESSAGE_GUESSED)
+    rows = log.stream_rows(
+        stream, upto=version, topics=MEMORY_TOPICS, newest_first=True, page=max(min(page, PAGE_MAX), 1) + 1
+    )
+    run_threads: dict[str, str] = {}
+    newest = _newest_first(rows, run_threads)
+    kept: list[JournaledMessage] = []
+    spent = 0
+    for each in newest:
+        spent += message_tokens(each.message) if tokens is not None else 0
+        full = (last is not None and len(kept) == last) or (tokens is not None and kept and spent > tokens)
+        if full and any(not one.is_tool_result for one in kept):
+            break
+        kept.append(each)  # tool results alone are no view: continue to the message that made the calls
+    return Memory(tuple(reversed(kept)), version, run_threads=run_threads).window(last, tokens)
+
+
+def _newest_first(rows: Iterator[Row], run_threads: dict[str, str]) -> Iterator[JournaledMessage]:
+    """Yield the messages in memory, newest first, and fill `run_threads` on the way."""
+    gone: set[str] = set()
+    behind: dict[str, str] = {}
+    backwards = Backwards(gone)
+    cleared = 0
+    for row in rows:
+        if row[2] <= cleared:
+            break
+        if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA:
+            message = _message(row)
+            yield from backwards.meet(message, behind.get(message.run_id or ""))
+            continue
+        match event := restore(row):
+            case e.MessageRetracted(message_id=str(message_id)):
+                gone.add(message_id)
+            case e.RerunAccepted():
+                gone.add(event.superseded_message_id or "")
+                if event.behind_message_id is not None:
+                    behind.setdefault(event.run_id, event.behind_message_id)
+            case e.MemoryCleared(up_to_version=int(version)):
+                cleared = max(cleared, version)
+            case (
+                e.RunCompleted(thread_id=str(thread_id), run_id=run_id)
+                | e.RunFailed(thread_id=str(thread_id), run_id=run_id)
+            ):
+                run_threads.setdefault(run_id, thread_id)
+            case _:
+                pass
+    yield from backwards.rest()
+
+
+def _message(row: Row) -> JournaledMessage:
+    """Return the message of a row without parsing its content.
+
+    Raises:
+        CorruptEvent: the row cannot be read.
+    """
+    _, _, version, _, state, _, at, _ = row
+    try:
+        payload = payload_in(state)
+        if not payload.keys() >= _MESSAGE_FIELDS:
+            raise TypeError(f"missing fields: {', '.join(sorted(_MESSAGE_FIELDS - payload.keys()))}")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise corrupt(row, error) from error
+    return JournaledMessage.stored(payload, version, at)

@@ -1,0 +1,45 @@
+"""The public face of a ledger: conversations, replay, audit, and the same awaited."""
+
+from typing import TYPE_CHECKING
+
+from ..faces import lazy_face
+
+if TYPE_CHECKING:
+    from .audit import (
+        FailureGroups,
+        LaggingThread,
+        ShownMemory,
+        defined_profile,
+        follow_failures,
+        memory_shown,
+        threads_behind,
+        tool_names,
+    )
+    from .chat import Chat
+    from .ledger import Ledger
+
+__all__ = [
+    "Chat",
+    "FailureGroups",
+    "LaggingThread",
+    "Ledger",
+    "ShownMemory",
+    "defined_profile",
+    "follow_failures",
+    "memory_shown",
+    "threads_behind",
+    "tool_names",
+]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            "audit": (
+                "FailureGroups LaggingThread ShownMemory defined_profile follow_failures memory_shown "
+                "threads_behind tool_names"
+            ),
+            "chat": "Chat",
+            "ledger": "Ledger",
+        },
+    )

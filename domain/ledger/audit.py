@@ -1,0 +1,346 @@
+"""Read the groups of failures, and record people's decisions about them.
+
+A decision (resolved, muted, reopened) is an event on a stream of the ledger's own; the latest state is stored next to
+the stream. The version of the normalising rule is part of a group's id: a new version creates new groups, and decisions
+about the old ones remain in the log but apply to none of the new groups (`orphans`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from ..conversation import (
+    PROFILE,
+    RUN_TOPICS,
+    ConversationState,
+    FailureFilter,
+    Profile,
+    RunRecord,
+    fold_exchanges,
+    key_of,
+    moment_of,
+    recorded_failure,
+    stream_of,
+)
+from ..conversation import events as e
+from ..errors import GroupNotFound, InvalidInput
+from ..exchange import Outside
+from ..failures import RULE_VERSION, Decision, FailureGroup, GroupState, RecordedFailure, redact, state_of
+from ..ids import as_utc, new_id, now, to_iso
+from ..journal import Journal, NotedThread, StreamHead
+from ..limits import LAGGING_LOOKED_AT_MAX
+from ..memory import Memory
+
+AUDIT_GROUPS = "audit:groups"
+"""Name of the stream of decisions about groups."""
+
+
+BOOK_SCHEMA = 1
+"""Version of the format in which the decisions are stored next to their stream."""
+
+
+NOTE_CHARS_MAX = 500
+"""Maximum length of a decision's note, in characters."""
+
+
+def evolve_book(book: dict[str, Decision], event: e.Event) -> None:
+    """Apply one event. Never raises."""
+    match event:
+        case e.FailureGroupResolved():
+            state, until = "resolved", None
+        case e.FailureGroupMuted():
+            state, until = "muted", event.until
+        case e.FailureGroupReopened():
+            state, until = "open", None
+        case _:
+            return
+    told = (event.cause, event.backend, event.message, event.note)
+    book[event.group] = Decision(state, to_iso(event.timestamp), event.rule, *told, until=until)
+
+
+class FailureGroups:
+    """Manage the groups of failures of one ledger."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def all(
+        self, since: datetime | timedelta | None = None, states: Iterable[GroupState | str] | None = None
+    ) -> list[FailureGroup]:
+        """Return the groups with failures since a time that are in these states; by default, all but the muted groups.
+
+        They are sorted by state (returned, open, resolved, muted), then by most recent failure first.
+
+        Raises:
+            InvalidInput: a state is unknown.
+        """
+        wanted = _states(states)
+        moment = now()
+        begin = moment_of(since)
+        book = self.book()
+        found = [_standing(each, book.get(each.group), moment) for each in self._tallied(begin, moment)]
+        order = list(GroupState)
+        return sorted((each for each in found if each.state in wanted), key=lambda each: order.index(each.state))
+
+    def get(self, group: str) -> FailureGroup:
+        """Return one group over all time, by its id or by a unique prefix of it.
+
+        Raises:
+            GroupNotFound: no group, or more than one, matches.
+        """
+        found = [each for each in self.all(states=GroupState) if group and each.group.startswith(group)]
+        exact = [each for each in found if each.group == group] or found
+        if len(exact) != 1:
+            problem = f"{len(exact)} groups start with {group!r}" if exact else f"no group {group!r}"
+            raise GroupNotFound(f"{problem}: list the groups with: threadledger audit groups --state all")
+        return exact[0]
+
+    def resolve(self, group: str, note: str = "") -> FailureGroup:
+        """Record that the problem behind a group is fixed; a later failure makes the group `returned`.
+
+        If it is already resolved and has not returned, nothing is written.
+
+        Raises:
+            GroupNotFound: see `get`.
+        """
+        return self._decide(group, e.FailureGroupResolved, GroupState.RESOLVED, note)
+
+    def mute(self, group: str, until: datetime | None = None, note: str = "") -> FailureGroup:
+        """Hide a group, until a time or permanently. If it is already muted this way, nothing is written.
+
+        Raises:
+            GroupNotFound: see `get`.
+            InvalidInput: `until` is not in the future.
+        """
+        if until is not None and as_utc(until) <= now():
+            raise InvalidInput(
+                f"a group cannot be muted until {to_iso(as_utc(until))}, which is in the past: pass a future time"
+            )
+        return self._decide(group, e.FailureGroupMuted, GroupState.MUTED, note, until=until and to_iso(as_utc(until)))
+
+    def reopen(self, group: str, note: str = "") -> FailureGroup:
+        """Undo the resolution or mute of a group. If the group is open, nothing is written.
+
+        Raises:
+            GroupNotFound: see `get`.
+        """
+        return self._decide(group, e.FailureGroupReopened, GroupState.OPEN, note)
+
+    def orphans(self) -> dict[str, Decision]:
+        """Return the decisions about groups that no longer exist.
+
+        Their ids come from another rule version, or their failures now have another cause.
+        """
+        there = {each.group for each in self._tallied(None, now())}
+        return {group: each for group, each in self.book().items() if group not in there and each.state != "open"}
+
+    def book(self) -> dict[str, Decision]:
+        """Return the last decision about each group."""
+        return self._book(self._journal.head(AUDIT_GROUPS))
+
+    def _tallied(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
+        return self._journal.views.failure_groups(since, until)
+
+    def _decide(
+        self, group: str, event_class: type[e.Event], wanted: GroupState, note: str, **more: Any
+    ) -> FailureGroup:
+        found, at = self.get(group), now()
+        note = redact(note, NOTE_CHARS_MAX)
+        named = {"group": found.group, "rule": RULE_VERSION, "cause": found.cause.value, "backend": found.backend}
+        carried = named | {"message": found.message, "note": note} | more
+        decided: list[FailureGroup] = []
+
+        def decide(head: StreamHead | None) -> tuple[e.Event, StreamHead] | None:
+            book = self._book(head)
+            before = book.get(found.group)
+            decided[:] = [_standing(found, before, at)]
+            if decided[0].state is wanted and (before is None or before.until == more.get("until")):
+                return None
+            version = head.version + 1 if head is not None else 1
+            event = e.make(
+                event_class,
+                carried,
+                originator_id=AUDIT_GROUPS,
+                originator_version=version,
+                timestamp=at,
+                event_id=new_id(),
+            )
+            evolve_book(book, event)
+            decided[:] = [_standing(found, book[found.group], at)]
+            return event, StreamHead(AUDIT_GROUPS, version, BOOK_SCHEMA, _stored(book))
+
+        self._journal.append(AUDIT_GROUPS, decide)
+        return decided[0]
+
+    def _book(self, head: StreamHead | None) -> dict[str, Decision]:
+        if head is None:
+            return {}
+        if head.state_schema == BOOK_SCHEMA:
+            known = Decision.__dataclass_fields__
+            return {
+                group: Decision(**{name: value for name, value in stored.items() if name in known})
+                for group, stored in json.loads(head.state).items()
+            }
+        book: dict[str, Decision] = {}
+        for event in self._journal.stream(AUDIT_GROUPS):
+            evolve_book(book, event)
+        return book
+
+
+def _standing(group: FailureGroup, decision: Decision | None, at: datetime) -> FailureGroup:
+    state = state_of(decision, group.last_at, at)
+    return FailureGroup(**vars(group) | {"state": state, "decision": decision})
+
+
+def _states(given: Iterable[GroupState | str] | None) -> set[GroupState]:
+    if given is None:
+        return set(GroupState) - {GroupState.MUTED}
+    try:
+        return {GroupState(each) for each in given}
+    except ValueError as error:
+        raise InvalidInput(f"{error}: give some of {', '.join(GroupState)}") from None
+
+
+def _stored(book: Mapping[str, Decision]) -> str:
+    return json.dumps({group: vars(each) for group, each in book.items()}, separators=(",", ":"))
+
+
+def follow_failures(journal: Journal, wanted: FailureFilter, limit: int | None = None) -> Iterator[RecordedFailure]:
+    """Yield the newest `limit` matching failures in the ledger, then each new one that matches, without end.
+
+    Each failure is reported as of now; a later retry or answer is mostly not included yet.
+    """
+    journal.close_overdue_runs()
+    end = journal.recorder.max_notification_id() or 0
+    told: set[str] = set()  # the view may already include failures after `end`
+    for failure in journal.views.failures(wanted, limit):
+        told.add(failure.run_id)
+        yield failure
+    for _, event in journal.followed(end, (e.RunFailed.__name__,)):
+        if isinstance(event, e.RunFailed) and event.run_id not in told:
+            come = _failure_of(journal, event)
+            if come is not None and wanted(come):
+                yield come
+
+
+def _failure_of(journal: Journal, event: e.RunFailed) -> RecordedFailure | None:
+    folded = fold_exchanges(journal.stream(event.originator_id, RUN_TOPICS))
+    run = folded.runs.get(event.run_id)
+    return recorded_failure(run, folded.exchange_of(run)) if run is not None else None
+
+
+@dataclass(frozen=True)
+class ShownMemory:
+    """Hold the memory that a run was shown, reproduced from the values that the run recorded."""
+
+    memory: Memory
+    hash: str
+    """Hash of the memory as reproduced now."""
+    recorded_hash: str | None
+    """Hash of the memory that the run was shown."""
+
+    @property
+    def same(self) -> bool | None:
+        """Return whether both hashes are equal; None if the run has no recorded hash."""
+        return None if self.recorded_hash is None else self.hash == self.recorded_hash
+
+
+def memory_shown(journal: Journal, run: RunRecord) -> ShownMemory:
+    """Return the memory that a run's model saw; it is never stored, but computed from the conversation's events."""
+    memory = journal.memory(run.key, at=run.memory_version or run.version - 1).by_rule(run.memory_rule)
+    return ShownMemory(memory, memory.digest(), run.memory_hash)
+
+
+def defined_profile(journal: Journal, profile_hash: str | None) -> Profile | None:
+    """Return the profile with this hash; None if no such profile was defined."""
+    for event in journal.stream(f"{PROFILE}{profile_hash}") if profile_hash else ():
+        if isinstance(event, e.ProfileDefined):
+            return Profile(event.name, event.instructions, event.model, json.dumps(event.tools, ensure_ascii=False))
+    return None
+
+
+def tool_names(profile: Profile) -> list[str]:
+    """Return the tools of a profile by name; hosted tools by type."""
+    return [str(tool.get("function", {}).get("name") or tool.get("type")) for tool in profile.tools]
+
+
+@dataclass(frozen=True)
+class LaggingThread:
+    """Represent one thread that does not hold what it should, or whose content is unknown."""
+
+    key: str
+    mirror: str
+    state: str
+    """`unlinked` (no thread), `lost`, `unsettled` (a process stopped while writing to it), or `behind`."""
+    messages: int = 0
+    """Number of journaled messages after those that the thread is known to hold."""
+
+
+@dataclass(frozen=True)
+class Lags:
+    """Hold the lagging threads, and how many conversations were checked, of how many."""
+
+    threads: Sequence[LaggingThread]
+    looked_at: int
+    of: int
+    doubtful: int = 0
+    """Number of threads with unconfirmed writes that may still arrive; they are read before the next write."""
+
+
+def threads_behind(journal: Journal, outside: Outside, looked_at_max: int = LAGGING_LOOKED_AT_MAX) -> Lags:
+    """Return the threads that lag behind, of the most recently changed conversations.
+
+    A conversation with an open run is omitted: its thread is updated when the run ends.
+    """
+    states = journal.views.conversations(looked_at_max, None)
+    noted = {(each.stream, each.mirror): each for each in journal.upkeep.noted_threads(_streams(states))}
+    lagging = [each for state in states for each in _lagging(journal, outside, state, noted)]
+    seen = {(each.key, each.mirror) for each in lagging} | {(key_of(stream), mirror) for stream, mirror in noted}
+    elsewhere = journal.upkeep.unsettled_threads(looked_at_max)
+    lagging += [
+        LaggingThread(key_of(each.stream), each.mirror, "unsettled")
+        for each in elsewhere
+        if not each.settled and not each.held and (key_of(each.stream), each.mirror) not in seen
+    ]
+    of = int(journal.status()["conversations"])
+    return Lags(lagging, len(states), of, sum(each.doubts > 0 for each in elsewhere))
+
+
+def _streams(states: Sequence[ConversationState]) -> list[str]:
+    return [stream_of(state.key) for state in states]
+
+
+def _lagging(
+    journal: Journal, outside: Outside, state: ConversationState, noted: dict[tuple[str, str], NotedThread]
+) -> Iterator[LaggingThread]:
+    if state.messages == 0 or state.open_runs:
+        return
+    wanted = {outside.mirrored_to} if outside.mirrored_to in outside.mirrors else set()
+    for mirror in sorted(wanted | (state.links.keys() & outside.mirrors.keys())):
+        link = state.links.get(mirror)
+        if link is None:
+            yield LaggingThread(state.key, mirror, "unlinked", state.messages)
+        elif link["lost"]:
+            yield LaggingThread(state.key, mirror, "lost", state.messages)
+        elif link["endpoint"] == outside.mirrors[mirror].endpoint:
+            yield from _behind(journal, state, mirror, noted.get((stream_of(state.key), mirror)))
+
+
+def _behind(
+    journal: Journal, state: ConversationState, mirror: str, noted: NotedThread | None
+) -> Iterator[LaggingThread]:
+    if noted is not None and noted.held:
+        return
+    version = noted.version if noted is not None else 0
+    lacking = 0
+    if version < state.version:
+        newer = journal.history(state.key, after=version)
+        lacking = sum(isinstance(event, e.MessageJournaled) for event in newer)
+    if noted is None or not noted.settled:
+        yield LaggingThread(state.key, mirror, "unsettled", lacking)
+    elif lacking:
+        yield LaggingThread(state.key, mirror, "behind", lacking)

@@ -1,0 +1,312 @@
+"""Provide the domain API: a `Ledger` holds all conversations of one database, and a `Chat` is one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..conversation import ConversationState, Exchanges, FailureFilter, RunRecord, key_of, moment_of, stream_of
+from ..conversation import events as e
+from ..effects import perform
+from ..errors import InvalidInput
+from ..exchange import Outside
+from ..failures import (
+    SUMMARY_BY,
+    BackendHealth,
+    Cause,
+    FailureGroup,
+    GroupState,
+    RecordedFailure,
+    SummaryRow,
+    health_of,
+)
+from ..ids import now, to_iso
+from ..journal import Finding, Journal, UpkeepProgress, quietly
+from ..limits import HEALTH_ENDS
+from ..memory import Memory, MemoryDiff, diff_memories
+from ..replay import Replay, forked, parent_of
+from .audit import FailureGroups
+from .chat import Chat
+
+
+@dataclass(frozen=True)
+class LoggedEvent:
+    """Represent an event with its position in the whole log."""
+
+    position: int
+    event: e.Event
+
+    @property
+    def key(self) -> str:
+        """Return the conversation's key (or the name of another stream)."""
+        return key_of(self.event.originator_id)
+
+    @property
+    def type(self) -> str:
+        """Return the name under which the event is stored."""
+        return e.topic_of(self.event)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the keys of CONTRACT.md; `data` holds all fields, including those with default values."""
+        common = e.Event.__dataclass_fields__
+        data = {name: value for name, value in vars(self.event).items() if name not in common}
+        return {
+            "position": self.position,
+            "key": self.key,
+            "version": self.event.originator_version,
+            "type": self.type,
+            "at": to_iso(self.event.timestamp),
+            "data": self.event.data if isinstance(self.event, e.UnknownEvent) else data,
+        }
+
+
+def in_log(logged: Iterator[tuple[int, e.Event]], key: str | None = None) -> Iterator[LoggedEvent]:
+    """Return events with their positions, limited to one conversation if a key is given."""
+    stream = stream_of(key) if key is not None else None
+    return (LoggedEvent(*each) for each in logged if stream is None or each[1].originator_id == stream)
+
+
+class Ledger:
+    """Provide all conversations of one database; created by `threadledger.open()`."""
+
+    def __init__(self, journal: Journal, outside: Outside | None = None) -> None:
+        self.journal = journal
+        self.outside = outside or Outside()
+
+    def close(self) -> None:
+        """Close the database and the connections to the provider."""
+        self.journal.close()
+        self.outside.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def conversation(self, key: str) -> Chat:
+        """Return the conversation of this key; it starts with its first message.
+
+        Raises:
+            InvalidKey: the key is not a string of 1 to 200 storable characters.
+        """
+        return Chat(self.journal, self.outside, key)
+
+    def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
+        """Return facts about each conversation without reading its messages, most recently changed first.
+
+        `search` limits them to those whose key or messages contain all its words (or beginnings of words). Case and
+        accents are ignored, and words in double quotes must be adjacent.
+        """
+        return self.journal.views.conversations(limit, search)
+
+    def state(self, key: str) -> ConversationState:
+        """Return facts about one conversation without reading its messages.
+
+        Raises:
+            ConversationNotFound: it does not exist.
+        """
+        return self.journal.require(key).state
+
+    def events(
+        self, after: int = 0, types: Sequence[str] = (), key: str | None = None, follow: bool = False
+    ) -> Iterator[LoggedEvent]:
+        """Return the events of the whole log after a position, in commit order.
+
+        With `follow`, wait for new ones forever.
+        """
+        logged: Iterator[tuple[int, e.Event]]
+        if key is not None and not follow:
+            logged = ((position, event) for position, event in self.journal.placed(key, types) if position > after)
+        elif follow:
+            logged = self.journal.followed(after, types)
+        else:
+            logged = self.journal.logged(after, types)
+        return in_log(logged, key)
+
+    def failures(
+        self,
+        since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
+        cause: Cause | str | None = None,
+        code: str | None = None,
+        backend: str | None = None,
+        unanswered: bool = False,
+        limit: int | None = None,
+    ) -> list[RecordedFailure]:
+        """Return failed runs in the order of failure, or the newest `limit` of them. A time span counts back from now.
+
+        Overdue runs are closed first.
+
+        Raises:
+            InvalidInput: there is no such cause.
+        """
+        self.close_overdue_runs()
+        wanted = FailureFilter.of(since, until, cause, code, backend, unanswered)
+        return self.journal.views.failures(wanted, limit)
+
+    def failure_groups(
+        self, since: datetime | timedelta | None = None, states: Iterable[GroupState | str] | None = None
+    ) -> list[FailureGroup]:
+        """Return failures in groups of one cause, one backend and one normalised message.
+
+        Muted groups are left out, unless `states` selects them. Overdue runs are closed first.
+
+        Raises:
+            InvalidInput: there is no such state.
+        """
+        self.close_overdue_runs()
+        return FailureGroups(self.journal).all(since, states)
+
+    def resolve_group(self, group: str, note: str = "") -> FailureGroup:
+        """See `FailureGroups.resolve`."""
+        return FailureGroups(self.journal).resolve(group, note)
+
+    def mute_group(self, group: str, until: datetime | None = None, note: str = "") -> FailureGroup:
+        """See `FailureGroups.mute`."""
+        return FailureGroups(self.journal).mute(group, until, note)
+
+    def reopen_group(self, group: str, note: str = "") -> FailureGroup:
+        """See `FailureGroups.reopen`."""
+        return FailureGroups(self.journal).reopen(group, note)
+
+    def summary(
+        self, by: str = "cause", since: datetime | timedelta | None = None, until: datetime | timedelta | None = None
+    ) -> list[SummaryRow]:
+        """Return counts, rates, durations and tokens of the runs started within these times.
+
+        `by` is one of `SUMMARY_BY`. Overdue runs are closed first.
+
+        Raises:
+            InvalidInput: `by` is not one of `SUMMARY_BY`.
+        """
+        if by not in SUMMARY_BY:
+            raise InvalidInput(f"runs cannot be counted by {by!r}: use one of {', '.join(SUMMARY_BY)}")
+        self.close_overdue_runs()
+        return self.journal.views.summary(by, moment_of(since), moment_of(until))
+
+    def health(self) -> list[BackendHealth]:
+        """Return the health of each backend, by name, from the newest ends of its runs in the log.
+
+        The runs of all processes count. Which backends this process itself skips depends on the failures it has met:
+        see `outside.health`.
+        """
+        return health_of(self.journal.views.last_ends(HEALTH_ENDS), now())
+
+    def fork(self, key: str, new_key: str, at: int | datetime | None = None) -> Chat:
+        """Fork a conversation: start a new one from the memory of another, at a version or time, or as of now.
+
+        The messages get new ids. No model is called; the fork is mirrored like any conversation.
+
+        Raises:
+            ConversationNotFound: there is no conversation to fork.
+            InvalidKey, InvalidInput: the new key is not valid; there is no such version, or it did not exist at that
+                time.
+            Conflict: a conversation with the new key already exists.
+        """
+        perform(forked(self.journal, self.outside, key, new_key, at), self.outside.wait)
+        return self.conversation(new_key)
+
+    def parent(self, key: str) -> tuple[str, int] | None:
+        """Return the key and version of the conversation that this one was forked from, or None if it is not a fork."""
+        return parent_of(self.journal, key)
+
+    def exchanges(self, key: str) -> Exchanges:
+        """Return the exchanges of one conversation with the outcome of every run."""
+        return self.journal.exchanges(key)
+
+    @property
+    def replay(self) -> Replay:
+        """Return the API that plans and runs rebuilds, reconciles and reruns."""
+        return Replay(self.journal, self.outside)
+
+    def memory(self, key: str, at: int | datetime | None = None) -> Memory:
+        """Return what a model is shown of a conversation, as of a version or time; empty if it does not exist."""
+        return self.journal.memory(key, at)
+
+    def diff(self, key: str, before: int | datetime | None = None, after: int | datetime | None = None) -> MemoryDiff:
+        """Compare the memory of a conversation as of two versions or times, message by message.
+
+        Without `before`, the comparison starts at the beginning; without `after`, it ends now. If `before` is the later
+        one, the changes are reported in reverse.
+
+        Raises:
+            ConversationNotFound: it does not exist.
+        """
+        self.journal.require(key)
+        first, last = self.journal.memory(key, 0 if before is None else before), self.journal.memory(key, after)
+        older, newer = sorted((first.version, last.version))
+        return diff_memories(key, first, last, self.journal.history(key, after=older, upto=newer))
+
+    def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
+        """Return a run, by its id or an unambiguous ending of it, and all exchanges of its conversation.
+
+        Raises:
+            RunNotFound: no run, or more than one, has this id or ending.
+        """
+        return self.journal.run(run_id)
+
+    def status(self) -> dict[str, Any]:
+        """Return facts about the database: the keys of CONTRACT.md for `db status`."""
+        return self.journal.status() | {"views": self.journal.views.status()}
+
+    @property
+    def schema_before(self) -> int | None:
+        """Return the schema's number before this opening upgraded it, or None if there was no upgrade.
+
+        The number is 0 if there was no schema.
+        """
+        return self.journal.upkeep.schema_before
+
+    def check(self, progress: UpkeepProgress = quietly) -> Iterator[Finding]:
+        """Yield everything that differs from what was stored: every event is checked, then the views."""
+        yield from self.journal.upkeep.check(progress)
+        last = self.journal.recorder.max_notification_id() or 0
+        for view in self.journal.views.status():
+            if view["position"] > last:
+                yield Finding("view", f"{view['name']} is ahead of the log: rebuild it", position=view["position"])
+            if view["parked"]:
+                yield Finding(
+                    "view", f"{view['name']} could not process {view['parked']} events: rebuild it to see why"
+                )
+
+    def rebuild_views(
+        self, names: Sequence[str] = (), progress: Callable[[str, int, int], None] = lambda name, done, total: None
+    ) -> None:
+        """Rebuild views from the log next to those in use, then switch to them.
+
+        Raises:
+            InvalidInput: there is no such view.
+            CorruptEvent: an event cannot be processed; the views in use are kept.
+        """
+        self.journal.views.rebuild(names, progress)
+
+    def back_up(self, path: str | Path, progress: UpkeepProgress = quietly) -> int:
+        """Write a snapshot of the ledger to a new SQLite file and return its number of events.
+
+        The file is itself a ledger.
+
+        Raises:
+            Conflict: the file already exists.
+            StoreUnavailable: it cannot be written.
+        """
+        return self.journal.upkeep.back_up(Path(path), progress)
+
+    def copy_to(self, url: str, progress: UpkeepProgress = quietly) -> int:
+        """Copy the ledger to another, empty database, also of the other kind, and return its number of events.
+
+        Raises:
+            Conflict: the database is not empty.
+            StoreError: it cannot be used.
+        """
+        return self.journal.upkeep.copy_to(url, progress)
+
+    def close_overdue_runs(self) -> list[str]:
+        """Close runs past their deadline that a crash left open, in all conversations, and return their ids."""
+        return self.journal.close_overdue_runs()

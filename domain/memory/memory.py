@@ -1,0 +1,341 @@
+"""Build memory, which is what a model is shown: a pure fold over a conversation's events, as of a version or time.
+
+The data is never changed. Providers reject a tool call without a result, a result whose call is not in view, and a late
+result: the view corrects these (see `mend_tool_calls`). A view can be limited to a budget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, cast
+
+from ..conversation import JournaledMessage
+from ..conversation import events as e
+from ..conversation.messages import Message, Role, ToolCall
+from ..errors import InvalidInput
+from ..ids import as_utc
+from .order import in_place
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Represent the messages in view, oldest first.
+
+    `version` is that of the last event folded; `rule` describes how the view was limited.
+    """
+
+    messages: tuple[JournaledMessage, ...] = ()
+    version: int = 0
+    rule: str = "all"
+    run_threads: Mapping[str, str] = field(default_factory=dict)
+    """run id → the thread in which the run took place; the thread's run steps hold its tool calls"""
+    run_marks: Mapping[str, int] = field(default_factory=dict)
+    """run id → version up to which that thread held the journal when the run answered in it"""
+
+    def window(self, last: int | None = None, tokens: int | None = None) -> Memory:
+        """Return the newest messages: at most `last` of them, within about `tokens`.
+
+        The newest message is always in view, even if it alone exceeds the budget. A view of tool results alone is
+        extended back to the message with their calls. For the error of the estimate, see `tokens.py`.
+
+        Raises:
+            InvalidInput: a limit is below 1.
+        """
+        for name, bound in (("last", last), ("tokens", tokens)):
+            if bound is not None and bound < 1:
+                raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
+        first = max(len(self.messages) - last, 0) if last is not None else 0
+        if tokens is not None:
+            first += _first_within(self.messages[first:], tokens)
+        kept = self.messages[_with_its_call(self.messages, first) :]
+        bounds = [f"{name}={bound}" for name, bound in (("last", last), ("tokens", tokens)) if bound is not None]
+        rule = ",".join([*([] if self.rule == "all" else [self.rule]), *bounds])
+        return replace(self, messages=kept, rule=rule or "all")
+
+    def by_rule(self, rule: str) -> Memory:
+        """Return the view that a stored rule describes, so that a rerun sees what the failed run saw."""
+        view, bounds = self, dict[str, int]()
+        for name, number in re.findall(r"(last|tokens)=(\d+)", rule):
+            if name in bounds:  # a window of a window
+                view, bounds = view.window(**bounds), {}
+            bounds[name] = int(number)
+        return view.window(**bounds) if bounds else view
+
+    def settled(self) -> Memory:
+        """Return the view without tool calls at its end that still wait for results: the next append may bring them."""
+        end = len(self.messages)
+        answered: set[str] = set()
+        for index in range(len(self.messages) - 1, -1, -1):
+            message = self.messages[index].message
+            if message.tool_call_id is not None:
+                answered.add(message.tool_call_id)
+            elif any(call.id not in answered for call in message.calls()):
+                end, answered = index, set()
+            else:
+                break
+        return self if end == len(self.messages) else replace(self, messages=self.messages[:end])
+
+    def mended(self) -> tuple[JournaledMessage, ...]:
+        """Return the messages as providers accept them, with their places: tool calls and results are paired."""
+        return mend_tool_calls([each for each in self.messages if each.message.role is not Role.UNKNOWN])
+
+    def in_thread(self, thread_id: str | None) -> tuple[JournaledMessage, ...]:
+        """Return the messages as providers accept them, in the order in which a thread holds them.
+
+        Messages that were journaled while a run answered in the thread follow the run's own messages there. For another
+        thread, or for None, the order is that of the journal.
+        """
+        marks = {run: mark for run, mark in self.run_marks.items() if self.run_threads.get(run) == thread_id}
+        if thread_id is None or not marks:
+            return self.mended()
+        placed: list[JournaledMessage] = []
+        for each in self.messages:
+            mark = marks.get(each.run_id or "")
+            index = len(placed)
+            while mark is not None and index and placed[index - 1].version > mark:
+                if placed[index - 1].run_id == each.run_id:
+                    break
+                index -= 1
+            placed.insert(index, each)
+        return replace(self, messages=tuple(placed)).mended()
+
+    def ran_in(self, message: JournaledMessage, thread_id: str | None) -> bool:
+        """Return whether the run that produced a message took place in this thread."""
+        return thread_id is not None and self.run_threads.get(message.run_id or "") == thread_id
+
+    def shown(self) -> tuple[Message, ...]:
+        """Return the messages as a provider accepts them."""
+        return tuple(each.message for each in self.mended())
+
+    def as_chat_messages(self) -> list[dict[str, Any]]:
+        """Return the `messages` of a Chat Completions request."""
+        plain = [message.as_plain_chat_message() for message in self.messages]
+        if None not in plain:  # texts only: no tool calls to pair
+            return cast("list[dict[str, Any]]", plain)
+        return [message.as_chat_message() for message in self.shown()]
+
+    def as_response_items(self) -> list[dict[str, Any]]:
+        """Return the `input` of a Responses API request."""
+        return [item for message in self.shown() for item in response_items(message)]
+
+    def estimated_tokens(self) -> int:
+        """Return the approximate number of input tokens of the view."""
+        return sum(message_tokens(message) for message in self.shown())
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of the shown messages in canonical JSON: equal digests mean equal views."""
+        canonical = json.dumps(self.as_chat_messages(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+MEMORY_TOPICS = (
+    *("MessageJournaled", "MessageRetracted", "MemoryCleared", "RerunAccepted"),
+    *("RunCompleted", "RunFailed"),  # the thread in which a run took place
+)
+"""Names of the events that memory is built from."""
+
+
+class MemoryFold:
+    """Build memory step by step from events, oldest first."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, JournaledMessage] = {}
+        self.gone: dict[str, JournaledMessage] = {}
+        """Messages that left memory; their positions are still needed."""
+        self.behind: dict[str, str] = {}
+        """message id → id of the message that it was placed behind"""
+        self.run_threads: dict[str, str] = {}
+        self.run_marks: dict[str, int] = {}
+
+    def say(self, message: JournaledMessage) -> None:
+        """Add a message."""
+        self.messages[message.message_id] = message
+
+    def take(self, event: e.Event) -> None:
+        """Apply one event. Never raises."""
+        match event:
+            case e.MessageJournaled():
+                self.say(journaled(event))
+            case e.MessageRetracted():
+                self._lose(event.message_id)
+            case e.MemoryCleared():
+                self.messages = _after(self.messages, event.up_to_version)
+                self.gone = _after(self.gone, event.up_to_version)
+            case e.RerunAccepted():
+                self._lose(event.superseded_message_id)
+                if event.behind_message_id is not None:
+                    every = (*self.messages.values(), *self.gone.values())
+                    ours = [each.message_id for each in every if each.run_id == event.run_id]
+                    self.behind |= dict.fromkeys(ours, event.behind_message_id)
+            case e.RunCompleted(thread_id=str(thread_id)) | e.RunFailed(thread_id=str(thread_id)):
+                self.run_threads[event.run_id] = thread_id
+                if isinstance(event, e.RunCompleted) and event.thread_version is not None:
+                    self.run_marks[event.run_id] = event.thread_version
+            case _:
+                pass
+
+    def memory(self, version: int) -> Memory:
+        """Return the memory built so far, as of a version."""
+        messages = in_place(self.messages.values(), self.gone, self.behind) if self.behind else self.messages.values()
+        return Memory(tuple(messages), version, run_threads=self.run_threads, run_marks=self.run_marks)
+
+    def _lose(self, message_id: str | None) -> None:
+        lost = self.messages.pop(message_id or "", None)
+        if lost is not None:
+            self.gone[lost.message_id] = lost
+
+
+def _after(messages: dict[str, JournaledMessage], version: int) -> dict[str, JournaledMessage]:
+    return {id_: each for id_, each in messages.items() if each.version > version}
+
+
+def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> Memory:
+    """Fold events, oldest first, into memory as of a version or a time, both inclusive. Never raises."""
+    fold, version = MemoryFold(), 0
+    at = as_utc(at) if isinstance(at, datetime) else at
+    for event in events:
+        if (isinstance(at, int) and event.originator_version > at) or (
+            isinstance(at, datetime) and event.timestamp > at
+        ):
+            break
+        version = event.originator_version
+        fold.take(event)
+    return fold.memory(version)
+
+
+def response_items(message: Message) -> Sequence[dict[str, Any]]:
+    """Return one message as items of the Responses API and of Conversations.
+
+    Assistant text becomes a plain string, the only form that is valid without the provider's own ids.
+    """
+    if message.role is Role.TOOL:
+        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}]
+    items: list[dict[str, Any]] = []
+    if message.content:
+        content = message.text if message.role is Role.ASSISTANT else _input_content(message)
+        if content:
+            items.append({"type": "message", "role": message.role.value, "content": content})
+    items.extend(
+        {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+        for call in message.calls()
+    )
+    return items
+
+
+def message_tokens(message: Message) -> int:
+    """Return the approximate number of tokens of one message."""
+    calls = sum(estimate_tokens(call.name) + estimate_tokens(call.arguments) for call in message.calls())
+    return MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.text) + calls
+
+
+def journaled(event: e.MessageJournaled) -> JournaledMessage:
+    """Return a stored message with its place."""
+    return JournaledMessage.stored(e.payload_of(event), event.originator_version, event.timestamp)
+
+
+def _input_content(message: Message) -> str | list[dict[str, Any]]:
+    content = message.content_as_json()
+    return content if isinstance(content, str) else [_input_part(part) for part in content or ()]
+
+
+def _input_part(part: dict[str, Any]) -> dict[str, Any]:
+    match part:
+        case {"type": "text", "text": text}:
+            return {"type": "input_text", "text": text}
+        case {"type": "image_url", "image_url": {"url": url, **rest}}:
+            return {"type": "input_image", "image_url": url, "detail": rest.get("detail") or "auto"}
+        case {"type": "file", "file": {"file_id": file_id}}:
+            return {"type": "input_file", "file_id": file_id}
+    return {"type": "input_text", "text": f"[{part.get('type', 'content')} not shown]"}
+
+
+def _with_its_call(messages: Sequence[JournaledMessage], first: int) -> int:
+    """Return where to start a view that would hold only tool results: at the message with the calls."""
+    if first >= len(messages) or any(not each.is_tool_result for each in messages[first:]):
+        return first
+    while first > 0 and messages[first].is_tool_result:
+        first -= 1
+    return first
+
+
+def _first_within(messages: Sequence[JournaledMessage], tokens: int) -> int:
+    """Return the start of the longest tail within `tokens`; it includes at least the last message."""
+    spent = 0
+    for index in range(len(messages) - 1, -1, -1):
+        spent += message_tokens(messages[index].message)
+        if spent > tokens:
+            return min(index + 1, len(messages) - 1)
+    return 0
+
+
+NO_RESULT = "[no result of this call was recorded]"
+
+
+def mend_tool_calls(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
+    """Return the messages with every tool call answered once, directly after the message that made it."""
+    if not any(each.message.calls() or each.message.role is Role.TOOL for each in messages):
+        return tuple(messages)
+    return tuple(_mended(messages, _results_by_call(messages)))
+
+
+def _mended(
+    messages: Sequence[JournaledMessage], results: dict[tuple[int, str], JournaledMessage]
+) -> Iterator[JournaledMessage]:
+    for index, each in enumerate(messages):
+        if each.message.role is Role.TOOL:
+            continue
+        yield each
+        for call in each.message.calls():
+            yield results.get((index, call.id)) or _placeholder(each, call)
+
+
+def _results_by_call(messages: Sequence[JournaledMessage]) -> dict[tuple[int, str], JournaledMessage]:
+    """Map (index of the calling message, call id) to the first result after the call, before the id is used again."""
+    waiting: dict[str, int] = {}
+    results: dict[tuple[int, str], JournaledMessage] = {}
+    for index, each in enumerate(messages):
+        for call in each.message.calls():
+            waiting[call.id] = index
+        call_id = each.message.tool_call_id
+        if call_id is not None and call_id in waiting:
+            results[waiting.pop(call_id), call_id] = each
+    return results
+
+
+def _placeholder(caller: JournaledMessage, call: ToolCall) -> JournaledMessage:
+    result = Message(Role.TOOL, NO_RESULT, tool_call_id=call.id)
+    return JournaledMessage(result, "", caller.version, caller.at, caller.exchange_id, caller.run_id, caller.source)
+
+
+MESSAGE_OVERHEAD_TOKENS = 4
+"""Tokens around each message: role and separators, as OpenAI's cookbook counts them."""
+
+
+_PIECES = re.compile(
+    r"(?P<latin>[A-Za-z]+)|(?P<digits>\d+)|(?P<wide>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+)|(?P<word>[^\W\d_]+)"
+    r"|(?P<space>\s+)|(?P<mark>[^\w\s]+|_+)"
+)
+
+
+def estimate_tokens(text: str) -> int:
+    """Return the approximate number of tokens that a model reads in `text`; 0 for an empty text."""
+    return sum(_cost(match.lastgroup, match.end() - match.start(), match[0]) for match in _PIECES.finditer(text))
+
+
+def _cost(kind: str | None, length: int, piece: str) -> int:
+    if kind == "latin":
+        return 1 if length <= 8 else 1 + (length - 3) // 6
+    if kind == "digits":
+        return (length + 2) // 3
+    if kind == "word":
+        return (length + 4) // 5
+    if kind == "space":
+        return 1 if "\n" in piece or length > 2 else 0
+    if kind == "mark":
+        return 1 if length <= 3 else (length + 2) // 3
+    return (length * 2 + 2) // 3

@@ -1,0 +1,50 @@
+"""Rebuild threads, reconcile them, rerun failed exchanges and fork conversations: plans and jobs."""
+
+from typing import TYPE_CHECKING
+
+from ..faces import lazy_face
+
+if TYPE_CHECKING:
+    from .fork import forked, parent_of
+    from .jobs import JobState
+    from .plan import Item, Plan, Progress
+    from .rebuild import RebuildItem, RebuildPlan
+    from .reconcile import ReconcileItem
+    from .recorded import RecordedExchange, RecordedRun, recorded_exchange
+    from .replay import Replay
+    from .rerun import RerunPlan
+    from .rerun_request import RerunItem
+
+__all__ = [
+    "Item",
+    "JobState",
+    "Plan",
+    "Progress",
+    "RebuildItem",
+    "RebuildPlan",
+    "ReconcileItem",
+    "RecordedExchange",
+    "RecordedRun",
+    "Replay",
+    "RerunItem",
+    "RerunPlan",
+    "forked",
+    "parent_of",
+    "recorded_exchange",
+]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            "fork": "forked parent_of",
+            "jobs": "JobState",
+            "plan": "Item Plan Progress",
+            "rebuild": "RebuildItem RebuildPlan",
+            "reconcile": "ReconcileItem",
+            "recorded": "RecordedExchange RecordedRun recorded_exchange",
+            "replay": "Replay",
+            "rerun": "RerunPlan",
+            "rerun_request": "RerunItem",
+        },
+    )

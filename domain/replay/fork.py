@@ -1,0 +1,117 @@
+"""Fork a conversation: start a new one from the memory of another, at a version or time. No model is called."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import count
+
+from ..conversation import Conversation, ConversationState, JournaledMessage
+from ..conversation import events as e
+from ..conversation.messages import Role
+from ..effects import Effects, Work
+from ..errors import Conflict, ConversationChanged, InvalidInput
+from ..exchange import Outside
+from ..ids import new_id
+from ..journal import Journal
+from ..limits import KEY_CHARS_MAX
+from ..memory import Memory
+
+
+def forked(
+    journal: Journal, outside: Outside, key: str, new_key: str, at: int | datetime | None
+) -> Effects[ConversationState]:
+    """Fork a conversation, then mirror the fork to its threads, as after any append; see `Ledger.fork`."""
+    state: ConversationState = yield Work(lambda: fork(journal, key, new_key, at).state)
+    yield from outside.mirrored(journal, new_key)
+    return state
+
+
+def fork(
+    journal: Journal, key: str, new_key: str, at: int | datetime | None = None, asked_in: str | None = None
+) -> Conversation:
+    """Start a conversation from the memory of another, at a version or time, in one commit.
+
+    The messages keep role, content, tool calls, other fields, source and the time at which they were written; their ids
+    are new. With `asked_in`, the question of that exchange belongs to an open exchange of the fork.
+
+    Raises:
+        ConversationNotFound: there is no conversation to fork.
+        InvalidKey: `new_key` is not a valid key.
+        InvalidInput: the conversation does not have this version, or did not exist at this time.
+        Conflict: a conversation `new_key` already exists.
+    """
+    parent = journal.require(key)
+    memory = journal.memory(key, at)
+    if isinstance(at, int) and not 1 <= at <= parent.version:
+        raise InvalidInput(f"{key!r} has versions 1 to {parent.version}: there is no version {at} to fork")
+    if memory.version == 0:
+        raise InvalidInput(f"{key!r} had not begun at that time: give a later one")
+    taken = f"there is a conversation {new_key!r} already: give the fork another key"
+    if new_key == key or journal.load(new_key) is not None:
+        raise Conflict(taken)
+    conversation = Conversation.start(new_key, _metadata(journal, key), key, memory.version)
+    _journal(conversation, memory, asked_in)
+    try:
+        journal.store(conversation)
+    except ConversationChanged as error:
+        raise Conflict(taken) from error
+    return conversation
+
+
+def fork_key(journal: Journal, key: str, run_id: str, at: int) -> str:
+    """Return the key of the fork in which a run's exchange is rerun.
+
+    The key is unused, or belongs to a fork at the same version that has not been answered yet.
+    """
+    for number in count(1):
+        ending = f" ~ {run_id[-8:]}" + (f" {number}" if number > 1 else "")
+        wanted = key[: KEY_CHARS_MAX - len(ending)] + ending
+        there = journal.load(wanted)
+        if there is None or (is_fork(journal, wanted, key, at) and there.state.open_exchanges):
+            return wanted
+    raise AssertionError("there is always another number")
+
+
+def is_fork(journal: Journal, key: str, parent_key: str, parent_version: int) -> bool:
+    """Return whether a conversation is a fork of another one at a version."""
+    return parent_of(journal, key) == (parent_key, parent_version)
+
+
+def parent_of(journal: Journal, key: str) -> tuple[str, int] | None:
+    """Return the key and version of the conversation that this one was forked from, or None."""
+    first = next(journal.history(key, upto=1), None)
+    if not isinstance(first, e.ConversationStarted) or first.parent_key is None:
+        return None
+    return first.parent_key, first.parent_version or 0
+
+
+def exchange_in_fork(journal: Journal, key: str) -> str | None:
+    """Return the exchange that was open when a fork started."""
+    journaled = (event for event in journal.history(key) if isinstance(event, e.MessageJournaled))
+    return next((event.exchange_id for event in journaled if event.exchange_id is not None), None)
+
+
+def _metadata(journal: Journal, key: str) -> e.JSON:
+    first = next(journal.history(key, upto=1), None)
+    return first.metadata if isinstance(first, e.ConversationStarted) else {}
+
+
+def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -> None:
+    question = _question(memory, asked_in) if asked_in is not None else None
+    own = new_id()
+    for each in memory.messages:
+        # Exchanges and runs remain the parent's; the exchange that is answered again here gets an id of its own.
+        is_open_here = question is not None and (each is question or each.exchange_id == asked_in)
+        conversation.journal(
+            each.message,
+            source=each.source,
+            exchange_id=own if is_open_here else None,
+            written_at=each.written_at,
+        )
+
+
+def _question(memory: Memory, exchange_id: str | None) -> JournaledMessage | None:
+    """Return the question of an exchange, or the newest message of the user if the exchange has none."""
+    asked = [each for each in memory.messages if each.message.role is Role.USER]
+    ours = [each for each in asked if each.exchange_id == exchange_id]
+    return (ours or asked)[-1] if asked else None

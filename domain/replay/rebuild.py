@@ -1,0 +1,423 @@
+"""Rebuild a thread: write a new one from the journal, read it back, and link it only if it is equal.
+
+This never calls a model: nothing here can reach a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..conversation import Conversation
+from ..conversation import events as e
+from ..effects import Effects, Wait, Work
+from ..errors import ConversationChanged, ProviderRefused, StoreError, ThreadledgerError
+from ..exchange import Outbox
+from ..failures import Cause, diagnose
+from ..ids import from_iso, to_iso
+from ..journal import Journal, MemoryFile
+from ..threads import (
+    Delivered,
+    Doubt,
+    Rendering,
+    ThreadItem,
+    ThreadMirror,
+    ThreadState,
+    Verifier,
+    bring_up,
+    compare,
+    digest,
+    retried,
+)
+from .jobs import Jobs, JobState
+from .plan import Plan
+
+READ_BACK_ATTEMPTS_MAX = 3
+"""Maximum reads of a thread that differs from what was written, where one of our writes may have landed late."""
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildItem:
+    """Describe one conversation of a rebuild, as planned and with its outcome."""
+
+    key: str
+    backend: str
+    version: int = 0
+    old_thread_id: str | None = None
+    thread_id: str | None = None
+    messages: int = 0
+    sent: int = 0
+    losses: Mapping[str, int] = field(default_factory=dict)
+    digest: str = ""
+    verified: bool = False
+    state: str = "planned"
+    reason: str = ""
+    requests: int = 0
+    """Number of requests that a plan expects it to need."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the keys of CONTRACT.md."""
+        left_out = {"version", "requests"}
+        found = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
+        return found | {"losses": dict(self.losses)}
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Hold what a rebuild finds for a conversation."""
+
+    item: RebuildItem
+    rendering: Rendering
+    link: Mapping[str, Any] | None = None
+    unfinished: str | None = None
+    """Thread that an earlier attempt at the same memory had started to write."""
+    rebuilt: bool = False
+    """Whether an earlier attempt at this very item had already linked the new thread."""
+
+
+class Threads:
+    """Rewrite the threads of a ledger."""
+
+    def __init__(
+        self, journal: Journal, mirrors: Mapping[str, ThreadMirror], outbox: Outbox | None, verifier: Verifier
+    ) -> None:
+        self._journal = journal
+        self._mirrors = mirrors
+        self._outbox = outbox
+        self._verifier = verifier
+
+    def plan(self, key: str, to: str, at: int | datetime | None = None) -> RebuildItem:
+        """Return what a rebuild of one conversation would write. Nothing is sent.
+
+        Raises:
+            ConversationNotFound, InvalidInput: no such conversation or kind of thread.
+        """
+        return self._looked(key, to, at).item
+
+    def rebuilding(
+        self, key: str, to: str, version: int, at: int | datetime | None = None, fresh: bool = False
+    ) -> Effects[RebuildItem]:
+        """Rewrite the thread of a conversation that was planned at a version.
+
+        Provider failures are reported in the item, never raised.
+        """
+        planned = RebuildItem(key, to, version)
+        try:
+            look: _Look = yield Work(partial(self._look, planned, at))
+            return (yield from self._rebuild(look, at, fresh))
+        except ProviderRefused as refused:
+            return replace(planned, state="failed", reason=f"{diagnose(refused.failure).value}: {refused}")
+        except ThreadledgerError as error:
+            return replace(planned, state="failed", reason=str(error))
+
+    def _look(self, planned: RebuildItem, at: int | datetime | None) -> _Look:
+        key, to = planned.key, planned.backend
+        if at is None and moved_on(self._journal, key, planned.version):
+            return _Look(replace(planned, state="skipped", reason=CHANGED), Rendering(()))
+        look = self._looked(key, to, at)
+        unfinished = self._outbox.unfinished(key, to, look.item.digest) if self._outbox is not None else None
+        since = self._journal.history(key, after=planned.version) if look.item.version > planned.version else ()
+        digest_now = look.item.digest
+        rebuilt = any(
+            isinstance(event, e.ThreadRebuilt) and (event.backend, event.digest) == (to, digest_now) for event in since
+        )
+        return replace(look, unfinished=unfinished, rebuilt=rebuilt)
+
+    def _looked(self, key: str, to: str, at: int | datetime | None) -> _Look:
+        link = self._journal.require(key).state.links.get(to)
+        rendering, version = self._verifier.render(key, to, at)
+        count = len(rendering.items)
+        item = RebuildItem(
+            key,
+            to,
+            version=version,
+            old_thread_id=link["thread_id"] if link else None,
+            messages=count,
+            losses=rendering.losses,
+            digest=digest(rendering.items),
+            state="planned" if count else "skipped",
+            reason="" if count else "nothing to write",
+            requests=self._requests(to, count, linked=link is not None and not link["lost"]),
+        )
+        return _Look(item, rendering, link)
+
+    def _rebuild(self, look: _Look, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
+        item = look.item
+        if item.state == "skipped":
+            return item
+        mirror = self._mirrors[item.backend]
+        if (look.rebuilt or not fresh) and (yield from self._is_sound(look, mirror)):
+            found = replace(item, thread_id=item.old_thread_id, verified=True)
+            if look.rebuilt:
+                return replace(found, state="done", reason="written and linked by an earlier attempt")
+            return replace(found, state="skipped", reason="the thread equals the journal")
+        thread_id, delivered = yield from self._written(look, mirror)
+        thread, delivered = yield from self._read_back(mirror, thread_id, look, delivered)
+        written = replace(item, thread_id=thread_id, sent=delivered.sent, verified=digest(thread) == item.digest)
+        if not written.verified:
+            yield Work(partial(self._note_unfinished, item, None))
+            found_there = compare(look.rendering.items, thread)
+            differs = f"{found_there.missing} missing, {found_there.extra} extra, {found_there.different} different"
+            return replace(written, state="failed", reason=f"read back: {differs}; not linked")
+        try:
+            yield Work(partial(self._record, written, mirror, look.link, delivered.doubts))
+        except ConversationChanged as error:
+            return replace(written, state="skipped", verified=False, reason=str(error))
+        return replace(written, state="done")
+
+    def _written(self, look: _Look, mirror: ThreadMirror) -> Effects[tuple[str, Delivered]]:
+        """Create the thread and write every item, or resume a partly written one."""
+        items = look.rendering.items
+        if look.unfinished is not None:
+            try:
+                return look.unfinished, (yield from bring_up(mirror, look.unfinished, items, unclean=True))
+            except ProviderRefused as refused:
+                if diagnose(refused.failure) is not Cause.THREAD_MISSING:
+                    raise
+        thread_id: str = yield from retried(lambda: mirror.create(look.item.key))
+        yield Work(partial(self._note_unfinished, look.item, thread_id))
+        return thread_id, (yield from bring_up(mirror, thread_id, items, held=()))
+
+    def _read_back(
+        self, mirror: ThreadMirror, thread_id: str, look: _Look, delivered: Delivered
+    ) -> Effects[tuple[Sequence[ThreadItem], Delivered]]:
+        """Return all entries of the thread, after deleting our copies that landed late in the meantime."""
+        sent = delivered.sent
+        thread = yield from retried(lambda: mirror.read(thread_id))
+        for _ in range(READ_BACK_ATTEMPTS_MAX - 1):
+            if not delivered.doubts or digest(thread) == look.item.digest:
+                break
+            delivered = yield from bring_up(mirror, thread_id, look.rendering.items, doubts=delivered.doubts)
+            thread = yield from retried(lambda: mirror.read(thread_id))
+        return thread, replace(delivered, sent=sent)
+
+    def _is_sound(self, look: _Look, mirror: ThreadMirror) -> Effects[bool]:
+        link = look.link
+        if link is None or link["lost"] or link["endpoint"] != mirror.endpoint:
+            return False
+        key, thread_id = look.item.key, link["thread_id"]
+        native, _ = yield Work(partial(self._verifier.render, key, look.item.backend, None, thread_id))
+        try:
+            thread = yield from retried(lambda: mirror.read(thread_id))
+            return compare(native.items, thread).state is ThreadState.SAME
+        except ProviderRefused as refused:
+            if diagnose(refused.failure) is not Cause.THREAD_MISSING:
+                raise
+            return False
+
+    def _note_unfinished(self, item: RebuildItem, thread_id: str | None) -> None:
+        if self._outbox is not None:
+            self._outbox.note_unfinished(item.key, item.backend, thread_id, item.digest)
+
+    def _record(
+        self, item: RebuildItem, mirror: ThreadMirror, link: Mapping[str, Any] | None, doubts: Sequence[Doubt]
+    ) -> None:
+        """Link the new thread. If another process has linked a different thread in the meantime, that one is kept.
+
+        Raises:
+            ConversationChanged: a different thread was linked.
+        """
+        rebuilt = {
+            "backend": item.backend,
+            "thread_id": item.thread_id,
+            "endpoint": mirror.endpoint,
+            "memory_version": item.version,
+            "message_count": item.messages,
+            "digest": item.digest,
+            "losses": dict(item.losses),
+        }
+
+        def decide(conversation: Conversation) -> None:
+            now_linked = conversation.state.links.get(item.backend)
+            if (now_linked or {}).get("thread_id") != (link or {}).get("thread_id"):
+                raise ConversationChanged("another thread was linked in the meantime: plan again")
+            conversation.rebuild_thread(rebuilt)
+
+        self._journal.commit(item.key, decide)
+        if self._outbox is not None and item.thread_id is not None:
+            self._outbox.written(item.key, item.backend, item.thread_id, item.version, doubts)
+
+    def _requests(self, to: str, items: int, *, linked: bool) -> int:
+        """Estimate the number of requests: read the linked thread, create a new one, write it and read it back."""
+        if not items:
+            return 0
+        mirror = self._mirrors[to]
+        pages = -(-items // mirror.page)
+        return 1 + -(-items // mirror.batch) + pages * (2 if linked else 1)
+
+
+class RebuildPlan(Plan[RebuildItem]):
+    """Plan to rewrite threads.
+
+    `planned` yields what is planned, one conversation at a time: a plan over a whole ledger keeps only keys and
+    versions.
+    """
+
+    kind = "rebuild"
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        wait: Wait,
+        threads: Threads,
+        pinned: Sequence[tuple[str, int]],
+        to: str,
+        at: int | datetime | None = None,
+        fresh: bool = False,
+    ) -> None:
+        """Create a plan. `pinned` holds keys, each with the version of the conversation when the plan was made."""
+        super().__init__(jobs, wait)
+        self.to = to
+        self.at = at
+        self.fresh = fresh
+        self._threads = threads
+        self._pinned = pinned
+        self._items: list[RebuildItem] | None = None
+
+    def __len__(self) -> int:
+        return len(self._pinned)
+
+    @property
+    def items(self) -> list[RebuildItem]:
+        """Return what is planned for each conversation; after the plan was applied, the outcomes."""
+        if self._items is None:
+            self._items = list(self.planned())
+        return self._items
+
+    def planned(self) -> Iterator[RebuildItem]:
+        """Yield what is planned, one conversation at a time."""
+        return (self._threads.plan(key, self.to, self.at) for key, _ in self._pinned)
+
+    def options(self) -> dict[str, Any]:
+        at = to_iso(self.at) if isinstance(self.at, datetime) else self.at
+        return {"to": self.to, "at": at, "fresh": self.fresh}
+
+    def pins(self) -> Iterator[Mapping[str, Any]]:
+        return ({"key": key, "version": version} for key, version in self._pinned)
+
+    def step(self, pin: Mapping[str, Any]) -> Effects[RebuildItem]:
+        return self._threads.rebuilding(pin["key"], self.to, pin["version"], self.at, self.fresh)
+
+    def _listed(self, found: Mapping[int, RebuildItem]) -> list[RebuildItem]:
+        self._items = super()._listed(found)
+        return self._items
+
+
+def at_in(options: Mapping[str, Any]) -> int | datetime | None:
+    """Return the version or time in a rebuild's options."""
+    at = options.get("at")
+    return from_iso(at) if isinstance(at, str) else at
+
+
+BACKEND = "file"
+"""Value used where other rebuilds name the kind of thread."""
+
+
+class FileRebuildPlan:
+    """Plan to write the memory of conversations to one file. The names are those of `RebuildPlan`."""
+
+    kind = "rebuild"
+    job: JobState | None = None
+    stopped_by_limit = False
+
+    def __init__(
+        self,
+        journal: Journal,
+        file: MemoryFile,
+        path: Path,
+        pinned: Sequence[tuple[str, int]],
+        at: int | datetime | None = None,
+    ) -> None:
+        self._journal = journal
+        self._file = file
+        self._path = path
+        self._pinned = pinned
+        self._at = at
+
+    def __len__(self) -> int:
+        return len(self._pinned)
+
+    @property
+    def items(self) -> list[RebuildItem]:
+        """Return what is planned for each conversation."""
+        return list(self.planned())
+
+    def planned(self) -> Iterator[RebuildItem]:
+        """Yield what is planned, one conversation at a time."""
+        return (self._planned(key) for key, _ in self._pinned)
+
+    def apply(self, progress: Callable[[RebuildItem], None] = lambda item: None, **how: Any) -> list[RebuildItem]:
+        """Write the file; it replaces an existing one only after everything was read back and is equal.
+
+        Raises:
+            FileMissing: it cannot be written.
+            StoreError: what was read back differs from what was written; an existing file is kept.
+        """
+        items = []
+        for item in self.each(**how):
+            progress(item)
+            items.append(item)
+        return items
+
+    def each(self, *, stop: Callable[[], bool] = lambda: False, **how: Any) -> Iterator[RebuildItem]:
+        """Write the file like `apply`, but yield each conversation after reading it back.
+
+        If `stop` returns true, no file is left.
+        """
+        written: dict[str, str] = {}
+        left_out: list[RebuildItem] = []
+
+        def memories() -> Iterator[tuple[str, Sequence[dict[str, Any]]]]:
+            for key, version in self._pinned:
+                if stop():
+                    return
+                if self._at is None and moved_on(self._journal, key, version):
+                    left_out.append(RebuildItem(key, BACKEND, version, state="skipped", reason=CHANGED))
+                    continue
+                messages = self._messages(key)
+                written[key] = self._file.digest(messages)
+                yield key, messages
+
+        with self._file.writing(self._path, memories()) as (read_back, accept):
+            yield from left_out
+            for key, messages in read_back:
+                if stop():
+                    return
+                item = replace(self._planned(key), sent=len(messages), digest=self._file.digest(messages))
+                if item.digest != written.pop(key, None):
+                    raise StoreError(
+                        f"{self._path} differs from what was written when it is read back: nothing was replaced; try again"
+                    )
+                yield replace(item, state="done", verified=True)
+            if stop():
+                return
+            if written:
+                raise StoreError(f"{self._path} is missing {len(written)} conversations: nothing was replaced; retry")
+            accept()
+
+    def _planned(self, key: str) -> RebuildItem:
+        messages = self._messages(key)
+        version = self._journal.require(key).version
+        return RebuildItem(key, BACKEND, version, messages=len(messages), digest=self._file.digest(messages))
+
+    def _messages(self, key: str) -> list[dict[str, Any]]:
+        return [each.message.as_chat_message() for each in self._journal.memory(key, self._at).messages]
+
+
+CHANGED = "changed since the plan: plan again"
+"""Reason for skipping an item whose conversation has changed since the plan."""
+
+
+ABOUT_THREADS = (e.ThreadLinked, e.ThreadLost, e.ThreadRebuilt, e.ThreadReconciled)
+
+
+def moved_on(journal: Journal, key: str, version: int) -> bool:
+    """Return whether a conversation has changed after a version, apart from its threads.
+
+    Events about threads do not count, because an interrupted rebuild may itself have linked or lost a thread.
+    """
+    return any(not isinstance(event, ABOUT_THREADS) for event in journal.history(key, after=version))

@@ -1,0 +1,464 @@
+"""Reconcile threads that have drifted from the journal.
+
+Missing entries are sent. Foreign entries are journaled on request. A thread that is out of order is rewritten. This
+never calls a model: nothing here can reach a backend.
+
+Each step decides again what to do, from the current state of the thread. After a crash, or in a second process, a step
+finds less to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from ..conversation import Conversation, ConversationState
+from ..conversation import events as e
+from ..conversation.messages import Source
+from ..effects import Effects, Wait, Work, perform
+from ..errors import Conflict, ConversationBusy, ConversationChanged, ProviderRefused, ThreadledgerError
+from ..exchange import Outside
+from ..failures import Cause, diagnose
+from ..ids import from_iso, now
+from ..journal import Journal
+from ..limits import BETWEEN_RUNS_SECONDS
+from ..threads import (
+    ADOPTED,
+    Comparison,
+    Drift,
+    ThreadItem,
+    ThreadState,
+    Verification,
+    Verifier,
+    adoptable,
+    compare,
+    drift_of,
+    ours_of,
+    retried,
+)
+from .jobs import Jobs
+from .plan import Plan
+from .rebuild import ABOUT_THREADS, CHANGED, RebuildItem, Threads
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileItem:
+    """Describe one thread of a reconcile, as planned and with its outcome."""
+
+    key: str
+    backend: str
+    version: int = 0
+    thread_id: str | None = None
+    new_thread_id: str | None = None
+    action: str = "none"
+    """`none`, `send`, `adopt`, `rebuild`, or several of them in the order of execution, joined by a plus sign."""
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
+    foreign: int = 0
+    """Number of the thread's foreign entries, which are among the extra and the different ones."""
+    sent: int = 0
+    adopted: int = 0
+    """Number of messages that were journaled as adopted."""
+    deleted: int = 0
+    """Number of our late copies that were deleted from the thread."""
+    state: str = "planned"
+    reason: str = ""
+    in_the_way: bool = False
+    """Whether it is skipped because another process uses the conversation, or has changed it since the plan."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all fields except those that only a plan needs."""
+        left_out = {"version", "in_the_way"}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
+
+
+class ReconcilePlan(Plan[ReconcileItem]):
+    """Plan to repair threads.
+
+    Each thread is read when the plan's items are read (`planned`), and again when it is repaired.
+    """
+
+    kind = "reconcile"
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        wait: Wait,
+        reconciler: Reconciler,
+        places: Sequence[tuple[str, str]],
+        adopt: bool = False,
+    ) -> None:
+        """Create a plan. `places` holds keys, each with a kind of thread."""
+        super().__init__(jobs, wait)
+        self.adopt = adopt
+        self._reconciler = reconciler
+        self._places = places
+        self._items: list[ReconcileItem] | None = None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def items(self) -> list[ReconcileItem]:
+        """Return what is planned for each thread; after the plan was applied, the outcomes."""
+        if self._items is None:
+            self._items = list(self.planned())
+        return self._items
+
+    def planned(self) -> Iterator[ReconcileItem]:
+        """Yield what is planned, one thread at a time; after the last one, the plan keeps them as its `items`."""
+        found = []
+        for planning in self.plannings():
+            found.append(perform(planning, self._wait))
+            yield found[-1]
+        self.keep(found)
+
+    def plannings(self) -> Iterator[Effects[ReconcileItem]]:
+        """Yield the same as effects, one generator for each thread."""
+        return (self._reconciler.planning(key, to, self.adopt) for key, to in self._places)
+
+    def keep(self, items: list[ReconcileItem]) -> None:
+        """Set the planned items."""
+        self._items = items
+
+    def options(self) -> dict[str, Any]:
+        return {"adopt": self.adopt}
+
+    def pins(self) -> Iterator[Mapping[str, Any]]:
+        return (
+            {"key": item.key, "version": item.version, "backend": item.backend}
+            for item in self.items
+            if item.state == "planned"
+        )
+
+    def step(self, pin: Mapping[str, Any]) -> Effects[ReconcileItem]:
+        return self._reconciler.step(pin, self.adopt)
+
+    def _listed(self, found: Mapping[int, ReconcileItem]) -> list[ReconcileItem]:
+        """Return all threads that were read, in the plan's order, with the outcomes of those that needed a repair."""
+        if self._items is None:
+            return super()._listed(found)
+        ended = {(item.key, item.backend): item for item in found.values()}
+        self._items = [ended.get((item.key, item.backend), item) for item in self._items]
+        return self._items
+
+
+LOOKS_MAX = 5
+"""Maximum number of comparisons of a thread while other writers change its conversation."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Hold a thread that was read, together with the journal at a version."""
+
+    journal: Sequence[ThreadItem]
+    thread: Sequence[ThreadItem]
+    drift: Drift
+    version: int
+
+    def decided(self, item: ReconcileItem, *, adopt: bool) -> ReconcileItem:
+        found = compare(self.journal, self.thread)
+        return decided(item, found, self.drift, self.journal, self.thread, adopt=adopt)
+
+
+class Reconciler:
+    """Compare the threads of a ledger with the journal and repair them."""
+
+    def __init__(self, journal: Journal, outside: Outside, verifier: Verifier, threads: Threads) -> None:
+        self._journal = journal
+        self._outside = outside
+        self._verifier = verifier
+        self._threads = threads
+
+    def planning(self, key: str, to: str, adopt: bool) -> Effects[ReconcileItem]:
+        """Return what would be done to one thread. It is read, and nothing is written.
+
+        Provider failures are reported in the item, never raised.
+
+        Raises:
+            ConversationNotFound, InvalidInput: no such conversation or kind of thread.
+        """
+        self._verifier.reach(to)
+        state = (yield Work(lambda: self._journal.require(key))).state
+        item = ReconcileItem(key, to, state.version)
+        try:
+            _refuse_while_running(state)
+            found = yield from retried(lambda: self._verifier.reading(key, to))
+            thread_id = found.verification.thread_id
+            if found.thread is None:
+                return without_thread(item, found.verification)
+            look: _Look = yield Work(partial(self._look, key, to, thread_id, found.thread))
+            return look.decided(replace(item, thread_id=thread_id), adopt=adopt)
+        except (ProviderRefused, Conflict) as error:
+            return stopped(item, error)
+
+    def step(self, pin: Mapping[str, Any], adopt: bool) -> Effects[ReconcileItem]:
+        """Repair one thread of a plan. Provider failures and conflicts are reported in the item, never raised."""
+        mending = _Mending(self._journal, ReconcileItem(pin["key"], pin["backend"], pin["version"]), adopt)
+        try:
+            yield from self._mended(mending)
+        except ThreadledgerError as error:
+            return stopped(mending.item, error)
+        return mending.item
+
+    def _mended(self, mending: _Mending) -> Effects[None]:
+        key, to = mending.item.key, mending.item.backend
+        if (yield Work(partial(self._usable_thread, mending))) is None or not (yield from self._in_place(mending)):
+            found = yield from retried(lambda: self._verifier.reading(key, to))
+            if found.thread is not None:
+                raise ConversationChanged("another thread was linked in the meantime: plan again")
+            mending.item = without_thread(mending.item, found.verification)
+        if "rebuild" in mending.item.action and mending.item.state == "planned":
+            yield from self._written_anew(mending)
+        mending.end()
+        item = mending.item
+        if self._outside.outbox is not None and (item.adopted or item.new_thread_id):
+            yield from self._outside.outbox.mirror(self._journal, key)  # new messages, and the other threads
+
+    def _usable_thread(self, mending: _Mending) -> str | None:
+        """Return the id of the linked thread, or None if there is no thread that can be repaired.
+
+        Raises:
+            ConversationChanged: the conversation has changed since the plan.
+            ConversationBusy: a run is open, or an exchange is being answered.
+        """
+        item = mending.item
+        state = self._journal.require(item.key).state
+        since = self._journal.history(item.key, after=item.version)
+        if not all(isinstance(event, ABOUT_THREADS) or _is_adoption(event) for event in since):
+            raise ConversationChanged(CHANGED)
+        _refuse_while_running(state)
+        link = state.links.get(item.backend)
+        if link is None or link["lost"] or link["endpoint"] != self._verifier.reach(item.backend).endpoint:
+            return None
+        mending.item = replace(item, thread_id=link["thread_id"])
+        return str(link["thread_id"])
+
+    def _in_place(self, mending: _Mending) -> Effects[bool]:
+        """Repair the linked thread as far as possible, and return whether it exists."""
+        outbox, item = self._outside.outbox, mending.item
+        if outbox is None:
+            raise Conflict("this ledger does not write to threads: open it with an outbox")
+        mend = partial(self._shown, mending)
+        try:
+            delivered = yield from outbox.catch_up(self._journal, item.key, item.backend, mend)
+        except ProviderRefused as refused:
+            if diagnose(refused.failure) is not Cause.THREAD_MISSING:
+                raise
+            return False
+        mending.item = replace(mending.item, sent=delivered.sent, deleted=len(delivered.deleted))
+        if delivered.sent:
+            yield Work(partial(mending.record, sent=delivered.sent))
+        return True
+
+    def _shown(self, mending: _Mending, thread: Sequence[ThreadItem]) -> Effects[bool]:
+        """Decide what to do with a thread, and journal what is to be adopted.
+
+        Returns whether missing entries can be sent to the thread. No other process of this ledger writes to the thread
+        at this moment.
+        """
+        item = mending.item
+        for _ in range(LOOKS_MAX):
+            look: _Look = yield Work(partial(self._look, item.key, item.backend, item.thread_id, thread))
+            mending.looked(look)
+            if not (mending.adopt and look.drift.foreign) or mending.item.state != "planned":
+                return "rebuild" not in mending.item.action and not mending.item.in_the_way
+            yield Work(partial(mending.adopt_foreign, look))
+        raise ConversationChanged("other writers constantly change the conversation: try again")
+
+    def _look(self, key: str, to: str, thread_id: str | None, thread: Sequence[ThreadItem]) -> _Look:
+        """Compare a thread with the journal, which is read after the thread.
+
+        At that moment, all our entries that the thread can show are journaled, unless a run is open.
+
+        Raises:
+            ConversationBusy: a run is open, or an exchange is being answered.
+        """
+        state = self._journal.require(key).state
+        _refuse_while_running(state)
+        journal = self._verifier.render(key, to, None, thread_id)[0].items
+        drift = drift_of(journal, thread)
+        if drift.strangers:
+            history = self._journal.history(key)
+            ours, lost, memory = ours_of(history, state.links[to]["version"], adopted_from(to, str(thread_id)))
+            withdrawn = self._verifier.reach(to).render(replace(memory, messages=tuple(lost)), thread_id)
+            drift = drift_of(journal, thread, replace(ours, withdrawn=withdrawn.items))
+        return _Look(journal, thread, drift, state.version)
+
+    def _written_anew(self, mending: _Mending) -> Effects[None]:
+        item = mending.item
+        rebuilt = RebuildItem(item.key, item.backend, state="skipped", reason=CHANGED)
+        for _ in range(LOOKS_MAX):
+            version = (yield Work(lambda: self._journal.require(item.key))).version
+            rebuilt = yield from self._threads.rebuilding(item.key, item.backend, version, fresh=True)
+            if rebuilt.reason != CHANGED:
+                break
+        if rebuilt.state == "done":
+            sent = mending.item.sent + rebuilt.sent
+            mending.item = replace(mending.item, new_thread_id=rebuilt.thread_id, sent=sent, state="done")
+        else:
+            in_the_way = rebuilt.state == "skipped" and rebuilt.reason != NOTHING_TO_WRITE
+            mending.item = replace(item, state=rebuilt.state, reason=rebuilt.reason, in_the_way=in_the_way)
+
+
+class _Mending:
+    """Hold one thread while it is being repaired."""
+
+    def __init__(self, journal: Journal, item: ReconcileItem, adopt: bool) -> None:
+        self.item = item
+        self.adopt = adopt
+        self._journal = journal
+
+    def looked(self, look: _Look) -> None:
+        """Update the item after a comparison: the first one decides what to do, a later one what is left of that."""
+        if self.item.adopted:
+            self.item = decided_again(self.item, look.drift)
+        else:
+            self.item = look.decided(replace(self.item, state="planned"), adopt=self.adopt)
+
+    def adopt_foreign(self, look: _Look) -> None:
+        """Journal the foreign entries, all of them or none.
+
+        Does nothing if another writer has changed the conversation: the foreign entries must then be determined again.
+        """
+        item, messages = self.item, adoptable(look.drift.foreign)
+        place = adopted_from(item.backend, str(item.thread_id))
+
+        def decide(conversation: Conversation) -> int:
+            if conversation.version != look.version:
+                return 0
+            for message, item_id in messages:
+                conversation.journal(message, source=Source.ADOPTED, idempotency_key=place + item_id)
+            self._record(conversation, adopted=len(messages))
+            return len(messages)
+
+        self.item = replace(item, adopted=item.adopted + self._journal.commit(item.key, decide))
+
+    def record(self, sent: int) -> None:
+        """Record how many entries were sent."""
+        self._journal.commit(self.item.key, lambda conversation: self._record(conversation, sent=sent))
+
+    def end(self) -> None:
+        """Set the outcome, after everything possible was done."""
+        item = self.item
+        if item.state == "planned" or item.deleted:
+            done = item.sent or item.adopted or item.deleted or item.new_thread_id
+            self.item = replace(item, state="done") if done else replace(item, state="skipped", reason=EQUAL)
+
+    def _record(self, conversation: Conversation, sent: int = 0, adopted: int = 0) -> None:
+        place = (self.item.backend, str(self.item.thread_id), conversation.version)
+        conversation.reconcile_thread(*place, sent=sent, adopted=adopted, reason=f"reconciled: {self.item.reason}")
+
+
+def adopted_from(to: str, thread_id: str) -> str:
+    """Return the prefix of the idempotency keys of entries adopted from a thread.
+
+    The provider's id of the entry follows it.
+    """
+    return f"{ADOPTED}:{to}:{thread_id}:"
+
+
+def _is_adoption(event: e.Event) -> bool:
+    return isinstance(event, e.MessageJournaled) and event.source == Source.ADOPTED
+
+
+def _refuse_while_running(state: ConversationState) -> None:
+    """Raise ConversationBusy while a run is open or an exchange is between two runs.
+
+    What they leave in the thread is not journaled yet.
+    """
+    for run_id, run in state.open_runs.items():
+        raise ConversationBusy(f"run {run_id} on {run['backend']} is open: try again when it has ended")
+    for exchange_id, exchange in state.open_exchanges.items():
+        active_at = exchange.get("active_at")
+        if active_at and now() < from_iso(active_at) + timedelta(seconds=BETWEEN_RUNS_SECONDS):
+            raise ConversationBusy(f"exchange {exchange_id} is being answered: try again when it has ended")
+
+
+NOTHING_TO_WRITE = "nothing to write"
+
+
+EQUAL = "the thread equals the journal"
+
+
+LEFT = "left in the thread: --adopt journals it, replay rebuild --fresh writes a thread without it"
+
+
+def decided(
+    item: ReconcileItem,
+    found: Comparison,
+    drift: Drift,
+    journal: Sequence[ThreadItem],
+    thread: Sequence[ThreadItem],
+    *,
+    adopt: bool,
+) -> ReconcileItem:
+    """Return the item with what to do to a thread that was read.
+
+    This sets the counts of differences, the action and the reason.
+    """
+    item = replace(item, missing=found.missing, extra=found.extra, different=found.different, foreign=drift.strangers)
+    if drift.waiting:
+        return replace(item, state="skipped", reason="a tool call waits for its result: try again", in_the_way=True)
+    broken = bool(drift.moved or drift.stale or (adopt and drift.unfit))
+    if adopt and drift.foreign and not broken:
+        broken = drift_of([*journal, *drift.foreign], thread).moved > 0
+    actions = [
+        *(["adopt"] if adopt and drift.foreign else []),
+        *(["rebuild"] if broken else ["send"] if drift.lacking else []),
+    ]
+    reason = "; ".join(_reasons(drift, adopt=adopt, broken=broken)) or EQUAL
+    return replace(item, action="+".join(actions) or "none", state="planned" if actions else "skipped", reason=reason)
+
+
+def decided_again(item: ReconcileItem, drift: Drift) -> ReconcileItem:
+    """Return the item with what is left to do after foreign entries were journaled."""
+    broken = bool(drift.moved or drift.stale or drift.unfit)
+    left = ["rebuild"] if broken else ["send"] if drift.lacking else []
+    return replace(item, action="+".join(["adopt", *left]))
+
+
+def without_thread(item: ReconcileItem, verification: Verification) -> ReconcileItem:
+    """Return the item with what to do if there is no thread that can be read."""
+    found = verification.found
+    item = replace(item, thread_id=verification.thread_id, missing=found.missing)
+    if not found.journal:
+        return replace(item, state="skipped", reason=NOTHING_TO_WRITE)
+    state = "the thread is gone" if found.state is ThreadState.GONE else "no thread is linked here"
+    reason = f"{state} ({verification.reason})" if verification.reason else state
+    return replace(item, action="rebuild", state="planned", reason=reason)
+
+
+def stopped(item: ReconcileItem, error: ThreadledgerError) -> ReconcileItem:
+    """Return an item that could not be continued: skipped after a conflict, else failed."""
+    if isinstance(error, Conflict):
+        return replace(item, state="skipped", reason=str(error), in_the_way=True)
+    cause = f"{diagnose(error.failure).value}: " if isinstance(error, ProviderRefused) else ""
+    return replace(item, state="failed", reason=f"{cause}{error}")
+
+
+def _reasons(drift: Drift, *, adopt: bool, broken: bool) -> list[str]:
+    told = []
+    if drift.moved:
+        told.append(f"{_entries(drift.moved)} out of place")
+    if drift.stale:
+        told.append(f"{_entries(drift.stale)} from this ledger that the journal shows differently or no longer")
+    if drift.lacking:
+        told.append(f"{_entries(drift.lacking)} missing")
+    if adopt and drift.foreign:
+        amid = " between those of the journal" if broken and not (drift.moved or drift.stale or drift.unfit) else ""
+        told.append(f"{_entries(len(drift.foreign), 'foreign ')}{amid}")
+    if adopt and drift.unfit:
+        told.append(f"{_entries(drift.unfit, 'foreign ')} that memory cannot hold, left in the old thread")
+    if not adopt and drift.strangers:
+        left = "left in the old thread: --adopt journals it" if broken else LEFT
+        told.append(f"{_entries(drift.strangers, 'foreign ')}, {left}")
+    return told
+
+
+def _entries(number: int, what: str = "") -> str:
+    return f"{number} {what}{'entry' if number == 1 else 'entries'}"

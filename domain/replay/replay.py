@@ -1,0 +1,270 @@
+"""Plan and run replays: `rebuild` writes memory and cannot call a model; `rerun` calls one.
+
+Both make a plan first. Nothing is done before `plan.apply()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ..conversation import FailureFilter, Profile
+from ..effects import perform
+from ..errors import InvalidInput
+from ..exchange import Outside
+from ..failures import Cause
+from ..journal import Journal
+from ..threads import Verification, Verifier
+from .jobs import Jobs, JobState
+from .plan import Plan, Progress
+from .rebuild import FileRebuildPlan, RebuildItem, RebuildPlan, Threads, at_in
+from .reconcile import ReconcilePlan, Reconciler
+from .rerun import RerunPlan
+from .rerun_request import Wanted
+
+__all__ = ["RebuildItem", "RebuildPlan", "Replay", "RerunPlan", "Verification"]
+
+
+class Replay:
+    """Create plans over the conversations of one ledger, and manage its jobs."""
+
+    def __init__(self, journal: Journal, outside: Outside) -> None:
+        self._journal = journal
+        self._outside = outside
+        self.verifier = Verifier(journal, outside.mirrors)
+        self.threads = Threads(journal, outside.mirrors, outside.outbox, self.verifier)
+        self.reconciler = Reconciler(journal, outside, self.verifier, self.threads)
+        self._jobs = Jobs(journal)
+
+    def plan_rebuild(
+        self,
+        keys: Sequence[str] | None = None,
+        to: str | None = None,
+        at: int | datetime | None = None,
+        fresh: bool = False,
+        limit: int | None = None,
+        search: str | None = None,
+    ) -> RebuildPlan:
+        """Plan to rewrite threads from the journal: of these keys, of those found by `search`, or of all.
+
+        `to` is the kind of thread; by default, the kind that memory is mirrored to. `at` uses the memory as of a
+        version or time. `fresh` writes a new thread even if the linked one equals the journal.
+
+        Raises:
+            ConversationNotFound: no such conversation.
+            InvalidInput: no threads of this kind can be reached.
+        """
+        target = to or self._outside.mirrored_to
+        self.verifier.reach(target)
+        pinned = self._pinned(keys, search)[:limit]
+        return RebuildPlan(self._jobs, self._outside.wait, self.threads, pinned, target, at, fresh)
+
+    def plan_rebuild_file(
+        self,
+        path: str | Path,
+        keys: Sequence[str] | None = None,
+        at: int | datetime | None = None,
+        limit: int | None = None,
+        search: str | None = None,
+    ) -> FileRebuildPlan:
+        """Plan to write memories to a file, one line of JSON per conversation.
+
+        The arguments are those of `plan_rebuild`.
+
+        Raises:
+            ConversationNotFound: no such conversation.
+            InvalidInput: this ledger cannot write files.
+        """
+        if self._outside.memory_file is None:
+            raise InvalidInput("this ledger was created without a MemoryFile: pass one to Outside")
+        pinned = self._pinned(keys, search)[:limit]
+        return FileRebuildPlan(self._journal, self._outside.memory_file, Path(path), pinned, at)
+
+    def plan_rerun(
+        self,
+        runs: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        failed: bool = False,
+        since: datetime | timedelta | None = None,
+        cause: Cause | str | None = None,
+        backend: str | None = None,
+        model: str | None = None,
+        tools: str = "recorded",
+        on: str | None = None,
+        profile: Profile | None = None,
+        into: str = "tail",
+        include: Sequence[str] = (),
+        until: datetime | timedelta | None = None,
+    ) -> RerunPlan:
+        """Plan to rerun exchanges, each with the memory that its run was shown.
+
+        The exchanges are those of these runs, of these conversations, or (`failed`) all unanswered ones. The last two
+        are limited to those whose failures match `since`, `until`, `cause` and `backend`. Forks and shadows may rerun
+        answered exchanges, too.
+
+        Args:
+            on: the backend to call, instead of those of the policy.
+            model: replaces the policy's models.
+            profile: replaces the ledger's own profile.
+            tools: answer recorded tool calls from the record (`recorded`), or make them again (`live`).
+            into: journal the answer where the user still waits (`tail`), in a copy of the conversation (`fork`), or not
+                at all, and only show it (`shadow`).
+            include: exchanges to run that are skipped otherwise: those with an answer (`answered`: the new one replaces
+                it), those followed by newer messages (`overtaken`), those that last stopped at a tool which may have
+                done its work (`tools`), and those that may have been answered unnoticed (`interrupted`).
+
+        Raises:
+            InvalidInput: an option is invalid, or there is no such backend or cause.
+            RunNotFound, ConversationNotFound: no such run or conversation.
+        """
+        for key in keys:
+            self._journal.require(key)
+        matching = FailureFilter.of(since, until, cause, None, backend, unanswered=False)
+        wanted = Wanted(
+            tuple(self._journal.run(run_id)[0].run_id for run_id in runs),
+            tuple(keys),
+            failed,
+            matching.since,
+            matching.until,
+            matching.cause,
+            backend,
+            model,
+            tools,
+            on,
+            profile,
+            into,
+            tuple(dict.fromkeys(include)),
+        )
+        plan = RerunPlan(self._jobs, self._journal, self._outside, wanted)
+        self._journal.close_overdue_runs()
+        _ = plan.items  # evaluated now, so that the plan is pinned to the present state
+        return plan
+
+    def plan_reconcile(
+        self,
+        keys: Sequence[str] | None = None,
+        to: str | None = None,
+        adopt: bool = False,
+        limit: int | None = None,
+    ) -> ReconcilePlan:
+        """Plan to repair threads: those of these keys, or of all conversations, at most `limit` conversations.
+
+        Missing entries are sent. A thread that is out of order, gone, or not linked here is rewritten. Foreign entries
+        are left and reported, or journaled with `adopt`. `to` is the kind of thread; by default, the kinds that are
+        linked. The threads are read when the plan's items are read.
+
+        Raises:
+            ConversationNotFound: no such conversation.
+            InvalidInput: no threads of this kind can be reached.
+        """
+        self._journal.close_overdue_runs()
+        chosen = self.keys(keys)[:limit]
+        places = list(self.places(chosen, to))
+        for kind in {kind for _, kind in places}:
+            self.verifier.reach(kind)
+        return ReconcilePlan(self._jobs, self._outside.wait, self.reconciler, places, adopt)
+
+    def jobs(self) -> list[JobState]:
+        """Return all jobs of the ledger, newest first."""
+        return self._jobs.all()
+
+    def job(self, job_id: str) -> JobState:
+        """Return a job by its id, or by an unambiguous ending of it.
+
+        Raises:
+            JobNotFound: no job, or more than one, has this id or ending.
+        """
+        return self._jobs.get(job_id)
+
+    def results(self, job_id: str) -> list[dict[str, Any]]:
+        """Return the results of a job so far, one for each ended item, in the order of the plan.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        found = {item["item"]: item for item in self._jobs.results(self._jobs.get(job_id).job_id)}
+        return [found[number] for number in sorted(found)]
+
+    def resume(self, job_id: str, progress: Progress | None = None, **how: Any) -> Plan[Any]:
+        """Resume a job where it stopped, retry its failed items, and return its plan.
+
+        Accepts the same arguments as the `apply` of that plan.
+
+        Raises:
+            JobNotFound: no such job.
+            Conflict: it was cancelled.
+        """
+        plan = self.plan_of(job_id)
+        plan.apply(progress, **how)
+        return plan
+
+    def plan_of(self, job_id: str) -> Plan[Any]:
+        """Return the plan of a job, in order to resume it: `each` and `apply` do the remaining items.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        job = self._jobs.get(job_id)
+        plan = self._plan_again(job)
+        plan.job = job
+        return plan
+
+    def cancel(self, job_id: str) -> JobState:
+        """Cancel a job; completed items are kept.
+
+        Raises:
+            JobNotFound: no such job.
+            Conflict: it is done, or cancelled already.
+        """
+        return self._jobs.cancel(job_id)
+
+    def _plan_again(self, job: JobState) -> Plan[Any]:
+        options = job.options
+        match job.kind:
+            case "rebuild":
+                self.verifier.reach(options["to"])
+                at, fresh = at_in(options), bool(options.get("fresh"))
+                return RebuildPlan(self._jobs, self._outside.wait, self.threads, (), options["to"], at, fresh)
+            case "rerun":
+                return RerunPlan(self._jobs, self._journal, self._outside, Wanted.from_json(options))
+            case "reconcile":
+                adopt = bool(options.get("adopt"))
+                return ReconcilePlan(self._jobs, self._outside.wait, self.reconciler, (), adopt)
+        raise InvalidInput(f"a newer threadledger started job {job.job_id} ({job.kind}): resume it with that version")
+
+    def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
+        """Compare the threads of these keys, or of all conversations, with the journal; nothing is written.
+
+        Raises:
+            ConversationNotFound: no such conversation.
+            ProviderRefused: the provider cannot be reached.
+        """
+        return [perform(self.verifier.verifying(key, kind), self._outside.wait) for key, kind in self.places(keys, to)]
+
+    def places(self, keys: Sequence[str] | None, to: str | None) -> Iterator[tuple[str, str]]:
+        """Return (key, kind of thread) of the threads to verify."""
+        return ((key, kind) for key in self.keys(keys) for kind in self._kinds(key, to))
+
+    def _kinds(self, key: str, to: str | None) -> Sequence[str]:
+        if to is not None:
+            return (to,)
+        return [kind for kind in self.verifier.links(key) if kind in self._outside.mirrors] or [
+            self._outside.mirrored_to
+        ]
+
+    def _pinned(self, keys: Sequence[str] | None, search: str | None = None) -> Sequence[tuple[str, int]]:
+        """Return keys with the current versions of their conversations."""
+        if keys is not None:
+            return [(key, self._journal.require(key).version) for key in dict.fromkeys(keys)]
+        if search is not None:
+            found = self._journal.views.conversations(search=search)
+            return [(each.key, self._journal.require(each.key).version) for each in found]
+        return self._journal.versions()
+
+    def keys(self, keys: Sequence[str] | None) -> Sequence[str]:
+        """Return these keys without duplicates, or the keys of all conversations."""
+        if keys is not None:
+            return list(dict.fromkeys(keys))
+        return self._journal.keys()

@@ -1,0 +1,481 @@
+"""Rerun failed exchanges. A plan always shows first what it will call and about what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+
+from ..conversation import (
+    AT_THE_END,
+    ExchangeRecord,
+    Exchanges,
+    FailureFilter,
+    Place,
+    RunRecord,
+    parse_message,
+    recorded_failure,
+)
+from ..conversation.messages import Usage
+from ..effects import AsyncDriver, Effects, Pause, Work
+from ..errors import AllBackendsFailed, Conflict, ConversationBusy, InvalidInput, ThreadledgerError
+from ..exchange import Outside, Policy, Turns, only_harmless, recorded_answer, tools_on_record
+from ..failures import RecordedFailure
+from ..journal import Journal
+from ..limits import QUEUE_LOOK_MAX_SECONDS
+from ..memory import Memory
+from .fork import exchange_in_fork, fork, fork_key, is_fork
+from .jobs import Jobs
+from .plan import Plan, Progress
+from .rebuild import CHANGED
+from .rerun_modes import RerunAsking, ShadowAsking, Tools
+from .rerun_obstacles import Look, Obstacle, is_left, look, looking_first, moved_on, obstacles, placed
+from .rerun_request import INCLUDE, Budget, Limits, RerunItem, Wanted
+
+CONVERSATIONS_KEPT = 64
+"""Number of conversations whose runs are cached while a plan is made: failures of one conversation follow each
+other."""
+
+
+class RerunPlan(Plan[RerunItem]):
+    """Plan to rerun exchanges; `apply` calls the models."""
+
+    kind = "rerun"
+    block = 1  # each item costs seconds and money, so its outcome is recorded at once
+
+    def __init__(self, jobs: Jobs, journal: Journal, outside: Outside, wanted: Wanted) -> None:
+        """Create a plan.
+
+        Raises:
+            InvalidInput: there is no such backend, or no model is known for it.
+        """
+        super().__init__(jobs, outside.wait)
+        self.wanted = wanted
+        self.budget = Budget(Limits())
+        self._journal = journal
+        self._price = outside.price
+        self._rerunning = Rerunning(journal, outside, wanted)
+        self._items: list[RerunItem] | None = None
+        self._places: dict[str, int] = {}
+
+    @property
+    def items(self) -> list[RerunItem]:
+        """Return what is planned for each exchange; after the plan was applied, the outcomes."""
+        if self._items is None:
+            self._items = list(self.planned())
+            self._places = {item.exchange_id: place for place, item in enumerate(self._items)}
+        return self._items
+
+    def planned(self) -> Iterator[RerunItem]:
+        """Yield what is planned, one exchange at a time."""
+        folded = lru_cache(CONVERSATIONS_KEPT)(self._journal.exchanges)
+        for key, run_ids in self._chosen().values():
+            runs = folded(key).runs
+            named = [run_id for run_id in run_ids if not runs[run_id].shadow or run_id in self.wanted.runs]
+            if named:
+                yield self._rerunning.planned(key, named[-1], folded(key))
+
+    def options(self) -> dict[str, Any]:
+        return self.wanted.as_json()
+
+    def pins(self) -> Iterator[Mapping[str, Any]]:
+        return (item.pin() for item in self.items if item.state == "planned")
+
+    def step(self, pin: Mapping[str, Any]) -> Effects[RerunItem]:
+        item: RerunItem = yield from self._rerunning.rerunning(RerunItem.of(pin), self.budget)
+        if self._items is not None and item.exchange_id in self._places:
+            self._items[self._places[item.exchange_id]] = item
+        return item
+
+    @property
+    def policy(self) -> Policy:
+        """Return the policy: which backends are called, in which order, and how often."""
+        return self._rerunning.policy
+
+    def skipped(self) -> Counter[str]:
+        """Return the number of skipped items by reason; the ids of runs in reasons are ignored."""
+        return Counter(item.reason.split(" by run ")[0] for item in self.items if item.state == "skipped")
+
+    def can_be_included(self) -> set[str]:
+        """Return the values of `include` that would allow skipped items to run."""
+        return {what for item in self.items if item.state == "skipped" for what in can_be_included(item)}
+
+    def runs_at_most(self, max_runs: int | None = None) -> int:
+        """Return the maximum number of runs that `apply` makes: every backend with every retry."""
+        each = len(self.policy.candidates) * (self.policy.retries + 1)
+        planned = sum(item.state == "planned" for item in self.items) * each
+        return planned if max_runs is None else min(planned, max_runs)
+
+    def limit(self, max_runs: int | None = None, max_cost: float | None = None) -> None:
+        """Set the limits of later calls of `apply`: runs made, and US dollars by the usage that providers report.
+
+        Raises:
+            InvalidInput: a limit is not positive, or `max_cost` needs a price that is unknown.
+        """
+        limits = Limits(max_runs, max_cost)
+        for candidate in self.policy.candidates if max_cost is not None else ():
+            if self._price is None or self._price(candidate.model, 1, 1) is None:
+                raise InvalidInput(
+                    f"the cost cannot be limited: no price is known for the model {candidate.model!r}; install the prices "
+                    "with pip install 'threadledger[prices]', or use a model whose price is known"
+                )
+        self.budget = Budget(limits)
+
+    def apply(
+        self,
+        progress: Progress | None = None,
+        *,
+        max_runs: int | None = None,
+        max_cost: float | None = None,
+        **how: Any,
+    ) -> list[RerunItem]:
+        """Rerun what is planned until a limit is reached; the rest stays planned, and `resume` continues with it.
+
+        Args:
+            progress: called with each item as it ends.
+            max_runs: maximum number of runs.
+            max_cost: maximum US dollars by the usage that the provider reports; no run is started that may reach it.
+            how: `concurrency`, `rps` and `stop`, as in every plan.
+
+        Raises:
+            InvalidInput: a limit or another argument is out of range, or the price of a model is unknown.
+        """
+        self.limit(max_runs, max_cost)
+        return super().apply(progress, **how)
+
+    def each(self, *, max_runs: int | None = None, max_cost: float | None = None, **how: Any) -> Iterator[RerunItem]:
+        """Run the plan like `apply`, but yield each item as it ends."""
+        self.limit(max_runs, max_cost)
+        return super().each(**how)
+
+    async def apply_async(
+        self,
+        driver: AsyncDriver,
+        progress: Progress | None = None,
+        *,
+        max_runs: int | None = None,
+        max_cost: float | None = None,
+        **how: Any,
+    ) -> list[RerunItem]:
+        """Run the plan like `apply`, awaited."""
+        self.limit(max_runs, max_cost)
+        return await super().apply_async(driver, progress, **how)
+
+    def _chosen(self) -> dict[str, tuple[str, list[str]]]:
+        """Return a mapping of exchange to conversation and runs, in the order of failure.
+
+        The last run is the one that is rerun.
+        """
+        wanted = self.wanted
+        chosen: dict[str, tuple[str, list[str]]] = {}
+        for run_id in wanted.runs:
+            run, _ = self._journal.run(run_id)
+            chosen.setdefault(run.exchange_id, (run.key, []))[1].append(run.run_id)
+        unanswered = not wanted.includes("answered")
+        matching = FailureFilter(wanted.since, wanted.until, wanted.cause, None, wanted.backend, unanswered)
+        keys = set(wanted.keys)
+        for failure in self._journal.views.failures(matching) if keys or wanted.failed else ():
+            if wanted.failed or failure.key in keys:
+                chosen.setdefault(failure.exchange_id, (failure.key, []))[1].append(failure.run_id)
+        return chosen
+
+    def _listed(self, found: Mapping[int, RerunItem]) -> list[RerunItem]:
+        if self._items is None:  # a resumed job: its items were planned by another process
+            self._items = super()._listed(found)
+        return self._items
+
+
+ESTIMATED_ANSWER_TOKENS = 300
+"""Number of tokens that a plan assumes for an answer when it estimates the cost."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """Hold the estimated usage of one exchange."""
+
+    tokens: int
+    """Number of input tokens."""
+    cost: float | None
+    """US dollars; None if the model's price is unknown."""
+
+
+class Rerunning:
+    """Rerun exchanges with the options of one rerun. Several threads may rerun several at once."""
+
+    def __init__(self, journal: Journal, outside: Outside, wanted: Wanted) -> None:
+        """Prepare reruns with these options.
+
+        Raises:
+            InvalidInput: there is no such backend, or no model is known for it.
+        """
+        self.policy = wanted.policy_of(outside)
+        self._journal = journal
+        self._outside = wanted.outside_of(outside)
+        self._wanted = wanted
+        self._turns = Turns()
+
+    def planned(self, key: str, run_id: str, exchanges: Exchanges | None = None) -> RerunItem:
+        """Return what would be done about one run's exchange. No model is called."""
+        seen = look(self._journal, key, run_id, exchanges)
+        item = RerunItem(key, seen.exchange.exchange_id, run_id, version=seen.state.version)
+        if self._wanted.into == "fork":
+            item = replace(item, fork=fork_key(self._journal, key, run_id, self._told_at(seen)))
+        found = obstacles(seen, self._wanted, self._outside, self.policy)
+        if found or not self.policy.candidates:
+            return skipped(item, found)
+        estimate = self._estimate(seen.memory or Memory())
+        return replace(self._told(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
+
+    def rerunning(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
+        """Rerun one planned item. If a limit prevents this, the item is returned as planned.
+
+        Provider failures and conflicts are reported in the item, never raised.
+        """
+        try:
+            if self._wanted.into != "tail":
+                return (yield from self._rerun(item, budget))
+            return (yield from self._in_turn(item, budget))
+        except ConversationBusy:
+            return replace(item, state="skipped", reason="a run is open: wait for its end", kind="open")
+        except Conflict as error:
+            return replace(item, state="skipped", reason=str(error), kind="changed")
+        except ThreadledgerError as error:
+            return replace(item, state="failed", reason=str(error))
+
+    def _in_turn(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
+        """Rerun an item when all earlier reruns of its conversation in this process have ended."""
+        ticket = self._turns.take(item.key)
+        try:
+            while not self._turns.has_come(item.key, ticket):
+                yield Pause(QUEUE_LOOK_MAX_SECONDS)
+            return (yield from self._rerun(item, budget))
+        finally:
+            self._turns.give_back(item.key, ticket)
+
+    def _rerun(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
+        seen, item = yield Work(partial(self._looked, item))
+        if item.state != "planned":
+            return item
+        estimate = self._estimate(seen.memory or Memory())
+        item = replace(self._told(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
+        limit = budget.begin(estimate.cost or 0.0)
+        if limit:
+            return replace(item, reason=limit)
+        cost = estimate.cost or 0.0  # used if the actual cost remains unknown
+        try:
+            asking: RerunAsking = yield Work(partial(self._asking, item, seen, budget))
+            item = yield from _asked(asking, item)
+            cost, item = yield Work(partial(self._paid, asking, item, cost))
+            return item
+        finally:
+            budget.end(estimate.cost or 0.0, cost)
+
+    def _looked(self, item: RerunItem) -> tuple[Look, RerunItem]:
+        """Return the exchange as of now, and the item: done by an earlier attempt, skipped, or still planned."""
+        seen = look(self._journal, item.key, item.run_id)
+        if self._wanted.into != "tail":
+            item = replace(item, original=self._original(seen))
+        done = self._done_before(item, seen)
+        if done is not None:
+            return seen, done
+        if moved_on(self._journal, seen, item.version):
+            return seen, replace(item, state="skipped", reason=CHANGED, kind="changed")
+        found = obstacles(seen, self._wanted, self._outside, self.policy)
+        since = [run for run in seen.exchange.runs if run.version > item.version and run.completed and not run.shadow]
+        if since and not found and self._wanted.into == "tail":  # regardless of `include`: the answer exists
+            found = [Obstacle("answered", f"already answered by run {since[-1].run_id}")]
+        if found or not self.policy.candidates:
+            return seen, skipped(item, found)
+        return seen, item
+
+    def _done_before(self, item: RerunItem, seen: Look) -> RerunItem | None:
+        """Return the result of an earlier attempt at this very item that was killed before it was reported, or None."""
+        if self._wanted.into == "shadow":
+            since = [run for run in seen.exchange.runs if run.shadow and run.version > item.version]
+            ours = next((run for run in since if run.rerun_of == item.run_id and run.completed), None)
+            return _shown(item, ours) if ours is not None else None
+        if item.fork is None or self._journal.load(item.fork) is None:
+            return None
+        exchange = self._journal.exchanges(item.fork).by_id.get(exchange_in_fork(self._journal, item.fork) or "")
+        last = exchange.last() if exchange is not None else None
+        if not is_fork(self._journal, item.fork, item.key, self._told_at(seen)):
+            return replace(item, state="skipped", reason=f"a conversation {item.fork!r} exists now: plan again")
+        if exchange is not None and exchange.answered_by is not None:
+            answer = recorded_answer(self._journal, item.fork, exchange.exchange_id)
+            return _answered(item, answer.text if answer else "", exchange.answered_by, exchange)
+        if last is not None and not self._policy(item.fork, last).candidates:
+            interrupted = (
+                f"its last run in {item.fork!r} was interrupted: it may have been answered and paid for already"
+            )
+            return skipped(item, [Obstacle("interrupted", interrupted)])
+        return None
+
+    def _asking(self, item: RerunItem, seen: Look, budget: Budget) -> RerunAsking:
+        memory = seen.memory or Memory()
+        if self._wanted.into == "fork" and item.fork is not None:
+            return self._in_fork(item, seen, item.fork, budget)
+        exchange, shadow = seen.exchange, self._wanted.into == "shadow"
+        last = exchange.last()
+        return (ShadowAsking if shadow else RerunAsking)(
+            self._journal,
+            replace(self._outside, outbox=None) if shadow else self._outside,
+            item.key,
+            exchange.exchange_id,
+            memory=memory,
+            rerun_of=_rerun_of(exchange, item.run_id),
+            policy=self.policy if shadow or last is None else self._policy(item.key, last),
+            budget=budget,
+            tools=self._tools(item),
+            supersedes=exchange.answered_by if not shadow else None,
+            place=partial(self._place, item, memory),
+        )
+
+    def _in_fork(self, item: RerunItem, seen: Look, key: str, budget: Budget) -> RerunAsking:
+        """Return the rerun in a copy of the conversation; the copy is created unless an earlier attempt has done so."""
+        at = self._told_at(seen)
+        if self._journal.load(key) is None:
+            fork(self._journal, item.key, key, at, asked_in=item.exchange_id)
+        exchange_id = exchange_in_fork(self._journal, key)
+        begun = 1 + len(self._journal.memory(item.key, at).messages)
+        memory = self._journal.memory(key, begun).by_rule(seen.run.memory_rule)
+        if exchange_id is None or (seen.memory is not None and memory.digest() != seen.memory.digest()):
+            raise Conflict(f"the fork {key!r} does not show what the run was shown: plan again")
+        exchange = self._journal.exchanges(key).by_id.get(exchange_id) or ExchangeRecord(exchange_id, key)
+        last = exchange.last()
+        return RerunAsking(
+            self._journal,
+            self._outside,
+            key,
+            exchange_id,
+            memory=memory,
+            rerun_of=_rerun_of(exchange, item.run_id),
+            policy=self.policy if last is None else self._policy(key, last),
+            budget=budget,
+            tools=self._tools(item),
+        )
+
+    def _policy(self, key: str, last: RunRecord) -> Policy:
+        """Return the policy; after an interrupted run, only with backends that first search for its answer."""
+        if not is_left(last) or self._wanted.includes("interrupted"):
+            return self.policy
+        return looking_first(look(self._journal, key, last.run_id), self._outside, self.policy)
+
+    def _tools(self, item: RerunItem) -> Tools:
+        tools = self._outside.tools
+        if self._wanted.live:
+            return lambda: tools
+        if self._wanted.into == "shadow":  # the answer is only shown, so it must have no side effects
+            tools = only_harmless(tools, self._outside.profile.read_only)
+        return partial(tools_on_record, self._journal, item.key, item.exchange_id, tools)
+
+    def _place(self, item: RerunItem, memory: Memory) -> Place:
+        exchange = self._journal.exchanges(item.key).by_id[item.exchange_id]
+        return placed(self._journal.memory(item.key), memory, exchange)[0] or AT_THE_END
+
+    def _paid(self, asking: RerunAsking, item: RerunItem, otherwise: float) -> tuple[float, RerunItem]:
+        """Return the cost of the runs that were made, and the item with it."""
+        made = {*asking.made, item.new_run_id}
+        runs = [run for run in self._journal.exchanges(item.fork or item.key).runs.values() if run.run_id in made]
+        costs = [self._cost(run) for run in runs]
+        known = [cost for cost in costs if cost is not None]
+        cost = sum(known) if len(known) == len(costs) else None
+        return (otherwise if cost is None else cost), replace(item, cost=cost, runs_made=len(runs))
+
+    def _cost(self, run: RunRecord) -> float | None:
+        used = usage_of(run)
+        price = self._outside.price
+        if used.input_tokens == used.output_tokens == 0:
+            return 0.0
+        if price is None:
+            return None
+        named = run.completed.model if run.completed is not None and run.completed.model else run.model
+        cost = price(named, used.input_tokens, used.output_tokens)
+        return cost if cost is not None else price(run.model, used.input_tokens, used.output_tokens)
+
+    def _estimate(self, memory: Memory) -> Price:
+        tokens, price = memory.estimated_tokens(), self._outside.price
+        model = self.policy.candidates[0].model
+        return Price(tokens, price(model, tokens, ESTIMATED_ANSWER_TOKENS) if price is not None else None)
+
+    def _told(self, item: RerunItem) -> RerunItem:
+        first = self.policy.candidates[0]
+        return replace(item, backend=first.backend, model=first.model)
+
+    def _told_at(self, seen: Look) -> int:
+        return seen.memory.version if seen.memory is not None else seen.run.memory_version
+
+    def _original(self, seen: Look) -> str | None:
+        answer = recorded_answer(self._journal, seen.run.key, seen.exchange.exchange_id)
+        if answer is not None:
+            return answer.text
+        failed = [run for run in seen.exchange.runs if run.failure is not None and not run.shadow]
+        return _told_failure([recorded_failure(failed[-1], seen.exchange)]) if failed else None
+
+
+def skipped(item: RerunItem, found: Sequence[Obstacle]) -> RerunItem:
+    """Return the item as skipped, with the reason."""
+    if not found:
+        return replace(item, state="skipped", reason="no backend is set: set THREADLEDGER_BACKENDS", kind="no backend")
+    reason = "; ".join(each.why for each in found)
+    return replace(item, state="skipped", reason=reason, kind=",".join(each.kind for each in found))
+
+
+def can_be_included(item: RerunItem) -> Iterator[str]:
+    """Yield the values of `include` that would allow a skipped item to run; none if another obstacle would remain."""
+    kinds = item.kind.split(",") if item.kind else []
+    return iter(kinds if all(kind in INCLUDE for kind in kinds) else ())
+
+
+def usage_of(run: RunRecord) -> Usage:
+    """Return the usage that the provider reports for a run, also for a failed one; zero if it reports none."""
+    told = run.completed.usage if run.completed is not None else None
+    if told is None and run.failure is not None:
+        told = run.failure.details.get("usage")
+    counts = [told.get(name) for name in ("input_tokens", "output_tokens")] if isinstance(told, dict) else [0, 0]
+    return Usage(*(count if isinstance(count, int) else 0 for count in counts))
+
+
+def _asked(asking: RerunAsking, item: RerunItem) -> Effects[RerunItem]:
+    try:
+        answer = yield from asking.run()
+    except AllBackendsFailed as nobody:
+        told = _told_failure(nobody.failures)
+        if asking.limit:
+            return replace(item, reason=f"{asking.limit}: {told}" if nobody.failures else asking.limit)
+        return replace(item, state="failed", reason=told)
+    return replace(
+        item,
+        state="answered",
+        answer=answer.text,
+        new_run_id=answer.run_id,
+        backend=answer.backend,
+        model=answer.model,
+        usage=answer.usage,
+    )
+
+
+def _told_failure(failures: Sequence[RecordedFailure]) -> str:
+    return f"{failures[-1].cause.value}: {failures[-1].summary()}" if failures else "no backend was called"
+
+
+def _answered(item: RerunItem, text: str, run_id: str, exchange: ExchangeRecord) -> RerunItem:
+    run = next(run for run in exchange.runs if run.run_id == run_id)
+    model = run.completed.model if run.completed is not None else None
+    item = replace(item, state="answered", answer=text, new_run_id=run_id)
+    return replace(item, backend=run.backend, model=model or run.model, usage=usage_of(run))
+
+
+def _shown(item: RerunItem, run: RunRecord) -> RerunItem:
+    """Return the item with the answer of a completed shadow run."""
+    said = run.completed.shadow_messages if run.completed is not None else []
+    text = parse_message(said[-1]).text if said else ""
+    return _answered(item, text, run.run_id, ExchangeRecord(run.exchange_id, run.key, [run]))
+
+
+def _rerun_of(exchange: ExchangeRecord, run_id: str) -> str:
+    """Return the id of the run to rerun: after an earlier attempt, that attempt's last run."""
+    last = exchange.last()
+    tried = any(run.rerun_of == run_id and not run.shadow for run in exchange.runs)
+    return last.run_id if tried and last is not None else run_id

@@ -1,0 +1,133 @@
+"""Define the ports to the provider's threads: the mirror that reads and writes them, and the record of how far each one is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from ..effects import Effects
+from ..memory import Memory
+from .late_copies import Doubt
+from .thread import Rendering, ThreadItem
+
+
+class ThreadMirror(Protocol):
+    """Read and write the provider's threads of one kind.
+
+    The calls are effects. Each raises `ProviderRefused` with the facts of the failure.
+    """
+
+    @property
+    def name(self) -> str:
+        """Return the name: `assistants` or `conversations`."""
+        ...
+
+    @property
+    def endpoint(self) -> str:
+        """Return the base URL, without secrets; a thread of another endpoint is another thread."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Return the maximum number of items in one request of `add`."""
+        ...
+
+    @property
+    def page(self) -> int:
+        """Return the maximum number of items that one request of `read` returns."""
+        ...
+
+    def render(self, memory: Memory, thread_id: str | None = None) -> Rendering:
+        """Return what a thread can hold of a memory.
+
+        `thread_id` names the thread that runs may have written to themselves.
+        """
+        ...
+
+    def create(self, key: str) -> Effects[str]:
+        """Create an empty thread and return its id."""
+        ...
+
+    def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
+        """Append items to the thread in order, at most `batch` of them."""
+        ...
+
+    def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
+        """Return all items of the thread, in order."""
+        ...
+
+    def delete(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
+        """Delete items that were read back from the thread; items that are already gone are ignored."""
+        ...
+
+    def sweep(self, thread_id: str, run_ids: Sequence[str], completed: bool) -> Effects[Sequence[str]]:
+        """Cancel what these runs of this ledger still do in the thread, and delete what they left there.
+
+        Only the leftovers of incomplete runs are deleted, or those of all these runs if `completed` is set. Returns the
+        ids of the deleted items. Does nothing if a thread holds no runs.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MirrorHead:
+    """Describe up to which version a thread is known to hold the journal; if unknown, the thread itself is read."""
+
+    thread_id: str
+    version: int
+    settled: bool
+    """False while a write is in progress, or after one without a response: the thread is read before the next write."""
+    doubts: tuple[Doubt, ...] = ()
+    """Writes to this thread that had no response and may still land, oldest first."""
+    left_by: str | None = None
+    """Of a claim: the holder that claimed the thread before and stopped without releasing it."""
+
+
+class MirrorHeads(Protocol):
+    """Keep notes on threads, outside the log.
+
+    Losing them costs one read of each thread, and the proof that a late copy is ours.
+    """
+
+    def claim(
+        self, stream: str, mirror: str, thread_id: str, holder: str, until: datetime, given_up: Collection[str] = ()
+    ) -> MirrorHead | None:
+        """Claim a thread for writing and return its previous head; from now on it is unsettled.
+
+        Returns None while another holder's claim lasts, unless that holder is one of `given_up`. A thread that is not
+        noted, or is noted under another id, is returned at version 0, unsettled and without doubts. A holder of the
+        claim renews it.
+        """
+        ...
+
+    def release(self, stream: str, mirror: str, holder: str, doubts: Sequence[Doubt] | None = None) -> None:
+        """Release a thread, unsettled, with its doubts or with these. Does nothing if another holder has the claim."""
+        ...
+
+    def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
+        """Store a head and release the thread.
+
+        With a holder, does nothing if its claim has expired and another's lasts. Without one, the thread is newly
+        linked, and no other thread is unfinished any longer.
+        """
+        ...
+
+    def begin(self, stream: str, mirror: str, thread_id: str) -> None:
+        """Note a thread that was just created and is empty.
+
+        Does nothing if it is noted already, or if a holder has the claim.
+        """
+        ...
+
+    def note_unfinished(self, stream: str, mirror: str, thread_id: str | None, digest: str) -> None:
+        """Note the new thread that is being written with the memory of this digest; None removes the note.
+
+        The linked thread is not affected.
+        """
+        ...
+
+    def unfinished(self, stream: str, mirror: str, digest: str) -> str | None:
+        """Return the new thread that was noted for the memory of this digest, or None."""
+        ...

@@ -1,0 +1,120 @@
+"""Verify a thread: read it back and compare it with the journal. Nothing is written, and no model can be called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from ..effects import Effects, Work
+from ..errors import InvalidInput, ProviderRefused
+from ..failures import Cause, diagnose
+from ..journal import Journal
+from .mirror import ThreadMirror
+from .thread import Comparison, Difference, Rendering, ThreadItem, ThreadState, compare, differences
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Hold the comparison of one conversation's journal with its thread."""
+
+    key: str
+    backend: str
+    thread_id: str | None
+    found: Comparison
+    reason: str = ""
+    differences: Sequence[Difference] = ()
+    """Differences entry by entry, in the thread's order; empty if no thread could be read."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the keys of CONTRACT.md."""
+        place = {"key": self.key, "backend": self.backend, "thread_id": self.thread_id}
+        counts = {name: count for name, count in vars(self.found).items() if name != "state"}
+        told = {"state": self.found.state.value, "reason": self.reason}
+        return place | counts | told | {"differences": [each.as_json() for each in self.differences]}
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Hold a thread that was read back, together with the journal."""
+
+    verification: Verification
+    journal: Sequence[ThreadItem]
+    thread: Sequence[ThreadItem] | None = None
+    """None if no thread can be read: no thread is linked, it is gone, or it belongs to another endpoint."""
+
+
+class Verifier:
+    """Read the threads of a ledger back and compare them with the journal."""
+
+    def __init__(self, journal: Journal, mirrors: Mapping[str, ThreadMirror]) -> None:
+        self._journal = journal
+        self._mirrors = mirrors
+
+    def verifying(self, key: str, to: str) -> Effects[Verification]:
+        """Read one thread back and compare it with the journal.
+
+        Raises:
+            ProviderRefused: the provider cannot be reached. (A thread that is gone is a finding, not an error.)
+        """
+        found = yield from self.reading(key, to)
+        if found.thread is None:
+            return found.verification
+        return replace(found.verification, differences=tuple(differences(found.journal, found.thread)))
+
+    def reading(self, key: str, to: str) -> Effects[SideBySide]:
+        """Read one thread back together with the journal; raises the errors of `verifying`."""
+        link = (yield Work(lambda: self._journal.require(key))).state.links.get(to)
+        rendering, _ = yield Work(lambda: self.render(key, to, None, link["thread_id"] if link else None))
+        items, journal = rendering.items, len(rendering.items)
+        if link is None:
+            none = Comparison(ThreadState.UNLINKED, journal, missing=journal)
+            return SideBySide(Verification(key, to, None, none), items)
+        thread_id = link["thread_id"]
+        gone = Verification(
+            key, to, thread_id, Comparison(ThreadState.GONE, journal, missing=journal), link["lost"] or ""
+        )
+        if link["lost"]:
+            return SideBySide(gone, items)
+        mirror = self._mirrors[to]
+        if link["endpoint"] != mirror.endpoint:
+            elsewhere = Comparison(ThreadState.UNLINKED, journal, missing=journal)
+            reason = f"the thread belongs to {link['endpoint']}, but the settings name {mirror.endpoint}"
+            return SideBySide(Verification(key, to, thread_id, elsewhere, reason), items)
+        try:
+            thread = yield from mirror.read(thread_id)
+            return SideBySide(Verification(key, to, thread_id, compare(items, thread)), items, thread)
+        except ProviderRefused as refused:
+            cause = diagnose(refused.failure)
+            if cause not in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE}:
+                raise
+            return SideBySide(replace(gone, reason=f"{cause.value}: {refused}"), items)
+
+    def links(self, key: str) -> Sequence[str]:
+        """Return the kinds of thread that a conversation has, including lost ones."""
+        return tuple(self._journal.require(key).state.links)
+
+    def reach(self, to: str) -> ThreadMirror:
+        """Return the mirror for a kind of thread.
+
+        Raises:
+            InvalidInput: no threads of this kind can be reached.
+        """
+        mirror = self._mirrors.get(to)
+        if mirror is None:
+            known = ", ".join(self._mirrors) or "none; set OPENAI_API_KEY, or set OPENAI_BASE_URL to a simulator"
+            raise InvalidInput(f"no threads of kind {to!r} can be reached; available kinds: {known}")
+        return mirror
+
+    def render(
+        self, key: str, to: str, at: int | datetime | None, thread_id: str | None = None
+    ) -> tuple[Rendering, int]:
+        """Return what a thread of a kind can hold of a memory, and the version of that memory.
+
+        Raises:
+            InvalidInput: no threads of this kind can be reached.
+        """
+        mirror = self.reach(to)
+        memory = self._journal.memory(key, at)
+        return mirror.render(memory.settled(), thread_id), memory.version
