@@ -11,7 +11,7 @@ from typing import Any
 from threadledger.domain import limits
 from threadledger.domain.alignment import common_prefix
 from threadledger.domain.conversation.messages import Message, Role
-from threadledger.domain.effects import Effect, Effects, Work
+from threadledger.domain.effects import Effect, Effects, work
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendRequest
 from threadledger.domain.failures import Cause, diagnose, is_worth_a_retry
@@ -65,7 +65,7 @@ class Renewing:
     def __call__(self, effect: Effect) -> Effects[None]:
         if time.monotonic() - self._at > self._seconds / 10:
             self._at = time.monotonic()
-            yield Work(self._claim)
+            yield from work(self._claim)
 
 
 class Overheard:

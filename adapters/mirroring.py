@@ -17,7 +17,7 @@ from typing import Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Conversation, ConversationState, stream_of
-from threadledger.domain.effects import Effects, Pause, Work, attended
+from threadledger.domain.effects import Effects, Pause, attended, work
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import Backend, BackendRequest, Mend
 from threadledger.domain.failures import Cause, Failure, Health, diagnose
@@ -78,14 +78,10 @@ class ThreadOutbox:
         self._health = Health()
 
     def mirror(self, journal: Journal, key: str) -> Effects[None]:
-        """Send missing messages to the threads of a conversation.
-
-        A thread that was deleted at the provider is created again from the journal. Failures of the provider are
-        logged, not raised.
-        """
+        """Send missing messages to the threads of a conversation; recreate deleted threads, and log provider failures."""
         if not self._mirrors:
             return
-        state = yield Work(lambda: _state(journal, key))
+        state = yield from work(lambda: _state(journal, key))
         if state.open_runs:
             return  # a run may be writing to the thread; mirroring follows when it ends or is closed as overdue
         for name in dict.fromkeys((*self._always, *state.links)):
@@ -94,18 +90,12 @@ class ThreadOutbox:
                 yield from self._mirror_unless_unwell(journal, key, mirror, state)
 
     def prepare(self, journal: Journal, request: BackendRequest, backend: Backend) -> Effects[BackendRequest]:
-        """Return the request with its thread claimed and up to date, or with the missing items for the backend to send.
-
-        A thread that is lost or belongs to another endpoint is replaced by a new one, written from the journal.
-
-        Raises:
-            ProviderRefused: the thread cannot be created, read or written, or another process holds it for too long.
-        """
+        """Claim a thread for the request; a lost thread, or one of another endpoint, is rewritten from the journal."""
         mirror = self._mirrors.get(backend.thread or "")
         if mirror is None:
             return request
         key = request.key
-        state = (yield Work(lambda: journal.require(key))).state
+        state = (yield from work(lambda: journal.require(key))).state
         link = state.links.get(mirror.name)
         usable = link is not None and self._is_usable(link, mirror, state.cut_version)
         thread_id = link["thread_id"] if link is not None and usable else (yield from self._link(journal, key, mirror))
@@ -118,20 +108,14 @@ class ThreadOutbox:
             readying = self._ready(journal, request, mirror, backend, head, noted)
             return (yield from attended(readying, Renewing(claim, seconds)))
         except BaseException:
-            yield Work(lambda: self.release(replace(request, doubts=noted.doubts), mirror.name))
+            yield from work(lambda: self.release(replace(request, doubts=noted.doubts), mirror.name))
             raise
 
     def catch_up(self, journal: Journal, key: str, mirror: str, mend: Mend) -> Effects[Delivered]:
-        """Bring one thread up to date with the journal, regardless of what is noted about it.
-
-        The callback receives the thread's entries and returns whether missing items are to be sent.
-
-        Raises:
-            ProviderRefused: the thread is missing or unreachable, or another process holds it for too long.
-        """
+        """Bring one thread up to date with the journal, regardless of what is noted about it."""
         reached = self._mirrors[mirror]
-        thread_id = (yield Work(lambda: journal.require(key))).state.links[mirror]["thread_id"]
-        holder, seen = new_id(), (yield Work(lambda: journal.require(key))).version
+        thread_id = (yield from work(lambda: journal.require(key))).state.links[mirror]["thread_id"]
+        holder, seen = new_id(), (yield from work(lambda: journal.require(key))).version
         head = yield from self._claimed(journal, key, reached, thread_id, holder, CLAIM_SECONDS)
         claim = partial(self._claim, journal, key, reached, thread_id, holder, CLAIM_SECONDS)
         noted = Noted(head.doubts)
@@ -140,12 +124,12 @@ class ThreadOutbox:
             delivered, version = yield from attended(catching_up, Renewing(claim, CLAIM_SECONDS))
         except BaseException:
             left = tuple(young(noted.doubts))
-            yield Work(partial(self._heads.release, stream_of(key), mirror, holder, left))
+            yield from work(partial(self._heads.release, stream_of(key), mirror, holder, left))
             raise
         done = replace(head, version=version or head.version, settled=version is not None)
         done = replace(done, doubts=tuple(young(delivered.doubts)))
-        yield Work(partial(self._heads.put, stream_of(key), mirror, done, holder))
-        if done.settled and (yield Work(lambda: journal.require(key))).version != seen:
+        yield from work(partial(self._heads.put, stream_of(key), mirror, done, holder))
+        if done.settled and (yield from work(lambda: journal.require(key))).version != seen:
             yield from self._send_all(
                 journal, key, reached, thread_id
             )  # other processes left the messages that they journaled meanwhile to this one
@@ -159,17 +143,14 @@ class ThreadOutbox:
         look = yield from self._looked(journal, key, mirror, head, noted, quiet=True)
         if not (yield from mend(look.thread)):
             return Delivered(0, tuple(look.deleted), tuple(look.doubts)), None
-        items, version = yield Work(partial(whole_items, journal, key, mirror, thread_id))
+        items, version = yield from work(partial(whole_items, journal, key, mirror, thread_id))
         unclean = head.left_by is not None
         delivered = yield from bring_up(mirror, thread_id, items, look.thread, look.doubts, unclean=unclean, note=noted)
-        yield Work(partial(record_deleted, journal, key, mirror, thread_id, version, delivered.deleted))
+        yield from work(partial(record_deleted, journal, key, mirror, thread_id, version, delivered.deleted))
         return replace(delivered, deleted=(*look.deleted, *delivered.deleted)), version
 
     def release(self, request: BackendRequest, mirror: str, uncertain: bool = False) -> None:
-        """Release the thread; the next writer reads what the failed run left there.
-
-        With `uncertain`, the run may still write to the thread, which is noted as a doubt.
-        """
+        """Release the thread; the next writer reads what the failed run left there."""
         doubts = tuple(young(request.doubts))
         if uncertain:
             asked = Doubt.of(asked_last(request), to_iso(now()), asked=True)
@@ -200,10 +181,8 @@ class ThreadOutbox:
     def _mirror_unless_unwell(
         self, journal: Journal, key: str, mirror: ThreadMirror, state: ConversationState
     ) -> Effects[None]:
-        """Bring one thread up to date, but skip a provider for a while after repeated failures.
-
-        Otherwise journaling would wait for a provider that is down.
-        """
+        """Bring one thread up to date. After repeated failures a provider is skipped for a while, so that journaling does
+        not wait for it."""
         name = f"{mirror.name} threads"
         if self._health.enter(name, now(), CLAIM_SECONDS) is not None:
             return
@@ -211,7 +190,7 @@ class ThreadOutbox:
             yield from self._mirror(journal, key, mirror, state.links.get(mirror.name), state.cut_version)
         except ProviderRefused as refused:
             self._health.saw(name, refused.failure, now())
-            yield Work(partial(self._not_reached, journal, key, mirror, refused))
+            yield from work(partial(self._not_reached, journal, key, mirror, refused))
         else:
             self._health.saw(name, None, now())
 
@@ -243,7 +222,7 @@ class ThreadOutbox:
                 self._heads.begin(stream_of(key), mirror.name, made)
             return linked
 
-        linked: str = yield Work(link)
+        linked: str = yield from work(link)
         return linked
 
     @staticmethod
@@ -252,16 +231,13 @@ class ThreadOutbox:
         return not link["lost"] and link["endpoint"] == mirror.endpoint and link["version"] > cut_version
 
     def _send_all(self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str) -> Effects[None]:
-        """Send until nothing is missing.
-
-        A process that journals while another one holds the thread leaves the sending to the holder, which checks the
-        journal again after releasing the thread.
-        """
+        """Send until nothing is missing. A process that journals while another one holds the thread leaves the sending to
+        the holder, which checks the journal again after releasing the thread."""
         while True:
             holder = new_id()
-            seen = (yield Work(lambda: journal.require(key))).version
+            seen = (yield from work(lambda: journal.require(key))).version
             claim = partial(self._claim, journal, key, mirror, thread_id, holder, CLAIM_SECONDS)
-            head: MirrorHead | None = yield Work(claim)
+            head: MirrorHead | None = yield from work(claim)
             if head is None:
                 return
             noted = Noted(head.doubts)
@@ -270,11 +246,11 @@ class ThreadOutbox:
                 doubts, version = yield from attended(bringing, Renewing(claim, CLAIM_SECONDS))
             except BaseException:
                 left = tuple(young(noted.doubts))
-                yield Work(partial(self._heads.release, stream_of(key), mirror.name, holder, left))
+                yield from work(partial(self._heads.release, stream_of(key), mirror.name, holder, left))
                 raise
             done = MirrorHead(thread_id, version, settled=True, doubts=tuple(young(doubts)))
-            yield Work(partial(self._heads.put, stream_of(key), mirror.name, done, holder))
-            if (yield Work(lambda: journal.require(key))).version == seen:
+            yield from work(partial(self._heads.put, stream_of(key), mirror.name, done, holder))
+            if (yield from work(lambda: journal.require(key))).version == seen:
                 return
 
     def _bring_up(
@@ -282,7 +258,7 @@ class ThreadOutbox:
     ) -> Effects[tuple[Sequence[Doubt], int]]:
         """Send missing items; return the writes that may still arrive, and the version that the thread holds."""
         if head.settled and not head.doubts:
-            items, version = yield Work(partial(newer_items, journal, key, mirror, head))
+            items, version = yield from work(partial(newer_items, journal, key, mirror, head))
             if (yield from send_all(mirror, head.thread_id, items, noted)):
                 return (), version
             head = replace(head, settled=False, doubts=tuple(noted.doubts))
@@ -297,7 +273,7 @@ class ThreadOutbox:
             attempts_max=CATCH_UP_ATTEMPTS_MAX,
             note=noted,
         )
-        yield Work(partial(record_deleted, journal, key, mirror, head.thread_id, look.version, delivered.deleted))
+        yield from work(partial(record_deleted, journal, key, mirror, head.thread_id, look.version, delivered.deleted))
         return delivered.doubts, look.version
 
     def _ready(
@@ -314,18 +290,18 @@ class ThreadOutbox:
             doubts, version = yield from self._bring_up(journal, request.key, mirror, head, noted)
             return replace(request, thread_version=version, doubts=doubts)
         if head.settled and not head.doubts:
-            unsent, version = yield Work(partial(newer_items, journal, request.key, mirror, head))
+            unsent, version = yield from work(partial(newer_items, journal, request.key, mirror, head))
             return replace(request, thread_version=version, unsent=unsent)
         look = yield from self._looked(journal, request.key, mirror, head, noted, request.exchange_id)
         request = replace(request, thread_version=look.version, doubts=look.doubts, found=look.found)
         if look.found:
-            version = yield Work(lambda: version_with(journal, request.key, look))
+            version = yield from work(lambda: version_with(journal, request.key, look))
             return replace(request, thread_version=version)
         if backend.takes_unsent:
             unsent = lacking(look.journal, look.thread)
             return replace(request, unsent=unsent, doubts=sent_again(look.doubts, unsent))
         delivered = yield from bring_up(mirror, head.thread_id, look.journal, look.thread, look.doubts, note=noted)
-        yield Work(
+        yield from work(
             partial(record_deleted, journal, request.key, mirror, head.thread_id, look.version, delivered.deleted)
         )
         return replace(request, doubts=delivered.doubts)
@@ -340,20 +316,17 @@ class ThreadOutbox:
         exchange_id: str | None = None,
         quiet: bool = False,
     ) -> Effects[Look]:
-        """Read a thread back, and delete entries that are provably late copies of our messages.
-
-        With `exchange_id`, output that an earlier run of this exchange left in the thread is kept and returned as
-        `found`. With `quiet`, foreign entries are not logged, because the caller reports them.
-        """
+        """Read a thread back, and delete provably late copies of our messages. Output of an earlier run of `exchange_id`
+        is kept and returned as `found`. With `quiet`, foreign entries are not logged; the caller reports them."""
         thread_id = head.thread_id
         ours = [doubt.run_id for doubt in head.doubts if doubt.run_id and doubt.exchange_id == exchange_id]
         others = [doubt.run_id for doubt in head.doubts if doubt.run_id and doubt.exchange_id != exchange_id]
         deleted = [*(yield from mirror.sweep(thread_id, ours, completed=False))]
         deleted += yield from mirror.sweep(thread_id, others, completed=True)
-        items, version = yield Work(partial(whole_items, journal, key, mirror, thread_id))
+        items, version = yield from work(partial(whole_items, journal, key, mirror, thread_id))
         thread = yield from mirror.read(thread_id)
         doubts: Sequence[Doubt] = head.doubts
-        late, still_open = yield Work(partial(late_copies, sent_before(items, head), thread, doubts))
+        late, still_open = yield from work(partial(late_copies, sent_before(items, head), thread, doubts))
         late = late or left_behind(items, thread, [doubt for doubt in doubts if doubt.exchange_id != exchange_id])
         if late:
             yield from taken_out(mirror, thread_id, late, doubts, still_open, noted)
@@ -361,7 +334,7 @@ class ThreadOutbox:
             gone = {item.item_id for item in late}
             deleted += gone
             thread = [item for item in thread if item.item_id not in gone]
-        yield Work(partial(record_deleted, journal, key, mirror, thread_id, version, deleted))
+        yield from work(partial(record_deleted, journal, key, mirror, thread_id, version, deleted))
         asked = any(doubt.asked and doubt.exchange_id == exchange_id for doubt in head.doubts)
         found = said_behind(items, thread) if asked else ()
         foreign = len(thread) - len(found) - len(items) + len(lacking(items, thread))
@@ -375,7 +348,7 @@ class ThreadOutbox:
     ) -> Effects[MirrorHead]:
         claim = partial(self._claim, journal, key, mirror, thread_id, holder, seconds)
         for _ in range(CLAIM_ATTEMPTS_MAX):
-            head: MirrorHead | None = yield Work(claim)
+            head: MirrorHead | None = yield from work(claim)
             if head is not None:
                 return head
             yield Pause(CLAIM_WAIT_SECONDS)
@@ -385,11 +358,8 @@ class ThreadOutbox:
     def _claim(
         self, journal: Journal, key: str, mirror: ThreadMirror, thread_id: str, holder: str, seconds: float
     ) -> MirrorHead | None:
-        """Claim the thread for writing; return its head, or None while another claim is valid.
-
-        If the previous holder never released it, that process stopped in the middle of a run, so the run's writes are
-        noted as a doubt.
-        """
+        """Claim the thread for writing; return its head, or None while another claim is valid. If the previous holder
+        never released it, that process stopped in the middle of a run, so the run's writes are noted as a doubt."""
         until = now() + timedelta(seconds=seconds)
         given_up = journal.require(key).state.abandoned.keys()  # their holders lose the claim
         head = self._heads.claim(stream_of(key), mirror.name, thread_id, holder, until, given_up)

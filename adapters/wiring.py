@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from threadledger.domain.conversation import Profile
 from threadledger.domain.errors import InvalidSettings
-from threadledger.domain.exchange import Backend, Candidate, Outside, Policy, ToolFunction
+from threadledger.domain.exchange import Backend, Candidate, Policy, Services, ToolFunction
 from threadledger.domain.journal import Journal, Observer, RunLog
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.threads import ThreadMirror
@@ -70,7 +70,7 @@ def open_ledger(
     if client.has_credentials:
         mirrors = {mirror.name: mirror for mirror in (ConversationThreads(client), AssistantsThreads(client))}
     always = [settings.threads] if settings.threads in mirrors else []
-    outside = Outside(
+    services = Services(
         policy=Policy(
             candidates=tuple(Candidate(name, settings.model_for(name, profile)) for name in settings.order),
             retries=settings.retries,
@@ -92,7 +92,7 @@ def open_ledger(
         close=client.close,
         aclose=client.aclose,
     )
-    return Ledger(journal, outside)
+    return Ledger(journal, services)
 
 
 def _observers(settings: Settings, client: Client, profile: Profile, given: Observer | None) -> list[Observer]:

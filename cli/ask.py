@@ -15,8 +15,8 @@ from .output import emit_one, note, printable, short
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from threadledger.domain.effects import Answer, StartedOver, StreamPart
     from threadledger.domain.errors import AllBackendsFailed
+    from threadledger.domain.exchange import Answer, StartedOver, StreamPart
     from threadledger.domain.ledger import Chat
 
 
@@ -125,7 +125,7 @@ NOT_THE_ANSWER = "[interrupted: this is not the answer]"
 
 def streamed(chat: Chat, text: str, idempotency_key: str | None = None) -> Answer:
     """Ask a question, show the answer while it arrives, and return it; with `-o json` and `csv` nothing is shown."""
-    from threadledger.domain.effects import Answer
+    from threadledger.domain.exchange import Answer
 
     shown = _Shown() if invocation().output == "table" else None
     with closing(chat.stream(text, idempotency_key=idempotency_key)) as parts:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .conversation.messages import File, Image, Message, Part, Role, Source, Text, ToolCall, Usage
     from .conversation.parsing import JournaledMessage
     from .conversation.profiles import Profile
-    from .effects.effects import Answer, Delta, StartedOver, StreamPart, ToolUse
     from .errors import (
         AllBackendsFailed,
         Conflict,
@@ -36,9 +35,10 @@ if TYPE_CHECKING:
         StoreUnavailable,
         ThreadledgerError,
     )
+    from .exchange.answer import Answer, Delta, StartedOver, StreamPart, ToolUse
     from .exchange.backend import Backend, BackendRequest
     from .exchange.policy import Candidate, Policy
-    from .exchange.services import Outside
+    from .exchange.services import Services
     from .failures.failure import Cause, Failure, RecordedFailure
     from .failures.groups import FailureGroup, GroupState
     from .failures.health import BackendHealth
@@ -111,7 +111,6 @@ __all__ = [
     "Message",
     "NotFound",
     "Observer",
-    "Outside",
     "OwnRun",
     "Part",
     "Plan",
@@ -130,6 +129,7 @@ __all__ = [
     "RunEnd",
     "RunRecord",
     "SeenRun",
+    "Services",
     "Source",
     "StartedOver",
     "StoreError",
@@ -152,7 +152,7 @@ _HOMES = {
     "conversation.messages": "File Image Message Part Role Source Text ToolCall Usage",
     "conversation.parsing": "JournaledMessage",
     "conversation.profiles": "Profile",
-    "effects.effects": "Answer Delta StartedOver StreamPart ToolUse",
+    "exchange.answer": "Answer Delta StartedOver StreamPart ToolUse",
     "errors": (
         "AllBackendsFailed Conflict ConversationBusy ConversationChanged ConversationNotFound "
         "CorruptEvent ExchangeAnswered IdempotencyConflict InvalidInput InvalidKey InvalidMessage "
@@ -161,7 +161,7 @@ _HOMES = {
     ),
     "exchange.backend": "Backend BackendRequest",
     "exchange.policy": "Candidate Policy",
-    "exchange.services": "Outside",
+    "exchange.services": "Services",
     "failures.failure": "Cause Failure RecordedFailure",
     "failures.groups": "FailureGroup GroupState",
     "failures.health": "BackendHealth",
@@ -195,16 +195,17 @@ _EARLIER = {
     "conversation.parsing": "parse_message restore_message text_message",
     "conversation.profiles": "parse_profile",
     "conversation.state": "ConversationState STATE_SCHEMA evolve",
-    "effects.drivers": "AsyncDriver heard perform",
-    "effects.effects": "Call Effect Effects Pause Tell Use Work attended",
+    "effects.drivers": "AsyncDriver heard=stream perform",
+    "effects.effects": "Call Effect Effects Pause Tell=Emit Use Work attended",
     "errors": ("DatabaseMissing FileMissing ForeignDatabase GroupNotFound NewerSchema RunNotFound RunNotOpen"),
     "exchange.backend": "ToolFunction",
     "exchange.conversing": "Conversing",
-    "exchange.exchange": "Asking recorded_answer",
-    "exchange.policy": "exchange",
+    "exchange.answer": "recorded_answer",
+    "exchange.exchange": "Asking=Exchange",
     "exchange.recorded_tools": "not_bound",
-    "exchange.services": "Mend Outbox",
-    "failures.diagnosis": "ADVICE BACKEND_UNWELL DIAGNOSIS_VERSION advise diagnose may_succeed_when_retried",
+    "exchange.services": "Mend Outbox Outside=Services",
+    "failures.advice": "ADVICE advise",
+    "failures.diagnosis": "BACKEND_UNWELL DIAGNOSIS_VERSION diagnose may_succeed_when_retried",
     "failures.groups": ("Decision GroupName RULE_VERSION TREND_PARTS group_id named_group normalised state_of tallied"),
     "failures.health": "BackendEnd Cooling Health cooling_after health_of tells",
     "failures.redaction": "LOGGERS Redacting fields_of keep_secret redact redact_details whole_text",
@@ -229,7 +230,7 @@ _EARLIER = {
     "threads.mirror": "MirrorHead MirrorHeads ThreadMirror",
     "threads.thread": "Comparison Rendering ThreadItem ThreadState compare differences digest",
     "threads.verification": "SideBySide",
-    "conversation": "events",
+    "conversation.events": "events=",
 }
 """Names that were part of this face until version 0.2."""
 

@@ -11,14 +11,23 @@ def lazy_face(room: str, *homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         room: full name of the package, its `__name__`.
-        homes: module of the room, relative to it, to the names it provides, separated by spaces.
+        homes: module of the room, relative to it, to the names it provides, separated by spaces; `earlier=now` is a name
+            that earlier versions used,
+            `name=` the module itself.
     """
-    home_of = {name: home for part in homes for home, names in part.items() for name in names.split()}
+    home_of = {
+        name.partition("=")[0]: (home, name.rpartition("=")[2])
+        for part in homes
+        for home, names in part.items()
+        for name in names.split()
+    }
 
     def load(name: str) -> Any:
         if name not in home_of:
             raise AttributeError(f"module {room!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{home_of[name]}", room), name)
+        home, current = home_of[name]
+        module = import_module(f".{home}", room)
+        value = getattr(module, current) if current else module
         setattr(sys.modules[room], name, value)
         return value
 

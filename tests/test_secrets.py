@@ -148,7 +148,7 @@ def test_no_secret_is_in_what_an_app_is_told(planted: Ledger, simulator: Any) ->
     with pytest.raises(AllBackendsFailed) as nobody:
         planted.conversation("k").ask("Where is my parcel?")
     told = f"{nobody.value} {nobody.value.failures!r} {[each.as_json() for each in nobody.value.failures]}"
-    assert found_in(told + repr(planted.outside) + repr(planted.failures())) == []
+    assert found_in(told + repr(planted.services) + repr(planted.failures())) == []
 
 
 def test_no_secret_is_in_a_log_line(planted: Ledger, logged: list[str]) -> None:

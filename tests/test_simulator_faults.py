@@ -8,7 +8,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from threadledger.adapters.simulator import Failure, Fault, RawReply, Refusal, Simulator
+from threadledger.adapters.simulator import Fault, Simulator
+from threadledger.adapters.simulator.answers import Failure
+from threadledger.adapters.simulator.faults import RawReply, Refusal
 
 CREATE = "POST /conversations"
 ITEMS = "POST /conversations/{conversation_id}/items"

@@ -5,16 +5,14 @@ from typing import TYPE_CHECKING
 from threadledger.domain.faces import lazy_face
 
 if TYPE_CHECKING:
-    from .importing import Found, Imported, import_found
+    from .importing import Imported, import_found
     from .jsonl import MemoryLines, conversation_as_line, export_lines, import_lines
     from .live import import_threads
     from .markdown import export_markdown
-    from .sources import FORMATS, ImportSource, import_source
+    from .sources import FORMATS, import_source
 
 __all__ = [
     "FORMATS",
-    "Found",
-    "ImportSource",
     "Imported",
     "MemoryLines",
     "conversation_as_line",
@@ -30,10 +28,10 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "importing": "Found Imported import_found",
+            "importing": "Imported import_found",
             "jsonl": "MemoryLines conversation_as_line export_lines import_lines",
             "live": "import_threads",
             "markdown": "export_markdown",
-            "sources": "FORMATS ImportSource import_source",
+            "sources": "FORMATS import_source",
         },
     )

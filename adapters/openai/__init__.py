@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .assistants import AssistantsBackend
     from .chat import ChatBackend
     from .client import Client
-    from .doctor import ProviderLook, SeenAssistant
+    from .doctor import ProviderLook
     from .failures import failure_of, failure_of_event
     from .responses import ResponsesBackend
     from .thread_import import ThreadReader
@@ -25,7 +25,6 @@ __all__ = [
     "ConversationThreads",
     "ProviderLook",
     "ResponsesBackend",
-    "SeenAssistant",
     "ThreadReader",
     "failure_of",
     "failure_of_event",
@@ -40,7 +39,7 @@ if not TYPE_CHECKING:
             "assistants": "AssistantsBackend",
             "chat": "ChatBackend",
             "client": "Client",
-            "doctor": "ProviderLook SeenAssistant",
+            "doctor": "ProviderLook",
             "failures": "failure_of failure_of_event",
             "responses": "ResponsesBackend",
             "thread_import": "ThreadReader",

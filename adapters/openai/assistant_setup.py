@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from threadledger.domain.conversation import Profile
-from threadledger.domain.effects import Call, Effects, Work
+from threadledger.domain.effects import Call, Effects, work
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Cause, diagnose
 
@@ -50,10 +50,10 @@ class Assistants:
             return self.pinned
         wanted = replace(profile, model=model)
         endpoint, profile_hash = self._client.endpoint, wanted.hash
-        known: str | None = yield Work(lambda: self._remembered.get(endpoint, profile_hash))
+        known: str | None = yield from work(lambda: self._remembered.get(endpoint, profile_hash))
         if known is None:
             made: str = (yield from self._find(profile_hash)) or (yield from self._make(wanted))
-            yield Work(lambda: self._remembered.put(endpoint, profile_hash, made))
+            yield from work(lambda: self._remembered.put(endpoint, profile_hash, made))
             return made
         return known
 
@@ -65,7 +65,7 @@ class Assistants:
             if known is not None:
                 self._remembered.forget(known)
 
-        yield Work(forget)
+        yield from work(forget)
 
     def _find(self, profile_hash: str) -> Effects[str | None]:
         with calling("GET /assistants"):

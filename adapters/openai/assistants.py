@@ -14,9 +14,9 @@ from typing import Any
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message, Role
-from threadledger.domain.effects import Call, Delta, Effects, Pause, Tell
+from threadledger.domain.effects import Call, Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.exchange import BackendRequest, Delta
 from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried, whole_text
 from threadledger.domain.threads import is_uncertain
 
@@ -218,7 +218,7 @@ class AssistantsBackend:
                         break
                     texts = self._heard(at, event)
                 for text in texts:
-                    yield Tell(Delta(text, message=at.messages - 1))
+                    yield Emit(Delta(text, message=at.messages - 1))
         except ProviderRefused:
             if at.run is None:
                 raise
@@ -349,7 +349,7 @@ def _tell_the_rest(at: Following, texts: list[str]) -> Effects[None]:
     for index, text in enumerate(texts):
         told = "".join(at.told) if index == at.messages - 1 else ""
         if index >= at.messages - 1 and text != told and text.startswith(told):
-            yield Tell(Delta(text[len(told) :], message=index))
+            yield Emit(Delta(text[len(told) :], message=index))
 
 
 def _failure(at: Following) -> Failure:

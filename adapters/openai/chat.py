@@ -9,9 +9,9 @@ from typing import Any
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message, Role, Usage
-from threadledger.domain.effects import Delta, Effects, Tell
+from threadledger.domain.effects import Effects, Emit
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.exchange import BackendRequest, Delta
 from threadledger.domain.failures import Failure, whole_text
 
 from .client import END, Client, call, closing, next_event, opened, request_id_of
@@ -89,7 +89,7 @@ class ChatBackend:
                 while (chunk := (yield next_event(stream))) is not END:
                     text = completion.take(chunk)
                     if text:
-                        yield Tell(Delta(text, message=number))
+                        yield Emit(Delta(text, message=number))
                     if time.monotonic() > deadline:
                         raise _too_late(request)
             finally:

@@ -13,9 +13,9 @@ from typing import Any
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message, Role, ToolCall, Usage
-from threadledger.domain.effects import Call, Delta, Effects, Pause, Tell
+from threadledger.domain.effects import Call, Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.exchange import BackendRequest, Delta
 from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried, whole_text
 from threadledger.domain.memory import response_items
 
@@ -279,7 +279,7 @@ class Making:
                             raise ProviderRefused(failure_of_event(event.to_dict(), asked.endpoint, asked.conversation))
                         if kind in {"response.output_text.delta", "response.refusal.delta"} and event.delta:
                             asked.told[number] = asked.told.get(number, "") + event.delta
-                            yield Tell(Delta(event.delta, message=number))
+                            yield Emit(Delta(event.delta, message=number))
                         elif getattr(event, "response", None) is not None:
                             response = event.response
                             present(response.id, response.status)
@@ -352,7 +352,7 @@ def _tell_the_rest(asked: Asked, text: str, number: int) -> Effects[None]:
     """Pass on the part of the text that the stream did not deliver because it broke."""
     told = asked.told.get(number, "")
     if asked.request.stream and text != told and text.startswith(told):
-        yield Tell(Delta(text[len(told) :], message=number))
+        yield Emit(Delta(text[len(told) :], message=number))
 
 
 def _broken(asked: Asked, response: Any, request_id: str | None) -> Failure:

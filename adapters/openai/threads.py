@@ -14,9 +14,9 @@ from typing import Any
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion, JournaledMessage
 from threadledger.domain.conversation.messages import Message, Role
-from threadledger.domain.effects import Delta, Effects, Pause, Tell
+from threadledger.domain.effects import Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.exchange import BackendRequest, Delta
 from threadledger.domain.failures import Cause, Failure, diagnose, whole_text
 from threadledger.domain.memory import Memory, response_items
 from threadledger.domain.threads import LEFT_IN_THREAD, Rendering, ThreadItem
@@ -496,7 +496,7 @@ def found_answer(request: BackendRequest) -> Effects[Completion | None]:
     if not texts:
         return None
     for index, text in enumerate(texts if request.stream else ()):
-        yield Tell(Delta(text, message=index))
+        yield Emit(Delta(text, message=index))
     messages = tuple(Message(Role.ASSISTANT, text) for text in texts)
     return Completion(messages, finish_reason=FOUND, thread_id=request.thread_id)
 

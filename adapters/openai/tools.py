@@ -11,9 +11,9 @@ from typing import Any
 from threadledger.domain import limits
 from threadledger.domain.conversation import Profile
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
-from threadledger.domain.effects import Effects, Tell, ToolUse, Use, Work
+from threadledger.domain.effects import Effects, Emit, Use, work
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest, ToolFunction, not_bound
+from threadledger.domain.exchange import BackendRequest, ToolFunction, ToolUse, not_bound
 from threadledger.domain.failures import Cause, Failure, redact, whole_text
 
 from .limits import ASSISTANT_TOOLS_MAX, CHAT_FUNCTIONS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX
@@ -55,13 +55,13 @@ def answer_calls(
     wish = Message(Role.ASSISTANT, whole_text(text) or None, tuple(calls))
     known = {called.id for each in request.memory.messages for called in each.message.calls()}
     if not found or any(called.id not in known for called in calls):
-        yield Work(lambda: request.journal([wish]))
+        yield from work(lambda: request.journal([wish]))
     results = []
     for called in calls:
-        yield Tell(ToolUse(called.name, called.arguments, called.id, request.run_id))
+        yield Emit(ToolUse(called.name, called.arguments, called.id, request.run_id))
         result = yield from _result(request.tools.get(called.name), called)
         results.append(Message(Role.TOOL, result, tool_call_id=called.id))
-    yield Work(lambda: request.journal(results))
+    yield from work(lambda: request.journal(results))
     unbound = [called.name for called in calls if called.name not in request.tools]
     if unbound:
         message = f"the model called {unbound[0]!r}, which is not bound to a function"

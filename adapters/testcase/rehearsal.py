@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from threadledger.domain.conversation import Profile
-from threadledger.domain.effects import Answer
 from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.exchange import Answer
 from threadledger.domain.failures import Cause, Failure, Health, diagnose
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import Chat, Ledger
@@ -130,7 +130,7 @@ def _played(play: Play, script: Mapping[str, Any] | None, counted: Counting | No
             for backend, (times, facts) in play.unwell.items():
                 for _ in range(times):
                     Health.saw(health, backend, Failure(**facts), now())
-            ledger = Ledger(opened.journal, replace(opened.outside, profile=play.profile, health=health))
+            ledger = Ledger(opened.journal, replace(opened.services, profile=play.profile, health=health))
             if counted is not None:
                 counted.begin(simulator)
             outcome = _asked(ledger.conversation(KEY), play)

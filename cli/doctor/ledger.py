@@ -115,14 +115,14 @@ def check_lagging(ledger: Ledger) -> Iterator[Checked]:
     """Report threads that lag behind the journal according to recorded state; the provider is not called."""
     from threadledger.domain.ledger import threads_behind
 
-    outside = ledger.outside
-    if not outside.mirrors or (outside.mirrored_to == "none"):
+    services = ledger.services
+    if not services.mirrors or (services.mirrored_to == "none"):
         yield Checked(
             "lagging",
-            "no provider is configured to mirror memory to" if not outside.mirrors else "memory is not mirrored",
+            "no provider is configured to mirror memory to" if not services.mirrors else "memory is not mirrored",
         )
         return
-    lags = threads_behind(ledger.journal, outside)
+    lags = threads_behind(ledger.journal, services)
     found = Counter(each.state for each in lags.threads)
     for state, times in found.items():
         yield _lagging(state, times, [each for each in lags.threads if each.state == state])
@@ -205,21 +205,21 @@ def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Itera
     from threadledger.domain.ids import now
     from threadledger.domain.memory import Memory
 
-    outside = ledger.outside
+    services = ledger.services
     memory = Memory((JournaledMessage(text_message("user", "?"), "doctor", 1, now()),))
     found: list[Checked] = []
     for name in settings.order:
         model = settings.model_for(name, profile)
         request = BackendRequest(
-            "doctor", "", "", model, profile, memory, settings.timeout_seconds, tools=outside.tools
+            "doctor", "", "", model, profile, memory, settings.timeout_seconds, tools=services.tools
         )
-        refusal = outside.backends[name].preflight(request)
+        refusal = services.backends[name].preflight(request)
         if refusal is not None:
             found.append(Checked("profile", refusal.message or refusal.summary(), advise(diagnose(refusal))))
     for problem in tool_problems(profile.tools):
         found.append(Checked("profile", problem, "correct the tools in THREADLEDGER_PROFILE"))
     functions = [tool["function"]["name"] for tool in profile.tools if tool["type"] == "function"]
-    unbound = [name for name in functions if name not in outside.tools]
+    unbound = [name for name in functions if name not in services.tools]
     if unbound:
         found.append(
             Checked(

@@ -90,7 +90,7 @@ def rerun(
     one_choice(bool(targets), failed)
     with opened(profile=profile) as ledger:
         runs, keys = _runs_and_keys(ledger, targets)
-        own = ledger.outside.profile if profile is not None else None
+        own = ledger.services.profile if profile is not None else None
         plan = ledger.replay.plan_rerun(runs, keys, failed, profile=own, **chosen)
         plan.limit(max_runs, max_cost)
         if not apply:

@@ -67,14 +67,14 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "conversation": "AT_THE_END ActiveRuns Completion Conversation Place RunPlan SUPERSEDED_TOO TOO_LATE",
+            "conversation": "AT_THE_END SUPERSEDED_TOO TOO_LATE ActiveRuns Completion Conversation Place RunPlan",
             "exchanges": (
-                "ExchangeRecord Exchanges FailureFilter RUN_ENDING_CHARS_MIN RUN_TOPICS RunRecord facts_of "
-                "fold_exchanges moment_of recorded_failure"
+                "RUN_ENDING_CHARS_MIN RUN_TOPICS ExchangeRecord Exchanges FailureFilter RunRecord "
+                "facts_of fold_exchanges moment_of recorded_failure"
             ),
             "keys": "CONVERSATION IMPORTED JOB PROFILE check_idempotency_key key_of stream_of",
             "parsing": "JournaledMessage parse_message restore_message text_message",
             "profiles": "Profile parse_profile",
-            "state": "ConversationState STATE_SCHEMA evolve",
+            "state": "STATE_SCHEMA ConversationState evolve",
         },
     )

@@ -5,53 +5,30 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .drivers import AsyncDriver, Wait, heard, perform
-    from .effects import (
-        Answer,
-        Call,
-        Delta,
-        Effect,
-        Effects,
-        ListenerLeft,
-        Pause,
-        StartedOver,
-        StreamPart,
-        Tell,
-        ToolUse,
-        Use,
-        Work,
-        attended,
-    )
+    from .drivers import AsyncDriver, Wait, perform, stream
+    from .effects import Call, Effect, Effects, Emit, ListenerLeft, Pause, Use, attended, work
 
 __all__ = [
-    "Answer",
     "AsyncDriver",
     "Call",
-    "Delta",
     "Effect",
     "Effects",
+    "Emit",
     "ListenerLeft",
     "Pause",
-    "StartedOver",
-    "StreamPart",
-    "Tell",
-    "ToolUse",
     "Use",
     "Wait",
-    "Work",
     "attended",
-    "heard",
     "perform",
+    "stream",
+    "work",
 ]
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "drivers": "AsyncDriver Wait heard perform",
-            "effects": (
-                "Answer Call Delta Effect Effects ListenerLeft Pause StartedOver StreamPart Tell ToolUse "
-                "Use Work attended"
-            ),
+            "drivers": "AsyncDriver Wait perform stream",
+            "effects": "Call Effect Effects Emit ListenerLeft Pause Use attended work",
         },
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import AsyncGeneratorType
 from typing import Any, Generic, TypeVar, cast
 
-from .effects import Call, Effect, Effects, ListenerLeft, Pause, StreamPart, Tell, Use, Work
+from .effects import Call, Effect, Effects, Emit, ListenerLeft, Pause, Use, Work
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ Pausing = Callable[[float], Awaitable[None]]
 
 def perform(effects: Effects[T], wait: Wait = time.sleep) -> T:
     """Perform effects to the end and return their value; stream parts are discarded."""
-    parts = heard(effects, wait)
+    parts = stream(effects, wait)
     while True:
         try:
             next(parts)
@@ -33,7 +33,7 @@ def perform(effects: Effects[T], wait: Wait = time.sleep) -> T:
             return cast("T", end.value)
 
 
-def heard(effects: Effects[T], wait: Wait = time.sleep) -> Generator[StreamPart, None, T]:
+def stream(effects: Effects[T], wait: Wait = time.sleep) -> Generator[Any, None, T]:
     """Perform effects and yield their stream parts.
 
     If the listener closes this generator, `ListenerLeft` is raised in the effects and their clean-up is performed.
@@ -50,7 +50,7 @@ def heard(effects: Effects[T], wait: Wait = time.sleep) -> Generator[StreamPart,
             raise left or GeneratorExit from None
         try:
             step, given = effects.send, None
-            if not isinstance(effect, Tell):
+            if not isinstance(effect, Emit):
                 given = _performed(effect, wait)
             elif left is None:
                 yield effect.part
@@ -106,7 +106,7 @@ class AsyncDriver:
         self._tools = tools
         self._pause = pause
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._streams: dict[AsyncGenerator[StreamPart, None], asyncio.Lock] = {}
+        self._streams: dict[AsyncGenerator[Any, None], asyncio.Lock] = {}
 
     async def perform(self, effects: Effects[T]) -> T:
         """Perform effects to the end and return their value; stream parts are discarded."""
@@ -123,8 +123,8 @@ class AsyncDriver:
                 self._tasks.discard(task)
         return cast("T", end.value)
 
-    async def heard(self, effects: Effects[Any]) -> AsyncGenerator[StreamPart, None]:
-        """Perform effects and yield their stream parts; closing the generator ends them as in the function `heard`."""
+    async def stream(self, effects: Effects[Any]) -> AsyncGenerator[Any, None]:
+        """Perform effects and yield their stream parts; closing the generator ends them as in the function `stream`."""
         parts = self._each(effects, _End())
         self._streams[parts] = asyncio.Lock()
         try:
@@ -144,14 +144,14 @@ class AsyncDriver:
             task.cancel()
         await asyncio.gather(*at_it, return_exceptions=True)
         for parts, ending in list(self._streams.items()):
-            if ending.locked() or not cast("AsyncGeneratorType[StreamPart, None]", parts).ag_running:
+            if ending.locked() or not cast("AsyncGeneratorType[Any, None]", parts).ag_running:
                 await self._end(parts)
 
     async def work(self, do: Callable[[], T]) -> T:
         """Run `do` in the pool, with the caller's context variables."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, do)
 
-    async def _end(self, parts: AsyncGenerator[StreamPart, None]) -> None:
+    async def _end(self, parts: AsyncGenerator[Any, None]) -> None:
         ending = self._streams.get(parts)
         if ending is None:
             return
@@ -161,7 +161,7 @@ class AsyncDriver:
             finally:
                 self._streams.pop(parts, None)
 
-    async def _each(self, effects: Effects[T], ended: _End[T]) -> AsyncGenerator[StreamPart, None]:
+    async def _each(self, effects: Effects[T], ended: _End[T]) -> AsyncGenerator[Any, None]:
         step: Callable[[Any], Effect] = effects.send
         given: Any = None
         left: GeneratorExit | None = None
@@ -184,7 +184,7 @@ class AsyncDriver:
                     given = await self._unbroken(effect.do, stopped)
                 elif stopped:
                     raise stopped.pop()
-                elif not isinstance(effect, Tell):
+                elif not isinstance(effect, Emit):
                     given = await self._awaited(effect)
                 elif left is None:
                     yield effect.part

@@ -1,11 +1,11 @@
-"""Represent side effects as values: a generator yields them and a driver (`driving.py`) performs them.
+"""Represent side effects as values: a generator yields them and a driver (`drivers.py`) performs them.
 
 The same generator serves the blocking and the asynchronous API, so every decision and every write is implemented once:
 
     def catch_up(self, …) -> Effects[int]:
         held = yield from mirror.read(thread_id)      # yields a Call
         yield Pause(0.5)
-        version = yield Work(lambda: journal.commit(key, decide))
+        version = yield from work(lambda: journal.commit(key, decide))
         return version
 
 The driver sends the result of an effect back into the generator. An exception is raised at the effect's `yield`.
@@ -13,12 +13,9 @@ The driver sends the result of an effect back into the generator. An exception i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast
-
-from ..conversation.messages import Usage
-from ..failures import RecordedFailure
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -34,7 +31,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Represent database work on the ledger; its return value is sent back. Drivers never interrupt it."""
+    """Represent database work on the ledger; its return value is sent back. Drivers never interrupt it. See `work`."""
 
     do: Callable[[], Any]
 
@@ -55,10 +52,10 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Emit:
     """Represent a stream part or a job item for the listener, if there is one."""
 
-    part: StreamPart | Any
+    part: Any
 
 
 class ListenerLeft(BaseException):
@@ -69,11 +66,17 @@ class ListenerLeft(BaseException):
     """
 
 
-Effect = Call | Work | Use | Pause | Tell
-
-
+Effect = Call | Work | Use | Pause | Emit
 Effects = Generator[Effect, Any, T]
 """Generator of effects that returns a T."""
+
+
+def work(do: Callable[[], T]) -> Effects[T]:
+    """Do the ledger's database work in a generator of effects: `version = yield from work(lambda: journal.commit(…))`.
+
+    `yield from` keeps the type of the result, which a plain `yield Work(…)` loses.
+    """
+    return cast("T", (yield Work(do)))
 
 
 def attended(
@@ -98,64 +101,3 @@ def attended(
             yield from after(effect)
         except BaseException as error:  # noqa: BLE001 - the effects must see every exception first
             step, given = effects.throw, error
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Represent the next piece of text; `message` counts the messages of the run from 0."""
-
-    text: str
-    run_id: str = ""
-    message: int = 0
-    type: Literal["delta"] = "delta"
-
-
-@dataclass(frozen=True, slots=True)
-class ToolUse:
-    """Represent a function call requested by the model; later text belongs to the next message.
-
-    `arguments` is JSON text.
-    """
-
-    name: str
-    arguments: str
-    call_id: str
-    run_id: str = ""
-    type: Literal["tool_use"] = "tool_use"
-
-
-@dataclass(frozen=True, slots=True)
-class StartedOver:
-    """Represent the start of another run after a failed one, whose streamed text is not the answer."""
-
-    failed_run_id: str
-    run_id: str
-    backend: str
-    model: str
-    reason: str
-    fallback: bool
-    """Whether another backend has taken over; otherwise the same backend retries."""
-    from_backend: str = ""
-    type: Literal["started_over"] = "started_over"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Represent the answer of an exchange, journaled before it is returned."""
-
-    text: str
-    key: str
-    exchange_id: str
-    run_id: str
-    message_id: str
-    backend: str
-    model: str
-    fallback: bool = False
-    failures: Sequence[RecordedFailure] = ()
-    version: int = 0
-    usage: Usage = field(default_factory=Usage)
-    type: Literal["answer"] = "answer"
-    """Type name that distinguishes the parts of a stream."""
-
-
-StreamPart = Delta | ToolUse | StartedOver | Answer

@@ -5,31 +5,34 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
+    from .answer import Answer, Delta, StartedOver, StreamPart, ToolUse, recorded_answer
     from .backend import Backend, BackendRequest, ToolFunction
     from .conversing import Conversing
-    from .exchange import Asking, answered, recorded_answer
-    from .policy import CallBackend, Candidate, CompleteRun, FailRun, Policy, StartRun, may_be_retried
+    from .exchange import Exchange
+    from .policy import Candidate, Policy, may_be_retried
     from .recorded_tools import FAILED, not_bound, only_harmless, tools_on_record
-    from .services import Mend, Outbox, Outside, Turns
+    from .runs import Mode
+    from .services import Mend, Outbox, Services, Turns
 
 __all__ = [
     "FAILED",
-    "Asking",
+    "Answer",
     "Backend",
     "BackendRequest",
-    "CallBackend",
     "Candidate",
-    "CompleteRun",
     "Conversing",
-    "FailRun",
+    "Delta",
+    "Exchange",
     "Mend",
+    "Mode",
     "Outbox",
-    "Outside",
     "Policy",
-    "StartRun",
+    "Services",
+    "StartedOver",
+    "StreamPart",
     "ToolFunction",
+    "ToolUse",
     "Turns",
-    "answered",
     "may_be_retried",
     "not_bound",
     "only_harmless",
@@ -41,11 +44,13 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
+            "answer": "Answer Delta StartedOver StreamPart ToolUse recorded_answer",
             "backend": "Backend BackendRequest ToolFunction",
             "conversing": "Conversing",
-            "exchange": "Asking answered recorded_answer",
-            "policy": "CallBackend Candidate CompleteRun FailRun Policy StartRun may_be_retried",
+            "exchange": "Exchange",
+            "policy": "Candidate Policy may_be_retried",
             "recorded_tools": "FAILED not_bound only_harmless tools_on_record",
-            "services": "Mend Outbox Outside Turns",
+            "runs": "Mode",
+            "services": "Mend Outbox Services Turns",
         },
     )

@@ -20,15 +20,17 @@ from ..conversation import (
 )
 from ..conversation import events as e
 from ..conversation.messages import Message
-from ..effects import Answer, Effects, Pause, Tell, Work
+from ..effects import Effects, Emit, Pause, work
 from ..errors import ConversationBusy, ConversationChanged, IdempotencyConflict, InvalidMessage
 from ..ids import idempotent_id
 from ..journal import Journal
 from ..limits import QUEUE_LOOK_FIRST_SECONDS, QUEUE_LOOK_MAX_SECONDS
-from .exchange import Asking, recorded_answer, why_not_rerun
+from .answer import Answer, recorded_answer
+from .exchange import Exchange, why_not_rerun
 from .policy import Policy
 from .recorded_tools import tools_on_record
-from .services import Outside
+from .runs import Mode
+from .services import Services
 
 T = TypeVar("T")
 
@@ -36,11 +38,11 @@ T = TypeVar("T")
 class Conversing:
     """Operate on one conversation, with the backends and tools that may be called for it."""
 
-    def __init__(self, journal: Journal, outside: Outside, key: str) -> None:
+    def __init__(self, journal: Journal, services: Services, key: str) -> None:
         self.stream = stream_of(key)
         self.key = key
         self.journal = journal
-        self.outside = outside
+        self.services = services
 
     def append(
         self,
@@ -56,8 +58,8 @@ class Conversing:
             earlier = self._earlier(idempotency_key, message)
             return earlier or conversation.journal(message, idempotency_key=idempotency_key)
 
-        journaled: e.MessageJournaled = yield Work(partial(self.journal.commit, self.key, decide, create=True))
-        yield from self.outside.mirrored(self.journal, self.key)
+        journaled: e.MessageJournaled = yield from work(partial(self.journal.commit, self.key, decide, create=True))
+        yield from self.services.mirrored(self.journal, self.key)
         return JournaledMessage(
             restore_message(journaled), journaled.message_id, journaled.originator_version, journaled.timestamp
         )
@@ -71,8 +73,8 @@ class Conversing:
         def decide(conversation: Conversation) -> list[e.MessageJournaled]:
             return [conversation.journal(message) for message in parsed]
 
-        events = yield Work(partial(self.journal.commit, self.key, decide, create=True))
-        yield from self.outside.mirrored(self.journal, self.key)
+        events = yield from work(partial(self.journal.commit, self.key, decide, create=True))
+        yield from self.services.mirrored(self.journal, self.key)
         return [
             JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
             for message, event in zip(parsed, events, strict=True)
@@ -100,8 +102,8 @@ class Conversing:
         exchange_id, asked_at = yield from self.when_free(decide)
         if asked_at is None:
             return (yield from self.rerun(exchange_id, stream=stream))
-        asking = Asking(self.journal, self.outside, self.key, exchange_id, after=asked_at, stream=stream)
-        return (yield from asking.run())
+        exchange = Exchange(self.journal, self.services, self.key, exchange_id, after=asked_at, stream=stream)
+        return (yield from exchange.run())
 
     def rerun(
         self, exchange_id: str, policy: Policy | None = None, *, stream: bool = False, live: bool = False
@@ -113,15 +115,15 @@ class Conversing:
         """
         waits = self._looks()
         while True:
-            recorded: Answer | None = yield Work(lambda: recorded_answer(self.journal, self.key, exchange_id))
+            recorded = yield from work(lambda: recorded_answer(self.journal, self.key, exchange_id))
             if recorded is not None:
-                yield Tell(recorded)
+                yield Emit(recorded)
                 return recorded
-            asking: Asking = yield Work(lambda: self._asking_again(exchange_id, policy, stream, live))
+            exchange = yield from work(lambda: self._exchange_again(exchange_id, policy, stream, live))
             try:
-                return (yield from asking.run())
+                return (yield from exchange.run())
             except ConversationBusy:
-                seconds = next(waits, None) if self.outside.policy.while_running == ActiveRuns.QUEUE else None
+                seconds = next(waits, None) if self.services.policy.while_running == ActiveRuns.QUEUE else None
                 if seconds is None:
                     raise
                 yield Pause(seconds)
@@ -131,54 +133,49 @@ class Conversing:
 
         `decide` is called with `interrupting=True` if it must close what is open.
         """
-        if self.outside.policy.while_running == ActiveRuns.QUEUE:
+        if self.services.policy.while_running == ActiveRuns.QUEUE:
             return (yield from self._in_turn(decide))
-        interrupting = self.outside.policy.while_running == ActiveRuns.INTERRUPT
+        interrupting = self.services.policy.while_running == ActiveRuns.INTERRUPT
         chosen = partial(decide, interrupting=True) if interrupting else decide
-        decided: T = yield Work(partial(self.journal.commit, self.key, chosen, create=True))
+        decided: T = yield from work(partial(self.journal.commit, self.key, chosen, create=True))
         return decided
 
     def _in_turn(self, decide: Callable[..., T]) -> Effects[T]:
         """Commit a decision when the conversation is free and no earlier caller is still waiting."""
-        ticket = self.outside.turns.take(self.key)
+        ticket = self.services.turns.take(self.key)
         try:
             for seconds in self._looks():
-                if self.outside.turns.has_come(self.key, ticket):
+                if self.services.turns.has_come(self.key, ticket):
                     with suppress(ConversationBusy):
-                        decided: T = yield Work(partial(self.journal.commit, self.key, decide, create=True))
+                        decided: T = yield from work(partial(self.journal.commit, self.key, decide, create=True))
                         return decided
                 yield Pause(seconds)
-            decided = yield Work(partial(self.journal.commit, self.key, decide, create=True))
+            decided = yield from work(partial(self.journal.commit, self.key, decide, create=True))
             return decided
         finally:
-            self.outside.turns.give_back(self.key, ticket)
+            self.services.turns.give_back(self.key, ticket)
 
     def _looks(self) -> Iterator[float]:
         """Yield the seconds to wait before each check, until the time limit of an exchange has passed."""
-        until = time.monotonic() + self.outside.policy.deadline_seconds
+        until = time.monotonic() + self.services.policy.deadline_seconds
         seconds = QUEUE_LOOK_FIRST_SECONDS
         while time.monotonic() < until:
             yield seconds
             seconds = min(seconds * 2, QUEUE_LOOK_MAX_SECONDS)
 
-    def _asking_again(self, exchange_id: str, policy: Policy | None, stream: bool, live: bool) -> Asking:
-        exchange = self.journal.exchanges(self.key).by_id.get(exchange_id)
+    def _exchange_again(self, exchange_id: str, policy: Policy | None, stream: bool, live: bool) -> Exchange:
+        recorded = self.journal.exchanges(self.key).by_id.get(exchange_id)
         refusal = why_not_rerun(self.journal, self.key, exchange_id)
         if refusal:
             raise ConversationChanged(f"the exchange {exchange_id} of {self.key!r} cannot be rerun: {refusal}")
-        last = exchange.last() if exchange is not None else None
-        rerun_of = last.run_id if last is not None else None
-        return Asking(
-            self.journal,
-            self.outside,
-            self.key,
-            exchange_id,
-            rerun_of=rerun_of,
+        last = recorded.last() if recorded is not None else None
+        tools = None if live else tools_on_record(self.journal, self.key, exchange_id, self.services.tools)
+        mode = Mode(
             again=True,
-            policy=policy,
-            stream=stream,
-            tools=None if live else tools_on_record(self.journal, self.key, exchange_id, self.outside.tools),
+            rerun_of=last.run_id if last is not None else None,
+            tools=(lambda: tools) if tools is not None else None,
         )
+        return Exchange(self.journal, self.services, self.key, exchange_id, mode=mode, policy=policy, stream=stream)
 
     def _earlier(self, idempotency_key: str | None, message: Message) -> e.MessageJournaled | None:
         if idempotency_key is None:

@@ -105,7 +105,7 @@ class Turns:
 
 
 @dataclass(frozen=True)
-class Outside:
+class Services:
     """Backends by name and in the policy's order, mirrors by name, the outbox, the profile and its tools."""
 
     policy: Policy = field(default_factory=Policy)

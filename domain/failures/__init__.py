@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .diagnosis import BACKEND_UNWELL, DIAGNOSIS_VERSION, advise, diagnose, may_succeed_when_retried
+    from .advice import advise
+    from .diagnosis import BACKEND_UNWELL, DIAGNOSIS_VERSION, diagnose, may_succeed_when_retried
     from .failure import Cause, Failure, RecordedFailure
     from .groups import RULE_VERSION, Decision, FailureGroup, GroupName, GroupState, named_group, state_of, tallied
     from .health import BackendEnd, BackendHealth, Cooling, Health, health_of, tells
@@ -55,9 +56,10 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "diagnosis": "BACKEND_UNWELL DIAGNOSIS_VERSION advise diagnose may_succeed_when_retried",
+            "advice": "advise",
+            "diagnosis": "BACKEND_UNWELL DIAGNOSIS_VERSION diagnose may_succeed_when_retried",
             "failure": "Cause Failure RecordedFailure",
-            "groups": "Decision FailureGroup GroupName GroupState RULE_VERSION named_group state_of tallied",
+            "groups": "RULE_VERSION Decision FailureGroup GroupName GroupState named_group state_of tallied",
             "health": "BackendEnd BackendHealth Cooling Health health_of tells",
             "redaction": "Redacting fields_of keep_secret redact redact_details whole_text",
             "retry": "is_worth_a_retry pause_before_retry",

@@ -28,7 +28,7 @@ from ..conversation import (
 )
 from ..conversation import events as e
 from ..errors import GroupNotFound, InvalidInput
-from ..exchange import Outside
+from ..exchange import Services
 from ..failures import RULE_VERSION, Decision, FailureGroup, GroupState, RecordedFailure, redact, state_of
 from ..ids import as_utc, new_id, now, to_iso
 from ..journal import Journal, NotedThread, StreamHead
@@ -291,14 +291,14 @@ class Lags:
     """Number of threads with unconfirmed writes that may still arrive; they are read before the next write."""
 
 
-def threads_behind(journal: Journal, outside: Outside, looked_at_max: int = LAGGING_LOOKED_AT_MAX) -> Lags:
+def threads_behind(journal: Journal, services: Services, looked_at_max: int = LAGGING_LOOKED_AT_MAX) -> Lags:
     """Return the threads that lag behind, of the most recently changed conversations.
 
     A conversation with an open run is omitted: its thread is updated when the run ends.
     """
     states = journal.views.conversations(looked_at_max, None)
     noted = {(each.stream, each.mirror): each for each in journal.upkeep.noted_threads(_streams(states))}
-    lagging = [each for state in states for each in _lagging(journal, outside, state, noted)]
+    lagging = [each for state in states for each in _lagging(journal, services, state, noted)]
     seen = {(each.key, each.mirror) for each in lagging} | {(key_of(stream), mirror) for stream, mirror in noted}
     elsewhere = journal.upkeep.unsettled_threads(looked_at_max)
     lagging += [
@@ -315,18 +315,18 @@ def _streams(states: Sequence[ConversationState]) -> list[str]:
 
 
 def _lagging(
-    journal: Journal, outside: Outside, state: ConversationState, noted: dict[tuple[str, str], NotedThread]
+    journal: Journal, services: Services, state: ConversationState, noted: dict[tuple[str, str], NotedThread]
 ) -> Iterator[LaggingThread]:
     if state.messages == 0 or state.open_runs:
         return
-    wanted = {outside.mirrored_to} if outside.mirrored_to in outside.mirrors else set()
-    for mirror in sorted(wanted | (state.links.keys() & outside.mirrors.keys())):
+    wanted = {services.mirrored_to} if services.mirrored_to in services.mirrors else set()
+    for mirror in sorted(wanted | (state.links.keys() & services.mirrors.keys())):
         link = state.links.get(mirror)
         if link is None:
             yield LaggingThread(state.key, mirror, "unlinked", state.messages)
         elif link["lost"]:
             yield LaggingThread(state.key, mirror, "lost", state.messages)
-        elif link["endpoint"] == outside.mirrors[mirror].endpoint:
+        elif link["endpoint"] == services.mirrors[mirror].endpoint:
             yield from _behind(journal, state, mirror, noted.get((stream_of(state.key), mirror)))
 
 

@@ -16,8 +16,8 @@ from typing import Any, Generic, Self, TypeVar
 
 from ..conversation import ConversationState, Exchanges, JournaledMessage, RunRecord
 from ..conversation import events as e
-from ..effects import Answer, AsyncDriver, StreamPart
-from ..exchange import Conversing, Outside, Policy
+from ..effects import AsyncDriver
+from ..exchange import Answer, Conversing, Policy, Services, StreamPart
 from ..failures import BackendHealth, Cause, FailureGroup, GroupState, RecordedFailure, SummaryRow
 from ..journal import Finding, Journal, UpkeepProgress, quietly
 from ..limits import ASYNC_WORKERS, TOOL_WORKERS
@@ -66,7 +66,7 @@ class AsyncLedger:
         if self._closed:
             return
         self._closed = True
-        aclose = self.ledger.outside.aclose
+        aclose = self.ledger.services.aclose
         if aclose is not None:
             await aclose()
         await self.driver.work(self.ledger.close)
@@ -80,7 +80,7 @@ class AsyncLedger:
 
     def conversation(self, key: str) -> AsyncChat:
         """See `Ledger.conversation`."""
-        return AsyncChat(self.ledger.journal, self.ledger.outside, key, self.driver)
+        return AsyncChat(self.ledger.journal, self.ledger.services, key, self.driver)
 
     async def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
         """See `Ledger.conversations`."""
@@ -153,7 +153,7 @@ class AsyncLedger:
 
     async def fork(self, key: str, new_key: str, at: int | datetime | None = None) -> AsyncChat:
         """See `Ledger.fork`."""
-        await self.driver.perform(forked(self.ledger.journal, self.ledger.outside, key, new_key, at))
+        await self.driver.perform(forked(self.ledger.journal, self.ledger.services, key, new_key, at))
         return self.conversation(new_key)
 
     async def parent(self, key: str) -> tuple[str, int] | None:
@@ -216,9 +216,9 @@ class AsyncLedger:
 class AsyncChat:
     """Represent a conversation by its key; it starts with its first message. `Chat` documents the methods."""
 
-    def __init__(self, journal: Journal, outside: Outside, key: str, driver: AsyncDriver) -> None:
-        self._conversing = Conversing(journal, outside, key)
-        self._chat = Chat(journal, outside, key)
+    def __init__(self, journal: Journal, services: Services, key: str, driver: AsyncDriver) -> None:
+        self._conversing = Conversing(journal, services, key)
+        self._chat = Chat(journal, services, key)
         self._driver = driver
         self.key = key
 
@@ -243,7 +243,7 @@ class AsyncChat:
 
     def stream(self, text: str, *, idempotency_key: str | None = None) -> AsyncGenerator[StreamPart, None]:
         """See `Chat.stream`: `async for part in chat.stream(text)`."""
-        return self._driver.heard(self._conversing.ask(text, idempotency_key, stream=True))
+        return self._driver.stream(self._conversing.ask(text, idempotency_key, stream=True))
 
     async def rerun(self, exchange_id: str, policy: Policy | None = None, *, live: bool = False) -> Answer:
         """See `Chat.rerun`."""

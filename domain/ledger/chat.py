@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from ..conversation import Completion, Conversation, JournaledMessage, RunPlan, text_message
 from ..conversation import events as e
 from ..conversation.messages import Usage
-from ..effects import Answer, AsyncDriver, Effects, StreamPart, Wait, Work, heard, perform
+from ..effects import AsyncDriver, Effects, Wait, perform, stream, work
 from ..errors import InvalidMessage, RunNotOpen
-from ..exchange import Conversing, Outside, Policy
+from ..exchange import Answer, Conversing, Policy, Services, StreamPart
 from ..failures import Failure, RecordedFailure, redact
 from ..ids import new_id
 from ..journal import Journal
@@ -30,10 +30,10 @@ OWN_RUN_TIMEOUT_SECONDS = 600.0
 class Chat:
     """Represent a conversation by its key; it starts with its first message."""
 
-    def __init__(self, journal: Journal, outside: Outside, key: str) -> None:
-        self._conversing = Conversing(journal, outside, key)
+    def __init__(self, journal: Journal, services: Services, key: str) -> None:
+        self._conversing = Conversing(journal, services, key)
         self._journal = journal
-        self._outside = outside
+        self._services = services
         self.key = key
 
     def append(
@@ -86,7 +86,7 @@ class Chat:
         Raises:
             The errors of `ask`, at the first part or at a later one.
         """
-        return heard(self._conversing.ask(text, idempotency_key, stream=True), self._outside.wait)
+        return stream(self._conversing.ask(text, idempotency_key, stream=True), self._services.wait)
 
     def rerun(self, exchange_id: str, policy: Policy | None = None, *, live: bool = False) -> Answer:
         """Rerun an unanswered exchange. If it already has an answer, return that instead.
@@ -113,7 +113,7 @@ class Chat:
         running = OwnRunning(self._conversing, backend, model, timeout_seconds)
         self._perform(running.start())
         try:
-            yield OwnRun(running, self._outside.wait)
+            yield OwnRun(running, self._services.wait)
         except BaseException as error:
             self._perform(running.fail(error))
             raise
@@ -141,7 +141,7 @@ class Chat:
         self._journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
 
     def _perform(self, effects: Effects[T]) -> T:
-        return perform(effects, self._outside.wait)
+        return perform(effects, self._services.wait)
 
 
 class OwnRunning:
@@ -158,7 +158,7 @@ class OwnRunning:
     def start(self) -> Effects[None]:
         """Record the start of the call."""
         key, journal = self._conversing.key, self._conversing.journal
-        memory = yield Work(lambda: journal.memory(key))
+        memory = yield from work(lambda: journal.memory(key))
         plan = replace(self._plan, memory_version=memory.version, memory_hash=memory.digest())
 
         def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, str]:
@@ -173,11 +173,11 @@ class OwnRunning:
         """Journal the answer and end the run."""
         key, journal = self._conversing.key, self._conversing.journal
         elapsed = self._elapsed()
-        yield Work(
+        yield from work(
             lambda: journal.commit(key, lambda it: it.complete_run(self.run_id, completion, duration_seconds=elapsed))
         )
         self._ended = True
-        yield from self._conversing.outside.mirrored(journal, key)
+        yield from self._conversing.services.mirrored(journal, key)
 
     def fail(self, error: BaseException) -> Effects[None]:
         """Record an exception as the run's failure. Does nothing if the run has ended."""
@@ -200,9 +200,9 @@ class OwnRunning:
             conversation.abandon(self.exchange_id, "the app's own run failed")
 
         with suppress(RunNotOpen):  # another process closed it as interrupted: the app's own exception says more
-            yield Work(lambda: self._conversing.journal.commit(self._conversing.key, decide))
+            yield from work(lambda: self._conversing.journal.commit(self._conversing.key, decide))
         if failure.status != "interrupted":  # an interrupted app is shutting down
-            yield from self._conversing.outside.mirrored(self._conversing.journal, self._conversing.key)
+            yield from self._conversing.services.mirrored(self._conversing.journal, self._conversing.key)
 
     def _elapsed(self) -> float:
         return round(time.monotonic() - self._began, 6)

@@ -13,7 +13,7 @@ from ..conversation import ConversationState, Exchanges, FailureFilter, RunRecor
 from ..conversation import events as e
 from ..effects import perform
 from ..errors import InvalidInput
-from ..exchange import Outside
+from ..exchange import Services
 from ..failures import (
     SUMMARY_BY,
     BackendHealth,
@@ -73,14 +73,14 @@ def in_log(logged: Iterator[tuple[int, e.Event]], key: str | None = None) -> Ite
 class Ledger:
     """Provide all conversations of one database; created by `threadledger.open()`."""
 
-    def __init__(self, journal: Journal, outside: Outside | None = None) -> None:
+    def __init__(self, journal: Journal, services: Services | None = None) -> None:
         self.journal = journal
-        self.outside = outside or Outside()
+        self.services = services or Services()
 
     def close(self) -> None:
         """Close the database and the connections to the provider."""
         self.journal.close()
-        self.outside.close()
+        self.services.close()
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +96,7 @@ class Ledger:
         Raises:
             InvalidKey: the key is not a string of 1 to 200 storable characters.
         """
-        return Chat(self.journal, self.outside, key)
+        return Chat(self.journal, self.services, key)
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
         """Return facts about each conversation without reading its messages, most recently changed first.
@@ -210,7 +210,7 @@ class Ledger:
                 time.
             Conflict: a conversation with the new key already exists.
         """
-        perform(forked(self.journal, self.outside, key, new_key, at), self.outside.wait)
+        perform(forked(self.journal, self.services, key, new_key, at), self.services.wait)
         return self.conversation(new_key)
 
     def parent(self, key: str) -> tuple[str, int] | None:
@@ -224,7 +224,7 @@ class Ledger:
     @property
     def replay(self) -> Replay:
         """Return the API that plans and runs rebuilds, reconciles and reruns."""
-        return Replay(self.journal, self.outside)
+        return Replay(self.journal, self.services)
 
     def memory(self, key: str, at: int | datetime | None = None) -> Memory:
         """Return what a model is shown of a conversation, as of a version or time; empty if it does not exist."""

@@ -8,9 +8,9 @@ from itertools import count
 from ..conversation import Conversation, ConversationState, JournaledMessage
 from ..conversation import events as e
 from ..conversation.messages import Role
-from ..effects import Effects, Work
+from ..effects import Effects, work
 from ..errors import Conflict, ConversationChanged, InvalidInput
-from ..exchange import Outside
+from ..exchange import Services
 from ..ids import new_id
 from ..journal import Journal
 from ..limits import KEY_CHARS_MAX
@@ -18,11 +18,11 @@ from ..memory import Memory
 
 
 def forked(
-    journal: Journal, outside: Outside, key: str, new_key: str, at: int | datetime | None
+    journal: Journal, services: Services, key: str, new_key: str, at: int | datetime | None
 ) -> Effects[ConversationState]:
     """Fork a conversation, then mirror the fork to its threads, as after any append; see `Ledger.fork`."""
-    state: ConversationState = yield Work(lambda: fork(journal, key, new_key, at).state)
-    yield from outside.mirrored(journal, new_key)
+    state: ConversationState = yield from work(lambda: fork(journal, key, new_key, at).state)
+    yield from services.mirrored(journal, new_key)
     return state
 
 

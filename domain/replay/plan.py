@@ -18,7 +18,7 @@ from itertools import chain, islice
 from queue import SimpleQueue
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from ..effects import AsyncDriver, Call, Effect, Effects, Pause, Tell, Wait, Work, attended, heard
+from ..effects import AsyncDriver, Call, Effect, Effects, Emit, Pause, Wait, attended, stream, work
 from ..errors import Conflict, InvalidInput
 from ..ids import now
 from ..limits import JOB_BLOCK_ITEMS_MAX, JOB_CLAIM_SECONDS, JOB_WORKERS_MAX
@@ -199,13 +199,13 @@ class Plan(ABC, Generic[T]):
 def _performed(run: JobRun, workers: int, wait: Wait) -> Iterator[Ended]:
     """Yield each item as it ends. A single worker runs in the caller's thread; several have one thread each."""
     if workers == 1:
-        yield from (part for part in heard(run.worker(), wait) if isinstance(part, Ended))
+        yield from (part for part in stream(run.worker(), wait) if isinstance(part, Ended))
         return
     told: SimpleQueue[Ended | BaseException | None] = SimpleQueue()
 
     def work() -> None:
         try:
-            for part in heard(run.worker(), wait):
+            for part in stream(run.worker(), wait):
                 if isinstance(part, Ended):
                     told.put(part)
             told.put(None)
@@ -240,7 +240,7 @@ async def _awaited(run: JobRun, workers: int, driver: AsyncDriver) -> AsyncItera
 
     async def work() -> None:
         try:
-            async for part in driver.heard(run.worker()):
+            async for part in driver.stream(run.worker()):
                 if isinstance(part, Ended):
                     told.put_nowait(part)
         except BaseException:
@@ -344,10 +344,10 @@ class JobRun:
         holder = self._jobs.claims.name()
         renew = _Renewing(partial(self._renew, holder))
         try:
-            while block := (yield Work(partial(self._take, holder))):
+            while block := (yield from work(partial(self._take, holder))):
                 yield from self._do(block, holder, renew)
         finally:
-            yield Work(partial(self._jobs.claims.give_back, self.job.job_id, holder))
+            yield from work(partial(self._jobs.claims.give_back, self.job.job_id, holder))
 
     def _do(self, block: Pins, holder: str, renew: _Renewing) -> Effects[None]:
         ended: list[Ended] = []
@@ -361,10 +361,10 @@ class JobRun:
                     self.stop()
                     return
                 ended.append(Ended(number, item))
-                yield Tell(ended[-1])
+                yield Emit(ended[-1])
         finally:
             if ended:
-                yield Work(partial(self._record, ended, holder))
+                yield from work(partial(self._record, ended, holder))
 
     def _after(self, renew: _Renewing, effect: Effect) -> Effects[None]:
         if self._rated and isinstance(effect, Call):
@@ -427,4 +427,4 @@ class _Renewing:
     def __call__(self) -> Effects[None]:
         if time.monotonic() - self._at > JOB_CLAIM_SECONDS / 4:
             self._at = time.monotonic()
-            yield Work(self._renew)
+            yield from work(self._renew)

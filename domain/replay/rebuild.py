@@ -14,7 +14,7 @@ from typing import Any
 
 from ..conversation import Conversation
 from ..conversation import events as e
-from ..effects import Effects, Wait, Work
+from ..effects import Effects, Wait, work
 from ..errors import ConversationChanged, ProviderRefused, StoreError, ThreadledgerError
 from ..exchange import Outbox
 from ..failures import Cause, diagnose
@@ -107,7 +107,7 @@ class Threads:
         """
         planned = RebuildItem(key, to, version)
         try:
-            look: _Look = yield Work(partial(self._look, planned, at))
+            look: _Look = yield from work(partial(self._look, planned, at))
             return (yield from self._rebuild(look, at, fresh))
         except ProviderRefused as refused:
             return replace(planned, state="failed", reason=f"{diagnose(refused.failure).value}: {refused}")
@@ -159,12 +159,12 @@ class Threads:
         thread, delivered = yield from self._read_back(mirror, thread_id, look, delivered)
         written = replace(item, thread_id=thread_id, sent=delivered.sent, verified=digest(thread) == item.digest)
         if not written.verified:
-            yield Work(partial(self._note_unfinished, item, None))
+            yield from work(partial(self._note_unfinished, item, None))
             found_there = compare(look.rendering.items, thread)
             differs = f"{found_there.missing} missing, {found_there.extra} extra, {found_there.different} different"
             return replace(written, state="failed", reason=f"read back: {differs}; not linked")
         try:
-            yield Work(partial(self._record, written, mirror, look.link, delivered.doubts))
+            yield from work(partial(self._record, written, mirror, look.link, delivered.doubts))
         except ConversationChanged as error:
             return replace(written, state="skipped", verified=False, reason=str(error))
         return replace(written, state="done")
@@ -179,7 +179,7 @@ class Threads:
                 if diagnose(refused.failure) is not Cause.THREAD_MISSING:
                     raise
         thread_id: str = yield from retried(lambda: mirror.create(look.item.key))
-        yield Work(partial(self._note_unfinished, look.item, thread_id))
+        yield from work(partial(self._note_unfinished, look.item, thread_id))
         return thread_id, (yield from bring_up(mirror, thread_id, items, held=()))
 
     def _read_back(
@@ -200,7 +200,7 @@ class Threads:
         if link is None or link["lost"] or link["endpoint"] != mirror.endpoint:
             return False
         key, thread_id = look.item.key, link["thread_id"]
-        native, _ = yield Work(partial(self._verifier.render, key, look.item.backend, None, thread_id))
+        native, _ = yield from work(partial(self._verifier.render, key, look.item.backend, None, thread_id))
         try:
             thread = yield from retried(lambda: mirror.read(thread_id))
             return compare(native.items, thread).state is ThreadState.SAME

@@ -18,9 +18,9 @@ from typing import Any
 from ..conversation import Conversation, ConversationState
 from ..conversation import events as e
 from ..conversation.messages import Source
-from ..effects import Effects, Wait, Work, perform
+from ..effects import Effects, Wait, perform, work
 from ..errors import Conflict, ConversationBusy, ConversationChanged, ProviderRefused, ThreadledgerError
-from ..exchange import Outside
+from ..exchange import Services
 from ..failures import Cause, diagnose
 from ..ids import from_iso, now
 from ..journal import Journal
@@ -168,9 +168,9 @@ class _Look:
 class Reconciler:
     """Compare the threads of a ledger with the journal and repair them."""
 
-    def __init__(self, journal: Journal, outside: Outside, verifier: Verifier, threads: Threads) -> None:
+    def __init__(self, journal: Journal, services: Services, verifier: Verifier, threads: Threads) -> None:
         self._journal = journal
-        self._outside = outside
+        self._services = services
         self._verifier = verifier
         self._threads = threads
 
@@ -183,7 +183,7 @@ class Reconciler:
             ConversationNotFound, InvalidInput: no such conversation or kind of thread.
         """
         self._verifier.reach(to)
-        state = (yield Work(lambda: self._journal.require(key))).state
+        state = (yield from work(lambda: self._journal.require(key))).state
         item = ReconcileItem(key, to, state.version)
         try:
             _refuse_while_running(state)
@@ -191,7 +191,7 @@ class Reconciler:
             thread_id = found.verification.thread_id
             if found.thread is None:
                 return without_thread(item, found.verification)
-            look: _Look = yield Work(partial(self._look, key, to, thread_id, found.thread))
+            look: _Look = yield from work(partial(self._look, key, to, thread_id, found.thread))
             return look.decided(replace(item, thread_id=thread_id), adopt=adopt)
         except (ProviderRefused, Conflict) as error:
             return stopped(item, error)
@@ -207,7 +207,7 @@ class Reconciler:
 
     def _mended(self, mending: _Mending) -> Effects[None]:
         key, to = mending.item.key, mending.item.backend
-        if (yield Work(partial(self._usable_thread, mending))) is None or not (yield from self._in_place(mending)):
+        if (yield from work(partial(self._usable_thread, mending))) is None or not (yield from self._in_place(mending)):
             found = yield from retried(lambda: self._verifier.reading(key, to))
             if found.thread is not None:
                 raise ConversationChanged("another thread was linked in the meantime: plan again")
@@ -216,8 +216,8 @@ class Reconciler:
             yield from self._written_anew(mending)
         mending.end()
         item = mending.item
-        if self._outside.outbox is not None and (item.adopted or item.new_thread_id):
-            yield from self._outside.outbox.mirror(self._journal, key)  # new messages, and the other threads
+        if self._services.outbox is not None and (item.adopted or item.new_thread_id):
+            yield from self._services.outbox.mirror(self._journal, key)  # new messages, and the other threads
 
     def _usable_thread(self, mending: _Mending) -> str | None:
         """Return the id of the linked thread, or None if there is no thread that can be repaired.
@@ -240,7 +240,7 @@ class Reconciler:
 
     def _in_place(self, mending: _Mending) -> Effects[bool]:
         """Repair the linked thread as far as possible, and return whether it exists."""
-        outbox, item = self._outside.outbox, mending.item
+        outbox, item = self._services.outbox, mending.item
         if outbox is None:
             raise Conflict("this ledger does not write to threads: open it with an outbox")
         mend = partial(self._shown, mending)
@@ -252,7 +252,7 @@ class Reconciler:
             return False
         mending.item = replace(mending.item, sent=delivered.sent, deleted=len(delivered.deleted))
         if delivered.sent:
-            yield Work(partial(mending.record, sent=delivered.sent))
+            yield from work(partial(mending.record, sent=delivered.sent))
         return True
 
     def _shown(self, mending: _Mending, thread: Sequence[ThreadItem]) -> Effects[bool]:
@@ -263,11 +263,11 @@ class Reconciler:
         """
         item = mending.item
         for _ in range(LOOKS_MAX):
-            look: _Look = yield Work(partial(self._look, item.key, item.backend, item.thread_id, thread))
+            look: _Look = yield from work(partial(self._look, item.key, item.backend, item.thread_id, thread))
             mending.looked(look)
             if not (mending.adopt and look.drift.foreign) or mending.item.state != "planned":
                 return "rebuild" not in mending.item.action and not mending.item.in_the_way
-            yield Work(partial(mending.adopt_foreign, look))
+            yield from work(partial(mending.adopt_foreign, look))
         raise ConversationChanged("other writers constantly change the conversation: try again")
 
     def _look(self, key: str, to: str, thread_id: str | None, thread: Sequence[ThreadItem]) -> _Look:
@@ -293,7 +293,7 @@ class Reconciler:
         item = mending.item
         rebuilt = RebuildItem(item.key, item.backend, state="skipped", reason=CHANGED)
         for _ in range(LOOKS_MAX):
-            version = (yield Work(lambda: self._journal.require(item.key))).version
+            version = (yield from work(lambda: self._journal.require(item.key))).version
             rebuilt = yield from self._threads.rebuilding(item.key, item.backend, version, fresh=True)
             if rebuilt.reason != CHANGED:
                 break

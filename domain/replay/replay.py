@@ -13,7 +13,7 @@ from typing import Any
 from ..conversation import FailureFilter, Profile
 from ..effects import perform
 from ..errors import InvalidInput
-from ..exchange import Outside
+from ..exchange import Services
 from ..failures import Cause
 from ..journal import Journal
 from ..threads import Verification, Verifier
@@ -30,12 +30,12 @@ __all__ = ["RebuildItem", "RebuildPlan", "Replay", "RerunPlan", "Verification"]
 class Replay:
     """Create plans over the conversations of one ledger, and manage its jobs."""
 
-    def __init__(self, journal: Journal, outside: Outside) -> None:
+    def __init__(self, journal: Journal, services: Services) -> None:
         self._journal = journal
-        self._outside = outside
-        self.verifier = Verifier(journal, outside.mirrors)
-        self.threads = Threads(journal, outside.mirrors, outside.outbox, self.verifier)
-        self.reconciler = Reconciler(journal, outside, self.verifier, self.threads)
+        self._services = services
+        self.verifier = Verifier(journal, services.mirrors)
+        self.threads = Threads(journal, services.mirrors, services.outbox, self.verifier)
+        self.reconciler = Reconciler(journal, services, self.verifier, self.threads)
         self._jobs = Jobs(journal)
 
     def plan_rebuild(
@@ -56,10 +56,10 @@ class Replay:
             ConversationNotFound: no such conversation.
             InvalidInput: no threads of this kind can be reached.
         """
-        target = to or self._outside.mirrored_to
+        target = to or self._services.mirrored_to
         self.verifier.reach(target)
         pinned = self._pinned(keys, search)[:limit]
-        return RebuildPlan(self._jobs, self._outside.wait, self.threads, pinned, target, at, fresh)
+        return RebuildPlan(self._jobs, self._services.wait, self.threads, pinned, target, at, fresh)
 
     def plan_rebuild_file(
         self,
@@ -77,10 +77,10 @@ class Replay:
             ConversationNotFound: no such conversation.
             InvalidInput: this ledger cannot write files.
         """
-        if self._outside.memory_file is None:
+        if self._services.memory_file is None:
             raise InvalidInput("this ledger was created without a MemoryFile: pass one to Outside")
         pinned = self._pinned(keys, search)[:limit]
-        return FileRebuildPlan(self._journal, self._outside.memory_file, Path(path), pinned, at)
+        return FileRebuildPlan(self._journal, self._services.memory_file, Path(path), pinned, at)
 
     def plan_rerun(
         self,
@@ -137,7 +137,7 @@ class Replay:
             into,
             tuple(dict.fromkeys(include)),
         )
-        plan = RerunPlan(self._jobs, self._journal, self._outside, wanted)
+        plan = RerunPlan(self._jobs, self._journal, self._services, wanted)
         self._journal.close_overdue_runs()
         _ = plan.items  # evaluated now, so that the plan is pinned to the present state
         return plan
@@ -164,7 +164,7 @@ class Replay:
         places = list(self.places(chosen, to))
         for kind in {kind for _, kind in places}:
             self.verifier.reach(kind)
-        return ReconcilePlan(self._jobs, self._outside.wait, self.reconciler, places, adopt)
+        return ReconcilePlan(self._jobs, self._services.wait, self.reconciler, places, adopt)
 
     def jobs(self) -> list[JobState]:
         """Return all jobs of the ledger, newest first."""
@@ -226,12 +226,12 @@ class Replay:
             case "rebuild":
                 self.verifier.reach(options["to"])
                 at, fresh = at_in(options), bool(options.get("fresh"))
-                return RebuildPlan(self._jobs, self._outside.wait, self.threads, (), options["to"], at, fresh)
+                return RebuildPlan(self._jobs, self._services.wait, self.threads, (), options["to"], at, fresh)
             case "rerun":
-                return RerunPlan(self._jobs, self._journal, self._outside, Wanted.from_json(options))
+                return RerunPlan(self._jobs, self._journal, self._services, Wanted.from_json(options))
             case "reconcile":
                 adopt = bool(options.get("adopt"))
-                return ReconcilePlan(self._jobs, self._outside.wait, self.reconciler, (), adopt)
+                return ReconcilePlan(self._jobs, self._services.wait, self.reconciler, (), adopt)
         raise InvalidInput(f"a newer threadledger started job {job.job_id} ({job.kind}): resume it with that version")
 
     def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
@@ -241,7 +241,7 @@ class Replay:
             ConversationNotFound: no such conversation.
             ProviderRefused: the provider cannot be reached.
         """
-        return [perform(self.verifier.verifying(key, kind), self._outside.wait) for key, kind in self.places(keys, to)]
+        return [perform(self.verifier.verifying(key, kind), self._services.wait) for key, kind in self.places(keys, to)]
 
     def places(self, keys: Sequence[str] | None, to: str | None) -> Iterator[tuple[str, str]]:
         """Return (key, kind of thread) of the threads to verify."""
@@ -250,8 +250,8 @@ class Replay:
     def _kinds(self, key: str, to: str | None) -> Sequence[str]:
         if to is not None:
             return (to,)
-        return [kind for kind in self.verifier.links(key) if kind in self._outside.mirrors] or [
-            self._outside.mirrored_to
+        return [kind for kind in self.verifier.links(key) if kind in self._services.mirrors] or [
+            self._services.mirrored_to
         ]
 
     def _pinned(self, keys: Sequence[str] | None, search: str | None = None) -> Sequence[tuple[str, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -19,9 +19,19 @@ from ..conversation import (
     recorded_failure,
 )
 from ..conversation.messages import Usage
-from ..effects import AsyncDriver, Effects, Pause, Work
+from ..effects import AsyncDriver, Effects, Pause, work
 from ..errors import AllBackendsFailed, Conflict, ConversationBusy, InvalidInput, ThreadledgerError
-from ..exchange import Outside, Policy, Turns, only_harmless, recorded_answer, tools_on_record
+from ..exchange import (
+    Exchange,
+    Mode,
+    Policy,
+    Services,
+    ToolFunction,
+    Turns,
+    only_harmless,
+    recorded_answer,
+    tools_on_record,
+)
 from ..failures import RecordedFailure
 from ..journal import Journal
 from ..limits import QUEUE_LOOK_MAX_SECONDS
@@ -30,7 +40,6 @@ from .fork import exchange_in_fork, fork, fork_key, is_fork
 from .jobs import Jobs
 from .plan import Plan, Progress
 from .rebuild import CHANGED
-from .rerun_modes import RerunAsking, ShadowAsking, Tools
 from .rerun_obstacles import Look, Obstacle, is_left, look, looking_first, moved_on, obstacles, placed
 from .rerun_request import INCLUDE, Budget, Limits, RerunItem, Wanted
 
@@ -45,18 +54,18 @@ class RerunPlan(Plan[RerunItem]):
     kind = "rerun"
     block = 1  # each item costs seconds and money, so its outcome is recorded at once
 
-    def __init__(self, jobs: Jobs, journal: Journal, outside: Outside, wanted: Wanted) -> None:
+    def __init__(self, jobs: Jobs, journal: Journal, services: Services, wanted: Wanted) -> None:
         """Create a plan.
 
         Raises:
             InvalidInput: there is no such backend, or no model is known for it.
         """
-        super().__init__(jobs, outside.wait)
+        super().__init__(jobs, services.wait)
         self.wanted = wanted
         self.budget = Budget(Limits())
         self._journal = journal
-        self._price = outside.price
-        self._rerunning = Rerunning(journal, outside, wanted)
+        self._price = services.price
+        self._rerunning = Rerunning(journal, services, wanted)
         self._items: list[RerunItem] | None = None
         self._places: dict[str, int] = {}
 
@@ -204,15 +213,15 @@ class Price:
 class Rerunning:
     """Rerun exchanges with the options of one rerun. Several threads may rerun several at once."""
 
-    def __init__(self, journal: Journal, outside: Outside, wanted: Wanted) -> None:
+    def __init__(self, journal: Journal, services: Services, wanted: Wanted) -> None:
         """Prepare reruns with these options.
 
         Raises:
             InvalidInput: there is no such backend, or no model is known for it.
         """
-        self.policy = wanted.policy_of(outside)
+        self.policy = wanted.policy_of(services)
         self._journal = journal
-        self._outside = wanted.outside_of(outside)
+        self._services = wanted.services_of(services)
         self._wanted = wanted
         self._turns = Turns()
 
@@ -222,7 +231,7 @@ class Rerunning:
         item = RerunItem(key, seen.exchange.exchange_id, run_id, version=seen.state.version)
         if self._wanted.into == "fork":
             item = replace(item, fork=fork_key(self._journal, key, run_id, self._told_at(seen)))
-        found = obstacles(seen, self._wanted, self._outside, self.policy)
+        found = obstacles(seen, self._wanted, self._services, self.policy)
         if found or not self.policy.candidates:
             return skipped(item, found)
         estimate = self._estimate(seen.memory or Memory())
@@ -255,7 +264,7 @@ class Rerunning:
             self._turns.give_back(item.key, ticket)
 
     def _rerun(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
-        seen, item = yield Work(partial(self._looked, item))
+        seen, item = yield from work(partial(self._looked, item))
         if item.state != "planned":
             return item
         estimate = self._estimate(seen.memory or Memory())
@@ -265,9 +274,9 @@ class Rerunning:
             return replace(item, reason=limit)
         cost = estimate.cost or 0.0  # used if the actual cost remains unknown
         try:
-            asking: RerunAsking = yield Work(partial(self._asking, item, seen, budget))
-            item = yield from _asked(asking, item)
-            cost, item = yield Work(partial(self._paid, asking, item, cost))
+            exchange = yield from work(partial(self._exchange, item, seen, budget))
+            item = yield from _ran(exchange, item)
+            cost, item = yield from work(partial(self._paid, exchange, item, cost))
             return item
         finally:
             budget.end(estimate.cost or 0.0, cost)
@@ -282,7 +291,7 @@ class Rerunning:
             return seen, done
         if moved_on(self._journal, seen, item.version):
             return seen, replace(item, state="skipped", reason=CHANGED, kind="changed")
-        found = obstacles(seen, self._wanted, self._outside, self.policy)
+        found = obstacles(seen, self._wanted, self._services, self.policy)
         since = [run for run in seen.exchange.runs if run.version > item.version and run.completed and not run.shadow]
         if since and not found and self._wanted.into == "tail":  # regardless of `include`: the answer exists
             found = [Obstacle("answered", f"already answered by run {since[-1].run_id}")]
@@ -312,27 +321,22 @@ class Rerunning:
             return skipped(item, [Obstacle("interrupted", interrupted)])
         return None
 
-    def _asking(self, item: RerunItem, seen: Look, budget: Budget) -> RerunAsking:
-        memory = seen.memory or Memory()
+    def _exchange(self, item: RerunItem, seen: Look, budget: Budget) -> Exchange:
         if self._wanted.into == "fork" and item.fork is not None:
             return self._in_fork(item, seen, item.fork, budget)
-        exchange, shadow = seen.exchange, self._wanted.into == "shadow"
-        last = exchange.last()
-        return (ShadowAsking if shadow else RerunAsking)(
-            self._journal,
-            replace(self._outside, outbox=None) if shadow else self._outside,
-            item.key,
-            exchange.exchange_id,
-            memory=memory,
-            rerun_of=_rerun_of(exchange, item.run_id),
-            policy=self.policy if shadow or last is None else self._policy(item.key, last),
-            budget=budget,
-            tools=self._tools(item),
-            supersedes=exchange.answered_by if not shadow else None,
+        memory, is_shadow = seen.memory or Memory(), self._wanted.into == "shadow"
+        last = seen.exchange.last()
+        mode = replace(
+            self._mode(item, seen.exchange, memory, budget),
+            supersedes=seen.exchange.answered_by if not is_shadow else None,
             place=partial(self._place, item, memory),
+            shadow=is_shadow,
         )
+        services = replace(self._services, outbox=None) if is_shadow else self._services
+        policy = self.policy if is_shadow or last is None else self._policy(item.key, last)
+        return Exchange(self._journal, services, item.key, seen.exchange.exchange_id, mode=mode, policy=policy)
 
-    def _in_fork(self, item: RerunItem, seen: Look, key: str, budget: Budget) -> RerunAsking:
+    def _in_fork(self, item: RerunItem, seen: Look, key: str, budget: Budget) -> Exchange:
         """Return the rerun in a copy of the conversation; the copy is created unless an earlier attempt has done so."""
         at = self._told_at(seen)
         if self._journal.load(key) is None:
@@ -342,41 +346,44 @@ class Rerunning:
         memory = self._journal.memory(key, begun).by_rule(seen.run.memory_rule)
         if exchange_id is None or (seen.memory is not None and memory.digest() != seen.memory.digest()):
             raise Conflict(f"the fork {key!r} does not show what the run was shown: plan again")
-        exchange = self._journal.exchanges(key).by_id.get(exchange_id) or ExchangeRecord(exchange_id, key)
-        last = exchange.last()
-        return RerunAsking(
-            self._journal,
-            self._outside,
-            key,
-            exchange_id,
-            memory=memory,
+        recorded = self._journal.exchanges(key).by_id.get(exchange_id) or ExchangeRecord(exchange_id, key)
+        last = recorded.last()
+        mode = self._mode(item, recorded, memory, budget)
+        policy = self.policy if last is None else self._policy(key, last)
+        return Exchange(self._journal, self._services, key, exchange_id, mode=mode, policy=policy)
+
+    def _mode(self, item: RerunItem, exchange: ExchangeRecord, memory: Memory, budget: Budget) -> Mode:
+        """Return what is common to all reruns: the recorded memory, the tools of the record, and the limits."""
+        return Mode(
+            again=True,
             rerun_of=_rerun_of(exchange, item.run_id),
-            policy=self.policy if last is None else self._policy(key, last),
-            budget=budget,
+            memory=memory,
             tools=self._tools(item),
+            admit=budget.take_run,
+            give_back=budget.give_back_run,
         )
 
     def _policy(self, key: str, last: RunRecord) -> Policy:
         """Return the policy; after an interrupted run, only with backends that first search for its answer."""
         if not is_left(last) or self._wanted.includes("interrupted"):
             return self.policy
-        return looking_first(look(self._journal, key, last.run_id), self._outside, self.policy)
+        return looking_first(look(self._journal, key, last.run_id), self._services, self.policy)
 
-    def _tools(self, item: RerunItem) -> Tools:
-        tools = self._outside.tools
+    def _tools(self, item: RerunItem) -> Callable[[], Mapping[str, ToolFunction]]:
+        tools = self._services.tools
         if self._wanted.live:
             return lambda: tools
         if self._wanted.into == "shadow":  # the answer is only shown, so it must have no side effects
-            tools = only_harmless(tools, self._outside.profile.read_only)
+            tools = only_harmless(tools, self._services.profile.read_only)
         return partial(tools_on_record, self._journal, item.key, item.exchange_id, tools)
 
     def _place(self, item: RerunItem, memory: Memory) -> Place:
         exchange = self._journal.exchanges(item.key).by_id[item.exchange_id]
         return placed(self._journal.memory(item.key), memory, exchange)[0] or AT_THE_END
 
-    def _paid(self, asking: RerunAsking, item: RerunItem, otherwise: float) -> tuple[float, RerunItem]:
+    def _paid(self, exchange: Exchange, item: RerunItem, otherwise: float) -> tuple[float, RerunItem]:
         """Return the cost of the runs that were made, and the item with it."""
-        made = {*asking.made, item.new_run_id}
+        made = {*exchange.made, item.new_run_id}
         runs = [run for run in self._journal.exchanges(item.fork or item.key).runs.values() if run.run_id in made]
         costs = [self._cost(run) for run in runs]
         known = [cost for cost in costs if cost is not None]
@@ -385,7 +392,7 @@ class Rerunning:
 
     def _cost(self, run: RunRecord) -> float | None:
         used = usage_of(run)
-        price = self._outside.price
+        price = self._services.price
         if used.input_tokens == used.output_tokens == 0:
             return 0.0
         if price is None:
@@ -395,7 +402,7 @@ class Rerunning:
         return cost if cost is not None else price(run.model, used.input_tokens, used.output_tokens)
 
     def _estimate(self, memory: Memory) -> Price:
-        tokens, price = memory.estimated_tokens(), self._outside.price
+        tokens, price = memory.estimated_tokens(), self._services.price
         model = self.policy.candidates[0].model
         return Price(tokens, price(model, tokens, ESTIMATED_ANSWER_TOKENS) if price is not None else None)
 
@@ -437,13 +444,13 @@ def usage_of(run: RunRecord) -> Usage:
     return Usage(*(count if isinstance(count, int) else 0 for count in counts))
 
 
-def _asked(asking: RerunAsking, item: RerunItem) -> Effects[RerunItem]:
+def _ran(exchange: Exchange, item: RerunItem) -> Effects[RerunItem]:
     try:
-        answer = yield from asking.run()
+        answer = yield from exchange.run()
     except AllBackendsFailed as nobody:
         told = _told_failure(nobody.failures)
-        if asking.limit:
-            return replace(item, reason=f"{asking.limit}: {told}" if nobody.failures else asking.limit)
+        if exchange.limit:
+            return replace(item, reason=f"{exchange.limit}: {told}" if nobody.failures else exchange.limit)
         return replace(item, state="failed", reason=told)
     return replace(
         item,

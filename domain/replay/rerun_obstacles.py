@@ -18,7 +18,7 @@ from ..conversation import (
     restore_message,
 )
 from ..conversation import events as e
-from ..exchange import FAILED, Outside, Policy, not_bound
+from ..exchange import FAILED, Policy, Services, not_bound
 from ..ids import from_iso, now
 from ..journal import Journal
 from ..memory import Memory
@@ -116,9 +116,9 @@ def placed(present: Memory, memory: Memory, exchange: ExchangeRecord) -> tuple[P
     return Place(tuple(superseded), before[-1] if gone_on else None), gone_on
 
 
-def obstacles(seen: Look, wanted: Wanted, outside: Outside, policy: Policy) -> list[Obstacle]:
+def obstacles(seen: Look, wanted: Wanted, services: Services, policy: Policy) -> list[Obstacle]:
     """Return everything that prevents a rerun of a run's exchange."""
-    found = _of_exchange(seen, wanted, outside, policy)
+    found = _of_exchange(seen, wanted, services, policy)
     return [each for each in found if not wanted.includes(each.kind)]
 
 
@@ -140,25 +140,25 @@ def is_left(run: RunRecord) -> bool:
     return run.state == "open" and run.deadline is not None and from_iso(run.deadline) < now()
 
 
-def looking_first(seen: Look, outside: Outside, policy: Policy) -> Policy:
+def looking_first(seen: Look, services: Services, policy: Policy) -> Policy:
     """Return the policy with only those backends that search for the last run's answer before a new call."""
-    kind = _thread_of_last(seen, outside)
-    found = [each for each in policy.candidates if kind is not None and outside.backends[each.backend].thread == kind]
+    kind = _thread_of_last(seen, services)
+    found = [each for each in policy.candidates if kind is not None and services.backends[each.backend].thread == kind]
     return replace(policy, candidates=tuple(found))
 
 
-def _thread_of_last(seen: Look, outside: Outside) -> str | None:
+def _thread_of_last(seen: Look, services: Services) -> str | None:
     """Return the kind of thread in which the last run took place.
 
     Returns None if it used none, or the thread has been replaced.
     """
     last = seen.exchange.last()
-    backend = outside.backends.get(last.backend) if last is not None and not last.apart else None
+    backend = services.backends.get(last.backend) if last is not None and not last.apart else None
     if backend is None or (backend.takes_unsent and last is not None and last.rerun_of is not None):
         return None  # a thread that already has the question takes no input: it was answered from memory
     kind = backend.thread
-    mirror = outside.mirrors.get(kind or "")
-    if mirror is None or outside.outbox is None or not seen.in_thread:
+    mirror = services.mirrors.get(kind or "")
+    if mirror is None or services.outbox is None or not seen.in_thread:
         return None
     link = seen.state.links.get(mirror.name)
     if link is None:
@@ -167,7 +167,7 @@ def _thread_of_last(seen: Look, outside: Outside) -> str | None:
     return mirror.name if usable else None
 
 
-def _of_exchange(seen: Look, wanted: Wanted, outside: Outside, policy: Policy) -> Iterator[Obstacle]:
+def _of_exchange(seen: Look, wanted: Wanted, services: Services, policy: Policy) -> Iterator[Obstacle]:
     exchange, shadow = seen.exchange, wanted.into == "shadow"
     if exchange.answered_by is not None:
         yield Obstacle("answered", f"already answered by run {exchange.answered_by}")
@@ -176,9 +176,9 @@ def _of_exchange(seen: Look, wanted: Wanted, outside: Outside, policy: Policy) -
     running = any(run is not None and run.state == "open" and run not in left for run in runs)
     if running or (wanted.into == "tail" and any(not _is_overdue(run) for run in seen.state.open_runs.values())):
         yield Obstacle("open", "a run is open: wait for its end")
-    if left and not (wanted.into == "tail" and looking_first(seen, outside, policy).candidates):
+    if left and not (wanted.into == "tail" and looking_first(seen, services, policy).candidates):
         yield Obstacle("interrupted", "its last run was interrupted: it may have been answered and paid for already")
-    doubtful = [name for name in seen.tools_in_doubt if name not in outside.profile.read_only]
+    doubtful = [name for name in seen.tools_in_doubt if name not in services.profile.read_only]
     if doubtful:
         told = f"its last run stopped at {doubtful[0]!r}: it is unknown whether the tool has done its work"
         yield Obstacle("tools", told)

@@ -11,7 +11,7 @@ from typing import Any
 from ..conversation import Profile
 from ..conversation.messages import Usage
 from ..errors import InvalidInput
-from ..exchange import Candidate, Outside, Policy
+from ..exchange import Candidate, Policy, Services
 from ..failures import Cause
 from ..ids import from_iso, to_iso
 
@@ -95,30 +95,30 @@ class Wanted:
             given["profile"] = Profile(**profile)
         return cls(**given)
 
-    def outside_of(self, outside: Outside) -> Outside:
+    def services_of(self, services: Services) -> Services:
         """Return `outside` with the profile of this rerun."""
-        return outside if self.profile is None else replace(outside, profile=self.profile)
+        return services if self.profile is None else replace(services, profile=self.profile)
 
-    def policy_of(self, outside: Outside) -> Policy:
+    def policy_of(self, services: Services) -> Policy:
         """Return the policy: which backends are called, with which model.
 
         Raises:
             InvalidInput: there is no such backend, or no model is known for it.
         """
         model = self.model or (self.profile.model if self.profile is not None else None)
-        candidates = outside.policy.candidates
+        candidates = services.policy.candidates
         if self.on is not None:
-            if self.on not in outside.backends:
-                there_are = ", ".join(outside.backends) or "none"
+            if self.on not in services.backends:
+                there_are = ", ".join(services.backends) or "none"
                 raise InvalidInput(f"there is no backend {self.on!r}; available backends: {there_are}")
             usual = sorted(candidates, key=lambda each: each.backend != self.on)  # its own model, else the first one's
-            known = model or next((each.model for each in usual), outside.profile.model)
+            known = model or next((each.model for each in usual), services.profile.model)
             if known is None:
                 raise InvalidInput(f"no model is known for the backend {self.on!r}: specify one with model")
             candidates = (Candidate(self.on, known),)
         if model is not None:
             candidates = tuple(Candidate(each.backend, model) for each in candidates)
-        return replace(outside.policy, candidates=candidates)
+        return replace(services.policy, candidates=candidates)
 
 
 def _one_of(name: str, given: object, known: Collection[str]) -> None:

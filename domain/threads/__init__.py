@@ -61,7 +61,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             "delivery": (
-                "CATCH_UP_ATTEMPTS_MAX Delivered LEFT_IN_THREAD bring_up is_uncertain lacking retried "
+                "CATCH_UP_ATTEMPTS_MAX LEFT_IN_THREAD Delivered bring_up is_uncertain lacking retried "
                 "sent_again taken_out"
             ),
             "drift": "ADOPTED Drift adoptable drift_of ours_of",

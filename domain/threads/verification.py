@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from ..effects import Effects, Work
+from ..effects import Effects, work
 from ..errors import InvalidInput, ProviderRefused
 from ..failures import Cause, diagnose
 from ..journal import Journal
@@ -65,8 +65,8 @@ class Verifier:
 
     def reading(self, key: str, to: str) -> Effects[SideBySide]:
         """Read one thread back together with the journal; raises the errors of `verifying`."""
-        link = (yield Work(lambda: self._journal.require(key))).state.links.get(to)
-        rendering, _ = yield Work(lambda: self.render(key, to, None, link["thread_id"] if link else None))
+        link = (yield from work(lambda: self._journal.require(key))).state.links.get(to)
+        rendering, _ = yield from work(lambda: self.render(key, to, None, link["thread_id"] if link else None))
         items, journal = rendering.items, len(rendering.items)
         if link is None:
             none = Comparison(ThreadState.UNLINKED, journal, missing=journal)

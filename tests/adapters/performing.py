@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from threadledger.domain.effects import AsyncDriver, Effect, Effects, Pause, Tell, attended, perform
+from threadledger.domain.effects import AsyncDriver, Effect, Effects, Emit, Pause, attended, perform
 
 
 class Performing:
@@ -46,7 +46,7 @@ class Performing:
         return perform(effects)
 
     def _note(self, effect: Effect) -> Effect:
-        if isinstance(effect, Tell):
+        if isinstance(effect, Emit):
             self.told.append(effect.part)
         if not isinstance(effect, Pause):
             return effect

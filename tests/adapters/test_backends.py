@@ -17,9 +17,8 @@ from threadledger.adapters.openai import (
 )
 from threadledger.domain.conversation import JournaledMessage, Profile, text_message
 from threadledger.domain.conversation.messages import Role
-from threadledger.domain.effects import Delta, ToolUse
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.exchange import BackendRequest, Delta, ToolUse
 from threadledger.domain.failures import Cause, advise, diagnose
 from threadledger.domain.limits import TOOL_ROUNDS_MAX
 from threadledger.domain.memory import Memory

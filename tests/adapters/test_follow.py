@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy.engine import make_url
 
-from threadledger.adapters.sql import Recorder
+from threadledger.adapters.sql.recorder import Recorder
 from threadledger.domain.errors import StoreUnavailable
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.ledger.ledger import LoggedEvent

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadledger.adapters.formats import Found, Imported, json_values
+from threadledger.adapters.formats import Imported, json_values
 from threadledger.adapters.formats.agents_sqlite import _entry
 from threadledger.adapters.formats.chatgpt import conversation_of as chatgpt_conversation
+from threadledger.adapters.formats.importing import Found
 from threadledger.adapters.formats.threads import conversation_of, threads_of
 from threadledger.domain.errors import InvalidInput
 

@@ -8,8 +8,9 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 from sqlalchemy.engine import make_url
 
-from threadledger.adapters.sql import Database, Recorder, connections
+from threadledger.adapters.sql import Database, connections
 from threadledger.adapters.sql.connections import ConnectionLost
+from threadledger.adapters.sql.recorder import Recorder
 from threadledger.domain.errors import StoreUnavailable
 
 HOWS = pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])

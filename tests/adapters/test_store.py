@@ -9,8 +9,9 @@ import sqlalchemy
 from eventsourcing.persistence import IntegrityError, StoredEvent, Tracking
 from sqlalchemy.engine import make_url
 
-from threadledger.adapters.sql import SCHEMA_VERSION, Database, Processor, Recorder
+from threadledger.adapters.sql import SCHEMA_VERSION, Database
 from threadledger.adapters.sql.connections import Overtaken
+from threadledger.adapters.sql.recorder import Processor, Recorder
 from threadledger.domain import limits
 from threadledger.domain.conversation import STATE_SCHEMA, Conversation, ConversationState, evolve, text_message
 from threadledger.domain.errors import ConversationChanged, CorruptEvent, IdempotencyConflict, NewerSchema

@@ -14,7 +14,8 @@ from eventsourcing.tests import persistence as es
 from eventsourcing.tests import projection as esp
 from eventsourcing.utils import Environment
 
-from threadledger.adapters.sql import Database, Factory, Processor, Recorder, Tracker
+from threadledger.adapters.sql import Database, Factory
+from threadledger.adapters.sql.recorder import Processor, Recorder, Tracker
 from threadledger.domain.journal import Appending
 
 

@@ -22,11 +22,12 @@ from eventsourcing.popo import POPOApplicationRecorder
 from eventsourcing.utils import resolve_topic
 from freezegun import freeze_time
 
-from threadledger.adapters.sql import Database, Factory, Processor, Recorder, Tracker
+from threadledger.adapters.sql import Database, Factory
+from threadledger.adapters.sql.recorder import Processor, Recorder, Tracker
 from threadledger.domain.conversation import Conversation, RunPlan, events, parse_message, text_message
 from threadledger.domain.effects import Call
 from threadledger.domain.errors import ConversationChanged, InvalidInput, InvalidMessage, InvalidSettings, StoreError
-from threadledger.domain.exchange import Outside
+from threadledger.domain.exchange import Services
 from threadledger.domain.failures import Failure
 from threadledger.domain.journal import Journal, StoredRow
 from threadledger.domain.journal.rows import PlainJSON
@@ -328,7 +329,7 @@ def test_a_thread_is_mirrored_outside_of_any_transaction(any_db_url, open_store_
                 pool.submit(other.append, "user", "meanwhile").result(WAITED_SECONDS_MAX)
             called.append(key)
 
-    with Ledger(journal, Outside(outbox=Outbox())) as ledger:
+    with Ledger(journal, Services(outbox=Outbox())) as ledger:
         ledger.conversation("k").append("user", "hello")
     assert called == ["k"]
     assert stored_texts(any_db_url) == ["hello", "meanwhile"]

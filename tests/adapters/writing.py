@@ -19,7 +19,8 @@ from typing import IO, Any
 
 import sqlalchemy
 
-from threadledger.adapters.sql import Database, Factory, leaf_hash
+from threadledger.adapters.sql import Database, Factory
+from threadledger.adapters.sql.connections import leaf_hash
 from threadledger.domain.conversation import Completion, Conversation, ConversationState, RunPlan, evolve, text_message
 from threadledger.domain.journal import Journal, StoredRow, restore
 from threadledger.domain.ledger import Ledger

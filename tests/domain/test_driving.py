@@ -13,19 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadledger.domain.effects import (
-    AsyncDriver,
-    Call,
-    Delta,
-    Effects,
-    Pause,
-    Tell,
-    Use,
-    Work,
-    attended,
-    heard,
-    perform,
-)
+from threadledger.domain.effects import AsyncDriver, Call, Effects, Emit, Pause, Use, attended, perform, stream
+from threadledger.domain.effects.effects import Work
+from threadledger.domain.exchange import Delta
 
 
 class Broken(Exception):
@@ -38,8 +28,8 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield workers
 
 
-def said(text: str) -> Tell:
-    return Tell(Delta(text))
+def said(text: str) -> Emit:
+    return Emit(Delta(text))
 
 
 def called(do: Callable[[], Any]) -> Call:
@@ -67,11 +57,11 @@ class World:
             return asyncio.run(AsyncDriver(self.pool).perform(effects))
         return perform(effects, lambda _: None)
 
-    def heard(self, effects: Effects[Any], parts: int | None = None) -> list[str]:
+    def stream(self, effects: Effects[Any], parts: int | None = None) -> list[str]:
         return asyncio.run(self._heard(effects, parts)) if self.waits else self._heard_at_once(effects, parts)
 
     def _heard_at_once(self, effects: Effects[Any], parts: int | None) -> list[str]:
-        listened, texts = heard(effects, lambda _: None), []
+        listened, texts = stream(effects, lambda _: None), []
         for part in listened:
             texts.append(part.text)
             if len(texts) == parts:
@@ -81,7 +71,7 @@ class World:
 
     async def _heard(self, effects: Effects[Any], parts: int | None) -> list[str]:
         texts = []
-        async with aclosing(AsyncDriver(self.pool).heard(effects)) as listened:
+        async with aclosing(AsyncDriver(self.pool).stream(effects)) as listened:
             async for part in listened:
                 texts.append(part.text)
                 if len(texts) == parts:
@@ -143,7 +133,7 @@ def test_what_is_told_is_handed_over_before_the_next_effect_is_performed(world: 
         yield said("two")
         yield Work(lambda: done.append("after two"))
 
-    assert world.heard(effects(), parts=2) == ["one", "two"]
+    assert world.stream(effects(), parts=2) == ["one", "two"]
     assert done == ["after one"]
 
 
@@ -264,7 +254,7 @@ def test_effects_whose_listener_goes_clean_up_and_tell_nobody_any_more(world: Wo
             yield Pause(0.0)
             yield Work(lambda: done.append("worked"))
 
-    assert world.heard(nested(nested(effects())), parts=1) == ["one"]
+    assert world.stream(nested(nested(effects())), parts=1) == ["one"]
     assert done == ["called", "worked"]
 
 
@@ -277,7 +267,7 @@ def test_effects_may_go_on_to_their_end_after_the_listener_has_gone(world: World
         except BaseException:  # noqa: BLE001 - this one goes on whatever comes
             yield Work(lambda: done.append("went on"))
 
-    assert world.heard(nested(effects()), parts=1) == ["one"]
+    assert world.stream(nested(effects()), parts=1) == ["one"]
     assert done == ["went on"]
 
 
@@ -289,7 +279,7 @@ def test_an_error_while_cleaning_up_is_not_swallowed(world: World) -> None:
             yield Work(lambda: raising(Broken("while cleaning up")))
 
     with pytest.raises(Broken, match="while cleaning up"):
-        world.heard(nested(effects()), parts=1)
+        world.stream(nested(effects()), parts=1)
 
 
 def test_a_loop_that_breaks_off_has_its_stream_cleaned_up(pool: ThreadPoolExecutor) -> None:
@@ -302,11 +292,11 @@ def test_a_loop_that_breaks_off_has_its_stream_cleaned_up(pool: ThreadPoolExecut
             yield Work(lambda: done.append("cleaned"))
 
     async def main() -> None:
-        async for _ in AsyncDriver(pool).heard(nested(effects())):
+        async for _ in AsyncDriver(pool).stream(nested(effects())):
             break
 
     asyncio.run(main())
-    for _ in heard(nested(effects())):
+    for _ in stream(nested(effects())):
         break
     assert done == ["cleaned", "cleaned"]
 
@@ -451,7 +441,7 @@ def test_attended_effects_come_to_the_same_and_each_is_looked_at_after_it(world:
         seen.append((yield Work(lambda: type(effect))))
 
     assert world.all_of(attended(effects(), after)) == "work"
-    assert seen == [Work, Tell]
+    assert seen == [Work, Emit]
 
 
 def test_attended_effects_hear_what_is_raised_after_one_of_them_and_clean_up(world: World) -> None:
@@ -465,7 +455,7 @@ def test_attended_effects_hear_what_is_raised_after_one_of_them_and_clean_up(wor
             yield Work(lambda: done.append("cleaned"))
 
     def after(effect: Any) -> Effects[None]:
-        if isinstance(effect, Tell):
+        if isinstance(effect, Emit):
             yield Work(lambda: raising(Broken("closed by others")))
 
     with pytest.raises(Broken, match="closed by others"):
@@ -480,7 +470,7 @@ def test_an_attended_effect_may_be_changed_before_it_is_performed(world: World) 
     def nothing(effect: Any) -> Effects[None]:
         yield from ()
 
-    assert world.heard(attended(effects(), nothing, lambda effect: said(effect.part.text.upper()))) == ["ONE"]
+    assert world.stream(attended(effects(), nothing, lambda effect: said(effect.part.text.upper()))) == ["ONE"]
 
 
 # Any script
@@ -550,6 +540,6 @@ def test_both_drivers_perform_the_same_in_the_same_order(
 ) -> None:
     at_once, awaited = World("at once", pool), World("awaited", pool)
     assert outcome(at_once.all_of, script) == outcome(awaited.all_of, script)
-    assert outcome(lambda effects: at_once.heard(effects, parts), script) == outcome(
-        lambda effects: awaited.heard(effects, parts), script
+    assert outcome(lambda effects: at_once.stream(effects, parts), script) == outcome(
+        lambda effects: awaited.stream(effects, parts), script
     )

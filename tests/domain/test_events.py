@@ -4,6 +4,7 @@ import json
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial as fact
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given as for_all
@@ -58,10 +59,15 @@ BY_NAME = {
 def any_of(event_class):
     """Events of one class with any values that their annotations allow."""
     chosen = {}
+    annotations = get_type_hints(event_class)
     for field in fields(event_class):
         values = BY_NAME.get(field.name)
         if values is None:
-            values = ids if field.name.endswith("_id") and field.type is str else BY_ANNOTATION[field.type]
+            values = (
+                ids
+                if field.name.endswith("_id") and annotations[field.name] is str
+                else BY_ANNOTATION[annotations[field.name]]
+            )
         if field.default is not MISSING:
             values |= st.just(field.default)
         chosen[field.name] = values

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given as for_all
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion, text_message
+from threadledger.domain.effects import Effects
+from threadledger.domain.effects import perform as perform_effects
 from threadledger.domain.exchange import Candidate, Policy
-from threadledger.domain.exchange.policy import RETRIES_BY_CAUSE, exchange
+from threadledger.domain.exchange.exchange import answered_by_a_backend
+from threadledger.domain.exchange.policy import RETRIES_BY_CAUSE, Pace
 from threadledger.domain.failures import Cause, Failure, Health, diagnose
 
 ANSWER = Completion((text_message("assistant", "On its way."),))
@@ -44,6 +48,46 @@ class Time:
         return NOON + timedelta(seconds=self.seconds)
 
 
+class RunsOnPaper:
+    """Stands in for `Runs`: writes down what the loop does, and answers each call as the test says."""
+
+    def __init__(
+        self, outcome_of: Callable[[Candidate, int], Completion | Failure], clock: Time, seconds: float
+    ) -> None:
+        self.steps: list[SimpleNamespace] = []
+        self._outcome_of = outcome_of
+        self._clock = clock
+        self._seconds = seconds
+        self._started = 0
+
+    def start(self, candidate: Candidate, attempt: int, timeout_seconds: float, fallback_reason: str) -> Effects[Any]:
+        self._started += 1
+        facts = {"attempt": attempt, "timeout_seconds": timeout_seconds, "fallback_reason": fallback_reason}
+        return self._step("start", run_id=f"run-{self._started}", candidate=candidate, **facts)
+
+    def call(self, run: Any) -> Effects[Completion | Failure]:
+        assert run.run_id == f"run-{self._started}"
+        yield from self._step("call", candidate=run.candidate)
+        self._clock.seconds += self._seconds
+        return self._outcome_of(run.candidate, self._started)
+
+    def complete(self, run: Any, completion: Completion, fallback: bool) -> Effects[str]:
+        facts = {"run_id": run.run_id, "candidate": run.candidate, "completion": completion, "fallback": fallback}
+        yield from self._step("complete", **facts)
+        return "the answer"
+
+    def fail(self, run: Any, failure: Failure) -> Effects[Any]:
+        return self._step("fail", run_id=run.run_id, candidate=run.candidate, failure=failure)
+
+    def abandon(self, reason: str) -> Effects[Any]:
+        return self._step("abandon", reason=reason)
+
+    def _step(self, name: str, **facts: Any) -> Effects[Any]:
+        self.steps.append(SimpleNamespace(name=name, **facts))
+        return self.steps[-1]
+        yield
+
+
 class Performed:
     """The steps of an exchange, and its value. Pauses take their time, and each call takes `call_seconds`."""
 
@@ -54,54 +98,37 @@ class Performed:
         clock: Time | None = None,
         health: Health | None = None,
         call_seconds: float = 0.0,
+        pause_takes: Callable[[float], float] = lambda seconds: seconds,
     ) -> None:
         clock = clock or Time()
-        steps = exchange(policy, Random(7), clock, health)
-        self.steps: list[Any] = []
-        self.value: Any = None
-        runs = 0
-        sent: Any = None
-        while True:
-            try:
-                step = steps.send(sent)
-            except StopIteration as end:
-                self.value = end.value
-                return
-            self.steps.append(step)
-            match type(step).__name__:
-                case "StartRun":
-                    runs += 1
-                    sent = f"run-{runs}"
-                case "CallBackend":
-                    assert step.run_id == f"run-{runs}"
-                    clock.seconds += call_seconds
-                    sent = outcome_of(step.candidate, runs)
-                case "Wait":
-                    clock.seconds += step.seconds
-                    sent = None
-                case "CompleteRun":
-                    sent = "the answer"
-                case _:
-                    sent = None
+        runs = RunsOnPaper(outcome_of, clock, call_seconds)
+        self.steps = runs.steps
+        pace = Pace(policy, Random(7), clock, health)
+
+        def wait(seconds: float) -> None:
+            self.steps.append(SimpleNamespace(name="pause", seconds=seconds))
+            clock.seconds += pause_takes(seconds)
+
+        self.value = perform_effects(answered_by_a_backend(policy, pace, cast("Any", runs)), wait)
 
     @property
     def names(self) -> list[str]:
-        return [type(step).__name__ for step in self.steps]
+        return [step.name for step in self.steps]
 
     def only(self, name: str) -> list[Any]:
-        return [step for step in self.steps if type(step).__name__ == name]
+        return [step for step in self.steps if step.name == name]
 
     @property
     def asked(self) -> list[tuple[str, int]]:
-        return [(step.candidate.backend, step.attempt) for step in self.only("StartRun")]
+        return [(step.candidate.backend, step.attempt) for step in self.only("start")]
 
     @property
     def called(self) -> list[str]:
-        return [step.candidate.backend for step in self.only("CallBackend")]
+        return [step.candidate.backend for step in self.only("call")]
 
     @property
     def waits(self) -> list[float]:
-        return [step.seconds for step in self.only("Wait")]
+        return [step.seconds for step in self.only("pause")]
 
 
 def perform(*outcomes: Completion | Failure, policy: Policy, **how: Any) -> Performed:
@@ -116,19 +143,19 @@ def policy(*candidates: Candidate, retries: int = 2, **more: Any) -> Policy:
 class TestAnswered:
     def test_the_first_backend_that_answers_ends_the_exchange(self):
         done = perform(ANSWER, policy=policy(ASSISTANTS, CHAT))
-        assert done.names == ["StartRun", "CallBackend", "CompleteRun"]
+        assert done.names == ["start", "call", "complete"]
         assert done.value == "the answer"
 
     def test_the_answer_is_completed_under_the_run_that_gave_it(self):
-        (completed,) = perform(SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS)).only("CompleteRun")
+        (completed,) = perform(SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS)).only("complete")
         assert (completed.run_id, completed.completion, completed.candidate) == ("run-2", ANSWER, ASSISTANTS)
 
     def test_an_answer_of_the_first_backend_is_no_fallback_even_after_a_retry(self):
-        (completed,) = perform(SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS, CHAT)).only("CompleteRun")
+        (completed,) = perform(SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS, CHAT)).only("complete")
         assert completed.fallback is False
 
     def test_an_answer_of_another_backend_is_a_fallback(self):
-        (completed,) = perform(WRONG_KEY, ANSWER, policy=policy(ASSISTANTS, CHAT)).only("CompleteRun")
+        (completed,) = perform(WRONG_KEY, ANSWER, policy=policy(ASSISTANTS, CHAT)).only("complete")
         assert (completed.fallback, completed.candidate) == (True, CHAT)
 
 
@@ -136,13 +163,13 @@ class TestRetries:
     def test_a_failure_that_may_pass_is_retried_on_the_same_backend(self):
         done = perform(SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS, CHAT))
         assert done.names == [
-            "StartRun",
-            "CallBackend",
-            "FailRun",
-            "Wait",
-            "StartRun",
-            "CallBackend",
-            "CompleteRun",
+            "start",
+            "call",
+            "fail",
+            "pause",
+            "start",
+            "call",
+            "complete",
         ]
         assert done.asked == [("assistants", 1), ("assistants", 2)]
 
@@ -155,14 +182,14 @@ class TestRetries:
     def test_no_time_is_lost_waiting_before_the_next_backend(self):
         done = perform(SERVER_ERROR, policy=policy(ASSISTANTS, CHAT, retries=1))
         assert done.names == [
-            "StartRun",
-            "CallBackend",
-            "FailRun",
-            "Wait",
-            "StartRun",
-            "CallBackend",
-            "FailRun",
-        ] * 2 + ["Abandon"]
+            "start",
+            "call",
+            "fail",
+            "pause",
+            "start",
+            "call",
+            "fail",
+        ] * 2 + ["abandon"]
 
     @pytest.mark.parametrize(
         "failure",
@@ -203,7 +230,7 @@ class TestRetries:
     )
     def test_what_cannot_pass_goes_to_the_next_backend_at_once(self, failure):
         done = perform(failure, ANSWER, policy=policy(ASSISTANTS, CHAT))
-        assert done.names == ["StartRun", "CallBackend", "FailRun", "StartRun", "CallBackend", "CompleteRun"]
+        assert done.names == ["start", "call", "fail", "start", "call", "complete"]
         assert done.asked == [("assistants", 1), ("chat", 1)]
 
     @pytest.mark.parametrize("failure", [THREAD_MISSING, Failure("timed_out"), Failure("expired")])
@@ -264,30 +291,30 @@ class TestFallback:
 
     def test_the_reason_says_which_failure_gave_the_backend_up(self):
         done = perform(SERVER_ERROR, SERVER_ERROR, WRONG_KEY, ANSWER, policy=policy(ASSISTANTS, CHAT))
-        reasons = [step.fallback_reason for step in done.only("StartRun")]
+        reasons = [step.fallback_reason for step in done.only("start")]
         assert reasons[:3] == ["", "", ""]
         assert reasons[3].startswith("authentication: HTTP 401: invalid_api_key")
 
     def test_a_retry_of_the_second_backend_has_no_reason_to_fall_back(self):
         done = perform(WRONG_KEY, SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS, CHAT))
-        assert [bool(step.fallback_reason) for step in done.only("StartRun")] == [False, True, False]
+        assert [bool(step.fallback_reason) for step in done.only("start")] == [False, True, False]
 
     def test_a_reason_is_bounded(self):
         chatty = Failure("error", http_status=401, message="x" * 2_000)
-        assert len(perform(chatty, ANSWER, policy=policy(ASSISTANTS, CHAT)).only("StartRun")[1].fallback_reason) == 500
+        assert len(perform(chatty, ANSWER, policy=policy(ASSISTANTS, CHAT)).only("start")[1].fallback_reason) == 500
 
 
 class TestNobodyAnswers:
     def test_the_exchange_is_abandoned_with_the_last_failure(self):
         done = perform(WRONG_KEY, SERVER_ERROR, policy=policy(ASSISTANTS, CHAT, retries=0))
-        assert done.names[-2:] == ["FailRun", "Abandon"]
+        assert done.names[-2:] == ["fail", "abandon"]
         assert done.steps[-1].reason == "provider_error: server_error: Sorry, something went wrong."
         assert done.value is None
 
     def test_without_backends_it_is_abandoned_at_once(self):
         done = perform(ANSWER, policy=policy())
-        assert done.names == ["Abandon"]
-        assert done.steps[0].reason == "no backend is set"
+        assert done.names == ["abandon"]
+        assert done.steps[0].reason == "no backend is configured"
 
 
 def refused_by(
@@ -302,7 +329,7 @@ class TestDeadline:
         given = policy(CHAT, timeout_seconds=60, deadline_seconds=100)
         done = perform(Failure("timed_out"), policy=given, call_seconds=60)
         waited = sum(done.waits)
-        assert [step.timeout_seconds for step in done.only("StartRun")] == [60, 40 - waited]
+        assert [step.timeout_seconds for step in done.only("start")] == [60, 40 - waited]
 
     def test_a_pause_that_would_pass_the_deadline_goes_to_the_next_backend(self):
         given = policy(ASSISTANTS, CHAT, deadline_seconds=30)
@@ -329,22 +356,13 @@ class TestDeadline:
         assert "deadline" not in done.steps[-1].reason
 
     def test_a_pause_that_took_too_long_is_not_followed_by_an_attempt_without_time(self):
-        clock = Time()
-        steps = exchange(policy(CHAT, deadline_seconds=30), Random(7), clock)
-        assert [type(steps.send(sent)).__name__ for sent in (None, "run-1", SERVER_ERROR, None)][-1] == "Wait"
-        clock.seconds = 29.5
-        assert type(steps.send(None)).__name__ == "Abandon"
-
-    def test_the_deadline_counts_from_the_first_step(self):
-        clock = Time()
-        steps = exchange(policy(CHAT, deadline_seconds=30), Random(7), clock)
-        clock.seconds = 1_000.0
-        assert next(steps).timeout_seconds == 30
+        done = perform(SERVER_ERROR, policy=policy(CHAT, deadline_seconds=30), pause_takes=lambda _: 29.5)
+        assert done.names == ["start", "call", "fail", "pause", "abandon"]
 
     @pytest.mark.parametrize("seconds", [0.0, -1.0])
     def test_without_any_time_nobody_is_asked(self, seconds):
         done = perform(ANSWER, policy=policy(CHAT, deadline_seconds=seconds))
-        assert (done.names, "deadline" in done.steps[0].reason) == (["Abandon"], True)
+        assert (done.names, "deadline" in done.steps[0].reason) == (["abandon"], True)
 
     def test_a_deadline_shorter_than_the_shortest_attempt_still_asks_once(self):
         assert perform(ANSWER, policy=policy(CHAT, deadline_seconds=0.2)).value == "the answer"
@@ -356,16 +374,16 @@ class TestCoolingDown:
         health = Health(clock.now)
         refused_by(health, "assistants", SERVER_ERROR, clock)
         done = perform(ANSWER, policy=policy(ASSISTANTS, CHAT), clock=clock, health=health)
-        assert done.names == ["StartRun", "FailRun", "StartRun", "CallBackend", "CompleteRun"]
-        refusal = done.only("FailRun")[0].failure
+        assert done.names == ["start", "fail", "start", "call", "complete"]
+        refusal = done.only("fail")[0].failure
         assert (refusal.status, refusal.code, diagnose(refusal)) == ("refused", "provider_error", Cause.PROVIDER_ERROR)
         assert refusal.message == (
             "cooling down until 12:00:30 UTC after 5 failures in a row, the last one: "
             "server_error: Sorry, something went wrong."
         )
         assert refusal.details == {"cooling_until": "2026-11-22T12:00:30.000000Z", "failures_in_a_row": 5}
-        assert done.only("StartRun")[1].fallback_reason == f"provider_error: {refusal.message}"
-        assert done.only("CompleteRun")[0].fallback is True
+        assert done.only("start")[1].fallback_reason == f"provider_error: {refusal.message}"
+        assert done.only("complete")[0].fallback is True
 
     def test_the_last_resort_is_always_asked(self):
         clock = Time()
@@ -381,7 +399,7 @@ class TestCoolingDown:
         for backend in ("assistants", "responses"):
             refused_by(health, backend, WRONG_KEY, clock)
         done = perform(ANSWER, policy=policy(ASSISTANTS, RESPONSES, CHAT), clock=clock, health=health)
-        assert (done.called, len(done.only("FailRun"))) == (["chat"], 2)
+        assert (done.called, len(done.only("fail"))) == (["chat"], 2)
 
     def test_a_backend_is_asked_again_after_its_cooldown(self):
         clock = Time()
@@ -424,7 +442,7 @@ class TestCoolingDown:
         refused_by(health, "assistants", SERVER_ERROR, clock, limits.BREAKER_FAILURES - 1)
         done = perform(SERVER_ERROR, ANSWER, policy=policy(ASSISTANTS, CHAT), clock=clock, health=health)
         assert (done.called, done.waits) == (["assistants", "chat"], [])
-        assert done.only("StartRun")[1].fallback_reason.startswith("provider_error: server_error")
+        assert done.only("start")[1].fallback_reason.startswith("provider_error: server_error")
 
     def test_a_backend_that_was_passed_over_does_not_cool_down_for_longer(self):
         clock = Time()
@@ -462,8 +480,8 @@ class TestAnyOutcomes:
     def test_an_exchange_ends_after_at_most_all_attempts_of_all_backends(self, given, outcomes):
         done = perform(*outcomes, policy=given)
         assert len(done.asked) <= len(given.candidates) * (given.retries + 1)
-        assert done.names.count("CompleteRun") + done.names.count("Abandon") == 1
-        assert done.names[-1] in {"CompleteRun", "Abandon"}
+        assert done.names.count("complete") + done.names.count("abandon") == 1
+        assert done.names[-1] in {"complete", "abandon"}
 
     @for_all(policies, st.lists(failures | st.just(ANSWER), min_size=1, max_size=12))
     def test_nothing_is_called_after_an_answer(self, given, outcomes):
@@ -479,9 +497,9 @@ class TestAnyOutcomes:
 
     @for_all(policies, st.lists(failures | st.just(ANSWER), min_size=1, max_size=12))
     def test_every_run_is_started_called_and_ended_in_this_order(self, given, outcomes):
-        names = [name for name in perform(*outcomes, policy=given).names if name != "Wait"][:-1]
-        names += ["FailRun"] * (len(names) % 3 == 2)
-        assert names == ["StartRun", "CallBackend", "FailRun"] * (len(names) // 3)
+        names = [name for name in perform(*outcomes, policy=given).names if name != "pause"][:-1]
+        names += ["fail"] * (len(names) % 3 == 2)
+        assert names == ["start", "call", "fail"] * (len(names) // 3)
 
     @for_all(policies, st.lists(failures | st.just(ANSWER), min_size=1, max_size=12))
     def test_attempts_count_up_on_each_backend_and_backends_follow_the_policy(self, given, outcomes):
@@ -507,5 +525,5 @@ class TestAnyOutcomes:
             return outcomes[min(run, len(outcomes)) - 1]
 
         done = Performed(given, outcome_of, clock, health, call_seconds)
-        assert all(0 < step.timeout_seconds <= deadline for step in done.only("StartRun"))
+        assert all(0 < step.timeout_seconds <= deadline for step in done.only("start"))
         assert sum(done.waits) + call_seconds * (len(done.called) - 1) <= deadline

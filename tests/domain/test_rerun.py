@@ -24,7 +24,7 @@ from threadledger.domain.conversation import (
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.errors import ExchangeAnswered, InvalidInput, RunNotOpen
-from threadledger.domain.exchange import Candidate, Outside, Policy
+from threadledger.domain.exchange import Candidate, Policy, Services
 from threadledger.domain.failures import Cause
 from threadledger.domain.memory import fold_memory
 from threadledger.domain.replay.rerun_obstacles import placed
@@ -212,8 +212,8 @@ class TestWanted:
     def test_who_is_asked_with_which_model(self, wanted: Wanted, asked: list[tuple[str, str]]) -> None:
         backends: Any = dict.fromkeys(("responses", "chat", "own"), SimpleNamespace())
         candidates = (Candidate("responses", "big"), Candidate("chat", "small"))
-        outside = Outside(policy=Policy(candidates), backends=backends)
-        assert [(each.backend, each.model) for each in wanted.policy_of(outside).candidates] == asked
+        services = Services(policy=Policy(candidates), backends=backends)
+        assert [(each.backend, each.model) for each in wanted.policy_of(services).candidates] == asked
 
 
 class TestBudget:

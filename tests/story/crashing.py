@@ -32,7 +32,7 @@ from threadledger.adapters.sql.group_commit import Group
 from threadledger.domain import ids
 from threadledger.domain.effects import Pause
 from threadledger.domain.effects import drivers as driving
-from threadledger.domain.exchange import exchange as asking
+from threadledger.domain.exchange.policy import exchange as asking
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.ledger.awaited import AsyncLedger
 

@@ -17,7 +17,7 @@ from crashing import Behind, Points
 
 from threadledger.adapters import load_settings, open_ledger
 from threadledger.domain import ids
-from threadledger.domain.exchange import exchange as asking
+from threadledger.domain.exchange.policy import exchange as asking
 
 
 def rerun(order: dict[str, Any]) -> list[str]:

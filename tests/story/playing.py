@@ -24,8 +24,9 @@ from threadledger.adapters.simulator.provider import Provider
 from threadledger.adapters.simulator.responses import advance
 from threadledger.adapters.simulator.runs import advance as move_on
 from threadledger.domain.conversation import Profile
-from threadledger.domain.effects import Answer, AsyncDriver, Delta, StartedOver
+from threadledger.domain.effects import AsyncDriver
 from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.exchange import Answer, Delta, StartedOver
 from threadledger.domain.failures import Cause, Health
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.ledger.awaited import AsyncLedger
@@ -78,8 +79,8 @@ class World:
 
     def __exit__(self, *_: object) -> None:
         for ledger in self._ledgers.values():
-            if ledger.outside.aclose is not None:
-                self._runner.run(ledger.outside.aclose())
+            if ledger.services.aclose is not None:
+                self._runner.run(ledger.services.aclose())
             ledger.close()
         self._runner.close()
         self._pool.shutdown()
@@ -106,7 +107,7 @@ class World:
         opened = self._ledgers[place]
         profile = Profile(f"John of {key}", "Be kind.", tools_json=json.dumps([WEATHER]))
         tools = {"weather": lambda city: f"sunny in {city}"}
-        shared: Any = opened.outside.outbox
+        shared: Any = opened.services.outbox
         outbox = ThreadOutbox(shared._mirrors, shared._heads, shared._always)  # also without recorded failures
         own = {
             "outbox": outbox,
@@ -116,7 +117,7 @@ class World:
             "random": Random(1),
             "wait": waits.wait,
         }
-        return Ledger(opened.journal, replace(opened.outside, **own))
+        return Ledger(opened.journal, replace(opened.services, **own))
 
     def hear(self, ledger: Ledger, cell: Cell, key: str, question: str, idempotency_key: str, waits: Waits) -> Heard:
         """Ask one question in the cell's mode, and return its result."""

@@ -15,9 +15,9 @@ from freezegun import freeze_time
 from openai import OpenAI
 
 from threadledger.domain.conversation import RunPlan, text_message
-from threadledger.domain.effects import Delta, StartedOver, Use
+from threadledger.domain.effects import Use
 from threadledger.domain.errors import AllBackendsFailed, ConversationBusy, InvalidMessage, StoreUnavailable
-from threadledger.domain.exchange import exchange as asking
+from threadledger.domain.exchange import Delta, StartedOver, runs
 from threadledger.domain.failures import Cause
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import Ledger
@@ -94,7 +94,7 @@ def hanging(open_ledger: Callable[..., Ledger], gate: Gate, others: ThreadPoolEx
 
     def begin(text: str, wait: Callable[[float], None] = time.sleep, settings: dict[str, Any] = PLAIN) -> Future[Any]:
         ledger = waiting_with(open_ledger(**settings), wait)
-        backend: Any = ledger.outside.backends[settings["backends"][0]]
+        backend: Any = ledger.services.backends[settings["backends"][0]]
         answer = backend.answer
 
         def slowly(request: Any) -> Any:
@@ -111,7 +111,7 @@ def hanging(open_ledger: Callable[..., Ledger], gate: Gate, others: ThreadPoolEx
 
 def waiting_with(ledger: Ledger, wait: Callable[[float], None]) -> Ledger:
     """Return the ledger with another wait function."""
-    object.__setattr__(ledger.outside, "wait", wait)
+    object.__setattr__(ledger.services, "wait", wait)
     return ledger
 
 
@@ -247,7 +247,7 @@ def test_the_same_request_twice_is_refused_where_nobody_queues(
 @pytest.fixture
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run in progress check at every step whether it was closed, instead of once per second."""
-    monkeypatch.setattr(asking, "INTERRUPT_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(runs, "INTERRUPT_LOOK_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("looks_at_once")
@@ -518,14 +518,14 @@ def test_what_a_call_that_nobody_could_stop_still_writes_is_told_and_mended_by_a
 def test_an_answer_waits_for_a_database_that_is_away_for_a_moment(
     open_ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept, refusals = asking.Asking._accept, iter([StoreUnavailable("the database is locked")] * 2)
+    accept, refusals = runs.Runs._answer, iter([StoreUnavailable("the database is locked")] * 2)
 
-    def accept_later(self: Any, step: Any) -> Any:
+    def accept_later(self: Any, *answer: Any) -> Any:
         for refused in refusals:
             raise refused
-        return accept(self, step)
+        return accept(self, *answer)
 
-    monkeypatch.setattr(asking.Asking, "_accept", accept_later)
+    monkeypatch.setattr(runs.Runs, "_answer", accept_later)
     ledger = open_ledger(**IN_A_THREAD)
     assert ledger.conversation("k").ask("one").text == "You said: one"
     assert ledger.failures() == []

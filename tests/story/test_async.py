@@ -15,8 +15,8 @@ import pytest
 
 import threadledger
 from threadledger.domain import limits
-from threadledger.domain.effects import Delta
 from threadledger.domain.errors import AllBackendsFailed, ConversationBusy
+from threadledger.domain.exchange import Delta
 from threadledger.domain.failures import Cause, Failure
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.ledger.awaited import AsyncLedger
@@ -166,9 +166,9 @@ def test_hundreds_of_exchanges_are_under_way_at_once_on_a_few_threads(
             peaks.append(threading.active_count())
             return "sunny"
 
-        bound = dict(ledger.ledger.outside.tools)
+        bound = dict(ledger.ledger.services.tools)
         assert list(bound) == ["weather"]
-        ledger.ledger.outside.tools["weather"] = weather  # type: ignore[index] # as if the app had bound it
+        ledger.ledger.services.tools["weather"] = weather  # type: ignore[index] # as if the app had bound it
 
         async def one(number: int) -> None:
             chat = ledger.conversation(f"k{number}")
@@ -442,7 +442,7 @@ def test_closing_a_ledger_ends_the_exchanges_that_are_under_way(
             await asyncio.sleep(NEVER_SECONDS)
             return "never"
 
-        ledger.ledger.outside.tools["weather"] = weather  # type: ignore[index] # as if the app had bound it
+        ledger.ledger.services.tools["weather"] = weather  # type: ignore[index] # as if the app had bound it
         asking = asyncio.create_task(ledger.conversation("k").ask("How is the weather?"))
         await begun.wait()
         await ledger.close()

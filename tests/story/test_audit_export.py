@@ -231,7 +231,7 @@ def ask(ledger: Ledger, key: str, question: str = FIRST) -> None:
 
 def with_weather(ledger: Ledger, tools: Mapping[str, Any]) -> Ledger:
     profile = Profile("John", "Be kind.", tools_json=json.dumps([WEATHER]))
-    return Ledger(ledger.journal, replace(ledger.outside, profile=profile, tools=tools))
+    return Ledger(ledger.journal, replace(ledger.services, profile=profile, tools=tools))
 
 
 def test_a_backend_that_was_passed_over_is_passed_over_again(open_ledger, simulator, kept):

@@ -57,7 +57,7 @@ def test_the_same_awaited(settings: dict[str, Any]) -> None:
 
 
 def test_a_refusal_has_its_cause(ledger: Ledger, simulator: Any) -> None:
-    backend = ledger.outside.policy.candidates[0].backend
+    backend = ledger.services.policy.candidates[0].backend
     routes = {"assistants": "POST /threads/{thread_id}/runs", "responses": "POST /responses"}
     simulator.add_fault(
         routes.get(backend, "POST /chat/completions"),

@@ -21,9 +21,10 @@ from threadledger.adapters.mirroring import ThreadOutbox
 from threadledger.adapters.sql import Database, Factory, SqlMirrorHeads
 from threadledger.domain.conversation import Completion, text_message
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
-from threadledger.domain.effects import Work, perform
+from threadledger.domain.effects import perform
+from threadledger.domain.effects.effects import Work
 from threadledger.domain.errors import AllBackendsFailed, ConversationBusy, IdempotencyConflict, ProviderRefused
-from threadledger.domain.exchange import Asking, Candidate, Conversing, Outside, Policy
+from threadledger.domain.exchange import Candidate, Conversing, Exchange, Policy, Services
 from threadledger.domain.failures import Failure
 from threadledger.domain.journal import Journal
 from threadledger.domain.ledger import Ledger
@@ -154,7 +155,7 @@ def world(outcomes=(), faults=(), retries=1, second=()):
             "first": Recorded("first", witness, list(outcomes), thread="shelf", takes_unsent=False),
             "second": Recorded("second", witness, list(second)),
         }
-        outside = Outside(
+        services = Services(
             policy=Policy((Candidate("first", "m1"), Candidate("second", "m2")), retries=retries),
             backends=backends,
             mirrors={"shelf": shelf},
@@ -163,7 +164,7 @@ def world(outcomes=(), faults=(), retries=1, second=()):
             wait=lambda _: None,
             random=Random(1),
         )
-        with Ledger(Journal(Factory(database=database)), outside) as ledger:
+        with Ledger(Journal(Factory(database=database)), services) as ledger:
             yield ledger, witness, shelf, backends
 
 
@@ -276,8 +277,8 @@ def test_the_same_question_asked_at_once_under_one_key_is_one_exchange_and_one_a
 def test_a_question_asked_again_under_its_key_just_when_the_first_is_answered_is_not_answered_twice():
     with world() as (ledger, witness, _, backends):
         exchange_id = ledger.journal.commit("k", lambda it: it.ask(text_message("user", "hello"), "i"), create=True)
-        first = Asking(ledger.journal, ledger.outside, "k", exchange_id)
-        second = Conversing(ledger.journal, ledger.outside, "k")
+        first = Exchange(ledger.journal, ledger.services, "k", exchange_id)
+        second = Conversing(ledger.journal, ledger.services, "k")
         rerun = second.rerun
 
         def once_the_first_is_answered(exchange_id, **given):

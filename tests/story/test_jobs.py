@@ -11,7 +11,8 @@ from itertools import count
 import pytest
 
 import threadledger
-from threadledger.domain.effects import Call, Work
+from threadledger.domain.effects import Call
+from threadledger.domain.effects.effects import Work
 from threadledger.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from threadledger.domain.ledger.awaited import AsyncLedger
 from threadledger.domain.replay import Plan
@@ -35,7 +36,7 @@ class Errand(Plan[Task]):
     kind = "errand"
 
     def __init__(self, ledger, keys=(), outcomes=None, during=lambda key: None):
-        super().__init__(Jobs(ledger.journal), ledger.outside.wait)
+        super().__init__(Jobs(ledger.journal), ledger.services.wait)
         self.keys, self.outcomes, self.during = keys, outcomes or {}, during
         self.done: list[str] = []
 

@@ -228,7 +228,7 @@ def test_a_call_waits_its_turn_where_questions_queue(db_url: str) -> None:
             waits.set()
             time.sleep(min(seconds, 0.01))
 
-        object.__setattr__(ledger.outside, "wait", wait)
+        object.__setattr__(ledger.services, "wait", wait)
 
         def second() -> None:
             with chat.run("my-llm", "second") as run:

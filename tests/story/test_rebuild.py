@@ -196,7 +196,7 @@ def test_an_imported_message_keeps_the_time_it_was_written_at(open_ledger, simul
 
 def test_a_thread_that_reads_back_otherwise_is_not_linked_and_the_next_attempt_begins_anew(journaled, simulator):
     ledger = journaled("conversations", k=said("one", "two"))
-    mirror = ledger.outside.mirrors["conversations"]
+    mirror = ledger.services.mirrors["conversations"]
     read, shortened = mirror.read, []
 
     def read_less(thread_id):
@@ -218,7 +218,7 @@ def test_a_thread_that_reads_back_otherwise_is_not_linked_and_the_next_attempt_b
 
 def test_where_somebody_else_links_a_thread_meanwhile_that_one_stays(journaled):
     ledger = journaled("conversations", k=said("one"))
-    mirror = ledger.outside.mirrors["conversations"]
+    mirror = ledger.services.mirrors["conversations"]
     create = mirror.create
 
     def create_while_others_link(key):

@@ -81,9 +81,9 @@ def told(kind: str, fault: dict[str, Any], cause: Cause) -> str:
     return f"{kind} {fault} {cause}"
 
 
-def replaced(ledger: Ledger, **outside: Any) -> Ledger:
+def replaced(ledger: Ledger, **services: Any) -> Ledger:
     """Return the same ledger with parts of `outside` replaced."""
-    return Ledger(ledger.journal, replace(ledger.outside, **outside))
+    return Ledger(ledger.journal, replace(ledger.services, **services))
 
 
 def texts(ledger: Ledger, key: str = "k") -> list[str]:
@@ -462,7 +462,7 @@ class Interrupting:
 
 
 def interrupted(ledger: Ledger, kind: str) -> None:
-    backend = ledger.outside.backends[kind]
+    backend = ledger.services.backends[kind]
     stopping = replaced(ledger, backends={kind: Interrupting(kind, backend.thread)})
     with suppress(KeyboardInterrupt):
         stopping.conversation("k").ask("Where is it?")
@@ -561,7 +561,7 @@ class Asking:
 
     def __init__(self, ledger: Ledger) -> None:
         self.heard = ""
-        backend = ledger.outside.backends["chat"]
+        backend = ledger.services.backends["chat"]
 
         def answer(request: Any) -> Any:
             self.heard = ledger.conversation("k").ask("Meanwhile").text
@@ -754,7 +754,7 @@ def test_no_more_runs_are_made_than_allowed(five: Ledger, asked_of: Callable[...
 def test_an_exchange_that_a_limit_stops_between_two_runs_stays_planned_and_is_not_left_open(
     five: Ledger, simulator: Any
 ) -> None:
-    ledger = replaced(five, policy=replace(five.outside.policy, retries=2))
+    ledger = replaced(five, policy=replace(five.services.policy, retries=2))
     simulator.add_fault(CHAT, refuse={"status": 500}, times=None)
     plan = ledger.replay.plan_rerun(keys=["a"])
     (item,) = plan.apply(max_runs=2)

@@ -29,9 +29,9 @@ MESSAGES = "POST /threads/{thread_id}/messages"
 SORRY = "Sorry, something went wrong."
 
 
-def replaced(ledger, **outside):
+def replaced(ledger, **services):
     """Return the same ledger with parts of `outside` replaced."""
-    return Ledger(ledger.journal, replace(ledger.outside, **outside))
+    return Ledger(ledger.journal, replace(ledger.services, **services))
 
 
 def texts(ledger, key="k"):
@@ -195,7 +195,7 @@ def test_whatever_the_provider_asks_to_wait_nobody_waits_for_nonsense(simulator,
     waits = []
     simulator.add_fault(RUNS, refuse={"status": 429, "headers": {"retry-after": after}}, times=None)
     ledger = story_ledger()
-    object.__setattr__(ledger.outside, "wait", waits.append)
+    object.__setattr__(ledger.services, "wait", waits.append)
     answer = ledger.conversation("k").ask("hello")
     assert answer.backend == "chat"
     assert all(0 <= seconds <= 30 for seconds in waits), waits
@@ -686,7 +686,7 @@ def test_a_thread_that_somebody_else_is_writing_to_is_waited_for_and_then_the_ru
     chat = ledger.conversation("k")
     chat.append("user", "hello")
     thread_id = ledger.state("k").links["assistants"]["thread_id"]
-    heads = ledger.outside.outbox._heads
+    heads = ledger.services.outbox._heads
     heads.claim("conversation:k", "assistants", thread_id, "somebody", now() + timedelta(minutes=1))
     answer = chat.ask("Where is it?")
     assert (answer.backend, [failure.cause.value for failure in answer.failures]) == ("chat", ["thread_busy"])
@@ -698,7 +698,7 @@ def test_a_thread_that_somebody_else_is_writing_to_is_waited_for_and_then_the_ru
 def test_a_ledger_that_is_closed_leaves_no_connection_to_the_provider_open(simulator, open_ledger):
     ledger = open_ledger(backends=("chat",), threads="none")
     ledger.conversation("k").ask("hello")
-    client = ledger.outside.backends["chat"]._client.sdk
+    client = ledger.services.backends["chat"]._client.sdk
     ledger.close()
     assert client.is_closed()
 
@@ -739,7 +739,7 @@ def test_a_second_question_between_two_runs_of_the_first_is_refused_and_not_mixe
 
 def test_an_answer_that_comes_after_its_run_was_closed_as_interrupted_is_kept(simulator, open_ledger):
     ledger = open_ledger(backends=("chat",), threads="none", retries=0, timeout_seconds=5)
-    backend = ledger.outside.backends["chat"]
+    backend = ledger.services.backends["chat"]
     answer = backend.answer
 
     def slowly(request):

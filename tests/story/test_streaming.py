@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from threadledger.domain.effects import Answer, Delta, StartedOver, StreamPart, ToolUse
 from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.exchange import Answer, Delta, StartedOver, StreamPart, ToolUse
 from threadledger.domain.failures import Cause
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.ledger.awaited import AsyncLedger
@@ -63,8 +63,8 @@ def awaited(ledger: Ledger, text: str, enough: Enough, **options: Any) -> list[S
         try:
             return await main()
         finally:
-            assert ledger.outside.aclose is not None
-            await ledger.outside.aclose()
+            assert ledger.services.aclose is not None
+            await ledger.services.aclose()
 
     return asyncio.run(closed())
 

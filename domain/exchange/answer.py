@@ -1,0 +1,112 @@
+"""Define what a caller receives while an exchange is in progress: pieces of text, notices, and the answer.
+
+The pieces of one message of one run, joined, are that message's text. The `Answer` comes last, when it is journaled; all
+pieces before a `StartedOver` belong to a run that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..conversation import ExchangeRecord, recorded_failure, restore_message
+from ..conversation import events as e
+from ..conversation.messages import Source, Usage
+from ..failures import RecordedFailure
+from ..journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Represent the next piece of text; `message` counts the messages of the run from 0."""
+
+    text: str
+    run_id: str = ""
+    message: int = 0
+    type: Literal["delta"] = "delta"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Represent a function call requested by the model; later text belongs to the next message.
+
+    `arguments` is JSON text.
+    """
+
+    name: str
+    arguments: str
+    call_id: str
+    run_id: str = ""
+    type: Literal["tool_use"] = "tool_use"
+
+
+@dataclass(frozen=True, slots=True)
+class StartedOver:
+    """Represent the start of another run after a failed one, whose streamed text is not the answer."""
+
+    failed_run_id: str
+    run_id: str
+    backend: str
+    model: str
+    reason: str
+    fallback: bool
+    """Whether another backend has taken over; otherwise the same backend retries."""
+    from_backend: str = ""
+    type: Literal["started_over"] = "started_over"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Represent the answer of an exchange, journaled before it is returned."""
+
+    text: str
+    key: str
+    exchange_id: str
+    run_id: str
+    message_id: str
+    backend: str
+    model: str
+    fallback: bool = False
+    failures: Sequence[RecordedFailure] = ()
+    version: int = 0
+    usage: Usage = field(default_factory=Usage)
+    type: Literal["answer"] = "answer"
+    """Type name that distinguishes the parts of a stream."""
+
+
+StreamPart = Delta | ToolUse | StartedOver | Answer
+
+
+def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | None:
+    """Return the answer that the journal holds for an exchange; None if it has none."""
+    exchange = journal.exchanges(key).by_id.get(exchange_id)
+    if exchange is None or exchange.answered_by is None:
+        return None
+    run = next(run for run in exchange.runs if run.run_id == exchange.answered_by)
+    answers = [
+        event
+        for event in journal.history(key, after=run.version)
+        if isinstance(event, e.MessageJournaled) and event.run_id == run.run_id and event.role == "assistant"
+    ]
+    if not answers or run.completed is None:
+        return None
+    usage = run.completed.usage
+    return Answer(
+        text=restore_message(answers[-1]).text,
+        key=key,
+        exchange_id=exchange_id,
+        run_id=run.run_id,
+        message_id=answers[-1].message_id,
+        backend=run.backend,
+        model=run.completed.model or run.model,
+        fallback=answers[-1].source == Source.FALLBACK,
+        failures=failures_of(exchange),
+        version=answers[-1].originator_version,
+        usage=Usage(usage.get("input_tokens", 0), usage.get("output_tokens", 0)),
+    )
+
+
+def failures_of(exchange: ExchangeRecord) -> list[RecordedFailure]:
+    """Return the failed runs of an exchange, without shadow runs."""
+    return [recorded_failure(run, exchange) for run in exchange.runs if run.failure is not None and not run.shadow]

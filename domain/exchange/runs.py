@@ -1,0 +1,546 @@
+"""Make and record the runs of one exchange: each is recorded before its backend is called and after it has ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..conversation import AT_THE_END, TOO_LATE, Completion, Conversation, Place, RunPlan
+from ..conversation.events import MessageJournaled
+from ..conversation.messages import Message, Source
+from ..effects import Effect, Effects, Emit, ListenerLeft, Pause, attended, work
+from ..errors import Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused, StoreUnavailable, ThreadledgerError
+from ..failures import Cause, Failure, diagnose, redact
+from ..journal import Journal
+from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
+from ..memory import Memory
+from ..threads import is_uncertain
+from .answer import Answer, Delta, StartedOver, failures_of
+from .backend import BackendRequest, ToolFunction
+from .policy import Candidate, Policy
+from .services import Services
+
+logger = logging.getLogger("threadledger")
+
+SUPERSEDED = "a newer question replaced this one, or its time limit passed"
+"""Why a run is stopped that another process has closed."""
+
+
+class Superseded(BaseException):
+    """Raised in a run that another process has closed. No `Exception`, so that no backend reports it as its failure."""
+
+
+class Overtaken(Exception):
+    """Raised where an exchange makes no further runs: a newer question replaced it, or a limit of the rerun is reached."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Describe how the runs of an exchange differ from those of a new question.
+
+    A rerun shows a recorded memory and places its answer; in a fork it does the same in a copy of the conversation; a
+    shadow run is only recorded, and its answer changes nothing.
+    """
+
+    again: bool = False
+    """Whether the exchange may have been abandoned before; otherwise a run is refused if it was."""
+    rerun_of: str | None = None
+    """Id of the run that is run again."""
+    memory: Memory | None = None
+    """Memory that every backend is shown; None: the conversation's own at each run."""
+    tools: Callable[[], Mapping[str, ToolFunction]] | None = None
+    """Returns the functions of one run; called for each run. None: the app's functions."""
+    supersedes: str | None = None
+    """Id of the run whose answer is replaced."""
+    place: Callable[[], Place] = lambda: AT_THE_END
+    """Returns where the answer goes in memory."""
+    shadow: bool = False
+    """Whether the runs are only recorded."""
+    admit: Callable[[], str] = lambda: ""
+    """Counts one more run, or returns the limit that prevents it."""
+    give_back: Callable[[], None] = lambda: None
+    """Removes a counted run that was not made."""
+
+
+NEW_QUESTION = Mode()
+"""The mode of a question that has no run yet."""
+
+
+@dataclass
+class Run:
+    """Hold one attempt of one backend while it is made."""
+
+    run_id: str
+    candidate: Candidate
+    plan: RunPlan
+    memory: Memory
+    tools: Mapping[str, ToolFunction]
+    began: float
+    """Monotonic time at which the run was recorded."""
+    request: BackendRequest | None = None
+    """What the backend was sent, once its thread was acquired; None if the run uses no thread."""
+    partial: list[str] = field(default_factory=list)
+    """Text that was streamed so far."""
+
+    @property
+    def duration_seconds(self) -> float:
+        """Return the seconds since the run was recorded."""
+        return round(time.monotonic() - self.began, 6)
+
+    def with_partial_text(self, failure: Failure) -> Failure:
+        """Return the failure with the text that was streamed before it."""
+        if failure.partial_text is not None or not self.partial:
+            return failure
+        return replace(failure, partial_text="".join(self.partial)[:PARTIAL_TEXT_CHARS_MAX])
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Describe an answer that was recorded."""
+
+    completion: Completion
+    run_id: str
+    message_id: str
+    version: int
+    """Version of the conversation with the answer."""
+
+
+class RunRecords:
+    """Record the runs of an exchange in its conversation."""
+
+    def __init__(self, journal: Journal, key: str, exchange_id: str, mode: Mode) -> None:
+        self._journal = journal
+        self._key = key
+        self._exchange_id = exchange_id
+        self._mode = mode
+
+    def plan(self, plan: RunPlan, in_thread: bool) -> RunPlan:
+        """Return the plan as this mode records it; `in_thread` says that the backend answers in a thread.
+
+        A rerun uses the linked thread only if the thread shows the memory that the failed run saw.
+        """
+        apart = (
+            in_thread and self._mode.memory is not None and self._journal.memory(self._key).digest() != plan.memory_hash
+        )
+        return replace(plan, apart=apart, supersedes_run_id=self._mode.supersedes)
+
+    def start(self, plan: RunPlan, failed: Run | None, going_on: bool) -> str:
+        """Record that a backend is about to be called; return the run's id.
+
+        Raises:
+            Conflict: see `Conversation.start_run`.
+        """
+        return self._journal.commit(self._key, lambda it: it.start_run(self._exchange_id, plan, going_on=going_on))
+
+    def keep_tools(self, run: Run, messages: Sequence[Message]) -> bool:
+        """Journal tool calls and their results; return whether the run is still open."""
+
+        def decide(conversation: Conversation) -> bool:
+            for message in messages:
+                conversation.journal(message, source=Source.RUN, exchange_id=self._exchange_id, run_id=run.run_id)
+            return run.run_id in conversation.state.open_runs
+
+        return self._journal.commit(self._key, decide)
+
+    def complete(self, run: Run, completion: Completion, fallback: bool) -> Accepted:
+        """Record the answer; if another process closed the run as interrupted, record it as a new run.
+
+        Raises:
+            ConversationBusy: another run is open.
+            Conflict: the answer can no longer be placed.
+        """
+        source = Source.RERUN if self._mode.rerun_of else Source.FALLBACK if fallback else Source.RUN
+        place = self._mode.place()
+
+        def decide(conversation: Conversation) -> tuple[str, str, int]:
+            if run.run_id not in conversation.state.open_runs:
+                late = conversation.accept_late(run.run_id, self._exchange_id, run.plan, completion, place)
+                return *late, conversation.version
+            message_id = conversation.complete_run(
+                run.run_id, completion, source=source, duration_seconds=run.duration_seconds, place=place
+            )
+            return run.run_id, message_id, conversation.version
+
+        return Accepted(completion, *self._journal.commit(self._key, decide))
+
+    def fail(self, run: Run, failure: Failure) -> bool:
+        """Record the failure; return False if another process has closed the run."""
+        cause = diagnose(failure)
+
+        def decide(conversation: Conversation) -> bool:
+            if run.run_id not in conversation.state.open_runs:
+                return False
+            conversation.fail_run(run.run_id, failure, run.duration_seconds)
+            if cause in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE} and failure.thread_id:
+                for mirror in conversation.state.links:
+                    conversation.lose_thread(mirror, failure.thread_id, cause.value)
+            return True
+
+        is_ours = self._journal.commit(self._key, decide)
+        if self._mode.place() != AT_THE_END:
+            self._retract_tools(run)
+        return is_ours
+
+    def abandon(self, reason: str) -> None:
+        """Record that the exchange has no answer."""
+        self._journal.commit(self._key, lambda it: it.abandon(self._exchange_id, reason))
+
+    def give_up(self, run: Run | None, failure: Failure) -> None:
+        """Close the open run and the exchange, so that the next question need not wait."""
+
+        def decide(conversation: Conversation) -> None:
+            if run is not None and run.run_id in conversation.state.open_runs:
+                conversation.fail_run(run.run_id, failure, run.duration_seconds)
+            conversation.abandon(self._exchange_id, failure.message or failure.status)
+
+        self._journal.commit(self._key, decide)
+
+    def _retract_tools(self, run: Run) -> None:
+        """Retract a failed rerun's tool messages: at the end of a memory that has continued they would be out of place."""
+        used = [each.message_id for each in self._journal.memory(self._key).messages if each.run_id == run.run_id]
+
+        def decide(conversation: Conversation) -> None:
+            for message_id in used:
+                conversation.retract(message_id, TOO_LATE)
+
+        self._journal.commit(self._key, decide)
+
+
+class ShadowRecords(RunRecords):
+    """Record shadow runs: in events of their own, so that the conversation and its exchange stay as they are."""
+
+    def __init__(self, journal: Journal, key: str, exchange_id: str, mode: Mode) -> None:
+        super().__init__(journal, key, exchange_id, mode)
+        self._used: list[Message] = []
+
+    def plan(self, plan: RunPlan, in_thread: bool) -> RunPlan:
+        """Return the plan of a shadow run, which never uses the linked thread."""
+        self._used = []
+        return replace(plan, shadow=True, apart=in_thread)
+
+    def start(self, plan: RunPlan, failed: Run | None, going_on: bool) -> str:
+        """Record the run, and the fallback that led to it."""
+
+        def decide(conversation: Conversation) -> str:
+            if failed is not None:
+                conversation.fall_back(self._exchange_id, failed.run_id, failed.candidate.backend, plan)
+            return conversation.start_run(self._exchange_id, plan)
+
+        return self._journal.commit(self._key, decide)
+
+    def keep_tools(self, run: Run, messages: Sequence[Message]) -> bool:
+        """Keep tool messages for the answer's event."""
+        self._used += messages
+        return True
+
+    def complete(self, run: Run, completion: Completion, fallback: bool) -> Accepted:
+        """Record the answer in the run's own event; no message is journaled."""
+        shown = replace(completion, messages=(*self._used, *completion.messages))
+
+        def decide(conversation: Conversation) -> tuple[str, int]:
+            run_id = run.run_id
+            if run_id not in conversation.state.shadow_runs:  # closed as interrupted: its deadline had passed
+                run_id = conversation.start_run(self._exchange_id, replace(run.plan, rerun_of=run_id))
+            conversation.complete_shadow_run(run_id, shown, run.duration_seconds)
+            return run_id, conversation.version
+
+        run_id, version = self._journal.commit(self._key, decide)
+        return Accepted(shown, run_id, "", version)
+
+    def fail(self, run: Run, failure: Failure) -> bool:
+        """Record the failure."""
+
+        def decide(conversation: Conversation) -> None:
+            if run.run_id in conversation.state.shadow_runs:
+                conversation.fail_run(run.run_id, failure, run.duration_seconds)
+
+        self._journal.commit(self._key, decide)
+        return True
+
+    def abandon(self, reason: str) -> None:
+        """Do nothing: the exchange stays as it is."""
+
+    def give_up(self, run: Run | None, failure: Failure) -> None:
+        """Close the open run."""
+        if run is not None:
+            self.fail(run, failure)
+
+
+class Runs:
+    """Make the runs of one exchange, one after the other."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        services: Services,
+        key: str,
+        exchange_id: str,
+        mode: Mode,
+        policy: Policy,
+        *,
+        after: int = 0,
+        stream: bool = False,
+    ) -> None:
+        """Prepare the runs; `after` is a version before the first of them, `stream` whether a listener reads the text."""
+        self._journal = journal
+        self._services = services
+        self._key = key
+        self._exchange_id = exchange_id
+        self._mode = mode
+        self._policy = policy
+        self._after = after
+        self._stream = stream
+        self._records = (ShadowRecords if mode.shadow else RunRecords)(journal, key, exchange_id, mode)
+        self._failed: Run | None = None
+        self._failure = Failure("open")
+        self._going_on = not mode.again
+        self.current: Run | None = None
+        """The newest run."""
+        self.made: list[str] = []
+        """Ids of the runs that were recorded."""
+        self.limit = ""
+        """The limit that prevented a run."""
+
+    def start(self, candidate: Candidate, attempt: int, timeout_seconds: float, fallback_reason: str) -> Effects[Run]:
+        """Record that a backend is about to be called, and announce it to a listener after a failed run.
+
+        Raises:
+            Overtaken: a newer question replaced this one between two runs, or a limit is reached.
+            Conflict: see `Conversation.start_run`.
+        """
+        self.limit = self._mode.admit()
+        if self.limit:
+            yield from self.abandon(self.limit)
+            raise Overtaken
+        try:
+            run = yield from work(lambda: self._started(candidate, attempt, timeout_seconds, fallback_reason))
+        except BaseException as error:
+            self._mode.give_back()
+            if isinstance(error, Conflict) and not isinstance(error, ExchangeAnswered) and self._failed is not None:
+                raise Overtaken from error
+            raise
+        self.current = run
+        self.made.append(run.run_id)
+        if self._failed is not None:
+            yield Emit(self._started_over(self._failed, run))
+        return run
+
+    def call(self, run: Run) -> Effects[Completion | Failure]:
+        """Call the backend once; a provider's refusal and a backend's own error are returned as a failure.
+
+        Raises:
+            Overtaken: another process has closed the run.
+        """
+        try:
+            return (yield from self._watched(run, self._answered(run)))
+        except ProviderRefused as refused:
+            return run.with_partial_text(refused.failure).redacted()
+        except Superseded as superseded:
+            yield from work(lambda: self._release(run, Failure("interrupted")))
+            raise Overtaken from superseded
+        except Exception as error:
+            logger.exception("backend %s raised", run.candidate.backend)
+            return run.with_partial_text(failure_of_error(error))
+
+    def complete(self, run: Run, completion: Completion, fallback: bool) -> Effects[Answer]:
+        """Record the answer. It was paid for, so it waits while another run is open or the database is unavailable.
+
+        Raises:
+            Overtaken: another run stayed open.
+            StoreUnavailable: the database stayed unavailable.
+            Conflict: the answer can no longer be placed.
+        """
+        refused: ThreadledgerError | None = None
+        for _ in range(LATE_ANSWER_LOOKS_MAX):
+            try:
+                return (yield from work(lambda: self._answer(run, completion, fallback)))
+            except (ConversationBusy, StoreUnavailable) as error:
+                refused = error
+                yield Pause(INTERRUPT_LOOK_SECONDS)
+            except Conflict:
+                yield from work(lambda: self._release(run, Failure("interrupted")))
+                raise
+        if isinstance(refused, StoreUnavailable):
+            raise refused
+        yield from work(lambda: self._release(run, Failure("interrupted")))
+        raise Overtaken
+
+    def fail(self, run: Run, failure: Failure) -> Effects[None]:
+        """Record why a run failed.
+
+        Raises:
+            Overtaken: another process has closed the run.
+        """
+
+        def record() -> bool:
+            is_ours = self._records.fail(run, failure)
+            self._release(run, failure)
+            return is_ours
+
+        is_ours = yield from work(record)
+        self._failed, self._failure = run, failure
+        if not is_ours:
+            raise Overtaken
+
+    def abandon(self, reason: str) -> Effects[None]:
+        """Record that the exchange has no answer."""
+        yield from work(lambda: self._records.abandon(reason))
+
+    def give_up(self, failure: Failure) -> None:
+        """Close the open run and the exchange, because nothing continues them."""
+        run = self.current
+        self._records.give_up(run, run.with_partial_text(failure) if run is not None else failure)
+        if run is not None:
+            self._release(run, failure)
+
+    def _started(self, candidate: Candidate, attempt: int, timeout_seconds: float, fallback_reason: str) -> Run:
+        tools = self._mode.tools() if self._mode.tools is not None else self._services.tools
+        memory = self._memory(candidate)
+        plan = RunPlan(
+            backend=candidate.backend,
+            model=candidate.model,
+            attempt=attempt,
+            timeout_seconds=timeout_seconds,
+            profile_hash=self._journal.define_profile(self._services.profile),
+            memory_version=memory.version,
+            memory_rule=memory.rule,
+            memory_hash=memory.digest(),
+            rerun_of=self._mode.rerun_of,
+            fallback_reason=fallback_reason,
+        )
+        plan = self._records.plan(plan, self._services.backends[candidate.backend].thread is not None)
+        run_id = self._records.start(plan, self._failed, self._going_on)
+        self._going_on = True
+        return Run(run_id, candidate, plan, memory, tools, time.monotonic())
+
+    def _memory(self, candidate: Candidate) -> Memory:
+        if self._mode.memory is not None:
+            return self._mode.memory
+        if self._services.backends[candidate.backend].thread is not None:
+            return self._journal.memory(self._key)
+        return self._journal.memory(self._key, last=self._policy.memory_last, tokens=self._policy.memory_tokens)
+
+    def _started_over(self, failed: Run, run: Run) -> StartedOver:
+        return StartedOver(
+            failed_run_id=failed.run_id,
+            run_id=run.run_id,
+            backend=run.candidate.backend,
+            model=run.candidate.model,
+            reason=f"{diagnose(self._failure).value}: {self._failure.summary()}",
+            fallback=run.candidate.backend != failed.candidate.backend,
+            from_backend=failed.candidate.backend,
+        )
+
+    def _answered(self, run: Run) -> Effects[Completion | Failure]:
+        backend = self._services.backends[run.candidate.backend]
+        request = BackendRequest(
+            key=self._key,
+            exchange_id=self._exchange_id,
+            run_id=run.run_id,
+            model=run.candidate.model,
+            profile=self._services.profile,
+            memory=run.memory,
+            timeout_seconds=run.plan.timeout_seconds,
+            tools=run.tools,
+            journal=lambda messages: self._keep_tools(run, messages),
+            stream=self._stream,
+            apart=run.plan.apart,
+        )
+        refusal = backend.preflight(request)
+        if refusal is not None:
+            return refusal.redacted()
+        if backend.thread is not None and self._services.outbox is not None and not request.apart:
+            request = yield from self._services.outbox.prepare(self._journal, request, backend)
+            left = run.began + run.plan.timeout_seconds - time.monotonic()
+            run.request = request = replace(request, timeout_seconds=max(left, 0.001))
+        return (yield from backend.answer(request))
+
+    def _watched(self, run: Run, effects: Effects[Completion | Failure]) -> Effects[Completion | Failure]:
+        """Run the effects, collecting streamed text and checking that no other process has closed the run."""
+        checked_at = time.monotonic()
+
+        def collect(effect: Effect) -> Effect:
+            if not isinstance(effect, Emit) or not isinstance(effect.part, Delta):
+                return effect
+            run.partial.append(effect.part.text)
+            return Emit(replace(effect.part, run_id=run.run_id))
+
+        def check(effect: Effect) -> Effects[None]:
+            nonlocal checked_at
+            if isinstance(effect, Emit | Pause) and time.monotonic() - checked_at >= INTERRUPT_LOOK_SECONDS:
+                checked_at = time.monotonic()
+                try:
+                    is_open = yield from work(lambda: self._journal.is_open(self._key, run.run_id))
+                except StoreUnavailable:  # no reason to stop the run: its end needs the database, this check does not
+                    return
+                if not is_open:
+                    raise Superseded(SUPERSEDED)
+
+        return attended(effects, check, collect)
+
+    def _keep_tools(self, run: Run, messages: Sequence[Message]) -> None:
+        """Journal what a tool did, whatever the run's outcome; a run that another process has closed is stopped."""
+        if not self._records.keep_tools(run, messages):
+            raise Superseded(SUPERSEDED)
+
+    def _answer(self, run: Run, completion: Completion, fallback: bool) -> Answer:
+        if completion.thread_id is not None and run.request is not None:
+            completion = replace(completion, thread_version=run.request.thread_version)
+        accepted = self._records.complete(run, completion, fallback)
+        self._settle(run, completion.thread_id, accepted.version)
+        recorded = self._journal.exchanges(self._key, self._after).by_id[self._exchange_id]
+        completion = accepted.completion
+        return Answer(
+            text=completion.messages[-1].text,
+            key=self._key,
+            exchange_id=self._exchange_id,
+            run_id=accepted.run_id,
+            message_id=accepted.message_id,
+            backend=run.candidate.backend,
+            model=completion.model or run.candidate.model,
+            fallback=fallback,
+            failures=failures_of(recorded),
+            version=accepted.version,
+            usage=completion.usage,
+        )
+
+    def _settle(self, run: Run, thread_id: str | None, version: int) -> None:
+        """Record that the backend wrote everything to the thread itself, and release the thread.
+
+        If it did not, or another writer journaled meanwhile, the thread is only released: it is read before the next write.
+        """
+        outbox, request, mirror = self._services.outbox, run.request, self._mirror(run)
+        if mirror is None or outbox is None or request is None:
+            return
+        since = self._journal.history(self._key, after=request.thread_version, upto=version)
+        if thread_id is not None and _all_of(run, (each for each in since if isinstance(each, MessageJournaled))):
+            outbox.settle(request, mirror, version)
+        else:
+            outbox.release(request, mirror)
+
+    def _release(self, run: Run, failure: Failure) -> None:
+        """Release the thread that was acquired for a run, noting whether the run may still write to it."""
+        mirror = self._mirror(run)
+        if mirror is not None and self._services.outbox is not None and run.request is not None:
+            self._services.outbox.release(run.request, mirror, is_uncertain(failure))
+
+    def _mirror(self, run: Run) -> str | None:
+        return self._services.backends[run.candidate.backend].thread
+
+
+def failure_of_error(error: Exception) -> Failure:
+    """Return the failure of a run whose backend raised an error of its own."""
+    return Failure("error", type=type(error).__name__, message=redact(str(error)) or None)
+
+
+def failure_of_stop(by: BaseException) -> Failure:
+    """Return the failure of a run whose process, task or listener has gone."""
+    if isinstance(by, ListenerLeft):
+        return Failure("cancelled", code="listener_left", message="the listener stopped before the answer was complete")
+    return Failure("interrupted", message="the process was stopped while the run was in progress")
+
+
+def _all_of(run: Run, messages: Iterable[MessageJournaled]) -> bool:
+    return all(message.run_id == run.run_id for message in messages)
