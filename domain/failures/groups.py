@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import Any
 
 from ..ids import from_iso, to_iso
-from .diagnosis import advise, diagnose
+from .advice import advise
+from .diagnosis import diagnose
 from .failure import Cause, Failure
 from .redaction import whole_text
 

@@ -7,7 +7,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from threadledger.domain.failures import BACKEND_UNWELL, Cause, Failure, advise, diagnose, may_succeed_when_retried
-from threadledger.domain.failures.diagnosis import ADVICE
+from threadledger.domain.failures.advice import ADVICE
 
 RUN = {"endpoint": "GET /threads/{thread_id}/runs/{run_id}"}
 
