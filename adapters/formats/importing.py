@@ -111,14 +111,14 @@ def _journal(conversation: Conversation, entries: Iterable[Entry]) -> None:
 def _extend(ledger: Ledger, found: Found) -> Imported:
     for attempt in range(1, EXTEND_ATTEMPTS_MAX + 1):
         try:
-            return _Begun(ledger, found).extended()
+            return _ExistingConversation(ledger, found).extended()
         except ConversationChanged:
             if attempt == EXTEND_ATTEMPTS_MAX:
                 raise
     raise AssertionError("the last attempt returns or raises")
 
 
-class _Begun:
+class _ExistingConversation:
     """Compare an existing conversation with the one read from the source."""
 
     def __init__(self, ledger: Ledger, found: Found) -> None:

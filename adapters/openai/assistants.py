@@ -62,7 +62,7 @@ class Following:
     run: Any = None
     messages: int = 0
     """Number of messages that the stream has started."""
-    told: list[str] = field(default_factory=list)
+    emitted: list[str] = field(default_factory=list)
     """Parts of the last message that were passed to the listener."""
     request_id: str | None = None
     """The provider's id of the request that opened the last stream; the events of a stream do not contain it."""
@@ -237,10 +237,10 @@ class AssistantsBackend:
             present(event.data.id, event.data.status)
             at.run = event.data
         elif name == "thread.message.created":
-            at.messages, at.told = at.messages + 1, []
+            at.messages, at.emitted = at.messages + 1, []
         elif name == "thread.message.delta":
             texts = [part.text.value for part in event.data.delta.content or () if part.type == "text" and part.text]
-            at.told += [text for text in texts if text]
+            at.emitted += [text for text in texts if text]
             return [text for text in texts if text]
         return []
 
@@ -294,7 +294,7 @@ class AssistantsBackend:
         spent = Spent()
         if run.usage is not None:
             spent.add(run.usage.prompt_tokens, run.usage.completion_tokens)
-        with spent.told():
+        with spent.reported():
             if run.status != "completed":
                 raise ProviderRefused((yield from self._cleaned(at, _failure(at))))
             texts = yield from self._said(at)
@@ -347,9 +347,9 @@ def _tell_the_rest(at: Following, texts: list[str]) -> Effects[None]:
     if not at.request.stream:
         return
     for index, text in enumerate(texts):
-        told = "".join(at.told) if index == at.messages - 1 else ""
-        if index >= at.messages - 1 and text != told and text.startswith(told):
-            yield Emit(Delta(text[len(told) :], message=index))
+        emitted = "".join(at.emitted) if index == at.messages - 1 else ""
+        if index >= at.messages - 1 and text != emitted and text.startswith(emitted):
+            yield Emit(Delta(text[len(emitted) :], message=index))
 
 
 def _failure(at: Following) -> Failure:

@@ -36,7 +36,7 @@ class ChatBackend:
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
         spent = Spent()
-        with spent.told():
+        with spent.reported():
             return (yield from self._answered(request, spent))
 
     def _answered(self, request: BackendRequest, spent: Spent) -> Effects[Completion]:
@@ -175,7 +175,7 @@ class CompletionSoFar:
         """Add one chunk and return its text."""
         self.id, self.model = chunk.id or self.id, chunk.model or self.model
         self.usage = chunk.usage or self.usage
-        told = ""
+        emitted = ""
         for choice in chunk.choices:
             if choice.index:
                 continue  # one choice is requested; if a server returns more, only the first is used
@@ -183,10 +183,10 @@ class CompletionSoFar:
             delta = choice.delta
             self.content += delta.content or ""
             self.refusal += delta.refusal or ""
-            told += delta.content or delta.refusal or ""
+            emitted += delta.content or delta.refusal or ""
             for each in delta.tool_calls or ():
                 self._take_call(each)
-        return told
+        return emitted
 
     def _take_call(self, delta: Any) -> None:
         so_far = self.calls.setdefault(delta.index, ToolCallSoFar())
@@ -228,9 +228,9 @@ def acceptable(message: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in message.items() if name in FIELDS}
     if isinstance(content, list):
         known = PARTS.get(message["role"], frozenset({"text"}))
-        kept["content"] = [part if part.get("type") in known else _told(part) for part in content]
+        kept["content"] = [part if part.get("type") in known else _as_text(part) for part in content]
     return kept
 
 
-def _told(part: dict[str, Any]) -> dict[str, Any]:
+def _as_text(part: dict[str, Any]) -> dict[str, Any]:
     return {"type": "text", "text": f"[{part.get('type', 'content')} not shown]"}

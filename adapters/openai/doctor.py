@@ -147,13 +147,13 @@ def _seen(assistant: Any) -> SeenAssistant:
 
 def _shutdown(model: Any) -> date | None:
     """Return a model's shutdown date. OpenAI gives a date; Azure gives a Unix timestamp as `deprecation.inference`."""
-    told = model.shutdown_date
-    if told is None:
-        told = ((model.model_extra or {}).get("deprecation") or {}).get("inference")
+    shutdown = model.shutdown_date
+    if shutdown is None:
+        shutdown = ((model.model_extra or {}).get("deprecation") or {}).get("inference")
     try:
-        if isinstance(told, (int, float)):
-            return datetime.fromtimestamp(told, UTC).date()
-        return date.fromisoformat(str(told)[:10]) if told else None
+        if isinstance(shutdown, (int, float)):
+            return datetime.fromtimestamp(shutdown, UTC).date()
+        return date.fromisoformat(str(shutdown)[:10]) if shutdown else None
     except (ValueError, OverflowError, OSError):
         return None
 

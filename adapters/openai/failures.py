@@ -110,19 +110,19 @@ def failure_of_event(
     API sends the object of its error envelope, and the SDK returns it as `{"event": "error", "data": {…}}`. Compatible
     servers also put the object under `error`, as in the response to a refused request.
     """
-    told: Any = event
+    error: Any = event
     for name in ("data", "error"):
-        if told.get(name):
-            told = told[name]
-        if not isinstance(told, Mapping):
-            told = {"message": told if isinstance(told, str) else None}
-    kind = told.get("type")
+        if error.get(name):
+            error = error[name]
+        if not isinstance(error, Mapping):
+            error = {"message": error if isinstance(error, str) else None}
+    kind = error.get("type")
     return Failure(
         "error",
-        code=_text(told.get("code")),
+        code=_text(error.get("code")),
         type=None if kind == ERROR_EVENT else _text(kind),
-        message=redact(_text(told.get("message")) or "") or None,
-        param=_text(told.get("param")),
+        message=redact(_text(error.get("message")) or "") or None,
+        param=_text(error.get("param")),
         remote_run_id=remote_run_id,
         thread_id=thread_id,
         details={"endpoint": endpoint, "event": ERROR_EVENT},
@@ -218,7 +218,7 @@ class Spent:
         )
 
     @contextmanager
-    def told(self) -> Iterator[None]:
+    def reported(self) -> Iterator[None]:
         """Add the tokens used so far to a failure raised in this block."""
         try:
             yield

@@ -40,7 +40,7 @@ class ResponsesBackend:
             background: create responses in the background; they are polled without an open connection and can be cancelled.
         """
         self._client = client
-        self._making = Making(client, background)
+        self._making = ResponseMaker(client, background)
         self.thread = "conversations" if in_conversations else None
 
     def preflight(self, request: BackendRequest) -> Failure | None:
@@ -51,7 +51,7 @@ class ResponsesBackend:
         if known is not None:
             return known
         spent = Spent()
-        with spent.told():
+        with spent.reported():
             return (yield from self._answered(request, spent))
 
     def _answered(self, request: BackendRequest, spent: Spent) -> Effects[Completion]:
@@ -66,12 +66,12 @@ class ResponsesBackend:
             conversation = request.thread_id
             results = yield from answer_calls(waiting, request, found=True)
             given = [item for result in results for item in response_items(result)]
-        asked = Asked(request, conversation, deadline, response_tools(request.profile, request.tools))
+        asked = ResponseTask(request, conversation, deadline, response_tools(request.profile, request.tools))
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
             try:
                 response, request_id = yield from self._making.response(asked, given, number)
             except ProviderRefused as refused:
-                raise (yield from self._told_apart(refused, conversation)) from refused
+                raise (yield from self._explained(refused, conversation)) from refused
             if response.usage is not None:
                 spent.add(response.usage.input_tokens, response.usage.output_tokens)
             calls = [
@@ -89,7 +89,7 @@ class ResponsesBackend:
             given = outputs if conversation else [*given, *made, *outputs]
         raise too_many_rounds()
 
-    def _told_apart(self, refused: ProviderRefused, conversation: str | None) -> Effects[ProviderRefused]:
+    def _explained(self, refused: ProviderRefused, conversation: str | None) -> Effects[ProviderRefused]:
         """Return the refusal; if a 404 does not say whether the Conversation or the API is missing, read the Conversation.
         If it still exists, remove its id from the failure."""
         failure = refused.failure
@@ -171,7 +171,7 @@ UNDER_WAY = frozenset({"queued", "in_progress"})
 
 
 @dataclass(frozen=True)
-class Asked:
+class ResponseTask:
     """Hold the values that all responses of one run share."""
 
     request: BackendRequest
@@ -179,7 +179,7 @@ class Asked:
     deadline: float
     """Deadline in seconds of the monotonic clock."""
     tools: list[dict[str, Any]]
-    told: dict[int, str] = field(default_factory=dict)
+    emitted: dict[int, str] = field(default_factory=dict)
     """Text of each response that was passed to the listener, by the response's number in the run."""
 
     @property
@@ -192,14 +192,14 @@ class Asked:
         return ENDPOINT if self.conversation is None else f"{ENDPOINT} {{conversation_id}}"
 
 
-class Making:
+class ResponseMaker:
     """Create responses and wait for their end."""
 
     def __init__(self, client: Client, background: bool) -> None:
         self._client = client
         self._background = background
 
-    def response(self, asked: Asked, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
+    def response(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
         """Create a response and wait until it has ended, completed or not.
 
         Args:
@@ -224,7 +224,7 @@ class Making:
             yield Pause(POLL_SECONDS)  # another request has locked the Conversation; this one had no effect
         return (yield from self._made(asked, given, number))
 
-    def _made(self, asked: Asked, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
+    def _made(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
         options = self._options(asked, given)
         if asked.request.stream:
             stream = opened(self._client, lambda sdk: sdk.responses.create(stream=True, **options), asked.left)
@@ -240,7 +240,7 @@ class Making:
             yield from _tell_the_rest(asked, words_of(response), number)
         return response, request_id
 
-    def _options(self, asked: Asked, given: list[Any]) -> dict[str, Any]:
+    def _options(self, asked: ResponseTask, given: list[Any]) -> dict[str, Any]:
         request = asked.request
         options: dict[str, Any] = {
             "model": request.model,
@@ -260,7 +260,7 @@ class Making:
             options["tools"] = asked.tools
         return options
 
-    def _heard(self, asked: Asked, opening: Call, number: int) -> Effects[tuple[Any, str | None]]:
+    def _heard(self, asked: ResponseTask, opening: Call, number: int) -> Effects[tuple[Any, str | None]]:
         """Follow a stream, pass on its text, and return the last known state of the response with the request id.
 
         Raises:
@@ -278,7 +278,7 @@ class Making:
                         if kind == "error":
                             raise ProviderRefused(failure_of_event(event.to_dict(), asked.endpoint, asked.conversation))
                         if kind in {"response.output_text.delta", "response.refusal.delta"} and event.delta:
-                            asked.told[number] = asked.told.get(number, "") + event.delta
+                            asked.emitted[number] = asked.emitted.get(number, "") + event.delta
                             yield Emit(Delta(event.delta, message=number))
                         elif getattr(event, "response", None) is not None:
                             response = event.response
@@ -298,7 +298,7 @@ class Making:
             raise ProviderRefused(_broken(asked, response, request_id))
         return response, request_id
 
-    def _awaited(self, asked: Asked, response: Any) -> Effects[Any]:
+    def _awaited(self, asked: ResponseTask, response: Any) -> Effects[Any]:
         """Poll a background response until it has ended; cancel it after an error, or when the deadline has passed."""
         response_id = response.id
         try:
@@ -331,7 +331,7 @@ class Making:
             pass  # the response ends by itself; the next use of the thread finds what it wrote
 
     @staticmethod
-    def _too_late(asked: Asked, response: Any) -> ProviderRefused:
+    def _too_late(asked: ResponseTask, response: Any) -> ProviderRefused:
         message = f"the response had not ended after {round(asked.request.timeout_seconds, 1):g} seconds"
         remote = response.id if response is not None else None
         return ProviderRefused(
@@ -348,14 +348,14 @@ def words_of(response: Any) -> str:
     return "".join(words)
 
 
-def _tell_the_rest(asked: Asked, text: str, number: int) -> Effects[None]:
+def _tell_the_rest(asked: ResponseTask, text: str, number: int) -> Effects[None]:
     """Pass on the part of the text that the stream did not deliver because it broke."""
-    told = asked.told.get(number, "")
-    if asked.request.stream and text != told and text.startswith(told):
-        yield Emit(Delta(text[len(told) :], message=number))
+    emitted = asked.emitted.get(number, "")
+    if asked.request.stream and text != emitted and text.startswith(emitted):
+        yield Emit(Delta(text[len(emitted) :], message=number))
 
 
-def _broken(asked: Asked, response: Any, request_id: str | None) -> Failure:
+def _broken(asked: ResponseTask, response: Any, request_id: str | None) -> Failure:
     return Failure(
         "error",
         code="stream_broken",

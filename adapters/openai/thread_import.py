@@ -42,10 +42,10 @@ class ThreadReader:
         try:
             return (yield from self._thread(thread_id))
         except ProviderRefused as refused:
-            told = yield from shut_down_or(refused, self._client)
-            if diagnose(told.failure) is Cause.PROVIDER_GONE:
-                self._gone = told  # no other thread is requested
-            raise told from refused
+            explained = yield from shut_down_or(refused, self._client)
+            if diagnose(explained.failure) is Cause.PROVIDER_GONE:
+                self._gone = explained  # no other thread is requested
+            raise explained from refused
 
     def close(self) -> None:
         """Close the connections, if any were opened."""

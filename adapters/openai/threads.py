@@ -159,7 +159,7 @@ class ConversationThreads:
                 )
                 present(*(item.id for item in made.data))
         except ProviderRefused as refused:
-            raise (yield from self._told_apart(refused, thread_id)) from refused
+            raise (yield from self._explained(refused, thread_id)) from refused
 
     def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
         try:
@@ -169,7 +169,7 @@ class ConversationThreads:
                 )
                 return _read_items(items)
         except ProviderRefused as refused:
-            raise (yield from self._told_apart(refused, thread_id)) from refused
+            raise (yield from self._explained(refused, thread_id)) from refused
 
     def delete(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
         endpoint = "DELETE /conversations/{conversation_id}/items/{item_id}"
@@ -181,7 +181,7 @@ class ConversationThreads:
         return ()  # the API does not show the runs of a Conversation; their items are recognized by position
         yield
 
-    def _told_apart(self, refused: ProviderRefused, thread_id: str) -> Effects[ProviderRefused]:
+    def _explained(self, refused: ProviderRefused, thread_id: str) -> Effects[ProviderRefused]:
         """Return the refusal; remove its thread id if a 404 does not say what is missing and the Conversation still
         exists."""
         if diagnose(refused.failure) is Cause.PROVIDER_GONE and (yield from is_there(self._client, thread_id)):

@@ -37,7 +37,7 @@ def record(client: ClientT, ledger: Ledger | None = None, key: str | None = None
     import openai
 
     from .http import recording_client
-    from .runs import Recorder
+    from .runs import CallRecorder
 
     if key is not None:
         stream_of(key)
@@ -45,7 +45,7 @@ def record(client: ClientT, ledger: Ledger | None = None, key: str | None = None
         raise InvalidInput(f"a {type(client).__name__} cannot be recorded: pass an OpenAI or AsyncOpenAI client")
     own = ledger is None
     ledger = _ledger_of_the_settings() if ledger is None else ledger
-    recorder = Recorder(ledger, key, client.max_retries, close=ledger.close if own else _stays_open)
+    recorder = CallRecorder(ledger, key, client.max_retries, close=ledger.close if own else _stays_open)
     try:
         # The SDK has no public attribute for its HTTP client. `copy` accepts it because its kind matches the client's.
         recording: Any = recording_client(client._client, recorder)

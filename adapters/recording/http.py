@@ -20,7 +20,7 @@ from threadledger.domain.errors import InvalidInput
 
 from .outcomes import Context, Seen, refusal, trouble, with_messages
 from .requests import THREAD_MESSAGES_MAX, Sent
-from .runs import Recorder
+from .runs import CallRecorder
 from .streams import Fold, fold_of, read_body
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class _InFront(Generic[C]):
 class RecordingClient(_InFront[httpx2.Client], httpx2.Client):
     """Wrap an `httpx2.Client` and record its requests."""
 
-    def __init__(self, inner: httpx2.Client, recorder: Recorder) -> None:
+    def __init__(self, inner: httpx2.Client, recorder: CallRecorder) -> None:
         super().__init__(transport=httpx2.BaseTransport(), trust_env=False)  # never used: `inner` sends everything
         self.inner = inner
         self._recorder = recorder
@@ -97,7 +97,7 @@ class RecordingClient(_InFront[httpx2.Client], httpx2.Client):
             recorded.refuse(refusal(response, context))
         elif stream:
             read = partial(self._whole, request=request, context=context, options=options)
-            response.stream = _Stream(response, passing(recorded, response, context), read)
+            response.stream = _RecordedStream(response, passing(recorded, response, context), read)
         else:
             recorded.see(self._whole(read_body(response.content, context), request, context, options))
         return response
@@ -121,7 +121,7 @@ class RecordingClient(_InFront[httpx2.Client], httpx2.Client):
 class AsyncRecordingClient(_InFront[httpx2.AsyncClient], httpx2.AsyncClient):
     """Wrap an `httpx2.AsyncClient` and record its requests; the ledger is written in a worker thread."""
 
-    def __init__(self, inner: httpx2.AsyncClient, recorder: Recorder) -> None:
+    def __init__(self, inner: httpx2.AsyncClient, recorder: CallRecorder) -> None:
         super().__init__(transport=httpx2.AsyncBaseTransport(), trust_env=False)  # never used: `inner` sends everything
         self.inner = inner
         self._recorder = recorder
@@ -167,7 +167,7 @@ class AsyncRecordingClient(_InFront[httpx2.AsyncClient], httpx2.AsyncClient):
         await asyncio.to_thread(self._recorder.close)
 
 
-class _Stream(httpx2.SyncByteStream):
+class _RecordedStream(httpx2.SyncByteStream):
     """Pass on the bytes of a response and record what they show."""
 
     def __init__(self, response: httpx2.Response, passing: Passing, whole: Callable[[Seen], Seen]) -> None:
@@ -238,7 +238,7 @@ class _AsyncStream(httpx2.AsyncByteStream):
             await to_its_end(lambda: record.to(seen))
 
 
-def recording_client(inner: object, recorder: Recorder) -> RecordingClient | AsyncRecordingClient:
+def recording_client(inner: object, recorder: CallRecorder) -> RecordingClient | AsyncRecordingClient:
     """Wrap the app's HTTP client; if it is already a recording client, wrap the client inside it instead.
 
     Raises:

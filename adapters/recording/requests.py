@@ -38,7 +38,7 @@ RUN_SECONDS_DEFAULT = 600.0
 
 
 @dataclass(frozen=True)
-class Asked:
+class ModelRequest:
     """Represent a request that calls a model. `held`: the provider already has the messages before these."""
 
     backend: str
@@ -58,7 +58,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Look:
+class RunQuery:
     """Represent a request about a run in progress, with the provider's id of the run and the tool results sent to it."""
 
     backend: str
@@ -69,7 +69,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Written:
+class ThreadWrite:
     """Represent messages that the app adds to a thread. If the request creates the thread, its id is in the response."""
 
     messages: tuple[Message, ...]
@@ -123,7 +123,7 @@ def route(method: str, path: str) -> tuple[str, tuple[str, ...]] | None:
     return None
 
 
-def read_request(sent: Sent) -> Asked | Look | Written | None:
+def read_request(sent: Sent) -> ModelRequest | RunQuery | ThreadWrite | None:
     """Classify a request; None if it is not recorded. A body that cannot be parsed counts as one without messages."""
     found = route(sent.method, sent.path)
     if found is None:
@@ -132,18 +132,18 @@ def read_request(sent: Sent) -> Asked | Look | Written | None:
     body = _json(sent.body)
     match kind:
         case "at_run":
-            return Look("assistants", f"{sent.method} {_template(ids)}", ids[1], ids[0], _results(body))
+            return RunQuery("assistants", f"{sent.method} {_template(ids)}", ids[1], ids[0], _results(body))
         case "at_response":
             action = "".join(f"/{each}" for each in ids[1:])
-            return Look("responses", f"{sent.method} /responses/{{response_id}}{action}", ids[0])
+            return RunQuery("responses", f"{sent.method} /responses/{{response_id}}{action}", ids[0])
         case "message":
-            return Written(thread_messages([body]), ids[0])
+            return ThreadWrite(thread_messages([body]), ids[0])
         case "thread":
-            return Written(thread_messages(body.get("messages")))
+            return ThreadWrite(thread_messages(body.get("messages")))
     return _asked(kind, ids, body, sent)
 
 
-def _asked(kind: str, ids: tuple[str, ...], body: dict[str, Any], sent: Sent) -> Asked:
+def _asked(kind: str, ids: tuple[str, ...], body: dict[str, Any], sent: Sent) -> ModelRequest:
     model = body.get("model")
     given: dict[str, Any] = {
         "model": str(model) if model else str(body.get("assistant_id") or ""),
@@ -153,12 +153,12 @@ def _asked(kind: str, ids: tuple[str, ...], body: dict[str, Any], sent: Sent) ->
         "timeout_seconds": sent.timeout_seconds or RUN_SECONDS_DEFAULT,
     }
     if kind == "chat":
-        return Asked("chat", CHAT, messages=chat_messages(body.get("messages")), **given)
+        return ModelRequest("chat", CHAT, messages=chat_messages(body.get("messages")), **given)
     if kind == "response":
         conversation = body.get("conversation")
         conversation = conversation.get("id") if isinstance(conversation, Mapping) else conversation
         place = conversation or body.get("previous_response_id")
-        return Asked(
+        return ModelRequest(
             "responses",
             RESPONSES,
             messages=response_messages(body.get("input")),
@@ -170,10 +170,10 @@ def _asked(kind: str, ids: tuple[str, ...], body: dict[str, Any], sent: Sent) ->
     given["timeout_seconds"] = max(given["timeout_seconds"], RUN_SECONDS_DEFAULT)  # a run may outlast its request
     if kind == "run":
         messages = thread_messages(body.get("additional_messages"))
-        return Asked("assistants", RUNS, messages=messages, held=True, place=ids[0], thread_id=ids[0], **given)
+        return ModelRequest("assistants", RUNS, messages=messages, held=True, place=ids[0], thread_id=ids[0], **given)
     thread = body.get("thread")
     messages = thread_messages(thread.get("messages")) if isinstance(thread, dict) else ()
-    return Asked("assistants", THREAD_AND_RUN, messages=messages, held=True, **given)
+    return ModelRequest("assistants", THREAD_AND_RUN, messages=messages, held=True, **given)
 
 
 def _template(ids: tuple[str, ...]) -> str:

@@ -28,7 +28,7 @@ from threadledger.domain.ledger import Ledger
 from threadledger.domain.memory import Memory
 
 from .outcomes import Context, Seen
-from .requests import INSTRUCTIONS, PLACES_MAX, REMOTE_RUNS_MAX, Asked, Look, Sent, Written, read_request
+from .requests import INSTRUCTIONS, PLACES_MAX, REMOTE_RUNS_MAX, ModelRequest, RunQuery, Sent, ThreadWrite, read_request
 
 logger = logging.getLogger("threadledger")
 
@@ -55,7 +55,7 @@ class _Begin:
 
 
 @dataclass(frozen=True)
-class _Begun:
+class StartedRun:
     """Hold the ids and plan of a run after its start was recorded."""
 
     exchange_id: str = ""
@@ -63,13 +63,15 @@ class _Begun:
     plan: RunPlan | None = None
 
 
-class RecordedRun:
+class RunRecording:
     """Record one model call, from before the request is sent to the end of its response."""
 
-    def __init__(self, recorder: Recorder, asked: Asked, key: str, again: RecordedRun | None = None) -> None:
+    def __init__(
+        self, recorder: CallRecorder, asked: ModelRequest, key: str, again: RunRecording | None = None
+    ) -> None:
         self.key = key
         self.asked = asked
-        self._begun = _Begun()
+        self._begun = StartedRun()
         self._recorder = recorder
         self._journal = recorder.ledger.journal
         self._again = again
@@ -92,7 +94,7 @@ class RecordedRun:
         """Return the facts of the response that are known before its body is read."""
         return Context(self.asked.backend, self.asked.endpoint, request_id, http_status, self.asked.thread_id)
 
-    def is_same(self, recorder: Recorder, asked: Asked) -> bool:
+    def is_same(self, recorder: CallRecorder, asked: ModelRequest) -> bool:
         """Return whether a request of this recorder has the same body, so that it may be a retry by the SDK."""
         return recorder is self._recorder and asked.digest == self.asked.digest
 
@@ -156,7 +158,7 @@ class RecordedRun:
 
         self._journal.commit(self.key, decide)
 
-    def _decide(self, memory: Memory, conversation: Conversation) -> _Begun:
+    def _decide(self, memory: Memory, conversation: Conversation) -> StartedRun:
         if not conversation.pending and conversation.version != memory.version:
             raise ConversationChanged(f"the conversation {self.key!r} has changed since its memory was read")
         conversation.close_overdue_runs()
@@ -177,7 +179,7 @@ class RecordedRun:
             rerun_of=given_up["runs"][-1] if given_up and given_up["runs"] else open_one.get("rerun_of"),
             fallback_reason="the app asked another API",
         )
-        return _Begun(begin.exchange_id, conversation.start_run(begin.exchange_id, plan, alongside=True), plan)
+        return StartedRun(begin.exchange_id, conversation.start_run(begin.exchange_id, plan, alongside=True), plan)
 
     def _begin(self, conversation: Conversation, memory: Memory) -> _Begin:
         sent, again = self.asked.messages, self._again
@@ -270,7 +272,7 @@ def give_up_idle(conversation: Conversation) -> None:
 class RecordedLook:
     """Record the result of a request about a run in progress; if the request fails, the run may still continue."""
 
-    def __init__(self, run: RecordedRun, look: Look) -> None:
+    def __init__(self, run: RunRecording, look: RunQuery) -> None:
         self._run = run
         self._look = look
 
@@ -298,7 +300,7 @@ class RecordedLook:
 class RecordedMessages:
     """Journal messages that the app adds to a thread, after the thread has accepted them."""
 
-    def __init__(self, recorder: Recorder, written: Written) -> None:
+    def __init__(self, recorder: CallRecorder, written: ThreadWrite) -> None:
         self._recorder = recorder
         self._written = written
         self._key = recorder.key_for(written.thread_id)
@@ -341,11 +343,11 @@ class RecordedMessages:
 T = TypeVar("T")
 
 
-_LAST: ContextVar[RecordedRun | None] = ContextVar("threadledger_last_run", default=None)
+_LAST: ContextVar[RunRecording | None] = ContextVar("threadledger_last_run", default=None)
 """The last recorded run of this thread or task; the SDK retries a request in the same thread or task."""
 
 
-class Recorder:
+class CallRecorder:
     """Record the calls of one client in a ledger."""
 
     def __init__(
@@ -356,22 +358,22 @@ class Recorder:
         self.max_retries = max_retries
         self.close = close
         self._lock = threading.Lock()
-        self._remote: OrderedDict[str, RecordedRun] = OrderedDict()
+        self._remote: OrderedDict[str, RunRecording] = OrderedDict()
         self._places: OrderedDict[str, str] = OrderedDict()
 
-    def recorded(self, sent: Sent) -> RecordedRun | RecordedLook | RecordedMessages | None:
+    def recorded(self, sent: Sent) -> RunRecording | RecordedLook | RecordedMessages | None:
         """Return the record for a request; None if the request is not recorded. Call it in the thread or task of the caller."""
         request = read_request(sent)
-        if isinstance(request, Look):
+        if isinstance(request, RunQuery):
             run = self._remote.get(request.remote_id)
             return RecordedLook(run, request) if run is not None else None
-        if isinstance(request, Written):
+        if isinstance(request, ThreadWrite):
             return RecordedMessages(self, request) if request.messages else None
         if request is None:
             return None
         last = _LAST.get()
         again = last if last is not None and request.retries and last.is_same(self, request) else None
-        run = RecordedRun(self, request, again.key if again else self.key_for(request.place), again)
+        run = RunRecording(self, request, again.key if again else self.key_for(request.place), again)
         _LAST.set(run)
         return run
 
@@ -384,7 +386,7 @@ class Recorder:
         with self._lock:
             _remember(self._places, {each: key for each in ids if each}, PLACES_MAX)
 
-    def watch(self, remote_id: str, run: RecordedRun | None) -> None:
+    def watch(self, remote_id: str, run: RunRecording | None) -> None:
         """Record the end of a provider's run when the app polls it; with None, stop doing so."""
         with self._lock:
             if run is None:

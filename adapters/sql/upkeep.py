@@ -110,13 +110,13 @@ def _streams(database: Database, progress: Callable[[int, int], None]) -> Iterat
     """Check the versions of each stream, their order in the log, their leaf hashes, and the stored state."""
     ((total,),) = database.query("SELECT count(*) FROM events")
     seen, after = 0, (0, -1)
-    stream: _Stream | None = None
+    stream: _CheckedStream | None = None
     while True:
         page = database.query(_EVENTS, after)
         for number, *columns in page:
             if stream is None or stream.number != number:
                 yield from stream.end(database) if stream is not None else ()
-                stream = _Stream(number, columns[1])
+                stream = _CheckedStream(number, columns[1])
             yield from stream.take(columns)
         seen += len(page)
         progress(seen, total)
@@ -129,7 +129,7 @@ def _streams(database: Database, progress: Callable[[int, int], None]) -> Iterat
         yield Finding("stream", f"its {version} events are missing", key=key_of(name))
 
 
-class _Stream:
+class _CheckedStream:
     """Check one stream, event by event."""
 
     def __init__(self, number: int, name: str | None) -> None:

@@ -126,7 +126,7 @@ def _played(play: Play, script: Mapping[str, Any] | None, counted: Counting | No
             **(shared | dict(play.settings)), openai_api_key="sk-test", openai_base_url=simulator.base_url
         )
         with open_ledger(settings, tools=stub_tools(play.results), wait=lambda seconds: None) as opened:
-            health = _Watched(counted)
+            health = _CountingHealth(counted)
             for backend, (times, facts) in play.unwell.items():
                 for _ in range(times):
                     Health.saw(health, backend, Failure(**facts), now())
@@ -156,7 +156,7 @@ def _named(failures: Sequence[Any]) -> tuple[tuple[str, str], ...]:
     return tuple((failure.backend, failure.cause.value) for failure in failures)
 
 
-class _Watched(Health):
+class _CountingHealth(Health):
     """Track the health of the backends and report the end of each run, so that the next run meets its own fault."""
 
     def __init__(self, counted: Counting | None) -> None:

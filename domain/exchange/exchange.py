@@ -15,7 +15,7 @@ from ..failures import Cause, diagnose
 from ..journal import Journal
 from .answer import Answer, recorded_answer
 from .policy import Pace, Policy
-from .runs import NEW_QUESTION, Mode, Overtaken, Runs, failure_of_error, failure_of_stop
+from .runs import NEW_QUESTION, Mode, NoFurtherRuns, Runs, failure_of_error, failure_of_stop
 from .services import Services
 
 
@@ -135,7 +135,7 @@ class Exchange:
         pace = Pace(self._policy, self._services.random, health=self._services.health)
         try:
             return (yield from answered_by_a_backend(self._policy, pace, self._runs))
-        except Overtaken:
+        except NoFurtherRuns:
             return None
 
     def _all_failed(self) -> AllBackendsFailed:

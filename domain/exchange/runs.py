@@ -32,7 +32,7 @@ class Superseded(BaseException):
     """Raised in a run that another process has closed. No `Exception`, so that no backend reports it as its failure."""
 
 
-class Overtaken(Exception):
+class NoFurtherRuns(Exception):
     """Raised where an exchange makes no further runs: a newer question replaced it, or a limit of the rerun is reached."""
 
 
@@ -313,13 +313,13 @@ class Runs:
         self.limit = self._mode.admit()
         if self.limit:
             yield from self.abandon(self.limit)
-            raise Overtaken
+            raise NoFurtherRuns
         try:
             run = yield from work(lambda: self._started(candidate, attempt, timeout_seconds, fallback_reason))
         except BaseException as error:
             self._mode.give_back()
             if isinstance(error, Conflict) and not isinstance(error, ExchangeAnswered) and self._failed is not None:
-                raise Overtaken from error
+                raise NoFurtherRuns from error
             raise
         self.current = run
         self.made.append(run.run_id)
@@ -339,7 +339,7 @@ class Runs:
             return run.with_partial_text(refused.failure).redacted()
         except Superseded as superseded:
             yield from work(lambda: self._release(run, Failure("interrupted")))
-            raise Overtaken from superseded
+            raise NoFurtherRuns from superseded
         except Exception as error:
             logger.exception("backend %s raised", run.candidate.backend)
             return run.with_partial_text(failure_of_error(error))
@@ -365,7 +365,7 @@ class Runs:
         if isinstance(refused, StoreUnavailable):
             raise refused
         yield from work(lambda: self._release(run, Failure("interrupted")))
-        raise Overtaken
+        raise NoFurtherRuns
 
     def fail(self, run: Run, failure: Failure) -> Effects[None]:
         """Record why a run failed.
@@ -382,7 +382,7 @@ class Runs:
         is_ours = yield from work(record)
         self._failed, self._failure = run, failure
         if not is_ours:
-            raise Overtaken
+            raise NoFurtherRuns
 
     def abandon(self, reason: str) -> Effects[None]:
         """Record that the exchange has no answer."""

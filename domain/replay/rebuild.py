@@ -67,7 +67,7 @@ class RebuildItem:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _RebuildLook:
     """Hold what a rebuild finds for a conversation."""
 
     item: RebuildItem
@@ -107,17 +107,17 @@ class Threads:
         """
         planned = RebuildItem(key, to, version)
         try:
-            look: _Look = yield from work(partial(self._look, planned, at))
+            look: _RebuildLook = yield from work(partial(self._look, planned, at))
             return (yield from self._rebuild(look, at, fresh))
         except ProviderRefused as refused:
             return replace(planned, state="failed", reason=f"{diagnose(refused.failure).value}: {refused}")
         except ThreadledgerError as error:
             return replace(planned, state="failed", reason=str(error))
 
-    def _look(self, planned: RebuildItem, at: int | datetime | None) -> _Look:
+    def _look(self, planned: RebuildItem, at: int | datetime | None) -> _RebuildLook:
         key, to = planned.key, planned.backend
         if at is None and moved_on(self._journal, key, planned.version):
-            return _Look(replace(planned, state="skipped", reason=CHANGED), Rendering(()))
+            return _RebuildLook(replace(planned, state="skipped", reason=CHANGED), Rendering(()))
         look = self._looked(key, to, at)
         unfinished = self._outbox.unfinished(key, to, look.item.digest) if self._outbox is not None else None
         since = self._journal.history(key, after=planned.version) if look.item.version > planned.version else ()
@@ -127,7 +127,7 @@ class Threads:
         )
         return replace(look, unfinished=unfinished, rebuilt=rebuilt)
 
-    def _looked(self, key: str, to: str, at: int | datetime | None) -> _Look:
+    def _looked(self, key: str, to: str, at: int | datetime | None) -> _RebuildLook:
         link = self._journal.require(key).state.links.get(to)
         rendering, version = self._verifier.render(key, to, at)
         count = len(rendering.items)
@@ -143,9 +143,9 @@ class Threads:
             reason="" if count else "nothing to write",
             requests=self._requests(to, count, linked=link is not None and not link["lost"]),
         )
-        return _Look(item, rendering, link)
+        return _RebuildLook(item, rendering, link)
 
-    def _rebuild(self, look: _Look, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
+    def _rebuild(self, look: _RebuildLook, at: int | datetime | None, fresh: bool) -> Effects[RebuildItem]:
         item = look.item
         if item.state == "skipped":
             return item
@@ -169,7 +169,7 @@ class Threads:
             return replace(written, state="skipped", verified=False, reason=str(error))
         return replace(written, state="done")
 
-    def _written(self, look: _Look, mirror: ThreadMirror) -> Effects[tuple[str, Delivered]]:
+    def _written(self, look: _RebuildLook, mirror: ThreadMirror) -> Effects[tuple[str, Delivered]]:
         """Create the thread and write every item, or resume a partly written one."""
         items = look.rendering.items
         if look.unfinished is not None:
@@ -183,7 +183,7 @@ class Threads:
         return thread_id, (yield from bring_up(mirror, thread_id, items, held=()))
 
     def _read_back(
-        self, mirror: ThreadMirror, thread_id: str, look: _Look, delivered: Delivered
+        self, mirror: ThreadMirror, thread_id: str, look: _RebuildLook, delivered: Delivered
     ) -> Effects[tuple[Sequence[ThreadItem], Delivered]]:
         """Return all entries of the thread, after deleting our copies that landed late in the meantime."""
         sent = delivered.sent
@@ -195,7 +195,7 @@ class Threads:
             thread = yield from retried(lambda: mirror.read(thread_id))
         return thread, replace(delivered, sent=sent)
 
-    def _is_sound(self, look: _Look, mirror: ThreadMirror) -> Effects[bool]:
+    def _is_sound(self, look: _RebuildLook, mirror: ThreadMirror) -> Effects[bool]:
         link = look.link
         if link is None or link["lost"] or link["endpoint"] != mirror.endpoint:
             return False

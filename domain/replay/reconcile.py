@@ -152,7 +152,7 @@ LOOKS_MAX = 5
 
 
 @dataclass(frozen=True)
-class _Look:
+class _ReconcileLook:
     """Hold a thread that was read, together with the journal at a version."""
 
     journal: Sequence[ThreadItem]
@@ -191,7 +191,7 @@ class Reconciler:
             thread_id = found.verification.thread_id
             if found.thread is None:
                 return without_thread(item, found.verification)
-            look: _Look = yield from work(partial(self._look, key, to, thread_id, found.thread))
+            look: _ReconcileLook = yield from work(partial(self._look, key, to, thread_id, found.thread))
             return look.decided(replace(item, thread_id=thread_id), adopt=adopt)
         except (ProviderRefused, Conflict) as error:
             return stopped(item, error)
@@ -263,14 +263,14 @@ class Reconciler:
         """
         item = mending.item
         for _ in range(LOOKS_MAX):
-            look: _Look = yield from work(partial(self._look, item.key, item.backend, item.thread_id, thread))
+            look: _ReconcileLook = yield from work(partial(self._look, item.key, item.backend, item.thread_id, thread))
             mending.looked(look)
             if not (mending.adopt and look.drift.foreign) or mending.item.state != "planned":
                 return "rebuild" not in mending.item.action and not mending.item.in_the_way
             yield from work(partial(mending.adopt_foreign, look))
         raise ConversationChanged("other writers constantly change the conversation: try again")
 
-    def _look(self, key: str, to: str, thread_id: str | None, thread: Sequence[ThreadItem]) -> _Look:
+    def _look(self, key: str, to: str, thread_id: str | None, thread: Sequence[ThreadItem]) -> _ReconcileLook:
         """Compare a thread with the journal, which is read after the thread.
 
         At that moment, all our entries that the thread can show are journaled, unless a run is open.
@@ -287,7 +287,7 @@ class Reconciler:
             ours, lost, memory = ours_of(history, state.links[to]["version"], adopted_from(to, str(thread_id)))
             withdrawn = self._verifier.reach(to).render(replace(memory, messages=tuple(lost)), thread_id)
             drift = drift_of(journal, thread, replace(ours, withdrawn=withdrawn.items))
-        return _Look(journal, thread, drift, state.version)
+        return _ReconcileLook(journal, thread, drift, state.version)
 
     def _written_anew(self, mending: _Mending) -> Effects[None]:
         item = mending.item
@@ -313,14 +313,14 @@ class _Mending:
         self.adopt = adopt
         self._journal = journal
 
-    def looked(self, look: _Look) -> None:
+    def looked(self, look: _ReconcileLook) -> None:
         """Update the item after a comparison: the first one decides what to do, a later one what is left of that."""
         if self.item.adopted:
             self.item = decided_again(self.item, look.drift)
         else:
             self.item = look.decided(replace(self.item, state="planned"), adopt=self.adopt)
 
-    def adopt_foreign(self, look: _Look) -> None:
+    def adopt_foreign(self, look: _ReconcileLook) -> None:
         """Journal the foreign entries, all of them or none.
 
         Does nothing if another writer has changed the conversation: the foreign entries must then be determined again.

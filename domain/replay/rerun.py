@@ -40,7 +40,7 @@ from .fork import exchange_in_fork, fork, fork_key, is_fork
 from .jobs import Jobs
 from .plan import Plan, Progress
 from .rebuild import CHANGED
-from .rerun_obstacles import Look, Obstacle, is_left, look, looking_first, moved_on, obstacles, placed
+from .rerun_obstacles import ExchangeLook, Obstacle, is_left, look, looking_first, moved_on, obstacles, placed
 from .rerun_request import INCLUDE, Budget, Limits, RerunItem, Wanted
 
 CONVERSATIONS_KEPT = 64
@@ -281,7 +281,7 @@ class Rerunning:
         finally:
             budget.end(estimate.cost or 0.0, cost)
 
-    def _looked(self, item: RerunItem) -> tuple[Look, RerunItem]:
+    def _looked(self, item: RerunItem) -> tuple[ExchangeLook, RerunItem]:
         """Return the exchange as of now, and the item: done by an earlier attempt, skipped, or still planned."""
         seen = look(self._journal, item.key, item.run_id)
         if self._wanted.into != "tail":
@@ -299,7 +299,7 @@ class Rerunning:
             return seen, skipped(item, found)
         return seen, item
 
-    def _done_before(self, item: RerunItem, seen: Look) -> RerunItem | None:
+    def _done_before(self, item: RerunItem, seen: ExchangeLook) -> RerunItem | None:
         """Return the result of an earlier attempt at this very item that was killed before it was reported, or None."""
         if self._wanted.into == "shadow":
             since = [run for run in seen.exchange.runs if run.shadow and run.version > item.version]
@@ -321,7 +321,7 @@ class Rerunning:
             return skipped(item, [Obstacle("interrupted", interrupted)])
         return None
 
-    def _exchange(self, item: RerunItem, seen: Look, budget: Budget) -> Exchange:
+    def _exchange(self, item: RerunItem, seen: ExchangeLook, budget: Budget) -> Exchange:
         if self._wanted.into == "fork" and item.fork is not None:
             return self._in_fork(item, seen, item.fork, budget)
         memory, is_shadow = seen.memory or Memory(), self._wanted.into == "shadow"
@@ -336,7 +336,7 @@ class Rerunning:
         policy = self.policy if is_shadow or last is None else self._policy(item.key, last)
         return Exchange(self._journal, services, item.key, seen.exchange.exchange_id, mode=mode, policy=policy)
 
-    def _in_fork(self, item: RerunItem, seen: Look, key: str, budget: Budget) -> Exchange:
+    def _in_fork(self, item: RerunItem, seen: ExchangeLook, key: str, budget: Budget) -> Exchange:
         """Return the rerun in a copy of the conversation; the copy is created unless an earlier attempt has done so."""
         at = self._told_at(seen)
         if self._journal.load(key) is None:
@@ -410,10 +410,10 @@ class Rerunning:
         first = self.policy.candidates[0]
         return replace(item, backend=first.backend, model=first.model)
 
-    def _told_at(self, seen: Look) -> int:
+    def _told_at(self, seen: ExchangeLook) -> int:
         return seen.memory.version if seen.memory is not None else seen.run.memory_version
 
-    def _original(self, seen: Look) -> str | None:
+    def _original(self, seen: ExchangeLook) -> str | None:
         answer = recorded_answer(self._journal, seen.run.key, seen.exchange.exchange_id)
         if answer is not None:
             return answer.text

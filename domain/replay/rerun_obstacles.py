@@ -41,7 +41,7 @@ class Obstacle:
 
 
 @dataclass(frozen=True)
-class Look:
+class ExchangeLook:
     """Hold what is known of a run and its exchange at one moment."""
 
     run: RunRecord
@@ -64,13 +64,13 @@ class Look:
         return self.memory is not None and self.memory.digest() == self.present.digest()
 
 
-def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = None) -> Look:
+def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = None) -> ExchangeLook:
     """Return a run and its exchange as they are now."""
     exchanges = exchanges or journal.exchanges(key)
     run = exchanges.runs[run_id]
     exchange, present, memory = exchanges.exchange_of(run), journal.memory(key), told_again(journal, run)
     where, gone_on = placed(present, memory or Memory(), exchange)
-    return Look(
+    return ExchangeLook(
         run,
         exchange,
         exchanges,
@@ -116,13 +116,13 @@ def placed(present: Memory, memory: Memory, exchange: ExchangeRecord) -> tuple[P
     return Place(tuple(superseded), before[-1] if gone_on else None), gone_on
 
 
-def obstacles(seen: Look, wanted: Wanted, services: Services, policy: Policy) -> list[Obstacle]:
+def obstacles(seen: ExchangeLook, wanted: Wanted, services: Services, policy: Policy) -> list[Obstacle]:
     """Return everything that prevents a rerun of a run's exchange."""
     found = _of_exchange(seen, wanted, services, policy)
     return [each for each in found if not wanted.includes(each.kind)]
 
 
-def moved_on(journal: Journal, seen: Look, version: int) -> bool:
+def moved_on(journal: Journal, seen: ExchangeLook, version: int) -> bool:
     """Return whether a conversation has changed since a version, apart from its threads and from reruns.
 
     Reruns of other exchanges do not count, nor does one of this exchange whose process was killed: what they left is
@@ -140,14 +140,14 @@ def is_left(run: RunRecord) -> bool:
     return run.state == "open" and run.deadline is not None and from_iso(run.deadline) < now()
 
 
-def looking_first(seen: Look, services: Services, policy: Policy) -> Policy:
+def looking_first(seen: ExchangeLook, services: Services, policy: Policy) -> Policy:
     """Return the policy with only those backends that search for the last run's answer before a new call."""
     kind = _thread_of_last(seen, services)
     found = [each for each in policy.candidates if kind is not None and services.backends[each.backend].thread == kind]
     return replace(policy, candidates=tuple(found))
 
 
-def _thread_of_last(seen: Look, services: Services) -> str | None:
+def _thread_of_last(seen: ExchangeLook, services: Services) -> str | None:
     """Return the kind of thread in which the last run took place.
 
     Returns None if it used none, or the thread has been replaced.
@@ -167,7 +167,7 @@ def _thread_of_last(seen: Look, services: Services) -> str | None:
     return mirror.name if usable else None
 
 
-def _of_exchange(seen: Look, wanted: Wanted, services: Services, policy: Policy) -> Iterator[Obstacle]:
+def _of_exchange(seen: ExchangeLook, wanted: Wanted, services: Services, policy: Policy) -> Iterator[Obstacle]:
     exchange, shadow = seen.exchange, wanted.into == "shadow"
     if exchange.answered_by is not None:
         yield Obstacle("answered", f"already answered by run {exchange.answered_by}")

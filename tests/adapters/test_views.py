@@ -590,7 +590,7 @@ def test_a_view_that_is_rebuilt_while_it_catches_up_catches_up(open_any_store, m
     fill(ledger)
     assert_right(ledger)
     fill(ledger)
-    holds, rebuilt = projection.Places.holds, []
+    holds, rebuilt = projection.Generations.holds, []
 
     def and_then_rebuilt(self, connection, place):
         held = holds(self, connection, place)
@@ -599,7 +599,7 @@ def test_a_view_that_is_rebuilt_while_it_catches_up_catches_up(open_any_store, m
             other.journal.views.rebuild([self._view.name])
         return held
 
-    monkeypatch.setattr(projection.Places, "holds", and_then_rebuilt)
+    monkeypatch.setattr(projection.Generations, "holds", and_then_rebuilt)
     assert_right(ledger)
     assert rebuilt == NAMES
 

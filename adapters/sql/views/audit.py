@@ -37,8 +37,8 @@ from threadledger.domain.ids import to_iso
 from .catching_up import EVENTS, STREAMS, Taken, View, put
 from .runs import (
     COLUMNS,
+    FoldedRuns,
     RunPlaces,
-    Runs,
     as_row,
     because_of,
     ends_of,
@@ -60,7 +60,7 @@ PAGE_FAILURES = 1_000
 _LAST_CHARACTER = "\U0010ffff"
 
 
-Known = Runs
+Known = FoldedRuns
 
 
 @dataclass
@@ -100,7 +100,7 @@ class AuditView(View[Known, Changes]):
         return restored(connection, found.all())
 
     def fold(self, taken: Sequence[Taken], known: Known | None) -> Changes:
-        runs = known or Runs()
+        runs = known or FoldedRuns()
         folded = fold_exchanges((event for _, event in taken), runs.folded)
         for position, event in taken:
             match event:

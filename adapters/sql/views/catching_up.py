@@ -70,7 +70,7 @@ class Projection:
         self.view = view
         self._database = database
         self._log = log
-        self._places = Places(database, view)
+        self._places = Generations(database, view)
 
     def caught_up(self) -> int:
         """Bring the view up to the current end of the log and return its live generation.
@@ -84,7 +84,7 @@ class Projection:
             live = _live(places)
             if live is not None and live.position >= target:
                 return live.generation
-            place = live or (places[-1] if places else Place())
+            place = live or (places[-1] if places else Generation())
             size = self._step(place, target, size, self._written)
 
     def live(self) -> int | None:
@@ -95,7 +95,7 @@ class Projection:
     def status(self) -> dict[str, Any]:
         """Return the status of the view without updating it."""
         end, places = self._places.look()
-        place = _live(places) or Place()
+        place = _live(places) or Generation()
         return {
             "name": self.view.name,
             "version": self.view.version,
@@ -111,7 +111,7 @@ class Projection:
             CorruptEvent: an event cannot be processed; the previous generation remains live.
         """
         end, places = self._places.look()
-        own = Place(generation=places[-1].generation + 1 if places else 1)
+        own = Generation(generation=places[-1].generation + 1 if places else 1)
         place, size = own, BATCH_EVENTS_MAX
         progress(self.view.name, 0, end)
         while not any(each.live and each.generation >= own.generation for each in places):
@@ -123,7 +123,9 @@ class Projection:
         for position, reason in self._places.parked(own.generation):
             raise _refusal(self.view, position, reason)
 
-    def _step(self, place: Place, target: int, size: int, ended: Callable[[Place, Batch, Any, bool], None]) -> int:
+    def _step(
+        self, place: Generation, target: int, size: int, ended: Callable[[Generation, Batch, Any, bool], None]
+    ) -> int:
         """Process one batch, unless another process was first; return the maximum size of the next one."""
         batch = self._batch(place.position, target, size)
         changes: Any = None
@@ -155,7 +157,7 @@ class Projection:
             after, seen, chars = row[0], seen + 1, chars + len(row[4])
         return Batch(taken, max(after, target))
 
-    def _changes(self, place: Place, batch: Batch) -> Any:
+    def _changes(self, place: Generation, batch: Batch) -> Any:
         """Compute the changes of a batch.
 
         Raises:
@@ -182,7 +184,7 @@ class Projection:
         except Exception as error:
             raise _unfolded(batch, error) from error
 
-    def _written(self, place: Place, batch: Batch, changes: Any, live: bool) -> None:
+    def _written(self, place: Generation, batch: Batch, changes: Any, live: bool) -> None:
         """Write the rows, the position and its effects in one transaction; write nothing if another process was first."""
 
         def write(connection: Any) -> bool:
@@ -201,7 +203,7 @@ class Projection:
         if self._database.write(write) and batch.poison is not None:
             logger.warning("the view %s skipped one event: %s", self.view.name, batch.poison)
 
-    def _refused(self, place: Place, batch: Batch, changes: Any, live: bool) -> None:
+    def _refused(self, place: Generation, batch: Batch, changes: Any, live: bool) -> None:
         """Write the batch, but raise an error instead of parking an event."""
         if batch.poison is not None:
             self._database.write(lambda connection: self._places.drop(connection, place.generation))
@@ -209,7 +211,7 @@ class Projection:
         self._written(place, batch, changes, live)
 
 
-def _live(places: Sequence[Place]) -> Place | None:
+def _live(places: Sequence[Generation]) -> Generation | None:
     return next((each for each in reversed(places) if each.live), None)
 
 
@@ -269,7 +271,7 @@ _FORGET = "WHERE view = ? AND version = ? AND generation = ?"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Generation:
     """Represent the position of one generation in the log."""
 
     generation: int = 1
@@ -280,7 +282,7 @@ class Place:
     """Whether the generation has a row in `tracking`."""
 
 
-class Places:
+class Generations:
     """Store the places of one view in its current version."""
 
     def __init__(self, database: Database, view: View[Any, Any]) -> None:
@@ -288,17 +290,17 @@ class Places:
         self._view = view
         self._named = (view.name, view.version)
 
-    def look(self) -> tuple[int, Sequence[Place]]:
+    def look(self) -> tuple[int, Sequence[Generation]]:
         """Return the last position of the log and the places of all generations, oldest first."""
         rows = self._database.query(_LOOK, self._named)
-        places = [Place(row[1], row[2], bool(row[3]), claimed=True) for row in rows if row[1] is not None]
+        places = [Generation(row[1], row[2], bool(row[3]), claimed=True) for row in rows if row[1] is not None]
         return rows[0][0], places
 
-    def holds(self, connection: Connection, place: Place) -> bool:
+    def holds(self, connection: Connection, place: Generation) -> bool:
         """Return whether the stored position of a place is unchanged."""
         return self._execute(connection, _FIND, (*self._named, place.generation, place.position)).first() is not None
 
-    def advance(self, connection: Connection, place: Place, position: int, live: bool) -> bool:
+    def advance(self, connection: Connection, place: Generation, position: int, live: bool) -> bool:
         """Advance a place, or claim it if it does not exist; return False if another process was first."""
         if not place.claimed:
             return (

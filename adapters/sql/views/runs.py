@@ -49,7 +49,7 @@ class RunPlaces:
 
 
 @dataclass
-class Runs:
+class FoldedRuns:
     """Hold folded runs with the positions of their events. Contains all runs of an exchange, or no run of it."""
 
     folded: Exchanges = field(default_factory=Exchanges)
@@ -215,7 +215,7 @@ def storable(given: object) -> str | None:
     return _whole(given) if isinstance(given, str) else None
 
 
-def restored(connection: Connection, rows: Sequence[RowOfRun]) -> Runs:
+def restored(connection: Connection, rows: Sequence[RowOfRun]) -> FoldedRuns:
     """Restore folded runs from their rows and events.
 
     Raises:
@@ -223,7 +223,7 @@ def restored(connection: Connection, rows: Sequence[RowOfRun]) -> Runs:
     """
     places = [RunPlaces(row.started, row.completed, row.failed) for row in rows]
     told = events_at(connection, [at for place in places for at in vars(place).values() if at is not None])
-    runs = Runs(fold_exchanges(told.values()))
+    runs = FoldedRuns(fold_exchanges(told.values()))
     for row, place in zip(rows, places, strict=True):
         run = runs.folded.runs.get(row.id_reversed[::-1])
         if run is None:
