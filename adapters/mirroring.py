@@ -56,14 +56,10 @@ from .beside import (
 
 logger = logging.getLogger("threadledger.threads")
 
-
 CLAIM_SECONDS = 600.0
 """Maximum time to hold a thread for sending, in seconds; after that the holder counts as crashed."""
 
-
 CLAIM_ATTEMPTS_MAX = 25
-
-
 CLAIM_WAIT_SECONDS = 0.2
 """Pause between the `CLAIM_ATTEMPTS_MAX` attempts to claim a thread that another process is writing to, in seconds."""
 

@@ -16,15 +16,10 @@ from threadledger.domain.conversation import Profile, parse_profile
 from threadledger.domain.errors import FileMissing, InvalidSettings
 
 BACKENDS = ("assistants", "responses", "chat")
-
-
 DEFAULT_PROFILE = Path("profiles/john.toml")
-
-
 DEFAULT_MODEL = "gpt-5.5"
 """Model used if neither OPENAI_MODEL nor the profile names one. Models retire: GET /models returns `shutdown_date`.
 gpt-5.5 is the model in the openai SDK's own examples (3.54, November 2026)."""
-
 
 DEADLINE_SECONDS_MAX = 86_400.0
 """Maximum deadline of an exchange, in seconds: one day."""

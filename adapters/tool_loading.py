@@ -15,8 +15,6 @@ from threadledger.domain.exchange import ToolFunction
 from threadledger.domain.failures import redact
 
 SETTING = "THREADLEDGER_TOOLS"
-
-
 FILE_MODULE = "threadledger_tools"
 """Module name under which a tools file is imported; the file's own name may clash with another module."""
 

@@ -118,7 +118,6 @@ def _question() -> str:
 ARGUMENTS_SHOWN_CHARS = 80
 """Maximum characters of a tool call's arguments that are shown."""
 
-
 NOT_THE_ANSWER = "[interrupted: this is not the answer]"
 """Line that ends the text of a failed run on stdout; the reason goes to stderr, which may be redirected elsewhere."""
 

@@ -17,9 +17,7 @@ from .main import Exit, common, run
 if TYPE_CHECKING:
     from threadledger.adapters import Simulator
 
-
 KEY = "customer-42"
-
 
 PROFILE = """name = "John"
 instructions = "You are John, the assistant of a parcel service."
@@ -28,7 +26,6 @@ instructions = "You are John, the assistant of a parcel service."
 name = "web_search"
 description = "Search the web."
 """
-
 
 SETTINGS = {
     "OPENAI_API_KEY": "sk-demo",

@@ -22,13 +22,9 @@ if TYPE_CHECKING:
     from threadledger.domain.memory import MemoryChange, MemoryDiff
     from threadledger.domain.threads import Difference, SideBySide, ThreadItem
 
-
 MARKS = {"went": "-", "came": "+", "moved": "~", "different": "~"}
 
-
 Moment = datetime | int | None
-
-
 Range = tuple[Moment, Moment]
 
 
@@ -127,7 +123,6 @@ def _drawn(change: MemoryChange) -> Drawn:
 
 THREAD_MARKS = {"missing": "-", "extra": "+", "different": "~"}
 
-
 KIND_NAMES = {"message": "", "tool_call": "calls ", "tool_result": "result"}
 
 
@@ -200,14 +195,11 @@ def _who(item: ThreadItem) -> str:
 
 STYLES = {"-": "red", "+": "green", "~": "yellow"}
 
-
 WORDS_COMPARED_MAX = 2_000
 """Maximum words and spaces of a text that are compared one by one; longer texts are compared line by line."""
 
-
 ALIKE_MIN = 0.4
 """Minimum similarity of two texts (0 to 1) for marking changed words within one line."""
-
 
 SAME_LINES_SHOWN = 1
 """Number of unchanged lines shown before and after changed ones."""

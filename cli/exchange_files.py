@@ -17,9 +17,7 @@ from .output import counted, emit_many, note, tracked
 if TYPE_CHECKING:
     from threadledger.adapters import Imported
 
-
 FORMATS = ("jsonl", "threads", "chatgpt", "agents-sqlite")
-
 
 ROWS_SHOWN_MAX = 50
 """Maximum rows in a table before conversations with omitted content are only counted; failed ones are always shown."""

@@ -20,19 +20,13 @@ if TYPE_CHECKING:
     from threadledger.adapters import Settings
     from threadledger.domain.ledger import Ledger
 
-
 F = TypeVar("F", bound=Callable[..., Any])
 
-
 FORMATS = ("table", "json", "jsonl", "csv")
-
-
 LOG_FORMATS = ("text", "json")
-
 
 VERSION_DIGITS_MAX = 18
 """Maximum digits of a version, so that it fits into a database integer."""
-
 
 GIVEN_CHARS_MAX = 60
 """Maximum characters of an invalid value shown in an error message."""
@@ -172,8 +166,6 @@ def _short(value: object) -> str:
 
 
 KEY = TextParameter()
-
-
 TEXT = TextParameter(stdin=True)
 
 

@@ -18,23 +18,18 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-
 Row = Mapping[str, Any]
-
 
 LONG_COLUMNS = frozenset(
     {"answer", "data", "key", "losses", "mend", "message", "reason", "threads", "value", "what", "what_was_said"}
 )
 """Columns that wrap on a narrow terminal; the others stay on one line."""
 
-
 ALWAYS_COUNTED = frozenset({"messages", "journal", "thread"})
 """Number columns that are shown even if all values are 0."""
 
-
 LONG_COLUMN_WIDTH_MIN = 12
 """Minimum width of a wrapping column, in characters."""
-
 
 STATE_STYLES = {
     **dict.fromkeys(("same", "done", "ok", "answered", "retried", "fallback"), "green"),
@@ -43,14 +38,11 @@ STATE_STYLES = {
 }
 """Terminal style of each state."""
 
-
 THREAD_ID_ENDING_CHARS = 8
 """Last characters of a thread id that a table shows; JSON has the whole id."""
 
-
 WIDE_TERMINAL = 100
 """Terminal width, in columns, from which on wide layouts are used."""
-
 
 PIPE_WIDTH = 200
 """Width, in columns, of a table that is not printed to a terminal."""
@@ -229,11 +221,8 @@ def _cell(value: Any) -> Any:
 
 
 SPARKS = "▁▂▃▄▅▆▇█"
-
-
 NOTHING = "·"
 """Character for a count of 0 in a sparkline; the lowest bar is for small counts."""
-
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -265,7 +254,6 @@ def span(seconds: float | None) -> str:
 
 
 T = TypeVar("T")
-
 
 BAR_ITEMS_MIN = 20
 """Minimum number of items for a bar; fewer are done before it could be read."""

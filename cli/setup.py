@@ -12,8 +12,6 @@ from .main import Exit, common, invocation, load_settings, opened
 from .output import emit_many, emit_one, note
 
 ENV = Path(".env")
-
-
 BACKUP = Path(".env.bak")
 
 

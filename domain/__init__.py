@@ -206,11 +206,13 @@ _EARLIER = {
     "exchange.services": "Mend Outbox Outside=Services",
     "failures.advice": "ADVICE advise",
     "failures.diagnosis": "BACKEND_UNWELL DIAGNOSIS_VERSION diagnose may_succeed_when_retried",
-    "failures.groups": ("Decision GroupName RULE_VERSION TREND_PARTS group_id named_group normalised state_of tallied"),
-    "failures.health": "BackendEnd Cooling Health cooling_after health_of tells",
+    "failures.groups": (
+        "Decision GroupName RULE_VERSION TREND_PARTS group_id named_group=GroupName.of normalised state_of=GroupState.of tallied"
+    ),
+    "failures.health": "BackendEnd Cooling Health cooling_after health_of=BackendHealth.of_each tells",
     "failures.redaction": "LOGGERS Redacting fields_of keep_secret redact redact_details whole_text",
     "failures.retry": "is_worth_a_retry",
-    "failures.summary": "BY_FAILURE SUMMARY_BY in_order percentile",
+    "failures.summary": "BY_FAILURE SUMMARY_BY in_order=SummaryRow.ranked percentile",
     "ids": "from_iso new_id now to_iso",
     "journal.observers": "RunLog",
     "journal.ports": "Appending DecideAppend EventLog JobClaims MemoryFile NotedThread StreamHead Upkeep Views",

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 
@@ -27,7 +28,7 @@ def lazy_face(room: str, *homes: Mapping[str, str]) -> Callable[[str], Any]:
             raise AttributeError(f"module {room!r} has no attribute {name!r}")
         home, current = home_of[name]
         module = import_module(f".{home}", room)
-        value = getattr(module, current) if current else module
+        value = attrgetter(current)(module) if current else module
         setattr(sys.modules[room], name, value)
         return value
 

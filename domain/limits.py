@@ -5,172 +5,126 @@ from __future__ import annotations
 KEY_CHARS_MAX = 200
 """Maximum length of a conversation's key, in characters (CONTRACT: 1 to 200)."""
 
-
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """Maximum size of a stored message, in bytes of UTF-8 JSON. OpenAI accepts at most 10 MiB of text in one item."""
-
 
 JSON_LEVELS_MAX = 400
 """Maximum nesting of stored JSON, in levels. Python reads about 900, or fewer if the call stack is deep already."""
 
-
 METADATA_BYTES_MAX = 1024 * 1024
 """Maximum size of a conversation's metadata as JSON, in bytes."""
-
 
 IDEMPOTENCY_KEY_CHARS_MAX = 500
 """Maximum length of an idempotency key, in characters."""
 
-
 DECIDE_ATTEMPTS_MAX = 20
 """Maximum attempts of a command while other writers append to the same conversation first."""
-
 
 RETRIES_DEFAULT = 2
 """Number of attempts on one backend after the first."""
 
-
 BACKEND_TIMEOUT_SECONDS = 60.0
 """Time limit of one attempt, in seconds."""
-
 
 EXCHANGE_DEADLINE_SECONDS = 300.0
 """Time limit of a whole exchange, in seconds: all attempts of all backends, and the pauses between them."""
 
-
 ATTEMPT_SECONDS_MIN = 1.0
 """Minimum time for an attempt, in seconds; with less, it is not started. Half of the deadline, if that is less."""
-
 
 RUN_GRACE_SECONDS = 30.0
 """Time after an attempt's limit, in seconds, in which its process may record the end; then it counts as crashed."""
 
-
 BETWEEN_RUNS_SECONDS = 60.0
 """How long an exchange without an open run is reserved for its process, in seconds: the longest pause plus a margin."""
 
-
 BACKOFF_FIRST_SECONDS = 0.5
-
-
 BACKOFF_MAX_SECONDS = 8.0
 """Pause before a retry, in seconds: doubled at each attempt, with jitter, up to the maximum."""
-
 
 RETRY_AFTER_MAX_SECONDS = 30.0
 """Longest `Retry-After` that is waited for, in seconds; a longer one causes a fallback at once."""
 
-
 BREAKER_FAILURES = 5
 """Number of failures in a row after which a backend cools down."""
 
-
 BREAKER_COOLDOWN_SECONDS = 30.0
-
-
 BREAKER_COOLDOWN_MAX_SECONDS = 300.0
 """Duration of a cooldown, in seconds: doubled at each further failure, up to the maximum."""
-
 
 BREAKER_RETRY_AFTER_MAX_SECONDS = 3_600.0
 """Longest `Retry-After` that a cooldown follows, in seconds: a wrong header must not disable a backend forever."""
 
-
 HEALTH_ENDS = 20
 """Number of ended runs that are read per backend to determine its health."""
-
 
 WAIT_BEFORE_FALLBACK_SECONDS = 10.0
 """Longest pause before a retry if another backend is left, in seconds: the caller is waiting for an answer."""
 
-
 FAILURE_TEXT_CHARS_MAX = 2_000
 """Maximum stored length of a provider's error message, in characters."""
-
 
 PARTIAL_TEXT_CHARS_MAX = 256_000
 """Maximum stored length of an incomplete answer, in characters."""
 
-
 REASON_CHARS_MAX = 500
 """Maximum stored length of the reason for giving up a backend, in characters."""
-
 
 DETAILS_BYTES_MAX = 8 * 1024
 """Maximum stored size of a failure's raw details as JSON, in bytes."""
 
-
 ABANDONED_KEPT = 50
 """Number of unanswered exchanges in the aggregate's state; older ones are still in the events."""
-
 
 ANSWERED_KEPT = 20
 """Number of answered exchanges in the aggregate's state, so that a late caller cannot answer one of them again."""
 
-
 TOOL_ROUNDS_MAX = 20
 """Maximum number of times that a model may call tools within one run."""
-
 
 INTERRUPT_LOOK_SECONDS = 1.0
 """Interval at which a run in progress checks whether a newer question has replaced it, in seconds."""
 
-
 LATE_ANSWER_LOOKS_MAX = 30
 """Maximum attempts to journal the answer of a run that was closed by another process, while another run is open."""
 
-
 QUEUE_LOOK_FIRST_SECONDS = 0.05
-
-
 QUEUE_LOOK_MAX_SECONDS = 0.25
 """Interval at which a queued question checks for a free conversation, in seconds: doubled up to the maximum."""
-
 
 DOUBT_SECONDS = 600.0
 """How long an unconfirmed write may still arrive in a thread, in seconds: the openai SDK's own default timeout."""
 
-
 DOUBTS_KEPT_MAX = 32
 """Maximum number of unconfirmed writes to a thread that are remembered, the newest ones."""
-
 
 DOUBTS_SEARCHED_MAX = 8
 """Maximum number of unconfirmed writes, the newest ones, whose content is searched in a thread: each doubles the
 search."""
 
-
 LANDINGS_TRIED_MAX = 500_000
 """Maximum number of explanations tried for surplus copies (one or two seconds): repeated texts may have more."""
-
 
 JOB_PINS_PER_EVENT = 1_000
 """Number of items of a job's plan in one event."""
 
-
 JOB_BLOCK_ITEMS_MAX = 20
 """Maximum number of items that a job's worker claims, and whose results it records, at once."""
-
 
 JOB_CLAIM_SECONDS = 120.0
 """How long a worker's claim lasts without renewal, in seconds; then a worker on another machine counts as gone."""
 
-
 JOB_WORKERS_MAX = 64
 """Maximum number of workers of one process for a job."""
-
 
 ASYNC_WORKERS = 8
 """Number of threads that do the database work of an asynchronous ledger, however many exchanges are in progress."""
 
-
 TOOL_WORKERS = 32
 """Number of threads that call an app's blocking functions for an asynchronous ledger. `async` functions use none."""
 
-
 RUNS_WATCHED_MAX = 10_000
 """Maximum number of open runs that are remembered for observers; the start of an older run is read again."""
-
 
 LAGGING_LOOKED_AT_MAX = 1_000
 """Number of conversations, the most recently changed ones, whose threads `doctor` checks in the notebook."""

@@ -25,13 +25,9 @@ from .importing import Entry, Found, Imported, json_of, message_of
 MAGIC = b"SQLite format 3\0"
 """First bytes of every SQLite file."""
 
-
 SESSIONS = {"session_id", "created_at"}
-
-
 MESSAGES = {"id", "session_id", "message_data", "created_at"}
 """Columns that are read."""
-
 
 WRITE_VERSION_AT, WRITE_AHEAD_LOG = 18, 2
 """Offset of the write version in the file header, and its value for databases with a write-ahead log."""

@@ -24,17 +24,13 @@ from .json_values import Value, values_of
 ZIP_MAGIC = b"PK\x03\x04"
 """First bytes of a zip file."""
 
-
 CONVERSATIONS = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
 """Names of conversation files in the zip; a large export has several."""
-
 
 KEPT = ("title", "create_time", "gizmo_id", "default_model_slug")
 """Fields of an exported conversation that are imported as metadata."""
 
-
 ROLES = ("system", "user", "assistant", "tool")
-
 
 Node = Mapping[str, Any]
 
@@ -153,17 +149,12 @@ def _place(node_id: str) -> str:
 REASONING = frozenset({"thoughts", "reasoning_recap"})
 """Content types of reasoning, which are not imported."""
 
-
 TO_ALL = frozenset({None, "", "all", "assistant", "user"})
 """Values of `recipient` for messages that do not go to a tool."""
 
-
 NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
-
-
 TOOL_NAME_CHARS_MAX = 64
 """Maximum length of a function name that providers accept."""
-
 
 CARRIED = ("attachments", "model_slug")
 """Metadata fields of a message that are kept with its content. Attachments are references with name, size and type."""

@@ -29,14 +29,11 @@ from threadledger.domain.ledger import Ledger
 BATCH_CONVERSATIONS = 50
 """Maximum number of new conversations stored in one transaction."""
 
-
 BATCH_MESSAGES = 2_000
 """Number of messages after which a batch is stored, so that memory use does not grow with the file."""
 
-
 EXTEND_ATTEMPTS_MAX = 3
 """Maximum number of attempts to extend a conversation while other imports change it at the same time."""
-
 
 LEFT_BRANCH = "another branch took its place where it was imported from"
 

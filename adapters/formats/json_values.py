@@ -16,23 +16,14 @@ from threadledger.domain.errors import InvalidInput
 CHUNK_BYTES = 1024 * 1024
 """Number of bytes read at once."""
 
-
 HEAD_BYTES = 1024 * 1024
 """Number of bytes at the beginning of a file that are read to decide whether it has lines or is one document."""
 
-
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-
 _INSIDE = re.compile(rb'["{}\[\]]')
-
-
 _BETWEEN = re.compile(rb'[",{}\[\]]')
-
-
 _IN_TEXT = re.compile(rb'["\\]')
-
-
 _SPACE = b" \t\r\n"
 
 

@@ -24,18 +24,14 @@ from .importing import Entry, Found, Imported, import_found, json_of, message_of
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-
 PLACE_FIELDS = ("message_id", "at", "source", "exchange_id", "run_id")
 """Fields that an export adds to each message: its id, timestamp, source, exchange and run."""
-
 
 PLACE = "threadledger_place"
 """Field that holds the place fields if the message itself already has fields with these names."""
 
-
 OWN = "own"
 """Field inside `PLACE` that holds the message's own value of the field named `PLACE`."""
-
 
 METADATA = "metadata"
 """Field that holds the conversation's metadata if that has fields named `id` or `messages`."""

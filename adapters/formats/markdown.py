@@ -129,23 +129,15 @@ def _pretty(value: Any) -> str:
 
 
 _NEW_LINE = re.compile(r"\r\n|\r|\n")
-
-
 _MEANING = re.compile(r"([\\`*_\[\]<>#|~!&$])")
 """Characters with a special meaning at any position."""
-
-
 _AT_THE_BEGINNING = re.compile(r"^([-+=:])|^(\d+)([.)])")
 """Characters with a special meaning at the beginning of a line: list markers and heading underlines."""
-
-
 _ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(:)|\b(www)(\.)|(@)")
 """Text that Markdown renderers turn into links automatically."""
 
-
 LINKED_SCHEMES = frozenset({"http", "https"})
 """URL schemes that become links; other URLs (`javascript:`, `file:`) are shown as text."""
-
 
 SAFE_IN_A_LINK = "/:?&=%+,;@#!$'*~-._"
 

@@ -25,10 +25,8 @@ from .threads import IN_A_THREAD, KEY, found_in_threads
 
 FORMATS = ("jsonl", "threads", "chatgpt", "agents-sqlite")
 
-
 LOOKED_AT = 50
 """Number of values at the beginning of a file that are checked to detect its format."""
-
 
 GZIP_MAGIC = b"\x1f\x8b"
 

@@ -23,10 +23,8 @@ from .json_values import Value
 KEY = "threadledger_key"
 """Metadata field in which a thread written by a ledger has the conversation's key."""
 
-
 THREAD_ID = "id"
 """Value of `key_from` that always selects the thread's own id as the key."""
-
 
 IN_A_THREAD = ("thread.message", "list", "thread")
 
@@ -196,11 +194,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 MESSAGE_ID = "threadledger_message"
-
-
 WRITTEN_AT = "threadledger_written_at"
 """Metadata fields in which a message written by a ledger has its message id and its original timestamp."""
-
 
 CARRIED = ("attachments", "incomplete_details")
 """Fields of a message that are kept with its content. Attachments are file ids, with size and hash if the dump has them."""

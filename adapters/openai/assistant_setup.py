@@ -17,7 +17,6 @@ from .limits import ASSISTANT_NAME_CHARS_MAX, PAGE_ITEMS
 PROFILE_HASH = "threadledger_profile"
 """Metadata key of an assistant that holds the hash of the profile it was created from."""
 
-
 ASSISTANT_PAGES_MAX = 10
 """Maximum number of list pages to search for an existing assistant before a new one is created."""
 

@@ -38,14 +38,9 @@ from .threads import (
 from .tools import answer_calls, preflight, too_many_rounds, tool_call
 
 RUNS = "POST /threads/{thread_id}/runs"
-
-
 OUTPUTS = "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs"
-
-
 POLL_SECONDS = 1.0
 """Pause between two polls of a run, in seconds, if the response has no header `openai-poll-after-ms`."""
-
 
 LOOKS_MAX = 4
 """Maximum number of attempts for one poll of a run. If all fail, the result of the run is unknown."""

@@ -212,7 +212,6 @@ class CompletionSoFar:
 FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call"})
 """Fields of a message. Source: OpenAI's OpenAPI description, `ChatCompletionRequestMessage` and its variants; November 2026."""
 
-
 PARTS = {
     "user": frozenset({"text", "image_url", "input_audio", "file"}),
     "assistant": frozenset({"text", "refusal"}),

@@ -20,9 +20,7 @@ from .failures import calling, present
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
-
 OPENAI_BASE_URL = "https://api.openai.com/v1"
-
 
 SDK_RETRIES = 0
 """Retries by the SDK: none. It repeats a POST without an idempotency key, so a timeout could cause a second paid request."""
@@ -138,7 +136,6 @@ def _quieten() -> None:
 
 END: Any = object()
 """Result of `next_event` when the stream has ended."""
-
 
 TOO_LONG = "the stream did not end before its deadline"
 

@@ -19,7 +19,6 @@ from .tools import tool_problems
 LOOK_TIMEOUT_SECONDS = 10.0
 """Maximum duration of one request, in seconds."""
 
-
 NOT_THERE = 404
 
 

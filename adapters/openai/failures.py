@@ -23,20 +23,12 @@ from threadledger.domain.ids import now
 if TYPE_CHECKING:
     import openai
 
-
 ERROR_EVENT = "error"
-
-
 TOO_MANY_REQUESTS = 429
-
-
 RATE_LIMITS = ("requests", "tokens")
 """Quantities that the provider limits per minute, as in its header names (`x-ratelimit-remaining-requests`)."""
 
-
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "": 1.0}
-
-
 DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd]|$)")
 
 

@@ -9,34 +9,26 @@ from __future__ import annotations
 INSTRUCTIONS_CHARS_MAX = 256_000
 """Maximum number of characters of an assistant's instructions. Source: API."""
 
-
 ASSISTANT_NAME_CHARS_MAX = 256
 """Maximum number of characters of an assistant's name. Source: API."""
-
 
 ASSISTANT_TOOLS_MAX = 128
 """Maximum number of tools of an assistant. Source: API."""
 
-
 CHAT_FUNCTIONS_MAX = 128
 """Maximum number of functions in a Chat Completions request. Source: API, the array `functions`, replaced by `tools`."""
-
 
 THREAD_MESSAGE_CHARS_MAX = 256_000
 """Maximum number of characters of a message in an Assistants thread. Source: History."""
 
-
 CONVERSATION_BATCH_ITEMS = 20
 """Maximum number of items that one request adds to a Conversation. Source: API."""
-
 
 PAGE_ITEMS = 100
 """Maximum number of objects on a page of any list. Source: API."""
 
-
 METADATA_VALUE_CHARS_MAX = 512
 """Maximum number of characters of a metadata value. Source: API."""
-
 
 HOSTED_TOOLS = {
     "assistants": frozenset({"code_interpreter", "file_search"}),

@@ -146,14 +146,9 @@ def _failure(response: Any, text: str, conversation: str | None, request_id: str
 
 
 ENDPOINT = "POST /responses"
-
-
 RESPONSE = "GET /responses/{response_id}"
-
-
 POLL_SECONDS = 1.0
 """Pause between two polls of a background response, and between two attempts in a locked Conversation, in seconds."""
-
 
 LOCKED_ATTEMPTS_MAX = 20
 """Maximum number of attempts to create a response in a Conversation that another request has locked.
@@ -161,10 +156,8 @@ LOCKED_ATTEMPTS_MAX = 20
 A refused attempt had no effect, so retrying it does not create a second response.
 """
 
-
 LOOKS_MAX = 4
 """Maximum number of consecutive failed polls. After that, the result of the response is unknown."""
-
 
 UNDER_WAY = frozenset({"queued", "in_progress"})
 """Statuses of a response that has not ended, as defined by the SDK's types."""

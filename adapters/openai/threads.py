@@ -27,15 +27,9 @@ from .failures import calling, present
 from .limits import CONVERSATION_BATCH_ITEMS, METADATA_VALUE_CHARS_MAX, PAGE_ITEMS, THREAD_MESSAGE_CHARS_MAX
 
 KEY = "threadledger_key"
-
-
 MESSAGE_ID = "threadledger_message"
-
-
 WRITTEN_AT = "threadledger_written_at"
 """Metadata key for the time a message was written (ISO 8601); the thread's own date is the time of the copy."""
-
-
 BESIDE = "beside"
 """Payload key for the ids of preceding items (reasoning) that must be deleted together with an item."""
 
@@ -234,7 +228,6 @@ def _read_item(item: Any) -> ThreadItem | None:
 PLACED_IN_CONVERSATION = frozenset({"text", "image_url", "file"})
 """Types of content parts that a Conversation supports in a user message."""
 
-
 PLACED_IN_THREAD = frozenset({"text", "image_url"})
 """Types of content parts that an Assistants thread supports; it accepts a file only together with a tool that reads it."""
 
@@ -365,37 +358,25 @@ def is_there(client: Client, conversation_id: str) -> Effects[bool]:
 
 
 RUN = "GET /threads/{thread_id}/runs/{run_id}"
-
-
 RUNS_LOOKED_AT = 20
 """Number of newest runs of a thread that are searched for our runs. Only the newest can be active."""
 
-
 RUN_ID = "run_id"
-
-
 EXCHANGE_ID = "exchange_id"
 """Metadata keys of a provider's run that hold the ids of our run and exchange."""
 
-
 CANCEL_LOOKS_MAX = 10
-
-
 CANCEL_POLL_SECONDS = 0.2
 """Maximum number of polls of a cancelled run, and the pause between them in seconds."""
-
 
 FOREIGN_POLL_SECONDS = 1.0
 """Pause in seconds between two checks of a thread that is busy with a run of another app."""
 
-
 FREE_LOOKS_MAX = 60
 """Maximum number of checks of a busy thread: waits about a minute for a run of another app."""
 
-
 OWN_CANCELS_MAX = 3
 """Maximum number of attempts to cancel our runs. A run that cannot be cancelled continues until it expires."""
-
 
 ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelled"})
 """Final statuses of a run, as defined by the SDK's types. A run with any other status, known or not, is still active."""

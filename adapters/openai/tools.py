@@ -91,11 +91,7 @@ def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
 
 
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-
-
 JSON_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
-
-
 SCHEMA_DEPTH_MAX = 20
 """Maximum depth to which a schema is checked."""
 

@@ -19,11 +19,8 @@ from ..openai import failure_of
 from .requests import kept, response_messages, thread_messages
 
 RUN_ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelled"})
-
-
 RESPONSE_ENDED = frozenset({"completed", "failed", "incomplete", "cancelled"})
 """Final statuses of a response. With any other status, known or not, a response or run is still active."""
-
 
 NOT_FINISHED = frozenset({"length", "content_filter"})
 """Finish reasons of an incomplete answer."""

@@ -18,20 +18,12 @@ from threadledger.domain.errors import InvalidMessage
 from threadledger.domain.failures import whole_text
 
 CHAT = "POST /chat/completions"
-
-
 RESPONSES = "POST /responses"
-
-
 RUNS = "POST /threads/{thread_id}/runs"
-
-
 THREAD_AND_RUN = "POST /threads/runs"
-
 
 RETRIES_HEADER = "x-stainless-retry-count"
 """Header with the number of times that the SDK has already sent this request."""
-
 
 RUN_SECONDS_DEFAULT = 600.0
 """Timeout of a recorded run in seconds, if the app's client sets none or the run may outlast one request: the SDK's default."""
@@ -88,8 +80,6 @@ class Sent:
 
 
 _ID = r"([^/]+)"
-
-
 _POST = tuple(
     (re.compile(path + "/?$"), kind)
     for path, kind in (
@@ -103,8 +93,6 @@ _POST = tuple(
         (r"/responses", "response"),
     )
 )
-
-
 _GET = tuple(
     (re.compile(path + "/?$"), kind)
     for path, kind in (
@@ -210,13 +198,9 @@ def _retries(headers: Mapping[str, str]) -> int:
 
 INSTRUCTIONS = frozenset({"system", "developer"})
 
-
 _OF_THE_PROVIDER = frozenset({"reasoning", "item_reference", "compaction", "mcp_list_tools", "mcp_approval_request"})
-
-
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 """Item types that call a tool of the app, and the field that contains its arguments."""
-
 
 _RESULTS = frozenset({"function_call_output", "custom_tool_call_output"})
 
@@ -335,10 +319,8 @@ def _objects(given: Any) -> list[dict[str, Any]]:
 REMOTE_RUNS_MAX = 1_000
 """Maximum number of provider runs whose end is awaited; limits memory use if an app never polls its runs again."""
 
-
 PLACES_MAX = 10_000
 """Maximum number of responses and threads whose conversation is remembered for later requests that refer to them."""
-
 
 THREAD_MESSAGES_MAX = 100
 """Number of messages requested for one run of a thread: the maximum page size."""

@@ -32,14 +32,11 @@ from .requests import INSTRUCTIONS, PLACES_MAX, REMOTE_RUNS_MAX, ModelRequest, R
 
 logger = logging.getLogger("threadledger")
 
-
 WINDOW = "app"
 """Memory rule for a window that the app selected itself."""
 
-
 RETRIED_BY_SDK = frozenset({408, 409, 429})
 """HTTP statuses that the SDK retries, in addition to 500 and above (openai 3.54, `_base_client.py`, `_should_retry`)."""
-
 
 _NOT_SENT = frozenset({*(Role(each) for each in INSTRUCTIONS), Role.UNKNOWN})
 """Roles that are not compared, because instructions are not recorded."""
@@ -341,7 +338,6 @@ class RecordedMessages:
 
 
 T = TypeVar("T")
-
 
 _LAST: ContextVar[RunRecording | None] = ContextVar("threadledger_last_run", default=None)
 """The last recorded run of this thread or task; the SDK retries a request in the same thread or task."""

@@ -22,7 +22,6 @@ from .requests import thread_messages, whole
 ENDED_EARLY = "stream_ended"
 """Failure code for a stream that ended without its last event."""
 
-
 CLOSED = "stream_closed"
 """Failure code for a stream that the app closed before its last event."""
 

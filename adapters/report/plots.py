@@ -11,18 +11,14 @@ from threadledger.domain.failures import SummaryRow
 
 OTHER = "other causes"
 
-
 COLUMNS_MAX = 92
 """Maximum number of columns in the plot by day; with more days, one column covers several days."""
-
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 900, 240, 46, 24, 10
 """Size of the plot by day and its margins, in SVG units."""
 
-
 ROW, LABEL, BAR, TOLD = 30, 120, 170, 170
 """Row height, and widths of the name, the bar and the text after it, in plots with one row per backend (SVG units)."""
-
 
 LABEL_CHARS_MAX = 17
 """Maximum length of a name; longer names are cut."""

@@ -15,13 +15,10 @@ from .routes import CHAT, RESPONSE, RUN, Route
 from .streams import frame
 
 EVERYWHERE = "*"
-
-
 ACTIONS = (
     "refuse", "fail", "incomplete", "end", "drop", "lose_answer", "hang", "ignore", "land_late", "reply", "slow",
     "truncate", "garble", "error_event", "thread_gone", "gone",
 )  # fmt: skip
-
 
 CLEAN, BROKEN = "clean", "broken"
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import hashlib
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-
 SHORT_ID_CHARS = 24  # Assistants API, tool calls
-
-
 LONG_ID_CHARS = 48  # conversations, responses and their items: hexadecimal
 
 

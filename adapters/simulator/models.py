@@ -19,8 +19,6 @@ DEFAULT_MODELS: Mapping[str, str | None] = {
     "gpt-5": "2026-12-11",
     "gpt-4": "2026-10-23",
 }
-
-
 CREATED_AT = 1_735_689_600  # 2025-01-01, the same for every model
 
 

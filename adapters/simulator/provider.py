@@ -231,8 +231,6 @@ NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
     "(i.e. Authorization: Bearer YOUR_KEY)."
 )
-
-
 AZURE_WRONG_KEY = (
     "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an "
     "active subscription and use a correct regional API endpoint for your resource."
@@ -274,11 +272,7 @@ def masked(key: str) -> str:
 
 
 API_PREFIX = "/v1"
-
-
 AZURE_PREFIX = "/openai"
-
-
 AZURE_V1_PREFIX = "/openai/v1"
 
 

@@ -15,21 +15,13 @@ from .call import Json
 from .errors import ApiError
 
 ORGANIZATION = "org-simulator"
-
-
 TOLD_AT = "Visit https://platform.openai.com/account/rate-limits to learn more."
-
-
 SECONDS_PER_MINUTE = 60.0
 
 
 # Fields of any API that contain the model's input, and fields that limit the answer's length.
 SHOWN_FIELDS = ("messages", "input", "instructions", "additional_instructions", "additional_messages", "thread")
-
-
 ANSWER_FIELDS = ("max_output_tokens", "max_completion_tokens", "max_tokens")
-
-
 SLACK = 1e-6  # tolerance for rounding errors in sums of fractions
 
 

@@ -15,13 +15,8 @@ from .streams import EventStream
 
 Handler = Callable[[Store, Call], Json | EventStream]
 
-
 RUN = "run"  # the model answers over several requests
-
-
 RESPONSE = "response"  # the model answers one request
-
-
 CHAT = "chat"
 
 
@@ -50,22 +45,11 @@ class Route:
 
 
 _THREAD = "/threads/{thread_id}"
-
-
 _MESSAGE = _THREAD + "/messages/{message_id}"
-
-
 _RUN = _THREAD + "/runs/{run_id}"
-
-
 _CONVERSATION = "/conversations/{conversation_id}"
-
-
 _RESPONSE = "/responses/{response_id}"
-
-
 _COMPLETION = "/chat/completions/{completion_id}"
-
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/assistants", "assistants", assistants.list_),
@@ -114,8 +98,6 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/models", "models", models.list_),
     Route("GET", "/models/{model}", "models", models.retrieve),
 )
-
-
 APIS = tuple(dict.fromkeys(route.api for route in ROUTES))
 
 

@@ -20,15 +20,11 @@ FIELDS = (
     "tools", "metadata", "temperature", "top_p", "stream", "max_prompt_tokens", "max_completion_tokens",
     "truncation_strategy", "tool_choice", "parallel_tool_calls", "response_format",
 )  # fmt: skip
-
-
 WITH_THREAD_FIELDS = (
     "assistant_id", "thread", "instructions", "model", "tools", "tool_resources", "metadata", "temperature", "top_p",
     "stream", "max_prompt_tokens", "max_completion_tokens", "truncation_strategy", "tool_choice",
     "parallel_tool_calls", "response_format",
 )  # fmt: skip
-
-
 OPTIONAL_TIMES = ("started_at", "cancelled_at", "failed_at", "completed_at")
 
 

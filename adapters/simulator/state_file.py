@@ -22,14 +22,8 @@ from .store import CompletionRecord, ConversationRecord, ResponseRecord, RunReco
 from .watched import Watched
 
 APPLICATION_ID = 0x746C7369  # "tlsi", in the file's header
-
-
 FORMAT = 1
-
-
 BUSY_SECONDS = 1.0
-
-
 TABLES = """
 CREATE TABLE object (
     kind TEXT NOT NULL, parent TEXT NOT NULL, id TEXT NOT NULL, json TEXT NOT NULL, UNIQUE (kind, parent, id)
@@ -43,10 +37,7 @@ PUT = (
     "INSERT INTO object (kind, parent, id, json) VALUES (?, ?, ?, ?)"
     " ON CONFLICT (kind, parent, id) DO UPDATE SET json = excluded.json"
 )
-
-
 READ = "SELECT parent, id, json FROM object WHERE kind = ? ORDER BY rowid"
-
 
 Shelf = tuple[str, str, Watched[Any], Callable[[Any], Any]]
 

@@ -11,8 +11,6 @@ from .call import Json
 from .errors import STREAM_PIECES_MAX
 
 DONE = "[DONE]"
-
-
 GARBLED = b'data: {"this line": is no JSON\n\n'
 
 

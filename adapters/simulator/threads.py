@@ -11,11 +11,7 @@ from .store import Store, ThreadRecord
 from .validation import an_object, array, metadata_of, one_of, only_known, required_string, string
 
 MESSAGE_FIELDS = ("role", "content", "attachments", "metadata")
-
-
 CONTENT_TYPES = ("text", "image_url", "image_file")
-
-
 ENDS = ("completed", "failed", "incomplete", "expired", "cancelled")
 
 

@@ -149,11 +149,7 @@ def identifier(value: str, param: str, prefix: str) -> str:
 
 
 ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
-
-
 INPUT_PARTS = ("input_text", "input_image", "input_file")
-
-
 OUTPUT_PARTS = ("output_text", "refusal")
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, overload
 
 Value = TypeVar("Value")
-
-
 Other = TypeVar("Other")
 
 

@@ -19,14 +19,11 @@ from threadledger.domain.journal import StoredRow, StreamHead
 
 T = TypeVar("T")
 
-
 IDLE_MAX = 4
 """Maximum number of idle connections kept outside the pool. The pool has 15, so the others remain available."""
 
-
 RECONNECT_SECONDS = 15.0
 """Maximum time to reconnect to a lost server, in seconds. A restart takes less."""
-
 
 RECONNECT_PAUSE_SECONDS = 0.2
 """Pause between attempts to reconnect, in seconds."""
@@ -209,7 +206,6 @@ class Connections:
 
 LOCK_TIMEOUT_SECONDS = 30.0
 """Maximum time that a writer waits for a lock before the write fails, in seconds."""
-
 
 Cursor = Any
 """Cursor of the DB-API 2.0 driver. Appends and long reads use it directly, because SQLAlchemy takes four times as long."""

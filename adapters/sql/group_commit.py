@@ -24,14 +24,11 @@ from .connections import ConnectionLost, Connections, Cursor, FoundHead, Move, O
 GROUP_MAX = 64
 """Maximum number of appends in one transaction."""
 
-
 Decision = Callable[[Mapping[str, StreamHead]], Appending]
 """Function that returns what to append, given the heads of the existing streams. May be called again with newer heads."""
 
-
 Also = Callable[[Cursor], None]
 """Function that writes other rows in the same transaction."""
-
 
 _HEADS = "SELECT stream, name, version, state_schema, state, due_at FROM streams WHERE name IN "
 

@@ -156,7 +156,6 @@ class RememberedAssistants:
 STREAMS_AT_ONCE = 200
 """Number of conversations per query. SQLite accepts at least 999 values, but a longer statement is not faster."""
 
-
 _HEADS = "SELECT stream, mirror, thread_id, version, settled, holder, held_until, doubts FROM mirror_heads"
 
 

@@ -20,7 +20,6 @@ from .connections import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, le
 CONNECT_TIMEOUT_SECONDS = 5
 """Timeout of one connection attempt, in seconds. `connect_timeout` in the URL overrides it."""
 
-
 _APPEND = """
 WITH given AS (
     SELECT * FROM unnest(%b::text[], %s::bigint[], %s::bigint[], %s::int[], %b::text[], %s::text[])
@@ -54,9 +53,7 @@ if all have it, the head of the log is advanced and rows are written. Texts are 
 escapes each quote of a payload in an array with a separate call.
 """
 
-
 _NOT_THERE_YET = -1
-
 
 STEPS: tuple[tuple[str, ...], ...] = (
     (),
@@ -272,7 +269,6 @@ _SHUTTING_DOWN = {"57P01", "57P02", "57P03"}
 
 Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
-
 
 _NOT_LET_IN = ("does not exist", "password authentication failed", "no password supplied", "no pg_hba.conf entry")
 """Texts in libpq's errors for connections that the server refused; libpq passes on no error code."""

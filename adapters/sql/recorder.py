@@ -38,17 +38,13 @@ from .schema import SCHEMA_VERSION, open_schema
 PAGE_EVENTS = 1_000
 """Number of events read per query."""
 
-
 _PAGES_AT_ONCE = 10
 """Number of pages scanned per query when only some event types are selected."""
-
 
 _ROWS = (
     "SELECT e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema "
     "FROM events e JOIN streams s USING (stream)"
 )
-
-
 _HEAD = "SELECT name, version, state_schema, state, due_at FROM streams"
 
 
@@ -331,10 +327,8 @@ def _as_row(stored: StoredEvent) -> StoredRow:
 
 logger = logging.getLogger("threadledger")
 
-
 FOLLOW_SECONDS = 0.05
 """Interval between polls for events of other processes, in seconds."""
-
 
 SUBSCRIPTION_PAGE_EVENTS = 500
 """Number of events that a follower reads per query."""

@@ -17,7 +17,6 @@ from .sqlite import STEPS
 SCHEMA_VERSION = len(STEPS)
 """Schema version that this version of threadledger uses: the number of its last step."""
 
-
 OURS = {"threadledger", "streams", "events"}
 """Tables that identify a ledger."""
 

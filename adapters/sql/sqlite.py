@@ -19,27 +19,18 @@ from .connections import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, le
 CACHE_KIB = 8 * 1024
 """Page cache of one connection, in KiB. It halves the time to read a conversation of 1,000 messages again."""
 
-
 _POSITION = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
-
-
 _BEGIN_STREAM = "INSERT INTO streams (name, version, state_schema, state, due_at) VALUES (?, ?, ?, ?, ?)"
-
-
 _ADVANCE_STREAM = (
     "UPDATE streams SET version = ?, state_schema = ?, state = ?, due_at = ? WHERE stream = ? AND version = ?"
 )
-
-
 _INSERT_EVENT = (
     "INSERT INTO events (position, stream, version, event_id, topic, schema, at, state, leaf) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
-
 SWITCH_PAUSE_SECONDS = 0.02
 """Pause between attempts to switch a new file to a write-ahead log, in seconds."""
-
 
 STEPS: tuple[tuple[str, ...], ...] = (
     (

@@ -53,25 +53,19 @@ class SqlUpkeep:
 CHECK_PAGE_EVENTS = 2_000
 """Number of events read per query."""
 
-
 GAPS_TOLD_MAX = 20
 """Maximum number of gaps in the positions that are reported."""
-
 
 _GAPS = (
     "SELECT e.position + 1, (SELECT min(n.position) FROM events n WHERE n.position > e.position) - 1 FROM events e "
     "WHERE e.position < ? AND NOT EXISTS (SELECT 1 FROM events n WHERE n.position = e.position + 1) "
     f"ORDER BY e.position LIMIT {GAPS_TOLD_MAX}"
 )
-
-
 _EVENTS = (
     "SELECT e.stream, e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema, e.leaf "
     "FROM events e LEFT JOIN streams s USING (stream) WHERE (e.stream, e.version) > (?, ?) "
     f"ORDER BY e.stream, e.version LIMIT {CHECK_PAGE_EVENTS}"
 )
-
-
 _STREAMS = "SELECT stream, name, version, state_schema, state FROM streams WHERE stream > ? ORDER BY stream LIMIT ?"
 
 
@@ -194,7 +188,6 @@ def _is_told_by(stored: str, state: ConversationState) -> bool:
 PAGE_ROWS = 2_000
 """Number of rows copied per statement."""
 
-
 TABLES: Sequence[tuple[str, str, str]] = (
     ("streams", "stream, name, version, state_schema, state, due_at", "stream"),
     ("events", "position, stream, version, event_id, topic, schema, at, state, leaf", "position"),
@@ -204,7 +197,6 @@ TABLES: Sequence[tuple[str, str, str]] = (
     ("job_items", "job, item, ended, holder, held_until", "job, item"),
 )
 """Table name, columns and sort order. Views are not copied: they are rebuilt from the events."""
-
 
 Progress = Callable[[int, int], None]
 

@@ -24,26 +24,20 @@ from .rehearsal import KEY, Outcome, Placed, Play, Rehearsed, Stage, rehearse
 RUN_ENDING_CHARS = 8
 """Number of last characters of the run id that name an exported run; tables show the same characters."""
 
-
 HASTY_SECONDS = 1.0
 """Timeout of one attempt, in seconds, if a recorded run timed out."""
-
 
 PATIENT_SECONDS = 20.0
 """Timeout of one attempt, in seconds, if no recorded run timed out."""
 
-
 FILLER = "This answer does not arrive."
 """Text of an answer that a fault interrupts or prevents."""
-
 
 NO_RESULT = "What this gave is not on record."
 """Result of a tool call during which the process stopped, so that no result was recorded."""
 
-
 FOUND = "found_in_thread"
 """Finish reason of a run that found the answer of an earlier run in the thread."""
-
 
 UNWELL_FACTS: Mapping[Cause, Mapping[str, Any]] = {
     Cause.PROVIDER_ERROR: {"http_status": 500},
@@ -245,7 +239,6 @@ def _tells_of_a_stream(run: RecordedRun) -> bool:
 
 LINE_CHARS = 100
 
-
 HEAD = """
 import json
 import os
@@ -261,7 +254,6 @@ from threadledger.domain import {names}
 
 SCRIPT = Path(__file__).with_name("{name}.json")
 """
-
 
 FIXTURE = '''
 @pytest.fixture
@@ -285,12 +277,10 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
 <UNWELL>            yield Ledger(opened.journal, replace(opened.outside, profile=PROFILE))
 '''
 
-
 UNWELL = """            for backend, (times, facts) in UNWELL.items():
                 for _ in range(times):
                     opened.outside.health.saw(backend, Failure(**facts), now())
 """
-
 
 ANSWERED = """
 
@@ -300,7 +290,6 @@ def test_run_{name}_is_reproduced(ledger: Ledger) -> None:
     assert (answer.backend, answer.text) == ANSWER
 """
 
-
 NOBODY = """
 
 def test_run_{name}_is_reproduced(ledger: Ledger) -> None:
@@ -308,7 +297,6 @@ def test_run_{name}_is_reproduced(ledger: Ledger) -> None:
         {ask}
     assert [(each.backend, each.cause.value) for each in raised.value.failures] == FAILURES
 """
-
 
 SAME_MEMORY = """    (exchange,) = ledger.exchanges("{key}").by_id.values()
     assert exchange.runs[0].memory_hash == MEMORY_HASH

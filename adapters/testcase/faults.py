@@ -19,30 +19,21 @@ MODEL_ROUTES = {
 }
 """Route by which each backend calls its model."""
 
-
 OUTPUTS = "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs"
-
-
 STREAMED_MODEL_ROUTES = (*MODEL_ROUTES.values(), OUTPUTS)
-
 
 SILENT_SECONDS = 30.0
 """Seconds of silence that reproduce a timeout: longer than any attempt of a test may last."""
 
-
 ENDS = ("expired", "cancelled")
 
-
 GARBLED_STREAM = 'data: {"this line": is no JSON\n\n'
-
 
 LATE_REQUESTS = (1, 2, 3)
 """Numbers of further requests after which an unanswered request may have been carried out."""
 
-
 BROKEN_JSON, NO_ANSWER = '{"id": "x", ', "{}"
 """A body that is not JSON, and a JSON body that is not an answer."""
-
 
 _IDS = re.compile(
     r"\b((?:asst|thread|conv|run|resp|msg|req|org|proj|file|vs|step|user|chatcmpl)[_-])"

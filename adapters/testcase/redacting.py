@@ -15,7 +15,6 @@ from .faults import without_ids
 TOOL_ADDRESS = "https://tools.invalid"
 """Placeholder for the address of a server that a hosted tool calls."""
 
-
 TOOL_CHARS_MAX = 100_000
 """Maximum length of one text in a tool definition, in characters."""
 

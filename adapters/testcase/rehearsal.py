@@ -28,7 +28,6 @@ from ..wiring import open_ledger
 KEY = "exported"
 """Conversation key in the rehearsal and in the test; the app's own key may identify a person."""
 
-
 PLAYED_MAX = 8
 """Maximum number of plays that try the faults in different places."""
 
@@ -170,7 +169,6 @@ class _CountingHealth(Health):
 
 
 SEED = 7
-
 
 NEVER = 1_000_000_000
 """Number of requests that a disabled fault lets pass."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("run", "at", "key", "backend", "cause", "next", "answered_by")
 
-
 NARROW_TERMINAL = 90
 """Terminal width in columns below which failures are printed without a table."""
 
@@ -115,7 +114,6 @@ def _row(failure: RecordedFailure) -> dict[str, Any]:
 
 
 logger = logging.getLogger("threadledger")
-
 
 CLOSE_OVERDUE_SECONDS = 5.0
 """Interval in seconds for closing runs that a crash left open; no other process may be running to close them."""

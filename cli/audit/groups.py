@@ -18,18 +18,13 @@ if TYPE_CHECKING:
 
     from threadledger.domain.failures import Decision, FailureGroup
 
-
 STATES = ("open", "resolved", "muted", "returned", "all")
-
 
 COLUMNS = ("group", "state", "cause", "backend", "runs", "conversations", "unanswered", "trend", "last_at", "message")
 
-
 STATE_STYLES = {"returned": "bold red", "open": "yellow", "resolved": "green", "muted": "dim"}
 
-
 ORPHANS_SHOWN_MAX = 5
-
 
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from threadledger.domain.conversation import Exchanges, RunRecord
     from threadledger.domain.ledger import Ledger, ShownMemory
 
-
 FACTS = (
     *("key", "backend", "model", "attempt", "started_at", "duration_seconds", "status", "code", "type", "message"),
     *(
@@ -31,7 +30,6 @@ FACTS = (
         "details",
     ),
 )
-
 
 HASH_CHARS = 12
 """Number of characters of a hash shown in tables."""
@@ -60,7 +58,7 @@ def show(run: str, with_memory: bool) -> int:
 
 def _as_json(ledger: Ledger, run: RunRecord, folded: Exchanges) -> dict[str, Any]:
     from threadledger.domain.conversation import recorded_failure
-    from threadledger.domain.failures import named_group
+    from threadledger.domain.failures import GroupName
     from threadledger.domain.ids import to_iso
 
     exchange = folded.exchange_of(run)
@@ -79,7 +77,7 @@ def _as_json(ledger: Ledger, run: RunRecord, folded: Exchanges) -> dict[str, Any
         "profile_hash": run.profile_hash,
         "profile": _profile_as_json(ledger, run.profile_hash),
         "rerun_of": run.rerun_of,
-        "group": named_group(run.failure, run.backend).id if run.failure is not None else None,
+        "group": GroupName.of(run.failure, run.backend).id if run.failure is not None else None,
         "rerun": _rerun(run, exchange.answered_by),
         "exchange": [_step_as_json(each) for each in exchange.runs],
     }
@@ -205,11 +203,9 @@ def _draw_memory(console: Console, memory: dict[str, Any]) -> None:
 BAR_CHARS_MAX, NARROW_BAR_CHARS_MAX = 48, 24
 """Characters for the whole exchange, on a wide and on a narrow terminal."""
 
-
 PAUSE_SHOWN_MAX = 3.0
 """Longest pause drawn to scale, as a multiple of the duration of all runs together. A longer pause is printed as text,
 because a rerun may follow days later."""
-
 
 STYLES = {"completed": "green", "failed": "red", "open": "yellow"}
 

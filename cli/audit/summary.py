@@ -16,18 +16,12 @@ if TYPE_CHECKING:
     from threadledger.domain.failures import SummaryRow
     from threadledger.domain.ledger import Ledger
 
-
 BY = ("cause", "code", "backend", "model", "profile", "day", "hour")
 
-
 WIDE = ("runs", "failed", "rate", "", "fallbacks", "answered", "unanswered", "p50", "p95", "input", "output")
-
-
 NARROW = ("runs", "failed", "rate", "", "unanswered", "p95")
 
-
 BAR_CHARS, NARROW_BAR_CHARS = 20, 8
-
 
 PROFILE_HASH_CHARS = 8
 

@@ -18,7 +18,6 @@ from .settings import SETTINGS_CHECKS, Checked
 if TYPE_CHECKING:
     from threadledger.adapters import Settings
 
-
 COLUMNS = ("check", "state", "message", "mend")
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from threadledger.domain.ledger import LaggingThread, Ledger
     from threadledger.domain.replay import JobState
 
-
 NAMED = 3
 """Maximum number of runs, jobs or conversations that a message names; the others are only counted."""
 

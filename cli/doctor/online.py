@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from threadledger.domain.conversation import Profile
     from threadledger.domain.errors import ProviderRefused
 
-
 RETIRES_SOON_DAYS = 60
 """Days before a model's shutdown from which on a finding is reported."""
-
 
 MODEL_SETTING = (
     "set OPENAI_MODEL (or THREADLEDGER_FALLBACK_MODEL, or the profile's model) to one that GET /models lists"

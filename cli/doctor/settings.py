@@ -10,11 +10,9 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from threadledger.adapters import Settings
 
-
 ASSISTANTS_SHUT_DOWN = "2026-08-26"
 """Date on which OpenAI and Azure OpenAI shut down their Assistants API (developers.openai.com/api/docs/assistants/migration,
 learn.microsoft.com/azure/foundry/how-to/navigate-from-classic; read in November 2026)."""
-
 
 OPENAI_HOSTS = ("api.openai.com", "openai.azure.com", "cognitiveservices.azure.com")
 """Hosts of OpenAI's own API; regions and resources are subdomains. Other servers may still support the Assistants API."""

@@ -12,7 +12,6 @@ from .plans import confirm, ending, for_people, how_options, performed, show_ite
 
 COLUMNS = ("job", "kind", "what", "state", "items", "done", "skipped", "failed", "left", "started_at")
 
-
 RESULTS = ("run", "key", "backend", "thread_id", "messages", "sent", "state", "reason", "answer")
 
 

@@ -20,10 +20,8 @@ from ..output import counted, emit_many, note, short, short_thread, tracked
 if TYPE_CHECKING:
     from threadledger.domain.replay import JobState
 
-
 TABLE_ROWS_MAX = 50
 """Maximum rows in a table of items; beyond it, failed items replace others. JSON, JSON Lines and CSV contain every item."""
-
 
 REASONS_TOLD_MAX = 5
 """Maximum number of skip reasons shown, the most frequent first."""

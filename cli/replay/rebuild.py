@@ -28,10 +28,7 @@ from .plans import (
 if TYPE_CHECKING:
     from threadledger.domain.replay import RebuildItem, RebuildPlan
 
-
 PLANNED = ("key", "backend", "old_thread_id", "messages", "losses", "state", "reason")
-
-
 WRITTEN = ("key", "backend", "thread_id", "messages", "sent", "losses", "verified", "state", "reason")
 
 

@@ -27,13 +27,8 @@ from .plans import (
 if TYPE_CHECKING:
     from threadledger.domain.replay import ReconcileItem
 
-
 FOUND = ("missing", "extra", "different", "foreign")
-
-
 PLANNED = ("key", "backend", "thread_id", *FOUND, "action", "state", "reason")
-
-
 MENDED = ("key", "backend", "thread_id", "new_thread_id", "action", "sent", "adopted", "deleted", "state", "reason")
 
 

@@ -15,13 +15,8 @@ if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger
     from threadledger.domain.replay import RerunItem, RerunPlan
 
-
 NOTHING_TO_RERUN = "nothing to rerun: no failed exchange is waiting for an answer"
-
-
 PLANNED = ("run", "key", "backend", "model", "tokens", "USD", "fork", "state", "reason")
-
-
 MADE = (*PLANNED[:4], "cost", "fork", "state", "reason", "answer", "original")
 
 

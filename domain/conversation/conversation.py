@@ -25,7 +25,6 @@ from .state import ConversationState, evolve
 
 E = TypeVar("E", bound=e.Event)
 
-
 _NOT_STORED_OF_PLAN = {"timeout_seconds", "fallback_reason"}
 
 
@@ -427,8 +426,6 @@ class RunPlan:
 
 
 SUPERSEDED_TOO = "its run's answer was superseded by a rerun's"
-
-
 TOO_LATE = "used by a rerun that got no answer, where the conversation has gone on"
 """`SUPERSEDED_TOO` and `TOO_LATE`: reasons for retracting messages that a run journaled in addition to its answer."""
 

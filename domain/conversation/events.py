@@ -8,8 +8,6 @@ from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
 JSON = dict[str, Any]
-
-
 E = TypeVar("E", bound="Event")
 
 
@@ -92,11 +90,7 @@ def own_fields(event_class: type[Event]) -> JSON:
 
 
 _COMMON = frozenset(each.name for each in fields(Event))
-
-
 _SHAPES: dict[type[Event], Shape] = {}
-
-
 _OWN_FIELDS: dict[type[Event], JSON] = {}
 
 

@@ -16,7 +16,6 @@ from .keys import key_of
 RUN_TOPICS = ("RunStarted", "RunCompleted", "RunFailed", "FallbackUsed", "ExchangeAbandoned")
 """Names of the events that this fold reads."""
 
-
 RUN_ENDING_CHARS_MIN = 6
 """Minimum length, in characters, of the end of a run id that identifies a run."""
 

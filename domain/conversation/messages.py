@@ -87,8 +87,6 @@ class Verbatim:
 
 
 Part = Text | Image | File | Verbatim
-
-
 Content = str | tuple[Part, ...] | None
 """Text, parts or None. The empty tuple represents a message without a `content` key."""
 

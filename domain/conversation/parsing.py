@@ -131,7 +131,6 @@ _OTHER_WAYS_TO_SPEAK = ("refusal", "audio", "function_call")
 _PLAIN = {"role", "content"}
 """The fields of most messages."""
 
-
 _SHORT_CHARS_MAX = MESSAGE_BYTES_MAX // 8
 """Length in characters that is within the byte limit however the text is escaped: JSON needs at most 6 bytes each."""
 

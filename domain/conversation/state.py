@@ -19,7 +19,6 @@ from . import events as e
 STATE_SCHEMA = 1
 """Version of the snapshot format. A snapshot of another version is ignored: the state is rebuilt from the events."""
 
-
 JSON = dict[str, Any]
 
 
@@ -79,7 +78,6 @@ def _known_only(stored: JSON) -> JSON:
 
 
 _as_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
-
 
 _NOTHING_FAILED: JSON = {"failed_run": None, "failed_backend": None}
 """Initial fields of an exchange that starts or is run again: no backend has failed in this attempt."""

@@ -16,10 +16,7 @@ from .effects import Call, Effect, Effects, Emit, ListenerLeft, Pause, Use, Work
 
 T = TypeVar("T")
 
-
 Wait = Callable[[float], None]
-
-
 Pausing = Callable[[float], Awaitable[None]]
 
 

@@ -29,11 +29,11 @@ def answered_by_a_backend(policy: Policy, pace: Pace, runs: Runs) -> Effects[Ans
         if pace.has_no_time():
             break
         later = policy.candidates[number:]
-        cooldown = pace.cooldown(candidate, later)
-        if cooldown is not None:
+        refusal = pace.refusal(candidate, later)
+        if refusal is not None:
             skipped = yield from runs.start(candidate, 1, pace.attempt_seconds(), pace.reason)
-            yield from runs.fail(skipped, cooldown.refusal())
-            pace.give_up(cooldown.refusal())
+            yield from runs.fail(skipped, refusal)
+            pace.give_up(refusal)
             continue
         failed: Counter[Cause] = Counter()
         while True:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from ..failures import Cause, Cooling, Failure, Health, diagnose, is_worth_a_retry, pause_before_retry
+from ..failures import Cause, Failure, Health, diagnose, is_worth_a_retry, pause_before_retry
 from ..limits import (
     ATTEMPT_SECONDS_MIN,
     BACKEND_TIMEOUT_SECONDS,
@@ -93,14 +93,17 @@ class Pace:
         self._out_of_time = self._left() - after <= needed
         return self._out_of_time
 
-    def cooldown(self, candidate: Candidate, later: Sequence[Candidate]) -> Cooling | None:
-        """Return the cooldown for which a backend is skipped; None if every later backend is cooling down too."""
+    def refusal(self, candidate: Candidate, later: Sequence[Candidate]) -> Failure | None:
+        """Return the refusal of a backend that is cooling down, so that it is skipped.
+
+        None if it may be called, or if every later backend is cooling down too.
+        """
         if self._health is None:
             return None
         at = self._health.now()
         cooling = self._health.enter(candidate.backend, at, self.attempt_seconds())
         is_last_resort = all(self._health.cooling(each.backend, at) is not None for each in later)
-        return None if is_last_resort else cooling
+        return None if is_last_resort or cooling is None else cooling.refusal()
 
     def record_end(self, candidate: Candidate, failure: Failure | None) -> None:
         """Record how a call ended; `failure` is None if the backend answered."""
@@ -119,7 +122,7 @@ class Pace:
         `failed` counts the failures of this backend in this exchange by cause, the last one included.
         """
         self.give_up(failure)
-        if not may_be_retried(failure, failed, self._policy.retries) or self.cooldown(candidate, later):
+        if not may_be_retried(failure, failed, self._policy.retries) or self.refusal(candidate, later) is not None:
             return None
         pause = pause_before_retry(failed.total(), failure, self._random)
         if (later and pause > WAIT_BEFORE_FALLBACK_SECONDS) or self.has_no_time(after=pause):

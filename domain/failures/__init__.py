@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from .advice import advise
     from .diagnosis import BACKEND_UNWELL, DIAGNOSIS_VERSION, diagnose, may_succeed_when_retried
     from .failure import Cause, Failure, RecordedFailure
-    from .groups import RULE_VERSION, Decision, FailureGroup, GroupName, GroupState, named_group, state_of, tallied
-    from .health import BackendEnd, BackendHealth, Cooling, Health, health_of, tells
+    from .groups import RULE_VERSION, Decision, FailureGroup, GroupName, GroupState, tallied
+    from .health import BackendEnd, BackendHealth, Health, tells
     from .redaction import Redacting, fields_of, keep_secret, redact, redact_details, whole_text
     from .retry import is_worth_a_retry, pause_before_retry
-    from .summary import BY_FAILURE, SUMMARY_BY, SummaryRow, in_order, percentile
+    from .summary import BY_FAILURE, SUMMARY_BY, SummaryRow, percentile
 
 __all__ = [
     "BACKEND_UNWELL",
@@ -23,7 +23,6 @@ __all__ = [
     "BackendEnd",
     "BackendHealth",
     "Cause",
-    "Cooling",
     "Decision",
     "Failure",
     "FailureGroup",
@@ -36,17 +35,13 @@ __all__ = [
     "advise",
     "diagnose",
     "fields_of",
-    "health_of",
-    "in_order",
     "is_worth_a_retry",
     "keep_secret",
     "may_succeed_when_retried",
-    "named_group",
     "pause_before_retry",
     "percentile",
     "redact",
     "redact_details",
-    "state_of",
     "tallied",
     "tells",
     "whole_text",
@@ -59,10 +54,10 @@ if not TYPE_CHECKING:
             "advice": "advise",
             "diagnosis": "BACKEND_UNWELL DIAGNOSIS_VERSION diagnose may_succeed_when_retried",
             "failure": "Cause Failure RecordedFailure",
-            "groups": "RULE_VERSION Decision FailureGroup GroupName GroupState named_group state_of tallied",
-            "health": "BackendEnd BackendHealth Cooling Health health_of tells",
+            "groups": "RULE_VERSION Decision FailureGroup GroupName GroupState tallied",
+            "health": "BackendEnd BackendHealth Health tells",
             "redaction": "Redacting fields_of keep_secret redact redact_details whole_text",
             "retry": "is_worth_a_retry pause_before_retry",
-            "summary": "BY_FAILURE SUMMARY_BY SummaryRow in_order percentile",
+            "summary": "BY_FAILURE SUMMARY_BY SummaryRow percentile",
         },
     )

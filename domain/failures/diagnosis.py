@@ -13,7 +13,6 @@ from .failure import Cause, Failure
 
 Rule = tuple[Cause, Callable[[Failure], bool]]
 
-
 DIAGNOSIS_VERSION = 1
 """Version of this table. Increment it with every change, to rebuild the views that store causes. A test checks this."""
 
@@ -40,7 +39,6 @@ RETRYABLE = frozenset(
         Cause.INTERRUPTED,
     }
 )
-
 
 BACKEND_UNWELL = frozenset(
     {
@@ -118,7 +116,6 @@ _NO_SUCH_MODEL = (
     "OperationNotSupported",  # Azure: the deployment's model does not support this API
 )
 
-
 _NO_ANSWER_AT_ALL = (
     "JSONDecodeError",
     "APIResponseValidationError",
@@ -132,7 +129,6 @@ _NO_ANSWER_AT_ALL = (
 """Exceptions raised in the SDK, or while reading its objects, when a response with HTTP 200 is not the provider's. They
 count only in our own calls: in an app's own run, a `TypeError` is the app's."""
 
-
 _NO_CREDENTIALS = (
     "OpenAIError",
     "OAuthError",
@@ -143,7 +139,6 @@ _NO_CREDENTIALS = (
 )
 """Exceptions that the SDK raises if credentials are missing, cannot be fetched, or are of more than one kind."""
 
-
 _TIMEOUTS = (
     "APITimeoutError",
     "TimeoutError",
@@ -153,7 +148,6 @@ _TIMEOUTS = (
     "WriteTimeout",
     "PoolTimeout",
 )
-
 
 _NOT_REACHED = (
     "APIConnectionError",
@@ -176,7 +170,6 @@ _NOT_REACHED = (
     "WebSocketQueueFullError",
 )
 """Exceptions for connections that were refused, cut or never established, as Python, HTTPX and the SDK name them."""
-
 
 _NOT_TAKEN = (
     "content_filter",
@@ -202,10 +195,8 @@ _NOT_TAKEN = (
 )
 """Error codes that concern the content of a question, not the form of the request."""
 
-
 _CUT_SHORT = ("max_output_tokens", "max_completion_tokens", "max_tokens", "max_messages", "steered", "length")
 """Reasons for an incomplete answer: a limit was reached, or the model was steered elsewhere while answering."""
-
 
 _MEMORY = re.compile(r"(input|messages|content|role)\b")
 """Request parameters that carry memory."""

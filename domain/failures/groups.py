@@ -31,6 +31,19 @@ class GroupState(StrEnum):
     RESOLVED = "resolved"
     MUTED = "muted"
 
+    @classmethod
+    def of(cls, decision: Decision | None, last_at: datetime, at: datetime) -> GroupState:
+        """Return the state of a group at a time, given the time of its last failure.
+
+        A failure after the resolution makes the group `returned`. A mute that has expired makes it `open`.
+        """
+        if decision is None or decision.state == "open":
+            return cls.OPEN
+        if decision.state == "muted":
+            over = decision.until is not None and from_iso(decision.until) <= at
+            return cls.OPEN if over else cls.MUTED
+        return cls.RETURNED if last_at > from_iso(decision.at) else cls.RESOLVED
+
 
 @dataclass(frozen=True)
 class GroupName:
@@ -40,19 +53,19 @@ class GroupName:
     backend: str
     message: str
 
+    @classmethod
+    def of(cls, failure: Failure, backend: str, cause: Cause | None = None) -> GroupName:
+        """Return the group of a failure.
+
+        A failure without a message is grouped by its code, its type or its status, in this order.
+        """
+        said = failure.message or failure.code or failure.type or failure.status
+        return cls((cause or diagnose(failure)).value, _storable(backend), normalised(_storable(said)))
+
     @property
     def id(self) -> str:
         """Return the group's id."""
         return group_id(self.cause, self.backend, self.message)
-
-
-def named_group(failure: Failure, backend: str, cause: Cause | None = None) -> GroupName:
-    """Return the group of a failure.
-
-    A failure without a message is grouped by its code, its type or its status, in this order.
-    """
-    said = failure.message or failure.code or failure.type or failure.status
-    return GroupName((cause or diagnose(failure)).value, _storable(backend), normalised(_storable(said)))
 
 
 def _storable(text: str) -> str:
@@ -173,26 +186,11 @@ def _trend(times: Sequence[str], begin: datetime, end: datetime) -> tuple[int, .
     return tuple(counts)
 
 
-def state_of(decision: Decision | None, last_at: datetime, at: datetime) -> GroupState:
-    """Return the state of a group at a time, given the time of its last failure.
-
-    A failure after the resolution makes the group `returned`. A mute that has expired makes it `open`.
-    """
-    if decision is None or decision.state == "open":
-        return GroupState.OPEN
-    if decision.state == "muted":
-        over = decision.until is not None and from_iso(decision.until) <= at
-        return GroupState.OPEN if over else GroupState.MUTED
-    return GroupState.RETURNED if last_at > from_iso(decision.at) else GroupState.RESOLVED
-
-
 RULE_VERSION = 1
 """Version of this rule. Increment it with every change, however small: see `group_id`."""
 
-
 GROUP_ID_CHARS = 10
 """Length of a group's id, in characters."""
-
 
 _CHANGING = re.compile(
     r"""

@@ -141,6 +141,14 @@ class BackendHealth:
             cooling_until=cooling.until if cooling is not None and cooling.holds(at) else None,
         )
 
+    @classmethod
+    def of_each(cls, ends: Iterable[BackendEnd], at: datetime) -> list[BackendHealth]:
+        """Return the health of each backend at a moment, sorted by name, from the ends of all calls, oldest first."""
+        by_backend: dict[str, list[BackendEnd]] = {}
+        for end in ends:
+            by_backend.setdefault(end.backend, []).append(end)
+        return [cls.of(name, by_backend[name], at) for name in sorted(by_backend)]
+
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object, with times as ISO 8601 in UTC."""
         return {
@@ -150,14 +158,6 @@ class BackendHealth:
             "last_at": to_iso(self.last_at) if self.last_at is not None else None,
             "cooling_until": to_iso(self.cooling_until) if self.cooling_until is not None else None,
         }
-
-
-def health_of(ends: Iterable[BackendEnd], at: datetime) -> list[BackendHealth]:
-    """Return the health of each backend at a moment, sorted by name, from the ends of all calls, oldest first."""
-    by_backend: dict[str, list[BackendEnd]] = {}
-    for end in ends:
-        by_backend.setdefault(end.backend, []).append(end)
-    return [BackendHealth.of(name, by_backend[name], at) for name in sorted(by_backend)]
 
 
 @dataclass

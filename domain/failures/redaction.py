@@ -14,14 +14,10 @@ from ..limits import DETAILS_BYTES_MAX, FAILURE_TEXT_CHARS_MAX
 
 MASK = "[redacted]"
 
-
 _FIELDS = (
     r"(?:[\w.-]{0,40}(?:api[-_ ]?key|apikey|authorization|passw(?:or)?d|secret|[-_]token|credential)[\w.-]{0,40}|token)"
 )
-
-
 _NAMED = re.compile(_FIELDS, re.IGNORECASE)
-
 
 _SECRETS = (
     # Keys in the format of OpenAI, Anthropic and others, complete or already shortened by the provider.
@@ -41,10 +37,8 @@ _SECRETS = (
     (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/]+@", re.IGNORECASE), rf"\1:{MASK}@"),
 )
 
-
 SECRET_CHARS_MIN = 8
 """Minimum length of a secret that is matched by its value, in characters; a shorter one would match ordinary words."""
-
 
 _kept: dict[str, re.Pattern[str]] = {}
 """Secrets from this process's own settings, by value, for keys without a recognizable format, such as Azure's."""
@@ -109,10 +103,8 @@ def _clean(name: str, value: Any) -> Any:
 LOGGERS = ("threadledger", "threadledger.runs", "threadledger.threads")
 """Logger names: general progress, one line for each run that ended, and threads that lag behind."""
 
-
 TRACEBACK_CHARS_MAX = 20_000
 """Maximum length of a traceback in a log record, in characters."""
-
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 """Fields that every record has; the others come from an app or from threadledger (`extra`)."""

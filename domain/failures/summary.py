@@ -10,7 +10,6 @@ from typing import Any
 SUMMARY_BY = ("cause", "code", "backend", "model", "profile", "day", "hour")
 """Properties by which runs can be counted."""
 
-
 BY_FAILURE = frozenset({"cause", "code"})
 """Properties that only failed runs have; other runs count in `runs` alone."""
 
@@ -41,6 +40,13 @@ class SummaryRow:
         """Return the share of failed runs among all runs, from 0 to 1."""
         return self.failed / self.runs if self.runs else 0.0
 
+    @staticmethod
+    def ranked(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
+        """Sort rows: days and hours by time; all others by most failures, then by most runs."""
+        if rows and rows[0].by in {"day", "hour"}:
+            return sorted(rows, key=lambda row: row.value or "")
+        return sorted(rows, key=lambda row: (-row.failed, -row.runs, row.value or ""))
+
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object that CONTRACT.md defines, and the tokens."""
         return {
@@ -62,10 +68,3 @@ class SummaryRow:
 def percentile(ordered: Sequence[float], share: float) -> float | None:
     """Return the smallest of the sorted values that at least `share` of them do not exceed; None without values."""
     return ordered[max(ceil(share * len(ordered)) - 1, 0)] if ordered else None
-
-
-def in_order(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
-    """Sort rows: days and hours by time; all others by most failures, then by most runs."""
-    if rows and rows[0].by in {"day", "hour"}:
-        return sorted(rows, key=lambda row: row.value or "")
-    return sorted(rows, key=lambda row: (-row.failed, -row.runs, row.value or ""))

@@ -38,7 +38,6 @@ from .rows import EventMapper, PlainJSON, restore
 
 T = TypeVar("T")
 
-
 NEVER = "9999"
 """Timestamp later than any deadline (ISO 8601)."""
 

@@ -22,8 +22,6 @@ from ..failures import Cause, Failure, diagnose
 from ..limits import RUNS_WATCHED_MAX
 
 logger = logging.getLogger("threadledger")
-
-
 run_logger = logging.getLogger("threadledger.runs")
 
 

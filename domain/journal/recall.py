@@ -20,13 +20,9 @@ from .rows import Row, corrupt, payload_in, restore
 TOKENS_PER_MESSAGE_GUESSED = 200
 """Assumed tokens per message, used to choose how many rows to read at once for a token budget."""
 
-
 PAGE_MAX = 500
 
-
 MESSAGE = e.MessageJournaled.__name__
-
-
 _MESSAGE_FIELDS = {"message_id", "role"}
 
 

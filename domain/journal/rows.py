@@ -129,7 +129,5 @@ def corrupt(row: Row, error: Exception) -> CorruptEvent:
 
 
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
-
-
 _decode = json.JSONDecoder().raw_decode
 """Decoder without the whitespace search of `json.loads`: stored payloads contain no whitespace around them."""

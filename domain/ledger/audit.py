@@ -29,7 +29,7 @@ from ..conversation import (
 from ..conversation import events as e
 from ..errors import GroupNotFound, InvalidInput
 from ..exchange import Services
-from ..failures import RULE_VERSION, Decision, FailureGroup, GroupState, RecordedFailure, redact, state_of
+from ..failures import RULE_VERSION, Decision, FailureGroup, GroupState, RecordedFailure, redact
 from ..ids import as_utc, new_id, now, to_iso
 from ..journal import Journal, NotedThread, StreamHead
 from ..limits import LAGGING_LOOKED_AT_MAX
@@ -38,10 +38,8 @@ from ..memory import Memory
 AUDIT_GROUPS = "audit:groups"
 """Name of the stream of decisions about groups."""
 
-
 BOOK_SCHEMA = 1
 """Version of the format in which the decisions are stored next to their stream."""
-
 
 NOTE_CHARS_MAX = 500
 """Maximum length of a decision's note, in characters."""
@@ -192,7 +190,7 @@ class FailureGroups:
 
 
 def _standing(group: FailureGroup, decision: Decision | None, at: datetime) -> FailureGroup:
-    state = state_of(decision, group.last_at, at)
+    state = GroupState.of(decision, group.last_at, at)
     return FailureGroup(**vars(group) | {"state": state, "decision": decision})
 
 

@@ -29,7 +29,6 @@ from .ledger import Ledger, LoggedEvent, in_log
 
 T = TypeVar("T")
 
-
 EVENTS_AT_ONCE = 200
 """Number of events that a worker reads from the log at once."""
 

@@ -22,7 +22,6 @@ from ..memory import Memory
 
 T = TypeVar("T")
 
-
 OWN_RUN_TIMEOUT_SECONDS = 600.0
 """Default time after which an app's own call counts as crashed, in seconds."""
 

@@ -22,7 +22,6 @@ from ..failures import (
     GroupState,
     RecordedFailure,
     SummaryRow,
-    health_of,
 )
 from ..ids import now, to_iso
 from ..journal import Finding, Journal, UpkeepProgress, quietly
@@ -197,7 +196,7 @@ class Ledger:
         The runs of all processes count. Which backends this process itself skips depends on the failures it has met:
         see `outside.health`.
         """
-        return health_of(self.journal.views.last_ends(HEALTH_ENDS), now())
+        return BackendHealth.of_each(self.journal.views.last_ends(HEALTH_ENDS), now())
 
     def fork(self, key: str, new_key: str, at: int | datetime | None = None) -> Chat:
         """Fork a conversation: start a new one from the memory of another, at a version or time, or as of now.

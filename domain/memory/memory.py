@@ -315,7 +315,6 @@ def _placeholder(caller: JournaledMessage, call: ToolCall) -> JournaledMessage:
 MESSAGE_OVERHEAD_TOKENS = 4
 """Tokens around each message: role and separators, as OpenAI's cookbook counts them."""
 
-
 _PIECES = re.compile(
     r"(?P<latin>[A-Za-z]+)|(?P<digits>\d+)|(?P<wide>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+)|(?P<word>[^\W\d_]+)"
     r"|(?P<space>\s+)|(?P<mark>[^\w\s]+|_+)"

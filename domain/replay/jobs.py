@@ -26,7 +26,6 @@ from ..limits import JOB_PINS_PER_EVENT
 JOB_STATE_SCHEMA = 1
 """Schema number of a job's state as it is stored with its stream."""
 
-
 NOT_RECORDED = frozenset({"answer", "original", "differences"})
 """Fields of an item's outcome that are not recorded: texts, which are in the conversation's own events."""
 

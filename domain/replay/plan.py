@@ -44,7 +44,6 @@ class Item(Protocol):
 
 T = TypeVar("T", bound=Item)
 
-
 Progress = Callable[[Any], None]
 
 
@@ -293,7 +292,6 @@ class Pace:
 
 Step = Callable[[Mapping[str, Any]], Effects[Any]]
 """Function that does one item of a plan; its value is an `Item`."""
-
 
 Pins = list[tuple[int, dict[str, Any]]]
 

@@ -411,7 +411,6 @@ class FileRebuildPlan:
 CHANGED = "changed since the plan: plan again"
 """Reason for skipping an item whose conversation has changed since the plan."""
 
-
 ABOUT_THREADS = (e.ThreadLinked, e.ThreadLost, e.ThreadRebuilt, e.ThreadReconciled)
 
 

@@ -380,11 +380,7 @@ def _refuse_while_running(state: ConversationState) -> None:
 
 
 NOTHING_TO_WRITE = "nothing to write"
-
-
 EQUAL = "the thread equals the journal"
-
-
 LEFT = "left in the thread: --adopt journals it, replay rebuild --fresh writes a thread without it"
 
 

@@ -18,10 +18,8 @@ from ..ids import from_iso, to_iso
 INTO = ("tail", "fork", "shadow")
 """Where an answer goes: into the conversation itself, into a copy of it, or nowhere (it is only shown)."""
 
-
 INCLUDE = ("answered", "overtaken", "tools", "interrupted")
 """Kinds of exchanges that are skipped unless they are included."""
-
 
 TOOLS = ("recorded", "live")
 

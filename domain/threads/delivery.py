@@ -23,25 +23,19 @@ from .thread import ThreadItem, digest
 DELIVERY_ATTEMPTS_MAX = 6
 """Maximum attempts of one delivery without progress, where a caller waits for the whole thread (rebuild)."""
 
-
 CATCH_UP_ATTEMPTS_MAX = 2
 """The same maximum after a message was journaled and no caller waits for the thread: the next message sends what is
 missing."""
-
 
 LEFT_IN_THREAD = "left_in_thread"
 """Key in a failure's details by which a backend reports that its run wrote to the thread and the entry remains
 there."""
 
-
 T = TypeVar("T")
-
 
 Note = Callable[[Sequence[Doubt]], None]
 
-
 NOT_SHOWN = "the thread does not show what was written to it"
-
 
 NEVER_SENT = frozenset({"tool_failed", "missing_credentials", "conversation_locked"})
 """Codes of failures that occur locally, while no request is in progress."""

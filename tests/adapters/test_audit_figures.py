@@ -20,7 +20,7 @@ from threadledger.domain.conversation import (
     stream_of,
 )
 from threadledger.domain.errors import GroupNotFound, InvalidInput
-from threadledger.domain.failures import SUMMARY_BY, GroupState, named_group
+from threadledger.domain.failures import SUMMARY_BY, GroupName, GroupState
 from threadledger.domain.failures.groups import TREND_PARTS, group_id
 from threadledger.domain.ids import new_id, to_iso
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
@@ -103,7 +103,7 @@ def plain_groups(ledger, since, until):
     found = {}
     for failure in folded(ledger).failures():
         if since is None or failure.at >= since:
-            found.setdefault(named_group(failure.facts, failure.backend).id, []).append(failure)
+            found.setdefault(GroupName.of(failure.facts, failure.backend).id, []).append(failure)
     begin = since or min((each.at for group in found.values() for each in group), default=until)
     end = max([until, *(each.at for group in found.values() for each in group)])
     return {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from threadledger.domain.failures import DIAGNOSIS_VERSION, RULE_VERSION, Failure, named_group
+from threadledger.domain.failures import DIAGNOSIS_VERSION, RULE_VERSION, Failure, GroupName
 from threadledger.domain.failures import groups as rule
 from threadledger.domain.failures.groups import group_id, normalised
 
@@ -94,7 +94,7 @@ def twins(draw):
 
 @given(twins())
 def test_messages_that_differ_only_in_ids_numbers_paths_or_quoted_names_fall_into_one_group(messages):
-    one, other = (named_group(Failure("failed", message=each), "chat") for each in messages)
+    one, other = (GroupName.of(Failure("failed", message=each), "chat") for each in messages)
     assert one.message == other.message
     assert one.id == other.id
 
@@ -109,7 +109,7 @@ def test_another_cause_backend_or_message_is_another_group():
 
 def test_a_failure_that_said_nothing_goes_by_its_code_its_type_or_its_status():
     said = [
-        named_group(each, "chat").message
+        GroupName.of(each, "chat").message
         for each in (Failure("failed", code="c", type="t"), Failure("failed", type="t"), Failure("failed"))
     ]
     assert said == ["c", "t", "failed"]

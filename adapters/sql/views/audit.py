@@ -28,7 +28,6 @@ from threadledger.domain.failures import (
     GroupName,
     RecordedFailure,
     SummaryRow,
-    in_order,
     percentile,
     tallied,
 )
@@ -52,13 +51,10 @@ from .runs import (
 FOUND_RUNS_MAX = 10
 """Maximum number of runs returned for one ending of the id."""
 
-
 PAGE_FAILURES = 1_000
 """Maximum number of failures read per query."""
 
-
 _LAST_CHARACTER = "\U0010ffff"
-
 
 Known = FoldedRuns
 
@@ -269,7 +265,7 @@ def summary(
                 output_tokens=numbers[5],
             )
         )
-    return in_order(rows)
+    return SummaryRow.ranked(rows)
 
 
 def failure_days(

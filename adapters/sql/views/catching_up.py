@@ -28,14 +28,11 @@ from ..recorder import Recorder
 
 logger = logging.getLogger("threadledger")
 
-
 BATCH_EVENTS_MAX = 4_000
 """Maximum number of events processed in one transaction."""
 
-
 BATCH_CHARS_MAX = 2_000_000
 """Number of payload characters after which a batch is closed, because appends wait while it is written."""
-
 
 Progress = Callable[[str, int, int], None]
 """Callback with the name of a view, the position it has reached, and the last position of the log."""
@@ -237,26 +234,16 @@ _LOOK = (
     "FROM (SELECT coalesce(max(position), 0) AS position FROM events) log "
     "LEFT JOIN tracking t ON t.view = ? AND t.version = ? ORDER BY t.generation"
 )
-
-
 _CLAIM = (
     "INSERT INTO tracking (view, version, generation, position, live) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (view, version, generation) DO NOTHING"
 )
-
-
 _ADVANCE = (
     "UPDATE tracking SET position = ?, live = ? "
     "WHERE view = ? AND version = ? AND generation = ? AND position = ? AND live = ?"
 )
-
-
 _FIND = "SELECT 1 FROM tracking WHERE view = ? AND version = ? AND generation = ? AND position = ?"
-
-
 _PARK = "INSERT INTO parked (view, version, generation, position, reason) VALUES (?, ?, ?, ?, ?)"
-
-
 _PARKED = "SELECT position, reason FROM parked WHERE view = ? AND version = ? AND generation = ? ORDER BY position"
 
 
@@ -265,8 +252,6 @@ _OLDER = (
     "SELECT version, generation FROM tracking "
     "WHERE view = ? AND version > 0 AND (version < ? OR (version = ? AND generation < ?)) ORDER BY version, generation"
 )
-
-
 _FORGET = "WHERE view = ? AND version = ? AND generation = ?"
 
 
@@ -345,24 +330,16 @@ class Generations:
 Taken = tuple[int, events.Event]
 """Event to process, with its position in the log."""
 
-
 K = TypeVar("K")
-
-
 C = TypeVar("C")
-
 
 POSITION: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
 """Type of a position in the log. SQLite's INTEGER has the same size, and only that type can be an alias of the rowid."""
 
-
 PLAIN_TEXT: TypeEngine[str] = Text(collation="C").with_variant(Text(), "sqlite")
 """Type of text that is compared byte by byte, independent of the server's locale."""
 
-
 EVENTS = table("events", *map(column, ("position", "stream", "version", "topic", "state", "event_id", "at", "schema")))
-
-
 STREAMS = table("streams", column("stream"), column("name"))
 """Columns of the log's tables that views use in joins."""
 

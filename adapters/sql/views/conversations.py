@@ -18,7 +18,6 @@ from .catching_up import PLAIN_TEXT, POSITION, Taken, View, upsert
 Known = dict[str, str]
 """Stored state (JSON) by stream name."""
 
-
 Changes = Sequence[dict[str, Any]]
 
 

@@ -20,7 +20,7 @@ from threadledger.domain.conversation import (
     recorded_failure,
 )
 from threadledger.domain.errors import CorruptEvent
-from threadledger.domain.failures import BackendEnd, Cause, GroupName, diagnose, named_group, tells, whole_text
+from threadledger.domain.failures import BackendEnd, Cause, GroupName, diagnose, tells, whole_text
 from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.journal import restore
 
@@ -28,10 +28,8 @@ from .catching_up import EVENTS, PLAIN_TEXT, POSITION, STREAMS, Taken
 
 RowOfRun = Row[Any]
 
-
 TOKENS_MAX = 2**53
 """Maximum number of tokens accepted for a run; larger values are stored as 0."""
-
 
 _EVENT = (
     *(EVENTS.c.position, STREAMS.c.name, EVENTS.c.version, EVENTS.c.topic, EVENTS.c.state),
@@ -167,7 +165,7 @@ def as_row(run: RunRecord, folded: Exchanges, places: RunPlaces, groups: dict[st
     code = cause = group = None
     if failure is not None:
         cause = recorded_failure(run, exchange).cause  # raises if the run could not be read back later
-        name = named_group(failure, run.backend, cause)
+        name = GroupName.of(failure, run.backend, cause)
         code, group = storable(failure.code), name.id
         groups[group] = name
     return (

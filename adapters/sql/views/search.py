@@ -194,14 +194,11 @@ PostgreSQL limits a tsvector to less than 1 MiB, and 100,000 different Chinese c
 phrases only among the first 16,383 words, and only in the first 255 occurrences of a word.
 """
 
-
 WORD_CHARS_MAX = 200
 """Maximum length of a word; the rest is ignored. PostgreSQL limits a lexeme to less than 2 KiB."""
 
-
 SEARCH_WORDS_MAX = 500
 """Maximum number of words in one search."""
-
 
 _SPACELESS = (
     (0x0E00, 0x0EFF),  # Thai, Lao
@@ -215,8 +212,6 @@ _SPACELESS = (
     (0xF900, 0xFAFF),
     (0x20000, 0x3FFFF),
 )
-
-
 _NOT_THERE = {0x00AD, 0x0640, 0x200D}
 """Soft hyphen, Arabic tatweel and zero-width joiner: characters within a word that are ignored."""
 
@@ -240,8 +235,6 @@ class _Folding(dict[int, str]):
 
 
 _FOLDING = _Folding()
-
-
 _TERMS = re.compile(r'"([^"]*)"|(\S+)')
 
 
