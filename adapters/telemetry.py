@@ -9,6 +9,11 @@ The app configures its SDK as usual; without an SDK, OpenTelemetry does nothing.
 Spans are created from stored events, with the timestamps of the events. A run that a crash left open therefore gets its
 span when another process closes it. Spans are created in the thread that stores the events, so a span of the caller
 that is active there becomes their parent.
+
+Source of the names of attributes: github.com/open-telemetry/semantic-conventions-genai, docs/gen-ai/gen-ai-spans.md,
+gen-ai-agent-spans.md and gen-ai-metrics.md, read in November 2026 (status: Development). An earlier draft named
+`gen_ai.provider.name` `gen_ai.system`. `error.type`, `server.address` and `server.port` belong to the general
+conventions, which are stable.
 """
 
 from __future__ import annotations

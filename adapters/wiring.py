@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from threadledger.domain.conversation import Profile
 from threadledger.domain.errors import InvalidSettings
-from threadledger.domain.exchange import Backend, Candidate, Policy, Services, ToolFunction
-from threadledger.domain.journal import Journal, Observer, RunLog
+from threadledger.domain.journal import Journal, RunLog
 from threadledger.domain.ledger import Ledger
-from threadledger.domain.threads import ThreadMirror
 
-from .formats import MemoryLines
-from .mirroring import ThreadOutbox
-from .openai import (
-    Assistants,
-    AssistantsBackend,
-    AssistantsThreads,
-    ChatBackend,
-    Client,
-    ConversationThreads,
-    ResponsesBackend,
-    ThreadReader,
-)
-from .prices import price
-from .settings import Settings
-from .sql import Database, Factory, RememberedAssistants, SqlMirrorHeads
-from .telemetry import AZURE_OPENAI, OPENAI
-from .tool_loading import load_tools
+from .openai import Client
+from .sql import Database, Factory
+
+if TYPE_CHECKING:
+    from threadledger.domain.conversation import Profile
+    from threadledger.domain.exchange import Backend, Policy, Services, ToolFunction
+    from threadledger.domain.journal import Observer
+    from threadledger.domain.threads import ThreadMirror
+
+    from .openai import ThreadReader
+    from .settings import Settings
+
+T = TypeVar("T")
+
+
+class OnFirstUse(Mapping[str, T]):
+    """Build each value when it is first used: a ledger loads only the backends and the kinds of threads that it needs."""
+
+    def __init__(self, builders: Mapping[str, Callable[[], T]]) -> None:
+        self._builders = builders
+        self._built: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._built:
+            self._built.setdefault(name, self._builders[name]())  # if two threads are first, both use the same value
+        return self._built[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._builders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._builders)
+
+    def __len__(self) -> int:
+        return len(self._builders)
 
 
 def open_ledger(
@@ -66,33 +83,55 @@ def open_ledger(
         database.close()
         raise
     journal.watch.observers = (RunLog(settings.log_text), *watching)
-    mirrors: dict[str, ThreadMirror] = {}
-    if client.has_credentials:
-        mirrors = {mirror.name: mirror for mirror in (ConversationThreads(client), AssistantsThreads(client))}
+    return Ledger(journal, partial(_services, settings, client, database, profile, functions, wait))
+
+
+# Called when a ledger is first asked something: a command that only reads what is stored loads none of this.
+def _services(
+    settings: Settings,
+    client: Client,
+    database: Database,
+    profile: Profile,
+    tools: Mapping[str, ToolFunction],
+    wait: Callable[[float], None],
+) -> Services:
+    from threadledger.domain.exchange import Services
+
+    from .formats import MemoryLines
+    from .mirroring import ThreadOutbox
+    from .prices import price
+    from .sql import SqlMirrorHeads
+
+    mirrors = _mirrors(client)
     always = [settings.threads] if settings.threads in mirrors else []
-    services = Services(
-        policy=Policy(
-            candidates=tuple(Candidate(name, settings.model_for(name, profile)) for name in settings.order),
-            retries=settings.retries,
-            timeout_seconds=settings.timeout_seconds,
-            memory_last=settings.memory_last,
-            memory_tokens=settings.memory_tokens,
-            deadline_seconds=settings.deadline_seconds,
-            while_running=settings.while_running,
-        ),
+    return Services(
+        policy=_policy(settings, profile),
         backends=_backends(settings, client, database),
         mirrors=mirrors,
         mirrored_to=settings.threads,
         outbox=ThreadOutbox(mirrors, SqlMirrorHeads(database), always),
         price=price,
         profile=profile,
-        tools=functions,
+        tools=tools,
         memory_file=MemoryLines(),
         wait=wait,
         close=client.close,
         aclose=client.aclose,
     )
-    return Ledger(journal, services)
+
+
+def _policy(settings: Settings, profile: Profile) -> Policy:
+    from threadledger.domain.exchange import Candidate, Policy
+
+    return Policy(
+        candidates=tuple(Candidate(name, settings.model_for(name, profile)) for name in settings.order),
+        retries=settings.retries,
+        timeout_seconds=settings.timeout_seconds,
+        memory_last=settings.memory_last,
+        memory_tokens=settings.memory_tokens,
+        deadline_seconds=settings.deadline_seconds,
+        while_running=settings.while_running,
+    )
 
 
 def _observers(settings: Settings, client: Client, profile: Profile, given: Observer | None) -> list[Observer]:
@@ -104,7 +143,7 @@ def _observers(settings: Settings, client: Client, profile: Profile, given: Obse
     found = [given] if given is not None else []
     if settings.telemetry:
         try:
-            from .telemetry import Telemetry
+            from .telemetry import AZURE_OPENAI, OPENAI, Telemetry
         except ImportError:
             raise InvalidSettings(
                 "THREADLEDGER_TELEMETRY is true, but OpenTelemetry is not installed: pip install 'threadledger[otel]'"
@@ -134,21 +173,54 @@ def client_of(settings: Settings) -> Client:
 
 def thread_reader(settings: Settings) -> ThreadReader:
     """Create a reader for threads of the provider named by the settings."""
+    from .openai import ThreadReader
+
     return ThreadReader(client_of(settings))
 
 
 def _tools(settings: Settings, profile: Profile, given: Mapping[str, ToolFunction]) -> dict[str, ToolFunction]:
     """Return the app's functions together with those of the module named by THREADLEDGER_TOOLS."""
-    named = load_tools(settings.tools, profile, bound=given) if settings.tools else {}
-    return {**named, **given}
+    if not settings.tools:
+        return dict(given)
+    from .tool_loading import load_tools
+
+    return {**load_tools(settings.tools, profile, bound=given), **given}
 
 
-def _backends(settings: Settings, client: Client, database: Database) -> dict[str, Backend]:
-    in_conversations = settings.threads == "conversations" and not settings.stateless
-    assistants = Assistants(client, RememberedAssistants(database), settings.openai_assistant_id)
-    every: dict[str, Backend] = {
-        "assistants": AssistantsBackend(client, assistants),
-        "responses": ResponsesBackend(client, in_conversations, settings.background),
-        "chat": ChatBackend(client),
-    }
-    return every
+def _mirrors(client: Client) -> Mapping[str, ThreadMirror]:
+    """Return the kinds of threads that the provider has; none without credentials."""
+
+    def conversations() -> ThreadMirror:
+        from .openai import ConversationThreads
+
+        return ConversationThreads(client)
+
+    def assistants() -> ThreadMirror:
+        from .openai import AssistantsThreads
+
+        return AssistantsThreads(client)
+
+    builders = {"conversations": conversations, "assistants": assistants}
+    return OnFirstUse(builders if client.has_credentials else {})
+
+
+def _backends(settings: Settings, client: Client, database: Database) -> Mapping[str, Backend]:
+    def assistants() -> Backend:
+        from .openai import Assistants, AssistantsBackend
+        from .sql import RememberedAssistants
+
+        remembered = RememberedAssistants(database)
+        return AssistantsBackend(client, Assistants(client, remembered, settings.openai_assistant_id))
+
+    def responses() -> Backend:
+        from .openai import ResponsesBackend
+
+        in_conversations = settings.threads == "conversations" and not settings.stateless
+        return ResponsesBackend(client, in_conversations, settings.background)
+
+    def chat() -> Backend:
+        from .openai import ChatBackend
+
+        return ChatBackend(client)
+
+    return OnFirstUse({"assistants": assistants, "responses": responses, "chat": chat})

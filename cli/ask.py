@@ -1,4 +1,7 @@
-"""Implement `threadledger ask`, which runs one exchange."""
+"""Implement `threadledger ask` (one exchange), `chat` (a conversation in the terminal) and `append` (one message).
+
+While an exchange streams, its text is printed to stdout, and everything else to stderr.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Implement `threadledger list`, which lists the conversations of the ledger."""
+"""Implement `threadledger list`, `show` and `fork` for conversations, and `events`, which prints the event log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Implement `threadledger diff`, which compares a memory at two times, or with its thread."""
+"""Implement `threadledger diff`, which compares a memory at two times, or with its thread item by item.
+
+Differences are drawn with `-` for removed, `+` for added and `~` for changed text. Unchanged entries are counted in one
+line.
+"""
 
 from __future__ import annotations
 

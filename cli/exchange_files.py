@@ -1,4 +1,4 @@
-"""Implement `threadledger import`, which imports conversations from files and live threads."""
+"""Implement `threadledger import` (from files and live threads) and `export` (as JSON Lines or Markdown)."""
 
 from __future__ import annotations
 

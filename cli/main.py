@@ -1,4 +1,8 @@
-"""Define what all commands share: global options, parameter types, and how a command opens the ledger."""
+"""Define what all commands share: global options, parameter types, exit codes, and how a command opens the ledger.
+
+Every error is printed as one sentence on stderr; a traceback is printed only if `THREADLEDGER_DEBUG` is set. Commands
+are loaded only when they are used (`LazyGroup`), so that `--version` and `--help` stay fast.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Print data to stdout as a table, JSON, JSON Lines or CSV, and everything else to stderr."""
+"""Print data to stdout as a table, JSON, JSON Lines or CSV, and everything else to stderr.
+
+Bars and sparklines are drawn with characters. A progress bar with rate and remaining time is shown on stderr, only on a
+terminal.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Implement `threadledger init`, which creates the settings file and the database."""
+"""Implement `threadledger init` (settings file and database), `config` (effective settings) and `simulate`.
+
+`config` masks secrets. `simulate` serves a simulator of OpenAI's API.
+"""
 
 from __future__ import annotations
 

@@ -12,8 +12,7 @@ from .faces import lazy_face
 if TYPE_CHECKING:
     from .conversation.conversation import Completion
     from .conversation.exchanges import ExchangeRecord, FailureFilter, RunRecord
-    from .conversation.messages import File, Image, Message, Part, Role, Source, Text, ToolCall, Usage
-    from .conversation.parsing import JournaledMessage
+    from .conversation.messages import File, Image, JournaledMessage, Message, Part, Role, Source, Text, ToolCall, Usage
     from .conversation.profiles import Profile
     from .errors import (
         AllBackendsFailed,
@@ -149,8 +148,7 @@ __all__ = [
 _HOMES = {
     "conversation.conversation": "Completion",
     "conversation.exchanges": "ExchangeRecord FailureFilter RunRecord",
-    "conversation.messages": "File Image Message Part Role Source Text ToolCall Usage",
-    "conversation.parsing": "JournaledMessage",
+    "conversation.messages": "File Image JournaledMessage Message Part Role Source Text ToolCall Usage",
     "conversation.profiles": "Profile",
     "exchange.answer": "Answer Delta StartedOver StreamPart ToolUse",
     "errors": (

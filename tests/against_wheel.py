@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST_SQLALCHEMY = "sqlalchemy>=2.0.40,<2.1"
 SAME_ON_ANY_VERSION = (
-    *("test_simulator_*", "domain/*", "test_secrets.py", "adapters/test_causes.py", "adapters/test_import_*"),
+    *("simulator/*", "domain/*", "test_secrets.py", "adapters/test_causes.py", "adapters/test_import_*"),
     *("cli/test_*golden.py", "cli/test_*export.py", "cli/test_diff.py", "cli/test_doctor_online.py"),
     *("story/test_re*.py", "story/test_killed_rerun.py", "story/test_tools.py", "story/test_active_runs.py"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,20 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         pytest.skip("the tests run against the wheel, without the tree")
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), target
+
+
+def test_every_file_and_function_that_a_document_names_exists() -> None:
+    if not (ROOT / "domain").is_dir():
+        pytest.skip("the tests run against the wheel, without the tree")
+    missing = []
+    texts = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+    for document, text in ((each, each.read_text(encoding="utf-8")) for each in texts):
+        for file in re.findall(r"\b(?:domain|adapters|cli|tests|examples|benchmarks)/[\w/]+\.py\b", text):
+            missing += [f"{document.name}: {file}"] if not (ROOT / file).is_file() else []
+        for file, name in re.findall(r"^ {4}((?:domain|adapters|cli)/[\w/]+)\.py +([\w.]+)\b", text, re.MULTILINE):
+            if (ROOT / f"{file}.py").is_file():
+                found: Any = import_module(f"threadledger.{file.replace('/', '.')}")
+                for part in name.split("."):
+                    found = getattr(found, part, None)
+                missing += [f"{document.name}: {file}.py {name}"] if found is None else []
+    assert not missing

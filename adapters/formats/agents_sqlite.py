@@ -2,6 +2,9 @@
 
 Each session is a conversation, and each row is an item. The file is opened read-only. The format is that of
 openai-agents 0.24: tables `agent_sessions` and `agent_messages`, items as JSON in `message_data`, timestamps in UTC.
+
+The items are those of the Responses API, which Conversations hold too. `chat_message` converts them for both sources;
+the functions after it build content parts for all sources, and replace large data by its size and hash.
 """
 
 from __future__ import annotations

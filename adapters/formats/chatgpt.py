@@ -3,6 +3,10 @@
 Each conversation is a tree of messages: a `mapping` of nodes with parent and children, and a `current_node`, the last
 node of the branch that ChatGPT shows. Only that branch is imported. Messages on other branches, hidden messages and
 reasoning are left out and counted.
+
+Each message becomes a Chat Completions message. An assistant's message to a tool (`recipient`) becomes a tool call with
+the node's id, and the tool's first message after it becomes the result. Content types without an equivalent in Chat
+Completions are kept as parts of their own type.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Journal the conversations read from a source.
+"""Represent conversations read from a source (`Found`, with its entries), and journal them.
 
 Each conversation is imported once, completely or not at all; later imports add only its new messages. A message's
 idempotency key is derived from its place in the source. Messages imported earlier are not changed. A message that has

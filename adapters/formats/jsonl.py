@@ -139,6 +139,7 @@ def _is_place(given: object) -> bool:
     return True
 
 
+# A file of memories has one line per conversation: `{"id": KEY, "messages": [Chat Completions messages]}`.
 Memories = Iterator[tuple[str, Sequence[dict[str, Any]]]]
 
 

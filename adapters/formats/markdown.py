@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from threadledger.domain.conversation import JournaledMessage
-from threadledger.domain.conversation.messages import Message, ToolCall
+from threadledger.domain.conversation.messages import JournaledMessage, Message, ToolCall
 from threadledger.domain.ledger import Ledger
 
 from .agents_sqlite import by_reference, data_by_reference

@@ -4,6 +4,10 @@ Accepted are one JSON document or JSON lines of `{"object": "list", "data": [...
 `{"thread_id": ..., "messages": [...]}` and `{"id": "thread_...", "metadata": {...}, "messages": {"data": [...]},
 "run_steps": [...]}`. For Conversations, `{"id": "conv_...", "items": [...]}` is accepted. Consecutive pages of one
 thread are merged.
+
+Messages and tool call steps become entries of a conversation, oldest first. Messages are sorted by `created_at`, which
+has a resolution of one second; equal timestamps keep the order of the list. The tool calls of a run precede the message
+that the run wrote next.
 """
 
 from __future__ import annotations

@@ -145,6 +145,8 @@ def _too_late(request: BackendRequest) -> ProviderRefused:
     return ProviderRefused(Failure("timed_out", message=message, details={"endpoint": ENDPOINT}))
 
 
+# A streamed completion is assembled here: the SDK's own helper does more than is needed and used 29 % of an
+# exchange's CPU time (profiled with openai 3.54).
 @dataclass
 class ToolCallSoFar:
     """Hold one partly received tool call; `type`, `id` and `function` have the same names as in a complete response."""
@@ -209,6 +211,8 @@ class CompletionSoFar:
         return [self]
 
 
+# An imported message may have fields that the API does not accept. They are kept in the journal and omitted from the
+# request, because one unknown field would make the provider refuse the whole request.
 FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call"})
 """Fields of a message. Source: OpenAI's OpenAPI description, `ChatCompletionRequestMessage` and its variants; November 2026."""
 

@@ -1,4 +1,8 @@
-"""Create the SDK's clients at first use, because importing openai takes about a second. SDK retries are always disabled."""
+"""Create the SDK's clients at first use, because importing openai takes about a second. SDK retries are always disabled.
+
+Each SDK call is an effect (`call`) that runs on the blocking or on the asynchronous client; the same is true of streams
+and of lists.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Verified with openai 3.54: the text of an exception contains only the message, so its attributes are read too. A response
 that is not JSON, or not from the provider, raises `AttributeError` or `JSONDecodeError`, not an OpenAI error.
+
+A run that fails is also charged: `Spent` counts the tokens that the provider reported for it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The provider adds input and output to the Conversation only when the response completes. Items that are missing in the
 Conversation are therefore sent as input, and a failed response leaves nothing there.
+
+A response is streamed or not, with an open connection or in the background (`ResponseMaker`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Mirror memory to the provider's threads: Assistants threads and Conversations. Items are written sequentially."""
+"""Mirror memory to the provider's threads: Assistants threads and Conversations. Items are written sequentially.
+
+What a thread does not support is counted by kind. An Assistants thread accepts no messages and no runs while a run is
+active: `ThreadRuns` finds, cancels and cleans up runs.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ from functools import partial
 from typing import Any
 
 from threadledger.domain import limits
-from threadledger.domain.conversation import Completion, JournaledMessage
-from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.messages import JournaledMessage, Message, Role
 from threadledger.domain.effects import Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendRequest, Delta
@@ -346,6 +350,7 @@ def thread_text(message: Any) -> str:
     return "\n\n".join(parts)
 
 
+# The API has no list of Conversations that could be read instead.
 def is_there(client: Client, conversation_id: str) -> Effects[bool]:
     """Return whether the conversation can be retrieved; any refusal counts as missing."""
     try:
@@ -357,6 +362,8 @@ def is_there(client: Client, conversation_id: str) -> Effects[bool]:
     return True
 
 
+# A run that was created by this ledger and is no longer followed (its process crashed, or the response to its
+# creation was lost) is found by its metadata and cancelled. Other runs are waited for.
 RUN = "GET /threads/{thread_id}/runs/{run_id}"
 RUNS_LOOKED_AT = 20
 """Number of newest runs of a thread that are searched for our runs. Only the newest can be active."""
@@ -461,6 +468,7 @@ def _delete(sdk: Any, thread_id: str, message_id: str) -> Any:
     return sdk.beta.threads.messages.delete(message_id, thread_id=thread_id)
 
 
+# An answer that is already in the thread comes from an earlier run of the exchange, whose response was lost.
 FOUND = "found_in_thread"
 """Finish reason of a run that called no model because the answer was already in the thread."""
 

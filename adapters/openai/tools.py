@@ -1,4 +1,8 @@
-"""Convert tools to the formats of the three APIs, and answer tool calls with the app's functions."""
+"""Convert tools to the formats of the three APIs, answer tool calls with the app's functions, and check requests.
+
+The check before a request is sent (`preflight`) reports a named refusal instead of the provider's generic
+`server_error`.
+"""
 
 from __future__ import annotations
 
@@ -90,6 +94,8 @@ def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
         return f"[the tool failed: {type(error).__name__}: {redact(str(error))}]"
 
 
+# Source of names and sizes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`: name
+# of a-z, A-Z, 0-9, underscores and dashes, at most 64 characters; parameters: a JSON schema). November 2026.
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 JSON_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 SCHEMA_DEPTH_MAX = 20

@@ -3,6 +3,9 @@
 The app's client sends all requests, so its timeouts, proxies, headers, transports, hooks and redirects still apply. Verified
 with openai 3.54: the SDK uses only `build_request`, `send`, `close` or `aclose`, `is_closed`, `timeout` and `event_hooks` of
 its HTTP client, all of which are public.
+
+The bytes of a response are read as they pass to the app (`Passing`): the state they show is recorded before the app
+receives them.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ T = TypeVar("T")
 
 
 class Recorded(Protocol):
-    """Receive the events of a recorded request (see `recorder.py`). `begin` may raise; the other methods never do."""
+    """Receive the events of a recorded request (see `runs.py`). `begin` may raise; the other methods never do."""
 
     def context(self, request_id: str | None = None, http_status: int | None = None) -> Context: ...
 

@@ -1,6 +1,8 @@
 """Read from a provider's response body whether a run answered, failed, or continues.
 
 The same rules as for our backends apply: an answer that was truncated, filtered or is empty is a failure.
+
+A failed HTTP request becomes the `Failure` of the exception that the SDK raises for it (`refusal`, `trouble`).
 """
 
 from __future__ import annotations

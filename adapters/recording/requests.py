@@ -1,6 +1,10 @@
 """Classify a request to the provider: a model call, a request about a run, messages for a thread, or one not recorded.
 
 The paths are those of the SDK 3.54; any prefix (`/v1`, Azure's `/openai/deployments/MODEL`) is accepted.
+
+The messages of a request, in the formats of the three APIs, become our messages in the format of Chat Completions.
+Instructions (roles `system` and `developer`) belong to the app and are not part of memory: they are omitted. Items that
+only the provider can use again (reasoning, item references, calls of hosted tools) are omitted too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Record one HTTP request that calls a model as a run: its exchange, its new messages, and its end.
+"""Record an app's requests in a conversation: a request that calls a model as a run, and what the app does around it.
+
+`CallRecorder` decides which calls of a client are recorded, and in which conversation (`in_conversation` names it).
+`RunRecording` records one run: its exchange, its new messages, and its end. `RecordedLook` and `RecordedMessages`
+record polling, tool results and messages added to a thread.
 
 The app decides how many runs it has open at the same time: a run is recorded alongside other runs of its conversation, in
 cases where `ask` would be refused.
@@ -19,8 +23,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from threadledger.domain import limits
-from threadledger.domain.conversation import Completion, Conversation, JournaledMessage, RunPlan, stream_of
-from threadledger.domain.conversation.messages import Message, Role, Source, Text, ToolCall
+from threadledger.domain.conversation import Completion, Conversation, RunPlan, stream_of
+from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, Text, ToolCall
 from threadledger.domain.errors import ConversationChanged, RunNotOpen
 from threadledger.domain.failures import Failure
 from threadledger.domain.ids import from_iso, new_id, now
@@ -422,6 +426,7 @@ def named_key() -> str | None:
     return _KEY.get()
 
 
+# Position decides which messages of a request are new to memory, never the content alone.
 def first_new(sent: Sequence[Message], memory: Sequence[Message], held: bool = False, all_read: bool = True) -> int:
     """Return the index of the first new message in `sent`.
 

@@ -1,4 +1,7 @@
-"""Draw the plots of the report as SVG. Colours are CSS classes, so they follow the light or dark theme."""
+"""Draw the plots of the report as SVG. Colours are CSS classes, so they follow the light or dark theme.
+
+`STYLE` is the CSS of the report, with rules for both themes, narrow screens and print.
+"""
 
 from __future__ import annotations
 

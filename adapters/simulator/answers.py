@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from .ids import Seeded
+from ..wire import Json, objects
+from .ids import SeededIds
 
 
 @dataclass(frozen=True)
-class ToolCall:
+class ScriptedToolCall:
     """Represent a call of one of the app's functions.
 
     `arguments` is JSON text, as on the wire.
@@ -22,49 +22,48 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScriptedAnswer:
     """Represent a model's answer: a text, or tool calls with an empty text."""
 
     text: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[ScriptedToolCall, ...] = ()
 
 
-class Answers:
+class AnswerQueue:
     """Hold the queue of scripted answers.
 
     A run that fails takes no answer, so its retry gets the answer that the run would have given.
     """
 
-    def __init__(self, scripted: Iterable[Answer] = ()) -> None:
+    def __init__(self, scripted: Iterable[ScriptedAnswer] = ()) -> None:
         self._queue = deque(scripted)
 
-    def add(self, answers: Iterable[Answer]) -> None:
+    def add(self, answers: Iterable[ScriptedAnswer]) -> None:
         """Append answers to the queue."""
         self._queue.extend(answers)
 
-    def next(self, last_user_text: str) -> Answer:
+    def next(self, last_user_text: str) -> ScriptedAnswer:
         """Return the next scripted answer, or an echo of the user's last text."""
         return self._queue.popleft() if self._queue else echo(last_user_text)
 
-    def replace(self, answers: Iterable[Answer]) -> None:
+    def replace(self, answers: Iterable[ScriptedAnswer]) -> None:
         """Replace the queue with these answers."""
         self._queue = deque(answers)
 
     @property
-    def left(self) -> list[Answer]:
+    def left(self) -> list[ScriptedAnswer]:
         """Return the scripted answers that are still in the queue."""
         return list(self._queue)
 
 
-def called(seeded: Seeded, wanted: ToolCall) -> dict[str, Any]:
-    """Return a tool call with a new id, in the form of runs and chat completions."""
-    function = {"name": wanted.name, "arguments": wanted.arguments}
-    return {"id": seeded.short("call_"), "type": "function", "function": function}
+def call_of(ids: SeededIds, scripted: ScriptedToolCall) -> Json:
+    """Return a scripted tool call with a new id, in the form of runs and chat completions."""
+    return objects.tool_call(ids.short("call_"), scripted.name, scripted.arguments)
 
 
-def echo(text: str) -> Answer:
+def echo(text: str) -> ScriptedAnswer:
     """Return the answer that is given if nothing is scripted."""
-    return Answer(f"You said: {text}")
+    return ScriptedAnswer(f"You said: {text}")
 
 
 def first_half(text: str) -> str:
@@ -81,28 +80,11 @@ def token_count(text: str) -> int:
     return len(text.split())
 
 
-def text_of(content: Any) -> str:
-    """Return the text of a message's content.
-
-    `content` is a string, or a list of parts of any API (text, input_text, output_text, refusal).
-    """
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    return " ".join(filter(None, (_part_text(part) for part in content)))
-
-
-def _part_text(part: Any) -> str:
-    if not isinstance(part, Mapping):
-        return ""
-    text = part.get("text", part.get("refusal", ""))
-    value = text.get("value", "") if isinstance(text, Mapping) else text
-    return value if isinstance(value, str) else ""
+# How a run, a response or a chat completion can end without success.
 
 
 @dataclass(frozen=True)
-class Failure:
+class ScriptedFailure:
     """End as `failed` with this error; a chat completion answers HTTP 500."""
 
     code: str = "server_error"
@@ -110,17 +92,17 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Incomplete:
+class ScriptedIncompletion:
     """End as `incomplete` for this reason; a chat completion shows it as its finish reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class End:
+class ScriptedEnd:
     """End in this status: `expired` or `cancelled`."""
 
     status: str
 
 
-Outcome = Failure | Incomplete | End
+ScriptedOutcome = ScriptedFailure | ScriptedIncompletion | ScriptedEnd

@@ -9,18 +9,16 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from .errors import ApiError, unknown_url
+from ..wire import APIS, ApiError, IncomingRequest, errors
 from .faults import as_json
 from .provider import Provider
-from .routes import APIS
 from .script import Reader, ScriptError, parse_answers, parse_faults, parse_limits
 from .state_file import answer_json
-from .wire import Incoming
 
 CONTROL_PREFIX = "/_simulator"
 
 
-def control(provider: Provider, incoming: Incoming) -> tuple[int, dict[str, Any]]:
+def control(provider: Provider, incoming: IncomingRequest) -> tuple[int, dict[str, Any]]:
     """Answer a control request with a status and a JSON object."""
     try:
         return 200, _dispatch(provider, incoming)
@@ -30,10 +28,10 @@ def control(provider: Provider, incoming: Incoming) -> tuple[int, dict[str, Any]
         return error.status, error.body()
 
 
-def _dispatch(provider: Provider, incoming: Incoming) -> dict[str, Any]:
+def _dispatch(provider: Provider, incoming: IncomingRequest) -> dict[str, Any]:
     action = ACTIONS.get((incoming.method, incoming.path.removeprefix(CONTROL_PREFIX)))
     if action is None:
-        raise unknown_url(incoming.method, incoming.path)
+        raise errors.unknown_url(incoming.method, incoming.path)
     answer = action(provider, json.loads(incoming.body or b"{}"))
     provider.save()
     return answer
@@ -45,7 +43,7 @@ def state(provider: Provider, _body: Any = None) -> dict[str, Any]:
         messages, items = provider.messages, provider.items
         runs = list(provider.runs.values())
         return {
-            "seed": provider.store.seeded.seed,
+            "seed": provider.store.ids.seed,
             "assistants": list(provider.assistants.values()),
             "threads": [
                 {**thread, "messages": messages[key], "runs": [run for run in runs if run["thread_id"] == key]}

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .answers import End, Failure, Incomplete, Outcome
-from .call import Call
-from .routes import CHAT, RESPONSE, RUN, Route
-from .streams import frame
+from ..wire import CHAT, RESPONSE, RUN, Route, RouteCall, sse
+from .answers import ScriptedEnd, ScriptedFailure, ScriptedIncompletion, ScriptedOutcome
 
 EVERYWHERE = "*"
 ACTIONS = (
@@ -20,7 +18,10 @@ ACTIONS = (
     "truncate", "garble", "error_event", "thread_gone", "gone",
 )  # fmt: skip
 
+# Faults that happen within a stream, each after a given number of its events. A stream with fewer events is not affected.
 CLEAN, BROKEN = "clean", "broken"
+FLAT, ENVELOPE = "flat", "envelope"
+GARBLED = b'data: {"this line": is no JSON\n\n'
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,6 @@ class Garbling:
     events: int = 0
 
 
-FLAT, ENVELOPE = "flat", "envelope"
-
-
 @dataclass(frozen=True)
 class StreamError:
     """Send an error event instead of the rest of the stream.
@@ -68,12 +66,8 @@ class StreamError:
 
     def frame(self, api: str, number: int) -> bytes:
         """Return the event as bytes for the wire; `number` is its position in the stream."""
-        error = {"code": self.code, "message": self.message, "param": None, "type": "server_error"}
-        if api == "chat":
-            return frame({"error": error})
-        if self.form == ENVELOPE:
-            return frame({"error": error}, "error")
-        return frame(error | {"type": "error", "sequence_number": number} if api == "responses" else error, "error")
+        enveloped = self.form == ENVELOPE
+        return sse.error_frame(api, self.code, self.message, number=number, enveloped=enveloped)
 
 
 _WITHIN = (Hang, Truncation, Garbling, StreamError)
@@ -133,7 +127,7 @@ class Fault:
     after: int = 0
     probability: float = 1.0
     refuse: Refusal | None = None
-    fail: Failure | None = None
+    fail: ScriptedFailure | None = None
     incomplete: str | None = None
     end: str | None = None
     drop: bool = False
@@ -150,11 +144,11 @@ class Fault:
     gone: bool = False
 
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> ScriptedOutcome | None:
         """Return how a run ends under this fault, or None for faults of another kind."""
         if self.incomplete is not None:
-            return Incomplete(self.incomplete)
-        return End(self.end) if self.end is not None else self.fail
+            return ScriptedIncompletion(self.incomplete)
+        return ScriptedEnd(self.end) if self.end is not None else self.fail
 
     @property
     def silent_seconds(self) -> float | None:
@@ -179,7 +173,7 @@ class Fault:
             return False
         return self.outcome is None or route.makes in self.makers()
 
-    def concerns(self, route: Route, call: Call) -> bool:
+    def concerns(self, route: Route, call: RouteCall) -> bool:
         """Return whether this fault can happen to this request."""
         if (self.needs_stream and not call.wants_stream) or (self.thread_gone and call.addressed is None):
             return False
@@ -233,7 +227,7 @@ class Faults:
         """Remove all faults."""
         self._states.clear()
 
-    def take(self, route: Route, call: Call) -> Fault | None:
+    def take(self, route: Route, call: RouteCall) -> Fault | None:
         """Return the fault that happens to this request, or None, and update the counts."""
         taken: Fault | None = None
         for index, state in enumerate(self._states):

@@ -9,7 +9,7 @@ SHORT_ID_CHARS = 24  # Assistants API, tool calls
 LONG_ID_CHARS = 48  # conversations, responses and their items: hexadecimal
 
 
-class Seeded:
+class SeededIds:
     """Generate ids and random numbers deterministically, by hashing a counter together with the seed."""
 
     def __init__(self, seed: int) -> None:

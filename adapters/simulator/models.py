@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .call import Call, Json
-from .store import Store
+from ..wire import Json, objects
+from .requests import SimulatedCall
+from .store import ProviderStore
 
 # Listed if the simulator was given no models; it then accepts any other name, too.
 # Ids from the doc strings of openai-python 3.54, dates from its types/beta/assistant_create_params.py.
@@ -19,28 +20,19 @@ DEFAULT_MODELS: Mapping[str, str | None] = {
     "gpt-5": "2026-12-11",
     "gpt-4": "2026-10-23",
 }
+
 CREATED_AT = 1_735_689_600  # 2025-01-01, the same for every model
 
 
-def list_(store: Store, _call: Call) -> Json:
+def list_(store: ProviderStore, _call: SimulatedCall) -> Json:
     """Return the models in service (GET /models)."""
     known = DEFAULT_MODELS if store.models is None else store.models
     in_service = {name: date for name, date in known.items() if name not in store.retired_models}
-    return {"object": "list", "data": [_model(name, date) for name, date in in_service.items()]}
+    return {"object": "list", "data": [objects.model(name, CREATED_AT, date) for name, date in in_service.items()]}
 
 
-def retrieve(store: Store, call: Call) -> Json:
+def retrieve(store: ProviderStore, call: SimulatedCall) -> Json:
     """Return a model (GET /models/{model})."""
     name = store.accept_model(call.ids["model"])
     known = DEFAULT_MODELS if store.models is None else store.models
-    return _model(name, known.get(name))
-
-
-def _model(name: str, shutdown_date: str | None) -> Json:
-    return {
-        "id": name,
-        "object": "model",
-        "created": CREATED_AT,
-        "owned_by": "system",
-        "shutdown_date": shutdown_date,
-    }
+    return objects.model(name, CREATED_AT, known.get(name))

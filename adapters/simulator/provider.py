@@ -8,28 +8,43 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
-from .call import Call, Json
-from .errors import REQUESTS_KEPT, ApiError, gone, unknown_url
+from ..wire import (
+    APIS,
+    Address,
+    ApiError,
+    EventStream,
+    IncomingRequest,
+    Json,
+    Reply,
+    Route,
+    Router,
+    address_of,
+    errors,
+    json_body,
+    reply_headers,
+    require_beta,
+    require_key,
+    sse,
+)
 from .faults import Fault, Faults, Refusal
-from .rates import Limits, RateLimits, requested_tokens
-from .routes import APIS, Route, Router
-from .store import Store
-from .streams import EventStream
-from .views import Views
-from .wire import Admitted, Incoming, RecordedRequest, Reply, parsed
+from .handlers import HANDLERS
+from .limits import REQUESTS_KEPT
+from .rates import UNLIMITED, RateLimits, requested_tokens
+from .requests import AdmittedRequest, RecordedRequest, SimulatedCall
+from .store import ProviderStore
+from .views import ProviderViews
 
 
-class Provider(Views):
+class Provider(ProviderViews):
     """Handle requests and hold the provider's state.
 
     Every public method may be called from any thread. Properties return copies of the lists.
     """
 
-    def __init__(self, store: Store, api_key: str | None = None) -> None:
+    def __init__(self, store: ProviderStore, api_key: str | None = None) -> None:
         super().__init__(store, threading.RLock())
-        self.faults = Faults(store.seeded.chance)
+        self.faults = Faults(store.ids.chance)
         self.rates = RateLimits(store.seconds)
         self.keeper: Callable[[], None] | None = None
         self._api_key = api_key
@@ -38,20 +53,20 @@ class Provider(Views):
         self._requests: deque[RecordedRequest] = deque(maxlen=REQUESTS_KEPT)
         self._counts: Counter[str] = Counter()
 
-    def admit(self, incoming: Incoming) -> Admitted:
+    def admit(self, incoming: IncomingRequest) -> AdmittedRequest:
         """Find a request's route, check its key and choose its fault.
 
         This does not carry out the request and raises nothing: a refusal is stored in the result.
         """
         with self.lock:
-            admitted = Admitted(incoming, self.store.seeded.long("req_")[:36], time.perf_counter())
+            admitted = AdmittedRequest(incoming, self.store.ids.long("req_")[:36], time.perf_counter())
             try:
                 self._admit(admitted)
             except ApiError as refusal:
                 admitted.refusal = refusal
             return admitted
 
-    def perform(self, admitted: Admitted) -> Reply:
+    def perform(self, admitted: AdmittedRequest) -> Reply:
         """Carry out or refuse a request and return the answer.
 
         A streamed request is carried out as the stream is pulled.
@@ -64,11 +79,9 @@ class Provider(Views):
             except ApiError as refusal:
                 status, body, headers = refusal.status, refusal.body(), refusal.headers
             elapsed = max(1, round((time.perf_counter() - admitted.started) * 1000))
-            headers |= {"content-type": "application/json", "x-request-id": admitted.request_id}
-            headers |= {"openai-version": "2020-10-01", "openai-processing-ms": str(elapsed)}
-            headers |= self.rates.headers()
+            headers |= reply_headers(admitted.request_id, elapsed) | self.rates.headers()
             if isinstance(body, EventStream):
-                headers |= {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+                headers |= sse.STREAM_HEADERS
                 self.save()
                 return Reply(status, headers, stream=body)
             # Encode under the lock, so that no other thread changes the object meanwhile.
@@ -99,7 +112,7 @@ class Provider(Views):
             stream.abandon(status)
             self.save()
 
-    def record(self, admitted: Admitted, status: int | None) -> None:
+    def record(self, admitted: AdmittedRequest, status: int | None) -> None:
         """Record that a request was answered with `status`, or never (None)."""
         incoming, template = admitted.incoming, admitted.route.name if admitted.route else None
         with self.lock:
@@ -122,7 +135,7 @@ class Provider(Views):
         with self.lock:
             self.store.clear()
             self.faults.clear()
-            self.rates.set(Limits())
+            self.rates.set(UNLIMITED)
             self._requests.clear()
             self.restore((), {})
 
@@ -155,22 +168,26 @@ class Provider(Views):
         with self.lock:
             return tuple(sorted(self._retired))
 
-    def _admit(self, admitted: Admitted) -> None:
+    def _admit(self, admitted: AdmittedRequest) -> None:
         incoming = admitted.incoming
         address = address_of(incoming.path, incoming.query)
         require_key(incoming.headers, self._api_key, azure=address is not None and address.azure)
         found = self._router.find(incoming.method, address.path) if address else None
         if address is None or found is None:
             # A path of a retired API answers as gone for every method.
-            raise gone() if address and self._is_retired(address) else unknown_url(incoming.method, incoming.path)
+            raise (
+                errors.gone()
+                if address and self._is_retired(address)
+                else errors.unknown_url(incoming.method, incoming.path)
+            )
         admitted.route, ids = found
-        admitted.call = Call(ids, incoming.query)
+        admitted.call = SimulatedCall(admitted.route, ids, incoming.query)
         if admitted.route.api in self._retired:
-            raise gone()
+            raise errors.gone()
         require_beta(incoming.headers, admitted.route.api)
         malformed: ApiError | None = None
         try:
-            admitted.call.body = parsed(incoming)
+            admitted.call.body = json_body(incoming)
         except ApiError as refusal:
             malformed = refusal
         if address.deployment is not None:
@@ -184,23 +201,23 @@ class Provider(Views):
         model = body.get("model")
         self.rates.charge(requested_tokens(body) if route.makes else 0, model if isinstance(model, str) else "default")
 
-    def _perform(self, admitted: Admitted) -> Json | EventStream:
+    def _perform(self, admitted: AdmittedRequest) -> Json | EventStream:
         route, fault, call = admitted.route, admitted.fault, admitted.call
         if fault is not None and fault.refuse is not None:
             raise _scripted(fault.refuse)
         if admitted.refusal is not None or route is None:
             self._give_back(fault)
-            raise admitted.refusal or unknown_url(admitted.incoming.method, admitted.incoming.path)
+            raise admitted.refusal or errors.unknown_url(admitted.incoming.method, admitted.incoming.path)
         if fault is not None:
             call.outcome = fault.outcome
             if fault.gone:
                 self._retired.add(route.api)
-                raise gone()
+                raise errors.gone()
             if fault.thread_gone and call.addressed is not None:
                 with suppress(KeyError):
                     self.lose(call.addressed)
         try:
-            return route.handler(self.store, call)
+            return HANDLERS[route.operation](self.store, call)
         except ApiError as refusal:
             if refusal.status < 500:
                 self._give_back(fault)
@@ -225,84 +242,3 @@ def _scripted(refusal: Refusal) -> ApiError:
         param=refusal.param,
         headers={name.lower(): value for name, value in refusal.headers.items()},
     )
-
-
-NO_KEY = (
-    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
-    "(i.e. Authorization: Bearer YOUR_KEY)."
-)
-AZURE_WRONG_KEY = (
-    "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an "
-    "active subscription and use a correct regional API endpoint for your resource."
-)
-
-
-def require_key(headers: Mapping[str, str], expected: str | None, *, azure: bool = False) -> None:
-    """Raise a 401 if a request has no key, or not the `expected` key if one is set.
-
-    Azure also accepts the key in the `api-key` header.
-    """
-    if azure and headers.get("api-key"):
-        if expected is not None and headers["api-key"] != expected:
-            raise ApiError(401, AZURE_WRONG_KEY, code="401")
-        return
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        raise ApiError(401, NO_KEY)
-    if expected is not None and key.strip() != expected:
-        message = f"Incorrect API key provided: {masked(key.strip())}. You can find your API key at "
-        raise ApiError(401, message + "https://platform.openai.com/account/api-keys.", code="invalid_api_key")
-
-
-def require_beta(headers: Mapping[str, str], api: str) -> None:
-    """Raise a 400 for an Assistants request without the `OpenAI-Beta: assistants=v2` header, which the SDK sends."""
-    if api == "assistants" and "assistants=v2" not in headers.get("openai-beta", ""):
-        message = (
-            "You must provide the 'OpenAI-Beta' header to access the Assistants API. "
-            "Please try again by setting the header 'OpenAI-Beta: assistants=v2'."
-        )
-        raise ApiError(400, message, code="invalid_beta")
-
-
-def masked(key: str) -> str:
-    """Return a key with part of it replaced by asterisks, as the provider shows it."""
-    if len(key) <= 12:
-        return key[:3] + "*" * max(0, len(key) - 3)
-    return key[:8] + "*" * (len(key) - 12) + key[-4:]
-
-
-API_PREFIX = "/v1"
-AZURE_PREFIX = "/openai"
-AZURE_V1_PREFIX = "/openai/v1"
-
-
-@dataclass(frozen=True)
-class Address:
-    """Represent a request path without its prefix.
-
-    `deployment` is the model that an Azure path names, or None.
-    """
-
-    path: str
-    azure: bool = False
-    deployment: str | None = None
-
-
-def address_of(path: str, query: Mapping[str, str]) -> Address | None:
-    """Return the address of a request, or None if no API has the path's prefix.
-
-    Raises `ApiError` (404) for an Azure path without `api-version`.
-    """
-    if path.startswith(f"{API_PREFIX}/"):
-        return Address(path.removeprefix(API_PREFIX))
-    if path.startswith(f"{AZURE_V1_PREFIX}/"):
-        return Address(path.removeprefix(AZURE_V1_PREFIX), azure=True)
-    if not path.startswith(f"{AZURE_PREFIX}/"):
-        return None
-    if not query.get("api-version"):
-        raise ApiError(404, "Resource not found", code="404")
-    inner = path.removeprefix(AZURE_PREFIX)
-    parts = inner.split("/", 3)
-    if len(parts) == 4 and parts[1] == "deployments":
-        return Address(f"/{parts[3]}", azure=True, deployment=parts[2])
-    return Address(inner, azure=True)

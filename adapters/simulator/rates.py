@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..wire import ApiError, Json
 from .answers import token_count
-from .call import Json
-from .errors import ApiError
 
 ORGANIZATION = "org-simulator"
-TOLD_AT = "Visit https://platform.openai.com/account/rate-limits to learn more."
+HELP = "Visit https://platform.openai.com/account/rate-limits to learn more."
 SECONDS_PER_MINUTE = 60.0
 
 
@@ -26,14 +25,14 @@ SLACK = 1e-6  # tolerance for rounding errors in sums of fractions
 
 
 @dataclass(frozen=True)
-class Limits:
+class RateAllowance:
     """Define the requests and tokens allowed per minute; None means no limit."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 
 
-NO_LIMITS = Limits()
+UNLIMITED = RateAllowance()
 
 
 @dataclass
@@ -65,9 +64,9 @@ class RateLimits:
         self._clock = clock
         self.buckets: dict[str, Bucket] = {}
 
-    def set(self, limits: Limits) -> None:
+    def set(self, allowance: RateAllowance) -> None:
         """Replace the limits; the new ones start full."""
-        wanted = {"requests": limits.requests_per_minute, "tokens": limits.tokens_per_minute}
+        wanted = {"requests": allowance.requests_per_minute, "tokens": allowance.tokens_per_minute}
         now = self._clock()
         self.buckets = {kind: Bucket(limit, limit, now) for kind, limit in wanted.items() if limit is not None}
 
@@ -84,13 +83,13 @@ class RateLimits:
 
     def headers(self) -> dict[str, str]:
         """Return the headers of the active limits: `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`."""
-        told: dict[str, str] = {}
+        values: dict[str, str] = {}
         for kind, bucket in self.buckets.items():
             bucket.refill(self._clock())
-            told[f"x-ratelimit-limit-{kind}"] = str(bucket.limit)
-            told[f"x-ratelimit-remaining-{kind}"] = str(max(0, math.floor(bucket.left + SLACK)))
-            told[f"x-ratelimit-reset-{kind}"] = duration(bucket.seconds_until(bucket.limit))
-        return told
+            values[f"x-ratelimit-limit-{kind}"] = str(bucket.limit)
+            values[f"x-ratelimit-remaining-{kind}"] = str(max(0, math.floor(bucket.left + SLACK)))
+            values[f"x-ratelimit-reset-{kind}"] = duration(bucket.seconds_until(bucket.limit))
+        return values
 
 
 def requested_tokens(body: Json) -> int:
@@ -121,11 +120,11 @@ def _exceeded(kind: str, bucket: Bucket, wanted: int, model: str, seconds: float
     short = "RPM" if kind == "requests" else "TPM"
     where = f"for {model} in organization {ORGANIZATION} on {kind} per min ({short}): Limit {bucket.limit}"
     if wanted > bucket.limit:
-        what = "The input or output tokens must be reduced in order to run successfully."
-        message = f"Request too large {where}, Requested {wanted}. {what} {TOLD_AT}"
+        reduce = "The input or output tokens must be reduced in order to run successfully."
+        message = f"Request too large {where}, Requested {wanted}. {reduce} {HELP}"
         # No retry-after: the request can never fit.
         return ApiError(429, message, kind=kind, code="rate_limit_exceeded")
     used = math.ceil(bucket.limit - bucket.left - SLACK)
     message = f"Rate limit reached {where}, Used {used}, Requested {wanted}. Please try again in {duration(seconds)}."
     wait = {"retry-after": str(max(1, math.ceil(seconds - SLACK))), "retry-after-ms": str(math.ceil(seconds * 1000))}
-    return ApiError(429, f"{message} {TOLD_AT}", kind=kind, code="rate_limit_exceeded", headers=wait)
+    return ApiError(429, f"{message} {HELP}", kind=kind, code="rate_limit_exceeded", headers=wait)

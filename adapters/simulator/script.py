@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .answers import Answer, Failure, ToolCall
-from .errors import LOCKED
+from ..wire import APIS, errors, route_named
+from .answers import ScriptedAnswer, ScriptedFailure, ScriptedToolCall
 from .faults import (
     ACTIONS,
     BROKEN,
@@ -25,8 +25,7 @@ from .faults import (
     StreamError,
     Truncation,
 )
-from .rates import NO_LIMITS, Limits
-from .routes import APIS, route_named
+from .rates import UNLIMITED, RateAllowance
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class Script:
     """
 
     seed: int | None = None
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[ScriptedAnswer, ...] = ()
     faults: tuple[Fault, ...] = ()
     retired_models: tuple[str, ...] = ()
     retired_apis: tuple[str, ...] = ()
-    rate_limits: Limits = NO_LIMITS
+    rate_limits: RateAllowance = UNLIMITED
 
     @classmethod
     def load(cls, path: str | Path) -> Script:
@@ -78,24 +77,24 @@ class Script:
         )
 
 
-def parse_answers(values: Sequence[Any], where: str) -> tuple[Answer, ...]:
+def parse_answers(values: Sequence[Any], where: str) -> tuple[ScriptedAnswer, ...]:
     """Return answers: each is a string, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
     return tuple(_answer(value, f"{where}[{index}]") for index, value in enumerate(values))
 
 
-def parse_limits(value: Any, where: str = "") -> Limits:
+def parse_limits(value: Any, where: str = "") -> RateAllowance:
     """Return rate limits from {"requests_per_minute": …, "tokens_per_minute": …}; both keys are optional."""
     reader = Reader(value, where)
     names = ("requests_per_minute", "tokens_per_minute")
     reader.only(names)
-    return Limits(*(reader.integer(name, None, minimum=1) for name in names))
+    return RateAllowance(*(reader.integer(name, None, minimum=1) for name in names))
 
 
-def _answer(value: Any, where: str) -> Answer:
-    if isinstance(value, Answer):
+def _answer(value: Any, where: str) -> ScriptedAnswer:
+    if isinstance(value, ScriptedAnswer):
         return value
     if isinstance(value, str):
-        return Answer(value)
+        return ScriptedAnswer(value)
     if not isinstance(value, Mapping):
         raise ScriptError(f"{where}: must be a string or an object with tool_calls")
     reader = Reader(value, where)
@@ -103,16 +102,18 @@ def _answer(value: Any, where: str) -> Answer:
     calls = reader.array("tool_calls")
     if not calls:
         raise ScriptError(f"{where}.tool_calls: must be an array of at least one call")
-    return Answer(tool_calls=tuple(_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)))
+    return ScriptedAnswer(
+        tool_calls=tuple(_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls))
+    )
 
 
-def _tool_call(value: Any, where: str) -> ToolCall:
+def _tool_call(value: Any, where: str) -> ScriptedToolCall:
     reader = Reader(value, where)
     reader.only(("name", "arguments"))
     arguments = reader.value("arguments", {})
     # A string is sent unchanged, so that a script can also send arguments that are not JSON.
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-    return ToolCall(reader.required_string("name"), text)
+    return ScriptedToolCall(reader.required_string("name"), text)
 
 
 ENDS = ("expired", "cancelled")
@@ -196,21 +197,21 @@ def _refusal(reader: Reader) -> Refusal:
     kind, code, param = (inner.string(name, None) for name in ("type", "code", "param"))
     # Where the code identifies the error, use the provider's message.
     locked = code == "conversation_locked"
-    message = inner.string("message", None) or (LOCKED if locked else Refusal(status).message)
+    message = inner.string("message", None) or (errors.LOCKED if locked else Refusal(status).message)
     param = param or ("conversation" if locked else None)
     return Refusal(status, message, kind, code, param, inner.string_pairs("headers"))
 
 
-def _failure(reader: Reader) -> Failure:
+def _failure(reader: Reader) -> ScriptedFailure:
     value = reader.value("fail")
     if value is True:
-        return Failure()
-    if isinstance(value, Failure):
+        return ScriptedFailure()
+    if isinstance(value, ScriptedFailure):
         return value
     inner = Reader(value, reader.name("fail"))
     inner.only(("code", "message"))
-    usual = Failure()
-    return Failure(inner.string("code", None) or usual.code, inner.string("message", None) or usual.message)
+    usual = ScriptedFailure()
+    return ScriptedFailure(inner.string("code", None) or usual.code, inner.string("message", None) or usual.message)
 
 
 def _reply(reader: Reader) -> RawReply:

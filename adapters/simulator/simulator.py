@@ -10,16 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .answers import Answer, Answers
-from .errors import POLL_AFTER_DEFAULT_MS
+from .answers import AnswerQueue, ScriptedAnswer
 from .faults import Fault
-from .ids import Seeded
+from .ids import SeededIds
+from .limits import POLL_AFTER_DEFAULT_MS
 from .provider import Provider
+from .requests import RecordedRequest
 from .script import Script, parse_answers, parse_fault, parse_limits
 from .server import ServerThread
 from .state_file import StateFile
-from .store import Store
-from .wire import RecordedRequest
+from .store import ProviderStore
 
 SEED_BITS = 32
 
@@ -59,8 +59,8 @@ class Simulator:
         wanted = script if isinstance(script, Script) else Script.parse(script or {})
         chosen = next((s for s in (seed, wanted.seed) if s is not None), None)
         self.seed = secrets.randbits(SEED_BITS) if chosen is None else chosen
-        store = Store(
-            Seeded(self.seed), Answers(wanted.answers), models, set(wanted.retired_models), poll_after_ms, clock
+        store = ProviderStore(
+            SeededIds(self.seed), AnswerQueue(wanted.answers), models, set(wanted.retired_models), poll_after_ms, clock
         )
         self.provider = Provider(store, api_key)
         self._host, self._port = host, port
@@ -164,7 +164,7 @@ class Simulator:
             self.provider.faults.clear()
         self.provider.save()
 
-    def answer(self, *answers: Answer | str | Mapping[str, Any]) -> None:
+    def answer(self, *answers: ScriptedAnswer | str | Mapping[str, Any]) -> None:
         """Append answers to the queue: texts, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
         parsed = parse_answers(answers, "answers")
         with self.provider.lock:
@@ -213,7 +213,7 @@ class Simulator:
             # The file is read only once; afterwards the state in memory is authoritative.
             if not opened.is_new and not self._loaded:
                 opened.load(self.provider)
-                self.seed = self.provider.store.seeded.seed
+                self.seed = self.provider.store.ids.seed
             self._loaded = True
             self._file = opened
             self.provider.keeper = partial(opened.save, self.provider)

@@ -11,15 +11,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .answers import Answer, End, Failure, Incomplete, Outcome, ToolCall
-from .call import Json
+from ..wire import Json
+from .answers import (
+    ScriptedAnswer,
+    ScriptedEnd,
+    ScriptedFailure,
+    ScriptedIncompletion,
+    ScriptedOutcome,
+    ScriptedToolCall,
+)
 from .faults import FaultState, as_json
 from .provider import Provider
 from .rates import Bucket
 from .responses import end
 from .script import parse_fault
-from .store import CompletionRecord, ConversationRecord, ResponseRecord, RunRecord, Store, ThreadRecord
-from .watched import Watched
+from .store import (
+    ProviderStore,
+    SimulatedCompletion,
+    SimulatedConversation,
+    SimulatedResponse,
+    SimulatedRun,
+    SimulatedThread,
+)
+from .tracked_dict import TrackedDict
 
 APPLICATION_ID = 0x746C7369  # "tlsi", in the file's header
 FORMAT = 1
@@ -31,7 +45,6 @@ CREATE TABLE object (
 CREATE TABLE setting (name TEXT PRIMARY KEY, json TEXT NOT NULL);
 """
 
-
 # An existing entry keeps its row, and thus its place in the order of creation.
 PUT = (
     "INSERT INTO object (kind, parent, id, json) VALUES (?, ?, ?, ?)"
@@ -39,7 +52,8 @@ PUT = (
 )
 READ = "SELECT parent, id, json FROM object WHERE kind = ? ORDER BY rowid"
 
-Shelf = tuple[str, str, Watched[Any], Callable[[Any], Any]]
+Shelf = tuple[str, str, TrackedDict[Any], Callable[[Any], Any]]
+"""A collection of the provider: its kind, its parent's id, its entries, and how to write one."""
 
 
 class StateError(ValueError):
@@ -104,13 +118,13 @@ class StateFile:
         self._fill(provider.store)
         for _kind, _parent, entries, _shown in list(_shelves(provider)):
             entries.settle()
-        _let_go(provider.store)
+        _cancel_unread_responses(provider.store)
 
-    def _fill(self, store: Store) -> None:
+    def _fill(self, store: ProviderStore) -> None:
         for _, key, value in self._rows("assistant"):
             store.assistants[key] = value
         for _, key, value in self._rows("thread"):
-            store.threads[key] = ThreadRecord(value)
+            store.threads[key] = SimulatedThread(value)
         for parent, key, value in self._rows("message"):
             store.threads[parent].messages[key] = value
         for parent, key, value in self._rows("run"):
@@ -164,23 +178,23 @@ class StateFile:
 def _shelves(provider: Provider) -> Iterator[Shelf]:
     """Yield every collection with changes: its kind, its parent's id, its entries, and how to write one."""
     store = provider.store
-    yield "assistant", "", store.assistants, _as_it_is
+    yield "assistant", "", store.assistants, _unchanged
     for key in store.threads.touched():
         thread = dict.get(store.threads, key)
         if thread is not None:
-            yield "message", key, thread.messages, _as_it_is
+            yield "message", key, thread.messages, _unchanged
             yield "run", key, thread.runs, run_json
     yield "thread", "", store.threads, _object_of
     for key in store.conversations.touched():
         conversation = dict.get(store.conversations, key)
         if conversation is not None:
-            yield "item", key, conversation.items, _as_it_is
+            yield "item", key, conversation.items, _unchanged
     yield "conversation", "", store.conversations, conversation_json
     yield "response", "", store.responses, response_json
     yield "completion", "", store.completions, completion_json
 
 
-def _let_go(store: Store) -> None:
+def _cancel_unread_responses(store: ProviderStore) -> None:
     """End the responses that only continued while their stream was read, because no reader outlives its simulator."""
     for record in store.responses.values():
         if not record.object["background"]:
@@ -190,18 +204,18 @@ def _let_go(store: Store) -> None:
             conversation.busy = None
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
-def _object_of(record: ThreadRecord) -> Any:
+def _object_of(record: SimulatedThread) -> Any:
     return record.object
 
 
 def _settings(provider: Provider) -> dict[str, Any]:
     store = provider.store
     return {
-        "ids": {"seed": store.seeded.seed, "count": store.seeded.count},
+        "ids": {"seed": store.ids.seed, "count": store.ids.count},
         "answers": [answer_json(answer) for answer in store.answers.left],
         "faults": [as_json(state) for state in provider.faults.states],
         "retired": {"apis": list(provider.retired_apis), "models": sorted(store.retired_models)},
@@ -212,7 +226,7 @@ def _settings(provider: Provider) -> dict[str, Any]:
 
 def _restore(provider: Provider, settings: dict[str, Any]) -> None:
     store = provider.store
-    store.seeded.seed, store.seeded.count = settings["ids"]["seed"], settings["ids"]["count"]
+    store.ids.seed, store.ids.count = settings["ids"]["seed"], settings["ids"]["count"]
     store.answers.replace(answer_of(value) for value in settings["answers"])
     provider.faults.replace(_fault_state(value) for value in settings["faults"])
     provider.restore(settings["retired"]["apis"], settings["request_counts"])
@@ -225,21 +239,26 @@ def _fault_state(value: dict[str, Any]) -> FaultState:
     return FaultState(parse_fault(value), seen, fired)
 
 
-def answer_json(answer: Answer) -> Any:
+# Records as JSON, for the rows of the file.
+
+
+def answer_json(answer: ScriptedAnswer) -> Any:
     """Return an answer in the script format: a text, or {"tool_calls": […]}."""
     if not answer.tool_calls:
         return answer.text
     return {"tool_calls": [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls]}
 
 
-def answer_of(value: Any) -> Answer:
+def answer_of(value: Any) -> ScriptedAnswer:
     """Return the answer that `answer_json` wrote."""
     if isinstance(value, str):
-        return Answer(value)
-    return Answer(tool_calls=tuple(ToolCall(call["name"], call["arguments"]) for call in value["tool_calls"]))
+        return ScriptedAnswer(value)
+    return ScriptedAnswer(
+        tool_calls=tuple(ScriptedToolCall(call["name"], call["arguments"]) for call in value["tool_calls"])
+    )
 
 
-def run_json(record: RunRecord) -> Json:
+def run_json(record: SimulatedRun) -> Json:
     """Return a run with its steps as JSON.
 
     Whether a stream is being read is not saved, because no reader survives a restart.
@@ -254,57 +273,57 @@ def run_json(record: RunRecord) -> Json:
     }
 
 
-def run_of(value: Json) -> RunRecord:
+def run_of(value: Json) -> SimulatedRun:
     """Return the run that `run_json` wrote."""
     answer = None if value["answer"] is None else answer_of(value["answer"])
     outcome = _outcome_of(value["outcome"])
-    return RunRecord(value["object"], outcome, value["steps"], answer, value["message_id"], value["step_id"])
+    return SimulatedRun(value["object"], outcome, value["steps"], answer, value["message_id"], value["step_id"])
 
 
-def conversation_json(record: ConversationRecord) -> Json:
+def conversation_json(record: SimulatedConversation) -> Json:
     """Return a conversation as JSON, without its items, which have their own rows."""
     return {"object": record.object, "busy": record.busy}
 
 
-def conversation_of(value: Json) -> ConversationRecord:
+def conversation_of(value: Json) -> SimulatedConversation:
     """Return the conversation that `conversation_json` wrote, without items."""
-    return ConversationRecord(value["object"], busy=value["busy"])
+    return SimulatedConversation(value["object"], busy=value["busy"])
 
 
-def response_json(record: ResponseRecord) -> Json:
+def response_json(record: SimulatedResponse) -> Json:
     """Return a response as JSON."""
     return {"object": record.object, "input": record.input, "final": record.final, "streamed": record.streamed}
 
 
-def response_of(value: Json) -> ResponseRecord:
+def response_of(value: Json) -> SimulatedResponse:
     """Return the response that `response_json` wrote."""
-    return ResponseRecord(value["object"], value["input"], value["final"], value["streamed"])
+    return SimulatedResponse(value["object"], value["input"], value["final"], value["streamed"])
 
 
-def completion_json(record: CompletionRecord) -> Json:
+def completion_json(record: SimulatedCompletion) -> Json:
     """Return a chat completion as JSON."""
     return {"object": record.object, "messages": record.messages, "kept": record.kept}
 
 
-def completion_of(value: Json) -> CompletionRecord:
+def completion_of(value: Json) -> SimulatedCompletion:
     """Return the chat completion that `completion_json` wrote."""
-    return CompletionRecord(value["object"], value["messages"], value["kept"])
+    return SimulatedCompletion(value["object"], value["messages"], value["kept"])
 
 
-def _outcome_json(outcome: Outcome | None) -> Json | None:
+def _outcome_json(outcome: ScriptedOutcome | None) -> Json | None:
     match outcome:
-        case Failure(code, message):
+        case ScriptedFailure(code, message):
             return {"failure": {"code": code, "message": message}}
-        case Incomplete(reason):
+        case ScriptedIncompletion(reason):
             return {"incomplete": reason}
-        case End(status):
+        case ScriptedEnd(status):
             return {"end": status}
     return None
 
 
-def _outcome_of(value: Json | None) -> Outcome | None:
+def _outcome_of(value: Json | None) -> ScriptedOutcome | None:
     if value is None:
         return None
     if "failure" in value:
-        return Failure(**value["failure"])
-    return Incomplete(value["incomplete"]) if "incomplete" in value else End(value["end"])
+        return ScriptedFailure(**value["failure"])
+    return ScriptedIncompletion(value["incomplete"]) if "incomplete" in value else ScriptedEnd(value["end"])

@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answers import Answer, Answers, Outcome
-from .call import Json
-from .errors import COMPLETIONS_KEPT, POLL_AFTER_DEFAULT_MS, no_such, not_found, unknown_model
-from .ids import Seeded
-from .validation import identifier
-from .watched import Watched
+from ..wire import Json, errors, validation
+from .answers import AnswerQueue, ScriptedAnswer, ScriptedOutcome
+from .ids import SeededIds
+from .limits import COMPLETIONS_KEPT, POLL_AFTER_DEFAULT_MS
+from .tracked_dict import TrackedDict
 
 
 @dataclass
-class RunRecord:
+class SimulatedRun:
     """Hold a run, its steps, and the outcome that a fault requires.
 
     `answer` is the model's answer once it has begun; `message_id` and `step_id` are the message and the step that
@@ -24,37 +23,37 @@ class RunRecord:
     """
 
     object: Json
-    outcome: Outcome | None = None
+    outcome: ScriptedOutcome | None = None
     steps: dict[str, Json] = field(default_factory=dict)
-    answer: Answer | None = None
+    answer: ScriptedAnswer | None = None
     message_id: str | None = None
     step_id: str | None = None
     streaming: bool = False
 
 
 @dataclass
-class ThreadRecord:
+class SimulatedThread:
     """Hold a thread with its messages and runs, each by id in order of creation."""
 
     object: Json
-    messages: Watched[Json] = field(default_factory=Watched[Json])
-    runs: Watched[RunRecord] = field(default_factory=Watched[RunRecord])
+    messages: TrackedDict[Json] = field(default_factory=TrackedDict[Json])
+    runs: TrackedDict[SimulatedRun] = field(default_factory=TrackedDict[SimulatedRun])
 
 
 @dataclass
-class ConversationRecord:
+class SimulatedConversation:
     """Hold a conversation with its items by id, in order of creation.
 
     `busy` is the id of the response in progress.
     """
 
     object: Json
-    items: Watched[Json] = field(default_factory=Watched[Json])
+    items: TrackedDict[Json] = field(default_factory=TrackedDict[Json])
     busy: str | None = None
 
 
 @dataclass
-class ResponseRecord:
+class SimulatedResponse:
     """Hold a response and its input items.
 
     `object` is its current form, and `final` is how it will end, or None after it has ended.
@@ -67,7 +66,7 @@ class ResponseRecord:
 
 
 @dataclass
-class CompletionRecord:
+class SimulatedCompletion:
     """Hold a chat completion and its messages; `kept` says whether the app asked to store it."""
 
     object: Json
@@ -76,23 +75,23 @@ class CompletionRecord:
 
 
 @dataclass
-class Store:
+class ProviderStore:
     """Hold the provider's state.
 
     `models` maps the known models to their shutdown date; None means that any model is accepted.
     """
 
-    seeded: Seeded
-    answers: Answers
+    ids: SeededIds
+    answers: AnswerQueue
     models: Mapping[str, str | None] | None = None
     retired_models: set[str] = field(default_factory=set)
     poll_after_ms: int = POLL_AFTER_DEFAULT_MS
     clock: Callable[[], float] = time.time
-    assistants: Watched[Json] = field(default_factory=Watched[Json])
-    threads: Watched[ThreadRecord] = field(default_factory=Watched[ThreadRecord])
-    conversations: Watched[ConversationRecord] = field(default_factory=Watched[ConversationRecord])
-    responses: Watched[ResponseRecord] = field(default_factory=Watched[ResponseRecord])
-    completions: Watched[CompletionRecord] = field(default_factory=Watched[CompletionRecord])
+    assistants: TrackedDict[Json] = field(default_factory=TrackedDict[Json])
+    threads: TrackedDict[SimulatedThread] = field(default_factory=TrackedDict[SimulatedThread])
+    conversations: TrackedDict[SimulatedConversation] = field(default_factory=TrackedDict[SimulatedConversation])
+    responses: TrackedDict[SimulatedResponse] = field(default_factory=TrackedDict[SimulatedResponse])
+    completions: TrackedDict[SimulatedCompletion] = field(default_factory=TrackedDict[SimulatedCompletion])
 
     def seconds(self) -> float:
         """Return the Unix time in seconds.
@@ -110,7 +109,7 @@ class Store:
 
         The counter of ids continues, so that no id is used twice.
         """
-        kinds: tuple[Watched[Any], ...] = (
+        kinds: tuple[TrackedDict[Any], ...] = (
             self.assistants,
             self.threads,
             self.conversations,
@@ -123,8 +122,8 @@ class Store:
         self.answers.replace(())
         self.retired_models.clear()
 
-    def remember(self, record: CompletionRecord) -> None:
-        """Store a chat completion; delete the oldest one if there are too many."""
+    def remember(self, record: SimulatedCompletion) -> None:
+        """ProviderStore a chat completion; delete the oldest one if there are too many."""
         self.completions[record.object["id"]] = record
         if len(self.completions) > COMPLETIONS_KEPT:
             del self.completions[next(iter(self.completions))]
@@ -132,26 +131,26 @@ class Store:
     def accept_model(self, model: str) -> str:
         """Return `model`, or raise the provider's 404 if it is retired or unknown."""
         if model in self.retired_models or (self.models is not None and model not in self.models):
-            raise unknown_model(model)
+            raise errors.unknown_model(model)
         return model
 
     def assistant(self, assistant_id: str) -> Json:
         """Return an assistant by id, or raise the provider's 404."""
-        found = self.assistants.get(identifier(assistant_id, "assistant_id", "asst_"))
+        found = self.assistants.get(validation.identifier(assistant_id, "assistant_id", "asst_"))
         if found is None:
-            raise no_such("assistant", assistant_id)
+            raise errors.no_such("assistant", assistant_id)
         return found
 
-    def thread(self, thread_id: str) -> ThreadRecord:
+    def thread(self, thread_id: str) -> SimulatedThread:
         """Return a thread by id, or raise the provider's 404."""
-        found = self.threads.get(identifier(thread_id, "thread_id", "thread_"))
+        found = self.threads.get(validation.identifier(thread_id, "thread_id", "thread_"))
         if found is None:
-            raise no_such("thread", thread_id)
+            raise errors.no_such("thread", thread_id)
         return found
 
-    def conversation(self, conversation_id: str) -> ConversationRecord:
+    def conversation(self, conversation_id: str) -> SimulatedConversation:
         """Return a conversation by id, or raise the provider's 404."""
-        found = self.conversations.get(identifier(conversation_id, "conversation_id", "conv_"))
+        found = self.conversations.get(validation.identifier(conversation_id, "conversation_id", "conv_"))
         if found is None:
-            raise not_found("Conversation", conversation_id)
+            raise errors.not_found("Conversation", conversation_id)
         return found

@@ -5,17 +5,17 @@ from __future__ import annotations
 from threading import RLock
 from typing import Any
 
-from .call import Json
-from .store import Store
+from ..wire import Json
+from .store import ProviderStore
 
 
-class Views:
+class ProviderViews:
     """Return copies of the provider's collections under the lock.
 
     The objects in them belong to the provider and must not be changed.
     """
 
-    def __init__(self, store: Store, lock: RLock) -> None:
+    def __init__(self, store: ProviderStore, lock: RLock) -> None:
         self.store = store
         self.lock = lock
 

@@ -1,4 +1,7 @@
-"""Manage the connections to one database: reads, writes, reconnects and error messages."""
+"""Manage the connections to one database: reads, writes, reconnects and error messages.
+
+`Kind` defines the operations that differ between kinds of databases; `sqlite.py` and `postgres.py` implement them.
+"""
 
 from __future__ import annotations
 
@@ -308,6 +311,8 @@ def shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
+# The leaf hash of an event reveals an edited, swapped or moved row. It does not protect against an attacker who can
+# compute hashes and write to the database; that requires a checkpoint stored elsewhere.
 def leaf_hash(row: StoredRow, position: int) -> bytes:
     """Return the SHA-256 hash of the position followed by `leaf_text`."""
     return hashlib.sha256(f"{position}\n{leaf_text(row)}".encode()).digest()

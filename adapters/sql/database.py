@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
 from typing import cast
 
 from sqlalchemy import QueuePool, exc
@@ -14,9 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from threadledger.domain.errors import InvalidSettings
 
 from .connections import Connections, Kind, shown
-from .group_commit import Also, Decision, Group
-from .postgres import PostgreSQL
-from .sqlite import SQLite
+from .group_commit import Group
 
 
 class Database(Connections):
@@ -37,18 +34,14 @@ class Database(Connections):
         """Whether the tables are known to belong to a ledger of this schema version. Checked once, not by each recorder."""
         self.schema_before: int | None = None
         """Schema version before this process upgraded it (0: there were no tables); None if no upgrade was needed."""
-        self._group = Group(self)
+        self.group = Group(self)
         _OPEN.add(self)
-
-    def append(self, streams: Sequence[str], decide: Decision, also: Also | None = None) -> Sequence[int]:
-        """Decide and store, in a group with concurrent appends of other threads; see `Group.append`."""
-        return self._group.append(streams, decide, also)
 
     def close(self) -> None:
         """Close every connection."""
         self.closed = True
         _OPEN.discard(self)
-        self._group.close()  # waits for the current write
+        self.group.close()  # waits for the current write
         self._close_idle()
         self.engine.dispose()
 
@@ -57,20 +50,20 @@ class Database(Connections):
 
         SQLite's locks are not inherited: a child using its parent's open files would hold no locks.
         """
-        self._group.before_fork()
+        self.group.before_fork()
         self._close_idle()
         self._at_work_when_forked = self.kind.name == "sqlite" and cast("QueuePool", self.engine.pool).checkedout() > 0
         self.engine.dispose()
 
     def after_fork_in_parent(self) -> None:
         """Resume work; connections are opened on demand."""
-        self._group.after_fork_in_parent()
+        self.group.after_fork_in_parent()
         self._at_work_when_forked = False
 
     def after_fork_in_child(self) -> None:
         """Reset the state in the child. Connections in use by the parent's threads are neither used nor closed here."""
         self.write_lock = self._new_write_lock()
-        self._group.after_fork_in_child()
+        self.group.after_fork_in_child()
         self.engine.dispose(close=False)
 
 
@@ -123,10 +116,14 @@ def _parse(url: str) -> URL:
 
 
 def _kind(url: URL, create: bool, synchronous: str) -> Kind:
-    match url.get_backend_name():
+    match url.get_backend_name():  # the other kind of database is not loaded
         case "sqlite":
+            from .sqlite import SQLite
+
             return SQLite(url, create=create, synchronous=synchronous)
         case "postgresql":
+            from .postgres import PostgreSQL
+
             return PostgreSQL(url)
     raise InvalidSettings(
         f"databases of kind {url.get_backend_name()!r} are not supported: "

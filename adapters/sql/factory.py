@@ -6,7 +6,7 @@ in the environment passed to the factory.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from eventsourcing.persistence import (
     AggregateRecorder,
@@ -18,10 +18,12 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment, EnvType, resolve_topic
 
 from .database import Database
-from .notebooks import SqlJobClaims
 from .recorder import Processor, Recorder, Tracker
-from .upkeep import SqlUpkeep
-from .views.sql_views import SqlViews
+
+if TYPE_CHECKING:
+    from .notebooks import SqlJobClaims
+    from .upkeep import SqlUpkeep
+    from .views import SqlViews
 
 URL_VARIABLE = "THREADLEDGER_DB"
 
@@ -55,14 +57,20 @@ class Factory(InfrastructureFactory[Tracker]):
 
     def views(self) -> SqlViews:
         """Return the read models of the database."""
+        from .views import SqlViews
+
         return SqlViews(self.database, Recorder(self.database))
 
     def upkeep(self) -> SqlUpkeep:
         """Return the maintenance operations of the database."""
+        from .upkeep import SqlUpkeep
+
         return SqlUpkeep(self.database)
 
     def job_claims(self) -> SqlJobClaims:
         """Return the claims on items of bulk jobs."""
+        from .notebooks import SqlJobClaims
+
         return SqlJobClaims(self.database)
 
     def close(self) -> None:

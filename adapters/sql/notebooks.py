@@ -1,4 +1,4 @@
-"""Store notebooks next to the log: the state of each thread, and the assistant created from each profile.
+"""Store notebooks next to the log: the state of each thread, the assistant of each profile, and the claims of jobs.
 
 The state of a thread is the journal version that it contains, and the writes to it that may still land. Everything
 except those writes can be read again from the provider.
@@ -159,6 +159,7 @@ STREAMS_AT_ONCE = 200
 _HEADS = "SELECT stream, mirror, thread_id, version, settled, holder, held_until, doubts FROM mirror_heads"
 
 
+# `doctor` reads the notes of threads without calling the provider.
 def noted_threads(database: Database, streams: Sequence[str]) -> list[NotedThread]:
     """Return the notebook entries for the threads of these conversations."""
     found: list[NotedThread] = []
@@ -181,6 +182,8 @@ def _read(rows: Sequence[Any]) -> Iterator[NotedThread]:
         yield NotedThread(stream, mirror, thread_id, version, bool(settled), len(json.loads(doubts)), held)
 
 
+# Claims say which worker holds which items of a bulk job. The claims of a killed process are released: on this
+# machine, its process id shows that it no longer runs; on another machine, its claims end when the lease expires.
 class SqlJobClaims:
     """Implement `JobClaims` in the ledger's database."""
 

@@ -2,6 +2,9 @@
 
 An append is one transaction: it compares and sets the version of each stream, inserts the events, and stores the new
 state of the stream. Positions have no gaps and become visible in commit order.
+
+`LogSubscription` follows the log: existing events, then new ones from any process. `Tracker` implements eventsourcing's
+tracking: it stores the processed position of an application's log by compare-and-set.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class Recorder(ApplicationRecorder):
 
     def append(self, stream: str, decide: DecideAppend) -> Sequence[int]:
         """Decide on a stream's current head and store the decision; see `EventLog.append`."""
-        positions = self._database.append([stream], lambda heads: decide(heads.get(stream)))
+        positions = self._database.group.append([stream], lambda heads: decide(heads.get(stream)))
         self._wake()
         return positions
 
@@ -128,9 +131,13 @@ class Recorder(ApplicationRecorder):
 
     def select_heads(self, prefix: str, *, overdue_at: str | None = None) -> Sequence[StreamHead]:
         """Return the heads of streams with this prefix, or only those with a run overdue at a time (ISO 8601)."""
-        overdue, values = ("", ()) if overdue_at is None else (" AND due_at < ?", (overdue_at,))
-        query = f"{_HEAD} WHERE substr(name, 1, ?) = ?{overdue} ORDER BY stream"
-        return [StreamHead(*row) for row in self._database.query(query, (len(prefix), prefix, *values))]
+        wanted, values = "ORDER BY stream", (len(prefix), prefix)
+        if (
+            overdue_at is not None
+        ):  # in the order of the index on due_at: by stream, SQLite would scan every conversation
+            wanted, values = "AND due_at < ? ORDER BY due_at, stream", (*values, overdue_at)
+        query = f"{_HEAD} WHERE substr(name, 1, ?) = ? {wanted}"
+        return [StreamHead(*row) for row in self._database.query(query, values)]
 
     def select_versions(self, prefix: str) -> Sequence[tuple[str, int]]:
         """Return (name, version) of the streams with this prefix, sorted by name; omits the much larger states."""
@@ -218,7 +225,7 @@ class Recorder(ApplicationRecorder):
 
         if not streams and tracking is None:
             return ()
-        return self._database.append(streams, decide, self._tracked(tracking))
+        return self._database.group.append(streams, decide, self._tracked(tracking))
 
     def _tracked(self, tracking: Tracking | None) -> Also | None:
         if tracking is not None:
@@ -243,7 +250,7 @@ class Tracker(TrackingRecorder):
         Raises:
             IntegrityError: this event or a later one was already recorded.
         """
-        self._database.append([], lambda _: Appending(), lambda cursor: self._track(cursor, tracking))
+        self._database.group.append([], lambda _: Appending(), lambda cursor: self._track(cursor, tracking))
 
     def max_tracking_id(self, application_name: str) -> int | None:
         """Return the last event recorded for an application, or None."""
@@ -334,6 +341,8 @@ SUBSCRIPTION_PAGE_EVENTS = 500
 """Number of events that a follower reads per query."""
 
 
+# Appends of this process wake the follower; events of other processes are found by polling. PostgreSQL's NOTIFY would
+# avoid polling, but would halve the throughput of appends.
 class LogSubscription(Subscription[ApplicationRecorder]):
     """Iterate over the log without end; `stop()` ends the iteration, also from another thread."""
 

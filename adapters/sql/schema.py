@@ -12,10 +12,9 @@ from threadledger.domain.errors import ForeignDatabase, NewerSchema
 from threadledger.domain.ids import now, to_iso
 
 from .database import Database
-from .sqlite import STEPS
 
-SCHEMA_VERSION = len(STEPS)
-"""Schema version that this version of threadledger uses: the number of its last step."""
+SCHEMA_VERSION = 4
+"""Schema version that this version of threadledger uses: the number of the last step of each kind of database."""
 
 OURS = {"threadledger", "streams", "events"}
 """Tables that identify a ledger."""

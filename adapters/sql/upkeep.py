@@ -1,4 +1,8 @@
-"""Implement `Upkeep` for one database."""
+"""Implement `Upkeep` for one database: check it, back it up, and copy it.
+
+The check verifies that the log is complete and that stored states match its events; it is read-only. A copy may go into
+a database of the other kind.
+"""
 
 from __future__ import annotations
 

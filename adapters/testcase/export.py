@@ -274,12 +274,12 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
             db=db, openai_api_key="sk-test", openai_base_url=simulator.base_url, **SETTINGS
         )
         with open_ledger(settings, tools=tools, wait=lambda seconds: None) as opened:
-<UNWELL>            yield Ledger(opened.journal, replace(opened.outside, profile=PROFILE))
+<UNWELL>            yield Ledger(opened.journal, replace(opened.services, profile=PROFILE))
 '''
 
 UNWELL = """            for backend, (times, facts) in UNWELL.items():
                 for _ in range(times):
-                    opened.outside.health.saw(backend, Failure(**facts), now())
+                    opened.services.health.saw(backend, Failure(**facts), now())
 """
 
 ANSWERED = """

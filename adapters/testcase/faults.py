@@ -10,7 +10,7 @@ from typing import Any
 from threadledger.domain.failures import Cause, Failure, diagnose
 from threadledger.domain.threads import LEFT_IN_THREAD
 
-from ..simulator import Route, route_named
+from ..wire import Route, route_named
 
 MODEL_ROUTES = {
     "assistants": "POST /threads/{thread_id}/runs",

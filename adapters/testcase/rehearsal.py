@@ -155,6 +155,7 @@ def _named(failures: Sequence[Any]) -> tuple[tuple[str, str], ...]:
     return tuple((failure.backend, failure.cause.value) for failure in failures)
 
 
+# The simulator is prepared for each run of a rehearsal, and the answers and faults that the run consumes are counted.
 class _CountingHealth(Health):
     """Track the health of the backends and report the end of each run, so that the next run meets its own fault."""
 

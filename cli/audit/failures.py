@@ -1,4 +1,4 @@
-"""Implement `threadledger audit`, which explains why runs failed."""
+"""Implement `threadledger audit failures`, which lists failed runs, or prints them as they arrive (`--follow`)."""
 
 from __future__ import annotations
 

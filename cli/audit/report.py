@@ -1,4 +1,4 @@
-"""Implement `threadledger audit report`, which writes a self-contained HTML file."""
+"""Implement `threadledger audit report` (one HTML file) and `export` (an exchange as a simulator script and a test)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Implement `threadledger audit show`, which shows one run and its exchange."""
+"""Implement `threadledger audit show`: one run and its exchange, whose runs are drawn as bars on one time scale."""
 
 from __future__ import annotations
 

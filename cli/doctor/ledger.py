@@ -198,7 +198,8 @@ def _has(number: int) -> str:
 def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Iterator[Checked]:
     """Check that each backend's preflight accepts the profile, and that its tools are well-defined and can be run."""
     from threadledger.adapters import tool_problems
-    from threadledger.domain.conversation import JournaledMessage, text_message
+    from threadledger.domain.conversation import text_message
+    from threadledger.domain.conversation.messages import JournaledMessage
     from threadledger.domain.exchange import BackendRequest
     from threadledger.domain.failures import advise, diagnose
     from threadledger.domain.ids import now

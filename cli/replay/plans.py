@@ -1,4 +1,8 @@
-"""Apply a plan in the terminal: show a progress bar, print each item when it ends, and stop between items on Ctrl-C."""
+"""Apply a plan in the terminal: show a progress bar, print each item when it ends, and stop between items on Ctrl-C.
+
+This is what the `replay` commands share: options, the selection of conversations, rows of tables, and the confirmation
+before money is spent or a provider is written to (the user types the number of items, or passes `--yes`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Implement `threadledger replay reconcile`, which repairs threads that have drifted from the journal."""
+"""Implement `threadledger replay verify`, which compares threads with the journal, and `reconcile`, which repairs them."""
 
 from __future__ import annotations
 

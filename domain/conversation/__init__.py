@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         recorded_failure,
     )
     from .keys import CONVERSATION, IMPORTED, JOB, PROFILE, check_idempotency_key, key_of, stream_of
-    from .parsing import JournaledMessage, parse_message, restore_message, text_message
+    from .parsing import parse_message, restore_message, text_message
     from .profiles import Profile, parse_profile
     from .state import STATE_SCHEMA, ConversationState, evolve
 
@@ -44,7 +44,6 @@ __all__ = [
     "ExchangeRecord",
     "Exchanges",
     "FailureFilter",
-    "JournaledMessage",
     "Place",
     "Profile",
     "RunPlan",
@@ -73,7 +72,7 @@ if not TYPE_CHECKING:
                 "facts_of fold_exchanges moment_of recorded_failure"
             ),
             "keys": "CONVERSATION IMPORTED JOB PROFILE check_idempotency_key key_of stream_of",
-            "parsing": "JournaledMessage parse_message restore_message text_message",
+            "parsing": "parse_message restore_message text_message",
             "profiles": "Profile parse_profile",
             "state": "STATE_SCHEMA ConversationState evolve",
         },

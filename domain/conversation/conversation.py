@@ -2,6 +2,8 @@
 
 A command adds one or more events to `pending`; nothing is stored until the ledger saves them. After an error, discard
 the object: load it again and decide again.
+
+The values of a run are defined here too: its plan (`RunPlan`) and what a backend answered (`Completion`).
 """
 
 from __future__ import annotations

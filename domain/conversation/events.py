@@ -1,4 +1,9 @@
-"""Define what all events have in common, and create events from stored fields. `events.py` defines the events."""
+"""Define the events exactly as they are stored, and create them from stored fields.
+
+This module is a storage format. Fields are only ever added, with a default; they are never renamed or removed. Each
+event is stored under its class name alone, so that moving a class never breaks a log. Fields are flat and use JSON
+types only. The fields of `Event` (such as `timestamp`, `event_id` and the version) have their own columns.
+"""
 
 from __future__ import annotations
 

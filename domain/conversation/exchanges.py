@@ -70,6 +70,10 @@ class ExchangeRecord:
         """Return the last run that was to answer the exchange, or the last shadow run; None without one."""
         return next((run for run in reversed(self.runs) if run.shadow == shadow), None)
 
+    def failures(self) -> list[RecordedFailure]:
+        """Return the failed runs, without shadow runs."""
+        return [recorded_failure(run, self) for run in self.runs if run.failure is not None and not run.shadow]
+
 
 @dataclass
 class Exchanges:

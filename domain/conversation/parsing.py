@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import InvalidMessage
-from ..ids import from_iso, to_iso
 from ..limits import JSON_LEVELS_MAX, MESSAGE_BYTES_MAX
 from .events import MessageJournaled
-from .messages import Content, File, Image, Message, Part, Role, Source, Text, ToolCall, Verbatim
+from .messages import Content, Message, Role, ToolCall, is_short_text, message_in, part_of, plain_message
 
 
 def text_message(role: str, text: str) -> Message:
@@ -20,7 +18,7 @@ def text_message(role: str, text: str) -> Message:
     Raises:
         InvalidMessage: the role is unknown, or the text cannot be stored.
     """
-    return parse_message({"role": role, "content": text})
+    return plain_message(role, text) or parse_message({"role": role, "content": text})
 
 
 def parse_message(given: Mapping[str, Any]) -> Message:
@@ -30,7 +28,7 @@ def parse_message(given: Mapping[str, Any]) -> Message:
         InvalidMessage: a field is invalid; the error says which one, why, and what is expected.
     """
     role = _role(given.get("role"))
-    if given.keys() == _PLAIN and role is not Role.TOOL and _is_short_text(given["content"]):
+    if given.keys() == _PLAIN and role is not Role.TOOL and is_short_text(given["content"]):
         return Message(role, given["content"])
     calls, loose_calls = _tool_calls(given.get("tool_calls"))
     content = _content(given["content"]) if "content" in given else ()
@@ -59,24 +57,6 @@ def parse_message(given: Mapping[str, Any]) -> Message:
 def restore_message(event: MessageJournaled) -> Message:
     """Return the message of a stored `MessageJournaled`. Accepts whatever a newer version wrote."""
     return message_in(vars(event))
-
-
-def message_in(stored: Mapping[str, Any]) -> Message:
-    """Return the message in the stored fields of a `MessageJournaled`. Accepts whatever a newer version wrote."""
-    content = stored.get("content")
-    extra = stored.get("extra") or {}
-    given = stored.get("tool_calls") or ()
-    try:
-        calls = tuple(_tool_call(call) for call in given)
-    except (KeyError, TypeError):
-        calls, extra = (), {"tool_calls": given} | extra
-    return Message(
-        Role(stored["role"]),
-        tuple(_part(part, _compact) for part in content) if isinstance(content, list) else content,
-        calls,
-        stored.get("tool_call_id"),
-        _compact(extra) if extra else "{}",
-    )
 
 
 def plain_json(value: Any, what: str) -> str:
@@ -131,28 +111,6 @@ _OTHER_WAYS_TO_SPEAK = ("refusal", "audio", "function_call")
 _PLAIN = {"role", "content"}
 """The fields of most messages."""
 
-_SHORT_CHARS_MAX = MESSAGE_BYTES_MAX // 8
-"""Length in characters that is within the byte limit however the text is escaped: JSON needs at most 6 bytes each."""
-
-
-def _is_short_text(content: object) -> bool:
-    """Return whether this is text that needs no further check: it can be encoded and is within the limit."""
-    if type(content) is not str or len(content) > _SHORT_CHARS_MAX:
-        return False
-    try:
-        content.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _tool_call(given: Mapping[str, Any]) -> ToolCall:
-    return ToolCall(given["id"], given["function"]["name"], given["function"]["arguments"])
-
 
 _ROLES = {role.value: role for role in Role}
 
@@ -169,24 +127,11 @@ def _content(value: object) -> Content:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, Sequence) and value and all(isinstance(part, Mapping) for part in value):
-        return tuple(_part(part, lambda part: plain_json(part, "a content part")) for part in value)
+        return tuple(part_of(part, lambda part: plain_json(part, "a content part")) for part in value)
     raise InvalidMessage(
         f"a message's content is {type(value).__name__}: give a string, or a list of parts like "
         '{"type": "text", "text": "…"}'
     )
-
-
-def _part(given: Mapping[str, Any], to_text: Callable[[Any], str]) -> Part:
-    match given:
-        case {"type": "text", "text": str(text)}:
-            part: Part = Text(text)
-        case {"type": "image_url", "image_url": {"url": str(url), **rest}} if rest.keys() <= {"detail"}:
-            part = Image(url, str(rest["detail"]) if rest.get("detail") else None)
-        case {"type": "file", "file": {"file_id": str(file_id)}}:
-            part = File(file_id)
-        case _:
-            return Verbatim(to_text(given))
-    return part if part.as_json() == given else Verbatim(to_text(given))
 
 
 def _tool_calls(value: object) -> tuple[tuple[ToolCall, ...], bool]:
@@ -208,130 +153,3 @@ def _tool_calls(value: object) -> tuple[tuple[ToolCall, ...], bool]:
             case _:
                 raise InvalidMessage("a tool call lacks its id: give id, type and function with name and arguments")
     return tuple(calls), False
-
-
-_SPEAKERS = frozenset(role.value for role in Role if role not in {Role.TOOL, Role.UNKNOWN})
-
-
-class JournaledMessage:
-    """Represent a message with its place in the ledger.
-
-    A stored message is parsed on first access, because most views only pass texts on.
-    """
-
-    __slots__ = ("_at", "_message", "_payload", "version")
-
-    version: int
-
-    def __init__(
-        self,
-        message: Message,
-        message_id: str,
-        version: int,
-        at: datetime,
-        exchange_id: str | None = None,
-        run_id: str | None = None,
-        source: Source = Source.APP,
-    ) -> None:
-        self._message: Message | None = message
-        self._at: datetime | str = at
-        self._payload: dict[str, Any] = {
-            "message_id": message_id,
-            "role": message.role.value,
-            "exchange_id": exchange_id,
-            "run_id": run_id,
-            "source": source.value,
-        }
-        self.version = version
-
-    @classmethod
-    def stored(cls, payload: dict[str, Any], version: int, at: datetime | str) -> Self:
-        """Create the message of a stored `MessageJournaled`; `at` may be an ISO 8601 string."""
-        self = cls.__new__(cls)
-        self._message, self._payload, self._at, self.version = None, payload, at, version
-        return self
-
-    @property
-    def message(self) -> Message:
-        """Return the role and content."""
-        if self._message is None:
-            self._message = message_in(self._payload)
-        return self._message
-
-    @property
-    def message_id(self) -> str:
-        """Return the message's id; two messages with equal texts have different ids."""
-        return str(self._payload["message_id"])
-
-    @property
-    def is_tool_result(self) -> bool:
-        """Return whether the message is the result of a tool call."""
-        return bool(self._payload["role"] == Role.TOOL.value)
-
-    @property
-    def at(self) -> datetime:
-        """Return when the message was journaled."""
-        if isinstance(self._at, str):
-            self._at = from_iso(self._at)
-        return self._at
-
-    @property
-    def written_at(self) -> str:
-        """Return when the message was written (ISO 8601): when journaled, or earlier if an import knows the time."""
-        written: str | None = self._payload.get("written_at")
-        return written or (self._at if isinstance(self._at, str) else to_iso(self._at))
-
-    @property
-    def exchange_id(self) -> str | None:
-        """Return the id of its exchange."""
-        found: str | None = self._payload.get("exchange_id")
-        return found
-
-    @property
-    def run_id(self) -> str | None:
-        """Return the id of the run that produced it."""
-        found: str | None = self._payload.get("run_id")
-        return found
-
-    @property
-    def source(self) -> Source:
-        """Return the origin of the message."""
-        return Source(self._payload.get("source", Source.APP.value))
-
-    def as_plain_chat_message(self) -> dict[str, Any] | None:
-        """Return the Chat Completions format of a message that consists of a role and text; None for all others.
-
-        Only stored messages that have not been parsed yet qualify.
-        """
-        payload = self._payload
-        role, content = payload["role"], payload.get("content")
-        if self._message is not None or type(content) is not str or role not in _SPEAKERS:
-            return None
-        return None if "tool_calls" in payload or "extra" in payload else {"role": role, "content": content}
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object that CONTRACT.md defines."""
-        return {
-            "message_id": self.message_id,
-            "version": self.version,
-            "at": to_iso(self.at),
-            "role": self.message.role.value,
-            "content": self.message.content_as_json(),
-            "tool_calls": [call.as_json() for call in self.message.tool_calls],
-            "tool_call_id": self.message.tool_call_id,
-            "exchange_id": self.exchange_id,
-            "run_id": self.run_id,
-            "source": self.source.value,
-        }
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, JournaledMessage) and self._compared() == other._compared()
-
-    def __hash__(self) -> int:
-        return hash((self.message_id, self.version))
-
-    def __repr__(self) -> str:
-        return f"JournaledMessage({self.message!r}, {self.message_id!r}, version={self.version})"
-
-    def _compared(self) -> tuple[Any, ...]:
-        return (self.message, self.message_id, self.version, self.at, self.exchange_id, self.run_id, self.source)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ..errors import InvalidMessage, InvalidProfile
@@ -34,7 +35,7 @@ class Profile:
         tools: list[dict[str, Any]] = json.loads(self.tools_json)
         return tools
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Return the SHA-256 (hex) of the canonical content."""
         content = [self.name, self.instructions, self.model, self.tools]

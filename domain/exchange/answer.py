@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ..conversation import ExchangeRecord, recorded_failure, restore_message
 from ..conversation import events as e
+from ..conversation import restore_message
 from ..conversation.messages import Source, Usage
-from ..failures import RecordedFailure
-from ..journal import Journal
+
+if TYPE_CHECKING:
+    from ..failures import RecordedFailure
+    from ..journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,7 @@ def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | No
         backend=run.backend,
         model=run.completed.model or run.model,
         fallback=answers[-1].source == Source.FALLBACK,
-        failures=failures_of(exchange),
+        failures=exchange.failures(),
         version=answers[-1].originator_version,
         usage=Usage(usage.get("input_tokens", 0), usage.get("output_tokens", 0)),
     )
-
-
-def failures_of(exchange: ExchangeRecord) -> list[RecordedFailure]:
-    """Return the failed runs of an exchange, without shadow runs."""
-    return [recorded_failure(run, exchange) for run in exchange.runs if run.failure is not None and not run.shadow]

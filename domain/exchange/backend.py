@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..conversation import Completion, Profile
-from ..conversation.messages import Message
-from ..effects import Effects
-from ..failures import Failure
-from ..memory import Memory
-from ..threads import Doubt, ThreadItem
+if TYPE_CHECKING:
+    from ..conversation import Completion, Profile
+    from ..conversation.messages import Message
+    from ..effects import Effects
+    from ..failures import Failure
+    from ..memory import Memory
+    from ..threads import Doubt, ThreadItem
 
 ToolFunction = Callable[..., Any]
 

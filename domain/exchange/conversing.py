@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..conversation import (
     ActiveRuns,
-    Conversation,
-    JournaledMessage,
     check_idempotency_key,
     parse_message,
     restore_message,
@@ -19,18 +17,24 @@ from ..conversation import (
     text_message,
 )
 from ..conversation import events as e
-from ..conversation.messages import Message
-from ..effects import Effects, Emit, Pause, work
+from ..conversation.messages import JournaledMessage, plain_message
+from ..effects import Emit, Pause, work
 from ..errors import ConversationBusy, ConversationChanged, IdempotencyConflict, InvalidMessage
 from ..ids import idempotent_id
-from ..journal import Journal
 from ..limits import QUEUE_LOOK_FIRST_SECONDS, QUEUE_LOOK_MAX_SECONDS
-from .answer import Answer, recorded_answer
+from .answer import recorded_answer
 from .exchange import Exchange, why_not_rerun
-from .policy import Policy
 from .recorded_tools import tools_on_record
 from .runs import Mode
-from .services import Services
+
+if TYPE_CHECKING:
+    from ..conversation import Conversation
+    from ..conversation.messages import Message
+    from ..effects import Effects
+    from ..journal import Journal
+    from .answer import Answer
+    from .policy import Policy
+    from .services import Services
 
 T = TypeVar("T")
 
@@ -52,17 +56,16 @@ class Conversing:
         fields: Mapping[str, Any],
     ) -> Effects[JournaledMessage]:
         """Journal a message; see `Chat.append`."""
-        message = parse_message({"role": role, "content": content, **fields})
+        plain = plain_message(role, content) if isinstance(content, str) and not fields else None
+        message = plain or parse_message({"role": role, "content": content, **fields})
 
         def decide(conversation: Conversation) -> e.MessageJournaled:
             earlier = self._earlier(idempotency_key, message)
             return earlier or conversation.journal(message, idempotency_key=idempotency_key)
 
-        journaled: e.MessageJournaled = yield from work(partial(self.journal.commit, self.key, decide, create=True))
+        journaled = yield from work(partial(self.journal.commit, self.key, decide, create=True))
         yield from self.services.mirrored(self.journal, self.key)
-        return JournaledMessage(
-            restore_message(journaled), journaled.message_id, journaled.originator_version, journaled.timestamp
-        )
+        return JournaledMessage(message, journaled.message_id, journaled.originator_version, journaled.timestamp)
 
     def extend(self, messages: Iterable[Mapping[str, Any]]) -> Effects[list[JournaledMessage]]:
         """Journal several messages in one commit; see `Chat.extend`."""
@@ -82,7 +85,7 @@ class Conversing:
 
     def ask(self, text: str, idempotency_key: str | None = None, stream: bool = False) -> Effects[Answer]:
         """Answer a question in one exchange; see `Chat.ask`. With `stream`, its parts are reported as they arrive."""
-        question = text_message("user", text)
+        question = plain_message("user", text) or text_message("user", text)
         if not text.strip():
             raise InvalidMessage("the question is empty: nothing was stored or sent; pass a non-empty text")
 

@@ -7,23 +7,31 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ..conversation import Completion, recorded_failure
-from ..effects import Effects, Emit, Pause, work
+from ..effects import Emit, Pause, work
 from ..errors import AllBackendsFailed, ExchangeAnswered, ThreadledgerError
-from ..failures import Cause, diagnose
-from ..journal import Journal
-from .answer import Answer, recorded_answer
-from .policy import Pace, Policy
-from .runs import NEW_QUESTION, Mode, NoFurtherRuns, Runs, failure_of_error, failure_of_stop
-from .services import Services
+from ..failures import diagnose
+from .answer import recorded_answer
+from .policy import Pace
+from .runs import NEW_QUESTION, NoFurtherRuns, Runs, failure_of_error, failure_of_stop
+
+if TYPE_CHECKING:
+    from ..effects import Effects
+    from ..failures import Cause
+    from ..journal import Journal
+    from .answer import Answer
+    from .policy import Policy
+    from .runs import Mode
+    from .services import Services
 
 
 def answered_by_a_backend(policy: Policy, pace: Pace, runs: Runs) -> Effects[Answer | None]:
     """Try each backend in order, again while its failures allow it, until one answers; return None if none did.
 
     Raises:
-        Overtaken: a newer question replaced this one, or a limit of the rerun is reached.
+        NoFurtherRuns: a newer question replaced this one, or a limit of the rerun is reached.
     """
     for number, candidate in enumerate(policy.candidates, 1):
         if pace.has_no_time():

@@ -6,12 +6,14 @@ import json
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..conversation import events as e
 from ..conversation import restore_message
-from ..journal import Journal
-from .backend import ToolFunction
+
+if TYPE_CHECKING:
+    from ..journal import Journal
+    from .backend import ToolFunction
 
 FAILED = "[the tool failed: "
 """Prefix of the result of a call whose function raised or was not bound."""

@@ -6,21 +6,29 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from ..conversation import AT_THE_END, TOO_LATE, Completion, Conversation, Place, RunPlan
+from ..conversation import AT_THE_END, TOO_LATE, RunPlan
 from ..conversation.events import MessageJournaled
-from ..conversation.messages import Message, Source
-from ..effects import Effect, Effects, Emit, ListenerLeft, Pause, attended, work
-from ..errors import Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused, StoreUnavailable, ThreadledgerError
+from ..conversation.messages import Source
+from ..effects import Emit, ListenerLeft, Pause, attended, work
+from ..errors import Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused, StoreUnavailable
 from ..failures import Cause, Failure, diagnose, redact
-from ..journal import Journal
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
-from ..memory import Memory
 from ..threads import is_uncertain
-from .answer import Answer, Delta, StartedOver, failures_of
-from .backend import BackendRequest, ToolFunction
-from .policy import Candidate, Policy
-from .services import Services
+from .answer import Answer, Delta, StartedOver
+from .backend import BackendRequest
+
+if TYPE_CHECKING:
+    from ..conversation import Completion, Conversation, Place
+    from ..conversation.messages import Message
+    from ..effects import Effect, Effects
+    from ..errors import ThreadledgerError
+    from ..journal import Journal
+    from ..memory import Memory
+    from .backend import ToolFunction
+    from .policy import Candidate, Policy
+    from .services import Services
 
 logger = logging.getLogger("threadledger")
 
@@ -307,7 +315,7 @@ class Runs:
         """Record that a backend is about to be called, and announce it to a listener after a failed run.
 
         Raises:
-            Overtaken: a newer question replaced this one between two runs, or a limit is reached.
+            NoFurtherRuns: a newer question replaced this one between two runs, or a limit is reached.
             Conflict: see `Conversation.start_run`.
         """
         self.limit = self._mode.admit()
@@ -331,7 +339,7 @@ class Runs:
         """Call the backend once; a provider's refusal and a backend's own error are returned as a failure.
 
         Raises:
-            Overtaken: another process has closed the run.
+            NoFurtherRuns: another process has closed the run.
         """
         try:
             return (yield from self._watched(run, self._answered(run)))
@@ -348,7 +356,7 @@ class Runs:
         """Record the answer. It was paid for, so it waits while another run is open or the database is unavailable.
 
         Raises:
-            Overtaken: another run stayed open.
+            NoFurtherRuns: another run stayed open.
             StoreUnavailable: the database stayed unavailable.
             Conflict: the answer can no longer be placed.
         """
@@ -371,7 +379,7 @@ class Runs:
         """Record why a run failed.
 
         Raises:
-            Overtaken: another process has closed the run.
+            NoFurtherRuns: another process has closed the run.
         """
 
         def record() -> bool:
@@ -501,7 +509,7 @@ class Runs:
             backend=run.candidate.backend,
             model=completion.model or run.candidate.model,
             fallback=fallback,
-            failures=failures_of(recorded),
+            failures=recorded.failures(),
             version=accepted.version,
             usage=completion.usage,
         )

@@ -1,4 +1,7 @@
-"""What a ledger may call: put together by the composition root, used by the drivers."""
+"""Hold what an exchange may call: backends, threads, tools and prices, put together by `adapters/wiring.py`.
+
+`Turns` queues the callers that wait for a conversation in this process: first come, first served.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,23 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..conversation import Profile
-from ..effects import Effects
 from ..errors import ThreadledgerError
 from ..failures import Health
-from ..journal import Journal, MemoryFile
-from ..threads import Delivered, Doubt, ThreadItem, ThreadMirror
-from .backend import Backend, BackendRequest, ToolFunction
 from .policy import Policy
+
+if TYPE_CHECKING:
+    from ..effects import Effects
+    from ..journal import Journal, MemoryFile
+    from ..threads import Delivered, Doubt, ThreadItem, ThreadMirror
+    from .backend import Backend, BackendRequest, ToolFunction
 
 logger = logging.getLogger("threadledger.threads")
 
 
-Mend = Callable[[Sequence[ThreadItem]], Effects[bool]]
+Mend = Callable[[Sequence["ThreadItem"]], "Effects[bool]"]
 """Shown a thread as it was read; may journal what it finds there. Its value: whether what is lacking is to be sent."""
 
 
@@ -106,7 +111,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class Services:
-    """Backends by name and in the policy's order, mirrors by name, the outbox, the profile and its tools."""
+    """Hold the backends and mirrors by name, the outbox, the profile and its tools."""
 
     policy: Policy = field(default_factory=Policy)
     backends: Mapping[str, Backend] = field(default_factory=dict)
@@ -115,26 +120,26 @@ class Services:
     """The kind of thread that memory is mirrored to (`none` for no thread)."""
     outbox: Outbox | None = None
     price: Callable[[str, int, int], float | None] | None = None
-    """US dollars for (model, input tokens, output tokens); None where the model's price is not known."""
+    """Returns US dollars for (model, input tokens, output tokens); None if the model's price is unknown."""
     profile: Profile = field(default_factory=Profile)
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
     memory_file: MemoryFile | None = None
-    """How memories are written into a file."""
+    """Writes memories to a file."""
     wait: Callable[[float], None] = time.sleep
     random: Random = field(default_factory=Random)
     health: Health = field(default_factory=Health)
-    """How the backends are doing: one for all conversations, so that what one meets spares the others."""
+    """Health of the backends, shared by all conversations: the failures of one save the others the wait."""
     turns: Turns = field(default_factory=Turns)
-    """Who waits for which conversation, where questions wait their turn."""
+    """Callers that wait for a conversation, if questions are queued."""
     close: Callable[[], None] = lambda: None
-    """Lets go of connections."""
+    """Closes connections."""
     aclose: Callable[[], Awaitable[None]] | None = None
-    """The same in an event loop, those of that loop among them."""
+    """Closes connections in an event loop, including those of that loop."""
 
     def mirrored(self, journal: Journal, key: str) -> Effects[None]:
-        """Bring a conversation's threads up to the journal, where there is an outbox.
+        """Bring a conversation's threads up to date with the journal, if there is an outbox.
 
-        What was journaled is journaled: an error here is logged, and the threads catch up later.
+        The messages are journaled already: an error here is logged, and the threads catch up later.
         """
         if self.outbox is None:
             return

@@ -1,4 +1,8 @@
-"""Group failures that share a cause and a backend and whose messages differ only in ids, numbers, paths and names."""
+"""Group failures that share a cause and a backend and whose messages differ only in ids, numbers, paths and names.
+
+Placeholders replace these, and addresses and times (`normalised`). The result and the rule version are part of a
+group's id: a new rule version creates new groups and never silently moves a failure from one group to another.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Remove secrets from everything that is stored or shown, and limit the size of what is kept."""
+"""Remove secrets from everything that is stored or shown, and limit the size of what is kept.
+
+Our loggers have a filter (`Redacting`) that removes secrets from every record before a handler receives it.
+"""
 
 from __future__ import annotations
 

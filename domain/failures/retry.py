@@ -14,7 +14,7 @@ from .failure import Cause, Failure
 
 
 def pause_before_retry(attempt: int, failure: Failure, random: Random) -> float:
-    """Seconds to wait: what the provider asked for, or doubling from half a second with jitter."""
+    """Return the seconds to wait: what the provider asked for, or doubling from half a second with jitter."""
     if failure.retry_after_seconds is not None:
         return max(failure.retry_after_seconds, 0.0)
     if diagnose(failure) is Cause.THREAD_MISSING:
@@ -24,6 +24,6 @@ def pause_before_retry(attempt: int, failure: Failure, random: Random) -> float:
 
 
 def is_worth_a_retry(failure: Failure) -> bool:
-    """Whether the same request can have another end, and soon enough to wait for it."""
+    """Return whether the same request can have another result, soon enough to wait for it."""
     soon_enough = (failure.retry_after_seconds or 0) <= RETRY_AFTER_MAX_SECONDS
     return may_succeed_when_retried(diagnose(failure)) and soon_enough

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Protocol, TypeVar, cast
 
 from eventsourcing.application import Application
@@ -31,7 +33,7 @@ from ..conversation.messages import Role
 from ..errors import ConversationChanged, ConversationNotFound, RunNotFound
 from ..ids import new_id, now, to_iso
 from ..memory import Memory
-from .observers import SeenRun, Watch
+from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
 from .ports import Appending, EventLog, JobClaims, StreamHead, Upkeep, Views
 from .recall import recall
 from .rows import EventMapper, PlainJSON, restore
@@ -61,11 +63,22 @@ class Journal(Application[str]):
         self._given_factory = factory
         self._profiles: set[str] = set()
         super().__init__()
-        store = cast("Store", factory)
-        self.views: Views = store.views()
-        self.upkeep: Upkeep = store.upkeep()
-        self.job_claims: JobClaims = store.job_claims()
         self.watch = Watch(self._start_of, self._question_of)
+
+    @cached_property
+    def views(self) -> Views:
+        """Return the read models of the database."""
+        return cast("Store", self._given_factory).views()
+
+    @cached_property
+    def upkeep(self) -> Upkeep:
+        """Return the maintenance operations of the database."""
+        return cast("Store", self._given_factory).upkeep()
+
+    @cached_property
+    def job_claims(self) -> JobClaims:
+        """Return the claims on items of bulk jobs."""
+        return cast("Store", self._given_factory).job_claims()
 
     def construct_env(self, name: str, env: object = None) -> Environment:
         """Return an empty environment, so that the process's environment cannot change how events are stored."""
@@ -171,8 +184,17 @@ class Journal(Application[str]):
             raise ConversationChanged(
                 f"{key!r} is constantly changed by other writers: nothing was written; try again"
             ) from error
-        self.watch.saw(decided)
+        self._report(decided)
         return results[0]
+
+    def _report(self, stored: Sequence[e.Event]) -> None:
+        """Notify observers of a commit, unless it concerns no run, or would only be logged below the logger's level."""
+        kinds = {type(event) for event in stored}
+        only_logs = len(self.watch.observers) == 1 and type(self.watch.observers[0]) is RunLog
+        if only_logs and e.RunFailed not in kinds and not run_logger.isEnabledFor(logging.INFO):
+            return
+        if not WATCHED.isdisjoint(kinds):
+            self.watch.saw(stored)
 
     def store(self, *conversations: Conversation) -> None:
         """Store the pending events of these conversations in one transaction.

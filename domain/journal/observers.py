@@ -150,8 +150,6 @@ class Watch:
 
     def saw(self, stored: Sequence[e.Event]) -> None:
         """Notify observers of events that were stored in this order, in one commit."""
-        if not any(type(event) in _WATCHED for event in stored):
-            return
         try:
             self._tell(stored)
         except Exception:
@@ -208,7 +206,7 @@ class Watch:
         return _seen(started) if started is not None else None
 
 
-_WATCHED = frozenset({e.RunStarted, e.RunCompleted, e.RunFailed, e.ExchangeAbandoned})
+WATCHED = frozenset({e.RunStarted, e.RunCompleted, e.RunFailed, e.ExchangeAbandoned})
 
 
 def _seen(event: e.RunStarted, took_over_from: str | None = None) -> SeenRun:

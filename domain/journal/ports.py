@@ -1,4 +1,8 @@
-"""Define what the domain needs from the outside world, as small protocols with the errors they raise."""
+"""Define what the domain needs from the outside world, as small protocols with the errors they raise.
+
+These are the log, its views, memory files, the claims of jobs, and the operator's tasks on a database: check it, copy
+it, and list the notes on threads.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..conversation import ConversationState, FailureFilter
-from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
-from .rows import Row, StoredRow
+if TYPE_CHECKING:
+    from ..conversation import ConversationState, FailureFilter
+    from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
+    from .rows import Row, StoredRow
 
 
 class MemoryFile(Protocol):

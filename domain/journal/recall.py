@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from ..conversation import JournaledMessage
 from ..conversation import events as e
+from ..conversation.messages import JournaledMessage
 from ..errors import InvalidInput
 from ..ids import as_utc, to_iso
 from ..memory import MEMORY_TOPICS, Backwards, Memory, MemoryFold, message_tokens

@@ -1,4 +1,6 @@
-"""Read the groups of failures, and record people's decisions about them.
+"""Provide the questions of an audit: failures in groups and as they arrive, what a run was shown, threads that lag.
+
+`FailureGroups` reads the groups and records people's decisions about them.
 
 A decision (resolved, muted, reopened) is an event on a stream of the ledger's own; the latest state is stored next to
 the stream. The version of the normalising rule is part of a group's id: a new version creates new groups, and decisions
@@ -11,15 +13,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..conversation import (
     PROFILE,
     RUN_TOPICS,
-    ConversationState,
-    FailureFilter,
     Profile,
-    RunRecord,
     fold_exchanges,
     key_of,
     moment_of,
@@ -28,12 +27,17 @@ from ..conversation import (
 )
 from ..conversation import events as e
 from ..errors import GroupNotFound, InvalidInput
-from ..exchange import Services
-from ..failures import RULE_VERSION, Decision, FailureGroup, GroupState, RecordedFailure, redact
+from ..failures import RULE_VERSION, Decision, FailureGroup, GroupState, redact
 from ..ids import as_utc, new_id, now, to_iso
-from ..journal import Journal, NotedThread, StreamHead
+from ..journal import StreamHead
 from ..limits import LAGGING_LOOKED_AT_MAX
-from ..memory import Memory
+
+if TYPE_CHECKING:
+    from ..conversation import ConversationState, FailureFilter, RunRecord
+    from ..exchange import Services
+    from ..failures import RecordedFailure
+    from ..journal import Journal, NotedThread
+    from ..memory import Memory
 
 AUDIT_GROUPS = "audit:groups"
 """Name of the stream of decisions about groups."""
@@ -266,6 +270,9 @@ def tool_names(profile: Profile) -> list[str]:
     return [str(tool.get("function", {}).get("name") or tool.get("type")) for tool in profile.tools]
 
 
+# Threads that lag behind are found in the notebook alone: the provider is not called. The work is bounded, however
+# large the ledger is: it covers the most recently changed conversations, and the threads that the notebook marks as
+# unsettled. `replay verify` reads the threads themselves.
 @dataclass(frozen=True)
 class LaggingThread:
     """Represent one thread that does not hold what it should, or whose content is unknown."""

@@ -1,4 +1,4 @@
-"""Provide the domain API for asynchronous apps, with the names and the meaning of `Ledger`.
+"""Provide the domain API for asynchronous apps, with the names and the meaning of `Ledger`, `Chat` and `Replay`.
 
 A ledger is used by one event loop. A few threads do the database work, however many exchanges are in progress.
 """
@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from ..conversation import ConversationState, Exchanges, JournaledMessage, RunRecord
+from ..conversation import ConversationState, Exchanges, RunRecord
 from ..conversation import events as e
+from ..conversation.messages import JournaledMessage
 from ..effects import AsyncDriver
 from ..exchange import Answer, Conversing, Policy, Services, StreamPart
 from ..failures import BackendHealth, Cause, FailureGroup, GroupState, RecordedFailure, SummaryRow

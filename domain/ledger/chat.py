@@ -1,4 +1,4 @@
-"""Provide one conversation to an app: append, ask, run, memory."""
+"""Provide one conversation to an app: append, ask, memory, and `run`, which records the app's own model call as a run."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..conversation import Completion, Conversation, JournaledMessage, RunPlan, text_message
-from ..conversation import events as e
+from ..conversation import Completion, RunPlan, text_message
 from ..conversation.messages import Usage
-from ..effects import AsyncDriver, Effects, Wait, perform, stream, work
+from ..effects import perform, stream, work
 from ..errors import InvalidMessage, RunNotOpen
-from ..exchange import Answer, Conversing, Policy, Services, StreamPart
-from ..failures import Failure, RecordedFailure, redact
+from ..exchange import Conversing
+from ..failures import Failure, redact
 from ..ids import new_id
-from ..journal import Journal
-from ..memory import Memory
+
+if TYPE_CHECKING:
+    from ..conversation import Conversation
+    from ..conversation import events as e
+    from ..conversation.messages import JournaledMessage
+    from ..effects import AsyncDriver, Effects, Wait
+    from ..exchange import Answer, Policy, Services, StreamPart
+    from ..failures import RecordedFailure
+    from ..journal import Journal
+    from ..memory import Memory
 
 T = TypeVar("T")
 

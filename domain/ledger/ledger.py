@@ -6,30 +6,29 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from ..conversation import ConversationState, Exchanges, FailureFilter, RunRecord, key_of, moment_of, stream_of
+from ..conversation import FailureFilter, key_of, moment_of, stream_of
 from ..conversation import events as e
-from ..effects import perform
 from ..errors import InvalidInput
-from ..exchange import Services
-from ..failures import (
-    SUMMARY_BY,
-    BackendHealth,
-    Cause,
-    FailureGroup,
-    GroupState,
-    RecordedFailure,
-    SummaryRow,
-)
 from ..ids import now, to_iso
-from ..journal import Finding, Journal, UpkeepProgress, quietly
+from ..journal import Finding, quietly
 from ..limits import HEALTH_ENDS
-from ..memory import Memory, MemoryDiff, diff_memories
-from ..replay import Replay, forked, parent_of
-from .audit import FailureGroups
-from .chat import Chat
+
+if TYPE_CHECKING:
+    from ..conversation import ConversationState, Exchanges, RunRecord
+    from ..exchange import Services
+    from ..failures import BackendHealth, Cause, FailureGroup, GroupState, RecordedFailure, SummaryRow
+    from ..journal import Journal, UpkeepProgress
+    from ..memory import Memory, MemoryDiff
+    from ..replay import Replay
+    from .audit import FailureGroups
+    from .chat import Chat
+
+# What only some methods need (asking, replay, groups, differences) is imported inside them, so that a command that lists
+# conversations or failures does not load it.
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,30 @@ def in_log(logged: Iterator[tuple[int, e.Event]], key: str | None = None) -> Ite
 class Ledger:
     """Provide all conversations of one database; created by `threadledger.open()`."""
 
-    def __init__(self, journal: Journal, services: Services | None = None) -> None:
+    def __init__(self, journal: Journal, services: Services | Callable[[], Services] | None = None) -> None:
         self.journal = journal
-        self.services = services or Services()
+        self._services = None if callable(services) else services
+        self._build_services = services if callable(services) else _no_services
+        self._building = Lock()
+
+    @property
+    def outside(self) -> Services:
+        """Return `services`, by the name of earlier versions, which exported tests use."""
+        return self.services
+
+    @property
+    def services(self) -> Services:
+        """Return what an exchange may call; built when it is first used, and shared by all conversations."""
+        if self._services is None:
+            with self._building:
+                self._services = self._services or self._build_services()
+        return self._services
 
     def close(self) -> None:
         """Close the database and the connections to the provider."""
         self.journal.close()
-        self.services.close()
+        if self._services is not None:
+            self._services.close()
 
     def __enter__(self) -> Self:
         return self
@@ -95,6 +110,8 @@ class Ledger:
         Raises:
             InvalidKey: the key is not a string of 1 to 200 storable characters.
         """
+        from .chat import Chat
+
         return Chat(self.journal, self.services, key)
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
@@ -161,19 +178,19 @@ class Ledger:
             InvalidInput: there is no such state.
         """
         self.close_overdue_runs()
-        return FailureGroups(self.journal).all(since, states)
+        return self._groups.all(since, states)
 
     def resolve_group(self, group: str, note: str = "") -> FailureGroup:
         """See `FailureGroups.resolve`."""
-        return FailureGroups(self.journal).resolve(group, note)
+        return self._groups.resolve(group, note)
 
     def mute_group(self, group: str, until: datetime | None = None, note: str = "") -> FailureGroup:
         """See `FailureGroups.mute`."""
-        return FailureGroups(self.journal).mute(group, until, note)
+        return self._groups.mute(group, until, note)
 
     def reopen_group(self, group: str, note: str = "") -> FailureGroup:
         """See `FailureGroups.reopen`."""
-        return FailureGroups(self.journal).reopen(group, note)
+        return self._groups.reopen(group, note)
 
     def summary(
         self, by: str = "cause", since: datetime | timedelta | None = None, until: datetime | timedelta | None = None
@@ -185,6 +202,8 @@ class Ledger:
         Raises:
             InvalidInput: `by` is not one of `SUMMARY_BY`.
         """
+        from ..failures import SUMMARY_BY
+
         if by not in SUMMARY_BY:
             raise InvalidInput(f"runs cannot be counted by {by!r}: use one of {', '.join(SUMMARY_BY)}")
         self.close_overdue_runs()
@@ -194,8 +213,10 @@ class Ledger:
         """Return the health of each backend, by name, from the newest ends of its runs in the log.
 
         The runs of all processes count. Which backends this process itself skips depends on the failures it has met:
-        see `outside.health`.
+        see `Services.health`.
         """
+        from ..failures import BackendHealth
+
         return BackendHealth.of_each(self.journal.views.last_ends(HEALTH_ENDS), now())
 
     def fork(self, key: str, new_key: str, at: int | datetime | None = None) -> Chat:
@@ -209,11 +230,16 @@ class Ledger:
                 time.
             Conflict: a conversation with the new key already exists.
         """
+        from ..effects import perform
+        from ..replay import forked
+
         perform(forked(self.journal, self.services, key, new_key, at), self.services.wait)
         return self.conversation(new_key)
 
     def parent(self, key: str) -> tuple[str, int] | None:
         """Return the key and version of the conversation that this one was forked from, or None if it is not a fork."""
+        from ..replay import parent_of
+
         return parent_of(self.journal, key)
 
     def exchanges(self, key: str) -> Exchanges:
@@ -223,6 +249,8 @@ class Ledger:
     @property
     def replay(self) -> Replay:
         """Return the API that plans and runs rebuilds, reconciles and reruns."""
+        from ..replay import Replay
+
         return Replay(self.journal, self.services)
 
     def memory(self, key: str, at: int | datetime | None = None) -> Memory:
@@ -238,6 +266,8 @@ class Ledger:
         Raises:
             ConversationNotFound: it does not exist.
         """
+        from ..memory import diff_memories
+
         self.journal.require(key)
         first, last = self.journal.memory(key, 0 if before is None else before), self.journal.memory(key, after)
         older, newer = sorted((first.version, last.version))
@@ -309,3 +339,15 @@ class Ledger:
     def close_overdue_runs(self) -> list[str]:
         """Close runs past their deadline that a crash left open, in all conversations, and return their ids."""
         return self.journal.close_overdue_runs()
+
+    @property
+    def _groups(self) -> FailureGroups:
+        from .audit import FailureGroups
+
+        return FailureGroups(self.journal)
+
+
+def _no_services() -> Services:
+    from ..exchange import Services
+
+    return Services()

@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from ..alignment import differing
-from ..conversation import JournaledMessage
 from ..conversation import events as e
+from ..conversation.messages import JournaledMessage
 from .memory import Memory
 
 

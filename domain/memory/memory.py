@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, cast
 
-from ..conversation import JournaledMessage
 from ..conversation import events as e
-from ..conversation.messages import Message, Role, ToolCall
+from ..conversation.messages import JournaledMessage, Message, Role, ToolCall
 from ..errors import InvalidInput
 from ..ids import as_utc
 from .order import in_place
@@ -41,7 +40,7 @@ class Memory:
         """Return the newest messages: at most `last` of them, within about `tokens`.
 
         The newest message is always in view, even if it alone exceeds the budget. A view of tool results alone is
-        extended back to the message with their calls. For the error of the estimate, see `tokens.py`.
+        extended back to the message with their calls. For the error of the estimate, see `estimate_tokens`.
 
         Raises:
             InvalidInput: a limit is below 1.
@@ -273,6 +272,9 @@ def _first_within(messages: Sequence[JournaledMessage], tokens: int) -> int:
     return 0
 
 
+# Providers require each call directly followed by exactly one result, and no result alone. Only the view is changed:
+# a missing result is replaced by a sentence that says so, a late one is moved up, and one whose call is out of view
+# (or was already answered) is omitted.
 NO_RESULT = "[no result of this call was recorded]"
 
 
@@ -312,6 +314,11 @@ def _placeholder(caller: JournaledMessage, call: ToolCall) -> JournaledMessage:
     return JournaledMessage(result, "", caller.version, caller.at, caller.exchange_id, caller.run_id, caller.source)
 
 
+# Estimated tokens serve plans and budgets. Actual usage comes from the provider's `usage`, never from this estimate.
+# Measured against o200k_base (the vocabulary of gpt-4o and later) in November 2026: on dialogues, tool arguments and
+# tool results 1 to 3 % too high in total; on Python source 14 % too high; on short French, German, Russian, Chinese
+# and Japanese texts 10 to 20 % too high (bytes / 4 on the same texts: 29 % too low to 84 % too high). A tokenizer is
+# not a dependency, because its vocabulary has to be downloaded at run time.
 MESSAGE_OVERHEAD_TOKENS = 4
 """Tokens around each message: role and separators, as OpenAI's cookbook counts them."""
 

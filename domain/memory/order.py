@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..conversation import JournaledMessage
+from ..conversation.messages import JournaledMessage
 
 
 def in_place(

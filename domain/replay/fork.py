@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from itertools import count
 
-from ..conversation import Conversation, ConversationState, JournaledMessage
+from ..conversation import Conversation, ConversationState
 from ..conversation import events as e
-from ..conversation.messages import Role
+from ..conversation.messages import JournaledMessage, Role
 from ..effects import Effects, work
 from ..errors import Conflict, ConversationChanged, InvalidInput
 from ..exchange import Services

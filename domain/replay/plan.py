@@ -1,7 +1,9 @@
 """Define plans, which show what a replay would do before it is done.
 
 An applied plan runs as a job (`jobs.py`): it is recorded, can use several workers, and can be resumed wherever it
-stopped.
+stopped. Workers claim items block by block, do one after another, and record the outcomes. A worker is a generator of
+effects: several threads perform one each, or several tasks of an event loop await one each. Whatever interrupts a
+worker, the items it has done are recorded and its claims are released.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import chain, islice
 from queue import SimpleQueue
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar, Unpack
 
 from ..effects import AsyncDriver, Call, Effect, Effects, Emit, Pause, Wait, attended, stream, work
 from ..errors import Conflict, InvalidInput
@@ -47,6 +50,44 @@ T = TypeVar("T", bound=Item)
 Progress = Callable[[Any], None]
 
 
+class ApplyKeywords(TypedDict, total=False):
+    """Declare the keyword arguments of `apply`, `each` and `resume`; `ApplyOptions` describes them."""
+
+    concurrency: int
+    rps: float | None
+    stop: Callable[[], bool]
+    max_runs: int | None
+    max_cost: float | None
+
+
+@dataclass(frozen=True)
+class ApplyOptions:
+    """Hold the options of applying a plan."""
+
+    concurrency: int = 1
+    """Number of items in progress at once, each in its own thread or task."""
+    rps: float | None = None
+    """Maximum requests to the provider per second."""
+    stop: Callable[[], bool] = lambda: False
+    """Called between items; once it returns true, no further item is started, and `resume` continues later."""
+    max_runs: int | None = None
+    """For a rerun: maximum number of runs."""
+    max_cost: float | None = None
+    """For a rerun: maximum US dollars by the usage that the provider reports; no run is started that may reach it."""
+
+    def __post_init__(self) -> None:
+        """Validate the options.
+
+        Raises:
+            InvalidInput: the concurrency or the rate is out of range.
+        """
+        workers, rate = self.concurrency, self.rps
+        if not 1 <= workers <= JOB_WORKERS_MAX:
+            raise InvalidInput(f"{workers} workers are not possible: use a concurrency of 1 to {JOB_WORKERS_MAX}")
+        if rate is not None and rate <= 0:
+            raise InvalidInput(f"a rate of {rate:g} requests per second is not possible: use a number greater than 0")
+
+
 class Plan(ABC, Generic[T]):
     """Describe what would be done, item by item. Nothing is done before the plan is applied."""
 
@@ -62,11 +103,18 @@ class Plan(ABC, Generic[T]):
         self.stopped_by_limit = False
         self._jobs = jobs
         self._wait = wait
+        self._items: list[T] | None = None
 
     @property
-    @abstractmethod
     def items(self) -> list[T]:
         """Return the planned items; after the plan was applied, their outcomes."""
+        if self._items is None:
+            self._items = list(self.planned())
+        return self._items
+
+    @abstractmethod
+    def planned(self) -> Iterator[T]:
+        """Yield the planned items one at a time."""
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
@@ -83,34 +131,57 @@ class Plan(ABC, Generic[T]):
         If it is called again after a process was killed in the middle, it continues, or finds nothing left to do.
         """
 
-    def apply(
-        self,
-        progress: Progress | None = None,
-        *,
-        concurrency: int = 1,
-        rps: float | None = None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> list[T]:
+    def read(self) -> Effects[None]:
+        """Read what the items depend on outside the ledger, so that an asynchronous app can await it."""
+        yield from ()
+
+    def limit(self, max_runs: int | None = None, max_cost: float | None = None) -> None:
+        """Set the limits of `apply`. Only a rerun has limits.
+
+        Raises:
+            InvalidInput: a limit was given.
+        """
+        if max_runs is not None or max_cost is not None:
+            raise InvalidInput(f"max_runs and max_cost apply only to a rerun; this plan is a {self.kind}")
+
+    def apply(self, progress: Progress | None = None, **how: Unpack[ApplyKeywords]) -> list[T]:
         """Run the plan as a job and return the outcomes of its items; a failed item does not stop the others.
+
+        A rerun stops when a limit is reached; the rest stays planned, and `resume` continues with it.
 
         Args:
             progress: called with each item as it ends.
-            concurrency: number of items in progress at once, each in its own thread.
-            rps: maximum requests to the provider per second.
-            stop: called between items; once it returns true, no further item is started, and `resume` continues later.
+            how: the fields of `ApplyOptions`: `concurrency`, `rps` and `stop`; for a rerun, also `max_runs` and
+                `max_cost`.
 
         Raises:
-            InvalidInput: the concurrency or the rate is out of range.
+            InvalidInput: an option is out of range, or a limit does not apply to this plan or needs a price that is
+                unknown.
         """
-        return self._collected(self.ended(concurrency, rps, stop), progress)
+        found: dict[int, T] = {}
+        for ended in self.run(ApplyOptions(**how)):
+            found[ended.number] = ended.item
+            if progress is not None:
+                progress(ended.item)
+        return self._listed(found)
 
-    def each(
-        self, *, concurrency: int = 1, rps: float | None = None, stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[T]:
-        """Run the plan like `apply`, but yield each item as it ends and keep none."""
-        return (ended.item for ended in self.ended(concurrency, rps, stop))  # type: ignore[misc] # steps make this kind
+    async def apply_async(
+        self, driver: AsyncDriver, progress: Progress | None = None, **how: Unpack[ApplyKeywords]
+    ) -> list[T]:
+        """Run the plan like `apply`, awaited, with a task for each item in progress."""
+        found: dict[int, T] = {}
+        async with aclosing(self.run_async(ApplyOptions(**how), driver)) as all_ended:
+            async for ended in all_ended:
+                found[ended.number] = ended.item
+                if progress is not None:
+                    progress(ended.item)
+        return self._listed(found)
 
-    def resume(self, progress: Progress | None = None, **how: Any) -> list[T]:
+    def each(self, **how: Unpack[ApplyKeywords]) -> Iterator[T]:
+        """Run the plan like `apply`, but yield each item as it ends."""
+        return (ended.item for ended in self.run(ApplyOptions(**how)))
+
+    def resume(self, progress: Progress | None = None, **how: Unpack[ApplyKeywords]) -> list[T]:
         """Resume the plan where it stopped, and retry failed items. Accepts the same arguments as `apply`.
 
         Raises:
@@ -124,48 +195,35 @@ class Plan(ABC, Generic[T]):
         if self.job is None:
             raise Conflict("this plan was never applied, so there is nothing to resume: apply it first")
 
-    async def apply_async(
-        self,
-        driver: AsyncDriver,
-        progress: Progress | None = None,
-        *,
-        concurrency: int = 1,
-        rps: float | None = None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> list[T]:
-        """Run the plan like `apply`, awaited, with a task for each item in progress."""
-        run = await driver.work(lambda: self._begun(concurrency, rps, stop))
-        found: dict[int, Any] = {}
-        if run is not None:
-            async for ended in _awaited(run, concurrency, driver):
-                found[ended.number] = ended.item
-                if progress is not None:
-                    progress(ended.item)
-            await driver.work(lambda: self._ended(run))
-        return self._listed(found)
-
-    def ended(self, concurrency: int, rps: float | None, stop: Callable[[], bool]) -> Iterator[Ended]:
-        """Run the plan and yield each item with its number as it ends."""
-        run = self._begun(concurrency, rps, stop)
+    def run(self, how: ApplyOptions) -> Iterator[Ended[T]]:
+        """Start or resume the job, and yield each item with its number as it ends."""
+        run = self._begun(how)
         if run is None:
             return
         try:
-            yield from _performed(run, concurrency, self._wait)
+            yield from _performed(run, how.concurrency, self._wait)
         finally:
             self._ended(run)
 
-    def _begun(self, concurrency: int, rps: float | None, stop: Callable[[], bool]) -> JobRun | None:
+    async def run_async(self, how: ApplyOptions, driver: AsyncDriver) -> AsyncGenerator[Ended[T], None]:
+        """Start or resume the job, and yield like `run`, awaited."""
+        run = await driver.work(lambda: self._begun(how))
+        if run is None:
+            return
+        async with aclosing(_awaited(run, how.concurrency, driver)) as all_ended:
+            async for ended in all_ended:
+                yield ended
+        await driver.work(lambda: self._ended(run))
+
+    def _begun(self, how: ApplyOptions) -> JobRun[T] | None:
         """Return the job, started or resumed, or None if nothing is planned."""
-        if not 1 <= concurrency <= JOB_WORKERS_MAX:
-            raise InvalidInput(f"{concurrency} workers are not possible: use a concurrency of 1 to {JOB_WORKERS_MAX}")
-        if rps is not None and rps <= 0:
-            raise InvalidInput(f"a rate of {rps:g} requests per second is not possible: use a number greater than 0")
+        self.limit(how.max_runs, how.max_cost)
         self.stopped_by_limit = False
         if self.job is not None:
             self.job = self._jobs.get(self.job.job_id)
             if self.job.cancelled:
                 raise Conflict(f"job {self.job.job_id} was cancelled: plan again")
-            run = self._run(self.job, concurrency, rps, stop)
+            run = JobRun(self._jobs, self.job, self, how)
             run.reopen_failed()
             return run
         pins = iter(self.pins())
@@ -173,34 +231,24 @@ class Plan(ABC, Generic[T]):
         if first is None:
             return None
         self.job = self._jobs.start(self.kind, self.options(), chain([first], pins))
-        return self._run(self.job, concurrency, rps, stop)
+        return JobRun(self._jobs, self.job, self, how)
 
-    def _run(self, job: JobState, concurrency: int, rps: float | None, stop: Callable[[], bool]) -> JobRun:
-        return JobRun(self._jobs, job, self.step, workers=concurrency, block=self.block, rate=rps, stop=stop)
-
-    def _ended(self, run: JobRun) -> None:
+    def _ended(self, run: JobRun[T]) -> None:
         self.stopped_by_limit = run.stopped_by_limit
         self.job = self._jobs.get(run.job.job_id)
 
-    def _collected(self, all_ended: Iterator[Ended], progress: Progress | None) -> list[T]:
-        found: dict[int, Any] = {}
-        for ended in all_ended:
-            found[ended.number] = ended.item
-            if progress is not None:
-                progress(ended.item)
-        return self._listed(found)
-
     def _listed(self, found: Mapping[int, T]) -> list[T]:
-        """Return the items in the plan's order."""
-        return [found[number] for number in sorted(found)]
+        """Keep the outcomes as the plan's items, in the plan's order."""
+        self._items = [found[number] for number in sorted(found)]
+        return self._items
 
 
-def _performed(run: JobRun, workers: int, wait: Wait) -> Iterator[Ended]:
+def _performed(run: JobRun[T], workers: int, wait: Wait) -> Iterator[Ended[T]]:
     """Yield each item as it ends. A single worker runs in the caller's thread; several have one thread each."""
     if workers == 1:
         yield from (part for part in stream(run.worker(), wait) if isinstance(part, Ended))
         return
-    told: SimpleQueue[Ended | BaseException | None] = SimpleQueue()
+    told: SimpleQueue[Ended[T] | BaseException | None] = SimpleQueue()
 
     def work() -> None:
         try:
@@ -233,9 +281,9 @@ def _performed(run: JobRun, workers: int, wait: Wait) -> Iterator[Ended]:
         raise errors[0]
 
 
-async def _awaited(run: JobRun, workers: int, driver: AsyncDriver) -> AsyncIterator[Ended]:
+async def _awaited(run: JobRun[T], workers: int, driver: AsyncDriver) -> AsyncGenerator[Ended[T], None]:
     """Yield each item as it ends; the workers are tasks."""
-    told: asyncio.Queue[Ended | None] = asyncio.Queue()
+    told: asyncio.Queue[Ended[T] | None] = asyncio.Queue()
 
     async def work() -> None:
         try:
@@ -266,11 +314,11 @@ async def _awaited(run: JobRun, workers: int, driver: AsyncDriver) -> AsyncItera
 
 
 @dataclass(frozen=True)
-class Ended:
+class Ended(Generic[T]):
     """Represent the end of one item of a job, as reported by a worker."""
 
     number: int
-    item: Item
+    item: T
 
 
 class Pace:
@@ -290,38 +338,21 @@ class Pace:
         return max(place - self._clock(), 0.0)
 
 
-Step = Callable[[Mapping[str, Any]], Effects[Any]]
-"""Function that does one item of a plan; its value is an `Item`."""
-
 Pins = list[tuple[int, dict[str, Any]]]
 
 
-class JobRun:
+class JobRun(Generic[T]):
     """Hold what the workers of one process share."""
 
-    def __init__(
-        self,
-        jobs: Jobs,
-        job: JobState,
-        step: Step,
-        *,
-        workers: int = 1,
-        block: int = JOB_BLOCK_ITEMS_MAX,
-        rate: float | None = None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Create a run of a job.
-
-        `rate` is in requests to the provider per second. `stop` is called between items, to end the run early.
-        """
+    def __init__(self, jobs: Jobs, job: JobState, plan: Plan[T], how: ApplyOptions) -> None:
         self.job = job
         self.stopped_by_limit = False
         self._jobs = jobs
-        self._step = step
-        self._stop = stop
-        self._pace = Pace(rate)
-        self._rated = bool(rate)
-        self._block = max(1, min(block, job.left // (workers * 2) or 1))
+        self._step = plan.step
+        self._stop = how.stop
+        self._pace = Pace(how.rps)
+        self._rated = how.rps is not None
+        self._block = max(1, min(plan.block, job.left // (how.concurrency * 2) or 1))
         self._lock = threading.Lock()
         self._before = jobs.ended(job)
         self._ahead = self._not_ended()
@@ -348,12 +379,12 @@ class JobRun:
             yield from work(partial(self._jobs.claims.give_back, self.job.job_id, holder))
 
     def _do(self, block: Pins, holder: str, renew: _Renewing) -> Effects[None]:
-        ended: list[Ended] = []
+        ended: list[Ended[T]] = []
         try:
             for number, pin in block:
                 if self._is_over():
                     return
-                item: Item = yield from attended(self._step(pin), partial(self._after, renew))
+                item = yield from attended(self._step(pin), partial(self._after, renew))
                 if item.state == "planned":
                     self.stopped_by_limit = True
                     self.stop()
@@ -384,7 +415,7 @@ class JobRun:
                 return [(number, block[number]) for number in ours]
         return []
 
-    def _record(self, ended: list[Ended], holder: str) -> None:
+    def _record(self, ended: list[Ended[T]], holder: str) -> None:
         entries = []
         for each in ended:
             before = chr(self._before[each.number]) if self._before[each.number] else None

@@ -1,6 +1,9 @@
 """Rebuild a thread: write a new one from the journal, read it back, and link it only if it is equal.
 
 This never calls a model: nothing here can reach a backend.
+
+A rebuild to a file writes the memory of conversations, one line of JSON each, as `import` reads it. A plan notes the
+version of each conversation, and applying it checks for later changes.
 """
 
 from __future__ import annotations
@@ -317,6 +320,7 @@ BACKEND = "file"
 """Value used where other rebuilds name the kind of thread."""
 
 
+# This is not a job: no file appears before it is complete, and the same input gives the same file.
 class FileRebuildPlan:
     """Plan to write the memory of conversations to one file. The names are those of `RebuildPlan`."""
 

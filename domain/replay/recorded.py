@@ -1,7 +1,7 @@
 """Read one recorded exchange with everything needed to reproduce it elsewhere.
 
 This is the question, the memory, the backends, the number of attempts, and the result of each run. It is read-only, and
-no model is called.
+no model is called. `policy_of` infers the policy that made the runs.
 """
 
 from __future__ import annotations

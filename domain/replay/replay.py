@@ -78,7 +78,7 @@ class Replay:
             InvalidInput: this ledger cannot write files.
         """
         if self._services.memory_file is None:
-            raise InvalidInput("this ledger was created without a MemoryFile: pass one to Outside")
+            raise InvalidInput("this ledger was created without a MemoryFile: pass one to Services")
         pinned = self._pinned(keys, search)[:limit]
         return FileRebuildPlan(self._journal, self._services.memory_file, Path(path), pinned, at)
 

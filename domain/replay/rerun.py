@@ -1,4 +1,7 @@
-"""Rerun failed exchanges. A plan always shows first what it will call and about what it costs."""
+"""Rerun failed exchanges. A plan always shows first what it will call and about what it costs.
+
+Each exchange is rerun from its pin: it is checked, run within the limits, and its answer is journaled or shown.
+"""
 
 from __future__ import annotations
 

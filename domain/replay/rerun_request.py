@@ -1,4 +1,8 @@
-"""Define the options of a rerun: which exchanges, which backend, with what, and where the answers go."""
+"""Define the options of a rerun: which exchanges, which backend, with what, where the answers go, and the limits.
+
+`RerunItem` is one exchange, as planned and with its outcome. `Budget` tracks the runs and US dollars that are left; all
+exchanges in progress share it.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +98,7 @@ class Wanted:
         return cls(**given)
 
     def services_of(self, services: Services) -> Services:
-        """Return `outside` with the profile of this rerun."""
+        """Return the services with the profile of this rerun."""
         return services if self.profile is None else replace(services, profile=self.profile)
 
     def policy_of(self, services: Services) -> Policy:

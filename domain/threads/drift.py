@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..conversation import JournaledMessage, parse_message
 from ..conversation import events as e
-from ..conversation.messages import Message, Role
+from ..conversation import parse_message
+from ..conversation.messages import JournaledMessage, Message, Role
 from ..errors import InvalidMessage
 from ..memory import Memory, MemoryFold
 from .thread import ThreadItem

@@ -409,7 +409,7 @@ def test_decisions_are_told_from_their_events_where_their_state_is_of_another_fo
     fail(ledger)
     ledger.resolve_group(the_group(ledger).group, "mended")
     stored = FailureGroups(ledger.journal).book()
-    monkeypatch.setattr("threadledger.domain.groups.BOOK_SCHEMA", 99)
+    monkeypatch.setattr("threadledger.domain.ledger.audit.BOOK_SCHEMA", 99)
     assert FailureGroups(ledger.journal).book() == stored != {}
 
 
@@ -418,7 +418,7 @@ def test_a_new_rule_regroups_nothing_silently(open_any_store, monkeypatch, clock
     fail(ledger)
     old = ledger.resolve_group(the_group(ledger).group, "mended")
     group_id.cache_clear()
-    monkeypatch.setattr("threadledger.domain.normalising.RULE_VERSION", 2)
+    monkeypatch.setattr("threadledger.domain.failures.groups.RULE_VERSION", 2)
     ledger.rebuild_views(["audit"])
     group = the_group(ledger)
     assert (group.state, group.group == old.group) == ("open", False)

@@ -15,8 +15,8 @@ from threadledger.adapters.openai import (
     ConversationThreads,
     ResponsesBackend,
 )
-from threadledger.domain.conversation import JournaledMessage, Profile, text_message
-from threadledger.domain.conversation.messages import Role
+from threadledger.domain.conversation import Profile, text_message
+from threadledger.domain.conversation.messages import JournaledMessage, Role
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendRequest, Delta, ToolUse
 from threadledger.domain.failures import Cause, advise, diagnose

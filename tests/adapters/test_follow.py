@@ -131,7 +131,7 @@ def test_a_follower_begins_after_the_position_it_is_given(any_db_url, opened):
 
 @pytest.mark.parametrize("types", [[], ["MessageJournaled", "MemoryCleared"]], ids=["of everything", "of some events"])
 def test_a_follower_with_a_long_log_before_it_takes_it_page_by_page(any_db_url, opened, monkeypatch, types):
-    monkeypatch.setattr("threadledger.adapters.sql.subscription.PAGE_EVENTS", 7)
+    monkeypatch.setattr("threadledger.adapters.sql.recorder.SUBSCRIPTION_PAGE_EVENTS", 7)
     ledger = opened(any_db_url)
     ledger.conversation("k").extend([{"role": "user", "content": str(index)} for index in range(100)])
     follower = Follower(ledger, types=types)

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from threadledger.adapters.openai import AssistantsThreads, Client, ConversationThreads
-from threadledger.domain.conversation import JournaledMessage, parse_message
+from threadledger.domain.conversation import parse_message
+from threadledger.domain.conversation.messages import JournaledMessage
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Cause, diagnose
 from threadledger.domain.ids import to_iso

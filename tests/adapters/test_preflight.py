@@ -8,7 +8,8 @@ import pytest
 
 from threadledger.adapters.openai.limits import HOSTED_TOOLS
 from threadledger.adapters.openai.tools import preflight
-from threadledger.domain.conversation import JournaledMessage, Profile, text_message
+from threadledger.domain.conversation import Profile, text_message
+from threadledger.domain.conversation.messages import JournaledMessage
 from threadledger.domain.exchange import BackendRequest
 from threadledger.domain.failures import Cause, diagnose
 from threadledger.domain.memory import Memory

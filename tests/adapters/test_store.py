@@ -85,7 +85,7 @@ def test_the_second_of_two_writers_who_loaded_the_same_version_is_refused(open_s
     mine.journal(text_message("user", "mine"))
     theirs.journal(text_message("user", "theirs"))
     one.journal.store(mine)
-    with pytest.raises(ConversationChanged, match="moved on"):
+    with pytest.raises(ConversationChanged, match="changed in the meantime"):
         other.journal.store(theirs)
     assert texts(one) == texts(other) == ["first", "mine"]
 
@@ -560,7 +560,7 @@ def test_what_is_written_beside_events_is_undone_when_it_is_refused(any_database
         raise IntegrityError("this was processed already")
 
     with pytest.raises(IntegrityError, match="processed already"):
-        any_database.append([], lambda _: Appending(), also)
+        any_database.group.append([], lambda _: Appending(), also)
     assert rows(any_database, "SELECT count(*) FROM beside") == [(0,)]
 
 

@@ -215,7 +215,7 @@ class CountersView(Tracker, esp.EventCountersView):
             cursor.execute(one_more, (name,))
             self._track(cursor, tracking)
 
-        self._database.append([], lambda _: Appending(), also)
+        self._database.group.append([], lambda _: Appending(), also)
 
 
 class OfTheView(OfOneRecorder):

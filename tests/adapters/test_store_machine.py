@@ -73,8 +73,8 @@ TOPICS = st.lists(
 PAGES = {
     "adapters.sql.recorder.PAGE_EVENTS": 3,
     "adapters.sql.recorder._PAGES_AT_ONCE": 2,
-    "adapters.sql.subscription.PAGE_EVENTS": 4,
-    "domain.recall.PAGE_MAX": 2,
+    "adapters.sql.recorder.SUBSCRIPTION_PAGE_EVENTS": 4,
+    "domain.journal.recall.PAGE_MAX": 2,
 }
 """Small ones, so that a few events fill several."""
 
@@ -440,7 +440,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 def run(new_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
     clock = Clock()
-    monkeypatch.setattr("threadledger.domain.conversation.now", clock)
+    monkeypatch.setattr("threadledger.domain.conversation.conversation.now", clock)
     for name, size in PAGES.items():
         monkeypatch.setattr(f"threadledger.{name}", size)
     run_state_machine_as_test(

@@ -337,7 +337,7 @@ def test_a_thread_is_mirrored_outside_of_any_transaction(any_db_url, open_store_
 
 def wait_for_the_queue(ledger, count):
     """Until so many appends wait for their turn."""
-    group = ledger.journal.recorder._database._group
+    group = ledger.journal.recorder._database.group
     for _ in range(int(WAITED_SECONDS_MAX / 0.001)):
         if len(group._waiting) >= count:
             return
@@ -686,13 +686,13 @@ from threadledger.domain import Journal, Ledger
 database = Database(sys.argv[1])
 ledger = Ledger(Journal(Factory(database=database)))
 ledger.conversation("k").append("user", "before")
-group_close = database._group.close
+group_close = database.group.close
 
 def close():
     began.set()
     group_close()
 
-database._group.close = close
+database.group.close = close
 closing["thread"] = threading.Thread(target=ledger.close, daemon=True)
 child = os.fork()
 if child == 0:

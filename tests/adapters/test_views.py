@@ -43,7 +43,7 @@ EVERYTHING = FailureFilter()
 READ_ALL = """
 import sys
 from threadledger.adapters.sql import Database, Factory
-from threadledger.adapters.sql.views import projection
+from threadledger.adapters.sql.views import catching_up as projection
 from threadledger.domain import FailureFilter, Journal, Ledger
 projection.BATCH_EVENTS_MAX = 7
 with Ledger(Journal(Factory(database=Database(sys.argv[1])))) as ledger:
@@ -53,7 +53,7 @@ with Ledger(Journal(Factory(database=Database(sys.argv[1])))) as ledger:
 DIE_IN_A_REBUILD = """
 import os, signal, sys
 from threadledger.adapters.sql import Database, Factory
-from threadledger.adapters.sql.views import projection
+from threadledger.adapters.sql.views import catching_up as projection
 from threadledger.domain import Journal, Ledger
 projection.BATCH_EVENTS_MAX = 7
 with Ledger(Journal(Factory(database=Database(sys.argv[1])))) as ledger:
@@ -297,7 +297,7 @@ def test_a_better_table_of_causes_explains_old_failures_at_once(open_any_store, 
     ledger = open_any_store()
     fail(ledger, "k")
     assert [failure.cause for failure in ledger.failures()] == [Cause.UNKNOWN]
-    monkeypatch.setattr("threadledger.domain.diagnosis.RULES", [(Cause.NETWORK, lambda failure: True)])
+    monkeypatch.setattr("threadledger.domain.failures.diagnosis.RULES", [(Cause.NETWORK, lambda failure: True)])
     assert [failure.cause for failure in ledger.failures(cause="network")] == [Cause.NETWORK]
     assert ledger.failures(cause="unknown") == []
 

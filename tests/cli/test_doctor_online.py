@@ -47,7 +47,7 @@ def _settings(provider: Any, command: Command, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
     monkeypatch.setenv("THREADLEDGER_TOOLS", "tools.py")
     assert command("init").code == 0
-    monkeypatch.setattr("threadledger.domain.now", lambda: datetime.fromisoformat(f"{TODAY}T12:00:00+00:00"))
+    monkeypatch.setattr("threadledger.domain.ids.now", lambda: datetime.fromisoformat(f"{TODAY}T12:00:00+00:00"))
 
 
 def online(command: Command, *checks: str) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from threadledger.adapters.sql.group_commit import Group
 from threadledger.domain import ids
 from threadledger.domain.effects import Pause
 from threadledger.domain.effects import drivers as driving
-from threadledger.domain.exchange.policy import exchange as asking
+from threadledger.domain.exchange import runs
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.ledger.awaited import AsyncLedger
 
@@ -233,7 +233,7 @@ def _child(order: dict[str, Any], out: int) -> None:
     points.watch()
     ids.datetime = Behind  # type: ignore[misc] # only the clock of this process
     making.POLL_SECONDS = assistants.POLL_SECONDS = 0.0
-    asking.INTERRUPT_LOOK_SECONDS = math.inf  # the points must not depend on the speed of the machine
+    runs.INTERRUPT_LOOK_SECONDS = math.inf  # the points must not depend on the speed of the machine
     settings = settings_of(order["scenario"], order["db_url"], order["base_url"])
     go_through(open_ledger(settings, tools=TOOLS, wait=lambda _: None), order["scenario"], told)
     os.write(out, json.dumps({"points": points.passed}).encode() + b"\n")

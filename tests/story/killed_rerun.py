@@ -17,7 +17,7 @@ from crashing import Behind, Points
 
 from threadledger.adapters import load_settings, open_ledger
 from threadledger.domain import ids
-from threadledger.domain.exchange.policy import exchange as asking
+from threadledger.domain.exchange import runs
 
 
 def rerun(order: dict[str, Any]) -> list[str]:
@@ -25,7 +25,7 @@ def rerun(order: dict[str, Any]) -> list[str]:
     points = Points(order["killed_at"])
     points.watch()
     ids.datetime = Behind  # type: ignore[misc] # so that all deadlines have passed for the next process
-    asking.INTERRUPT_LOOK_SECONDS = math.inf
+    runs.INTERRUPT_LOOK_SECONDS = math.inf
     with open_ledger(load_settings(**order["settings"]), wait=lambda _: None) as ledger:
         ledger.replay.plan_rerun(failed=True).apply()
     return points.passed

@@ -1,4 +1,6 @@
-"""Update a view from the log in batches; each batch and its new position are written in one transaction.
+"""Define views, and update them from the log in batches; a batch and its new position are written in one transaction.
+
+A view is a set of tables built from events, which can be rebuilt at any time.
 
 No process owns a view. Each reader brings it up to date before reading. If several readers do so at once, one of them
 writes each batch, and the others check the position again. A view that does not exist in this program's version is
@@ -267,6 +269,9 @@ class Generation:
     """Whether the generation has a row in `tracking`."""
 
 
+# A generation is claimed and advanced by compare-and-set, in the transaction that writes the rows of the view. If
+# several processes advance it from the same position, only one succeeds. Every process locks the rows of `tracking`
+# before the tables of the view.
 class Generations:
     """Store the places of one view in its current version."""
 

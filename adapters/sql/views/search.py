@@ -1,4 +1,8 @@
-"""Maintain the full-text index of messages and conversation keys."""
+"""Maintain the full-text index of messages and conversation keys.
+
+Text is converted to folded words here and not by the databases, whose results would differ. Case, accents and other
+marks are ignored. In scripts without spaces between words, each character is a word, and a word is found as a phrase.
+"""
 
 from __future__ import annotations
 

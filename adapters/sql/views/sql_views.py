@@ -4,90 +4,110 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
 
-from threadledger.domain.conversation import ConversationState, FailureFilter
 from threadledger.domain.errors import InvalidInput, StoreError
-from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
 
-from ..database import Database
-from ..recorder import Recorder
-from .audit import AuditView
-from .catching_up import Progress, Projection
-from .conversations import ConversationsView
-from .search import SearchView
+from .catching_up import Progress, Projection, View
+
+if TYPE_CHECKING:
+    from threadledger.domain.conversation import ConversationState, FailureFilter
+    from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
+
+    from ..database import Database
+    from ..recorder import Recorder
+    from .audit import AuditView
+    from .conversations import ConversationsView
+    from .search import SearchView
 
 T = TypeVar("T")
 
 
 class SqlViews:
-    """Implement `Views` in the ledger's database."""
+    """Implement `Views` in the ledger's database. Each view is loaded when it is first read."""
 
     def __init__(self, database: Database, log: Recorder) -> None:
         self._database = database
-        self._audit, self._conversations, self._search = AuditView(), ConversationsView(), SearchView()
-        self._projections = {
-            view.name: Projection(database, log, view) for view in (self._audit, self._conversations, self._search)
-        }
+        self._log = log
+
+    @cached_property
+    def _audit(self) -> AuditView:
+        from .audit import AuditView
+
+        return AuditView()
+
+    @cached_property
+    def _conversations(self) -> ConversationsView:
+        from .conversations import ConversationsView
+
+        return ConversationsView()
+
+    @cached_property
+    def _search(self) -> SearchView:
+        from .search import SearchView
+
+        return SearchView()
 
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
-        return self._read(
-            lambda connection, runs: self._audit.failures(connection, runs, wanted, limit), self._audit.name
-        )
+        return self._read(lambda connection, runs: self._audit.failures(connection, runs, wanted, limit), self._audit)
 
     def failure_groups(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
-        return self._read(lambda connection, runs: self._audit.groups(connection, runs, since, until), self._audit.name)
+        return self._read(lambda connection, runs: self._audit.groups(connection, runs, since, until), self._audit)
 
     def summary(self, by: str, since: datetime | None = None, until: datetime | None = None) -> list[SummaryRow]:
-        return self._read(
-            lambda connection, runs: self._audit.summary(connection, runs, by, since, until), self._audit.name
-        )
+        return self._read(lambda connection, runs: self._audit.summary(connection, runs, by, since, until), self._audit)
 
     def failure_days(self, since: datetime | None = None, until: datetime | None = None) -> list[tuple[str, str, int]]:
         return self._read(
-            lambda connection, runs: self._audit.failure_days(connection, runs, since, until), self._audit.name
+            lambda connection, runs: self._audit.failure_days(connection, runs, since, until), self._audit
         )
 
     def find_runs(self, ending: str) -> list[tuple[str, str]]:
-        return self._read(lambda connection, runs: self._audit.find_runs(connection, runs, ending), self._audit.name)
+        return self._read(lambda connection, runs: self._audit.find_runs(connection, runs, ending), self._audit)
 
     def last_ends(self, per_backend: int) -> list[BackendEnd]:
-        return self._read(
-            lambda connection, runs: self._audit.last_ends(connection, runs, per_backend), self._audit.name
-        )
+        return self._read(lambda connection, runs: self._audit.last_ends(connection, runs, per_backend), self._audit)
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
         if search is None:
             return self._read(
                 lambda connection, states: self._conversations.conversations(connection, states, limit),
-                self._conversations.name,
+                self._conversations,
             )
 
         def found(connection: Connection, words: int, states: int) -> list[ConversationState]:
             among = self._search.streams(connection, words, search)
             return self._conversations.conversations(connection, states, limit, among) if among is not None else []
 
-        return self._read(found, self._search.name, self._conversations.name)
+        return self._read(found, self._search, self._conversations)
 
     def hits(self, search: str) -> list[tuple[str, int]]:
         """Return (key, position) of the messages and keys that contain all words of a search, newest first."""
-        return self._read(lambda connection, words: self._search.hits(connection, words, search), self._search.name)
+        return self._read(lambda connection, words: self._search.hits(connection, words, search), self._search)
 
     def status(self) -> list[dict[str, Any]]:
-        return [projection.status() for projection in self._projections.values()]
+        return [self._projection(view).status() for view in self._views()]
 
     def rebuild(self, names: Sequence[str] = (), progress: Progress = lambda name, position, end: None) -> None:
+        views = {view.name: view for view in self._views()}
         for name in names:
-            if name not in self._projections:
-                raise InvalidInput(f"there is no view {name!r}: choose from {', '.join(self._projections)}")
-        for name in names or self._projections:
-            self._projections[name].rebuild(progress)
+            if name not in views:
+                raise InvalidInput(f"there is no view {name!r}: choose from {', '.join(views)}")
+        for name in names or views:
+            self._projection(views[name]).rebuild(progress)
 
-    def _read(self, work: Callable[..., T], *names: str) -> T:
+    def _views(self) -> tuple[View[Any, Any], ...]:
+        return self._audit, self._conversations, self._search
+
+    def _projection(self, view: View[Any, Any]) -> Projection:
+        return Projection(self._database, self._log, view)
+
+    def _read(self, work: Callable[..., T], *views: View[Any, Any]) -> T:
         """Bring views up to date, then call `work` with a connection and the live generation of each."""
-        projections = [self._projections[name] for name in names]
+        projections = [self._projection(view) for view in views]
 
         def read(*generations: int) -> T:
             return self._database.read(lambda connection: work(connection, *generations))

@@ -2,30 +2,16 @@
 
 import openai
 import pytest
-from openai import OpenAI
 
 from threadledger.adapters.simulator import Simulator
+
+from .helpers import refused
 
 
 @pytest.fixture
 def simulator():
     with Simulator(seed=7) as running:
         yield running
-
-
-@pytest.fixture
-def client(simulator):
-    """Create a client of the real SDK that validates every response against its types."""
-    with OpenAI(
-        base_url=simulator.base_url, api_key="sk-test", max_retries=0, _strict_response_validation=True
-    ) as client:
-        yield client
-
-
-def refused(call, *args, **kwargs):
-    with pytest.raises(openai.APIStatusError) as caught:
-        call(*args, **kwargs)
-    return caught.value
 
 
 def texts(items):

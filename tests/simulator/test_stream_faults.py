@@ -7,22 +7,17 @@ from json import JSONDecodeError
 import httpx2
 import openai
 import pytest
-from openai import OpenAI
 
 from threadledger.adapters.simulator import ScriptError
-from threadledger.adapters.simulator.wire import Incoming
+from threadledger.adapters.wire import IncomingRequest
+
+from .helpers import until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 HELLO = [{"role": "user", "content": "hello there"}]
 CHAT, RESPONSES, RUNS = "POST /chat/completions", "POST /responses", "POST /threads/{thread_id}/runs"
 SURFACES = pytest.mark.parametrize("surface", [CHAT, RESPONSES, RUNS])
 LONG = 600  # in seconds; no test waits that long
-
-
-@pytest.fixture
-def client(simulator):
-    with OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture
@@ -42,11 +37,6 @@ def begin(client):
         return patient.beta.threads.runs.create(thread, assistant_id=assistant, stream=True, **fields)
 
     return create
-
-
-def until(condition):
-    """Poll a condition that another thread fulfils, up to a few thousand times."""
-    assert any(condition() for _ in range(1_000_000))
 
 
 def read(stream, events):
@@ -221,7 +211,7 @@ def test_a_run_that_another_cancels_ends_its_stream(simulator):
 
     def send(method, path, body=None):
         headers = {"authorization": "Bearer x", "openai-beta": "assistants=v2"}
-        sent = Incoming(method, f"/v1{path}", headers=headers, body=json.dumps(body or {}).encode())
+        sent = IncomingRequest(method, f"/v1{path}", headers=headers, body=json.dumps(body or {}).encode())
         return simulator.provider.perform(simulator.provider.admit(sent))
 
     assistant = json.loads(send("POST", "/assistants", {"model": "any-model"}).body)["id"]

@@ -1,4 +1,4 @@
-"""Define the provider's refusals, in its error envelope and, where it is known, in its wording."""
+"""Define the provider's refusals, in its error envelope and, where they are known, in its own words."""
 
 from __future__ import annotations
 
@@ -105,38 +105,3 @@ def json_kind(value: object) -> str:
         return "a boolean"
     kinds = ((int, "an integer"), (float, "a decimal"), (str, "a string"), (list, "an array"), (dict, "an object"))
     return next(name for kind, name in kinds if isinstance(value, kind))
-
-
-ASSISTANT_NAME_MAX_CHARS = 256  # [Y]
-ASSISTANT_DESCRIPTION_MAX_CHARS = 512  # [Y]
-INSTRUCTIONS_MAX_CHARS = 256_000  # [Y]
-ASSISTANT_TOOLS_MAX = 128  # [Y]
-ASSISTANT_TOOL_TYPES = ("code_interpreter", "file_search", "function")  # [Y]
-RUN_TOOLS_MAX = 20  # [Y] RunObject.tools.maxItems
-
-THREAD_MESSAGE_MAX_CHARS = 256_000  # [H] raised from 32,768 on 2024-04-09
-THREAD_ROLES = ("user", "assistant")  # [Y]
-RUN_EXPIRES_AFTER_SECONDS = 600  # [Y] expires_at in the examples
-
-CONVERSATION_ITEMS_PER_CALL_MAX = 20  # [Y]
-ITEM_ROLES = ("assistant", "system", "developer", "user")  # [Y] EasyInputMessage
-ITEM_TEXT_MAX_CHARS = 10_485_760  # [Y] InputTextContentParam and FunctionCallOutputItemParam
-CALL_ID_MAX_CHARS = 64  # [Y]
-
-CHAT_ROLES = ("system", "assistant", "user", "function", "tool", "developer")  # [Y]
-CHAT_CHOICES_MAX = 128  # [Y] n
-
-METADATA_PAIRS_MAX = 16  # [S]
-METADATA_KEY_MAX_CHARS = 64  # [S]
-METADATA_VALUE_MAX_CHARS = 512  # [S]
-
-PAGE_DEFAULT = 20  # [Y] items a page
-PAGE_MAX = 100  # [Y]
-
-POLL_AFTER_DEFAULT_MS = 5  # [own] the real provider suggests about one second
-REQUESTS_KEPT = 100_000  # [own] recorded requests; older ones are dropped, their counts are kept
-START_TIMEOUT_SECONDS = 10.0  # [own]
-STOP_TIMEOUT_SECONDS = 5.0  # [own]
-STOP_GRACE_SECONDS = 0.5  # [own] for requests in progress when the server stops
-COMPLETIONS_KEPT = 1_000  # [own] chat completions; older ones are deleted
-STREAM_PIECES_MAX = 64  # [own] parts of a streamed text

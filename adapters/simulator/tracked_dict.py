@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 Other = TypeVar("Other")
 
 
-class Watched(dict[str, Value]):
+class TrackedDict(dict[str, Value]):
     """Track the entries that are stored, deleted or read by key.
 
     Reading counts, because objects are changed in place. Iterating over the values does not count; code that changes

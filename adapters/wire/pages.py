@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from .call import Json
-from .errors import PAGE_DEFAULT, PAGE_MAX, bad_request
-from .validation import one_of
+from .errors import bad_request
+from .limits import PAGE_DEFAULT, PAGE_MAX
+from .validation import Json, one_of
 
 
 def page(objects: Iterable[Json], query: Mapping[str, str]) -> Json:

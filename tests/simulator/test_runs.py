@@ -1,10 +1,10 @@
 """Test simulated runs: states, endings, tool calls, and the thread that they lock."""
 
-import openai
 import pytest
-from openai import OpenAI
 
 from threadledger.adapters.simulator import Simulator
+
+from .helpers import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 ON_RUN = "POST /threads/{thread_id}/runs"
@@ -18,15 +18,6 @@ def simulator():
 
 
 @pytest.fixture
-def client(simulator):
-    """Create a client of the real SDK that validates every response against its types."""
-    with OpenAI(
-        base_url=simulator.base_url, api_key="sk-test", max_retries=0, _strict_response_validation=True
-    ) as client:
-        yield client
-
-
-@pytest.fixture
 def assistant(client):
     return client.beta.assistants.create(model="any-model", instructions="Be kind.")
 
@@ -34,12 +25,6 @@ def assistant(client):
 @pytest.fixture
 def thread(client):
     return client.beta.threads.create(messages=[{"role": "user", "content": "hello there"}])
-
-
-def refused(call, *args, **kwargs):
-    with pytest.raises(openai.APIStatusError) as caught:
-        call(*args, **kwargs)
-    return caught.value
 
 
 def begin(client, thread, assistant, **fields):

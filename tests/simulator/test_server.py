@@ -15,6 +15,8 @@ from openai import OpenAI
 
 from threadledger.adapters.simulator import Simulator
 
+from .helpers import refused
+
 BETA = {"authorization": "Bearer x", "OpenAI_Beta": "assistants=v2"}
 
 
@@ -22,18 +24,6 @@ BETA = {"authorization": "Bearer x", "OpenAI_Beta": "assistants=v2"}
 def simulator():
     with Simulator(seed=7) as running:
         yield running
-
-
-@pytest.fixture
-def client(simulator):
-    with OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0) as client:
-        yield client
-
-
-def refused(call, *args, **kwargs):
-    with pytest.raises(openai.APIStatusError) as caught:
-        call(*args, **kwargs)
-    return caught.value
 
 
 def speak(simulator, method, path, body=None, **headers):

@@ -9,8 +9,10 @@ import pytest
 from openai import OpenAI
 
 from threadledger.adapters.simulator import Fault, Simulator
-from threadledger.adapters.simulator.answers import Failure
+from threadledger.adapters.simulator.answers import ScriptedFailure
 from threadledger.adapters.simulator.faults import RawReply, Refusal
+
+from .helpers import refused, until
 
 CREATE = "POST /conversations"
 ITEMS = "POST /conversations/{conversation_id}/items"
@@ -22,25 +24,8 @@ def simulator():
         yield running
 
 
-@pytest.fixture
-def client(simulator):
-    with OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0) as client:
-        yield client
-
-
-def refused(call, *args, **kwargs):
-    with pytest.raises(openai.APIStatusError) as caught:
-        call(*args, **kwargs)
-    return caught.value
-
-
 def made(simulator):
     return len(simulator.provider.conversations)
-
-
-def until(condition):
-    """Poll a condition that another thread fulfils, up to a few thousand times."""
-    assert any(condition() for _ in range(1_000_000))
 
 
 def test_a_refusal_arrives_as_it_was_scripted_and_nothing_is_done(client, simulator):
@@ -232,7 +217,7 @@ def test_a_refused_request_does_not_use_up_a_run_fault(client, simulator):
 def test_faults_can_be_made_from_their_classes(client, simulator):
     simulator.add_fault(Fault(CREATE, refuse=Refusal(418, "I am a teapot.")))
     simulator.add_fault(Fault(CREATE, reply=RawReply("nope", 500)))
-    simulator.add_fault(Fault("POST /responses", times=None, fail=Failure("invalid_prompt", "No.")))
+    simulator.add_fault(Fault("POST /responses", times=None, fail=ScriptedFailure("invalid_prompt", "No.")))
     assert refused(client.conversations.create).body["message"] == "I am a teapot."
     assert refused(client.conversations.create).response.text == "nope"
     assert [client.responses.create(model="m", input="x").error.code for _ in range(2)] == ["invalid_prompt"] * 2

@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-import openai
 import pytest
-from openai import OpenAI
 
 from threadledger.adapters.simulator import Simulator
 
-DESCRIPTION = Path(__file__).parents[2] / "shared" / "data" / "openai-openapi.json"
+from .helpers import refused
+
+DESCRIPTION = Path(__file__).parents[3] / "shared" / "data" / "openai-openapi.json"
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.skipif(not DESCRIPTION.exists(), reason="OpenAI's OpenAPI description is not here"),
@@ -22,18 +22,6 @@ BETA = {"headers": {"OpenAI-Beta": "assistants=v2"}}
 def simulator():
     with Simulator(seed=7) as running:
         yield running
-
-
-@pytest.fixture
-def client(simulator):
-    with OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0) as client:
-        yield client
-
-
-def refused(call, *args, **kwargs):
-    with pytest.raises(openai.APIStatusError) as caught:
-        call(*args, **kwargs)
-    return caught.value
 
 
 @pytest.fixture(scope="module")

@@ -1,34 +1,15 @@
 """Test background responses: polling, cancelling, and resuming a stream where a reader stopped."""
 
-import openai
 import pytest
-from openai import OpenAI
+
+from .helpers import refused
 
 RESPONSES = "POST /responses"
 LONG = 600  # in seconds; no test waits that long
 
 
-@pytest.fixture
-def client(simulator):
-    with OpenAI(
-        base_url=simulator.base_url, api_key="sk-test", max_retries=0, _strict_response_validation=True
-    ) as client:
-        yield client
-
-
 def begin(client, **fields):
     return client.responses.create(model="any-model", input="hello there", background=True, **fields)
-
-
-def refused(call, *args, **kwargs):
-    with pytest.raises(openai.APIStatusError) as caught:
-        call(*args, **kwargs)
-    return caught.value
-
-
-def until(condition):
-    """Poll a condition that another thread fulfils, up to a few thousand times."""
-    assert any(condition() for _ in range(1_000_000))
 
 
 def test_it_moves_on_by_one_state_whenever_it_is_looked_at(client):

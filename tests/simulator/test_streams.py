@@ -2,7 +2,8 @@
 
 import openai
 import pytest
-from openai import OpenAI
+
+from .helpers import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}, {"name": "time", "arguments": {}}]}
@@ -13,15 +14,6 @@ QUEUED = ["thread.run.created", "thread.run.queued", "thread.run.in_progress"]
 SPOKEN = [
     "thread.run.step.created", "thread.run.step.in_progress", "thread.message.created", "thread.message.in_progress",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def client(simulator):
-    """Create a client of the real SDK that validates every event against its types."""
-    with OpenAI(
-        base_url=simulator.base_url, api_key="sk-test", max_retries=0, _strict_response_validation=True
-    ) as client:
-        yield client
 
 
 @pytest.fixture
@@ -50,12 +42,6 @@ def types(events):
     """Return the names of the events, with consecutive deltas merged into one."""
     names = [getattr(event, "event", None) or event.type for event in events]
     return [name for at, name in enumerate(names) if not (at and name == names[at - 1] and name.endswith("delta"))]
-
-
-def refused(call, *args, **kwargs):
-    with pytest.raises(openai.APIStatusError) as caught:
-        call(*args, **kwargs)
-    return caught.value
 
 
 def test_a_chat_completion_comes_in_parts_with_its_role_first_and_its_reason_last(client, simulator):

@@ -28,12 +28,6 @@ def simulator(clock):
         yield running
 
 
-@pytest.fixture
-def client(simulator):
-    with OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0) as client:
-        yield client
-
-
 def limited(call, *args, **kwargs):
     with pytest.raises(openai.RateLimitError) as caught:
         call(*args, **kwargs)

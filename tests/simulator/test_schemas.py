@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from threadledger.adapters.simulator.routes import ROUTES
+from threadledger.adapters.wire.routes import ROUTES
 
-DESCRIPTION = Path(__file__).parents[2] / "shared" / "data" / "openai-openapi.json"
+DESCRIPTION = Path(__file__).parents[3] / "shared" / "data" / "openai-openapi.json"
 pytestmark = pytest.mark.skipif(not DESCRIPTION.exists(), reason="OpenAI's OpenAPI description is not here")
 HELLO = [{"role": "user", "content": "hello there"}]
 ASKED = {"model": "any-model", "messages": HELLO, "store": True}

@@ -1,0 +1,44 @@
+"""Represent requests in progress and requests that were received."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..wire import ApiError, IncomingRequest, Json, Route, RouteCall
+from .answers import ScriptedOutcome
+from .faults import Fault
+
+
+@dataclass
+class SimulatedCall(RouteCall):
+    """Hold what a handler reads and writes of one request; `outcome` is how a fault requires the answer to end."""
+
+    outcome: ScriptedOutcome | None = None
+
+
+@dataclass
+class AdmittedRequest:
+    """Represent a request in progress: its route, its fault, and its refusal if it is refused."""
+
+    incoming: IncomingRequest
+    request_id: str
+    started: float
+    route: Route | None = None
+    call: SimulatedCall = field(default_factory=SimulatedCall)
+    fault: Fault | None = None
+    refusal: ApiError | None = None
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """Represent a request that the provider received.
+
+    `status` is None if the request was never answered; `body` is its JSON object.
+    """
+
+    method: str
+    path: str
+    template: str | None
+    status: int | None
+    request_id: str
+    body: Json

@@ -1,0 +1,128 @@
+"""Produce the events of streams: chunks of chat completions, events of responses, and events of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .objects import UNFINISHED
+from .sse import pieces
+from .validation import Json
+
+Event = tuple[str, Json]
+"""Name and object of an event of a run."""
+
+TERMINAL = ("response.completed", "response.failed", "response.incomplete")
+"""Events with which a response ends."""
+
+
+def completion_chunks(completion: Json, *, usage: bool = False) -> Iterator[Json]:
+    """Yield the chunks of a chat completion.
+
+    The chunks of each choice contain the role, then the text in parts or the tool calls by index, then the end. With
+    `usage`, one more chunk without choices contains the usage.
+    """
+    base = _chunk_base(completion)
+    if usage:
+        base["usage"] = None
+    for choice in completion["choices"]:
+        for delta in _message_deltas(choice["message"]):
+            yield {**base, "choices": [_chunk_choice(choice["index"], delta)]}
+        yield {**base, "choices": [_chunk_choice(choice["index"], {}, choice["finish_reason"])]}
+    if usage:
+        yield {**base, "choices": [], "usage": completion["usage"]}
+
+
+def first_chunk(completion: Json) -> Json:
+    """Return the chunk with the role alone, of a completion of which only `id`, `created` and `model` are known."""
+    return {**_chunk_base(completion), "choices": [_chunk_choice(0, {"role": "assistant", "content": ""})]}
+
+
+def _message_deltas(message: Json) -> Iterator[Json]:
+    calls = message.get("tool_calls")
+    if not calls:
+        yield {"role": "assistant", "content": "", "refusal": None}
+        yield from ({"content": piece} for piece in pieces(message["content"]))
+        return
+    yield {"role": "assistant", "content": None}
+    for index, call in enumerate(calls):
+        begun = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
+        yield {"tool_calls": [begun]}
+        for piece in pieces(call["function"]["arguments"]):
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+
+def _chunk_base(completion: Json) -> Json:
+    same = {name: completion[name] for name in ("id", "created", "model")}
+    return {**same, "object": "chat.completion.chunk", "service_tier": "default", "system_fingerprint": None}
+
+
+def _chunk_choice(index: int, delta: Json, reason: str | None = None) -> Json:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def response_events(final: Json) -> Iterator[Json]:
+    """Yield the events of a response from `response.created` to the end, without sequence numbers.
+
+    `final` is the response as it ends. The events follow from it, so they can be produced again for another reader. A
+    cancelled response has no final event.
+    """
+    begun = final | UNFINISHED | {"output": []}
+    if final["background"]:
+        yield {"type": "response.created", "response": begun | {"status": "queued"}}
+        yield {"type": "response.queued", "response": begun | {"status": "queued"}}
+    else:
+        yield {"type": "response.created", "response": begun | {"status": "in_progress"}}
+    yield {"type": "response.in_progress", "response": begun | {"status": "in_progress"}}
+    for index, item in enumerate(final["output"]):
+        yield from _message_events(item, index) if item["type"] == "message" else _function_call_events(item, index)
+    if f"response.{final['status']}" in TERMINAL:
+        yield {"type": f"response.{final['status']}", "response": final}
+
+
+def _message_events(item: Json, index: int) -> Iterator[Json]:
+    where = {"item_id": item["id"], "output_index": index, "content_index": 0}
+    part = item["content"][0]
+    yield _item_event("added", index, item | {"status": "in_progress", "content": []})
+    yield {"type": "response.content_part.added", **where, "part": part | {"text": ""}}
+    for piece in pieces(part["text"]):
+        yield {"type": "response.output_text.delta", **where, "delta": piece, "logprobs": []}
+    yield {"type": "response.output_text.done", **where, "text": part["text"], "logprobs": []}
+    yield {"type": "response.content_part.done", **where, "part": part}
+    yield _item_event("done", index, item)
+
+
+def _function_call_events(item: Json, index: int) -> Iterator[Json]:
+    where = {"item_id": item["id"], "output_index": index}
+    yield _item_event("added", index, item | {"status": "in_progress", "arguments": ""})
+    for piece in pieces(item["arguments"]):
+        yield {"type": "response.function_call_arguments.delta", **where, "delta": piece}
+    done = {"name": item["name"], "arguments": item["arguments"]}
+    yield {"type": "response.function_call_arguments.done", **where, **done}
+    yield _item_event("done", index, item)
+
+
+def _item_event(change: str, index: int, item: Json) -> Json:
+    return {"type": f"response.output_item.{change}", "output_index": index, "item": item}
+
+
+def message_delta(message_id: str, piece: str) -> Event:
+    """Return the event that adds a piece of text to a thread's message."""
+    delta = {"content": [{"index": 0, "type": "text", "text": {"value": piece, "annotations": []}}]}
+    return "thread.message.delta", {"id": message_id, "object": "thread.message.delta", "delta": delta}
+
+
+def tool_step_events(step: Json) -> Iterator[Event]:
+    """Yield the events of a new step with tool calls: the empty step, then each call and its arguments in parts."""
+    empty = step | {"step_details": {"type": "tool_calls", "tool_calls": []}}
+    yield "thread.run.step.created", empty
+    yield "thread.run.step.in_progress", empty
+    for index, call in enumerate(step["step_details"]["tool_calls"]):
+        begun = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
+        yield _step_delta(step["id"], begun)
+        for piece in pieces(call["function"]["arguments"]):
+            yield _step_delta(step["id"], {"index": index, "type": "function", "function": {"arguments": piece}})
+
+
+def _step_delta(step_id: str, call: Json) -> Event:
+    delta = {"step_details": {"type": "tool_calls", "tool_calls": [call]}}
+    return "thread.run.step.delta", {"id": step_id, "object": "thread.run.step.delta", "delta": delta}

@@ -1,0 +1,49 @@
+"""List the fields of each request body. Source: OpenAI's OpenAPI description as of openai-python 3.3.1."""
+
+from __future__ import annotations
+
+METADATA_FIELDS = ("metadata",)
+
+ASSISTANT_FIELDS = (
+    "model", "name", "description", "instructions", "reasoning_effort", "tools", "tool_resources", "metadata",
+    "temperature", "top_p", "response_format",
+)  # fmt: skip
+
+THREAD_FIELDS = ("messages", "tool_resources", "metadata")
+THREAD_CHANGE_FIELDS = ("tool_resources", "metadata")
+THREAD_MESSAGE_FIELDS = ("role", "content", "attachments", "metadata")
+
+RUN_FIELDS = (
+    "assistant_id", "model", "reasoning_effort", "instructions", "additional_instructions", "additional_messages",
+    "tools", "metadata", "temperature", "top_p", "stream", "max_prompt_tokens", "max_completion_tokens",
+    "truncation_strategy", "tool_choice", "parallel_tool_calls", "response_format",
+)  # fmt: skip
+RUN_WITH_THREAD_FIELDS = (
+    "assistant_id", "thread", "instructions", "model", "tools", "tool_resources", "metadata", "temperature", "top_p",
+    "stream", "max_prompt_tokens", "max_completion_tokens", "truncation_strategy", "tool_choice",
+    "parallel_tool_calls", "response_format",
+)  # fmt: skip
+TOOL_OUTPUTS_FIELDS = ("tool_outputs", "stream")
+
+CONVERSATION_FIELDS = ("metadata", "items")
+CONVERSATION_ITEMS_FIELDS = ("items",)
+
+RESPONSE_FIELDS = (
+    "metadata", "top_logprobs", "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key",
+    "prompt_cache_retention", "prompt_cache_options", "previous_response_id", "model", "background",
+    "background_options", "max_tool_calls", "text", "tools", "tool_choice", "prompt", "service_tier", "truncation",
+    "reasoning", "input", "include", "parallel_tool_calls", "store", "instructions", "moderation", "stream",
+    "stream_options", "conversation", "context_management", "max_output_tokens",
+)  # fmt: skip
+INPUT_TOKENS_FIELDS = (
+    "model", "input", "previous_response_id", "tools", "text", "reasoning", "truncation", "instructions",
+    "conversation", "tool_choice", "parallel_tool_calls", "personality",
+)  # fmt: skip
+
+COMPLETION_FIELDS = (
+    "metadata", "top_logprobs", "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key",
+    "prompt_cache_retention", "prompt_cache_options", "messages", "model", "service_tier", "modalities", "verbosity",
+    "reasoning_effort", "max_completion_tokens", "frequency_penalty", "presence_penalty", "web_search_options",
+    "response_format", "audio", "store", "moderation", "stream", "stop", "logit_bias", "logprobs", "max_tokens", "n",
+    "prediction", "seed", "stream_options", "tools", "tool_choice", "parallel_tool_calls", "function_call", "functions",
+)  # fmt: skip

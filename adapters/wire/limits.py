@@ -1,0 +1,35 @@
+"""Define the provider's limits. No other module holds such numbers.
+
+Sources: [Y] OpenAI's OpenAPI description as of openai-python 3.3.1; [S] the doc strings of openai-python 3.54;
+[H] the history of the same description (a limit that it no longer states); [own] chosen by us.
+"""
+
+from __future__ import annotations
+
+ASSISTANT_NAME_MAX_CHARS = 256  # [Y]
+ASSISTANT_DESCRIPTION_MAX_CHARS = 512  # [Y]
+INSTRUCTIONS_MAX_CHARS = 256_000  # [Y]
+ASSISTANT_TOOLS_MAX = 128  # [Y]
+ASSISTANT_TOOL_TYPES = ("code_interpreter", "file_search", "function")  # [Y]
+RUN_TOOLS_MAX = 20  # [Y] RunObject.tools.maxItems
+
+THREAD_MESSAGE_MAX_CHARS = 256_000  # [H] raised from 32,768 on 2024-04-09
+THREAD_ROLES = ("user", "assistant")  # [Y]
+RUN_EXPIRES_AFTER_SECONDS = 600  # [Y] expires_at in the examples
+
+CONVERSATION_ITEMS_PER_CALL_MAX = 20  # [Y]
+ITEM_ROLES = ("assistant", "system", "developer", "user")  # [Y] EasyInputMessage
+ITEM_TEXT_MAX_CHARS = 10_485_760  # [Y] InputTextContentParam and FunctionCallOutputItemParam
+CALL_ID_MAX_CHARS = 64  # [Y]
+
+CHAT_ROLES = ("system", "assistant", "user", "function", "tool", "developer")  # [Y]
+CHAT_CHOICES_MAX = 128  # [Y] n
+
+METADATA_PAIRS_MAX = 16  # [S]
+METADATA_KEY_MAX_CHARS = 64  # [S]
+METADATA_VALUE_MAX_CHARS = 512  # [S]
+
+PAGE_DEFAULT = 20  # [Y] items a page
+PAGE_MAX = 100  # [Y]
+
+STREAM_PIECES_MAX = 64  # [own] parts of a streamed text

@@ -1,0 +1,130 @@
+"""Read a request: its key, its beta header and its body. Write an answer's headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .errors import ApiError, wrong_type
+from .routes import Route
+from .sse import EventStream
+from .validation import Json, only_known
+
+BAD_JSON = (
+    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
+    "correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)"
+)
+NO_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY)."
+)
+AZURE_WRONG_KEY = (
+    "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an "
+    "active subscription and use a correct regional API endpoint for your resource."
+)
+BETA_MISSING = (
+    "You must provide the 'OpenAI-Beta' header to access the Assistants API. "
+    "Please try again by setting the header 'OpenAI-Beta: assistants=v2'."
+)
+
+
+@dataclass(frozen=True)
+class IncomingRequest:
+    """Represent a request as received: the path is still encoded, header names are in lower case."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass
+class RouteCall:
+    """Hold what a handler reads of a request, and the headers that it adds to the answer.
+
+    `route` is None until the request's route is found; `ids` holds the path parameters by name.
+    """
+
+    route: Route | None = None
+    ids: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Json = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def wants_stream(self) -> bool:
+        """Return whether the client wants a stream: `stream` is true in the body or in the query."""
+        return self.body.get("stream") is True or self.query.get("stream") == "true"
+
+    @property
+    def addressed(self) -> str | None:
+        """Return the id of the thread or conversation that the request names, or None."""
+        named = self.ids.get("thread_id") or self.ids.get("conversation_id") or self.body.get("conversation")
+        found = named.get("id") if isinstance(named, dict) else named
+        return found if isinstance(found, str) else None
+
+    def refuse_unknown_fields(self) -> None:
+        """Raise a 400 if the body has a field that the route does not have."""
+        if self.route is not None:
+            only_known(self.body, self.route.fields)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Represent an answer for the wire: a body, or a stream of events that are created as they are read."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+    stream: EventStream | None = None
+
+
+def json_body(incoming: IncomingRequest) -> Json:
+    """Return the JSON object in a request's body, {} if the body is empty, or raise the provider's 400."""
+    if not incoming.body.strip():
+        return {}
+    try:
+        body = json.loads(incoming.body)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, BAD_JSON) from error
+    if not isinstance(body, dict):
+        raise wrong_type("body", "an object", body)
+    return body
+
+
+def reply_headers(request_id: str, elapsed_ms: int) -> dict[str, str]:
+    """Return the headers of every answer; `elapsed_ms` is the time that the answer took."""
+    headers = {"content-type": "application/json", "x-request-id": request_id}
+    return headers | {"openai-version": "2020-10-01", "openai-processing-ms": str(elapsed_ms)}
+
+
+def require_key(headers: Mapping[str, str], expected: str | None, *, azure: bool = False) -> None:
+    """Raise a 401 if a request has no key, or not the `expected` key if one is set.
+
+    Azure also accepts the key in the `api-key` header.
+    """
+    if azure and headers.get("api-key"):
+        if expected is not None and headers["api-key"] != expected:
+            raise ApiError(401, AZURE_WRONG_KEY, code="401")
+        return
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise ApiError(401, NO_KEY)
+    if expected is not None and key.strip() != expected:
+        message = f"Incorrect API key provided: {masked(key.strip())}. You can find your API key at "
+        raise ApiError(401, message + "https://platform.openai.com/account/api-keys.", code="invalid_api_key")
+
+
+def require_beta(headers: Mapping[str, str], api: str) -> None:
+    """Raise a 400 for an Assistants request without the `OpenAI-Beta: assistants=v2` header, which the SDK sends."""
+    if api == "assistants" and "assistants=v2" not in headers.get("openai-beta", ""):
+        raise ApiError(400, BETA_MISSING, code="invalid_beta")
+
+
+def masked(key: str) -> str:
+    """Return a key with part of it replaced by asterisks, as the provider shows it."""
+    if len(key) <= 12:
+        return key[:3] + "*" * max(0, len(key) - 3)
+    return key[:8] + "*" * (len(key) - 12) + key[-4:]
