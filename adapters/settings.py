@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Profile, parse_profile
-from threadledger.domain.errors import FileMissing, InvalidSettings
+from threadledger.domain.errors import FileMissing, InvalidProfile, InvalidSettings
 
 BACKENDS = ("assistants", "responses", "chat")
 DEFAULT_PROFILE = Path("profiles/john.toml")
@@ -106,13 +106,11 @@ class Settings(BaseSettings):
             FileMissing: the file cannot be read.
             InvalidProfile: the file is not a valid profile.
         """
-        import tomllib
-
-        from threadledger.domain.errors import InvalidProfile
-
         path = self.profile or (DEFAULT_PROFILE if DEFAULT_PROFILE.is_file() else None)
         if path is None:
             return Profile()
+        import tomllib
+
         try:
             return parse_profile(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
         except OSError as error:

@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from threadledger.domain.errors import InvalidSettings
+from threadledger.domain.failures import keep_secret
 from threadledger.domain.journal import Journal, RunLog
 from threadledger.domain.ledger import Ledger
 
-from .openai import Client
 from .sql import Database, Factory
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from threadledger.domain.journal import Observer
     from threadledger.domain.threads import ThreadMirror
 
-    from .openai import ThreadReader
+    from .openai import Client, ThreadReader
     from .settings import Settings
 
 T = TypeVar("T")
@@ -74,8 +74,8 @@ def open_ledger(
     """
     profile = settings.load_profile()
     functions = _tools(settings, profile, tools or {})
-    client = client_of(settings)
-    watching = _observers(settings, client, profile, observer)
+    _keep_secrets(settings)
+    watching = _observers(settings, profile, observer)
     database = Database(settings.db, create=create, synchronous=settings.synchronous)
     try:
         journal = Journal(Factory(database=database))
@@ -83,25 +83,24 @@ def open_ledger(
         database.close()
         raise
     journal.watch.observers = (RunLog(settings.log_text), *watching)
-    return Ledger(journal, partial(_services, settings, client, database, profile, functions, wait))
+    return Ledger(journal, partial(_services, settings, database, profile, functions, wait))
 
 
 # Called when a ledger is first asked something: a command that only reads what is stored loads none of this.
 def _services(
     settings: Settings,
-    client: Client,
     database: Database,
     profile: Profile,
     tools: Mapping[str, ToolFunction],
     wait: Callable[[float], None],
 ) -> Services:
     from threadledger.domain.exchange import Services
+    from threadledger.domain.threads import ThreadOutbox
 
     from .formats import MemoryLines
-    from .mirroring import ThreadOutbox
-    from .prices import price
     from .sql import SqlMirrorHeads
 
+    client = client_of(settings)
     mirrors = _mirrors(client)
     always = [settings.threads] if settings.threads in mirrors else []
     return Services(
@@ -110,7 +109,7 @@ def _services(
         mirrors=mirrors,
         mirrored_to=settings.threads,
         outbox=ThreadOutbox(mirrors, SqlMirrorHeads(database), always),
-        price=price,
+        price=_price,
         profile=profile,
         tools=tools,
         memory_file=MemoryLines(),
@@ -118,6 +117,12 @@ def _services(
         close=client.close,
         aclose=client.aclose,
     )
+
+
+def _price(model: str, input_tokens: int, output_tokens: int) -> float | None:
+    from .prices import price
+
+    return price(model, input_tokens, output_tokens)
 
 
 def _policy(settings: Settings, profile: Profile) -> Policy:
@@ -134,7 +139,7 @@ def _policy(settings: Settings, profile: Profile) -> Policy:
     )
 
 
-def _observers(settings: Settings, client: Client, profile: Profile, given: Observer | None) -> list[Observer]:
+def _observers(settings: Settings, profile: Profile, given: Observer | None) -> list[Observer]:
     """Return the observers of runs, in addition to the log.
 
     Raises:
@@ -150,12 +155,20 @@ def _observers(settings: Settings, client: Client, profile: Profile, given: Obse
             ) from None
 
         provider = AZURE_OPENAI if settings.azure_openai_endpoint is not None else OPENAI
-        found.append(Telemetry(provider, client.endpoint, profile.name, text=settings.log_text))
+        found.append(Telemetry(provider, client_of(settings).endpoint, profile.name, text=settings.log_text))
     return found
+
+
+def _keep_secrets(settings: Settings) -> None:
+    """Register the credentials, so that no log and no message shows them."""
+    for secret in (settings.openai_api_key, settings.azure_openai_api_key, settings.azure_openai_ad_token):
+        keep_secret(secret.get_secret_value() if secret is not None else None)
 
 
 def client_of(settings: Settings) -> Client:
     """Create the provider's client from the settings."""
+    from .openai import Client
+
     on_azure = settings.azure_openai_endpoint is not None
     key = settings.azure_openai_api_key if on_azure else settings.openai_api_key
     token = settings.azure_openai_ad_token

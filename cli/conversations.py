@@ -61,7 +61,7 @@ def as_json(state: ConversationState) -> dict[str, Any]:
 def threads_as_json(state: ConversationState) -> dict[str, Any]:
     """Return the linked threads of a conversation as JSON, by kind."""
     return {
-        name: {"thread_id": link["thread_id"], "endpoint": link["endpoint"], "lost": link["lost"]}
+        name: {"thread_id": link.thread_id, "endpoint": link.endpoint, "lost": link.lost}
         for name, link in state.links.items()
     }
 
@@ -90,7 +90,7 @@ def show(key: str, at: datetime | int | None, view: str, last: int | None) -> in
     """Show conversation KEY as a chat, as a timeline of its events, or as the exact memory for a model."""
     with opened() as ledger:
         state = ledger.state(key)
-        memory = ledger.conversation(key).memory(last=last, at=at)
+        memory = ledger.journal.memory(key, at, last)
         thing: dict[str, Any] = {
             "key": key,
             "version": memory.version,

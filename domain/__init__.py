@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from .exchange.answer import Answer, Delta, StartedOver, StreamPart, ToolUse
     from .exchange.backend import Backend, BackendRequest
-    from .exchange.policy import Candidate, Policy
+    from .exchange.policy import Policy
     from .exchange.services import Services
     from .failures.failure import Cause, Failure, RecordedFailure
     from .failures.groups import FailureGroup, GroupState
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .ledger.awaited import AsyncChat, AsyncLedger
     from .ledger.chat import AsyncOwnRun, Chat, OwnRun
     from .ledger.ledger import Ledger, LoggedEvent
-    from .memory.diff import Fate, MemoryChange, MemoryDiff
+    from .memory.diff import MemoryChange, MemoryDiff
     from .memory.memory import Memory
     from .replay.jobs import JobState
     from .replay.plan import Plan
@@ -70,7 +70,6 @@ __all__ = [
     "Backend",
     "BackendHealth",
     "BackendRequest",
-    "Candidate",
     "Cause",
     "Chat",
     "Completion",
@@ -87,7 +86,6 @@ __all__ = [
     "Failure",
     "FailureFilter",
     "FailureGroup",
-    "Fate",
     "File",
     "Finding",
     "GroupState",
@@ -158,7 +156,7 @@ _HOMES = {
         "ThreadledgerError"
     ),
     "exchange.backend": "Backend BackendRequest",
-    "exchange.policy": "Candidate Policy",
+    "exchange.policy": "Policy",
     "exchange.services": "Services",
     "failures.failure": "Cause Failure RecordedFailure",
     "failures.groups": "FailureGroup GroupState",
@@ -171,7 +169,7 @@ _HOMES = {
     "ledger.awaited": "AsyncChat AsyncLedger",
     "ledger.chat": "AsyncOwnRun Chat OwnRun",
     "ledger.ledger": "Ledger LoggedEvent",
-    "memory.diff": "Fate MemoryChange MemoryDiff",
+    "memory.diff": "MemoryChange MemoryDiff",
     "memory.memory": "Memory",
     "replay.jobs": "JobState",
     "replay.plan": "Plan",
@@ -187,10 +185,10 @@ _HOMES = {
 _EARLIER = {
     "alignment": "common_prefix",
     "conversation.conversation": "ActiveRuns Conversation RunPlan",
-    "conversation.exchanges": "Exchanges RUN_TOPICS facts_of fold_exchanges recorded_failure",
+    "conversation.exchanges": "Exchanges RUN_TOPICS fold_exchanges recorded_failure",
     "conversation.keys": "CONVERSATION IMPORTED key_of stream_of",
-    "conversation.messages": "Verbatim",
-    "conversation.parsing": "parse_message restore_message text_message",
+    "conversation.messages": "Verbatim restore_message",
+    "conversation.parsing": "parse_message text_message",
     "conversation.profiles": "parse_profile",
     "conversation.state": "ConversationState STATE_SCHEMA evolve",
     "effects.drivers": "AsyncDriver heard=stream perform",
@@ -200,9 +198,11 @@ _EARLIER = {
     "exchange.conversing": "Conversing",
     "exchange.answer": "recorded_answer",
     "exchange.exchange": "Asking=Exchange",
+    "exchange.policy": "Candidate",
     "exchange.recorded_tools": "not_bound",
-    "exchange.services": "Mend Outbox Outside=Services",
+    "exchange.services": "Outside=Services",
     "failures.advice": "ADVICE advise",
+    "failures.failure": "facts_of=Failure.of",
     "failures.diagnosis": "BACKEND_UNWELL DIAGNOSIS_VERSION diagnose may_succeed_when_retried",
     "failures.groups": (
         "Decision GroupName RULE_VERSION TREND_PARTS group_id named_group=GroupName.of normalised state_of=GroupState.of tallied"
@@ -218,7 +218,7 @@ _EARLIER = {
     "ledger.audit": (
         "FailureGroups Lags ShownMemory defined_profile follow_failures memory_shown threads_behind tool_names"
     ),
-    "memory.diff": "diff_memories said",
+    "memory.diff": "Fate diff_memories said",
     "memory.memory": "estimate_tokens fold_memory response_items",
     "replay.jobs": "Jobs",
     "replay.rebuild": "FileRebuildPlan",
@@ -228,11 +228,12 @@ _EARLIER = {
     ),
     "threads.late_copies": "Doubt DoubtedItem open_doubts surplus",
     "threads.mirror": "MirrorHead MirrorHeads ThreadMirror",
+    "threads.outbox": "Mend Outbox=ThreadOutbox",
     "threads.thread": "Comparison Rendering ThreadItem ThreadState compare differences digest",
     "threads.verification": "SideBySide",
     "conversation.events": "events=",
 }
-"""Names that were part of this face until version 0.2."""
+"""Names that this face offered before its rooms had faces of their own."""
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_face(__name__, _HOMES, _EARLIER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _IDEMPOTENCY_NAMESPACE = uuid.UUID("6f2f9f0e-5a0e-4b55-9d3e-0c8f3c2a7b11")
 
@@ -40,7 +40,7 @@ def to_iso(moment: datetime) -> str:
     told, text = _LAST_TOLD[0]
     if told is not moment:
         utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-        text = utc.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+        text = utc.isoformat("T", "microseconds")[:26] + "Z"  # without `+00:00`
         _LAST_TOLD[0] = (moment, text)
     return text
 
@@ -48,6 +48,11 @@ def to_iso(moment: datetime) -> str:
 def as_utc(moment: datetime) -> datetime:
     """Return the moment in UTC; a moment without an offset is treated as UTC."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def moment_of(given: datetime | timedelta | None) -> datetime | None:
+    """Return the moment that a user gave; a time span counts back from now."""
+    return now() - given if isinstance(given, timedelta) else as_utc(given) if given is not None else None
 
 
 def from_iso(text: str) -> datetime:

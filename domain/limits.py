@@ -61,6 +61,9 @@ HEALTH_ENDS = 20
 WAIT_BEFORE_FALLBACK_SECONDS = 10.0
 """Longest pause before a retry if another backend is left, in seconds: the caller is waiting for an answer."""
 
+RUN_ENDING_CHARS_MIN = 6
+"""Minimum length, in characters, of the end of an id that identifies a run or a job."""
+
 FAILURE_TEXT_CHARS_MAX = 2_000
 """Maximum stored length of a provider's error message, in characters."""
 

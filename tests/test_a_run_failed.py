@@ -34,7 +34,7 @@ def broken(simulator: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     with threadledger.open() as ledger:
         ledger.conversation("customer-1").ask("Where is my parcel?")
         ledger.conversation("customer-2").ask("Good morning")
-        simulator.lose(ledger.state("customer-1").links["assistants"]["thread_id"])
+        simulator.lose(ledger.state("customer-1").links["assistants"].thread_id)
         simulator.add_fault("POST /threads/{thread_id}/runs", fail={})
         simulator.add_fault("POST /chat/completions", refuse={"status": 429, "code": "rate_limit_exceeded"})
         with pytest.raises(AllBackendsFailed, match=SORRY):

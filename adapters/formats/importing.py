@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from threadledger.domain.conversation import IMPORTED, Conversation, events, parse_message, restore_message
-from threadledger.domain.conversation.messages import Message, Source
+from threadledger.domain.conversation import IMPORTED, Conversation, events, parse_message
+from threadledger.domain.conversation.messages import Message, Source, restore_message
 from threadledger.domain.errors import (
     ConversationChanged,
     IdempotencyConflict,

@@ -13,14 +13,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadledger.domain.conversation import events
 from threadledger.domain.errors import FileMissing, InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
-from threadledger.domain.ledger import Ledger
 
-from .importing import Entry, Found, Imported, import_found, json_of, message_of
+if TYPE_CHECKING:
+    from threadledger.domain.ledger import Ledger
+
+    from .importing import Entry, Found, Imported
+
+# What only an import needs is loaded inside its functions: every ledger has a `MemoryLines`.
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -39,11 +43,15 @@ METADATA = "metadata"
 
 def import_lines(ledger: Ledger, lines: Iterable[bytes]) -> Iterator[Imported]:
     """Import conversations line by line; an invalid line is reported with its number and skipped, valid lines are stored."""
+    from .importing import import_found
+
     return import_found(ledger, found_in_lines(lines))
 
 
 def found_in_lines(lines: Iterable[bytes]) -> Iterator[Found | Imported]:
     """Yield the conversation of each line; blank lines are skipped."""
+    from .importing import Found, Imported, json_of
+
     for number, line in enumerate(lines, 1):
         text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
         if not text.strip():
@@ -113,6 +121,8 @@ def _placed(message: dict[str, Any], place: Mapping[str, Any]) -> dict[str, Any]
 
 def _entry(given: object, index: int) -> Entry:
     """Parse one message of a line. Place fields added by an export are removed from the message."""
+    from .importing import Entry, message_of
+
     name = f"message {index + 1}"
     if not isinstance(given, dict):
         raise InvalidInput(f"{name} is not an object: write an object with role and content")

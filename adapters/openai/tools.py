@@ -17,7 +17,7 @@ from threadledger.domain.conversation import Profile
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
 from threadledger.domain.effects import Effects, Emit, Use, work
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest, ToolFunction, ToolUse, not_bound
+from threadledger.domain.exchange import BackendRequest, ToolFunction, ToolUse
 from threadledger.domain.failures import Cause, Failure, redact, whole_text
 
 from .limits import ASSISTANT_TOOLS_MAX, CHAT_FUNCTIONS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX
@@ -86,6 +86,8 @@ def too_many_rounds() -> ProviderRefused:
 
 def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
     if function is None:
+        from threadledger.domain.exchange import not_bound
+
         return not_bound(called.name)
     try:
         result = yield Use(function, json.loads(called.arguments or "{}"))

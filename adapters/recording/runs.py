@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,7 +26,7 @@ from threadledger.domain.conversation import Completion, Conversation, RunPlan, 
 from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, Text, ToolCall
 from threadledger.domain.errors import ConversationChanged, RunNotOpen
 from threadledger.domain.failures import Failure
-from threadledger.domain.ids import from_iso, new_id, now
+from threadledger.domain.ids import new_id, now
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.memory import Memory
 
@@ -169,15 +168,18 @@ class RunRecording:
             conversation.journal(message, exchange_id=begin.exchange_id if place > after else None)
         state = conversation.state
         given_up = state.abandoned.get(begin.exchange_id)
-        open_one = state.open_exchanges.get(begin.exchange_id, {})
+        open_one = state.open_exchanges.get(begin.exchange_id)
+        rerun_of = open_one.rerun_of if open_one is not None else None
+        if given_up is not None and given_up.runs:
+            rerun_of = given_up.runs[-1]
         plan = RunPlan(
             self.asked.backend,
             self.asked.model,
-            attempt=len(open_one.get("runs", ())) + 1,
+            attempt=len(open_one.runs if open_one is not None else ()) + 1,
             timeout_seconds=self.asked.timeout_seconds,
             memory_version=conversation.version,
             memory_rule=begin.rule,
-            rerun_of=given_up["runs"][-1] if given_up and given_up["runs"] else open_one.get("rerun_of"),
+            rerun_of=rerun_of,
             fallback_reason="the app asked another API",
         )
         return StartedRun(begin.exchange_id, conversation.start_run(begin.exchange_id, plan, alongside=True), plan)
@@ -263,10 +265,9 @@ def _exchange_of(new: Sequence[Message], known: Sequence[JournaledMessage]) -> s
 
 def give_up_idle(conversation: Conversation) -> None:
     """Abandon open exchanges without recent activity, because the app has a newer question."""
-    idle = now() - timedelta(seconds=limits.BETWEEN_RUNS_SECONDS)
+    moment = now()
     for exchange_id, exchange in list(conversation.state.open_exchanges.items()):
-        active_at = exchange.get("active_at")
-        if not active_at or from_iso(active_at) < idle:
+        if not exchange.is_active(moment):
             conversation.abandon(exchange_id, "the app went on without an answer")
 
 
@@ -333,7 +334,7 @@ class RecordedMessages:
         state = conversation.state
         last = state.last_exchange_id
         exchange = state.open_exchanges.get(last) if last is not None else None
-        exchange_id = last if exchange is not None and not exchange["runs"] else None
+        exchange_id = last if exchange is not None and not exchange.runs else None
         for message in self._written.messages:
             if message.role is Role.USER and exchange_id is None:
                 give_up_idle(conversation)

@@ -131,13 +131,12 @@ class Recorder(ApplicationRecorder):
 
     def select_heads(self, prefix: str, *, overdue_at: str | None = None) -> Sequence[StreamHead]:
         """Return the heads of streams with this prefix, or only those with a run overdue at a time (ISO 8601)."""
-        wanted, values = "ORDER BY stream", (len(prefix), prefix)
-        if (
-            overdue_at is not None
-        ):  # in the order of the index on due_at: by stream, SQLite would scan every conversation
-            wanted, values = "AND due_at < ? ORDER BY due_at, stream", (*values, overdue_at)
-        query = f"{_HEAD} WHERE substr(name, 1, ?) = ? {wanted}"
-        return [StreamHead(*row) for row in self._database.query(query, values)]
+        query, values = f"{_HEAD} WHERE substr(name, 1, ?) = ?", (len(prefix), prefix)
+        if overdue_at is None:
+            return [StreamHead(*row) for row in self._database.query(f"{query} ORDER BY stream", values)]
+        # Ordered as the index on due_at: if ordered by stream, SQLite would scan every conversation.
+        overdue = f"{query} AND due_at < ? ORDER BY due_at, stream"
+        return [StreamHead(*row) for row in self._database.query(overdue, (*values, overdue_at))]
 
     def select_versions(self, prefix: str) -> Sequence[tuple[str, int]]:
         """Return (name, version) of the streams with this prefix, sorted by name; omits the much larger states."""

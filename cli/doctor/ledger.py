@@ -39,7 +39,7 @@ def check_runs(ledger: Ledger) -> Iterator[Checked]:
             "ask again, or: threadledger replay rerun --failed --cause interrupted",
         )
     if still_open:
-        first = min((run["deadline"] for _, _, run in still_open if run["deadline"]), default="")
+        first = min((run.deadline for _, _, run in still_open if run.deadline), default="")
         until = f"; the earliest deadline is {clock(first)} UTC" if first else ""
         told = f"{counted(len(still_open), 'run')} open ({_named((short(each[1]) for each in still_open), len(still_open))})"
         yield Checked("runs", f"{told}{until}")

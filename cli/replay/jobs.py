@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..main import Exit, common, invocation, opened
 from ..output import clock, counted, emit_many, note, short
 from .plans import confirm, ending, for_people, how_options, performed, show_items, stoppable
+
+if TYPE_CHECKING:
+    from threadledger.domain.replay import ApplyKeywords
 
 COLUMNS = ("job", "kind", "what", "state", "items", "done", "skipped", "failed", "left", "started_at")
 
@@ -49,14 +52,11 @@ def resume(
     job: str, concurrency: int, rps: float | None, max_runs: int | None, max_cost: float | None, yes: bool
 ) -> int:
     """Resume JOB where it stopped; failed items are retried."""
-    how: dict[str, Any] = {"concurrency": concurrency, "rps": rps}
-    limits = {"max_runs": max_runs, "max_cost": max_cost}
+    how: ApplyKeywords = {"concurrency": concurrency, "rps": rps, "max_runs": max_runs, "max_cost": max_cost}
     with opened() as ledger:
         plan = ledger.replay.plan_of(job)
         state = ledger.replay.job(job)
-        if state.kind == "rerun":
-            how |= limits
-        elif any(limits.values()):
+        if state.kind != "rerun" and (max_runs or max_cost):
             raise click.UsageError(f"--max-runs and --max-cost apply only to a rerun; this job is a {state.kind}")
         if state.state == "running":
             note(
@@ -65,7 +65,7 @@ def resume(
         to_do = state.left + state.failed
         confirm(to_do, f"resume a {state.kind}: {counted(to_do, 'item')}", yes)
         with stoppable() as stop:
-            items = performed(plan, to_do, f"resuming {state.kind}", stop, **how)
+            items = performed(plan, to_do, f"resuming {state.kind}", stop, how)
             tally = show_items(items, 0, RESULTS, _as_row, "nothing left to do")
             stopped = stop()
     if invocation().output == "table":

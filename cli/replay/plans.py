@@ -22,7 +22,7 @@ from ..main import Declined, Exit, NeedsYes, common, invocation
 from ..output import counted, emit_many, note, short, short_thread, tracked
 
 if TYPE_CHECKING:
-    from threadledger.domain.replay import JobState
+    from threadledger.domain.replay import ApplyKeywords, JobState
 
 TABLE_ROWS_MAX = 50
 """Maximum rows in a table of items; beyond it, failed items replace others. JSON, JSON Lines and CSV contain every item."""
@@ -139,9 +139,9 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def performed(plan: Any, total: int, what: str, stop: Callable[[], bool], **how: Any) -> Iterator[Any]:
+def performed(plan: Any, total: int, what: str, stop: Callable[[], bool], how: ApplyKeywords) -> Iterator[Any]:
     """Apply a plan and yield its items as they end, with a progress bar."""
-    return tracked(plan.each(stop=stop, **how), total, what)
+    return tracked(plan.each(**{**how, "stop": stop}), total, what)
 
 
 def ending(plan: Any, tally: Tally, stopped: bool) -> Exit:

@@ -88,7 +88,7 @@ def rebuild(
             return _show_plan(plan)
         confirm(len(plan), _told(plan) if needs_asking(yes) else "", yes)
         with stoppable() as stop:
-            items = performed(plan, len(plan), "rebuilding", stop, concurrency=concurrency, rps=rps)
+            items = performed(plan, len(plan), "rebuilding", stop, {"concurrency": concurrency, "rps": rps})
             tally = show_items(items, len(plan), WRITTEN, as_row, "nothing to rebuild")
             stopped = stop()
     _show_tally(tally)

@@ -69,7 +69,7 @@ def reconcile(
         others = [item for item in plan.items if item.state != "planned"]
         seen = _Seen()
         with stoppable() as stop:
-            mended = performed(plan, len(planned), "reconciling", stop, concurrency=concurrency, rps=rps)
+            mended = performed(plan, len(planned), "reconciling", stop, {"concurrency": concurrency, "rps": rps})
             items = map(seen, chain(others, mended if planned else ()))
             tally = show_items(items, len(plan), MENDED, _as_row, "nothing to reconcile")
             stopped = stop()

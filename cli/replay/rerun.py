@@ -13,7 +13,7 @@ from .plans import Tally, apply_options, confirm, ending, for_people, how_option
 
 if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger
-    from threadledger.domain.replay import RerunItem, RerunPlan
+    from threadledger.domain.replay import ApplyKeywords, RerunItem, RerunPlan
 
 NOTHING_TO_RERUN = "nothing to rerun: no failed exchange is waiting for an answer"
 PLANNED = ("run", "key", "backend", "model", "tokens", "USD", "fork", "state", "reason")
@@ -93,8 +93,8 @@ def rerun(
         planned = [item for item in plan.items if item.state == "planned"]
         confirm(len(planned), f"rerun {counted(len(planned), 'exchange')} ({_told_cost(planned)})", yes)
         with stoppable() as stop:
-            limits = {"max_runs": max_runs, "max_cost": max_cost}
-            for _ in performed(plan, len(planned), "rerunning", stop, concurrency=concurrency, rps=rps, **limits):
+            how: ApplyKeywords = {"concurrency": concurrency, "rps": rps, "max_runs": max_runs, "max_cost": max_cost}
+            for _ in performed(plan, len(planned), "rerunning", stop, how):
                 pass
             stopped = stop()
         return _show_made(plan, stopped)

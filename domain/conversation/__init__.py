@@ -8,31 +8,25 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .conversation import AT_THE_END, SUPERSEDED_TOO, TOO_LATE, ActiveRuns, Completion, Conversation, Place, RunPlan
+    from .conversation import SUPERSEDED_TOO, TOO_LATE, ActiveRuns, Completion, Conversation, Place, RunPlan
     from .exchanges import (
-        RUN_ENDING_CHARS_MIN,
         RUN_TOPICS,
         ExchangeRecord,
         Exchanges,
         FailureFilter,
         RunRecord,
-        facts_of,
         fold_exchanges,
-        moment_of,
         recorded_failure,
     )
-    from .keys import CONVERSATION, IMPORTED, JOB, PROFILE, check_idempotency_key, key_of, stream_of
-    from .parsing import parse_message, restore_message, text_message
+    from .keys import CONVERSATION, IMPORTED, PROFILE, check_idempotency_key, key_of, stream_of
+    from .parsing import parse_message, text_message
     from .profiles import Profile, parse_profile
-    from .state import STATE_SCHEMA, ConversationState, evolve
+    from .state import STATE_SCHEMA, ConversationState, OpenRun, ThreadLink, evolve
 
 __all__ = [
-    "AT_THE_END",
     "CONVERSATION",
     "IMPORTED",
-    "JOB",
     "PROFILE",
-    "RUN_ENDING_CHARS_MIN",
     "RUN_TOPICS",
     "STATE_SCHEMA",
     "SUPERSEDED_TOO",
@@ -44,20 +38,19 @@ __all__ = [
     "ExchangeRecord",
     "Exchanges",
     "FailureFilter",
+    "OpenRun",
     "Place",
     "Profile",
     "RunPlan",
     "RunRecord",
+    "ThreadLink",
     "check_idempotency_key",
     "evolve",
-    "facts_of",
     "fold_exchanges",
     "key_of",
-    "moment_of",
     "parse_message",
     "parse_profile",
     "recorded_failure",
-    "restore_message",
     "stream_of",
     "text_message",
 ]
@@ -66,14 +59,13 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "conversation": "AT_THE_END SUPERSEDED_TOO TOO_LATE ActiveRuns Completion Conversation Place RunPlan",
+            "conversation": "SUPERSEDED_TOO TOO_LATE ActiveRuns Completion Conversation Place RunPlan",
             "exchanges": (
-                "RUN_ENDING_CHARS_MIN RUN_TOPICS ExchangeRecord Exchanges FailureFilter RunRecord "
-                "facts_of fold_exchanges moment_of recorded_failure"
+                "RUN_TOPICS ExchangeRecord Exchanges FailureFilter RunRecord fold_exchanges recorded_failure"
             ),
-            "keys": "CONVERSATION IMPORTED JOB PROFILE check_idempotency_key key_of stream_of",
-            "parsing": "parse_message restore_message text_message",
+            "keys": "CONVERSATION IMPORTED PROFILE check_idempotency_key key_of stream_of",
+            "parsing": "parse_message text_message",
             "profiles": "Profile parse_profile",
-            "state": "STATE_SCHEMA ConversationState evolve",
+            "state": "STATE_SCHEMA ConversationState OpenRun ThreadLink evolve",
         },
     )

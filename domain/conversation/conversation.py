@@ -18,12 +18,12 @@ from typing import Any, Self, TypeVar
 from ..errors import ConversationBusy, ConversationChanged, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
 from ..failures import Failure
 from ..ids import from_iso, idempotent_id, new_id, now, to_iso
-from ..limits import BETWEEN_RUNS_SECONDS, METADATA_BYTES_MAX, RUN_GRACE_SECONDS
+from ..limits import METADATA_BYTES_MAX, RUN_GRACE_SECONDS
 from . import events as e
 from .keys import check_idempotency_key, stream_of
 from .messages import Message, Source, Usage
 from .parsing import plain_json
-from .state import ConversationState, evolve
+from .state import ConversationState, OpenRun, evolve
 
 E = TypeVar("E", bound=e.Event)
 
@@ -32,7 +32,7 @@ _NOT_STORED_OF_PLAN = {"timeout_seconds", "fallback_reason"}
 
 @dataclass(frozen=True)
 class Place:
-    """Describe where the answer of a rerun goes in memory, by the ids of messages."""
+    """Describe where the answer of a rerun goes in memory, by the ids of messages; by default at the end."""
 
     superseded: tuple[str, ...] = ()
     """The messages that it replaces: those that the earlier run journaled, its answer last."""
@@ -40,8 +40,7 @@ class Place:
     """The message that it follows directly; None at the end of memory."""
 
 
-AT_THE_END = Place()
-"""The place of every other answer."""
+_AT_THE_END = Place()
 
 
 class Conversation:
@@ -161,12 +160,13 @@ class Conversation:
             raise ConversationChanged(
                 f"a newer question replaced the exchange {exchange_id} of {self.state.key!r}: ask again"
             )
-        exchange = self.state.open_exchanges.get(exchange_id, {"failed_run": None})
-        if exchange.get("rerun_of") != plan.rerun_of and exchange.get("runs"):
-            self._refuse_while_active(exchange_id)
-        same_attempt = exchange.get("rerun_of") == plan.rerun_of
-        if same_attempt and exchange["failed_run"]:
-            self.fall_back(exchange_id, exchange["failed_run"], exchange["failed_backend"], plan)
+        exchange = self.state.open_exchanges.get(exchange_id)
+        if exchange is not None:
+            same_attempt = exchange.rerun_of == plan.rerun_of
+            if exchange.runs and not same_attempt:
+                self._refuse_while_active(exchange_id)
+            if exchange.failed_run and exchange.failed_backend and same_attempt:
+                self.fall_back(exchange_id, exchange.failed_run, exchange.failed_backend, plan)
         return self._started(exchange_id, plan)
 
     def fall_back(self, exchange_id: str, failed_run_id: str, from_backend: str, plan: RunPlan) -> None:
@@ -188,7 +188,7 @@ class Conversation:
         *,
         source: Source = Source.RUN,
         duration_seconds: float | None = None,
-        place: Place = AT_THE_END,
+        place: Place = _AT_THE_END,
     ) -> str:
         """Record a run's answer in one commit, `RunCompleted` and its messages; return the answer's message id.
 
@@ -198,19 +198,19 @@ class Conversation:
             RunNotOpen: the run has already ended.
             InvalidMessage: the completion has no message.
         """
-        run = self._open_run(run_id)
+        run = self._require_open(run_id)
         if not completion.messages:
             raise InvalidMessage("a run was completed without an answer: complete it with a message, or fail it")
         facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
         del facts["messages"]
         self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts)
-        exchange_id = run["exchange_id"]
+        exchange_id = run.exchange_id
         journaled = [
             self.journal(message, source=source, exchange_id=exchange_id, run_id=run_id)
             for message in completion.messages
         ]
         answer = journaled[-1].message_id
-        if run["rerun_of"] is not None and not completion.goes_on:
+        if run.rerun_of is not None and not completion.goes_on:
             for message_id in place.superseded[:-1]:
                 self.retract(message_id, SUPERSEDED_TOO)
             self._record(
@@ -219,7 +219,7 @@ class Conversation:
                 run_id=run_id,
                 message_id=answer,
                 superseded_message_id=place.superseded[-1] if place.superseded else None,
-                superseded_run_id=run.get("supersedes") or run["rerun_of"],
+                superseded_run_id=run.supersedes or run.rerun_of,
                 behind_message_id=place.behind,
             )
         return answer
@@ -230,14 +230,14 @@ class Conversation:
         Raises:
             RunNotOpen: the run has already ended.
         """
-        self._open_run(run_id)
+        self._require_open(run_id)
         facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
         del facts["messages"]
         said = [message.as_chat_message() for message in completion.messages]
         self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, shadow_messages=said, **facts)
 
     def accept_late(
-        self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion, place: Place = AT_THE_END
+        self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion, place: Place = _AT_THE_END
     ) -> tuple[str, str]:
         """Record the answer of a run that another process closed as interrupted, as a new run, so that nothing is lost.
 
@@ -255,16 +255,14 @@ class Conversation:
         Raises:
             RunNotOpen: the run has already ended.
         """
-        self._open_run(run_id)
+        self._require_open(run_id)
         self._record(e.RunFailed, run_id=run_id, duration_seconds=duration_seconds, **vars(failure.redacted()))
 
     def close_overdue_runs(self) -> list[str]:
         """Close the runs that a crash left open and whose deadline has passed; return their ids."""
         moment = now()
         overdue = [
-            run_id
-            for run_id, run in (self.state.open_runs | self.state.shadow_runs).items()
-            if run["deadline"] and from_iso(run["deadline"]) < moment
+            run_id for run_id, run in (self.state.open_runs | self.state.shadow_runs).items() if run.is_overdue(moment)
         ]
         for run_id in overdue:
             message = "the process that ran it stopped before the run ended"
@@ -282,27 +280,26 @@ class Conversation:
     def abandon(self, exchange_id: str, reason: str) -> None:
         """Record that an exchange has no answer; do nothing if it is not open, or if one of its runs is open."""
         exchange = self.state.open_exchanges.get(exchange_id)
-        running = any(run["exchange_id"] == exchange_id for run in self.state.open_runs.values())
+        running = any(run.exchange_id == exchange_id for run in self.state.open_runs.values())
         if exchange is not None and not running:
-            self._record(e.ExchangeAbandoned, exchange_id=exchange_id, run_ids=list(exchange["runs"]), reason=reason)
+            self._record(e.ExchangeAbandoned, exchange_id=exchange_id, run_ids=list(exchange.runs), reason=reason)
 
     def link_thread(self, backend: str, thread_id: str, endpoint: str) -> None:
         """Record which thread holds a copy of this memory; do nothing if it is already linked."""
         link = self.state.links.get(backend)
-        if link is None or link["lost"] or (link["thread_id"], link["endpoint"]) != (thread_id, endpoint):
+        if link is None or link.lost or (link.thread_id, link.endpoint) != (thread_id, endpoint):
             self._record(e.ThreadLinked, backend=backend, thread_id=thread_id, endpoint=endpoint)
 
     def lose_thread(self, backend: str, thread_id: str, reason: str) -> None:
         """Record that the linked thread is gone; do nothing if it is not the linked one, or already lost."""
         link = self.state.links.get(backend)
-        if link is not None and link["thread_id"] == thread_id and not link["lost"]:
-            endpoint = link["endpoint"]
-            self._record(e.ThreadLost, backend=backend, thread_id=thread_id, reason=reason, endpoint=endpoint)
+        if link is not None and link.thread_id == thread_id and not link.lost:
+            self._record(e.ThreadLost, backend=backend, thread_id=thread_id, reason=reason, endpoint=link.endpoint)
 
     def rebuild_thread(self, rebuilt: Mapping[str, Any]) -> None:
         """Record that a thread was rewritten; the fields are those of `ThreadRebuilt`."""
         old = self.state.links.get(rebuilt["backend"])
-        self._record(e.ThreadRebuilt, old_thread_id=old["thread_id"] if old else None, **rebuilt)
+        self._record(e.ThreadRebuilt, old_thread_id=old.thread_id if old else None, **rebuilt)
 
     def reconcile_thread(
         self,
@@ -348,20 +345,19 @@ class Conversation:
     def _refuse_while_running(self) -> None:
         for run_id, run in self.state.open_runs.items():
             raise ConversationBusy(
-                f"{self.state.key!r} is being answered: run {run_id} on {run['backend']} is open until {run['deadline']}; "
+                f"{self.state.key!r} is being answered: run {run_id} on {run.backend} is open until {run.deadline}; "
                 "wait until it ends, then ask again"
             )
 
     def _refuse_while_active(self, exchange_id: str) -> None:
-        active_at = self.state.open_exchanges[exchange_id].get("active_at")
-        if active_at and now() < from_iso(active_at) + timedelta(seconds=BETWEEN_RUNS_SECONDS):
+        if self.state.open_exchanges[exchange_id].is_active(now()):
             raise ConversationBusy(
                 f"{self.state.key!r} is being answered: exchange {exchange_id} is between two runs; "
                 "wait until it ends, then ask again"
             )
 
-    def _open_run(self, run_id: str) -> dict[str, Any]:
-        run: dict[str, Any] | None = self.state.open_runs.get(run_id) or self.state.shadow_runs.get(run_id)
+    def _require_open(self, run_id: str) -> OpenRun:
+        run = self.state.open_runs.get(run_id) or self.state.shadow_runs.get(run_id)
         if run is None:
             raise RunNotOpen(f"run {run_id} has already ended: inspect it with: threadledger audit show {run_id}")
         return run

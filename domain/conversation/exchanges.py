@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from ..errors import InvalidInput
 from ..failures import Cause, Failure, RecordedFailure, advise, diagnose
-from ..ids import as_utc, now
+from ..ids import moment_of
 from . import events as e
 from .keys import key_of
 
 RUN_TOPICS = ("RunStarted", "RunCompleted", "RunFailed", "FallbackUsed", "ExchangeAbandoned")
 """Names of the events that this fold reads."""
-
-RUN_ENDING_CHARS_MIN = 6
-"""Minimum length, in characters, of the end of a run id that identifies a run."""
 
 
 @dataclass
@@ -110,11 +106,8 @@ def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -
                     exchange.answered_by = exchange.answered_by if event.goes_on else event.run_id
                     exchange.abandoned = False
             case e.RunFailed() if (run := folded.runs.get(event.run_id)) is not None:
-                run.failure, run.ended_at, run.duration_seconds = (
-                    facts_of(event),
-                    event.timestamp,
-                    event.duration_seconds,
-                )
+                run.failure, run.ended_at = Failure.of(event), event.timestamp
+                run.duration_seconds = event.duration_seconds
             case e.FallbackUsed() if (run := folded.runs.get(event.failed_run_id)) is not None:
                 run.next = "fallback"
             case e.ExchangeAbandoned() if (abandoned := folded.by_id.get(event.exchange_id)) is not None:
@@ -125,13 +118,6 @@ def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -
             case _:
                 pass
     return folded
-
-
-def facts_of(event: e.RunFailed) -> Failure:
-    """Return the facts of a stored failure."""
-    names = Failure.__dataclass_fields__
-    carried: dict[str, Any] = {name: value for name, value in vars(event).items() if name in names}
-    return Failure(**carried)
 
 
 def recorded_failure(run: RunRecord, exchange: ExchangeRecord) -> RecordedFailure:
@@ -196,11 +182,6 @@ class FailureFilter:
             and self.backend in {None, failure.backend}
             and not (self.unanswered and failure.answered_by is not None)
         )
-
-
-def moment_of(given: datetime | timedelta | None) -> datetime | None:
-    """Return the moment that a user gave; a time span counts back from now."""
-    return now() - given if isinstance(given, timedelta) else as_utc(given) if given is not None else None
 
 
 def _started(folded: Exchanges, event: e.RunStarted) -> None:

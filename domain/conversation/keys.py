@@ -8,7 +8,6 @@ from .parsing import plain_json
 
 CONVERSATION = "conversation:"
 PROFILE = "profile:"
-JOB = "job:"
 
 IMPORTED = "import:"
 """Prefix of the idempotency keys of imported messages; an app's own keys must not start with it."""

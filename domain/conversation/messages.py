@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..ids import from_iso, to_iso
 from ..limits import MESSAGE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from .events import MessageJournaled
 
 
 class Role(StrEnum):
@@ -195,6 +198,11 @@ _SPEAKERS = frozenset(role.value for role in Role if role not in {Role.TOOL, Rol
 def plain_message(role: str, text: str) -> Message | None:
     """Return a message of plain text that needs no further check; None if it has to be parsed."""
     return Message(Role(role), text) if role in _SPEAKERS and is_short_text(text) else None
+
+
+def restore_message(event: MessageJournaled) -> Message:
+    """Return the message of a stored `MessageJournaled`. Accepts whatever a newer version wrote."""
+    return message_in(vars(event))
 
 
 def message_in(stored: Mapping[str, Any]) -> Message:

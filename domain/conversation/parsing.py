@@ -8,8 +8,7 @@ from typing import Any
 
 from ..errors import InvalidMessage
 from ..limits import JSON_LEVELS_MAX, MESSAGE_BYTES_MAX
-from .events import MessageJournaled
-from .messages import Content, Message, Role, ToolCall, is_short_text, message_in, part_of, plain_message
+from .messages import Content, Message, Role, ToolCall, is_short_text, part_of, plain_message
 
 
 def text_message(role: str, text: str) -> Message:
@@ -52,11 +51,6 @@ def parse_message(given: Mapping[str, Any]) -> Message:
             "split it, or keep the content in a file and journal a reference to it"
         )
     return message
-
-
-def restore_message(event: MessageJournaled) -> Message:
-    """Return the message of a stored `MessageJournaled`. Accepts whatever a newer version wrote."""
-    return message_in(vars(event))
 
 
 def plain_json(value: Any, what: str) -> str:

@@ -1,25 +1,102 @@
 """Hold the state that the aggregate needs for its decisions, and apply events to it.
 
 The state is small on purpose: counts, open runs, open exchanges and links, but no messages. It is stored next to the
-stream as a snapshot, so every value is of a JSON type. `evolve` never raises: an unknown event changes only the version
-and the time.
+stream as a snapshot. `evolve` never raises: an unknown event changes only the version and the time.
+
+An object in the snapshot is an instance of a frozen dataclass whose `vars` are exactly that object: a field that it
+lacks has its default, and fields of a newer version are written back unchanged. `_part` and `_changed` create them;
+they keep the fields and their order as stored, and are several times as fast as the constructor of a frozen class,
+which matters for a log of a million events.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
-from ..ids import to_iso
-from ..limits import ABANDONED_KEPT, ANSWERED_KEPT
+from ..ids import from_iso, to_iso
+from ..limits import ABANDONED_KEPT, ANSWERED_KEPT, BETWEEN_RUNS_SECONDS
 from . import events as e
 
 STATE_SCHEMA = 1
 """Version of the snapshot format. A snapshot of another version is ignored: the state is rebuilt from the events."""
 
 JSON = dict[str, Any]
+
+
+class _Part:
+    """Serve as the base of the objects in the snapshot."""
+
+    __slots__ = ("__dict__",)
+    """A dict of its own, which is faster to set than that of a plain class."""
+
+
+P = TypeVar("P", bound=_Part)
+
+
+@dataclass(frozen=True)
+class OpenRun(_Part):
+    """Describe a run that has not ended."""
+
+    exchange_id: str = ""
+    backend: str = ""
+    attempt: int = 1
+    deadline: str | None = None
+    """ISO 8601."""
+    rerun_of: str | None = None
+    supersedes: str | None = None
+    """Id of the run whose answer this run's answer replaces."""
+
+    def is_overdue(self, moment: datetime) -> bool:
+        """Return whether its deadline has passed, so that the process that ran it has stopped."""
+        return from_iso(self.deadline) < moment if self.deadline else False
+
+
+@dataclass(frozen=True)
+class OpenExchange(_Part):
+    """Describe an exchange without an answer: an open one, or an abandoned one."""
+
+    question: str | None = None
+    """Id of the question's message; None for an app's own run, and if it is no longer known."""
+    runs: Sequence[str] = ()
+    """Ids of the runs since the question, the last rerun or the last round of tool calls."""
+    failed_run: str | None = None
+    """The last failed one of these runs."""
+    failed_backend: str | None = None
+    rerun_of: str | None = None
+    active_at: str | None = None
+    """Last sign of life of its process between runs (ISO 8601)."""
+    messages: int | None = None
+    """Number of messages in the conversation when it opened."""
+    unanswered: bool = False
+    """Whether it is being rerun and counts as unanswered until then."""
+    answered: bool = False
+    """Whether it is being rerun to replace an answer."""
+
+    def is_active(self, moment: datetime) -> bool:
+        """Return whether a process is still at work on it between two runs."""
+        if not self.active_at:
+            return False
+        return moment < from_iso(self.active_at) + timedelta(seconds=BETWEEN_RUNS_SECONDS)
+
+
+@dataclass(frozen=True)
+class ThreadLink(_Part):
+    """Name the thread that holds a copy of the memory."""
+
+    thread_id: str = ""
+    endpoint: str = ""
+    version: int = 0
+    """Version of the conversation at which the thread was linked."""
+    lost: str | None = None
+    """Reason why the thread is gone; None if it exists."""
+
+    def is_usable(self, endpoint: str, cut_version: int) -> bool:
+        """Return whether a run may answer in the thread: it exists, and contains nothing cut from memory since."""
+        return not self.lost and self.endpoint == endpoint and self.version > cut_version
 
 
 @dataclass
@@ -34,63 +111,91 @@ class ConversationState:
     exchanges: int = 0
     failed_runs: int = 0
     last_exchange_id: str | None = None
-    open_runs: dict[str, JSON] = field(default_factory=dict)
-    """run id → exchange_id, backend, attempt, deadline (ISO 8601 or null), rerun_of; `supersedes` if its answer
-    replaces another"""
-    open_exchanges: dict[str, JSON] = field(default_factory=dict)
-    """exchange id → question (message id), runs (ids), failed_run and failed_backend of the last failed run, rerun_of,
-    active_at (last sign of life of its process between runs), messages (their number when it opened); `unanswered`
-    during a rerun of an exchange that counts as unanswered, `answered` during a rerun that replaces an answer"""
-    abandoned: dict[str, JSON] = field(default_factory=dict)
-    """exchange id → the same fields, for the last `ABANDONED_KEPT` exchanges without an answer"""
+    open_runs: dict[str, OpenRun] = field(default_factory=dict)
+    """By run id."""
+    open_exchanges: dict[str, OpenExchange] = field(default_factory=dict)
+    """By exchange id."""
+    abandoned: dict[str, OpenExchange] = field(default_factory=dict)
+    """The last `ABANDONED_KEPT` exchanges without an answer, by exchange id."""
     unanswered: int = 0
     cut_version: int = 0
     """Version at which memory last lost or moved messages; threads linked before it still hold the old memory."""
-    shadow_runs: dict[str, JSON] = field(default_factory=dict)
-    """run id → backend, deadline: open runs that are for inspection only; no exchange waits for them"""
+    shadow_runs: dict[str, OpenRun] = field(default_factory=dict)
+    """By run id: the runs for inspection only, of which backend and deadline are kept; no exchange waits for them."""
     answered: list[str] = field(default_factory=list)
     """ids of the last `ANSWERED_KEPT` exchanges that have an answer"""
-    links: dict[str, JSON] = field(default_factory=dict)
-    """mirror → thread_id, endpoint, version (of the link), lost (the reason, or null)"""
+    links: dict[str, ThreadLink] = field(default_factory=dict)
+    """By mirror."""
 
     def as_json(self) -> str:
         """Return the snapshot."""
-        return _as_json(vars(self))
+        values = self.__dict__.copy()
+        for name, _ in _KINDS:
+            if parts := values[name]:
+                values[name] = {each: part.__dict__ for each, part in parts.items()}
+        return _as_json(values)
 
     @classmethod
     def from_json(cls, text: str) -> ConversationState:
         """Create the state from a snapshot of our `STATE_SCHEMA`."""
-        state = cls()
         stored = json.loads(text)
-        vars(state).update(stored if stored.keys() == vars(state).keys() else _known_only(stored))
+        values = stored if tuple(stored) == _NAMES else vars(cls()) | _known_only(stored)
+        for name, kind in _KINDS:
+            if parts := values[name]:
+                values[name] = {each: _part(kind, part) for each, part in parts.items()}
+        state = cls.__new__(cls)
+        state.__dict__ = values
         return state
 
     @property
     def next_deadline(self) -> str | None:
         """Return the earliest deadline of the open runs (ISO 8601)."""
         runs = (*self.open_runs.values(), *self.shadow_runs.values())
-        return min((run["deadline"] for run in runs if run["deadline"]), default=None)
+        return min((run.deadline for run in runs if run.deadline), default=None)
+
+
+_KINDS = (
+    ("open_runs", OpenRun),
+    ("open_exchanges", OpenExchange),
+    ("abandoned", OpenExchange),
+    ("shadow_runs", OpenRun),
+    ("links", ThreadLink),
+)
+"""Fields of the state whose values are objects of the snapshot, and their classes."""
+
+_NAMES = tuple(each.name for each in fields(ConversationState))
 
 
 def _known_only(stored: JSON) -> JSON:
-    known = {each.name for each in fields(ConversationState)}
-    return {name: value for name, value in stored.items() if name in known}
+    return {name: value for name, value in stored.items() if name in _NAMES}
+
+
+_new, _set = object.__new__, object.__setattr__
+
+
+def _part(kind: type[P], values: JSON) -> P:
+    """Return an object of the snapshot; the dict becomes its `vars`."""
+    part = _new(kind)
+    _set(part, "__dict__", values)
+    return part
+
+
+def _changed(part: P, **values: Any) -> P:
+    """Return a copy with changed fields; those that it did not have are added at the end."""
+    return _part(part.__class__, {**part.__dict__, **values})
 
 
 _as_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
-_NOTHING_FAILED: JSON = {"failed_run": None, "failed_backend": None}
-"""Initial fields of an exchange that starts or is run again: no backend has failed in this attempt."""
-
 
 def evolve(state: ConversationState, event: e.Event) -> ConversationState:
     """Apply one event. Changes and returns the given state; never raises."""
+    state.last_at = to_iso(event.timestamp)
+    state.started_at = state.started_at or state.last_at
     change = _CHANGES.get(type(event))
     if change is not None:
         change(state, event)
     state.version = event.originator_version
-    state.last_at = to_iso(event.timestamp)
-    state.started_at = state.started_at or state.last_at
     return state
 
 
@@ -104,41 +209,61 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
     if exchange_id is None or event.role != "user" or event.run_id is not None:
         return
     if exchange_id not in state.open_exchanges:
-        _open_exchange(state, exchange_id, event.message_id)
-        state.open_exchanges[exchange_id]["active_at"] = to_iso(event.timestamp)
+        state.open_exchanges[exchange_id] = _opened(state, exchange_id, event.message_id, state.last_at)
 
 
-def _open_exchange(state: ConversationState, exchange_id: str, question: str | None) -> None:
+def _opened(state: ConversationState, exchange_id: str, question: str | None, active_at: str | None) -> OpenExchange:
     state.exchanges += 1
     state.last_exchange_id = exchange_id
-    exchange = {"question": question, "runs": [], "messages": state.messages, "active_at": None, **_NOTHING_FAILED}
-    state.open_exchanges[exchange_id] = exchange
+    return _part(
+        OpenExchange,
+        {
+            "question": question,
+            "runs": [],
+            "messages": state.messages,
+            "active_at": active_at,
+            "failed_run": None,
+            "failed_backend": None,
+        },
+    )
 
 
 def _run_started(state: ConversationState, event: e.RunStarted) -> None:
     if event.shadow:
-        state.shadow_runs[event.run_id] = {"backend": event.backend, "deadline": event.deadline}
+        state.shadow_runs[event.run_id] = _part(OpenRun, {"backend": event.backend, "deadline": event.deadline})
         return
-    state.open_runs[event.run_id] = {
-        "exchange_id": event.exchange_id,
-        "backend": event.backend,
-        "attempt": event.attempt,
-        "deadline": event.deadline,
-        "rerun_of": event.rerun_of,
-        **({"supersedes": event.supersedes_run_id} if event.supersedes_run_id is not None else {}),
-    }
-    if event.exchange_id not in state.open_exchanges:
-        abandoned = state.abandoned.pop(event.exchange_id, None)
-        if abandoned is None and event.rerun_of is None:  # an app's own run, without a journaled question
-            _open_exchange(state, event.exchange_id, None)
-        else:  # a rerun; the question of one that left `abandoned` is no longer known
-            counts_as = "answered" if event.supersedes_run_id is not None else "unanswered"
-            state.open_exchanges[event.exchange_id] = (abandoned or {"question": None, "runs": []}) | {counts_as: True}
-    exchange = state.open_exchanges[event.exchange_id]
-    if exchange.get("rerun_of") != event.rerun_of:
-        exchange.update(_NOTHING_FAILED, runs=[])
-    exchange["rerun_of"] = event.rerun_of
-    exchange["runs"].append(event.run_id)
+    run = _part(
+        OpenRun,
+        {
+            "exchange_id": event.exchange_id,
+            "backend": event.backend,
+            "attempt": event.attempt,
+            "deadline": event.deadline,
+            "rerun_of": event.rerun_of,
+        },
+    )
+    if event.supersedes_run_id is not None:
+        run = _changed(run, supersedes=event.supersedes_run_id)
+    state.open_runs[event.run_id] = run
+    exchange = state.open_exchanges.get(event.exchange_id) or _reopened(state, event)
+    if exchange.rerun_of == event.rerun_of:
+        exchange = _changed(exchange, rerun_of=event.rerun_of, runs=[*exchange.runs, event.run_id])
+    else:
+        exchange = _changed(
+            exchange, failed_run=None, failed_backend=None, rerun_of=event.rerun_of, runs=[event.run_id]
+        )
+    state.open_exchanges[event.exchange_id] = exchange
+
+
+def _reopened(state: ConversationState, event: e.RunStarted) -> OpenExchange:
+    abandoned = state.abandoned.pop(event.exchange_id, None)
+    if abandoned is None and event.rerun_of is None:  # an app's own run, without a journaled question
+        return _opened(state, event.exchange_id, None, None)
+    # A rerun; the question of one that left `abandoned` is no longer known.
+    exchange = abandoned or _part(OpenExchange, {"question": None, "runs": []})
+    if event.supersedes_run_id is not None:
+        return _changed(exchange, answered=True)
+    return _changed(exchange, unanswered=True)
 
 
 def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
@@ -146,13 +271,15 @@ def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
     if run is None:
         state.shadow_runs.pop(event.run_id, None)
         return
-    exchange_id = run["exchange_id"]
+    exchange_id = run.exchange_id
     if event.goes_on and exchange_id in state.open_exchanges:
-        state.open_exchanges[exchange_id].update(_NOTHING_FAILED, runs=[], active_at=to_iso(event.timestamp))
+        exchange = state.open_exchanges[exchange_id]
+        exchange = _changed(exchange, failed_run=None, failed_backend=None, runs=[], active_at=state.last_at)
+        state.open_exchanges[exchange_id] = exchange
         return
-    exchange = state.open_exchanges.pop(exchange_id, None) or {}
+    answered = state.open_exchanges.pop(exchange_id, None)
     state.answered = [*state.answered[-ANSWERED_KEPT + 1 :], exchange_id]
-    if state.abandoned.pop(exchange_id, None) is not None or exchange.get("unanswered"):
+    if state.abandoned.pop(exchange_id, None) is not None or (answered is not None and answered.unanswered):
         state.unanswered = max(state.unanswered - 1, 0)
 
 
@@ -160,19 +287,22 @@ def _run_failed(state: ConversationState, event: e.RunFailed) -> None:
     state.failed_runs += 1
     state.shadow_runs.pop(event.run_id, None)
     run = state.open_runs.pop(event.run_id, None)
-    exchange = state.open_exchanges.get(run["exchange_id"]) if run is not None else None
+    exchange = state.open_exchanges.get(run.exchange_id) if run is not None else None
     if run is not None and exchange is not None:
-        exchange["failed_run"], exchange["failed_backend"] = event.run_id, run["backend"]
         # After an interruption, no process is left to retry; after any other end, its process may retry.
-        exchange["active_at"] = None if event.status == "interrupted" else to_iso(event.timestamp)
+        active_at = None if event.status == "interrupted" else state.last_at
+        state.open_exchanges[run.exchange_id] = _changed(
+            exchange, failed_run=event.run_id, failed_backend=run.backend, active_at=active_at
+        )
 
 
 def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
     exchange = state.open_exchanges.pop(event.exchange_id, None)
-    if exchange is None or exchange.get("answered"):  # its earlier answer is still valid
+    if exchange is None or exchange.answered:  # its earlier answer is still valid
         return
-    state.unanswered += 0 if exchange.pop("unanswered", False) else 1
-    state.abandoned[event.exchange_id] = exchange
+    state.unanswered += 0 if exchange.unanswered else 1
+    kept = {name: value for name, value in vars(exchange).items() if name != "unanswered"}
+    state.abandoned[event.exchange_id] = _part(OpenExchange, kept)
     while len(state.abandoned) > ABANDONED_KEPT:
         del state.abandoned[next(iter(state.abandoned))]
 
@@ -187,18 +317,16 @@ def _accepted(state: ConversationState, event: e.RerunAccepted) -> None:
 
 
 def _linked(state: ConversationState, event: e.ThreadLinked | e.ThreadRebuilt) -> None:
-    state.links[event.backend] = {
-        "thread_id": event.thread_id,
-        "endpoint": event.endpoint,
-        "version": event.originator_version,
-        "lost": None,
-    }
+    state.links[event.backend] = _part(
+        ThreadLink,
+        {"thread_id": event.thread_id, "endpoint": event.endpoint, "version": event.originator_version, "lost": None},
+    )
 
 
 def _lost(state: ConversationState, event: e.ThreadLost) -> None:
     link = state.links.get(event.backend)
-    if link is not None and link["thread_id"] == event.thread_id:
-        link["lost"] = event.reason or "gone"
+    if link is not None and link.thread_id == event.thread_id:
+        state.links[event.backend] = _changed(link, lost=event.reason or "gone")
 
 
 _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .policy import Candidate, Policy, may_be_retried
     from .recorded_tools import FAILED, not_bound, only_harmless, tools_on_record
     from .runs import Mode
-    from .services import Mend, Outbox, Services, Turns
+    from .services import Services, Turns
 
 __all__ = [
     "FAILED",
@@ -23,9 +23,7 @@ __all__ = [
     "Conversing",
     "Delta",
     "Exchange",
-    "Mend",
     "Mode",
-    "Outbox",
     "Policy",
     "Services",
     "StartedOver",
@@ -51,6 +49,6 @@ if not TYPE_CHECKING:
             "policy": "Candidate Policy may_be_retried",
             "recorded_tools": "FAILED not_bound only_harmless tools_on_record",
             "runs": "Mode",
-            "services": "Mend Outbox Services Turns",
+            "services": "Services Turns",
         },
     )

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ..conversation import events as e
-from ..conversation import restore_message
-from ..conversation.messages import Source, Usage
+from ..conversation.messages import Source, Usage, restore_message
 
 if TYPE_CHECKING:
     from ..failures import RecordedFailure

@@ -12,19 +12,17 @@ from ..conversation import (
     ActiveRuns,
     check_idempotency_key,
     parse_message,
-    restore_message,
     stream_of,
     text_message,
 )
 from ..conversation import events as e
-from ..conversation.messages import JournaledMessage, plain_message
+from ..conversation.messages import JournaledMessage, plain_message, restore_message
 from ..effects import Emit, Pause, work
 from ..errors import ConversationBusy, ConversationChanged, IdempotencyConflict, InvalidMessage
 from ..ids import idempotent_id
 from ..limits import QUEUE_LOOK_FIRST_SECONDS, QUEUE_LOOK_MAX_SECONDS
 from .answer import recorded_answer
 from .exchange import Exchange, why_not_rerun
-from .recorded_tools import tools_on_record
 from .runs import Mode
 
 if TYPE_CHECKING:
@@ -167,6 +165,8 @@ class Conversing:
             seconds = min(seconds * 2, QUEUE_LOOK_MAX_SECONDS)
 
     def _exchange_again(self, exchange_id: str, policy: Policy | None, stream: bool, live: bool) -> Exchange:
+        from .recorded_tools import tools_on_record
+
         recorded = self.journal.exchanges(self.key).by_id.get(exchange_id)
         refusal = why_not_rerun(self.journal, self.key, exchange_id)
         if refusal:

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..conversation import Completion, recorded_failure
+from ..conversation import Completion
 from ..effects import Emit, Pause, work
 from ..errors import AllBackendsFailed, ExchangeAnswered, ThreadledgerError
 from ..failures import diagnose
@@ -147,6 +147,8 @@ class Exchange:
             return None
 
     def _all_failed(self) -> AllBackendsFailed:
+        from ..conversation import recorded_failure
+
         recorded = self._journal.exchanges(self._key, self._after).by_id.get(self._exchange_id)
         failed = [run for run in recorded.runs if run.failure and run.run_id in self.made] if recorded else []
         failures = [recorded_failure(run, recorded) for run in failed] if recorded else []

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..conversation import events as e
-from ..conversation import restore_message
+from ..conversation.messages import restore_message
 
 if TYPE_CHECKING:
     from ..journal import Journal

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..conversation import AT_THE_END, TOO_LATE, RunPlan
+from ..conversation import TOO_LATE, Place, RunPlan
 from ..conversation.events import MessageJournaled
 from ..conversation.messages import Source
 from ..effects import Emit, ListenerLeft, Pause, attended, work
@@ -20,12 +20,13 @@ from .answer import Answer, Delta, StartedOver
 from .backend import BackendRequest
 
 if TYPE_CHECKING:
-    from ..conversation import Completion, Conversation, Place
+    from ..conversation import Completion, Conversation
     from ..conversation.messages import Message
     from ..effects import Effect, Effects
     from ..errors import ThreadledgerError
     from ..journal import Journal
     from ..memory import Memory
+    from ..threads import PreparedThread
     from .backend import ToolFunction
     from .policy import Candidate, Policy
     from .services import Services
@@ -62,7 +63,7 @@ class Mode:
     """Returns the functions of one run; called for each run. None: the app's functions."""
     supersedes: str | None = None
     """Id of the run whose answer is replaced."""
-    place: Callable[[], Place] = lambda: AT_THE_END
+    place: Callable[[], Place] = Place
     """Returns where the answer goes in memory."""
     shadow: bool = False
     """Whether the runs are only recorded."""
@@ -88,7 +89,9 @@ class Run:
     began: float
     """Monotonic time at which the run was recorded."""
     request: BackendRequest | None = None
-    """What the backend was sent, once its thread was acquired; None if the run uses no thread."""
+    """What the backend was sent, once its thread was prepared; None if the run uses no thread."""
+    thread: PreparedThread | None = None
+    """The thread that is claimed for the run; None if it uses none, or if no mirror is configured for its backend."""
     partial: list[str] = field(default_factory=list)
     """Text that was streamed so far."""
 
@@ -187,7 +190,7 @@ class RunRecords:
             return True
 
         is_ours = self._journal.commit(self._key, decide)
-        if self._mode.place() != AT_THE_END:
+        if self._mode.place() != Place():
             self._retract_tools(run)
         return is_ours
 
@@ -460,9 +463,17 @@ class Runs:
         if refusal is not None:
             return refusal.redacted()
         if backend.thread is not None and self._services.outbox is not None and not request.apart:
-            request = yield from self._services.outbox.prepare(self._journal, request, backend)
+            run.thread = yield from self._services.outbox.prepare(
+                self._journal,
+                self._key,
+                backend.thread,
+                exchange_id=self._exchange_id,
+                run_id=run.run_id,
+                timeout_seconds=request.timeout_seconds,
+                takes_unsent=backend.takes_unsent,
+            )
             left = run.began + run.plan.timeout_seconds - time.monotonic()
-            run.request = request = replace(request, timeout_seconds=max(left, 0.001))
+            run.request = request = _in_thread(replace(request, timeout_seconds=max(left, 0.001)), run.thread)
         return (yield from backend.answer(request))
 
     def _watched(self, run: Run, effects: Effects[Completion | Failure]) -> Effects[Completion | Failure]:
@@ -492,6 +503,8 @@ class Runs:
         """Journal what a tool did, whatever the run's outcome; a run that another process has closed is stopped."""
         if not self._records.keep_tools(run, messages):
             raise Superseded(SUPERSEDED)
+        if run.thread is not None:
+            run.thread = run.thread.after_tools(messages)
 
     def _answer(self, run: Run, completion: Completion, fallback: bool) -> Answer:
         if completion.thread_id is not None and run.request is not None:
@@ -519,23 +532,19 @@ class Runs:
 
         If it did not, or another writer journaled meanwhile, the thread is only released: it is read before the next write.
         """
-        outbox, request, mirror = self._services.outbox, run.request, self._mirror(run)
-        if mirror is None or outbox is None or request is None:
+        outbox, thread = self._services.outbox, run.thread
+        if outbox is None or thread is None:
             return
-        since = self._journal.history(self._key, after=request.thread_version, upto=version)
+        since = self._journal.history(self._key, after=thread.thread_version, upto=version)
         if thread_id is not None and _all_of(run, (each for each in since if isinstance(each, MessageJournaled))):
-            outbox.settle(request, mirror, version)
+            outbox.settle(thread, version)
         else:
-            outbox.release(request, mirror)
+            outbox.release(thread)
 
     def _release(self, run: Run, failure: Failure) -> None:
         """Release the thread that was acquired for a run, noting whether the run may still write to it."""
-        mirror = self._mirror(run)
-        if mirror is not None and self._services.outbox is not None and run.request is not None:
-            self._services.outbox.release(run.request, mirror, is_uncertain(failure))
-
-    def _mirror(self, run: Run) -> str | None:
-        return self._services.backends[run.candidate.backend].thread
+        if run.thread is not None and self._services.outbox is not None:
+            self._services.outbox.release(run.thread, is_uncertain(failure))
 
 
 def failure_of_error(error: Exception) -> Failure:
@@ -548,6 +557,20 @@ def failure_of_stop(by: BaseException) -> Failure:
     if isinstance(by, ListenerLeft):
         return Failure("cancelled", code="listener_left", message="the listener stopped before the answer was complete")
     return Failure("interrupted", message="the process was stopped while the run was in progress")
+
+
+def _in_thread(request: BackendRequest, thread: PreparedThread | None) -> BackendRequest:
+    """Return the request with the thread that was prepared for it."""
+    if thread is None:
+        return request
+    return replace(
+        request,
+        thread_id=thread.thread_id,
+        thread_version=thread.thread_version,
+        unsent=thread.unsent,
+        found=thread.found,
+        doubts=thread.doubts,
+    )
 
 
 def _all_of(run: Run, messages: Iterable[MessageJournaled]) -> bool:

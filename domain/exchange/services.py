@@ -9,10 +9,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..conversation import Profile
 from ..errors import ThreadledgerError
@@ -22,60 +22,10 @@ from .policy import Policy
 if TYPE_CHECKING:
     from ..effects import Effects
     from ..journal import Journal, MemoryFile
-    from ..threads import Delivered, Doubt, ThreadItem, ThreadMirror
-    from .backend import Backend, BackendRequest, ToolFunction
+    from ..threads import ThreadMirror, ThreadOutbox
+    from .backend import Backend, ToolFunction
 
 logger = logging.getLogger("threadledger.threads")
-
-
-Mend = Callable[[Sequence["ThreadItem"]], "Effects[bool]"]
-"""Shown a thread as it was read; may journal what it finds there. Its value: whether what is lacking is to be sent."""
-
-
-class Outbox(Protocol):
-    """Brings the provider's threads up to the journal: at least once, reconciled, in order."""
-
-    def mirror(self, journal: Journal, key: str) -> Effects[None]:
-        """Send what the threads of a conversation lack. Never raises for a provider: a thread that lags catches up later."""
-        ...
-
-    def prepare(self, journal: Journal, request: BackendRequest, backend: Backend) -> Effects[BackendRequest]:
-        """The request with its thread, brought up to the journal, or with what it lacks for the backend to take along.
-
-        Raises:
-            ProviderRefused: the thread could not be made, read or written.
-        """
-        ...
-
-    def catch_up(self, journal: Journal, key: str, mirror: str, mend: Mend) -> Effects[Delivered]:
-        """Bring the linked thread of one kind up to the journal, whatever is noted of it: it is taken, so that nobody else
-        of ours writes to it meanwhile, and read; late copies of ours are taken out, and `mend` is shown what is left and says
-        whether what is lacking is to be sent. What was sent and deleted is told; what was deleted is recorded.
-
-        Raises:
-            ProviderRefused: the thread is gone, cannot be reached, or somebody else holds it for too long.
-        """
-        ...
-
-    def release(self, request: BackendRequest, mirror: str, uncertain: bool = False) -> None:
-        """Give back the thread that `prepare` took for a run. `uncertain`: the run may yet write to it."""
-        ...
-
-    def settle(self, request: BackendRequest, mirror: str, version: int) -> None:
-        """Give it back, holding everything up to a version: the run wrote it there itself."""
-        ...
-
-    def written(self, key: str, mirror: str, thread_id: str, version: int, doubts: Sequence[Doubt] = ()) -> None:
-        """Note that a thread was written anew and holds everything up to a version, but for writes that may still land."""
-        ...
-
-    def note_unfinished(self, key: str, mirror: str, thread_id: str | None, digest: str) -> None:
-        """Note which new thread is being written with the memory of this digest; None where none is any more."""
-        ...
-
-    def unfinished(self, key: str, mirror: str, digest: str) -> str | None:
-        """The thread that somebody had begun to write with the memory of this digest."""
-        ...
 
 
 class Turns:
@@ -118,7 +68,7 @@ class Services:
     mirrors: Mapping[str, ThreadMirror] = field(default_factory=dict)
     mirrored_to: str = "conversations"
     """The kind of thread that memory is mirrored to (`none` for no thread)."""
-    outbox: Outbox | None = None
+    outbox: ThreadOutbox | None = None
     price: Callable[[str, int, int], float | None] | None = None
     """Returns US dollars for (model, input tokens, output tokens); None if the model's price is unknown."""
     profile: Profile = field(default_factory=Profile)

@@ -71,6 +71,12 @@ class Failure:
     thread_id: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, event: object) -> Failure:
+        """Return the facts in a stored `RunFailed`: its fields of the same names."""
+        facts: dict[str, Any] = {name: value for name, value in vars(event).items() if name in cls.__dataclass_fields__}
+        return cls(**facts)
+
     def redacted(self) -> Failure:
         """Return a copy without secrets, storable and within the size limits. Idempotent."""
         texts: dict[str, Any] = {

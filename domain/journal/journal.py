@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from eventsourcing.application import Application
 from eventsourcing.persistence import InfrastructureFactory, IntegrityError, Mapper, Transcoder
@@ -16,27 +16,24 @@ from eventsourcing.utils import Environment
 from ..conversation import (
     CONVERSATION,
     PROFILE,
-    RUN_ENDING_CHARS_MIN,
     STATE_SCHEMA,
     Conversation,
     ConversationState,
-    Exchanges,
-    Profile,
-    RunRecord,
     evolve,
-    fold_exchanges,
     key_of,
     stream_of,
 )
 from ..conversation import events as e
-from ..conversation.messages import Role
 from ..errors import ConversationChanged, ConversationNotFound, RunNotFound
 from ..ids import new_id, now, to_iso
-from ..memory import Memory
+from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
 from .ports import Appending, EventLog, JobClaims, StreamHead, Upkeep, Views
-from .recall import recall
 from .rows import EventMapper, PlainJSON, restore
+
+if TYPE_CHECKING:
+    from ..conversation import Exchanges, OpenRun, Profile, RunRecord
+    from ..memory import Memory
 
 T = TypeVar("T")
 
@@ -107,10 +104,14 @@ class Journal(Application[str]):
         Raises:
             InvalidInput: a bound below 1.
         """
+        from .recall import recall  # loads the fold of memory, which lists and audits do not need
+
         return recall(self._log, stream_of(key), at, last, tokens)
 
     def exchanges(self, key: str, after: int = 0) -> Exchanges:
         """Return the exchanges of a conversation with the outcome of every run that started after a version."""
+        from ..conversation import fold_exchanges
+
         return fold_exchanges(self.history(key, after=after))
 
     def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
@@ -217,8 +218,8 @@ class Journal(Application[str]):
             closed += self.commit(key_of(head.stream), lambda conversation: conversation.close_overdue_runs())
         return closed
 
-    def open_runs(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return (key, run id, facts) of every open run in all conversations; see `ConversationState.open_runs`."""
+    def open_runs(self) -> list[tuple[str, str, OpenRun]]:
+        """Return (key, run id, run) of every open run in all conversations, shadow runs included."""
         waiting = self._log.select_heads(CONVERSATION, overdue_at=NEVER)
         states = ((key_of(head.stream), self._state(head)) for head in waiting)
         return [(key, *run) for key, state in states for run in (*state.open_runs.items(), *state.shadow_runs.items())]
@@ -329,6 +330,8 @@ class Journal(Application[str]):
 
     def _question_of(self, run: SeenRun) -> str | None:
         """Return the newest question of a run's exchange in the memory that the run was shown."""
+        from ..conversation.messages import Role
+
         shown = self.memory(run.key, run.memory_version).messages
         asked = (each for each in reversed(shown) if each.exchange_id == run.exchange_id)
         return next((each.message.text for each in asked if each.message.role is Role.USER), None)

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from ..conversation import events as e
-from ..conversation import facts_of, key_of
+from ..conversation import key_of
 from ..conversation.messages import Role
 from ..failures import Cause, Failure, diagnose
 from ..limits import RUNS_WATCHED_MAX
@@ -232,7 +232,7 @@ def _end(
     question: Callable[[], str | None],
 ) -> RunEnd:
     if isinstance(event, e.RunFailed):
-        facts = facts_of(event)
+        facts = Failure.of(event)
         return RunEnd(
             run,
             event.timestamp,

@@ -21,14 +21,13 @@ from ..conversation import (
     Profile,
     fold_exchanges,
     key_of,
-    moment_of,
     recorded_failure,
     stream_of,
 )
 from ..conversation import events as e
 from ..errors import GroupNotFound, InvalidInput
 from ..failures import RULE_VERSION, Decision, FailureGroup, GroupState, redact
-from ..ids import as_utc, new_id, now, to_iso
+from ..ids import as_utc, moment_of, new_id, now, to_iso
 from ..journal import StreamHead
 from ..limits import LAGGING_LOOKED_AT_MAX
 
@@ -329,9 +328,9 @@ def _lagging(
         link = state.links.get(mirror)
         if link is None:
             yield LaggingThread(state.key, mirror, "unlinked", state.messages)
-        elif link["lost"]:
+        elif link.lost:
             yield LaggingThread(state.key, mirror, "lost", state.messages)
-        elif link["endpoint"] == services.mirrors[mirror].endpoint:
+        elif link.endpoint == services.mirrors[mirror].endpoint:
             yield from _behind(journal, state, mirror, noted.get((stream_of(state.key), mirror)))
 
 

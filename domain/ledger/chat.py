@@ -295,8 +295,8 @@ def _start(conversation: Conversation, plan: RunPlan) -> tuple[str, str]:
     """Start an exchange, or resume the last one if it is unanswered and nothing was journaled since."""
     state = conversation.state
     last = state.abandoned.get(state.last_exchange_id or "")
-    if last is None or state.last_exchange_id is None or last.get("messages") != state.messages:
+    if last is None or state.last_exchange_id is None or last.messages != state.messages:
         exchange_id = new_id()
         return exchange_id, conversation.start_run(exchange_id, plan)
-    rerun_of = last["runs"][-1] if last["runs"] else None
+    rerun_of = last.runs[-1] if last.runs else None
     return state.last_exchange_id, conversation.start_run(state.last_exchange_id, replace(plan, rerun_of=rerun_of))

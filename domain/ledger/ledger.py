@@ -10,10 +10,10 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..conversation import FailureFilter, key_of, moment_of, stream_of
 from ..conversation import events as e
+from ..conversation import key_of, stream_of
 from ..errors import InvalidInput
-from ..ids import now, to_iso
+from ..ids import moment_of, now, to_iso
 from ..journal import Finding, quietly
 from ..limits import HEALTH_ENDS
 
@@ -85,10 +85,10 @@ class Ledger:
     @property
     def services(self) -> Services:
         """Return what an exchange may call; built when it is first used, and shared by all conversations."""
-        if self._services is None:
-            with self._building:
-                self._services = self._services or self._build_services()
-        return self._services
+        with self._building:
+            if self._services is None:
+                self._services = self._build_services()
+            return self._services
 
     def close(self) -> None:
         """Close the database and the connections to the provider."""
@@ -163,6 +163,8 @@ class Ledger:
         Raises:
             InvalidInput: there is no such cause.
         """
+        from ..conversation import FailureFilter
+
         self.close_overdue_runs()
         wanted = FailureFilter.of(since, until, cause, code, backend, unanswered)
         return self.journal.views.failures(wanted, limit)

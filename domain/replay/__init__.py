@@ -7,7 +7,7 @@ from ..faces import lazy_face
 if TYPE_CHECKING:
     from .fork import forked, parent_of
     from .jobs import JobState
-    from .plan import Item, Plan, Progress
+    from .plan import ApplyKeywords, Item, Plan, Progress
     from .rebuild import RebuildItem, RebuildPlan
     from .reconcile import ReconcileItem
     from .recorded import RecordedExchange, RecordedRun, recorded_exchange
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .rerun_request import RerunItem
 
 __all__ = [
+    "ApplyKeywords",
     "Item",
     "JobState",
     "Plan",
@@ -39,7 +40,7 @@ if not TYPE_CHECKING:
         {
             "fork": "forked parent_of",
             "jobs": "JobState",
-            "plan": "Item Plan Progress",
+            "plan": "ApplyKeywords Item Plan Progress",
             "rebuild": "RebuildItem RebuildPlan",
             "reconcile": "ReconcileItem",
             "recorded": "RecordedExchange RecordedRun recorded_exchange",

@@ -21,7 +21,7 @@ def forked(
     journal: Journal, services: Services, key: str, new_key: str, at: int | datetime | None
 ) -> Effects[ConversationState]:
     """Fork a conversation, then mirror the fork to its threads, as after any append; see `Ledger.fork`."""
-    state: ConversationState = yield from work(lambda: fork(journal, key, new_key, at).state)
+    state = yield from work(lambda: fork(journal, key, new_key, at).state)
     yield from services.mirrored(journal, new_key)
     return state
 

@@ -16,12 +16,14 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from ..conversation import JOB, RUN_ENDING_CHARS_MIN
 from ..conversation import events as e
 from ..errors import Conflict, JobNotFound
 from ..ids import new_id, now, to_iso
 from ..journal import JobClaims, Journal, StreamHead
-from ..limits import JOB_PINS_PER_EVENT
+from ..limits import JOB_PINS_PER_EVENT, RUN_ENDING_CHARS_MIN
+
+JOB = "job:"
+"""Start of the name of a job's stream."""
 
 JOB_STATE_SCHEMA = 1
 """Schema number of a job's state as it is stored with its stream."""

@@ -142,7 +142,7 @@ class Plan(ABC, Generic[T]):
             InvalidInput: a limit was given.
         """
         if max_runs is not None or max_cost is not None:
-            raise InvalidInput(f"max_runs and max_cost apply only to a rerun; this plan is a {self.kind}")
+            raise InvalidInput(f"max_runs and max_cost limit only reruns: omit them for a {self.kind}")
 
     def apply(self, progress: Progress | None = None, **how: Unpack[ApplyKeywords]) -> list[T]:
         """Run the plan as a job and return the outcomes of its items; a failed item does not stop the others.
@@ -321,7 +321,7 @@ class Ended(Generic[T]):
     item: T
 
 
-class Pace:
+class CallRate:
     """Limit the calls per second of all workers of a process; without a rate, no call waits."""
 
     def __init__(self, rate: float | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -350,7 +350,7 @@ class JobRun(Generic[T]):
         self._jobs = jobs
         self._step = plan.step
         self._stop = how.stop
-        self._pace = Pace(how.rps)
+        self._rate = CallRate(how.rps)
         self._rated = how.rps is not None
         self._block = max(1, min(plan.block, job.left // (how.concurrency * 2) or 1))
         self._lock = threading.Lock()
@@ -397,7 +397,7 @@ class JobRun(Generic[T]):
 
     def _after(self, renew: _Renewing, effect: Effect) -> Effects[None]:
         if self._rated and isinstance(effect, Call):
-            seconds = self._pace.wait()
+            seconds = self._rate.wait()
             if seconds:
                 yield Pause(seconds)
         yield from renew()

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from ..conversation import Conversation
+from ..conversation import Conversation, ThreadLink
 from ..conversation import events as e
 from ..effects import Effects, Wait, work
 from ..errors import ConversationChanged, ProviderRefused, StoreError, ThreadledgerError
-from ..exchange import Outbox
 from ..failures import Cause, diagnose
 from ..ids import from_iso, to_iso
 from ..journal import Journal, MemoryFile
@@ -29,6 +28,7 @@ from ..threads import (
     Rendering,
     ThreadItem,
     ThreadMirror,
+    ThreadOutbox,
     ThreadState,
     Verifier,
     bring_up,
@@ -37,7 +37,7 @@ from ..threads import (
     retried,
 )
 from .jobs import Jobs, JobState
-from .plan import Plan
+from .plan import ApplyKeywords, ApplyOptions, Plan, Progress
 
 READ_BACK_ATTEMPTS_MAX = 3
 """Maximum reads of a thread that differs from what was written, where one of our writes may have landed late."""
@@ -75,7 +75,7 @@ class _RebuildLook:
 
     item: RebuildItem
     rendering: Rendering
-    link: Mapping[str, Any] | None = None
+    link: ThreadLink | None = None
     unfinished: str | None = None
     """Thread that an earlier attempt at the same memory had started to write."""
     rebuilt: bool = False
@@ -86,7 +86,7 @@ class Threads:
     """Rewrite the threads of a ledger."""
 
     def __init__(
-        self, journal: Journal, mirrors: Mapping[str, ThreadMirror], outbox: Outbox | None, verifier: Verifier
+        self, journal: Journal, mirrors: Mapping[str, ThreadMirror], outbox: ThreadOutbox | None, verifier: Verifier
     ) -> None:
         self._journal = journal
         self._mirrors = mirrors
@@ -110,7 +110,7 @@ class Threads:
         """
         planned = RebuildItem(key, to, version)
         try:
-            look: _RebuildLook = yield from work(partial(self._look, planned, at))
+            look = yield from work(partial(self._look, planned, at))
             return (yield from self._rebuild(look, at, fresh))
         except ProviderRefused as refused:
             return replace(planned, state="failed", reason=f"{diagnose(refused.failure).value}: {refused}")
@@ -138,13 +138,13 @@ class Threads:
             key,
             to,
             version=version,
-            old_thread_id=link["thread_id"] if link else None,
+            old_thread_id=link.thread_id if link else None,
             messages=count,
             losses=rendering.losses,
             digest=digest(rendering.items),
             state="planned" if count else "skipped",
             reason="" if count else "nothing to write",
-            requests=self._requests(to, count, linked=link is not None and not link["lost"]),
+            requests=self._requests(to, count, linked=link is not None and not link.lost),
         )
         return _RebuildLook(item, rendering, link)
 
@@ -200,9 +200,9 @@ class Threads:
 
     def _is_sound(self, look: _RebuildLook, mirror: ThreadMirror) -> Effects[bool]:
         link = look.link
-        if link is None or link["lost"] or link["endpoint"] != mirror.endpoint:
+        if link is None or link.lost or link.endpoint != mirror.endpoint:
             return False
-        key, thread_id = look.item.key, link["thread_id"]
+        key, thread_id = look.item.key, link.thread_id
         native, _ = yield from work(partial(self._verifier.render, key, look.item.backend, None, thread_id))
         try:
             thread = yield from retried(lambda: mirror.read(thread_id))
@@ -217,7 +217,7 @@ class Threads:
             self._outbox.note_unfinished(item.key, item.backend, thread_id, item.digest)
 
     def _record(
-        self, item: RebuildItem, mirror: ThreadMirror, link: Mapping[str, Any] | None, doubts: Sequence[Doubt]
+        self, item: RebuildItem, mirror: ThreadMirror, link: ThreadLink | None, doubts: Sequence[Doubt]
     ) -> None:
         """Link the new thread. If another process has linked a different thread in the meantime, that one is kept.
 
@@ -236,7 +236,7 @@ class Threads:
 
         def decide(conversation: Conversation) -> None:
             now_linked = conversation.state.links.get(item.backend)
-            if (now_linked or {}).get("thread_id") != (link or {}).get("thread_id"):
+            if (now_linked and now_linked.thread_id) != (link and link.thread_id):
                 raise ConversationChanged("another thread was linked in the meantime: plan again")
             conversation.rebuild_thread(rebuilt)
 
@@ -279,17 +279,9 @@ class RebuildPlan(Plan[RebuildItem]):
         self.fresh = fresh
         self._threads = threads
         self._pinned = pinned
-        self._items: list[RebuildItem] | None = None
 
     def __len__(self) -> int:
         return len(self._pinned)
-
-    @property
-    def items(self) -> list[RebuildItem]:
-        """Return what is planned for each conversation; after the plan was applied, the outcomes."""
-        if self._items is None:
-            self._items = list(self.planned())
-        return self._items
 
     def planned(self) -> Iterator[RebuildItem]:
         """Yield what is planned, one conversation at a time."""
@@ -304,10 +296,6 @@ class RebuildPlan(Plan[RebuildItem]):
 
     def step(self, pin: Mapping[str, Any]) -> Effects[RebuildItem]:
         return self._threads.rebuilding(pin["key"], self.to, pin["version"], self.at, self.fresh)
-
-    def _listed(self, found: Mapping[int, RebuildItem]) -> list[RebuildItem]:
-        self._items = super()._listed(found)
-        return self._items
 
 
 def at_in(options: Mapping[str, Any]) -> int | datetime | None:
@@ -354,8 +342,10 @@ class FileRebuildPlan:
         """Yield what is planned, one conversation at a time."""
         return (self._planned(key) for key, _ in self._pinned)
 
-    def apply(self, progress: Callable[[RebuildItem], None] = lambda item: None, **how: Any) -> list[RebuildItem]:
+    def apply(self, progress: Progress | None = None, **how: Unpack[ApplyKeywords]) -> list[RebuildItem]:
         """Write the file; it replaces an existing one only after everything was read back and is equal.
+
+        A file is written by one worker and without requests: of the options, only `stop` matters.
 
         Raises:
             FileMissing: it cannot be written.
@@ -363,15 +353,19 @@ class FileRebuildPlan:
         """
         items = []
         for item in self.each(**how):
-            progress(item)
+            if progress is not None:
+                progress(item)
             items.append(item)
         return items
 
-    def each(self, *, stop: Callable[[], bool] = lambda: False, **how: Any) -> Iterator[RebuildItem]:
+    def each(self, **how: Unpack[ApplyKeywords]) -> Iterator[RebuildItem]:
         """Write the file like `apply`, but yield each conversation after reading it back.
 
         If `stop` returns true, no file is left.
         """
+        return self._written(ApplyOptions(**how).stop)
+
+    def _written(self, stop: Callable[[], bool]) -> Iterator[RebuildItem]:
         written: dict[str, str] = {}
         left_out: list[RebuildItem] = []
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -22,9 +21,8 @@ from ..effects import Effects, Wait, perform, work
 from ..errors import Conflict, ConversationBusy, ConversationChanged, ProviderRefused, ThreadledgerError
 from ..exchange import Services
 from ..failures import Cause, diagnose
-from ..ids import from_iso, now
+from ..ids import now
 from ..journal import Journal
-from ..limits import BETWEEN_RUNS_SECONDS
 from ..threads import (
     ADOPTED,
     Comparison,
@@ -97,33 +95,27 @@ class ReconcilePlan(Plan[ReconcileItem]):
         self.adopt = adopt
         self._reconciler = reconciler
         self._places = places
-        self._items: list[ReconcileItem] | None = None
 
     def __len__(self) -> int:
         return len(self._places)
 
-    @property
-    def items(self) -> list[ReconcileItem]:
-        """Return what is planned for each thread; after the plan was applied, the outcomes."""
-        if self._items is None:
-            self._items = list(self.planned())
-        return self._items
-
     def planned(self) -> Iterator[ReconcileItem]:
         """Yield what is planned, one thread at a time; after the last one, the plan keeps them as its `items`."""
         found = []
-        for planning in self.plannings():
+        for planning in self._plannings():
             found.append(perform(planning, self._wait))
             yield found[-1]
-        self.keep(found)
+        self._items = found
 
-    def plannings(self) -> Iterator[Effects[ReconcileItem]]:
-        """Yield the same as effects, one generator for each thread."""
+    def read(self) -> Effects[None]:
+        """Read the threads and keep what is planned as the plan's `items`."""
+        found = []
+        for planning in self._plannings():
+            found.append((yield from planning))
+        self._items = found
+
+    def _plannings(self) -> Iterator[Effects[ReconcileItem]]:
         return (self._reconciler.planning(key, to, self.adopt) for key, to in self._places)
-
-    def keep(self, items: list[ReconcileItem]) -> None:
-        """Set the planned items."""
-        self._items = items
 
     def options(self) -> dict[str, Any]:
         return {"adopt": self.adopt}
@@ -191,7 +183,7 @@ class Reconciler:
             thread_id = found.verification.thread_id
             if found.thread is None:
                 return without_thread(item, found.verification)
-            look: _ReconcileLook = yield from work(partial(self._look, key, to, thread_id, found.thread))
+            look = yield from work(partial(self._look, key, to, thread_id, found.thread))
             return look.decided(replace(item, thread_id=thread_id), adopt=adopt)
         except (ProviderRefused, Conflict) as error:
             return stopped(item, error)
@@ -233,10 +225,10 @@ class Reconciler:
             raise ConversationChanged(CHANGED)
         _refuse_while_running(state)
         link = state.links.get(item.backend)
-        if link is None or link["lost"] or link["endpoint"] != self._verifier.reach(item.backend).endpoint:
+        if link is None or link.lost or link.endpoint != self._verifier.reach(item.backend).endpoint:
             return None
-        mending.item = replace(item, thread_id=link["thread_id"])
-        return str(link["thread_id"])
+        mending.item = replace(item, thread_id=link.thread_id)
+        return link.thread_id
 
     def _in_place(self, mending: _Mending) -> Effects[bool]:
         """Repair the linked thread as far as possible, and return whether it exists."""
@@ -263,7 +255,7 @@ class Reconciler:
         """
         item = mending.item
         for _ in range(LOOKS_MAX):
-            look: _ReconcileLook = yield from work(partial(self._look, item.key, item.backend, item.thread_id, thread))
+            look = yield from work(partial(self._look, item.key, item.backend, item.thread_id, thread))
             mending.looked(look)
             if not (mending.adopt and look.drift.foreign) or mending.item.state != "planned":
                 return "rebuild" not in mending.item.action and not mending.item.in_the_way
@@ -284,7 +276,7 @@ class Reconciler:
         drift = drift_of(journal, thread)
         if drift.strangers:
             history = self._journal.history(key)
-            ours, lost, memory = ours_of(history, state.links[to]["version"], adopted_from(to, str(thread_id)))
+            ours, lost, memory = ours_of(history, state.links[to].version, adopted_from(to, str(thread_id)))
             withdrawn = self._verifier.reach(to).render(replace(memory, messages=tuple(lost)), thread_id)
             drift = drift_of(journal, thread, replace(ours, withdrawn=withdrawn.items))
         return _ReconcileLook(journal, thread, drift, state.version)
@@ -372,10 +364,9 @@ def _refuse_while_running(state: ConversationState) -> None:
     What they leave in the thread is not journaled yet.
     """
     for run_id, run in state.open_runs.items():
-        raise ConversationBusy(f"run {run_id} on {run['backend']} is open: try again when it has ended")
+        raise ConversationBusy(f"run {run_id} on {run.backend} is open: try again when it has ended")
     for exchange_id, exchange in state.open_exchanges.items():
-        active_at = exchange.get("active_at")
-        if active_at and now() < from_iso(active_at) + timedelta(seconds=BETWEEN_RUNS_SECONDS):
+        if exchange.is_active(now()):
             raise ConversationBusy(f"exchange {exchange_id} is being answered: try again when it has ended")
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
 
-from ..conversation import PROFILE, Profile, RunRecord, restore_message
+from ..conversation import PROFILE, Profile, RunRecord
 from ..conversation import events as e
-from ..conversation.messages import Message, Role, ToolCall
+from ..conversation.messages import Message, Role, ToolCall, restore_message
 from ..errors import InvalidInput
 from ..exchange import may_be_retried
 from ..failures import BACKEND_UNWELL, Cause, Failure, diagnose, pause_before_retry, tells

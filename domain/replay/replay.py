@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ..conversation import FailureFilter, Profile
-from ..effects import perform
+from ..effects import Effects, perform, work
 from ..errors import InvalidInput
 from ..exchange import Services
 from ..failures import Cause
 from ..journal import Journal
 from ..threads import Verification, Verifier
 from .jobs import Jobs, JobState
-from .plan import Plan, Progress
+from .plan import ApplyKeywords, Plan, Progress
 from .rebuild import FileRebuildPlan, RebuildItem, RebuildPlan, Threads, at_in
 from .reconcile import ReconcilePlan, Reconciler
 from .rerun import RerunPlan
@@ -187,7 +187,7 @@ class Replay:
         found = {item["item"]: item for item in self._jobs.results(self._jobs.get(job_id).job_id)}
         return [found[number] for number in sorted(found)]
 
-    def resume(self, job_id: str, progress: Progress | None = None, **how: Any) -> Plan[Any]:
+    def resume(self, job_id: str, progress: Progress | None = None, **how: Unpack[ApplyKeywords]) -> Plan[Any]:
         """Resume a job where it stopped, retry its failed items, and return its plan.
 
         Accepts the same arguments as the `apply` of that plan.
@@ -241,7 +241,14 @@ class Replay:
             ConversationNotFound: no such conversation.
             ProviderRefused: the provider cannot be reached.
         """
-        return [perform(self.verifier.verifying(key, kind), self._services.wait) for key, kind in self.places(keys, to)]
+        return perform(self.verifying(keys, to), self._services.wait)
+
+    def verifying(self, keys: Sequence[str] | None = None, to: str | None = None) -> Effects[list[Verification]]:
+        """Verify threads as effects; see `verify`."""
+        found = []
+        for key, kind in (yield from work(lambda: list(self.places(keys, to)))):
+            found.append((yield from self.verifier.verifying(key, kind)))
+        return found
 
     def places(self, keys: Sequence[str] | None, to: str | None) -> Iterator[tuple[str, str]]:
         """Return (key, kind of thread) of the threads to verify."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from ..conversation import (
-    AT_THE_END,
     ExchangeRecord,
     Exchanges,
     FailureFilter,
@@ -22,7 +21,7 @@ from ..conversation import (
     recorded_failure,
 )
 from ..conversation.messages import Usage
-from ..effects import AsyncDriver, Effects, Pause, work
+from ..effects import Effects, Pause, work
 from ..errors import AllBackendsFailed, Conflict, ConversationBusy, InvalidInput, ThreadledgerError
 from ..exchange import (
     Exchange,
@@ -41,7 +40,7 @@ from ..limits import QUEUE_LOOK_MAX_SECONDS
 from ..memory import Memory
 from .fork import exchange_in_fork, fork, fork_key, is_fork
 from .jobs import Jobs
-from .plan import Plan, Progress
+from .plan import Plan
 from .rebuild import CHANGED
 from .rerun_obstacles import ExchangeLook, Obstacle, is_left, look, looking_first, moved_on, obstacles, placed
 from .rerun_request import INCLUDE, Budget, Limits, RerunItem, Wanted
@@ -69,16 +68,6 @@ class RerunPlan(Plan[RerunItem]):
         self._journal = journal
         self._price = services.price
         self._rerunning = Rerunning(journal, services, wanted)
-        self._items: list[RerunItem] | None = None
-        self._places: dict[str, int] = {}
-
-    @property
-    def items(self) -> list[RerunItem]:
-        """Return what is planned for each exchange; after the plan was applied, the outcomes."""
-        if self._items is None:
-            self._items = list(self.planned())
-            self._places = {item.exchange_id: place for place, item in enumerate(self._items)}
-        return self._items
 
     def planned(self) -> Iterator[RerunItem]:
         """Yield what is planned, one exchange at a time."""
@@ -96,10 +85,14 @@ class RerunPlan(Plan[RerunItem]):
         return (item.pin() for item in self.items if item.state == "planned")
 
     def step(self, pin: Mapping[str, Any]) -> Effects[RerunItem]:
-        item: RerunItem = yield from self._rerunning.rerunning(RerunItem.of(pin), self.budget)
+        item = yield from self._rerunning.rerunning(RerunItem.of(pin), self.budget)
         if self._items is not None and item.exchange_id in self._places:
             self._items[self._places[item.exchange_id]] = item
         return item
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {item.exchange_id: place for place, item in enumerate(self.items)}
 
     @property
     def policy(self) -> Policy:
@@ -134,46 +127,6 @@ class RerunPlan(Plan[RerunItem]):
                     "with pip install 'threadledger[prices]', or use a model whose price is known"
                 )
         self.budget = Budget(limits)
-
-    def apply(
-        self,
-        progress: Progress | None = None,
-        *,
-        max_runs: int | None = None,
-        max_cost: float | None = None,
-        **how: Any,
-    ) -> list[RerunItem]:
-        """Rerun what is planned until a limit is reached; the rest stays planned, and `resume` continues with it.
-
-        Args:
-            progress: called with each item as it ends.
-            max_runs: maximum number of runs.
-            max_cost: maximum US dollars by the usage that the provider reports; no run is started that may reach it.
-            how: `concurrency`, `rps` and `stop`, as in every plan.
-
-        Raises:
-            InvalidInput: a limit or another argument is out of range, or the price of a model is unknown.
-        """
-        self.limit(max_runs, max_cost)
-        return super().apply(progress, **how)
-
-    def each(self, *, max_runs: int | None = None, max_cost: float | None = None, **how: Any) -> Iterator[RerunItem]:
-        """Run the plan like `apply`, but yield each item as it ends."""
-        self.limit(max_runs, max_cost)
-        return super().each(**how)
-
-    async def apply_async(
-        self,
-        driver: AsyncDriver,
-        progress: Progress | None = None,
-        *,
-        max_runs: int | None = None,
-        max_cost: float | None = None,
-        **how: Any,
-    ) -> list[RerunItem]:
-        """Run the plan like `apply`, awaited."""
-        self.limit(max_runs, max_cost)
-        return await super().apply_async(driver, progress, **how)
 
     def _chosen(self) -> dict[str, tuple[str, list[str]]]:
         """Return a mapping of exchange to conversation and runs, in the order of failure.
@@ -382,7 +335,7 @@ class Rerunning:
 
     def _place(self, item: RerunItem, memory: Memory) -> Place:
         exchange = self._journal.exchanges(item.key).by_id[item.exchange_id]
-        return placed(self._journal.memory(item.key), memory, exchange)[0] or AT_THE_END
+        return placed(self._journal.memory(item.key), memory, exchange)[0] or Place()
 
     def _paid(self, exchange: Exchange, item: RerunItem, otherwise: float) -> tuple[float, RerunItem]:
         """Return the cost of the runs that were made, and the item with it."""

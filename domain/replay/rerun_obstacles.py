@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..conversation import (
-    AT_THE_END,
     SUPERSEDED_TOO,
     TOO_LATE,
     ConversationState,
@@ -15,9 +14,9 @@ from ..conversation import (
     Exchanges,
     Place,
     RunRecord,
-    restore_message,
 )
 from ..conversation import events as e
+from ..conversation.messages import restore_message
 from ..exchange import FAILED, Policy, Services, not_bound
 from ..ids import from_iso, now
 from ..journal import Journal
@@ -55,7 +54,7 @@ class ExchangeLook:
     """Functions that the last failed run called, and that may or may not have done their work."""
     gone_on: Collection[str] = field(default_factory=frozenset)
     """Ids of messages in memory that came after the run's and belong to other exchanges."""
-    place: Place = AT_THE_END
+    place: Place = field(default_factory=Place)
     question_is_there: bool = True
 
     @property
@@ -79,7 +78,7 @@ def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = 
         memory,
         tools_in_doubt=list(_in_doubt(journal, exchange)),
         gone_on=gone_on,
-        place=where or AT_THE_END,
+        place=where or Place(),
         question_is_there=where is not None,
     )
 
@@ -163,8 +162,7 @@ def _thread_of_last(seen: ExchangeLook, services: Services) -> str | None:
     link = seen.state.links.get(mirror.name)
     if link is None:
         return mirror.name  # the run was interrupted before it had a thread
-    usable = not link["lost"] and link["endpoint"] == mirror.endpoint and link["version"] > seen.state.cut_version
-    return mirror.name if usable else None
+    return mirror.name if link.is_usable(mirror.endpoint, seen.state.cut_version) else None
 
 
 def _of_exchange(seen: ExchangeLook, wanted: Wanted, services: Services, policy: Policy) -> Iterator[Obstacle]:
@@ -174,7 +172,7 @@ def _of_exchange(seen: ExchangeLook, wanted: Wanted, services: Services, policy:
     runs = [exchange.last(), *([exchange.last(shadow=True)] if shadow else [])]
     left = [run for run in runs if run is not None and is_left(run)]
     running = any(run is not None and run.state == "open" and run not in left for run in runs)
-    if running or (wanted.into == "tail" and any(not _is_overdue(run) for run in seen.state.open_runs.values())):
+    if running or (wanted.into == "tail" and any(not run.is_overdue(now()) for run in seen.state.open_runs.values())):
         yield Obstacle("open", "a run is open: wait for its end")
     if left and not (wanted.into == "tail" and looking_first(seen, services, policy).candidates):
         yield Obstacle("interrupted", "its last run was interrupted: it may have been answered and paid for already")
@@ -190,11 +188,6 @@ def _of_exchange(seen: ExchangeLook, wanted: Wanted, services: Services, policy:
         yield Obstacle("gone", "the question is no longer in memory")
     elif seen.gone_on:
         yield Obstacle("overtaken", "overtaken by newer messages")
-
-
-def _is_overdue(run: Mapping[str, object]) -> bool:
-    deadline = run["deadline"]
-    return isinstance(deadline, str) and from_iso(deadline) < now()
 
 
 def _in_doubt(journal: Journal, exchange: ExchangeRecord) -> Iterator[str]:

@@ -5,26 +5,16 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .delivery import (
-        CATCH_UP_ATTEMPTS_MAX,
-        LEFT_IN_THREAD,
-        Delivered,
-        bring_up,
-        is_uncertain,
-        lacking,
-        retried,
-        sent_again,
-        taken_out,
-    )
+    from .delivery import LEFT_IN_THREAD, Delivered, bring_up, is_uncertain, retried
     from .drift import ADOPTED, Drift, adoptable, drift_of, ours_of
-    from .late_copies import Doubt, open_doubts, surplus
-    from .mirror import MirrorHead, MirrorHeads, ThreadMirror
+    from .late_copies import Doubt
+    from .mirror import MirrorHead, ThreadMirror
+    from .outbox import PreparedThread, ThreadOutbox
     from .thread import Comparison, Difference, Rendering, ThreadItem, ThreadState, compare, differences, digest
     from .verification import SideBySide, Verification, Verifier
 
 __all__ = [
     "ADOPTED",
-    "CATCH_UP_ATTEMPTS_MAX",
     "LEFT_IN_THREAD",
     "Comparison",
     "Delivered",
@@ -32,11 +22,12 @@ __all__ = [
     "Doubt",
     "Drift",
     "MirrorHead",
-    "MirrorHeads",
+    "PreparedThread",
     "Rendering",
     "SideBySide",
     "ThreadItem",
     "ThreadMirror",
+    "ThreadOutbox",
     "ThreadState",
     "Verification",
     "Verifier",
@@ -47,26 +38,19 @@ __all__ = [
     "digest",
     "drift_of",
     "is_uncertain",
-    "lacking",
-    "open_doubts",
     "ours_of",
     "retried",
-    "sent_again",
-    "surplus",
-    "taken_out",
 ]
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "delivery": (
-                "CATCH_UP_ATTEMPTS_MAX LEFT_IN_THREAD Delivered bring_up is_uncertain lacking retried "
-                "sent_again taken_out"
-            ),
+            "delivery": "LEFT_IN_THREAD Delivered bring_up is_uncertain retried",
             "drift": "ADOPTED Drift adoptable drift_of ours_of",
-            "late_copies": "Doubt open_doubts surplus",
-            "mirror": "MirrorHead MirrorHeads ThreadMirror",
+            "late_copies": "Doubt",
+            "mirror": "MirrorHead ThreadMirror",
+            "outbox": "PreparedThread ThreadOutbox",
             "thread": "Comparison Difference Rendering ThreadItem ThreadState compare differences digest",
             "verification": "SideBySide Verification Verifier",
         },

@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple, Self
 
 from ..alignment import common_prefix, differing
-from ..limits import DOUBTS_SEARCHED_MAX, LANDINGS_TRIED_MAX
+from ..ids import now, to_iso
+from ..limits import DOUBT_SECONDS, DOUBTS_KEPT_MAX, DOUBTS_SEARCHED_MAX, LANDINGS_TRIED_MAX
 from .thread import ThreadItem, digest
 
 
@@ -93,6 +95,12 @@ def open_doubts(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], dou
     """
     answered = {landing.doubt for landing in _landings(journal, thread, doubts)}
     return [doubt for number, doubt in enumerate(doubts) if number not in answered]
+
+
+def recent_doubts(doubts: Sequence[Doubt]) -> tuple[Doubt, ...]:
+    """Return the newest doubts that are recent enough for their writes to arrive, at most `DOUBTS_KEPT_MAX`."""
+    oldest = to_iso(now() - timedelta(seconds=DOUBT_SECONDS))
+    return tuple(doubt for doubt in doubts if doubt.at > oldest)[-DOUBTS_KEPT_MAX:]
 
 
 Key = tuple[str, str]

@@ -66,21 +66,19 @@ class Verifier:
     def reading(self, key: str, to: str) -> Effects[SideBySide]:
         """Read one thread back together with the journal; raises the errors of `verifying`."""
         link = (yield from work(lambda: self._journal.require(key))).state.links.get(to)
-        rendering, _ = yield from work(lambda: self.render(key, to, None, link["thread_id"] if link else None))
+        rendering, _ = yield from work(lambda: self.render(key, to, None, link.thread_id if link else None))
         items, journal = rendering.items, len(rendering.items)
         if link is None:
             none = Comparison(ThreadState.UNLINKED, journal, missing=journal)
             return SideBySide(Verification(key, to, None, none), items)
-        thread_id = link["thread_id"]
-        gone = Verification(
-            key, to, thread_id, Comparison(ThreadState.GONE, journal, missing=journal), link["lost"] or ""
-        )
-        if link["lost"]:
+        thread_id = link.thread_id
+        gone = Verification(key, to, thread_id, Comparison(ThreadState.GONE, journal, missing=journal), link.lost or "")
+        if link.lost:
             return SideBySide(gone, items)
         mirror = self._mirrors[to]
-        if link["endpoint"] != mirror.endpoint:
+        if link.endpoint != mirror.endpoint:
             elsewhere = Comparison(ThreadState.UNLINKED, journal, missing=journal)
-            reason = f"the thread belongs to {link['endpoint']}, but the settings name {mirror.endpoint}"
+            reason = f"the thread belongs to {link.endpoint}, but the settings name {mirror.endpoint}"
             return SideBySide(Verification(key, to, thread_id, elsewhere, reason), items)
         try:
             thread = yield from mirror.read(thread_id)

@@ -144,7 +144,7 @@ def test_what_our_own_mirror_wrote_comes_back_as_it_was(open_ledger, open_store_
     ledger = open_ledger(backends=("assistants",), threads="assistants")
     ledger.conversation("customer-42").append("user", "before")
     ledger.conversation("customer-42").ask("hello")
-    thread_id = ledger.state("customer-42").links["assistants"]["thread_id"]
+    thread_id = ledger.state("customer-42").links["assistants"].thread_id
     other = open_store_on(f"sqlite:///{tmp_path / 'other.db'}")
     assert states(read_live(other, thread_id)) == [(1, "customer-42", "imported", 3)]
     assert said(other, "customer-42") == said(ledger, "customer-42")

@@ -240,7 +240,7 @@ def test_a_thread_that_this_ledger_keeps_as_a_copy_is_left_to_reconcile(open_led
     ledger = open_ledger(backends=("assistants",), threads="assistants")
     ledger.conversation("k").ask("hello")
     link = ledger.state("k").links["assistants"]
-    dump = {"id": link["thread_id"], "metadata": {KEY: "k"}, "messages": [message(1, thread=link["thread_id"])]}
+    dump = {"id": link.thread_id, "metadata": {KEY: "k"}, "messages": [message(1, thread=link.thread_id)]}
     before = end(ledger)
     (outcome,) = imported(ledger, written(tmp_path / "d.json", dump))
     assert (outcome["state"], "replay reconcile" in outcome["reason"], end(ledger)) == ("unchanged", True, before)

@@ -529,6 +529,22 @@ def test_a_row_that_cannot_be_read_is_named_and_the_other_conversations_still_wo
     assert texts(open_store(), "good") == ["hello"]
 
 
+def test_the_search_for_overdue_runs_does_not_read_every_conversation(open_store, any_database, monkeypatch):
+    ledger = open_store()
+    insert = any_database.sql("INSERT INTO streams (name, version, state_schema, state) VALUES (?, 1, 1, '{}')")
+    names = [(f"conversation:{number}",) for number in range(2_000)]
+    any_database.write(lambda connection: connection.exec_driver_sql(insert, names))
+    on_sqlite = any_database.kind.name == "sqlite"
+    if not on_sqlite:
+        any_database.execute("ANALYZE streams")
+    asked = []
+    monkeypatch.setattr(ledger.journal.recorder._database, "query", lambda *query: asked.append(query) or [])
+    ledger.close_overdue_runs()
+    ((statement, values),) = asked
+    plan = any_database.query(f"EXPLAIN {'QUERY PLAN' if on_sqlite else ''} {statement}", values)
+    assert "streams_by_due_at" in str(plan)
+
+
 def test_a_database_of_a_newer_version_is_refused_with_what_to_do(open_store, any_database):
     open_store().conversation("k").append("user", "hello")
     any_database.execute("UPDATE threadledger SET schema_version = ?", (SCHEMA_VERSION + 1,))

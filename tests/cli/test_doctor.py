@@ -311,7 +311,7 @@ class TestThreads:
 
     def test_a_thread_that_the_provider_lost_is_a_finding(self, command: Command, ledger: Any, provider: Any) -> None:
         command("append", "k", "user", "Where is my parcel?")
-        thread_id = ledger.state("k").links["assistants"]["thread_id"]
+        thread_id = ledger.state("k").links["assistants"].thread_id
         ledger.journal.commit("k", lambda it: it.lose_thread("assistants", thread_id, "provider_gone"))
         assert (
             findings(command("doctor", "-o", "json"))["lagging"]["message"] == "1 thread of the provider is gone ('k')"
@@ -321,7 +321,7 @@ class TestThreads:
         self, command: Command, ledger: Any, provider: Any
     ) -> None:
         command("append", "k", "user", "Where is my parcel?")
-        thread_id = ledger.state("k").links["assistants"]["thread_id"]
+        thread_id = ledger.state("k").links["assistants"].thread_id
         claim = {"held_until": "2999-01-01T00:00:00.000000Z", "settled": 0, "version": 0, "holder": "somebody"}
         changes = ", ".join(f"{name} = '{value}'" for name, value in claim.items())
         with sqlite3.connect("threadledger.db") as notebook:

@@ -10,6 +10,7 @@ from threadledger.domain import limits
 from threadledger.domain.conversation import Completion, Conversation, RunPlan, text_message
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import Source, Usage
+from threadledger.domain.conversation.state import ThreadLink
 from threadledger.domain.errors import (
     ConversationBusy,
     ConversationChanged,
@@ -549,11 +550,11 @@ class TestThreads:
 
     def test_another_thread_takes_the_place_of_the_linked_one(self, given):
         outcome = given(started, self.linked).when(self.link("conv_2")).then(fact(self.linked, thread_id="conv_2"))
-        assert outcome.conversation.state.links["conversations"]["thread_id"] == "conv_2"
+        assert outcome.conversation.state.links["conversations"].thread_id == "conv_2"
 
     def test_a_lost_thread_that_is_found_again_is_linked_again(self, given):
         outcome = given(started, self.linked, self.lost).when(self.link()).then(self.linked)
-        assert outcome.conversation.state.links["conversations"]["lost"] is None
+        assert outcome.conversation.state.links["conversations"].lost is None
 
     def test_a_thread_of_another_endpoint_is_another_thread(self, given):
         given(started, self.linked).when(self.link(endpoint="http://127.0.0.1:9/v1")).then(
@@ -575,7 +576,7 @@ class TestThreads:
                 endpoint="https://api.openai.com/v1",
             )
         )
-        assert outcome.conversation.state.links["conversations"]["lost"] == "gone"
+        assert outcome.conversation.state.links["conversations"].lost == "gone"
 
     @pytest.mark.parametrize(("past", "thread_id"), [((), "conv_1"), ((linked,), "conv_2"), ((linked, lost), "conv_1")])
     def test_a_thread_that_is_not_linked_or_lost_already_is_not_lost(self, given, past, thread_id):
@@ -583,7 +584,7 @@ class TestThreads:
 
     def test_a_lost_thread_without_a_reason_is_lost_all_the_same(self, given):
         outcome = given(started, self.linked).when(lambda it: it.lose_thread("conversations", "conv_1", ""))
-        assert outcome.conversation.state.links["conversations"]["lost"]
+        assert outcome.conversation.state.links["conversations"].lost
 
     def test_a_rebuilt_thread_takes_the_place_of_the_lost_one(self, given):
         rebuilt = {
@@ -597,12 +598,9 @@ class TestThreads:
         }
         outcome = given(started, self.linked, self.lost).when(lambda it: it.rebuild_thread(rebuilt))
         outcome.then(fact(e.ThreadRebuilt, old_thread_id="conv_1", **rebuilt))
-        assert outcome.conversation.state.links["conversations"] == {
-            "thread_id": "conv_2",
-            "endpoint": "https://api.openai.com/v1",
-            "version": 4,
-            "lost": None,
-        }
+        assert outcome.conversation.state.links["conversations"] == ThreadLink(
+            thread_id="conv_2", endpoint="https://api.openai.com/v1", version=4, lost=None
+        )
 
     def test_a_thread_rebuilt_where_there_was_none_has_no_predecessor(self, given):
         given(started).when(lambda it: it.rebuild_thread({"backend": "assistants", "thread_id": "t"})).then(
@@ -630,9 +628,9 @@ class TestState:
 
     def test_a_rerun_opens_its_exchange_again_as_it_was(self, state_of):
         state = state_of(started, asked, assistants_runs, assistants_failed, abandoned, fact(chat_runs, rerun_of="r1"))
-        assert state.open_exchanges["x1"]["question"] == "m1"
-        assert state.open_exchanges["x1"]["runs"] == ["r2"]
-        assert state.open_exchanges["x1"]["failed_run"] is None
+        assert state.open_exchanges["x1"].question == "m1"
+        assert state.open_exchanges["x1"].runs == ["r2"]
+        assert state.open_exchanges["x1"].failed_run is None
 
     def test_a_rerun_that_fails_too_counts_once_as_unanswered(self, state_of):
         again = fact(chat_runs, rerun_of="r1")
@@ -673,11 +671,11 @@ class TestState:
 
     def test_the_loss_of_another_thread_does_not_lose_the_linked_one(self, state_of):
         lost = fact(e.ThreadLost, backend="conversations", thread_id="conv_0", reason="gone")
-        assert state_of(started, TestThreads.linked, lost).links["conversations"]["lost"] is None
+        assert state_of(started, TestThreads.linked, lost).links["conversations"].lost is None
 
     def test_an_apps_own_run_opens_an_exchange_without_a_question(self, state_of):
         state = state_of(started, assistants_runs)
-        assert state.open_exchanges["x1"]["question"] is None
+        assert state.open_exchanges["x1"].question is None
         assert state.exchanges == 1
 
     def test_the_next_deadline_is_that_of_the_run_overdue_first(self, state_of):

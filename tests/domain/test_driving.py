@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadledger.domain.effects import AsyncDriver, Call, Effects, Emit, Pause, Use, attended, perform, stream
+from threadledger.domain.effects import AsyncDriver, Call, Effects, Emit, Pause, Use, attended, perform, stream, work
 from threadledger.domain.effects.effects import Work
 from threadledger.domain.exchange import Delta
 
@@ -89,7 +89,7 @@ def world(request: pytest.FixtureRequest, pool: ThreadPoolExecutor) -> World:
 
 def test_what_an_effect_comes_to_is_sent_back_in_order(world: World) -> None:
     def effects() -> Effects[list[Any]]:
-        found = [(yield called(lambda: "call")), (yield Work(lambda: "work"))]
+        found = [(yield called(lambda: "call")), (yield from work(lambda: "work"))]
         found += [(yield Use(lambda a, b: a + b, {"a": 1, "b": 2})), (yield Pause(0.0)), (yield said("told"))]
         return found
 
@@ -103,7 +103,7 @@ def test_what_an_effect_raises_is_raised_at_its_yield(world: World, make: Callab
             yield make(lambda: raising(Broken("no")))
         except Broken as error:
             told = f"caught {error}"
-            return (yield Work(lambda: told))
+            return (yield from work(lambda: told))
         return "not raised"
 
     assert world.all_of(effects()) == "caught no"
@@ -117,7 +117,7 @@ def test_what_the_effects_do_not_catch_goes_on_up(world: World, make: Callable[.
         try:
             yield make(lambda: raising(Broken("no")))
         finally:
-            yield Work(lambda: cleaned.append("cleaned"))
+            yield from work(lambda: cleaned.append("cleaned"))
 
     with pytest.raises(Broken, match="no"):
         world.all_of(effects())
@@ -129,9 +129,9 @@ def test_what_is_told_is_handed_over_before_the_next_effect_is_performed(world: 
 
     def effects() -> Effects[None]:
         yield said("one")
-        yield Work(lambda: done.append("after one"))
+        yield from work(lambda: done.append("after one"))
         yield said("two")
-        yield Work(lambda: done.append("after two"))
+        yield from work(lambda: done.append("after two"))
 
     assert world.stream(effects(), parts=2) == ["one", "two"]
     assert done == ["after one"]
@@ -158,7 +158,7 @@ def test_a_pause_is_waited_for_by_the_clock_that_was_given() -> None:
 def test_an_awaited_exchange_leaves_no_task_behind(pool: ThreadPoolExecutor) -> None:
     def effects() -> Effects[None]:
         yield said("one")
-        yield Work(lambda: None)
+        yield from work(lambda: None)
 
     async def main() -> int:
         await AsyncDriver(pool).perform(effects())
@@ -252,7 +252,7 @@ def test_effects_whose_listener_goes_clean_up_and_tell_nobody_any_more(world: Wo
             yield called(lambda: done.append("called"))
             yield said("nobody hears this")
             yield Pause(0.0)
-            yield Work(lambda: done.append("worked"))
+            yield from work(lambda: done.append("worked"))
 
     assert world.stream(nested(nested(effects())), parts=1) == ["one"]
     assert done == ["called", "worked"]
@@ -265,7 +265,7 @@ def test_effects_may_go_on_to_their_end_after_the_listener_has_gone(world: World
         try:
             yield said("one")
         except BaseException:  # noqa: BLE001 - this one goes on whatever comes
-            yield Work(lambda: done.append("went on"))
+            yield from work(lambda: done.append("went on"))
 
     assert world.stream(nested(effects()), parts=1) == ["one"]
     assert done == ["went on"]
@@ -276,7 +276,7 @@ def test_an_error_while_cleaning_up_is_not_swallowed(world: World) -> None:
         try:
             yield said("one")
         finally:
-            yield Work(lambda: raising(Broken("while cleaning up")))
+            yield from work(lambda: raising(Broken("while cleaning up")))
 
     with pytest.raises(Broken, match="while cleaning up"):
         world.stream(nested(effects()), parts=1)
@@ -289,7 +289,7 @@ def test_a_loop_that_breaks_off_has_its_stream_cleaned_up(pool: ThreadPoolExecut
         try:
             yield said("one")
         finally:
-            yield Work(lambda: done.append("cleaned"))
+            yield from work(lambda: done.append("cleaned"))
 
     async def main() -> None:
         async for _ in AsyncDriver(pool).stream(nested(effects())):
@@ -313,7 +313,7 @@ def test_ctrl_c_reaches_the_effects_which_clean_up_before_it_goes_on_up(make: Ca
             yield Use(lambda: raising(KeyboardInterrupt()))
         finally:
             yield make("told") if make is said else make(lambda: done.append("performed"))
-            yield Work(lambda: done.append("cleaned"))
+            yield from work(lambda: done.append("cleaned"))
 
     with pytest.raises(KeyboardInterrupt):
         perform(nested(effects()))
@@ -356,12 +356,12 @@ def test_work_is_not_broken_off_and_the_cancellation_is_delivered_after_it(
     held, seen = Held(), []
 
     def effects() -> Effects[None]:
-        seen.append((yield Work(held.do)))
-        seen.append((yield Work(lambda: "stored too")))
+        seen.append((yield from work(held.do)))
+        seen.append((yield from work(lambda: "stored too")))
         try:
             yield called(lambda: seen.append("called"))
         except asyncio.CancelledError:
-            seen.append((yield Work(lambda: "recorded")))
+            seen.append((yield from work(lambda: "recorded")))
             raise
 
     with pytest.raises(asyncio.CancelledError):
@@ -373,7 +373,7 @@ def test_a_cancellation_is_not_lost_where_the_work_it_came_in_is_the_last(pool: 
     held = Held()
 
     def effects() -> Effects[str]:
-        return (yield Work(held.do))
+        return (yield from work(held.do))
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancelled_in(held, effects(), AsyncDriver(pool)))
@@ -385,7 +385,7 @@ def test_a_cancellation_is_not_lost_where_the_work_it_came_in_fails(pool: Thread
 
     def effects() -> Effects[str]:
         try:
-            return (yield Work(held.do))
+            return (yield from work(held.do))
         except Broken:
             seen.append("refused")
         yield Pause(0.0)
@@ -402,7 +402,7 @@ def test_a_cancellation_is_not_lost_where_the_work_it_came_in_fails(pool: Thread
 
 def storing(held: Held) -> Effects[Any]:
     """The work alone, its error uncaught."""
-    return (yield Work(held.do))
+    return (yield from work(held.do))
 
 
 def test_a_call_is_cancelled_at_once(pool: ThreadPoolExecutor) -> None:
@@ -412,7 +412,7 @@ def test_a_call_is_cancelled_at_once(pool: ThreadPoolExecutor) -> None:
         try:
             yield Call(lambda: None, asyncio.Event().wait)
         except asyncio.CancelledError:
-            seen.append((yield Work(lambda: "recorded")))
+            seen.append((yield from work(lambda: "recorded")))
             raise
 
     async def main() -> None:
@@ -433,12 +433,12 @@ def test_attended_effects_come_to_the_same_and_each_is_looked_at_after_it(world:
     seen: list[type] = []
 
     def effects() -> Effects[str]:
-        first = yield Work(lambda: "work")
+        first = yield from work(lambda: "work")
         yield said("told")
         return first
 
     def after(effect: Any) -> Effects[None]:
-        seen.append((yield Work(lambda: type(effect))))
+        seen.append((yield from work(lambda: type(effect))))
 
     assert world.all_of(attended(effects(), after)) == "work"
     assert seen == [Work, Emit]
@@ -452,11 +452,11 @@ def test_attended_effects_hear_what_is_raised_after_one_of_them_and_clean_up(wor
             yield said("one")
             yield said("two")
         finally:
-            yield Work(lambda: done.append("cleaned"))
+            yield from work(lambda: done.append("cleaned"))
 
     def after(effect: Any) -> Effects[None]:
         if isinstance(effect, Emit):
-            yield Work(lambda: raising(Broken("closed by others")))
+            yield from work(lambda: raising(Broken("closed by others")))
 
     with pytest.raises(Broken, match="closed by others"):
         world.all_of(nested(attended(nested(effects()), after)))

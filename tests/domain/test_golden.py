@@ -169,8 +169,8 @@ def test_the_story_folds_to_the_state_of_its_release(story):
     assert expected.items() <= vars(state).items()
     assert list(state.open_runs) == ["r-5"]
     assert state.next_deadline == "2026-11-22T12:04:02.000152Z"
-    assert {id_: each["runs"] for id_, each in state.open_exchanges.items()} == {"x-3": ["r-5"]}
-    assert {kind: (link["thread_id"], link["lost"]) for kind, link in state.links.items()} == {
+    assert {id_: each.runs for id_, each in state.open_exchanges.items()} == {"x-3": ["r-5"]}
+    assert {kind: (link.thread_id, link.lost) for kind, link in state.links.items()} == {
         "assistants": ("thread_old1", "provider_gone"),
         "conversations": ("conv_10", None),
     }

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from threadledger.domain.conversation import ConversationState, evolve
 from threadledger.domain.conversation import events as e
-from threadledger.domain.threads import Doubt, ThreadItem, digest, open_doubts, surplus
+from threadledger.domain.threads import Doubt, ThreadItem, digest
+from threadledger.domain.threads.late_copies import open_doubts, surplus
 
 NOON = "2026-11-22T12:00:00.000000Z"
 numbers = count(1)

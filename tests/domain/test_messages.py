@@ -7,9 +7,9 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from threadledger.domain import limits
-from threadledger.domain.conversation import Conversation, parse_message, restore_message, text_message
+from threadledger.domain.conversation import Conversation, parse_message, text_message
 from threadledger.domain.conversation import events as e
-from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, Usage
+from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, Usage, restore_message
 from threadledger.domain.errors import InvalidMessage
 from threadledger.domain.ids import from_iso
 from threadledger.domain.memory import fold_memory

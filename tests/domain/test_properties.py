@@ -80,7 +80,7 @@ class AnyConversation(RuleBasedStateMachine):
     @rule(backend=backends)
     def start_next_run(self, backend: str) -> None:
         exchange_id, exchange = list(self.loaded.state.open_exchanges.items())[-1]
-        plan = RunPlan(backend, "model", rerun_of=exchange.get("rerun_of"))
+        plan = RunPlan(backend, "model", rerun_of=exchange.rerun_of)
         self.do(lambda it: it.start_run(exchange_id, plan))
 
     @rule(tried=st.lists(backends, min_size=2, max_size=4), status=statuses)
@@ -113,7 +113,7 @@ class AnyConversation(RuleBasedStateMachine):
     @rule(number=pick)
     def abandon(self, number: int) -> None:
         exchange_id = self.exchange(number)
-        if exchange_id not in {run["exchange_id"] for run in self.loaded.state.open_runs.values()}:
+        if exchange_id not in {run.exchange_id for run in self.loaded.state.open_runs.values()}:
             self.do(lambda it: it.abandon(exchange_id, "nobody is left"))
 
     @rule(role=st.sampled_from(["user", "assistant"]), text=texts, number=st.none() | pick)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from threadledger.domain.conversation import (
-    AT_THE_END,
     Completion,
     ConversationState,
     ExchangeRecord,
@@ -157,9 +156,9 @@ class TestPlace:
         return place, bool(gone_on)
 
     def test_it_is_at_the_end_where_nothing_newer_has_come(self, log: Any) -> None:
-        assert self.where(log) == (AT_THE_END, False)
+        assert self.where(log) == (Place(), False)
         tool = fact(answers, message_id="t1", run_id="r0")
-        assert self.where(log, tool) == (AT_THE_END, False)
+        assert self.where(log, tool) == (Place(), False)
 
     def test_it_is_behind_what_the_exchange_had_come_to_before_anything_newer(self, log: Any) -> None:
         tool = fact(answers, message_id="t1", run_id="r0")

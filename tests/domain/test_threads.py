@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from threadledger.domain.effects import perform
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Failure
-from threadledger.domain.threads import Comparison, Doubt, ThreadItem, ThreadState, bring_up, compare, digest, lacking
+from threadledger.domain.threads import Comparison, Doubt, ThreadItem, ThreadState, bring_up, compare, digest
+from threadledger.domain.threads.delivery import lacking
 
 
 def items(letters):

@@ -19,7 +19,6 @@ from typing import Any
 import httpx2
 
 from threadledger.adapters import Simulator, load_settings, open_ledger
-from threadledger.adapters.mirroring import ThreadOutbox
 from threadledger.adapters.simulator.provider import Provider
 from threadledger.adapters.simulator.responses import advance
 from threadledger.adapters.simulator.runs import advance as move_on
@@ -30,7 +29,7 @@ from threadledger.domain.exchange import Answer, Delta, StartedOver
 from threadledger.domain.failures import Cause, Health
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.ledger.awaited import AsyncLedger
-from threadledger.domain.threads import ThreadState
+from threadledger.domain.threads import ThreadOutbox, ThreadState
 
 from .matrix import CHAT, HASTY_SECONDS, Cell
 
@@ -351,14 +350,12 @@ class Played:
         """Write directly into the provider's state, so that faults neither affect nor count it."""
         link = self.ledger.state(self.key).links.get(self.cell.setup.threads)
         provider, faults = self.simulator.provider, self.simulator.provider.faults
-        if link is None or link["lost"]:
+        if link is None or link.lost:
             return
         kind = self.cell.setup.threads
         message = {"role": "user", "content": FOREIGN}
         address = (
-            f"threads/{link['thread_id']}/messages"
-            if kind == "assistants"
-            else f"conversations/{link['thread_id']}/items"
+            f"threads/{link.thread_id}/messages" if kind == "assistants" else f"conversations/{link.thread_id}/items"
         )
         provider.faults = type(faults)(Random(1).random)
         try:
@@ -368,7 +365,7 @@ class Played:
         finally:
             provider.faults = faults
         if reply.status_code == 200:
-            self.foreign_in = link["thread_id"]
+            self.foreign_in = link.thread_id
 
     # Results of repeating the same questions
 

@@ -456,7 +456,7 @@ def test_a_run_of_others_in_our_thread_is_waited_for(open_ledger: Callable[..., 
     ledger = waiting_with(open_ledger(**settings), wait)
     chat = ledger.conversation("k")
     chat.ask("one")
-    thread_id = ledger.state("k").links["assistants"]["thread_id"]
+    thread_id = ledger.state("k").links["assistants"].thread_id
     (assistant,) = simulator.provider.assistants
     foreign.append(client.beta.threads.runs.create(thread_id, assistant_id=assistant))
     assert chat.ask("two").text == "You said: two"

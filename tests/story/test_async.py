@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
 from collections import Counter
@@ -18,8 +19,10 @@ from threadledger.domain import limits
 from threadledger.domain.errors import AllBackendsFailed, ConversationBusy
 from threadledger.domain.exchange import Delta
 from threadledger.domain.failures import Cause, Failure
-from threadledger.domain.ledger import Ledger
-from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.ledger import Chat, Ledger
+from threadledger.domain.ledger.awaited import AsyncChat, AsyncLedger, AsyncPlan, AsyncReplay
+from threadledger.domain.ledger.chat import AsyncOwnRun, OwnRun
+from threadledger.domain.replay import Plan, Replay
 from threadledger.domain.threads import ThreadState
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
@@ -131,7 +134,23 @@ def test_everything_a_ledger_can_do_can_be_awaited() -> None:
     def public(of: type) -> set[str]:
         return {name for name in dir(of) if not name.startswith("_")}
 
-    assert public(Ledger) - {"journal", "outside", "schema_before"} <= public(AsyncLedger)
+    assert public(Ledger) - {"journal", "outside", "services", "schema_before"} <= public(AsyncLedger)
+
+
+@pytest.mark.parametrize(
+    ("blocking", "awaited"),
+    [(Ledger, AsyncLedger), (Chat, AsyncChat), (Replay, AsyncReplay), (Plan, AsyncPlan), (OwnRun, AsyncOwnRun)],
+)
+def test_what_is_awaited_takes_the_same_arguments(blocking: type, awaited: type) -> None:
+    methods = [name for name in dir(awaited) if not name.startswith("_") and callable(getattr(blocking, name, None))]
+    assert methods
+    differing = {
+        name: (theirs, ours)
+        for name in methods
+        if (theirs := inspect.signature(getattr(blocking, name)).parameters)
+        != (ours := inspect.signature(getattr(awaited, name)).parameters)
+    }
+    assert not differing
 
 
 # Many concurrent exchanges

@@ -17,18 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threadledger.adapters.mirroring import ThreadOutbox
 from threadledger.adapters.sql import Database, Factory, SqlMirrorHeads
 from threadledger.domain.conversation import Completion, text_message
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
-from threadledger.domain.effects import perform
-from threadledger.domain.effects.effects import Work
+from threadledger.domain.effects import perform, work
 from threadledger.domain.errors import AllBackendsFailed, ConversationBusy, IdempotencyConflict, ProviderRefused
 from threadledger.domain.exchange import Candidate, Conversing, Exchange, Policy, Services
 from threadledger.domain.failures import Failure
 from threadledger.domain.journal import Journal
 from threadledger.domain.ledger import Ledger
-from threadledger.domain.threads import Rendering, ThreadItem, ThreadState, compare
+from threadledger.domain.threads import Rendering, ThreadItem, ThreadOutbox, ThreadState, compare
 
 
 class Witness:
@@ -68,9 +66,9 @@ class Recorded:
         outcome = self.outcomes.pop(0) if self.outcomes else "answer"
         if outcome == "tool":
             call = ToolCall(f"call {request.run_id}", "look", "{}")
-            yield Work(lambda: request.journal([Message(Role.ASSISTANT, None, (call,))]))
+            yield from work(lambda: request.journal([Message(Role.ASSISTANT, None, (call,))]))
             assert self.witness.of("MessageJournaled")[-1]["tool_calls"], "the wish is committed before the tool runs"
-            yield Work(lambda: request.journal([Message(Role.TOOL, "a cat", tool_call_id=call.id)]))
+            yield from work(lambda: request.journal([Message(Role.TOOL, "a cat", tool_call_id=call.id)]))
             outcome = "answer"
         if outcome == "answer":
             return Completion((text_message("assistant", f"answer of {request.run_id}"),))
@@ -236,7 +234,7 @@ def test_after_any_faults_the_next_mirroring_brings_the_thread_up_to_the_journal
         ledger.conversation("k").append("user", "and now in peace")
         link = ledger.state("k").links["shelf"]
         items = shelf.render(ledger.memory("k").settled()).items
-        found = compare(items, shelf.threads[link["thread_id"]])
+        found = compare(items, shelf.threads[link.thread_id])
         assert found.state is ThreadState.SAME, (items, shelf.threads)
 
 

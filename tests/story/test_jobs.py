@@ -11,13 +11,12 @@ from itertools import count
 import pytest
 
 import threadledger
-from threadledger.domain.effects import Call
-from threadledger.domain.effects.effects import Work
+from threadledger.domain.effects import Call, work
 from threadledger.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from threadledger.domain.ledger.awaited import AsyncLedger
-from threadledger.domain.replay import Plan
+from threadledger.domain.replay import ApplyKeywords, Plan
 from threadledger.domain.replay.jobs import Jobs
-from threadledger.domain.replay.plan import Pace
+from threadledger.domain.replay.plan import ApplyOptions, CallRate
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Errand(Plan[Task]):
         self.keys, self.outcomes, self.during = keys, outcomes or {}, during
         self.done: list[str] = []
 
-    items = property(lambda self: [Task(key, "planned") for key in self.keys])
+    def planned(self):
+        return (Task(key, "planned") for key in self.keys)
 
     def options(self):
         return {"errand": "milk"}
@@ -49,7 +49,7 @@ class Errand(Plan[Task]):
         return ({"key": key, "version": 1} for key in self.keys)
 
     def step(self, pin):
-        yield Work(lambda: self.during(pin["key"]))
+        yield from work(lambda: self.during(pin["key"]))
         self.done.append(pin["key"])
         return Task(pin["key"], self.outcomes.get(pin["key"], "done"))
 
@@ -245,12 +245,22 @@ def test_a_concurrency_or_rate_that_means_nothing_is_refused_and_no_job_begins(l
     assert ledger.replay.jobs() == []
 
 
+def test_limits_of_money_are_refused_by_what_costs_none(ledger, errand):
+    with pytest.raises(InvalidInput, match="omit them for a errand"):
+        errand.apply(max_runs=1)
+    assert ledger.replay.jobs() == []
+
+
+def test_each_option_of_applying_a_plan_is_a_keyword_of_apply():
+    assert ApplyKeywords.__annotations__.keys() == ApplyOptions.__dataclass_fields__.keys()
+
+
 def test_with_a_rate_every_request_takes_a_place_in_the_line():
     at = [100.0]
-    pace = Pace(4, lambda: at[0])
-    assert [pace.wait() for _ in range(4)] == [0.0, 0.25, 0.5, 0.75]
+    rate = CallRate(4, lambda: at[0])
+    assert [rate.wait() for _ in range(4)] == [0.0, 0.25, 0.5, 0.75]
     at[0] = 101.5
-    assert pace.wait() == 0.0
+    assert rate.wait() == 0.0
 
 
 def test_a_rate_holds_up_the_requests_of_all_workers(ledger):

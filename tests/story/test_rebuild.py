@@ -229,7 +229,7 @@ def test_where_somebody_else_links_a_thread_meanwhile_that_one_stays(journaled):
     mirror.create = create_while_others_link
     (item,) = ledger.replay.plan_rebuild(["k"]).apply()
     assert (item.state, item.reason) == ("skipped", "another thread was linked in the meantime: plan again")
-    assert ledger.state("k").links["conversations"]["thread_id"] == "conv_theirs"
+    assert ledger.state("k").links["conversations"].thread_id == "conv_theirs"
 
 
 @pytest.mark.parametrize("late", range(1, 8))
@@ -315,7 +315,7 @@ def test_killed_at_any_point_a_rebuild_is_gone_on_with_and_nothing_is_lost_or_do
     made_before = len(simulator.provider.items) + len(simulator.provider.threads)
     for key in ("a", "b"):
         if ledger.state(key).links and not fresh:
-            simulator.lose(ledger.state(key).links[kind]["thread_id"])
+            simulator.lose(ledger.state(key).links[kind].thread_id)
             made_before -= 1
     killed = rebuilder.rebuild(db_url, simulator.base_url, kind, killed_at=killed_at, fresh=fresh)
     assert killed["status"] == -9

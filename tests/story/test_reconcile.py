@@ -16,13 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from threadledger.adapters import mirroring
 from threadledger.domain.conversation import text_message
 from threadledger.domain.conversation.messages import Role, Source
 from threadledger.domain.effects import drivers as driving
 from threadledger.domain.errors import ConversationNotFound, InvalidInput
 from threadledger.domain.ledger.awaited import AsyncLedger
-from threadledger.domain.threads import ThreadState
+from threadledger.domain.threads import ThreadState, outbox
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
@@ -59,7 +58,7 @@ class Stage:
             self.ledger.conversation(key).append("user" if letter.isupper() else "assistant", letter)
 
     def thread_id(self, key="k"):
-        return self.ledger.state(key).links[self.kind]["thread_id"]
+        return self.ledger.state(key).links[self.kind].thread_id
 
     def entries(self, thread_id=None, key="k"):
         store, thread_id = self.simulator.provider.store, thread_id or self.thread_id(key)
@@ -334,7 +333,7 @@ def test_with_two_kinds_of_thread_each_is_mended_and_what_one_brought_is_in_the_
     stage.journaled("Ab")
     stage.ledger.replay.plan_rebuild(["k"], to="assistants").apply()
     stage.write("X")
-    messages = simulator.provider.store.threads[stage.ledger.state("k").links["assistants"]["thread_id"]].messages
+    messages = simulator.provider.store.threads[stage.ledger.state("k").links["assistants"].thread_id].messages
     del messages[next(iter(messages))]
     items = stage.ledger.replay.plan_reconcile(["k"], adopt=True).apply()
     assert [(item.backend, item.state) for item in items] == [("conversations", "done"), ("assistants", "done")]
@@ -509,7 +508,7 @@ class Alone:
 
 @pytest.mark.parametrize(("journal", "thread"), [("AbC", "AXbC"), ("AbC", "AbCXY")])
 def test_wherever_it_is_killed_the_next_one_ends_it_and_nothing_is_doubled(stage, monkeypatch, journal, thread):
-    monkeypatch.setattr(mirroring, "CLAIM_SECONDS", 0.0)  # claims of a killed process have expired
+    monkeypatch.setattr(outbox, "CLAIM_SECONDS", 0.0)  # claims of a killed process have expired
     foreign = sorted(set(thread) - set(journal))
     for killed_at in count():
         key = f"k{killed_at}"

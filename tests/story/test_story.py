@@ -44,7 +44,7 @@ def types(ledger, key="k"):
 
 def in_thread(simulator, ledger, key="k", kind="assistants"):
     """Return (role, text) of the messages in the provider's thread."""
-    thread_id = ledger.state(key).links[kind]["thread_id"]
+    thread_id = ledger.state(key).links[kind].thread_id
     held = simulator.provider.messages if kind == "assistants" else simulator.provider.items
     words = [(m["role"], m["content"][0].get("text")) for m in held[thread_id]]
     return [(role, text["value"] if isinstance(text, dict) else text) for role, text in words]
@@ -110,7 +110,7 @@ def test_each_failure_carries_what_was_said_its_cause_and_what_to_do(failed_twic
         assert failure.cause is Cause.PROVIDER_ERROR
         assert (failure.facts.code, failure.facts.message, failure.facts.status) == ("server_error", SORRY, "failed")
         assert failure.facts.remote_run_id.startswith("run_")
-        assert failure.facts.thread_id == ledger.state("k").links["assistants"]["thread_id"]
+        assert failure.facts.thread_id == ledger.state("k").links["assistants"].thread_id
         assert failure.facts.request_id.startswith("req_")
         assert "threadledger replay rerun" in failure.advice
         json.dumps(failure.as_json())
@@ -214,7 +214,7 @@ def test_a_thread_that_the_provider_lost_is_found_gone_rebuilt_and_verified(simu
     ledger = story_ledger()
     for text in ("one", "two"):
         ledger.conversation("k").ask(text)
-    lost = ledger.state("k").links["assistants"]["thread_id"]
+    lost = ledger.state("k").links["assistants"].thread_id
     simulator.lose(lost)
     assert verified(ledger) == [ThreadState.GONE]
     asked_before = asked_of()
@@ -233,7 +233,7 @@ def test_a_thread_that_the_provider_lost_is_found_gone_rebuilt_and_verified(simu
 def test_the_next_ask_after_a_loss_makes_a_new_thread_with_the_whole_memory(simulator, story_ledger):
     ledger = story_ledger()
     ledger.conversation("k").ask("one")
-    simulator.lose(ledger.state("k").links["assistants"]["thread_id"])
+    simulator.lose(ledger.state("k").links["assistants"].thread_id)
     answer = ledger.conversation("k").ask("two")
     assert answer.backend == "assistants"
     assert [text for _, text in in_thread(simulator, ledger)] == texts(ledger)
@@ -278,7 +278,7 @@ def test_a_rebuild_to_conversations_saves_the_memory_when_the_assistants_api_is_
 def test_a_rebuild_is_skipped_where_the_thread_is_sound_and_done_where_a_fresh_one_is_wanted(story_ledger):
     ledger = story_ledger()
     ledger.conversation("k").ask("one")
-    before = ledger.state("k").links["assistants"]["thread_id"]
+    before = ledger.state("k").links["assistants"].thread_id
     (skipped,) = ledger.replay.plan_rebuild(["k"]).apply()
     assert (skipped.state, skipped.thread_id) == ("skipped", before)
     (fresh,) = ledger.replay.plan_rebuild(["k"], fresh=True).apply()
@@ -482,7 +482,7 @@ def test_a_shutdown_in_the_middle_of_a_conversation_is_provider_gone_and_loses_n
     assert answer.backend == "chat"
     assert {f.cause for f in answer.failures} == {Cause.PROVIDER_GONE}
     assert texts(ledger) == ["one", "You said: one", "two", "You said: two"]
-    assert ledger.state("k").links["assistants"]["lost"] == "provider_gone"
+    assert ledger.state("k").links["assistants"].lost == "provider_gone"
 
 
 def test_a_conversations_api_that_was_shut_down_is_provider_gone_and_the_fallback_answers(simulator, open_ledger):
@@ -675,7 +675,7 @@ def test_messages_appended_at_once_by_many_reach_the_thread_once_each(simulator,
     with ThreadPoolExecutor(len(ledgers)) as pool:
         list(pool.map(append, range(len(words))))
     ledgers[0].conversation("k").append("user", "the last")
-    linked = ledgers[0].state("k").links["conversations"]["thread_id"]  # of several created concurrently, one is linked
+    linked = ledgers[0].state("k").links["conversations"].thread_id  # of several created concurrently, one is linked
     held = [item["content"][0]["text"] for item in simulator.provider.items[linked]]
     assert sorted(held) == sorted([*words, "the last"])
     assert [each.found.state.value for each in ledgers[0].replay.verify(["k"])] == ["same"]
@@ -685,7 +685,7 @@ def test_a_thread_that_somebody_else_is_writing_to_is_waited_for_and_then_the_ru
     ledger = open_ledger(backends=("assistants", "chat"), threads="assistants", retries=0)
     chat = ledger.conversation("k")
     chat.append("user", "hello")
-    thread_id = ledger.state("k").links["assistants"]["thread_id"]
+    thread_id = ledger.state("k").links["assistants"].thread_id
     heads = ledger.services.outbox._heads
     heads.claim("conversation:k", "assistants", thread_id, "somebody", now() + timedelta(minutes=1))
     answer = chat.ask("Where is it?")
@@ -759,7 +759,7 @@ def test_after_memory_was_cleared_a_run_answers_in_a_thread_that_does_not_show_i
     chat.ask("my dog is called Rex")
     chat.clear()
     chat.ask("what is my dog called?")
-    thread_id = ledger.state("k").links["conversations"]["thread_id"]
+    thread_id = ledger.state("k").links["conversations"].thread_id
     assert "Rex" not in json.dumps(simulator.provider.items[thread_id])
     assert [each.found.state.value for each in ledger.replay.verify(["k"])] == ["same"]
 

@@ -15,12 +15,11 @@ from threadledger.domain.conversation import (
     Exchanges,
     RunRecord,
     events,
-    facts_of,
     fold_exchanges,
     recorded_failure,
 )
 from threadledger.domain.errors import CorruptEvent
-from threadledger.domain.failures import BackendEnd, Cause, GroupName, diagnose, tells, whole_text
+from threadledger.domain.failures import BackendEnd, Cause, Failure, GroupName, diagnose, tells, whole_text
 from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.journal import restore
 
@@ -245,7 +244,7 @@ def ends_of(connection: Connection, rows: Sequence[RowOfRun]) -> list[BackendEnd
         event = told.get(row.failed) if row.completed is None else None
         if row.completed is None and not isinstance(event, events.RunFailed):
             raise _no_longer_told(row.failed, row)
-        failure = facts_of(event) if isinstance(event, events.RunFailed) else None
+        failure = Failure.of(event) if isinstance(event, events.RunFailed) else None
         found.append(BackendEnd(row.backend, from_iso(row.ended_at), failure))
     return found
 
@@ -254,7 +253,9 @@ def because_of(cause: Cause, connection: Connection, rows: Sequence[RowOfRun]) -
     """Return the failed runs with this cause; takes half the time of restoring them completely."""
     told = events_at(connection, [row.failed for row in rows])
     failed = ((row, told.get(row.failed)) for row in rows)
-    return [row for row, event in failed if isinstance(event, events.RunFailed) and diagnose(facts_of(event)) is cause]
+    return [
+        row for row, event in failed if isinstance(event, events.RunFailed) and diagnose(Failure.of(event)) is cause
+    ]
 
 
 def _no_longer_told(position: int, row: RowOfRun) -> CorruptEvent:

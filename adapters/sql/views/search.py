@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from sqlalchemy import Column, ColumnElement, Connection, Index, MetaData, Select, Table, Text, bindparam, cast, select
 
-from threadledger.domain.conversation import events, key_of, restore_message
+from threadledger.domain.conversation import events, key_of
+from threadledger.domain.conversation.messages import restore_message
 from threadledger.domain.errors import InvalidInput
 
 from .catching_up import EVENTS, POSITION, STREAMS, Taken, View

@@ -1,0 +1,471 @@
+"""Send the journal's messages to threads (the outbox): in order, at least once, reconciled after a lost response.
+
+A note outside the event log stores up to which version a thread holds the journal. The note has `settled=False` while a
+write is in progress. After a crash or a lost response it keeps that value, so the thread is read before anything is
+sent again. Writes that may still arrive are noted as well (`Doubt`): until they are too old to arrive, the thread is
+read before each write, and surplus copies of our messages are deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from ..conversation import stream_of
+from ..conversation.messages import Message, Role
+from ..effects import Effect, Effects, Pause, attended, work
+from ..errors import ProviderRefused
+from ..failures import Cause, Failure, Health, diagnose, is_worth_a_retry
+from ..ids import new_id, now, to_iso
+from ..limits import RUN_GRACE_SECONDS
+from .delivery import CATCH_UP_ATTEMPTS_MAX, Delivered, bring_up, is_uncertain, lacking, sent_again
+from .late_copies import Doubt, recent_doubts
+from .linked_thread import LinkedThread
+from .mirror import MirrorHead
+from .thread import ThreadItem
+
+if TYPE_CHECKING:
+    from ..conversation import Conversation, ConversationState
+    from ..journal import Journal
+    from .mirror import MirrorHeads, ThreadMirror
+
+logger = logging.getLogger("threadledger.threads")
+
+CLAIM_SECONDS = 600.0
+"""Maximum time to hold a thread for sending, in seconds; after that the holder counts as crashed."""
+
+CLAIM_ATTEMPTS_MAX = 25
+CLAIM_WAIT_SECONDS = 0.2
+"""Pause between the `CLAIM_ATTEMPTS_MAX` attempts to claim a thread that another process is writing to, in seconds."""
+
+T = TypeVar("T")
+
+Mend = Callable[[Sequence[ThreadItem]], Effects[bool]]
+"""Receives the entries of a thread and may journal some of them; returns whether missing items are to be sent."""
+
+
+@dataclass(frozen=True)
+class PreparedThread:
+    """Hold a thread that is claimed for a run: what it holds, what it lacks, and which writes to it are in doubt."""
+
+    key: str
+    mirror: str
+    """Name of the mirror."""
+    exchange_id: str
+    """Exchange of the run; it is the holder of the claim."""
+    run_id: str
+    thread_id: str
+    thread_version: int = 0
+    """Version up to which the thread holds the journal once the unsent items have been delivered."""
+    unsent: Sequence[ThreadItem] = ()
+    """Items that the thread lacks, for a backend that sends them as input."""
+    found: Sequence[ThreadItem] = ()
+    """Output that an earlier run of the exchange left in the thread although its response was lost."""
+    doubts: Sequence[Doubt] = ()
+    """Writes to the thread that may still arrive."""
+    tool_results: Sequence[Message] = ()
+    """Results of the tools that the run called last."""
+
+    def after_tools(self, messages: Sequence[Message]) -> PreparedThread:
+        """Return the thread after the run journaled tool calls and results: they are the input of its next request."""
+        return replace(self, tool_results=[message for message in messages if message.role is Role.TOOL])
+
+    def last_input(self) -> Sequence[ThreadItem]:
+        """Return the input items of the run's latest request, if the request itself carried them.
+
+        After tool calls these are the tool results; before, the journal items that the thread was missing.
+        """
+        if self.tool_results and (self.unsent or self.found):
+            return [ThreadItem("tool_result", "", each.text, each.tool_call_id or "") for each in self.tool_results]
+        return self.unsent
+
+
+class ThreadOutbox:
+    """Bring threads up to date with the journal; every conversation gets a thread in each mirror named by `always`."""
+
+    def __init__(self, mirrors: Mapping[str, ThreadMirror], heads: MirrorHeads, always: Sequence[str] = ()) -> None:
+        self._mirrors = mirrors
+        self._heads = heads
+        self._always = always
+        self._health = Health()
+
+    def mirror(self, journal: Journal, key: str) -> Effects[None]:
+        """Send missing messages to the threads of a conversation.
+
+        A thread that was deleted at the provider is created again from the journal. Failures of the provider are
+        logged, not raised.
+        """
+        if not self._mirrors:
+            return
+        state = yield from work(lambda: _state(journal, key))
+        if state.open_runs:
+            return  # a run may be writing to the thread; mirroring follows when it ends or is closed as overdue
+        for name in dict.fromkeys((*self._always, *state.links)):
+            mirror = self._mirrors.get(name)
+            if mirror is not None:
+                yield from self._mirror_unless_unwell(journal, key, mirror, state)
+
+    def prepare(
+        self,
+        journal: Journal,
+        key: str,
+        mirror: str,
+        *,
+        exchange_id: str,
+        run_id: str,
+        timeout_seconds: float,
+        takes_unsent: bool,
+    ) -> Effects[PreparedThread | None]:
+        """Claim the thread of a run and bring it up to date; return None if there are no threads of this kind.
+
+        A thread that is lost or belongs to another endpoint is replaced by a new one, written from the journal. If the
+        backend `takes_unsent`, missing items are returned for it to send. Pass the result to `settle` or `release`.
+
+        Raises:
+            ProviderRefused: the thread cannot be created, read or written, or another process holds it for too long.
+        """
+        reached = self._mirrors.get(mirror)
+        if reached is None:
+            return None
+        state = (yield from work(lambda: journal.require(key))).state
+        thread = yield from self._find_or_link(journal, key, reached, state)
+        claim = ThreadClaim(self._heads, thread, exchange_id, timeout_seconds + RUN_GRACE_SECONDS)
+        head = yield from claim.acquire()
+        prepared = PreparedThread(key, mirror, exchange_id, run_id, thread.thread_id, doubts=head.doubts)
+        return (yield from claim.keep(_complete(prepared, claim, head, takes_unsent)))
+
+    def catch_up(self, journal: Journal, key: str, mirror: str, mend: Mend) -> Effects[Delivered]:
+        """Bring one thread up to date with the journal, regardless of what is noted about it.
+
+        The callback receives the thread's entries and returns whether missing items are to be sent.
+
+        Raises:
+            ProviderRefused: the thread is missing or unreachable, or another process holds it for too long.
+        """
+        thread_id = (yield from work(lambda: journal.require(key))).state.links[mirror].thread_id
+        thread = LinkedThread(journal, key, self._mirrors[mirror], thread_id)
+        claim = ThreadClaim(self._heads, thread)
+        seen = (yield from work(lambda: journal.require(key))).version
+        head = yield from claim.acquire()
+        delivered, version = yield from claim.keep(_reconcile(claim, head, mend))
+        done = replace(head, version=version or head.version, settled=version is not None)
+        yield from work(partial(claim.settle, replace(done, doubts=recent_doubts(delivered.doubts))))
+        if done.settled and (yield from work(lambda: journal.require(key))).version != seen:
+            # other processes left the messages that they journaled meanwhile to this one
+            yield from self._send_all(thread)
+        return delivered
+
+    def release(self, prepared: PreparedThread, uncertain: bool = False) -> None:
+        """Release the thread; the next writer reads what the failed run left there.
+
+        With `uncertain`, the run may still write to the thread, which is noted as a doubt.
+        """
+        doubts = recent_doubts(prepared.doubts)
+        if uncertain:
+            asked = Doubt.of(prepared.last_input(), to_iso(now()), asked=True)
+            doubts += (replace(asked, exchange_id=prepared.exchange_id, run_id=prepared.run_id),)
+        self._heads.release(stream_of(prepared.key), prepared.mirror, prepared.exchange_id, doubts)
+
+    def settle(self, prepared: PreparedThread, version: int) -> None:
+        """Note that the thread holds everything up to a version; doubts about what was found there are dropped."""
+        found = prepared.exchange_id if prepared.found else None
+        doubts = recent_doubts(prepared.doubts)
+        doubts = tuple(doubt for doubt in doubts if not (doubt.asked and doubt.exchange_id == found))
+        head = MirrorHead(prepared.thread_id, version, settled=True, doubts=doubts)
+        self._heads.put(stream_of(prepared.key), prepared.mirror, head, prepared.exchange_id)
+
+    def written(self, key: str, mirror: str, thread_id: str, version: int, doubts: Sequence[Doubt] = ()) -> None:
+        """Note that a rewritten thread holds everything up to a version, except for writes that may still arrive."""
+        head = MirrorHead(thread_id, version, settled=True, doubts=tuple(doubts))
+        self._heads.put(stream_of(key), mirror, head)
+
+    def note_unfinished(self, key: str, mirror: str, thread_id: str | None, digest: str) -> None:
+        """Note which new thread is being written with the memory of this digest; None clears the note."""
+        self._heads.note_unfinished(stream_of(key), mirror, thread_id, digest)
+
+    def unfinished(self, key: str, mirror: str, digest: str) -> str | None:
+        """Return the partly written thread for the memory of this digest, or None."""
+        return self._heads.unfinished(stream_of(key), mirror, digest)
+
+    def _mirror_unless_unwell(
+        self, journal: Journal, key: str, mirror: ThreadMirror, state: ConversationState
+    ) -> Effects[None]:
+        """Bring one thread up to date, but skip a provider for a while after repeated failures.
+
+        Otherwise journaling would wait for a provider that is down.
+        """
+        name = f"{mirror.name} threads"
+        if self._health.enter(name, now(), CLAIM_SECONDS) is not None:
+            return
+        try:
+            yield from self._mirror(journal, key, mirror, state)
+        except ProviderRefused as refused:
+            self._health.saw(name, refused.failure, now())
+            yield from work(partial(_record_unreached, journal, key, mirror, refused))
+        else:
+            self._health.saw(name, None, now())
+
+    def _mirror(self, journal: Journal, key: str, mirror: ThreadMirror, state: ConversationState) -> Effects[None]:
+        link = state.links.get(mirror.name)
+        if link is not None and link.endpoint != mirror.endpoint:
+            return
+        if link is not None and link.lost and link.lost != Cause.THREAD_MISSING:
+            return  # the provider is gone: only `replay rebuild` creates a new thread
+        yield from self._send_all((yield from self._find_or_link(journal, key, mirror, state)))
+
+    def _find_or_link(
+        self, journal: Journal, key: str, mirror: ThreadMirror, state: ConversationState
+    ) -> Effects[LinkedThread]:
+        """Return the thread that a run may answer in; link a new one if there is none."""
+        thread_id = _usable_id(state, mirror)
+        if thread_id is None:
+            thread_id = yield from self._link(journal, key, mirror)
+        return LinkedThread(journal, key, mirror, thread_id)
+
+    def _link(self, journal: Journal, key: str, mirror: ThreadMirror) -> Effects[str]:
+        """Create a thread and link it; if another process linked one first, return that one instead."""
+        made = yield from mirror.create(key)
+
+        def decide(conversation: Conversation) -> str:
+            thread_id = _usable_id(conversation.state, mirror)
+            if thread_id is not None:
+                return thread_id
+            conversation.link_thread(mirror.name, made, mirror.endpoint)
+            return made
+
+        def link() -> str:
+            linked = journal.commit(key, decide)
+            if linked == made:
+                self._heads.begin(stream_of(key), mirror.name, made)
+            return linked
+
+        return (yield from work(link))
+
+    def _send_all(self, thread: LinkedThread) -> Effects[None]:
+        """Send until nothing is missing.
+
+        A process that journals while another one holds the thread leaves the sending to the holder, which checks the
+        journal again after releasing the thread.
+        """
+        while True:
+            claim = ThreadClaim(self._heads, thread)
+            seen = (yield from work(lambda: thread.journal.require(thread.key))).version
+            head = yield from work(claim.take)
+            if head is None:
+                return
+            doubts, version = yield from claim.keep(_send_missing(claim, head))
+            done = MirrorHead(thread.thread_id, version, settled=True, doubts=recent_doubts(doubts))
+            yield from work(partial(claim.settle, done))
+            if (yield from work(lambda: thread.journal.require(thread.key))).version == seen:
+                return
+
+
+class ThreadClaim:
+    """Hold a thread for writing, so that no other process of this ledger writes to it meanwhile."""
+
+    def __init__(
+        self, heads: MirrorHeads, thread: LinkedThread, holder: str | None = None, seconds: float | None = None
+    ) -> None:
+        """Create a claim that is not taken yet.
+
+        Args:
+            holder: id of the exchange that a run answers; None for a new id.
+            seconds: time after which the holder counts as crashed, unless the claim is renewed; None: `CLAIM_SECONDS`.
+        """
+        self.thread = thread
+        """The thread, with the journal of its conversation."""
+        self._heads = heads
+        self._holder = holder or new_id()
+        self._seconds = CLAIM_SECONDS if seconds is None else seconds
+        self._stream = stream_of(thread.key)
+        self._name = thread.mirror.name
+        self.doubts: Sequence[Doubt] = ()
+        """Latest known list of writes to the thread that may still arrive."""
+
+    def acquire(self) -> Effects[MirrorHead]:
+        """Take the claim, waiting while another process writes to the thread; return the thread's head.
+
+        Raises:
+            ProviderRefused: another process holds the thread for too long.
+        """
+        for _ in range(CLAIM_ATTEMPTS_MAX):
+            head = yield from work(self.take)
+            if head is not None:
+                return head
+            yield Pause(CLAIM_WAIT_SECONDS)
+        message = "another process is writing to the thread"
+        thread_id = self.thread.thread_id
+        raise ProviderRefused(Failure("error", code="conversation_locked", message=message, thread_id=thread_id))
+
+    def take(self) -> MirrorHead | None:
+        """Take the claim and return the thread's head, or None while another claim is valid."""
+        head = self._taken()
+        if head is not None:
+            self.doubts = head.doubts
+        return head
+
+    def keep(self, effects: Effects[T]) -> Effects[T]:
+        """Run effects that write to the thread, renewing the claim meanwhile; release it if they raise."""
+        renewed_at = time.monotonic()
+
+        def renew(effect: Effect) -> Effects[None]:
+            nonlocal renewed_at
+            if time.monotonic() - renewed_at > self._seconds / 10:
+                renewed_at = time.monotonic()
+                yield from work(self._taken)
+
+        try:
+            return (yield from attended(effects, renew))
+        except BaseException:
+            left = recent_doubts(self.doubts)
+            yield from work(partial(self._heads.release, self._stream, self._name, self._holder, left))
+            raise
+
+    def note(self, doubts: Sequence[Doubt]) -> None:
+        """Keep the latest list of writes that may still arrive, for a release."""
+        self.doubts = tuple(doubts)
+
+    def settle(self, head: MirrorHead) -> None:
+        """Store the thread's new head and release the thread."""
+        self._heads.put(self._stream, self._name, head, self._holder)
+
+    def _taken(self) -> MirrorHead | None:
+        """Take or renew the claim.
+
+        If the previous holder never released the thread, that process stopped in the middle of a run, so the run's
+        writes are noted as a doubt.
+        """
+        thread, journal, key = self.thread, self.thread.journal, self.thread.key
+        until = now() + timedelta(seconds=self._seconds)
+        given_up = journal.require(key).state.abandoned.keys()  # their holders lose the claim
+        head = self._heads.claim(self._stream, self._name, thread.thread_id, self._holder, until, given_up)
+        if head is None or head.left_by is None:
+            return head
+        left = journal.exchanges(key).by_id.get(head.left_by)
+        in_thread = [run for run in left.runs if not run.apart and not run.shadow] if left is not None else []
+        ended = [run for run in in_thread if run.state != "open"]
+        if left is None or not ended or ended[-1].completed:
+            return head
+        asked = {each.version for each in journal.memory(key).messages if each.exchange_id == left.exchange_id}
+        items, _ = thread.items()
+        doubt = Doubt.of([item for item in items if item.version in asked], to_iso(now()), asked=True)
+        doubt = replace(doubt, exchange_id=left.exchange_id, run_id=ended[-1].run_id)
+        return replace(head, settled=False, doubts=(*head.doubts, doubt))
+
+
+def _complete(
+    prepared: PreparedThread, claim: ThreadClaim, head: MirrorHead, takes_unsent: bool
+) -> Effects[PreparedThread]:
+    """Return the thread once it is complete, or with the missing items for the backend to send."""
+    thread = claim.thread
+    if not takes_unsent and not any(doubt.asked for doubt in head.doubts):
+        doubts, version = yield from _send_missing(claim, head)
+        return replace(prepared, thread_version=version, doubts=doubts)
+    if head.settled and not head.doubts:
+        unsent, version = yield from work(partial(thread.newer_items, head))
+        return replace(prepared, thread_version=version, unsent=unsent)
+    read = yield from thread.read_back(head, claim.note, prepared.exchange_id)
+    prepared = replace(prepared, thread_version=read.version, doubts=read.doubts, found=read.found)
+    if read.found:
+        return replace(prepared, thread_version=(yield from work(partial(thread.version_with_found, read))))
+    if takes_unsent:
+        unsent = lacking(read.journal, read.thread)
+        return replace(prepared, unsent=unsent, doubts=sent_again(read.doubts, unsent))
+    delivered = yield from bring_up(
+        thread.mirror, thread.thread_id, read.journal, read.thread, read.doubts, note=claim.note
+    )
+    yield from work(partial(thread.record_deleted, read.version, delivered.deleted))
+    return replace(prepared, doubts=delivered.doubts)
+
+
+def _send_missing(claim: ThreadClaim, head: MirrorHead) -> Effects[tuple[Sequence[Doubt], int]]:
+    """Send missing items; return the writes that may still arrive, and the version that the thread holds."""
+    thread = claim.thread
+    if head.settled and not head.doubts:
+        items, version = yield from work(partial(thread.newer_items, head))
+        if (yield from _send(claim, items)):
+            return (), version
+        head = replace(head, settled=False, doubts=tuple(claim.doubts))
+    read = yield from thread.read_back(head, claim.note)
+    delivered = yield from bring_up(
+        thread.mirror,
+        thread.thread_id,
+        read.journal,
+        read.thread,
+        read.doubts,
+        unclean=head.left_by is not None,
+        attempts_max=CATCH_UP_ATTEMPTS_MAX,
+        note=claim.note,
+    )
+    yield from work(partial(thread.record_deleted, read.version, delivered.deleted))
+    return delivered.doubts, read.version
+
+
+def _send(claim: ThreadClaim, items: Sequence[ThreadItem]) -> Effects[bool]:
+    """Send items to a thread that is known to hold all earlier ones, and return whether every item was acknowledged.
+
+    If not, the thread must be read before the next write. A batch whose result is unknown is noted as a doubt.
+
+    Raises:
+        ProviderRefused: the provider rejected a batch in a way that a retry cannot fix, or the thread is missing.
+    """
+    mirror, thread_id = claim.thread.mirror, claim.thread.thread_id
+    for start in range(0, len(items), mirror.batch):
+        batch = items[start : start + mirror.batch]
+        try:
+            yield from mirror.add(thread_id, batch)
+        except ProviderRefused as refused:
+            if is_uncertain(refused.failure):
+                claim.note((Doubt.of(batch, to_iso(now()), whole=True),))
+            elif not is_worth_a_retry(refused.failure) or diagnose(refused.failure) is Cause.THREAD_MISSING:
+                raise
+            return False
+        except BaseException:
+            claim.note((Doubt.of(batch, to_iso(now()), whole=True),))
+            raise
+    return True
+
+
+def _reconcile(claim: ThreadClaim, head: MirrorHead, mend: Mend) -> Effects[tuple[Delivered, int | None]]:
+    """Return the result, and the version that the thread holds, or None if nothing was to be sent."""
+    thread = claim.thread
+    read = yield from thread.read_back(head, claim.note, quiet=True)
+    if not (yield from mend(read.thread)):
+        return Delivered(0, tuple(read.deleted), tuple(read.doubts)), None
+    items, version = yield from work(thread.items)
+    unclean = head.left_by is not None
+    delivered = yield from bring_up(
+        thread.mirror, thread.thread_id, items, read.thread, read.doubts, unclean=unclean, note=claim.note
+    )
+    yield from work(partial(thread.record_deleted, version, delivered.deleted))
+    return replace(delivered, deleted=(*read.deleted, *delivered.deleted)), version
+
+
+def _usable_id(state: ConversationState, mirror: ThreadMirror) -> str | None:
+    """Return the id of the linked thread if it exists and contains nothing cut from memory since, else None."""
+    link = state.links.get(mirror.name)
+    usable = link is not None and link.is_usable(mirror.endpoint, state.cut_version)
+    return link.thread_id if link is not None and usable else None
+
+
+def _record_unreached(journal: Journal, key: str, mirror: ThreadMirror, refused: ProviderRefused) -> None:
+    """Log that a thread is not up to date, and record it as lost if the provider no longer has it."""
+    cause = diagnose(refused.failure)
+    lost = refused.failure.thread_id
+    if lost is not None and cause in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE}:
+        journal.commit(key, lambda it: it.lose_thread(mirror.name, lost, cause.value))
+    logger.warning("%s thread of %r is not up to date: %s (%s)", mirror.name, key, cause.value, refused)
+
+
+def _state(journal: Journal, key: str) -> ConversationState:
+    """Return the state of a conversation after closing overdue runs that a crash left open."""
+    state = journal.require(key).state
+    if state.next_deadline is None or state.next_deadline > to_iso(now()):
+        return state
+    journal.commit(key, lambda it: it.close_overdue_runs())
+    return journal.require(key).state
