@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 LOCK := requirements.lock
 
-.PHONY: help demo test check lint types tests wheel bench lock clean
+.PHONY: help demo test soak check lint types tests wheel bench lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   install into $(VENV), then run the demo"
 	@echo "make test   install the test dependencies, then run the tests"
 	@echo "make check  run everything that CI runs: lint, types, tests, wheel"
+	@echo "make soak   run the tests in their long form, which takes hours"
 	@echo "make bench  run the benchmarks"
 	@echo "make clean  remove all generated files"
 
@@ -21,6 +22,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+# The long form of the tests that `make test` runs small: the whole fault matrix, 10,000 examples of each property, hundreds of
+# kills and storms, all real conversations. It takes hours.
+soak: $(VENV)/.tested
+	THREADLEDGER_SOAK=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 check: lint types test wheel
 

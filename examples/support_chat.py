@@ -16,11 +16,11 @@ def handle(ledger: threadledger.Ledger, request: dict[str, str]) -> dict[str, ob
         answer = chat.ask(request["text"], idempotency_key=request["request_id"])
     except threadledger.ConversationBusy:
         return {"status": 409, "text": "One moment, your last question is being answered."}
-    except threadledger.AllBackendsFailed as nobody:
+    except threadledger.AllBackendsFailed as failed:
         return {
             "status": 503,
             "text": "Your question is kept.",
-            "causes": [each.cause.value for each in nobody.failures],
+            "causes": [each.cause.value for each in failed.failures],
         }
     return {"status": 200, "text": answer.text, "fallback": answer.fallback}
 

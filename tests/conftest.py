@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import inspect
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,8 +21,14 @@ from uuid import uuid4
 import hypothesis
 import pytest
 
+SOAK = "THREADLEDGER_SOAK" in os.environ
+"""Whether the tests take their long form: `make soak`. Other modules read the variable as well, when they are imported."""
+
+SOAK_EXAMPLES = 10_000
+
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("default")
+hypothesis.settings.register_profile("soak", deadline=None, print_blob=True, max_examples=SOAK_EXAMPLES)
+hypothesis.settings.load_profile("soak" if SOAK else "default")
 
 GIVEN_POSTGRES = os.environ.get("THREADLEDGER_TEST_POSTGRES")
 """SQLAlchemy URL of the server to use. Read once, because tests do not see the machine's settings."""
@@ -97,6 +105,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[POSTGRES_PLACE] = Path(getattr(config, "workerinput", {}).get("postgres_place", own))
     if not hasattr(config, "workerinput"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also stops the server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each property the examples of a soak, even if it asks for fewer."""
+    for test in {item.obj for item in items if inspect.isfunction(getattr(item, "obj", None))} if SOAK else ():
+        asked = getattr(test, "_hypothesis_internal_use_settings", None)  # what `@settings` leaves on a test
+        if asked is not None:
+            test._hypothesis_internal_use_settings = hypothesis.settings(asked, max_examples=SOAK_EXAMPLES)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -219,3 +235,24 @@ def open_ledger(db_url: str, simulator: Any) -> Iterator[Callable[..., Any]]:
     yield open_one
     for ledger in opened:
         ledger.close()
+
+
+@pytest.fixture
+def run_exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], int]:
+    """Return a function that runs the exported tests of a folder in this process, and returns their number.
+
+    Starting pytest takes longer than they do; one test in `cli/test_audit_export.py` does it as a user would.
+    """
+
+    def run(folder: Path) -> int:
+        paths = sorted(folder.glob("test_*.py"))
+        for path in paths:
+            names: dict[str, Any] = {"__file__": str(path), "__name__": path.stem}
+            exec(compile(path.read_text(encoding="utf-8"), path, "exec"), names)
+            (test,) = (value for name, value in names.items() if name.startswith("test_"))
+            opened = contextmanager(inspect.unwrap(names["ledger"]))
+            with pytest.MonkeyPatch.context() as patch, opened(tmp_path_factory.mktemp("exported"), patch) as ledger:
+                test(ledger)
+        return len(paths)
+
+    return run

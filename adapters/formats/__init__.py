@@ -6,9 +6,10 @@ from threadledger.domain.faces import lazy_face
 
 if TYPE_CHECKING:
     from .importing import Imported, import_found
-    from .jsonl import MemoryLines, conversation_as_line, export_lines, import_lines
+    from .jsonl import conversation_as_line, export_lines, import_lines
     from .live import import_threads
     from .markdown import export_markdown
+    from .memory_file import MemoryLines
     from .sources import FORMATS, import_source
 
 __all__ = [
@@ -29,9 +30,10 @@ if not TYPE_CHECKING:
         __name__,
         {
             "importing": "Imported import_found",
-            "jsonl": "MemoryLines conversation_as_line export_lines import_lines",
+            "jsonl": "conversation_as_line export_lines import_lines",
             "live": "import_threads",
             "markdown": "export_markdown",
+            "memory_file": "MemoryLines",
             "sources": "FORMATS import_source",
         },
     )

@@ -7,24 +7,16 @@ those are added.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from threadledger.domain.conversation import events
-from threadledger.domain.errors import FileMissing, InvalidInput, ThreadledgerError
+from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
+from threadledger.domain.ledger import Ledger
 
-if TYPE_CHECKING:
-    from threadledger.domain.ledger import Ledger
-
-    from .importing import Entry, Found, Imported
-
-# What only an import needs is loaded inside its functions: every ledger has a `MemoryLines`.
+from .importing import Entry, Found, Imported, import_found, json_of, message_of
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -43,15 +35,11 @@ METADATA = "metadata"
 
 def import_lines(ledger: Ledger, lines: Iterable[bytes]) -> Iterator[Imported]:
     """Import conversations line by line; an invalid line is reported with its number and skipped, valid lines are stored."""
-    from .importing import import_found
-
     return import_found(ledger, found_in_lines(lines))
 
 
 def found_in_lines(lines: Iterable[bytes]) -> Iterator[Found | Imported]:
     """Yield the conversation of each line; blank lines are skipped."""
-    from .importing import Found, Imported, json_of
-
     for number, line in enumerate(lines, 1):
         text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
         if not text.strip():
@@ -121,8 +109,6 @@ def _placed(message: dict[str, Any], place: Mapping[str, Any]) -> dict[str, Any]
 
 def _entry(given: object, index: int) -> Entry:
     """Parse one message of a line. Place fields added by an export are removed from the message."""
-    from .importing import Entry, message_of
-
     name = f"message {index + 1}"
     if not isinstance(given, dict):
         raise InvalidInput(f"{name} is not an object: write an object with role and content")
@@ -147,45 +133,3 @@ def _is_place(given: object) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-# A file of memories has one line per conversation: `{"id": KEY, "messages": [Chat Completions messages]}`.
-Memories = Iterator[tuple[str, Sequence[dict[str, Any]]]]
-
-
-class MemoryLines:
-    """Implement `MemoryFile` with JSON lines."""
-
-    def digest(self, messages: Sequence[dict[str, Any]]) -> str:
-        canonical = json.dumps(list(messages), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-    @contextmanager
-    def writing(
-        self, path: Path, memories: Iterable[tuple[str, Sequence[dict[str, Any]]]]
-    ) -> Iterator[tuple[Memories, Callable[[], None]]]:
-        unfinished = path.with_name(f"{path.name}.part")
-        try:
-            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-                for key, messages in memories:
-                    file.write(json.dumps({"id": key, "messages": messages}, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise FileMissing(f"{path} cannot be written ({error.strerror}): choose another file") from error
-        try:
-            yield _read(unfinished), lambda: _put(unfinished, path)
-        finally:
-            with suppress(FileNotFoundError):
-                unfinished.unlink()
-
-
-def _put(unfinished: Path, path: Path) -> None:
-    unfinished.replace(path)
-
-
-def _read(path: Path) -> Memories:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            given = json.loads(line)
-            yield given["id"], given["messages"]

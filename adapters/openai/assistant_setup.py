@@ -49,7 +49,7 @@ class Assistants:
             return self.pinned
         wanted = replace(profile, model=model)
         endpoint, profile_hash = self._client.endpoint, wanted.hash
-        known: str | None = yield from work(lambda: self._remembered.get(endpoint, profile_hash))
+        known = yield from work(lambda: self._remembered.get(endpoint, profile_hash))
         if known is None:
             made: str = (yield from self._find(profile_hash)) or (yield from self._make(wanted))
             yield from work(lambda: self._remembered.put(endpoint, profile_hash, made))

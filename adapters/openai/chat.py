@@ -110,7 +110,8 @@ def _options(request: BackendRequest, messages: list[Any], deadline: float) -> d
 
 
 def _completed(completion: Any, choice: Any, usage: Usage, request_id: str | None) -> Completion:
-    text = whole_text(choice.message.content or choice.message.refusal or "")
+    text = choice.message.content or choice.message.refusal or ""
+    text = text if text.isascii() else whole_text(text)
     if choice.finish_reason in {"length", "content_filter"} or not text:
         raise ProviderRefused(
             Failure(

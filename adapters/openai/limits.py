@@ -1,7 +1,7 @@
 """Define the provider's limits and their sources, as of November 2026.
 
-API: OpenAI's OpenAPI description distributed with openai-python 3.3.1. History: the description of 2024-04-09 (openai-openapi
-commit 5fd86c8), for limits that the current description no longer contains.
+`API` means OpenAI's OpenAPI description as distributed with openai-python 3.3.1, and `History` the description of 2024-04-09
+(openai-openapi commit 5fd86c8), for limits that the current description no longer contains.
 """
 
 from __future__ import annotations

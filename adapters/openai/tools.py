@@ -25,7 +25,11 @@ from .limits import ASSISTANT_TOOLS_MAX, CHAT_FUNCTIONS_MAX, HOSTED_TOOLS, INSTR
 
 def offered_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
     """Return the profile's tools for Chat Completions: the hosted tools and the bound functions."""
-    return [tool for tool in profile.tools if tool["type"] != "function" or tool["function"]["name"] in bound]
+    return [tool for tool in _tools_of(profile) if tool["type"] != "function" or tool["function"]["name"] in bound]
+
+
+def _tools_of(profile: Profile) -> list[dict[str, Any]]:
+    return profile.tools if profile.tools_json != "[]" else []  # most profiles have none, and nothing is parsed
 
 
 def response_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
@@ -185,7 +189,7 @@ def _instructions(backend: str, request: BackendRequest) -> Failure | None:
 
 def _number_of_tools(backend: str, request: BackendRequest) -> Failure | None:
     """Check the number of tools. An assistant gets all tools of the profile; other backends get only bound functions."""
-    offered, allowed = request.profile.tools, ASSISTANT_TOOLS_MAX
+    offered, allowed = _tools_of(request.profile), ASSISTANT_TOOLS_MAX
     if backend == "chat":
         offered = [tool for tool in offered_tools(request.profile, request.tools) if tool["type"] == "function"]
         allowed = CHAT_FUNCTIONS_MAX
@@ -196,7 +200,7 @@ def _number_of_tools(backend: str, request: BackendRequest) -> Failure | None:
 
 def _kinds_of_tools(backend: str, request: BackendRequest) -> Failure | None:
     taken = HOSTED_TOOLS[backend] | {"function"}
-    others = sorted({str(tool.get("type")) for tool in request.profile.tools} - taken)
+    others = sorted({str(tool.get("type")) for tool in _tools_of(request.profile)} - taken)
     if not others:
         return None
     message = (

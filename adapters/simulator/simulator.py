@@ -143,7 +143,7 @@ class Simulator:
     def add_fault(self, fault: Fault | str, **action: Any) -> None:
         """Add a fault, given as a `Fault`, or as its `on` and the other keys of the script format.
 
-        `add_fault("POST /responses", refuse={"status": 429}, times=2)`
+        For example, `add_fault("POST /responses", refuse={"status": 429}, times=2)` refuses two requests.
         """
         parsed = parse_fault({"on": fault, **action} if isinstance(fault, str) else fault)
         with self.provider.lock:

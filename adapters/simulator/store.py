@@ -123,7 +123,7 @@ class ProviderStore:
         self.retired_models.clear()
 
     def remember(self, record: SimulatedCompletion) -> None:
-        """ProviderStore a chat completion; delete the oldest one if there are too many."""
+        """Store a chat completion; delete the oldest one if there are too many."""
         self.completions[record.object["id"]] = record
         if len(self.completions) > COMPLETIONS_KEPT:
             del self.completions[next(iter(self.completions))]

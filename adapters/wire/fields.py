@@ -1,4 +1,4 @@
-"""List the fields of each request body. Source: OpenAI's OpenAPI description as of openai-python 3.3.1."""
+"""List the fields of each request body. The source is OpenAI's OpenAPI description as of openai-python 3.3.1."""
 
 from __future__ import annotations
 

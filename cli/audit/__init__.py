@@ -1,4 +1,4 @@
-"""`threadledger audit`: explain why runs failed."""
+"""Explain why runs failed: `threadledger audit`."""
 
 from __future__ import annotations
 

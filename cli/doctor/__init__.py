@@ -1,1 +1,1 @@
-"""`threadledger doctor`: diagnose problems and show how to fix them."""
+"""Diagnose problems and show how to fix them: `threadledger doctor`."""

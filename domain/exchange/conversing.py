@@ -62,7 +62,7 @@ class Conversing:
             return earlier or conversation.journal(message, idempotency_key=idempotency_key)
 
         journaled = yield from work(partial(self.journal.commit, self.key, decide, create=True))
-        yield from self.services.mirrored(self.journal, self.key)
+        yield from self.mirror()
         return JournaledMessage(message, journaled.message_id, journaled.originator_version, journaled.timestamp)
 
     def extend(self, messages: Iterable[Mapping[str, Any]]) -> Effects[list[JournaledMessage]]:
@@ -75,7 +75,7 @@ class Conversing:
             return [conversation.journal(message) for message in parsed]
 
         events = yield from work(partial(self.journal.commit, self.key, decide, create=True))
-        yield from self.services.mirrored(self.journal, self.key)
+        yield from self.mirror()
         return [
             JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
             for message, event in zip(parsed, events, strict=True)
@@ -129,6 +129,11 @@ class Conversing:
                     raise
                 yield Pause(seconds)
 
+    def mirror(self) -> Effects[None]:
+        """Send the conversation's threads what they lack, if there is an outbox."""
+        if self.services.outbox is not None:
+            yield from self.services.outbox.mirror(self.journal, self.key)
+
     def when_free(self, decide: Callable[..., T]) -> Effects[T]:
         """Commit a decision. While a run is open, the policy decides: refuse, wait, or replace the run.
 
@@ -138,8 +143,7 @@ class Conversing:
             return (yield from self._in_turn(decide))
         interrupting = self.services.policy.while_running == ActiveRuns.INTERRUPT
         chosen = partial(decide, interrupting=True) if interrupting else decide
-        decided: T = yield from work(partial(self.journal.commit, self.key, chosen, create=True))
-        return decided
+        return (yield from work(partial(self.journal.commit, self.key, chosen, create=True)))
 
     def _in_turn(self, decide: Callable[..., T]) -> Effects[T]:
         """Commit a decision when the conversation is free and no earlier caller is still waiting."""
@@ -148,11 +152,9 @@ class Conversing:
             for seconds in self._looks():
                 if self.services.turns.has_come(self.key, ticket):
                     with suppress(ConversationBusy):
-                        decided: T = yield from work(partial(self.journal.commit, self.key, decide, create=True))
-                        return decided
+                        return (yield from work(partial(self.journal.commit, self.key, decide, create=True)))
                 yield Pause(seconds)
-            decided = yield from work(partial(self.journal.commit, self.key, decide, create=True))
-            return decided
+            return (yield from work(partial(self.journal.commit, self.key, decide, create=True)))
         finally:
             self.services.turns.give_back(self.key, ticket)
 

@@ -124,7 +124,7 @@ class Exchange:
                 failure = failure_of_error(error)
                 with suppress(ThreadledgerError):
                     yield from work(lambda: self._runs.give_up(failure))
-            yield from self._services.mirrored(self._journal, self._key)
+            yield from self._mirror()
             raise
         except BaseException as stopped:
             failure = failure_of_stop(stopped)
@@ -134,10 +134,16 @@ class Exchange:
             if answer is not None:
                 yield Emit(answer)  # it is journaled: the caller need not wait for the threads
         finally:
-            yield from self._services.mirrored(self._journal, self._key)
+            yield from self._mirror()
         if answer is None:
             raise (yield from work(self._all_failed))
         return answer
+
+    def _mirror(self) -> Effects[None]:
+        """Send the threads what they lack, if the conversation has any or gets one."""
+        outbox = self._services.outbox
+        if outbox is not None and (self._services.mirrored_to != "none" or self._runs.has_threads):
+            yield from outbox.mirror(self._journal, self._key)
 
     def _answer(self) -> Effects[Answer | None]:
         pace = Pace(self._policy, self._services.random, health=self._services.health)

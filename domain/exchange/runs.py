@@ -15,7 +15,6 @@ from ..effects import Emit, ListenerLeft, Pause, attended, work
 from ..errors import Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused, StoreUnavailable
 from ..failures import Cause, Failure, diagnose, redact
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
-from ..threads import is_uncertain
 from .answer import Answer, Delta, StartedOver
 from .backend import BackendRequest
 
@@ -126,6 +125,8 @@ class RunRecords:
         self._key = key
         self._exchange_id = exchange_id
         self._mode = mode
+        self.has_threads = True
+        """Whether the conversation had linked threads when the newest run started; True before the first run."""
 
     def plan(self, plan: RunPlan, in_thread: bool) -> RunPlan:
         """Return the plan as this mode records it; `in_thread` says that the backend answers in a thread.
@@ -143,7 +144,12 @@ class RunRecords:
         Raises:
             Conflict: see `Conversation.start_run`.
         """
-        return self._journal.commit(self._key, lambda it: it.start_run(self._exchange_id, plan, going_on=going_on))
+
+        def decide(conversation: Conversation) -> str:
+            self.has_threads = bool(conversation.state.links)
+            return conversation.start_run(self._exchange_id, plan, going_on=going_on)
+
+        return self._journal.commit(self._key, decide)
 
     def keep_tools(self, run: Run, messages: Sequence[Message]) -> bool:
         """Journal tool calls and their results; return whether the run is still open."""
@@ -313,6 +319,11 @@ class Runs:
         """Ids of the runs that were recorded."""
         self.limit = ""
         """The limit that prevented a run."""
+
+    @property
+    def has_threads(self) -> bool:
+        """Return whether the conversation may have linked threads."""
+        return self._records.has_threads
 
     def start(self, candidate: Candidate, attempt: int, timeout_seconds: float, fallback_reason: str) -> Effects[Run]:
         """Record that a backend is about to be called, and announce it to a listener after a failed run.
@@ -544,6 +555,8 @@ class Runs:
     def _release(self, run: Run, failure: Failure) -> None:
         """Release the thread that was acquired for a run, noting whether the run may still write to it."""
         if run.thread is not None and self._services.outbox is not None:
+            from ..threads import is_uncertain
+
             self._services.outbox.release(run.thread, is_uncertain(failure))
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -15,17 +14,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from ..conversation import Profile
-from ..errors import ThreadledgerError
 from ..failures import Health
 from .policy import Policy
 
 if TYPE_CHECKING:
-    from ..effects import Effects
-    from ..journal import Journal, MemoryFile
+    from ..journal import MemoryFile
     from ..threads import ThreadMirror, ThreadOutbox
     from .backend import Backend, ToolFunction
-
-logger = logging.getLogger("threadledger.threads")
 
 
 class Turns:
@@ -85,15 +80,3 @@ class Services:
     """Closes connections."""
     aclose: Callable[[], Awaitable[None]] | None = None
     """Closes connections in an event loop, including those of that loop."""
-
-    def mirrored(self, journal: Journal, key: str) -> Effects[None]:
-        """Bring a conversation's threads up to date with the journal, if there is an outbox.
-
-        The messages are journaled already: an error here is logged, and the threads catch up later.
-        """
-        if self.outbox is None:
-            return
-        try:
-            yield from self.outbox.mirror(journal, key)
-        except ThreadledgerError as error:
-            logger.warning("the threads of %r lag behind: %s", key, error)

@@ -1,4 +1,7 @@
-"""Explain failures: facts, cause, advice, retry rules, groups, health of backends and redaction. Pure."""
+"""Explain failures: facts, cause, advice, retry rules, groups, health of backends and redaction.
+
+Nothing here reads or writes anything outside.
+"""
 
 from typing import TYPE_CHECKING
 

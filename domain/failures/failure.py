@@ -78,7 +78,7 @@ class Failure:
         return cls(**facts)
 
     def redacted(self) -> Failure:
-        """Return a copy without secrets, storable and within the size limits. Idempotent."""
+        """Return a copy without secrets, storable and within the size limits. A second call changes nothing."""
         texts: dict[str, Any] = {
             name: redact(value)
             for name, value in vars(self).items()

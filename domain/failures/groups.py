@@ -233,7 +233,10 @@ _CHANGING = re.compile(
 
 @lru_cache(maxsize=1_024)
 def normalised(message: str) -> str:
-    """Return the message in one line, with placeholders for what changes from one failure to the next. Idempotent."""
+    """Return the message in one line, with placeholders for what changes from one failure to the next.
+
+    A second call changes nothing.
+    """
     before, text = "", " ".join(message.split())
     while text != before:  # one replacement can enable another; each pass leaves less to replace
         before, text = text, _CHANGING.sub(_placeholder, text)

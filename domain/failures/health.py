@@ -170,7 +170,9 @@ class _Watched:
 
 
 class Health:
-    """Track the health of each backend as this process sees it. Shared by all conversations of a ledger; thread-safe.
+    """Track the health of each backend as this process sees it.
+
+    All conversations of a ledger share it, from any thread.
 
     `now` is the wall clock, because the end of a cooldown is shown to people.
     """

@@ -188,7 +188,7 @@ class Views(Protocol):
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
         """Return conversations, most recently changed first.
 
-        With `search`, only those whose key or messages contain all its words.
+        With `search`, return only those whose key or messages contain all its words.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The public face of a ledger: conversations, replay, audit, and the same awaited."""
+"""Provide what an app opens: a ledger with its conversations, replay and audit, blocking or awaited."""
 
 from typing import TYPE_CHECKING
 

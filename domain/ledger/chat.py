@@ -183,7 +183,7 @@ class OwnRunning:
             lambda: journal.commit(key, lambda it: it.complete_run(self.run_id, completion, duration_seconds=elapsed))
         )
         self._ended = True
-        yield from self._conversing.services.mirrored(journal, key)
+        yield from self._conversing.mirror()
 
     def fail(self, error: BaseException) -> Effects[None]:
         """Record an exception as the run's failure. Does nothing if the run has ended."""
@@ -208,7 +208,7 @@ class OwnRunning:
         with suppress(RunNotOpen):  # another process closed it as interrupted: the app's own exception says more
             yield from work(lambda: self._conversing.journal.commit(self._conversing.key, decide))
         if failure.status != "interrupted":  # an interrupted app is shutting down
-            yield from self._conversing.services.mirrored(self._conversing.journal, self._conversing.key)
+            yield from self._conversing.mirror()
 
     def _elapsed(self) -> float:
         return round(time.monotonic() - self._began, 6)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from datetime import datetime
 from itertools import count
+from typing import TYPE_CHECKING
 
-from ..conversation import Conversation, ConversationState
+from ..conversation import Conversation
 from ..conversation import events as e
-from ..conversation.messages import JournaledMessage, Role
-from ..effects import Effects, work
+from ..conversation.messages import Role
+from ..effects import work
 from ..errors import Conflict, ConversationChanged, InvalidInput
-from ..exchange import Services
 from ..ids import new_id
-from ..journal import Journal
 from ..limits import KEY_CHARS_MAX
-from ..memory import Memory
+
+if TYPE_CHECKING:
+    from ..conversation import ConversationState
+    from ..conversation.messages import JournaledMessage
+    from ..effects import Effects
+    from ..exchange import Services
+    from ..journal import Journal
+    from ..memory import Memory
 
 
 def forked(
@@ -22,7 +28,8 @@ def forked(
 ) -> Effects[ConversationState]:
     """Fork a conversation, then mirror the fork to its threads, as after any append; see `Ledger.fork`."""
     state = yield from work(lambda: fork(journal, key, new_key, at).state)
-    yield from services.mirrored(journal, new_key)
+    if services.outbox is not None:
+        yield from services.outbox.mirror(journal, new_key)
     return state
 
 

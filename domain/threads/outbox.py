@@ -19,20 +19,23 @@ from typing import TYPE_CHECKING, TypeVar
 from ..conversation import stream_of
 from ..conversation.messages import Message, Role
 from ..effects import Effect, Effects, Pause, attended, work
-from ..errors import ProviderRefused
+from ..errors import ProviderRefused, ThreadledgerError
 from ..failures import Cause, Failure, Health, diagnose, is_worth_a_retry
 from ..ids import new_id, now, to_iso
 from ..limits import RUN_GRACE_SECONDS
-from .delivery import CATCH_UP_ATTEMPTS_MAX, Delivered, bring_up, is_uncertain, lacking, sent_again
 from .late_copies import Doubt, recent_doubts
-from .linked_thread import LinkedThread
 from .mirror import MirrorHead
 from .thread import ThreadItem
 
 if TYPE_CHECKING:
     from ..conversation import Conversation, ConversationState
     from ..journal import Journal
+    from .delivery import Delivered
+    from .linked_thread import LinkedThread
     from .mirror import MirrorHeads, ThreadMirror
+
+# What reads and writes a thread is imported where a thread is read or written: a conversation without threads needs none
+# of it.
 
 logger = logging.getLogger("threadledger.threads")
 
@@ -90,6 +93,7 @@ class ThreadOutbox:
 
     def __init__(self, mirrors: Mapping[str, ThreadMirror], heads: MirrorHeads, always: Sequence[str] = ()) -> None:
         self._mirrors = mirrors
+        self._kinds = frozenset(mirrors)
         self._heads = heads
         self._always = always
         self._health = Health()
@@ -97,11 +101,17 @@ class ThreadOutbox:
     def mirror(self, journal: Journal, key: str) -> Effects[None]:
         """Send missing messages to the threads of a conversation.
 
-        A thread that was deleted at the provider is created again from the journal. Failures of the provider are
-        logged, not raised.
+        A thread that was deleted at the provider is created again from the journal. The messages are journaled already,
+        so errors are logged, not raised: the threads catch up later.
         """
-        if not self._mirrors:
+        if not self._kinds:
             return
+        try:
+            yield from self._mirror_all(journal, key)
+        except ThreadledgerError as error:
+            logger.warning("the threads of %r lag behind: %s", key, error)
+
+    def _mirror_all(self, journal: Journal, key: str) -> Effects[None]:
         state = yield from work(lambda: _state(journal, key))
         if state.open_runs:
             return  # a run may be writing to the thread; mirroring follows when it ends or is closed as overdue
@@ -147,6 +157,8 @@ class ThreadOutbox:
         Raises:
             ProviderRefused: the thread is missing or unreachable, or another process holds it for too long.
         """
+        from .linked_thread import LinkedThread
+
         thread_id = (yield from work(lambda: journal.require(key))).state.links[mirror].thread_id
         thread = LinkedThread(journal, key, self._mirrors[mirror], thread_id)
         claim = ThreadClaim(self._heads, thread)
@@ -222,6 +234,8 @@ class ThreadOutbox:
         self, journal: Journal, key: str, mirror: ThreadMirror, state: ConversationState
     ) -> Effects[LinkedThread]:
         """Return the thread that a run may answer in; link a new one if there is none."""
+        from .linked_thread import LinkedThread
+
         thread_id = _usable_id(state, mirror)
         if thread_id is None:
             thread_id = yield from self._link(journal, key, mirror)
@@ -362,6 +376,8 @@ def _complete(
     prepared: PreparedThread, claim: ThreadClaim, head: MirrorHead, takes_unsent: bool
 ) -> Effects[PreparedThread]:
     """Return the thread once it is complete, or with the missing items for the backend to send."""
+    from .delivery import bring_up, lacking, sent_again
+
     thread = claim.thread
     if not takes_unsent and not any(doubt.asked for doubt in head.doubts):
         doubts, version = yield from _send_missing(claim, head)
@@ -385,6 +401,8 @@ def _complete(
 
 def _send_missing(claim: ThreadClaim, head: MirrorHead) -> Effects[tuple[Sequence[Doubt], int]]:
     """Send missing items; return the writes that may still arrive, and the version that the thread holds."""
+    from .delivery import CATCH_UP_ATTEMPTS_MAX, bring_up
+
     thread = claim.thread
     if head.settled and not head.doubts:
         items, version = yield from work(partial(thread.newer_items, head))
@@ -414,6 +432,8 @@ def _send(claim: ThreadClaim, items: Sequence[ThreadItem]) -> Effects[bool]:
     Raises:
         ProviderRefused: the provider rejected a batch in a way that a retry cannot fix, or the thread is missing.
     """
+    from .delivery import is_uncertain
+
     mirror, thread_id = claim.thread.mirror, claim.thread.thread_id
     for start in range(0, len(items), mirror.batch):
         batch = items[start : start + mirror.batch]
@@ -433,6 +453,8 @@ def _send(claim: ThreadClaim, items: Sequence[ThreadItem]) -> Effects[bool]:
 
 def _reconcile(claim: ThreadClaim, head: MirrorHead, mend: Mend) -> Effects[tuple[Delivered, int | None]]:
     """Return the result, and the version that the thread holds, or None if nothing was to be sent."""
+    from .delivery import Delivered, bring_up
+
     thread = claim.thread
     read = yield from thread.read_back(head, claim.note, quiet=True)
     if not (yield from mend(read.thread)):

@@ -438,7 +438,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert memory.version == len(stream)
 
 
-def run(new_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
+def run(new_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     clock = Clock()
     monkeypatch.setattr("threadledger.domain.conversation.conversation.now", clock)
     for name, size in PAGES.items():
@@ -446,7 +446,7 @@ def run(new_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, examples: i
     run_state_machine_as_test(
         lambda: StoreMachine(new_url, clock),
         settings=settings(
-            max_examples=examples,
+            max_examples=settings.default.max_examples // part,
             stateful_step_count=40,
             deadline=None,
             report_multiple_bugs=False,
@@ -458,7 +458,7 @@ def run(new_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, examples: i
 
 def test_on_sqlite_the_store_says_what_a_dict_of_lists_says(monkeypatch):
     with tempfile.TemporaryDirectory() as folder:
-        run(lambda: f"sqlite:///{Path(folder) / uuid4().hex}.db", monkeypatch, examples=50)
+        run(lambda: f"sqlite:///{Path(folder) / uuid4().hex}.db", monkeypatch, part=2)
 
 
 def test_on_postgresql_the_store_says_what_a_dict_of_lists_says(postgres_url, monkeypatch):
@@ -473,7 +473,7 @@ def test_on_postgresql_the_store_says_what_a_dict_of_lists_says(postgres_url, mo
         return url.render_as_string(hide_password=False)
 
     try:
-        run(new_url, monkeypatch, examples=12)
+        run(new_url, monkeypatch, part=8)
     finally:
         for schema in schemas:
             execute(postgres_url, f"DROP SCHEMA {schema} CASCADE")

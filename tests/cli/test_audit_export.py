@@ -33,11 +33,6 @@ def failed(provider, command, db_url, monkeypatch):
     return failure["run_id"]
 
 
-def run_tests(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def written(folder: Path) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()) if path.is_file())
 
@@ -51,7 +46,7 @@ def test_the_script_goes_to_stdout_in_the_form_that_the_simulator_reads(failed, 
     assert [(fault.on, fault.times) for fault in script.faults] == [(RUNS, 1)]
 
 
-def test_with_output_the_test_passes_as_it_is_written(failed, command, tmp_path):
+def test_with_output_the_test_passes_as_it_is_written(failed, command, tmp_path, run_exported):
     folder = tmp_path / "failures"
     done = command("audit", "export", failed, "--output", str(folder))
     assert done.code == 0
@@ -61,16 +56,16 @@ def test_with_output_the_test_passes_as_it_is_written(failed, command, tmp_path)
     assert f'MEMORY = [{{"role": "user", "content": "{EARLIER}"}}]' in test
     assert 'FAILURES: list[tuple[str, str]] = [("assistants", "provider_error")]' in test
     assert f'ANSWER = ("chat", "{ANSWER}")' in test
-    ran = run_tests(folder)
-    assert ran.returncode == 0, ran.stdout
+    assert run_exported(folder) == 1
 
 
-def test_the_exported_test_fails_where_things_go_differently(failed, command, tmp_path):
+def test_the_exported_test_fails_where_things_go_differently(failed, command, tmp_path, run_exported):
     command("audit", "export", failed, "--output", str(tmp_path / "failures"))
     script = tmp_path / "failures" / f"{failed[-8:]}.json"
     told = json.loads(script.read_text(encoding="utf-8"))
     script.write_text(json.dumps(told | {"faults": []}), encoding="utf-8")
-    assert run_tests(tmp_path / "failures").returncode == 1
+    with pytest.raises(AssertionError):
+        run_exported(tmp_path / "failures")
 
 
 def test_files_that_are_there_are_not_overwritten_unless_asked(failed, command, tmp_path):
@@ -103,7 +98,9 @@ vector_store_ids = ["vs_abcdef0123456789"]
 """
 
 
-def test_what_belongs_to_an_account_is_replaced_in_messages_and_tools(command, provider, db_url, monkeypatch, tmp_path):
+def test_what_belongs_to_an_account_is_replaced_in_messages_and_tools(
+    command, provider, db_url, monkeypatch, tmp_path, run_exported
+):
     monkeypatch.setenv("THREADLEDGER_DB", db_url)
     monkeypatch.setenv("THREADLEDGER_BACKENDS", "responses")
     monkeypatch.setenv("THREADLEDGER_PROFILE", "tools.toml")
@@ -118,7 +115,7 @@ def test_what_belongs_to_an_account_is_replaced_in_messages_and_tools(command, p
     assert "https://tools.invalid" in text
     for own in ("abcdef0123456789", "internal.example.com", "planted-token"):
         assert own not in text
-    assert run_tests(tmp_path / "failures").returncode == 0
+    assert run_exported(tmp_path / "failures") == 1
 
 
 def test_no_key_no_address_and_no_id_of_the_provider_goes_into_the_files(failed, command, provider, tmp_path):
@@ -130,17 +127,17 @@ def test_no_key_no_address_and_no_id_of_the_provider_goes_into_the_files(failed,
     assert not re.search(r"\b(asst|thread|run|msg|req)_[A-Za-z0-9]{10,}", text)
 
 
-def test_private_texts_become_placeholders_of_the_same_length(failed, command, tmp_path):
+def test_private_texts_become_placeholders_of_the_same_length(failed, command, tmp_path, run_exported):
     command("audit", "export", failed, "--output", str(tmp_path / "failures"), "--redact-text")
     text = written(tmp_path / "failures")
     for private in (QUESTION, ANSWER, EARLIER):
         assert private not in text
         assert re.sub(r"\S", "x", private) in text
-    assert run_tests(tmp_path / "failures").returncode == 0
+    assert run_exported(tmp_path / "failures") == 1
 
 
 def test_what_cannot_be_brought_back_is_told_in_the_test_and_on_stderr(
-    command, provider, db_url, monkeypatch, tmp_path
+    command, provider, db_url, monkeypatch, tmp_path, run_exported
 ):
     monkeypatch.setenv("THREADLEDGER_DB", db_url)
     Path("long.toml").write_text(f'name = "John"\ninstructions = "{"x" * 256_001}"\n', encoding="utf-8")
@@ -151,7 +148,7 @@ def test_what_cannot_be_brought_back_is_told_in_the_test_and_on_stderr(
     told = "assistants, instructions_too_long: instructions_too_long: the request was never sent"
     assert f"not reproduced exactly: {told}" in done.err
     assert "# - assistants, instructions_too_long" in written(tmp_path / "failures")
-    assert run_tests(tmp_path / "failures").returncode == 0
+    assert run_exported(tmp_path / "failures") == 1
 
 
 def test_a_run_that_is_not_there_is_exit_6(failed, command):

@@ -150,7 +150,7 @@ def test_an_unknown_job_is_not_found_and_a_done_one_cannot_be_cancelled(command,
 STOPPING = """
 import os, signal, sys
 from threadledger.cli import main
-from threadledger.domain.rebuild import Threads
+from threadledger.domain.replay.rebuild import Threads
 
 step, seen = Threads.rebuilding, []
 def rebuilding(self, *given, **named):

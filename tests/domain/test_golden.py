@@ -1,12 +1,15 @@
-"""Rows as threadledger 0.1.0 stored them are read for ever. The file is never written anew: a later release adds its own."""
+"""Check that stored rows are readable for ever. The files are never rewritten; `golden/README.md` explains their names."""
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from threadledger import __version__
+from threadledger.adapters import SCHEMA_VERSION
 from threadledger.domain.conversation import ConversationState, evolve, fold_exchanges
 from threadledger.domain.conversation import events as e
 from threadledger.domain.journal import StoredRow
@@ -15,14 +18,14 @@ from threadledger.domain.memory import fold_memory
 from threadledger.domain.replay import JobState
 from threadledger.domain.replay.jobs import evolve_job
 
-FILE = Path(__file__).parents[1] / "golden" / "events-0.1.0.jsonl"
+FILE = Path(__file__).parents[1] / "golden" / "events-1.jsonl"
 ROWS = [json.loads(line) for line in FILE.read_text("ascii").splitlines()]
-SINCE = FILE.with_name("events-0.2.0.jsonl")
-"""What was added since, in the story that 0.1.0 began."""
+SINCE = FILE.with_name("events-3.jsonl")
+"""Event that schema 3 added to the story of schema 1."""
 
-LATEST = FILE.with_name("events-0.3.0.jsonl")
-"""What reruns, forks and the audit's groups brought: new fields, new events."""
-JOBS = FILE.with_name("jobs-0.3.0.jsonl")
+LATEST = FILE.with_name("events-4.jsonl")
+"""Events and fields that schema 4 added for reruns, forks and groups of failures."""
+JOBS = FILE.with_name("jobs-4.jsonl")
 """A job as it was first stored."""
 
 COMMON = {"originator_id", "originator_version", "timestamp", "event_id"}
@@ -120,9 +123,34 @@ def story():
     return [event_of(row) for row in ROWS if row["stream"] == "conversation:customer-42"]
 
 
-def test_the_file_is_as_it_was_released():
-    assert hashlib.sha256(FILE.read_bytes()).hexdigest() == (
-        "dd30b08c7faa80eed114f4ab4fd938ff9f3a39a39f1c8dd52f40a53d08eff721"
+GOLDEN = {
+    "events-1.jsonl": "dd30b08c7faa80eed114f4ab4fd938ff9f3a39a39f1c8dd52f40a53d08eff721",
+    "events-3.jsonl": "2f03b1f6e2c05c01e958870459067aa8f9dafadc93b0c622a89efd98a7bf754d",
+    "events-4.jsonl": "b0bee5eb3424cca25c6bc005aa5a289aa5c33ff7c9a1c3c74eeeaa59084b4021",
+    "jobs-4.jsonl": "0cd13642ad5cc4685f6eb00392174f2c5257a4c29488ead4ff4fa5be2f9ad391",
+    "schema-1.sql": "135222d16c1cd21464aadb0741e7ccbc516cc1d1916104745d7e99f121645898",
+    "schema-2.sql": "c49a14bff508b49de3b3992fad17b6fd98defc513e8768aab597f288a47be684",
+    "schema-3.sql": "8341d74cf47586884103871236dd975cb9f187157affa6e3062762c1bc2dea46",
+    "snapshots-4.jsonl": "568ecd53fe227ce2cec5c4d57c10cc389a48ef895ce34a67ca6f40101b77439d",
+}
+"""SHA-256 of each golden file."""
+
+
+def test_the_golden_files_are_as_they_were_first_written():
+    files = [path for path in FILE.parent.iterdir() if path.suffix != ".md"]
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == GOLDEN
+
+
+def test_golden_files_version_and_changelog_have_one_numbering():
+    """The number in a name is a schema; the newest section of the changelog is this version, and names its schema."""
+    assert {int(re.search(r"-(\d+)\.", name).group(1)) for name in GOLDEN} <= set(range(1, SCHEMA_VERSION + 1))
+    assert {f"schema-{number}.sql" for number in range(1, SCHEMA_VERSION)} <= GOLDEN.keys()
+    changelog = (FILE.parents[2] / "CHANGELOG.md").read_text("utf-8")
+    newest, section = re.findall(r"^## \[(.+?)\](.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)[0]
+    assert newest == __version__
+    assert f"database schema is version {SCHEMA_VERSION}" in " ".join(section.split())
+    assert f"{__version__}, which is not released yet, has schema {SCHEMA_VERSION}" in " ".join(
+        FILE.with_name("README.md").read_text("utf-8").split()
     )
 
 

@@ -68,7 +68,15 @@ class TestWhatOurWritesMayHavePutIntoAThread:
 class TestOutputOfRuns:
     @pytest.mark.parametrize(
         ("journal", "thread", "found"),
-        [("A", "Ab", "b"), ("A", "Abc", "bc"), ("A", "A", ""), ("A", "AbC", ""), ("Ab", "Ac", ""), ("AB", "A", "")],
+        [
+            ("A", "Ab", "b"),
+            ("A", "Abc", "bc"),
+            ("A", "A", ""),
+            ("A", "AbC", ""),
+            ("Ab", "Ac", ""),
+            ("AB", "A", ""),
+            ("AB", "Axc", ""),
+        ],
     )
     def test_follows_the_last_journaled_item_and_nothing_else_follows(self, journal, thread, found):
         assert words(said_behind(items(journal), items(thread))) == found

@@ -228,9 +228,7 @@ class AnyConversation(RuleBasedStateMachine):
 def test_the_invariants_hold_under_commands_in_any_order():
     with freeze_time(NOON) as clock:
         AnyConversation.clock = clock
-        run_state_machine_as_test(
-            AnyConversation, settings=settings(max_examples=100, stateful_step_count=30, deadline=None)
-        )
+        run_state_machine_as_test(AnyConversation, settings=settings(stateful_step_count=30, deadline=None))
 
 
 @given(st.lists(st.text(max_size=3), max_size=20))

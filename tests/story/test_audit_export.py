@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -54,7 +52,9 @@ pytestmark = [
     pytest.mark.matrix,
 ]
 
-WHOLE = "THREADLEDGER_WHOLE_MATRIX" in os.environ
+RunExported = Callable[[Path], int]
+
+WHOLE = not {"THREADLEDGER_SOAK", "THREADLEDGER_WHOLE_MATRIX"}.isdisjoint(os.environ)
 BY_NAME = {setup.name: setup for setup in SETUPS}
 ASKED = {"assistants": RUNS, "responses": RESPONSES, "chat": CHAT}
 
@@ -174,14 +174,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield running
 
 
-def run_all(folder: Path, written: Sequence[Exported]) -> str:
-    """Run the exported tests in a separate process, and return its output."""
+def write_all(folder: Path, written: Sequence[Exported]) -> None:
     for each in written:
         (folder / f"{each.name}.json").write_text(json.dumps(each.script), encoding="utf-8")
         (folder / f"test_{each.name}.py").write_text(each.test, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode else "passed"
 
 
 ALL = list(everywhere() if WHOLE else cases())
@@ -190,7 +186,9 @@ PARTS = {f"{start}-{start + SIZE - 1}": ALL[start : start + SIZE] for start in r
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_what_failed_fails_the_same_way_in_the_exported_test(part: str, stage: Stage, tmp_path: Path) -> None:
+def test_what_failed_fails_the_same_way_in_the_exported_test(
+    part: str, stage: Stage, tmp_path: Path, run_exported: RunExported
+) -> None:
     written: list[Exported] = []
     for cell in PARTS[part]:
         each = stage.played(cell)
@@ -201,14 +199,15 @@ def test_what_failed_fails_the_same_way_in_the_exported_test(part: str, stage: S
             Script.parse(each.script)
             written.append(each)
     assert written
-    assert run_all(tmp_path, written) == "passed"
+    write_all(tmp_path, written)
+    assert run_exported(tmp_path) == len({each.name for each in written})
 
 
 # Cases that a single fault does not cover
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Any:
+def kept(tmp_path: Path, run_exported: RunExported) -> Any:
     """Return a function that exports a conversation's last exchange, and checks that its test passes and matches the record."""
 
     def keep(ledger: Ledger, key: str, **settings: Any) -> Exported:
@@ -218,7 +217,8 @@ def kept(tmp_path: Path) -> Any:
         assert (names["FAILURES"], names.get("ANSWER")) == (each.failures, each.answer), each.notes
         folder = tmp_path / "kept"
         folder.mkdir()
-        assert run_all(folder, [each]) == "passed"
+        write_all(folder, [each])
+        assert run_exported(folder) == 1
         return each
 
     return keep
@@ -312,7 +312,7 @@ def test_the_memory_is_that_of_the_first_run_word_for_word(open_ledger, simulato
     assert "Forget this." not in each.test
 
 
-def test_a_process_that_was_stopped_is_said_to_be_something_else_here(open_ledger, simulator, tmp_path):
+def test_a_process_that_was_stopped_is_said_to_be_something_else_here(open_ledger, simulator, tmp_path, run_exported):
     ledger = open_ledger(backends=("chat",), retries=0)
 
     tools = {"weather": lambda city: (_ for _ in ()).throw(KeyboardInterrupt)}
@@ -324,4 +324,5 @@ def test_a_process_that_was_stopped_is_said_to_be_something_else_here(open_ledge
     assert each.failures == [("chat", "interrupted")]
     assert each.expected()["FAILURES"] == [("chat", "network")]
     assert any("the process stopped" in note for note in each.notes)
-    assert run_all(tmp_path, [each]) == "passed"
+    write_all(tmp_path, [each])
+    assert run_exported(tmp_path) == 1

@@ -6,6 +6,7 @@ In journal and thread, nothing may be lost or duplicated, and the order must be 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -31,7 +32,7 @@ from .crashing import KEY, NOBODY, RESPONSES, RUNS, SCENARIOS, TOOLS, Behind, go
 pytestmark = pytest.mark.crash
 
 SEED = 4
-KILLS = 200
+KILLS = 1_000 if "THREADLEDGER_SOAK" in os.environ else 4 * len(SCENARIOS)
 """Number of tests; each draws a random crash point and the next process's first action."""
 
 GOING_ON = ("ask", "append", "repeat", "rerun")

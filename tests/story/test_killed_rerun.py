@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ pytestmark = [
 ]
 
 SEED = 5
-DRAWS = 8
+DRAWS = 40 if "THREADLEDGER_SOAK" in os.environ else 4
 """Number of random points for each backend."""
 
 ROUTES = {

@@ -20,6 +20,7 @@ from threadledger.domain.threads import ThreadState
 
 from .rebuilding import Rebuilder
 
+SOAK = "THREADLEDGER_SOAK" in os.environ
 KINDS = ("conversations", "assistants")
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "conversations.jsonl.gz"
 
@@ -290,7 +291,7 @@ def rebuilder() -> Iterator[Rebuilder]:
     rebuilder.close()
 
 
-DRAWS = 8
+DRAWS = 40 if SOAK else 4
 TEXTS = {"conversations": 23, "assistants": 6}
 """Number of texts for each kind of thread, so that writing them takes several requests."""
 
@@ -360,8 +361,10 @@ def real_lines(number, seed=5):
     return lines if number is None else Random(seed).sample(lines, number)
 
 
-WHOLE = os.environ.get("THREADLEDGER_WHOLE_REBUILD")
-"""If set, all real conversations are rebuilt, which takes some minutes."""
+WHOLE = SOAK or "THREADLEDGER_WHOLE_REBUILD" in os.environ
+"""Whether all real conversations are rebuilt, which takes some minutes."""
+
+KILLS = 20 if WHOLE else 6
 
 
 REACH = {"conversations": 4_000, "assistants": 12_000}
@@ -371,7 +374,7 @@ REACH = {"conversations": 4_000, "assistants": 12_000}
 @pytest.mark.crash
 @pytest.mark.skipif(not REAL.exists(), reason="the shared data is not there: own data proves the same")
 @pytest.mark.parametrize("kind", KINDS)
-def test_real_conversations_are_rebuilt_while_answers_are_lost_limits_hit_and_the_process_is_killed_20_times(
+def test_real_conversations_are_rebuilt_while_answers_are_lost_limits_hit_and_the_process_is_killed(
     rebuilder, tmp_path, kind
 ):
     db_url = f"sqlite:///{tmp_path / 'ledger.db'}"
@@ -383,7 +386,7 @@ def test_real_conversations_are_rebuilt_while_answers_are_lost_limits_hit_and_th
         simulator.add_fault("*", refuse={"status": 429, "code": "rate_limit_exceeded"}, probability=0.05, times=None)
         simulator.add_fault("*", refuse={"status": 500}, probability=0.02, times=None)
         random, killed, reach = Random(f"scale {kind}"), 0, REACH[kind] if WHOLE else 60
-        while killed < 20:
+        while killed < KILLS:
             at = 1 + random.randrange(reach)
             killed += rebuilder.rebuild(db_url, simulator.base_url, kind, killed_at=at, concurrency=2)["status"] == -9
         while rebuilder.rebuild(db_url, simulator.base_url, kind, concurrency=4)["status"]:

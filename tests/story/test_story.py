@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +27,9 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprec
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "conversations.jsonl.gz"
 RUNS, CHAT, RESPONSES = "POST /threads/{thread_id}/runs", "POST /chat/completions", "POST /responses"
 MESSAGES = "POST /threads/{thread_id}/messages"
+STORMS = 200 if "THREADLEDGER_SOAK" in os.environ else 6
+"""Number of storms of faults, each with its own seed."""
+
 SORRY = "Sorry, something went wrong."
 
 
@@ -594,7 +598,7 @@ def test_messages_that_the_thread_missed_while_the_provider_was_away_reach_it_la
     assert verified(ledger) == [ThreadState.SAME]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(STORMS))
 def test_through_a_storm_of_faults_every_answer_is_journaled_once_and_the_thread_is_sound_or_said_not_to_be(
     simulator, story_ledger, seed
 ):
