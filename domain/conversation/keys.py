@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..errors import InvalidInput, InvalidKey
 from ..limits import IDEMPOTENCY_KEY_CHARS_MAX, KEY_CHARS_MAX
-from .parsing import plain_json
 
 CONVERSATION = "conversation:"
 PROFILE = "profile:"
@@ -38,6 +37,8 @@ def check_idempotency_key(idempotency_key: str) -> None:
     Raises:
         InvalidInput: the key is empty, too long, reserved for imports, or cannot be stored.
     """
+    from .parsing import plain_json
+
     if not 1 <= len(idempotency_key) <= IDEMPOTENCY_KEY_CHARS_MAX:
         raise InvalidInput(
             f"an idempotency key of {len(idempotency_key)} characters is invalid: "

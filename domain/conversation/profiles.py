@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import InvalidMessage, InvalidProfile
-from .parsing import plain_json
 
 READ_ONLY = "read_only"
 
@@ -51,6 +50,8 @@ def parse_profile(given: Mapping[str, Any], where: str) -> Profile:
     Raises:
         InvalidProfile: a field is invalid; the error names it and what is expected.
     """
+    from .parsing import plain_json  # loads the messages, which a ledger without a profile may not need
+
     unknown = given.keys() - {"name", "instructions", "model", "tools"}
     if unknown:
         raise InvalidProfile(

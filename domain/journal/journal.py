@@ -17,7 +17,6 @@ from ..conversation import (
     CONVERSATION,
     PROFILE,
     STATE_SCHEMA,
-    Conversation,
     ConversationState,
     evolve,
     key_of,
@@ -31,8 +30,9 @@ from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
 from .ports import Appending, EventLog, JobClaims, StreamHead, Upkeep, Views
 from .rows import EventMapper, PlainJSON, restore
 
+# What only some methods need (decisions, memory, the fold of exchanges) is imported inside them: a list needs none of it.
 if TYPE_CHECKING:
-    from ..conversation import Exchanges, OpenRun, Profile, RunRecord
+    from ..conversation import Conversation, Exchanges, OpenRun, Profile, RunRecord
     from ..memory import Memory
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class Journal(Application[str]):
         Raises:
             InvalidInput: a bound below 1.
         """
-        from .recall import recall  # loads the fold of memory, which lists and audits do not need
+        from .recall import recall
 
         return recall(self._log, stream_of(key), at, last, tokens)
 
@@ -136,6 +136,8 @@ class Journal(Application[str]):
 
     def load(self, key: str) -> Conversation | None:
         """Load a conversation for a decision by reading one row, or return None if it does not exist."""
+        from ..conversation import Conversation
+
         stream = stream_of(key)
         head = self._log.select_head(stream)
         return Conversation(stream, self._state(head)) if head is not None else None
@@ -167,6 +169,8 @@ class Journal(Application[str]):
             ConversationChanged: other writers were faster `DECIDE_ATTEMPTS_MAX` times.
             ThreadledgerError: raised by `decide`; nothing was written.
         """
+        from ..conversation import Conversation
+
         stream = stream_of(key)
         results: list[T] = []
         decided: list[e.Event] = []

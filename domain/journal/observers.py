@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 from ..conversation import events as e
 from ..conversation import key_of
-from ..conversation.messages import Role
 from ..failures import Cause, Failure, diagnose
 from ..limits import RUNS_WATCHED_MAX
 
@@ -243,6 +242,8 @@ def _end(
             request_id=facts.request_id,
             question=question,
         )
+    from ..conversation.messages import Role
+
     said = [each for each in stored if isinstance(each, e.MessageJournaled) and each.run_id == event.run_id]
     texts = [each.content for each in said if each.role == Role.ASSISTANT and isinstance(each.content, str)]
     return RunEnd(

@@ -209,7 +209,7 @@ class Reconciler:
         mending.end()
         item = mending.item
         if self._services.outbox is not None and (item.adopted or item.new_thread_id):
-            yield from self._services.outbox.mirror(self._journal, key)  # new messages, and the other threads
+            yield from self._services.outbox.send_missing(self._journal, key)  # new messages, and the other threads
 
     def _usable_thread(self, mending: _Mending) -> str | None:
         """Return the id of the linked thread, or None if there is no thread that can be repaired.

@@ -107,11 +107,16 @@ class ThreadOutbox:
         if not self._kinds:
             return
         try:
-            yield from self._mirror_all(journal, key)
+            yield from self.send_missing(journal, key)
         except ThreadledgerError as error:
             logger.warning("the threads of %r lag behind: %s", key, error)
 
-    def _mirror_all(self, journal: Journal, key: str) -> Effects[None]:
+    def send_missing(self, journal: Journal, key: str) -> Effects[None]:
+        """Send missing messages like `mirror`; a provider's failures are logged.
+
+        Raises:
+            ThreadledgerError: the ledger could not be read or written.
+        """
         state = yield from work(lambda: _state(journal, key))
         if state.open_runs:
             return  # a run may be writing to the thread; mirroring follows when it ends or is closed as overdue

@@ -322,39 +322,3 @@ def test_a_call_that_was_never_journaled_is_taken_out_of_the_thread_and_keeps_no
     (mended,) = [event for event in ledger.journal.history(KEY) if isinstance(event, events.ThreadReconciled)]
     assert len(mended.deleted) == 1
     assert_thread(ledger, crasher.simulator)
-
-
-WRITER = """
-import sys
-from threadledger.adapters.sql import Database, Factory
-from threadledger.domain import Journal, Ledger
-with Ledger(Journal(Factory(database=Database(sys.argv[1])))) as ledger:
-    index = 0
-    while True:
-        message = ledger.conversation(f"k{index % 3}").append("user", f"{sys.argv[2]} {index}")
-        print(f"{sys.argv[2]} {index}", flush=True)
-        index += 1
-"""
-
-
-def test_four_writers_killed_at_any_moment_lose_nothing_that_was_acknowledged(db_url, tmp_path, open_ledger):
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, db_url, str(i)], stdout=subprocess.PIPE, text=True)
-        for i in range(4)
-    ]
-    acknowledged = []
-    try:
-        for writer in writers:
-            acknowledged += [writer.stdout.readline().strip() for _ in range(20)]
-    finally:
-        for writer in writers:
-            writer.kill()
-    for writer in writers:
-        rest, _ = writer.communicate()
-        acknowledged += [line for line in rest.splitlines() if line]
-    assert_sound(tmp_path / "ledger.db")
-    ledger = open_ledger(threads="none")
-    found = [each.message.text for key in ("k0", "k1", "k2") for each in ledger.memory(key).messages]
-    assert len(found) == len(set(found))
-    assert set(acknowledged) <= set(found)
-    assert len(found) - len(acknowledged) <= len(writers)
