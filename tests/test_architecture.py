@@ -448,6 +448,26 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(tmp_path: Path) -> None:
     assert {statement: loaded for statement, loaded in offenders.items() if loaded} == {}
 
 
+READING_COMMANDS = (("list",), ("list", "--search", "word"), ("show", "k"), ("audit", "failures"), ("audit", "summary"))
+NOT_LOADED_BY_READING = (
+    *("openai", "starlette", "uvicorn", "threadledger.adapters.simulator", "threadledger.adapters.openai"),
+    *("threadledger.adapters.formats", "threadledger.adapters.sql.upkeep", "threadledger.adapters.sql.notebooks"),
+    *("threadledger.domain.exchange", "threadledger.domain.threads", "threadledger.domain.replay.plan"),
+)
+
+
+def test_a_command_that_reads_loads_neither_backends_nor_threads_nor_replay(tmp_path: Path) -> None:
+    store = (
+        "import threadledger; threadledger.open('sqlite:///threadledger.db').conversation('k').append('user', 'Hello.')"
+    )
+    run_python(store, cwd=tmp_path)
+    for arguments in READING_COMMANDS:
+        program = f"import sys, threadledger.cli\nassert threadledger.cli.main({arguments!r}) == 0\nprint(*sys.modules)"
+        loaded = run_python(program, cwd=tmp_path).splitlines()[-1].split()
+        assert "threadledger.domain.journal" in loaded
+        assert not set(loaded) & set(NOT_LOADED_BY_READING), arguments
+
+
 ONE_QUESTION = """
 import pathlib, sys
 import threadledger

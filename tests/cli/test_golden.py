@@ -104,7 +104,9 @@ def test_what_a_command_says_on_a_narrow_terminal(story: None, snapshot: Any, na
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
     assert ended == code
     assert not re.search(r"\x1b\[(?:[0-9]+;)*(?:3[0-7]|9[0-7])", shown), "NO_COLOR means no colours"
-    assert snapshot == [line.rstrip() for line in steady(plain).splitlines()]
+    lines = [line.rstrip() for line in steady(plain).splitlines()]
+    pairs = zip(lines, ["", *lines], strict=False)
+    assert snapshot == [line for line, before in pairs if line != before or "━" not in line]  # a timer redraws the bar
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
