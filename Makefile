@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 LOCK := requirements.lock
 
-.PHONY: help demo test soak check lint types tests wheel bench lock clean
+.PHONY: help demo test soak check lint types mypy pyright wheel bench lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,14 +28,21 @@ test: $(VENV)/.tested
 soak: $(VENV)/.tested
 	THREADLEDGER_SOAK=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
-check: lint types test wheel
+check: lint
+	$(MAKE) -j2 types # each of the two checkers uses one core
+	$(MAKE) test
+	$(MAKE) wheel
 
 lint: $(VENV)/.checked
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.checked
+types: mypy pyright
+
+mypy: $(VENV)/.checked
 	$(BIN)/mypy
+
+pyright: $(VENV)/.checked
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Build the wheel once, then run the tests against it in a separate environment that cannot import the source folders.

@@ -30,15 +30,15 @@ ON_ANOTHER_SQLALCHEMY = (
         "upkeep",
         "views",
     ),
-    *("store", "store_conformance", "store_machine", "store_outages", "store_traps"),
+    *("store", "store_conformance", "store_outages"),
 )
 """Tests of adapters that depend on the version of SQLAlchemy, by the name of their file."""
 OF_THE_WHEEL = (
     *("test_a_run_failed.py", "test_examples.py", "test_readme.py", "adapters/test_settings.py"),
-    *("cli/test_contract.py", "cli/test_reference.py", "story/test_story.py", "story/test_async.py"),
+    *("cli/test_contract.py", "cli/test_reference.py"),
 )
-"""Tests that use the package as its users do: by its commands, examples and documents, and one story of each face. All others
-have run against the source; what they prove depends neither on the wheel nor on the version of a library."""
+"""Tests that use the package as its users do: by its commands, examples and documents. All others have run against the source;
+what they prove depends neither on the wheel nor on the version of a library."""
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 import threadledger

@@ -452,7 +452,7 @@ READING_COMMANDS = (("list",), ("list", "--search", "word"), ("show", "k"), ("au
 NOT_LOADED_BY_READING = (
     *("openai", "starlette", "uvicorn", "threadledger.adapters.simulator", "threadledger.adapters.openai"),
     *("threadledger.adapters.formats", "threadledger.adapters.sql.upkeep", "threadledger.adapters.sql.notebooks"),
-    *("threadledger.domain.exchange", "threadledger.domain.threads", "threadledger.domain.replay.plan"),
+    *("threadledger.domain.exchange", "threadledger.domain.threads", "threadledger.domain.replay"),
 )
 
 

@@ -94,6 +94,13 @@ class Journal(Application[str]):
         """Return a conversation's events, oldest first, after one version and up to another."""
         return map(restore, self._log.stream_rows(stream_of(key), after, upto))
 
+    def parent(self, key: str) -> tuple[str, int] | None:
+        """Return the key and version of the conversation that this one was forked from, or None if it is not a fork."""
+        first = next(self.history(key, upto=1), None)
+        if not isinstance(first, e.ConversationStarted) or first.parent_key is None:
+            return None
+        return first.parent_key, first.parent_version or 0
+
     def memory(
         self, key: str, at: int | datetime | None = None, last: int | None = None, tokens: int | None = None
     ) -> Memory:

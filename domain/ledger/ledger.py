@@ -240,9 +240,7 @@ class Ledger:
 
     def parent(self, key: str) -> tuple[str, int] | None:
         """Return the key and version of the conversation that this one was forked from, or None if it is not a fork."""
-        from ..replay import parent_of
-
-        return parent_of(self.journal, key)
+        return self.journal.parent(key)
 
     def exchanges(self, key: str) -> Exchanges:
         """Return the exchanges of one conversation with the outcome of every run."""

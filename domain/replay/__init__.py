@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .fork import forked, parent_of
+    from .fork import forked
     from .jobs import JobState
     from .plan import ApplyKeywords, Item, Plan, Progress
     from .rebuild import RebuildItem, RebuildPlan
@@ -30,7 +30,6 @@ __all__ = [
     "RerunItem",
     "RerunPlan",
     "forked",
-    "parent_of",
     "recorded_exchange",
 ]
 
@@ -38,7 +37,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "fork": "forked parent_of",
+            "fork": "forked",
             "jobs": "JobState",
             "plan": "ApplyKeywords Item Plan Progress",
             "rebuild": "RebuildItem RebuildPlan",

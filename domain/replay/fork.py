@@ -81,15 +81,7 @@ def fork_key(journal: Journal, key: str, run_id: str, at: int) -> str:
 
 def is_fork(journal: Journal, key: str, parent_key: str, parent_version: int) -> bool:
     """Return whether a conversation is a fork of another one at a version."""
-    return parent_of(journal, key) == (parent_key, parent_version)
-
-
-def parent_of(journal: Journal, key: str) -> tuple[str, int] | None:
-    """Return the key and version of the conversation that this one was forked from, or None."""
-    first = next(journal.history(key, upto=1), None)
-    if not isinstance(first, e.ConversationStarted) or first.parent_key is None:
-        return None
-    return first.parent_key, first.parent_version or 0
+    return journal.parent(key) == (parent_key, parent_version)
 
 
 def exchange_in_fork(journal: Journal, key: str) -> str | None:

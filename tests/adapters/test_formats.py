@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from threadledger.domain.conversation import parse_message
 from threadledger.domain.errors import ConversationNotFound, InvalidInput
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "conversations.jsonl.gz"
-REAL_LINES = 3_000
+REAL_LINES = 3_000 if "THREADLEDGER_SOAK" in os.environ else 300
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "1"}'}}
 OWN = [

@@ -15,7 +15,7 @@ from .writing import Stored, Writers, assert_sound, open_at, said, writers
 
 pytestmark = pytest.mark.crash
 
-ROUNDS = 50 if "THREADLEDGER_SOAK" in os.environ else 12
+ROUNDS = 50 if "THREADLEDGER_SOAK" in os.environ else 6
 NAMES = "abcd"
 SEED = 20_240_229
 ACKNOWLEDGED_BEFORE_THE_KILL_MAX = 60

@@ -142,7 +142,7 @@ def test_memory_does_not_grow_with_the_file(command: Command, tmp_path: Path) ->
     from threadledger.adapters import import_found, import_source, load_settings, open_ledger
 
     peaks = []
-    for threads in (20, 100):  # of a hundred messages each
+    for threads in (10, 50):  # of a hundred messages each
         path = tmp_path / f"{threads}.json"
         with path.open("w") as file:
             file.write("[")

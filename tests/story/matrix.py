@@ -247,9 +247,9 @@ def cells() -> Iterator[Cell]:
 
 
 def dealt() -> Iterator[Cell]:
-    """Yield each (backend, step, fault) once, but only every other fault within streams at each step.
+    """Yield each (step, fault) once, and of a step that several backends have, each fault on one of them, in rotation.
 
-    Modes and the other dimensions are assigned in rotation.
+    Of the faults within streams, a step has every other one. Modes and the other dimensions are in rotation as well.
     """
     modes, streamed = cycle(MODES), cycle(MODES[2:])
     places = cycle(((1, 0), (1, 1), (1, 0), (None, 0), (1, 1)))
@@ -257,11 +257,12 @@ def dealt() -> Iterator[Cell]:
         ((False, False), (False, True), (False, False), (True, False), (False, False), (False, True), (True, False))
     )
     skipped = cycle((False, True))
+    having = {route: [each for each in SETUPS if route in each.routes] for each in SETUPS for route in each.routes}
     for setup in SETUPS:
         for route in setup.routes:
             next(skipped)
-            for name, action in faults_at(setup, route):
-                if name in OF_STREAMS and next(skipped):
+            for number, (name, action) in enumerate(faults_at(setup, route)):
+                if setup is not having[route][number % len(having[route])] or (name in OF_STREAMS and next(skipped)):
                     continue
                 mode = next(streamed if name in OF_STREAMS else modes)
                 times, after = next(places)

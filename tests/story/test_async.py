@@ -160,7 +160,7 @@ def test_what_is_awaited_takes_the_same_arguments(blocking: type, awaited: type)
 def many(request: pytest.FixtureRequest) -> tuple[str, int]:
     """Return the URL of a database of each kind, and the number of concurrent exchanges on it."""
     if request.param == "sqlite":
-        return request.getfixturevalue("db_url"), 500
+        return request.getfixturevalue("db_url"), 200
     return request.getfixturevalue("postgres_url"), 60
 
 

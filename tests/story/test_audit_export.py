@@ -181,7 +181,7 @@ def write_all(folder: Path, written: Sequence[Exported]) -> None:
 
 
 ALL = list(everywhere() if WHOLE else cases())
-SIZE = 10
+SIZE = 35
 PARTS = {f"{start}-{start + SIZE - 1}": ALL[start : start + SIZE] for start in range(0, len(ALL), SIZE)}
 
 

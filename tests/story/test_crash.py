@@ -32,7 +32,7 @@ from .crashing import KEY, NOBODY, RESPONSES, RUNS, SCENARIOS, TOOLS, Behind, go
 pytestmark = pytest.mark.crash
 
 SEED = 4
-KILLS = 1_000 if "THREADLEDGER_SOAK" in os.environ else 4 * len(SCENARIOS)
+KILLS = 1_000 if "THREADLEDGER_SOAK" in os.environ else 2 * len(SCENARIOS)
 """Number of tests; each draws a random crash point and the next process's first action."""
 
 GOING_ON = ("ask", "append", "repeat", "rerun")

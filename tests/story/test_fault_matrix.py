@@ -3,9 +3,9 @@
 Each time the invariants of the design must hold, the caller must get an answer or one error that names every failure,
 and journal and thread must agree once the fault is over.
 
-By default every (backend, step, fault) is tested once, in one of the modes. The whole matrix tests each fault in each
-mode, at the first and second request, once and always, with another writer in the thread, and with two equal questions.
-It takes about two hours:
+By default every (step, fault) is tested once, on one of the backends that have the step, in one of the modes. The whole
+matrix tests each fault on each backend in each mode, at the first and second request, once and always, with another
+writer in the thread, and with two equal questions. It takes about two hours:
 
     THREADLEDGER_WHOLE_MATRIX=1 pytest tests/story/test_fault_matrix.py
 """

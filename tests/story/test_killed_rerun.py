@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 SEED = 5
-DRAWS = 40 if "THREADLEDGER_SOAK" in os.environ else 4
+DRAWS = 40 if "THREADLEDGER_SOAK" in os.environ else 2
 """Number of random points for each backend."""
 
 ROUTES = {

@@ -291,7 +291,7 @@ def rebuilder() -> Iterator[Rebuilder]:
     rebuilder.close()
 
 
-DRAWS = 40 if SOAK else 4
+DRAWS = 40 if SOAK else 2
 TEXTS = {"conversations": 23, "assistants": 6}
 """Number of texts for each kind of thread, so that writing them takes several requests."""
 
@@ -364,7 +364,7 @@ def real_lines(number, seed=5):
 WHOLE = SOAK or "THREADLEDGER_WHOLE_REBUILD" in os.environ
 """Whether all real conversations are rebuilt, which takes some minutes."""
 
-KILLS = 20 if WHOLE else 6
+KILLS = 20 if WHOLE else 3
 
 
 REACH = {"conversations": 4_000, "assistants": 12_000}

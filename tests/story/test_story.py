@@ -715,7 +715,7 @@ def test_real_conversations_are_rebuilt_into_threads_and_verified(simulator, ope
         )
     ledger = open_ledger(threads=kind)
     with gzip.open(REAL, "rb") as lines:
-        imported = list(import_lines(ledger, islice(lines, 60)))
+        imported = list(import_lines(ledger, islice(lines, 20)))
     plan = ledger.replay.plan_rebuild(to=kind)
     assert sum(item.messages for item in plan.items) == sum(each.messages for each in imported)
     assert {(item.state, item.verified) for item in plan.apply()} == {("done", True)}
