@@ -25,6 +25,12 @@ __all__ = [
     "import_threads",
 ]
 
+_EARLIER = {
+    "importing": "Found",
+    "sources": "ImportSource",
+}
+"""Names that earlier versions offered here."""
+
 if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
@@ -36,4 +42,5 @@ if not TYPE_CHECKING:
             "memory_file": "MemoryLines",
             "sources": "FORMATS import_source",
         },
+        _EARLIER,
     )

@@ -31,6 +31,11 @@ __all__ = [
     "tool_problems",
 ]
 
+_EARLIER = {
+    "doctor": "SeenAssistant",
+}
+"""Names that earlier versions offered here."""
+
 if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
@@ -46,4 +51,5 @@ if not TYPE_CHECKING:
             "threads": "AssistantsThreads ConversationThreads",
             "tools": "tool_problems",
         },
+        _EARLIER,
     )

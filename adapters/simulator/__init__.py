@@ -23,6 +23,13 @@ __all__ = [
     "parse_fault",
 ]
 
+_EARLIER = {
+    "answers": "Failure=ScriptedFailure",
+    "faults": "RawReply Refusal",
+    "requests": "RecordedRequest",
+}
+"""Names that earlier versions offered here."""
+
 if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
@@ -32,4 +39,5 @@ if not TYPE_CHECKING:
             "simulator": "Simulator",
             "state_file": "StateError",
         },
+        _EARLIER,
     )

@@ -1,4 +1,4 @@
-"""Store events, notebooks and their schema with SQLAlchemy, in SQLite or PostgreSQL."""
+"""Store events, the state of threads and the claims of jobs with SQLAlchemy, in SQLite or PostgreSQL."""
 
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,12 @@ __all__ = [
     "SqlMirrorHeads",
 ]
 
+_EARLIER = {
+    "connections": "leaf_hash",
+    "recorder": "Processor Recorder Tracker",
+}
+"""Names that earlier versions offered here."""
+
 if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
@@ -27,4 +33,5 @@ if not TYPE_CHECKING:
             "notebooks": "RememberedAssistants SqlMirrorHeads",
             "schema": "SCHEMA_VERSION",
         },
+        _EARLIER,
     )
