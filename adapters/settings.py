@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     def _split(cls, given: object) -> object:
         names = tuple(name.strip() for name in given.split(",") if name.strip()) if isinstance(given, str) else given
         if isinstance(names, (tuple, list)) and (unknown := [name for name in names if name not in BACKENDS]):
-            raise ValueError(f"there is no backend {unknown[0]!r}: give some of {', '.join(BACKENDS)}")
+            raise ValueError(f"there is no backend {unknown[0]!r}: use one or more of {', '.join(BACKENDS)}")
         return names
 
     @property
@@ -135,7 +135,9 @@ def load_settings(**options: Any) -> Settings:
     """
     unknown = options.keys() - Settings.model_fields.keys()
     if unknown:
-        raise InvalidSettings(f"there is no setting {min(unknown)!r}: give some of {', '.join(Settings.model_fields)}")
+        raise InvalidSettings(
+            f"there is no setting {min(unknown)!r}: use one or more of {', '.join(Settings.model_fields)}"
+        )
     try:
         given = _one_provider({key: value for key, value in options.items() if value is not None})
         settings = Settings(**{_name(key): value for key, value in given.items()})

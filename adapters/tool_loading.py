@@ -72,7 +72,9 @@ def _import_file(path: Path) -> ModuleType:
     _look_into(path.resolve().parent)
     spec = importlib.util.spec_from_file_location(FILE_MODULE, path)
     if spec is None or spec.loader is None:
-        raise InvalidSettings(f"{SETTING}: {path} is no Python file: give the path of a .py file, or a module's name")
+        raise InvalidSettings(
+            f"{SETTING}: {path} is not a Python file: pass the path of a .py file, or a module's name"
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[FILE_MODULE] = module
     try:
@@ -90,5 +92,5 @@ def _look_into(folder: Path) -> None:
 
 
 def _broken(name: str, error: BaseException) -> InvalidSettings:
-    told = " ".join(redact(f"{type(error).__name__}: {error}").split())
-    return InvalidSettings(f"{SETTING}: {name} cannot be imported ({told}): fix it, or name another module")
+    reason = " ".join(redact(f"{type(error).__name__}: {error}").split())
+    return InvalidSettings(f"{SETTING}: {name} cannot be imported ({reason}): fix it, or name another module")

@@ -192,7 +192,7 @@ def thread_reader(settings: Settings) -> ThreadReader:
 
 
 def _tools(settings: Settings, profile: Profile, given: Mapping[str, ToolFunction]) -> dict[str, ToolFunction]:
-    """Return the app's functions together with those of the module named by THREADLEDGER_TOOLS."""
+    """Return the app's functions together with the functions of the module named by THREADLEDGER_TOOLS."""
     if not settings.tools:
         return dict(given)
     from .tool_loading import load_tools

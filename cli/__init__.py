@@ -47,7 +47,7 @@ def root() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the `threadledger` command and return its exit code (CONTRACT.md lists the exit codes)."""
+    """Run the `threadledger` command and return its exit code (docs/commands.md lists the exit codes)."""
     from .main import run
 
     return run(root, "threadledger", list(sys.argv[1:] if arguments is None else arguments))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .main import KEY, TEXT, Exit, common, complete_keys, invocation, opened, told_of
+from .main import KEY, TEXT, Exit, common, complete_keys, error_message, invocation, opened
 from .output import emit_one, note, printable, short
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def ask(key: str, text: str, stream: bool, idempotency_key: str | None) -> int:
             else:
                 answer = chat.ask(text, idempotency_key=idempotency_key)
                 show_answer(answer)
-        except AllBackendsFailed as nobody:
+        except AllBackendsFailed as error:
             if invocation().output != "table":
-                emit_one(_unanswered(nobody), lambda console: None)
-            note(f"threadledger ask: {told_of(nobody)}")
+                emit_one(_unanswered(error), lambda console: None)
+            note(f"threadledger ask: {error_message(error)}")
             return Exit.FAILED
         if stream and invocation().output != "table":
-            told = {"type": answer.type} if invocation().output == "jsonl" else {}
-            emit_one(_as_json(answer) | told, lambda console: None)
+            extra = {"type": answer.type} if invocation().output == "jsonl" else {}
+            emit_one(_as_json(answer) | extra, lambda console: None)
     return Exit.DONE
 
 
@@ -84,10 +84,10 @@ def _as_json(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _unanswered(nobody: AllBackendsFailed) -> dict[str, Any]:
+def _unanswered(error: AllBackendsFailed) -> dict[str, Any]:
     nothing = dict.fromkeys(("answer", "backend", "model", "run_id", "version", "usage"))
-    failures = [failure.as_json() for failure in nobody.failures]
-    return {"key": nobody.key, "exchange_id": nobody.exchange_id, **nothing, "fallback": False, "failures": failures}
+    failures = [failure.as_json() for failure in error.failures]
+    return {"key": error.key, "exchange_id": error.exchange_id, **nothing, "fallback": False, "failures": failures}
 
 
 @click.command()
@@ -105,7 +105,7 @@ def chat(key: str) -> int:
             try:
                 streamed(conversation, question)
             except (AllBackendsFailed, InvalidInput) as error:
-                note(told_of(error))
+                note(error_message(error))
     return Exit.DONE
 
 

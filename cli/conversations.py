@@ -44,7 +44,7 @@ def list_(search: str | None, limit: int | None) -> int:
 
 
 def as_json(state: ConversationState) -> dict[str, Any]:
-    """Return a conversation as the JSON object that CONTRACT.md specifies."""
+    """Return a conversation as a JSON object; docs/commands.md lists the keys under `list`."""
     return {
         "key": state.key,
         "version": state.version,
@@ -94,7 +94,7 @@ def show(key: str, at: datetime | int | None, view: str, last: int | None) -> in
         thing: dict[str, Any] = {
             "key": key,
             "version": memory.version,
-            "messages": _messages(memory, mended=view == "memory"),
+            "messages": _messages(memory, paired=view == "memory"),
             "threads": threads_as_json(state),
         }
         parent = ledger.parent(key)
@@ -107,8 +107,8 @@ def show(key: str, at: datetime | int | None, view: str, last: int | None) -> in
     return Exit.DONE
 
 
-def _messages(memory: Memory, *, mended: bool) -> list[dict[str, Any]]:
-    return [each.as_json() for each in (memory.mended() if mended else memory.messages)]
+def _messages(memory: Memory, *, paired: bool) -> list[dict[str, Any]]:
+    return [each.as_json() for each in (memory.paired() if paired else memory.messages)]
 
 
 def _draw(console: Console, thing: dict[str, Any]) -> None:
@@ -125,7 +125,8 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
     console.print()
     if "events" in thing:
         rows = [
-            event | {"at": clock(event["at"]), "what": _told(event["type"], event["data"])} for event in thing["events"]
+            event | {"at": clock(event["at"]), "what": _described(event["type"], event["data"])}
+            for event in thing["events"]
         ]
         console.print(table(rows, ("version", "at", "type", "what")))
         return
@@ -149,7 +150,7 @@ def _draw_message(console: Console, message: dict[str, Any]) -> None:
     console.print()
 
 
-def _told(kind: str, data: dict[str, Any]) -> str:
+def _described(kind: str, data: dict[str, Any]) -> str:
     """Describe one event in a few words."""
     match kind:
         case "MessageJournaled":
@@ -213,8 +214,8 @@ def fork(key: str, new_key: str, at: datetime | int | None) -> int:
             "messages": state.messages,
             "parent": {"key": key, "version": version},
         }
-        told = f"{new_key} is a copy of {key} as of version {version}: {counted(state.messages, 'message')}"
-        emit_one(thing, lambda console: console.print(told, markup=False))
+        message = f"{new_key} is a copy of {key} as of version {version}: {counted(state.messages, 'message')}"
+        emit_one(thing, lambda console: console.print(message, markup=False))
     return Exit.DONE
 
 
@@ -233,7 +234,7 @@ def events(key: str | None, after: int, types: tuple[str, ...], follow: bool) ->
     for name in types:
         if name not in known.EVENTS:
             raise click.BadParameter(
-                f"there is no event type {name!r}: give one of {', '.join(known.EVENTS)}.", param_hint="--type"
+                f"there is no event type {name!r}: use one of {', '.join(known.EVENTS)}.", param_hint="--type"
             )
     with opened() as ledger:
         if key is not None:
@@ -251,7 +252,7 @@ def events(key: str | None, after: int, types: tuple[str, ...], follow: bool) ->
 
 
 def _brief(data: dict[str, object]) -> str:
-    told = json.dumps(
+    text = json.dumps(
         {name: value for name, value in data.items() if value not in (None, [], {}, "")}, ensure_ascii=False
     )
-    return told if len(told) <= 120 else told[:119] + "…"
+    return text if len(text) <= 120 else text[:119] + "…"

@@ -104,10 +104,10 @@ def upgrade() -> int:
     with opened() as ledger:
         before, thing = ledger.schema_before, ledger.status()
     now = thing["schema_version"]
-    told = f"schema {now} is current" if before is None else f"schema {now}, upgraded from {before}"
+    outcome = f"schema {now} is current" if before is None else f"schema {now}, upgraded from {before}"
     emit_one(
         {"schema_before": before, "schema_version": now},
-        lambda console: console.print(f"{thing['url']}: {told}", soft_wrap=True),
+        lambda console: console.print(f"{thing['url']}: {outcome}", soft_wrap=True),
     )
     return Exit.DONE
 
@@ -139,5 +139,5 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
                 parked = f", {counted(view['parked'], 'event')} parked" if view["parked"] else ""
                 console.print(Text.assemble((f"{'view ' + view['name']:<20}", "dim"), state + parked))
         else:
-            told = f"{value:,}" if isinstance(value, int) else str(value)
-            console.print(Text.assemble((f"{name.replace('_', ' '):<20}", "dim"), told))
+            shown = f"{value:,}" if isinstance(value, int) else str(value)
+            console.print(Text.assemble((f"{name.replace('_', ' '):<20}", "dim"), shown))

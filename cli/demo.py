@@ -59,7 +59,7 @@ def demo(keep: Path | None) -> int:
         simulator = stack.enter_context(Simulator(seed=42))
         stack.enter_context(_settled_in(place, SETTINGS | {"OPENAI_BASE_URL": simulator.base_url}))
         Path("john.toml").write_text(PROFILE, encoding="utf-8")
-        _tell(simulator)
+        _play_story(simulator)
     if keep is not None:
         click.echo(
             f"The database is {keep / 'threadledger.db'}: threadledger --db sqlite:///{keep / 'threadledger.db'} list"
@@ -67,7 +67,7 @@ def demo(keep: Path | None) -> int:
     return Exit.DONE
 
 
-def _tell(simulator: Simulator) -> None:
+def _play_story(simulator: Simulator) -> None:
     simulator.answer("Hello, I am John. What can I do for you?")
     _say("A customer writes. The assistant is created from the profile and answers in its thread.")
     _do("ask", KEY, "Hello, is anybody there?")

@@ -73,7 +73,7 @@ def diff(key: str, range_: Range | None, with_thread: bool, to: str | None) -> i
     Exit 4 if there are differences.
     """
     if with_thread == (range_ is not None):
-        raise click.UsageError("give either a range A..B or --thread", click.get_current_context())
+        raise click.UsageError("pass either a range A..B or --thread", click.get_current_context())
     if to is not None and not with_thread:
         raise click.UsageError("--to requires --thread", click.get_current_context())
     with opened() as ledger:
@@ -95,7 +95,7 @@ def _between(ledger: Ledger, key: str, moments: Range) -> int:
 def _draw(found: MemoryDiff) -> None:
     if found.same:
         all_of_it = counted(len(found.entries), "message")
-        note(f"version {found.before} and version {found.after} give a model the same memory: {all_of_it}")
+        note(f"version {found.before} and version {found.after} have the same memory: {all_of_it}")
         return
     from rich.text import Text
 
@@ -118,11 +118,11 @@ def _entries(found: MemoryDiff) -> Iterator[Drawn | int]:
 
 
 def _drawn(change: MemoryChange) -> Drawn:
-    told = change.as_json()
-    moved = f"moved from place {told['place_before']} to {told['place_after']}" if change.change == "moved" else ""
-    written = f"journaled at version {told['version']}"
-    reason = "" if told["reason"] == written else told["reason"] or moved
-    return Drawn(MARKS[change.change], str(told["role"]), written, told["before"], told["after"], reason)
+    fields = change.as_json()
+    moved = f"moved from place {fields['place_before']} to {fields['place_after']}" if change.change == "moved" else ""
+    written = f"journaled at version {fields['version']}"
+    reason = "" if fields["reason"] == written else fields["reason"] or moved
+    return Drawn(MARKS[change.change], str(fields["role"]), written, fields["before"], fields["after"], reason)
 
 
 THREAD_MARKS = {"missing": "-", "extra": "+", "different": "~"}
@@ -151,15 +151,17 @@ def against_thread(ledger: Ledger, key: str, to: str | None) -> int:
 def _draw_thread(side: SideBySide, found: Sequence[Difference]) -> None:
     from rich.text import Text
 
-    told, thread = side.verification, side.thread
-    name = f"{told.backend} thread {short_thread(told.thread_id)}" if told.thread_id else f"{told.backend} threads"
+    result, thread = side.verification, side.thread
+    name = (
+        f"{result.backend} thread {short_thread(result.thread_id)}" if result.thread_id else f"{result.backend} threads"
+    )
     if thread is not None and not found:
         note(f"{name} matches the journal: {counted(len(thread), 'item')}")
         return
     drawn = console()
-    drawn.print(Text(f"{printable(told.key, lines=False)}  the journal against its {name}", style="bold"))
+    drawn.print(Text(f"{printable(result.key, lines=False)}  the journal against its {name}", style="bold"))
     if thread is None:
-        why = f"{told.found.state.value}{': ' if told.reason else ''}{printable(told.reason, lines=False)}"
+        why = f"{result.found.state.value}{': ' if result.reason else ''}{printable(result.reason, lines=False)}"
         missing = counted(len(side.journal), "item")
         drawn.print(Text(f"- everything, {missing}: there is no thread to read ({why})", style="red"))
     else:
@@ -231,8 +233,8 @@ def draw(console: Console, entries: Iterable[Drawn | int], what: str = "message"
                 console.print(Text(f"  {counted(entry, what)} unchanged", style="dim"))
             continue
         head = Text(f"{entry.mark} {printable(entry.who, lines=False)}", style=f"bold {STYLES[entry.mark]}")
-        told = "; ".join(filter(None, [entry.where, entry.reason]))
-        head.append(f"  {printable(told, lines=False)}", style="not bold dim")
+        details = "; ".join(filter(None, [entry.where, entry.reason]))
+        head.append(f"  {printable(details, lines=False)}", style="not bold dim")
         console.print(head, soft_wrap=True)
         for line in _text_of(entry):
             console.print(line, soft_wrap=True)
@@ -280,14 +282,14 @@ def _by_word(matcher: SequenceMatcher[str], old: list[str], new: list[str]) -> T
 
     line = Text("~   ", style=STYLES["~"])
     for changed, o1, o2, n1, n2 in _stretches(matcher, new):
-        went, came = printable("".join(old[o1:o2]), lines=False), printable("".join(new[n1:n2]), lines=False)
+        removed, added = printable("".join(old[o1:o2]), lines=False), printable("".join(new[n1:n2]), lines=False)
         if not changed:
-            line.append(came, style="default")
+            line.append(added, style="default")
             continue
-        if went:
-            line.append(f"[-{went}-]", style=STYLES["-"])
-        if came:
-            line.append(f"{{+{came}+}}", style=STYLES["+"])
+        if removed:
+            line.append(f"[-{removed}-]", style=STYLES["-"])
+        if added:
+            line.append(f"{{+{added}+}}", style=STYLES["+"])
     return line
 
 

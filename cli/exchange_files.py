@@ -64,7 +64,7 @@ def import_(file: str | None, kind: str | None, ids: Any, base_url: str | None, 
     """
     context = click.get_current_context()
     if (file is None) == (ids is None):
-        raise click.UsageError("give either FILE or --threads with a file of ids", context)
+        raise click.UsageError("pass either FILE, or --threads with a file of ids", context)
     if base_url is not None and ids is None:
         raise click.UsageError("--from requires --threads", context)
     if kind is not None and ids is not None:
@@ -81,7 +81,7 @@ def _import_file(file: str, kind: str | None, key_from: str, tally: _Tally) -> N
     from threadledger.adapters import import_found, import_source
 
     with import_source(file, kind, key_from) as source, opened(create=True) as ledger:
-        if source.told:
+        if source.detected:
             note(f"{'standard input' if file == '-' else file} is read as {source.format}")
         found = tracked(source.found, source.total, "importing")
         _show(tally.watched(import_found(ledger, found)), tally)
@@ -123,7 +123,7 @@ def _show(outcomes: Iterable[Imported], tally: _Tally) -> None:
     emit_many(rows, ("line", "key", "state", "left_out", "reason"), empty=whole)
     if more:
         note(f"{counted(more, 'more conversation')} with omitted content: -o jsonl shows all")
-    tally.tell()
+    tally.report()
 
 
 class _Tally:
@@ -142,12 +142,14 @@ class _Tally:
             self.left_out.update(outcome.left_out)
             yield outcome
 
-    def tell(self) -> None:
+    def report(self) -> None:
         states = ", ".join(f"{self.states[state]} {state}" for state in ("imported", "extended", "unchanged", "failed"))
         note(f"{states}; {self.messages} messages journaled")
         if self.left_out:
-            told = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in sorted(self.left_out.items()))
-            note(f"omitted or converted: {told}")
+            omitted = ", ".join(
+                f"{number:,} {kind.replace('_', ' ')}" for kind, number in sorted(self.left_out.items())
+            )
+            note(f"omitted or converted: {omitted}")
 
 
 @click.command()

@@ -166,8 +166,8 @@ class MomentParameter(click.ParamType["datetime | int"]):
 
 def _short(value: object) -> str:
     """Return the given value, shortened for an error message."""
-    told = repr(value)
-    return told if len(told) <= GIVEN_CHARS_MAX else f"{told[:GIVEN_CHARS_MAX]}…"
+    text = repr(value)
+    return text if len(text) <= GIVEN_CHARS_MAX else f"{text[:GIVEN_CHARS_MAX]}…"
 
 
 KEY = TextParameter()
@@ -272,10 +272,10 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         click.echo(error.ctx.get_help(), err=True)
         return Exit.USAGE
     except click.ClickException as error:
-        told = error.format_message()
+        message = error.format_message()
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
-        click.echo(f"{path}: {told}", err=True)
-        if isinstance(error, click.UsageError) and "--help" not in told:
+        click.echo(f"{path}: {message}", err=True)
+        if isinstance(error, click.UsageError) and "--help" not in message:
             click.echo(f"See: {path} --help", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -287,7 +287,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - every error becomes one sentence and an exit code
         if os.environ.get("THREADLEDGER_DEBUG"):
             click.echo(_whole_story(), err=True)
-        click.echo(f"{name}: {told_of(error)}", err=True)
+        click.echo(f"{name}: {error_message(error)}", err=True)
         return code_of(error)
 
 
@@ -311,7 +311,7 @@ def code_of(error: Exception) -> Exit:
     return Exit.CONFLICT if isinstance(error, Conflict) else Exit.FAILED
 
 
-def told_of(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Return an error as one sentence, with secrets redacted."""
     from threadledger.domain.errors import ProviderRefused, ThreadledgerError
     from threadledger.domain.failures import advise, diagnose, redact
@@ -362,4 +362,4 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands with their short help, without loading them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, told) for name, (_, _, told) in self._places.items()])
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in self._places.items()])

@@ -124,7 +124,7 @@ def _says_something(value: Any, column: str) -> bool:
 
 
 def console() -> Console:
-    """Return a console for stdout, as wide as the terminal, or `PIPE_WIDTH` wide without one."""
+    """Return a console for stdout, as wide as the terminal; `PIPE_WIDTH` wide if stdout is not a terminal."""
     from rich.console import Console
 
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
@@ -189,8 +189,8 @@ def _emit_array(rows: Iterable[Row]) -> None:
     """Print a JSON array, each element as soon as it arrives."""
     between = "[\n"
     for row in rows:
-        told = json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ")
-        click.echo(f"{between}  {told}", nl=False)
+        text = json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+        click.echo(f"{between}  {text}", nl=False)
         between = ",\n"
     click.echo("[]" if between == "[\n" else "\n]")
 
@@ -220,8 +220,8 @@ def _cell(value: Any) -> Any:
         return Text(f"{value:.4f}".rstrip("0").rstrip("."))
     if isinstance(value, bool):
         return Text("yes" if value else "no")
-    told = "" if value is None else printable(str(value), lines=False)
-    return Text(told, style=STATE_STYLES.get(told, ""))
+    text = "" if value is None else printable(str(value), lines=False)
+    return Text(text, style=STATE_STYLES.get(text, ""))
 
 
 SPARKS = "▁▂▃▄▅▆▇█"

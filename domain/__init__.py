@@ -1,7 +1,7 @@
 """Define what a conversation is and what it needs: the domain API for apps that compose it themselves.
 
-The rooms below have faces of their own (`threadledger.domain.journal` and so on); imports go down from `ledger` to `failures`.
-Names that earlier versions offered here, and that belong to a room, are still found.
+Each package below has its own public names (`threadledger.domain.journal` and so on). Imports go one way, from
+`ledger` to `failures`. Names of these packages that earlier versions offered here can still be imported from here.
 """
 
 from typing import TYPE_CHECKING
@@ -207,7 +207,7 @@ _EARLIER = {
     "failures.groups": (
         "Decision GroupName RULE_VERSION TREND_PARTS group_id named_group=GroupName.of normalised state_of=GroupState.of tallied"
     ),
-    "failures.health": "BackendEnd Cooling Health cooling_after health_of=BackendHealth.of_each tells",
+    "failures.health": "BackendEnd Cooling Health cooling_after health_of=BackendHealth.of_each tells=concerns_backend",
     "failures.redaction": "LOGGERS Redacting fields_of keep_secret redact redact_details whole_text",
     "failures.retry": "is_worth_a_retry",
     "failures.summary": "BY_FAILURE SUMMARY_BY in_order=SummaryRow.ranked percentile",
@@ -228,12 +228,12 @@ _EARLIER = {
     ),
     "threads.late_copies": "Doubt DoubtedItem open_doubts surplus",
     "threads.mirror": "MirrorHead MirrorHeads ThreadMirror",
-    "threads.outbox": "Mend Outbox=ThreadOutbox",
+    "threads.outbox": "Mend=DecideRepair Outbox=ThreadOutbox",
     "threads.thread": "Comparison Rendering ThreadItem ThreadState compare differences digest",
     "threads.verification": "SideBySide",
     "conversation.events": "events=",
 }
-"""Names that this face offered before its rooms had faces of their own."""
+"""Names that `threadledger.domain` offered before its packages had their own public names."""
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_face(__name__, _HOMES, _EARLIER)

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from math import isqrt
 
 Block = tuple[int, int, int, int]
-"""Where two sequences differ: left[l1:l2] is in the place of right[r1:r2]. One of the two may be empty."""
+"""Difference between two sequences: left[l1:l2] takes the place of right[r1:r2]. One of the two may be empty."""
 
 
 def differing(left: Sequence[Hashable], right: Sequence[Hashable]) -> Iterator[Block]:

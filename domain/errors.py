@@ -13,7 +13,7 @@ ThreadledgerError
 │   ├── GroupNotFound
 │   ├── FileMissing
 │   └── DatabaseMissing
-├── Conflict                         another process or writer was first; nothing was written
+├── Conflict                         another process changed the data first; nothing was written
 │   ├── ConversationBusy             a run is open
 │   ├── ConversationChanged          it has changed since it was read
 │   ├── IdempotencyConflict          the idempotency key was used for other content
@@ -90,7 +90,7 @@ class DatabaseMissing(NotFound):
 
 
 class Conflict(ThreadledgerError):
-    """Raised when another process or writer was first; nothing was written."""
+    """Raised when another process or writer changed the data first; nothing was written."""
 
 
 class ConversationBusy(Conflict):
@@ -125,7 +125,7 @@ class AllBackendsFailed(ThreadledgerError):
         self.key = key
         self.exchange_id = exchange_id
         self.failures = tuple(failures)
-        told = "; ".join(
+        reasons = "; ".join(
             f"{each.backend}: {each.cause.value} ({each.summary()})" for each in self._last_of_each_backend()
         )
         advice = "Set THREADLEDGER_BACKENDS to at least one backend that USE_ASSISTANTS_API does not disable."
@@ -133,7 +133,7 @@ class AllBackendsFailed(ThreadledgerError):
             advice = self.failures[-1].advice_here()
         then = "" if "replay rerun" in advice else f" Then run: threadledger replay rerun {key} --apply"
         super().__init__(
-            f"no backend answered {key!r}: {told or 'no backend is configured'}; the question is kept. {advice}{then}"
+            f"no backend answered {key!r}: {reasons or 'no backend is configured'}; the question is kept. {advice}{then}"
         )
 
     def _last_of_each_backend(self) -> Sequence[RecordedFailure]:

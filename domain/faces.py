@@ -1,4 +1,4 @@
-"""Load the names of a room's face on first use, so that an import of one name does not load the whole room."""
+"""Load a package's public names on first use, so that an import of one name does not load the whole package."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -12,9 +12,8 @@ def lazy_face(room: str, *homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         room: full name of the package, its `__name__`.
-        homes: module of the room, relative to it, to the names it provides, separated by spaces; `earlier=now` is a name
-            that earlier versions used,
-            `name=` the module itself.
+        homes: mappings of a module, relative to the package, to the names that it provides, separated by spaces.
+            `earlier=now` is a name that earlier versions used, and `name=` is the module itself.
     """
     home_of = {
         name.partition("=")[0]: (home, name.rpartition("=")[2])

@@ -31,17 +31,17 @@ def idempotent_id(stream: str, idempotency_key: str) -> str:
     return str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{len(stream)}:{stream}{idempotency_key}"))
 
 
-_LAST_TOLD: list[tuple[datetime | None, str]] = [(None, "")]
+_LAST_FORMATTED: list[tuple[datetime | None, str]] = [(None, "")]
 """The last moment and its text, cached because an append formats the same moment many times."""
 
 
 def to_iso(moment: datetime) -> str:
     """Return ISO 8601 text in UTC with microseconds and a `Z`, the format in which times are stored and shown."""
-    told, text = _LAST_TOLD[0]
-    if told is not moment:
+    last, text = _LAST_FORMATTED[0]
+    if last is not moment:
         utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
         text = utc.isoformat("T", "microseconds")[:26] + "Z"  # without `+00:00`
-        _LAST_TOLD[0] = (moment, text)
+        _LAST_FORMATTED[0] = (moment, text)
     return text
 
 
@@ -56,7 +56,7 @@ def moment_of(given: datetime | timedelta | None) -> datetime | None:
 
 
 def from_iso(text: str) -> datetime:
-    """Parse any ISO 8601 text, including that of `to_iso`; a text without an offset is treated as UTC.
+    """Parse any ISO 8601 text, including the output of `to_iso`; a text without an offset is treated as UTC.
 
     Raises:
         ValueError: the text is not ISO 8601.

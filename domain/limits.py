@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 KEY_CHARS_MAX = 200
-"""Maximum length of a conversation's key, in characters (CONTRACT: 1 to 200)."""
+"""Maximum length of a conversation's key, in characters; the minimum is 1."""
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """Maximum size of a stored message, in bytes of UTF-8 JSON. OpenAI accepts at most 10 MiB of text in one item."""
@@ -129,5 +129,5 @@ TOOL_WORKERS = 32
 RUNS_WATCHED_MAX = 10_000
 """Maximum number of open runs that are remembered for observers; the start of an older run is read again."""
 
-LAGGING_LOOKED_AT_MAX = 1_000
-"""Number of conversations, the most recently changed ones, whose threads `doctor` checks in the notebook."""
+LAGGING_CHECKED_MAX = 1_000
+"""Number of most recently changed conversations whose threads `doctor` checks, by their stored state."""

@@ -74,6 +74,17 @@ EARLIER_NAMES = """
 """
 """Names that `threadledger.domain` offered before it had rooms. Apps may import them for ever."""
 
+EARLIER_MEMBERS = "AsyncDriver.heard Fate.CAME Fate.WENT Lags.looked_at Ledger.outside Memory.mended"
+"""Members of these classes that have another name now."""
+
+EARLIER_ADAPTERS = {
+    "formats": "Found ImportSource",
+    "openai": "SeenAssistant",
+    "simulator": "Failure RawReply RecordedRequest Refusal",
+    "sql": "Processor Recorder Tracker leaf_hash",
+}
+"""The same for rooms of the adapters: names that their faces no longer list."""
+
 
 @dataclass(frozen=True)
 class Import:
@@ -285,7 +296,7 @@ def lazy_table(source: Source) -> dict[str, str]:
     if "_PLACES" in named:  # name to module
         return {name: home.lstrip(".") for name, home in ast.literal_eval(named["_PLACES"]).items()}
     calls = [call for call in nodes_of(source, ast.Call) if ast.unparse(call.func) == "lazy_face"]
-    tables = [named.get(ast.unparse(call.args[1]), call.args[1]) for call in calls]
+    tables = [named.get(ast.unparse(call.args[1]), call.args[1]) for call in calls]  # without names of earlier versions
     return {name: home for table in tables for home, names in ast.literal_eval(table).items() for name in names.split()}
 
 
@@ -335,7 +346,21 @@ def test_the_domain_has_a_small_face_and_every_name_that_it_ever_offered() -> No
     domain = importlib.import_module("threadledger.domain")
     assert len(domain.__all__) <= DOMAIN_FACE_NAMES_MAX
     assert [name for name in EARLIER_NAMES.split() if not hasattr(domain, name)] == []
+    assert [
+        name for name in EARLIER_MEMBERS.split() if not hasattr(getattr(domain, name.split(".")[0]), name.split(".")[1])
+    ] == []
     assert isinstance(domain.events, ModuleType)
+
+
+def test_a_room_of_the_adapters_still_offers_what_it_ever_offered() -> None:
+    rooms = {room: importlib.import_module(f"threadledger.adapters.{room}") for room in EARLIER_ADAPTERS}
+    missing = [
+        f"{room}.{name}"
+        for room, names in EARLIER_ADAPTERS.items()
+        for name in names.split()
+        if not hasattr(rooms[room], name)
+    ]
+    assert missing == []
 
 
 # Sizes and names
@@ -400,10 +425,10 @@ def homes_of(each: Import) -> Iterator[str]:
         yield f"{each.module}.{home}"
 
 
-def test_rebuild_has_no_backend_to_call() -> None:
+def test_rebuild_and_reconcile_have_no_backend_to_call() -> None:
     domain = "threadledger.domain"
     reached: dict[str, str] = {}
-    waiting = [(f"{domain}.replay.rebuild", "")]
+    waiting = [(f"{domain}.replay.rebuild", ""), (f"{domain}.replay.reconcile", "")]
     while waiting:
         module, by = waiting.pop()
         if module in reached or module not in sources():
@@ -414,12 +439,13 @@ def test_rebuild_has_no_backend_to_call() -> None:
             waiting += [(home, module) for each in inner for home in homes_of(each)]
     assert {module: reached[f"{domain}.{module}"] for module in CALLING if f"{domain}.{module}" in reached} == {}
     assert {f"{domain}.threads.{name}" for name in ("outbox", "delivery")} <= reached.keys()
-    for name in ("replay.rebuild", "threads.delivery", "threads.outbox"):
+    writing = ("delivery", "linked_thread", "outbox", "verification")
+    for name in ("replay.rebuild", "replay.reconcile", *(f"threads.{name}" for name in writing)):
         source = sources()[f"{domain}.{name}"]
         words = {
             node.id if isinstance(node, ast.Name) else node.attr for node in nodes_of(source, ast.Name, ast.Attribute)
         }
-        assert not words & {"backends", "Backend", "answer", "Exchange", "Runs"}, name
+        assert not words & {"backends", "Backend", "answer", "Exchange", "Runs", "services", "Services"}, name
 
 
 NOT_LOADED_BY = {

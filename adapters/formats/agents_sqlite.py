@@ -1,10 +1,10 @@
 """Read conversations from the SQLite database of the openai-agents SDK's `SQLiteSession`.
 
-Each session is a conversation, and each row is an item. The file is opened read-only. The format is that of
+Each session is a conversation, and each row is an item. The file is opened read-only. The supported format is
 openai-agents 0.24: tables `agent_sessions` and `agent_messages`, items as JSON in `message_data`, timestamps in UTC.
 
-The items are those of the Responses API, which Conversations hold too. `chat_message` converts them for both sources;
-the functions after it build content parts for all sources, and replace large data by its size and hash.
+The items have the format of the Responses API, which Conversations use too. `chat_message` converts them for both
+sources; the functions after it build content parts for all sources, and replace large data by its size and hash.
 """
 
 from __future__ import annotations
@@ -215,8 +215,8 @@ def is_empty(parts: Sequence[Mapping[str, Any]]) -> bool:
 def hosted_call(name: str, record: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
     """Return a call of a provider-hosted tool as an assistant message with text, because only the provider can run it."""
     left_out["hosted_calls_as_text"] += 1
-    told = json.dumps(by_reference(record), ensure_ascii=False)
-    return {"role": "assistant", "content": f"[tool call {name} {told}]"}
+    record_json = json.dumps(by_reference(record), ensure_ascii=False)
+    return {"role": "assistant", "content": f"[tool call {name} {record_json}]"}
 
 
 def by_reference(value: Any) -> Any:

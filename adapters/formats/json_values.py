@@ -37,7 +37,7 @@ def values_of(stream: BinaryIO) -> Iterator[Value]:
 
 
 def is_lines(stream: BinaryIO) -> bool:
-    """Return whether each line is a value of its own, judged from the complete lines at the beginning of the file."""
+    """Return whether each line is a separate value, judged by the complete lines at the beginning of the file."""
     stream.seek(0)
     head = stream.read(HEAD_BYTES)
     stream.seek(0)
@@ -92,10 +92,10 @@ class _Document:
         if left:
             yield number + 1, left
         if self._in_array and (self._depth == 1 or (self._depth > 1 and not left)):  # else the rest fails to parse
-            told = (
+            problem = (
                 f"the file ends inside its array, after {number + bool(left)} complete values: download the file again"
             )
-            yield number + 1 + bool(left), InvalidInput(told)
+            yield number + 1 + bool(left), InvalidInput(problem)
 
     def _ended(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the values that end in this chunk of the file."""

@@ -49,7 +49,7 @@ def import_threads(
                 if reader.is_fatal(refused):
                     refusals.append(refused)
                     return
-                yield Imported(line, thread_id, "failed", reason=_told(thread_id, refused))
+                yield Imported(line, thread_id, "failed", reason=_reason(thread_id, refused))
 
     def _conversation(read: dict[str, Any], line: int) -> Found | Imported:
         (thread,) = threads_of(read, line)
@@ -60,5 +60,5 @@ def import_threads(
         raise refusals[0]
 
 
-def _told(thread_id: str, refused: ProviderRefused) -> str:
+def _reason(thread_id: str, refused: ProviderRefused) -> str:
     return f"{thread_id} cannot be read: {diagnose(refused.failure).value} ({refused})"

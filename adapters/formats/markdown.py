@@ -115,12 +115,12 @@ def _facts(reference: Any) -> str:
     """Describe a reference, such as `file_id: file-1, bytes: 120, sha256: …`; large values are replaced by size and hash."""
     if not isinstance(reference, Mapping):
         return escaped_line(json.dumps(reference, ensure_ascii=False))
-    told = []
+    facts = []
     for name, value in by_reference(reference).items():
         if value is not None:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            told.append(f"{escaped_line(str(name))}: {escaped_line(text)}")
-    return ", ".join(told)
+            facts.append(f"{escaped_line(str(name))}: {escaped_line(text)}")
+    return ", ".join(facts)
 
 
 def _pretty(value: Any) -> str:
@@ -148,11 +148,11 @@ def escaped(text: str) -> str:
         lines.pop(0)
     while lines and not lines[-1]:
         lines.pop()
-    told = []
+    shown_lines = []
     for index, line in enumerate(lines):
         goes_on = line and index + 1 < len(lines) and lines[index + 1]
-        told.append(line + "\\" if goes_on else line)  # a trailing backslash is a hard line break
-    return "\n".join(told)
+        shown_lines.append(line + "\\" if goes_on else line)  # a trailing backslash is a hard line break
+    return "\n".join(shown_lines)
 
 
 def escaped_line(text: str) -> str:

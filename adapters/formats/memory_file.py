@@ -1,6 +1,6 @@
 """Write a file of memories: one line per conversation, `{"id": KEY, "messages": [Chat Completions messages]}`.
 
-Every ledger has a `MemoryLines`; in a module of its own, it does not load what an import needs.
+Every ledger has a `MemoryLines`. It is in a separate module, which does not load the code for imports.
 """
 
 from __future__ import annotations

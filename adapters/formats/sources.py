@@ -25,7 +25,7 @@ from .threads import IN_A_THREAD, KEY, found_in_threads
 
 FORMATS = ("jsonl", "threads", "chatgpt", "agents-sqlite")
 
-LOOKED_AT = 50
+VALUES_CHECKED_MAX = 50
 """Number of values at the beginning of a file that are checked to detect its format."""
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -36,7 +36,7 @@ class ImportSource:
     """Represent an opened file. `total` is its number of conversations, if known before reading."""
 
     format: str
-    told: bool
+    detected: bool
     """Whether the format was detected from the content, not given by the caller."""
     found: Iterator[Found | Imported]
     total: int | None = None
@@ -52,7 +52,7 @@ def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> It
         FileMissing: the file cannot be read.
         InvalidInput: the format cannot be detected, or is not the given one.
     """
-    with ExitStack() as stack, _told(file):
+    with ExitStack() as stack, _reading_errors(file):
         if file == "-" and kind == "jsonl":
             yield ImportSource("jsonl", False, found_in_lines(iter(sys.stdin.buffer)))
             return
@@ -85,7 +85,7 @@ def _total(kind: str, stream: BinaryIO) -> int | None:
 
 
 @contextmanager
-def _told(file: str) -> Iterator[None]:
+def _reading_errors(file: str) -> Iterator[None]:
     """Convert errors of reading the file to `FileMissing`, with a message of one sentence."""
     try:
         yield
@@ -132,7 +132,7 @@ def _format_of(stream: BinaryIO, magic: bytes) -> str:
         return "agents-sqlite"
     if magic.startswith(ZIP_MAGIC):
         return "chatgpt"
-    kinds = (_kind_of_text(text) for _, text in islice(values_of(stream), LOOKED_AT))
+    kinds = (_kind_of_text(text) for _, text in islice(values_of(stream), VALUES_CHECKED_MAX))
     kind = next((kind for kind in kinds if kind is not None), None)
     if kind in {None, "jsonl"} and not is_lines(stream):
         raise InvalidInput(
@@ -152,7 +152,7 @@ def _kind_of_text(text: bytes | InvalidInput) -> str | None:
 def _kind_of(value: Any) -> str | None:
     """Return the format of a value if its shape identifies one, else None."""
     if isinstance(value, list):
-        kinds = {_kind_of(each) for each in value[:LOOKED_AT]} - {None, "jsonl"}
+        kinds = {_kind_of(each) for each in value[:VALUES_CHECKED_MAX]} - {None, "jsonl"}
         return min(filter(None, kinds), default=None)
     if not isinstance(value, Mapping):
         return None

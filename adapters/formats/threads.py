@@ -281,8 +281,8 @@ def _of_step(step: Mapping[str, Any], name: str, left_out: Counter[str]) -> Iter
                 else:
                     others.append((call_id, {"role": "tool", "tool_call_id": call_id, "content": output}))
             case {"type": str(kind)}:
-                told = hosted_call(kind, _as_mapping(call.get(kind)), left_out)
-                others.append((str(call.get("id", len(others))), told))
+                message = hosted_call(kind, _as_mapping(call.get(kind)), left_out)
+                others.append((str(call.get("id", len(others))), message))
             case _:
                 left_out["other_calls"] += 1
     calling = [("calls", {"role": "assistant", "content": None, "tool_calls": functions})] if functions else []

@@ -173,7 +173,7 @@ class AssistantsBackend:
     def _look(self, at: Following) -> Effects[float]:
         """Poll the run and return the pause before the next poll, in seconds. A failed poll is retried."""
         thread_id, run_id = at.thread_id, at.run.id
-        for looked in range(1, LOOKS_MAX + 1):
+        for attempt in range(1, LOOKS_MAX + 1):
             try:
                 with calling(RUN, thread_id, run_id):
                     raw = yield call(
@@ -185,7 +185,7 @@ class AssistantsBackend:
                     at.run = found
                     return _pause(raw.headers.get("openai-poll-after-ms"))
             except ProviderRefused as refused:
-                if looked == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
+                if attempt == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
                     yield from self._runs.cancelled(at.run, thread_id)
                     raise ProviderRefused(left_there(refused.failure)) from refused  # the run may have completed
                 yield Pause(POLL_SECONDS)
@@ -211,7 +211,7 @@ class AssistantsBackend:
                     event = yield next_event(stream)
                     if event is END:
                         break
-                    texts = self._heard(at, event)
+                    texts = self._apply_event(at, event)
                 for text in texts:
                     yield Emit(Delta(text, message=at.messages - 1))
         except ProviderRefused:
@@ -223,7 +223,7 @@ class AssistantsBackend:
             message = "the stream ended before a run began"
             raise ProviderRefused(Failure("error", code="stream_broken", message=message, thread_id=at.thread_id))
 
-    def _heard(self, at: Following, event: Any) -> list[str]:
+    def _apply_event(self, at: Following, event: Any) -> list[str]:
         """Apply one event of the stream and return the texts that it contains."""
         name = str(event.event)
         if name == "error":
@@ -298,7 +298,7 @@ class AssistantsBackend:
             raise ProviderRefused(
                 Failure("incomplete", code="empty_answer", message=message, remote_run_id=run.id, thread_id=thread_id)
             )
-        yield from _tell_the_rest(at, texts)
+        yield from _emit_rest(at, texts)
         return Completion(
             tuple(Message(Role.ASSISTANT, text) for text in texts),
             finish_reason=run.status,
@@ -337,7 +337,7 @@ class AssistantsBackend:
         return replace(failure, partial_text=text or None, details=details)
 
 
-def _tell_the_rest(at: Following, texts: list[str]) -> Effects[None]:
+def _emit_rest(at: Following, texts: list[str]) -> Effects[None]:
     """Pass on the part of the messages that the stream did not deliver because it broke."""
     if not at.request.stream:
         return

@@ -160,7 +160,7 @@ class Stream:
         self._stream = stream
         self._until = time.monotonic() + seconds
         self._cut: threading.Timer | None = None
-        if watched:  # asynchronous reads have a timeout of their own; a blocked thread is woken by closing the response
+        if watched:  # asynchronous reads have a separate timeout; a blocked thread is woken by closing the response
             self._cut = threading.Timer(seconds, self.response.close)
             self._cut.daemon = True
             self._cut.start()

@@ -223,7 +223,7 @@ class ResponseMaker:
         options = self._options(asked, given)
         if asked.request.stream:
             stream = opened(self._client, lambda sdk: sdk.responses.create(stream=True, **options), asked.left)
-            response, request_id = yield from self._heard(asked, stream, number)
+            response, request_id = yield from self._listen(asked, stream, number)
         else:
             with calling(asked.endpoint, asked.conversation):
                 response = yield call(self._client, lambda sdk: sdk.responses.create(**options))
@@ -232,7 +232,7 @@ class ResponseMaker:
             request_id = response._request_id
         if response.status in UNDER_WAY:
             response = yield from self._awaited(asked, response)
-            yield from _tell_the_rest(asked, words_of(response), number)
+            yield from _emit_rest(asked, words_of(response), number)
         return response, request_id
 
     def _options(self, asked: ResponseTask, given: list[Any]) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class ResponseMaker:
             options["tools"] = asked.tools
         return options
 
-    def _heard(self, asked: ResponseTask, opening: Call, number: int) -> Effects[tuple[Any, str | None]]:
+    def _listen(self, asked: ResponseTask, opening: Call, number: int) -> Effects[tuple[Any, str | None]]:
         """Follow a stream, pass on its text, and return the last known state of the response with the request id.
 
         Raises:
@@ -343,7 +343,7 @@ def words_of(response: Any) -> str:
     return "".join(words)
 
 
-def _tell_the_rest(asked: ResponseTask, text: str, number: int) -> Effects[None]:
+def _emit_rest(asked: ResponseTask, text: str, number: int) -> Effects[None]:
     """Pass on the part of the text that the stream did not deliver because it broke."""
     emitted = asked.emitted.get(number, "")
     if asked.request.stream and text != emitted and text.startswith(emitted):

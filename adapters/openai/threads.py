@@ -34,7 +34,7 @@ KEY = "threadledger_key"
 MESSAGE_ID = "threadledger_message"
 WRITTEN_AT = "threadledger_written_at"
 """Metadata key for the time a message was written (ISO 8601); the thread's own date is the time of the copy."""
-BESIDE = "beside"
+PRECEDING_IDS = "beside"
 """Payload key for the ids of preceding items (reasoning) that must be deleted together with an item."""
 
 
@@ -171,7 +171,7 @@ class ConversationThreads:
 
     def delete(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
         endpoint = "DELETE /conversations/{conversation_id}/items/{item_id}"
-        for item_id in [each for item in items for each in (*item.payload.get(BESIDE, ()), item.item_id)]:
+        for item_id in [each for item in items for each in (*item.payload.get(PRECEDING_IDS, ()), item.item_id)]:
             delete = partial(_delete_item, thread_id=thread_id, item_id=item_id)
             yield from deleted(self._client, endpoint, thread_id, delete)
 
@@ -203,14 +203,14 @@ def _read_items(items: Sequence[Any]) -> list[ThreadItem]:
     reasoning without the item that follows it.
     """
     found: list[ThreadItem] = []
-    beside: list[str] = []
+    preceding: list[str] = []
     for each in items:
         item = _read_item(each)
         if item is None:
-            beside.append(each.id)
+            preceding.append(each.id)
         else:
-            found.append(replace(item, payload={BESIDE: tuple(beside)}) if beside else item)
-            beside = []
+            found.append(replace(item, payload={PRECEDING_IDS: tuple(preceding)}) if preceding else item)
+            preceding = []
     return found
 
 
@@ -365,7 +365,7 @@ def is_there(client: Client, conversation_id: str) -> Effects[bool]:
 # A run that was created by this ledger and is no longer followed (its process crashed, or the response to its
 # creation was lost) is found by its metadata and cancelled. Other runs are waited for.
 RUN = "GET /threads/{thread_id}/runs/{run_id}"
-RUNS_LOOKED_AT = 20
+RUNS_SEARCHED_MAX = 20
 """Number of newest runs of a thread that are searched for our runs. Only the newest can be active."""
 
 RUN_ID = "run_id"
@@ -396,7 +396,7 @@ class ThreadRuns:
         self._client = client
 
     def ours(self, thread_id: str, run_ids: Collection[str]) -> Effects[list[Any]]:
-        """Return those of a thread's newest runs that were created for the given run ids of the ledger."""
+        """Return the newest runs of a thread that were created for the given run ids of the ledger."""
         runs = yield from self._newest(thread_id)
         return [run for run in runs if (run.metadata or {}).get(RUN_ID) in run_ids]
 
@@ -459,7 +459,7 @@ class ThreadRuns:
         with calling("GET /threads/{thread_id}/runs", thread_id):
             page = yield call(
                 self._client,
-                lambda sdk: sdk.beta.threads.runs.list(thread_id, order="desc", limit=RUNS_LOOKED_AT),
+                lambda sdk: sdk.beta.threads.runs.list(thread_id, order="desc", limit=RUNS_SEARCHED_MAX),
             )
             return list(page.data)
 

@@ -171,7 +171,7 @@ class AsyncRecordingClient(_InFront[httpx2.AsyncClient], httpx2.AsyncClient):
 
 
 class _RecordedStream(httpx2.SyncByteStream):
-    """Pass on the bytes of a response and record what they show."""
+    """Pass on the bytes of a response and record the run state that they show."""
 
     def __init__(self, response: httpx2.Response, passing: Passing, whole: Callable[[Seen], Seen]) -> None:
         self._bytes = response.stream
@@ -206,7 +206,7 @@ class _RecordedStream(httpx2.SyncByteStream):
 
 
 class _AsyncStream(httpx2.AsyncByteStream):
-    """Pass on the bytes of an asynchronous response and record what they show."""
+    """Pass on the bytes of an asynchronous response and record the run state that they show."""
 
     def __init__(self, response: httpx2.Response, passing: Passing, whole: Callable[[Seen], Awaitable[Seen]]) -> None:
         self._bytes = response.stream
@@ -279,8 +279,8 @@ def sent(request: httpx2.Request) -> Sent:
         body = request.content
     except httpx2.RequestNotRead:
         return Sent("", "", b"", {})
-    told = request.extensions.get("timeout")
-    limits = [each for each in told.values() if each] if isinstance(told, dict) else []
+    timeouts = request.extensions.get("timeout")
+    limits = [each for each in timeouts.values() if each] if isinstance(timeouts, dict) else []
     return Sent(request.method, request.url.path, body, request.headers, sum(limits) or None)
 
 
@@ -323,7 +323,7 @@ class Record:
 
 
 class Passing:
-    """Follow one response body; each method returns what must be recorded, or None."""
+    """Follow one response body; each method returns the state to record, or None."""
 
     def __init__(
         self,
@@ -340,7 +340,7 @@ class Passing:
         self._fold: Fold = fold_of(context, events)
         self._decode = decode
         self._raw = bytearray()
-        self._told: Seen | None = None
+        self._reported: Seen | None = None
         self._over = False
 
     def take(self, chunk: bytes) -> Record | None:
@@ -366,9 +366,9 @@ class Passing:
     def _news(self) -> Record | None:
         seen = self._fold.seen
         ended = seen.outcome is not None or seen.unread
-        if self._over or seen == self._told or (not ended and seen.remote_id is None):
+        if self._over or seen == self._reported or (not ended and seen.remote_id is None):
             return None
-        self._told, self._over = seen, ended
+        self._reported, self._over = seen, ended
         return Record(seen, self._see)
 
     def _last(self, look: Callable[[], Seen], to: Callable[[Seen], None]) -> Record | None:

@@ -30,7 +30,7 @@ NOT_FINISHED = frozenset({"length", "content_filter"})
 
 @dataclass(frozen=True)
 class Context:
-    """Hold what is known of a response without its body."""
+    """Hold the facts of a response that are known without its body."""
 
     backend: str
     endpoint: str
@@ -108,11 +108,11 @@ def answered(
 def with_messages(seen: Seen, page: Any, context: Context) -> Seen:
     """Return a completed run with its messages, read from a page of the thread's messages."""
     data = page.get("data") if isinstance(page, dict) else None
-    told = [each for each in thread_messages(data) if each.role is Role.ASSISTANT and each.text]
-    if not told:
+    answers = [each for each in thread_messages(data) if each.role is Role.ASSISTANT and each.text]
+    if not answers:
         return replace(seen, outcome=_unread(seen, context), unread=False)
     completion = Completion(
-        tuple(told),
+        tuple(answers),
         finish_reason="completed",
         remote_run_id=seen.remote_id,
         thread_id=seen.thread_id,
@@ -123,11 +123,11 @@ def with_messages(seen: Seen, page: Any, context: Context) -> Seen:
     return replace(seen, outcome=completion, unread=False)
 
 
-def usage_of(told: Any) -> Usage:
+def usage_of(given: Any) -> Usage:
     """Read the token counts, in the field names of either API."""
-    if not isinstance(told, Mapping):
+    if not isinstance(given, Mapping):
         return Usage()
-    counts = [told.get(new, told.get(old)) for new, old in _TOKENS]
+    counts = [given.get(new, given.get(old)) for new, old in _TOKENS]
     return Usage(*(count if isinstance(count, int) else 0 for count in counts))
 
 
@@ -172,8 +172,8 @@ def _response(body: dict[str, Any], context: Context) -> Seen:
     context = replace(context, thread_id=thread_id or context.thread_id)
     if status not in RESPONSE_ENDED:
         return Seen(remote_id=remote_id, thread_id=context.thread_id)
-    told = [each for each in response_messages(body.get("output")) if each.role is Role.ASSISTANT]
-    answer = told[-1] if told else Message(Role.ASSISTANT, "")
+    messages = [each for each in response_messages(body.get("output")) if each.role is Role.ASSISTANT]
+    answer = messages[-1] if messages else Message(Role.ASSISTANT, "")
     if status != "completed":
         return Seen(_not_completed(body, status, answer.text, remote_id, context), remote_id, context.thread_id)
     outcome = answered(
@@ -261,9 +261,9 @@ def refusal(response: Any, context: Context) -> Failure:
         body = json.loads(response.content)
     except Exception:  # noqa: BLE001 - if the body cannot be read or is not JSON, the status is used
         body = None
-    told = body.get("error", body) if isinstance(body, dict) else body
+    error_body = body.get("error", body) if isinstance(body, dict) else body
     message = f"HTTP {response.status_code}"
-    error = openai.APIStatusError(message, response=response, body=told)
+    error = openai.APIStatusError(message, response=response, body=error_body)
     return failure_of(error, context.endpoint, context.thread_id)
 
 

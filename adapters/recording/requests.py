@@ -1,6 +1,6 @@
 """Classify a request to the provider: a model call, a request about a run, messages for a thread, or one not recorded.
 
-The paths are those of the SDK 3.54; any prefix (`/v1`, Azure's `/openai/deployments/MODEL`) is accepted.
+The paths are the ones that SDK 3.54 requests; any prefix (`/v1`, Azure's `/openai/deployments/MODEL`) is accepted.
 
 The messages of a request, in the formats of the three APIs, become our messages in the format of Chat Completions.
 Instructions (roles `system` and `developer`) belong to the app and are not part of memory: they are omitted. Items that
@@ -196,8 +196,8 @@ def _json(body: bytes) -> dict[str, Any]:
 
 
 def _retries(headers: Mapping[str, str]) -> int:
-    told = headers.get(RETRIES_HEADER, "")
-    return int(told) if told.isdecimal() else 0
+    value = headers.get(RETRIES_HEADER, "")
+    return int(value) if value.isdecimal() else 0
 
 
 INSTRUCTIONS = frozenset({"system", "developer"})

@@ -1,11 +1,11 @@
-"""Record an app's requests in a conversation: a request that calls a model as a run, and what the app does around it.
+"""Record an app's requests in a conversation: model calls as runs, and requests about these runs and their threads.
 
 `CallRecorder` decides which calls of a client are recorded, and in which conversation (`in_conversation` names it).
 `RunRecording` records one run: its exchange, its new messages, and its end. `RecordedLook` and `RecordedMessages`
 record polling, tool results and messages added to a thread.
 
-The app decides how many runs it has open at the same time: a run is recorded alongside other runs of its conversation, in
-cases where `ask` would be refused.
+The app decides how many runs it has open at the same time: a run is recorded alongside other runs of its conversation,
+even if `ask` would be refused.
 """
 
 from __future__ import annotations

@@ -137,8 +137,10 @@ class EventFold(Fold):
         except (ValueError, RecursionError):
             self.seen = self.stopped(no_answer(self.context))
             return
-        told = read.get("error") if isinstance(read, dict) else None
-        if name == "error" or (isinstance(read, dict) and (read.get("type") == "error" or (told and "id" not in read))):
+        error = read.get("error") if isinstance(read, dict) else None
+        if name == "error" or (
+            isinstance(read, dict) and (read.get("type") == "error" or (error and "id" not in read))
+        ):
             self.seen = self.stopped(_with_context(read, self.context))
         elif isinstance(read, dict):
             self.event(name, read)
@@ -236,8 +238,8 @@ class RunFold(EventFold):
                 text = part.get("text") if isinstance(part, dict) else None
                 self._said.append(text_of(text.get("value")) or "" if isinstance(text, dict) else "")
         elif name == "thread.message.completed":
-            told = thread_messages([data])
-            self._messages += [each for each in told if each.role is Role.ASSISTANT and each.text]
+            messages = thread_messages([data])
+            self._messages += [each for each in messages if each.role is Role.ASSISTANT and each.text]
         elif name.startswith("thread.run.") and not name.startswith("thread.run.step."):
             self._run(data)
 
@@ -281,6 +283,6 @@ def fold_of(context: Context, events: bool) -> Fold:
 _FOLDS: dict[str, type[EventFold]] = {"chat": ChatFold, "responses": ResponseFold, "assistants": RunFold}
 
 
-def _with_context(told: Any, context: Context) -> Failure:
-    failure = failure_of_event(told if isinstance(told, dict) else {}, context.endpoint, context.thread_id)
+def _with_context(event: Any, context: Context) -> Failure:
+    failure = failure_of_event(event if isinstance(event, dict) else {}, context.endpoint, context.thread_id)
     return replace(failure, request_id=context.request_id)

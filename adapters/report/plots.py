@@ -20,7 +20,7 @@ COLUMNS_MAX = 92
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 900, 240, 46, 24, 10
 """Size of the plot by day and its margins, in SVG units."""
 
-ROW, LABEL, BAR, TOLD = 30, 120, 170, 170
+ROW, LABEL, BAR, TEXT = 30, 120, 170, 170
 """Row height, and widths of the name, the bar and the text after it, in plots with one row per backend (SVG units)."""
 
 LABEL_CHARS_MAX = 17
@@ -50,15 +50,15 @@ def bars(rows: Sequence[tuple[str, float, str]]) -> str:
         return '<p class="nothing">No runs.</p>'
     top = max(value for _, value, _ in rows) or 1.0
     drawn = []
-    for number, (name, value, told) in enumerate(rows):
+    for number, (name, value, text) in enumerate(rows):
         y = number * ROW
         long = BAR * value / top
         drawn += [
             _name(name, y),
             f'<rect class="rate" x="{LABEL}" y="{y + 8}" width="{long:.1f}" height="14" rx="2"/>',
-            f'<text x="{LABEL + long + 8:.1f}" y="{y + 19}">{escape(told)}</text>',
+            f'<text x="{LABEL + long + 8:.1f}" y="{y + 19}">{escape(text)}</text>',
         ]
-    return _svg(LABEL + BAR + TOLD, len(rows) * ROW, "failure rate by backend", drawn)
+    return _svg(LABEL + BAR + TEXT, len(rows) * ROW, "failure rate by backend", drawn)
 
 
 def durations(rows: Sequence[SummaryRow]) -> str:
@@ -80,7 +80,7 @@ def durations(rows: Sequence[SummaryRow]) -> str:
             f'<text x="{LABEL + BAR + 12}" y="{y + 19}">{p50:.1f} s, {p95:.1f} s</text>',
         ]
     legend = f'<text class="dim" x="{LABEL}" y="{len(known) * ROW + 14}">● median   ○ 95th percentile</text>'
-    return _svg(LABEL + BAR + TOLD, len(known) * ROW + 22, "median and 95th percentile by backend", [*drawn, legend])
+    return _svg(LABEL + BAR + TEXT, len(known) * ROW + 22, "median and 95th percentile by backend", [*drawn, legend])
 
 
 def sparkline(counts: Sequence[int]) -> str:
@@ -118,10 +118,10 @@ def _stack(
         if stack.get(cause):
             high = room * stack[cause] / top
             y -= high
-            told = f"{day.isoformat()}: {stack[cause]:,} {cause}"
+            title = f"{day.isoformat()}: {stack[cause]:,} {cause}"
             yield (
                 f'<rect class="c{colours.get(cause, len(colours))}" x="{x + (wide - thick) / 2:.1f}" y="{y:.2f}" '
-                f'width="{thick:.1f}" height="{high:.2f}"><title>{escape(told)}</title></rect>'
+                f'width="{thick:.1f}" height="{high:.2f}"><title>{escape(title)}</title></rect>'
             )
 
 

@@ -69,18 +69,18 @@ def _head(report: Report) -> str:
 def _tiles(report: Report) -> str:
     runs, failed = (sum(getattr(row, name) for row in report.backends) for name in ("runs", "failed"))
     unanswered = failed - sum(row.answered for row in report.backends)
-    told = (
+    tiles = (
         ("runs", f"{runs:,}", ""),
         ("failed", f"{failed:,}", f"{failed / runs:.1%} of all" if runs else ""),
         ("fallbacks", f"{sum(row.fallbacks for row in report.backends):,}", "another backend took over"),
         ("not answered", f"{unanswered:,}", "failed runs without an answer"),
         ("groups", f"{len(report.groups):,}", f"{report.muted:,} more muted" if report.muted else "no muted groups"),
     )
-    return '<dl class="tiles">' + "".join(map(_tile, told)) + "</dl>"
+    return '<dl class="tiles">' + "".join(map(_tile, tiles)) + "</dl>"
 
 
-def _tile(told: tuple[str, str, str]) -> str:
-    name, number, said = told
+def _tile(tile: tuple[str, str, str]) -> str:
+    name, number, said = tile
     return f"<div><dt>{escape(name)}</dt><dd>{escape(number)}<small>{escape(said)}</small></dd></div>"
 
 
@@ -140,12 +140,12 @@ def _table(rows: Sequence[SummaryRow], name: str) -> str:
 
 def _cells(row: SummaryRow) -> Iterable[str]:
     yield f"<th>{escape(row.value or '(none)')}</th>"
-    for told in (
+    for text in (
         *(f"{row.runs:,}", f"{row.failed:,}", f"{row.failure_rate:.1%}", f"{row.fallbacks:,}"),
         *(f"{row.failed - row.answered:,}", _seconds(row.p50_seconds), _seconds(row.p95_seconds)),
         *(f"{row.input_tokens:,}", f"{row.output_tokens:,}"),
     ):
-        yield f"<td>{escape(told)}</td>"
+        yield f"<td>{escape(text)}</td>"
 
 
 def _seconds(seconds: float | None) -> str:

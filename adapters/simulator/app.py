@@ -65,7 +65,7 @@ class SimulatorApp:
         await sender.reply(reply, admitted.fault)
 
     async def _answer(self, admitted: AdmittedRequest, receive: Receive) -> Reply | None:
-        """Return the answer, or None if the connection is to be closed without one."""
+        """Return the answer, or None to close the connection without an answer."""
         fault = admitted.fault
         silent = fault.silent_seconds if fault is not None else None
         if silent is not None:

@@ -11,7 +11,7 @@ from .faults import Fault
 
 @dataclass
 class SimulatedCall(RouteCall):
-    """Hold what a handler reads and writes of one request; `outcome` is how a fault requires the answer to end."""
+    """Hold the parts of one request that a handler uses; `outcome` is how a fault requires the answer to end."""
 
     outcome: ScriptedOutcome | None = None
 

@@ -1,4 +1,4 @@
-"""Handle /v1/responses: each response is returned at once, as a stream, or made in the background.
+"""Handle /v1/responses: each response is returned at once, as a stream, or generated in the background.
 
 A response is planned when it is created: `final` is how it will end, `object` is what is shown until then. It advances at
 once, by one state each time it is retrieved (in the background), or event by event as its stream is read:

@@ -195,7 +195,7 @@ def _refusal(reader: Reader) -> Refusal:
     if status is None:
         raise ScriptError(f"{inner.name('status')}: is missing")
     kind, code, param = (inner.string(name, None) for name in ("type", "code", "param"))
-    # Where the code identifies the error, use the provider's message.
+    # If the code identifies the error, use the provider's message.
     locked = code == "conversation_locked"
     message = inner.string("message", None) or (errors.LOCKED if locked else Refusal(status).message)
     param = param or ("conversation" if locked else None)

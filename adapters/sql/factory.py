@@ -29,7 +29,7 @@ URL_VARIABLE = "THREADLEDGER_DB"
 
 
 class Factory(InfrastructureFactory[Tracker]):
-    """Create recorders for one database. Only the environment passed in is read, not that of the process."""
+    """Create recorders for one database. Only the environment passed in is read, not the process's environment."""
 
     def __init__(self, env: Environment | EnvType | None = None, database: Database | None = None) -> None:
         super().__init__(env if isinstance(env, Environment) else Environment("", env or {}))

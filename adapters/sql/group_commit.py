@@ -71,8 +71,8 @@ class Group:
         """Decide on the current heads of these streams and store the decision; return the events' positions.
 
         Raises:
-            IntegrityError: the events cannot be stored: an event id exists already, or other writers were first in all
-                attempts.
+            IntegrityError: the events cannot be stored: an event id exists already, or other writers changed
+                the streams during all attempts.
             StoreUnavailable: the database cannot be used.
             Exception: what `decide` raises; nothing was written.
         """
@@ -129,7 +129,7 @@ class Group:
         except Exception as error:  # noqa: BLE001 - raised again in the threads that wait for it
             for each in requests:
                 if not each.done:
-                    each.end(error=_told(error, each))
+                    each.end(error=_error_for_caller(error, each))
         except BaseException:  # this thread is interrupted: requests of other threads return to the queue
             self._let_go()
             self._waiting.extendleft(each for each in reversed(requests) if not each.done and each is not own)
@@ -145,15 +145,15 @@ class Group:
         except (driver.IntegrityError, Overtaken) as error:
             self._one_by_one(requests, error)
         except Exception as error:
-            told = self._database.named(error) if isinstance(error, driver.Error) else error
-            if isinstance(told, ConnectionLost):
+            named_error = self._database.named(error) if isinstance(error, driver.Error) else error
+            if isinstance(named_error, ConnectionLost):
                 for each in requests:
                     each.unsure = each.appending is not None
                 self._let_go()
             elif len(requests) > 1:
                 self._one_by_one(requests, error)
                 return
-            raise told from error
+            raise named_error from error
 
     def _one_by_one(self, requests: Sequence[Request], error: Exception) -> None:
         """Decide and store each request separately, because one of them cannot be stored as decided."""
@@ -161,7 +161,7 @@ class Group:
             each.attempts += 1
             if not each.unsure:
                 each.appending = None
-            # A lost commit may have landed just after the check for it: check once more before deciding again.
+            # An unacknowledged commit may have succeeded just after the check: check once more before deciding again.
             each.unsure = False
         for each in requests:
             if each.attempts >= limits.DECIDE_ATTEMPTS_MAX:
@@ -171,8 +171,8 @@ class Group:
                 self._attempt([each])
             except ConnectionLost:
                 raise
-            except Exception as told:  # noqa: BLE001 - the error belongs to this request alone
-                each.end(error=told)
+            except Exception as own_error:  # noqa: BLE001 - the error belongs to this request alone
+                each.end(error=own_error)
 
     def _commit(self, requests: Sequence[Request]) -> None:
         cursor, kind = self._cursor(), self._database.kind
@@ -282,7 +282,7 @@ def _still_fits(appending: Appending, heads: Mapping[str, StreamHead]) -> bool:
     return all(version == (heads[name].version if name in heads else 0) + 1 for name, version in first.items())
 
 
-def _told(error: Exception, request: Request) -> Exception:
+def _error_for_caller(error: Exception, request: Request) -> Exception:
     """Return the error for the caller; if a commit was not acknowledged, the message says so."""
     if not isinstance(error, ConnectionLost) or request.appending is None:
         return error

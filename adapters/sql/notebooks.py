@@ -1,7 +1,7 @@
-"""Store notebooks next to the log: the state of each thread, the assistant of each profile, and the claims of jobs.
+"""Store data outside the event log: the state of each thread, the assistant of each profile, and the claims of jobs.
 
-The state of a thread is the journal version that it contains, and the writes to it that may still land. Everything
-except those writes can be read again from the provider.
+The state of a thread is the journal version that it contains, and the unconfirmed writes to it. Everything except those
+writes can be read again from the provider.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class SqlMirrorHeads:
         return str(found[0][0]) if found else None
 
     def _alone(self, connection: Connection, work: Callable[[Connection], T]) -> T:
-        """Run `work` as the only writer of the notebook; lock its table if the database does not serialize writers."""
+        """Run `work` as the only writer of `mirror_heads`; lock the table if the database allows several writers."""
         if not self._database.kind.locks_when_writing:
             connection.exec_driver_sql("LOCK TABLE mirror_heads IN EXCLUSIVE MODE")
         return work(connection)
@@ -159,9 +159,9 @@ STREAMS_AT_ONCE = 200
 _HEADS = "SELECT stream, mirror, thread_id, version, settled, holder, held_until, doubts FROM mirror_heads"
 
 
-# `doctor` reads the notes of threads without calling the provider.
+# `doctor` reads the stored state of threads without calling the provider.
 def noted_threads(database: Database, streams: Sequence[str]) -> list[NotedThread]:
-    """Return the notebook entries for the threads of these conversations."""
+    """Return the stored state of the threads of these conversations."""
     found: list[NotedThread] = []
     for start in range(0, len(streams), STREAMS_AT_ONCE):
         some = streams[start : start + STREAMS_AT_ONCE]

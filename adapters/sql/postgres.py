@@ -125,12 +125,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
         )""",
     ),
     (
-        # Writes to a thread without a response, which may still land: a JSON array.
+        # Unconfirmed writes to a thread, which may still arrive: a JSON array.
         "ALTER TABLE mirror_heads ADD COLUMN doubts TEXT NOT NULL DEFAULT '[]'",
     ),
     (
-        # New threads that a rebuild is writing and that are not linked yet: a notebook, so that an interrupted rebuild
-        # can be resumed.
+        # New threads that a rebuild is writing and that are not linked yet, so that an interrupted rebuild can be
+        # resumed.
         """CREATE TABLE unfinished_threads (
             stream TEXT NOT NULL,
             mirror TEXT NOT NULL,
@@ -138,7 +138,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             digest TEXT NOT NULL,
             PRIMARY KEY (stream, mirror)
         )""",
-        # Which worker holds which item of a job: a notebook; the result of each item is an event in the log.
+        # Claims of workers on items of a job; the result of each item is an event in the log.
         """CREATE TABLE job_items (
             job TEXT NOT NULL,
             item BIGINT NOT NULL,
@@ -218,8 +218,8 @@ class PostgreSQL(Kind):
         return positions
 
     def explain(self, error: BaseException) -> tuple[str, str]:
-        state, told = str(getattr(error, "sqlstate", None) or ""), str(error)
-        if state[:2] == "28" or state == "3D000" or any(words in told for words in _NOT_LET_IN):
+        state, message = str(getattr(error, "sqlstate", None) or ""), str(error)
+        if state[:2] == "28" or state == "3D000" or any(words in message for words in _NOT_LET_IN):
             return "unusable", "correct the user, password or database name in THREADLEDGER_DB"
         kinds = {each.__name__ for each in type(error).__mro__}
         if (

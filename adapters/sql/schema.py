@@ -24,7 +24,7 @@ def open_schema(database: Database) -> None:
     """Create or upgrade the tables, in one transaction.
 
     Raises:
-        ForeignDatabase: the database contains tables, but not those of a ledger.
+        ForeignDatabase: the database contains tables, but not the tables of a ledger.
         NewerSchema: a newer threadledger wrote it.
     """
     if database.schema_is_open:
@@ -55,7 +55,7 @@ def schema_version(connection: Connection, shown_url: str) -> int:
     version = int(connection.exec_driver_sql("SELECT schema_version FROM threadledger").scalar_one())
     if version > SCHEMA_VERSION:
         raise NewerSchema(
-            f"{shown_url} has schema {version}, this threadledger knows up to {SCHEMA_VERSION}: "
+            f"{shown_url} has schema {version}, but this threadledger supports only up to {SCHEMA_VERSION}: "
             "nothing was changed; upgrade with: pip install --upgrade threadledger"
         )
     return version

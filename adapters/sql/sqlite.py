@@ -64,7 +64,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             BEGIN SELECT RAISE(ABORT, 'events are never changed'); END""",
         """CREATE TRIGGER events_are_not_deleted BEFORE DELETE ON events
             BEGIN SELECT RAISE(ABORT, 'events are never deleted'); END""",
-        # Notebooks next to the log: both can be restored from the provider.
+        # The state of threads and the ids of assistants: both can be read again from the provider.
         """CREATE TABLE mirror_heads (
             stream TEXT NOT NULL,
             mirror TEXT NOT NULL,
@@ -106,12 +106,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
         )""",
     ),
     (
-        # Writes to a thread without a response, which may still land: a JSON array.
+        # Unconfirmed writes to a thread, which may still arrive: a JSON array.
         "ALTER TABLE mirror_heads ADD COLUMN doubts TEXT NOT NULL DEFAULT '[]'",
     ),
     (
-        # New threads that a rebuild is writing and that are not linked yet: a notebook, so that an interrupted rebuild
-        # can be resumed.
+        # New threads that a rebuild is writing and that are not linked yet, so that an interrupted rebuild can be
+        # resumed.
         """CREATE TABLE unfinished_threads (
             stream TEXT NOT NULL,
             mirror TEXT NOT NULL,
@@ -119,7 +119,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             digest TEXT NOT NULL,
             PRIMARY KEY (stream, mirror)
         )""",
-        # Which worker holds which item of a job: a notebook; the result of each item is an event in the log.
+        # Claims of workers on items of a job; the result of each item is an event in the log.
         """CREATE TABLE job_items (
             job TEXT NOT NULL,
             item INTEGER NOT NULL,

@@ -57,13 +57,13 @@ class SqlUpkeep:
 CHECK_PAGE_EVENTS = 2_000
 """Number of events read per query."""
 
-GAPS_TOLD_MAX = 20
+GAPS_REPORTED_MAX = 20
 """Maximum number of gaps in the positions that are reported."""
 
 _GAPS = (
     "SELECT e.position + 1, (SELECT min(n.position) FROM events n WHERE n.position > e.position) - 1 FROM events e "
     "WHERE e.position < ? AND NOT EXISTS (SELECT 1 FROM events n WHERE n.position = e.position + 1) "
-    f"ORDER BY e.position LIMIT {GAPS_TOLD_MAX}"
+    f"ORDER BY e.position LIMIT {GAPS_REPORTED_MAX}"
 )
 _EVENTS = (
     "SELECT e.stream, e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema, e.leaf "
@@ -177,11 +177,11 @@ class _CheckedStream:
             problem = f"the events end at version {newest}; {version} were stored"
             yield Finding("version", problem, key=key, version=version)
         settled = version == self.version and schema == STATE_SCHEMA and self.name.startswith(CONVERSATION)
-        if settled and self.state is not None and not _is_told_by(state, self.state):
+        if settled and self.state is not None and not _matches(state, self.state):
             yield Finding("state", "the stored state of the stream does not match its events", key=key)
 
 
-def _is_told_by(stored: str, state: ConversationState) -> bool:
+def _matches(stored: str, state: ConversationState) -> bool:
     """Return whether a stored state equals this one; fields added after it was stored have their defaults."""
     try:
         return ConversationState.from_json(stored).as_json() == state.as_json()

@@ -173,8 +173,8 @@ def _events(failure: Failure, backend: str) -> int:
 
 def _place(failure: Failure, backend: str) -> str:
     """Return the route of the failed request, or the route that calls the model if that is not known."""
-    told = str(failure.details.get("endpoint", "")).removesuffix(" {conversation_id}")
-    route = route_named(told)
+    endpoint = str(failure.details.get("endpoint", "")).removesuffix(" {conversation_id}")
+    route = route_named(endpoint)
     if route is None or (failure.details.get(LEFT_IN_THREAD) and failure.status != "error"):
         return MODEL_ROUTES[backend]
     return route.name

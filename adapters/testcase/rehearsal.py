@@ -77,9 +77,9 @@ def rehearse(play: Play, stages: Sequence[Stage]) -> Rehearsed:
 
 
 def _counted(play: Play, stages: Sequence[Stage]) -> Counting:
-    """Play the exchange until every run matches its record, moving faults to other places where one does not.
+    """Play the exchange until every run matches its record, moving the fault of a run that does not match.
 
-    If no other place is left to try, return the play that matched the record for the most runs.
+    If there is no other place to try, return the play that matched the record for the most runs.
     """
     tried, best, longest = [0] * len(stages), None, -1
     for _ in range(PLAYED_MAX):
@@ -140,8 +140,8 @@ def _played(play: Play, script: Mapping[str, Any] | None, counted: Counting | No
 def _asked(chat: Chat, play: Play) -> Outcome:
     try:
         answer = _last(chat, play) if play.streamed else chat.ask(play.question)
-    except AllBackendsFailed as nobody:
-        return Outcome(_named(nobody.failures))
+    except AllBackendsFailed as error:
+        return Outcome(_named(error.failures))
     return Outcome(_named(answer.failures), (answer.backend, answer.text))
 
 

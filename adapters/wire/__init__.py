@@ -1,7 +1,7 @@
 """Speak OpenAI's wire protocol: routes, addresses, request bodies, objects, errors, pages and streams.
 
-The room is stateless: it knows no store and no simulator. The simulator and a server share it; each binds its own
-handlers to the operations of the route table. The modules are part of this face.
+The package is stateless and does not depend on a store or on the simulator. The simulator and a server share it; each
+binds its own handlers to the operations of the route table. The modules are public too.
 """
 
 from typing import TYPE_CHECKING

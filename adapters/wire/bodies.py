@@ -1,7 +1,7 @@
 """Check the values of request bodies, API by API, and return them in the form in which the provider keeps them.
 
-Each check raises the provider's 400, in its own words where they are known. Items of conversations and responses are
-checked by `items.py`.
+Each check raises the provider's 400, with the provider's wording if it is known. Items of conversations and responses
+are checked by `items.py`.
 """
 
 from __future__ import annotations

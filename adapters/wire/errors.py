@@ -1,4 +1,4 @@
-"""Define the provider's refusals, in its error envelope and, where they are known, in its own words."""
+"""Define the provider's refusals, in the provider's error envelope and, if it is known, the provider's wording."""
 
 from __future__ import annotations
 

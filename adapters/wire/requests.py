@@ -42,7 +42,7 @@ class IncomingRequest:
 
 @dataclass
 class RouteCall:
-    """Hold what a handler reads of a request, and the headers that it adds to the answer.
+    """Hold the parts of a request that a handler reads, and the headers that it adds to the answer.
 
     `route` is None until the request's route is found; `ids` holds the path parameters by name.
     """

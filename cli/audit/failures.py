@@ -62,7 +62,7 @@ def failures(
     with opened() as ledger:
         if follow:
             wanted = FailureFilter.of(since, None, cause, code, backend, unanswered)
-            tell_failures(follow_failures(ledger.journal, wanted, limit), ledger.close_overdue_runs)
+            print_failures(follow_failures(ledger.journal, wanted, limit), ledger.close_overdue_runs)
             return Exit.DONE
         found = ledger.failures(since, until, cause, code, backend, unanswered, limit)
     if invocation().output == "table":
@@ -71,8 +71,8 @@ def failures(
             _draw_narrow(rows)
         else:
             emit_many(rows, COLUMNS, empty="no failures")
-        for told in _explained(found):
-            note(told)
+        for advice in _explained(found):
+            note(advice)
     else:
         emit_many((failure.as_json() for failure in found), ())
     return Exit.FOUND_SOMETHING if exit_code and found else Exit.DONE
@@ -97,8 +97,8 @@ def _draw_narrow(rows: Sequence[dict[str, Any]]) -> None:
         head = Text(f"{row['run']}  {row['at']}  ").append(row["cause"], style="red")
         answered = f", answered by {row['answered_by']}" if row["answered_by"] else ""
         console().print(head)
-        told = printable(f"{row['key']} on {row['backend']}: {row['next']}{answered}", lines=False)
-        console().print(Padding(Text(told), (0, 0, 0, 2)))
+        line = printable(f"{row['key']} on {row['backend']}: {row['next']}{answered}", lines=False)
+        console().print(Padding(Text(line), (0, 0, 0, 2)))
 
 
 def _row(failure: RecordedFailure) -> dict[str, Any]:
@@ -119,12 +119,12 @@ CLOSE_OVERDUE_SECONDS = 5.0
 """Interval in seconds for closing runs that a crash left open; no other process may be running to close them."""
 
 
-def tell_failures(failures: Iterable[RecordedFailure], close_overdue: Callable[[], object]) -> None:
+def print_failures(failures: Iterable[RecordedFailure], close_overdue: Callable[[], object]) -> None:
     """Print each failure as soon as it arrives, as a table line, a JSON line or a CSV row."""
-    tell = {"table": _line, "csv": _csv()}.get(invocation().output, _json)
+    write = {"table": _line, "csv": _csv()}.get(invocation().output, _json)
     with _now_and_then(close_overdue):
         for each in failures:
-            tell(each)
+            write(each)
 
 
 def _json(failure: RecordedFailure) -> None:
@@ -134,7 +134,7 @@ def _json(failure: RecordedFailure) -> None:
 def _csv() -> Callable[[RecordedFailure], None]:
     writers: list[Any] = []
 
-    def tell(failure: RecordedFailure) -> None:
+    def write(failure: RecordedFailure) -> None:
         row = failure.as_json()
         if not writers:
             writers.append(csv.DictWriter(sys.stdout, list(row), lineterminator="\n"))
@@ -142,16 +142,16 @@ def _csv() -> Callable[[RecordedFailure], None]:
         writers[0].writerow({name: flat(value) for name, value in row.items()})
         sys.stdout.flush()
 
-    return tell
+    return write
 
 
 def _line(failure: RecordedFailure) -> None:
     from rich.text import Text
 
-    told = Text(f"{clock(failure.as_json()['at'])}  {short(failure.run_id)}  ")
-    told.append(f"{failure.cause.value:<16}", style="red")
-    told.append(printable(f"  {failure.backend:<10}  {failure.key}  {failure.summary()}", lines=False))
-    console().print(told, no_wrap=True, overflow="ellipsis")
+    text = Text(f"{clock(failure.as_json()['at'])}  {short(failure.run_id)}  ")
+    text.append(f"{failure.cause.value:<16}", style="red")
+    text.append(printable(f"  {failure.backend:<10}  {failure.key}  {failure.summary()}", lines=False))
+    console().print(text, no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager

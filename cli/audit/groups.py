@@ -61,12 +61,12 @@ def groups(since: datetime | None, state: str | None) -> int:
         emit_many((each.as_json() for each in found), ())
     elif found:
         _draw_groups(found)
-        for told in _explained(found):
-            note(told)
+        for advice in _explained(found):
+            note(advice)
     else:
         note("no groups")
     if orphans:
-        note(_told_of_orphans(orphans))
+        note(_orphans_note(orphans))
     return Exit.DONE
 
 
@@ -162,7 +162,7 @@ def _explained(found: Sequence[FailureGroup]) -> list[str]:
     return [f"{cause} ({', '.join(ids)})\n  {advice}" for (cause, advice), ids in by_advice.items()]
 
 
-def _told_of_orphans(orphans: Mapping[str, Decision]) -> str:
+def _orphans_note(orphans: Mapping[str, Decision]) -> str:
     from threadledger.domain.failures import RULE_VERSION
 
     shown = list(orphans.items())[:ORPHANS_SHOWN_MAX]

@@ -110,8 +110,8 @@ def export(run: str, output: Path | None, force: bool, redact_text: bool) -> int
         click.echo(json.dumps(exported.script, ensure_ascii=False, indent=2))
     else:
         _write(exported, output, force)
-    for told in exported.notes:
-        note(f"not reproduced exactly: {told}")
+    for difference in exported.notes:
+        note(f"not reproduced exactly: {difference}")
     return Exit.DONE
 
 

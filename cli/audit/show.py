@@ -62,12 +62,12 @@ def _as_json(ledger: Ledger, run: RunRecord, folded: Exchanges) -> dict[str, Any
     from threadledger.domain.ids import to_iso
 
     exchange = folded.exchange_of(run)
-    told = recorded_failure(run, exchange).as_json()
+    facts = recorded_failure(run, exchange).as_json()
     if run.failure is None:
-        told |= {"status": run.state, "cause": None, "advice": None, "next": None}
+        facts |= {"status": run.state, "cause": None, "advice": None, "next": None}
     if run.completed is not None:
-        told |= {"remote_run_id": run.completed.remote_run_id, "thread_id": run.completed.thread_id}
-    return told | {
+        facts |= {"remote_run_id": run.completed.remote_run_id, "thread_id": run.completed.thread_id}
+    return facts | {
         "partial_text": run.failure.partial_text if run.failure is not None else None,
         "started_at": to_iso(run.started_at),
         "ended_at": to_iso(run.ended_at) if run.ended_at else None,
@@ -118,7 +118,7 @@ def _memory_as_json(shown: ShownMemory) -> dict[str, Any]:
         "hash": shown.hash,
         "recorded_hash": shown.recorded_hash,
         "same": shown.same,
-        "messages": [each.as_json() for each in shown.memory.mended()],
+        "messages": [each.as_json() for each in shown.memory.paired()],
     }
 
 
@@ -166,8 +166,8 @@ def _facts(thing: dict[str, Any]) -> Any:
             facts.add_row(Text(name.replace("_", " "), style="dim"), Text(printable(str(thing[name]))))
     if thing["profile_hash"]:
         profile = thing["profile"] or {"name": "(not in this ledger)", "model": None, "tools": []}
-        told = [profile["name"], profile["model"], ", ".join(profile["tools"]), thing["profile_hash"][:HASH_CHARS]]
-        facts.add_row(Text("profile", style="dim"), Text(printable(" · ".join(filter(None, told)), lines=False)))
+        parts = [profile["name"], profile["model"], ", ".join(profile["tools"]), thing["profile_hash"][:HASH_CHARS]]
+        facts.add_row(Text("profile", style="dim"), Text(printable(" · ".join(filter(None, parts)), lines=False)))
     return facts
 
 
@@ -201,7 +201,7 @@ def _draw_memory(console: Console, memory: dict[str, Any]) -> None:
 
 
 BAR_CHARS_MAX, NARROW_BAR_CHARS_MAX = 48, 24
-"""Characters for the whole exchange, on a wide and on a narrow terminal."""
+"""Width of the whole exchange's bars, in characters, on a wide and on a narrow terminal."""
 
 PAUSE_SHOWN_MAX = 3.0
 """Longest pause drawn to scale, as a multiple of the duration of all runs together. A longer pause is printed as text,

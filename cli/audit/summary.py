@@ -54,7 +54,7 @@ def summary(by: str, since: datetime | None, until: datetime | None) -> int:
 def _drawn(row: SummaryRow, rows: Sequence[SummaryRow], names: Mapping[str, str], wide: bool) -> dict[str, Any]:
     from rich.text import Text
 
-    told = row.as_json()
+    fields = row.as_json()
     value = names.get(row.value or "", row.value or "(none)").replace("T", " ").removesuffix(":00Z")
     value = value if row.by in {"day", "hour"} else names.get(row.value or "", row.value or "(none)")
     length = BAR_CHARS if wide else NARROW_BAR_CHARS
@@ -66,7 +66,7 @@ def _drawn(row: SummaryRow, rows: Sequence[SummaryRow], names: Mapping[str, str]
         "": Text(bar(row.failed, max(each.failed for each in rows), length), style="red"),
         "fallbacks": row.fallbacks,
         "answered": row.answered,
-        "unanswered": told["unanswered"],
+        "unanswered": fields["unanswered"],
         "p50": Text(span(row.p50_seconds), justify="right"),
         "p95": Text(span(row.p95_seconds), justify="right"),
         "input": row.input_tokens,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..main import Exit, common, invocation, load_settings, opened, told_of
+from ..main import Exit, common, error_message, invocation, load_settings, opened
 from ..output import counted, emit_many, note
 from .ledger import LEDGER_CHECKS, check_profile
 from .online import examined_online
@@ -46,7 +46,7 @@ def examined(online: bool = False) -> Iterator[Checked]:
     try:
         settings = load_settings()
     except Exception as error:  # noqa: BLE001 - any problem with the settings is a finding
-        yield Checked("settings", told_of(error), _mend_of(error))
+        yield Checked("settings", error_message(error), _fix_for(error))
         note("all other checks depend on the settings and were skipped")
         return
     yield Checked("settings", "the settings were loaded")
@@ -59,7 +59,7 @@ def examined(online: bool = False) -> Iterator[Checked]:
                 yield from _guarded(check, examine, ledger)
             yield from _guarded("profile", check_profile, ledger, settings, profile)
     except Exception as error:  # noqa: BLE001 - a broken ledger must not hide the other findings
-        yield Checked(_subject_of(error), told_of(error), _mend_of(error))
+        yield Checked(_subject_of(error), error_message(error), _fix_for(error))
         note("the ledger cannot be opened: its checks were skipped")
     if online:
         yield from _guarded("provider", examined_online, settings)
@@ -73,10 +73,10 @@ def _with_origin(checked: Checked, settings: Settings) -> Checked:
         return checked
     named = re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", checked.message)
     set_somewhere = {name: place for name, place in origins(settings).items() if place != "default" and name in named}
-    told = "; ".join(
+    sources = "; ".join(
         f"{name} from {'an option' if place == 'option' else place}" for name, place in set_somewhere.items()
     )
-    return replace(checked, message=f"{checked.message} ({told})") if told else checked
+    return replace(checked, message=f"{checked.message} ({sources})") if sources else checked
 
 
 def _guarded(check: str, look: Callable[..., Iterable[Checked]], *given: object) -> Iterator[Checked]:
@@ -84,7 +84,7 @@ def _guarded(check: str, look: Callable[..., Iterable[Checked]], *given: object)
     try:
         yield from look(*given)
     except Exception as error:  # noqa: BLE001 - a broken check is a finding and stops no other check
-        yield Checked(check, told_of(error), _mend_of(error))
+        yield Checked(check, error_message(error), _fix_for(error))
 
 
 def _subject_of(error: Exception) -> str:
@@ -96,7 +96,7 @@ def _subject_of(error: Exception) -> str:
     return "settings" if isinstance(error, InvalidInput) else "database"
 
 
-def _mend_of(error: Exception) -> str:
+def _fix_for(error: Exception) -> str:
     """Return the command or setting that fixes an error."""
     from threadledger.domain.errors import (
         CorruptEvent,
@@ -109,7 +109,7 @@ def _mend_of(error: Exception) -> str:
         StoreError,
     )
 
-    mends: dict[type[Exception], str] = {
+    fixes: dict[type[Exception], str] = {
         DatabaseMissing: "create one with: threadledger init; or name another with --db or THREADLEDGER_DB",
         FileMissing: "set THREADLEDGER_PROFILE to an existing file",
         InvalidProfile: "fix the profile, or name another with THREADLEDGER_PROFILE",
@@ -119,5 +119,5 @@ def _mend_of(error: Exception) -> str:
         CorruptEvent: "threadledger db check",
         StoreError: "check that THREADLEDGER_DB names a reachable and writable database, then: threadledger db check",
     }
-    found = next((mend for kind, mend in mends.items() if isinstance(error, kind)), None)
+    found = next((fix for kind, fix in fixes.items() if isinstance(error, kind)), None)
     return found or "run the command again with THREADLEDGER_DEBUG=1 and -v, and report its output"

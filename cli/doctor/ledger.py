@@ -24,8 +24,8 @@ def check_database(ledger: Ledger) -> Iterator[Checked]:
     before, thing = ledger.schema_before, ledger.status()
     upgraded = f", upgraded from {before} just now" if before else ""
     events, conversations = counted(thing["events"], "event"), counted(thing["conversations"], "conversation")
-    told = f"{thing['url']}: schema {thing['schema_version']}{upgraded}, {events} of {conversations}"
-    yield Checked("database", told)
+    message = f"{thing['url']}: schema {thing['schema_version']}{upgraded}, {events} of {conversations}"
+    yield Checked("database", message)
 
 
 def check_runs(ledger: Ledger) -> Iterator[Checked]:
@@ -41,8 +41,8 @@ def check_runs(ledger: Ledger) -> Iterator[Checked]:
     if still_open:
         first = min((run.deadline for _, _, run in still_open if run.deadline), default="")
         until = f"; the earliest deadline is {clock(first)} UTC" if first else ""
-        told = f"{counted(len(still_open), 'run')} open ({_named((short(each[1]) for each in still_open), len(still_open))})"
-        yield Checked("runs", f"{told}{until}")
+        message = f"{counted(len(still_open), 'run')} open ({_named((short(each[1]) for each in still_open), len(still_open))})"
+        yield Checked("runs", f"{message}{until}")
     elif not closed:
         yield Checked("runs", "no run was left open past its deadline")
 
@@ -52,21 +52,21 @@ def check_unanswered(ledger: Ledger) -> Iterator[Checked]:
     from threadledger.domain import limits
     from threadledger.domain.ids import now
 
-    heard_of = now().timestamp() - limits.BETWEEN_RUNS_SECONDS
+    given_up_before = now().timestamp() - limits.BETWEEN_RUNS_SECONDS
     given_up = [
         failure
         for failure in ledger.failures(unanswered=True)
-        if failure.next == "abandoned" or (failure.next == "open" and failure.at.timestamp() < heard_of)
+        if failure.next == "abandoned" or (failure.next == "open" and failure.at.timestamp() < given_up_before)
     ]
     exchanges = {(failure.key, failure.exchange_id) for failure in given_up}
     newest = {key: ledger.state(key).last_exchange_id for key, _ in exchanges}
     overtaken = {(key, exchange_id) for key, exchange_id in exchanges if newest[key] != exchange_id}
     exchanges -= overtaken
     if not exchanges:
-        went_on = (
+        continued = (
             f"; in {counted(len(overtaken), 'exchange')} the conversation continued without one" if overtaken else ""
         )
-        yield Checked("unanswered", f"no failed exchange is waiting for an answer{went_on}")
+        yield Checked("unanswered", f"no failed exchange is waiting for an answer{continued}")
         return
     conversations = counted(len({key for key, _ in exchanges}), "conversation")
     yield Checked(
@@ -127,8 +127,8 @@ def check_lagging(ledger: Ledger) -> Iterator[Checked]:
         yield _lagging(state, times, [each for each in lags.threads if each.state == state])
     if not found:
         among = counted(lags.of, "conversation")
-        if lags.looked_at < lags.of:
-            among = f"the {counted(lags.looked_at, 'conversation')} of {lags.of:,} that changed last"
+        if lags.checked < lags.of:
+            among = f"the {counted(lags.checked, 'conversation')} of {lags.of:,} that changed last"
         doubtful = (
             f"; {counted(lags.doubtful, 'thread')} with an unconfirmed write, to be read before the next write"
             if lags.doubtful
@@ -143,7 +143,7 @@ def _lagging(state: str, times: int, threads: list[LaggingThread]) -> Checked:
     messages = counted(sum(each.messages for each in threads), "message")
     verify = "show the drift with: threadledger replay verify --all; repair it with: threadledger replay reconcile --all --apply"
     rebuild = "threadledger replay rebuild KEY --apply, or ask again: the next message creates a thread"
-    told = {
+    results = {
         "behind": (f"{threads_} {_lag(times)} behind by {messages} ({named})", verify),
         "unsettled": (f"{threads_}: a process stopped in the middle of a write ({named})", verify),
         "lost": (f"{threads_} of the provider {_is(times)} gone ({named})", rebuild),
@@ -152,7 +152,7 @@ def _lagging(state: str, times: int, threads: list[LaggingThread]) -> Checked:
             rebuild,
         ),
     }
-    return Checked("lagging", *told[state])
+    return Checked("lagging", *results[state])
 
 
 def check_jobs(ledger: Ledger) -> Iterator[Checked]:

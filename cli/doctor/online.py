@@ -99,8 +99,8 @@ def check_assistant(
         )
         return
     where = "at the provider, or unset OPENAI_ASSISTANT_ID to have one created from the profile"
-    mend = f"fix it {where}" if pinned else "fix THREADLEDGER_PROFILE: a new assistant is then created from it"
-    found = [Checked("assistant", f"{seen.assistant_id}: {problem}", mend) for problem in seen.problems()]
+    fix = f"fix it {where}" if pinned else "fix THREADLEDGER_PROFILE: a new assistant is then created from it"
+    found = [Checked("assistant", f"{seen.assistant_id}: {problem}", fix) for problem in seen.problems()]
     different = seen.differences(profile, model) if profile != Profile() or not pinned else []
     if different:
         says = f"{seen.assistant_id} differs from the profile {profile.name!r} in: {', '.join(different)}"
@@ -138,8 +138,8 @@ def _model(model: str, what_for: str, look: ProviderLook, models: dict[str, date
         return Checked(
             "model", f"{model} ({what_for}) was scheduled to shut down on {until.isoformat()}", MODEL_SETTING
         )
-    told = f"{model} ({what_for}) shuts down on {until.isoformat()}, in {days} days"
-    return Checked("model", told, MODEL_SETTING if days <= RETIRES_SOON_DAYS else None)
+    message = f"{model} ({what_for}) shuts down on {until.isoformat()}, in {days} days"
+    return Checked("model", message, MODEL_SETTING if days <= RETIRES_SOON_DAYS else None)
 
 
 def _refused(check: str, asked: str, refused: ProviderRefused) -> Checked:

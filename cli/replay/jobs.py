@@ -95,8 +95,8 @@ def _as_row(item: Any) -> dict[str, Any]:
 def _what(options: dict[str, Any]) -> str:
     """Return the options as they would be typed."""
     given = {name.replace("_", "-"): value for name, value in options.items() if value not in (None, False, [], "")}
-    told = (f"--{name}" if value is True else f"--{name} {_typed(value)}" for name, value in given.items())
-    return " ".join(told)
+    words = (f"--{name}" if value is True else f"--{name} {_typed(value)}" for name, value in given.items())
+    return " ".join(words)
 
 
 def _typed(value: Any) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TABLE_ROWS_MAX = 50
 """Maximum rows in a table of items; beyond it, failed items replace others. JSON, JSON Lines and CSV contain every item."""
 
-REASONS_TOLD_MAX = 5
+REASONS_SHOWN_MAX = 5
 """Maximum number of skip reasons shown, the most frequent first."""
 
 
@@ -48,9 +48,9 @@ class Tally:
         """Return how many items were skipped and why, or an empty string if none were."""
         if not self.reasons:
             return ""
-        told = [f"{reason} ({count:,})" for reason, count in self.reasons.most_common(REASONS_TOLD_MAX)]
-        more = len(self.reasons) - len(told)
-        return f"{self.states['skipped']:,} skipped: {'; '.join(told)}{f'; {more} more reasons' if more > 0 else ''}"
+        shown = [f"{reason} ({count:,})" for reason, count in self.reasons.most_common(REASONS_SHOWN_MAX)]
+        more = len(self.reasons) - len(shown)
+        return f"{self.states['skipped']:,} skipped: {'; '.join(shown)}{f'; {more} more reasons' if more > 0 else ''}"
 
 
 def how_options(command: Any) -> Any:
@@ -91,7 +91,7 @@ def show_items(
     """Show items as they arrive and return their tally; only the rows of a table are kept in memory."""
     tally = Tally()
     if invocation().output != "table":
-        emit_many((_told(item, tally).as_json() for item in items), ())
+        emit_many((_tallied(item, tally).as_json() for item in items), ())
         return tally
     rows: list[dict[str, Any]] = []
     for item in items:
@@ -110,7 +110,7 @@ def show_items(
     return tally
 
 
-def _told(item: Any, tally: Tally) -> Any:
+def _tallied(item: Any, tally: Tally) -> Any:
     tally.add(item)
     return item
 
@@ -166,11 +166,11 @@ KINDS = click.Choice(["conversations", "assistants"])
 def chosen_keys(
     keys: tuple[str, ...], everything: bool, search: str | None, keys_from: BinaryIO | None
 ) -> list[str] | None:
-    """Return the named keys, or None for all conversations or those of a search."""
+    """Return the named keys, or None if conversations are selected by `--all` or `--search`."""
     ways = [bool(keys), everything, search is not None, keys_from is not None]
     if sum(ways) != 1:
-        told = "name conversations, or pass exactly one of --all, --search and --keys-from"
-        raise click.UsageError(told, click.get_current_context())
+        message = "name conversations, or pass exactly one of --all, --search and --keys-from"
+        raise click.UsageError(message, click.get_current_context())
     if keys_from is not None:
         try:
             lines = keys_from.read().decode("utf-8").splitlines()

@@ -86,7 +86,7 @@ def rebuild(
             plan = ledger.replay.plan_rebuild(named, to, at, fresh, limit, search)
         if not apply:
             return _show_plan(plan)
-        confirm(len(plan), _told(plan) if needs_asking(yes) else "", yes)
+        confirm(len(plan), _question(plan) if needs_asking(yes) else "", yes)
         with stoppable() as stop:
             items = performed(plan, len(plan), "rebuilding", stop, {"concurrency": concurrency, "rps": rps})
             tally = show_items(items, len(plan), WRITTEN, as_row, "nothing to rebuild")
@@ -110,7 +110,7 @@ def _show_plan(plan: RebuildPlan) -> int:
         parts += [f"{sums.linked:,} already linked and kept if they match the journal"] if sums.linked else []
         parts += filter(None, [tally.why_skipped()])
         note(f"plan: {'; '.join(parts)}")
-        note("no model is called, so no tokens are billed; nothing was done, pass --apply to do it")
+        note("no model is called, so no tokens are billed; nothing was done; pass --apply to execute the plan")
     return Exit.DONE
 
 
@@ -120,7 +120,7 @@ def _show_tally(tally: Tally) -> None:
         note(f"{tally.states['done']:,} written and verified, {skipped}, {tally.states['failed']:,} failed")
 
 
-def _told(plan: RebuildPlan) -> str:
+def _question(plan: RebuildPlan) -> str:
     sums = _Sums()
     for _ in sums.watched(tracked(plan.planned(), len(plan), "planning")):
         pass

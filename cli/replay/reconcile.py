@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FOUND = ("missing", "extra", "different", "foreign")
 PLANNED = ("key", "backend", "thread_id", *FOUND, "action", "state", "reason")
-MENDED = ("key", "backend", "thread_id", "new_thread_id", "action", "sent", "adopted", "deleted", "state", "reason")
+REPAIRED = ("key", "backend", "thread_id", "new_thread_id", "action", "sent", "adopted", "deleted", "state", "reason")
 
 
 @click.command()
@@ -63,17 +63,21 @@ def reconcile(
         planned = [item for item in plan.items if item.state == "planned"]
         if not apply:
             tally = show_items(plan.items, len(plan), PLANNED, _as_row, "nothing to reconcile")
-            _tell(f"plan: {_what(planned)}", tally, "; nothing was done, pass --apply to do it" if planned else "")
+            _report(
+                f"plan: {_what(planned)}",
+                tally,
+                "; nothing was done; pass --apply to execute the plan" if planned else "",
+            )
             return Exit.SOME_FAILED if tally.states["failed"] else Exit.DONE
         confirm(len(planned), f"repair {_what(planned)}", yes)
         others = [item for item in plan.items if item.state != "planned"]
         seen = _Seen()
         with stoppable() as stop:
-            mended = performed(plan, len(planned), "reconciling", stop, {"concurrency": concurrency, "rps": rps})
-            items = map(seen, chain(others, mended if planned else ()))
-            tally = show_items(items, len(plan), MENDED, _as_row, "nothing to reconcile")
+            repaired = performed(plan, len(planned), "reconciling", stop, {"concurrency": concurrency, "rps": rps})
+            items = map(seen, chain(others, repaired if planned else ()))
+            tally = show_items(items, len(plan), REPAIRED, _as_row, "nothing to reconcile")
             stopped = stop()
-    _tell(f"{tally.states['done']:,} repaired", tally)
+    _report(f"{tally.states['done']:,} repaired", tally)
     code = ending(plan, tally, stopped)
     return Exit.CONFLICT if code == Exit.DONE and seen.in_the_way and not tally.states["done"] else code
 
@@ -94,22 +98,22 @@ def _what(planned: Sequence[ReconcileItem]) -> str:
     if not planned:
         return "nothing to repair"
     sending = [item for item in planned if "send" in item.action]
-    anew = sum("rebuild" in item.action for item in planned)
+    rewritten = sum("rebuild" in item.action for item in planned)
     foreign = sum(item.foreign for item in planned if "adopt" in item.action)
     parts = [
         f"{len(sending):,} to receive {counted(sum(item.missing + item.different for item in sending), 'message')}"
         if sending
         else "",
-        f"{anew:,} to rewrite" if anew else "",
+        f"{rewritten:,} to rewrite" if rewritten else "",
         f"{counted(foreign, 'foreign message')} to journal" if foreign else "",
     ]
     return f"{counted(len(planned), 'thread')}: {', '.join(filter(None, parts))}"
 
 
-def _tell(told: str, tally: Tally, last: str = "") -> None:
+def _report(outcome: str, tally: Tally, last: str = "") -> None:
     if invocation().output == "table":
         failed = f"{tally.states['failed']:,} failed" if tally.states["failed"] else ""
-        note("; ".join(filter(None, [told, tally.why_skipped(), failed])) + last)
+        note("; ".join(filter(None, [outcome, tally.why_skipped(), failed])) + last)
 
 
 def _as_row(item: ReconcileItem) -> dict[str, Any]:
@@ -144,8 +148,8 @@ def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
     )
     drifted = [row for row in rows if row["state"] in {"behind", "drifted", "gone"}]
     if drifted and invocation().output == "table":
-        told = f"{len(drifted)} of {counted(len(rows), 'thread')} with drift"
-        note(f"{told}; show the differences with: threadledger diff KEY --thread")
+        message = f"{len(drifted)} of {counted(len(rows), 'thread')} with drift"
+        note(f"{message}; show the differences with: threadledger diff KEY --thread")
         note("repair with: threadledger replay reconcile KEY --apply")
     if refused:
         return Exit.SOME_FAILED

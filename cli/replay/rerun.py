@@ -78,9 +78,9 @@ def rerun(
     yes: bool,
     **chosen: Any,
 ) -> int:
-    """Rerun failed exchanges: that of a RUN, those of a conversation KEY, or all (--failed).
+    """Rerun failed exchanges: by RUN, by conversation KEY, or all unanswered ones (--failed).
 
-    The model is given exactly the memory that the failed run was given.
+    The model sees exactly the memory of the failed run.
     """
     one_choice(bool(targets), failed)
     with opened(profile=profile) as ledger:
@@ -91,7 +91,7 @@ def rerun(
         if not apply:
             return _show_plan(plan, max_runs)
         planned = [item for item in plan.items if item.state == "planned"]
-        confirm(len(planned), f"rerun {counted(len(planned), 'exchange')} ({_told_cost(planned)})", yes)
+        confirm(len(planned), f"rerun {counted(len(planned), 'exchange')} ({_estimated_cost(planned)})", yes)
         with stoppable() as stop:
             how: ApplyKeywords = {"concurrency": concurrency, "rps": rps, "max_runs": max_runs, "max_cost": max_cost}
             for _ in performed(plan, len(planned), "rerunning", stop, how):
@@ -114,15 +114,15 @@ def _show_plan(plan: RerunPlan, max_runs: int | None) -> int:
     if planned:
         asked = ", then ".join(f"{each.backend} ({each.model})" for each in plan.policy.candidates)
         runs = counted(plan.runs_at_most(max_runs), "run")
-        note(f"plan: rerun {counted(len(planned), 'exchange')} on {asked}: at most {runs}, {_told_cost(planned)}")
+        note(f"plan: rerun {counted(len(planned), 'exchange')} on {asked}: at most {runs}, {_estimated_cost(planned)}")
     else:
         note("plan: nothing to rerun")
-    _tell_skipped(plan)
-    note("nothing was done, pass --apply to do it" if planned else "nothing was done")
+    _report_skipped(plan)
+    note("nothing was done; pass --apply to execute the plan" if planned else "nothing was done")
     return Exit.DONE
 
 
-def _tell_skipped(plan: RerunPlan) -> None:
+def _report_skipped(plan: RerunPlan) -> None:
     counts = plan.skipped()
     if counts:
         note(f"{counts.total():,} skipped: {'; '.join(f'{why} ({count:,})' for why, count in counts.most_common())}")
@@ -145,7 +145,7 @@ def _show_made(plan: RerunPlan, stopped: bool) -> int:
     return ending(plan, tally, stopped)
 
 
-def _told_cost(items: list[RerunItem]) -> str:
+def _estimated_cost(items: list[RerunItem]) -> str:
     from threadledger.adapters import prices_from
 
     tokens = sum(item.estimated_tokens or 0 for item in items)

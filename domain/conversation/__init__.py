@@ -1,6 +1,6 @@
 """Define the conversation: its messages, its events (the storage format), its state and its decisions.
 
-The modules `events` and `messages` are part of this face.
+The modules `events` and `messages` are public too.
 """
 
 from typing import TYPE_CHECKING

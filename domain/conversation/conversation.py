@@ -134,10 +134,10 @@ class Conversation:
         self.journal(question, exchange_id=exchange_id, idempotency_key=idempotency_key)
         return exchange_id
 
-    def start_run(self, exchange_id: str, plan: RunPlan, going_on: bool = False, alongside: bool = False) -> str:
+    def start_run(self, exchange_id: str, plan: RunPlan, must_be_open: bool = False, alongside: bool = False) -> str:
         """Record that a backend is about to be called; return the run's id.
 
-        If another backend failed before in this exchange, `FallbackUsed` is part of the same commit. `going_on`
+        If another backend failed before in this exchange, `FallbackUsed` is part of the same commit. `must_be_open`
         requires the exchange to be open still. `alongside` is for runs that an app makes and we only record: the app
         decides how many are open at once. Shadow runs are not limited either: they are independent of the exchange's
         runs.
@@ -156,7 +156,7 @@ class Conversation:
             raise ExchangeAnswered(
                 f"the exchange {exchange_id} of {self.state.key!r} already has an answer: ask a new question"
             )
-        if going_on and exchange_id not in self.state.open_exchanges:
+        if must_be_open and exchange_id not in self.state.open_exchanges:
             raise ConversationChanged(
                 f"a newer question replaced the exchange {exchange_id} of {self.state.key!r}: ask again"
             )
@@ -297,7 +297,7 @@ class Conversation:
             self._record(e.ThreadLost, backend=backend, thread_id=thread_id, reason=reason, endpoint=link.endpoint)
 
     def rebuild_thread(self, rebuilt: Mapping[str, Any]) -> None:
-        """Record that a thread was rewritten; the fields are those of `ThreadRebuilt`."""
+        """Record that a thread was rewritten; the arguments are the fields of `ThreadRebuilt`."""
         old = self.state.links.get(rebuilt["backend"])
         self._record(e.ThreadRebuilt, old_thread_id=old.thread_id if old else None, **rebuilt)
 
@@ -312,7 +312,7 @@ class Conversation:
         adopted: int = 0,
         reason: str = "",
     ) -> None:
-        """Record what was repaired in a thread, which now holds the memory as of `version`.
+        """Record what was repaired in a thread, which now contains the memory as of `version`.
 
         `deleted` are the provider's ids. Without any repair, nothing is recorded.
         """
@@ -401,7 +401,7 @@ class ActiveRuns(StrEnum):
 class RunPlan:
     """Describe one attempt of one backend before it starts.
 
-    `memory_hash` proves later that the same memory is shown again.
+    With `memory_hash`, a rerun can verify that it uses the same memory.
     """
 
     backend: str
@@ -443,6 +443,6 @@ class Completion:
     model: str | None = None
     usage: Usage = field(default_factory=Usage)
     thread_version: int | None = None
-    """Version up to which that thread held the journal when the run answered in it."""
+    """Journal version that the thread contained when the run answered in it."""
     goes_on: bool = False
     """Whether the model called tools; their results are sent to it in another run of the exchange."""

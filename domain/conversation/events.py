@@ -178,7 +178,7 @@ class RunCompleted(Event):
     usage: JSON = field(default_factory=dict)
     duration_seconds: float | None = None
     thread_version: int | None = None
-    """Version up to which the thread held the journal when the run answered in it."""
+    """Journal version that the thread contained when the run answered in it."""
     goes_on: bool = False
     """Whether the model called tools: the exchange is not answered yet and continues in another run."""
     shadow_messages: list[JSON] = field(default_factory=list)
@@ -302,7 +302,7 @@ class MemoryCleared(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RerunAccepted(Event):
-    """Record that a rerun's answer is now the answer of the exchange; what it supersedes leaves memory."""
+    """Record that a rerun's answer is now the answer of the exchange; the messages that it supersedes leave memory."""
 
     exchange_id: str
     run_id: str

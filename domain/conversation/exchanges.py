@@ -63,7 +63,7 @@ class ExchangeRecord:
     answered_by: str | None = None
 
     def last(self, shadow: bool = False) -> RunRecord | None:
-        """Return the last run that was to answer the exchange, or the last shadow run; None without one."""
+        """Return the last run that tried to answer the exchange, or the last shadow run; None if there is none."""
         return next((run for run in reversed(self.runs) if run.shadow == shadow), None)
 
     def failures(self) -> list[RecordedFailure]:
@@ -170,7 +170,7 @@ class FailureFilter:
         try:
             wanted = Cause(cause) if cause is not None else None
         except ValueError:
-            raise InvalidInput(f"there is no cause {cause!r}: give one of {', '.join(Cause)}") from None
+            raise InvalidInput(f"there is no cause {cause!r}: use one of {', '.join(Cause)}") from None
         return cls(moment_of(since), moment_of(until), wanted, code, backend, unanswered)
 
     def __call__(self, failure: RecordedFailure) -> bool:

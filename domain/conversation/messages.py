@@ -1,6 +1,6 @@
 """Define messages: role and content; tool calls and tool results are messages too. All values are frozen.
 
-The shape is that of Chat Completions, from which every backend and export format can be produced. Other fields of an
+They have the format of Chat Completions, which can be converted for every backend and export format. Other fields of an
 imported message are stored unchanged (`Verbatim`, `extra_json`), so that an import can be exported again without loss.
 """
 
@@ -164,7 +164,7 @@ class Message:
         return "\n\n".join(part.text for part in self.content if isinstance(part, Text))
 
     def calls(self) -> tuple[ToolCall, ...]:
-        """Return all tool calls; those of other shapes (stored in `extra_json`) with the fields that can be read."""
+        """Return all tool calls; calls of other shapes (in `extra_json`) have only the fields that can be read."""
         if self.tool_calls or "tool_calls" not in self.extra_json:
             return self.tool_calls
         given = self.extra().get("tool_calls")
@@ -335,7 +335,7 @@ class JournaledMessage:
         return None if "tool_calls" in payload or "extra" in payload else {"role": role, "content": content}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object that CONTRACT.md defines."""
+        """Return the JSON object of a message; docs/commands.md lists its keys."""
         return {
             "message_id": self.message_id,
             "version": self.version,

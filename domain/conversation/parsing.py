@@ -65,12 +65,12 @@ def plain_json(value: Any, what: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidMessage(
-            f"{what} holds half a character (a lone surrogate, {error.object[error.start]!a}): "
-            "decode the bytes it came from as UTF-8 and give the whole text"
+            f"{what} contains half a character (a lone surrogate, {error.object[error.start]!a}): "
+            "decode the original bytes as UTF-8 and pass the complete text"
         ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidMessage(
-            f"{what} cannot be kept as JSON ({error}): give strings, numbers, lists and dicts"
+            f"{what} cannot be stored as JSON ({error}): use strings, numbers, lists and dicts"
         ) from None
     return text
 
@@ -88,7 +88,7 @@ def _refuse_what_json_would_change(value: Any) -> None:
             if isinstance(each, Mapping):
                 for key in each:
                     if not isinstance(key, str):
-                        raise TypeError(f"the key {key!r} is no text")
+                        raise TypeError(f"the key {key!r} is not a string")
                 inner += each.values()
             elif isinstance(each, (list, tuple)):
                 inner += each
@@ -145,5 +145,5 @@ def _tool_calls(value: object) -> tuple[tuple[ToolCall, ...], bool]:
             case {"id": str()}:
                 return (), True
             case _:
-                raise InvalidMessage("a tool call lacks its id: give id, type and function with name and arguments")
+                raise InvalidMessage("a tool call has no id: pass id, type, and function with name and arguments")
     return tuple(calls), False

@@ -31,7 +31,7 @@ class _Part:
     """Serve as the base of the objects in the snapshot."""
 
     __slots__ = ("__dict__",)
-    """A dict of its own, which is faster to set than that of a plain class."""
+    """A declared `__dict__` is faster to set than the `__dict__` of a plain class."""
 
 
 P = TypeVar("P", bound=_Part)
@@ -45,7 +45,7 @@ class OpenRun(_Part):
     backend: str = ""
     attempt: int = 1
     deadline: str | None = None
-    """ISO 8601."""
+    """Time limit of the run (ISO 8601)."""
     rerun_of: str | None = None
     supersedes: str | None = None
     """Id of the run whose answer this run's answer replaces."""
@@ -64,7 +64,7 @@ class OpenExchange(_Part):
     runs: Sequence[str] = ()
     """Ids of the runs since the question, the last rerun or the last round of tool calls."""
     failed_run: str | None = None
-    """The last failed one of these runs."""
+    """Id of the last failed run among them."""
     failed_backend: str | None = None
     rerun_of: str | None = None
     active_at: str | None = None
@@ -92,7 +92,7 @@ class ThreadLink(_Part):
     version: int = 0
     """Version of the conversation at which the thread was linked."""
     lost: str | None = None
-    """Reason why the thread is gone; None if it exists."""
+    """Reason why the thread is lost; None if it is not known to be lost."""
 
     def is_usable(self, endpoint: str, cut_version: int) -> bool:
         """Return whether a run may answer in the thread: it exists, and contains nothing cut from memory since."""
@@ -112,20 +112,20 @@ class ConversationState:
     failed_runs: int = 0
     last_exchange_id: str | None = None
     open_runs: dict[str, OpenRun] = field(default_factory=dict)
-    """By run id."""
+    """Open runs, by run id."""
     open_exchanges: dict[str, OpenExchange] = field(default_factory=dict)
-    """By exchange id."""
+    """Open exchanges, by exchange id."""
     abandoned: dict[str, OpenExchange] = field(default_factory=dict)
     """The last `ABANDONED_KEPT` exchanges without an answer, by exchange id."""
     unanswered: int = 0
     cut_version: int = 0
     """Version at which memory last lost or moved messages; threads linked before it still hold the old memory."""
     shadow_runs: dict[str, OpenRun] = field(default_factory=dict)
-    """By run id: the runs for inspection only, of which backend and deadline are kept; no exchange waits for them."""
+    """Open shadow runs, by run id. Only backend and deadline are stored, and no exchange waits for these runs."""
     answered: list[str] = field(default_factory=list)
-    """ids of the last `ANSWERED_KEPT` exchanges that have an answer"""
+    """Ids of the last `ANSWERED_KEPT` exchanges that have an answer."""
     links: dict[str, ThreadLink] = field(default_factory=dict)
-    """By mirror."""
+    """Linked threads, by mirror name."""
 
     def as_json(self) -> str:
         """Return the snapshot."""

@@ -130,6 +130,8 @@ class AsyncDriver:
         finally:
             await self._end(parts)
 
+    heard = stream  # its name in earlier versions
+
     async def close(self) -> None:
         """Cancel tasks that are still in progress, and close streams that were not read to the end.
 

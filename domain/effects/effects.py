@@ -68,7 +68,7 @@ class ListenerLeft(BaseException):
 
 Effect = Call | Work | Use | Pause | Emit
 Effects = Generator[Effect, Any, T]
-"""Generator of effects that returns a T."""
+"""Generator that yields effects and returns a value of type T."""
 
 
 def work(do: Callable[[], T]) -> Effects[T]:

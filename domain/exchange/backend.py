@@ -30,9 +30,9 @@ class BackendRequest:
     timeout_seconds: float
     thread_id: str | None = None
     thread_version: int = 0
-    """Version up to which the thread holds the journal once the unsent items have been delivered."""
+    """Journal version that the thread contains once the unsent items have been delivered."""
     unsent: Sequence[ThreadItem] = ()
-    """Items that the thread does not hold yet, for a backend that sends them as input."""
+    """Items that the thread does not contain yet, for a backend that sends them as input."""
     found: Sequence[ThreadItem] = ()
     """Items that an earlier run of this exchange left in the thread although its response was lost. They are used
     instead of calling the model again."""
@@ -40,12 +40,11 @@ class BackendRequest:
     journal: Callable[[Sequence[Message]], None] = lambda _: None
     """Function that journals tool calls and results while the run is in progress."""
     doubts: Sequence[Doubt] = ()
-    """Writes to the thread that may still land."""
+    """Unconfirmed writes to the thread, which may still arrive."""
     stream: bool = False
     """Whether there is a listener that receives the text as it arrives."""
     apart: bool = False
-    """Whether it is answered outside the conversation's linked thread: the model is shown the memory and nothing
-    else."""
+    """Whether the request is answered outside the conversation's linked thread, from its memory alone."""
 
 
 class Backend(Protocol):
@@ -58,7 +57,7 @@ class Backend(Protocol):
 
     @property
     def thread(self) -> str | None:
-        """Return the mirror name of the threads it answers in, or None if it is shown the memory at each run."""
+        """Return the mirror name of the threads in which the backend answers; None if each run sends it the memory."""
         ...
 
     @property

@@ -22,7 +22,7 @@ from ..errors import ConversationBusy, ConversationChanged, IdempotencyConflict,
 from ..ids import idempotent_id
 from ..limits import QUEUE_LOOK_FIRST_SECONDS, QUEUE_LOOK_MAX_SECONDS
 from .answer import recorded_answer
-from .exchange import Exchange, why_not_rerun
+from .exchange import Exchange
 from .runs import Mode
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ class Conversing:
     ) -> Effects[Answer]:
         """Rerun an exchange; see `Chat.rerun`.
 
-        Recorded tool calls are answered from the record, others by the app's functions; with `live`, the functions
-        answer all.
+        Recorded tool calls get their recorded results, and other calls use the app's functions; with `live`, all calls
+        use the functions.
         """
         waits = self._looks()
         while True:
@@ -130,7 +130,7 @@ class Conversing:
                 yield Pause(seconds)
 
     def mirror(self) -> Effects[None]:
-        """Send the conversation's threads what they lack, if there is an outbox."""
+        """Send missing messages to the conversation's threads, if there is an outbox."""
         if self.services.outbox is not None:
             yield from self.services.outbox.mirror(self.journal, self.key)
 
@@ -170,17 +170,28 @@ class Conversing:
         from .recorded_tools import tools_on_record
 
         recorded = self.journal.exchanges(self.key).by_id.get(exchange_id)
-        refusal = why_not_rerun(self.journal, self.key, exchange_id)
+        refusal = self._why_not_again(exchange_id, known=recorded is not None)
         if refusal:
             raise ConversationChanged(f"the exchange {exchange_id} of {self.key!r} cannot be rerun: {refusal}")
         last = recorded.last() if recorded is not None else None
-        tools = None if live else tools_on_record(self.journal, self.key, exchange_id, self.services.tools)
+        recorded_tools = partial(tools_on_record, self.journal, self.key, exchange_id, self.services.tools)
         mode = Mode(
             again=True,
             rerun_of=last.run_id if last is not None else None,
-            tools=(lambda: tools) if tools is not None else None,
+            tools=None if live else recorded_tools,
         )
         return Exchange(self.journal, self.services, self.key, exchange_id, mode=mode, policy=policy, stream=stream)
+
+    def _why_not_again(self, exchange_id: str, *, known: bool) -> str:
+        """Return why an unanswered exchange cannot be rerun; empty if it can."""
+        state = self.journal.require(self.key).state
+        if state.last_exchange_id != exchange_id:
+            known = known or exchange_id in state.open_exchanges
+            return "overtaken by newer messages" if known else "there is no such exchange"
+        newest = self.journal.memory(self.key, last=1).messages[-1:]
+        if any(message.exchange_id != exchange_id for message in newest):
+            return "overtaken by newer messages"
+        return ""
 
     def _earlier(self, idempotency_key: str | None, message: Message) -> e.MessageJournaled | None:
         if idempotency_key is None:

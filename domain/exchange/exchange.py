@@ -1,6 +1,9 @@
 """Answer one question: try each backend until one answers. The question is journaled before.
 
-`answered_by_a_backend` is the loop; the decisions in it are those of `policy.py`, what it does is in `runs.py`.
+`answered_by_a_backend` is the loop: `policy.py` decides each next step, and `runs.py` performs and records it. Three
+things are decided with the events, inside the commit: a start on another backend after a failed run is a fallback
+(`Conversation.start_run`); an exchange that a newer question replaced starts no more runs (`NoFurtherRuns`); an answer
+that arrives after its run was closed is accepted or refused (`RunRecords.complete`).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def answered_by_a_backend(policy: Policy, pace: Pace, runs: Runs) -> Effects[Answer | None]:
-    """Try each backend in order, again while its failures allow it, until one answers; return None if none did.
+    """Try each backend in order, with retries if its failures allow them, until one answers; return None if none did.
 
     Raises:
         NoFurtherRuns: a newer question replaced this one, or a limit of the rerun is reached.
@@ -39,14 +42,13 @@ def answered_by_a_backend(policy: Policy, pace: Pace, runs: Runs) -> Effects[Ans
         later = policy.candidates[number:]
         refusal = pace.refusal(candidate, later)
         if refusal is not None:
-            skipped = yield from runs.start(candidate, 1, pace.attempt_seconds(), pace.reason)
+            skipped = yield from runs.start(candidate, 1, pace.attempt_seconds())
             yield from runs.fail(skipped, refusal)
             pace.give_up(refusal)
             continue
         failed: Counter[Cause] = Counter()
         while True:
-            reason = "" if failed else pace.reason
-            run = yield from runs.start(candidate, failed.total() + 1, pace.attempt_seconds(), reason)
+            run = yield from runs.start(candidate, failed.total() + 1, pace.attempt_seconds())
             outcome = yield from runs.call(run)
             if isinstance(outcome, Completion):
                 pace.record_end(candidate, None)
@@ -84,7 +86,7 @@ class Exchange:
 
         Args:
             mode: how its runs differ from those of a new question.
-            policy: by default that of the services.
+            policy: by default the policy of the services.
             after: a version before the exchange's first run; earlier events are not read.
             stream: whether a listener receives the text as it arrives.
         """
@@ -98,7 +100,7 @@ class Exchange:
 
     @property
     def made(self) -> list[str]:
-        """Return the ids of the runs that were made."""
+        """Return the ids of the started runs."""
         return self._runs.made
 
     @property
@@ -107,7 +109,7 @@ class Exchange:
         return self._runs.limit
 
     def run(self) -> Effects[Answer]:
-        """Run the exchange, then send its threads what they lack, unless the caller has gone.
+        """Run the exchange, then send missing messages to its threads, unless the caller stopped the exchange.
 
         Raises:
             AllBackendsFailed: no backend answered.
@@ -115,7 +117,7 @@ class Exchange:
         """
         try:
             answer = yield from self._answer()
-        except ExchangeAnswered:  # another caller with the same idempotency key was first
+        except ExchangeAnswered:  # another caller with the same idempotency key got the answer first
             answer = yield from work(lambda: recorded_answer(self._journal, self._key, self._exchange_id))
             if answer is None:
                 raise
@@ -140,7 +142,7 @@ class Exchange:
         return answer
 
     def _mirror(self) -> Effects[None]:
-        """Send the threads what they lack, if the conversation has any or gets one."""
+        """Send missing messages to the threads, if the conversation has any or gets one."""
         outbox = self._services.outbox
         if outbox is not None and (self._services.mirrored_to != "none" or self._runs.has_threads):
             yield from outbox.mirror(self._journal, self._key)
@@ -153,21 +155,6 @@ class Exchange:
             return None
 
     def _all_failed(self) -> AllBackendsFailed:
-        from ..conversation import recorded_failure
-
-        recorded = self._journal.exchanges(self._key, self._after).by_id.get(self._exchange_id)
-        failed = [run for run in recorded.runs if run.failure and run.run_id in self.made] if recorded else []
-        failures = [recorded_failure(run, recorded) for run in failed] if recorded else []
+        recorded = self._journal.exchanges(self._key, self._after)
+        failures = [each for each in recorded.failures() if each.run_id in self.made]
         return AllBackendsFailed(self._key, self._exchange_id, failures)
-
-
-def why_not_rerun(journal: Journal, key: str, exchange_id: str) -> str:
-    """Return what prevents an unanswered exchange from being run again; empty if nothing does."""
-    state = journal.require(key).state
-    if state.last_exchange_id != exchange_id:
-        known = exchange_id in state.open_exchanges or exchange_id in journal.exchanges(key).by_id
-        return "overtaken by newer messages" if known else "there is no such exchange"
-    newest = journal.memory(key, last=1).messages[-1:]
-    if any(message.exchange_id != exchange_id for message in newest):
-        return "overtaken by newer messages"
-    return ""

@@ -41,13 +41,13 @@ class Policy:
     timeout_seconds: float = BACKEND_TIMEOUT_SECONDS
     """Limit of one attempt."""
     memory_last: int | None = None
-    """Number of newest messages that a backend without a thread is shown; None: all."""
+    """Number of newest messages sent to a backend without a thread; None sends all of them."""
     memory_tokens: int | None = None
-    """Token budget of the memory that a backend without a thread is shown; None: no budget."""
+    """Token budget of the memory sent to a backend without a thread; None sets no budget."""
     deadline_seconds: float = EXCHANGE_DEADLINE_SECONDS
     """Limit of all attempts and pauses together."""
     while_running: str = "reject"
-    """What a second question does while a run is open: `reject`, `queue` or `interrupt`."""
+    """What happens to a second question while a run is open: `reject`, `queue` or `interrupt`."""
 
 
 RETRIES_BY_CAUSE: Mapping[Cause, int] = {
@@ -55,7 +55,7 @@ RETRIES_BY_CAUSE: Mapping[Cause, int] = {
     Cause.TIMED_OUT: 1,  # each takes the time of a whole attempt
     Cause.EXPIRED: 1,
 }
-"""Retries on one backend after failures of one cause, where they are fewer than the policy allows."""
+"""Maximum retries on one backend by cause, for causes that allow fewer retries than the policy."""
 
 
 class Pace:
@@ -80,11 +80,10 @@ class Pace:
         self._health = health
         self._until = clock() + policy.deadline_seconds
         self._out_of_time = False
-        self.reason = ""
-        """Why the last backend was given up."""
+        self._reason = ""
 
     def attempt_seconds(self) -> float:
-        """Return the limit of an attempt that starts now: the policy's, or what is left before the deadline."""
+        """Return the time limit of an attempt that starts now: the policy's limit, or the time until the deadline."""
         return min(self._policy.timeout_seconds, self._left())
 
     def has_no_time(self, after: float = 0.0) -> bool:
@@ -111,8 +110,8 @@ class Pace:
             self._health.saw(candidate.backend, failure, self._health.now())
 
     def give_up(self, failure: Failure) -> None:
-        """Record why a backend was given up; the next run reports it as the reason of the fallback."""
-        self.reason = reason_of(failure)
+        """Record why a backend was given up."""
+        self._reason = reason_of(failure)
 
     def pause_before_retry(
         self, candidate: Candidate, later: Sequence[Candidate], failure: Failure, failed: Counter[Cause]
@@ -134,7 +133,7 @@ class Pace:
         if not self._policy.candidates:
             return "no backend is configured"
         late = f"too little time is left before the deadline of {self._policy.deadline_seconds:g} seconds"
-        reasons = [late if self._out_of_time else "", self.reason]
+        reasons = [late if self._out_of_time else "", self._reason]
         return ": ".join(filter(None, reasons))[:REASON_CHARS_MAX]
 
     def _left(self) -> float:

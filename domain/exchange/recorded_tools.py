@@ -1,4 +1,4 @@
-"""Answer the tool calls of a rerun from the record, so that a function does not do twice what it has already done."""
+"""Answer the tool calls of a rerun with recorded results, so that no function takes effect twice."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def tools_on_record(
 ) -> dict[str, ToolFunction]:
     """Return functions by name that answer the calls of an exchange as they were answered before.
 
-    A call that is not on record goes to the function of the same name in `otherwise`. Without one, it fails with an
-    error that names it.
+    A call without a recorded result goes to the function of the same name in `otherwise`. If there is no such function,
+    the call fails with an error that names it.
     """
     called: dict[str, tuple[str, str]] = {}
     known: dict[str, dict[str, deque[str]]] = defaultdict(lambda: defaultdict(deque))

@@ -1,4 +1,4 @@
-"""Make and record the runs of one exchange: each is recorded before its backend is called and after it has ended."""
+"""Execute and record the runs of one exchange: each is recorded before its backend is called and after it has ended."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..failures import Cause, Failure, diagnose, redact
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
 from .answer import Answer, Delta, StartedOver
 from .backend import BackendRequest
+from .policy import reason_of
 
 if TYPE_CHECKING:
     from ..conversation import Completion, Conversation
@@ -41,15 +42,15 @@ class Superseded(BaseException):
 
 
 class NoFurtherRuns(Exception):
-    """Raised where an exchange makes no further runs: a newer question replaced it, or a limit of the rerun is reached."""
+    """Raised when an exchange starts no further runs: a newer question replaced it, or a rerun's limit is reached."""
 
 
 @dataclass(frozen=True)
 class Mode:
     """Describe how the runs of an exchange differ from those of a new question.
 
-    A rerun shows a recorded memory and places its answer; in a fork it does the same in a copy of the conversation; a
-    shadow run is only recorded, and its answer changes nothing.
+    A rerun uses a recorded memory and chooses the place of its answer; a fork does the same in a copy of the
+    conversation; a shadow run is only recorded, and its answer changes nothing.
     """
 
     again: bool = False
@@ -57,19 +58,19 @@ class Mode:
     rerun_of: str | None = None
     """Id of the run that is run again."""
     memory: Memory | None = None
-    """Memory that every backend is shown; None: the conversation's own at each run."""
+    """Memory that every run uses; None uses the conversation's current memory at each run."""
     tools: Callable[[], Mapping[str, ToolFunction]] | None = None
-    """Returns the functions of one run; called for each run. None: the app's functions."""
+    """Function that returns the tools of a run, called for each run; None uses the app's functions."""
     supersedes: str | None = None
     """Id of the run whose answer is replaced."""
     place: Callable[[], Place] = Place
-    """Returns where the answer goes in memory."""
+    """Function that returns the place of the answer in memory."""
     shadow: bool = False
     """Whether the runs are only recorded."""
     admit: Callable[[], str] = lambda: ""
-    """Counts one more run, or returns the limit that prevents it."""
+    """Function that counts one more run, or returns the limit that prevents it."""
     give_back: Callable[[], None] = lambda: None
-    """Removes a counted run that was not made."""
+    """Function that removes a counted run that was not started."""
 
 
 NEW_QUESTION = Mode()
@@ -78,7 +79,7 @@ NEW_QUESTION = Mode()
 
 @dataclass
 class Run:
-    """Hold one attempt of one backend while it is made."""
+    """Hold one attempt of one backend in progress."""
 
     run_id: str
     candidate: Candidate
@@ -91,6 +92,8 @@ class Run:
     """What the backend was sent, once its thread was prepared; None if the run uses no thread."""
     thread: PreparedThread | None = None
     """The thread that is claimed for the run; None if it uses none, or if no mirror is configured for its backend."""
+    failure: Failure | None = None
+    """Why the run failed, once this is recorded."""
     partial: list[str] = field(default_factory=list)
     """Text that was streamed so far."""
 
@@ -138,7 +141,7 @@ class RunRecords:
         )
         return replace(plan, apart=apart, supersedes_run_id=self._mode.supersedes)
 
-    def start(self, plan: RunPlan, failed: Run | None, going_on: bool) -> str:
+    def start(self, plan: RunPlan, failed: Run | None, must_be_open: bool) -> str:
         """Record that a backend is about to be called; return the run's id.
 
         Raises:
@@ -147,7 +150,7 @@ class RunRecords:
 
         def decide(conversation: Conversation) -> str:
             self.has_threads = bool(conversation.state.links)
-            return conversation.start_run(self._exchange_id, plan, going_on=going_on)
+            return conversation.start_run(self._exchange_id, plan, must_be_open=must_be_open)
 
         return self._journal.commit(self._key, decide)
 
@@ -226,7 +229,7 @@ class RunRecords:
 
 
 class ShadowRecords(RunRecords):
-    """Record shadow runs: in events of their own, so that the conversation and its exchange stay as they are."""
+    """Record shadow runs in separate events, so that the conversation and its exchange do not change."""
 
     def __init__(self, journal: Journal, key: str, exchange_id: str, mode: Mode) -> None:
         super().__init__(journal, key, exchange_id, mode)
@@ -237,7 +240,7 @@ class ShadowRecords(RunRecords):
         self._used = []
         return replace(plan, shadow=True, apart=in_thread)
 
-    def start(self, plan: RunPlan, failed: Run | None, going_on: bool) -> str:
+    def start(self, plan: RunPlan, failed: Run | None, must_be_open: bool) -> str:
         """Record the run, and the fallback that led to it."""
 
         def decide(conversation: Conversation) -> str:
@@ -286,7 +289,7 @@ class ShadowRecords(RunRecords):
 
 
 class Runs:
-    """Make the runs of one exchange, one after the other."""
+    """Execute the runs of one exchange, one after the other."""
 
     def __init__(
         self,
@@ -311,8 +314,7 @@ class Runs:
         self._stream = stream
         self._records = (ShadowRecords if mode.shadow else RunRecords)(journal, key, exchange_id, mode)
         self._failed: Run | None = None
-        self._failure = Failure("open")
-        self._going_on = not mode.again
+        self._must_be_open = not mode.again
         self.current: Run | None = None
         """The newest run."""
         self.made: list[str] = []
@@ -325,7 +327,7 @@ class Runs:
         """Return whether the conversation may have linked threads."""
         return self._records.has_threads
 
-    def start(self, candidate: Candidate, attempt: int, timeout_seconds: float, fallback_reason: str) -> Effects[Run]:
+    def start(self, candidate: Candidate, attempt: int, timeout_seconds: float) -> Effects[Run]:
         """Record that a backend is about to be called, and announce it to a listener after a failed run.
 
         Raises:
@@ -337,7 +339,7 @@ class Runs:
             yield from self.abandon(self.limit)
             raise NoFurtherRuns
         try:
-            run = yield from work(lambda: self._started(candidate, attempt, timeout_seconds, fallback_reason))
+            run = yield from work(lambda: self._started(candidate, attempt, timeout_seconds))
         except BaseException as error:
             self._mode.give_back()
             if isinstance(error, Conflict) and not isinstance(error, ExchangeAnswered) and self._failed is not None:
@@ -402,7 +404,8 @@ class Runs:
             return is_ours
 
         is_ours = yield from work(record)
-        self._failed, self._failure = run, failure
+        run.failure = failure
+        self._failed = run
         if not is_ours:
             raise NoFurtherRuns
 
@@ -417,7 +420,7 @@ class Runs:
         if run is not None:
             self._release(run, failure)
 
-    def _started(self, candidate: Candidate, attempt: int, timeout_seconds: float, fallback_reason: str) -> Run:
+    def _started(self, candidate: Candidate, attempt: int, timeout_seconds: float) -> Run:
         tools = self._mode.tools() if self._mode.tools is not None else self._services.tools
         memory = self._memory(candidate)
         plan = RunPlan(
@@ -430,11 +433,11 @@ class Runs:
             memory_rule=memory.rule,
             memory_hash=memory.digest(),
             rerun_of=self._mode.rerun_of,
-            fallback_reason=fallback_reason,
+            fallback_reason=self._why_failed(),
         )
         plan = self._records.plan(plan, self._services.backends[candidate.backend].thread is not None)
-        run_id = self._records.start(plan, self._failed, self._going_on)
-        self._going_on = True
+        run_id = self._records.start(plan, self._failed, self._must_be_open)
+        self._must_be_open = True
         return Run(run_id, candidate, plan, memory, tools, time.monotonic())
 
     def _memory(self, candidate: Candidate) -> Memory:
@@ -450,10 +453,15 @@ class Runs:
             run_id=run.run_id,
             backend=run.candidate.backend,
             model=run.candidate.model,
-            reason=f"{diagnose(self._failure).value}: {self._failure.summary()}",
+            reason=self._why_failed(),
             fallback=run.candidate.backend != failed.candidate.backend,
             from_backend=failed.candidate.backend,
         )
+
+    def _why_failed(self) -> str:
+        """Return why the run before failed; empty if this is the first one."""
+        failure = self._failed.failure if self._failed is not None else None
+        return reason_of(failure) if failure is not None else ""
 
     def _answered(self, run: Run) -> Effects[Completion | Failure]:
         backend = self._services.backends[run.candidate.backend]
@@ -566,10 +574,13 @@ def failure_of_error(error: Exception) -> Failure:
 
 
 def failure_of_stop(by: BaseException) -> Failure:
-    """Return the failure of a run whose process, task or listener has gone."""
+    """Return the failure of a run whose process, task or listener has stopped.
+
+    Its message is stored, and is part of a group's id: another text would separate new failures from decisions on old ones.
+    """
     if isinstance(by, ListenerLeft):
-        return Failure("cancelled", code="listener_left", message="the listener stopped before the answer was complete")
-    return Failure("interrupted", message="the process was stopped while the run was in progress")
+        return Failure("cancelled", code="listener_left", message="nobody listened to the answer any more")
+    return Failure("interrupted", message="the process was told to stop while the run was under way")
 
 
 def _in_thread(request: BackendRequest, thread: PreparedThread | None) -> BackendRequest:

@@ -65,18 +65,18 @@ class Services:
     """The kind of thread that memory is mirrored to (`none` for no thread)."""
     outbox: ThreadOutbox | None = None
     price: Callable[[str, int, int], float | None] | None = None
-    """Returns US dollars for (model, input tokens, output tokens); None if the model's price is unknown."""
+    """Function that returns US dollars for (model, input tokens, output tokens); None if the price is unknown."""
     profile: Profile = field(default_factory=Profile)
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
     memory_file: MemoryFile | None = None
-    """Writes memories to a file."""
+    """Port that writes memories to a file."""
     wait: Callable[[float], None] = time.sleep
     random: Random = field(default_factory=Random)
     health: Health = field(default_factory=Health)
-    """Health of the backends, shared by all conversations: the failures of one save the others the wait."""
+    """Health of the backends, shared by all conversations: a backend that fails in one is skipped in the others."""
     turns: Turns = field(default_factory=Turns)
     """Callers that wait for a conversation, if questions are queued."""
     close: Callable[[], None] = lambda: None
-    """Closes connections."""
+    """Function that closes the connections."""
     aclose: Callable[[], Awaitable[None]] | None = None
-    """Closes connections in an event loop, including those of that loop."""
+    """Asynchronous function that closes the connections, including the connections of the current event loop."""

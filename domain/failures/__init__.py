@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .diagnosis import BACKEND_UNWELL, DIAGNOSIS_VERSION, diagnose, may_succeed_when_retried
     from .failure import Cause, Failure, RecordedFailure
     from .groups import RULE_VERSION, Decision, FailureGroup, GroupName, GroupState, tallied
-    from .health import BackendEnd, BackendHealth, Health, tells
+    from .health import BackendEnd, BackendHealth, Health, concerns_backend
     from .redaction import Redacting, fields_of, keep_secret, redact, redact_details, whole_text
     from .retry import is_worth_a_retry, pause_before_retry
     from .summary import BY_FAILURE, SUMMARY_BY, SummaryRow, percentile
@@ -36,6 +36,7 @@ __all__ = [
     "Redacting",
     "SummaryRow",
     "advise",
+    "concerns_backend",
     "diagnose",
     "fields_of",
     "is_worth_a_retry",
@@ -46,7 +47,6 @@ __all__ = [
     "redact",
     "redact_details",
     "tallied",
-    "tells",
     "whole_text",
 ]
 
@@ -58,7 +58,7 @@ if not TYPE_CHECKING:
             "diagnosis": "BACKEND_UNWELL DIAGNOSIS_VERSION diagnose may_succeed_when_retried",
             "failure": "Cause Failure RecordedFailure",
             "groups": "RULE_VERSION Decision FailureGroup GroupName GroupState tallied",
-            "health": "BackendEnd BackendHealth Health tells",
+            "health": "BackendEnd BackendHealth Health concerns_backend",
             "redaction": "Redacting fields_of keep_secret redact redact_details whole_text",
             "retry": "is_worth_a_retry pause_before_retry",
             "summary": "BY_FAILURE SUMMARY_BY SummaryRow percentile",

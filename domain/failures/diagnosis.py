@@ -1,7 +1,7 @@
 """Map the facts of a failure to a cause with an ordered table of rules; `advice.py` says what to do about each cause.
 
 The first matching rule wins. The wordings come from OpenAI's documentation and from reports of real failures, collected
-in November 2026. A rule checks the wording only where code, type and HTTP status are not conclusive.
+in November 2026. A rule checks the wording only if code, type and HTTP status are not conclusive.
 """
 
 from __future__ import annotations

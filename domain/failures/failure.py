@@ -130,7 +130,7 @@ class RecordedFailure:
         return re.sub(r"\b(RUN|KEY)\b", lambda match: here[match[0]], self.advice)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object that CONTRACT.md defines."""
+        """Return the JSON object of a failure; docs/commands.md lists its keys."""
         return {
             "run_id": self.run_id,
             "key": self.key,

@@ -112,7 +112,7 @@ class FailureGroup:
     decision: Decision | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object that CONTRACT.md defines, with additional keys."""
+        """Return the JSON object of a group; docs/commands.md and docs/audit.md list its keys."""
         decided = self.decision or Decision("open", "", RULE_VERSION)
         return {
             "group": self.group,

@@ -1,7 +1,7 @@
 """Track the health of backends with a circuit breaker: after failures in a row a backend cools down and is skipped.
 
-The rule is `cooling_after`. `Health` applies it to the calls of this process, so that the failures of one conversation
-save the others the wait. The audit applies it to the log, so that other processes see the same state.
+The rule is `cooling_after`. `Health` applies it to the calls of this process, so that a backend that failed in one
+conversation is skipped in the others. The audit applies it to the log, so that other processes see the same state.
 
     healthy ── failures in a row ──→ cooling ── cooldown ends ──→ half-open: one request probes
        ↑                                ↑                             │
@@ -30,17 +30,17 @@ from .diagnosis import BACKEND_UNWELL, diagnose
 from .failure import Cause, Failure
 
 SAYS_NOTHING = ("refused", "interrupted", "cancelled")
-"""Statuses of failures that say nothing about a backend: nothing was sent, or our own side stopped the run."""
+"""Statuses of failures that do not reflect a backend's health: nothing was sent, or the run was stopped on our side."""
 
 
-def tells(failure: Failure) -> bool:
-    """Return whether a failure says anything about its backend."""
+def concerns_backend(failure: Failure) -> bool:
+    """Return whether a failure reflects the health of its backend."""
     return failure.status not in SAYS_NOTHING
 
 
 @dataclass(frozen=True)
 class BackendEnd:
-    """Represent the end of one call to a backend; `failure` is None if the backend answered."""
+    """Represent the outcome of one call to a backend; `failure` is None if the backend answered."""
 
     backend: str
     at: datetime
@@ -80,13 +80,13 @@ class Condition:
 
     failures_in_a_row: int = 0
     last: BackendEnd | None = None
-    """The newest end that says anything about the backend."""
+    """Newest outcome that reflects the backend's health."""
 
     def after(self, end: BackendEnd) -> Condition:
         """Return the condition after this call has ended too."""
         if end.failure is None:
             return Condition(0, end)
-        if not tells(end.failure):
+        if not concerns_backend(end.failure):
             return self
         unwell = diagnose(end.failure) in BACKEND_UNWELL
         return Condition(self.failures_in_a_row + 1 if unwell else 0, end)
@@ -123,14 +123,14 @@ class BackendHealth:
     backend: str
     failures_in_a_row: int
     last_cause: Cause | None
-    """Cause of the newest end that says anything about the backend; None if the backend answered."""
+    """Cause of the newest outcome that reflects the backend's health; None if the backend answered."""
     last_at: datetime | None
     cooling_until: datetime | None
     """End of the cooldown; None if the backend is not cooling down."""
 
     @classmethod
     def of(cls, backend: str, ends: Iterable[BackendEnd], at: datetime) -> BackendHealth:
-        """Return the health of a backend at a moment, from the ends of its calls, oldest first."""
+        """Return the health of a backend at a moment, from the outcomes of its calls, oldest first."""
         condition = condition_after(ends)
         last, cooling = condition.last, condition.cooling
         return cls(
@@ -143,7 +143,7 @@ class BackendHealth:
 
     @classmethod
     def of_each(cls, ends: Iterable[BackendEnd], at: datetime) -> list[BackendHealth]:
-        """Return the health of each backend at a moment, sorted by name, from the ends of all calls, oldest first."""
+        """Return each backend's health at a moment, sorted by name, from the outcomes of all calls, oldest first."""
         by_backend: dict[str, list[BackendEnd]] = {}
         for end in ends:
             by_backend.setdefault(end.backend, []).append(end)

@@ -121,7 +121,7 @@ class Redacting(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact the record in place and return True."""
-        record.msg, record.args = redact(_told(record), TRACEBACK_CHARS_MAX), ()
+        record.msg, record.args = redact(_formatted(record), TRACEBACK_CHARS_MAX), ()
         if record.exc_info and not record.exc_text:
             record.exc_text = "".join(
                 traceback.format_exception(*record.exc_info)
@@ -141,7 +141,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
-def _told(record: logging.LogRecord) -> str:
+def _formatted(record: logging.LogRecord) -> str:
     """Return the message with its arguments; if they do not fit the format, append them."""
     try:
         return record.getMessage()

@@ -48,7 +48,7 @@ class SummaryRow:
         return sorted(rows, key=lambda row: (-row.failed, -row.runs, row.value or ""))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object that CONTRACT.md defines, and the tokens."""
+        """Return the JSON object of a row of `audit summary`; docs/commands.md lists its keys."""
         return {
             "by": self.by,
             "value": self.value,

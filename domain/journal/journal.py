@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,15 +14,7 @@ from eventsourcing.application import Application
 from eventsourcing.persistence import InfrastructureFactory, IntegrityError, Mapper, Transcoder
 from eventsourcing.utils import Environment
 
-from ..conversation import (
-    CONVERSATION,
-    PROFILE,
-    STATE_SCHEMA,
-    ConversationState,
-    evolve,
-    key_of,
-    stream_of,
-)
+from ..conversation import CONVERSATION, PROFILE, STATE_SCHEMA, ConversationState, evolve, key_of, stream_of
 from ..conversation import events as e
 from ..errors import ConversationChanged, ConversationNotFound, RunNotFound
 from ..ids import new_id, now, to_iso
@@ -30,7 +23,7 @@ from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
 from .ports import Appending, EventLog, JobClaims, StreamHead, Upkeep, Views
 from .rows import EventMapper, PlainJSON, restore
 
-# What only some methods need (decisions, memory, the fold of exchanges) is imported inside them: a list needs none of it.
+# Modules that only some methods need (decisions, memory, the fold of exchanges) are imported inside these methods.
 if TYPE_CHECKING:
     from ..conversation import Conversation, Exchanges, OpenRun, Profile, RunRecord
     from ..memory import Memory
@@ -91,7 +84,7 @@ class Journal(Application[str]):
         return EventMapper(self.construct_transcoder())
 
     def history(self, key: str, after: int = 0, upto: int | None = None) -> Iterator[e.Event]:
-        """Return a conversation's events, oldest first, after one version and up to another."""
+        """Return a conversation's events with versions greater than `after` and up to `upto`, oldest first."""
         return map(restore, self._log.stream_rows(stream_of(key), after, upto))
 
     def parent(self, key: str) -> tuple[str, int] | None:
@@ -104,7 +97,7 @@ class Journal(Application[str]):
     def memory(
         self, key: str, at: int | datetime | None = None, last: int | None = None, tokens: int | None = None
     ) -> Memory:
-        """Return what a model is shown of a conversation, as of a version or time: all of it or a window.
+        """Return the memory of a conversation (what a model sees), as of a version or time: all of it or a window.
 
         The memory is empty if the conversation does not exist.
 
@@ -153,7 +146,7 @@ class Journal(Application[str]):
         """Load a conversation that must exist.
 
         Raises:
-            ConversationNotFound: it does not exist.
+            ConversationNotFound: no conversation has this key.
         """
         conversation = self.load(key)
         if conversation is None:
@@ -172,8 +165,8 @@ class Journal(Application[str]):
         `decide` may be called again with a newer state, so it must have no side effects.
 
         Raises:
-            ConversationNotFound: it does not exist, and `create` is false.
-            ConversationChanged: other writers were faster `DECIDE_ATTEMPTS_MAX` times.
+            ConversationNotFound: no conversation has this key, and `create` is false.
+            ConversationChanged: other writers changed the conversation during all `DECIDE_ATTEMPTS_MAX` attempts.
             ThreadledgerError: raised by `decide`; nothing was written.
         """
         from ..conversation import Conversation
@@ -256,6 +249,15 @@ class Journal(Application[str]):
         self._profiles.add(profile_hash)
         return profile_hash
 
+    def profile(self, profile_hash: str | None) -> Profile | None:
+        """Return the profile with this hash; None if no such profile was defined."""
+        from ..conversation import Profile
+
+        for event in self.stream(PROFILE + profile_hash) if profile_hash else ():
+            if isinstance(event, e.ProfileDefined):
+                return Profile(event.name, event.instructions, event.model, json.dumps(event.tools, ensure_ascii=False))
+        return None
+
     def put(self, event: e.Event) -> None:
         """Store the first event of a stream that needs no decisions.
 
@@ -292,7 +294,7 @@ class Journal(Application[str]):
     def logged(
         self, after: int = 0, topics: Sequence[str] = (), upto: int | None = None
     ) -> Iterator[tuple[int, e.Event]]:
-        """Return (position, event) pairs of the whole log, after one position and up to another (default: its end)."""
+        """Return (position, event) pairs of the log, from the position after `after` up to `upto` or its end."""
         return ((row[0], restore(row)) for row in self._log.rows(after, upto, topics))
 
     def followed(self, after: int = 0, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
@@ -340,7 +342,7 @@ class Journal(Application[str]):
         return next((event for event in starts if event.run_id == run_id), None)
 
     def _question_of(self, run: SeenRun) -> str | None:
-        """Return the newest question of a run's exchange in the memory that the run was shown."""
+        """Return the newest question of a run's exchange in the memory that the run used."""
         from ..conversation.messages import Role
 
         shown = self.memory(run.key, run.memory_version).messages

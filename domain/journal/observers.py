@@ -1,4 +1,4 @@
-"""Notify observers of runs after they are stored: the run log always, telemetry where an app enables it.
+"""Notify observers of runs after they are stored: the run log always, telemetry if an app enables it.
 
 The journal does this after each commit. The start and the end of a run are events, each stored once, whichever path the
 run takes: an app's question, a stream, an app's own run, a recorded client, a rerun, or a crash whose run another
@@ -150,11 +150,11 @@ class Watch:
     def saw(self, stored: Sequence[e.Event]) -> None:
         """Notify observers of events that were stored in this order, in one commit."""
         try:
-            self._tell(stored)
+            self._notify(stored)
         except Exception:
             logger.exception("observers could not be notified of runs; the runs are not affected")
 
-    def _tell(self, stored: Sequence[e.Event]) -> None:
+    def _notify(self, stored: Sequence[e.Event]) -> None:
         took_over: dict[str, str] = {}
         for event in stored:
             match event:
@@ -183,10 +183,10 @@ class Watch:
     def _over(self, end: ExchangeEnd) -> None:
         self._each(lambda it: it.exchange_ended(end))
 
-    def _each(self, tell: Callable[[Observer], None]) -> None:
+    def _each(self, notify: Callable[[Observer], None]) -> None:
         for observer in self.observers:
             try:
-                tell(observer)
+                notify(observer)
             except Exception:
                 logger.exception("%s failed to handle a run; the run is not affected", type(observer).__name__)
 
@@ -268,6 +268,6 @@ def _line(end: RunEnd) -> str:
     if failure is None or end.cause is None:
         return f"{place} completed"
     kind = failure.code or failure.type or failure.status
-    told = [f"HTTP {failure.http_status}" if failure.http_status else None, kind]
+    facts = [f"HTTP {failure.http_status}" if failure.http_status else None, kind]
     asked = f", request {failure.request_id}" if failure.request_id else ""
-    return f"{place} failed: {end.cause.value} ({': '.join(each for each in told if each)}{asked})"
+    return f"{place} failed: {end.cause.value} ({': '.join(each for each in facts if each)}{asked})"

@@ -1,7 +1,7 @@
 """Define what the domain needs from the outside world, as small protocols with the errors they raise.
 
 These are the log, its views, memory files, the claims of jobs, and the operator's tasks on a database: check it, copy
-it, and list the notes on threads.
+it, and list the stored state of threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class MemoryFile(Protocol):
     def writing(
         self, path: Path, memories: Iterable[tuple[str, Sequence[dict[str, Any]]]]
     ) -> AbstractContextManager[tuple[Iterator[tuple[str, Sequence[dict[str, Any]]]], Callable[[], None]]]:
-        """Write all memories to a temporary file, and provide what is read back and a function that accepts it.
+        """Write all memories to a temporary file; provide the memories read back and a function that accepts the file.
 
         The function moves the file to its place. If it is not called, no file is left.
 
@@ -40,10 +40,10 @@ class MemoryFile(Protocol):
 
 
 class JobClaims(Protocol):
-    """Note which worker has which item of a job, so that no two processes do the same one.
+    """Record which worker has which item of a job, so that two processes never process the same item.
 
-    These notes are kept outside the log. The outcome of an item is an event; losing the notes costs nothing while no
-    worker is active.
+    The claims are stored outside the event log. The outcome of an item is an event; losing the claims has no effect
+    while no worker is active.
     """
 
     def name(self) -> str:
@@ -53,7 +53,7 @@ class JobClaims(Protocol):
     def take(self, job_id: str, items: Sequence[int], holder: str, until: datetime) -> Sequence[int]:
         """Claim items and return those that no other holder has and that have not ended.
 
-        A holder whose process is gone holds nothing.
+        Claims of a holder whose process has ended are ignored.
         """
         ...
 
@@ -110,13 +110,13 @@ class EventLog(Protocol):
         """Decide on a stream's current head, store the result atomically, and return the positions.
 
         Raises:
-            IntegrityError: an event id is taken, or other writers were faster too often.
+            IntegrityError: an event id is taken, or other writers changed the stream during every attempt.
             StoreUnavailable: the database cannot be used.
         """
         ...
 
     def rows(self, after: int = 0, upto: int | None = None, topics: Sequence[str] = ()) -> Iterator[Row]:
-        """Return the rows of the whole log, after one position and up to another (default: its current end)."""
+        """Return the rows of the log, from the position after `after` up to `upto` (default: its current end)."""
         ...
 
     def stream_rows(
@@ -128,7 +128,7 @@ class EventLog(Protocol):
         newest_first: bool = False,
         page: int = ...,
     ) -> Iterator[Row]:
-        """Return the rows of one stream, after one version and up to another, from either end.
+        """Return the rows of one stream with versions greater than `after` and up to `upto`, oldest or newest first.
 
         `page` rows are read at a time.
         """
@@ -182,7 +182,7 @@ class Views(Protocol):
         ...
 
     def last_ends(self, per_backend: int) -> list[BackendEnd]:
-        """Return the newest run ends of each backend that indicate its health, oldest first."""
+        """Return the newest outcomes of each backend's runs that reflect its health, oldest first."""
         ...
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
@@ -236,16 +236,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class NotedThread:
-    """Describe what the notes say about one thread, without calling the provider."""
+    """Describe the stored state of one thread; the provider is not called."""
 
     stream: str
     mirror: str
     thread_id: str
     version: int
-    """Version of the conversation up to which the thread is known to hold the journal."""
+    """Journal version that the thread is known to contain."""
     settled: bool
     doubts: int
-    """Number of writes to it that had no response and may still land."""
+    """Number of unconfirmed writes to the thread, which may still arrive."""
     held: bool
     """Whether a process is currently writing to it."""
 
@@ -270,7 +270,7 @@ class Upkeep(Protocol):
 
         Raises:
             Conflict: the file already exists.
-            StoreUnavailable: it cannot be written.
+            StoreUnavailable: the file cannot be written.
         """
         ...
 
@@ -279,12 +279,12 @@ class Upkeep(Protocol):
 
         Raises:
             Conflict: the database is not empty.
-            StoreError: it cannot be used.
+            StoreError: one of the databases cannot be used.
         """
         ...
 
     def noted_threads(self, streams: Sequence[str]) -> Sequence[NotedThread]:
-        """Return the notes on the threads of these conversations."""
+        """Return the stored state of the threads of these conversations."""
         ...
 
     def unsettled_threads(self, limit: int) -> Sequence[NotedThread]:

@@ -1,7 +1,7 @@
 """Read memory from the log: all of it from the beginning, or a window from the end.
 
-A window of the newest messages costs only what it shows, however long the conversation is. When reading backwards, an
-event that removes or moves a message comes before the message itself.
+The cost of a window of the newest messages depends only on its size, however long the conversation is. When reading
+backwards, an event that removes or moves a message comes before the message itself.
 """
 
 from __future__ import annotations

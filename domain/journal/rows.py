@@ -110,7 +110,7 @@ def payload_in(state: str) -> dict[str, Any]:
     """Return the payload of a row.
 
     Raises:
-        ValueError, TypeError: it is not exactly one JSON object.
+        ValueError, TypeError: the payload is not exactly one JSON object.
     """
     payload, end = _decode(state)
     if end != len(state):

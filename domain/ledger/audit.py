@@ -1,10 +1,10 @@
-"""Provide the questions of an audit: failures in groups and as they arrive, what a run was shown, threads that lag.
+"""Provide the queries of an audit: failure groups, new failures as they arrive, the memory of a run, lagging threads.
 
 `FailureGroups` reads the groups and records people's decisions about them.
 
-A decision (resolved, muted, reopened) is an event on a stream of the ledger's own; the latest state is stored next to
-the stream. The version of the normalising rule is part of a group's id: a new version creates new groups, and decisions
-about the old ones remain in the log but apply to none of the new groups (`orphans`).
+A decision (resolved, muted, reopened) is an event on a separate stream of the ledger; the latest state is stored next
+to the stream. The version of the normalising rule is part of a group's id: a new version creates new groups, and
+decisions about the old ones remain in the log but apply to none of the new groups (`orphans`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..conversation import (
-    PROFILE,
     RUN_TOPICS,
     Profile,
     fold_exchanges,
@@ -29,7 +28,7 @@ from ..errors import GroupNotFound, InvalidInput
 from ..failures import RULE_VERSION, Decision, FailureGroup, GroupState, redact
 from ..ids import as_utc, moment_of, new_id, now, to_iso
 from ..journal import StreamHead
-from ..limits import LAGGING_LOOKED_AT_MAX
+from ..limits import LAGGING_CHECKED_MAX
 
 if TYPE_CHECKING:
     from ..conversation import ConversationState, FailureFilter, RunRecord
@@ -59,8 +58,8 @@ def evolve_book(book: dict[str, Decision], event: e.Event) -> None:
             state, until = "open", None
         case _:
             return
-    told = (event.cause, event.backend, event.message, event.note)
-    book[event.group] = Decision(state, to_iso(event.timestamp), event.rule, *told, until=until)
+    details = (event.cause, event.backend, event.message, event.note)
+    book[event.group] = Decision(state, to_iso(event.timestamp), event.rule, *details, until=until)
 
 
 class FailureGroups:
@@ -83,7 +82,7 @@ class FailureGroups:
         moment = now()
         begin = moment_of(since)
         book = self.book()
-        found = [_standing(each, book.get(each.group), moment) for each in self._tallied(begin, moment)]
+        found = [_with_state(each, book.get(each.group), moment) for each in self._tallied(begin, moment)]
         order = list(GroupState)
         return sorted((each for each in found if each.state in wanted), key=lambda each: order.index(each.state))
 
@@ -158,7 +157,7 @@ class FailureGroups:
         def decide(head: StreamHead | None) -> tuple[e.Event, StreamHead] | None:
             book = self._book(head)
             before = book.get(found.group)
-            decided[:] = [_standing(found, before, at)]
+            decided[:] = [_with_state(found, before, at)]
             if decided[0].state is wanted and (before is None or before.until == more.get("until")):
                 return None
             version = head.version + 1 if head is not None else 1
@@ -171,7 +170,7 @@ class FailureGroups:
                 event_id=new_id(),
             )
             evolve_book(book, event)
-            decided[:] = [_standing(found, book[found.group], at)]
+            decided[:] = [_with_state(found, book[found.group], at)]
             return event, StreamHead(AUDIT_GROUPS, version, BOOK_SCHEMA, _stored(book))
 
         self._journal.append(AUDIT_GROUPS, decide)
@@ -192,7 +191,7 @@ class FailureGroups:
         return book
 
 
-def _standing(group: FailureGroup, decision: Decision | None, at: datetime) -> FailureGroup:
+def _with_state(group: FailureGroup, decision: Decision | None, at: datetime) -> FailureGroup:
     state = GroupState.of(decision, group.last_at, at)
     return FailureGroup(**vars(group) | {"state": state, "decision": decision})
 
@@ -203,7 +202,7 @@ def _states(given: Iterable[GroupState | str] | None) -> set[GroupState]:
     try:
         return {GroupState(each) for each in given}
     except ValueError as error:
-        raise InvalidInput(f"{error}: give some of {', '.join(GroupState)}") from None
+        raise InvalidInput(f"{error}: use one or more of {', '.join(GroupState)}") from None
 
 
 def _stored(book: Mapping[str, Decision]) -> str:
@@ -217,12 +216,12 @@ def follow_failures(journal: Journal, wanted: FailureFilter, limit: int | None =
     """
     journal.close_overdue_runs()
     end = journal.recorder.max_notification_id() or 0
-    told: set[str] = set()  # the view may already include failures after `end`
+    reported: set[str] = set()  # the view may already include failures after `end`
     for failure in journal.views.failures(wanted, limit):
-        told.add(failure.run_id)
+        reported.add(failure.run_id)
         yield failure
     for _, event in journal.followed(end, (e.RunFailed.__name__,)):
-        if isinstance(event, e.RunFailed) and event.run_id not in told:
+        if isinstance(event, e.RunFailed) and event.run_id not in reported:
             come = _failure_of(journal, event)
             if come is not None and wanted(come):
                 yield come
@@ -236,13 +235,13 @@ def _failure_of(journal: Journal, event: e.RunFailed) -> RecordedFailure | None:
 
 @dataclass(frozen=True)
 class ShownMemory:
-    """Hold the memory that a run was shown, reproduced from the values that the run recorded."""
+    """Hold the memory that a run used, recomputed from the version and rule that the run recorded."""
 
     memory: Memory
     hash: str
-    """Hash of the memory as reproduced now."""
+    """Hash of the recomputed memory."""
     recorded_hash: str | None
-    """Hash of the memory that the run was shown."""
+    """Hash of the memory, as recorded when the run started; None if the run recorded none."""
 
     @property
     def same(self) -> bool | None:
@@ -258,10 +257,7 @@ def memory_shown(journal: Journal, run: RunRecord) -> ShownMemory:
 
 def defined_profile(journal: Journal, profile_hash: str | None) -> Profile | None:
     """Return the profile with this hash; None if no such profile was defined."""
-    for event in journal.stream(f"{PROFILE}{profile_hash}") if profile_hash else ():
-        if isinstance(event, e.ProfileDefined):
-            return Profile(event.name, event.instructions, event.model, json.dumps(event.tools, ensure_ascii=False))
-    return None
+    return journal.profile(profile_hash)
 
 
 def tool_names(profile: Profile) -> list[str]:
@@ -269,42 +265,47 @@ def tool_names(profile: Profile) -> list[str]:
     return [str(tool.get("function", {}).get("name") or tool.get("type")) for tool in profile.tools]
 
 
-# Threads that lag behind are found in the notebook alone: the provider is not called. The work is bounded, however
-# large the ledger is: it covers the most recently changed conversations, and the threads that the notebook marks as
+# Threads that lag behind are found by their stored state alone: the provider is not called. The work is bounded,
+# however large the ledger is: it covers the most recently changed conversations, and the threads whose stored state is
 # unsettled. `replay verify` reads the threads themselves.
 @dataclass(frozen=True)
 class LaggingThread:
-    """Represent one thread that does not hold what it should, or whose content is unknown."""
+    """Represent one thread that is missing messages, or whose content is unknown."""
 
     key: str
     mirror: str
     state: str
     """`unlinked` (no thread), `lost`, `unsettled` (a process stopped while writing to it), or `behind`."""
     messages: int = 0
-    """Number of journaled messages after those that the thread is known to hold."""
+    """Number of journaled messages that the thread is not known to contain."""
 
 
 @dataclass(frozen=True)
 class Lags:
-    """Hold the lagging threads, and how many conversations were checked, of how many."""
+    """Hold the lagging threads, the number of conversations that were checked, and the number of all conversations."""
 
     threads: Sequence[LaggingThread]
-    looked_at: int
+    checked: int
     of: int
     doubtful: int = 0
     """Number of threads with unconfirmed writes that may still arrive; they are read before the next write."""
 
+    @property
+    def looked_at(self) -> int:
+        """Return `checked`, by its name in earlier versions."""
+        return self.checked
 
-def threads_behind(journal: Journal, services: Services, looked_at_max: int = LAGGING_LOOKED_AT_MAX) -> Lags:
+
+def threads_behind(journal: Journal, services: Services, checked_max: int = LAGGING_CHECKED_MAX) -> Lags:
     """Return the threads that lag behind, of the most recently changed conversations.
 
     A conversation with an open run is omitted: its thread is updated when the run ends.
     """
-    states = journal.views.conversations(looked_at_max, None)
+    states = journal.views.conversations(checked_max, None)
     noted = {(each.stream, each.mirror): each for each in journal.upkeep.noted_threads(_streams(states))}
     lagging = [each for state in states for each in _lagging(journal, services, state, noted)]
     seen = {(each.key, each.mirror) for each in lagging} | {(key_of(stream), mirror) for stream, mirror in noted}
-    elsewhere = journal.upkeep.unsettled_threads(looked_at_max)
+    elsewhere = journal.upkeep.unsettled_threads(checked_max)
     lagging += [
         LaggingThread(key_of(each.stream), each.mirror, "unsettled")
         for each in elsewhere

@@ -18,7 +18,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from ..conversation.messages import JournaledMessage
 from ..effects import AsyncDriver, Effects
-from ..exchange import Answer, Conversing, Policy, Services, StreamPart
+from ..exchange import Answer, Policy, Services, StreamPart
 from ..journal import Finding, Journal, UpkeepProgress, quietly
 from ..limits import ASYNC_WORKERS, TOOL_WORKERS
 from ..replay import ApplyKeywords, Item, JobState, Plan, Progress, Replay, forked
@@ -69,7 +69,7 @@ def performed(
 def planned(
     method: Callable[Concatenate[Replay, P], Plan[ItemT]],
 ) -> Callable[Concatenate[AsyncFace[Replay], P], Coroutine[Any, Any, AsyncPlan[ItemT]]]:
-    """Return an asynchronous method that makes the plan of a blocking one and reads what the plan needs."""
+    """Return an asynchronous method that makes the plan of a blocking one and reads the data that the plan needs."""
 
     @wraps(method)
     async def planning(face: AsyncFace[Replay], /, *args: P.args, **named: P.kwargs) -> AsyncPlan[ItemT]:
@@ -113,9 +113,9 @@ class AsyncLedger(AsyncFace[Ledger]):
         if self._closed:
             return
         self._closed = True
-        aclose = self.ledger.services.aclose
-        if aclose is not None:
-            await aclose()
+        used = self.ledger.services_in_use
+        if used is not None and used.aclose is not None:
+            await used.aclose()
         await self.driver.work(self.ledger.close)
         self._tools.shutdown(wait=False)
         self._pool.shutdown(wait=False)
@@ -142,7 +142,7 @@ class AsyncLedger(AsyncFace[Ledger]):
     async def events(
         self, after: int = 0, types: Sequence[str] = (), key: str | None = None, follow: bool = False
     ) -> AsyncIterator[LoggedEvent]:
-        """See `Ledger.events`: `async for event in ledger.events(…)`. With `follow`, it uses a thread of its own."""
+        """See `Ledger.events`: `async for event in ledger.events(…)`. With `follow`, it uses a separate thread."""
         if not follow:
             events = self.ledger.events(after, types, key)
             while page := await self.driver.work(lambda: list(islice(events, EVENTS_AT_ONCE))):
@@ -189,7 +189,7 @@ class AsyncChat(AsyncFace[Chat]):
 
     def __init__(self, journal: Journal, services: Services, key: str, driver: AsyncDriver) -> None:
         super().__init__(Chat(journal, services, key), driver)
-        self._conversing = Conversing(journal, services, key)
+        self._conversing = self._blocking._conversing
         self.key = key
 
     async def append(

@@ -65,7 +65,7 @@ class Chat:
         """Journal several messages, in the format of Chat Completions, in one commit: all of them or none.
 
         Raises:
-            InvalidMessage: one of them is not valid; nothing was written.
+            InvalidMessage: one of the messages is not valid; nothing was written.
         """
         return self._perform(self._conversing.extend(messages))
 
@@ -73,7 +73,7 @@ class Chat:
         """Answer a question in one exchange: journal it, run, retry, fall back, and journal the answer.
 
         Repeating an idempotency key returns the first answer, or reruns the exchange if it is unanswered. The setting
-        THREADLEDGER_WHILE_RUNNING determines what a second question does while a run is open.
+        THREADLEDGER_WHILE_RUNNING determines what happens to a second question while a run is open.
 
         Raises:
             InvalidMessage, InvalidInput: the question or the key is not valid; nothing was written.
@@ -86,8 +86,8 @@ class Chat:
         """Answer a question like `ask`, but yield the parts of the answer as they arrive.
 
         These are `Delta` and `ToolUse`, `StartedOver` when a run failed and another one starts, and at the end the
-        `Answer`, after it was journaled. Closing the generator early cancels the run; what it had produced is kept in
-        its failure.
+        `Answer`, after it was journaled. Closing the generator early cancels the run; the text received so far is
+        stored in its failure.
 
         Raises:
             The errors of `ask`, at the first part or at a later one.
@@ -97,8 +97,8 @@ class Chat:
     def rerun(self, exchange_id: str, policy: Policy | None = None, *, live: bool = False) -> Answer:
         """Rerun an unanswered exchange. If it already has an answer, return that instead.
 
-        This costs what a run costs; `Ledger.replay` plans it first. A tool call that was answered before is answered
-        from the record, unless `live`.
+        This costs as much as a run; `Ledger.replay` shows a plan first. A tool call with a recorded result gets that
+        result, unless `live` is set.
 
         Raises:
             ConversationBusy: a run is open.
@@ -126,7 +126,7 @@ class Chat:
         self._perform(running.end())
 
     def memory(self, *, last: int | None = None, tokens: int | None = None, at: int | datetime | None = None) -> Memory:
-        """Return what a model is shown: as of a version or time, the newest `last` messages, within about `tokens`."""
+        """Return the memory (what a model sees) as of a version or time, limited to `last` messages and `tokens`."""
         return self._journal.memory(self.key, at, last, tokens)
 
     def events(self, after: int = 0) -> list[e.Event]:
@@ -250,7 +250,7 @@ class OwnRun(_Open):
         """Journal the answer and end the run. The other arguments are what the app knows about its call.
 
         Raises:
-            RunNotOpen: it has already ended.
+            RunNotOpen: the run has already ended.
             InvalidMessage: the text cannot be stored; the run is still open.
         """
         perform(self._running.complete(_completion(text, model, usage, finish_reason, remote_run_id)), self._wait)

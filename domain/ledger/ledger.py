@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .audit import FailureGroups
     from .chat import Chat
 
-# What only some methods need (asking, replay, groups, differences) is imported inside them, so that a command that lists
-# conversations or failures does not load it.
+# Modules that only some methods need (asking, replay, groups, differences) are imported inside them, so that a command
+# that lists conversations or failures does not load them.
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LoggedEvent:
         return e.topic_of(self.event)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the keys of CONTRACT.md; `data` holds all fields, including those with default values."""
+        """Return the JSON object of an event; its `data` holds all fields, including fields with default values."""
         common = e.Event.__dataclass_fields__
         data = {name: value for name, value in vars(self.event).items() if name not in common}
         return {
@@ -84,11 +84,16 @@ class Ledger:
 
     @property
     def services(self) -> Services:
-        """Return what an exchange may call; built when it is first used, and shared by all conversations."""
+        """Return the services of exchanges, which are built on first use and shared by all conversations."""
         with self._building:
             if self._services is None:
                 self._services = self._build_services()
             return self._services
+
+    @property
+    def services_in_use(self) -> Services | None:
+        """Return the services if they were built; None if nothing has needed them so far."""
+        return self._services
 
     def close(self) -> None:
         """Close the database and the connections to the provider."""
@@ -126,7 +131,7 @@ class Ledger:
         """Return facts about one conversation without reading its messages.
 
         Raises:
-            ConversationNotFound: it does not exist.
+            ConversationNotFound: no conversation has this key.
         """
         return self.journal.require(key).state
 
@@ -212,7 +217,7 @@ class Ledger:
         return self.journal.views.summary(by, moment_of(since), moment_of(until))
 
     def health(self) -> list[BackendHealth]:
-        """Return the health of each backend, by name, from the newest ends of its runs in the log.
+        """Return the health of each backend, by name, from the newest outcomes of its runs in the log.
 
         The runs of all processes count. Which backends this process itself skips depends on the failures it has met:
         see `Services.health`.
@@ -254,7 +259,7 @@ class Ledger:
         return Replay(self.journal, self.services)
 
     def memory(self, key: str, at: int | datetime | None = None) -> Memory:
-        """Return what a model is shown of a conversation, as of a version or time; empty if it does not exist."""
+        """Return a conversation's memory (what a model sees), as of a version or time; empty if the key is unknown."""
         return self.journal.memory(key, at)
 
     def diff(self, key: str, before: int | datetime | None = None, after: int | datetime | None = None) -> MemoryDiff:
@@ -264,7 +269,7 @@ class Ledger:
         one, the changes are reported in reverse.
 
         Raises:
-            ConversationNotFound: it does not exist.
+            ConversationNotFound: no conversation has this key.
         """
         from ..memory import diff_memories
 
@@ -282,7 +287,7 @@ class Ledger:
         return self.journal.run(run_id)
 
     def status(self) -> dict[str, Any]:
-        """Return facts about the database: the keys of CONTRACT.md for `db status`."""
+        """Return facts about the database; docs/commands.md lists the keys under `db status`."""
         return self.journal.status() | {"views": self.journal.views.status()}
 
     @property
@@ -323,7 +328,7 @@ class Ledger:
 
         Raises:
             Conflict: the file already exists.
-            StoreUnavailable: it cannot be written.
+            StoreUnavailable: the file cannot be written.
         """
         return self.journal.upkeep.back_up(Path(path), progress)
 
@@ -332,7 +337,7 @@ class Ledger:
 
         Raises:
             Conflict: the database is not empty.
-            StoreError: it cannot be used.
+            StoreError: one of the databases cannot be used.
         """
         return self.journal.upkeep.copy_to(url, progress)
 

@@ -1,4 +1,4 @@
-"""Compute what a model is shown: memory as of a version, within a budget, and its differences."""
+"""Compute memory, the messages that a model sees: as of a version, within a budget, and its differences."""
 
 from typing import TYPE_CHECKING
 

@@ -17,12 +17,14 @@ class Fate(StrEnum):
     """Name the change of a message between two moments."""
 
     SAME = "same"
-    CAME = "came"
-    WENT = "went"
+    ADDED = "came"
+    REMOVED = "went"
     MOVED = "moved"
     """The message is in both memories, at another position relative to the messages that kept their order."""
     DIFFERENT = "different"
     """The message is in both memories, with different content."""
+    CAME = ADDED  # this and the next are names of earlier versions
+    WENT = REMOVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,9 @@ def said(journaled: JournaledMessage) -> str:
     parts = (
         message.content_as_json() if isinstance(message.content, tuple) else [{"type": "text", "text": message.text}]
     )
-    told = [str(part.get("text", f"[{part.get('type')}]")) for part in parts or () if isinstance(part, dict)]
-    told += [f"{call.name}({call.arguments})" for call in message.calls()]
-    return "\n".join(filter(None, told))
+    texts = [str(part.get("text", f"[{part.get('type')}]")) for part in parts or () if isinstance(part, dict)]
+    texts += [f"{call.name}({call.arguments})" for call in message.calls()]
+    return "\n".join(filter(None, texts))
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class MemoryDiff:
 
     @property
     def same(self) -> bool:
-        """Return whether a model was shown the same at both moments."""
+        """Return whether a model would see the same memory at both moments."""
         return not self.changes
 
 
@@ -100,38 +102,38 @@ def diff_memories(key: str, before: Memory, after: Memory, between: Iterable[e.E
     `between` are the events from the older memory to the newer one; they explain why a message was added or removed.
     """
     older, newer = list(before.messages), list(after.messages)
-    stood = {each.message_id: place for place, each in enumerate(older)}
-    stands = {each.message_id: place for place, each in enumerate(newer)}
+    old_places = {each.message_id: place for place, each in enumerate(older)}
+    new_places = {each.message_id: place for place, each in enumerate(newer)}
     kept = _in_order([each.message_id for each in older], [each.message_id for each in newer])
     reasons = _reasons(between, before, after)
     entries: list[MemoryChange] = []
     at = 0
 
-    def went() -> int:
+    def take_removed() -> int:
         """Add the messages removed before the next kept one; return the position reached in the older memory."""
         place = at
         while place < len(older) and older[place].message_id not in kept:
             one, place = older[place], place + 1
-            if one.message_id not in stands:
-                entries.append(MemoryChange(Fate.WENT, one, place, None, reasons.get(one.message_id, "")))
+            if one.message_id not in new_places:
+                entries.append(MemoryChange(Fate.REMOVED, one, place, None, reasons.get(one.message_id, "")))
         return place
 
     for place, one in enumerate(newer, 1):
         message_id = one.message_id
-        at = went() + (message_id in kept)
-        earlier = older[stood[message_id]] if message_id in stood else None
+        at = take_removed() + (message_id in kept)
+        earlier = older[old_places[message_id]] if message_id in old_places else None
         change = _change(earlier, one, message_id in kept)
         reason = reasons.get(message_id, "") if earlier is None else ""
-        place_before = stood[message_id] + 1 if earlier is not None else None
+        place_before = old_places[message_id] + 1 if earlier is not None else None
         changed = earlier if change is Fate.DIFFERENT else None
         entries.append(MemoryChange(change, one, place_before, place, reason, changed))
-    went()
+    take_removed()
     return MemoryDiff(key, before.version, after.version, tuple(entries))
 
 
 def _change(earlier: JournaledMessage | None, one: JournaledMessage, in_order: bool) -> Fate:
     if earlier is None:
-        return Fate.CAME
+        return Fate.ADDED
     if earlier.message != one.message:
         return Fate.DIFFERENT
     return Fate.SAME if in_order else Fate.MOVED
@@ -148,22 +150,22 @@ def _in_order(older: Sequence[str], newer: Sequence[str]) -> set[str]:
 def _reasons(between: Iterable[e.Event], before: Memory, after: Memory) -> dict[str, str]:
     """Return which event made the difference, by message id; the last one counts."""
     ids = {each.message_id: each.version for each in (*before.messages, *after.messages)}
-    told: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for event in between:
         version = event.originator_version
         match event:
             case e.MessageJournaled():
-                told[event.message_id] = f"journaled at version {version}"
+                reasons[event.message_id] = f"journaled at version {version}"
             case e.MessageRetracted():
-                told[event.message_id] = _because(f"retracted at version {version}", event.reason)
+                reasons[event.message_id] = _because(f"retracted at version {version}", event.reason)
             case e.RerunAccepted(superseded_message_id=str(superseded)):
-                told[superseded] = f"superseded at version {version}: run {event.run_id} answers in its place"
+                reasons[superseded] = f"superseded at version {version}: run {event.run_id} answers in its place"
             case e.MemoryCleared():
                 why = _because(f"memory was cleared at version {version}", event.reason)
-                told |= {each: why for each, at in ids.items() if at <= event.up_to_version}
+                reasons |= {each: why for each, at in ids.items() if at <= event.up_to_version}
             case _:
                 pass
-    return told
+    return reasons
 
 
 def _because(what: str, reason: str) -> str:

@@ -1,7 +1,7 @@
-"""Build memory, which is what a model is shown: a pure fold over a conversation's events, as of a version or time.
+"""Build memory, the messages that a model sees: a pure fold over a conversation's events, as of a version or time.
 
 The data is never changed. Providers reject a tool call without a result, a result whose call is not in view, and a late
-result: the view corrects these (see `mend_tool_calls`). A view can be limited to a budget.
+result: the view corrects these (see `pair_tool_calls`). A view can be limited to a budget.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from .order import in_place
 class Memory:
     """Represent the messages in view, oldest first.
 
-    `version` is that of the last event folded; `rule` describes how the view was limited.
+    `version` is the version of the last folded event; `rule` describes how the view was limited.
     """
 
     messages: tuple[JournaledMessage, ...] = ()
     version: int = 0
     rule: str = "all"
     run_threads: Mapping[str, str] = field(default_factory=dict)
-    """run id → the thread in which the run took place; the thread's run steps hold its tool calls"""
+    """Thread in which a run took place, by run id; the thread's run steps contain the run's tool calls."""
     run_marks: Mapping[str, int] = field(default_factory=dict)
-    """run id → version up to which that thread held the journal when the run answered in it"""
+    """Journal version that the thread contained when a run answered in it, by run id."""
 
     def window(self, last: int | None = None, tokens: int | None = None) -> Memory:
         """Return the newest messages: at most `last` of them, within about `tokens`.
@@ -79,19 +79,21 @@ class Memory:
                 break
         return self if end == len(self.messages) else replace(self, messages=self.messages[:end])
 
-    def mended(self) -> tuple[JournaledMessage, ...]:
+    def paired(self) -> tuple[JournaledMessage, ...]:
         """Return the messages as providers accept them, with their places: tool calls and results are paired."""
-        return mend_tool_calls([each for each in self.messages if each.message.role is not Role.UNKNOWN])
+        return pair_tool_calls([each for each in self.messages if each.message.role is not Role.UNKNOWN])
+
+    mended = paired  # its name in earlier versions
 
     def in_thread(self, thread_id: str | None) -> tuple[JournaledMessage, ...]:
         """Return the messages as providers accept them, in the order in which a thread holds them.
 
         Messages that were journaled while a run answered in the thread follow the run's own messages there. For another
-        thread, or for None, the order is that of the journal.
+        thread, or for None, the order of the journal is used.
         """
         marks = {run: mark for run, mark in self.run_marks.items() if self.run_threads.get(run) == thread_id}
         if thread_id is None or not marks:
-            return self.mended()
+            return self.paired()
         placed: list[JournaledMessage] = []
         for each in self.messages:
             mark = marks.get(each.run_id or "")
@@ -101,7 +103,7 @@ class Memory:
                     break
                 index -= 1
             placed.insert(index, each)
-        return replace(self, messages=tuple(placed)).mended()
+        return replace(self, messages=tuple(placed)).paired()
 
     def ran_in(self, message: JournaledMessage, thread_id: str | None) -> bool:
         """Return whether the run that produced a message took place in this thread."""
@@ -109,7 +111,7 @@ class Memory:
 
     def shown(self) -> tuple[Message, ...]:
         """Return the messages as a provider accepts them."""
-        return tuple(each.message for each in self.mended())
+        return tuple(each.message for each in self.paired())
 
     def as_chat_messages(self) -> list[dict[str, Any]]:
         """Return the `messages` of a Chat Completions request."""
@@ -147,7 +149,7 @@ class MemoryFold:
         self.gone: dict[str, JournaledMessage] = {}
         """Messages that left memory; their positions are still needed."""
         self.behind: dict[str, str] = {}
-        """message id → id of the message that it was placed behind"""
+        """Id of the message that a message was placed behind, by message id."""
         self.run_threads: dict[str, str] = {}
         self.run_marks: dict[str, int] = {}
 
@@ -278,14 +280,14 @@ def _first_within(messages: Sequence[JournaledMessage], tokens: int) -> int:
 NO_RESULT = "[no result of this call was recorded]"
 
 
-def mend_tool_calls(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
+def pair_tool_calls(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
     """Return the messages with every tool call answered once, directly after the message that made it."""
     if not any(each.message.calls() or each.message.role is Role.TOOL for each in messages):
         return tuple(messages)
-    return tuple(_mended(messages, _results_by_call(messages)))
+    return tuple(_paired(messages, _results_by_call(messages)))
 
 
-def _mended(
+def _paired(
     messages: Sequence[JournaledMessage], results: dict[tuple[int, str], JournaledMessage]
 ) -> Iterator[JournaledMessage]:
     for index, each in enumerate(messages):

@@ -52,8 +52,8 @@ def fork(
     if isinstance(at, int) and not 1 <= at <= parent.version:
         raise InvalidInput(f"{key!r} has versions 1 to {parent.version}: there is no version {at} to fork")
     if memory.version == 0:
-        raise InvalidInput(f"{key!r} had not begun at that time: give a later one")
-    taken = f"there is a conversation {new_key!r} already: give the fork another key"
+        raise InvalidInput(f"{key!r} did not exist yet at that time: pass a later time")
+    taken = f"the conversation {new_key!r} already exists: choose another key for the fork"
     if new_key == key or journal.load(new_key) is not None:
         raise Conflict(taken)
     conversation = Conversation.start(new_key, _metadata(journal, key), key, memory.version)
@@ -99,7 +99,7 @@ def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -
     question = _question(memory, asked_in) if asked_in is not None else None
     own = new_id()
     for each in memory.messages:
-        # Exchanges and runs remain the parent's; the exchange that is answered again here gets an id of its own.
+        # Exchanges and runs remain the parent's; the exchange that is answered again here gets a new id.
         is_open_here = question is not None and (each is question or each.exchange_id == asked_in)
         conversation.journal(
             each.message,

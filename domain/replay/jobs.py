@@ -5,7 +5,7 @@
     JobItemsEnded …       the outcomes of its items
     JobCancelled          it is not resumed
 
-Which worker has which item at the moment is noted outside the log (`ports.JobClaims`).
+The current claims of workers on items are stored outside the event log (`ports.JobClaims`).
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Jobs:
 
         Raises:
             JobNotFound: no such job.
-            Conflict: it is done, or cancelled already.
+            Conflict: the job is done or already cancelled.
         """
         job = self.get(job_id)
         if job.state in {"done", "cancelled"}:

@@ -21,11 +21,29 @@ from itertools import chain, islice
 from queue import SimpleQueue
 from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar, Unpack
 
+from ..conversation import events as e
 from ..effects import AsyncDriver, Call, Effect, Effects, Emit, Pause, Wait, attended, stream, work
 from ..errors import Conflict, InvalidInput
 from ..ids import now
+from ..journal import Journal
 from ..limits import JOB_BLOCK_ITEMS_MAX, JOB_CLAIM_SECONDS, JOB_WORKERS_MAX
 from .jobs import Jobs, JobState
+
+CHANGED = "changed since the plan: plan again"
+"""Reason for skipping an item whose conversation has changed since the plan."""
+
+ABOUT_THREADS = (e.ThreadLinked, e.ThreadLost, e.ThreadRebuilt, e.ThreadReconciled)
+
+
+def has_changed(
+    journal: Journal, key: str, version: int, apart_from: Callable[[e.Event], bool] = lambda event: False
+) -> bool:
+    """Return whether a conversation has changed after a version, apart from its threads and from certain events.
+
+    Events about threads do not count, because an interrupted plan may itself have linked or lost a thread.
+    """
+    events = journal.history(key, after=version)
+    return any(not isinstance(event, ABOUT_THREADS) and not apart_from(event) for event in events)
 
 
 class Item(Protocol):
@@ -69,7 +87,7 @@ class ApplyOptions:
     rps: float | None = None
     """Maximum requests to the provider per second."""
     stop: Callable[[], bool] = lambda: False
-    """Called between items; once it returns true, no further item is started, and `resume` continues later."""
+    """Function called between items; once it returns true, no further item is started, and `resume` continues later."""
     max_runs: int | None = None
     """For a rerun: maximum number of runs."""
     max_cost: float | None = None
@@ -94,12 +112,11 @@ class Plan(ABC, Generic[T]):
     kind: ClassVar[str]
     """One of `rebuild`, `rerun` and `reconcile`."""
     block: ClassVar[int] = JOB_BLOCK_ITEMS_MAX
-    """Number of items that a worker claims at once, which is also how many a killed worker leaves to be checked
-    again."""
+    """Number of items that a worker claims at once. If a worker is killed, at most this many are checked again."""
 
     def __init__(self, jobs: Jobs, wait: Wait) -> None:
         self.job: JobState | None = None
-        """The job that this plan became when it was applied, as of its last stop; None before."""
+        """Job that runs this plan, as of its last stop; None before the plan is applied."""
         self.stopped_by_limit = False
         self._jobs = jobs
         self._wait = wait
@@ -185,7 +202,7 @@ class Plan(ABC, Generic[T]):
         """Resume the plan where it stopped, and retry failed items. Accepts the same arguments as `apply`.
 
         Raises:
-            Conflict: it was never applied, or its job was cancelled.
+            Conflict: the plan was never applied, or its job was cancelled.
         """
         self.require_job()
         return self.apply(progress, **how)
@@ -248,17 +265,17 @@ def _performed(run: JobRun[T], workers: int, wait: Wait) -> Iterator[Ended[T]]:
     if workers == 1:
         yield from (part for part in stream(run.worker(), wait) if isinstance(part, Ended))
         return
-    told: SimpleQueue[Ended[T] | BaseException | None] = SimpleQueue()
+    results: SimpleQueue[Ended[T] | BaseException | None] = SimpleQueue()
 
     def work() -> None:
         try:
             for part in stream(run.worker(), wait):
                 if isinstance(part, Ended):
-                    told.put(part)
-            told.put(None)
+                    results.put(part)
+            results.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where the items are yielded
             run.stop()
-            told.put(error)
+            results.put(error)
 
     threads = [threading.Thread(target=work, name=f"threadledger-job-{n}", daemon=True) for n in range(workers)]
     errors: list[BaseException] = []
@@ -267,7 +284,7 @@ def _performed(run: JobRun[T], workers: int, wait: Wait) -> Iterator[Ended[T]]:
             thread.start()
         at_work = workers
         while at_work:
-            part = told.get()
+            part = results.get()
             if isinstance(part, Ended):
                 yield part
             else:
@@ -283,24 +300,24 @@ def _performed(run: JobRun[T], workers: int, wait: Wait) -> Iterator[Ended[T]]:
 
 async def _awaited(run: JobRun[T], workers: int, driver: AsyncDriver) -> AsyncGenerator[Ended[T], None]:
     """Yield each item as it ends; the workers are tasks."""
-    told: asyncio.Queue[Ended[T] | None] = asyncio.Queue()
+    results: asyncio.Queue[Ended[T] | None] = asyncio.Queue()
 
     async def work() -> None:
         try:
             async for part in driver.stream(run.worker()):
                 if isinstance(part, Ended):
-                    told.put_nowait(part)
+                    results.put_nowait(part)
         except BaseException:
             run.stop()
             raise
         finally:
-            told.put_nowait(None)
+            results.put_nowait(None)
 
     tasks = [asyncio.create_task(work()) for _ in range(workers)]
     try:
         at_work = workers
         while at_work:
-            part = await told.get()
+            part = await results.get()
             if part is None:
                 at_work -= 1
             else:

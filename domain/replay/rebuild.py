@@ -2,7 +2,7 @@
 
 This never calls a model: nothing here can reach a backend.
 
-A rebuild to a file writes the memory of conversations, one line of JSON each, as `import` reads it. A plan notes the
+A rebuild to a file writes the memory of conversations, one line of JSON each, as `import` reads it. A plan records the
 version of each conversation, and applying it checks for later changes.
 """
 
@@ -37,10 +37,13 @@ from ..threads import (
     retried,
 )
 from .jobs import Jobs, JobState
-from .plan import ApplyKeywords, ApplyOptions, Plan, Progress
+from .plan import CHANGED, ApplyKeywords, ApplyOptions, Plan, Progress, has_changed
+
+EQUAL = "the thread equals the journal"
+"""Reason for skipping an item whose thread needs no repair."""
 
 READ_BACK_ATTEMPTS_MAX = 3
-"""Maximum reads of a thread that differs from what was written, where one of our writes may have landed late."""
+"""Maximum reads of a new thread: it is read again while it differs from the journal and has unconfirmed writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +64,19 @@ class RebuildItem:
     reason: str = ""
     requests: int = 0
     """Number of requests that a plan expects it to need."""
+    kind: str = ""
+    """Why the item is skipped: `changed` since the plan, or `empty`; empty text if there is another reason or none."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the keys of CONTRACT.md."""
-        left_out = {"version", "requests"}
+        """Return the JSON object of the item; docs/commands.md lists the keys under `replay rebuild`."""
+        left_out = {"version", "requests", "kind"}
         found = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
         return found | {"losses": dict(self.losses)}
 
 
 @dataclass(frozen=True)
 class _RebuildLook:
-    """Hold what a rebuild finds for a conversation."""
+    """Hold the data that the rebuild of one conversation needs."""
 
     item: RebuildItem
     rendering: Rendering
@@ -79,27 +84,24 @@ class _RebuildLook:
     unfinished: str | None = None
     """Thread that an earlier attempt at the same memory had started to write."""
     rebuilt: bool = False
-    """Whether an earlier attempt at this very item had already linked the new thread."""
+    """Whether an earlier attempt at this item had already linked the new thread."""
 
 
-class Threads:
+class Rebuilder:
     """Rewrite the threads of a ledger."""
 
-    def __init__(
-        self, journal: Journal, mirrors: Mapping[str, ThreadMirror], outbox: ThreadOutbox | None, verifier: Verifier
-    ) -> None:
+    def __init__(self, journal: Journal, outbox: ThreadOutbox | None, verifier: Verifier) -> None:
         self._journal = journal
-        self._mirrors = mirrors
         self._outbox = outbox
         self._verifier = verifier
 
     def plan(self, key: str, to: str, at: int | datetime | None = None) -> RebuildItem:
-        """Return what a rebuild of one conversation would write. Nothing is sent.
+        """Return the planned item of one conversation. Nothing is sent.
 
         Raises:
             ConversationNotFound, InvalidInput: no such conversation or kind of thread.
         """
-        return self._looked(key, to, at).item
+        return self._rendered(key, to, at).item
 
     def rebuilding(
         self, key: str, to: str, version: int, at: int | datetime | None = None, fresh: bool = False
@@ -119,9 +121,9 @@ class Threads:
 
     def _look(self, planned: RebuildItem, at: int | datetime | None) -> _RebuildLook:
         key, to = planned.key, planned.backend
-        if at is None and moved_on(self._journal, key, planned.version):
-            return _RebuildLook(replace(planned, state="skipped", reason=CHANGED), Rendering(()))
-        look = self._looked(key, to, at)
+        if at is None and has_changed(self._journal, key, planned.version):
+            return _RebuildLook(replace(planned, state="skipped", reason=CHANGED, kind="changed"), Rendering(()))
+        look = self._rendered(key, to, at)
         unfinished = self._outbox.unfinished(key, to, look.item.digest) if self._outbox is not None else None
         since = self._journal.history(key, after=planned.version) if look.item.version > planned.version else ()
         digest_now = look.item.digest
@@ -130,7 +132,7 @@ class Threads:
         )
         return replace(look, unfinished=unfinished, rebuilt=rebuilt)
 
-    def _looked(self, key: str, to: str, at: int | datetime | None) -> _RebuildLook:
+    def _rendered(self, key: str, to: str, at: int | datetime | None) -> _RebuildLook:
         link = self._journal.require(key).state.links.get(to)
         rendering, version = self._verifier.render(key, to, at)
         count = len(rendering.items)
@@ -144,6 +146,7 @@ class Threads:
             digest=digest(rendering.items),
             state="planned" if count else "skipped",
             reason="" if count else "nothing to write",
+            kind="" if count else "empty",
             requests=self._requests(to, count, linked=link is not None and not link.lost),
         )
         return _RebuildLook(item, rendering, link)
@@ -152,12 +155,12 @@ class Threads:
         item = look.item
         if item.state == "skipped":
             return item
-        mirror = self._mirrors[item.backend]
+        mirror = self._verifier.reach(item.backend)
         if (look.rebuilt or not fresh) and (yield from self._is_sound(look, mirror)):
             found = replace(item, thread_id=item.old_thread_id, verified=True)
             if look.rebuilt:
                 return replace(found, state="done", reason="written and linked by an earlier attempt")
-            return replace(found, state="skipped", reason="the thread equals the journal")
+            return replace(found, state="skipped", reason=EQUAL)
         thread_id, delivered = yield from self._written(look, mirror)
         thread, delivered = yield from self._read_back(mirror, thread_id, look, delivered)
         written = replace(item, thread_id=thread_id, sent=delivered.sent, verified=digest(thread) == item.digest)
@@ -188,7 +191,7 @@ class Threads:
     def _read_back(
         self, mirror: ThreadMirror, thread_id: str, look: _RebuildLook, delivered: Delivered
     ) -> Effects[tuple[Sequence[ThreadItem], Delivered]]:
-        """Return all entries of the thread, after deleting our copies that landed late in the meantime."""
+        """Return all entries of the thread, after deleting late copies of our messages."""
         sent = delivered.sent
         thread = yield from retried(lambda: mirror.read(thread_id))
         for _ in range(READ_BACK_ATTEMPTS_MAX - 1):
@@ -248,7 +251,7 @@ class Threads:
         """Estimate the number of requests: read the linked thread, create a new one, write it and read it back."""
         if not items:
             return 0
-        mirror = self._mirrors[to]
+        mirror = self._verifier.reach(to)
         pages = -(-items // mirror.page)
         return 1 + -(-items // mirror.batch) + pages * (2 if linked else 1)
 
@@ -256,8 +259,7 @@ class Threads:
 class RebuildPlan(Plan[RebuildItem]):
     """Plan to rewrite threads.
 
-    `planned` yields what is planned, one conversation at a time: a plan over a whole ledger keeps only keys and
-    versions.
+    `planned` yields the items one at a time: a plan for a whole ledger keeps only keys and versions.
     """
 
     kind = "rebuild"
@@ -266,7 +268,7 @@ class RebuildPlan(Plan[RebuildItem]):
         self,
         jobs: Jobs,
         wait: Wait,
-        threads: Threads,
+        rebuilder: Rebuilder,
         pinned: Sequence[tuple[str, int]],
         to: str,
         at: int | datetime | None = None,
@@ -277,7 +279,7 @@ class RebuildPlan(Plan[RebuildItem]):
         self.to = to
         self.at = at
         self.fresh = fresh
-        self._threads = threads
+        self._rebuilder = rebuilder
         self._pinned = pinned
 
     def __len__(self) -> int:
@@ -285,7 +287,7 @@ class RebuildPlan(Plan[RebuildItem]):
 
     def planned(self) -> Iterator[RebuildItem]:
         """Yield what is planned, one conversation at a time."""
-        return (self._threads.plan(key, self.to, self.at) for key, _ in self._pinned)
+        return (self._rebuilder.plan(key, self.to, self.at) for key, _ in self._pinned)
 
     def options(self) -> dict[str, Any]:
         at = to_iso(self.at) if isinstance(self.at, datetime) else self.at
@@ -295,7 +297,7 @@ class RebuildPlan(Plan[RebuildItem]):
         return ({"key": key, "version": version} for key, version in self._pinned)
 
     def step(self, pin: Mapping[str, Any]) -> Effects[RebuildItem]:
-        return self._threads.rebuilding(pin["key"], self.to, pin["version"], self.at, self.fresh)
+        return self._rebuilder.rebuilding(pin["key"], self.to, pin["version"], self.at, self.fresh)
 
 
 def at_in(options: Mapping[str, Any]) -> int | datetime | None:
@@ -305,12 +307,12 @@ def at_in(options: Mapping[str, Any]) -> int | datetime | None:
 
 
 BACKEND = "file"
-"""Value used where other rebuilds name the kind of thread."""
+"""Value of an item's `backend` in a rebuild to a file, instead of a kind of thread."""
 
 
 # This is not a job: no file appears before it is complete, and the same input gives the same file.
 class FileRebuildPlan:
-    """Plan to write the memory of conversations to one file. The names are those of `RebuildPlan`."""
+    """Plan to write the memory of conversations to one file. It has the same methods as `RebuildPlan`."""
 
     kind = "rebuild"
     job: JobState | None = None
@@ -335,7 +337,7 @@ class FileRebuildPlan:
 
     @property
     def items(self) -> list[RebuildItem]:
-        """Return what is planned for each conversation."""
+        """Return the planned item of each conversation."""
         return list(self.planned())
 
     def planned(self) -> Iterator[RebuildItem]:
@@ -348,7 +350,7 @@ class FileRebuildPlan:
         A file is written by one worker and without requests: of the options, only `stop` matters.
 
         Raises:
-            FileMissing: it cannot be written.
+            FileMissing: the file cannot be written.
             StoreError: what was read back differs from what was written; an existing file is kept.
         """
         items = []
@@ -373,8 +375,8 @@ class FileRebuildPlan:
             for key, version in self._pinned:
                 if stop():
                     return
-                if self._at is None and moved_on(self._journal, key, version):
-                    left_out.append(RebuildItem(key, BACKEND, version, state="skipped", reason=CHANGED))
+                if self._at is None and has_changed(self._journal, key, version):
+                    left_out.append(RebuildItem(key, BACKEND, version, state="skipped", reason=CHANGED, kind="changed"))
                     continue
                 messages = self._messages(key)
                 written[key] = self._file.digest(messages)
@@ -404,17 +406,3 @@ class FileRebuildPlan:
 
     def _messages(self, key: str) -> list[dict[str, Any]]:
         return [each.message.as_chat_message() for each in self._journal.memory(key, self._at).messages]
-
-
-CHANGED = "changed since the plan: plan again"
-"""Reason for skipping an item whose conversation has changed since the plan."""
-
-ABOUT_THREADS = (e.ThreadLinked, e.ThreadLost, e.ThreadRebuilt, e.ThreadReconciled)
-
-
-def moved_on(journal: Journal, key: str, version: int) -> bool:
-    """Return whether a conversation has changed after a version, apart from its threads.
-
-    Events about threads do not count, because an interrupted rebuild may itself have linked or lost a thread.
-    """
-    return any(not isinstance(event, ABOUT_THREADS) for event in journal.history(key, after=version))

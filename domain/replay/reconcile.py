@@ -19,7 +19,6 @@ from ..conversation import events as e
 from ..conversation.messages import Source
 from ..effects import Effects, Wait, perform, work
 from ..errors import Conflict, ConversationBusy, ConversationChanged, ProviderRefused, ThreadledgerError
-from ..exchange import Services
 from ..failures import Cause, diagnose
 from ..ids import now
 from ..journal import Journal
@@ -28,6 +27,7 @@ from ..threads import (
     Comparison,
     Drift,
     ThreadItem,
+    ThreadOutbox,
     ThreadState,
     Verification,
     Verifier,
@@ -38,8 +38,8 @@ from ..threads import (
     retried,
 )
 from .jobs import Jobs
-from .plan import Plan
-from .rebuild import ABOUT_THREADS, CHANGED, RebuildItem, Threads
+from .plan import CHANGED, Plan, has_changed
+from .rebuild import EQUAL, Rebuilder, RebuildItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class ReconcileItem:
     extra: int = 0
     different: int = 0
     foreign: int = 0
-    """Number of the thread's foreign entries, which are among the extra and the different ones."""
+    """Number of foreign entries in the thread; they are also counted in `extra` or `different`."""
     sent: int = 0
     adopted: int = 0
     """Number of messages that were journaled as adopted."""
@@ -100,7 +100,7 @@ class ReconcilePlan(Plan[ReconcileItem]):
         return len(self._places)
 
     def planned(self) -> Iterator[ReconcileItem]:
-        """Yield what is planned, one thread at a time; after the last one, the plan keeps them as its `items`."""
+        """Yield the planned items, one thread at a time; after the last one, the plan keeps them as its `items`."""
         found = []
         for planning in self._plannings():
             found.append(perform(planning, self._wait))
@@ -108,7 +108,7 @@ class ReconcilePlan(Plan[ReconcileItem]):
         self._items = found
 
     def read(self) -> Effects[None]:
-        """Read the threads and keep what is planned as the plan's `items`."""
+        """Read the threads and keep the planned items as the plan's `items`."""
         found = []
         for planning in self._plannings():
             found.append((yield from planning))
@@ -160,14 +160,14 @@ class _ReconcileLook:
 class Reconciler:
     """Compare the threads of a ledger with the journal and repair them."""
 
-    def __init__(self, journal: Journal, services: Services, verifier: Verifier, threads: Threads) -> None:
+    def __init__(self, journal: Journal, outbox: ThreadOutbox | None, verifier: Verifier, rebuilder: Rebuilder) -> None:
         self._journal = journal
-        self._services = services
+        self._outbox = outbox
         self._verifier = verifier
-        self._threads = threads
+        self._rebuilder = rebuilder
 
     def planning(self, key: str, to: str, adopt: bool) -> Effects[ReconcileItem]:
-        """Return what would be done to one thread. It is read, and nothing is written.
+        """Read one thread and return its planned repair. Nothing is written.
 
         Provider failures are reported in the item, never raised.
 
@@ -190,82 +190,81 @@ class Reconciler:
 
     def step(self, pin: Mapping[str, Any], adopt: bool) -> Effects[ReconcileItem]:
         """Repair one thread of a plan. Provider failures and conflicts are reported in the item, never raised."""
-        mending = _Mending(self._journal, ReconcileItem(pin["key"], pin["backend"], pin["version"]), adopt)
+        repair = _Repair(self._journal, ReconcileItem(pin["key"], pin["backend"], pin["version"]), adopt)
         try:
-            yield from self._mended(mending)
+            yield from self._repair_thread(repair)
         except ThreadledgerError as error:
-            return stopped(mending.item, error)
-        return mending.item
+            return stopped(repair.item, error)
+        return repair.item
 
-    def _mended(self, mending: _Mending) -> Effects[None]:
-        key, to = mending.item.key, mending.item.backend
-        if (yield from work(partial(self._usable_thread, mending))) is None or not (yield from self._in_place(mending)):
+    def _repair_thread(self, repair: _Repair) -> Effects[None]:
+        key, to = repair.item.key, repair.item.backend
+        if (yield from work(partial(self._usable_thread, repair))) is None or not (yield from self._in_place(repair)):
             found = yield from retried(lambda: self._verifier.reading(key, to))
             if found.thread is not None:
                 raise ConversationChanged("another thread was linked in the meantime: plan again")
-            mending.item = without_thread(mending.item, found.verification)
-        if "rebuild" in mending.item.action and mending.item.state == "planned":
-            yield from self._written_anew(mending)
-        mending.end()
-        item = mending.item
-        if self._services.outbox is not None and (item.adopted or item.new_thread_id):
-            yield from self._services.outbox.send_missing(self._journal, key)  # new messages, and the other threads
+            repair.item = without_thread(repair.item, found.verification)
+        if "rebuild" in repair.item.action and repair.item.state == "planned":
+            yield from self._rewrite_thread(repair)
+        repair.end()
+        item = repair.item
+        if self._outbox is not None and (item.adopted or item.new_thread_id):
+            yield from self._outbox.send_missing(self._journal, key)  # new messages, and the other threads
 
-    def _usable_thread(self, mending: _Mending) -> str | None:
+    def _usable_thread(self, repair: _Repair) -> str | None:
         """Return the id of the linked thread, or None if there is no thread that can be repaired.
 
         Raises:
             ConversationChanged: the conversation has changed since the plan.
             ConversationBusy: a run is open, or an exchange is being answered.
         """
-        item = mending.item
+        item = repair.item
         state = self._journal.require(item.key).state
-        since = self._journal.history(item.key, after=item.version)
-        if not all(isinstance(event, ABOUT_THREADS) or _is_adoption(event) for event in since):
+        if has_changed(self._journal, item.key, item.version, _is_adoption):
             raise ConversationChanged(CHANGED)
         _refuse_while_running(state)
         link = state.links.get(item.backend)
         if link is None or link.lost or link.endpoint != self._verifier.reach(item.backend).endpoint:
             return None
-        mending.item = replace(item, thread_id=link.thread_id)
+        repair.item = replace(item, thread_id=link.thread_id)
         return link.thread_id
 
-    def _in_place(self, mending: _Mending) -> Effects[bool]:
+    def _in_place(self, repair: _Repair) -> Effects[bool]:
         """Repair the linked thread as far as possible, and return whether it exists."""
-        outbox, item = self._services.outbox, mending.item
+        outbox, item = self._outbox, repair.item
         if outbox is None:
             raise Conflict("this ledger does not write to threads: open it with an outbox")
-        mend = partial(self._shown, mending)
+        decide = partial(self._shown, repair)
         try:
-            delivered = yield from outbox.catch_up(self._journal, item.key, item.backend, mend)
+            delivered = yield from outbox.catch_up(self._journal, item.key, item.backend, decide)
         except ProviderRefused as refused:
             if diagnose(refused.failure) is not Cause.THREAD_MISSING:
                 raise
             return False
-        mending.item = replace(mending.item, sent=delivered.sent, deleted=len(delivered.deleted))
+        repair.item = replace(repair.item, sent=delivered.sent, deleted=len(delivered.deleted))
         if delivered.sent:
-            yield from work(partial(mending.record, sent=delivered.sent))
+            yield from work(partial(repair.record, sent=delivered.sent))
         return True
 
-    def _shown(self, mending: _Mending, thread: Sequence[ThreadItem]) -> Effects[bool]:
-        """Decide what to do with a thread, and journal what is to be adopted.
+    def _shown(self, repair: _Repair, thread: Sequence[ThreadItem]) -> Effects[bool]:
+        """Decide how to repair a thread, and journal its foreign entries if they are adopted.
 
         Returns whether missing entries can be sent to the thread. No other process of this ledger writes to the thread
         at this moment.
         """
-        item = mending.item
+        item = repair.item
         for _ in range(LOOKS_MAX):
             look = yield from work(partial(self._look, item.key, item.backend, item.thread_id, thread))
-            mending.looked(look)
-            if not (mending.adopt and look.drift.foreign) or mending.item.state != "planned":
-                return "rebuild" not in mending.item.action and not mending.item.in_the_way
-            yield from work(partial(mending.adopt_foreign, look))
+            repair.update(look)
+            if not (repair.adopt and look.drift.foreign) or repair.item.state != "planned":
+                return "rebuild" not in repair.item.action and not repair.item.in_the_way
+            yield from work(partial(repair.adopt_foreign, look))
         raise ConversationChanged("other writers constantly change the conversation: try again")
 
     def _look(self, key: str, to: str, thread_id: str | None, thread: Sequence[ThreadItem]) -> _ReconcileLook:
-        """Compare a thread with the journal, which is read after the thread.
+        """Compare a thread with the journal.
 
-        At that moment, all our entries that the thread can show are journaled, unless a run is open.
+        The thread is read first, so that every entry of this ledger in it is already journaled, unless a run is open.
 
         Raises:
             ConversationBusy: a run is open, or an exchange is being answered.
@@ -281,23 +280,23 @@ class Reconciler:
             drift = drift_of(journal, thread, replace(ours, withdrawn=withdrawn.items))
         return _ReconcileLook(journal, thread, drift, state.version)
 
-    def _written_anew(self, mending: _Mending) -> Effects[None]:
-        item = mending.item
-        rebuilt = RebuildItem(item.key, item.backend, state="skipped", reason=CHANGED)
+    def _rewrite_thread(self, repair: _Repair) -> Effects[None]:
+        item = repair.item
+        rebuilt = RebuildItem(item.key, item.backend, state="skipped", reason=CHANGED, kind="changed")
         for _ in range(LOOKS_MAX):
             version = (yield from work(lambda: self._journal.require(item.key))).version
-            rebuilt = yield from self._threads.rebuilding(item.key, item.backend, version, fresh=True)
-            if rebuilt.reason != CHANGED:
+            rebuilt = yield from self._rebuilder.rebuilding(item.key, item.backend, version, fresh=True)
+            if rebuilt.kind != "changed":
                 break
         if rebuilt.state == "done":
-            sent = mending.item.sent + rebuilt.sent
-            mending.item = replace(mending.item, new_thread_id=rebuilt.thread_id, sent=sent, state="done")
+            sent = repair.item.sent + rebuilt.sent
+            repair.item = replace(repair.item, new_thread_id=rebuilt.thread_id, sent=sent, state="done")
         else:
-            in_the_way = rebuilt.state == "skipped" and rebuilt.reason != NOTHING_TO_WRITE
-            mending.item = replace(item, state=rebuilt.state, reason=rebuilt.reason, in_the_way=in_the_way)
+            in_the_way = rebuilt.state == "skipped" and rebuilt.kind != "empty"
+            repair.item = replace(item, state=rebuilt.state, reason=rebuilt.reason, in_the_way=in_the_way)
 
 
-class _Mending:
+class _Repair:
     """Hold one thread while it is being repaired."""
 
     def __init__(self, journal: Journal, item: ReconcileItem, adopt: bool) -> None:
@@ -305,8 +304,8 @@ class _Mending:
         self.adopt = adopt
         self._journal = journal
 
-    def looked(self, look: _ReconcileLook) -> None:
-        """Update the item after a comparison: the first one decides what to do, a later one what is left of that."""
+    def update(self, look: _ReconcileLook) -> None:
+        """Update the item after a comparison: the first one decides the repair, a later one its remaining steps."""
         if self.item.adopted:
             self.item = decided_again(self.item, look.drift)
         else:
@@ -370,9 +369,7 @@ def _refuse_while_running(state: ConversationState) -> None:
             raise ConversationBusy(f"exchange {exchange_id} is being answered: try again when it has ended")
 
 
-NOTHING_TO_WRITE = "nothing to write"
-EQUAL = "the thread equals the journal"
-LEFT = "left in the thread: --adopt journals it, replay rebuild --fresh writes a thread without it"
+LEFT = "kept in the thread: --adopt journals it, replay rebuild --fresh writes a thread without it"
 
 
 def decided(
@@ -384,7 +381,7 @@ def decided(
     *,
     adopt: bool,
 ) -> ReconcileItem:
-    """Return the item with what to do to a thread that was read.
+    """Return the item with the repair that a thread needs.
 
     This sets the counts of differences, the action and the reason.
     """
@@ -403,18 +400,18 @@ def decided(
 
 
 def decided_again(item: ReconcileItem, drift: Drift) -> ReconcileItem:
-    """Return the item with what is left to do after foreign entries were journaled."""
+    """Return the item with the remaining steps after foreign entries were journaled."""
     broken = bool(drift.moved or drift.stale or drift.unfit)
     left = ["rebuild"] if broken else ["send"] if drift.lacking else []
     return replace(item, action="+".join(["adopt", *left]))
 
 
 def without_thread(item: ReconcileItem, verification: Verification) -> ReconcileItem:
-    """Return the item with what to do if there is no thread that can be read."""
+    """Return the item with the repair if no thread can be read."""
     found = verification.found
     item = replace(item, thread_id=verification.thread_id, missing=found.missing)
     if not found.journal:
-        return replace(item, state="skipped", reason=NOTHING_TO_WRITE)
+        return replace(item, state="skipped", reason="nothing to write")
     state = "the thread is gone" if found.state is ThreadState.GONE else "no thread is linked here"
     reason = f"{state} ({verification.reason})" if verification.reason else state
     return replace(item, action="rebuild", state="planned", reason=reason)
@@ -429,22 +426,24 @@ def stopped(item: ReconcileItem, error: ThreadledgerError) -> ReconcileItem:
 
 
 def _reasons(drift: Drift, *, adopt: bool, broken: bool) -> list[str]:
-    told = []
+    reasons = []
     if drift.moved:
-        told.append(f"{_entries(drift.moved)} out of place")
+        reasons.append(f"{_entries(drift.moved)} out of place")
     if drift.stale:
-        told.append(f"{_entries(drift.stale)} from this ledger that the journal shows differently or no longer")
+        reasons.append(
+            f"{_entries(drift.stale)} from this ledger that the journal no longer contains, or contains differently"
+        )
     if drift.lacking:
-        told.append(f"{_entries(drift.lacking)} missing")
+        reasons.append(f"{_entries(drift.lacking)} missing")
     if adopt and drift.foreign:
         amid = " between those of the journal" if broken and not (drift.moved or drift.stale or drift.unfit) else ""
-        told.append(f"{_entries(len(drift.foreign), 'foreign ')}{amid}")
+        reasons.append(f"{_entries(len(drift.foreign), 'foreign ')}{amid}")
     if adopt and drift.unfit:
-        told.append(f"{_entries(drift.unfit, 'foreign ')} that memory cannot hold, left in the old thread")
+        reasons.append(f"{_entries(drift.unfit, 'foreign ')} that cannot be journaled, kept in the old thread")
     if not adopt and drift.strangers:
-        left = "left in the old thread: --adopt journals it" if broken else LEFT
-        told.append(f"{_entries(drift.strangers, 'foreign ')}, {left}")
-    return told
+        left = "kept in the old thread: --adopt journals it" if broken else LEFT
+        reasons.append(f"{_entries(drift.strangers, 'foreign ')}, {left}")
+    return reasons
 
 
 def _entries(number: int, what: str = "") -> str:

@@ -1,24 +1,23 @@
 """Read one recorded exchange with everything needed to reproduce it elsewhere.
 
 This is the question, the memory, the backends, the number of attempts, and the result of each run. It is read-only, and
-no model is called. `policy_of` infers the policy that made the runs.
+no model is called. `policy_of` infers the policy behind the runs.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
 
-from ..conversation import PROFILE, Profile, RunRecord
+from ..conversation import Profile, RunRecord
 from ..conversation import events as e
 from ..conversation.messages import Message, Role, ToolCall, restore_message
 from ..errors import InvalidInput
 from ..exchange import may_be_retried
-from ..failures import BACKEND_UNWELL, Cause, Failure, diagnose, pause_before_retry, tells
+from ..failures import BACKEND_UNWELL, Cause, Failure, concerns_backend, diagnose, pause_before_retry
 from ..journal import Journal
 from ..limits import BREAKER_FAILURES, WAIT_BEFORE_FALLBACK_SECONDS
 
@@ -31,21 +30,20 @@ class RecordedExchange:
     exchange_id: str
     question: str
     memory: tuple[Message, ...]
-    """Messages that the first run was shown before the question."""
+    """Messages before the question in the memory of the first run."""
     runs: tuple[RecordedRun, ...]
     profile: Profile
     memory_rule: str = "all"
     retries: int = 0
     """Number of retries after the first attempt of a backend, as inferred from the runs."""
     unwell: dict[str, int] = field(default_factory=dict)
-    """Mapping of backend to the consecutive failures that it had in other exchanges before, as inferred from the
-    runs."""
+    """Number of consecutive failures of each backend in earlier exchanges, as inferred from the runs."""
     linked: tuple[str, ...] = ()
     """Kinds of thread that held the memory, newest last."""
     results: tuple[tuple[str, str, str], ...] = ()
-    """The calls as (function, arguments, result), in the order in which they were answered."""
+    """Tool calls as (function, arguments, result), in the order in which they were answered."""
     left_out: tuple[str, ...] = ()
-    """Sentences about what could not be included."""
+    """Descriptions of parts that could not be included, one sentence each."""
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -62,12 +60,12 @@ class RecordedExchange:
 def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Sequence[str]) -> RecordedExchange:
     """Return the exchange of a run, by the run's id or an ending of it.
 
-    It holds the runs up to the answer, or those of the rerun that the run belongs to. `retries` is the setting, used
-    where the runs do not determine the number. `backends` are those that a question can be sent to.
+    It holds the runs up to the answer, or the runs of the rerun that the run belongs to. `retries` is the setting, used
+    if the runs do not determine the number. `backends` names the backends that a question can be sent to.
 
     Raises:
         RunNotFound: no run, or more than one, has this id or ending.
-        InvalidInput: the run is open, or was made by the app itself and cannot be reproduced.
+        InvalidInput: the run is open, or cannot be reproduced because the app called the model itself.
     """
     run, folded = journal.run(run_id)
     chosen = [each for each in folded.exchange_of(run).runs if each.rerun_of == run.rerun_of]
@@ -91,7 +89,7 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
         question=asked.text,
         memory=usable,
         runs=runs,
-        profile=_profile(journal, first.profile_hash),
+        profile=journal.profile(first.profile_hash) or Profile(),
         memory_rule=next((each.memory_rule for each in chosen if each.memory_rule != "all"), "all"),
         retries=found_retries,
         unwell=unwell,
@@ -108,13 +106,13 @@ def _refuse(run: RunRecord, chosen: Sequence[RunRecord], backends: Sequence[str]
     foreign = next((each.backend for each in chosen if each.backend not in backends), None)
     if foreign is not None:
         raise InvalidInput(
-            f"run {run.run_id} was made by the app itself, on {foreign!r}: only questions sent through threadledger "
+            f"the app called the model of run {run.run_id} itself, on {foreign!r}: only questions sent through threadledger "
             f"({', '.join(backends)}) can be reproduced"
         )
 
 
 def _spoken(journal: Journal, key: str, run: RunRecord) -> list[Message]:
-    """Return what a run said and what its tools returned, in order."""
+    """Return the journaled messages of a run and of its tools, in order."""
     journaled = (event for event in journal.history(key, after=run.version) if isinstance(event, e.MessageJournaled))
     return [restore_message(event) for event in journaled if event.run_id == run.run_id]
 
@@ -152,13 +150,6 @@ def _results(spoken: Sequence[Message]) -> Iterator[tuple[str, str, str]]:
         call = calls.get(each.tool_call_id or "")
         if call is not None:
             yield call.name, call.arguments, each.text
-
-
-def _profile(journal: Journal, profile_hash: str | None) -> Profile:
-    for event in journal.stream(f"{PROFILE}{profile_hash}"):
-        if isinstance(event, e.ProfileDefined):
-            return Profile(event.name, event.instructions, event.model, json.dumps(event.tools, ensure_ascii=False))
-    return Profile()
 
 
 def _linked(journal: Journal, key: str, upto: int) -> tuple[str, ...]:
@@ -211,7 +202,7 @@ class RecordedRun:
 
 
 def policy_of(runs: Sequence[RecordedRun], retries: int) -> tuple[int, dict[str, int]]:
-    """Return the retries with which the policy would have made these runs, and the earlier failures of each backend.
+    """Return the number of retries that explains these runs, and the earlier failures of each backend.
 
     Earlier failures are inferred for a backend that was given up before its retries were used up, or was not called at
     all.
@@ -224,10 +215,10 @@ def policy_of(runs: Sequence[RecordedRun], retries: int) -> tuple[int, dict[str,
 
 
 def _given_up_early(runs: Sequence[RecordedRun], retries: int) -> Iterator[tuple[str, int]]:
-    """Yield (backend, its consecutive failures in this exchange) where a retry was left and was not made."""
+    """Yield (backend, its consecutive failures in this exchange) for each backend given up before its last retry."""
     for backend, failures, followed in _failures(runs):
         if not followed and _would_retry(runs, backend, failures, retries):
-            unwell = [diagnose(each) in BACKEND_UNWELL and tells(each) for each in failures]
+            unwell = [diagnose(each) in BACKEND_UNWELL and concerns_backend(each) for each in failures]
             yield backend, unwell[::-1].index(False) if False in unwell else len(unwell)
 
 

@@ -19,12 +19,10 @@ from ..journal import Journal
 from ..threads import Verification, Verifier
 from .jobs import Jobs, JobState
 from .plan import ApplyKeywords, Plan, Progress
-from .rebuild import FileRebuildPlan, RebuildItem, RebuildPlan, Threads, at_in
+from .rebuild import FileRebuildPlan, Rebuilder, RebuildPlan, at_in
 from .reconcile import ReconcilePlan, Reconciler
 from .rerun import RerunPlan
 from .rerun_request import Wanted
-
-__all__ = ["RebuildItem", "RebuildPlan", "Replay", "RerunPlan", "Verification"]
 
 
 class Replay:
@@ -34,8 +32,8 @@ class Replay:
         self._journal = journal
         self._services = services
         self.verifier = Verifier(journal, services.mirrors)
-        self.threads = Threads(journal, services.mirrors, services.outbox, self.verifier)
-        self.reconciler = Reconciler(journal, services, self.verifier, self.threads)
+        self.rebuilder = Rebuilder(journal, services.outbox, self.verifier)
+        self.reconciler = Reconciler(journal, services.outbox, self.verifier, self.rebuilder)
         self._jobs = Jobs(journal)
 
     def plan_rebuild(
@@ -59,7 +57,7 @@ class Replay:
         target = to or self._services.mirrored_to
         self.verifier.reach(target)
         pinned = self._pinned(keys, search)[:limit]
-        return RebuildPlan(self._jobs, self._services.wait, self.threads, pinned, target, at, fresh)
+        return RebuildPlan(self._jobs, self._services.wait, self.rebuilder, pinned, target, at, fresh)
 
     def plan_rebuild_file(
         self,
@@ -71,7 +69,7 @@ class Replay:
     ) -> FileRebuildPlan:
         """Plan to write memories to a file, one line of JSON per conversation.
 
-        The arguments are those of `plan_rebuild`.
+        The arguments have the same meaning as in `plan_rebuild`.
 
         Raises:
             ConversationNotFound: no such conversation.
@@ -98,17 +96,17 @@ class Replay:
         include: Sequence[str] = (),
         until: datetime | timedelta | None = None,
     ) -> RerunPlan:
-        """Plan to rerun exchanges, each with the memory that its run was shown.
+        """Plan to rerun exchanges, each with the memory that its run used.
 
-        The exchanges are those of these runs, of these conversations, or (`failed`) all unanswered ones. The last two
-        are limited to those whose failures match `since`, `until`, `cause` and `backend`. Forks and shadows may rerun
-        answered exchanges, too.
+        Exchanges are selected by runs, by conversations, or (`failed`) all that are unanswered. The last two selections
+        are limited to exchanges whose failures match `since`, `until`, `cause` and `backend`. Forks and shadows may
+        rerun answered exchanges, too.
 
         Args:
-            on: the backend to call, instead of those of the policy.
+            on: the backend to call, instead of the policy's backends.
             model: replaces the policy's models.
             profile: replaces the ledger's own profile.
-            tools: answer recorded tool calls from the record (`recorded`), or make them again (`live`).
+            tools: reuse the results of recorded tool calls (`recorded`), or call the functions again (`live`).
             into: journal the answer where the user still waits (`tail`), in a copy of the conversation (`fork`), or not
                 at all, and only show it (`shadow`).
             include: exchanges to run that are skipped otherwise: those with an answer (`answered`: the new one replaces
@@ -149,7 +147,7 @@ class Replay:
         adopt: bool = False,
         limit: int | None = None,
     ) -> ReconcilePlan:
-        """Plan to repair threads: those of these keys, or of all conversations, at most `limit` conversations.
+        """Plan to repair the threads of these keys, or of all conversations, at most `limit` conversations.
 
         Missing entries are sent. A thread that is out of order, gone, or not linked here is rewritten. Foreign entries
         are left and reported, or journaled with `adopt`. `to` is the kind of thread; by default, the kinds that are
@@ -194,7 +192,7 @@ class Replay:
 
         Raises:
             JobNotFound: no such job.
-            Conflict: it was cancelled.
+            Conflict: the job was cancelled.
         """
         plan = self.plan_of(job_id)
         plan.apply(progress, **how)
@@ -216,7 +214,7 @@ class Replay:
 
         Raises:
             JobNotFound: no such job.
-            Conflict: it is done, or cancelled already.
+            Conflict: the job is done or already cancelled.
         """
         return self._jobs.cancel(job_id)
 
@@ -226,7 +224,7 @@ class Replay:
             case "rebuild":
                 self.verifier.reach(options["to"])
                 at, fresh = at_in(options), bool(options.get("fresh"))
-                return RebuildPlan(self._jobs, self._services.wait, self.threads, (), options["to"], at, fresh)
+                return RebuildPlan(self._jobs, self._services.wait, self.rebuilder, (), options["to"], at, fresh)
             case "rerun":
                 return RerunPlan(self._jobs, self._journal, self._services, Wanted.from_json(options))
             case "reconcile":

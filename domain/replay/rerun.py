@@ -40,9 +40,8 @@ from ..limits import QUEUE_LOOK_MAX_SECONDS
 from ..memory import Memory
 from .fork import exchange_in_fork, fork, fork_key, is_fork
 from .jobs import Jobs
-from .plan import Plan
-from .rebuild import CHANGED
-from .rerun_obstacles import ExchangeLook, Obstacle, is_left, look, looking_first, moved_on, obstacles, placed
+from .plan import CHANGED, Plan, has_changed
+from .rerun_obstacles import ExchangeLook, Obstacle, by_rerun, is_left, look, looking_first, obstacles, placed
 from .rerun_request import INCLUDE, Budget, Limits, RerunItem, Wanted
 
 CONVERSATIONS_KEPT = 64
@@ -70,7 +69,7 @@ class RerunPlan(Plan[RerunItem]):
         self._rerunning = Rerunning(journal, services, wanted)
 
     def planned(self) -> Iterator[RerunItem]:
-        """Yield what is planned, one exchange at a time."""
+        """Yield the planned items, one exchange at a time."""
         folded = lru_cache(CONVERSATIONS_KEPT)(self._journal.exchanges)
         for key, run_ids in self._chosen().values():
             runs = folded(key).runs
@@ -108,13 +107,13 @@ class RerunPlan(Plan[RerunItem]):
         return {what for item in self.items if item.state == "skipped" for what in can_be_included(item)}
 
     def runs_at_most(self, max_runs: int | None = None) -> int:
-        """Return the maximum number of runs that `apply` makes: every backend with every retry."""
+        """Return the maximum number of runs that `apply` starts: every backend with every retry."""
         each = len(self.policy.candidates) * (self.policy.retries + 1)
         planned = sum(item.state == "planned" for item in self.items) * each
         return planned if max_runs is None else min(planned, max_runs)
 
     def limit(self, max_runs: int | None = None, max_cost: float | None = None) -> None:
-        """Set the limits of later calls of `apply`: runs made, and US dollars by the usage that providers report.
+        """Set the limits of later calls of `apply`: number of runs, and US dollars by the usage that providers report.
 
         Raises:
             InvalidInput: a limit is not positive, or `max_cost` needs a price that is unknown.
@@ -182,16 +181,16 @@ class Rerunning:
         self._turns = Turns()
 
     def planned(self, key: str, run_id: str, exchanges: Exchanges | None = None) -> RerunItem:
-        """Return what would be done about one run's exchange. No model is called."""
+        """Return the planned rerun of one run's exchange. No model is called."""
         seen = look(self._journal, key, run_id, exchanges)
         item = RerunItem(key, seen.exchange.exchange_id, run_id, version=seen.state.version)
         if self._wanted.into == "fork":
-            item = replace(item, fork=fork_key(self._journal, key, run_id, self._told_at(seen)))
+            item = replace(item, fork=fork_key(self._journal, key, run_id, self._memory_version(seen)))
         found = obstacles(seen, self._wanted, self._services, self.policy)
         if found or not self.policy.candidates:
             return skipped(item, found)
         estimate = self._estimate(seen.memory or Memory())
-        return replace(self._told(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
+        return replace(self._with_backend(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
 
     def rerunning(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
         """Rerun one planned item. If a limit prevents this, the item is returned as planned.
@@ -220,11 +219,11 @@ class Rerunning:
             self._turns.give_back(item.key, ticket)
 
     def _rerun(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
-        seen, item = yield from work(partial(self._looked, item))
+        seen, item = yield from work(partial(self._examined, item))
         if item.state != "planned":
             return item
         estimate = self._estimate(seen.memory or Memory())
-        item = replace(self._told(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
+        item = replace(self._with_backend(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
         limit = budget.begin(estimate.cost or 0.0)
         if limit:
             return replace(item, reason=limit)
@@ -237,7 +236,7 @@ class Rerunning:
         finally:
             budget.end(estimate.cost or 0.0, cost)
 
-    def _looked(self, item: RerunItem) -> tuple[ExchangeLook, RerunItem]:
+    def _examined(self, item: RerunItem) -> tuple[ExchangeLook, RerunItem]:
         """Return the exchange as of now, and the item: done by an earlier attempt, skipped, or still planned."""
         seen = look(self._journal, item.key, item.run_id)
         if self._wanted.into != "tail":
@@ -245,7 +244,7 @@ class Rerunning:
         done = self._done_before(item, seen)
         if done is not None:
             return seen, done
-        if moved_on(self._journal, seen, item.version):
+        if has_changed(self._journal, seen.run.key, item.version, by_rerun(seen)):
             return seen, replace(item, state="skipped", reason=CHANGED, kind="changed")
         found = obstacles(seen, self._wanted, self._services, self.policy)
         since = [run for run in seen.exchange.runs if run.version > item.version and run.completed and not run.shadow]
@@ -256,7 +255,7 @@ class Rerunning:
         return seen, item
 
     def _done_before(self, item: RerunItem, seen: ExchangeLook) -> RerunItem | None:
-        """Return the result of an earlier attempt at this very item that was killed before it was reported, or None."""
+        """Return the result of an earlier attempt at this item that was killed before reporting it, or None."""
         if self._wanted.into == "shadow":
             since = [run for run in seen.exchange.runs if run.shadow and run.version > item.version]
             ours = next((run for run in since if run.rerun_of == item.run_id and run.completed), None)
@@ -265,15 +264,15 @@ class Rerunning:
             return None
         exchange = self._journal.exchanges(item.fork).by_id.get(exchange_in_fork(self._journal, item.fork) or "")
         last = exchange.last() if exchange is not None else None
-        if not is_fork(self._journal, item.fork, item.key, self._told_at(seen)):
-            return replace(item, state="skipped", reason=f"a conversation {item.fork!r} exists now: plan again")
+        if not is_fork(self._journal, item.fork, item.key, self._memory_version(seen)):
+            return replace(
+                item, state="skipped", reason=f"a conversation {item.fork!r} was created after the plan: plan again"
+            )
         if exchange is not None and exchange.answered_by is not None:
             answer = recorded_answer(self._journal, item.fork, exchange.exchange_id)
             return _answered(item, answer.text if answer else "", exchange.answered_by, exchange)
         if last is not None and not self._policy(item.fork, last).candidates:
-            interrupted = (
-                f"its last run in {item.fork!r} was interrupted: it may have been answered and paid for already"
-            )
+            interrupted = f"its last run in {item.fork!r} was interrupted: the provider may already have answered it"
             return skipped(item, [Obstacle("interrupted", interrupted)])
         return None
 
@@ -294,14 +293,14 @@ class Rerunning:
 
     def _in_fork(self, item: RerunItem, seen: ExchangeLook, key: str, budget: Budget) -> Exchange:
         """Return the rerun in a copy of the conversation; the copy is created unless an earlier attempt has done so."""
-        at = self._told_at(seen)
+        at = self._memory_version(seen)
         if self._journal.load(key) is None:
             fork(self._journal, item.key, key, at, asked_in=item.exchange_id)
         exchange_id = exchange_in_fork(self._journal, key)
         begun = 1 + len(self._journal.memory(item.key, at).messages)
         memory = self._journal.memory(key, begun).by_rule(seen.run.memory_rule)
         if exchange_id is None or (seen.memory is not None and memory.digest() != seen.memory.digest()):
-            raise Conflict(f"the fork {key!r} does not show what the run was shown: plan again")
+            raise Conflict(f"the memory of the fork {key!r} differs from the memory of the run: plan again")
         recorded = self._journal.exchanges(key).by_id.get(exchange_id) or ExchangeRecord(exchange_id, key)
         last = recorded.last()
         mode = self._mode(item, recorded, memory, budget)
@@ -309,7 +308,7 @@ class Rerunning:
         return Exchange(self._journal, self._services, key, exchange_id, mode=mode, policy=policy)
 
     def _mode(self, item: RerunItem, exchange: ExchangeRecord, memory: Memory, budget: Budget) -> Mode:
-        """Return what is common to all reruns: the recorded memory, the tools of the record, and the limits."""
+        """Return the mode that all reruns share: the recorded memory, the recorded tool results, and the limits."""
         return Mode(
             again=True,
             rerun_of=_rerun_of(exchange, item.run_id),
@@ -338,7 +337,7 @@ class Rerunning:
         return placed(self._journal.memory(item.key), memory, exchange)[0] or Place()
 
     def _paid(self, exchange: Exchange, item: RerunItem, otherwise: float) -> tuple[float, RerunItem]:
-        """Return the cost of the runs that were made, and the item with it."""
+        """Return the cost of the started runs, and the item with this cost."""
         made = {*exchange.made, item.new_run_id}
         runs = [run for run in self._journal.exchanges(item.fork or item.key).runs.values() if run.run_id in made]
         costs = [self._cost(run) for run in runs]
@@ -362,11 +361,11 @@ class Rerunning:
         model = self.policy.candidates[0].model
         return Price(tokens, price(model, tokens, ESTIMATED_ANSWER_TOKENS) if price is not None else None)
 
-    def _told(self, item: RerunItem) -> RerunItem:
+    def _with_backend(self, item: RerunItem) -> RerunItem:
         first = self.policy.candidates[0]
         return replace(item, backend=first.backend, model=first.model)
 
-    def _told_at(self, seen: ExchangeLook) -> int:
+    def _memory_version(self, seen: ExchangeLook) -> int:
         return seen.memory.version if seen.memory is not None else seen.run.memory_version
 
     def _original(self, seen: ExchangeLook) -> str | None:
@@ -374,7 +373,7 @@ class Rerunning:
         if answer is not None:
             return answer.text
         failed = [run for run in seen.exchange.runs if run.failure is not None and not run.shadow]
-        return _told_failure([recorded_failure(failed[-1], seen.exchange)]) if failed else None
+        return _failure_reason([recorded_failure(failed[-1], seen.exchange)]) if failed else None
 
 
 def skipped(item: RerunItem, found: Sequence[Obstacle]) -> RerunItem:
@@ -393,21 +392,21 @@ def can_be_included(item: RerunItem) -> Iterator[str]:
 
 def usage_of(run: RunRecord) -> Usage:
     """Return the usage that the provider reports for a run, also for a failed one; zero if it reports none."""
-    told = run.completed.usage if run.completed is not None else None
-    if told is None and run.failure is not None:
-        told = run.failure.details.get("usage")
-    counts = [told.get(name) for name in ("input_tokens", "output_tokens")] if isinstance(told, dict) else [0, 0]
+    usage = run.completed.usage if run.completed is not None else None
+    if usage is None and run.failure is not None:
+        usage = run.failure.details.get("usage")
+    counts = [usage.get(name) for name in ("input_tokens", "output_tokens")] if isinstance(usage, dict) else [0, 0]
     return Usage(*(count if isinstance(count, int) else 0 for count in counts))
 
 
 def _ran(exchange: Exchange, item: RerunItem) -> Effects[RerunItem]:
     try:
         answer = yield from exchange.run()
-    except AllBackendsFailed as nobody:
-        told = _told_failure(nobody.failures)
+    except AllBackendsFailed as error:
+        reason = _failure_reason(error.failures)
         if exchange.limit:
-            return replace(item, reason=f"{exchange.limit}: {told}" if nobody.failures else exchange.limit)
-        return replace(item, state="failed", reason=told)
+            return replace(item, reason=f"{exchange.limit}: {reason}" if error.failures else exchange.limit)
+        return replace(item, state="failed", reason=reason)
     return replace(
         item,
         state="answered",
@@ -419,7 +418,7 @@ def _ran(exchange: Exchange, item: RerunItem) -> Effects[RerunItem]:
     )
 
 
-def _told_failure(failures: Sequence[RecordedFailure]) -> str:
+def _failure_reason(failures: Sequence[RecordedFailure]) -> str:
     return f"{failures[-1].cause.value}: {failures[-1].summary()}" if failures else "no backend was called"
 
 

@@ -1,10 +1,11 @@
-"""Examine a run and its conversation for a rerun: what it was shown, what came later, what prevents a rerun."""
+"""Examine a run and its conversation before a rerun: the memory of the run, later messages, and obstacles."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..conversation import (
     SUPERSEDED_TOO,
@@ -21,10 +22,9 @@ from ..exchange import FAILED, Policy, Services, not_bound
 from ..ids import from_iso, now
 from ..journal import Journal
 from ..memory import Memory
-from .rebuild import ABOUT_THREADS
 from .rerun_request import Wanted
 
-CAN_BE_TOLD = re.compile(r"all|(last|tokens)=\d+(,(last|tokens)=\d+)*")
+REPRODUCIBLE_RULE = re.compile(r"all|(last|tokens)=\d+(,(last|tokens)=\d+)*")
 """Rules of views that can be reproduced. A view that an app cut itself cannot be reproduced."""
 
 
@@ -41,7 +41,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class ExchangeLook:
-    """Hold what is known of a run and its exchange at one moment."""
+    """Hold the facts about a run and its exchange at one moment."""
 
     run: RunRecord
     exchange: ExchangeRecord
@@ -49,17 +49,17 @@ class ExchangeLook:
     state: ConversationState
     present: Memory
     memory: Memory | None
-    """The memory that the run was shown; None if it cannot be reproduced."""
+    """Memory that the run used; None if it cannot be recomputed."""
     tools_in_doubt: Sequence[str] = ()
     """Functions that the last failed run called, and that may or may not have done their work."""
-    gone_on: Collection[str] = field(default_factory=frozenset)
+    overtaken_by: Collection[str] = field(default_factory=frozenset)
     """Ids of messages in memory that came after the run's and belong to other exchanges."""
     place: Place = field(default_factory=Place)
     question_is_there: bool = True
 
     @property
     def in_thread(self) -> bool:
-        """Return whether the conversation's linked thread shows what the run was shown."""
+        """Return whether the current memory of the conversation equals the memory that the run used."""
         return self.memory is not None and self.memory.digest() == self.present.digest()
 
 
@@ -67,8 +67,8 @@ def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = 
     """Return a run and its exchange as they are now."""
     exchanges = exchanges or journal.exchanges(key)
     run = exchanges.runs[run_id]
-    exchange, present, memory = exchanges.exchange_of(run), journal.memory(key), told_again(journal, run)
-    where, gone_on = placed(present, memory or Memory(), exchange)
+    exchange, present, memory = exchanges.exchange_of(run), journal.memory(key), reproduced_memory(journal, run)
+    where, overtaken_by = placed(present, memory or Memory(), exchange)
     return ExchangeLook(
         run,
         exchange,
@@ -77,25 +77,25 @@ def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = 
         present,
         memory,
         tools_in_doubt=list(_in_doubt(journal, exchange)),
-        gone_on=gone_on,
+        overtaken_by=overtaken_by,
         place=where or Place(),
         question_is_there=where is not None,
     )
 
 
-def told_again(journal: Journal, run: RunRecord) -> Memory | None:
-    """Return the memory exactly as a run was shown it, or None if it cannot be reproduced.
+def reproduced_memory(journal: Journal, run: RunRecord) -> Memory | None:
+    """Return exactly the memory that a run used, or None if it cannot be recomputed.
 
-    It is read from what the run refers to, and verified by its hash.
+    The memory is recomputed from the version and rule that the run recorded, and verified by the recorded hash.
     """
-    if not CAN_BE_TOLD.fullmatch(run.memory_rule):
+    if not REPRODUCIBLE_RULE.fullmatch(run.memory_rule):
         return None
     memory = journal.memory(run.key, at=run.memory_version or run.version - 1).by_rule(run.memory_rule)
     return memory if run.memory_hash in {None, memory.digest()} else None
 
 
 def placed(present: Memory, memory: Memory, exchange: ExchangeRecord) -> tuple[Place | None, frozenset[str]]:
-    """Return the place for the answer of an exchange whose run was shown `memory`, and later messages.
+    """Return the place for the answer of an exchange whose run used `memory`, and the ids of later messages.
 
     The answer replaces the exchange's current answer. Without one, it follows what the exchange produced before any
     newer message. The place is None if the question is no longer in memory.
@@ -110,9 +110,9 @@ def placed(present: Memory, memory: Memory, exchange: ExchangeRecord) -> tuple[P
     rest = list(present.messages[last + 1 :])
     while rest and not superseded and rest[0].exchange_id == exchange.exchange_id:
         last, rest = last + 1, rest[1:]
-    gone_on = frozenset(each.message_id for each in rest if each.exchange_id != exchange.exchange_id)
+    newer = frozenset(each.message_id for each in rest if each.exchange_id != exchange.exchange_id)
     before = [each.message_id for each in present.messages[: last + 1] if each.message_id not in superseded]
-    return Place(tuple(superseded), before[-1] if gone_on else None), gone_on
+    return Place(tuple(superseded), before[-1] if newer else None), newer
 
 
 def obstacles(seen: ExchangeLook, wanted: Wanted, services: Services, policy: Policy) -> list[Obstacle]:
@@ -121,19 +121,19 @@ def obstacles(seen: ExchangeLook, wanted: Wanted, services: Services, policy: Po
     return [each for each in found if not wanted.includes(each.kind)]
 
 
-def moved_on(journal: Journal, seen: ExchangeLook, version: int) -> bool:
-    """Return whether a conversation has changed since a version, apart from its threads and from reruns.
+def by_rerun(seen: ExchangeLook) -> Callable[[e.Event], bool]:
+    """Return a function that tells whether an event was recorded by a rerun, of this or another exchange.
 
-    Reruns of other exchanges do not count, nor does one of this exchange whose process was killed: what they left is
-    checked separately.
+    They are no change since the plan, not even those of a rerun whose process was killed: their results are checked
+    separately.
     """
-    ours = {run.run_id for run in seen.exchanges.runs.values() if run.rerun_of is not None}
-    exchanges = {run.exchange_id for run in seen.exchanges.runs.values() if run.run_id in ours}
-    return any(not _by_rerun(event, ours, exchanges) for event in journal.history(seen.run.key, after=version))
+    runs = {run.run_id for run in seen.exchanges.runs.values() if run.rerun_of is not None}
+    exchanges = {run.exchange_id for run in seen.exchanges.runs.values() if run.run_id in runs}
+    return partial(_by_rerun, runs=runs, exchanges=exchanges)
 
 
 def is_left(run: RunRecord) -> bool:
-    """Return whether a run has no process left that would know whether the provider has answered."""
+    """Return whether a run's process has ended, so that no process knows whether the provider has answered."""
     if run.failure is not None:
         return run.failure.status == "interrupted"
     return run.state == "open" and run.deadline is not None and from_iso(run.deadline) < now()
@@ -175,18 +175,20 @@ def _of_exchange(seen: ExchangeLook, wanted: Wanted, services: Services, policy:
     if running or (wanted.into == "tail" and any(not run.is_overdue(now()) for run in seen.state.open_runs.values())):
         yield Obstacle("open", "a run is open: wait for its end")
     if left and not (wanted.into == "tail" and looking_first(seen, services, policy).candidates):
-        yield Obstacle("interrupted", "its last run was interrupted: it may have been answered and paid for already")
+        yield Obstacle(
+            "interrupted", "its last run was interrupted: the provider may already have answered and charged for it"
+        )
     doubtful = [name for name in seen.tools_in_doubt if name not in services.profile.read_only]
     if doubtful:
-        told = f"its last run stopped at {doubtful[0]!r}: it is unknown whether the tool has done its work"
-        yield Obstacle("tools", told)
+        reason = f"its last run stopped at {doubtful[0]!r}: it is unknown whether the tool has done its work"
+        yield Obstacle("tools", reason)
     if seen.memory is None:
-        yield Obstacle("memory", "the memory that its run was shown cannot be reproduced")
+        yield Obstacle("memory", "the memory of its run cannot be recomputed")
     elif not seen.memory.messages:
-        yield Obstacle("memory", "its run was shown no message to answer")
+        yield Obstacle("memory", "the memory of its run contains no message to answer")
     elif wanted.into == "tail" and not seen.question_is_there:
         yield Obstacle("gone", "the question is no longer in memory")
-    elif seen.gone_on:
+    elif seen.overtaken_by:
         yield Obstacle("overtaken", "overtaken by newer messages")
 
 
@@ -206,12 +208,12 @@ def _in_doubt(journal: Journal, exchange: ExchangeRecord) -> Iterator[str]:
     yield from called.values()
 
 
-def _by_rerun(event: e.Event, ours: Collection[str], exchanges: Collection[str]) -> bool:
+def _by_rerun(event: e.Event, runs: Collection[str], exchanges: Collection[str]) -> bool:
     match event:
         case e.RunStarted() | e.RunCompleted() | e.RunFailed() | e.MessageJournaled() | e.RerunAccepted():
-            return event.run_id in ours
+            return event.run_id in runs
         case e.FallbackUsed() | e.ExchangeAbandoned():
             return event.exchange_id in exchanges
         case e.MessageRetracted():
             return event.reason in {TOO_LATE, SUPERSEDED_TOO}
-    return isinstance(event, ABOUT_THREADS)
+    return False

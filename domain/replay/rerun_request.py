@@ -1,6 +1,6 @@
 """Define the options of a rerun: which exchanges, which backend, with what, where the answers go, and the limits.
 
-`RerunItem` is one exchange, as planned and with its outcome. `Budget` tracks the runs and US dollars that are left; all
+`RerunItem` is one exchange, as planned and with its outcome. `Budget` tracks the runs and US dollars that remain; all
 exchanges in progress share it.
 """
 
@@ -43,7 +43,7 @@ class Wanted:
     model: str | None = None
     tools: str = "recorded"
     on: str | None = None
-    """Backend to call; by default, those of the policy."""
+    """Backend to call; by default, the policy's backends."""
     profile: Profile | None = None
     into: str = "tail"
     include: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Wanted:
 
     @property
     def live(self) -> bool:
-        """Return whether recorded tool calls are made again."""
+        """Return whether the functions of recorded tool calls are called again."""
         return self.tools == "live"
 
     def includes(self, what: str) -> bool:
@@ -132,12 +132,12 @@ def _profile_as_json(profile: Profile | None) -> dict[str, Any] | None:
     return vars(profile) | {"read_only": list(profile.read_only)} if profile is not None else None
 
 
-_NOT_TOLD = frozenset({"version", "kind", "runs_made"})
+_NOT_REPORTED = frozenset({"version", "kind", "runs_made"})
 
 
 @dataclass(frozen=True, slots=True)
 class RerunItem:
-    """Describe one exchange: the run whose memory is shown again, the backend to call, and the outcome."""
+    """Describe one exchange: the run whose memory is used again, the backend to call, and the outcome."""
 
     key: str
     exchange_id: str
@@ -153,24 +153,24 @@ class RerunItem:
     estimated_cost: float | None = None
     usage: Usage | None = None
     original: str | None = None
-    """In a fork or a shadow: the recorded answer, or why there is none."""
+    """Recorded answer of the exchange, or why there is none; only set for a fork or a shadow run."""
     fork: str | None = None
     """Key of the conversation in which it is answered."""
     cost: float | None = None
-    """US dollars for all runs that were made; None if a usage or a price is unknown."""
+    """Cost of the runs of this item, in US dollars; None if a usage or a price is unknown."""
     version: int = 0
     """Version of the conversation when the item was planned."""
     kind: str = ""
-    """Kinds of what prevented it, separated by commas: values of `INCLUDE`, or other words."""
+    """Kinds of the obstacles, separated by commas: values of `INCLUDE`, or other words."""
     runs_made: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Return the keys that scripts rely on, and some more."""
-        told = {name: getattr(self, name) for name in self.__slots__ if name not in _NOT_TOLD}
-        return told | {"usage": self.usage.as_json() if self.usage else None}
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in _NOT_REPORTED}
+        return values | {"usage": self.usage.as_json() if self.usage else None}
 
     def pin(self) -> dict[str, Any]:
-        """Return what another process needs to do the item."""
+        """Return the data that another process needs to process the item."""
         pin = {"key": self.key, "version": self.version, "exchange_id": self.exchange_id, "run_id": self.run_id}
         return pin | ({"fork": self.fork} if self.fork is not None else {})
 
@@ -200,7 +200,7 @@ class Limits:
 
 
 class Budget:
-    """Track what is left of the limits. Threads may share it."""
+    """Track the runs and US dollars that remain within the limits. Threads may share it."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -211,7 +211,7 @@ class Budget:
 
     @property
     def runs(self) -> int:
-        """Return the number of runs that were made."""
+        """Return the number of started runs."""
         return self._runs
 
     @property
@@ -228,7 +228,7 @@ class Budget:
             reached = self._no_run_left()
             if self.limits.max_cost is not None and not reached:
                 would_be = self._spent + self._under_way + estimate
-                reached = self._told_cost() if would_be >= self.limits.max_cost else ""
+                reached = self._cost_limit_reason() if would_be >= self.limits.max_cost else ""
             self._under_way += 0.0 if reached else estimate
             return reached
 
@@ -239,14 +239,14 @@ class Budget:
             self._spent += cost
 
     def take_run(self) -> str:
-        """Count a run that is about to be made, or return the limit if no run is left."""
+        """Count a run that is about to start, or return the limit if it allows no further run."""
         with self._lock:
             reached = self._no_run_left()
             self._runs += 0 if reached else 1
             return reached
 
     def give_back_run(self) -> None:
-        """Remove a counted run that was not made."""
+        """Remove a counted run that was not started."""
         with self._lock:
             self._runs -= 1
 
@@ -254,5 +254,5 @@ class Budget:
         most = self.limits.max_runs
         return f"stopped by the limit of {most} runs" if most is not None and self._runs >= most else ""
 
-    def _told_cost(self) -> str:
+    def _cost_limit_reason(self) -> str:
         return f"stopped by the limit of {self.limits.max_cost:g} USD: {self._spent:.4f} USD have been spent"

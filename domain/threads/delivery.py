@@ -1,7 +1,7 @@
 """Bring a thread up to date with the journal.
 
 Missing items are sent in order. After a write without a response, the thread is read before anything is sent again, and
-once more afterwards, because such a write may still land.
+once more afterwards, because such a write may still arrive.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .mirror import ThreadMirror
 from .thread import ThreadItem, digest
 
 DELIVERY_ATTEMPTS_MAX = 6
-"""Maximum attempts of one delivery without progress, where a caller waits for the whole thread (rebuild)."""
+"""Maximum attempts of one delivery without progress, if a caller waits for the whole thread (rebuild)."""
 
 CATCH_UP_ATTEMPTS_MAX = 2
-"""The same maximum after a message was journaled and no caller waits for the thread: the next message sends what is
-missing."""
+"""Maximum attempts of one delivery without progress, if no caller waits for the thread: the next message sends the
+missing items."""
 
 LEFT_IN_THREAD = "left_in_thread"
 """Key in a failure's details by which a backend reports that its run wrote to the thread and the entry remains
@@ -50,7 +50,7 @@ class Delivered:
     deleted: tuple[str, ...] = ()
     """The provider's ids of our surplus copies that were deleted."""
     doubts: tuple[Doubt, ...] = ()
-    """Writes that may still land."""
+    """Unconfirmed writes, which may still arrive."""
 
 
 def bring_up(
@@ -63,15 +63,14 @@ def bring_up(
     attempts_max: int = DELIVERY_ATTEMPTS_MAX,
     note: Note = lambda doubts: None,
 ) -> Effects[Delivered]:
-    """Send the journal's items that the thread does not hold.
+    """Send the items of the journal that are missing from the thread.
 
     Args:
-        held: the items that the thread is known to hold; if None, the thread is read first.
-        doubts: earlier writes without a response; surplus copies that provably come from them are deleted.
+        held: the items that the thread is known to contain; if None, the thread is read first.
+        doubts: earlier unconfirmed writes; surplus copies that provably come from them are deleted.
         unclean: whether a writer stopped in the middle, so that every missing item may have been sent before.
         attempts_max: maximum attempts without progress.
-        note: called with the writes that may still land whenever they change, so that they are known after an
-            interruption.
+        note: called with the unconfirmed writes whenever they change, so that they are known after an interruption.
 
     Raises:
         ProviderRefused: the provider refuses permanently, or there is no progress after `attempts_max` attempts.
@@ -92,7 +91,7 @@ def bring_up(
                 raise ProviderRefused(Failure("error", code="server_error", message=NOT_SHOWN, thread_id=thread_id))
             if missing and delivery.doubts:
                 unseen += 1
-                continue  # read again: an earlier write may have landed in the meantime
+                continue  # read again: an earlier write may have arrived in the meantime
             return Delivered(delivery.sent, tuple(delivery.deleted), tuple(delivery.doubts))
         except ProviderRefused as refused:
             attempt += 1
@@ -143,7 +142,7 @@ class _Delivery:
         return self._lacked or 0
 
     def compared(self, held: Sequence[ThreadItem] | None) -> Effects[Sequence[ThreadItem]]:
-        """Return the items that the thread does not hold, after deleting our late copies."""
+        """Return the items that are missing from the thread, after deleting our late copies."""
         thread = held if held is not None else (yield from self._mirror.read(self._thread_id))
         if self.doubts:
             late = surplus(self._journal, thread, self.doubts)
@@ -155,7 +154,7 @@ class _Delivery:
                 thread = [item for item in thread if item.item_id not in gone]
         missing = lacking(self._journal, thread)
         lacked = {digest([item]) for item in missing}
-        # A write that is in the thread has landed. Only one that is sent again can appear twice.
+        # A write that is in the thread has arrived. It can appear twice only if it is sent again.
         self._keep(
             [
                 doubt
@@ -178,7 +177,7 @@ class _Delivery:
                 raise
 
     def doubt(self, doubt: Doubt) -> None:
-        """Record that one more write may still land."""
+        """Record one more unconfirmed write."""
         self._keep([*self.doubts, doubt])
 
     def _keep(self, doubts: Sequence[Doubt]) -> None:
@@ -197,7 +196,7 @@ def taken_out(
     """Delete late copies, the last entry first.
 
     After an interruption, the remaining copies are the beginning of a write and can still be recognized as ours.
-    `still_open` are the doubts that remain when everything is deleted.
+    `still_open` are the writes that remain unconfirmed after all copies are deleted.
     """
     note([doubt if doubt in still_open else replace(doubt, whole=False) for doubt in doubts])
     yield from mirror.delete(thread_id, late[::-1])
@@ -205,7 +204,7 @@ def taken_out(
 
 
 def sent_again(doubts: Sequence[Doubt], items: Sequence[ThreadItem]) -> tuple[Doubt, ...]:
-    """Return the doubts after these items are sent: a write with any of them may now appear twice."""
+    """Return the unconfirmed writes after these items are sent: a write with any of them may now appear twice."""
     sent = {digest([item]) for item in items}
     return tuple(
         replace(doubt, again=True) if any(item.digest in sent for item in doubt.items) else doubt for doubt in doubts
@@ -213,7 +212,7 @@ def sent_again(doubts: Sequence[Doubt], items: Sequence[ThreadItem]) -> tuple[Do
 
 
 def lacking(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> list[ThreadItem]:
-    """Return the journal's items that the thread does not hold, in order.
+    """Return the items of the journal that are missing from the thread, in order.
 
     Each copy in the thread matches one item in the journal. Order is ignored: an item in another place of the thread is
     not sent again (`compare` reports that drift).

@@ -1,8 +1,8 @@
 """Compute how a thread has drifted from the journal, as far as a repair needs it.
 
-The drift is what is missing or out of order, which entries are ours although the journal no longer shows them, and
-which are foreign. The functions are pure. Equal texts are distinguished by id if entries carry the ids of our messages,
-and otherwise only by their number.
+There are four kinds of drift: missing entries, entries out of order, our entries that the journal no longer contains,
+and foreign entries. The functions are pure. Equal texts are distinguished by id if entries carry the ids of our
+messages, and otherwise only by their number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADOPTED = "adopted"
 
 @dataclass(frozen=True)
 class Ours:
-    """Hold what may appear in a conversation's thread although the journal does not show it there."""
+    """Identify our entries in a conversation's thread, including entries that the journal no longer contains."""
 
     message_ids: frozenset[str] = frozenset()
     """Ids of all messages that were ever journaled."""
@@ -45,18 +45,18 @@ class Drift:
     """Describe how a thread differs from the journal."""
 
     lacking: int = 0
-    """Number of the journal's entries that the thread does not hold."""
+    """Number of the journal's entries that are missing from the thread."""
     moved: int = 0
     """Number of the journal's entries that are in the wrong place."""
     stale: int = 0
-    """Number of our entries that the journal does not show, or shows differently."""
+    """Number of our entries that the journal no longer contains, or contains with different content."""
     waiting: int = 0
     """Number of tool calls whose results are not journaled yet."""
     foreign: tuple[ThreadItem, ...] = ()
     """Foreign entries that can be journaled, in the thread's order."""
     unfit: int = 0
-    """Number of foreign entries that memory cannot hold: an empty text, an unsupported role, a tool call without its
-    result."""
+    """Number of foreign entries that cannot become messages: an empty text, an unsupported role, a tool call without
+    its result."""
 
     @property
     def strangers(self) -> int:
@@ -73,21 +73,21 @@ def drift_of(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], ours: 
     wanted = [(item.message_id if (item.message_id, item) in borne else "", item) for item in journal]
     known = {item.message_id for item in journal if item.message_id}
     held = 0
-    beside: list[ThreadItem] = []
+    unmatched: list[ThreadItem] = []
     for item in thread:
         if held < len(wanted) and wanted[held] == (item.message_id if item.message_id in known else "", item):
             held += 1
         else:
-            beside.append(item)
+            unmatched.append(item)
     rest, moved, others = Counter(wanted[held:]), 0, []
-    for item in beside:
+    for item in unmatched:
         key = (item.message_id if item.message_id in known else "", item)
         if rest[key] > 0:
             rest[key] -= 1
             moved += 1
         else:
             others.append(item)
-    stale, waiting, strangers = _told_apart(others, ours, known)
+    stale, waiting, strangers = _classified(others, ours, known)
     fit = _fit(strangers, ours)
     return Drift(rest.total(), moved, stale, waiting, fit, len(strangers) - len(fit))
 
@@ -95,7 +95,7 @@ def drift_of(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], ours: 
 def ours_of(
     events: Iterable[e.Event], linked_at: int, adopted_from: str
 ) -> tuple[Ours, Sequence[JournaledMessage], Memory]:
-    """Return what is ours in a conversation's history, what memory has lost since a thread was linked, and the memory.
+    """Return the identity of our entries, the messages that left memory since a thread was linked, and the memory.
 
     `adopted_from` is the prefix of the idempotency keys of messages that were adopted from the thread.
     """
@@ -150,7 +150,7 @@ def adoptable(foreign: Sequence[ThreadItem]) -> list[tuple[Message, str]]:
     return found
 
 
-def _told_apart(others: Sequence[ThreadItem], ours: Ours, known: set[str]) -> tuple[int, int, Sequence[ThreadItem]]:
+def _classified(others: Sequence[ThreadItem], ours: Ours, known: set[str]) -> tuple[int, int, Sequence[ThreadItem]]:
     """Return the number of our stale entries, the number of waiting calls, and the foreign entries."""
     withdrawn, ids = Counter(ours.withdrawn), known | ours.message_ids
     stale = waiting = 0
@@ -175,7 +175,7 @@ def _is_ours(item: ThreadItem, ours: Ours) -> bool:
 
 
 def _fit(strangers: Sequence[ThreadItem], ours: Ours) -> tuple[ThreadItem, ...]:
-    """Return the foreign entries that memory can hold: a call only together with the result that follows it."""
+    """Return the foreign entries that can become messages: a call only together with the result that follows it."""
     open_calls: dict[str, int] = {}
     fit: list[bool] = []
     for place, item in enumerate(strangers):

@@ -1,12 +1,13 @@
 """Find surplus copies in a thread.
 
-A write without a response may land after the thread was read back and the write was sent again. The thread then
-contains one of our messages twice. Copies that are provably ours may be deleted; others are only reported.
+An unconfirmed write (one without a response) may arrive after the thread was read back and the write was sent again.
+The thread then contains one of our messages twice. Copies that are provably ours may be deleted; others are only
+reported.
 
-There are two proofs. An entry with the id of a doubted message is ours by identity. Where a thread cannot hold ids, a
-block that equals a doubted write (in order, without a gap, and after everything that was there when it was sent) is
-ours by content and position, together with the model output that follows it. A copy is surplus only beyond what the
-journal needs: messages with equal text are different messages.
+There are two proofs. An entry with a message id of an unconfirmed write is ours by identity. In a thread without
+message ids, a block that equals an unconfirmed write (in order, without a gap, and after everything that was there when
+it was sent) is ours by content and position, together with the model output that follows it. A copy is surplus only
+beyond what the journal needs: messages with equal text are different messages.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .thread import ThreadItem, digest
 
 @dataclass(frozen=True, slots=True)
 class DoubtedItem:
-    """Identify an entry of a doubted write by its `digest` and by the id of our message.
+    """Identify an entry of an unconfirmed write by its `digest` and by the id of our message.
 
     `digest` is the SHA-256 (hex) of kind, name, content and call id.
     """
@@ -36,26 +37,26 @@ class DoubtedItem:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Describe one write that was sent to a thread, had no response, and may still land."""
+    """Describe an unconfirmed write: it was sent to a thread, had no response, and may still arrive."""
 
     items: tuple[DoubtedItem, ...]
     asked: bool = False
-    """Whether a model was called with these items as its input, so that its output may have landed directly after
-    them."""
+    """Whether a model was called with these items as its input, so that its output may directly follow them in the
+    thread."""
     at: str = ""
     """Time at which it was sent (ISO 8601)."""
     whole: bool = False
-    """Whether the provider applies such a write completely or not at all; otherwise its first items alone may have
-    landed."""
+    """Whether the provider applies such a write completely or not at all; otherwise only its first items may have
+    arrived."""
     again: bool = False
     """Whether it was sent a second time, so that it may appear in the thread twice."""
     exchange_id: str = ""
     run_id: str = ""
-    """If a model was called: our run that called it, for the exchange `exchange_id`."""
+    """Id of our run that called a model with these items, in `exchange_id`; empty if no model was called."""
 
     @classmethod
     def of(cls, items: Sequence[ThreadItem], at: str, *, asked: bool = False, whole: bool = False) -> Self:
-        """Create the doubt about a write of these items, in the order in which they were sent."""
+        """Create the record of an unconfirmed write of these items, in the order in which they were sent."""
         return cls(tuple(DoubtedItem(digest([item]), item.message_id) for item in items), asked, at, whole or asked)
 
     def as_json(self) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class Doubt:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Create a doubt from its stored form; keys of a newer version are ignored."""
+        """Create the record from its stored form; keys of a newer version are ignored."""
         items = tuple(DoubtedItem(*item[:2]) for item in stored["items"])
         known = ("asked", "at", "whole", "again", "exchange_id", "run_id")
         return cls(items, **{name: stored[name] for name in known if name in stored})
@@ -76,29 +77,29 @@ def surplus(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts:
     """Return the entries beyond the journal that are provably our late copies, in the thread's order.
 
     Of several copies, those whose deletion keeps the journal's order are chosen; if that is equal, the later ones. Each
-    doubt explains at most one landing. Where it would have to explain more, content proves nothing and no entry is
-    returned.
+    unconfirmed write explains at most one copy. If it would have to explain more, content proves nothing and no entry
+    is returned.
 
     Args:
         journal: the items that the thread should hold, as its mirror renders them.
         thread: the entries that were read back.
-        doubts: the writes without a response; content is compared only for the last `DOUBTS_SEARCHED_MAX` of them.
+        doubts: the unconfirmed writes; content is compared only for the last `DOUBTS_SEARCHED_MAX` of them.
     """
     taken = {index for landing in _landings(journal, thread, doubts) for index in landing.taken}
     return [thread[index] for index in sorted(taken)]
 
 
 def open_doubts(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]) -> list[Doubt]:
-    """Return the doubts that no surplus block of this thread explains.
+    """Return the unconfirmed writes of which this thread contains no surplus copy.
 
-    Once the surplus was deleted, only these may be kept: a doubt that has landed explains no further copy.
+    After the surplus is deleted, keep only these: a write that has arrived cannot explain another copy.
     """
     answered = {landing.doubt for landing in _landings(journal, thread, doubts)}
     return [doubt for number, doubt in enumerate(doubts) if number not in answered]
 
 
 def recent_doubts(doubts: Sequence[Doubt]) -> tuple[Doubt, ...]:
-    """Return the newest doubts that are recent enough for their writes to arrive, at most `DOUBTS_KEPT_MAX`."""
+    """Return the newest unconfirmed writes that are recent enough to arrive, at most `DOUBTS_KEPT_MAX`."""
     oldest = to_iso(now() - timedelta(seconds=DOUBT_SECONDS))
     return tuple(doubt for doubt in doubts if doubt.at > oldest)[-DOUBTS_KEPT_MAX:]
 
@@ -109,10 +110,10 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Landing:
-    """Represent one way to explain entries of a thread as late.
+    """Represent one way to explain entries of a thread as a late copy.
 
-    `taken` is the range of entries to delete. `doubt` is the number of the doubt that this uses up, or None if the
-    entry's own id is the proof. The `kept` entries before the range remain as the journal's own.
+    `taken` is the range of entries to delete. `doubt` is the index of the unconfirmed write that explains them, or None
+    if the entry's message id is the proof. The `kept` entries before the range match the journal and remain.
     """
 
     taken: range
@@ -128,8 +129,8 @@ def _landings(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubt
     found = _explained(journal, thread, doubts) if doubts else []
     taken = {index for landing in found for index in landing.taken}
     left = [item for index, item in enumerate(thread) if index not in taken]
-    # If the same doubts explain even more of the rest, another writer wrote the same content: which copy is ours is
-    # unknown.
+    # If the same unconfirmed writes explain still more entries, another writer wrote the same content, and it is
+    # unknown which copy is ours.
     return [] if found and _explained(journal, left, doubts) else found
 
 
@@ -139,7 +140,7 @@ def _explained(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem], doub
     places = [(item.message_id, digest([item])) for item in journal]
     wanted = [place if place in borne else ("", place[1]) for place in places]
     in_order = _in_order(wanted, keys)
-    # Where entries carry our ids, an entry without an id is not ours, whatever its content.
+    # If entries carry our ids, an entry without an id is not ours, whatever its content.
     landings = _by_identity(keys, doubts)
     if not borne:
         since = _since(journal, wanted, keys, doubts)
@@ -158,7 +159,7 @@ def _by_identity(keys: Sequence[Key], doubts: Sequence[Doubt]) -> Iterator[_Land
 def _since(
     journal: Sequence[ThreadItem], wanted: Sequence[Key], keys: Sequence[Key], doubts: Sequence[Doubt]
 ) -> list[int]:
-    """Return, for each doubt, the place in the thread from which on its write may have landed.
+    """Return, for each unconfirmed write, the first place in the thread where it may have arrived.
 
     Writes follow the journal's order, so a write is placed after everything that precedes it in the journal.
     """
@@ -176,7 +177,7 @@ def _since(
 def _by_content(
     thread: Sequence[ThreadItem], keys: Sequence[Key], doubts: Sequence[Doubt], since: Sequence[int], *, complete: bool
 ) -> Iterator[_Landing]:
-    """Yield the blocks that equal a doubted write. `complete`: the thread contains the whole journal, in order."""
+    """Yield the blocks that equal an unconfirmed write. `complete`: the thread contains the whole journal, in order."""
     for number, doubt in list(enumerate(doubts))[-DOUBTS_SEARCHED_MAX:]:
         sent = [("", item.digest) for item in doubt.items]
         for start in range(since[number], len(keys) if sent else 0):
@@ -213,7 +214,7 @@ class _Path(NamedTuple):
 
 
 def _best(wanted: Sequence[Key], keys: Sequence[Key], ways: Mapping[int, Sequence[_Landing]]) -> Sequence[_Landing]:
-    """Return the landings that leave `wanted` in order and take the most entries; of equals, the latest.
+    """Return the late copies (most entries; of equals, the latest) whose deletion leaves `wanted` in order.
 
     This walks over the thread and keeps the best path of each kind at each entry. A path from which the rest of the
     journal can no longer be matched is dropped, so that few remain. If there are more than `LANDINGS_TRIED_MAX`,
@@ -246,7 +247,7 @@ def _best(wanted: Sequence[Key], keys: Sequence[Key], ways: Mapping[int, Sequenc
 
 
 def _landed(landing: _Landing, path: _Path, wanted: Sequence[Key], keys: Sequence[Key]) -> _Path | None:
-    """Return the path after a landing, or None if the landing is impossible there."""
+    """Return the path after a late copy, or None if the path cannot contain this copy."""
     if landing.doubt in path.used:
         return None
     matched = path.matched + landing.kept
@@ -262,9 +263,9 @@ def _landed(landing: _Landing, path: _Path, wanted: Sequence[Key], keys: Sequenc
 def _spared(
     landings: Sequence[_Landing], wanted: Sequence[Key], keys: Sequence[Key], doubts: Sequence[Doubt]
 ) -> list[_Landing]:
-    """Drop landings that take an entry which the journal needs elsewhere, or the last copy of a message.
+    """Drop explanations that would delete an entry that the journal needs elsewhere, or the last copy of a message.
 
-    Where thread and journal differ in more than late copies, an entry that is out of order is still needed.
+    If thread and journal differ in more than late copies, an entry that is out of order is still needed.
     """
     spare = Counter(keys)
     spare.subtract(wanted)

@@ -49,12 +49,12 @@ class LinkedThread:
     thread_id: str
 
     def items(self) -> tuple[Sequence[ThreadItem], int]:
-        """Return all items that the thread should hold, and the version that they make up."""
+        """Return all items that the thread should contain, and their journal version."""
         memory = self.journal.memory(self.key).settled()
         return self.mirror.render(memory, self.thread_id).items, _version_of(memory)
 
     def newer_items(self, head: MirrorHead) -> tuple[Sequence[ThreadItem], int]:
-        """Return the items journaled since the thread's version, and the version that it holds once they are sent."""
+        """Return the items journaled since the thread's version, and the thread's version once they are sent."""
         newer = fold_memory(self.journal.history(self.key, after=head.version))
         if any(each.message.role is Role.TOOL or each.message.calls() for each in newer.messages):
             newer = self.journal.memory(self.key)  # a tool call and its result must be rendered together
@@ -96,7 +96,7 @@ class LinkedThread:
         return ReadBack(items, thread, version, doubts, found, deleted)
 
     def version_with_found(self, read: ReadBack) -> int:
-        """Return the version that the thread holds, including the output found there.
+        """Return the journal version that the thread contains, including the output found there.
 
         Tool calls among it may be journaled already while their results are missing.
         """
@@ -119,11 +119,11 @@ class LinkedThread:
 def sent_before(journal: Sequence[ThreadItem], head: MirrorHead) -> Sequence[ThreadItem]:
     """Return the journal items that our own writes may have put into the thread.
 
-    These are the items up to the thread's head, or up to the newest item of a write in doubt. Entries with the same
+    These are the items up to the thread's head, or up to the newest item of an unconfirmed write. Entries with the same
     text as a newer item were not written by this ledger.
     """
     if head.left_by is not None:
-        return journal  # the previous writer stopped without noting what it sent last
+        return journal  # the previous writer stopped without recording what it sent last
     doubted = {item.message_id or item.digest for doubt in head.doubts for item in doubt.items}
     known = (item.version for item in journal if item.message_id in doubted or digest([item]) in doubted)
     newest = max(head.version, *known, 0)
@@ -133,7 +133,7 @@ def sent_before(journal: Sequence[ThreadItem], head: MirrorHead) -> Sequence[Thr
 def late_copies(
     sent: Sequence[ThreadItem], thread: Sequence[ThreadItem], doubts: Sequence[Doubt]
 ) -> tuple[Sequence[ThreadItem], Sequence[Doubt]]:
-    """Return late copies of our messages in a thread, and the doubts that remain once those copies are deleted."""
+    """Return late copies of our messages in a thread, and the writes that remain unconfirmed after their deletion."""
     late = surplus(sent, thread, doubts) if doubts else []
     return late, open_doubts(sent, thread, doubts) if late else doubts
 

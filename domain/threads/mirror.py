@@ -40,7 +40,7 @@ class ThreadMirror(Protocol):
         ...
 
     def render(self, memory: Memory, thread_id: str | None = None) -> Rendering:
-        """Return what a thread can hold of a memory.
+        """Convert a memory to the items that a thread can represent.
 
         `thread_id` names the thread that runs may have written to themselves.
         """
@@ -63,32 +63,32 @@ class ThreadMirror(Protocol):
         ...
 
     def sweep(self, thread_id: str, run_ids: Sequence[str], completed: bool) -> Effects[Sequence[str]]:
-        """Cancel what these runs of this ledger still do in the thread, and delete what they left there.
+        """Cancel these runs of this ledger if they are active in the thread, and delete the items that they added.
 
-        Only the leftovers of incomplete runs are deleted, or those of all these runs if `completed` is set. Returns the
-        ids of the deleted items. Does nothing if a thread holds no runs.
+        Only items of incomplete runs are deleted, or items of all these runs if `completed` is set. Returns the ids of
+        the deleted items. Does nothing if threads of this kind have no runs.
         """
         ...
 
 
 @dataclass(frozen=True)
 class MirrorHead:
-    """Describe up to which version a thread is known to hold the journal; if unknown, the thread itself is read."""
+    """Describe the journal version that a thread is known to contain; if it is unknown, the thread is read."""
 
     thread_id: str
     version: int
     settled: bool
     """False while a write is in progress, or after one without a response: the thread is read before the next write."""
     doubts: tuple[Doubt, ...] = ()
-    """Writes to this thread that had no response and may still land, oldest first."""
+    """Unconfirmed writes to this thread, which may still arrive, oldest first."""
     left_by: str | None = None
-    """Of a claim: the holder that claimed the thread before and stopped without releasing it."""
+    """Set by `claim`: the previous holder, if it stopped without releasing the thread."""
 
 
 class MirrorHeads(Protocol):
-    """Keep notes on threads, outside the log.
+    """Store the state of threads, outside the event log.
 
-    Losing them costs one read of each thread, and the proof that a late copy is ours.
+    Losing this state costs one read of each thread, and the proof that a late copy is ours.
     """
 
     def claim(
@@ -96,14 +96,17 @@ class MirrorHeads(Protocol):
     ) -> MirrorHead | None:
         """Claim a thread for writing and return its previous head; from now on it is unsettled.
 
-        Returns None while another holder's claim lasts, unless that holder is one of `given_up`. A thread that is not
-        noted, or is noted under another id, is returned at version 0, unsettled and without doubts. A holder of the
-        claim renews it.
+        Returns None while another holder's claim lasts, unless that holder is one of `given_up`. A thread without a
+        stored state, or whose stored state has another id, is returned at version 0, unsettled and without unconfirmed
+        writes. If the holder already has the claim, it is renewed.
         """
         ...
 
     def release(self, stream: str, mirror: str, holder: str, doubts: Sequence[Doubt] | None = None) -> None:
-        """Release a thread, unsettled, with its doubts or with these. Does nothing if another holder has the claim."""
+        """Release a thread and keep it unsettled; `doubts`, if given, replaces its unconfirmed writes.
+
+        Does nothing if another holder has the claim.
+        """
         ...
 
     def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
@@ -115,19 +118,19 @@ class MirrorHeads(Protocol):
         ...
 
     def begin(self, stream: str, mirror: str, thread_id: str) -> None:
-        """Note a thread that was just created and is empty.
+        """Store the state of a thread that was just created and is empty.
 
-        Does nothing if it is noted already, or if a holder has the claim.
+        Does nothing if its state is already stored, or if a holder has the claim.
         """
         ...
 
     def note_unfinished(self, stream: str, mirror: str, thread_id: str | None, digest: str) -> None:
-        """Note the new thread that is being written with the memory of this digest; None removes the note.
+        """Record the new thread to which the memory of this digest is being written; None removes the record.
 
         The linked thread is not affected.
         """
         ...
 
     def unfinished(self, stream: str, mirror: str, digest: str) -> str | None:
-        """Return the new thread that was noted for the memory of this digest, or None."""
+        """Return the new thread that was recorded for the memory of this digest, or None."""
         ...

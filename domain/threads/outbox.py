@@ -1,8 +1,8 @@
 """Send the journal's messages to threads (the outbox): in order, at least once, reconciled after a lost response.
 
-A note outside the event log stores up to which version a thread holds the journal. The note has `settled=False` while a
-write is in progress. After a crash or a lost response it keeps that value, so the thread is read before anything is
-sent again. Writes that may still arrive are noted as well (`Doubt`): until they are too old to arrive, the thread is
+The journal version that a thread contains is stored outside the event log (`MirrorHead`). While a write is in progress,
+the stored state has `settled=False`. After a crash or a lost response it keeps that value, so the thread is read before
+anything is sent again. Unconfirmed writes are stored as well (`Doubt`): until they are too old to arrive, the thread is
 read before each write, and surplus copies of our messages are deleted.
 """
 
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from .linked_thread import LinkedThread
     from .mirror import MirrorHeads, ThreadMirror
 
-# What reads and writes a thread is imported where a thread is read or written: a conversation without threads needs none
-# of it.
+# Code that reads and writes threads is imported on first use: a conversation without threads does not need it.
 
 logger = logging.getLogger("threadledger.threads")
 
@@ -48,13 +47,13 @@ CLAIM_WAIT_SECONDS = 0.2
 
 T = TypeVar("T")
 
-Mend = Callable[[Sequence[ThreadItem]], Effects[bool]]
-"""Receives the entries of a thread and may journal some of them; returns whether missing items are to be sent."""
+DecideRepair = Callable[[Sequence[ThreadItem]], Effects[bool]]
+"""Function that receives the entries of a thread, may journal some, and returns whether to send missing items."""
 
 
 @dataclass(frozen=True)
 class PreparedThread:
-    """Hold a thread that is claimed for a run: what it holds, what it lacks, and which writes to it are in doubt."""
+    """Hold a thread that is claimed for a run: its version, its missing items, and the unconfirmed writes to it."""
 
     key: str
     mirror: str
@@ -64,13 +63,13 @@ class PreparedThread:
     run_id: str
     thread_id: str
     thread_version: int = 0
-    """Version up to which the thread holds the journal once the unsent items have been delivered."""
+    """Journal version that the thread contains once the unsent items have been delivered."""
     unsent: Sequence[ThreadItem] = ()
-    """Items that the thread lacks, for a backend that sends them as input."""
+    """Items that are missing from the thread, for a backend that sends them as input."""
     found: Sequence[ThreadItem] = ()
     """Output that an earlier run of the exchange left in the thread although its response was lost."""
     doubts: Sequence[Doubt] = ()
-    """Writes to the thread that may still arrive."""
+    """Unconfirmed writes to the thread, which may still arrive."""
     tool_results: Sequence[Message] = ()
     """Results of the tools that the run called last."""
 
@@ -154,10 +153,10 @@ class ThreadOutbox:
         prepared = PreparedThread(key, mirror, exchange_id, run_id, thread.thread_id, doubts=head.doubts)
         return (yield from claim.keep(_complete(prepared, claim, head, takes_unsent)))
 
-    def catch_up(self, journal: Journal, key: str, mirror: str, mend: Mend) -> Effects[Delivered]:
-        """Bring one thread up to date with the journal, regardless of what is noted about it.
+    def catch_up(self, journal: Journal, key: str, mirror: str, decide: DecideRepair) -> Effects[Delivered]:
+        """Bring one thread up to date with the journal, regardless of its stored state.
 
-        The callback receives the thread's entries and returns whether missing items are to be sent.
+        The callback receives the thread's entries and returns whether to send missing items.
 
         Raises:
             ProviderRefused: the thread is missing or unreachable, or another process holds it for too long.
@@ -169,7 +168,7 @@ class ThreadOutbox:
         claim = ThreadClaim(self._heads, thread)
         seen = (yield from work(lambda: journal.require(key))).version
         head = yield from claim.acquire()
-        delivered, version = yield from claim.keep(_reconcile(claim, head, mend))
+        delivered, version = yield from claim.keep(_reconcile(claim, head, decide))
         done = replace(head, version=version or head.version, settled=version is not None)
         yield from work(partial(claim.settle, replace(done, doubts=recent_doubts(delivered.doubts))))
         if done.settled and (yield from work(lambda: journal.require(key))).version != seen:
@@ -178,9 +177,9 @@ class ThreadOutbox:
         return delivered
 
     def release(self, prepared: PreparedThread, uncertain: bool = False) -> None:
-        """Release the thread; the next writer reads what the failed run left there.
+        """Release the thread; the next writer reads it and finds any output of the failed run.
 
-        With `uncertain`, the run may still write to the thread, which is noted as a doubt.
+        With `uncertain`, the run may still write to the thread: its input is recorded as an unconfirmed write.
         """
         doubts = recent_doubts(prepared.doubts)
         if uncertain:
@@ -189,7 +188,7 @@ class ThreadOutbox:
         self._heads.release(stream_of(prepared.key), prepared.mirror, prepared.exchange_id, doubts)
 
     def settle(self, prepared: PreparedThread, version: int) -> None:
-        """Note that the thread holds everything up to a version; doubts about what was found there are dropped."""
+        """Record that the thread is complete up to a version; drop the unconfirmed writes that were found there."""
         found = prepared.exchange_id if prepared.found else None
         doubts = recent_doubts(prepared.doubts)
         doubts = tuple(doubt for doubt in doubts if not (doubt.asked and doubt.exchange_id == found))
@@ -197,12 +196,12 @@ class ThreadOutbox:
         self._heads.put(stream_of(prepared.key), prepared.mirror, head, prepared.exchange_id)
 
     def written(self, key: str, mirror: str, thread_id: str, version: int, doubts: Sequence[Doubt] = ()) -> None:
-        """Note that a rewritten thread holds everything up to a version, except for writes that may still arrive."""
+        """Record that a rewritten thread is complete up to a version, except for unconfirmed writes."""
         head = MirrorHead(thread_id, version, settled=True, doubts=tuple(doubts))
         self._heads.put(stream_of(key), mirror, head)
 
     def note_unfinished(self, key: str, mirror: str, thread_id: str | None, digest: str) -> None:
-        """Note which new thread is being written with the memory of this digest; None clears the note."""
+        """Record the new thread to which the memory of this digest is being written; None removes the record."""
         self._heads.note_unfinished(stream_of(key), mirror, thread_id, digest)
 
     def unfinished(self, key: str, mirror: str, digest: str) -> str | None:
@@ -304,7 +303,7 @@ class ThreadClaim:
         self._stream = stream_of(thread.key)
         self._name = thread.mirror.name
         self.doubts: Sequence[Doubt] = ()
-        """Latest known list of writes to the thread that may still arrive."""
+        """Latest known list of unconfirmed writes to the thread."""
 
     def acquire(self) -> Effects[MirrorHead]:
         """Take the claim, waiting while another process writes to the thread; return the thread's head.
@@ -346,7 +345,7 @@ class ThreadClaim:
             raise
 
     def note(self, doubts: Sequence[Doubt]) -> None:
-        """Keep the latest list of writes that may still arrive, for a release."""
+        """Keep the latest list of unconfirmed writes, for a release."""
         self.doubts = tuple(doubts)
 
     def settle(self, head: MirrorHead) -> None:
@@ -356,8 +355,8 @@ class ThreadClaim:
     def _taken(self) -> MirrorHead | None:
         """Take or renew the claim.
 
-        If the previous holder never released the thread, that process stopped in the middle of a run, so the run's
-        writes are noted as a doubt.
+        If the previous holder never released the thread and its last run there failed, the input of that run is
+        recorded as an unconfirmed write.
         """
         thread, journal, key = self.thread, self.thread.journal, self.thread.key
         until = now() + timedelta(seconds=self._seconds)
@@ -405,7 +404,7 @@ def _complete(
 
 
 def _send_missing(claim: ThreadClaim, head: MirrorHead) -> Effects[tuple[Sequence[Doubt], int]]:
-    """Send missing items; return the writes that may still arrive, and the version that the thread holds."""
+    """Send missing items; return the unconfirmed writes, and the journal version that the thread contains."""
     from .delivery import CATCH_UP_ATTEMPTS_MAX, bring_up
 
     thread = claim.thread
@@ -432,7 +431,7 @@ def _send_missing(claim: ThreadClaim, head: MirrorHead) -> Effects[tuple[Sequenc
 def _send(claim: ThreadClaim, items: Sequence[ThreadItem]) -> Effects[bool]:
     """Send items to a thread that is known to hold all earlier ones, and return whether every item was acknowledged.
 
-    If not, the thread must be read before the next write. A batch whose result is unknown is noted as a doubt.
+    If not, the thread must be read before the next write. A batch whose result is unknown becomes an unconfirmed write.
 
     Raises:
         ProviderRefused: the provider rejected a batch in a way that a retry cannot fix, or the thread is missing.
@@ -456,13 +455,13 @@ def _send(claim: ThreadClaim, items: Sequence[ThreadItem]) -> Effects[bool]:
     return True
 
 
-def _reconcile(claim: ThreadClaim, head: MirrorHead, mend: Mend) -> Effects[tuple[Delivered, int | None]]:
-    """Return the result, and the version that the thread holds, or None if nothing was to be sent."""
+def _reconcile(claim: ThreadClaim, head: MirrorHead, decide: DecideRepair) -> Effects[tuple[Delivered, int | None]]:
+    """Return the delivery and the thread's journal version, which is None if the callback stops the delivery."""
     from .delivery import Delivered, bring_up
 
     thread = claim.thread
     read = yield from thread.read_back(head, claim.note, quiet=True)
-    if not (yield from mend(read.thread)):
+    if not (yield from decide(read.thread)):
         return Delivered(0, tuple(read.deleted), tuple(read.doubts)), None
     items, version = yield from work(thread.items)
     unclean = head.left_by is not None

@@ -48,7 +48,7 @@ class ThreadItem:
 
 @dataclass(frozen=True)
 class Rendering:
-    """Hold what a thread of one kind can hold of a memory, and the number of items that it cannot, by kind."""
+    """Hold the items of a memory that a thread of one kind can represent, and the number of other items, by kind."""
 
     items: tuple[ThreadItem, ...]
     losses: Mapping[str, int] = field(default_factory=dict)
@@ -126,8 +126,8 @@ class Difference:
             "thread_place": self.thread_place,
             "message_id": self.message_id,
             "version": self.version,
-            **_told("journal", self.journal),
-            **_told("thread", self.thread),
+            **_side_fields("journal", self.journal),
+            **_side_fields("thread", self.thread),
         }
 
 
@@ -143,6 +143,6 @@ def differences(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> 
     return found
 
 
-def _told(whose: str, item: ThreadItem | None) -> dict[str, Any]:
+def _side_fields(whose: str, item: ThreadItem | None) -> dict[str, Any]:
     values = (item.kind, item.name, item.call_id, item.content) if item is not None else (None,) * 4
     return {f"{whose}_{name}": value for name, value in zip(("kind", "name", "call_id", "text"), values, strict=True)}

@@ -28,11 +28,11 @@ class Verification:
     """Differences entry by entry, in the thread's order; empty if no thread could be read."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the keys of CONTRACT.md."""
+        """Return the JSON object of the result; docs/commands.md lists the keys under `replay verify`."""
         place = {"key": self.key, "backend": self.backend, "thread_id": self.thread_id}
         counts = {name: count for name, count in vars(self.found).items() if name != "state"}
-        told = {"state": self.found.state.value, "reason": self.reason}
-        return place | counts | told | {"differences": [each.as_json() for each in self.differences]}
+        outcome = {"state": self.found.state.value, "reason": self.reason}
+        return place | counts | outcome | {"differences": [each.as_json() for each in self.differences]}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SideBySide:
     verification: Verification
     journal: Sequence[ThreadItem]
     thread: Sequence[ThreadItem] | None = None
-    """None if no thread can be read: no thread is linked, it is gone, or it belongs to another endpoint."""
+    """Entries of the thread; None if no thread can be read: it is not linked, lost, or belongs to another endpoint."""
 
 
 class Verifier:
@@ -108,7 +108,7 @@ class Verifier:
     def render(
         self, key: str, to: str, at: int | datetime | None, thread_id: str | None = None
     ) -> tuple[Rendering, int]:
-        """Return what a thread of a kind can hold of a memory, and the version of that memory.
+        """Return the items of a memory that a thread of a kind can represent, and the version of that memory.
 
         Raises:
             InvalidInput: no threads of this kind can be reached.

@@ -404,7 +404,7 @@ def test_what_cannot_be_meant_is_refused(open_any_store, clock):
     fail(ledger)
     with pytest.raises(InvalidInput, match="which is in the past"):
         ledger.mute_group(the_group(ledger).group, NOON)
-    with pytest.raises(InvalidInput, match="give some of returned"):
+    with pytest.raises(InvalidInput, match="use one or more of returned"):
         ledger.failure_groups(states=["gone"])
     with pytest.raises(InvalidInput, match="use one of cause"):
         ledger.summary("colour")

@@ -815,7 +815,7 @@ def test_numbers_that_json_does_not_have_are_refused_and_nothing_is_written(any_
     with pytest.raises(ValueError, match="not JSON compliant"):
         PlainJSON().encode({"number": number})
     for form in ({"content": [{"type": "x", "n": number}]}, {"content": "x", "n": [number]}):
-        with pytest.raises(InvalidMessage, match="cannot be kept as JSON"):
+        with pytest.raises(InvalidMessage, match="cannot be stored as JSON"):
             ledger.conversation("k").append("user", **form)
     assert stored_events(any_db_url) == []
 

@@ -32,7 +32,7 @@ from threadledger.domain.conversation import (
     stream_of,
 )
 from threadledger.domain.errors import CorruptEvent, InvalidInput, StoreUnavailable
-from threadledger.domain.failures import BackendEnd, Cause, Failure, tells
+from threadledger.domain.failures import BackendEnd, Cause, Failure, concerns_backend
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import StoredRow
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
@@ -104,7 +104,7 @@ def folded_failures(ledger, wanted=EVERYTHING):
 def folded_ends(ledger, per_backend):
     """The newest ends of each backend that tell anything about it, as the domain folds them."""
     folded = fold_exchanges(event for _, event in ledger.journal.logged())
-    ended = [run for run in folded.runs.values() if run.completed or (run.failure and tells(run.failure))]
+    ended = [run for run in folded.runs.values() if run.completed or (run.failure and concerns_backend(run.failure))]
     ends = [
         BackendEnd(run.backend, run.ended_at, None if run.completed else run.failure)
         for run in sorted(ended, key=lambda run: run.ended_at)

@@ -161,7 +161,7 @@ def test_a_run_that_the_app_made_itself_is_refused(failed, command, db_url):
         run_id = next(event.run_id for event in ledger.conversation("own").events() if hasattr(event, "run_id"))
     done = command("audit", "export", run_id)
     assert done.code == 2
-    assert "was made by the app itself, on 'my-llm'" in done.err
+    assert "itself, on 'my-llm'" in done.err
 
 
 def test_a_run_that_is_open_is_refused(failed, command):

@@ -56,7 +56,7 @@ def test_what_came_and_went_is_marked_and_what_is_the_same_is_folded(retracted, 
 def test_the_same_memory_is_exit_0_and_one_sentence(retracted, command):
     done = command("diff", "k", "6..")
     assert (done.code, done.out) == (0, "")
-    assert done.err == "version 6 and version 6 give a model the same memory: 3 messages\n"
+    assert done.err == "version 6 and version 6 have the same memory: 3 messages\n"
 
 
 def test_json_has_an_array_of_the_differences_and_csv_a_line_for_each(retracted, command):

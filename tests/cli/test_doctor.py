@@ -339,9 +339,9 @@ class TestThreads:
         with sqlite3.connect("threadledger.db") as notebook:
             notebook.execute("UPDATE mirror_heads SET settled = 0 WHERE stream = 'conversation:old'")
         notebook.close()
-        lags = threads_behind(ledger.journal, ledger.services, looked_at_max=1)
+        lags = threads_behind(ledger.journal, ledger.services, checked_max=1)
         assert [(each.key, each.state) for each in lags.threads] == [("old", "unsettled")]
-        assert (lags.looked_at, lags.of) == (1, 3)
+        assert (lags.checked, lags.of) == (1, 3)
 
 
 class TestJobs:

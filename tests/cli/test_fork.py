@@ -44,10 +44,10 @@ def test_show_and_events_tell_the_parent(command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("k", "k"), 7, "there is a conversation 'k' already: give the fork another key"),
+        (("k", "k"), 7, "the conversation 'k' already exists: choose another key for the fork"),
         (("nobody", "new"), 6, "no conversation 'nobody'"),
         (("k", "new", "--at", "99"), 2, "'k' has versions 1 to 4: there is no version 99 to fork"),
-        (("k", "new", "--at", "2001-01-01"), 2, "'k' had not begun at that time"),
+        (("k", "new", "--at", "2001-01-01"), 2, "'k' did not exist yet at that time"),
         (("k", "x" * 201), 2, "a conversation key of 201 characters"),
         (("k", "new", "--at", "yesterday"), 2, "is not a time"),
     ],

@@ -34,7 +34,7 @@ def test_a_plan_says_what_how_many_requests_and_that_no_model_is_called(command,
     assert done.code == 0
     assert "plan: 2 threads with 2 messages, about 6 requests" in done.err
     assert "no model is called" in done.err
-    assert "nothing was done, pass --apply to do it" in done.err
+    assert "nothing was done; pass --apply to execute the plan" in done.err
     assert provider.requests == []
 
 
@@ -150,15 +150,15 @@ def test_an_unknown_job_is_not_found_and_a_done_one_cannot_be_cancelled(command,
 STOPPING = """
 import os, signal, sys
 from threadledger.cli import main
-from threadledger.domain.replay.rebuild import Threads
+from threadledger.domain.replay.rebuild import Rebuilder
 
-step, seen = Threads.rebuilding, []
+step, seen = Rebuilder.rebuilding, []
 def rebuilding(self, *given, **named):
     seen.append(given)
     if len(seen) == 5:
         os.kill(os.getpid(), signal.SIGINT)
     return step(self, *given, **named)
-Threads.rebuilding = rebuilding
+Rebuilder.rebuilding = rebuilding
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -54,7 +54,9 @@ def test_the_plan_is_told_in_one_note_and_nothing_is_done(command, journaled, de
     done = command("replay", "reconcile", "k")
     assert done.code == 0
     assert "send" in done.out
-    assert done.err.splitlines() == ["plan: 1 thread: 1 to receive 1 message; nothing was done, pass --apply to do it"]
+    assert done.err.splitlines() == [
+        "plan: 1 thread: 1 to receive 1 message; nothing was done; pass --apply to execute the plan"
+    ]
     assert command("replay", "verify", "k").code == 4
 
 

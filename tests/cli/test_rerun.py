@@ -45,7 +45,7 @@ def test_the_plan_says_who_is_asked_how_often_what_it_costs_by_prices_of_which_d
     assert "newest price dated 20" in plan.err
     assert "1 skipped: overtaken by newer messages (1)" in plan.err
     assert "--include overtaken" in plan.err
-    assert "nothing was done, pass --apply to do it" in plan.err
+    assert "nothing was done; pass --apply to execute the plan" in plan.err
 
 
 def test_a_shadow_is_shown_side_by_side_with_the_original(command: Command, failed: Callable[[str], str]) -> None:

@@ -296,12 +296,12 @@ class TestStartRun:
 
     def test_an_exchange_that_is_under_way_goes_on_with_its_next_run(self, given):
         given(started, asked, assistants_runs, assistants_failed).when(
-            lambda it: it.start_run("x1", RunPlan("assistants", "gpt", attempt=2), going_on=True)
+            lambda it: it.start_run("x1", RunPlan("assistants", "gpt", attempt=2), must_be_open=True)
         ).then(fact(e.RunStarted, exchange_id="x1", attempt=2))
 
     def test_an_exchange_that_was_given_up_for_a_newer_question_does_not_go_on(self, given):
         given(started, asked, assistants_runs, assistants_failed, abandoned).when(
-            lambda it: it.start_run("x1", RunPlan("assistants", "gpt", attempt=2), going_on=True)
+            lambda it: it.start_run("x1", RunPlan("assistants", "gpt", attempt=2), must_be_open=True)
         ).then_refused(ConversationChanged, "a newer question replaced the exchange x1")
 
     def test_an_exchange_that_was_given_up_is_begun_again_where_that_is_wanted(self, given):
@@ -312,12 +312,12 @@ class TestStartRun:
     def test_an_exchange_that_was_answered_meanwhile_says_so_rather_than_that_it_was_given_up(self, given):
         done = fact(e.RunCompleted, run_id="r1")
         given(started, asked, assistants_runs, done).when(
-            lambda it: it.start_run("x1", RunPlan("assistants", "gpt"), going_on=True)
+            lambda it: it.start_run("x1", RunPlan("assistants", "gpt"), must_be_open=True)
         ).then_refused(ExchangeAnswered)
 
     def test_an_exchange_whose_run_others_have_open_is_busy_also_when_it_goes_on(self, given):
         given(started, asked, assistants_runs).when(
-            lambda it: it.start_run("x1", RunPlan("chat", "gpt"), going_on=True)
+            lambda it: it.start_run("x1", RunPlan("chat", "gpt"), must_be_open=True)
         ).then_refused(ConversationBusy, "run r1")
 
 
@@ -505,7 +505,7 @@ class TestInterrupt:
         past = [started, asked, assistants_runs, self.superseded, abandoned]
         given(*past).when(lambda it: it.complete_run("r1", ANSWER)).then_refused(RunNotOpen)
         given(*past).when(lambda it: it.fail_run("r1", Failure("failed"))).then_refused(RunNotOpen)
-        given(*past).when(lambda it: it.start_run("x1", RunPlan("chat", "gpt"), going_on=True)).then_refused(
+        given(*past).when(lambda it: it.start_run("x1", RunPlan("chat", "gpt"), must_be_open=True)).then_refused(
             ConversationChanged
         )
 

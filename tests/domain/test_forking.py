@@ -95,7 +95,7 @@ def test_what_is_said_afterwards_is_said_in_one_of_them(ledger: Ledger) -> None:
 def test_a_key_that_is_taken_is_a_conflict(ledger: Ledger) -> None:
     ledger.conversation("new").append("user", "Hello")
     for taken in ("new", "k"):
-        with pytest.raises(Conflict, match=f"there is a conversation '{taken}' already"):
+        with pytest.raises(Conflict, match=f"the conversation '{taken}' already exists"):
             ledger.fork("k", taken)
     assert len(ledger.memory("new").messages) == 1
 

@@ -125,7 +125,7 @@ class TestInThread:
     @pytest.mark.parametrize("thread_id", [None, "another"])
     def test_any_other_thread_holds_the_order_of_the_journal(self, log, thread_id):
         memory = fold_memory(log(said(1), meanwhile(2), *answered_in("t", "r1", 1, 4)))
-        assert memory.in_thread(thread_id) == memory.mended()
+        assert memory.in_thread(thread_id) == memory.paired()
 
     def test_what_the_thread_held_before_the_run_stays_before_it(self, log):
         memory = fold_memory(log(said(1), meanwhile(2), *answered_in("t", "r1", 2, 4)))
@@ -136,7 +136,7 @@ class TestInThread:
         assert end.thread_version is None
         memory = fold_memory(log(said(1), meanwhile(2), *answered_in("t", "r1", None, 4)))
         assert memory.run_marks == {}
-        assert memory.in_thread("t") == memory.mended()
+        assert memory.in_thread("t") == memory.paired()
 
     def test_the_calls_of_a_run_and_their_results_come_before_what_was_journaled_between_them(self, log):
         call = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
@@ -162,7 +162,7 @@ class TestInThread:
             else:
                 marks |= _run(facts, *part)
         memory = fold_memory(log(*facts))
-        placed, mended = memory.in_thread("t"), memory.mended()
+        placed, mended = memory.in_thread("t"), memory.paired()
         assert sorted(map(_id, placed)) == sorted(map(_id, mended))
         for run_id, mark in marks.items():
             places = [index for index, each in enumerate(placed) if each.run_id == run_id]

@@ -82,13 +82,13 @@ def test_the_view_is_mended(memory_of, journaled, shown):
 def test_the_data_is_not_mended(memory_of):
     journaled = [result("x"), calls("a"), user(), result("a")]
     memory = memory_of(*journaled)
-    memory.mended()
+    memory.paired()
     assert [each.message.as_chat_message() for each in memory.messages] == journaled
 
 
 def test_a_result_moved_up_keeps_its_id_and_a_made_up_one_has_none(memory_of):
     memory = memory_of(calls("a", "b"), user(), result("a"))
-    assert [each.message_id for each in memory.mended()] == ["m1", "m3", "", "m2"]
+    assert [each.message_id for each in memory.paired()] == ["m1", "m3", "", "m2"]
 
 
 def test_a_result_whose_call_was_retracted_is_left_out_and_a_call_whose_result_was_is_mended(log):
@@ -182,12 +182,12 @@ class TestAnyMessages:
     def test_a_shown_result_is_one_that_was_journaled_or_says_that_there_is_none(self, memory_of, journaled):
         memory = memory_of(*journaled)
         by_id = {each.message_id: each for each in memory.messages}
-        for each in memory.mended():
+        for each in memory.paired():
             assert each == by_id.get(each.message_id) or (each.message_id, each.message.text) == ("", NO_RESULT)
 
     @for_all(messages)
     def test_no_result_is_shown_twice(self, memory_of, journaled):
-        ids = [each.message_id for each in memory_of(*journaled).mended() if each.message_id]
+        ids = [each.message_id for each in memory_of(*journaled).paired() if each.message_id]
         assert len(ids) == len(set(ids))
 
     @for_all(messages)

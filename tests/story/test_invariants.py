@@ -99,7 +99,7 @@ class Shelf:
     def render(self, memory, thread_id=None):
         items = [
             ThreadItem("message", each.message.role.value, each.message.text, "", each.message_id, each.version)
-            for each in memory.mended()
+            for each in memory.paired()
         ]
         return Rendering(tuple(items))
 

@@ -215,7 +215,7 @@ def test_a_memory_that_is_not_what_the_run_was_shown_is_not_asked_with(
     ledger.journal.commit("k", forged)
     (item,) = ledger.replay.plan_rerun(failed=True).apply()
     assert (item.state, item.kind) == ("skipped", "memory")
-    assert "cannot be reproduced" in item.reason
+    assert "cannot be recomputed" in item.reason
     assert asked_of() == before
 
 

@@ -198,6 +198,19 @@ def test_what_is_run_again_is_answered_from_the_record_and_runs_nothing_twice(
     assert ledger.failures(unanswered=True) == []
 
 
+@pytest.mark.parametrize("how", HOW_AGAIN)
+def test_each_run_of_a_rerun_gets_the_recorded_results_from_the_first_one_on(
+    open_ledger: Callable[..., Ledger], simulator: Any, tool: Weather, profile: Path, how: str
+) -> None:
+    ledger = open_ledger({"weather": tool.weather}, **KINDS["chat"] | {"retries": 1}, profile=profile)
+    failed_after_the_tool(ledger, simulator, "chat", BERN, BERN)
+    simulator.answer(calls(BERN), calls(BERN), "Sunny.")
+    simulator.add_fault(AFTER_TOOLS["chat"], refuse={"status": 500}, after=1)  # the first run fails after its call
+    HOW_AGAIN[how](ledger)
+    assert tool.used == ["Bern", "Bern"]
+    assert results(ledger)[-2:] == ["use 1: sunny in Bern"] * 2
+
+
 @pytest.mark.parametrize("kind", ["chat"])
 @pytest.mark.parametrize("how", HOW_AGAIN)
 def test_what_the_record_does_not_know_is_asked_of_the_tool(

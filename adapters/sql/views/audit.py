@@ -164,7 +164,7 @@ class AuditView(View[Known, Changes]):
         return [(key_of(row.name), row.id_reversed[::-1]) for row in connection.execute(query)]
 
     def last_ends(self, connection: Connection, generation: int, per_backend: int) -> list[BackendEnd]:
-        """Return the newest ends of each backend's runs that reflect its health, grouped by backend, oldest first."""
+        """Return the newest outcomes that reflect each backend's health, grouped by backend, oldest first."""
         runs = self._runs(generation)
         ended = select(runs).where(runs.c.tells == 1).order_by(runs.c.ended_at.desc(), runs.c.started.desc())
         first = select(func.min(runs.c.backend))

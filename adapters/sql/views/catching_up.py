@@ -125,7 +125,7 @@ class Projection:
     def _step(
         self, place: Generation, target: int, size: int, ended: Callable[[Generation, Batch, Any, bool], None]
     ) -> int:
-        """Process one batch, unless another process was first; return the maximum size of the next one."""
+        """Process a batch, unless another process advanced the view; return the maximum size of the next batch."""
         batch = self._batch(place.position, target, size)
         changes: Any = None
         if batch.poison is None:
@@ -184,7 +184,7 @@ class Projection:
             raise _unfolded(batch, error) from error
 
     def _written(self, place: Generation, batch: Batch, changes: Any, live: bool) -> None:
-        """Write the rows, the position and its effects in one transaction; write nothing if another process was first."""
+        """Write rows, position and effects in one transaction, or nothing if another process has advanced the view."""
 
         def write(connection: Any) -> bool:
             if not self._places.advance(connection, place, batch.upto, live):
@@ -291,7 +291,7 @@ class Generations:
         return self._execute(connection, _FIND, (*self._named, place.generation, place.position)).first() is not None
 
     def advance(self, connection: Connection, place: Generation, position: int, live: bool) -> bool:
-        """Advance a place, or claim it if it does not exist; return False if another process was first."""
+        """Advance a place, or claim it if it does not exist; return False if another process has advanced it first."""
         if not place.claimed:
             return (
                 self._execute(connection, _CLAIM, (*self._named, place.generation, position, int(live))).rowcount == 1
@@ -308,7 +308,7 @@ class Generations:
         return [(row[0], row[1]) for row in self._database.query(_PARKED, (*self._named, generation))]
 
     def drop_older(self, connection: Connection, generation: int) -> None:
-        """Drop older generations and older versions of the view; those of newer versions are kept."""
+        """Drop older generations and older versions of the view; newer versions are kept."""
         name, version = self._named
         older = self._execute(connection, _OLDER, (name, version, version, generation)).fetchall()
         for each in older:

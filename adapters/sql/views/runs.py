@@ -19,7 +19,7 @@ from threadledger.domain.conversation import (
     recorded_failure,
 )
 from threadledger.domain.errors import CorruptEvent
-from threadledger.domain.failures import BackendEnd, Cause, Failure, GroupName, diagnose, tells, whole_text
+from threadledger.domain.failures import BackendEnd, Cause, Failure, GroupName, concerns_backend, diagnose, whole_text
 from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.journal import restore
 
@@ -186,7 +186,7 @@ def as_row(run: RunRecord, folded: Exchanges, places: RunPlaces, groups: dict[st
         _tokens(completed, "input_tokens"),
         _tokens(completed, "output_tokens"),
         run.next,
-        int(completed is not None or (failure is not None and tells(failure))),
+        int(completed is not None or (failure is not None and concerns_backend(failure))),
         int(exchange.abandoned),
         exchange.answered_by,
     )
@@ -219,12 +219,12 @@ def restored(connection: Connection, rows: Sequence[RowOfRun]) -> FoldedRuns:
         CorruptEvent: an event has changed since it was processed.
     """
     places = [RunPlaces(row.started, row.completed, row.failed) for row in rows]
-    told = events_at(connection, [at for place in places for at in vars(place).values() if at is not None])
-    runs = FoldedRuns(fold_exchanges(told.values()))
+    by_position = events_at(connection, [at for place in places for at in vars(place).values() if at is not None])
+    runs = FoldedRuns(fold_exchanges(by_position.values()))
     for row, place in zip(rows, places, strict=True):
         run = runs.folded.runs.get(row.id_reversed[::-1])
         if run is None:
-            raise _no_longer_told(row.started, row)
+            raise _event_changed(row.started, row)
         runs.places[run.run_id] = place
         run.next = row.next
         exchange = runs.folded.exchange_of(run)
@@ -233,17 +233,17 @@ def restored(connection: Connection, rows: Sequence[RowOfRun]) -> FoldedRuns:
 
 
 def ends_of(connection: Connection, rows: Sequence[RowOfRun]) -> list[BackendEnd]:
-    """Return how the calls of ended runs ended, in the order of the rows.
+    """Return the outcomes of ended runs, in the order of the rows.
 
     Raises:
         CorruptEvent: an event has changed since it was processed.
     """
-    told = events_at(connection, [row.failed for row in rows if row.completed is None])
+    by_position = events_at(connection, [row.failed for row in rows if row.completed is None])
     found = []
     for row in rows:
-        event = told.get(row.failed) if row.completed is None else None
+        event = by_position.get(row.failed) if row.completed is None else None
         if row.completed is None and not isinstance(event, events.RunFailed):
-            raise _no_longer_told(row.failed, row)
+            raise _event_changed(row.failed, row)
         failure = Failure.of(event) if isinstance(event, events.RunFailed) else None
         found.append(BackendEnd(row.backend, from_iso(row.ended_at), failure))
     return found
@@ -251,14 +251,14 @@ def ends_of(connection: Connection, rows: Sequence[RowOfRun]) -> list[BackendEnd
 
 def because_of(cause: Cause, connection: Connection, rows: Sequence[RowOfRun]) -> list[RowOfRun]:
     """Return the failed runs with this cause; takes half the time of restoring them completely."""
-    told = events_at(connection, [row.failed for row in rows])
-    failed = ((row, told.get(row.failed)) for row in rows)
+    by_position = events_at(connection, [row.failed for row in rows])
+    failed = ((row, by_position.get(row.failed)) for row in rows)
     return [
         row for row, event in failed if isinstance(event, events.RunFailed) and diagnose(Failure.of(event)) is cause
     ]
 
 
-def _no_longer_told(position: int, row: RowOfRun) -> CorruptEvent:
+def _event_changed(position: int, row: RowOfRun) -> CorruptEvent:
     return CorruptEvent(
         f"event {position} of the log no longer belongs to the run {row.id_reversed[::-1]}: "
         "find the changed events with: threadledger db check"
