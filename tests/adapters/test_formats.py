@@ -168,7 +168,7 @@ BAD = {
 }
 
 
-@pytest.mark.usefixtures("without_garbage")
+@pytest.mark.usefixtures("no_finalizers")
 @pytest.mark.parametrize(("line", "said"), BAD.values(), ids=BAD)
 def test_a_bad_line_is_reported_with_its_number_and_the_good_ones_are_kept(open_store, line, said):
     ledger = open_store()

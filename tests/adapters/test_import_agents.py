@@ -131,7 +131,7 @@ BAD = {
 }
 
 
-@pytest.mark.usefixtures("without_garbage")
+@pytest.mark.usefixtures("no_finalizers")
 @pytest.mark.parametrize(("bad", "told"), BAD.values(), ids=BAD)
 def test_a_bad_row_is_reported_with_its_number_and_other_sessions_are_kept(open_store, sessions, bad, told):
     sessions("a", MORE[1:])

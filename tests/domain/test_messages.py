@@ -189,7 +189,7 @@ class TestRefusals:
         with pytest.raises(InvalidMessage, match="cannot be stored as JSON"):
             parse_message(given)
 
-    @pytest.mark.usefixtures("without_garbage")
+    @pytest.mark.usefixtures("no_finalizers")
     def test_a_message_nested_without_end_is_refused(self):
         nested = []
         for _ in range(100_000):

@@ -247,22 +247,22 @@ def cells() -> Iterator[Cell]:
 
 
 def dealt() -> Iterator[Cell]:
-    """Yield each (step, fault) once, and of a step that several backends have, each fault on one of them, in rotation.
+    """Yield every other fault of each step, and those in between of the next step; faults of few steps are not left out.
 
-    Of the faults within streams, a step has every other one. Modes and the other dimensions are in rotation as well.
+    A step that several backends have is run on each in rotation; so are modes and the other dimensions.
     """
     modes, streamed = cycle(MODES), cycle(MODES[2:])
     places = cycle(((1, 0), (1, 1), (1, 0), (None, 0), (1, 1)))
     others = cycle(
         ((False, False), (False, True), (False, False), (True, False), (False, False), (False, True), (True, False))
     )
-    skipped = cycle((False, True))
+    skipped, common = cycle((False, True)), {*EVERYWHERE, *OF_STREAMS}
     having = {route: [each for each in SETUPS if route in each.routes] for each in SETUPS for route in each.routes}
     for setup in SETUPS:
         for route in setup.routes:
             next(skipped)
             for number, (name, action) in enumerate(faults_at(setup, route)):
-                if setup is not having[route][number % len(having[route])] or (name in OF_STREAMS and next(skipped)):
+                if setup is not having[route][number % len(having[route])] or (name in common and next(skipped)):
                     continue
                 mode = next(streamed if name in OF_STREAMS else modes)
                 times, after = next(places)
