@@ -246,7 +246,7 @@ def copy_ledger(source: Database, target: Database, progress: Progress) -> int:
         StoreError: one of the databases cannot be used.
     """
     open_schema(target)
-    return source.read(lambda reading: target.write(lambda writing: _copy(source, reading, target, writing, progress)))
+    return source.read(lambda reading: target.write(lambda writing: _copy(reading, target, writing, progress)))
 
 
 def _write(database: Database, path: Path, progress: Progress) -> int:
@@ -271,7 +271,7 @@ def _write(database: Database, path: Path, progress: Progress) -> int:
         copy.close()
 
 
-def _copy(source: Database, reading: Connection, target: Database, writing: Connection, progress: Progress) -> int:
+def _copy(reading: Connection, target: Database, writing: Connection, progress: Progress) -> int:
     if writing.exec_driver_sql("SELECT count(*) FROM streams").scalar_one():
         raise Conflict(f"{target.shown_url} already contains a ledger: copy into an empty database")
     events = int(reading.exec_driver_sql("SELECT count(*) FROM events").scalar_one())

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
         threads_behind,
         tool_names,
     )
+    from .awaited import AsyncChat, AsyncLedger
     from .chat import Chat
     from .ledger import Ledger
 
 __all__ = [
+    "AsyncChat",
+    "AsyncLedger",
     "Chat",
     "FailureGroups",
     "LaggingThread",
@@ -39,6 +42,7 @@ if not TYPE_CHECKING:
                 "FailureGroups LaggingThread ShownMemory defined_profile follow_failures memory_shown "
                 "threads_behind tool_names"
             ),
+            "awaited": "AsyncChat AsyncLedger",
             "chat": "Chat",
             "ledger": "Ledger",
         },

@@ -144,7 +144,7 @@ class TestALineARun:
         assert [line["status"] for line in kept.runs] == ["error", "completed"]
 
     def test_awaited_the_same(self, open_ledger: Callable[..., Ledger], simulator: Any, kept: Kept) -> None:
-        from threadledger.domain.ledger.awaited import AsyncLedger
+        from threadledger.domain.ledger import AsyncLedger
 
         simulator.add_fault(RESPONSES, fail=True, times=2)
 

@@ -21,8 +21,7 @@ import threadledger
 from threadledger.adapters import Telemetry
 from threadledger.domain.conversation import RunPlan
 from threadledger.domain.errors import AllBackendsFailed, InvalidSettings
-from threadledger.domain.ledger import Ledger
-from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.ledger import AsyncLedger, Ledger
 
 CHAT, RESPONSES = "POST /chat/completions", "POST /responses"
 TWO = {"backends": ("responses", "chat"), "threads": "none", "retries": 0, "fallback_model": "gpt-small"}

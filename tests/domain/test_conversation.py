@@ -7,10 +7,9 @@ from functools import partial as fact
 import pytest
 
 from threadledger.domain import limits
-from threadledger.domain.conversation import Completion, Conversation, RunPlan, text_message
+from threadledger.domain.conversation import Completion, Conversation, RunPlan, ThreadLink, text_message
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation.messages import Source, Usage
-from threadledger.domain.conversation.state import ThreadLink
 from threadledger.domain.errors import (
     ConversationBusy,
     ConversationChanged,

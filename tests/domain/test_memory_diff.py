@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from threadledger.domain.conversation import events
 from threadledger.domain.errors import ConversationNotFound
-from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.ledger import AsyncLedger
 from threadledger.domain.memory import Memory, MemoryDiff, diff_memories, fold_memory
 from threadledger.domain.memory.diff import Fate, said
 

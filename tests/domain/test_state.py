@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from threadledger.domain.conversation import ConversationState, evolve
+from threadledger.domain.conversation import ConversationState, OpenRun, ThreadLink, evolve
 from threadledger.domain.conversation import events as e
-from threadledger.domain.conversation.state import OpenExchange, OpenRun, ThreadLink
+from threadledger.domain.conversation.state import OpenExchange
 
 SNAPSHOTS = (Path(__file__).parents[1] / "golden" / "snapshots-4.jsonl").read_text("ascii").splitlines()
 """The snapshot after each event of the story, as the code of commit 59428e9 wrote it."""

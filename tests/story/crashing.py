@@ -33,8 +33,7 @@ from threadledger.domain import ids
 from threadledger.domain.effects import Pause
 from threadledger.domain.effects import drivers as driving
 from threadledger.domain.exchange import runs
-from threadledger.domain.ledger import Ledger
-from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.ledger import AsyncLedger, Ledger
 
 KEY = "k"
 NOBODY = -1

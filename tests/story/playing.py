@@ -27,8 +27,7 @@ from threadledger.domain.effects import AsyncDriver
 from threadledger.domain.errors import AllBackendsFailed
 from threadledger.domain.exchange import Answer, Delta, StartedOver
 from threadledger.domain.failures import Cause, Health
-from threadledger.domain.ledger import Ledger
-from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.ledger import AsyncLedger, Ledger
 from threadledger.domain.threads import ThreadOutbox, ThreadState
 
 from .matrix import CHAT, HASTY_SECONDS, Cell

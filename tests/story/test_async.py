@@ -19,8 +19,8 @@ from threadledger.domain import limits
 from threadledger.domain.errors import AllBackendsFailed, ConversationBusy
 from threadledger.domain.exchange import Delta
 from threadledger.domain.failures import Cause, Failure
-from threadledger.domain.ledger import Chat, Ledger
-from threadledger.domain.ledger.awaited import AsyncChat, AsyncLedger, AsyncPlan, AsyncReplay
+from threadledger.domain.ledger import AsyncChat, AsyncLedger, Chat, Ledger
+from threadledger.domain.ledger.awaited import AsyncPlan, AsyncReplay
 from threadledger.domain.ledger.chat import AsyncOwnRun, OwnRun
 from threadledger.domain.replay import Plan, Replay
 from threadledger.domain.threads import ThreadState

@@ -13,7 +13,7 @@ import pytest
 import threadledger
 from threadledger.domain.effects import Call, work
 from threadledger.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
-from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.ledger import AsyncLedger
 from threadledger.domain.replay import ApplyKeywords, Plan
 from threadledger.domain.replay.jobs import Jobs
 from threadledger.domain.replay.plan import ApplyOptions, CallRate

@@ -15,8 +15,7 @@ from threadledger.domain.conversation import events
 from threadledger.domain.conversation.messages import Usage
 from threadledger.domain.errors import ConversationBusy, InvalidMessage, RunNotOpen
 from threadledger.domain.failures import Cause
-from threadledger.domain.ledger import Ledger
-from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.ledger import AsyncLedger, Ledger
 
 FACTS: dict[str, Any] = {
     "model": "llama-3.1-70b",

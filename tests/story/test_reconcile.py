@@ -20,7 +20,7 @@ from threadledger.domain.conversation import text_message
 from threadledger.domain.conversation.messages import Role, Source
 from threadledger.domain.effects import drivers as driving
 from threadledger.domain.errors import ConversationNotFound, InvalidInput
-from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.ledger import AsyncLedger
 from threadledger.domain.threads import ThreadState, outbox
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.

@@ -19,8 +19,7 @@ import threadledger
 from threadledger.domain.conversation import Profile, events, parse_profile
 from threadledger.domain.errors import AllBackendsFailed, InvalidInput
 from threadledger.domain.failures import Cause
-from threadledger.domain.ledger import Ledger
-from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.ledger import AsyncLedger, Ledger
 from threadledger.domain.replay import RerunItem
 from threadledger.domain.threads import ThreadState
 

@@ -14,8 +14,7 @@ from threadledger.domain import limits
 from threadledger.domain.conversation.messages import ToolCall
 from threadledger.domain.errors import AllBackendsFailed
 from threadledger.domain.failures import Cause
-from threadledger.domain.ledger import Ledger
-from threadledger.domain.ledger.awaited import AsyncLedger
+from threadledger.domain.ledger import AsyncLedger, Ledger
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
