@@ -7,7 +7,7 @@ ledger, and a key is set. Times are medians of user and system time; ratios are 
 not. The last line counts the product's own lines that a process has loaded after `threadledger.open()` and one question
 to a chat-only ledger, including blank lines and docstrings.
 
-Aims: `--version` takes at most 1.5 times a bare click program (CONTRACT), the other commands at most 9 times; 13,000
+Aims: `--version` takes at most 1.5 times a bare click program, the other commands at most 9 times; 13,000
 lines.
 """
 

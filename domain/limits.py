@@ -131,3 +131,5 @@ RUNS_WATCHED_MAX = 10_000
 
 LAGGING_CHECKED_MAX = 1_000
 """Number of most recently changed conversations whose threads `doctor` checks, by their stored state."""
+LAGGING_LOOKED_AT_MAX = LAGGING_CHECKED_MAX
+"""The same, by its name in earlier versions."""

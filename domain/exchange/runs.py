@@ -433,7 +433,7 @@ class Runs:
             memory_rule=memory.rule,
             memory_hash=memory.digest(),
             rerun_of=self._mode.rerun_of,
-            fallback_reason=self._why_failed(),
+            fallback_reason=self._why_failed() if attempt == 1 else "",
         )
         plan = self._records.plan(plan, self._services.backends[candidate.backend].thread is not None)
         run_id = self._records.start(plan, self._failed, self._must_be_open)

@@ -1,4 +1,4 @@
-"""The audit's commands: what CONTRACT.md promises, failures as they come, groups, the report as a file."""
+"""The audit's commands: what is promised, failures as they come, groups, the report as a file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def fail(ledger: Ledger, key: str = "k", text: str = "no") -> str:
     return str(run.run_id)
 
 
-# What CONTRACT.md promises
+# What is promised
 
 
 def test_groups_have_the_promised_keys_in_their_order(command: Command, story: Ledger) -> None:

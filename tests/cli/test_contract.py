@@ -1,4 +1,4 @@
-"""The promises of CONTRACT.md: JSON keys and exit codes."""
+"""The promises to scripts: JSON keys and exit codes."""
 
 from __future__ import annotations
 

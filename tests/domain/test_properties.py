@@ -1,4 +1,4 @@
-"""The invariants of DESIGN.md, section 3, under random commands in any order, illegal ones included."""
+"""The invariants of a conversation under random commands in any order, illegal ones included."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -26,6 +26,7 @@ from threadledger.domain.conversation import Profile
 from threadledger.domain.effects import AsyncDriver
 from threadledger.domain.errors import AllBackendsFailed
 from threadledger.domain.exchange import Answer, Delta, StartedOver
+from threadledger.domain.exchange.policy import reason_of
 from threadledger.domain.failures import Cause, Health
 from threadledger.domain.ledger import AsyncLedger, Ledger
 from threadledger.domain.threads import ThreadOutbox, ThreadState
@@ -274,6 +275,7 @@ class Played:
                 yield f"cause unknown: {failure.summary()} {dict(failure.facts.details)}"
 
     def _in_the_fallbacks(self, events: list[tuple[str, Any]]) -> Iterator[str]:
+        reasons = {each.run_id: reason_of(each.facts) for each in self.ledger.conversation(self.key).failures()}
         before: Any = None
         announced: Any = None
         for name, event in events:
@@ -285,6 +287,8 @@ class Played:
                 )
                 if changed != (announced is not None) or (changed and announced.failed_run_id != before.run_id):
                     yield "FallbackUsed is missing or in a wrong place"
+                elif changed and announced.reason != reasons[before.run_id]:
+                    yield f"FallbackUsed has the reason {announced.reason!r} instead of {reasons[before.run_id]!r}"
                 before, announced = event, None
 
     # What the thread contains

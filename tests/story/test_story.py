@@ -17,6 +17,7 @@ from freezegun import freeze_time
 from threadledger.adapters import import_lines
 from threadledger.domain.conversation import events
 from threadledger.domain.errors import AllBackendsFailed, ConversationBusy, IdempotencyConflict, InvalidInput
+from threadledger.domain.exchange.policy import reason_of
 from threadledger.domain.failures import Cause
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import Ledger
@@ -161,6 +162,7 @@ def test_however_the_run_fails_the_fallback_answers_and_the_thread_has_it_once(s
     assert answer.backend == "chat"
     assert {failure.cause for failure in answer.failures} == {cause}
     (fell_back,) = [event for event in ledger.conversation("k").events() if isinstance(event, events.FallbackUsed)]
+    assert fell_back.reason == reason_of(answer.failures[-1].facts)
     assert fell_back.reason.startswith(cause.value)
     assert fell_back.failed_run_id == answer.failures[-1].run_id
     assert in_thread(simulator, ledger) == [("user", "hello"), ("assistant", "You said: hello")]
