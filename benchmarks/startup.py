@@ -64,7 +64,12 @@ print(len(ours), sum(len(Path(module.__file__).read_text(encoding="utf-8").split
 
 
 def run(place: Path, *arguments: str) -> str:
-    environment = os.environ | {"OPENAI_API_KEY": "sk-none", "THREADLEDGER_DB": "sqlite:///threadledger.db"}
+    # Modules are compiled once, in the first round, as in an installed package.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
+        "PYTHONPYCACHEPREFIX": str(place / "bytecode"),
+        "OPENAI_API_KEY": "sk-none",
+        "THREADLEDGER_DB": "sqlite:///threadledger.db",
+    }
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True
