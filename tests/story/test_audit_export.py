@@ -198,7 +198,7 @@ def test_what_failed_fails_the_same_way_in_the_exported_test(
             assert names.get("ANSWER") == each.answer, (cell.id, each.notes)
             Script.parse(each.script)
             written.append(each)
-    assert written
+    assert written or WHOLE  # there are steps at which no fault makes a run fail
     write_all(tmp_path, written)
     assert run_exported(tmp_path) == len({each.name for each in written})
 
