@@ -259,7 +259,7 @@ RESPONSE_ID = "gen_ai.response.id"
 FINISH_REASONS = "gen_ai.response.finish_reasons"
 INPUT_TOKENS = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
-TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105
+TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 - the name of an attribute, no secret
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
 ERROR_TYPE = "error.type"
@@ -277,7 +277,7 @@ AZURE_OPENAI = "azure.ai.openai"
 OPERATION_DURATION = "gen_ai.client.operation.duration"
 OPERATION_DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 """Bucket boundaries, in seconds."""
-TOKEN_USAGE = "gen_ai.client.token.usage"  # noqa: S105
+TOKEN_USAGE = "gen_ai.client.token.usage"  # noqa: S105 - the name of a metric, no secret
 TOKEN_USAGE_BUCKETS = tuple(4**power for power in range(14))
 """Bucket boundaries, from 1 to 67,108,864 tokens."""
 

@@ -272,7 +272,7 @@ PLACED = {"message_id": "m", "at": "2020-01-01T00:00:00Z", "source": "app", "exc
 def messages(draw):
     """A message that the domain takes, of any shape."""
     role = draw(st.sampled_from(["system", "developer", "user", "assistant", "tool"]))
-    message = {"role": role, **draw(st.dictionaries(NAMES, ANYTHING, max_size=3)), "role": role}  # noqa: F601
+    message = {"role": role, **draw(st.dictionaries(NAMES, ANYTHING, max_size=3)), "role": role}  # noqa: F601 - the drawn fields may contain a role too
     message |= draw(st.fixed_dictionaries({}, optional={"content": st.text() | PARTS | st.none()}))
     if role == "assistant":
         message |= draw(st.fixed_dictionaries({}, optional={"tool_calls": CALLS}))

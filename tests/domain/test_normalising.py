@@ -63,7 +63,7 @@ def test_normalising_what_is_normalised_changes_nothing(message):
 
 HEX = "0123456789abcdef"
 UUIDS = st.uuids().map(str).filter(lambda each: not re.match(r"(\d+d)+-", each))
-"""Rule 1 reads the beginning of the others, one in 277, as a number of days. Another rule would be another group for all."""
+"""UUIDs without one in 277, which rule 1 takes for a number of days: see the expected failure below."""
 IDS = st.one_of(
     UUIDS,
     st.tuples(st.sampled_from(["req", "thread", "run", "asst", "org"]), st.text(HEX, min_size=22, max_size=22)).map(
@@ -93,6 +93,13 @@ def twins(draw):
     ends = st.sampled_from(["", ".", ",", ";", ":", ")"])
     parts = draw(st.lists(st.tuples(WORDS, st.sampled_from(KINDS), ends), min_size=1, max_size=6))
     return [" ".join(f"{word} {draw(kind)}{end}" for word, kind, end in parts) for _ in range(2)]
+
+
+@pytest.mark.xfail(
+    strict=True, reason="rule 1 reads digits and d as days; a new rule renames all groups, so it waits for one"
+)
+def test_a_uuid_that_begins_like_a_number_of_days_is_an_id():
+    assert normalised("run 2369904d-7610-5bfb-0168-9c5cfb6e1d20 is gone") == "run <id> is gone"
 
 
 @given(twins())

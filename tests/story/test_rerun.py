@@ -550,7 +550,7 @@ def test_nobody_waits_for_a_shadow_that_is_under_way(
     ledger = open_ledger(**KINDS["chat"])
     run_id = failed(ledger)
     shadowing = Asking(ledger)
-    Ledger.replay.fget(shadowing.ledger).plan_rerun([run_id], into="shadow").apply()  # type: ignore[attr-defined]
+    Ledger.replay.fget(shadowing.ledger).plan_rerun([run_id], into="shadow").apply()
     assert shadowing.heard == "You said: Meanwhile"
     assert texts(ledger) == ["Where is it?", "Meanwhile", "You said: Meanwhile"]
 
@@ -570,7 +570,7 @@ class Asking:
             pass
 
         busy = Busy("chat", None)
-        busy.answer = answer  # type: ignore[method-assign]
+        busy.answer = answer
         self.ledger = replaced(ledger, backends={"chat": busy})
 
 
