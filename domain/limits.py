@@ -67,6 +67,9 @@ RUN_ENDING_CHARS_MIN = 6
 FAILURE_TEXT_CHARS_MAX = 2_000
 """Maximum stored length of a provider's error message, in characters."""
 
+BODY_CHARS_MAX = 2_000
+"""Maximum stored length of a provider's response body in a failure, in characters."""
+
 PARTIAL_TEXT_CHARS_MAX = 256_000
 """Maximum stored length of an incomplete answer, in characters."""
 

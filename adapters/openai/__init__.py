@@ -7,28 +7,46 @@ from threadledger.domain.faces import lazy_face
 if TYPE_CHECKING:
     from .assistant_setup import Assistants
     from .assistants import AssistantsBackend
+    from .bodies import Context, Seen, read_body
     from .chat import ChatBackend
-    from .client import Client
+    from .client import Client, request_id_in
     from .doctor import ProviderLook
-    from .failures import failure_of, failure_of_event
+    from .failures import failure_of, failure_of_event, failure_of_response
+    from .folds import Fold, fold_of
+    from .messages import INSTRUCTIONS, chat_messages, kept, response_messages, thread_messages, whole
     from .responses import ResponsesBackend
+    from .run_bodies import with_messages
     from .thread_import import ThreadReader
     from .threads import AssistantsThreads, ConversationThreads
     from .tools import tool_problems
 
 __all__ = [
+    "INSTRUCTIONS",
     "Assistants",
     "AssistantsBackend",
     "AssistantsThreads",
     "ChatBackend",
     "Client",
+    "Context",
     "ConversationThreads",
+    "Fold",
     "ProviderLook",
     "ResponsesBackend",
+    "Seen",
     "ThreadReader",
+    "chat_messages",
     "failure_of",
     "failure_of_event",
+    "failure_of_response",
+    "fold_of",
+    "kept",
+    "read_body",
+    "request_id_in",
+    "response_messages",
+    "thread_messages",
     "tool_problems",
+    "whole",
+    "with_messages",
 ]
 
 _EARLIER = {
@@ -42,11 +60,15 @@ if not TYPE_CHECKING:
         {
             "assistant_setup": "Assistants",
             "assistants": "AssistantsBackend",
+            "bodies": "Context Seen read_body",
             "chat": "ChatBackend",
-            "client": "Client",
+            "client": "Client request_id_in",
             "doctor": "ProviderLook",
-            "failures": "failure_of failure_of_event",
+            "failures": "failure_of failure_of_event failure_of_response",
+            "messages": "INSTRUCTIONS chat_messages kept response_messages thread_messages whole",
             "responses": "ResponsesBackend",
+            "folds": "Fold fold_of",
+            "run_bodies": "with_messages",
             "thread_import": "ThreadReader",
             "threads": "AssistantsThreads ConversationThreads",
             "tools": "tool_problems",

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from threadledger.domain.conversation import Profile
-from threadledger.domain.effects import Call, Effects, work
+from threadledger.domain.effects import Effects, work
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Cause, diagnose
 
-from .client import Client, call
-from .failures import calling
+from .client import Client, call, calling
 from .limits import ASSISTANT_NAME_CHARS_MAX, PAGE_ITEMS
+from .objects import fetched, one_page
 
 PROFILE_HASH = "threadledger_profile"
 """Metadata key of an assistant that holds the hash of the profile it was created from."""
 
+ASSISTANTS = "GET /assistants"
 ASSISTANT_PAGES_MAX = 10
 """Maximum number of list pages to search for an existing assistant before a new one is created."""
+
+
+T = TypeVar("T")
 
 
 class Remembered(Protocol):
@@ -67,32 +73,55 @@ class Assistants:
         yield from work(forget)
 
     def _find(self, profile_hash: str) -> Effects[str | None]:
-        with calling("GET /assistants"):
-            page = yield call(self._client, lambda sdk: sdk.beta.assistants.list(order="asc", limit=PAGE_ITEMS))
-            for _ in range(ASSISTANT_PAGES_MAX):
-                for assistant in page.data:
-                    if (assistant.metadata or {}).get(PROFILE_HASH) == profile_hash:
-                        found: str = assistant.id
-                        return found
-                if not page.has_next_page():
-                    break
-                page = yield Call(page.get_next_page, page.get_next_page)
-        return None
+        def found(assistants: list[dict[str, Any]]) -> str | None:
+            return next((each["id"] for each in assistants if profile_hash_of(each) == profile_hash), None)
+
+        return (yield from search_assistants(self._client, found))
 
     def _make(self, profile: Profile) -> Effects[str]:
         tools: Any = profile.tools
-        with calling("POST /assistants"):
-            made = yield call(
-                self._client,
-                lambda sdk: sdk.beta.assistants.create(
-                    model=profile.model or "",
-                    name=profile.name[:ASSISTANT_NAME_CHARS_MAX],
-                    instructions=profile.instructions,
-                    tools=tools,
-                    metadata={PROFILE_HASH: profile.hash},
-                ),
-            )
-            return str(made.id.strip())
+        made = yield from fetched(
+            self._client,
+            "POST /assistants",
+            lambda sdk: sdk.beta.assistants.with_raw_response.create(
+                model=profile.model or "",
+                name=profile.name[:ASSISTANT_NAME_CHARS_MAX],
+                instructions=profile.instructions,
+                tools=tools,
+                metadata={PROFILE_HASH: profile.hash},
+            ),
+        )
+        return str(made["id"])
+
+
+def search_assistants(client: Client, found: Callable[[list[dict[str, Any]]], T | None]) -> Effects[T | None]:
+    """Return what `found` returns for the first page of assistants on which it returns something.
+
+    At most `ASSISTANT_PAGES_MAX` pages are read. A page that begins like the one before ends the search.
+
+    Raises:
+        ProviderRefused: the list cannot be read.
+    """
+    options: dict[str, Any] = {"order": "asc", "limit": PAGE_ITEMS}
+    for _ in range(ASSISTANT_PAGES_MAX):
+        page = partial(_assistants_page, dict(options))
+        assistants, may_go_on = yield from one_page(client, ASSISTANTS, page)
+        result = found(assistants)
+        if result is not None or not may_go_on or assistants[-1]["id"] == options.get("after"):
+            return result
+        options["after"] = assistants[-1]["id"]
+    return None
+
+
+def _assistants_page(options: dict[str, Any], sdk: Any) -> Any:
+    return sdk.beta.assistants.with_raw_response.list(**options)
+
+
+def profile_hash_of(assistant: Mapping[str, Any]) -> str | None:
+    """Return the hash of the profile that an assistant was created from; None if this ledger did not create it."""
+    metadata = assistant.get("metadata")
+    found = metadata.get(PROFILE_HASH) if isinstance(metadata, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def shut_down_or(refused: ProviderRefused, client: Client) -> Effects[ProviderRefused]:
@@ -107,8 +136,8 @@ def shut_down_or(refused: ProviderRefused, client: Client) -> Effects[ProviderRe
     if "{" not in str(failure.details.get("endpoint", "")) or "found with id" in (failure.message or ""):
         return refused
     try:
-        with calling("GET /assistants"):
-            yield call(client, lambda sdk: sdk.beta.assistants.list(limit=1))
+        with calling(ASSISTANTS):
+            yield call(client, lambda sdk: sdk.beta.assistants.with_raw_response.list(limit=1))
     except ProviderRefused as probe:
         details = dict(failure.details) | {"collection_http_status": probe.failure.http_status}
         return ProviderRefused(replace(failure, details=details))

@@ -8,24 +8,25 @@ from the thread.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
-from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.conversation.messages import Message, Role, ToolCall
 from threadledger.domain.effects import Call, Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendRequest, Delta
-from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried, whole_text
+from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried
 from threadledger.domain.threads import is_uncertain
 
 from .assistant_setup import Assistants, shut_down_or
-from .client import END, Client, call, closing, every, next_event, opened, request_id_of
-from .failures import Spent, calling, failure_of_event, present
-from .limits import PAGE_ITEMS
+from .bodies import RUN_ENDED, Context, Seen, no_answer, seen_in
+from .client import Client, Spent, call, calling, context_of, read_reply
+from .folds import RunFold
+from .streams import END, Stream, closing, emit_rest, next_bytes, opened
 from .threads import (
-    ENDED,
     EXCHANGE_ID,
     RUN,
     RUN_ID,
@@ -35,7 +36,7 @@ from .threads import (
     left_there,
     thread_text,
 )
-from .tools import answer_calls, preflight, too_many_rounds, tool_call
+from .tools import answer_calls, preflight, too_many_rounds
 
 RUNS = "POST /threads/{thread_id}/runs"
 OUTPUTS = "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs"
@@ -54,15 +55,29 @@ class Following:
     thread_id: str
     deadline: float
     """Deadline in seconds of the monotonic clock."""
-    run: Any = None
+    run: Seen | None = None
     messages: int = 0
-    """Number of messages that the stream has started."""
+    """Number of messages that the streams have started."""
     emitted: list[str] = field(default_factory=list)
     """Parts of the last message that were passed to the listener."""
     request_id: str | None = None
     """The provider's id of the request that opened the last stream; the events of a stream do not contain it."""
     outputs: dict[tuple[str, ...], list[Any]] = field(default_factory=dict)
     """Tool outputs by the ids of their calls. If the response is lost, they are sent again; functions are not called twice."""
+
+    @property
+    def remote_id(self) -> str:
+        """Return the provider's id of the run; empty before it is known."""
+        return (self.run and self.run.remote_id) or ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether the run has ended, completed or not."""
+        return self.run is not None and self.run.status in RUN_ENDED
+
+    def context(self, endpoint: str) -> Context:
+        """Return the facts of a response about the run that are known without its body."""
+        return Context("assistants", endpoint, thread_id=self.thread_id, remote_id=self.remote_id or None)
 
 
 class AssistantsBackend:
@@ -77,6 +92,9 @@ class AssistantsBackend:
         self._assistants = assistants
         self._runs = ThreadRuns(client)
         self._threads = AssistantsThreads(client)
+
+    def load(self) -> None:
+        self._client.load("beta.threads.runs")
 
     def preflight(self, request: BackendRequest) -> Failure | None:
         return preflight(self.name, request, pinned=bool(self._assistants.pinned))
@@ -100,8 +118,8 @@ class AssistantsBackend:
                 yield from self._assistants.forget(request.profile, request.model)
             raise (yield from shut_down_or(refused, self._client)) from refused
         except BaseException:  # the caller no longer waits for the run
-            if at.run is not None and at.run.status not in ENDED:
-                yield from self._runs.cancelled(at.run, at.thread_id)
+            if at.run is not None and not at.has_ended:
+                yield from self._runs.cancelled(at.remote_id, at.thread_id)
             raise
 
     def _own_thread(self, request: BackendRequest) -> Effects[str]:
@@ -122,7 +140,7 @@ class AssistantsBackend:
                         raise refused from None  # the run may exist, so the uncertain failure is kept
                     if not made:
                         raise
-                    at.run = made[0]
+                    at.run = seen_in(made[0], at.context(RUNS))
                     return None
                 busy = diagnose(refused.failure) is Cause.THREAD_BUSY and attempt == 1
                 if not busy or not (yield from self._runs.freed(at.thread_id, at.deadline)):
@@ -149,30 +167,45 @@ class AssistantsBackend:
                 )
             )
         with calling(RUNS, at.thread_id):
-            run = yield call(self._client, lambda sdk: sdk.beta.threads.runs.create(at.thread_id, **options))
-            present(run.id, run.status)
-            at.run = run
+            raw = yield call(
+                self._client,
+                lambda sdk: sdk.beta.threads.runs.with_raw_response.create(at.thread_id, **options),
+            )
+        at.run = self._known(at, raw, RUNS)
         return None
+
+    def _known(self, at: Following, raw: Any, endpoint: str) -> Seen:
+        """Return the state of the run in a response.
+
+        Raises:
+            ProviderRefused: the response is not this run.
+        """
+        seen = read_reply(raw, at.context(endpoint))
+        at.request_id = raw.request_id or at.request_id
+        if seen.remote_id is None or (at.remote_id and seen.remote_id != at.remote_id):
+            failure = seen.outcome if isinstance(seen.outcome, Failure) else no_answer(None, at.context(endpoint))
+            raise ProviderRefused(failure)
+        return seen
 
     def _follow(self, at: Following) -> Effects[None]:
         rounds, pause = 0, 0.0
-        while at.run.status not in ENDED:
-            if at.run.status == "requires_action" and at.run.required_action is not None:
+        while at.run is not None and not at.has_ended:
+            if at.run.calls:
                 rounds += 1
-                yield from self._answer_tools(at, rounds)
+                yield from self._answer_tools(at, at.run.calls, rounds)
                 if at.run.status != "requires_action":
                     continue
             if time.monotonic() + pause > at.deadline:
-                yield from self._runs.cancelled(at.run, at.thread_id)
+                yield from self._runs.cancelled(at.remote_id, at.thread_id)
                 message = f"the run was still {at.run.status!r} after {round(at.request.timeout_seconds, 1):g} seconds"
-                late = Failure("timed_out", message=message, remote_run_id=at.run.id, thread_id=at.thread_id)
+                late = Failure("timed_out", message=message, remote_run_id=at.remote_id, thread_id=at.thread_id)
                 raise ProviderRefused((yield from self._cleaned(at, late)))
             yield Pause(pause)
             pause = yield from self._look(at)
 
     def _look(self, at: Following) -> Effects[float]:
         """Poll the run and return the pause before the next poll, in seconds. A failed poll is retried."""
-        thread_id, run_id = at.thread_id, at.run.id
+        thread_id, run_id = at.thread_id, at.remote_id
         for attempt in range(1, LOOKS_MAX + 1):
             try:
                 with calling(RUN, thread_id, run_id):
@@ -180,13 +213,11 @@ class AssistantsBackend:
                         self._client,
                         lambda sdk: sdk.beta.threads.runs.with_raw_response.retrieve(run_id, thread_id=thread_id),
                     )
-                    found = raw.parse()
-                    present(found.id, found.status)
-                    at.run = found
-                    return _pause(raw.headers.get("openai-poll-after-ms"))
+                at.run = self._known(at, raw, RUN)
+                return _pause(raw.headers.get("openai-poll-after-ms"))
             except ProviderRefused as refused:
                 if attempt == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
-                    yield from self._runs.cancelled(at.run, thread_id)
+                    yield from self._runs.cancelled(run_id, thread_id)
                     raise ProviderRefused(left_there(refused.failure)) from refused  # the run may have completed
                 yield Pause(POLL_SECONDS)
         raise AssertionError("a poll returns the run or raises")
@@ -200,59 +231,57 @@ class AssistantsBackend:
         try:
             with calling(RUNS, at.thread_id):
                 stream = yield opening
-                at.request_id = request_id_of(stream)
         except ProviderRefused:
             if at.run is None:
                 raise
             return
+        fold = RunFold(context_of(stream.response, at.context(RUNS)))
+        fold.seen = at.run or fold.seen
+        at.request_id = fold.context.request_id or at.request_id
         try:
-            while time.monotonic() < at.deadline:
-                with calling(RUNS, at.thread_id, at.run.id if at.run else None):
-                    event = yield next_event(stream)
-                    if event is END:
-                        break
-                    texts = self._apply_event(at, event)
-                for text in texts:
-                    yield Emit(Delta(text, message=at.messages - 1))
+            with calling(RUNS, at.thread_id, at.remote_id or None):
+                yield from self._read_events(at, stream, fold)
         except ProviderRefused:
             if at.run is None:
                 raise
         finally:
             yield closing(stream)
         if at.run is None:
-            message = "the stream ended before a run began"
-            raise ProviderRefused(Failure("error", code="stream_broken", message=message, thread_id=at.thread_id))
+            seen = fold.end("stream_broken", "the stream ended before a run began")
+            if seen.remote_id is None and isinstance(seen.outcome, Failure):
+                raise ProviderRefused(seen.outcome)
+            at.run = seen
 
-    def _apply_event(self, at: Following, event: Any) -> list[str]:
-        """Apply one event of the stream and return the texts that it contains."""
-        name = str(event.event)
-        if name == "error":
-            raise ProviderRefused(failure_of_event(event.to_dict(), RUNS, at.thread_id))
-        if name.startswith("thread.run.") and not name.startswith("thread.run.step."):
-            present(event.data.id, event.data.status)
-            at.run = event.data
-        elif name == "thread.message.created":
-            at.messages, at.emitted = at.messages + 1, []
-        elif name == "thread.message.delta":
-            texts = [part.text.value for part in event.data.delta.content or () if part.type == "text" and part.text]
-            at.emitted += [text for text in texts if text]
-            return [text for text in texts if text]
-        return []
+    def _read_events(self, at: Following, stream: Stream, fold: RunFold) -> Effects[None]:
+        """Pass on the text of a stream, and keep the last state of the run that it shows in `at.run`.
 
-    def _answer_tools(self, at: Following, rounds: int) -> Effects[None]:
-        calls = [
-            tool_call(each.id, each.function.name, each.function.arguments)
-            for each in at.run.required_action.submit_tool_outputs.tool_calls
-        ]
+        Raises:
+            ProviderRefused: the stream reports an error before the run is known.
+        """
+        before = at.messages
+        while time.monotonic() < at.deadline and (chunk := (yield next_bytes(stream))) is not END:
+            for message, text in fold.texts(chunk):
+                if before + message != at.messages:
+                    at.messages, at.emitted = before + message, []
+                at.emitted.append(text)
+                yield Emit(Delta(text, message=at.messages - 1))
+            if isinstance(fold.seen.outcome, Failure) and fold.seen.status not in RUN_ENDED:
+                raise ProviderRefused(fold.seen.outcome)
+            if fold.seen.remote_id is not None:
+                at.run = fold.seen
+            if fold.is_over:
+                return
+
+    def _answer_tools(self, at: Following, calls: Sequence[ToolCall], rounds: int) -> Effects[None]:
         ids = tuple(sorted(each.id for each in calls))
-        thread_id, run_id = at.thread_id, at.run.id
+        thread_id, run_id = at.thread_id, at.remote_id
         if ids not in at.outputs:
             try:
                 if rounds > limits.TOOL_ROUNDS_MAX:
                     raise too_many_rounds()
                 results = yield from answer_calls(calls, at.request)
             except ProviderRefused:  # a thread accepts no messages while a run waits for outputs
-                yield from self._runs.cancelled(at.run, thread_id)
+                yield from self._runs.cancelled(run_id, thread_id)
                 raise
             at.outputs[ids] = [{"tool_call_id": each.tool_call_id, "output": each.text} for each in results]
         outputs = at.outputs[ids]
@@ -270,41 +299,42 @@ class AssistantsBackend:
             return
         try:
             with calling(OUTPUTS, thread_id, run_id):
-                run = yield call(
+                raw = yield call(
                     self._client,
-                    lambda sdk: sdk.beta.threads.runs.submit_tool_outputs(
+                    lambda sdk: sdk.beta.threads.runs.with_raw_response.submit_tool_outputs(
                         run_id, thread_id=thread_id, tool_outputs=outputs
                     ),
                 )
-                present(run.id, run.status)
-                at.run = run
+            at.run = self._known(at, raw, OUTPUTS)
         except ProviderRefused as refused:
             if not may_succeed_when_retried(diagnose(refused.failure)):
-                yield from self._runs.cancelled(at.run, thread_id)
+                yield from self._runs.cancelled(run_id, thread_id)
                 raise
             # The next poll shows whether the outputs arrived; if the run still waits for them, they are sent again.
 
     def _completed(self, at: Following) -> Effects[Completion]:
-        run, thread_id = at.run, at.thread_id
+        run, thread_id = at.run or Seen(), at.thread_id
         spent = Spent()
-        if run.usage is not None:
-            spent.add(run.usage.prompt_tokens, run.usage.completion_tokens)
+        spent.add(run.usage)
         with spent.reported():
-            if run.status != "completed":
-                raise ProviderRefused((yield from self._cleaned(at, _failure(at))))
+            if isinstance(run.outcome, Failure):
+                failure = replace(run.outcome, request_id=run.outcome.request_id or at.request_id)
+                raise ProviderRefused((yield from self._cleaned(at, failure)))
             texts = yield from self._said(at)
-        if not texts:
+        if not any(text.strip() for text in texts):
             message = "the run completed without a message"
             raise ProviderRefused(
-                Failure("incomplete", code="empty_answer", message=message, remote_run_id=run.id, thread_id=thread_id)
+                Failure(
+                    "incomplete", code="empty_answer", message=message, remote_run_id=at.remote_id, thread_id=thread_id
+                )
             )
         yield from _emit_rest(at, texts)
         return Completion(
             tuple(Message(Role.ASSISTANT, text) for text in texts),
             finish_reason=run.status,
-            remote_run_id=run.id,
+            remote_run_id=at.remote_id,
             thread_id=thread_id,
-            request_id=getattr(run, "_request_id", None) or at.request_id,
+            request_id=at.request_id,
             model=run.model,
             usage=spent.usage,
         )
@@ -312,58 +342,30 @@ class AssistantsBackend:
     def _said(self, at: Following) -> Effects[list[str]]:
         """Return the texts that the run wrote. If they cannot be read, the next run of the exchange may find them in the
         thread."""
-        run_id, thread_id = at.run.id, at.thread_id
         try:
-            with calling("GET /threads/{thread_id}/messages", thread_id, run_id):
-                messages = yield from every(
-                    self._client,
-                    lambda sdk: sdk.beta.threads.messages.list(thread_id, run_id=run_id, order="asc", limit=PAGE_ITEMS),
-                )
-                texts = [thread_text(message) for message in messages if message.role == "assistant"]
+            messages = yield from self._runs.written(at.thread_id, at.remote_id)
         except ProviderRefused as refused:
             raise ProviderRefused(left_there(refused.failure)) from refused
-        return [whole_text(text) for text in texts if text]
+        return [text for text in map(thread_text, messages) if text]
 
     def _cleaned(self, at: Following, failure: Failure) -> Effects[Failure]:
         """Delete the messages that the run left in the thread and return the failure with their text and ids."""
         try:
-            left = yield from self._runs.removed(at.thread_id, at.run.id)
+            left = yield from self._runs.removed(at.thread_id, at.remote_id)
         except ProviderRefused:
             return left_there(failure)  # the next use of the thread deletes them
         if not left:
             return failure
-        details = dict(failure.details) | {"deleted_messages": [message.id for message in left]}
+        details = dict(failure.details) | {"deleted_messages": [message["id"] for message in left]}
         text = "\n\n".join(thread_text(message) for message in left)
         return replace(failure, partial_text=text or None, details=details)
 
 
 def _emit_rest(at: Following, texts: list[str]) -> Effects[None]:
     """Pass on the part of the messages that the stream did not deliver because it broke."""
-    if not at.request.stream:
-        return
-    for index, text in enumerate(texts):
-        emitted = "".join(at.emitted) if index == at.messages - 1 else ""
-        if index >= at.messages - 1 and text != emitted and text.startswith(emitted):
-            yield Emit(Delta(text[len(emitted) :], message=index))
-
-
-def _failure(at: Following) -> Failure:
-    run = at.run
-    error, incomplete = run.last_error, run.incomplete_details
-    reason = incomplete.reason if incomplete else None
-    return Failure(
-        str(run.status),
-        code=error.code if error else None,
-        message=error.message if error else f"the run ended {run.status}" + (f": {reason}" if reason else ""),
-        request_id=getattr(run, "_request_id", None) or at.request_id,
-        remote_run_id=run.id,
-        thread_id=at.thread_id,
-        details={
-            "endpoint": RUN,
-            "incomplete_reason": reason,
-            "prompt_tokens": run.usage.prompt_tokens if run.usage else None,
-        },
-    )
+    for index, text in enumerate(texts if at.request.stream else ()):
+        if index >= at.messages - 1:
+            yield from emit_rest(text, "".join(at.emitted) if index == at.messages - 1 else "", index)
 
 
 def _left(at: Following) -> float:

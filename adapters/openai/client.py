@@ -1,25 +1,26 @@
-"""Create the SDK's clients at first use, because importing openai takes about a second. SDK retries are always disabled.
+"""Create the SDK's clients and send requests. SDK retries are always disabled.
 
-Each SDK call is an effect (`call`) that runs on the blocking or on the asynchronous client; the same is true of streams
-and of lists.
+Each SDK call is an effect (`call`) that runs on the blocking or on the asynchronous client. Requests are made with the
+SDK's `with_raw_response`, because the SDK creates an object from any body: the JSON on the wire is read by `bodies.py`,
+`objects.py` and `folds.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from threadledger.domain.effects import Call, Effects
+from threadledger.domain.conversation.messages import Usage
+from threadledger.domain.effects import Call
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Failure, keep_secret
 
-from .failures import calling, present
+from .bodies import Context, Seen, read_body
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -62,6 +63,7 @@ class Client:
         settings = self._settings()
         import openai
 
+        settings["http_client"] = openai.DefaultHttpxClient(event_hooks={"response": [refuse_other_origins]})
         return openai.AzureOpenAI(**settings) if self.azure_endpoint else openai.OpenAI(**settings)
 
     @cached_property
@@ -74,7 +76,21 @@ class Client:
         settings = self._settings()
         import openai
 
+        async def refuse(response: Any) -> None:
+            refuse_other_origins(response)
+
+        settings["http_client"] = openai.DefaultAsyncHttpxClient(event_hooks={"response": [refuse]})
         return openai.AsyncAzureOpenAI(**settings) if self.azure_endpoint else openai.AsyncOpenAI(**settings)
+
+    def load(self, resource: str) -> None:
+        """Import the SDK and create the blocking client, so that the time for it is not part of a run.
+
+        Args:
+            resource: the client's attribute that will be called, such as `chat.completions`; the SDK imports it on access.
+        """
+        if self.has_credentials:
+            with suppress(ProviderRefused):  # the run reports what is not set
+                attrgetter(f"{resource}.with_raw_response")(self.sdk)
 
     @property
     def has_credentials(self) -> bool:
@@ -126,6 +142,28 @@ class Client:
         return shared | door | place | {"api_version": self.api_version}
 
 
+class RedirectRefused(Exception):
+    """Raised when a server redirects a request to another origin: question and key are not sent there."""
+
+
+def refuse_other_origins(response: Any) -> None:
+    """Prevent a redirect to another origin: the question would be sent there, to a host that no setting names.
+
+    Raises:
+        RedirectRefused: the response redirects to another scheme, host or port.
+    """
+    if not response.has_redirect_location:
+        return
+    target = urlsplit(urljoin(str(response.url), response.headers["location"]))
+    origin = urlsplit(str(response.url))
+    if (target.scheme, target.netloc) != (origin.scheme, origin.netloc):
+        place = f"{target.scheme}://{target.netloc.rpartition('@')[2]}"
+        raise RedirectRefused(
+            f"the server redirects to {place}, and nothing was sent there: if that is the right server, set its address "
+            "as the base URL"
+        )
+
+
 def _missing(name: str) -> ProviderRefused:
     return ProviderRefused(Failure("error", code="missing_credentials", message=f"{name} is not set"))
 
@@ -138,97 +176,84 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
 
 
-END: Any = object()
-"""Result of `next_event` when the stream has ended."""
-
-TOO_LONG = "the stream did not end before its deadline"
-
-
 def call(client: Client, do: Callable[[Any], Any]) -> Call:
     """Return the effect of one SDK call: `do` receives the SDK's client and returns the response, or an awaitable of it."""
     return Call(lambda: do(client.sdk), lambda: do(client.async_sdk))
 
 
-class Stream:
-    """Wrap an open stream of either client and close it at its deadline.
+@contextmanager
+def calling(endpoint: str, thread_id: str | None = None, remote_run_id: str | None = None) -> Iterator[None]:
+    """Convert exceptions of one call to `ProviderRefused`; `endpoint` is its method and path template.
 
-    A read timeout does not limit a stream: every byte received restarts it, including bytes that are not part of an event.
+    Raises:
+        ProviderRefused: the call failed; `failure` has the facts.
     """
-
-    def __init__(self, stream: Any, seconds: float, *, watched: bool) -> None:
-        self.response = stream.response
-        self._stream = stream
-        self._until = time.monotonic() + seconds
-        self._cut: threading.Timer | None = None
-        if watched:  # asynchronous reads have a separate timeout; a blocked thread is woken by closing the response
-            self._cut = threading.Timer(seconds, self.response.close)
-            self._cut.daemon = True
-            self._cut.start()
-
-    def __next__(self) -> Any:
-        try:
-            event = next(self._stream, END)
-        except Exception as error:
-            raise self._why(error) from error
-        if event is END and time.monotonic() >= self._until:
-            raise TimeoutError(TOO_LONG)
-        return event
-
-    async def __anext__(self) -> Any:
-        async with asyncio.timeout(max(self._until - time.monotonic(), 0)):
-            return await anext(self._stream, END)
-
-    def close(self) -> Any:
-        """Close the stream; for the asynchronous client, return an awaitable."""
-        if self._cut is not None:
-            self._cut.cancel()
-        return self._stream.close()
-
-    def _why(self, error: Exception) -> Exception:
-        return TimeoutError(TOO_LONG) if time.monotonic() >= self._until else error
-
-
-def opened(client: Client, open_stream: Callable[[Any], Any], seconds: float) -> Call:
-    """Open a stream that is closed after the given number of seconds."""
-
-    async def awaited() -> Stream:
-        return Stream(await open_stream(client.async_sdk), seconds, watched=False)
-
-    return Call(lambda: Stream(open_stream(client.sdk), seconds, watched=True), awaited)
-
-
-def next_event(stream: Stream) -> Call:
-    """Read the next event of an open stream, or `END`."""
-    return Call(lambda: next(stream), lambda: anext(stream))
-
-
-def closing(stream: Stream) -> Call:
-    """Close a stream, whether it has ended or not."""
-    return Call(stream.close, stream.close)
-
-
-def every(client: Client, first: Callable[[Any], Any]) -> Effects[list[Any]]:
-    """Return all objects of a list, page by page; `first` requests the first page."""
-    page = yield call(client, first)
-    found = list(page.data)  # fails if the response has no list, instead of treating it as empty
-    while page.has_next_page():
-        page = yield Call(page.get_next_page, page.get_next_page)
-        found += page.data
-    return found
-
-
-def deleted(client: Client, endpoint: str, thread_id: str, delete: Callable[[Any], Any]) -> Effects[None]:
-    """Delete one object of a thread; do nothing if it is already deleted."""
     try:
-        with calling(endpoint, thread_id):
-            answered = yield call(client, delete)
-            present(answered.id)
-    except ProviderRefused as refused:
-        if refused.failure.http_status != 404:
-            raise
+        yield
+    except ProviderRefused:
+        raise
+    except Exception as error:
+        from .failures import failure_of
+
+        raise ProviderRefused(failure_of(error, endpoint, thread_id, remote_run_id)) from error
 
 
-def request_id_of(stream: Stream) -> str | None:
-    """Return the provider's id of the request that opened a stream."""
-    found: str | None = stream.response.headers.get("x-request-id")
-    return found
+def context_of(raw: Any, context: Context) -> Context:
+    """Return the context with the facts of a raw response, or of the response of a stream."""
+    headers = raw.headers
+    return replace(
+        context,
+        request_id=request_id_in(headers),
+        http_status=raw.status_code,
+        content_type=headers.get("content-type", ""),
+    )
+
+
+def request_id_in(headers: Mapping[str, str]) -> str | None:
+    """Return the provider's id of a request: OpenAI's header, or the one of Anthropic, AWS or a gateway."""
+    return next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
+
+
+_REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "apim-request-id", "cf-ray")
+
+
+def read_reply(raw: Any, context: Context) -> Seen:
+    """Read the state of a run from the raw response of a request that asked for no stream, JSON or not."""
+    context = context_of(raw, context)
+    if not context.content_type.startswith("text/event-stream"):
+        return read_body(raw.http_response.content, context)
+    from .folds import fold_of
+
+    fold = fold_of(context, events=True)
+    fold.take(raw.http_response.content)
+    return fold.end()
+
+
+USAGE = "usage"
+"""Key in a failure's details for the tokens of its run, if the provider reported them."""
+
+
+class Spent:
+    """Count the tokens of one run."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+
+    def add(self, usage: Usage) -> None:
+        """Add the tokens of one response."""
+        names = Usage.__dataclass_fields__
+        self.usage = Usage(**{name: getattr(self.usage, name) + getattr(usage, name) for name in names})
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """Add the tokens used so far to a failure raised in this block."""
+        try:
+            yield
+        except ProviderRefused as refused:
+            if self.usage == Usage():
+                raise
+            raise ProviderRefused(self._with_usage(refused.failure)) from refused
+
+    def _with_usage(self, failure: Failure) -> Failure:
+        counts = {"input_tokens": self.usage.input_tokens, "output_tokens": self.usage.output_tokens}
+        return replace(failure, details=dict(failure.details) | {USAGE: counts})

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
 from threadledger.domain.conversation import Profile
+from threadledger.domain.effects import perform
 from threadledger.domain.errors import ProviderRefused
 
-from .assistant_setup import ASSISTANT_PAGES_MAX, PROFILE_HASH
+from .assistant_setup import ASSISTANTS, profile_hash_of, search_assistants
 from .client import Client
-from .failures import calling, present
-from .limits import ASSISTANT_NAME_CHARS_MAX, ASSISTANT_TOOLS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX, PAGE_ITEMS
+from .limits import ASSISTANT_NAME_CHARS_MAX, ASSISTANT_TOOLS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX
+from .objects import fetched, one_page
 from .tools import tool_problems
 
 LOOK_TIMEOUT_SECONDS = 10.0
@@ -74,10 +75,8 @@ class ProviderLook:
         Raises:
             ProviderRefused: the key is refused, the provider cannot be reached, or the response is not from a provider.
         """
-        with calling("GET /models"):
-            listed = list(self._client.sdk.models.list().data)
-            present(*(model.id for model in listed))
-            return {model.id: _shutdown(model) for model in listed}
+        listed, _ = perform(one_page(self._client, "GET /models", lambda sdk: sdk.models.with_raw_response.list()))
+        return {model["id"]: _shutdown(model) for model in listed}
 
     def model(self, name: str) -> tuple[bool, date | None]:
         """Return whether a model exists, and its announced shutdown date. A list may omit models that exist.
@@ -86,10 +85,10 @@ class ProviderLook:
             ProviderRefused: the request failed for a reason other than a missing model.
         """
         try:
-            with calling("GET /models/{model}"):
-                found = self._client.sdk.models.retrieve(name)
-                present(found.id)
-                return True, _shutdown(found)
+            found = perform(
+                fetched(self._client, "GET /models/{model}", lambda sdk: sdk.models.with_raw_response.retrieve(name))
+            )
+            return True, _shutdown(found)
         except ProviderRefused as refused:
             if refused.failure.http_status == NOT_THERE:
                 return False, None
@@ -101,8 +100,7 @@ class ProviderLook:
         Raises:
             ProviderRefused: the API does not exist or cannot be reached.
         """
-        with calling("GET /assistants"):
-            present(*(assistant.id for assistant in self._client.sdk.beta.assistants.list(limit=1).data))
+        perform(one_page(self._client, ASSISTANTS, lambda sdk: sdk.beta.assistants.with_raw_response.list(limit=1)))
 
     def assistant(self, assistant_id: str) -> SeenAssistant:
         """Return an assistant by its id.
@@ -110,8 +108,15 @@ class ProviderLook:
         Raises:
             ProviderRefused: the assistant does not exist or cannot be read.
         """
-        with calling("GET /assistants/{assistant_id}"):
-            return _seen(self._client.sdk.beta.assistants.retrieve(assistant_id))
+        return _seen(
+            perform(
+                fetched(
+                    self._client,
+                    "GET /assistants/{assistant_id}",
+                    lambda sdk: sdk.beta.assistants.with_raw_response.retrieve(assistant_id),
+                )
+            )
+        )
 
     def assistant_made_from(self, profile: Profile, model: str) -> SeenAssistant | None:
         """Return the assistant whose metadata has the hash of this profile; None if there is none.
@@ -120,35 +125,36 @@ class ProviderLook:
             ProviderRefused: the list of assistants cannot be read.
         """
         wanted = replace(profile, model=model).hash
-        with calling("GET /assistants"):
-            page = self._client.sdk.beta.assistants.list(order="asc", limit=PAGE_ITEMS)
-            for _ in range(ASSISTANT_PAGES_MAX):
-                for assistant in page.data:
-                    if (assistant.metadata or {}).get(PROFILE_HASH) == wanted:
-                        return _seen(assistant)
-                if not page.has_next_page():
-                    break
-                page = page.get_next_page()
-        return None
+
+        def found(assistants: list[dict[str, Any]]) -> SeenAssistant | None:
+            return next((_seen(each) for each in assistants if profile_hash_of(each) == wanted), None)
+
+        return perform(search_assistants(self._client, found))
 
 
-def _seen(assistant: Any) -> SeenAssistant:
-    present(assistant.id)
+def _seen(assistant: Mapping[str, Any]) -> SeenAssistant:
+    tools = assistant.get("tools")
     return SeenAssistant(
-        assistant_id=assistant.id,
-        name=assistant.name or "",
-        instructions=assistant.instructions or "",
-        model=assistant.model or "",
-        tools=[tool.model_dump(exclude_none=True) for tool in assistant.tools or []],
-        profile_hash=(assistant.metadata or {}).get(PROFILE_HASH),
+        assistant_id=assistant["id"],
+        name=str(assistant.get("name") or ""),
+        instructions=str(assistant.get("instructions") or ""),
+        model=str(assistant.get("model") or ""),
+        tools=[_without_nulls(tool) for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else [],
+        profile_hash=profile_hash_of(assistant),
     )
 
 
-def _shutdown(model: Any) -> date | None:
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def _shutdown(model: Mapping[str, Any]) -> date | None:
     """Return a model's shutdown date. OpenAI gives a date; Azure gives a Unix timestamp as `deprecation.inference`."""
-    shutdown = model.shutdown_date
-    if shutdown is None:
-        shutdown = ((model.model_extra or {}).get("deprecation") or {}).get("inference")
+    shutdown, deprecation = model.get("shutdown_date"), model.get("deprecation")
+    if shutdown is None and isinstance(deprecation, dict):
+        shutdown = deprecation.get("inference")
     try:
         if isinstance(shutdown, (int, float)):
             return datetime.fromtimestamp(shutdown, UTC).date()
@@ -163,7 +169,7 @@ def _plain(tools: Sequence[dict[str, Any]]) -> list[Any]:
     Fields without a value are removed, because the provider omits or adds them. Hosted tools are reduced to their type,
     because the provider fills in their other fields.
     """
-    return [_without_nothing(tool) if tool["type"] == "function" else {"type": tool["type"]} for tool in tools]
+    return [_without_nothing(tool) if tool.get("type") == "function" else {"type": tool.get("type")} for tool in tools]
 
 
 def _without_nothing(value: Any) -> Any:

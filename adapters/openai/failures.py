@@ -1,31 +1,25 @@
 """Convert the exceptions of SDK calls to `Failure` objects.
 
-Verified with openai 3.54: the text of an exception contains only the message, so its attributes are read too. A response
-that is not JSON, or not from the provider, raises `AttributeError` or `JSONDecodeError`, not an OpenAI error.
-
-A run that fails is also charged: `Spent` counts the tokens that the provider reported for it.
+Verified with openai 3.54: the text of an exception contains only the message, so the response itself is read (`bodies.py`).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from threadledger.domain.conversation.messages import Usage
-from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.failures import Failure, redact, redact_details
+from threadledger.domain.failures import Failure, redact, whole_text
 from threadledger.domain.ids import now
 
-if TYPE_CHECKING:
-    import openai
+from .bodies import Context, json_value
+from .client import RedirectRefused, request_id_in
+from .provider_errors import ERROR_EVENT
 
-ERROR_EVENT = "error"
 TOO_MANY_REQUESTS = 429
 RATE_LIMITS = ("requests", "tokens")
 """Quantities that the provider limits per minute, as in its header names (`x-ratelimit-remaining-requests`)."""
@@ -33,66 +27,63 @@ RATE_LIMITS = ("requests", "tokens")
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "": 1.0}
 DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd]|$)")
 
+TIMEOUT, CONNECTION = "APITimeoutError", "APIConnectionError"
+"""Names of the SDK's exceptions for requests without a response. The HTTP client's own exceptions are stored as these."""
 
-@contextmanager
-def calling(endpoint: str, thread_id: str | None = None, remote_run_id: str | None = None) -> Iterator[None]:
-    """Convert exceptions of one call to `ProviderRefused`; `endpoint` is its method and path template.
-
-    Raises:
-        ProviderRefused: the call failed; `failure` has the facts.
-    """
-    try:
-        yield
-    except ProviderRefused:
-        raise
-    except Exception as error:
-        raise ProviderRefused(failure_of(error, endpoint, thread_id, remote_run_id)) from error
-
-
-def present(*texts: Any) -> None:
-    """Check the texts that a response must contain.
-
-    The SDK creates an object from any response with HTTP 200. An invalid one raises `AttributeError` here, and `calling`
-    reports it as a failure of the call.
-    """
-    for text in texts:
-        text.strip()
+REDIRECT_REFUSED = "redirect_refused"
+"""Code of the failure of a request that a server redirected to another origin."""
 
 
 def failure_of(
     error: Exception, endpoint: str, thread_id: str | None = None, remote_run_id: str | None = None
 ) -> Failure:
-    """Return the facts of an exception."""
+    """Return the facts of an exception of the SDK or of its HTTP client."""
     import openai
 
+    context = Context("", endpoint, thread_id=thread_id, remote_id=remote_run_id)
+    refused = next((each for each in (error, error.__cause__) if isinstance(each, RedirectRefused)), None)
+    if refused is not None:
+        return context.failure("error", code=REDIRECT_REFUSED, message=redact(str(refused)))
     name = _kind(error)
-    details: dict[str, Any] = {"endpoint": endpoint, "exception": name}
-    if not isinstance(error, openai.APIError):
-        return Failure(
-            "error",
-            type=type(error).__name__,
-            message=redact(str(error)) or None,
-            remote_run_id=remote_run_id,
-            thread_id=thread_id,
-            details=details,
-        )
+    details = {"exception": name}
     response = getattr(error, "response", None)
-    headers: Mapping[str, str] = response.headers if response is not None else {}
-    if error.body is not None and not isinstance(error.body, dict):
-        details["body"] = str(error.body)[:500]
-    return Failure(
-        "error",
-        code=_text(error.code),
-        type=_text(error.type),
-        message=redact(_words(error)) or None,
-        http_status=getattr(error, "status_code", None),
-        request_id=getattr(error, "request_id", None),
-        retry_after_seconds=retry_after(headers, getattr(error, "status_code", None)),
-        param=_text(error.param),
-        remote_run_id=remote_run_id,
-        thread_id=thread_id,
-        details=redact_details(details),
+    if response is not None:
+        return failure_of_response(response, context, details, getattr(error, "body", None))
+    if not isinstance(error, openai.APIError):
+        return context.failure("error", type=type(error).__name__, message=redact(str(error)) or None, details=details)
+    facts: dict[str, Any] = {each: _text(getattr(error, each)) for each in ("code", "type", "param")}
+    if isinstance(error.body, (dict, list)):
+        return context.failure_of_body(error.body, **facts, details=details)
+    return context.failure("error", **facts, message=redact(error.message) or None, details=details)
+
+
+def failure_of_response(response: Any, context: Context, details: Mapping[str, Any], parsed: Any = None) -> Failure:
+    """Return the facts of a response with an HTTP status of 400 or above; its body was read if possible.
+
+    `parsed` is what the SDK took from the body; it is used if the body itself is no longer there.
+    """
+    status: int = response.status_code
+    context = replace(
+        context,
+        http_status=status,
+        request_id=request_id_in(response.headers),
+        content_type=response.headers.get("content-type", ""),
     )
+    content = _content_of(response)
+    try:
+        body = json_value(content) if content.strip() else parsed
+    except (ValueError, RecursionError):
+        body = whole_text(content.decode("utf-8", "replace"))
+    failure = context.failure_of_body(body, details=dict(details))
+    message = failure.message or f"the provider answered HTTP {status} without an explanation"
+    return replace(failure, message=message, retry_after_seconds=retry_after(response.headers, status))
+
+
+def _content_of(response: Any) -> bytes:
+    try:
+        return bytes(response.content)
+    except Exception:  # noqa: BLE001 - a body that was not read, or not whole, says nothing; the status does
+        return b""
 
 
 def failure_of_event(
@@ -104,23 +95,8 @@ def failure_of_event(
     API sends the object of its error envelope, and the SDK returns it as `{"event": "error", "data": {…}}`. Compatible
     servers also put the object under `error`, as in the response to a refused request.
     """
-    error: Any = event
-    for name in ("data", "error"):
-        if error.get(name):
-            error = error[name]
-        if not isinstance(error, Mapping):
-            error = {"message": error if isinstance(error, str) else None}
-    kind = error.get("type")
-    return Failure(
-        "error",
-        code=_text(error.get("code")),
-        type=None if kind == ERROR_EVENT else _text(kind),
-        message=redact(_text(error.get("message")) or "") or None,
-        param=_text(error.get("param")),
-        remote_run_id=remote_run_id,
-        thread_id=thread_id,
-        details={"endpoint": endpoint, "event": ERROR_EVENT},
-    )
+    context = Context("", endpoint, thread_id=thread_id, remote_id=remote_run_id)
+    return context.failure_of_body(event, details={"event": ERROR_EVENT})
 
 
 def retry_after(headers: Mapping[str, str], http_status: int | None = None) -> float | None:
@@ -176,51 +152,15 @@ def _until_reset(headers: Mapping[str, str]) -> float | None:
 
 def _kind(error: Exception) -> str:
     """Return the name of the exception's SDK class. A timeout is checked first because it is also a connection error."""
+    import httpx2
     import openai
 
-    if isinstance(error, openai.APITimeoutError):
-        return "APITimeoutError"
-    if isinstance(error, openai.APIConnectionError):
-        return "APIConnectionError"
+    if isinstance(error, (openai.APITimeoutError, httpx2.TimeoutException)):
+        return TIMEOUT
+    if isinstance(error, (openai.APIConnectionError, httpx2.TransportError)):
+        return CONNECTION
     return type(error).__name__
-
-
-def _words(error: openai.APIError) -> str:
-    """Return the provider's message without the text that the SDK adds."""
-    said = error.body.get("message") if isinstance(error.body, dict) else None
-    return said if isinstance(said, str) else error.message
 
 
 def _text(value: object) -> str | None:
     return str(value) if value is not None else None
-
-
-USAGE = "usage"
-"""Key in a failure's details for the tokens of its run, if the provider reported them."""
-
-
-class Spent:
-    """Count the tokens of one run."""
-
-    def __init__(self) -> None:
-        self.usage = Usage()
-
-    def add(self, input_tokens: Any, output_tokens: Any) -> None:
-        """Add the tokens of one response; None counts as 0."""
-        self.usage = Usage(
-            self.usage.input_tokens + (input_tokens or 0), self.usage.output_tokens + (output_tokens or 0)
-        )
-
-    @contextmanager
-    def reported(self) -> Iterator[None]:
-        """Add the tokens used so far to a failure raised in this block."""
-        try:
-            yield
-        except ProviderRefused as refused:
-            if self.usage == Usage():
-                raise
-            raise ProviderRefused(self._with_usage(refused.failure)) from refused
-
-    def _with_usage(self, failure: Failure) -> Failure:
-        counts = {"input_tokens": self.usage.input_tokens, "output_tokens": self.usage.output_tokens}
-        return replace(failure, details=dict(failure.details) | {USAGE: counts})

@@ -9,20 +9,24 @@ A response is streamed or not, with an open connection or in the background (`Re
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
-from threadledger.domain.conversation.messages import Message, Role, ToolCall, Usage
-from threadledger.domain.effects import Call, Effects, Emit, Pause
+from threadledger.domain.conversation.messages import Message, Role, ToolCall
+from threadledger.domain.effects import Call, Effects, Pause
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest, Delta
-from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried, whole_text
+from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried
 from threadledger.domain.memory import response_items
 
-from .client import END, Client, call, closing, next_event, opened, request_id_of
-from .failures import Spent, calling, failure_of_event, present
+from .bodies import Context, Seen, no_answer
+from .client import Client, Spent, call, calling, context_of, read_reply
+from .folds import ResponseFold
+from .objects import fetched
+from .streams import closing, emit_rest, followed, opened
 from .threads import found_answer, is_there, left_there
 from .tools import answer_calls, preflight, response_tools, too_many_rounds, tool_call
 
@@ -44,6 +48,9 @@ class ResponsesBackend:
         self._client = client
         self._making = ResponseMaker(client, background)
         self.thread = "conversations" if in_conversations else None
+
+    def load(self) -> None:
+        self._client.load("responses")
 
     def preflight(self, request: BackendRequest) -> Failure | None:
         return preflight(self.name, request)
@@ -71,23 +78,21 @@ class ResponsesBackend:
         asked = ResponseTask(request, conversation, deadline, response_tools(request.profile, request.tools))
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
             try:
-                response, request_id = yield from self._making.response(asked, given, number)
+                seen = yield from self._making.response(asked, given, number)
             except ProviderRefused as refused:
                 raise (yield from self._explained(refused, conversation)) from refused
-            if response.usage is not None:
-                spent.add(response.usage.input_tokens, response.usage.output_tokens)
-            calls = [
-                tool_call(item.call_id, item.name, item.arguments)
-                for item in response.output
-                if item.type == "function_call"
-            ]
-            if response.status != "completed" or not calls:
-                return _completed(response, spent.usage, conversation, request_id)
+            spent.add(seen.usage)
+            if not isinstance(seen.outcome, Completion):
+                raise ProviderRefused(seen.outcome or no_answer(None, asked.context))
+            [message] = seen.outcome.messages
+            calls = message.tool_calls
+            if not calls:
+                return replace(seen.outcome, thread_id=conversation, usage=spent.usage)
             if number == limits.TOOL_ROUNDS_MAX:
                 break
-            results = yield from answer_calls(calls, request, words_of(response))
+            results = yield from answer_calls(calls, request, message.text)
             outputs = [item for result in results for item in response_items(result)]
-            made = response_items(Message(Role.ASSISTANT, None, tuple(calls)))
+            made = response_items(Message(Role.ASSISTANT, None, calls))
             given = outputs if conversation else [*given, *made, *outputs]
         raise too_many_rounds()
 
@@ -113,40 +118,6 @@ def _calls_found(request: BackendRequest) -> list[ToolCall]:
     ]
 
 
-def _completed(response: Any, usage: Usage, conversation: str | None, request_id: str | None) -> Completion:
-    text = whole_text(words_of(response))
-    if response.status != "completed" or not text:
-        raise ProviderRefused(_failure(response, text, conversation, request_id))
-    return Completion(
-        (Message(Role.ASSISTANT, text),),
-        finish_reason=response.status,
-        remote_run_id=response.id,
-        thread_id=conversation,
-        request_id=request_id,
-        model=response.model,
-        usage=usage,
-    )
-
-
-def _failure(response: Any, text: str, conversation: str | None, request_id: str | None) -> Failure:
-    reason = response.incomplete_details.reason if response.incomplete_details else None
-    error = response.error
-    ending = f"the response ended {response.status}" + (f": {reason}" if reason else "")
-    failure = Failure(
-        str(response.status),
-        code=error.code if error else None,
-        message=error.message if error else ending,
-        request_id=request_id,
-        partial_text=text or None,
-        remote_run_id=response.id,
-        thread_id=conversation,
-        details={"endpoint": ENDPOINT, "incomplete_reason": reason},
-    )
-    if response.status == "completed":
-        return replace(failure, status="incomplete", code="empty_answer", message="the response completed without text")
-    return failure
-
-
 ENDPOINT = "POST /responses"
 RESPONSE = "GET /responses/{response_id}"
 POLL_SECONDS = 1.0
@@ -161,9 +132,6 @@ A refused attempt had no effect, so retrying it does not create a second respons
 LOOKS_MAX = 4
 """Maximum number of consecutive failed polls. After that, the result of the response is unknown."""
 
-UNDER_WAY = frozenset({"queued", "in_progress"})
-"""Statuses of a response that has not ended, as defined by the SDK's types."""
-
 
 @dataclass(frozen=True)
 class ResponseTask:
@@ -174,8 +142,6 @@ class ResponseTask:
     deadline: float
     """Deadline in seconds of the monotonic clock."""
     tools: list[dict[str, Any]]
-    emitted: dict[int, str] = field(default_factory=dict)
-    """Text of each response that was passed to the listener, by the response's number in the run."""
 
     @property
     def left(self) -> float:
@@ -186,6 +152,11 @@ class ResponseTask:
     def endpoint(self) -> str:
         return ENDPOINT if self.conversation is None else f"{ENDPOINT} {{conversation_id}}"
 
+    @property
+    def context(self) -> Context:
+        """Return the facts of each response that are known without its body."""
+        return Context("responses", self.endpoint, thread_id=self.conversation)
+
 
 class ResponseMaker:
     """Create responses and wait for their end."""
@@ -194,7 +165,7 @@ class ResponseMaker:
         self._client = client
         self._background = background
 
-    def response(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
+    def response(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[Seen]:
         """Create a response and wait until it has ended, completed or not.
 
         Args:
@@ -203,7 +174,7 @@ class ResponseMaker:
             number: the index of this response in the run, from 0.
 
         Returns:
-            The response and the provider's id of the request.
+            The response, with its outcome.
 
         Raises:
             ProviderRefused: the response was not created, or its result is unknown.
@@ -219,21 +190,23 @@ class ResponseMaker:
             yield Pause(POLL_SECONDS)  # another request has locked the Conversation; this one had no effect
         return (yield from self._made(asked, given, number))
 
-    def _made(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[tuple[Any, str | None]]:
+    def _made(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[Seen]:
         options = self._options(asked, given)
+        emitted = ""
         if asked.request.stream:
             stream = opened(self._client, lambda sdk: sdk.responses.create(stream=True, **options), asked.left)
-            response, request_id = yield from self._listen(asked, stream, number)
+            seen, emitted = yield from self._listen(asked, stream, number)
         else:
             with calling(asked.endpoint, asked.conversation):
-                response = yield call(self._client, lambda sdk: sdk.responses.create(**options))
-                present(response.id, response.status)
-                len(response.output)
-            request_id = response._request_id
-        if response.status in UNDER_WAY:
-            response = yield from self._awaited(asked, response)
-            yield from _emit_rest(asked, words_of(response), number)
-        return response, request_id
+                raw = yield call(self._client, lambda sdk: sdk.responses.with_raw_response.create(**options))
+            seen = read_reply(raw, asked.context)
+        if seen.outcome is None and seen.remote_id is not None:
+            seen = yield from self._awaited(asked, seen)
+        if isinstance(seen.outcome, Failure) and seen.remote_id is None:
+            raise ProviderRefused(seen.outcome)  # no response was created
+        if isinstance(seen.outcome, Completion) and asked.request.stream:
+            yield from emit_rest(seen.outcome.messages[-1].text, emitted, number)
+        return seen
 
     def _options(self, asked: ResponseTask, given: list[Any]) -> dict[str, Any]:
         request = asked.request
@@ -255,108 +228,83 @@ class ResponseMaker:
             options["tools"] = asked.tools
         return options
 
-    def _listen(self, asked: ResponseTask, opening: Call, number: int) -> Effects[tuple[Any, str | None]]:
-        """Follow a stream, pass on its text, and return the last known state of the response with the request id.
+    def _listen(self, asked: ResponseTask, opening: Call, number: int) -> Effects[tuple[Seen, str]]:
+        """Follow a stream and pass on its text.
+
+        Returns:
+            The last known state of the response, and the text that was passed on. A background response whose stream broke
+            has no outcome yet.
 
         Raises:
             ProviderRefused: the stream broke, and the response cannot be polled.
         """
-        response: Any = None
-        request_id: str | None = None
+        fold = ResponseFold(asked.context)
+        emitted: list[str] = []
         try:
             with calling(asked.endpoint, asked.conversation):
                 stream = yield opening
-                request_id = request_id_of(stream)
+                fold.context = context_of(stream.response, asked.context)
                 try:
-                    while (event := (yield next_event(stream))) is not END:
-                        kind = str(event.type)
-                        if kind == "error":
-                            raise ProviderRefused(failure_of_event(event.to_dict(), asked.endpoint, asked.conversation))
-                        if kind in {"response.output_text.delta", "response.refusal.delta"} and event.delta:
-                            asked.emitted[number] = asked.emitted.get(number, "") + event.delta
-                            yield Emit(Delta(event.delta, message=number))
-                        elif getattr(event, "response", None) is not None:
-                            response = event.response
-                            present(response.id, response.status)
-                        if time.monotonic() > asked.deadline and (response is None or response.status in UNDER_WAY):
-                            raise self._too_late(asked, response)
+                    yield from followed(
+                        stream, fold, number, asked.deadline, lambda: self._too_late(asked, fold.seen), emitted
+                    )
                 finally:
                     yield closing(stream)
         except ProviderRefused:
-            if not self._background or response is None:
+            if not self._background or fold.seen.remote_id is None:
                 raise
+            return replace(fold.seen, outcome=None), "".join(emitted)
         except BaseException:
-            if self._background and response is not None:
-                yield from self._cancelled(response)
+            if self._background and fold.seen.remote_id is not None:
+                yield from self._cancelled(fold.seen.remote_id)
             raise
-        if response is None or (response.status in UNDER_WAY and not self._background):
-            raise ProviderRefused(_broken(asked, response, request_id))
-        return response, request_id
+        if self._background and fold.seen.outcome is None and fold.seen.remote_id is not None:
+            return fold.seen, "".join(emitted)
+        return fold.end("stream_broken", "the stream ended before the response did"), "".join(emitted)
 
-    def _awaited(self, asked: ResponseTask, response: Any) -> Effects[Any]:
-        """Poll a background response until it has ended; cancel it after an error, or when the deadline has passed."""
-        response_id = response.id
+    def _awaited(self, asked: ResponseTask, seen: Seen) -> Effects[Seen]:
+        """Poll a response until it has ended; cancel it after an error, or when the deadline has passed."""
+        response_id = seen.remote_id or ""
+        context = replace(asked.context, endpoint=RESPONSE, remote_id=response_id)
         try:
             looks = 0
-            while response.status in UNDER_WAY:
+            while seen.outcome is None:
                 if time.monotonic() > asked.deadline:
-                    raise self._too_late(asked, response)
+                    raise ProviderRefused(self._too_late(asked, seen))
                 yield Pause(min(POLL_SECONDS, asked.left))
                 try:
                     with calling(RESPONSE, asked.conversation, response_id):
-                        seen = yield call(self._client, lambda sdk: sdk.responses.retrieve(response_id))
-                        present(seen.id, seen.status)
-                    response, looks = seen, 0
+                        raw = yield call(
+                            self._client, lambda sdk: sdk.responses.with_raw_response.retrieve(response_id)
+                        )
+                    found = read_reply(raw, context)
+                    if found.remote_id != response_id:
+                        raise ProviderRefused(
+                            found.outcome if isinstance(found.outcome, Failure) else no_answer(None, context)
+                        )
+                    seen, looks = found, 0
                 except ProviderRefused as refused:
                     looks += 1
                     if looks == LOOKS_MAX or not may_succeed_when_retried(diagnose(refused.failure)):
                         if asked.conversation is None:
                             raise
                         raise ProviderRefused(left_there(refused.failure)) from refused  # it may still complete
-            return response
+            return seen
         except BaseException:
-            yield from self._cancelled(response)
+            yield from self._cancelled(response_id)
             raise
 
-    def _cancelled(self, response: Any) -> Effects[None]:
-        try:
-            with calling("POST /responses/{response_id}/cancel", None, response.id):
-                yield call(self._client, lambda sdk: sdk.responses.cancel(response.id))
-        except ProviderRefused:
-            pass  # the response ends by itself; the next use of the thread finds what it wrote
+    def _cancelled(self, response_id: str) -> Effects[None]:
+        with suppress(ProviderRefused):  # the response ends by itself; the next use of the thread finds what it wrote
+            yield from fetched(
+                self._client,
+                "POST /responses/{response_id}/cancel",
+                lambda sdk: sdk.responses.with_raw_response.cancel(response_id),
+                None,
+                response_id,
+            )
 
     @staticmethod
-    def _too_late(asked: ResponseTask, response: Any) -> ProviderRefused:
+    def _too_late(asked: ResponseTask, seen: Seen) -> Failure:
         message = f"the response had not ended after {round(asked.request.timeout_seconds, 1):g} seconds"
-        remote = response.id if response is not None else None
-        return ProviderRefused(
-            Failure("timed_out", message=message, remote_run_id=remote, thread_id=asked.conversation)
-        )
-
-
-def words_of(response: Any) -> str:
-    """Return the text of a response, including the text of a refusal."""
-    words = []
-    for item in response.output:
-        for part in (item.content or ()) if item.type == "message" else ():
-            words.append(part.refusal if part.type == "refusal" else part.text if part.type == "output_text" else "")
-    return "".join(words)
-
-
-def _emit_rest(asked: ResponseTask, text: str, number: int) -> Effects[None]:
-    """Pass on the part of the text that the stream did not deliver because it broke."""
-    emitted = asked.emitted.get(number, "")
-    if asked.request.stream and text != emitted and text.startswith(emitted):
-        yield Emit(Delta(text[len(emitted) :], message=number))
-
-
-def _broken(asked: ResponseTask, response: Any, request_id: str | None) -> Failure:
-    return Failure(
-        "error",
-        code="stream_broken",
-        message="the stream ended before the response did",
-        request_id=request_id,
-        remote_run_id=response.id if response is not None else None,
-        thread_id=asked.conversation,
-        details={"endpoint": asked.endpoint},
-    )
+        return Failure("timed_out", message=message, remote_run_id=seen.remote_id, thread_id=asked.conversation)

@@ -14,9 +14,8 @@ from threadledger.domain.failures import Cause, diagnose
 from threadledger.domain.threads import retried
 
 from .assistant_setup import shut_down_or
-from .client import Client, call, every
-from .failures import calling, present
-from .limits import PAGE_ITEMS
+from .client import Client
+from .objects import every, fetched
 
 CONVERSATION_PREFIX = "conv_"
 """Prefix of the ids of Conversations; all other ids are treated as Assistants threads."""
@@ -64,17 +63,23 @@ class ThreadReader:
         return {**thread, "id": thread_id, "messages": messages, "order": "asc", "run_steps": steps}
 
     def _retrieved(self, thread_id: str) -> Effects[dict[str, Any]]:
-        with calling("GET /threads/{thread_id}", thread_id):
-            found = yield call(self._client, lambda sdk: sdk.beta.threads.retrieve(thread_id))
-            present(found.id)
-            return _plain(found)
+        return (
+            yield from fetched(
+                self._client,
+                "GET /threads/{thread_id}",
+                lambda sdk: sdk.beta.threads.with_raw_response.retrieve(thread_id),
+                thread_id,
+            )
+        )
 
     def _messages(self, thread_id: str) -> Effects[list[dict[str, Any]]]:
-        with calling("GET /threads/{thread_id}/messages", thread_id):
-            found = yield from every(
-                self._client, lambda sdk: sdk.beta.threads.messages.list(thread_id, order="asc", limit=PAGE_ITEMS)
-            )
-            return [_plain(message) for message in found]
+        found = yield from every(
+            self._client,
+            "GET /threads/{thread_id}/messages",
+            lambda sdk, **options: sdk.beta.threads.messages.with_raw_response.list(thread_id, **options),
+            thread_id,
+        )
+        return [message for message in found if message.get("thread_id") in {None, thread_id}]
 
     def _steps(self, thread_id: str, run_id: str) -> Effects[list[dict[str, Any]]]:
         """Return the steps of a run; none if the provider no longer has the run."""
@@ -86,14 +91,16 @@ class ThreadReader:
             return []
 
     def _listed_steps(self, thread_id: str, run_id: str) -> Effects[list[dict[str, Any]]]:
-        with calling("GET /threads/{thread_id}/runs/{run_id}/steps", thread_id, run_id):
-            found = yield from every(
-                self._client,
-                lambda sdk: sdk.beta.threads.runs.steps.list(
-                    run_id, thread_id=thread_id, order="asc", limit=PAGE_ITEMS
-                ),
-            )
-            return [_plain(step) for step in found]
+        found = yield from every(
+            self._client,
+            "GET /threads/{thread_id}/runs/{run_id}/steps",
+            lambda sdk, **options: sdk.beta.threads.runs.steps.with_raw_response.list(
+                run_id, thread_id=thread_id, **options
+            ),
+            thread_id,
+            run_id,
+        )
+        return [step for step in found if step.get("run_id") in {None, run_id}]
 
     def _conversation(self, thread_id: str) -> Effects[dict[str, Any]]:
         conversation = yield from retried(lambda: self._retrieved_conversation(thread_id))
@@ -101,20 +108,21 @@ class ThreadReader:
         return {**conversation, "id": thread_id, "items": items, "order": "asc"}
 
     def _retrieved_conversation(self, thread_id: str) -> Effects[dict[str, Any]]:
-        with calling("GET /conversations/{conversation_id}", thread_id):
-            found = yield call(self._client, lambda sdk: sdk.conversations.retrieve(thread_id))
-            present(found.id)
-            return _plain(found)
+        return (
+            yield from fetched(
+                self._client,
+                "GET /conversations/{conversation_id}",
+                lambda sdk: sdk.conversations.with_raw_response.retrieve(thread_id),
+                thread_id,
+            )
+        )
 
     def _items(self, thread_id: str) -> Effects[list[dict[str, Any]]]:
-        with calling("GET /conversations/{conversation_id}/items", thread_id):
-            found = yield from every(
-                self._client, lambda sdk: sdk.conversations.items.list(thread_id, order="asc", limit=PAGE_ITEMS)
+        return (
+            yield from every(
+                self._client,
+                "GET /conversations/{conversation_id}/items",
+                lambda sdk, **options: sdk.conversations.items.with_raw_response.list(thread_id, **options),
+                thread_id,
             )
-            return [_plain(item) for item in found]
-
-
-def _plain(thing: Any) -> dict[str, Any]:
-    """Convert an SDK object back to the JSON it was parsed from."""
-    plain: dict[str, Any] = thing.to_dict(mode="json")
-    return plain
+        )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from threadledger.domain import limits
@@ -26,9 +27,12 @@ from threadledger.domain.memory import Memory, response_items
 from threadledger.domain.threads import LEFT_IN_THREAD, Rendering, ThreadItem
 
 from .assistant_setup import shut_down_or
-from .client import Client, call, deleted, every
-from .failures import calling, present
+from .bodies import RUN_ENDED
+from .client import Client
 from .limits import CONVERSATION_BATCH_ITEMS, METADATA_VALUE_CHARS_MAX, PAGE_ITEMS, THREAD_MESSAGE_CHARS_MAX
+from .messages import text_in
+from .objects import deleted, every, fetched, one_page
+from .run_bodies import rises, written_by
 
 KEY = "threadledger_key"
 MESSAGE_ID = "threadledger_message"
@@ -64,9 +68,10 @@ class AssistantsThreads:
 
     def create(self, key: str) -> Effects[str]:
         metadata = {KEY: key[:METADATA_VALUE_CHARS_MAX]}
-        with calling("POST /threads"):
-            made = yield call(self._client, lambda sdk: sdk.beta.threads.create(metadata=metadata))
-            return str(made.id.strip())
+        made = yield from fetched(
+            self._client, "POST /threads", lambda sdk: sdk.beta.threads.with_raw_response.create(metadata=metadata)
+        )
+        return str(made["id"])
 
     def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
         try:
@@ -85,23 +90,24 @@ class AssistantsThreads:
     def _add(self, thread_id: str, item: ThreadItem) -> Effects[None]:
         content: Any = item.payload.get("content", item.content)
         metadata = {MESSAGE_ID: item.message_id} | ({WRITTEN_AT: item.written_at} if item.written_at else {})
-        with calling("POST /threads/{thread_id}/messages", thread_id):
-            made = yield call(
-                self._client,
-                lambda sdk: sdk.beta.threads.messages.create(
-                    thread_id, role=item.name, content=content, metadata=metadata
-                ),
-            )
-            present(made.id)
+        yield from fetched(
+            self._client,
+            "POST /threads/{thread_id}/messages",
+            lambda sdk: sdk.beta.threads.messages.with_raw_response.create(
+                thread_id, role=item.name, content=content, metadata=metadata
+            ),
+            thread_id,
+        )
 
     def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
         try:
-            with calling("GET /threads/{thread_id}/messages", thread_id):
-                messages = yield from every(
-                    self._client,
-                    lambda sdk: sdk.beta.threads.messages.list(thread_id, order="asc", limit=PAGE_ITEMS),
-                )
-                return [_read_message(message) for message in messages]
+            messages = yield from every(
+                self._client,
+                MESSAGES,
+                lambda sdk, **options: sdk.beta.threads.messages.with_raw_response.list(thread_id, **options),
+                thread_id,
+            )
+            return [_read_message(message) for message in messages if message.get("thread_id") in {None, thread_id}]
         except ProviderRefused as refused:
             raise (yield from shut_down_or(refused, self._client)) from refused
 
@@ -111,11 +117,11 @@ class AssistantsThreads:
     def sweep(self, thread_id: str, run_ids: Sequence[str], completed: bool) -> Effects[Sequence[str]]:
         deleted: list[str] = []
         for run in (yield from self._runs.ours(thread_id, run_ids)) if run_ids else ():
-            if run.status not in ENDED:
-                yield from self._runs.cancelled(run, thread_id)
-            elif run.status == "completed" and not completed:
+            if run["status"] not in RUN_ENDED:
+                yield from self._runs.cancelled(run["id"], thread_id)
+            elif run["status"] == "completed" and not completed:
                 continue
-            deleted += [message.id for message in (yield from self._runs.removed(thread_id, run.id))]
+            deleted += [message["id"] for message in (yield from self._runs.removed(thread_id, run["id"]))]
         return deleted
 
 
@@ -142,30 +148,36 @@ class ConversationThreads:
 
     def create(self, key: str) -> Effects[str]:
         metadata = {KEY: key[:METADATA_VALUE_CHARS_MAX]}
-        with calling("POST /conversations"):
-            made = yield call(self._client, lambda sdk: sdk.conversations.create(metadata=metadata))
-            return str(made.id.strip())
+        made = yield from fetched(
+            self._client,
+            "POST /conversations",
+            lambda sdk: sdk.conversations.with_raw_response.create(metadata=metadata),
+        )
+        return str(made["id"])
 
     def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
         # Sent as `extra_body`: the SDK would compare each item of the argument with about thirty types, which takes longer
         # than the request, and then send it unchanged.
         sent = {"items": [dict(item.payload) for item in items]}
         try:
-            with calling("POST /conversations/{conversation_id}/items", thread_id):
-                made = yield call(
-                    self._client, lambda sdk: sdk.conversations.items.create(thread_id, items=[], extra_body=sent)
-                )
-                present(*(item.id for item in made.data))
+            yield from one_page(
+                self._client,
+                "POST /conversations/{conversation_id}/items",
+                lambda sdk: sdk.conversations.items.with_raw_response.create(thread_id, items=[], extra_body=sent),
+                thread_id,
+            )
         except ProviderRefused as refused:
             raise (yield from self._explained(refused, thread_id)) from refused
 
     def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
         try:
-            with calling("GET /conversations/{conversation_id}/items", thread_id):
-                items = yield from every(
-                    self._client, lambda sdk: sdk.conversations.items.list(thread_id, order="asc", limit=PAGE_ITEMS)
-                )
-                return _read_items(items)
+            items = yield from every(
+                self._client,
+                "GET /conversations/{conversation_id}/items",
+                lambda sdk, **options: sdk.conversations.items.with_raw_response.list(thread_id, **options),
+                thread_id,
+            )
+            return _read_items(items)
         except ProviderRefused as refused:
             raise (yield from self._explained(refused, thread_id)) from refused
 
@@ -188,12 +200,13 @@ class ConversationThreads:
 
 
 def _delete_item(sdk: Any, thread_id: str, item_id: str) -> Any:
-    return sdk.conversations.items.delete(item_id, conversation_id=thread_id)
+    return sdk.conversations.items.with_raw_response.delete(item_id, conversation_id=thread_id)
 
 
-def _read_message(message: Any) -> ThreadItem:
-    ours = (message.metadata or {}).get(MESSAGE_ID, "")
-    return ThreadItem("message", message.role, thread_text(message), message_id=ours, item_id=message.id)
+def _read_message(message: Mapping[str, Any]) -> ThreadItem:
+    metadata, role = message.get("metadata"), message.get("role")
+    ours = metadata.get(MESSAGE_ID) if isinstance(metadata, dict) else None
+    return ThreadItem("message", str(role), thread_text(message), message_id=str(ours or ""), item_id=message["id"])
 
 
 def _read_items(items: Sequence[Any]) -> list[ThreadItem]:
@@ -207,19 +220,18 @@ def _read_items(items: Sequence[Any]) -> list[ThreadItem]:
     for each in items:
         item = _read_item(each)
         if item is None:
-            preceding.append(each.id)
+            preceding.append(each["id"])
         else:
             found.append(replace(item, payload={PRECEDING_IDS: tuple(preceding)}) if preceding else item)
             preceding = []
     return found
 
 
-def _read_item(item: Any) -> ThreadItem | None:
+def _read_item(given: Mapping[str, Any]) -> ThreadItem | None:
     """Return an item in the form that is compared with memory; None if it is not memory (reasoning, hosted calls)."""
-    given: dict[str, Any] = item.to_dict()
     item_id = str(given.get("id") or "")
     match given:
-        case {"type": "message", "role": str(role), "content": list() as content}:
+        case {"type": "message", "role": str(role), "content": (str() | list()) as content}:
             return ThreadItem("message", role, item_words(content), item_id=item_id)
         case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
             return ThreadItem("tool_call", name, arguments, call_id, item_id=item_id)
@@ -335,28 +347,33 @@ def item_words(content: str | list[dict[str, Any]]) -> str:
     return content if isinstance(content, str) else "\n\n".join(_part_words(part) for part in content)
 
 
-def thread_text(message: Any) -> str:
+def thread_text(message: Mapping[str, Any]) -> str:
     """Return the text of a message, with images and files as references in the mirror's format."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return whole_text(text_in(content))
     parts = []
-    for part in message.content or ():
-        if part.type == "text":
-            parts.append(part.text.value)
-        elif part.type == "image_url":
-            parts.append(f"[image {part.image_url.url}]")
-        elif part.type == "image_file":
-            parts.append(f"[file {part.image_file.file_id}]")
-        elif part.type == "refusal":
-            parts.append(part.refusal)
-    return "\n\n".join(parts)
+    for part in content:
+        match part:
+            case {"type": "image_url", "image_url": {"url": str(url)}}:
+                parts.append(f"[image {url}]")
+            case {"type": "image_file", "image_file": {"file_id": str(file_id)}}:
+                parts.append(f"[file {file_id}]")
+            case _:
+                parts.append(text_in(part))
+    return "\n\n".join(part for part in parts if part)
 
 
 # The API has no list of Conversations that could be read instead.
 def is_there(client: Client, conversation_id: str) -> Effects[bool]:
     """Return whether the conversation can be retrieved; any refusal counts as missing."""
     try:
-        with calling("GET /conversations/{conversation_id}", conversation_id):
-            found = yield call(client, lambda sdk: sdk.conversations.retrieve(conversation_id))
-            present(found.id)
+        yield from fetched(
+            client,
+            "GET /conversations/{conversation_id}",
+            lambda sdk: sdk.conversations.with_raw_response.retrieve(conversation_id),
+            conversation_id,
+        )
     except ProviderRefused:
         return False
     return True
@@ -365,6 +382,8 @@ def is_there(client: Client, conversation_id: str) -> Effects[bool]:
 # A run that was created by this ledger and is no longer followed (its process crashed, or the response to its
 # creation was lost) is found by its metadata and cancelled. Other runs are waited for.
 RUN = "GET /threads/{thread_id}/runs/{run_id}"
+RUNS = "GET /threads/{thread_id}/runs"
+MESSAGES = "GET /threads/{thread_id}/messages"
 RUNS_SEARCHED_MAX = 20
 """Number of newest runs of a thread that are searched for our runs. Only the newest can be active."""
 
@@ -385,9 +404,6 @@ FREE_LOOKS_MAX = 60
 OWN_CANCELS_MAX = 3
 """Maximum number of attempts to cancel our runs. A run that cannot be cancelled continues until it expires."""
 
-ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelled"})
-"""Final statuses of a run, as defined by the SDK's types. A run with any other status, known or not, is still active."""
-
 
 class ThreadRuns:
     """Manage the runs of Assistants threads."""
@@ -395,24 +411,34 @@ class ThreadRuns:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def ours(self, thread_id: str, run_ids: Collection[str]) -> Effects[list[Any]]:
+    def ours(self, thread_id: str, run_ids: Collection[str]) -> Effects[list[dict[str, Any]]]:
         """Return the newest runs of a thread that were created for the given run ids of the ledger."""
         runs = yield from self._newest(thread_id)
-        return [run for run in runs if (run.metadata or {}).get(RUN_ID) in run_ids]
+        return [run for run in runs if _ledger_run_id(run) in run_ids]
 
-    def cancelled(self, run: Any, thread_id: str) -> Effects[None]:
+    def cancelled(self, remote_run_id: str, thread_id: str) -> Effects[None]:
         """Cancel a run and poll it until it has ended; ignore refusals by the provider."""
-        with suppress(ProviderRefused), calling("POST /threads/{thread_id}/runs/{run_id}/cancel", thread_id, run.id):
-            yield call(self._client, lambda sdk: sdk.beta.threads.runs.cancel(run.id, thread_id=thread_id))
+        runs = attrgetter("beta.threads.runs.with_raw_response")
+        with suppress(ProviderRefused):
+            yield from fetched(
+                self._client,
+                "POST /threads/{thread_id}/runs/{run_id}/cancel",
+                lambda sdk: runs(sdk).cancel(remote_run_id, thread_id=thread_id),
+                thread_id,
+                remote_run_id,
+            )
         with suppress(ProviderRefused):
             for _ in range(CANCEL_LOOKS_MAX):
-                with calling(RUN, thread_id, run.id):
-                    seen = yield call(
-                        self._client, lambda sdk: sdk.beta.threads.runs.retrieve(run.id, thread_id=thread_id)
-                    )
-                    present(seen.status)
-                    if seen.status in ENDED:
-                        return
+                seen = yield from fetched(
+                    self._client,
+                    RUN,
+                    lambda sdk: runs(sdk).retrieve(remote_run_id, thread_id=thread_id),
+                    thread_id,
+                    remote_run_id,
+                    needs=("status",),
+                )
+                if seen["status"] in RUN_ENDED:
+                    return
                 yield Pause(CANCEL_POLL_SECONDS)
 
     def freed(self, thread_id: str, deadline: float) -> Effects[bool]:
@@ -422,31 +448,41 @@ class ThreadRuns:
             Whether the thread has no active run.
         """
         for look in range(1, FREE_LOOKS_MAX + 1):
-            active = [run for run in (yield from self._newest(thread_id)) if run.status not in ENDED]
+            active = [run for run in (yield from self._newest(thread_id)) if run["status"] not in RUN_ENDED]
             if not active:
                 return True
             for run in active:
-                if (run.metadata or {}).get(RUN_ID):
-                    yield from self.cancelled(run, thread_id)
-            foreign = any(not (run.metadata or {}).get(RUN_ID) for run in active)
+                if _ledger_run_id(run):
+                    yield from self.cancelled(run["id"], thread_id)
+            foreign = any(not _ledger_run_id(run) for run in active)
             pause = FOREIGN_POLL_SECONDS if foreign else CANCEL_POLL_SECONDS
             if time.monotonic() + pause > deadline or (look >= OWN_CANCELS_MAX and not foreign):
                 break
             yield Pause(pause)
         return False
 
-    def removed(self, thread_id: str, remote_run_id: str) -> Effects[list[Any]]:
+    def removed(self, thread_id: str, remote_run_id: str) -> Effects[list[dict[str, Any]]]:
         """Delete the messages that a run wrote to the thread, and return them."""
-        with calling("GET /threads/{thread_id}/messages", thread_id, remote_run_id):
-            left = yield from every(
-                self._client,
-                lambda sdk: sdk.beta.threads.messages.list(
-                    thread_id, run_id=remote_run_id, order="asc", limit=PAGE_ITEMS
-                ),
-            )
-        left = [message for message in left if message.run_id == remote_run_id]
-        yield from self.deleted(thread_id, [message.id for message in left])
+        left = [each for each in (yield from self.written(thread_id, remote_run_id)) if each.get("run_id")]
+        yield from self.deleted(thread_id, [message["id"] for message in left])
         return left
+
+    def written(self, thread_id: str, remote_run_id: str) -> Effects[list[dict[str, Any]]]:
+        """Return the messages that a run wrote to the thread, oldest first.
+
+        The newest messages are read page by page, until one was not written by the run: a server that ignores the filter
+        is not read to the beginning of the thread.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        options: dict[str, Any] = {"run_id": remote_run_id, "order": "desc", "limit": PAGE_ITEMS}
+        while True:
+            read = partial(_messages_page, thread_id, dict(options))
+            messages, may_go_on = yield from one_page(self._client, MESSAGES, read, thread_id, remote_run_id)
+            new = {each["id"]: each for each in messages if each["id"] not in found}
+            found |= new
+            if not new or not may_go_on or messages[-1].get("run_id") != remote_run_id:
+                return written_by(remote_run_id, thread_id, list(found.values()))
+            options["after"] = messages[-1]["id"]
 
     def deleted(self, thread_id: str, message_ids: Sequence[str]) -> Effects[None]:
         """Delete messages; ignore those that are already deleted."""
@@ -455,17 +491,31 @@ class ThreadRuns:
             delete = partial(_delete, thread_id=thread_id, message_id=message_id)
             yield from deleted(self._client, endpoint, thread_id, delete)
 
-    def _newest(self, thread_id: str) -> Effects[list[Any]]:
-        with calling("GET /threads/{thread_id}/runs", thread_id):
-            page = yield call(
-                self._client,
-                lambda sdk: sdk.beta.threads.runs.list(thread_id, order="desc", limit=RUNS_SEARCHED_MAX),
+    def _newest(self, thread_id: str) -> Effects[list[dict[str, Any]]]:
+        """Return the newest runs of a thread; a server that ignores the order is read to the end of its list."""
+        read = attrgetter("beta.threads.runs.with_raw_response.list")
+        runs, may_go_on = yield from one_page(
+            self._client, RUNS, lambda sdk: read(sdk)(thread_id, order="desc", limit=RUNS_SEARCHED_MAX), thread_id
+        )
+        if may_go_on and rises(runs):
+            runs = yield from every(
+                self._client, RUNS, lambda sdk, **options: read(sdk)(thread_id, **options), thread_id
             )
-            return list(page.data)
+        return [run for run in runs if isinstance(run.get("status"), str)]
+
+
+def _ledger_run_id(run: Mapping[str, Any]) -> str | None:
+    """Return the ledger's id of the run that a provider's run was created for; None if another app created it."""
+    metadata = run.get("metadata")
+    return metadata.get(RUN_ID) if isinstance(metadata, dict) else None
+
+
+def _messages_page(thread_id: str, options: dict[str, Any], sdk: Any) -> Any:
+    return sdk.beta.threads.messages.with_raw_response.list(thread_id, **options)
 
 
 def _delete(sdk: Any, thread_id: str, message_id: str) -> Any:
-    return sdk.beta.threads.messages.delete(message_id, thread_id=thread_id)
+    return sdk.beta.threads.messages.with_raw_response.delete(message_id, thread_id=thread_id)
 
 
 # An answer that is already in the thread comes from an earlier run of the exchange, whose response was lost.

@@ -13,18 +13,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import httpx2
 
 from threadledger.domain.errors import InvalidInput
+from threadledger.domain.failures import Failure
 
-from .outcomes import Context, Seen, refusal, trouble, with_messages
+from ..openai import (
+    Context,
+    Fold,
+    Seen,
+    failure_of,
+    failure_of_response,
+    fold_of,
+    read_body,
+    request_id_in,
+    with_messages,
+)
 from .requests import THREAD_MESSAGES_MAX, Sent
 from .runs import CallRecorder
-from .streams import Fold, fold_of, read_body
 
 T = TypeVar("T")
 
@@ -91,7 +101,7 @@ class RecordingClient(_InFront[httpx2.Client], httpx2.Client):
             recorded.begin()
             response = self.inner.send(request, stream=stream, **options)
         except BaseException as error:
-            recorded.refuse(trouble(error, request, recorded.context()))
+            recorded.refuse(trouble(error, recorded.context()))
             raise
         context = context_of(recorded, response)
         if response.is_error:
@@ -137,7 +147,7 @@ class AsyncRecordingClient(_InFront[httpx2.AsyncClient], httpx2.AsyncClient):
             await to_its_end(recorded.begin)
             response = await self.inner.send(request, stream=stream, **options)
         except BaseException as error:
-            failure = trouble(error, request, recorded.context())
+            failure = trouble(error, recorded.context())
             await to_its_end(lambda: recorded.refuse(failure))
             raise
         context = context_of(recorded, response)
@@ -175,7 +185,6 @@ class _RecordedStream(httpx2.SyncByteStream):
 
     def __init__(self, response: httpx2.Response, passing: Passing, whole: Callable[[Seen], Seen]) -> None:
         self._bytes = response.stream
-        self._request = response.request
         self._passing = passing
         self._whole = whole
 
@@ -189,7 +198,7 @@ class _RecordedStream(httpx2.SyncByteStream):
         except GeneratorExit:
             raise  # the reader stopped; `close` records it
         except BaseException as error:
-            self._record(self._passing.broke(error, self._request))
+            self._record(self._passing.broke(error))
             raise
         self._record(self._passing.end())
 
@@ -210,7 +219,6 @@ class _AsyncStream(httpx2.AsyncByteStream):
 
     def __init__(self, response: httpx2.Response, passing: Passing, whole: Callable[[Seen], Awaitable[Seen]]) -> None:
         self._bytes = response.stream
-        self._request = response.request
         self._passing = passing
         self._whole = whole
 
@@ -224,7 +232,7 @@ class _AsyncStream(httpx2.AsyncByteStream):
         except GeneratorExit:
             raise  # the reader stopped; `aclose` records it
         except BaseException as error:
-            await self._record(self._passing.broke(error, self._request))
+            await self._record(self._passing.broke(error))
             raise
         await self._record(self._passing.end())
 
@@ -286,7 +294,8 @@ def sent(request: httpx2.Request) -> Sent:
 
 def context_of(recorded: Recorded, response: httpx2.Response) -> Context:
     """Return the facts of a response that are known before its body is read."""
-    return recorded.context(response.headers.get("x-request-id"), response.status_code)
+    context = recorded.context(request_id_in(response.headers), response.status_code)
+    return replace(context, content_type=response.headers.get("content-type", ""))
 
 
 def passing(recorded: Recorded, response: httpx2.Response, context: Context) -> Passing:
@@ -300,11 +309,26 @@ def passing(recorded: Recorded, response: httpx2.Response, context: Context) -> 
     return Passing(recorded.see, recorded.broke, context, events, None if encoding == "identity" else decode)
 
 
+def refusal(response: httpx2.Response, context: Context) -> Failure:
+    """Return the facts of a response with an HTTP status of 400 or above; its body was read if possible."""
+    return failure_of_response(response, context, {"exception": "APIStatusError"})
+
+
+def trouble(error: BaseException, context: Context) -> Failure:
+    """Return the facts of an exception raised by the HTTP client."""
+    if isinstance(error, Exception):
+        return failure_of(error, context.endpoint, context.thread_id)
+    stopped = isinstance(error, asyncio.CancelledError)
+    status = "cancelled" if stopped else "interrupted"
+    message = "the app cancelled the call" if stopped else None
+    return replace(context.failure(status, message=message), type=type(error).__name__)
+
+
 def messages_request(request: httpx2.Request, seen: Seen) -> httpx2.Request:
     """Create the request for the messages of a completed run, with the headers and query of the request that showed its end."""
     before, _, _ = request.url.path.partition("/threads/")
     url = request.url.copy_with(path=f"{before}/threads/{seen.thread_id}/messages").copy_merge_params(
-        {"run_id": seen.remote_id or "", "order": "asc", "limit": str(THREAD_MESSAGES_MAX)}
+        {"run_id": seen.remote_id or "", "order": "desc", "limit": str(THREAD_MESSAGES_MAX)}
     )
     headers = [
         (name, value)
@@ -355,9 +379,9 @@ class Passing:
         """Handle the end of the body."""
         return self._last(self._fold.end, self._see)
 
-    def broke(self, error: BaseException, request: Any) -> Record | None:
+    def broke(self, error: BaseException) -> Record | None:
         """Handle a broken connection or a cancelled task."""
-        return self._last(lambda: self._fold.stopped(trouble(error, request, self._context)), self._broke)
+        return self._last(lambda: self._fold.stopped(trouble(error, self._context)), self._broke)
 
     def closed(self) -> Record | None:
         """Handle a response that the app closed before its end."""

@@ -30,8 +30,8 @@ from threadledger.domain.ids import new_id, now
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.memory import Memory
 
-from .outcomes import Context, Seen
-from .requests import INSTRUCTIONS, PLACES_MAX, REMOTE_RUNS_MAX, ModelRequest, RunQuery, Sent, ThreadWrite, read_request
+from ..openai import INSTRUCTIONS, Context, Seen
+from .requests import PLACES_MAX, REMOTE_RUNS_MAX, ModelRequest, RunQuery, Sent, ThreadWrite, read_request
 
 logger = logging.getLogger("threadledger")
 

@@ -17,7 +17,7 @@ from threadledger.domain.replay import RecordedExchange, RecordedRun, recorded_e
 
 from ..settings import BACKENDS, Settings
 from ..simulator import ScriptError, parse_fault
-from .faults import MODEL_ROUTES, OUTPUTS, met_by
+from .faults import MODEL_ROUTES, OUTPUTS, is_refusal, met_by
 from .redacting import Veil
 from .rehearsal import KEY, Outcome, Placed, Play, Rehearsed, Stage, rehearse
 
@@ -233,7 +233,7 @@ def _needs_stream(run: RecordedRun) -> bool:
     if failure is None:
         return False
     exception, event = failure.details.get("exception"), failure.details.get("event")
-    broke_off = bool(failure.partial_text) and exception is not None and failure.http_status is None
+    broke_off = bool(failure.partial_text) and exception is not None and not is_refusal(failure)
     return failure.code == "stream_broken" or event == "error" or exception == "APIError" or broke_off
 
 

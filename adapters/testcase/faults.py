@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from threadledger.domain.failures import Cause, Failure, diagnose
+from threadledger.domain.limits import BODY_CHARS_MAX
 from threadledger.domain.threads import LEFT_IN_THREAD
 
 from ..wire import Route, route_named
@@ -21,6 +22,9 @@ MODEL_ROUTES = {
 
 OUTPUTS = "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs"
 STREAMED_MODEL_ROUTES = (*MODEL_ROUTES.values(), OUTPUTS)
+
+ERROR_STATUS_MIN = 400
+"""Lowest HTTP status of an error."""
 
 SILENT_SECONDS = 30.0
 """Seconds of silence that reproduce a timeout: longer than any attempt of a test may last."""
@@ -79,6 +83,11 @@ def without_ids(text: str) -> str:
     return _IDS.sub(lambda match: f"{match[1]}000000", text)
 
 
+def is_refusal(failure: Failure) -> bool:
+    """Return whether the provider answered with the status of an error; an error may also be inside a response with 200."""
+    return failure.http_status is not None and failure.http_status >= ERROR_STATUS_MIN
+
+
 def _ended(failure: Failure, backend: str) -> Met:
     """Return the faults for a run, response or completion that the provider ended without success."""
     on, details = MODEL_ROUTES[backend], failure.details
@@ -104,10 +113,14 @@ def _of_call(failure: Failure, backend: str, on: str, *, streamed: bool, landed:
         cut = _at(on, truncate={"events": _events(failure, backend), "kind": "clean", "done": landed})
         empty = _at(on, reply={"text": NO_ANSWER})  # the stream had not started
         return Met((cut, empty) if failure.partial_text and backend != "assistants" else (empty, cut))
-    if failure.http_status is not None:
+    if is_refusal(failure):
         return _refused(failure, on)
     if failure.code == "conversation_locked":
         return Met((_at(MODEL_ROUTES[backend], refuse={"status": 400, "code": failure.code}),), _ELSEWHERE)
+    body = failure.details.get("body")
+    if failure.http_status is not None and isinstance(body, str) and 0 < len(body) < BODY_CHARS_MAX:
+        kind = failure.details.get("content_type") or "application/json"
+        return Met((_at(on, reply={"text": body, "content_type": kind}),))
     cause = diagnose(failure)
     if cause is Cause.TIMED_OUT:
         return Met(tuple(_silence(on, failure, streamed=streamed, landed=landed)))

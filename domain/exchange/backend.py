@@ -65,6 +65,12 @@ class Backend(Protocol):
         """Return whether unsent items are sent with the request; otherwise they are mirrored to the thread first."""
         ...
 
+    def load(self) -> None:
+        """Load the libraries that calls need. It is called before a run is recorded, so that the run's time is the provider's.
+
+        A backend without this method needs nothing.
+        """
+
     def preflight(self, request: BackendRequest) -> Failure | None:
         """Return the failure that the provider would report, without calling it, or None if there is none."""
         ...

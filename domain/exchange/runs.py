@@ -88,6 +88,8 @@ class Run:
     tools: Mapping[str, ToolFunction]
     began: float
     """Monotonic time at which the run was recorded."""
+    called: float | None = None
+    """Monotonic time at which the backend was called; None while its thread is prepared."""
     request: BackendRequest | None = None
     """What the backend was sent, once its thread was prepared; None if the run uses no thread."""
     thread: PreparedThread | None = None
@@ -99,8 +101,8 @@ class Run:
 
     @property
     def duration_seconds(self) -> float:
-        """Return the seconds since the run was recorded."""
-        return round(time.monotonic() - self.began, 6)
+        """Return the seconds since the backend was called; if it was not, since the run was recorded."""
+        return round(time.monotonic() - (self.called or self.began), 6)
 
     def with_partial_text(self, failure: Failure) -> Failure:
         """Return the failure with the text that was streamed before it."""
@@ -421,6 +423,8 @@ class Runs:
             self._release(run, failure)
 
     def _started(self, candidate: Candidate, attempt: int, timeout_seconds: float) -> Run:
+        backend = self._services.backends[candidate.backend]
+        getattr(backend, "load", _load_nothing)()  # optional, because backends of apps may not have it
         tools = self._mode.tools() if self._mode.tools is not None else self._services.tools
         memory = self._memory(candidate)
         plan = RunPlan(
@@ -435,7 +439,7 @@ class Runs:
             rerun_of=self._mode.rerun_of,
             fallback_reason=self._why_failed() if attempt == 1 else "",
         )
-        plan = self._records.plan(plan, self._services.backends[candidate.backend].thread is not None)
+        plan = self._records.plan(plan, backend.thread is not None)
         run_id = self._records.start(plan, self._failed, self._must_be_open)
         self._must_be_open = True
         return Run(run_id, candidate, plan, memory, tools, time.monotonic())
@@ -493,6 +497,7 @@ class Runs:
             )
             left = run.began + run.plan.timeout_seconds - time.monotonic()
             run.request = request = _in_thread(replace(request, timeout_seconds=max(left, 0.001)), run.thread)
+        run.called = time.monotonic()
         return (yield from backend.answer(request))
 
     def _watched(self, run: Run, effects: Effects[Completion | Failure]) -> Effects[Completion | Failure]:
@@ -566,6 +571,10 @@ class Runs:
             from ..threads import is_uncertain
 
             self._services.outbox.release(run.thread, is_uncertain(failure))
+
+
+def _load_nothing() -> None:
+    """Do nothing, for a backend without libraries to load."""
 
 
 def failure_of_error(error: Exception) -> Failure:

@@ -34,6 +34,7 @@ from ..threads import (
     bring_up,
     compare,
     digest,
+    read_thread,
     retried,
 )
 from .jobs import Jobs, JobState
@@ -192,13 +193,13 @@ class Rebuilder:
         self, mirror: ThreadMirror, thread_id: str, look: _RebuildLook, delivered: Delivered
     ) -> Effects[tuple[Sequence[ThreadItem], Delivered]]:
         """Return all entries of the thread, after deleting late copies of our messages."""
-        sent = delivered.sent
-        thread = yield from retried(lambda: mirror.read(thread_id))
+        sent, items = delivered.sent, look.rendering.items
+        thread = yield from retried(lambda: read_thread(mirror, thread_id, items))
         for _ in range(READ_BACK_ATTEMPTS_MAX - 1):
             if not delivered.doubts or digest(thread) == look.item.digest:
                 break
-            delivered = yield from bring_up(mirror, thread_id, look.rendering.items, doubts=delivered.doubts)
-            thread = yield from retried(lambda: mirror.read(thread_id))
+            delivered = yield from bring_up(mirror, thread_id, items, doubts=delivered.doubts)
+            thread = yield from retried(lambda: read_thread(mirror, thread_id, items))
         return thread, replace(delivered, sent=sent)
 
     def _is_sound(self, look: _RebuildLook, mirror: ThreadMirror) -> Effects[bool]:
@@ -208,7 +209,7 @@ class Rebuilder:
         key, thread_id = look.item.key, link.thread_id
         native, _ = yield from work(partial(self._verifier.render, key, look.item.backend, None, thread_id))
         try:
-            thread = yield from retried(lambda: mirror.read(thread_id))
+            thread = yield from retried(lambda: read_thread(mirror, thread_id, native.items))
             return compare(native.items, thread).state is ThreadState.SAME
         except ProviderRefused as refused:
             if diagnose(refused.failure) is not Cause.THREAD_MISSING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .delivery import LEFT_IN_THREAD, Delivered, bring_up, is_uncertain, retried
+    from .delivery import LEFT_IN_THREAD, Delivered, bring_up, is_uncertain, read_thread, retried
     from .drift import ADOPTED, Drift, adoptable, drift_of, ours_of
     from .late_copies import Doubt
     from .mirror import MirrorHead, ThreadMirror
@@ -39,6 +39,7 @@ __all__ = [
     "drift_of",
     "is_uncertain",
     "ours_of",
+    "read_thread",
     "retried",
 ]
 
@@ -46,7 +47,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "delivery": "LEFT_IN_THREAD Delivered bring_up is_uncertain retried",
+            "delivery": "LEFT_IN_THREAD Delivered bring_up is_uncertain read_thread retried",
             "drift": "ADOPTED Drift adoptable drift_of ours_of",
             "late_copies": "Doubt",
             "mirror": "MirrorHead ThreadMirror",

@@ -18,7 +18,7 @@ from ..failures import Cause, Failure, diagnose, is_worth_a_retry, pause_before_
 from ..ids import now, to_iso
 from .late_copies import Doubt, open_doubts, surplus
 from .mirror import ThreadMirror
-from .thread import ThreadItem, digest
+from .thread import ThreadItem, digest, in_order_of
 
 DELIVERY_ATTEMPTS_MAX = 6
 """Maximum attempts of one delivery without progress, if a caller waits for the whole thread (rebuild)."""
@@ -37,8 +37,8 @@ Note = Callable[[Sequence[Doubt]], None]
 
 NOT_SHOWN = "the thread does not show what was written to it"
 
-NEVER_SENT = frozenset({"tool_failed", "missing_credentials", "conversation_locked"})
-"""Codes of failures that occur locally, while no request is in progress."""
+NEVER_SENT = frozenset({"tool_failed", "missing_credentials", "conversation_locked", "redirect_refused"})
+"""Codes of failures of requests that had no effect, or that occur locally while no request is in progress."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class _Delivery:
 
     def compared(self, held: Sequence[ThreadItem] | None) -> Effects[Sequence[ThreadItem]]:
         """Return the items that are missing from the thread, after deleting our late copies."""
-        thread = held if held is not None else (yield from self._mirror.read(self._thread_id))
+        thread = held if held is not None else (yield from read_thread(self._mirror, self._thread_id, self._journal))
         if self.doubts:
             late = surplus(self._journal, thread, self.doubts)
             if late:
@@ -227,6 +227,11 @@ def lacking(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> list
     return missing
 
 
+def read_thread(mirror: ThreadMirror, thread_id: str, journal: Sequence[ThreadItem]) -> Effects[Sequence[ThreadItem]]:
+    """Return all items of a thread, oldest first; `journal` is what it should contain."""
+    return in_order_of(journal, (yield from mirror.read(thread_id)))
+
+
 def is_uncertain(failure: Failure) -> bool:
     """Return whether a failed request may have been carried out, or may still be.
 
@@ -236,4 +241,5 @@ def is_uncertain(failure: Failure) -> bool:
         return True
     if failure.status != "error" or failure.code in NEVER_SENT:
         return False
-    return failure.http_status is None or failure.http_status >= 500 or failure.http_status in {408, 409}
+    status = failure.http_status
+    return status is None or status < 400 or status >= 500 or status in {408, 409}

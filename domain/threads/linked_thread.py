@@ -12,7 +12,7 @@ from ..alignment import common_prefix
 from ..conversation.messages import Role
 from ..effects import Effects, work
 from ..memory import Memory, fold_memory
-from .delivery import lacking, taken_out
+from .delivery import lacking, read_thread, taken_out
 from .late_copies import Doubt, open_doubts, surplus
 from .thread import ThreadItem, digest
 
@@ -76,7 +76,7 @@ class LinkedThread:
         deleted = [*(yield from mirror.sweep(thread_id, ours, completed=False))]
         deleted += yield from mirror.sweep(thread_id, others, completed=True)
         items, version = yield from work(self.items)
-        thread = yield from mirror.read(thread_id)
+        thread = yield from read_thread(mirror, thread_id, items)
         doubts: Sequence[Doubt] = head.doubts
         late, still_open = yield from work(partial(late_copies, sent_before(items, head), thread, doubts))
         late = late or left_behind(items, thread, [doubt for doubt in doubts if doubt.exchange_id != exchange_id])

@@ -11,7 +11,7 @@ from enum import StrEnum
 from operator import eq
 from typing import Any, Literal
 
-from ..alignment import differing
+from ..alignment import common_prefix, differing
 
 
 class ThreadState(StrEnum):
@@ -44,6 +44,23 @@ class ThreadItem:
     """Time at which the message was written (ISO 8601)."""
     item_id: str = field(default="", compare=False)
     """The provider's id of an entry that was read back."""
+
+
+def in_order_of(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> Sequence[ThreadItem]:
+    """Return a thread's entries, oldest first: in reverse if they match the journal only then.
+
+    A server may ignore the requested order, and the entries of a Conversation have no time that would show it.
+    """
+    if len(thread) < 2 or not journal or thread[0] == journal[0] or thread[-1] != journal[0]:
+        return thread
+    reverse = thread[::-1]
+    if common_prefix(journal, reverse) == min(len(journal), len(reverse)):
+        return reverse
+    return reverse if _shared(journal, reverse) > _shared(journal, thread) else thread
+
+
+def _shared(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> int:
+    return len(journal) - sum(j2 - j1 for j1, j2, _, _ in differing(journal, thread))
 
 
 @dataclass(frozen=True)

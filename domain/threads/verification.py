@@ -11,6 +11,7 @@ from ..effects import Effects, work
 from ..errors import InvalidInput, ProviderRefused
 from ..failures import Cause, diagnose
 from ..journal import Journal
+from .delivery import read_thread
 from .mirror import ThreadMirror
 from .thread import Comparison, Difference, Rendering, ThreadItem, ThreadState, compare, differences
 
@@ -81,7 +82,7 @@ class Verifier:
             reason = f"the thread belongs to {link.endpoint}, but the settings name {mirror.endpoint}"
             return SideBySide(Verification(key, to, thread_id, elsewhere, reason), items)
         try:
-            thread = yield from mirror.read(thread_id)
+            thread = yield from read_thread(mirror, thread_id, items)
             return SideBySide(Verification(key, to, thread_id, compare(items, thread)), items, thread)
         except ProviderRefused as refused:
             cause = diagnose(refused.failure)

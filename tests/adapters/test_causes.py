@@ -340,6 +340,7 @@ OTHERS = [
         "chat",
         CHAT,
         fault={"reply": {"content_type": "text/html", "text": "<html>Please log in</html>"}},
+        http_status=200,
         name="a captive portal's 200",
     ),
     Sent(
@@ -347,6 +348,7 @@ OTHERS = [
         "responses",
         RESPONSES,
         fault={"reply": {"text": '{"id": "resp_1", "output": ['}},
+        http_status=200,
         name="an answer that was cut off",
     ),
     Sent(Cause.TIMED_OUT, "chat", CHAT, 504, envelope("upstream timed out", None), http_status=504, name="a 504"),

@@ -26,7 +26,8 @@ from openai.types.responses import ResponseError
 from openai.types.responses.response import IncompleteDetails
 
 from threadledger.adapters.openai import Client, failure_of, failure_of_event
-from threadledger.adapters.openai.failures import calling, duration_seconds, retry_after
+from threadledger.adapters.openai.client import calling
+from threadledger.adapters.openai.failures import duration_seconds, retry_after
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Cause, Failure, diagnose
 
@@ -478,7 +479,7 @@ def test_an_error_event_is_read_flat_or_nested(event):
 @pytest.mark.parametrize(
     ("event", "message"),
     [({}, None), ({"error": "overloaded"}, "overloaded"), ({"data": "Too much."}, "Too much."), ({"error": [1]}, None),
-     ({"message": {"text": "odd"}}, "{'text': 'odd'}"), ({"message": None, "code": 7}, None)],
+     ({"message": {"text": "odd"}}, "odd"), ({"message": None, "code": 7}, None)],
 )  # fmt: skip
 def test_an_error_event_of_another_shape_is_still_the_providers_failure(event, message):
     failure = failure_of_event(event, RESPONSES)

@@ -11,7 +11,6 @@ import pytest
 
 import threadledger
 from threadledger.domain import limits
-from threadledger.domain.conversation.messages import ToolCall
 from threadledger.domain.errors import AllBackendsFailed
 from threadledger.domain.failures import Cause
 from threadledger.domain.ledger import AsyncLedger, Ledger
@@ -300,7 +299,10 @@ def test_a_backend_that_takes_the_hosted_tool_answers_instead(
 def test_a_server_that_counts_its_calls_from_zero_again_loses_none(
     open_ledger: Callable[..., Ledger], profile: Path, tool: Weather, monkeypatch: pytest.MonkeyPatch, simulator: Any
 ) -> None:
-    monkeypatch.setattr("threadledger.adapters.openai.chat.tool_call", lambda _, *rest: ToolCall("call_0", *rest))
+    def numbered_from_zero(calls: Any) -> list[dict[str, Any]]:
+        return [{**each, "id": "call_0"} for each in calls or ()]
+
+    monkeypatch.setattr("threadledger.adapters.openai.messages.made_whole", numbered_from_zero)
     ledger = open_ledger({"weather": tool.weather}, **KINDS["chat"], profile=profile)
     for called in (BERN, CHUR):
         simulator.answer({"tool_calls": [called]})

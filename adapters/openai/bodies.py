@@ -1,0 +1,270 @@
+"""Read a provider's response body: whether a run answered, failed or continues.
+
+This is the only reader of answers: our backends and recorded clients use it. It reads the JSON on the wire, because
+compatible servers send bodies that differ from the SDK's types. An error is found first, wherever the body has it. An answer
+that was truncated, filtered or is empty is a failure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.messages import Message, ToolCall, Usage, plain_message
+from threadledger.domain.failures import Failure, redact, redact_details, whole_text
+from threadledger.domain.limits import BODY_CHARS_MAX
+
+RUN_ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelled"})
+"""Final statuses of a run, as defined by the SDK's types. A run with any other status, known or not, is still active."""
+
+RESPONSE_ENDED = frozenset({"completed", "failed", "incomplete", "cancelled"})
+"""Final statuses of a response. With any other status, known or not, a response is still active."""
+
+NOT_FINISHED = frozenset({"length", "content_filter"})
+"""Finish reasons of an incomplete answer."""
+
+FAILED = "error"
+"""Finish reason of an answer that the provider broke off, as OpenRouter sends it."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Hold the facts of a response that are known without its body."""
+
+    backend: str
+    endpoint: str
+    request_id: str | None = None
+    http_status: int | None = None
+    thread_id: str | None = None
+    content_type: str = ""
+    remote_id: str | None = None
+
+    def failure(self, status: str, **facts: Any) -> Failure:
+        """Create a failure with the facts of this context."""
+        details = {"endpoint": self.endpoint} | facts.pop("details", {})
+        known: dict[str, Any] = {
+            "request_id": self.request_id,
+            "thread_id": self.thread_id,
+            "remote_run_id": self.remote_id,
+        }
+        return Failure(status, details=redact_details(details), **(known | facts))
+
+    def failure_of_body(self, body: Any, status: str = "error", **facts: Any) -> Failure:
+        """Create the failure that a body reports, with the provider's words and the body itself.
+
+        Args:
+            body: the JSON value, or the text of a body that is not JSON.
+            status: how the run ended.
+            facts: other fields of the failure; `details` are added to the endpoint and the body.
+        """
+        from .provider_errors import ProviderError, body_text, error_in
+
+        error = error_in(body) or ProviderError()
+        details = facts.pop("details", {}) | {"body": body_text(body)}
+        if isinstance(body, str) and self.content_type:
+            details["content_type"] = self.content_type
+        said: dict[str, Any] = {
+            "code": error.code,
+            "type": error.type,
+            "message": redact(error.message) if error.message else None,
+            "param": error.param,
+            "http_status": self.http_status,
+        }
+        given = {name: value for name, value in facts.items() if value is not None}
+        return self.failure(status, details=details, **(said | given))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Hold the known state of a run. Without an outcome, the run continues.
+
+    `unread` is true if the run completed and its messages must be read from the thread. `calls` are the tool calls that
+    the run waits for. `status` is the provider's word, if it has one.
+    """
+
+    outcome: Completion | Failure | None = None
+    remote_id: str | None = None
+    thread_id: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+    unread: bool = False
+    usage: Usage = field(default_factory=Usage)
+    model: str | None = None
+    status: str | None = None
+
+
+def read_body(body: bytes, context: Context) -> Seen:
+    """Read the state of a run from a complete body."""
+    try:
+        return seen_in(json_value(body), context)
+    except (ValueError, RecursionError):
+        return Seen(not_json(body, context))
+
+
+def json_value(body: bytes) -> Any:
+    """Return the JSON value of a body, with storable text: what is no UTF-8, and half characters, become U+FFFD.
+
+    Raises:
+        ValueError, RecursionError: the body is not JSON.
+    """
+    try:
+        value = json.loads(body)
+    except UnicodeDecodeError:
+        value = json.loads(body.decode("utf-8", "replace"))
+    if body.isascii() and b"\\u" not in body:
+        return value
+    from .messages import whole
+
+    return whole(value)
+
+
+def seen_in(body: Any, context: Context) -> Seen:
+    """Read the state of a run from the JSON value of a complete body."""
+    if isinstance(body, dict) and not _is_error(body):
+        return _reader(context.backend)(body, context)
+    failure = context.failure_of_body(body)
+    says_nothing = not isinstance(body, (dict, list)) or (failure.code, failure.message) == (None, None)
+    return Seen(no_answer(body, context) if says_nothing else failure)
+
+
+def _reader(backend: str) -> Callable[[dict[str, Any], Context], Seen]:
+    if backend == "chat":
+        return _chat
+    from .run_bodies import READERS
+
+    return READERS[backend]
+
+
+def _is_error(body: Mapping[str, Any]) -> bool:
+    """Return whether a body is an error; a response or a run that failed has its own error, and is read as such."""
+    if body.get("error") and not (body.get("id") and body.get("status")):
+        return True
+    answers = any(body.get(name) is not None for name in ("choices", "output", "id"))
+    return not answers and (body.get("type") == "error" or any(body.get(name) for name in _MAY_BE_ERRORS))
+
+
+_MAY_BE_ERRORS = ("error", "errors", "detail", "message", "fault")
+"""Fields that a body without an answer has if it is an error."""
+
+
+def no_answer(body: Any, context: Context) -> Failure:
+    """Return the failure for a body that is not a response of the provider's API."""
+    return context.failure_of_body(
+        body,
+        type="JSONDecodeError",
+        message="the response body is not a response of the provider's API",
+        details={"exception": "JSONDecodeError"},
+    )
+
+
+def not_json(body: bytes, context: Context) -> Failure:
+    """Return the failure for a body that is not JSON, such as the HTML page of a gateway or a login."""
+    from .provider_errors import plain_text
+
+    text = whole_text(body[: 8 * BODY_CHARS_MAX].decode("utf-8", "replace"))
+    if not text.strip():
+        return no_answer("", context)
+    kind = context.content_type.partition(";")[0].strip() or "a text"
+    return context.failure_of_body(
+        text,
+        type="JSONDecodeError",
+        message=redact(f"the provider sent {kind} instead of JSON: {plain_text(text)}"),
+        details={"exception": "JSONDecodeError"},
+    )
+
+
+def answered(
+    message: Message, context: Context, body: Any, *, finish_reason: str | None, remote_id: str | None, **facts: Any
+) -> Completion | Failure:
+    """Return the completion for a message, or the failure if the answer is incomplete or empty.
+
+    `body` is kept in the failure. `facts` are other fields of the completion.
+    """
+    calls, text = bool(message.calls()), answer_text(message)
+    if finish_reason in NOT_FINISHED or finish_reason == FAILED or not (text.strip() or calls):
+        from .provider_errors import body_text
+
+        return context.failure(
+            "error" if finish_reason == FAILED else "incomplete",
+            code=None if text.strip() or finish_reason == FAILED else "empty_answer",
+            message=f"the answer ended with {finish_reason!r}",
+            partial_text=text or None,
+            remote_run_id=remote_id,
+            details={"finish_reason": finish_reason, "body": body_text(body)},
+        )
+    return Completion(
+        (message,),
+        finish_reason=finish_reason,
+        remote_run_id=remote_id,
+        thread_id=context.thread_id,
+        request_id=context.request_id,
+        goes_on=calls,
+        **facts,
+    )
+
+
+def answer_text(message: Message) -> str:
+    """Return the text of a model's answer: its parts joined without a separator, its refusal, or its transcript."""
+    if isinstance(message.content, str):
+        return message.content
+    from .messages import text_of_parts
+
+    return text_of_parts(message)
+
+
+def usage_of(given: Any) -> Usage:
+    """Read the token counts, in the field names of either API. If a count is not a number, the usage is unknown: all 0."""
+    if not isinstance(given, Mapping):
+        return Usage()
+    counts = [given.get(new, given.get(old)) or 0 for new, old in _TOKENS]
+    return Usage(*counts) if all(type(count) is int and count >= 0 for count in counts) else Usage()
+
+
+_TOKENS = (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
+
+
+def text_of(value: Any) -> str | None:
+    """Return the value if it is a string, otherwise None."""
+    return value if isinstance(value, str) else None
+
+
+def _chat(body: dict[str, Any], context: Context) -> Seen:
+    choices = body.get("choices")
+    first = next((each for each in choices if isinstance(each, dict)), None) if isinstance(choices, list) else None
+    usage, remote_id = usage_of(body.get("usage")), text_of(body.get("id"))
+    if first is None:
+        failure = replace(no_answer(body, context), remote_run_id=remote_id)
+        if isinstance(choices, list):
+            failure = replace(failure, message="the provider answered without a choice")
+        return Seen(failure, usage=usage)
+    message = _message_in(first)
+    if first.get("error"):
+        partial = answer_text(message) or None
+        failure = context.failure_of_body(first, partial_text=partial, remote_run_id=remote_id)
+        return Seen(failure, remote_id, usage=usage)
+    outcome = answered(
+        message,
+        context,
+        body,
+        finish_reason=text_of(first.get("finish_reason")),
+        remote_id=remote_id,
+        model=text_of(body.get("model")),
+        usage=usage,
+    )
+    return Seen(outcome, remote_id, usage=usage)
+
+
+def _message_in(choice: Mapping[str, Any]) -> Message:
+    """Return the message of a choice; the completions API of old has a text instead."""
+    given = choice.get("message")
+    said = given if isinstance(given, dict) else {"content": choice.get("text")}
+    content = said.get("content")
+    others = (value for name, value in said.items() if name not in {"role", "content"})
+    plain = plain_message("assistant", content) if isinstance(content, str) and not any(others) else None
+    if plain is not None:
+        return plain
+    from .messages import answer_message
+
+    return answer_message(said)

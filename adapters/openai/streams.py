@@ -1,0 +1,120 @@
+"""Read open streams with either client, up to a deadline, and pass their text on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from threadledger.domain.effects import Call, Effects, Emit
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.exchange import Delta
+from threadledger.domain.failures import Failure
+
+from .client import Client
+from .folds import Fold
+
+END: Any = object()
+"""Result of `next_bytes` when the stream has ended."""
+
+TOO_LONG = "the stream did not end before its deadline"
+
+
+class Stream:
+    """Read the bytes of an open stream of either client and close it at its deadline.
+
+    A read timeout does not limit a stream: every byte received restarts it, including bytes that are not part of an event.
+    """
+
+    def __init__(self, stream: Any, seconds: float, *, watched: bool) -> None:
+        self.response = stream.response
+        self._stream = stream
+        self._bytes: Any = None
+        self._until = time.monotonic() + seconds
+        self._cut: threading.Timer | None = None
+        if watched:  # asynchronous reads have a separate timeout; a blocked thread is woken by closing the response
+            self._cut = threading.Timer(seconds, self.response.close)
+            self._cut.daemon = True
+            self._cut.start()
+
+    def __next__(self) -> Any:
+        try:
+            self._bytes = self._bytes or self.response.iter_bytes()
+            chunk = next(self._bytes, END)
+        except Exception as error:
+            raise self._why(error) from error
+        if chunk is END and time.monotonic() >= self._until:
+            raise TimeoutError(TOO_LONG)
+        return chunk
+
+    async def __anext__(self) -> Any:
+        async with asyncio.timeout(max(self._until - time.monotonic(), 0)):
+            self._bytes = self._bytes or self.response.aiter_bytes()
+            return await anext(self._bytes, END)
+
+    def close(self) -> Any:
+        """Close the stream; for the asynchronous client, return an awaitable."""
+        if self._cut is not None:
+            self._cut.cancel()
+        return self._stream.close()
+
+    def _why(self, error: Exception) -> Exception:
+        return TimeoutError(TOO_LONG) if time.monotonic() >= self._until else error
+
+
+def opened(client: Client, open_stream: Callable[[Any], Any], seconds: float) -> Call:
+    """Open a stream that is closed after the given number of seconds."""
+
+    async def awaited() -> Stream:
+        return Stream(await open_stream(client.async_sdk), seconds, watched=False)
+
+    return Call(lambda: Stream(open_stream(client.sdk), seconds, watched=True), awaited)
+
+
+def followed(
+    stream: Stream,
+    fold: Fold,
+    number: int,
+    deadline: float,
+    too_late: Callable[[], Failure],
+    emitted: list[str],
+) -> Effects[None]:
+    """Read an open stream to its end and pass its text on; `fold` has the state of the run afterwards.
+
+    Args:
+        stream: the stream; it is not closed.
+        fold: reads the bytes.
+        number: index of the message in the run, for the listener.
+        deadline: monotonic time after which the stream is given up.
+        too_late: returns the failure of a stream that is still open at the deadline.
+        emitted: receives the parts that were passed on.
+
+    Raises:
+        ProviderRefused: the deadline has passed.
+    """
+    while (chunk := (yield next_bytes(stream))) is not END:
+        for text in fold.take(chunk):
+            emitted.append(text)
+            yield Emit(Delta(text, message=number))
+        if fold.is_over or isinstance(fold.seen.outcome, Failure):
+            break
+        if time.monotonic() > deadline:
+            raise ProviderRefused(too_late())
+
+
+def emit_rest(text: str, emitted: str, number: int) -> Effects[None]:
+    """Give the listener the part of a message's text that its stream did not deliver, because it broke or was none."""
+    if text != emitted and text.startswith(emitted):
+        yield Emit(Delta(text[len(emitted) :], message=number))
+
+
+def next_bytes(stream: Stream) -> Call:
+    """Read the next bytes of an open stream, or `END`."""
+    return Call(lambda: next(stream), lambda: anext(stream))
+
+
+def closing(stream: Stream) -> Call:
+    """Close a stream, whether it has ended or not."""
+    return Call(stream.close, stream.close)
