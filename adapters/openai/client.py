@@ -109,14 +109,14 @@ class Client:
         return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
 
     def close(self) -> None:
-        """Close the connections of `sdk`, if it was used."""
+        """Close the connections of `sdk`, if it was used; the next call opens new ones."""
         if "sdk" in self.__dict__:
-            self.sdk.close()
+            self.__dict__.pop("sdk").close()
 
     async def aclose(self) -> None:
         """Close the connections of both clients, if they were used."""
         if "async_sdk" in self.__dict__:
-            await self.async_sdk.close()
+            await self.__dict__.pop("async_sdk").close()
         self.close()
 
     def _settings(self) -> dict[str, Any]:
