@@ -14,13 +14,14 @@ def advise(cause: Cause, code: str | None = None) -> str:
 
 ADVICE_BY_CODE = {
     "superseded": "No action is needed: a newer question replaced this one.",
+    "redirect_refused": "The server redirects to another address, and nothing was sent there: set OPENAI_BASE_URL (on Azure, AZURE_OPENAI_ENDPOINT) to the new address.",
     "listener_left": "The caller stopped listening before the answer was complete: ask again if you still need the answer.",
 }
 
 
 ADVICE: dict[Cause, str] = {
     Cause.ASSISTANT_MISSING: "The assistant does not exist: correct OPENAI_ASSISTANT_ID, or unset it to create an assistant from the profile.",
-    Cause.ASSISTANT_MISCONFIGURED: "The provider rejects the profile: correct its name, instructions, model or tools in THREADLEDGER_PROFILE.",
+    Cause.ASSISTANT_MISCONFIGURED: "The provider rejects the profile or a request parameter: correct the name, instructions, model, tools or parameters in THREADLEDGER_PROFILE.",
     Cause.INSTRUCTIONS_TOO_LONG: "Shorten the instructions in THREADLEDGER_PROFILE: assistants accept at most 256,000 characters.",
     Cause.TOO_MANY_TOOLS: "Remove tools from THREADLEDGER_PROFILE: assistants and Chat Completions accept at most 128.",
     Cause.TOOL_NOT_SUPPORTED: "The backend does not support one of the profile's tools: change the tool in THREADLEDGER_PROFILE, or remove the backend from THREADLEDGER_BACKENDS.",
@@ -37,11 +38,13 @@ ADVICE: dict[Cause, str] = {
     Cause.THREAD_MISSING: "The provider lost the thread: rebuild it with: threadledger replay rebuild KEY --apply.",
     Cause.THREAD_BUSY: "Another run was using the thread: retry with: threadledger replay rerun RUN --apply.",
     Cause.TIMED_OUT: "The backend did not answer in time: raise THREADLEDGER_TIMEOUT_SECONDS, or retry with: threadledger replay rerun RUN --apply.",
-    Cause.NETWORK: "The provider could not be reached, or the connection was lost: check the network and OPENAI_BASE_URL (on Azure, AZURE_OPENAI_ENDPOINT).",
+    Cause.NETWORK: "The provider could not be reached, the connection was lost, or the address does not serve this API: check the network and OPENAI_BASE_URL (on Azure, AZURE_OPENAI_ENDPOINT).",
     Cause.EXPIRED: "The provider expired the run: retry with: threadledger replay rerun RUN --apply.",
     Cause.CANCELLED: "The run was cancelled: retry with: threadledger replay rerun RUN --apply.",
     Cause.INCOMPLETE: "The answer is incomplete: a limit was reached, or the model was steered elsewhere; raise the limit, or set OPENAI_MODEL to another model.",
     Cause.TOOL_FAILED: "A tool could not be run: bind it with threadledger.open(tools={name: function}), or remove it from THREADLEDGER_PROFILE.",
+    Cause.HISTORY_REFUSED: "The provider refuses the messages (their order, a tool call without its result, or an item that it no longer has): inspect them with: threadledger show KEY --view memory; if they are in a thread, rewrite it with: threadledger replay rebuild KEY --fresh --apply.",
+    Cause.FILE_MISSING: "A file or image in the conversation is gone at the provider, or its address cannot be read: find it with: threadledger show KEY; send it again, or ask again without it.",
     Cause.INTERRUPTED: "The process stopped during the run: ask again, or retry with: threadledger replay rerun RUN --apply.",
     Cause.UNKNOWN: "The failure is not in the diagnosis table: inspect its details with: threadledger audit show RUN -o json.",
 }

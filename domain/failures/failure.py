@@ -1,6 +1,6 @@
 """Represent failures: the provider's facts (`Failure`), the named cause (`Cause`) and the advice for it.
 
-Only the facts are stored. The cause is derived when it is read, so that an improved table in `diagnosis.py` also
+Only the facts are stored. The cause is derived when it is read, so that an improved table in `rules.py` also
 explains old failures better.
 """
 
@@ -45,6 +45,8 @@ class Cause(StrEnum):
     CANCELLED = "cancelled"
     INCOMPLETE = "incomplete"
     TOOL_FAILED = "tool_failed"
+    HISTORY_REFUSED = "history_refused"
+    FILE_MISSING = "file_missing"
     INTERRUPTED = "interrupted"
     UNKNOWN = "unknown"
 

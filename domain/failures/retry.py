@@ -26,4 +26,10 @@ def pause_before_retry(attempt: int, failure: Failure, random: Random) -> float:
 def is_worth_a_retry(failure: Failure) -> bool:
     """Return whether the same request can have another result, soon enough to wait for it."""
     soon_enough = (failure.retry_after_seconds or 0) <= RETRY_AFTER_MAX_SECONDS
-    return may_succeed_when_retried(diagnose(failure)) and soon_enough
+    return may_succeed_when_retried(diagnose(failure)) and soon_enough and not _has_wrong_address(failure)
+
+
+def _has_wrong_address(failure: Failure) -> bool:
+    """Return whether another server than the API answered: a redirect, or a 4xx that says nothing about the request."""
+    answered = 300 <= (failure.http_status or 0) < 500
+    return failure.code == "redirect_refused" or (answered and diagnose(failure) is Cause.NETWORK)
