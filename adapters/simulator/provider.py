@@ -176,14 +176,14 @@ class Provider(ProviderViews):
         if address is None or found is None:
             # A path of a retired API answers as gone for every method.
             raise (
-                errors.gone()
+                errors.gone("assistants")
                 if address and self._is_retired(address)
                 else errors.unknown_url(incoming.method, incoming.path)
             )
         admitted.route, ids = found
         admitted.call = SimulatedCall(admitted.route, ids, incoming.query)
         if admitted.route.api in self._retired:
-            raise errors.gone()
+            raise errors.gone(admitted.route.api)
         require_beta(incoming.headers, admitted.route.api)
         malformed: ApiError | None = None
         try:
@@ -212,7 +212,7 @@ class Provider(ProviderViews):
             call.outcome = fault.outcome
             if fault.gone:
                 self._retired.add(route.api)
-                raise errors.gone()
+                raise errors.gone(route.api)
             if fault.thread_gone and call.addressed is not None:
                 with suppress(KeyError):
                     self.lose(call.addressed)

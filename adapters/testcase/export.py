@@ -41,7 +41,7 @@ FOUND = "found_in_thread"
 
 UNWELL_FACTS: Mapping[Cause, Mapping[str, Any]] = {
     Cause.PROVIDER_ERROR: {"http_status": 500},
-    Cause.PROVIDER_GONE: {"http_status": 404, "details": {"endpoint": "POST /responses"}},
+    Cause.PROVIDER_GONE: {"http_status": 410},
     Cause.TIMED_OUT: {"details": {"exception": "APITimeoutError"}},
     Cause.NETWORK: {"details": {"exception": "APIConnectionError"}},
     Cause.RATE_LIMITED: {"http_status": 429},

@@ -89,12 +89,12 @@ def unknown_url(method: str, path: str) -> ApiError:
     return ApiError(404, f"Invalid URL ({method} {path})")
 
 
-def gone() -> ApiError:
-    """Return a 404 for an API that was shut down.
+def gone(api: str) -> ApiError:
+    """Return the refusal of an API that was shut down: a 404 of the Assistants API, else a 410.
 
     The provider's real body is not known, so this one names no id and has no code.
     """
-    return ApiError(404, "Not found")
+    return ApiError(404 if api == "assistants" else 410, "Not found")
 
 
 def json_kind(value: object) -> str:

@@ -34,7 +34,7 @@ def _body(failure: Failure) -> str:
 def _is_page(failure: Failure) -> bool:
     """Return whether a web page was received: a proxy answered, not the API."""
     content_type = failure.details.get("content_type")
-    return isinstance(content_type, str) and "html" in content_type or bool(_PAGE.match(_body(failure)))
+    return isinstance(content_type, str) and "html" in content_type or bool(_PAGE.match(_body(failure) or failure.message or ""))
 
 
 _PAGE = re.compile(r"\s*<(!doctype html|html)\b", re.IGNORECASE)
@@ -110,9 +110,9 @@ def _detail(name: str, *values: object) -> Matches:
 
 def _refused(failure: Failure) -> bool:
     """Return whether the request itself was refused: not its time, its speed or its sender."""
-    return http_status_of(failure) in {400, 404, 422} or (
-        http_status_of(failure) < 400 and (failure.type in _REFUSALS or failure.code in _REFUSALS)
-    )
+    status = http_status_of(failure)
+    named = failure.type in _REFUSALS or failure.code in _REFUSALS or bool(_SAYS_REFUSED.search(_words(failure)))
+    return status in {400, 404, 422} or (status < 400 and named)
 
 
 _REFUSALS = (
@@ -120,6 +120,8 @@ _REFUSALS = (
     *("ValidationException", "invalid_value"),
 )
 """Names of a refused request for failures that have no HTTP status, such as an error event in a stream."""
+
+_SAYS_REFUSED = re.compile(rf"\b({'|'.join(_REFUSALS)})\b")
 
 
 def _shut_down(failure: Failure) -> bool:
@@ -134,11 +136,12 @@ def _shut_down(failure: Failure) -> bool:
 _ASSISTANTS_API = re.compile(r"[A-Z]+ /(assistants|threads)\b")
 
 
-def _names_no_conversation(failure: Failure) -> bool:
-    """Return whether a 404 for a request with a Conversation speaks of something else."""
-    told = failure.message or ""
-    in_conversation = "{conversation_id}" in str(failure.details.get("endpoint", ""))
-    return in_conversation and bool(told) and "onversation" not in told and (failure.thread_id or "{") not in told
+def _is_of_no_thread(failure: Failure) -> bool:
+    """Return whether a 404 is not about a thread: none is addressed, or the message names no Conversation."""
+    said, endpoint = failure.message or "", str(failure.details.get("endpoint", ""))
+    if "{conversation_id}" in endpoint:
+        return bool(said) and "onversation" not in said and (failure.thread_id or endpoint) not in said
+    return bool(endpoint) and "{" not in endpoint
 
 
 # Codes and wordings
@@ -147,7 +150,7 @@ _NO_CREDIT = r"""
     credit\ balance | insufficient[ _-]?(balance|credits?|funds|quota|user\ quota) | requires\ more\ credits
     | budget\ has\ been\ exceeded | exceeded\ ?budget | over\ budget | crossed\ budget | exceeds\ your\ budget
     | api\ usage\ limits | (spend(ing)?|monthly|credit|usage)\ limit\b | out\ of\ credits | no\ credits? | credits?\ (are|is)\ depleted
-    | payment\ required | billing\ (hard\ limit|is\ not|account) | add\ (more\ )?credits | arrears | overdue
+    | payment\ required | billing\ (hard\ limit|is\ not|account) | add\ (more\ )?credits | arrears
     | current\ quota.*\blimit:\ 0\b | prepaid
 """
 
@@ -203,7 +206,7 @@ _NO_MODEL = r"""
     | not\ a\ valid\ model | (unknown|unsupported)\ model\b | no\ such\ model | \binvalid\ model(\ name|\ id|:|\ '|\ `|\ "|$|\.)
     | the\ provided\ model\ identifier\ is\ invalid | no\ endpoints\ found\ for | on-demand\ throughput | access\ to\ (the\ )?model
     | no\ models?\ (is\ |are\ )?loaded | \bmodels/\S+\ is\ not\ found | ^model:\ \S+ | deployment\b.{0,60}\bdoes\ not\ exist
-    | model\ identifier | failed\ to\ load\ model | (publisher|base)\ model\b.{0,160}\bwas\ not\ found
+    | model\ identifier | not\ a\ chat\ model | missing\ conversation_config | failed\ to\ load\ model | (publisher|base)\ model\b.{0,160}\bwas\ not\ found
 """
 
 _TOOLS = r"""
@@ -225,7 +228,7 @@ _HISTORY = r"""
         (without|unexpected|must\ have|not\ found|did\ not\ have|missing|mismatch|duplicate|unique|cannot\ be|exceeds)
     | unexpected\ `tool | (without|missing|unmatched|orphan\w*)\ .{0,40}tool[ _]?(result|call|use|output) | `?tool_result`?\ block
     | no\ tool\ (output|call)\ found | tool\ message\b | function\ (call|response)\ (parts|turn) | tool(Result|Use)\ blocks
-    | tool\ result\ blocks | \bitem\ with\ id | \bitem\ '\w+'\ of\ type | previous[ _]response | duplicate\ item
+    | tool\ result\ blocks | \bitem\ with\ id | \bitem\ '\w+'\ of\ type | duplicate\ item
     | roles?\b.{0,30}\b(must\ alternate|alternate) | unexpected\ role | (expected|invalid|unknown)\ (last\ )?role | roles?\ must\b
     | alternate\ between | either\ content\ or\ tool_calls | content\ blocks?\b.{0,40}\b(non-empty|empty) | non-empty\ content
     | (end|ends)\ with\ (a\ )?(user\ message|trailing\ whitespace) | redacted_thinking | `thinking`|`signature` | thought_?\ ?signature
@@ -239,11 +242,17 @@ _PARAMETER = r"""
     | (parameter|property|argument|field)\b.{0,60}\b(unsupported|not\ (supported|permitted|allowed)) | response_format | json_schema | json\ mode
     | \b(temperature|top_p|top_k|max_(completion_|output_|new_)?tokens|reasoning_effort|budget_tokens|frequency_penalty|presence_penalty
         |parallel_tool_calls|logprobs|stream_options|instructions|metadata|seed)\b
-    | maximum\ tokens\ you\ requested | completion\ tokens | output\ tokens | supported\ values\ are
+    | json\ schema | maximum\ tokens\ you\ requested | completion\ tokens | output\ tokens | supported\ values\ are
 """
 
+_NO_RESPONSE = r"previous[ _]response\b.{0,80}\bnot\ found"
+"""The provider no longer has the stored responses that continue a conversation."""
+
+_TEMPLATE = r"jinja|raise_exception|chat\ template|roles?\ must\ alternate"
+"""Local servers report with HTTP 500 that the model's chat template refuses the messages."""
+
 _BUSY = r"""
-    already\ has\ an\ active\ run | while\ a\ run\ .{0,80}\ is\ active | another\ process\ is\ currently\ operating
+    thread\ is\ already\ running | already\ has\ an\ active\ run | while\ a\ run\ .{0,80}\ is\ active | another\ process\ is\ currently\ operating
 """
 
 _SLOW_DOWN = r"""
@@ -256,7 +265,6 @@ _NO_SUCH_MODEL = (
     *("invalid_model", "unsupported_model", "InvalidModel", "ModelNotFound", "unknown_model", "model_terms_required"),
     "DeploymentNotFound",  # Azure addresses a model by the name of its deployment
     "OperationNotSupported",  # Azure: the deployment's model does not support this API
-    *("key_model_access_denied", "team_model_access_denied", "user_model_access_denied"),  # LiteLLM: not for this key
 )
 
 _NO_QUOTA = (
@@ -282,12 +290,12 @@ _FORBIDDEN = (
 _SLOW = (
     *("rate_limit_exceeded", "tokens", "requests", "rate_limit_error", "RESOURCE_EXHAUSTED", "rate_limited"),
     *("ThrottlingException", "TooManyRequestsException", "ServiceQuotaExceededException", "throttling"),
-    *("service_tier_capacity_exceeded", "rate_limit_reached_error", "engine_overloaded_error", "limit_requests"),
+    *("service_tier_capacity_exceeded", "rate_limit_reached_error", "limit_requests"),
     *("too_many_requests", "RateLimitReached", "limit_burst_rate", "rate_limit"),
 )
 
 _UNWELL = (
-    *("server_error", "overloaded_error", "internal_error", "internal_server_error", "UNAVAILABLE", "INTERNAL"),
+    *("internal_error", "internal_server_error", "UNAVAILABLE", "INTERNAL"),
     *("ServiceUnavailableException", "InternalServerException", "ModelErrorException", "ModelNotReadyException"),
     *("service_unavailable", "overloaded", "bad_gateway", "unavailable_error", "new_api_error", "upstream_error"),
     *("InternalServerError", "ModelStreamErrorException", "provider_unavailable", "api_error", "no_db_connection"),
@@ -341,6 +349,9 @@ _CUT_SHORT = ("max_output_tokens", "max_completion_tokens", "max_tokens", "max_m
 _MEMORY = r"^(input|messages|contents?|role)\b"
 """Request fields that carry memory."""
 
+_ALL_OF_MEMORY = r"^(input|messages)$|\.(content|text|output|arguments)\b"
+"""Request fields that are too long if memory is; an id or a name that is too long is another fault."""
+
 _OF_THE_PROFILE = (
     r"^(name|description|model|metadata|tool_choice|response_format|text|temperature|top_[pk]|seed|stop|reasoning\w*"
     r"|max_\w*tokens|parallel_tool_calls|\w+_penalty|logprobs|stream\w*|verbosity|thinking|generation_config)\b"
@@ -361,7 +372,7 @@ RULES: tuple[Rule, ...] = (
         _any(
             _code("context_length_exceeded", "exceed_context_size_error", "request_too_large", "max_tokens_per_request"),
             _code("model_context_window_exceeded", "context_too_long", "context_window_exceeded"),
-            _all(_code("string_above_max_length", "array_above_max_length"), _param(_MEMORY)),
+            _all(_code("string_above_max_length", "array_above_max_length"), _param(_ALL_OF_MEMORY)),
             _http(413),
             _says(_TOO_LONG),
         ),
@@ -377,8 +388,7 @@ RULES: tuple[Rule, ...] = (
     (Cause.CONTENT_FILTERED, _any(_code(*_NOT_TAKEN), _all(_http(400, 403, 422, 451, 498, 500), _says(_FILTERED)))),
     (Cause.CONTENT_FILTERED, _all(_refused, _says(_IMAGE))),
     # Credentials, permissions and models.
-    (Cause.MODEL_UNAVAILABLE, _code(*_NO_SUCH_MODEL)),
-    (Cause.MODEL_UNAVAILABLE, _all(_http(403), _says(_NO_MODEL))),
+    (Cause.PERMISSION, _code("key_model_access_denied", "team_model_access_denied", "user_model_access_denied")),
     (
         Cause.AUTHENTICATION,
         _any(_http(401), _code(*_NOT_IDENTIFIED), _raised(*_NO_CREDENTIALS), _all(_http(400, 403), _says(_KEY))),
@@ -389,21 +399,25 @@ RULES: tuple[Rule, ...] = (
     ),
     # Missing models, APIs, assistants and threads. Compatible servers report them only by their wording.
     (Cause.TOO_MANY_TOOLS, _all(_param("^tools$"), _says(r"too\ long|at\ most|maximum"))),
-    (Cause.TOO_MANY_TOOLS, _all(_refused, _says(r"'tools'.{0,20}maximum|too\ many\ tools|maximum\ number\ of\ tools"))),
+    (Cause.TOO_MANY_TOOLS, _all(_refused, _says(r"'tools'.{0,40}\b(maximum|too\ long)|too\ many\ tools|maximum\ number\ of\ tools"))),
     (Cause.TOOL_NOT_SUPPORTED, _any(_param(r"^tools\b"), _all(_refused, _says(_TOOLS)))),
+    (Cause.MODEL_UNAVAILABLE, _code(*_NO_SUCH_MODEL)),
     (Cause.MODEL_UNAVAILABLE, _all(_refused, _any(_param("^model$"), _code("not_found_error")), _http(404))),
     (Cause.MODEL_UNAVAILABLE, _all(_refused, _says(_NO_MODEL))),
     (Cause.PROVIDER_GONE, _shut_down),
     (Cause.ASSISTANT_MISSING, _all(_http(404, 400), _says(r"\bassistant\b.*\b(not\ found|asst_)|no\ assistant"))),
     (Cause.ASSISTANT_MISSING, _all(_http(400, 404), _any(_param("^assistant_id$"), _says("invalid\\ 'assistant_id'")))),
     (Cause.EMPTY_MEMORY, _all(_http(400, 422), _says(_NOTHING_ASKED))),
-    (Cause.HISTORY_REFUSED, _any(_code("previous_response_not_found"), _all(_http(404), _says(_HISTORY)))),
+    (Cause.THREAD_MISSING, _any(_code("previous_response_not_found"), _all(_refused, _says(_NO_RESPONSE)))),
+    (Cause.HISTORY_REFUSED, _all(_http(404), _says(_HISTORY))),
     (Cause.THREAD_MISSING, _all(_http(404), _says(r"\b(thread|conversation)\b"))),
     (Cause.ASSISTANT_MISSING, _all(_http(404), _detail("endpoint", "GET /assistants/{assistant_id}"))),
-    (Cause.NETWORK, _all(_http(404), _names_no_conversation)),
+    (Cause.NETWORK, _all(_http(404), _is_of_no_thread)),
     (Cause.THREAD_MISSING, _all(_http(404), lambda f: bool(f.thread_id))),
     # Threads that are in use, and limits.
     (Cause.THREAD_BUSY, _any(_code("conversation_locked"), _http(409), _raised("ConflictError"), _says(_BUSY))),
+    (Cause.EMPTY_MEMORY, _all(_code("server_error"), _detail("prompt_tokens", 0))),
+    (Cause.PROVIDER_ERROR, _code("engine_overloaded_error", "overloaded_error", "server_error")),
     (Cause.RATE_LIMITED, _any(_http(429), _code(*_SLOW), _raised("RateLimitError"))),
     (
         Cause.CONTENT_FILTERED,
@@ -422,7 +436,6 @@ RULES: tuple[Rule, ...] = (
             _all(_refused, _any(_param(_MEMORY), _says(_HISTORY))),
         ),
     ),
-    (Cause.EMPTY_MEMORY, _all(_code("server_error"), _detail("prompt_tokens", 0))),
     (Cause.ASSISTANT_MISCONFIGURED, _any(_code("invalid_prompt"), _param(_OF_THE_PROFILE))),
     (
         Cause.ASSISTANT_MISCONFIGURED,
@@ -451,13 +464,14 @@ RULES: tuple[Rule, ...] = (
     (Cause.TIMED_OUT, _any(_http(408, 504, 522, 524), _code(*_NOT_IN_TIME))),
     (Cause.NETWORK, _any(_raised(*_NOT_REACHED), _code("stream_broken"))),
     (Cause.RATE_LIMITED, _all(_http(400, 498, 503), _says(_SLOW_DOWN))),
+    (Cause.HISTORY_REFUSED, _all(_http(500), _says(_TEMPLATE))),
     (Cause.PROVIDER_ERROR, _any(lambda f: http_status_of(f) >= 500, _http(424))),
     # A page, or an address that nothing above explains: something else than the API answered.
     (Cause.NETWORK, _any(_http(301, 302, 303, 307, 308, 404, 405), _all(_is_page, _http(400, 406, 415)))),
     (Cause.PROVIDER_ERROR, _says(r"^sorry,\ something\ went\ wrong")),
     # The profile is the same in every request. A request that is refused for nothing above was refused for what was
     # new in it: its messages.
-    (Cause.HISTORY_REFUSED, _any(_http(422), _all(_refused, _any(_code(*_REFUSALS), _http(400))))),
+    (Cause.HISTORY_REFUSED, _all(_refused, lambda f: http_status_of(f) != 404)),
     (Cause.PROVIDER_ERROR, _any(_code(*_UNWELL), _is_page, _raised("InternalServerError"))),
     (Cause.PROVIDER_ERROR, _detail("exception", *_NO_ANSWER_AT_ALL)),
     # A stream that ended with an error that no rule above matches.

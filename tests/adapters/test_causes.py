@@ -213,7 +213,16 @@ CASES = [
     Sent(Cause.CANCELLED, "assistants", RUN, body=failed_run(status="cancelled")),
     Sent(Cause.INCOMPLETE, "responses", RESPONSES, fault={"incomplete": "max_output_tokens"}),
     refused(
-        Cause.TOOL_FAILED,
+        Cause.FILE_MISSING,
+        "responses",
+        RESPONSES,
+        400,
+        "Timeout while downloading https://files.example/parcel.png.",
+        param="url",
+        code="invalid_value",
+    ),
+    refused(
+        Cause.HISTORY_REFUSED,
         "responses",
         RESPONSES,
         400,
@@ -402,8 +411,8 @@ def test_a_process_that_stopped_leaves_an_interrupted_run(open_ledger: Callable[
     assert (failure.cause, failure.advice) == (Cause.INTERRUPTED, advise(Cause.INTERRUPTED))
 
 
-def test_every_cause_but_the_one_that_is_not_the_providers_has_what_the_provider_sends() -> None:
-    assert {sent.cause for sent in CASES} | {Cause.INTERRUPTED} == set(Cause)
+def test_every_cause_but_those_that_are_not_the_providers_has_what_the_provider_sends() -> None:
+    assert {sent.cause for sent in CASES} | {Cause.INTERRUPTED, Cause.TOOL_FAILED} == set(Cause)
 
 
 def test_every_other_wording_has_a_cause_that_is_known() -> None:

@@ -111,12 +111,12 @@ EXCEPTIONS: dict[str, list[tuple[Callable[[], Exception], Cause]]] = {
     "AuthenticationError": [(http(openai.AuthenticationError, 401, code="invalid_api_key"), Cause.AUTHENTICATION)],
     "PermissionDeniedError": [(http(openai.PermissionDeniedError, 403), Cause.PERMISSION)],
     "NotFoundError": [
-        (http(openai.NotFoundError, 404), Cause.PROVIDER_GONE),
+        (http(openai.NotFoundError, 404), Cause.NETWORK),
         (http(openai.NotFoundError, 404, code="model_not_found"), Cause.MODEL_UNAVAILABLE),
         (http(openai.NotFoundError, 404, code="DeploymentNotFound"), Cause.MODEL_UNAVAILABLE),
     ],
     "ConflictError": [(http(openai.ConflictError, 409), Cause.THREAD_BUSY)],
-    "UnprocessableEntityError": [(http(openai.UnprocessableEntityError, 422), Cause.ASSISTANT_MISCONFIGURED)],
+    "UnprocessableEntityError": [(http(openai.UnprocessableEntityError, 422), Cause.HISTORY_REFUSED)],
     "RateLimitError": [
         (http(openai.RateLimitError, 429, code="rate_limit_exceeded"), Cause.RATE_LIMITED),
         (http(openai.RateLimitError, 429, code="insufficient_quota"), Cause.QUOTA_EXHAUSTED),
@@ -222,7 +222,7 @@ NOT_TAKEN = (
     "bio_policy", "misalignment_policy_violation", "image_content_policy_violation",
     "invalid_image", "invalid_image_format", "invalid_base64_image", "invalid_image_url", "image_too_large",
     "image_too_small", "image_parse_error", "invalid_image_mode", "image_file_too_large",
-    "unsupported_image_media_type", "empty_image_file", "failed_to_download_image", "image_file_not_found",
+    "unsupported_image_media_type", "empty_image_file",
 )  # fmt: skip
 
 CODES = {
@@ -231,6 +231,8 @@ CODES = {
     "invalid_prompt": Cause.ASSISTANT_MISCONFIGURED,
     "data_residency_mismatch": Cause.PERMISSION,
     "vector_store_timeout": Cause.TIMED_OUT,
+    "failed_to_download_image": Cause.FILE_MISSING,
+    "image_file_not_found": Cause.FILE_MISSING,
     **dict.fromkeys(NOT_TAKEN, Cause.CONTENT_FILTERED),
 }
 
@@ -300,7 +302,7 @@ BODIES: dict[str, tuple[dict[str, Any], Cause]] = {
     "active run": ({"status": 400, "type": INVALID,
                     "message": "Can't add messages to thread_a while a run run_b is active."}, Cause.THREAD_BUSY),
     "orphan call": ({"status": 400, "type": INVALID, "param": "input",
-                     "message": "No tool output found for function call call_abc."}, Cause.TOOL_FAILED),
+                     "message": "No tool output found for function call call_abc."}, Cause.HISTORY_REFUSED),
     "window": ({"status": 400, "type": INVALID, "code": "context_length_exceeded", "param": "input",
                 "message": "Your input exceeds the context window of this model."}, Cause.CONTEXT_TOO_LONG),
     "model": ({"status": 404, "type": INVALID, "code": "model_not_found",
@@ -317,14 +319,15 @@ BODIES: dict[str, tuple[dict[str, Any], Cause]] = {
                       "message": "Invalid 'instructions': string too long."}, Cause.INSTRUCTIONS_TOO_LONG),
     "country": ({"status": 403, "type": "request_forbidden", "code": "unsupported_country_region_territory",
                  "message": "Country, region, or territory not supported"}, Cause.PERMISSION),
-    "gone": ({"status": 404, "message": "Not found"}, Cause.PROVIDER_GONE),
+    "no route": ({"status": 404, "message": "Not found"}, Cause.NETWORK),
+    "gone": ({"status": 410, "message": "Gone"}, Cause.PROVIDER_GONE),
     "overloaded": ({"status": 503, "type": "server_error",
                     "message": "The engine is currently overloaded, please try again later."}, Cause.PROVIDER_ERROR),
     "conflict": ({"status": 409, "message": "Conflict"}, Cause.THREAD_BUSY),
     "sorry": ({"status": 500, "type": "server_error", "message": "Sorry, something went wrong."}, Cause.PROVIDER_ERROR),
     "memory": ({"status": 400, "type": INVALID, "code": "invalid_value", "param": "input[1].content[0]",
                 "message": "Invalid value: 'input_text'. Supported values are: 'output_text' and 'refusal'."},
-               Cause.UNKNOWN),  # our own rendering: nothing in the profile, and no cause of the contract
+               Cause.HISTORY_REFUSED),
 }  # fmt: skip
 
 

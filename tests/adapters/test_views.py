@@ -297,7 +297,7 @@ def test_a_better_table_of_causes_explains_old_failures_at_once(open_any_store, 
     ledger = open_any_store()
     fail(ledger, "k")
     assert [failure.cause for failure in ledger.failures()] == [Cause.UNKNOWN]
-    monkeypatch.setattr("threadledger.domain.failures.diagnosis.RULES", [(Cause.NETWORK, lambda failure: True)])
+    monkeypatch.setattr("threadledger.domain.failures.rules.RULES", [(Cause.NETWORK, lambda failure: True)])
     assert [failure.cause for failure in ledger.failures(cause="network")] == [Cause.NETWORK]
     assert ledger.failures(cause="unknown") == []
 

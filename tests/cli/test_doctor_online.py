@@ -124,7 +124,7 @@ class TestTheProvider:
             ({"reply": {"text": "{"}}, "provider_error"),
             ({"reply": {"text": "{}"}}, "provider_error"),
             ({"reply": {"text": '{"data": [{"id": null}]}'}}, "provider_error"),
-            ({"refuse": {"status": 404}}, "provider_gone"),
+            ({"refuse": {"status": 404}}, "network"),
             ({"refuse": {"status": 403}}, "permission"),
             ({"refuse": {"status": 429}}, "rate_limited"),
             ({"drop": True}, "network"),

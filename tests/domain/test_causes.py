@@ -33,7 +33,7 @@ OF_THE_PROFILE = {
 
 def failure_of(sent: dict[str, Any]) -> Failure:
     """The facts of a body, as the adapters have them: the error wherever it is, and the body itself."""
-    details = {"body": sent["body"]} | ({"content_type": sent["content_type"]} if "content_type" in sent else {})
+    details = {"body": sent["body"]} | {name: sent[name] for name in ("content_type", "endpoint") if name in sent}
     try:
         body = json.loads(sent["body"])
     except ValueError:

@@ -175,12 +175,37 @@ CASES = [
     (Cause.UNKNOWN, Failure("failed")),
     (Cause.UNKNOWN, Failure("error", type="ZeroDivisionError", message="division by zero")),
     (Cause.UNKNOWN, http(418, "I'm a teapot")),
-    (Cause.UNKNOWN, http(400, "Invalid value: 'input_text'.", "invalid_value", REQUEST, "input[1].content[0]")),
-    (Cause.UNKNOWN, http(400, "<html>Bad Request</html>")),
-    # A request is made of a profile and of memory: what blames neither memory nor anything else blames the profile.
+    # A request is made of a profile and of messages: the profile is blamed only if a field or parameter is named.
     (Cause.ASSISTANT_MISCONFIGURED, http(400, "Unknown parameter: 'tols'.", "unknown_parameter", REQUEST, "tols")),
-    (Cause.ASSISTANT_MISCONFIGURED, http(422, "Extra inputs are not permitted")),
-    (Cause.TOOL_FAILED, http(400, "No tool output found for function call call_abc.", None, REQUEST, "input")),
+    (Cause.ASSISTANT_MISCONFIGURED, http(400, "Invalid value.", "invalid_value", REQUEST, "tool_choice")),
+    (Cause.ASSISTANT_MISCONFIGURED, http(400, "temperature: Extra inputs are not permitted", kind=REQUEST)),
+    (Cause.HISTORY_REFUSED, http(400, "Invalid value: 'input_text'.", "invalid_value", REQUEST, "input[1].content[0]")),
+    (Cause.HISTORY_REFUSED, http(400, "messages.2.content: Extra inputs are not permitted", kind=REQUEST)),
+    (Cause.HISTORY_REFUSED, http(422, "Extra inputs are not permitted")),
+    (Cause.HISTORY_REFUSED, http(400, "No tool output found for function call call_abc.", None, REQUEST, "input")),
+    (Cause.HISTORY_REFUSED, http(400, "Invalid.", body='{"detail": [{"loc": ["body", "messages"]}]}')),
+    (Cause.HISTORY_REFUSED, http(404, "Item with id 'rs_abc' not found.", None, REQUEST, "input", "POST /responses")),
+    (Cause.THREAD_MISSING, http(400, "Previous response with id 'resp_a' not found.", "previous_response_not_found")),
+    (Cause.FILE_MISSING, http(404, "No such File object: file-abc", kind=REQUEST, endpoint="POST /responses")),
+    (Cause.FILE_MISSING, http(400, "Timeout while downloading https://files.example/a.png.", "invalid_value", REQUEST)),
+    # An error in a response with HTTP 200: its numeric code counts as the status.
+    (Cause.PROVIDER_ERROR, http(200, "Provider returned error", "502")),
+    (Cause.RATE_LIMITED, http(200, "Slow down.", "429")),
+    (Cause.QUOTA_EXHAUSTED, Failure("error", "402", message="Insufficient credits.")),
+    (Cause.AUTHENTICATION, http(401, "No.", "500")),
+    (Cause.CONTEXT_TOO_LONG, http(200, "prompt is too long: 210000 tokens > 200000 maximum", kind=REQUEST)),
+    (Cause.RATE_LIMITED, http(200, "Resource has been exhausted.", "RESOURCE_EXHAUSTED")),
+    (Cause.TIMED_OUT, http(200, "Deadline expired.", kind="DEADLINE_EXCEEDED")),
+    # Something else than the API answered.
+    (Cause.NETWORK, Failure("error", "redirect_refused", message="the server redirects to https://other.example")),
+    (Cause.NETWORK, http(404, "Not Found", endpoint="POST /chat/completions")),
+    (Cause.NETWORK, http(404, endpoint="POST /responses")),
+    (Cause.NETWORK, http(404, "Not Found", endpoint="POST /responses {conversation_id}", thread_id="conv_abc")),
+    (Cause.NETWORK, http(405, "Method Not Allowed", endpoint="POST /chat/completions")),
+    (Cause.NETWORK, http(400, "<html>Bad Request</html>")),
+    (Cause.PROVIDER_ERROR, http(200, content_type="text/html", body="<html>Please log in</html>")),
+    (Cause.TIMED_OUT, http(524, content_type="text/html", body="<html>A timeout occurred</html>")),
+    (Cause.PROVIDER_GONE, http(410, "Gone", endpoint="POST /responses")),
     # Named by code alone, by an exception's name alone, or by a stream.
     (Cause.PERMISSION, Failure("failed", "data_residency_mismatch")),
     (Cause.CONTENT_FILTERED, http(400, "Invalid image data.", "invalid_image", REQUEST, "input[0].content[1]")),
@@ -217,7 +242,7 @@ def test_the_causes_are_those_of_the_contract():
         "assistant_missing assistant_misconfigured instructions_too_long too_many_tools tool_not_supported empty_memory "
         "rate_limited quota_exhausted context_too_long content_filtered authentication permission model_unavailable "
         "provider_error provider_gone thread_missing thread_busy timed_out network expired cancelled incomplete "
-        "tool_failed interrupted unknown"
+        "tool_failed history_refused file_missing interrupted unknown"
     )
 
 
