@@ -417,7 +417,7 @@ RULES: tuple[Rule, ...] = (
     # Threads that are in use, and limits.
     (Cause.THREAD_BUSY, _any(_code("conversation_locked"), _http(409), _raised("ConflictError"), _says(_BUSY))),
     (Cause.EMPTY_MEMORY, _all(_code("server_error"), _detail("prompt_tokens", 0))),
-    (Cause.PROVIDER_ERROR, _code("engine_overloaded_error", "overloaded_error", "server_error")),
+    (Cause.PROVIDER_ERROR, _code("engine_overloaded_error", "overloaded_error")),
     (Cause.RATE_LIMITED, _any(_http(429), _code(*_SLOW), _raised("RateLimitError"))),
     (
         Cause.CONTENT_FILTERED,
@@ -465,7 +465,7 @@ RULES: tuple[Rule, ...] = (
     (Cause.NETWORK, _any(_raised(*_NOT_REACHED), _code("stream_broken"))),
     (Cause.RATE_LIMITED, _all(_http(400, 498, 503), _says(_SLOW_DOWN))),
     (Cause.HISTORY_REFUSED, _all(_http(500), _says(_TEMPLATE))),
-    (Cause.PROVIDER_ERROR, _any(lambda f: http_status_of(f) >= 500, _http(424))),
+    (Cause.PROVIDER_ERROR, _any(_code("server_error"), lambda f: http_status_of(f) >= 500, _http(424))),
     # A page, or an address that nothing above explains: something else than the API answered.
     (Cause.NETWORK, _any(_http(301, 302, 303, 307, 308, 404, 405), _all(_is_page, _http(400, 406, 415)))),
     (Cause.PROVIDER_ERROR, _says(r"^sorry,\ something\ went\ wrong")),

@@ -64,7 +64,7 @@ CAUSES: list[tuple[str, dict[str, Any], Cause]] = [
     ("assistants", {"incomplete": "max_completion_tokens"}, Cause.INCOMPLETE),
     ("assistants", {"end": "expired"}, Cause.EXPIRED),
     ("assistants", {"end": "cancelled"}, Cause.CANCELLED),
-    ("assistants", refused(400), Cause.ASSISTANT_MISCONFIGURED),
+    ("assistants", refused(400), Cause.HISTORY_REFUSED),
     ("assistants", {"thread_gone": True}, Cause.THREAD_MISSING),
     ("assistants", {"gone": True}, Cause.PROVIDER_GONE),
     ("responses", {"fail": True}, Cause.PROVIDER_ERROR),
