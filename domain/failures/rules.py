@@ -104,6 +104,10 @@ def _any(*matches: Matches) -> Matches:
     return lambda failure: any(match(failure) for match in matches)
 
 
+def _not(matches: Matches) -> Matches:
+    return lambda failure: not matches(failure)
+
+
 def _detail(name: str, *values: object) -> Matches:
     return lambda failure: failure.details.get(name) in values
 
@@ -167,7 +171,7 @@ _TOO_LONG = r"""
 
 _FILE_GONE = r"""
     no\ such\ file\ object | \bfiles?\b[^.]{0,80}\b(not\ found|not\ exist|were\ not\ found|not\ accessible|has\ expired|was\ deleted)
-    | file\ not\ found | (timeout|error|failed|unable|failure)\ (while\ |to\ |when\ )?(download|fetch)(ing)?\b
+    | file\ not\ found:?\ \S | (timeout|error|failed|unable|failure)\ (while\ |to\ |when\ )?(download|fetch)(ing)?\b
     | (cannot|could\ not|can't)\ (download|fetch|retrieve|access)\b.{0,60}\b(image|file|url|media|document)
     | file\ .{0,80}\bnot\ in\ an\ active\ state | (image|file)\ url\b.{0,40}\b(not\ (accessible|reachable)|expired)
 """
@@ -200,12 +204,18 @@ _NOT_ALLOWED = r"""
     | (has|have)\ not\ been\ used\ in\ project | api\ .{0,60}\bis\ disabled
 """
 
+_NO_ROUTE = r"""
+    ^(file\ |page\ |route\ |path\ |endpoint\ )?not\ found\W*$ | 404\ page\ not\ found | no\ route\ matched | route\ not\ found | invalid\ url\ \(
+    | unexpected\ endpoint | cannot\ post\ /
+"""
+"""A server that does not know the address; llama.cpp says that it finds no such file."""
+
 _NO_MODEL = r"""
     \bmodel\b.{0,160}\b(not\ found|does\ not\ exist|doesn't\ exist|decommissioned|deprecated|retired|shut\ down|end\ of\ life
         |no\ longer\ (supported|available)|not\ (deployed|available|supported\ (by|in|for|when|via)))
     | not\ a\ valid\ model | (unknown|unsupported)\ model\b | no\ such\ model | \binvalid\ model(\ name|\ id|:|\ '|\ `|\ "|$|\.)
     | the\ provided\ model\ identifier\ is\ invalid | no\ endpoints\ found\ for | on-demand\ throughput | access\ to\ (the\ )?model
-    | no\ models?\ (is\ |are\ )?loaded | \bmodels/\S+\ is\ not\ found | ^model:\ \S+ | deployment\b.{0,60}\bdoes\ not\ exist
+    | no\ models?\ (is\ |are\ )?loaded | \bmodels/\S+\ is\ not\ found | (^|")model:\ \S+ | deployment\b.{0,60}\bdoes\ not\ exist
     | model\ identifier | not\ a\ chat\ model | missing\ conversation_config | failed\ to\ load\ model | (publisher|base)\ model\b.{0,160}\bwas\ not\ found
 """
 
@@ -382,7 +392,7 @@ RULES: tuple[Rule, ...] = (
         Cause.FILE_MISSING,
         _any(
             _code("file_not_found", "image_file_not_found", "failed_to_download_image", "file_expired"),
-            _all(_http(400, 403, 404, 410, 422, 424, 500), _says(_FILE_GONE)),
+            _all(_http(400, 403, 404, 410, 422, 424, 500), _says(_FILE_GONE), _not(_says(_NO_ROUTE))),
         ),
     ),
     (Cause.CONTENT_FILTERED, _any(_code(*_NOT_TAKEN), _all(_http(400, 403, 422, 451, 498, 500), _says(_FILTERED)))),
@@ -402,7 +412,7 @@ RULES: tuple[Rule, ...] = (
     (Cause.TOO_MANY_TOOLS, _all(_refused, _says(r"'tools'.{0,40}\b(maximum|too\ long)|too\ many\ tools|maximum\ number\ of\ tools"))),
     (Cause.TOOL_NOT_SUPPORTED, _any(_param(r"^tools\b"), _all(_refused, _says(_TOOLS)))),
     (Cause.MODEL_UNAVAILABLE, _code(*_NO_SUCH_MODEL)),
-    (Cause.MODEL_UNAVAILABLE, _all(_refused, _any(_param("^model$"), _code("not_found_error")), _http(404))),
+    (Cause.MODEL_UNAVAILABLE, _all(_http(404), _any(_param("^model$"), _all(_code("not_found_error"), _not(_says(_NO_ROUTE)))))),
     (Cause.MODEL_UNAVAILABLE, _all(_refused, _says(_NO_MODEL))),
     (Cause.PROVIDER_GONE, _shut_down),
     (Cause.ASSISTANT_MISSING, _all(_http(404, 400), _says(r"\bassistant\b.*\b(not\ found|asst_)|no\ assistant"))),

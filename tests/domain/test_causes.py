@@ -40,6 +40,7 @@ def failure_of(sent: dict[str, Any]) -> Failure:
         message = None if "html" in sent.get("content_type", "") else sent["body"]
         return Failure("error", message=message, http_status=sent["status"], details=details)
     error = body[0] if isinstance(body, list) and body else body
+    error = error.get("response", error) if isinstance(error, dict) else error
     for name in ("error", "detail", "errors"):
         inner = error.get(name) if isinstance(error, dict) else None
         if inner:
