@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from .failure import Cause, Failure
 
@@ -34,7 +35,9 @@ def _body(failure: Failure) -> str:
 def _is_page(failure: Failure) -> bool:
     """Return whether a web page was received: a proxy answered, not the API."""
     content_type = failure.details.get("content_type")
-    return isinstance(content_type, str) and "html" in content_type or bool(_PAGE.match(_body(failure) or failure.message or ""))
+    return (isinstance(content_type, str) and "html" in content_type) or bool(
+        _PAGE.match(_body(failure) or failure.message or "")
+    )
 
 
 _PAGE = re.compile(r"\s*<(!doctype html|html)\b", re.IGNORECASE)
@@ -88,7 +91,12 @@ def _http(*statuses: int) -> Matches:
 
 def _says(pattern: str) -> Matches:
     wording = re.compile(pattern, re.IGNORECASE | re.VERBOSE)
-    return lambda failure: bool(wording.search(_words(failure)))
+
+    @lru_cache(maxsize=256)  # an outage repeats one message many times
+    def is_in(words: str) -> bool:
+        return wording.search(words) is not None
+
+    return lambda failure: is_in(_words(failure))
 
 
 def _param(pattern: str) -> Matches:
@@ -116,7 +124,7 @@ def _refused(failure: Failure) -> bool:
     """Return whether the request itself was refused: not its time, its speed or its sender."""
     status = http_status_of(failure)
     named = failure.type in _REFUSALS or failure.code in _REFUSALS or bool(_SAYS_REFUSED.search(_words(failure)))
-    return status in {400, 404, 422} or (status < 400 and named)
+    return status in {400, 404, 410, 422} or (status < 400 and named)
 
 
 _REFUSALS = (
@@ -153,24 +161,29 @@ def _is_of_no_thread(failure: Failure) -> bool:
 _NO_CREDIT = r"""
     credit\ balance | insufficient[ _-]?(balance|credits?|funds|quota|user\ quota) | requires\ more\ credits
     | budget\ has\ been\ exceeded | exceeded\ ?budget | over\ budget | crossed\ budget | exceeds\ your\ budget
-    | api\ usage\ limits | (spend(ing)?|monthly|credit|usage)\ limit\b | out\ of\ credits | no\ credits? | credits?\ (are|is)\ depleted
+    | api\ usage\ limits | (spend(ing)?|monthly|credit|usage)\ limit\b | out\ of\ credits | no\ credits?
+    | credits?\ (are|is)\ depleted
     | payment\ required | billing\ (hard\ limit|is\ not|account) | add\ (more\ )?credits | arrears
-    | current\ quota.*\blimit:\ 0\b | prepaid
+    | call\ volume\ quota | current\ quota.*\blimit:\ 0\b | prepaid
 """
 
 _TOO_LONG = r"""
-    maximum\ context | context[ _](window|length|size|limit) | (prompt|input|message|request|conversation)\ (is\ )?too\ long
+    maximum\ context | context[ _](window|length|size|limit)
+    | (prompt|input|message|request|conversation)\ (is\ )?too\ long
     | input\ length\ and | (input|prompt)\ tokens?\ (count\ )?(\(\d+\)\ )?exceeds? | input\ token\ count
     | exceeds?\ the\ maximum\ (number\ of|allowed)\ (input\ )?(tokens|number\ of\ bytes)
-    | `inputs`\ (tokens|must\ have\ less) | request\ (entity\ |body\ )?(is\ )?too\ large | payload\ too\ large | too\ large\ for\ model
+    | `inputs`\ (tokens|must\ have\ less) | request\ (entity\ |body\ )?(is\ )?too\ large | payload\ too\ large
+    | too\ large\ for\ model
     | requested\ \d+\ tokens,\ max | max_tokens\ must\ be\ at\ least\ 1,\ got\ -
-    | reduce\ (the\ length|the\ (input|prompt)|your\ (message|prompt|input)) | longer\ than\ the\ model | number\ of\ tokens\ to\ keep
-    | keep\ the\ first\ \d+\ tokens | too\ many\ (input|prompt)\ tokens | prompt\ contains\ \d+\ tokens | token\ limit\ exceeded
+    | reduce\ (the\ length|your\ (message|prompt|input)) | longer\ than\ the\ model | number\ of\ tokens\ to\ keep
+    | keep\ the\ first\ \d+\ tokens | too\ many\ ((input|prompt)\ )?tokens(:|\ in\b)
+    | prompt\ contains\ \d+\ tokens | token\ limit\ exceeded
     | range\ of\ input\ length | exceeds?\ .{0,30}\btoken\ limit | exceeds?\ the\ maximum\ size | exceed_context_size
 """
 
 _FILE_GONE = r"""
-    no\ such\ file\ object | \bfiles?\b[^.]{0,80}\b(not\ found|not\ exist|were\ not\ found|not\ accessible|has\ expired|was\ deleted)
+    no\ such\ file\ object
+    | \bfiles?\b[^.]{0,80}\b(not\ found|not\ exist|cannot\ be\ found|were\ not\ found|not\ accessible|has\ expired|was\ deleted)
     | file\ not\ found:?\ \S | (timeout|error|failed|unable|failure)\ (while\ |to\ |when\ )?(download|fetch)(ing)?\b
     | (cannot|could\ not|can't)\ (download|fetch|retrieve|access)\b.{0,60}\b(image|file|url|media|document)
     | file\ .{0,80}\bnot\ in\ an\ active\ state | (image|file)\ url\b.{0,40}\b(not\ (accessible|reachable)|expired)
@@ -181,31 +194,39 @@ _FILTERED = r"""
     | (was|been|is|being)\ flagged | flagged\ (as|by|for) | violat\w+\ .{0,60}\b(polic|terms|guidelines)
     | usage\ polic | responsible.?ai | safety\ (system|filter|polic|reasons|guidelines|check|settings) | moderation
     | inappropriate\ content | data[ _]?inspection | guardrail\ (intervened|blocked|violation) | prohibited[ _]content
-    | blocked\ (by|due\ to)\ .{0,40}\b(safety|content|guardrail|polic|prohibited) | unsafe\ (content|request) | sensitive\ (content|words?)
+    | blocked\ (by|due\ to)\ .{0,40}\b(safety|content|guardrail|polic|prohibited) | unsafe\ (content|request)
+    | sensitive\ (content|words?)
     | cybersecurity\ risk | high.?risk\ content
 """
 
 _IMAGE = r"""
-    could\ not\ process\ image | image\b.{0,60}\b(exceeds?|too\ (large|small|big|many)|not\ supported|unsupported|invalid|corrupt)
-    | (unsupported|invalid|malformed)\ image | at\ most\ \d+\ (image|video|audio) | (not|n't)\ support\ (image|vision|multimodal|audio|video)
-    | support\ image\ input | valid\ image | process\ input\ image | too\ many\ images | image_url.{0,40}\b(not|only|unknown|invalid)
+    could\ not\ process\ image
+    | image\b.{0,60}\b(exceeds?|too\ (large|small|big|many)|not\ supported|unsupported|invalid|corrupt)
+    | (unsupported|invalid|malformed)\ image | at\ most\ \d+\ (image|video|audio)
+    | (not|n't)\ support\ (image|vision|multimodal|audio|video)
+    | support\ image\ input | valid\ image | process\ input\ image | too\ many\ images
+    | image_url.{0,40}\b(not|only|unknown|invalid)
     | not\ a\ (multimodal|vision)\ model | vision.{0,20}not\ (supported|enabled)
 """
 
 _KEY = r"""
     (api|access)[ _-]?key\b.{0,40}\b(not\ valid|invalid|incorrect|missing|expired|not\ found|required|revoked)
     | (invalid|incorrect|missing|no|expired|wrong)\ (api|access|auth\w*)[ _-]?(key|token|credentials)
-    | API_KEY_INVALID | invalid\ authentication | no\ auth\ credentials | token\ .{0,60}\b(expired|not\ found\ in\ db) | security\ token
+    | API_KEY_INVALID | invalid\ authentication | no\ auth\ credentials
+    | token\ .{0,60}\b(expired|not\ found\ in\ db) | security\ token
 """
 
 _NOT_ALLOWED = r"""
-    location\ is\ not\ supported | not\ (supported|available)\ in\ your\ (country|region|location) | must\ be\ verified
-    | guardrail\ restrictions | data\ policy | not\ authorized\ to\ perform | permission\ denied | insufficient\ permissions?
+    location\ is\ not\ supported | not\ (supported|available)\ in\ your\ (country|region|location)
+    | must\ be\ verified
+    | guardrail\ restrictions | data\ policy | not\ authorized\ to\ perform | permission\ denied
+    | insufficient\ permissions?
     | (has|have)\ not\ been\ used\ in\ project | api\ .{0,60}\bis\ disabled
 """
 
 _NO_ROUTE = r"""
-    ^(file\ |page\ |route\ |path\ |endpoint\ )?not\ found\W*$ | 404\ page\ not\ found | no\ route\ matched | route\ not\ found | invalid\ url\ \(
+    ^(file\ |page\ |route\ |path\ |endpoint\ )?not\ found\W*$ | 404\ page\ not\ found | no\ route\ matched
+    | route\ not\ found | invalid\ url\ \(
     | unexpected\ endpoint | cannot\ post\ /
 """
 """A server that does not know the address; llama.cpp says that it finds no such file."""
@@ -213,44 +234,62 @@ _NO_ROUTE = r"""
 _NO_MODEL = r"""
     \bmodel\b.{0,160}\b(not\ found|does\ not\ exist|doesn't\ exist|decommissioned|deprecated|retired|shut\ down|end\ of\ life
         |no\ longer\ (supported|available)|not\ (deployed|available|supported\ (by|in|for|when|via)))
-    | not\ a\ valid\ model | (unknown|unsupported)\ model\b | no\ such\ model | \binvalid\ model(\ name|\ id|:|\ '|\ `|\ "|$|\.)
-    | the\ provided\ model\ identifier\ is\ invalid | no\ endpoints\ found\ for | on-demand\ throughput | access\ to\ (the\ )?model
-    | no\ models?\ (is\ |are\ )?loaded | \bmodels/\S+\ is\ not\ found | (^|")model:\ \S+ | deployment\b.{0,60}\bdoes\ not\ exist
-    | model\ identifier | not\ a\ chat\ model | missing\ conversation_config | failed\ to\ load\ model | (publisher|base)\ model\b.{0,160}\bwas\ not\ found
+    | not\ a\ valid\ model | (unknown|unsupported)\ model\b | no\ such\ model
+    | \binvalid\ model(\ name|\ id|:|\ '|\ `|\ "|$|\.)
+    | the\ provided\ model\ identifier\ is\ invalid | no\ endpoints\ found\ for | on-demand\ throughput
+    | access\ to\ (the\ )?model
+    | no\ models?\ (is\ |are\ )?loaded | \bmodels/\S+\ is\ not\ found | (^|")model:\ \S+
+    | deployment\b.{0,60}\bdoes\ not\ exist
+    | model\ identifier | llm\ provider\ not\ provided | not\ a\ chat\ model | missing\ conversation_config
+    | failed\ to\ load\ model | (publisher|base)\ model\b.{0,160}\bwas\ not\ found
 """
 
 _TOOLS = r"""
-    \btools?\b.{0,200}\b(not\ supported|unsupported|unknown\ type|not\ enabled) | support\ tool\ use | 'tool_choice'\ value
-    | tool[ _]choice\b.{0,60}\b(requires|not|only|invalid|unsupported) | (not|n't)\ support\ (the\ use\ of\ )?(tools?|functions?)\b
+    \btools?\b.{0,200}\b(not\ supported|unsupported|unknown\ type|not\ enabled) | support\ tool\ use
+    | 'tool_choice'\ value
+    | tool[ _]choice\b.{0,60}\b(requires|not|only|invalid|unsupported)
+    | (not|n't)\ support\ (the\ use\ of\ )?(tools?|functions?)\b
     | function\ calling\b.{0,80}\b(unsupported|not) | (invalid|bad|unsupported)\ (json\ )?schema\ for\ (function|tool)
     | invalid\ function\ schema | function_declarations | \btools[.\[]\d | input_schema | tools\ param\ requires
     | failed\ to\ call\ a\ function | schema\ for\ tool
 """
 
 _NOTHING_ASKED = r"""
-    at\ least\ (1|one)\ (token|message|user\ message) | \[\]\ is\ too\ short | messages?\b.{0,40}\b(must\ not|can(no|')t)\ be\ empty
-    | contents\ (are|is)\ (required|not\ specified) | must\ include\ at\ least\ one | empty\ (prompt|messages\ array) | no\ messages\b
+    at\ least\ (1|one)\ (token|message|user\ message) | \[\]\ is\ too\ short
+    | messages?\b.{0,40}\b(must\ not|can(no|')t)\ be\ empty
+    | contents\ (are|is)\ (required|not\ specified) | must\ include\ at\ least\ one
+    | empty\ (prompt|messages\ array) | no\ messages\b
     | messages\b.{0,20}\btoo\ short
 """
 
 _HISTORY = r"""
-    tool_calls?'?"?\ must\ be\ followed | must\ be\ a\ response\ to\ a\ prece | tool[ _]?(use|result|call)s?(_id)?s?`?\b.{0,80}
+    tool_calls?'?"?\ must\ be\ followed | must\ be\ a\ response\ to\ a\ prece
+    | tool[ _]?(use|result|call)s?(_id)?s?`?\b.{0,80}
         (without|unexpected|must\ have|not\ found|did\ not\ have|missing|mismatch|duplicate|unique|cannot\ be|exceeds)
-    | unexpected\ `tool | (without|missing|unmatched|orphan\w*)\ .{0,40}tool[ _]?(result|call|use|output) | `?tool_result`?\ block
-    | no\ tool\ (output|call)\ found | tool\ message\b | function\ (call|response)\ (parts|turn) | tool(Result|Use)\ blocks
+    | unexpected\ `tool | (without|missing|unmatched|orphan\w*)\ .{0,40}tool[ _]?(result|call|use|output)
+    | `?tool_result`?\ block
+    | no\ tool\ (output|call)\ found | tool\ message\b | function\ (call|response)\ (parts|turn)
+    | tool(Result|Use)\ blocks
     | tool\ result\ blocks | \bitem\ with\ id | \bitem\ '\w+'\ of\ type | duplicate\ item
-    | roles?\b.{0,30}\b(must\ alternate|alternate) | unexpected\ role | (expected|invalid|unknown)\ (last\ )?role | roles?\ must\b
-    | alternate\ between | either\ content\ or\ tool_calls | content\ blocks?\b.{0,40}\b(non-empty|empty) | non-empty\ content
-    | (end|ends)\ with\ (a\ )?(user\ message|trailing\ whitespace) | redacted_thinking | `thinking`|`signature` | thought_?\ ?signature
-    | reasoning_content | encrypted[ _]content | expected\ a\ string,\ got\ null | (in|elements\ in)\ (the\ )?history | tool_results
-    | content'?\ field\b | \bmessages?[.\[]{1,2}\[?\d | \bcontents?\[\d | \binput\[\d | conversation\ (blocks|must) | assistant\ (message|prefill)
+    | roles?\b.{0,30}\b(must\ alternate|alternate) | unexpected\ role
+    | (expected|invalid|unknown)\ (last\ )?role | roles?\ must\b
+    | alternate\ between | either\ content\ or\ tool_calls | content\ blocks?\b.{0,40}\b(non-empty|empty)
+    | non-empty\ content
+    | (end|ends)\ with\ (a\ )?(user\ message|trailing\ whitespace) | redacted_thinking | `thinking`|`signature`
+    | thought_?\ ?signature
+    | reasoning_content | encrypted[ _]content | expected\ a\ string,\ got\ null
+    | (in|elements\ in)\ (the\ )?history | tool_results
+    | content'?\ field\b | \bmessages?[.\[]{1,2}\[?\d | \bcontents?\[\d | \binput\[\d
+    | conversation\ (blocks|must) | assistant\ (message|prefill)
     | last\ message | first\ message | content\ is\ required | chat\ template | tool_call_id
 """
 
 _PARAMETER = r"""
-    unsupported\ (parameter|value|field|argument) | unknown\ (parameter|argument|field|name) | unrecognized\ (request\ )?(argument|key|field)
-    | (parameter|property|argument|field)\b.{0,60}\b(unsupported|not\ (supported|permitted|allowed)) | response_format | json_schema | json\ mode
-    | \b(temperature|top_p|top_k|max_(completion_|output_|new_)?tokens|reasoning_effort|budget_tokens|frequency_penalty|presence_penalty
+    unsupported\ (parameter|value|field|argument) | unknown\ (parameter|argument|field|name)
+    | unrecognized\ (request\ )?(argument|key|field)
+    | (parameter|property|argument|field)\b.{0,60}\b(unsupported|not\ (supported|permitted|allowed))
+    | response_format | json_schema | json\ mode
+    | \b(temperature|top_p|top_k|max_(completion_|output_|new_)?tokens|reasoning_effort|budget_tokens|\w+_penalty
         |parallel_tool_calls|logprobs|stream_options|instructions|metadata|seed)\b
     | json\ schema | maximum\ tokens\ you\ requested | completion\ tokens | output\ tokens | supported\ values\ are
 """
@@ -262,11 +301,13 @@ _TEMPLATE = r"jinja|raise_exception|chat\ template|roles?\ must\ alternate"
 """Local servers report with HTTP 500 that the model's chat template refuses the messages."""
 
 _BUSY = r"""
-    thread\ is\ already\ running | already\ has\ an\ active\ run | while\ a\ run\ .{0,80}\ is\ active | another\ process\ is\ currently\ operating
+    thread\ is\ already\ running | already\ has\ an\ active\ run | while\ a\ run\ .{0,80}\ is\ active
+    | another\ process\ is\ currently\ operating
 """
 
 _SLOW_DOWN = r"""
-    rate[ _-]?limit | too\ many\ requests | too\ many\ tokens,\ please\ wait | throttl | resource\ (has\ been\ )?exhausted
+    rate[ _-]?limit | too\ many\ requests | too\ many\ tokens,\ please\ wait | throttl
+    | resource\ (has\ been\ )?exhausted
     | capacity\ exceeded | requests\ per\ (minute|day|second) | quota\ exceeded
 """
 
@@ -285,7 +326,13 @@ _NO_QUOTA = (
 
 _NOT_IDENTIFIED = (
     *("invalid_api_key", "missing_credentials", "authentication_error", "UNAUTHENTICATED", "auth_error"),
-    *("token_not_found_in_db", "expired_key", "invalid_authentication_error", "incorrect_api_key_error", "InvalidApiKey"),
+    *(
+        "token_not_found_in_db",
+        "expired_key",
+        "invalid_authentication_error",
+        "incorrect_api_key_error",
+        "InvalidApiKey",
+    ),
     *("invalid_token", "ExpiredTokenException", "UnrecognizedClientException", "InvalidSignatureException"),
     *("api_key_invalid", "API_KEY_INVALID", "unauthorized", "Unauthorized", "invalid_auth"),
 )
@@ -343,7 +390,12 @@ _NOT_REACHED = (
 
 _NOT_TAKEN = (
     *("content_filter", "content_policy_violation", "bio_policy", "misalignment_policy_violation"),
-    *("image_content_policy_violation", "ResponsibleAIPolicyViolation", "data_inspection_failed", "content_filter_error"),
+    *(
+        "image_content_policy_violation",
+        "ResponsibleAIPolicyViolation",
+        "data_inspection_failed",
+        "content_filter_error",
+    ),
     *("DataInspectionFailed", "moderation_error", "cyber_policy"),
     # An image that the provider cannot read counts as content, like one that it rejects: the question has to change,
     # and a retry fails again.
@@ -380,7 +432,9 @@ RULES: tuple[Rule, ...] = (
     (
         Cause.CONTEXT_TOO_LONG,
         _any(
-            _code("context_length_exceeded", "exceed_context_size_error", "request_too_large", "max_tokens_per_request"),
+            _code(
+                "context_length_exceeded", "exceed_context_size_error", "request_too_large", "max_tokens_per_request"
+            ),
             _code("model_context_window_exceeded", "context_too_long", "context_window_exceeded"),
             _all(_code("string_above_max_length", "array_above_max_length"), _param(_ALL_OF_MEMORY)),
             _http(413),
@@ -409,10 +463,16 @@ RULES: tuple[Rule, ...] = (
     ),
     # Missing models, APIs, assistants and threads. Compatible servers report them only by their wording.
     (Cause.TOO_MANY_TOOLS, _all(_param("^tools$"), _says(r"too\ long|at\ most|maximum"))),
-    (Cause.TOO_MANY_TOOLS, _all(_refused, _says(r"'tools'.{0,40}\b(maximum|too\ long)|too\ many\ tools|maximum\ number\ of\ tools"))),
+    (
+        Cause.TOO_MANY_TOOLS,
+        _all(_refused, _says(r"'tools'.{0,40}\b(maximum|too\ long)|too\ many\ tools|maximum\ number\ of\ tools")),
+    ),
     (Cause.TOOL_NOT_SUPPORTED, _any(_param(r"^tools\b"), _all(_refused, _says(_TOOLS)))),
     (Cause.MODEL_UNAVAILABLE, _code(*_NO_SUCH_MODEL)),
-    (Cause.MODEL_UNAVAILABLE, _all(_http(404), _any(_param("^model$"), _all(_code("not_found_error"), _not(_says(_NO_ROUTE)))))),
+    (
+        Cause.MODEL_UNAVAILABLE,
+        _all(_http(404), _any(_param("^model$"), _all(_code("not_found_error"), _not(_says(_NO_ROUTE))))),
+    ),
     (Cause.MODEL_UNAVAILABLE, _all(_refused, _says(_NO_MODEL))),
     (Cause.PROVIDER_GONE, _shut_down),
     (Cause.ASSISTANT_MISSING, _all(_http(404, 400), _says(r"\bassistant\b.*\b(not\ found|asst_)|no\ assistant"))),
@@ -478,6 +538,7 @@ RULES: tuple[Rule, ...] = (
     (Cause.PROVIDER_ERROR, _any(_code("server_error"), lambda f: http_status_of(f) >= 500, _http(424))),
     # A page, or an address that nothing above explains: something else than the API answered.
     (Cause.NETWORK, _any(_http(301, 302, 303, 307, 308, 404, 405), _all(_is_page, _http(400, 406, 415)))),
+    (Cause.NETWORK, _all(_http(200), _says(_NO_ROUTE))),
     (Cause.PROVIDER_ERROR, _says(r"^sorry,\ something\ went\ wrong")),
     # The profile is the same in every request. A request that is refused for nothing above was refused for what was
     # new in it: its messages.

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain.failures import BACKEND_UNWELL, Cause, Failure, advise, diagnose, may_succeed_when_retried
+from threadledger.domain.failures import (
+    BACKEND_UNWELL,
+    Cause,
+    Failure,
+    advise,
+    diagnose,
+    is_worth_a_retry,
+    may_succeed_when_retried,
+)
 from threadledger.domain.failures.advice import ADVICE
 
 RUN = {"endpoint": "GET /threads/{thread_id}/runs/{run_id}"}
@@ -317,6 +325,28 @@ def test_what_is_retried_is_what_can_have_another_end():
     }
 
 
+@pytest.mark.parametrize(
+    ("facts", "worth"),
+    [
+        (http(503), True),
+        (Failure("error", details={"exception": "APIConnectionError"}), True),
+        (Failure("error", "redirect_refused"), False),
+        (http(307), False),
+        (http(404, "Not Found", endpoint="POST /chat/completions"), False),
+        (http(400, "messages.1: unexpected role", kind=REQUEST), False),
+        (http(404, "No such File object: file-abc", kind=REQUEST), False),
+        (Failure("error", code="429", retry_after_seconds=1.0), True),
+        (Failure("error", code="429", retry_after_seconds=86_400.0), False),
+    ],
+)
+def test_a_wrong_address_and_a_refused_history_are_not_worth_a_retry(facts, worth):
+    assert is_worth_a_retry(facts) is worth
+
+
+def test_a_redirect_has_advice_of_its_own():
+    assert "nothing was sent there: set OPENAI_BASE_URL" in advise(Cause.NETWORK, "redirect_refused")
+
+
 @for_all(
     st.builds(
         Failure,
@@ -327,7 +357,7 @@ def test_what_is_retried_is_what_can_have_another_end():
         http_status=st.sampled_from([None, 200, 400, 401, 403, 404, 410, 429, 500]),
         param=st.none() | st.text(max_size=8),
         details=st.dictionaries(
-            st.sampled_from(["endpoint", "exception", "incomplete_reason", "prompt_tokens", "collection_http_status"]),
+            st.sampled_from(["endpoint", "exception", "incomplete_reason", "prompt_tokens", "body", "content_type"]),
             st.none() | st.text(max_size=8) | st.integers(),
         ),
     )
