@@ -54,7 +54,12 @@ def _words(failure: Failure) -> str:
     if _is_page(failure):
         return ""
     message = failure.message or ""
-    return f"{message}\n{_body(failure)}" if not message or _SAYS_NOTHING.match(message) else message
+    words = f"{message}\n{_body(failure)}" if not message or _SAYS_NOTHING.match(message) else message
+    return words[:WORDS_CHARS_MAX]
+
+
+WORDS_CHARS_MAX = 4_000
+"""Number of characters of a provider's words that are searched."""
 
 
 _LOCATION = re.compile(r'"loc"\s*:\s*\[\s*"body"\s*,\s*"(\w+)"')
