@@ -122,6 +122,8 @@ def json_value(body: bytes) -> Any:
 
 def seen_in(body: Any, context: Context) -> Seen:
     """Read the state of a run from the JSON value of a complete body."""
+    if isinstance(body, dict) and isinstance(body.get("response"), dict):
+        body = body["response"]  # an event of the Responses API
     if isinstance(body, dict) and not _is_error(body):
         return _reader(context.backend)(body, context)
     failure = context.failure_of_body(body)
@@ -142,7 +144,8 @@ def _is_error(body: Mapping[str, Any]) -> bool:
     if body.get("error") and not (body.get("id") and body.get("status")):
         return True
     answers = any(body.get(name) is not None for name in ("choices", "output", "id"))
-    return not answers and (body.get("type") == "error" or any(body.get(name) for name in _MAY_BE_ERRORS))
+    may_be = body.get("type") == "error" or any(body.get(name) for name in _MAY_BE_ERRORS)
+    return not answers and (may_be or (len(body) == 1 and isinstance(next(iter(body.values())), str)))
 
 
 _MAY_BE_ERRORS = ("error", "errors", "detail", "message", "fault")

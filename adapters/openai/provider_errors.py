@@ -54,6 +54,8 @@ def _error_in_object(body: Mapping[str, Any], depth: int) -> ProviderError | Non
                     inner.code or outer.code, inner.type or outer.type, inner.message, inner.param or outer.param
                 )
     found = _facts_of(body)
+    if found == ProviderError() and len(body) == 1:  # whatever its name is, the only text is the message
+        found = ProviderError(message=next((value for value in body.values() if isinstance(value, str)), None))
     return found if found != ProviderError() else None
 
 
@@ -61,7 +63,8 @@ def _facts_of(error: Mapping[str, Any]) -> ProviderError:
     """Return the facts in an error object. The names are those of OpenAI, Google, FastAPI, AWS and RFC 9457."""
     kind = _text(error, "type", "status", "error_type", "__type")
     location = error.get("param", error.get("loc"))
-    param = ".".join(map(str, location)) if isinstance(location, list) else location
+    # FastAPI: ["body", "messages", 0, "content"]
+    param = ".".join(map(str, location)).removeprefix("body.") if isinstance(location, list) else location
     return ProviderError(
         code=_text(error, "code", "statusCode", "status_code"),
         type=None if kind == ERROR_EVENT else kind,  # the name of the event or object, not of the error

@@ -8,8 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
+from threadledger.adapters.openai import Context, failure_of_response, read_body
 from threadledger.domain.failures import Cause, Failure, advise, diagnose
 
 FOLDER = Path(__file__).parents[1] / "causes"
@@ -32,31 +34,15 @@ OF_THE_PROFILE = {
 
 
 def failure_of(sent: dict[str, Any]) -> Failure:
-    """The facts of a body, as the adapters have them: the error wherever it is, and the body itself."""
-    details = {"body": sent["body"]} | {name: sent[name] for name in ("content_type", "endpoint") if name in sent}
-    try:
-        body = json.loads(sent["body"])
-    except ValueError:
-        message = None if "html" in sent.get("content_type", "") else sent["body"]
-        return Failure("error", message=message, http_status=sent["status"], details=details)
-    error = body[0] if isinstance(body, list) and body else body
-    error = error.get("response", error) if isinstance(error, dict) else error
-    for name in ("error", "detail", "errors"):
-        inner = error.get(name) if isinstance(error, dict) else None
-        if inner:
-            error = inner[0] if isinstance(inner, list) else inner
-            break
-    facts = error if isinstance(error, dict) else {"message": error}
-    text = {name: str(value) for name, value in facts.items() if isinstance(value, (str, int))}
-    return Failure(
-        "error",
-        code=text.get("code"),
-        type=text.get("type", text.get("status")),
-        message=text.get("message", text.get("msg")),
-        param=text.get("param"),
-        http_status=sent["status"],
-        details=details,
-    )
+    """The facts of a body, as our readers find them: in a refused request, or in a response with HTTP 200."""
+    content, content_type = sent["body"].encode(), sent.get("content_type", "application/json")
+    context = Context("chat", sent.get("endpoint", "POST /chat/completions"), None, sent["status"], None, content_type)
+    if sent["status"] >= 400:
+        response = httpx2.Response(sent["status"], headers={"content-type": content_type}, content=content)
+        return failure_of_response(response, context, {})
+    outcome = read_body(content, context).outcome
+    assert isinstance(outcome, Failure), sent
+    return outcome
 
 
 @pytest.mark.parametrize("sent", CORPUS)
