@@ -76,6 +76,9 @@ PARTIAL_TEXT_CHARS_MAX = 256_000
 REASON_CHARS_MAX = 500
 """Maximum stored length of the reason for giving up a backend, in characters."""
 
+BODY_CHARS_MAX = 2_000
+"""Maximum stored length of the raw body of a provider's error response, in characters."""
+
 DETAILS_BYTES_MAX = 8 * 1024
 """Maximum stored size of a failure's raw details as JSON, in bytes."""
 

@@ -5,27 +5,16 @@ Verified with openai 3.54: the text of an exception contains only the message, s
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 
+from threadledger.domain.durations import retry_after
 from threadledger.domain.failures import Failure, redact, whole_text
-from threadledger.domain.ids import now
 
 from .bodies import Context, json_value
 from .client import RedirectRefused, request_id_in
 from .provider_errors import ERROR_EVENT
-
-TOO_MANY_REQUESTS = 429
-RATE_LIMITS = ("requests", "tokens")
-"""Quantities that the provider limits per minute, as in its header names (`x-ratelimit-remaining-requests`)."""
-
-UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "": 1.0}
-DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd]|$)")
 
 TIMEOUT, CONNECTION = "APITimeoutError", "APIConnectionError"
 """Names of the SDK's exceptions for requests without a response. The HTTP client's own exceptions are stored as these."""
@@ -97,57 +86,6 @@ def failure_of_event(
     """
     context = Context("", endpoint, thread_id=thread_id, remote_id=remote_run_id)
     return context.failure_of_body(event, details={"event": ERROR_EVENT})
-
-
-def retry_after(headers: Mapping[str, str], http_status: int | None = None) -> float | None:
-    """Return the seconds to wait before a retry, as given by the provider; None if it gives none.
-
-    `Retry-After` contains seconds or a date (RFC 9110, 10.2.3). A 429 without it may have rate-limit headers, which give the
-    time until an exhausted limit is reset: the longest one is returned.
-    """
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        seconds = _seconds_or_date(headers.get(name, ""))
-        if seconds is not None:
-            return seconds / unit
-    return _until_reset(headers) if http_status == TOO_MANY_REQUESTS else None
-
-
-def duration_seconds(text: str) -> float | None:
-    """Parse a duration of the rate-limit headers ("20ms", "6m0s", "1h2m"; plain numbers are seconds) to seconds."""
-    parts = DURATION_PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
-        return None
-    return float(sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts))
-
-
-def _seconds_or_date(text: str) -> float | None:
-    try:
-        seconds = float(text)
-    except ValueError:
-        return _seconds_until(text)
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _seconds_until(date: str) -> float | None:
-    """Return the seconds from now to an HTTP date; 0 if the date is in the past."""
-    try:
-        at = parsedate_to_datetime(date)
-        return max(((at if at.tzinfo else at.replace(tzinfo=UTC)) - now()).total_seconds(), 0.0)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _until_reset(headers: Mapping[str, str]) -> float | None:
-    waits = []
-    for limit in RATE_LIMITS:
-        try:
-            remaining = float(headers[f"x-ratelimit-remaining-{limit}"])
-        except (KeyError, ValueError):
-            continue
-        wait = duration_seconds(headers.get(f"x-ratelimit-reset-{limit}", ""))
-        if remaining <= 0 and wait is not None and math.isfinite(wait):
-            waits.append(wait)
-    return max(waits, default=None)
 
 
 def _kind(error: Exception) -> str:

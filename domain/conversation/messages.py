@@ -128,17 +128,19 @@ class Usage:
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    """Input tokens that the provider read from its cache."""
+    reasoning_tokens: int = 0
+    """Output tokens that the model used for reasoning."""
 
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
     def as_json(self) -> dict[str, int]:
-        return {
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "total_tokens": self.total_tokens,
-        }
+        counts = {name: getattr(self, name) for name in ("input_tokens", "output_tokens", "total_tokens")}
+        details = {"cached_tokens": self.cached_tokens, "reasoning_tokens": self.reasoning_tokens}
+        return counts | {name: count for name, count in details.items() if count}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ pieces before a `StartedOver` belong to a run that failed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 from ..conversation import events as e
@@ -104,5 +104,5 @@ def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | No
         fallback=answers[-1].source == Source.FALLBACK,
         failures=exchange.failures(),
         version=answers[-1].originator_version,
-        usage=Usage(usage.get("input_tokens", 0), usage.get("output_tokens", 0)),
+        usage=Usage(*(usage.get(each.name, 0) for each in fields(Usage))),
     )

@@ -13,7 +13,7 @@ from ..conversation.events import MessageJournaled
 from ..conversation.messages import Source
 from ..effects import Emit, ListenerLeft, Pause, attended, work
 from ..errors import Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused, StoreUnavailable
-from ..failures import Cause, Failure, diagnose, redact
+from ..failures import Cause, Failure, diagnose
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
 from .answer import Answer, Delta, StartedOver
 from .backend import BackendRequest
@@ -579,7 +579,7 @@ def _load_nothing() -> None:
 
 def failure_of_error(error: Exception) -> Failure:
     """Return the failure of a run whose backend raised an error of its own."""
-    return Failure("error", type=type(error).__name__, message=redact(str(error)) or None)
+    return Failure.of_exception(error)
 
 
 def failure_of_stop(by: BaseException) -> Failure:

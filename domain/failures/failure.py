@@ -79,6 +79,13 @@ class Failure:
         facts: dict[str, Any] = {name: value for name, value in vars(event).items() if name in cls.__dataclass_fields__}
         return cls(**facts)
 
+    @classmethod
+    def of_exception(cls, error: BaseException, status: str = "error") -> Failure:
+        """Return the facts that an exception of any SDK has in its attributes. Never raises."""
+        from .exceptions import facts_of_exception
+
+        return cls(status, **facts_of_exception(error))
+
     def redacted(self) -> Failure:
         """Return a copy without secrets, storable and within the size limits. A second call changes nothing."""
         texts: dict[str, Any] = {

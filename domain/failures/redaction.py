@@ -72,10 +72,10 @@ def redact_details(details: Mapping[str, Any]) -> dict[str, Any]:
 
     If the facts exceed `DETAILS_BYTES_MAX`, only numbers, booleans and nulls are kept, and `left_out` says so.
     """
-    cleaned = {str(name): _clean(str(name), value) for name, value in details.items()}
-    if len(json.dumps(cleaned, ensure_ascii=False).encode()) <= DETAILS_BYTES_MAX:
-        return cleaned
-    small = {name: value for name, value in cleaned.items() if value is None or isinstance(value, (bool, int, float))}
+    kept = {str(name): cleaned(str(name), value) for name, value in details.items()}
+    if len(json.dumps(kept, ensure_ascii=False).encode()) <= DETAILS_BYTES_MAX:
+        return kept
+    small = {name: value for name, value in kept.items() if value is None or isinstance(value, (bool, int, float))}
     return small | {"left_out": "the details were too large"}
 
 
@@ -91,15 +91,16 @@ def whole_text(text: str) -> str:
     return text
 
 
-def _clean(name: str, value: Any) -> Any:
+def cleaned(name: str, value: Any) -> Any:
+    """Return a value as plain JSON without secrets; `name` is the field that holds it."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {whole_text(str(each)): _clean(str(each), inner) for each, inner in value.items()}
+        return {whole_text(str(each)): cleaned(str(each), inner) for each, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_clean(name, inner) for inner in value]
+        return [cleaned(name, inner) for inner in value]
     return MASK if _NAMED.fullmatch(name) else redact(str(value), limit=DETAILS_BYTES_MAX)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -395,7 +395,7 @@ def usage_of(run: RunRecord) -> Usage:
     usage = run.completed.usage if run.completed is not None else None
     if usage is None and run.failure is not None:
         usage = run.failure.details.get("usage")
-    counts = [usage.get(name) for name in ("input_tokens", "output_tokens")] if isinstance(usage, dict) else [0, 0]
+    counts = [usage.get(each.name) for each in fields(Usage)] if isinstance(usage, dict) else []
     return Usage(*(count if isinstance(count, int) else 0 for count in counts))
 
 

@@ -27,7 +27,7 @@ from openai.types.responses.response import IncompleteDetails
 
 from threadledger.adapters.openai import Client, failure_of, failure_of_event
 from threadledger.adapters.openai.client import calling
-from threadledger.adapters.openai.failures import duration_seconds, retry_after
+from threadledger.domain.durations import duration_seconds, retry_after
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Cause, Failure, diagnose
 
