@@ -137,8 +137,8 @@ class Conversation:
     def start_run(self, exchange_id: str, plan: RunPlan, must_be_open: bool = False, alongside: bool = False) -> str:
         """Record that a backend is about to be called; return the run's id.
 
-        If another backend failed before in this exchange, `FallbackUsed` is part of the same commit. `must_be_open`
-        requires the exchange to be open still. `alongside` is for runs that an app makes and we only record: the app
+        If another backend failed before in this exchange, `FallbackUsed` is part of the same commit, also if the exchange
+        was abandoned since: it is taken up again. `must_be_open` requires the exchange to be open still. `alongside` is for runs that an app makes and we only record: the app
         decides how many are open at once. Shadow runs are not limited either: they are independent of the exchange's
         runs.
 
@@ -161,11 +161,11 @@ class Conversation:
                 f"a newer question replaced the exchange {exchange_id} of {self.state.key!r}: ask again"
             )
         exchange = self.state.open_exchanges.get(exchange_id)
-        if exchange is not None:
-            same_attempt = exchange.rerun_of == plan.rerun_of
-            if exchange.runs and not same_attempt:
-                self._refuse_while_active(exchange_id)
-            if exchange.failed_run and exchange.failed_backend and same_attempt:
+        if exchange is not None and exchange.runs and exchange.rerun_of != plan.rerun_of:
+            self._refuse_while_active(exchange_id)
+        exchange = exchange or self.state.abandoned.get(exchange_id)
+        if exchange is not None and exchange.failed_run and exchange.failed_backend:
+            if exchange.rerun_of == plan.rerun_of:
                 self.fall_back(exchange_id, exchange.failed_run, exchange.failed_backend, plan)
         return self._started(exchange_id, plan)
 
@@ -201,9 +201,7 @@ class Conversation:
         run = self._require_open(run_id)
         if not completion.messages:
             raise InvalidMessage("a run was completed without an answer: complete it with a message, or fail it")
-        facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
-        del facts["messages"]
-        self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts)
+        self._completed(run_id, completion, duration_seconds)
         exchange_id = run.exchange_id
         journaled = [
             self.journal(message, source=source, exchange_id=exchange_id, run_id=run_id)
@@ -231,10 +229,19 @@ class Conversation:
             RunNotOpen: the run has already ended.
         """
         self._require_open(run_id)
-        facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
-        del facts["messages"]
         said = [message.as_chat_message() for message in completion.messages]
-        self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, shadow_messages=said, **facts)
+        self._completed(run_id, completion, duration_seconds, shadow_messages=said)
+
+    def complete_run_elsewhere(
+        self, run_id: str, completion: Completion, duration_seconds: float | None = None
+    ) -> None:
+        """Record that a run answered its exchange with a message that is journaled by other means.
+
+        Raises:
+            RunNotOpen: the run has already ended.
+        """
+        self._require_open(run_id)
+        self._completed(run_id, completion, duration_seconds)
 
     def accept_late(
         self, run_id: str, exchange_id: str, plan: RunPlan, completion: Completion, place: Place = _AT_THE_END
@@ -335,6 +342,11 @@ class Conversation:
     def clear_memory(self, reason: str = "") -> None:
         """Empty the memory as of now; the log is unchanged."""
         self._record(e.MemoryCleared, up_to_version=self.version, reason=reason)
+
+    def _completed(self, run_id: str, completion: Completion, duration_seconds: float | None, **more: Any) -> None:
+        facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
+        del facts["messages"]
+        self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts, **more)
 
     def _started(self, exchange_id: str, plan: RunPlan) -> str:
         carried = {name: value for name, value in vars(plan).items() if name not in _NOT_STORED_OF_PLAN}

@@ -189,8 +189,10 @@ def _started(folded: Exchanges, event: e.RunStarted) -> None:
     exchange = folded.by_id.setdefault(event.exchange_id, ExchangeRecord(event.exchange_id, key))
     exchange.abandoned = exchange.abandoned and event.shadow
     previous = exchange.last(event.shadow)
-    if previous is not None and previous.failure is not None and previous.next == "open":
-        previous.next = "retried"
+    if previous is not None and previous.failure is not None:
+        # An app may take up an abandoned exchange again. A rerun starts another attempt, and changes nothing before it.
+        taken_up = previous.next == "abandoned" and previous.rerun_of == event.rerun_of
+        previous.next = "retried" if previous.next == "open" or taken_up else previous.next
     values = vars(event)
     shared = {name: values[name] for name in _SHARED}
     run = RunRecord(key=key, started_at=event.timestamp, version=event.originator_version, **shared)

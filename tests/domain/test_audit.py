@@ -108,8 +108,15 @@ class TestWhatFollowed:
         facts = [run("r1"), failed("r1", "interrupted"), run("r2", rerun_of="r1"), completed("r2")]
         assert told(*facts) == [("r1", "retried", "r2")]
 
-    def test_an_abandoned_run_stays_abandoned_whoever_tries_again(self, told):
-        assert told(run("r1"), failed("r1"), abandoned("r1"), run("r2", attempt=2)) == [("r1", "abandoned", None)]
+    def test_an_abandoned_run_stays_abandoned_when_its_exchange_is_rerun(self, told):
+        facts = [run("r1"), failed("r1"), abandoned("r1"), run("r2", rerun_of="r1")]
+        assert told(*facts) == [("r1", "abandoned", None)]
+
+    def test_an_app_that_takes_up_an_abandoned_exchange_has_retried_it_or_fallen_back(self, told):
+        facts = [run("r1"), failed("r1"), abandoned("r1")]
+        assert told(*facts, run("r2", attempt=2)) == [("r1", "retried", None)]
+        facts += [fell_back("r1"), run("r2", "chat"), completed("r2")]
+        assert told(*facts) == [("r1", "fallback", "r2")]
 
     def test_exchanges_do_not_mix(self, told):
         assert told(

@@ -1,7 +1,7 @@
 """The invariants of a conversation under random commands in any order, illegal ones included."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from freezegun import freeze_time
 from hypothesis import given, settings
@@ -195,7 +195,7 @@ class AnyConversation(RuleBasedStateMachine):
             return None
         earlier = self.log[:index]
         before = next((each for each in reversed(earlier) if self.is_of(each, run)), None)
-        if not isinstance(before, e.RunStarted) or before.rerun_of != run.rerun_of or before.backend == run.backend:
+        if before is None or before.rerun_of != run.rerun_of or before.backend == run.backend:
             return None
         if not any(isinstance(each, e.RunFailed) and each.run_id == before.run_id for each in earlier):
             return None
@@ -206,9 +206,9 @@ class AnyConversation(RuleBasedStateMachine):
         return fallback
 
     @staticmethod
-    def is_of(event: e.Event, run: e.RunStarted) -> bool:
-        """Runs of the same exchange, and its abandonment, after which a run begins a new attempt."""
-        return isinstance(event, e.RunStarted | e.ExchangeAbandoned) and event.exchange_id == run.exchange_id
+    def is_of(event: e.Event, run: e.RunStarted) -> TypeGuard[e.RunStarted]:
+        """Runs of the same exchange. An abandoned one that is taken up again goes on with the attempt it was in."""
+        return isinstance(event, e.RunStarted) and event.exchange_id == run.exchange_id
 
     @invariant()
     def nothing_that_was_journaled_is_lost_or_merged(self) -> None:
