@@ -47,8 +47,9 @@ if TYPE_CHECKING:
     from .journal.ports import Finding
     from .ledger.audit import LaggingThread
     from .ledger.awaited import AsyncChat, AsyncLedger
-    from .ledger.chat import AsyncOwnRun, Chat, OwnRun
+    from .ledger.chat import Chat
     from .ledger.ledger import Ledger, LoggedEvent
+    from .ledger.own_runs import AsyncOwnRun, OwnRun
     from .memory.diff import MemoryChange, MemoryDiff
     from .memory.memory import Memory
     from .replay.jobs import JobState
@@ -167,8 +168,9 @@ _HOMES = {
     "journal.ports": "Finding",
     "ledger.audit": "LaggingThread",
     "ledger.awaited": "AsyncChat AsyncLedger",
-    "ledger.chat": "AsyncOwnRun Chat OwnRun",
+    "ledger.chat": "Chat",
     "ledger.ledger": "Ledger LoggedEvent",
+    "ledger.own_runs": "AsyncOwnRun OwnRun",
     "memory.diff": "MemoryChange MemoryDiff",
     "memory.memory": "Memory",
     "replay.jobs": "JobState",

@@ -22,12 +22,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from threadledger.domain import limits
-from threadledger.domain.conversation import Completion, Conversation, RunPlan, stream_of
+from threadledger.domain.conversation import Completion, Conversation, ConversationState, RunPlan, events, stream_of
 from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, Text, ToolCall
 from threadledger.domain.errors import ConversationChanged, RunNotOpen
 from threadledger.domain.failures import Failure
 from threadledger.domain.ids import new_id, now
-from threadledger.domain.ledger import Ledger
+from threadledger.domain.ledger import Ledger, why_failed
 from threadledger.domain.memory import Memory
 
 from ..openai import INSTRUCTIONS, Context, Seen
@@ -40,6 +40,12 @@ WINDOW = "app"
 
 RETRIED_BY_SDK = frozenset({408, 409, 429})
 """HTTP statuses that the SDK retries, in addition to 500 and above (openai 3.54, `_base_client.py`, `_should_retry`)."""
+
+UNANSWERED_MESSAGES_READ = 100
+"""Number of messages that are read of memory besides as many as a request has: tool calls and results of failed runs."""
+
+ANSWERS_MAX = 10
+"""Maximum number of answers of a conversation that are remembered for the message that adds them to a thread."""
 
 _NOT_SENT = frozenset({*(Role(each) for each in INSTRUCTIONS), Role.UNKNOWN})
 """Roles that are not compared, because instructions are not recorded."""
@@ -61,6 +67,19 @@ class StartedRun:
     exchange_id: str = ""
     run_id: str = ""
     plan: RunPlan | None = None
+    source: Source = Source.RUN
+
+
+@dataclass(frozen=True)
+class GivenAnswer:
+    """Describe the answer of a recorded run, which the app may add to a thread of its own."""
+
+    exchange_id: str
+    newest_exchange_id: str | None
+    """The conversation's newest exchange when the run completed; after a newer one, a message is not this answer."""
+    text: str
+    thread_id: str | None
+    """The thread that has the answer already."""
 
 
 class RunRecording:
@@ -79,6 +98,8 @@ class RunRecording:
         self._lock = threading.Lock()
         self._ended = False
         self._called: set[str] = set()
+        self._read_max = 0
+        """Maximum number of messages that were read of memory."""
 
     @property
     def exchange_id(self) -> str:
@@ -89,6 +110,16 @@ class RunRecording:
     def run_id(self) -> str:
         """Return the id of the run; empty before `begin`."""
         return self._begun.run_id
+
+    @property
+    def attempt(self) -> int:
+        """Return the number of the attempt; 0 before `begin`."""
+        return self._begun.plan.attempt if self._begun.plan is not None else 0
+
+    @property
+    def source(self) -> Source:
+        """Return the source of the run's answer."""
+        return self._begun.source
 
     def context(self, request_id: str | None = None, http_status: int | None = None) -> Context:
         """Return the facts of the response that are known before its body is read."""
@@ -107,8 +138,12 @@ class RunRecording:
         """
         refused: ConversationChanged | None = None
         for _ in range(limits.DECIDE_ATTEMPTS_MAX):
-            memory = self._journal.memory(self.key, last=len(self.asked.messages) + 1)
-            decide = partial(self._decide, memory)
+            earlier = self._journal.load(self.key)
+            unanswered = earlier is not None and bool(earlier.state.abandoned or earlier.state.open_exchanges)
+            self._read_max = len(self.asked.messages) + (UNANSWERED_MESSAGES_READ if unanswered else 1)
+            memory = self._journal.memory(self.key, last=self._read_max)
+            reason = self._why_failed(earlier, memory) if earlier is not None and unanswered else ""
+            decide = partial(self._decide, memory, reason)
             try:
                 self._begun = self._journal.commit(self.key, decide, create=True)
                 return
@@ -158,7 +193,15 @@ class RunRecording:
 
         self._journal.commit(self.key, decide)
 
-    def _decide(self, memory: Memory, conversation: Conversation) -> StartedRun:
+    def _why_failed(self, conversation: Conversation, memory: Memory) -> str:
+        """Return why the run before failed, if this one continues its exchange on another backend."""
+        state, earlier = conversation.state, self._continued(conversation, memory)[0] or ""
+        exchange = state.open_exchanges.get(earlier) or state.abandoned.get(earlier)
+        if exchange is None or not exchange.failed_run or exchange.failed_backend == self.asked.backend:
+            return ""
+        return why_failed(self._journal, self.key, exchange.failed_run)
+
+    def _decide(self, memory: Memory, reason: str, conversation: Conversation) -> StartedRun:
         if not conversation.pending and conversation.version != memory.version:
             raise ConversationChanged(f"the conversation {self.key!r} has changed since its memory was read")
         conversation.close_overdue_runs()
@@ -167,42 +210,50 @@ class RunRecording:
         for place, message in enumerate(begin.new):
             conversation.journal(message, exchange_id=begin.exchange_id if place > after else None)
         state = conversation.state
-        given_up = state.abandoned.get(begin.exchange_id)
-        open_one = state.open_exchanges.get(begin.exchange_id)
-        rerun_of = open_one.rerun_of if open_one is not None else None
-        if given_up is not None and given_up.runs:
-            rerun_of = given_up.runs[-1]
+        earlier = state.open_exchanges.get(begin.exchange_id) or state.abandoned.get(begin.exchange_id)
+        is_retry = earlier is not None and earlier.failed_backend == self.asked.backend
+        attempt = len(earlier.runs) + 1 if earlier is not None and is_retry else 1
         plan = RunPlan(
             self.asked.backend,
             self.asked.model,
-            attempt=len(open_one.runs if open_one is not None else ()) + 1,
+            attempt=self._again.attempt + 1 if self._again is not None else attempt,
             timeout_seconds=self.asked.timeout_seconds,
             memory_version=conversation.version,
             memory_rule=begin.rule,
-            rerun_of=rerun_of,
-            fallback_reason="the app asked another API",
+            rerun_of=earlier.rerun_of if earlier is not None else None,
+            fallback_reason=reason or "the app called another API",
         )
-        return StartedRun(begin.exchange_id, conversation.start_run(begin.exchange_id, plan, alongside=True), plan)
+        run_id = conversation.start_run(begin.exchange_id, plan, alongside=True)
+        fell_back = any(isinstance(each, events.FallbackUsed) for each in conversation.pending)
+        source = Source.FALLBACK if fell_back else self._again.source if self._again is not None else Source.RUN
+        return StartedRun(begin.exchange_id, run_id, plan, source)
 
     def _begin(self, conversation: Conversation, memory: Memory) -> _Begin:
-        sent, again = self.asked.messages, self._again
+        earlier, place, shown = self._continued(conversation, memory)
+        rule = "all" if self.asked.held or self._again is not None or place == shown else WINDOW
+        new = self.asked.messages[place:]
+        if earlier is not None:
+            return _Begin(earlier, new, rule)
+        give_up_idle(conversation)
+        return _Begin(new_id(), new, rule)
+
+    def _continued(self, conversation: Conversation, memory: Memory) -> tuple[str | None, int, int]:
+        """Return the unanswered exchange that the request continues, the place of its first new message, and the number
+        of messages in memory that are compared with it."""
+        sent, again, state = self.asked.messages, self._again, conversation.state
         known = [each for each in memory.messages if each.message.role not in _NOT_SENT]
         shown = [each.message for each in known]
         place = len(sent)
         if again is None:
-            place = first_new(sent, shown, held=self.asked.held, all_read=len(memory.messages) <= len(sent))
-        rule = "all" if self.asked.held or again is not None or place == len(shown) else WINDOW
-        new = sent[place:]
-        earlier = again.exchange_id if again is not None else _exchange_of(new, known)
-        state = conversation.state
-        if (
-            earlier
-            and earlier not in state.answered
-            and (earlier in state.open_exchanges or earlier in state.abandoned)
-        ):
-            return _Begin(earlier, new, rule)
-        give_up_idle(conversation)
-        return _Begin(new_id(), new, rule)
+            read = {"held": self.asked.held, "all_read": len(memory.messages) < self._read_max}
+            place = first_new(sent, shown, **read)
+            asked = [each.message for each in known if not _is_of_a_failed_run(each, state)]
+            if len(asked) < len(shown):  # without what a failed run did on the way, which another API is not sent
+                place = max(place, first_new(sent, asked, **read))
+        earlier = again.exchange_id if again is not None else _exchange_of(sent[place:], known)
+        if earlier in state.answered or (earlier not in state.open_exchanges and earlier not in state.abandoned):
+            earlier = None
+        return earlier, place, len(shown)
 
     def _call(self, calls: Sequence[ToolCall]) -> None:
         new = tuple(each for each in calls if each.id not in self._called)
@@ -212,7 +263,8 @@ class RunRecording:
 
     def _complete(self, completion: Completion) -> None:
         def decide(conversation: Conversation) -> None:
-            conversation.complete_run(self.run_id, completion, duration_seconds=self._elapsed())
+            source = self._begun.source
+            conversation.complete_run(self.run_id, completion, source=source, duration_seconds=self._elapsed())
 
         def decide_late(conversation: Conversation) -> None:
             if self._begun.plan is None:
@@ -223,8 +275,14 @@ class RunRecording:
 
         try:
             self._journal.commit(self.key, decide)
+            if not completion.goes_on:
+                self._recorder.answered(self.key, self._answer_of(completion))
         except RunNotOpen:  # it was closed as interrupted at its deadline: record the answer as a rerun
             self._journal.commit(self.key, decide_late)
+
+    def _answer_of(self, completion: Completion) -> GivenAnswer:
+        newest = self._journal.require(self.key).state.last_exchange_id
+        return GivenAnswer(self.exchange_id, newest, completion.messages[-1].text.strip(), completion.thread_id)
 
     def _fail(self, failure: Failure) -> None:
         def decide(conversation: Conversation) -> None:
@@ -261,6 +319,13 @@ def _exchange_of(new: Sequence[Message], known: Sequence[JournaledMessage]) -> s
         if any(call.id in results for call in each.message.calls()):
             return each.exchange_id
     return None
+
+
+def _is_of_a_failed_run(each: JournaledMessage, state: ConversationState) -> bool:
+    """Return whether a message is a tool call, or the result of one, of an exchange whose run has failed."""
+    exchange = state.open_exchanges.get(each.exchange_id or "") or state.abandoned.get(each.exchange_id or "")
+    uses_tools = each.message.role is Role.TOOL or bool(each.message.calls())
+    return uses_tools and exchange is not None and exchange.failed_run is not None
 
 
 def give_up_idle(conversation: Conversation) -> None:
@@ -323,23 +388,31 @@ class RecordedMessages:
             return
         self._recorder.follows(self._key, seen.thread_id)
         try:
-            self._recorder.ledger.journal.commit(self._key, self._decide, create=True)
+            posted = self._recorder.ledger.journal.commit(self._key, self._decide, create=True)
+            self._recorder.posted(self._key, posted)
         except Exception as error:  # noqa: BLE001 - an error in recording must not cost the app its answer
             logger.warning("messages of %r are in their thread, but could not be recorded: %s", self._key, error)
 
     def broke(self, seen: Seen) -> None:
         """Do nothing, because it is unknown whether the thread has accepted the messages."""
 
-    def _decide(self, conversation: Conversation) -> None:
+    def _decide(self, conversation: Conversation) -> list[GivenAnswer]:
+        """Journal the messages; return those that are the answer of a run of this client, which is journaled already."""
         state = conversation.state
         last = state.last_exchange_id
         exchange = state.open_exchanges.get(last) if last is not None else None
         exchange_id = last if exchange is not None and not exchange.runs else None
+        posted: list[GivenAnswer] = []
         for message in self._written.messages:
+            given = self._recorder.answer(self._key, message, self._written.thread_id, state.last_exchange_id)
+            if given is not None and given not in posted:
+                posted.append(given)
+                continue
             if message.role is Role.USER and exchange_id is None:
                 give_up_idle(conversation)
                 exchange_id = new_id()
             conversation.journal(message, exchange_id=exchange_id if message.role is Role.USER else None)
+        return posted
 
 
 T = TypeVar("T")
@@ -361,6 +434,7 @@ class CallRecorder:
         self._lock = threading.Lock()
         self._remote: OrderedDict[str, RunRecording] = OrderedDict()
         self._places: OrderedDict[str, str] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[GivenAnswer, ...]] = OrderedDict()
 
     def recorded(self, sent: Sent) -> RunRecording | RecordedLook | RecordedMessages | None:
         """Return the record for a request; None if the request is not recorded. Call it in the thread or task of the caller."""
@@ -386,6 +460,30 @@ class CallRecorder:
         """Record later requests that refer to one of these provider ids in the conversation `key`."""
         with self._lock:
             _remember(self._places, {each: key for each in ids if each}, PLACES_MAX)
+
+    def answered(self, key: str, answer: GivenAnswer) -> None:
+        """Remember the answer of a run, because the app may add it to its thread next."""
+        with self._lock:
+            since = [
+                each for each in self._answers.get(key, ()) if each.newest_exchange_id == answer.newest_exchange_id
+            ]
+            _remember(self._answers, {key: (*since[1 - ANSWERS_MAX :], answer)}, PLACES_MAX)
+
+    def answer(self, key: str, message: Message, thread_id: str | None, newest: str | None) -> GivenAnswer | None:
+        """Return the answer that a message for a thread is: of a run of this client, of the newest exchange, added once."""
+        if message.role is not Role.ASSISTANT or message.calls():
+            return None
+        for each in self._answers.get(key, ()):
+            is_elsewhere = each.thread_id is None or each.thread_id != thread_id
+            if is_elsewhere and each.newest_exchange_id == newest and each.text == message.text.strip():
+                return each
+        return None
+
+    def posted(self, key: str, answers: Sequence[GivenAnswer]) -> None:
+        """Forget answers that the app has added to its thread: the same text once more is another message."""
+        if answers:
+            with self._lock:
+                self._answers[key] = tuple(each for each in self._answers.get(key, ()) if each not in answers)
 
     def watch(self, remote_id: str, run: RunRecording | None) -> None:
         """Record the end of a provider's run when the app polls it; with None, stop doing so."""
@@ -445,8 +543,11 @@ def first_new(sent: Sequence[Message], memory: Sequence[Message], held: bool = F
         return len(memory)
     begin = 0 if held else _after_the_model(sent)
     waiting = memory[_after_the_model(memory) :]
-    again = len(waiting) > 0 and _same(sent[begin : begin + len(waiting)], waiting)
-    return begin + len(waiting) if again else begin
+    for place in range(len(waiting)):  # an app may leave out earlier questions that were not answered
+        again = waiting[place:]
+        if _same(sent[begin : begin + len(again)], again):
+            return begin + len(again)
+    return begin
 
 
 def _after_the_model(messages: Sequence[Message]) -> int:

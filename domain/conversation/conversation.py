@@ -138,9 +138,9 @@ class Conversation:
         """Record that a backend is about to be called; return the run's id.
 
         If another backend failed before in this exchange, `FallbackUsed` is part of the same commit, also if the exchange
-        was abandoned since: it is taken up again. `must_be_open` requires the exchange to be open still. `alongside` is for runs that an app makes and we only record: the app
-        decides how many are open at once. Shadow runs are not limited either: they are independent of the exchange's
-        runs.
+        was abandoned since and is taken up again. `must_be_open` requires the exchange to be open still. `alongside` is
+        for runs that an app makes and we only record: the app decides how many are open at once. Shadow runs are not
+        limited either: they are independent of the exchange's runs.
 
         Raises:
             ConversationBusy: another run is open and not overdue, and this one does not run alongside.
@@ -164,9 +164,9 @@ class Conversation:
         if exchange is not None and exchange.runs and exchange.rerun_of != plan.rerun_of:
             self._refuse_while_active(exchange_id)
         exchange = exchange or self.state.abandoned.get(exchange_id)
-        if exchange is not None and exchange.failed_run and exchange.failed_backend:
-            if exchange.rerun_of == plan.rerun_of:
-                self.fall_back(exchange_id, exchange.failed_run, exchange.failed_backend, plan)
+        same_attempt = exchange is not None and exchange.rerun_of == plan.rerun_of
+        if exchange is not None and same_attempt and exchange.failed_run and exchange.failed_backend:
+            self.fall_back(exchange_id, exchange.failed_run, exchange.failed_backend, plan)
         return self._started(exchange_id, plan)
 
     def fall_back(self, exchange_id: str, failed_run_id: str, from_backend: str, plan: RunPlan) -> None:

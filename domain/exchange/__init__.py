@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .backend import Backend, BackendRequest, ToolFunction
     from .conversing import Conversing
     from .exchange import Exchange
-    from .policy import Candidate, Policy, may_be_retried
+    from .policy import Candidate, Policy, may_be_retried, reason_of
     from .recorded_tools import FAILED, not_bound, only_harmless, tools_on_record
     from .runs import Mode
     from .services import Services, Turns
@@ -34,6 +34,7 @@ __all__ = [
     "may_be_retried",
     "not_bound",
     "only_harmless",
+    "reason_of",
     "recorded_answer",
     "tools_on_record",
 ]
@@ -46,7 +47,7 @@ if not TYPE_CHECKING:
             "backend": "Backend BackendRequest ToolFunction",
             "conversing": "Conversing",
             "exchange": "Exchange",
-            "policy": "Candidate Policy may_be_retried",
+            "policy": "Candidate Policy may_be_retried reason_of",
             "recorded_tools": "FAILED not_bound only_harmless tools_on_record",
             "runs": "Mode",
             "services": "Services Turns",

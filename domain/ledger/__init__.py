@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .awaited import AsyncChat, AsyncLedger
     from .chat import Chat
     from .ledger import Ledger
+    from .own_runs import why_failed
 
 __all__ = [
     "AsyncChat",
@@ -32,6 +33,7 @@ __all__ = [
     "memory_shown",
     "threads_behind",
     "tool_names",
+    "why_failed",
 ]
 
 if not TYPE_CHECKING:
@@ -45,5 +47,6 @@ if not TYPE_CHECKING:
             "awaited": "AsyncChat AsyncLedger",
             "chat": "Chat",
             "ledger": "Ledger",
+            "own_runs": "why_failed",
         },
     )

@@ -22,8 +22,9 @@ from ..exchange import Answer, Policy, Services, StreamPart
 from ..journal import Finding, Journal, UpkeepProgress, quietly
 from ..limits import ASYNC_WORKERS, TOOL_WORKERS
 from ..replay import ApplyKeywords, Item, JobState, Plan, Progress, Replay, forked
-from .chat import OWN_RUN_TIMEOUT_SECONDS, AsyncOwnRun, Chat, OwnRunning
+from .chat import OWN_RUN_TIMEOUT_SECONDS, Chat
 from .ledger import Ledger, LoggedEvent, in_log
+from .own_runs import AsyncOwnRun, OwnExchange, OwnRunning
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -221,10 +222,10 @@ class AsyncChat(AsyncFace[Chat]):
 
     @asynccontextmanager
     async def run(
-        self, backend: str, model: str, timeout_seconds: float = OWN_RUN_TIMEOUT_SECONDS
+        self, backend: str, model: str, timeout_seconds: float = OWN_RUN_TIMEOUT_SECONDS, *, journal: bool = True
     ) -> AsyncIterator[AsyncOwnRun]:
         """See `Chat.run`: `async with chat.run(…) as run`."""
-        running = OwnRunning(self._conversing, backend, model, timeout_seconds)
+        running = OwnRunning(self._conversing, backend, model, timeout_seconds, journal)
         await self._driver.perform(running.start())
         try:
             yield AsyncOwnRun(running, self._driver)
@@ -232,6 +233,17 @@ class AsyncChat(AsyncFace[Chat]):
             await self._driver.perform(running.fail(error))
             raise
         await self._driver.perform(running.end())
+
+    @asynccontextmanager
+    async def exchange(self) -> AsyncIterator[OwnExchange]:
+        """See `Chat.exchange`: `async with chat.exchange() as exchange`."""
+        with OwnExchange(self._conversing).entered() as exchange:
+            try:
+                yield exchange
+            except BaseException as error:
+                await self._driver.perform(exchange.end(interrupted=not isinstance(error, Exception)))
+                raise
+            await self._driver.perform(exchange.end())
 
     memory = awaited(Chat.memory)
     events = awaited(Chat.events)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..conversation import Completion, RunPlan, text_message
-from ..conversation.messages import Usage
-from ..effects import perform, stream, work
-from ..errors import InvalidMessage, RunNotOpen
+from ..effects import perform, stream
 from ..exchange import Conversing
-from ..failures import Failure, redact
-from ..ids import new_id
+
+# `own_runs` is imported on first use: an app that calls no model itself does not need it.
 
 if TYPE_CHECKING:
-    from ..conversation import Conversation
     from ..conversation import events as e
     from ..conversation.messages import JournaledMessage
-    from ..effects import AsyncDriver, Effects, Wait
+    from ..effects import Effects
     from ..exchange import Answer, Policy, Services, StreamPart
     from ..failures import RecordedFailure
     from ..journal import Journal
     from ..memory import Memory
+    from .own_runs import OwnExchange, OwnRun
 
 T = TypeVar("T")
 
@@ -108,15 +103,21 @@ class Chat:
         return self._perform(self._conversing.rerun(exchange_id, policy, live=live))
 
     @contextmanager
-    def run(self, backend: str, model: str, timeout_seconds: float = OWN_RUN_TIMEOUT_SECONDS) -> Iterator[OwnRun]:
+    def run(
+        self, backend: str, model: str, timeout_seconds: float = OWN_RUN_TIMEOUT_SECONDS, *, journal: bool = True
+    ) -> Iterator[OwnRun]:
         """Record an app's own model call as a run.
 
-        `run.complete(text)` journals the answer. An exception is recorded as `RunFailed` and raised again.
+        `run.complete(text)` journals the answer; with `journal=False` it only ends the run, because the app journals the
+        answer by other means. An exception is recorded as `RunFailed` and raised again. A run after a failed one
+        continues its exchange: on another backend, as a fallback.
 
         Raises:
             ConversationBusy: a run is open.
         """
-        running = OwnRunning(self._conversing, backend, model, timeout_seconds)
+        from .own_runs import OwnRun, OwnRunning
+
+        running = OwnRunning(self._conversing, backend, model, timeout_seconds, journal)
         self._perform(running.start())
         try:
             yield OwnRun(running, self._services.wait)
@@ -124,6 +125,23 @@ class Chat:
             self._perform(running.fail(error))
             raise
         self._perform(running.end())
+
+    @contextmanager
+    def exchange(self) -> Iterator[OwnExchange]:
+        """Group the app's own runs of one question; if none of them answers, the exchange is abandoned at the end.
+
+        A run in the block raises `ExchangeAnswered` after one that answered, and `ConversationChanged` if a newer
+        question has replaced this one.
+        """
+        from .own_runs import OwnExchange
+
+        with OwnExchange(self._conversing).entered() as exchange:
+            try:
+                yield exchange
+            except BaseException as error:
+                self._perform(exchange.end(interrupted=not isinstance(error, Exception)))
+                raise
+            self._perform(exchange.end())
 
     def memory(self, *, last: int | None = None, tokens: int | None = None, at: int | datetime | None = None) -> Memory:
         """Return the memory (what a model sees) as of a version or time, limited to `last` messages and `tokens`."""
@@ -148,155 +166,3 @@ class Chat:
 
     def _perform(self, effects: Effects[T]) -> T:
         return perform(effects, self._services.wait)
-
-
-class OwnRunning:
-    """Record the run as effects: `OwnRun` performs them, `AsyncOwnRun` awaits them."""
-
-    def __init__(self, conversing: Conversing, backend: str, model: str, timeout_seconds: float) -> None:
-        self._conversing = conversing
-        self._plan = RunPlan(backend, model, timeout_seconds=timeout_seconds)
-        self._began = 0.0
-        self._ended = False
-        self.exchange_id = ""
-        self.run_id = ""
-
-    def start(self) -> Effects[None]:
-        """Record the start of the call."""
-        key, journal = self._conversing.key, self._conversing.journal
-        memory = yield from work(lambda: journal.memory(key))
-        plan = replace(self._plan, memory_version=memory.version, memory_hash=memory.digest())
-
-        def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, str]:
-            if interrupting:
-                conversation.interrupt()
-            return _start(conversation, plan)
-
-        self.exchange_id, self.run_id = yield from self._conversing.when_free(decide)
-        self._began = time.monotonic()
-
-    def complete(self, completion: Completion) -> Effects[None]:
-        """Journal the answer and end the run."""
-        key, journal = self._conversing.key, self._conversing.journal
-        elapsed = self._elapsed()
-        yield from work(
-            lambda: journal.commit(key, lambda it: it.complete_run(self.run_id, completion, duration_seconds=elapsed))
-        )
-        self._ended = True
-        yield from self._conversing.mirror()
-
-    def fail(self, error: BaseException) -> Effects[None]:
-        """Record an exception as the run's failure. Does nothing if the run has ended."""
-        interrupted = not isinstance(error, Exception)
-        status = "interrupted" if interrupted else "error"
-        yield from self._fail(Failure(status, type=type(error).__name__, message=redact(str(error)) or None))
-
-    def end(self) -> Effects[None]:
-        """Record a failure if the run ended without an answer and without an error."""
-        yield from self._fail(Failure("error", code="no_answer", message="the block ended without run.complete(text)"))
-
-    def _fail(self, failure: Failure) -> Effects[None]:
-        if self._ended:
-            return
-        self._ended = True
-        elapsed = self._elapsed()
-
-        def decide(conversation: Conversation) -> None:
-            conversation.fail_run(self.run_id, failure, elapsed)
-            conversation.abandon(self.exchange_id, "the app's own run failed")
-
-        with suppress(RunNotOpen):  # another process closed it as interrupted: the app's own exception says more
-            yield from work(lambda: self._conversing.journal.commit(self._conversing.key, decide))
-        if failure.status != "interrupted":  # an interrupted app is shutting down
-            yield from self._conversing.mirror()
-
-    def _elapsed(self) -> float:
-        return round(time.monotonic() - self._began, 6)
-
-
-class _Open:
-    """Represent a run that an app controls."""
-
-    def __init__(self, running: OwnRunning) -> None:
-        self._running = running
-
-    @property
-    def run_id(self) -> str:
-        """Return the run's id, as used in events and in the audit."""
-        return self._running.run_id
-
-    @property
-    def exchange_id(self) -> str:
-        """Return the id of the exchange that it answers."""
-        return self._running.exchange_id
-
-
-class OwnRun(_Open):
-    """Represent the open run of `with chat.run(...)`; `complete` journals the answer."""
-
-    def __init__(self, running: OwnRunning, wait: Wait) -> None:
-        super().__init__(running)
-        self._wait = wait
-
-    def complete(
-        self,
-        text: str,
-        *,
-        model: str | None = None,
-        usage: Usage | None = None,
-        finish_reason: str | None = None,
-        remote_run_id: str | None = None,
-    ) -> None:
-        """Journal the answer and end the run. The other arguments are what the app knows about its call.
-
-        Raises:
-            RunNotOpen: the run has already ended.
-            InvalidMessage: the text cannot be stored; the run is still open.
-        """
-        perform(self._running.complete(_completion(text, model, usage, finish_reason, remote_run_id)), self._wait)
-
-
-class AsyncOwnRun(_Open):
-    """Represent the open run of `async with chat.run(...)`; `complete` journals the answer."""
-
-    def __init__(self, running: OwnRunning, driver: AsyncDriver) -> None:
-        super().__init__(running)
-        self._driver = driver
-
-    async def complete(
-        self,
-        text: str,
-        *,
-        model: str | None = None,
-        usage: Usage | None = None,
-        finish_reason: str | None = None,
-        remote_run_id: str | None = None,
-    ) -> None:
-        """See `OwnRun.complete`."""
-        completion = _completion(text, model, usage, finish_reason, remote_run_id)
-        await self._driver.perform(self._running.complete(completion))
-
-
-def _completion(
-    text: str, model: str | None, usage: Usage | None, finish_reason: str | None, remote_run_id: str | None
-) -> Completion:
-    if not text.strip():
-        raise InvalidMessage("the answer is empty: complete the run with a non-empty text, or let it fail")
-    return Completion(
-        (text_message("assistant", text),),
-        finish_reason=finish_reason,
-        remote_run_id=remote_run_id,
-        model=model,
-        usage=usage or Usage(),
-    )
-
-
-def _start(conversation: Conversation, plan: RunPlan) -> tuple[str, str]:
-    """Start an exchange, or resume the last one if it is unanswered and nothing was journaled since."""
-    state = conversation.state
-    last = state.abandoned.get(state.last_exchange_id or "")
-    if last is None or state.last_exchange_id is None or last.messages != state.messages:
-        exchange_id = new_id()
-        return exchange_id, conversation.start_run(exchange_id, plan)
-    rerun_of = last.runs[-1] if last.runs else None
-    return state.last_exchange_id, conversation.start_run(state.last_exchange_id, replace(plan, rerun_of=rerun_of))

@@ -1,0 +1,333 @@
+"""Record an app's own model calls: `chat.run` records one run, `chat.exchange` groups the runs of one question."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..conversation import RunPlan
+from ..conversation import events as e
+from ..conversation.messages import Message, Role, Source, Usage
+from ..effects import perform, work
+from ..errors import RunNotOpen
+from ..exchange import reason_of
+from ..failures import Failure, whole_text
+from ..ids import new_id, now
+from ..limits import PARTIAL_TEXT_CHARS_MAX
+from .own_answers import completion_of
+
+if TYPE_CHECKING:
+    from ..conversation import Completion, Conversation
+    from ..effects import AsyncDriver, Effects, Wait
+    from ..exchange import Conversing
+    from ..journal import Journal
+    from ..memory import Memory
+
+    OwnAnswer = str | Message | Mapping[str, Any] | Sequence[Mapping[str, Any]] | object
+
+SEARCHED_EVENTS = 200
+"""Number of a conversation's newest events in which a failed run is searched first, before all of them."""
+
+GAVE_UP = "the app's own run failed"
+"""Why the exchange of an app's own run is abandoned."""
+
+
+class OwnExchange:
+    """Represent the exchange of `with chat.exchange()`: the runs in the block are attempts to answer one question."""
+
+    def __init__(self, conversing: Conversing) -> None:
+        self._conversing = conversing
+        self.exchange_id = ""
+        """Id of the exchange; empty before its first run."""
+        self.run_ids: list[str] = []
+        """Ids of its runs, in order."""
+        self.answered = False
+        """Whether a run has answered it."""
+        self.last: _Started | None = None
+        """The newest run, unless it called tools and its results are sent to any backend."""
+        self.failure: Failure | None = None
+        """Why the newest run failed."""
+
+    def holds(self, conversing: Conversing) -> bool:
+        """Return whether runs of this conversation belong to the exchange."""
+        return (self._conversing.journal, self._conversing.key) == (conversing.journal, conversing.key)
+
+    @contextmanager
+    def entered(self) -> Iterator[OwnExchange]:
+        """Let the runs that are started in the block, and in tasks started in it, belong to the exchange."""
+        outer = _EXCHANGES.get()
+        _EXCHANGES.set((*outer, self))
+        try:
+            yield self
+        finally:
+            _EXCHANGES.set(outer)
+
+    def end(self, interrupted: bool = False) -> Effects[None]:
+        """Abandon the exchange if no run has answered it."""
+        if self.answered or self.failure is None:
+            return
+        reason = f"{GAVE_UP}: {reason_of(self.failure)}"
+        journal, key = self._conversing.journal, self._conversing.key
+        yield from work(lambda: journal.commit(key, lambda it: it.abandon(self.exchange_id, reason)))
+        if not interrupted:
+            yield from self._conversing.mirror()
+
+
+_EXCHANGES: ContextVar[tuple[OwnExchange, ...]] = ContextVar("threadledger_exchanges", default=())
+"""Exchanges whose blocks the caller is in, the innermost one last."""
+
+
+@dataclass(frozen=True)
+class _Started:
+    """Hold a run after its start was recorded."""
+
+    exchange_id: str = ""
+    run_id: str = ""
+    backend: str = ""
+    attempt: int = 1
+    source: Source = Source.RUN
+
+
+class OwnRunning:
+    """Record the run as effects: `OwnRun` performs them, `AsyncOwnRun` awaits them."""
+
+    def __init__(
+        self, conversing: Conversing, backend: str, model: str, timeout_seconds: float, journal: bool = True
+    ) -> None:
+        self._conversing = conversing
+        self._plan = RunPlan(backend, model, timeout_seconds=timeout_seconds)
+        self._group = next((each for each in reversed(_EXCHANGES.get()) if each.holds(conversing)), None)
+        self._journals = journal
+        self._began = 0.0
+        self._ended = False
+        self.partial: list[str] = []
+        self.started = _Started()
+
+    def start(self) -> Effects[None]:
+        """Record the start of the call."""
+        key, journal, group = self._conversing.key, self._conversing.journal, self._group
+        memory = yield from work(lambda: journal.memory(key))
+        reason = yield from work(lambda: self._why_failed(memory))
+        plan = replace(self._plan, memory_version=memory.version, memory_hash=memory.digest(), fallback_reason=reason)
+        goes_on = group is not None and bool(group.exchange_id)
+
+        def decide(conversation: Conversation, interrupting: bool = False) -> _Started:
+            if interrupting and not goes_on:
+                conversation.interrupt()
+            if group is not None and goes_on:
+                return _start(conversation, plan, group.exchange_id, group.last, must_be_open=True)
+            return _start(conversation, plan, unanswered_exchange(conversation, memory) or new_id())
+
+        self.started = yield from self._conversing.when_free(decide)
+        self._began = time.monotonic()
+        if group is not None:
+            group.exchange_id, group.last, group.failure = self.started.exchange_id, self.started, None
+            group.run_ids.append(self.started.run_id)
+
+    def complete(self, completion: Completion) -> Effects[None]:
+        """Journal the answer and end the run."""
+        key, journal = self._conversing.key, self._conversing.journal
+        run, elapsed = self.started, self._elapsed()
+
+        def decide(conversation: Conversation) -> None:
+            if self._journals:
+                conversation.complete_run(run.run_id, completion, source=run.source, duration_seconds=elapsed)
+            else:
+                conversation.complete_run_elsewhere(run.run_id, completion, elapsed)
+
+        yield from work(lambda: journal.commit(key, decide))
+        self._ended = True
+        if self._group is not None:
+            self._group.answered = not completion.goes_on
+            self._group.last = None
+        yield from self._conversing.mirror()
+
+    def fail(self, error: BaseException) -> Effects[None]:
+        """Record an exception as the run's failure. Does nothing if the run has ended."""
+        status = "error" if isinstance(error, Exception) else "interrupted"
+        yield from self._fail(Failure.of_exception(error, status))
+
+    def end(self) -> Effects[None]:
+        """Record a failure if the run ended without an answer and without an error."""
+        yield from self._fail(Failure("error", code="no_answer", message="the block ended without run.complete(text)"))
+
+    def _fail(self, failure: Failure) -> Effects[None]:
+        if self._ended:
+            return
+        self._ended = True
+        elapsed = self._elapsed()
+        if self.partial:
+            failure = replace(failure, partial_text="".join(self.partial)[:PARTIAL_TEXT_CHARS_MAX])
+
+        def decide(conversation: Conversation) -> None:
+            conversation.fail_run(self.started.run_id, failure, elapsed)
+            if self._group is None:
+                conversation.abandon(self.started.exchange_id, GAVE_UP)
+
+        with suppress(RunNotOpen):  # another process closed it as interrupted: the app's own exception says more
+            yield from work(lambda: self._conversing.journal.commit(self._conversing.key, decide))
+        if self._group is not None:
+            self._group.failure = failure
+        elif failure.status != "interrupted":  # an interrupted app is shutting down
+            yield from self._conversing.mirror()
+
+    def _why_failed(self, memory: Memory) -> str:
+        """Return why the run before failed, if this one continues its exchange on another backend."""
+        journal, key = self._conversing.journal, self._conversing.key
+        if self._group is not None and self._group.failure is not None:
+            return reason_of(self._group.failure)
+        conversation = journal.load(key)
+        exchange_id = unanswered_exchange(conversation, memory) if conversation is not None else None
+        if conversation is None or exchange_id is None:
+            return ""
+        state = conversation.state
+        earlier = state.abandoned.get(exchange_id) or state.open_exchanges[exchange_id]
+        if not earlier.failed_run or earlier.failed_backend == self._plan.backend:
+            return ""
+        return why_failed(journal, key, earlier.failed_run)
+
+    def _elapsed(self) -> float:
+        return round(time.monotonic() - self._began, 6)
+
+
+def unanswered_exchange(conversation: Conversation, memory: Memory) -> str | None:
+    """Return the exchange that a run of the app continues: the newest one, if it has no answer and no newer message.
+
+    Tool calls and their results are part of it. None if an exchange is being answered, or has an answer.
+    """
+    state = conversation.state
+    exchange_id = state.last_exchange_id or ""
+    in_progress = state.open_exchanges.get(exchange_id)
+    if in_progress is not None and in_progress.runs and in_progress.is_active(now()):
+        return None
+    exchange = in_progress or state.abandoned.get(exchange_id)
+    if exchange is None or exchange.messages is None:
+        return None
+    count = state.messages - exchange.messages
+    since = memory.messages[-count:] if count else ()
+    is_read = not count or (conversation.version == memory.version and count <= len(memory.messages))
+    uses_tools = all(each.message.role is Role.TOOL or each.message.calls() for each in since)
+    return exchange_id if is_read and uses_tools else None
+
+
+def _start(
+    conversation: Conversation,
+    plan: RunPlan,
+    exchange_id: str,
+    last: _Started | None = None,
+    must_be_open: bool = False,
+) -> _Started:
+    state = conversation.state
+    earlier = state.open_exchanges.get(exchange_id) or state.abandoned.get(exchange_id)
+    again = earlier is not None and earlier.failed_backend == plan.backend
+    attempt = len(earlier.runs) + 1 if earlier is not None and again else 1
+    if last is not None:
+        attempt = last.attempt + 1 if last.backend == plan.backend else 1
+    plan = replace(plan, attempt=attempt, rerun_of=earlier.rerun_of if earlier is not None else None)
+    run_id = conversation.start_run(exchange_id, plan, must_be_open=must_be_open)
+    fell_back = any(isinstance(each, e.FallbackUsed) for each in conversation.pending)
+    earlier_source = last.source if last is not None and again else Source.RUN
+    source = Source.FALLBACK if fell_back else earlier_source
+    return _Started(exchange_id, run_id, plan.backend, attempt, source)
+
+
+def why_failed(journal: Journal, key: str, run_id: str) -> str:
+    """Return why a run failed, as the reason of a fallback: cause and facts; empty if it did not fail."""
+    recent = max(journal.require(key).version - SEARCHED_EVENTS, 0)
+    for after in dict.fromkeys((recent, 0)):
+        for event in journal.history(key, after=after):
+            if isinstance(event, e.RunFailed) and event.run_id == run_id:
+                return reason_of(Failure.of(event))
+    return ""
+
+
+class _Open:
+    """Represent a run that an app controls."""
+
+    def __init__(self, running: OwnRunning) -> None:
+        self._running = running
+
+    @property
+    def run_id(self) -> str:
+        """Return the run's id, as used in events and in the audit."""
+        return self._running.started.run_id
+
+    @property
+    def exchange_id(self) -> str:
+        """Return the id of the exchange that it answers."""
+        return self._running.started.exchange_id
+
+    def partial(self, text: str) -> None:
+        """Keep a piece of the answer as it arrives: if the run fails, its failure stores the text so far."""
+        self._running.partial.append(text)
+
+    def _completion(
+        self, text: OwnAnswer | None, tool_calls: Iterable[object] | None, usage: object, facts: dict[str, str | None]
+    ) -> Completion:
+        if text is None and tool_calls is None and self._running.partial:
+            text = whole_text("".join(self._running.partial))
+        return completion_of(text, tool_calls, usage, **facts)
+
+
+class OwnRun(_Open):
+    """Represent the open run of `with chat.run(...)`; `complete` journals the answer."""
+
+    def __init__(self, running: OwnRunning, wait: Wait) -> None:
+        super().__init__(running)
+        self._wait = wait
+
+    def complete(
+        self,
+        text: OwnAnswer | None = None,
+        *,
+        tool_calls: Iterable[object] | None = None,
+        model: str | None = None,
+        usage: Usage | Mapping[str, Any] | object | None = None,
+        finish_reason: str | None = None,
+        remote_run_id: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        """Journal the answer and end the run. The other arguments are what the app knows about its call.
+
+        Args:
+            text: the answer: its text, its parts, or a message as a dict or as an object of an SDK; by default the text
+                that `partial` has collected.
+            tool_calls: the tools that the model calls. The exchange continues: journal the results with `chat.append`,
+                and send them in another run.
+            usage: the token counts, as an SDK returns them.
+
+        Raises:
+            RunNotOpen: the run has already ended.
+            InvalidMessage: the answer is empty or cannot be stored; the run is still open.
+        """
+        facts = {"model": model, "finish_reason": finish_reason}
+        facts |= {"remote_run_id": remote_run_id, "request_id": request_id}
+        perform(self._running.complete(self._completion(text, tool_calls, usage, facts)), self._wait)
+
+
+class AsyncOwnRun(_Open):
+    """Represent the open run of `async with chat.run(...)`; `complete` journals the answer."""
+
+    def __init__(self, running: OwnRunning, driver: AsyncDriver) -> None:
+        super().__init__(running)
+        self._driver = driver
+
+    async def complete(
+        self,
+        text: OwnAnswer | None = None,
+        *,
+        tool_calls: Iterable[object] | None = None,
+        model: str | None = None,
+        usage: Usage | Mapping[str, Any] | object | None = None,
+        finish_reason: str | None = None,
+        remote_run_id: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        """See `OwnRun.complete`."""
+        facts = {"model": model, "finish_reason": finish_reason}
+        facts |= {"remote_run_id": remote_run_id, "request_id": request_id}
+        await self._driver.perform(self._running.complete(self._completion(text, tool_calls, usage, facts)))
