@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import threadledger
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the tests run against the wheel, without the tree")
@@ -50,3 +52,29 @@ def test_an_app_with_a_loop_of_its_own_has_its_calls_recorded(
         "audit:  provider_error - retried",
         "memory: user, assistant, tool, assistant",
     ]
+
+
+def test_an_app_that_falls_back_and_posts_into_its_thread_has_one_question_one_answer_and_a_fallback(
+    simulator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    simulator.answer("It is in Lyon.")
+    error = {"code": "server_error", "message": "Sorry, something went wrong."}
+    simulator.add_fault("POST /threads/{thread_id}/runs", fail=error)
+    runpy.run_path(str(EXAMPLES / "assistants_app.py"), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == [
+        "run failed: Sorry, something went wrong.",
+        "answer:     It is in Lyon.",
+        "audit:      provider_error - fallback",
+        "memory:     user, assistant",
+        "rebuilt:    same",
+    ]
+    with threadledger.open("sqlite:///assistants_app.db") as ledger:
+        names = [type(event).__name__ for event in ledger.conversation("customer-42").events()]
+        (fallback,) = [event.event for event in ledger.events(types=["FallbackUsed"])]
+        assert names.count("RunFailed") == names.count("FallbackUsed") == names.count("RunCompleted") == 1
+        assert (fallback.from_backend, fallback.to_backend) == ("assistants", "chat")
+        assert fallback.reason == "provider_error: server_error: Sorry, something went wrong."
+        assert [failure.answered_by is not None for failure in ledger.failures()] == [True]
+        assert ledger.state("customer-42").unanswered == 0
