@@ -356,9 +356,15 @@ class RecordedLook:
         """Ignore the failed request, because the run may continue."""
 
     def see(self, seen: Seen) -> None:
-        """Record the state of the run."""
-        if seen.remote_id == self._look.remote_id:
-            self._run.see(seen)
+        """Record the state of the run. A run that the app cancels has ended for the app: it may never look again."""
+        if seen.remote_id != self._look.remote_id:
+            return
+        if self._look.endpoint.endswith("/cancel") and seen.outcome is None and not seen.unread:
+            message = "the app cancelled the run"
+            seen = replace(
+                seen, outcome=self.context().failure("cancelled", message=message, remote_run_id=seen.remote_id)
+            )
+        self._run.see(seen)
 
     def broke(self, seen: Seen) -> None:
         """Ignore the broken stream, because the run may continue."""

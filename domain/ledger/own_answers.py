@@ -76,6 +76,8 @@ def _message(answer: object, tool_calls: Iterable[object] | None) -> Message:
         calls += [_call(each) for each in content if _get(each, "type") == "tool_use"]
         parts = list(_parts(content))
         given["content"] = parts[0]["text"] if len(parts) == 1 and parts[0].get("type") == "text" else parts or None
+    if not calls and not given.get("content") and not given.get("refusal"):
+        given["content"] = ""  # refused below, as an empty answer
     return parse_message(given | ({"tool_calls": calls} if calls else {}))
 
 

@@ -21,6 +21,7 @@ from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 import threadledger
 from threadledger.adapters.recording.runs import first_new
 from threadledger.domain.conversation import parse_message
+from threadledger.domain.conversation.events import FallbackUsed
 from threadledger.domain.errors import InvalidInput, InvalidKey, StoreUnavailable
 
 MODEL = "gpt-6-astra"
@@ -327,10 +328,26 @@ def test_a_question_that_the_app_asks_again_is_answered_in_its_exchange(recorded
     recorded.chat.completions.create(model=MODEL, messages=[user("Where is my parcel?")])
     first, second = runs(ledger)
     assert first.exchange_id == second.exchange_id
-    assert second.rerun_of == first.run_id
-    assert [failure.answered_by for failure in ledger.failures()] == [second.run_id]
+    assert (second.attempt, second.rerun_of) == (1, None)
+    assert [(failure.next, failure.answered_by) for failure in ledger.failures()] == [("fallback", second.run_id)]
+    (fallback,) = [event for event in ledger.conversation("customer-42").events() if type(event) is FallbackUsed]
+    assert (fallback.failed_run_id, fallback.from_backend, fallback.to_backend) == (first.run_id, "responses", "chat")
+    assert fallback.reason == "assistant_misconfigured: HTTP 400: invalid_request_error: No."
+    assert ledger.memory("customer-42").messages[-1].source.value == "fallback"
     assert [role for role, _ in said(ledger)] == ["user", "assistant"]
     assert ledger.state("customer-42").unanswered == 0
+
+
+def test_an_app_that_calls_the_same_api_again_has_retried_the_run(recorded, simulator, ledger):
+    simulator.add_fault(CHAT, refuse={"status": 500}, times=2)
+    for _ in range(2):
+        with pytest.raises(openai.InternalServerError):
+            recorded.chat.completions.create(model=MODEL, messages=[user("Where is my parcel?")])
+    assert [failure.next for failure in ledger.failures()] == ["retried", "abandoned"]
+    recorded.chat.completions.create(model=MODEL, messages=[user("Where is my parcel?")])
+    assert [(run.attempt, run.next) for run in runs(ledger)] == [(1, "retried"), (2, "retried"), (3, "open")]
+    assert "FallbackUsed" not in told(ledger)
+    assert [role for role, _ in said(ledger)] == ["user", "assistant"]
 
 
 def test_parallel_calls_in_one_conversation_are_runs_alongside_each_other(simulator, ledger, client):
@@ -710,6 +727,121 @@ def test_a_thread_and_its_run_made_at_once_are_recorded(client, ledger):
         recorded.beta.threads.messages.create(run.thread_id, role="user", content="And the other one?")
     (state,) = ledger.conversations()
     assert [role for role, _ in said(ledger, state.key)] == ["user", "assistant", "user"]
+
+
+# An app that falls back by itself, and adds the answer to its thread.
+
+
+def fall_back(recorded: Any, threads: Any, thread_id: str, *questions: str, post: bool = True) -> str:
+    """Answer with Chat Completions, as an app does whose run failed, and add the answer to the thread."""
+    messages = [user(question) for question in questions]
+    text: str = recorded.chat.completions.create(model=MODEL, messages=messages).choices[0].message.content
+    if post:
+        threads.messages.create(thread_id, role="assistant", content=text)
+    return text
+
+
+def run_of_an_app(recorded: Any, threads: Any, thread_id: str, assistant_id: str, how: str) -> None:
+    """Run the assistant in one of the ways of the SDK; its failure is not raised."""
+    with suppress(openai.APIError):
+        if how == "streamed":
+            with threads.runs.stream(thread_id=thread_id, assistant_id=assistant_id) as stream:
+                stream.until_done()
+        else:
+            threads.runs.create_and_poll(thread_id=thread_id, assistant_id=assistant_id)
+
+
+@pytest.mark.parametrize(
+    ("how", "fault", "attempts", "cause"),
+    [
+        ("polled", {"fail": {"code": "server_error", "message": "Sorry, something went wrong."}}, 1, "provider_error"),
+        ("streamed", {"fail": {"code": "server_error", "message": "Sorry."}}, 1, "provider_error"),
+        ("polled", {"refuse": {"status": 400, "message": "No assistant found with id 'a'."}}, 1, "assistant_missing"),
+        ("polled", {"refuse": {"status": 503, "headers": {"retry-after-ms": "1"}}, "times": 3}, 3, "provider_error"),
+        ("polled", {"drop": True}, 1, "network"),
+    ],
+)
+def test_a_fallback_of_the_app_is_one_exchange_with_one_answer(
+    recorded, thread, simulator, ledger, how, fault, attempts, cause
+):
+    threads, thread_id, assistant_id = thread
+    simulator.add_fault(RUNS, **fault)
+    for _ in range(attempts):  # a client without retries of its own, as in LiteLLM
+        run_of_an_app(recorded, threads, thread_id, assistant_id, how)
+    text = fall_back(recorded, threads, thread_id, "Where is my parcel?")
+    *failed, answered = runs(ledger)
+    assert [(run.backend, run.next) for run in failed] == [
+        *[("assistants", "retried")] * (attempts - 1),
+        ("assistants", "fallback"),
+    ]
+    assert (answered.backend, answered.attempt, answered.exchange_id) == ("chat", 1, failed[-1].exchange_id)
+    assert [failure.answered_by for failure in ledger.failures()] == [answered.run_id] * attempts
+    assert told(ledger).count("FallbackUsed") == 1
+    (fallback,) = [event for event in ledger.conversation("customer-42").events() if type(event) is FallbackUsed]
+    assert fallback.reason.startswith(cause)
+    assert said(ledger) == [("user", "Where is my parcel?"), ("assistant", text)]
+    assert ledger.state("customer-42").unanswered == 0
+
+
+def test_a_fallback_after_tools_were_used_asks_the_same_question(recorded, thread, simulator, ledger):
+    threads, thread_id, assistant_id = thread
+    call: Any = {"tool_calls": [{"name": "find_parcel", "arguments": {}}]}
+    simulator.answer(call, "It is in Lyon.")
+    run = threads.runs.create_and_poll(thread_id=thread_id, assistant_id=assistant_id, tools=[TOOL])
+    calls = run.required_action.submit_tool_outputs.tool_calls
+    outputs: Any = [{"tool_call_id": calls[0].id, "output": "Lyon"}]
+    simulator.add_fault("POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs", refuse={"status": 500})
+    with suppress(openai.APIError):
+        threads.runs.submit_tool_outputs_and_poll(run_id=run.id, thread_id=thread_id, tool_outputs=outputs)
+    threads.runs.cancel(run.id, thread_id=thread_id)
+    assert [each.failure.status for each in runs(ledger)] == ["cancelled"]
+    threads.runs.poll(run.id, thread_id=thread_id)  # the thread takes no message before
+    fall_back(recorded, threads, thread_id, "Where is my parcel?")
+    assert [role for role, _ in said(ledger)] == ["user", "assistant", "tool", "assistant"]
+    assert [each.exchange_id for each in runs(ledger)] == [runs(ledger)[0].exchange_id] * 2
+
+
+def test_a_question_is_the_same_when_earlier_ones_were_left_without_an_answer(recorded, thread, simulator, ledger):
+    threads, thread_id, assistant_id = thread
+    simulator.add_fault(RUNS, fail={"code": "server_error"}, times=2)
+    run_of_an_app(recorded, threads, thread_id, assistant_id, "polled")
+    threads.messages.create(thread_id, role="user", content="Are you there?")
+    run_of_an_app(recorded, threads, thread_id, assistant_id, "polled")
+    fall_back(recorded, threads, thread_id, "Are you there?")
+    assert [failure.next for failure in ledger.failures()] == ["abandoned", "fallback"]
+    assert [role for role, _ in said(ledger)] == ["user", "user", "assistant"]
+
+
+def test_the_same_text_that_is_posted_again_is_a_second_message(recorded, thread, ledger):
+    threads, thread_id, _ = thread
+    text = fall_back(recorded, threads, thread_id, "Where is my parcel?")
+    threads.messages.create(thread_id, role="assistant", content=text)
+    assert [each for _, each in said(ledger)] == ["Where is my parcel?", text, text]
+
+
+def test_the_same_text_after_a_newer_question_is_a_second_message(recorded, thread, ledger):
+    threads, thread_id, _ = thread
+    text = fall_back(recorded, threads, thread_id, "Where is my parcel?", post=False)
+    threads.messages.create(thread_id, role="user", content="And the other one?")
+    threads.messages.create(thread_id, role="assistant", content=text)
+    assert [each for _, each in said(ledger)] == ["Where is my parcel?", text, "And the other one?", text]
+
+
+def test_another_text_or_another_clients_post_is_not_the_answer(recorded, client, thread, ledger):
+    threads, thread_id, _ = thread
+    text = fall_back(recorded, threads, thread_id, "Where is my parcel?", post=False)
+    threads.messages.create(thread_id, role="assistant", content="We are looking into it.")
+    other = threadledger.record(client, ledger, key="customer-42")
+    other.beta.threads.messages.create(thread_id, role="assistant", content=text)
+    assert [each for role, each in said(ledger) if role == "assistant"] == [text, "We are looking into it.", text]
+
+
+def test_the_answer_of_a_run_in_the_thread_that_is_posted_there_is_there_twice(thread, ledger):
+    threads, thread_id, assistant_id = thread
+    threads.runs.create_and_poll(thread_id=thread_id, assistant_id=assistant_id)
+    text = said(ledger)[-1][1]
+    threads.messages.create(thread_id, role="assistant", content=text)
+    assert [each for role, each in said(ledger) if role == "assistant"] == [text, text]
 
 
 def test_a_look_that_fails_is_no_failure_of_the_run(recorded, simulator, ledger):

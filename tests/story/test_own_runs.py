@@ -6,14 +6,16 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext, suppress
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
 import threadledger
-from threadledger.domain.conversation import events
-from threadledger.domain.conversation.messages import Usage
-from threadledger.domain.errors import ConversationBusy, InvalidMessage, RunNotOpen
+from threadledger.domain.conversation import events, text_message
+from threadledger.domain.conversation.messages import ToolCall, Usage
+from threadledger.domain.errors import ConversationBusy, ExchangeAnswered, InvalidMessage, RunNotOpen
 from threadledger.domain.failures import Cause
 from threadledger.domain.ledger import AsyncLedger, Ledger
 
@@ -275,3 +277,220 @@ def test_an_answer_without_words_is_refused_and_the_run_stays_open(ledger: Ledge
             run.complete(text)
         run.complete("Here I am.")
     assert types(ledger).count("RunCompleted") == 1
+
+
+# Answers of any shape
+
+
+ANSWERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "text": ("Well.", {}),
+    "message": ({"role": "assistant", "content": "Well."}, {}),
+    "parts": ([{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Well."}], {}),
+    "our message": (text_message("assistant", "Well."), {}),
+    "an object of an SDK": (SimpleNamespace(role="assistant", content="Well.", refusal=None, tool_calls=None), {}),
+    "parts that are objects": ([SimpleNamespace(type="output_text", text="Well.")], {}),
+}
+
+
+@pytest.mark.parametrize("shape", ANSWERS)
+def test_an_answer_is_journaled_whatever_its_shape(ledger: Ledger, shape: str) -> None:
+    answer, more = ANSWERS[shape]
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        run.complete(answer, request_id="req_7", **more)
+    assert [each.message for each in ledger.memory("k").messages] == [text_message("assistant", "Well.")]
+    assert the_only(ledger, events.RunCompleted).request_id == "req_7"
+
+
+@pytest.mark.parametrize(
+    "answer", [None, [], {"content": ""}, [{"type": "text", "text": " "}], {"role": "user", "content": "a"}]
+)
+def test_what_is_no_answer_is_refused_and_the_run_stays_open(ledger: Ledger, answer: Any) -> None:
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        with pytest.raises(InvalidMessage, match="the answer"):
+            run.complete(answer)
+        run.complete("Here I am.")
+    assert types(ledger).count("RunCompleted") == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"id": 7}'}},
+        {"type": "tool_use", "id": "call_1", "name": "look", "input": {"id": 7}},
+        {"type": "function_call", "call_id": "call_1", "id": "fc_9", "name": "look", "arguments": '{"id": 7}'},
+        SimpleNamespace(id="call_1", function=SimpleNamespace(name="look", arguments='{"id": 7}')),
+        ToolCall("call_1", "look", '{"id": 7}'),
+    ],
+    ids=["Chat Completions", "Anthropic", "Responses", "an object", "ours"],
+)
+def test_an_exchange_goes_on_over_the_tool_calls_of_own_runs(ledger: Ledger, call: Any) -> None:
+    chat = ledger.conversation("k")
+    chat.append("user", "Where is my parcel?")
+    with chat.run("my-llm", "llama") as first:
+        first.complete(tool_calls=[call])
+    chat.append("tool", "Lyon", tool_call_id="call_1")
+    with chat.run("my-llm", "llama") as second:
+        second.complete("It is in Lyon.")
+    assert first.exchange_id == second.exchange_id
+    assert chat.memory().messages[1].message.calls() == (ToolCall("call_1", "look", '{"id": 7}'),)
+    assert ledger.exchanges("k").by_id[first.exchange_id].answered_by == second.run_id
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        (Usage(3, 4), (3, 4, 0, 0)),
+        ({"input_tokens": 3, "output_tokens": "4", "cache_read_input_tokens": 2}, (3, 4, 2, 0)),
+        (
+            SimpleNamespace(
+                prompt_tokens=3,
+                completion_tokens=4,
+                prompt_tokens_details=SimpleNamespace(cached_tokens=2),
+                completion_tokens_details={"reasoning_tokens": 1},
+            ),
+            (3, 4, 2, 1),
+        ),
+        (
+            {
+                "input_tokens": 3,
+                "output_tokens": 4,
+                "input_tokens_details": {"cached_tokens": 2},
+                "output_tokens_details": {"reasoning_tokens": 1},
+            },
+            (3, 4, 2, 1),
+        ),
+        ({"input_tokens": None, "output_tokens": [4], "prompt_tokens_details": "none"}, (0, 0, 0, 0)),
+        ({"input_tokens": -1, "output_tokens": 10**400, "cached_tokens": True}, (0, 0, 0, 0)),
+    ],
+)
+def test_usage_is_read_as_any_sdk_returns_it(ledger: Ledger, usage: Any, counts: tuple[int, ...]) -> None:
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        run.complete("Well.", usage=usage)
+    stored = the_only(ledger, events.RunCompleted).usage
+    assert stored == Usage(*counts).as_json()
+    assert set(stored) - {"input_tokens", "output_tokens", "total_tokens"} == {
+        name for name, count in zip(("cached_tokens", "reasoning_tokens"), counts[2:], strict=True) if count
+    }
+
+
+def test_the_text_so_far_is_kept_when_a_run_fails_and_is_the_answer_when_it_completes(ledger: Ledger) -> None:
+    chat = ledger.conversation("k")
+    with pytest.raises(ConnectionError), chat.run("my-llm", "llama") as run:
+        run.partial("It is ")
+        run.partial("in ")
+        raise ConnectionError("reset by peer")
+    assert ledger.failures()[0].facts.partial_text == "It is in "
+    with chat.run("my-llm", "llama") as run:
+        for piece in ("It is ", "in Lyon \ud83d", "\ude00."):
+            run.partial(piece)
+        run.complete()
+    assert chat.memory().messages[-1].message.text == "It is in Lyon \N{GRINNING FACE}."
+
+
+def test_a_run_whose_answer_is_journaled_elsewhere_answers_its_exchange(ledger: Ledger) -> None:
+    chat = ledger.conversation("k")
+    with chat.run("my-llm", "llama", journal=False) as run:
+        run.complete("Well.", usage={"input_tokens": 1})
+    assert types(ledger) == ["ConversationStarted", "RunStarted", "RunCompleted"]
+    assert ledger.exchanges("k").by_id[run.exchange_id].answered_by == run.run_id
+    assert ledger.state("k").open_exchanges == {}
+    chat.append("assistant", "Well.")
+    with chat.run("my-llm", "llama") as another:
+        another.complete("Well, again.")
+    assert another.exchange_id != run.exchange_id
+
+
+# Fallbacks of the app
+
+
+class RateLimited(Exception):
+    """As SDKs raise it."""
+
+    status_code = 429
+    body: ClassVar = {"error": {"code": "rate_limit_exceeded", "message": "Slow down."}}
+
+
+REASON = "rate_limited: HTTP 429: rate_limit_exceeded: Slow down."
+
+
+def fallbacks(ledger: Ledger) -> list[tuple[str, str, str]]:
+    found = [logged.event for logged in ledger.events() if isinstance(logged.event, events.FallbackUsed)]
+    return [(each.from_backend, each.to_backend, each.reason) for each in found]
+
+
+@pytest.mark.parametrize("grouped", [True, False], ids=["in a block", "run after run"])
+def test_the_next_backend_of_the_app_is_a_fallback(ledger: Ledger, grouped: bool) -> None:
+    chat = ledger.conversation("k")
+    chat.append("user", "How are you?")
+    with chat.exchange() if grouped else nullcontext():
+        for backend in ("claude", "claude", "llama", "local"):
+            with suppress(RateLimited), chat.run(backend, "m") as run:
+                if backend != "local":
+                    raise RateLimited
+                run.complete("Well.")
+    assert fallbacks(ledger) == [("claude", "llama", REASON), ("llama", "local", REASON)]
+    made = ledger.exchanges("k").runs.values()
+    assert [(each.backend, each.attempt, each.next) for each in made] == [
+        *(("claude", 1, "retried"), ("claude", 2, "fallback"), ("llama", 1, "fallback"), ("local", 1, "open")),
+    ]
+    assert {failure.answered_by for failure in ledger.failures()} == {run.run_id}
+    assert chat.memory().messages[-1].source.value == "fallback"
+    assert types(ledger).count("ExchangeAbandoned") == (0 if grouped else 3)
+    assert (ledger.state("k").unanswered, len(ledger.exchanges("k").by_id)) == (0, 1)
+
+
+def test_an_exchange_of_which_every_run_failed_is_abandoned_at_the_end_of_its_block(ledger: Ledger) -> None:
+    chat = ledger.conversation("k")
+    with chat.exchange() as exchange:
+        for backend in ("claude", "llama"):
+            with suppress(RateLimited), chat.run(backend, "m"):
+                raise RateLimited
+        assert "ExchangeAbandoned" not in types(ledger)
+    assert [failure.next for failure in ledger.failures()] == ["fallback", "abandoned"]
+    abandoned = the_only(ledger, events.ExchangeAbandoned)
+    assert (abandoned.exchange_id, abandoned.run_ids) == (exchange.exchange_id, exchange.run_ids)
+    assert REASON in abandoned.reason
+    assert ledger.state("k").unanswered == 1
+
+
+def test_an_answered_exchange_takes_no_further_runs_in_its_block(ledger: Ledger) -> None:
+    chat = ledger.conversation("k")
+    with chat.exchange() as exchange:
+        with chat.run("claude", "m") as run:
+            run.complete("Well.")
+        assert exchange.answered
+        with pytest.raises(ExchangeAnswered), chat.run("llama", "m"):
+            pytest.fail("the block is not entered")
+        with ledger.conversation("other").run("llama", "m") as elsewhere:
+            elsewhere.complete("Well.")
+    assert elsewhere.exchange_id != run.exchange_id
+
+
+def test_a_newer_message_begins_another_exchange(ledger: Ledger) -> None:
+    chat = ledger.conversation("k")
+    chat.append("user", "How are you?")
+    with pytest.raises(RateLimited), chat.run("claude", "m") as first:
+        raise RateLimited
+    chat.append("user", "Are you there?")
+    with chat.run("llama", "m") as second:
+        second.complete("Well.")
+    assert first.exchange_id != second.exchange_id
+    assert fallbacks(ledger) == []
+
+
+def test_awaited_runs_of_an_exchange_are_recorded_the_same(ledger: Ledger, in_loop: Callable[..., Any]) -> None:
+    async def scenario(own: AsyncLedger) -> None:
+        chat = own.conversation("k")
+        async with chat.exchange() as exchange:
+            with suppress(RateLimited):
+                async with chat.run("claude", "m") as run:
+                    run.partial("It ")
+                    raise RateLimited
+            async with chat.run("llama", "m", journal=False) as run:
+                await run.complete({"content": "Well."}, usage={"prompt_tokens": 1})
+        assert exchange.answered
+
+    in_loop(scenario)
+    assert fallbacks(ledger) == [("claude", "llama", REASON)]
+    assert [failure.facts.partial_text for failure in ledger.failures()] == ["It "]
+    assert types(ledger)[-2:] == ["RunStarted", "RunCompleted"]
