@@ -1,6 +1,7 @@
 """Record an app on the Assistants API that falls back to Chat Completions and keeps every message in its thread.
 
-    threadledger simulate --script "fail: server_error" &
+    echo '{"faults": [{"on": "POST /threads/{thread_id}/runs", "fail": {"code": "server_error"}}]}' > faults.json
+    threadledger simulate --script faults.json &
     OPENAI_BASE_URL=http://127.0.0.1:8765/v1 OPENAI_API_KEY=any python examples/assistants_app.py
 
 The app's own code is unchanged, except for two lines: `threadledger.record` around the client, and

@@ -45,6 +45,7 @@ def test_the_blocks_of_streaming_and_async_run(
         f"{streamed}\nYou said: And the other one?\n",
         "In Bern.\n",
         "I have read 1 message(s).\n",
+        "True ['fallback']\n",
     ]
 
 

@@ -468,7 +468,7 @@ class CallRecorder:
             _remember(self._places, {each: key for each in ids if each}, PLACES_MAX)
 
     def answered(self, key: str, answer: GivenAnswer) -> None:
-        """Remember the answer of a run, because the app may add it to its thread next."""
+        """Keep the answer of a run, because the app may add it to its thread next."""
         with self._lock:
             since = [
                 each for each in self._answers.get(key, ()) if each.newest_exchange_id == answer.newest_exchange_id
@@ -486,7 +486,7 @@ class CallRecorder:
         return None
 
     def posted(self, key: str, answers: Sequence[GivenAnswer]) -> None:
-        """Forget answers that the app has added to its thread: the same text once more is another message."""
+        """Remove answers that the app has added to its thread: the same text once more is another message."""
         if answers:
             with self._lock:
                 self._answers[key] = tuple(each for each in self._answers.get(key, ()) if each not in answers)

@@ -127,7 +127,7 @@ class _Facts:
     @property
     def message(self) -> str | None:
         found = _of(self._inner, _MESSAGES)
-        if found is None and isinstance(self._inner, str):
+        if found is None and isinstance(self._inner, str) and self._inner is not self.body:  # no page of a proxy
             found = self._inner
         return redact(found).strip() or None if isinstance(found, str) else None
 

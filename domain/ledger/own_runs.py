@@ -58,7 +58,7 @@ class OwnExchange:
 
     @contextmanager
     def entered(self) -> Iterator[OwnExchange]:
-        """Let the runs that are started in the block, and in tasks started in it, belong to the exchange."""
+        """Group the runs that are started in the block, and in tasks started in it."""
         outer = _EXCHANGES.get()
         _EXCHANGES.set((*outer, self))
         try:
