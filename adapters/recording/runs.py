@@ -139,7 +139,8 @@ class RunRecording:
         refused: ConversationChanged | None = None
         for _ in range(limits.DECIDE_ATTEMPTS_MAX):
             earlier = self._journal.load(self.key)
-            unanswered = earlier is not None and bool(earlier.state.abandoned or earlier.state.open_exchanges)
+            newest = earlier.state.last_exchange_id if earlier is not None else None
+            unanswered = earlier is not None and newest not in earlier.state.answered
             self._read_max = len(self.asked.messages) + (UNANSWERED_MESSAGES_READ if unanswered else 1)
             memory = self._journal.memory(self.key, last=self._read_max)
             reason = self._why_failed(earlier, memory) if earlier is not None and unanswered else ""

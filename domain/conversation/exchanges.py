@@ -191,7 +191,7 @@ def _started(folded: Exchanges, event: e.RunStarted) -> None:
     previous = exchange.last(event.shadow)
     if previous is not None and previous.failure is not None:
         # An app may take up an abandoned exchange again. A rerun starts another attempt, and changes nothing before it.
-        taken_up = previous.next == "abandoned" and previous.rerun_of == event.rerun_of
+        taken_up = previous.next == "abandoned" and (previous.key, previous.rerun_of) == (key, event.rerun_of)
         previous.next = "retried" if previous.next == "open" or taken_up else previous.next
     values = vars(event)
     shared = {name: values[name] for name in _SHARED}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..effects import perform, stream
 from ..exchange import Conversing
+from ..faces import lazy_face
 
 # `own_runs` is imported on first use: an app that calls no model itself does not need it.
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from .own_runs import OwnExchange, OwnRun
 
 T = TypeVar("T")
+
+if not TYPE_CHECKING:  # names that were here before they had a module of their own
+    __getattr__ = lazy_face(__package__, {"own_runs": "AsyncOwnRun OwnRun OwnRunning"})
 
 OWN_RUN_TIMEOUT_SECONDS = 600.0
 """Default time after which an app's own call counts as crashed, in seconds."""

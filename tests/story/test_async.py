@@ -21,7 +21,7 @@ from threadledger.domain.exchange import Delta
 from threadledger.domain.failures import Cause, Failure
 from threadledger.domain.ledger import AsyncChat, AsyncLedger, Chat, Ledger
 from threadledger.domain.ledger.awaited import AsyncPlan, AsyncReplay
-from threadledger.domain.ledger.chat import AsyncOwnRun, OwnRun
+from threadledger.domain.ledger.own_runs import AsyncOwnRun, OwnRun
 from threadledger.domain.replay import Plan, Replay
 from threadledger.domain.threads import ThreadState
 
