@@ -60,7 +60,7 @@ class Context:
             status: how the run ended.
             facts: other fields of the failure; `details` are added to the endpoint and the body.
         """
-        from .provider_errors import ProviderError, body_text, error_in
+        from threadledger.domain.provider_errors import ProviderError, error_in
 
         error = error_in(body) or ProviderError()
         details = facts.pop("details", {}) | {"body": body_text(body)}
@@ -93,6 +93,12 @@ class Seen:
     usage: Usage = field(default_factory=Usage)
     model: str | None = None
     status: str | None = None
+
+
+def body_text(body: Any) -> str:
+    """Return a body as text without secrets, of at most `BODY_CHARS_MAX` characters."""
+    text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    return redact(text, BODY_CHARS_MAX)
 
 
 def read_body(body: bytes, context: Context) -> Seen:
@@ -164,7 +170,7 @@ def no_answer(body: Any, context: Context) -> Failure:
 
 def not_json(body: bytes, context: Context) -> Failure:
     """Return the failure for a body that is not JSON, such as the HTML page of a gateway or a login."""
-    from .provider_errors import plain_text
+    from threadledger.domain.provider_errors import plain_text
 
     text = whole_text(body[: 8 * BODY_CHARS_MAX].decode("utf-8", "replace"))
     if not text.strip():
@@ -187,8 +193,6 @@ def answered(
     """
     calls, text = bool(message.calls()), answer_text(message)
     if finish_reason in NOT_FINISHED or finish_reason == FAILED or not (text.strip() or calls):
-        from .provider_errors import body_text
-
         return context.failure(
             "error" if finish_reason == FAILED else "incomplete",
             code=None if text.strip() or finish_reason == FAILED else "empty_answer",
@@ -222,10 +226,15 @@ def usage_of(given: Any) -> Usage:
     if not isinstance(given, Mapping):
         return Usage()
     counts = [given.get(new, given.get(old)) or 0 for new, old in _TOKENS]
+    for (new, old), part in zip(_TOKENS, _PARTS_OF_TOKENS, strict=True):
+        details = given.get(f"{new}_details") or given.get(f"{old}_details")
+        counts.append(details.get(part) or 0 if isinstance(details, dict) else 0)
     return Usage(*counts) if all(type(count) is int and count >= 0 for count in counts) else Usage()
 
 
 _TOKENS = (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
+_PARTS_OF_TOKENS = ("cached_tokens", "reasoning_tokens")
+"""The part of the input tokens, and of the output tokens, that has a count of its own."""
 
 
 def text_of(value: Any) -> str | None:

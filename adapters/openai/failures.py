@@ -11,10 +11,10 @@ from typing import Any
 
 from threadledger.domain.durations import retry_after
 from threadledger.domain.failures import Failure, redact, whole_text
+from threadledger.domain.provider_errors import ERROR_EVENT
 
 from .bodies import Context, json_value
 from .client import RedirectRefused, request_id_in
-from .provider_errors import ERROR_EVENT
 
 TIMEOUT, CONNECTION = "APITimeoutError", "APIConnectionError"
 """Names of the SDK's exceptions for requests without a response. The HTTP client's own exceptions are stored as these."""

@@ -16,6 +16,7 @@ from typing import Any
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.failures import Failure, whole_text
+from threadledger.domain.provider_errors import ERROR_EVENT, error_in
 
 from .bodies import (
     Context,
@@ -28,7 +29,6 @@ from .bodies import (
     usage_of,
 )
 from .messages import answer_message, arguments_text, text_in, thread_messages, whole
-from .provider_errors import ERROR_EVENT, error_in
 
 ENDED_EARLY = "stream_ended"
 """Failure code for a stream that ended without its last event."""

@@ -9,11 +9,11 @@ from typing import Any
 
 from threadledger.domain.effects import Effects
 from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.provider_errors import error_in
 
 from .bodies import Context, json_value, no_answer, not_json
 from .client import Client, call, calling, context_of
 from .limits import PAGE_ITEMS
-from .provider_errors import error_in
 from .run_bodies import oldest_first
 
 NO_CONTENT = 204

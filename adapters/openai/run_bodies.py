@@ -9,10 +9,10 @@ from typing import Any
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
 from threadledger.domain.failures import Failure, redact
+from threadledger.domain.provider_errors import ProviderError, error_in
 
-from .bodies import RESPONSE_ENDED, RUN_ENDED, Context, Seen, answered, no_answer, text_of, usage_of
+from .bodies import RESPONSE_ENDED, RUN_ENDED, Context, Seen, answered, body_text, no_answer, text_of, usage_of
 from .messages import function_calls, output_message, thread_messages
-from .provider_errors import ProviderError, body_text, error_in
 
 
 def with_messages(seen: Seen, page: Any, context: Context) -> Seen:

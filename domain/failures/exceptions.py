@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from ..durations import duration_seconds, retry_after
 from ..limits import BODY_CHARS_MAX, DETAILS_BYTES_MAX
+from ..provider_errors import error_in, error_objects
 from .redaction import cleaned, redact, redact_details
 
 T = TypeVar("T")
@@ -32,11 +33,6 @@ _SURPLUS_CHARS = 4 * BODY_CHARS_MAX
 
 _REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "x-ms-request-id", "x-amz-request-id")
 """Names of the headers with the provider's id of the request: OpenAI, Anthropic, AWS, Azure."""
-
-_ERRORS = ("error", "Error", "detail", "errors")
-"""Names under which a body has its error: an object, a list of objects, or text."""
-
-_MESSAGES = ("message", "Message", "msg", "detail", "error_description")
 
 
 def facts_of_exception(error: BaseException) -> dict[str, Any]:
@@ -102,7 +98,7 @@ class _Facts:
         self._response = _value(error, "response")
         self._headers = _headers(self._response) or _headers(error)
         self.body = self._body()
-        self._inner = _error_object(self.body)
+        self._inner = next(iter(error_objects(self.body)), self.body)
         self.http_status = self._http_status()
         self.has_request = _value(error, "request") is not None
         self.is_of_a_provider = self.http_status is not None or self.body is not None or bool(self._headers)
@@ -126,10 +122,8 @@ class _Facts:
 
     @property
     def message(self) -> str | None:
-        found = _of(self._inner, _MESSAGES)
-        if found is None and isinstance(self._inner, str) and self._inner is not self.body:  # no page of a proxy
-            found = self._inner
-        return redact(found).strip() or None if isinstance(found, str) else None
+        said = error_in(self.body) if not isinstance(self.body, str) else None  # a text may be the page of a proxy
+        return redact(said.message).strip() or None if said is not None and said.message else None
 
     @property
     def request_id(self) -> str | None:
@@ -189,19 +183,6 @@ class _Facts:
             if isinstance(delay, str):
                 return duration_seconds(delay)
         return None
-
-
-def _error_object(body: Any, depth: int = 0) -> Any:
-    """Return the object or text in a body that describes the error; the body itself if nothing contains it."""
-    if depth > len(_ERRORS):
-        return body
-    if isinstance(body, list) and body:
-        return _error_object(body[0], depth + 1)
-    if isinstance(body, Mapping):
-        inner = next((body[name] for name in _ERRORS if body.get(name)), None)
-        if isinstance(inner, Mapping | list) or (isinstance(inner, str) and not body.get("message")):
-            return _error_object(inner, depth + 1)
-    return body
 
 
 def _of(given: Any, names: tuple[str, ...]) -> Any:

@@ -332,7 +332,7 @@ def test_a_question_that_the_app_asks_again_is_answered_in_its_exchange(recorded
     assert [(failure.next, failure.answered_by) for failure in ledger.failures()] == [("fallback", second.run_id)]
     (fallback,) = [event for event in ledger.conversation("customer-42").events() if type(event) is FallbackUsed]
     assert (fallback.failed_run_id, fallback.from_backend, fallback.to_backend) == (first.run_id, "responses", "chat")
-    assert fallback.reason == "assistant_misconfigured: HTTP 400: invalid_request_error: No."
+    assert fallback.reason == "history_refused: HTTP 400: invalid_request_error: No."
     assert ledger.memory("customer-42").messages[-1].source.value == "fallback"
     assert [role for role, _ in said(ledger)] == ["user", "assistant"]
     assert ledger.state("customer-42").unanswered == 0

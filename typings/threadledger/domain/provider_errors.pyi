@@ -1,0 +1,1 @@
+from domain.provider_errors import *
