@@ -26,6 +26,9 @@ RESPONSE_ENDED = frozenset({"completed", "failed", "incomplete", "cancelled"})
 NOT_FINISHED = frozenset({"length", "content_filter"})
 """Finish reasons of an incomplete answer."""
 
+EVENT_STREAM = "text/event-stream"
+"""Content type of a stream."""
+
 FAILED = "error"
 """Finish reason of an answer that the provider broke off, as OpenRouter sends it."""
 
@@ -102,7 +105,13 @@ def body_text(body: Any) -> str:
 
 
 def read_body(body: bytes, context: Context) -> Seen:
-    """Read the state of a run from a complete body."""
+    """Read the state of a run from a complete body: JSON, or a stream of events that was not requested."""
+    if context.content_type.startswith(EVENT_STREAM):
+        from .folds import fold_of
+
+        fold = fold_of(context, events=True)
+        fold.take(body)
+        return fold.end()
     try:
         return seen_in(json_value(body), context)
     except (ValueError, RecursionError):
@@ -238,8 +247,8 @@ _PARTS_OF_TOKENS = ("cached_tokens", "reasoning_tokens")
 
 
 def text_of(value: Any) -> str | None:
-    """Return the value if it is a string, otherwise None."""
-    return value if isinstance(value, str) else None
+    """Return the value if it is a string with any text, otherwise None."""
+    return value if isinstance(value, str) and value else None
 
 
 def _chat(body: dict[str, Any], context: Context) -> Seen:

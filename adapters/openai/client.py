@@ -218,15 +218,8 @@ _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "apim-r
 
 
 def read_reply(raw: Any, context: Context) -> Seen:
-    """Read the state of a run from the raw response of a request that asked for no stream, JSON or not."""
-    context = context_of(raw, context)
-    if not context.content_type.startswith("text/event-stream"):
-        return read_body(raw.http_response.content, context)
-    from .folds import fold_of
-
-    fold = fold_of(context, events=True)
-    fold.take(raw.http_response.content)
-    return fold.end()
+    """Read the state of a run from a raw response."""
+    return read_body(raw.http_response.content, context_of(raw, context))
 
 
 USAGE = "usage"

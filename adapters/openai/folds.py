@@ -234,7 +234,7 @@ class ChatFold(EventFold):
         self.seen = replace(self.seen, remote_id=text_of(whole(self._facts["id"])), usage=usage)
         choices = data.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            if not isinstance(choice, dict) or choice.get("index") not in {0, None}:
+            if not isinstance(choice, dict) or choice.get("index") not in (0, None):
                 continue  # one choice is requested; if a server returns more, only the first is used
             if choice.get("error"):
                 self.seen = self.stopped(self._error(choice))
@@ -274,6 +274,7 @@ class ChatFold(EventFold):
         function = delta.get("function")
         function = function if isinstance(function, dict) else {}
         index, call_id = delta.get("index"), text_in(delta.get("id"))
+        index = index if isinstance(index, int) else None
         place = self._places.get(index)
         known = self._calls[place] if place is not None else None
         if known is None or (call_id and known["id"] and call_id != known["id"]):
@@ -305,7 +306,7 @@ class ResponseFold(EventFold):
     """Read the events of the Responses API; events with the response contain all of it."""
 
     def event(self, name: str, data: Any) -> None:
-        if data.get("type") in {"response.output_text.delta", "response.refusal.delta"}:
+        if data.get("type") in ("response.output_text.delta", "response.refusal.delta"):
             self._say(text_in(data.get("delta")))
         response = data.get("response")
         if isinstance(response, dict):

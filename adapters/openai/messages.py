@@ -92,10 +92,10 @@ def output_message(output: Any) -> Message:
     called = [
         {
             "id": item.get("call_id") or item.get("id"),
-            "function": {"name": item.get("name"), "arguments": item.get(_CALLS[str(item["type"])])},
+            "function": {"name": item.get("name"), "arguments": item.get(_CALLS[item["type"]])},
         }
         for item in items
-        if item.get("type") in _CALLS
+        if text_in(item.get("type")) in _CALLS
     ]
     return Message(Role.ASSISTANT, text or (None if called else ""), function_calls(called))
 
@@ -190,7 +190,7 @@ def kept(given: Mapping[str, Any]) -> Message:
 
 def _of_items(items: Iterable[Mapping[str, Any]]) -> Iterator[Message]:
     for item in items:
-        kind = item.get("type") or "message"
+        kind = text_in(item.get("type")) or "message"
         if kind in _CALLS:
             call_id, written = text_in(item.get("call_id")), arguments_text(item.get(_CALLS[kind]))
             yield Message(Role.ASSISTANT, None, (ToolCall(call_id, text_in(item.get("name")), written),))

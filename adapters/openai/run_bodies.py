@@ -41,7 +41,7 @@ def written_by(run_id: str | None, thread_id: str | None, messages: Sequence[Any
     run, the run's messages are those of the assistant after the newest message of the user.
     """
     found = oldest_first([each for each in messages if isinstance(each, dict)])
-    found = [each for each in found if each.get("thread_id") in {None, thread_id}]
+    found = [each for each in found if each.get("thread_id") in (None, thread_id)]
     if not any(each.get("run_id") for each in found):
         asked = max((place + 1 for place, each in enumerate(found) if each.get("role") == "user"), default=0)
         return [each for each in found[asked:] if each.get("role") == "assistant"]
@@ -74,7 +74,7 @@ def _response(body: dict[str, Any], context: Context) -> Seen:
     context = replace(context, thread_id=thread_id or context.thread_id)
     seen = Seen(None, remote_id, context.thread_id, usage=usage_of(body.get("usage")), status=status)
     if status not in RESPONSE_ENDED:
-        return seen
+        return seen if remote_id else Seen(no_answer(body, context))
     if status != "completed" or body.get("error"):
         return replace(seen, outcome=_not_completed(body, output.text, context))
     outcome = answered(
@@ -93,7 +93,7 @@ def _response(body: dict[str, Any], context: Context) -> Seen:
 
 def _run(body: dict[str, Any], context: Context) -> Seen:
     remote_id, status = text_of(body.get("id")), text_of(body.get("status"))
-    if remote_id is None or status is None:
+    if not remote_id or status is None:
         return Seen(no_answer(body, context))
     context = replace(context, thread_id=text_of(body.get("thread_id")) or context.thread_id)
     seen = Seen(

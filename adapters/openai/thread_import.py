@@ -79,7 +79,7 @@ class ThreadReader:
             lambda sdk, **options: sdk.beta.threads.messages.with_raw_response.list(thread_id, **options),
             thread_id,
         )
-        return [message for message in found if message.get("thread_id") in {None, thread_id}]
+        return [message for message in found if message.get("thread_id") in (None, thread_id)]
 
     def _steps(self, thread_id: str, run_id: str) -> Effects[list[dict[str, Any]]]:
         """Return the steps of a run; none if the provider no longer has the run."""
@@ -100,7 +100,7 @@ class ThreadReader:
             thread_id,
             run_id,
         )
-        return [step for step in found if step.get("run_id") in {None, run_id}]
+        return [step for step in found if step.get("run_id") in (None, run_id)]
 
     def _conversation(self, thread_id: str) -> Effects[dict[str, Any]]:
         conversation = yield from retried(lambda: self._retrieved_conversation(thread_id))

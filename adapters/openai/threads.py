@@ -107,7 +107,7 @@ class AssistantsThreads:
                 lambda sdk, **options: sdk.beta.threads.messages.with_raw_response.list(thread_id, **options),
                 thread_id,
             )
-            return [_read_message(message) for message in messages if message.get("thread_id") in {None, thread_id}]
+            return [_read_message(message) for message in messages if message.get("thread_id") in (None, thread_id)]
         except ProviderRefused as refused:
             raise (yield from shut_down_or(refused, self._client)) from refused
 
