@@ -16,6 +16,9 @@ from .client import Client, call, calling, context_of
 from .limits import PAGE_ITEMS
 from .run_bodies import oldest_first
 
+NOT_READ: dict[str, Any] = {"type": "JSONDecodeError", "details": {"exception": "JSONDecodeError"}}
+"""Facts of the failure of a response that cannot be read."""
+
 NO_CONTENT = 204
 """HTTP status of a response that has no body."""
 
@@ -84,7 +87,8 @@ def every(
 
     What a server says about a list is a hint, because compatible servers ignore parameters: a page that brings nothing new
     ends the list, a full page may be followed by another one although `has_more` is false, and the times of the objects
-    decide their order.
+    decide their order. Only a first page that is not full and is sent again although the list goes on is an error, because
+    the rest of the list would be taken for missing.
 
     Args:
         client: the connection to the provider.
@@ -102,6 +106,13 @@ def every(
             client, endpoint, partial(_on_page, page, dict(options)), thread_id, run_id
         )
         new = {each["id"]: each for each in objects if each["id"] not in found}
+        if objects and not new and len(found) == len(objects) < PAGE_ITEMS and may_go_on:
+            message = (
+                "the server says that the list goes on, but sends its first page again: it cannot be read to its end"
+            )
+            raise ProviderRefused(
+                Context("", endpoint, thread_id=thread_id).failure("error", **NOT_READ, message=message)
+            )
         found |= new
         if not new or not may_go_on:
             return oldest_first(list(found.values()))

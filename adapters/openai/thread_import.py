@@ -16,6 +16,7 @@ from threadledger.domain.threads import retried
 from .assistant_setup import shut_down_or
 from .client import Client
 from .objects import every, fetched
+from .run_bodies import rises
 
 CONVERSATION_PREFIX = "conv_"
 """Prefix of the ids of Conversations; all other ids are treated as Assistants threads."""
@@ -79,7 +80,8 @@ class ThreadReader:
             lambda sdk, **options: sdk.beta.threads.messages.with_raw_response.list(thread_id, **options),
             thread_id,
         )
-        return [message for message in found if message.get("thread_id") in (None, thread_id)]
+        own = [message for message in found if message.get("thread_id") in (None, thread_id)]
+        return own if rises(own) else in_order_of_speech(own)
 
     def _steps(self, thread_id: str, run_id: str) -> Effects[list[dict[str, Any]]]:
         """Return the steps of a run; none if the provider no longer has the run."""
@@ -105,7 +107,7 @@ class ThreadReader:
     def _conversation(self, thread_id: str) -> Effects[dict[str, Any]]:
         conversation = yield from retried(lambda: self._retrieved_conversation(thread_id))
         items = yield from retried(lambda: self._items(thread_id))
-        return {**conversation, "id": thread_id, "items": items, "order": "asc"}
+        return {**conversation, "id": thread_id, "items": in_order_of_speech(items), "order": "asc"}
 
     def _retrieved_conversation(self, thread_id: str) -> Effects[dict[str, Any]]:
         return (
@@ -126,3 +128,20 @@ class ThreadReader:
                 thread_id,
             )
         )
+
+
+def in_order_of_speech(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the items of a Conversation, or messages of one second, oldest first.
+
+    They have no time that would show it, and a server may ignore the requested order. The newest are first if results come
+    before their calls, or if the first message is the model's and the last one the user's.
+    """
+    places = {(each.get("type"), each.get("call_id")): place for place, each in enumerate(items)}
+    answered = [
+        (places[kind, call_id], places["function_call_output", call_id])
+        for kind, call_id in places
+        if kind == "function_call" and ("function_call_output", call_id) in places
+    ]
+    roles = [each.get("role") for each in items if each.get("type", "message") == "message"]
+    falls = answered[0][0] > answered[0][1] if answered else roles[:1] + roles[-1:] == ["assistant", "user"]
+    return items[::-1] if falls else items
