@@ -186,7 +186,7 @@ def one_choice(named: bool, everything: bool) -> None:
     """Raise a usage error unless exactly one of the two choices was made."""
     if named == everything:
         raise click.UsageError(
-            "name conversations or pass --all (rerun: --failed), but not both", click.get_current_context()
+            "name conversations or pass --all, but not both", click.get_current_context()
         )
 
 

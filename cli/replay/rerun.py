@@ -9,7 +9,7 @@ import click
 
 from ..main import Exit, MomentParameter, invocation, opened
 from ..output import counted, emit_many, note
-from .plans import Tally, apply_options, confirm, ending, for_people, how_options, one_choice, performed, stoppable
+from .plans import Tally, apply_options, confirm, ending, for_people, how_options, performed, stoppable
 
 if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger
@@ -22,7 +22,7 @@ MADE = (*PLANNED[:4], "cost", "fork", "state", "reason", "answer", "original")
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[RUN|KEY]...")
-@click.option("--failed", is_flag=True, help="Rerun every unanswered exchange.")
+@click.option("--failed", is_flag=True, help="Rerun every unanswered exchange; with RUN or KEY, only theirs.")
 @click.option("--since", type=MomentParameter(), metavar="T", help="Only exchanges that failed at T or later.")
 @click.option("--until", type=MomentParameter(), metavar="T", help="Only exchanges that failed at T or earlier.")
 @click.option("--cause", metavar="C", help="Only exchanges that failed with this cause.")
@@ -80,13 +80,15 @@ def rerun(
 ) -> int:
     """Rerun failed exchanges: by RUN, by conversation KEY, or all unanswered ones (--failed).
 
-    The model sees exactly the memory of the failed run.
+    Everything that is given narrows the selection: --failed KEY reruns only the unanswered exchanges of KEY. The model
+    sees exactly the memory of the failed run.
     """
-    one_choice(bool(targets), failed)
+    if not targets and not failed:
+        raise click.UsageError("name runs or conversations, or pass --failed", click.get_current_context())
     with opened(profile=profile) as ledger:
         runs, keys = _runs_and_keys(ledger, targets)
         own = ledger.services.profile if profile is not None else None
-        plan = ledger.replay.plan_rerun(runs, keys, failed, profile=own, **chosen)
+        plan = ledger.replay.plan_rerun(runs or None, keys or None, failed, profile=own, **chosen)
         plan.limit(max_runs, max_cost)
         if not apply:
             return _show_plan(plan, max_runs)

@@ -82,8 +82,8 @@ class Replay:
 
     def plan_rerun(
         self,
-        runs: Sequence[str] = (),
-        keys: Sequence[str] = (),
+        runs: Sequence[str] | None = None,
+        keys: Sequence[str] | None = None,
         failed: bool = False,
         since: datetime | timedelta | None = None,
         cause: Cause | str | None = None,
@@ -98,9 +98,10 @@ class Replay:
     ) -> RerunPlan:
         """Plan to rerun exchanges, each with the memory that its run used.
 
-        Exchanges are selected by runs, by conversations, or (`failed`) all that are unanswered. The last two selections
-        are limited to exchanges whose failures match `since`, `until`, `cause` and `backend`. Forks and shadows may
-        rerun answered exchanges, too.
+        Exchanges are selected by runs, by conversations, or (`failed`) all that are unanswered. Every argument that is
+        given narrows the selection: `failed` with `keys` selects the unanswered exchanges of these conversations, and
+        an empty list selects none. `since`, `until`, `cause` and `backend` limit it to matching failures. Forks and
+        shadows may rerun answered exchanges, too.
 
         Args:
             on: the backend to call, instead of the policy's backends.
@@ -117,12 +118,12 @@ class Replay:
             InvalidInput: an option is invalid, or there is no such backend or cause.
             RunNotFound, ConversationNotFound: no such run or conversation.
         """
-        for key in keys:
+        for key in keys or ():
             self._journal.require(key)
         matching = FailureFilter.of(since, until, cause, None, backend, unanswered=False)
         wanted = Wanted(
-            tuple(self._journal.run(run_id)[0].run_id for run_id in runs),
-            tuple(keys),
+            None if runs is None else tuple(self._journal.run(run_id)[0].run_id for run_id in runs),
+            None if keys is None else tuple(keys),
             failed,
             matching.since,
             matching.until,

@@ -14,7 +14,6 @@ from typing import Any
 from ..conversation import (
     ExchangeRecord,
     Exchanges,
-    FailureFilter,
     Place,
     RunRecord,
     parse_message,
@@ -73,7 +72,7 @@ class RerunPlan(Plan[RerunItem]):
         folded = lru_cache(CONVERSATIONS_KEPT)(self._journal.exchanges)
         for key, run_ids in self._chosen().values():
             runs = folded(key).runs
-            named = [run_id for run_id in run_ids if not runs[run_id].shadow or run_id in self.wanted.runs]
+            named = [run_id for run_id in run_ids if not runs[run_id].shadow or run_id in (self.wanted.runs or ())]
             if named:
                 yield self._rerunning.planned(key, named[-1], folded(key))
 
@@ -130,20 +129,32 @@ class RerunPlan(Plan[RerunItem]):
     def _chosen(self) -> dict[str, tuple[str, list[str]]]:
         """Return a mapping of exchange to conversation and runs, in the order of failure.
 
-        The last run is the one that is rerun.
+        Every selection narrows: named runs only if they match the filters, too. The last run is the one that is rerun.
         """
         wanted = self.wanted
         chosen: dict[str, tuple[str, list[str]]] = {}
-        for run_id in wanted.runs:
-            run, _ = self._journal.run(run_id)
-            chosen.setdefault(run.exchange_id, (run.key, []))[1].append(run.run_id)
-        unanswered = not wanted.includes("answered")
-        matching = FailureFilter(wanted.since, wanted.until, wanted.cause, None, wanted.backend, unanswered)
-        keys = set(wanted.keys)
-        for failure in self._journal.views.failures(matching) if keys or wanted.failed else ():
-            if wanted.failed or failure.key in keys:
-                chosen.setdefault(failure.exchange_id, (failure.key, []))[1].append(failure.run_id)
+        for key, exchange_id, run_id in self._named() if wanted.runs is not None else self._failed():
+            if wanted.keys is None or key in wanted.keys:
+                chosen.setdefault(exchange_id, (key, []))[1].append(run_id)
         return chosen
+
+    def _named(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the named runs that match the filters: key, exchange and run."""
+        wanted = self.wanted
+        matching = wanted.matching(unanswered=wanted.failed and not wanted.includes("answered"))
+        for run_id in wanted.runs or ():
+            run, exchanges = self._journal.run(run_id)
+            has_failed = run.failure is not None and matching(recorded_failure(run, exchanges.exchange_of(run)))
+            if has_failed or not wanted.filters_failures:
+                yield run.key, run.exchange_id, run.run_id
+
+    def _failed(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the failed runs that match the filters: key, exchange and run."""
+        wanted = self.wanted
+        if wanted.failed or wanted.keys:
+            matching = wanted.matching(unanswered=not wanted.includes("answered"))
+            for failure in self._journal.views.failures(matching):
+                yield failure.key, failure.exchange_id, failure.run_id
 
     def _listed(self, found: Mapping[int, RerunItem]) -> list[RerunItem]:
         if self._items is None:  # a resumed job: its items were planned by another process

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from ..conversation import Profile
+from ..conversation import FailureFilter, Profile
 from ..conversation.messages import Usage
 from ..errors import InvalidInput
 from ..exchange import Candidate, Policy, Services
@@ -32,8 +32,9 @@ TOOLS = ("recorded", "live")
 class Wanted:
     """Hold the options of a rerun."""
 
-    runs: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
+    runs: tuple[str, ...] | None = None
+    """Selected runs; None selects by the other options."""
+    keys: tuple[str, ...] | None = None
     failed: bool = False
     since: datetime | None = None
     until: datetime | None = None
@@ -64,6 +65,15 @@ class Wanted:
         """Return whether the functions of recorded tool calls are called again."""
         return self.tools == "live"
 
+    @property
+    def filters_failures(self) -> bool:
+        """Return whether only failed runs are selected, because an option describes a failure."""
+        return self.failed or any(each is not None for each in (self.since, self.until, self.cause, self.backend))
+
+    def matching(self, unanswered: bool) -> FailureFilter:
+        """Return the filter of the failures that the options describe."""
+        return FailureFilter(self.since, self.until, self.cause, None, self.backend, unanswered)
+
     def includes(self, what: str) -> bool:
         """Return whether exchanges of this kind run although they are skipped by default.
 
@@ -74,8 +84,8 @@ class Wanted:
     def as_json(self) -> dict[str, Any]:
         """Return the options as JSON, enough to make the same plan again."""
         given = vars(self) | {
-            "runs": list(self.runs),
-            "keys": list(self.keys),
+            "runs": list(self.runs or ()),
+            "keys": list(self.keys or ()),
             "include": list(self.include),
             "since": to_iso(self.since) if self.since is not None else None,
             "until": to_iso(self.until) if self.until is not None else None,

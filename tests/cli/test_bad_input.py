@@ -41,7 +41,7 @@ def sentences(err: str) -> list[str]:
         (("--db", "sqlite:///no/such/folder/x.db", "init"), 1, "create the folder"),
         (("lsit",), 2, "did you mean 'list'"),
         (("replay", "rebuild"), 2, "name conversations, or pass exactly one"),
-        (("replay", "rerun", "k", "--failed"), 2, "but not both"),
+        (("replay", "rerun"), 2, "name runs or conversations, or pass --failed"),
         (("audit", "failures", "--since", "99999999999w"), 2, "too far in the past"),
     ],
 )

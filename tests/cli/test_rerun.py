@@ -123,3 +123,15 @@ def test_what_cannot_be_had_is_refused_before_anybody_is_asked(
     assert refused.code == code
     assert told in refused.err
     assert len(command("show", "k", "-o", "json").json["messages"]) == 1
+
+
+def test_failed_and_a_key_rerun_only_the_failures_of_that_conversation(
+    command: Command, failed: Callable[[str], str]
+) -> None:
+    run_id = failed("a")
+    failed("b")
+    one = command("replay", "rerun", "--failed", "a", "-o", "json").json
+    assert [(item["key"], item["run_id"]) for item in one] == [("a", run_id)]
+    assert command("replay", "rerun", "--failed", run_id, "-o", "json").json == one
+    assert command("replay", "rerun", "--failed", "a", "--cause", "rate_limited", "-o", "json").json == []
+    assert command("replay", "rerun", run_id, "b", "-o", "json").json == []
