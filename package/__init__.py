@@ -20,21 +20,18 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     from threadledger.domain import (
-        AllBackendsFailed,
         Answer,
         AsyncChat,
         AsyncLedger,
         Cause,
         Chat,
-        ConversationBusy,
-        ConversationNotFound,
         Delta,
         Ledger,
         Observer,
         StartedOver,
-        ThreadledgerError,
         ToolUse,
     )
+    from threadledger.domain.errors import *
 
     ClientT = TypeVar("ClientT", bound=OpenAI | AsyncOpenAI)
 
@@ -45,11 +42,33 @@ __all__ = [
     "AsyncLedger",
     "Cause",
     "Chat",
+    "Conflict",
     "ConversationBusy",
+    "ConversationChanged",
     "ConversationNotFound",
+    "CorruptEvent",
+    "DatabaseMissing",
     "Delta",
+    "ExchangeAnswered",
+    "FileMissing",
+    "ForeignDatabase",
+    "GroupNotFound",
+    "IdempotencyConflict",
+    "InvalidInput",
+    "InvalidKey",
+    "InvalidMessage",
+    "InvalidProfile",
+    "InvalidSettings",
+    "JobNotFound",
     "Ledger",
+    "NewerSchema",
+    "NotFound",
+    "ProviderRefused",
+    "RunNotFound",
+    "RunNotOpen",
     "StartedOver",
+    "StoreError",
+    "StoreUnavailable",
     "ThreadledgerError",
     "ToolUse",
     "__version__",
@@ -134,6 +153,11 @@ def open_async(
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("threadledger.domain"), name)
-    raise AttributeError(f"threadledger has no {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"threadledger has no {name!r}")
+    errors = import_module("threadledger.domain.errors")
+    return getattr(errors if hasattr(errors, name) else import_module("threadledger.domain"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

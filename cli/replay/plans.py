@@ -185,9 +185,7 @@ def chosen_keys(
 def one_choice(named: bool, everything: bool) -> None:
     """Raise a usage error unless exactly one of the two choices was made."""
     if named == everything:
-        raise click.UsageError(
-            "name conversations or pass --all, but not both", click.get_current_context()
-        )
+        raise click.UsageError("name conversations or pass --all, but not both", click.get_current_context())
 
 
 def for_people(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
