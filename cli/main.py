@@ -59,7 +59,11 @@ def common(command: F) -> F:
     """Add the global options to a command or group; if an option is given twice, the last one wins."""
     options = (
         click.option(
-            "--db", type=TextParameter(), metavar="URL", help="Database, as a SQLAlchemy URL.", **_shared("db")
+            "--db",
+            type=TextParameter(),
+            metavar="FILE|URL",
+            help="Database: a SQLite file, or a SQLAlchemy URL.",
+            **_shared("db"),
         ),
         click.option(
             "-o",

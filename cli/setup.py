@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,19 @@ def init(force: bool) -> int:
     example = files("threadledger.cli").joinpath("env.example").read_text(encoding="utf-8")
     chosen = invocation().db
     if chosen is not None:
-        example = example.replace("# THREADLEDGER_DB=sqlite:///threadledger.db", f"THREADLEDGER_DB={chosen}")
+        example = example.replace("# THREADLEDGER_DB=sqlite:///threadledger.db", f"THREADLEDGER_DB={_quoted(chosen)}")
     ENV.write_text(example, encoding="utf-8")
     ENV.chmod(0o600)
     emit_one(thing, lambda console: console.print(f"wrote {ENV}, database {url}", markup=False))
     note("set OPENAI_API_KEY in .env, then: threadledger ask KEY TEXT")
     return Exit.DONE
+
+
+def _quoted(value: str) -> str:
+    """Return a value as `.env` needs it: in quotes if it holds a space or a character with a meaning there."""
+    if not re.search(r"[\s#'\"$\\]", value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 MASK = "********"

@@ -12,6 +12,7 @@ Libraries that are slow to import are only loaded by `open()`.
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._version import __version__
@@ -80,7 +81,7 @@ __all__ = [
 
 
 def open(  # noqa: A001 - the name users know from files: threadledger.open()
-    url: str | None = None,
+    url: str | PathLike[str] | None = None,
     *,
     tools: Mapping[str, Callable[..., Any]] | None = None,
     observer: "Observer | None" = None,
@@ -89,7 +90,8 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
     """Open a ledger.
 
     Args:
-        url: the database, as a SQLAlchemy URL; by default the one in the settings. It is created or upgraded if needed.
+        url: the database, as the path of a SQLite file or a SQLAlchemy URL; by default the one in the settings. It is
+            created or upgraded if needed.
         tools: functions that a model may call, by their names in the profile.
         observer: receives every run's start and end (`threadledger.domain.Observer`), in addition to the log.
         settings: any setting by its field name (`retries=1`, `backends=("chat",)`); wins over environment and `.env`.
@@ -99,7 +101,9 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
     """
     from threadledger.adapters import load_settings, open_ledger
 
-    return open_ledger(load_settings(db=url, **settings), tools=tools, observer=observer)
+    return open_ledger(
+        load_settings(db=fspath(url) if url is not None else None, **settings), tools=tools, observer=observer
+    )
 
 
 def record(client: "ClientT", ledger: "Ledger | None" = None, key: str | None = None) -> "ClientT":
@@ -134,7 +138,7 @@ def recording(key: str) -> AbstractContextManager[None]:
 
 
 def open_async(
-    url: str | None = None,
+    url: str | PathLike[str] | None = None,
     *,
     tools: Mapping[str, Callable[..., Any]] | None = None,
     observer: "Observer | None" = None,

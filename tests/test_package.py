@@ -20,7 +20,7 @@ ALL_ERRORS = {
 
 
 def test_every_exception_is_at_the_top() -> None:
-    assert ALL_ERRORS <= set(threadledger.__all__)
+    assert set(threadledger.__all__) >= ALL_ERRORS
     assert all(getattr(threadledger, name) is getattr(errors, name) for name in ALL_ERRORS)
 
 

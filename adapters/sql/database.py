@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
+from pathlib import Path
 from typing import cast
 
 from sqlalchemy import QueuePool, exc
@@ -106,12 +108,30 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+_MISSPELT = re.compile(r"([A-Za-z][\w+.-]+):/|((?:sqlite|postgres|mysql|mariadb)[\w+]*):", re.IGNORECASE)
+"""Beginning of a URL without `://`. A single letter before the colon is a drive of Windows, so it begins a path."""
+
+
 def _parse(url: str) -> URL:
+    """Return the URL of a database; a text without `://` is the path of a SQLite file."""
+    if "://" not in url and url.strip():
+        misspelt = _MISSPELT.match(url)
+        if misspelt is not None:  # the rest may hold a password
+            raise InvalidSettings(
+                f"the database cannot be read: {misspelt[1] or misspelt[2]}: is not followed by ://; give a file, "
+                "sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE with --db or THREADLEDGER_DB"
+            )
+        try:
+            return URL.create("sqlite", database=str(Path(url).expanduser()))
+        except RuntimeError:
+            raise InvalidSettings(
+                f"the database {url!r} is in the home of an unknown user: give its whole path"
+            ) from None
     try:
         return make_url(url)
     except exc.ArgumentError:
         raise InvalidSettings(
-            "the database URL cannot be read: set one like sqlite:///threadledger.db with --db or THREADLEDGER_DB"
+            "the database URL cannot be read: set a file, or a URL like sqlite:///threadledger.db, with --db or THREADLEDGER_DB"
         ) from None
 
 

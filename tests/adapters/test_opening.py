@@ -1,9 +1,11 @@
 """What cannot be opened, and is told in one sentence and left as it was."""
 
 import sqlite3
+from pathlib import Path
 
 import pytest
 
+import threadledger
 from threadledger.adapters.sql import Database
 from threadledger.domain.errors import DatabaseMissing, ForeignDatabase, InvalidSettings, StoreUnavailable
 
@@ -41,10 +43,52 @@ def test_a_database_that_has_to_be_there_and_is_not_is_not_made(db_url, db_path)
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite://", "sqlite:///:memory:", "mysql://u:hunter2@h/d", "://hunter2", "", "/a/b.db"]
+    "url", ["sqlite://", "sqlite:///:memory:", "mysql://u:hunter2@h/d", "://hunter2", "", "postgres:/u:hunter2@h/d"]
 )
 def test_a_url_that_cannot_be_used_is_refused_in_one_sentence_without_its_password(url):
     with pytest.raises(InvalidSettings) as refused:
         Database(url)
     assert "hunter2" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chats.db",
+        "my chats.db",
+        "a/../chats.db",
+        "50%41 #1?.db",
+        "größe 日本.db",
+        "C:chats.db",
+        "chats:2.db",
+        "nonsense",
+    ],
+)
+def test_a_text_without_a_scheme_is_the_path_of_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for place in (Path(name), tmp_path / name):
+        with threadledger.open(str(place)) as ledger:
+            ledger.conversation("k").append("user", "Hello.")
+        assert Path(name).is_file()
+        monkeypatch.setenv("THREADLEDGER_DB", str(place))
+        with threadledger.open() as ledger:
+            assert ledger.state("k").messages >= 1
+    with threadledger.open(tmp_path / name) as ledger:
+        assert ledger.state("k").messages == 2
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    threadledger.open("~/my chats.db").close()
+    assert (tmp_path / "my chats.db").is_file()
+
+
+@pytest.mark.parametrize("typo", ["postgres:/me:secret@host/x", "postgresql+psycopg:me:secret@host/x", "sqlite:/x.db"])
+def test_a_misspelt_address_is_no_path_and_its_password_is_not_shown(tmp_path, monkeypatch, typo):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidSettings, match="is not followed by ://") as refused:
+        threadledger.open(typo)
+    assert "secret" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []

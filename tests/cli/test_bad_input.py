@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +37,13 @@ def sentences(err: str) -> list[str]:
         (("audit", "failures", "--since", f"{'9' * 5_000}d"), 2, "999… is too far in the past"),
         (("audit", "failures", "--since", "²d"), 2, "'²d' is not a time"),
         (("--db", "mysql://x", "list"), 2, "databases of kind 'mysql'"),
-        (("--db", "nonsense", "list"), 2, "URL cannot be read"),
+        (("--db", "nonsense", "list"), 6, "there is no database at sqlite:///nonsense"),
+        (("--db", "nonsense://", "list"), 2, "databases of kind 'nonsense'"),
+        (("--db", "://x", "list"), 2, "URL cannot be read"),
+        (("--db", "", "list"), 2, "URL cannot be read"),
+        (("--db", "postgres:/me:secret@host/x", "list"), 2, "postgres: is not followed by ://"),
+        (("--db", "sqlite:x.db", "list"), 2, "sqlite: is not followed by ://"),
+        (("--db", "~nobody-here/x.db", "list"), 2, "unknown user"),
         (("--db", "sqlite://", "list"), 2, "in-memory"),
         (("--db", "sqlite:///no/such/folder/x.db", "init"), 1, "create the folder"),
         (("lsit",), 2, "did you mean 'list'"),
@@ -158,3 +165,15 @@ def test_a_reader_that_goes_away_early_is_no_error(tmp_path: Any) -> None:
         export.stdout.close()
         assert export.stderr is not None
         assert export.stderr.read() == b""
+
+
+def test_init_keeps_the_path_of_the_database_that_it_is_given(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("my chats.db", "it's $HOME #1.db", "a\\b.db", "chats.db")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        assert command("--db", name, "init").code == 0
+        assert command("append", "k", "user", "Hello").code == 0
+        assert {path.name for path in folder.iterdir()} == {".env", name}
