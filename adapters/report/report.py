@@ -32,6 +32,8 @@ class Report:
     days: Sequence[tuple[str, str, int]]
     groups: Sequence[FailureGroup]
     muted: int = 0
+    unanswered: int = 0
+    """Number of exchanges with a failed run and without an answer."""
     title: str = "Failed runs"
     notes: Sequence[str] = field(default_factory=tuple)
 
@@ -68,12 +70,11 @@ def _head(report: Report) -> str:
 
 def _tiles(report: Report) -> str:
     runs, failed = (sum(getattr(row, name) for row in report.backends) for name in ("runs", "failed"))
-    unanswered = failed - sum(row.answered for row in report.backends)
     tiles = (
         ("runs", f"{runs:,}", ""),
         ("failed", f"{failed:,}", f"{failed / runs:.1%} of all" if runs else ""),
         ("fallbacks", f"{sum(row.fallbacks for row in report.backends):,}", "another backend took over"),
-        ("not answered", f"{unanswered:,}", "failed runs without an answer"),
+        ("not answered", f"{report.unanswered:,}", "exchanges without an answer"),
         ("groups", f"{len(report.groups):,}", f"{report.muted:,} more muted" if report.muted else "no muted groups"),
     )
     return '<dl class="tiles">' + "".join(map(_tile, tiles)) + "</dl>"
@@ -114,8 +115,7 @@ def _groups(report: Report) -> str:
 
 
 def _group(group: FailureGroup) -> str:
-    unanswered = group.runs - group.answered
-    waits = f"{unanswered:,} not answered" if unanswered else "all answered"
+    waits = f"{group.unanswered:,} not answered" if group.unanswered else "all answered"
     decided = group.decision.note if group.decision is not None and group.state != "open" else ""
     note = f'<p class="note">{escape(decided)}</p>' if decided else ""
     return (
@@ -123,8 +123,9 @@ def _group(group: FailureGroup) -> str:
         f"<strong>{escape(group.cause.value)}</strong> on {escape(group.backend)}"
         f"<code>{escape(group.group)}</code></header>"
         f'<p class="said">{escape(group.message)}</p>'
-        f'<div class="numbers">{sparkline(group.trend)}<span>{group.runs:,} runs in {group.conversations:,} '
-        f"conversations, {waits}</span><span>{_clock(group.first_at)} to {_clock(group.last_at)}</span></div>"
+        f'<div class="numbers">{sparkline(group.trend)}<span>{group.exchanges:,} exchanges, {waits}; '
+        f"{group.runs:,} runs in {group.conversations:,} conversations</span>"
+        f"<span>{_clock(group.first_at)} to {_clock(group.last_at)}</span></div>"
         f'<p class="advice">{escape(group.advice)}</p>{note}</article>'
     )
 
@@ -142,7 +143,7 @@ def _cells(row: SummaryRow) -> Iterable[str]:
     yield f"<th>{escape(row.value or '(none)')}</th>"
     for text in (
         *(f"{row.runs:,}", f"{row.failed:,}", f"{row.failure_rate:.1%}", f"{row.fallbacks:,}"),
-        *(f"{row.failed - row.answered:,}", _seconds(row.p50_seconds), _seconds(row.p95_seconds)),
+        *(f"{row.unanswered:,}", _seconds(row.p50_seconds), _seconds(row.p95_seconds)),
         *(f"{row.input_tokens:,}", f"{row.output_tokens:,}"),
     ):
         yield f"<td>{escape(text)}</td>"

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 STATES = ("open", "resolved", "muted", "returned", "all")
 
-COLUMNS = ("group", "state", "cause", "backend", "runs", "conversations", "unanswered", "trend", "last_at", "message")
+COLUMNS = (
+    *("group", "state", "cause", "backend", "exchanges", "unanswered", "runs", "conversations"),
+    *("trend", "last_at", "message"),
+)
 
 STATE_STYLES = {"returned": "bold red", "open": "yellow", "resolved": "green", "muted": "dim"}
 
@@ -111,8 +114,8 @@ def _emit(group: FailureGroup, ending: str) -> None:
     def draw(console: Console) -> None:
         from rich.text import Text
 
-        runs = counted(group.runs, "run")
-        said = f"group {group.group} is {group.state}: {runs} of {group.cause} on {group.backend}; {ending}"
+        counts = f"{counted(group.exchanges, 'exchange')} ({counted(group.runs, 'run')})"
+        said = f"group {group.group} is {group.state}: {counts} with {group.cause} on {group.backend}; {ending}"
         console.print(Text(printable(said, lines=False)), soft_wrap=True)
 
     emit_one(group.as_json(), draw)
@@ -146,9 +149,10 @@ def _draw_narrow(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         head = Text(f"{row['group']}  ").append_text(row["state"])
         head.append(printable(f"  {row['cause']} on {row['backend']}", lines=False), style="bold")
-        numbers = f"{counted(row['runs'], 'run')}, {counted(row['conversations'], 'conversation')}, "
+        exchanges = f"{counted(row['exchanges'], 'exchange')}, {row['unanswered']:,} unanswered"
+        numbers = f"{counted(row['runs'], 'run')}, {counted(row['conversations'], 'conversation')}"
         console().print(head)
-        console().print(Text(f"  {numbers}{row['unanswered']:,} unanswered"))
+        console().print(Text(f"  {exchanges}; {numbers}"))
         console().print(Text("  ").append_text(row["trend"]).append(f"  last {row['last_at']}"))
         console().print(Padding(Text(printable(row["message"], lines=False), style="dim"), (0, 0, 1, 2)))
 

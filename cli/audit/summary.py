@@ -36,7 +36,8 @@ PROFILE_HASH_CHARS = 8
 def summary(by: str, since: datetime | None, until: datetime | None) -> int:
     """Show counts, failure rates, durations and tokens of runs, with bars for the number of failures.
 
-    By cause and by code, `runs` counts all runs, because only failed runs have a cause.
+    By cause and by code, `runs` counts all runs, because only failed runs have a cause. `answered` and `unanswered` count
+    exchanges, which may have several failed runs each.
     """
     with opened() as ledger:
         rows = ledger.summary(by, since, until)
@@ -54,7 +55,6 @@ def summary(by: str, since: datetime | None, until: datetime | None) -> int:
 def _drawn(row: SummaryRow, rows: Sequence[SummaryRow], names: Mapping[str, str], wide: bool) -> dict[str, Any]:
     from rich.text import Text
 
-    fields = row.as_json()
     value = names.get(row.value or "", row.value or "(none)").replace("T", " ").removesuffix(":00Z")
     value = value if row.by in {"day", "hour"} else names.get(row.value or "", row.value or "(none)")
     length = BAR_CHARS if wide else NARROW_BAR_CHARS
@@ -66,7 +66,7 @@ def _drawn(row: SummaryRow, rows: Sequence[SummaryRow], names: Mapping[str, str]
         "": Text(bar(row.failed, max(each.failed for each in rows), length), style="red"),
         "fallbacks": row.fallbacks,
         "answered": row.answered,
-        "unanswered": fields["unanswered"],
+        "unanswered": row.unanswered,
         "p50": Text(span(row.p50_seconds), justify="right"),
         "p95": Text(span(row.p95_seconds), justify="right"),
         "input": row.input_tokens,

@@ -103,13 +103,20 @@ class FailureGroup:
     first_at: datetime
     last_at: datetime
     answered: int
-    """Number of runs whose exchange was answered in the end."""
+    """Number of exchanges that were answered in the end."""
     advice: str
     trend: tuple[int, ...]
     trend_since: datetime
     trend_until: datetime
     state: GroupState = GroupState.OPEN
     decision: Decision | None = None
+    exchanges: int = 0
+    """Number of exchanges with a failure of this group; one exchange may have several, because runs are retried."""
+
+    @property
+    def unanswered(self) -> int:
+        """Return the number of exchanges that have no answer."""
+        return self.exchanges - self.answered
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of a group; docs/commands.md and docs/audit.md list its keys."""
@@ -124,7 +131,7 @@ class FailureGroup:
             "first_at": to_iso(self.first_at),
             "last_at": to_iso(self.last_at),
             "answered": self.answered,
-            "unanswered": self.runs - self.answered,
+            "unanswered": self.unanswered,
             "advice": self.advice,
             "state": self.state.value,
             "trend": list(self.trend),
@@ -134,12 +141,13 @@ class FailureGroup:
             "decided_at": decided.at or None,
             "muted_until": decided.until,
             "note": decided.note,
+            "exchanges": self.exchanges,
         }
 
 
-GroupedRun = tuple[str, str, str, "str | None", bool]
+GroupedRun = tuple[str, str, str, "str | None", bool, str]
 """A failed run for grouping: group id, conversation, time of failure (ISO 8601), code, whether its exchange was
-answered."""
+answered, exchange id."""
 
 
 def tallied(
@@ -170,11 +178,12 @@ def _tally(group: str, name: GroupName, found: Sequence[GroupedRun], begin: date
         conversations=len({conversation for _, conversation, *_ in found}),
         first_at=from_iso(found[0][2]),
         last_at=from_iso(found[-1][2]),
-        answered=sum(answered for *_, answered in found),
+        answered=len({exchange_id for *_, answered, exchange_id in found if answered}),
         advice=advise(cause, found[-1][3]),
         trend=_trend([at for _, _, at, *_ in found], begin, end),
         trend_since=begin,
         trend_until=end,
+        exchanges=len({exchange_id for *_, exchange_id in found}),
     )
 
 

@@ -29,16 +29,23 @@ class SummaryRow:
     fallbacks: int
     """Number of failed runs after which another backend took over."""
     answered: int
-    """Number of failed runs whose exchange was answered in the end."""
+    """Number of exchanges with a failed run in this row that were answered in the end."""
     p50_seconds: float | None = None
     p95_seconds: float | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    exchanges: int = 0
+    """Number of exchanges with a failed run in this row; one exchange may have several, because runs are retried."""
 
     @property
     def failure_rate(self) -> float:
         """Return the share of failed runs among all runs, from 0 to 1."""
         return self.failed / self.runs if self.runs else 0.0
+
+    @property
+    def unanswered(self) -> int:
+        """Return the number of exchanges that have no answer."""
+        return self.exchanges - self.answered
 
     @staticmethod
     def ranked(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
@@ -57,11 +64,12 @@ class SummaryRow:
             "failure_rate": round(self.failure_rate, 6),
             "fallbacks": self.fallbacks,
             "answered": self.answered,
-            "unanswered": self.failed - self.answered,
+            "unanswered": self.unanswered,
             "p50_seconds": self.p50_seconds,
             "p95_seconds": self.p95_seconds,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
+            "exchanges": self.exchanges,
         }
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from threadledger.adapters.sql.views import catching_up as projection
 from threadledger.domain.conversation import (
+    Completion,
     Conversation,
     FailureFilter,
     Profile,
@@ -18,9 +19,10 @@ from threadledger.domain.conversation import (
     events,
     fold_exchanges,
     stream_of,
+    text_message,
 )
 from threadledger.domain.errors import GroupNotFound, InvalidInput
-from threadledger.domain.failures import SUMMARY_BY, GroupName, GroupState
+from threadledger.domain.failures import SUMMARY_BY, Failure, GroupName, GroupState
 from threadledger.domain.failures.groups import TREND_PARTS, group_id
 from threadledger.domain.ids import new_id, to_iso
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
@@ -114,11 +116,18 @@ def plain_groups(ledger, since, until):
             "conversations": len({each.key for each in failures}),
             "first_at": min(each.at for each in failures),
             "last_at": max(each.at for each in failures),
-            "answered": sum(each.answered_by is not None for each in failures),
+            **answered_of(failures),
             "trend": tuple(plain_trend([each.at for each in failures], begin, end)),
         }
         for group, failures in found.items()
     }
+
+
+def answered_of(failures):
+    exchanges = {each.exchange_id for each in failures}
+    answered = {each.exchange_id for each in failures if each.answered_by is not None}
+    counts = {"exchanges": len(exchanges), "answered": len(answered)}
+    return counts | {"unanswered": len(exchanges - answered)}
 
 
 def plain_trend(times, begin, end):
@@ -166,7 +175,7 @@ def plain_row(runs, all_runs, failures):
         "runs": all_runs or len(runs),
         "failed": len(failed),
         "fallbacks": sum(each.next == "fallback" for each in failed),
-        "answered": sum(each.answered_by is not None for each in failed),
+        **answered_of(failed),
         "p50_seconds": took[ceil(0.5 * len(took)) - 1] if took else None,
         "p95_seconds": took[ceil(0.95 * len(took)) - 1] if took else None,
         "input_tokens": sum(tokens[0]),
@@ -329,6 +338,7 @@ def test_failures_that_say_the_same_but_for_a_number_are_one_group(open_any_stor
         "decided_at": None,
         "muted_until": None,
         "note": "",
+        "exchanges": 2,
     }
 
 
@@ -472,3 +482,36 @@ def test_profiles_are_counted_by_their_hash(open_any_store):
     profile = ledger.journal.define_profile(Profile("John", "Be kind."))
     ledger.journal.commit("k", lambda it: it.start_run("x", RunPlan("chat", "m", profile_hash=profile)), create=True)
     assert [(row.value, row.runs, row.failed) for row in ledger.summary("profile")] == [(profile, 1, 0)]
+
+
+def test_questions_are_counted_once_however_many_runs_they_had(open_any_store, clock):
+    """Counts of answered and unanswered questions are those of the folded exchanges, whatever the number of runs."""
+    ledger = open_any_store()
+    runs_of = {"once": (1, False), "thrice": (3, False), "late": (3, True), "fallback": (2, True)}
+    for key, (failures, is_answered) in runs_of.items():
+
+        def record(it, failures=failures, is_answered=is_answered, key=key):
+            exchange_id = it.ask(text_message("user", "Where is it?"))
+            for attempt in range(1, failures + 1):
+                backend = "chat" if key == "fallback" and attempt == 2 else "responses"
+                run_id = it.start_run(exchange_id, RunPlan(backend, "m", attempt=attempt))
+                it.fail_run(run_id, Failure("failed", code="server_error", message="Sorry."))
+            if is_answered:
+                it.complete_run(
+                    it.start_run(exchange_id, RunPlan("chat", "m")),
+                    Completion((text_message("assistant", "In Bern."),)),
+                )
+            else:
+                it.abandon(exchange_id, "no")
+
+        ledger.journal.commit(key, record, create=True)
+    groups = {each.backend: each for each in ledger.failure_groups()}
+    assert [(each.runs, each.exchanges, each.answered, each.unanswered) for each in groups.values()] == [
+        (1, 1, 1, 0),
+        (8, 4, 2, 2),
+    ]
+    (row,) = ledger.summary("cause")
+    assert (row.failed, row.exchanges, row.answered, row.unanswered) == (9, 4, 2, 2)
+    by_backend = {each.value: (each.failed, each.answered, each.unanswered) for each in ledger.summary("backend")}
+    assert by_backend == {"responses": (8, 2, 2), "chat": (1, 1, 0)}
+    assert sum(each.unanswered for each in ledger.conversations()) == 2

@@ -216,7 +216,10 @@ def failure_groups(
     """Return the groups of the failures since a time, most recent failure first."""
     wanted = [runs.c.failed.is_not(None), *([runs.c.ended_at >= to_iso(since)] if since is not None else [])]
     query = (
-        select(runs.c.failure_group, runs.c.conversation, runs.c.ended_at, runs.c.code, runs.c.answered_by.is_not(None))
+        select(
+            *(runs.c.failure_group, runs.c.conversation, runs.c.ended_at, runs.c.code),
+            *(runs.c.answered_by.is_not(None), runs.c.exchange_id),
+        )
         .where(*wanted)
         .order_by(runs.c.ended_at, runs.c.started)
     )
@@ -240,9 +243,10 @@ def summary(
             func.count(),
             func.count(runs.c.failed),
             func.sum(case((failed & (runs.c.next == "fallback"), 1), else_=0)),
-            func.sum(case((failed & runs.c.answered_by.is_not(None), 1), else_=0)),
+            func.count(case((failed & runs.c.answered_by.is_not(None), runs.c.exchange_id)).distinct()),
             func.sum(runs.c.input_tokens),
             func.sum(runs.c.output_tokens),
+            func.count(case((failed, runs.c.exchange_id)).distinct()),
         )
         .where(*counted)
         .group_by(value)
@@ -264,6 +268,7 @@ def summary(
                 p95_seconds=percentile(took, 0.95),
                 input_tokens=numbers[4],
                 output_tokens=numbers[5],
+                exchanges=numbers[6],
             )
         )
     return SummaryRow.ranked(rows)
