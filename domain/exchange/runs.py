@@ -178,7 +178,8 @@ class RunRecords:
 
         def decide(conversation: Conversation) -> tuple[str, str, int]:
             if run.run_id not in conversation.state.open_runs:
-                late = conversation.accept_late(run.run_id, self._exchange_id, run.plan, completion, place)
+                at = place if place != Place() else self._late_place(run)
+                late = conversation.accept_late(run.run_id, self._exchange_id, run.plan, completion, at)
                 return *late, conversation.version
             message_id = conversation.complete_run(
                 run.run_id, completion, source=source, duration_seconds=run.duration_seconds, place=place
@@ -218,6 +219,16 @@ class RunRecords:
             conversation.abandon(self._exchange_id, failure.message or failure.status)
 
         self._journal.commit(self._key, decide)
+
+    def _late_place(self, run: Run) -> Place:
+        """Return the place of an answer that comes after newer messages: behind the question and what followed it."""
+        behind = run.memory.messages[-1].message_id if run.memory.messages else None
+        for event in self._journal.history(self._key, after=run.plan.memory_version):
+            if isinstance(event, MessageJournaled):
+                if event.exchange_id != self._exchange_id:
+                    return Place(behind=behind)
+                behind = event.message_id
+        return Place()
 
     def _retract_tools(self, run: Run) -> None:
         """Retract a failed rerun's tool messages: at the end of a memory that has continued they would be out of place."""
