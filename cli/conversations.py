@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .main import KEY, Exit, MomentParameter, common, complete_keys, invocation, opened
-from .output import clock, counted, emit_many, emit_one, printable, short, short_thread, table
+from .output import clock, counted, emit_many, emit_one, printable, prose, short, short_thread, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,6 +89,8 @@ ROLE_STYLES = {"user": "cyan", "assistant": "green", "tool": "yellow", "system":
 @common
 def show(key: str, at: datetime | int | None, view: str, last: int | None) -> int:
     """Show conversation KEY as a chat, as a timeline of its events, or as the exact memory for a model."""
+    from threadledger.domain.ledger import unanswered_exchanges
+
     with opened() as ledger:
         state = ledger.state(key)
         memory = ledger.journal.memory(key, at, last)
@@ -97,6 +100,9 @@ def show(key: str, at: datetime | int | None, view: str, last: int | None) -> in
             "messages": _messages(memory, paired=view == "memory"),
             "threads": threads_as_json(state),
         }
+        unanswered = unanswered_exchanges(ledger.journal, key, memory)
+        if unanswered:
+            thing["unanswered"] = [each.as_json() for each in unanswered]
         parent = ledger.parent(key)
         if parent is not None:
             thing["parent"] = {"key": parent[0], "version": parent[1]}
@@ -130,8 +136,11 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
         ]
         console.print(table(rows, ("version", "at", "type", "what")))
         return
+    unanswered = {each["version"]: each for each in thing.get("unanswered", ())}
     for message in thing["messages"]:
         _draw_message(console, message)
+        if message["version"] in unanswered:
+            _draw_unanswered(console, thing["key"], unanswered[message["version"]])
 
 
 def _draw_message(console: Console, message: dict[str, Any]) -> None:
@@ -147,6 +156,19 @@ def _draw_message(console: Console, message: dict[str, Any]) -> None:
     texts += [f"{call['function']['name']}({call['function']['arguments']})" for call in message["tool_calls"]]
     for text in texts:
         console.print(Text(printable(text)))
+    console.print()
+
+
+def _draw_unanswered(console: Console, key: str, exchange: dict[str, Any]) -> None:
+    """Print that a question has no answer, why, and what to do."""
+    so_far = "not answered" if exchange["state"] == "abandoned" or exchange["run_id"] else "not answered yet"
+    prose(console, f"{so_far}: {exchange['reason']}", style="red")
+    more = f"threadledger audit show {short(exchange['run_id'])}"
+    if exchange["run_id"] is None:
+        more = f"threadledger show {shlex.quote(key)} --view timeline"
+    advice = exchange["advice"] or ""
+    for line in filter(None, (advice, "" if more in advice else f"see: {more}")):
+        prose(console, line, indent=2)
     console.print()
 
 
@@ -215,7 +237,7 @@ def fork(key: str, new_key: str, at: datetime | int | None) -> int:
             "parent": {"key": key, "version": version},
         }
         message = f"{new_key} is a copy of {key} as of version {version}: {counted(state.messages, 'message')}"
-        emit_one(thing, lambda console: console.print(message, markup=False))
+        emit_one(thing, lambda console: prose(console, message))
     return Exit.DONE
 
 

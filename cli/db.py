@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .main import Exit, LazyGroup, TextParameter, common, invocation, opened
-from .output import counted, emit_many, emit_one, note, reported
+from .output import counted, emit_many, emit_one, note, prose, reported
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,15 +68,13 @@ def check() -> int:
 def backup(file: Path) -> int:
     """Back up the current ledger to FILE, a new SQLite database; other processes can keep writing.
 
-    The file is itself a ledger: any command reads it with --db sqlite:///FILE.
+    The file is itself a ledger: any command reads it with --db FILE.
     """
     with opened() as ledger, reported("events") as progress:
         copied = ledger.back_up(file, progress)
     size = file.stat().st_size
     thing = {"file": str(file), "events": copied, "size_bytes": size}
-    emit_one(
-        thing, lambda console: console.print(f"{file}: {counted(copied, 'event')}, {size:,} bytes", soft_wrap=True)
-    )
+    emit_one(thing, lambda console: prose(console, f"{file}: {counted(copied, 'event')}, {size:,} bytes"))
     return Exit.DONE
 
 
@@ -90,7 +88,7 @@ def copy(url: str) -> int:
     """
     with opened() as ledger, reported("events") as progress:
         copied = ledger.copy_to(url, progress)
-    emit_one({"events": copied}, lambda console: console.print(f"{counted(copied, 'event')} copied"))
+    emit_one({"events": copied}, lambda console: prose(console, f"{counted(copied, 'event')} copied"))
     return Exit.DONE
 
 
@@ -107,7 +105,7 @@ def upgrade() -> int:
     outcome = f"schema {now} is current" if before is None else f"schema {now}, upgraded from {before}"
     emit_one(
         {"schema_before": before, "schema_version": now},
-        lambda console: console.print(f"{thing['url']}: {outcome}", soft_wrap=True),
+        lambda console: prose(console, f"{thing['url']}: {outcome}"),
     )
     return Exit.DONE
 

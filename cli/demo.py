@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .main import Exit, common, run
+from .main import Exit, common, run, wrapped
 
 if TYPE_CHECKING:
     from threadledger.adapters import Simulator
@@ -61,8 +62,9 @@ def demo(keep: Path | None) -> int:
         Path("john.toml").write_text(PROFILE, encoding="utf-8")
         _play_story(simulator)
     if keep is not None:
+        database = keep / "threadledger.db"
         click.echo(
-            f"The database is {keep / 'threadledger.db'}: threadledger --db sqlite:///{keep / 'threadledger.db'} list"
+            wrapped(f"The database is {database}: threadledger --db {shlex.quote(str(database))} list", sys.stdout)
         )
     return Exit.DONE
 
@@ -123,7 +125,7 @@ def _play_story(simulator: Simulator) -> None:
 
 def _say(sentence: str) -> None:
     click.echo()
-    click.secho(sentence, bold=True)
+    click.secho(wrapped(sentence, sys.stdout), bold=True)
 
 
 def _do(*arguments: str, expected: Exit = Exit.DONE) -> None:

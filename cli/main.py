@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -211,7 +211,7 @@ class _Stderr(logging.Handler):
         return self.everything or record.levelno >= logging.ERROR or record.name == "threadledger.threads"
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        click.echo(self.format(record), err=True) if self.everything else print_message(self.format(record))
 
 
 def _set_up_logging(log_format: str) -> None:
@@ -228,6 +228,39 @@ def _set_up_logging(log_format: str) -> None:
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     handler.everything = invocation().verbose or log_format == "json"
     logger.setLevel(logging.INFO if handler.everything else logging.NOTSET)
+
+
+def print_message(text: str) -> None:
+    """Print a message to stderr; on a terminal, lines break between words."""
+    click.echo(wrapped(text, sys.stderr), err=True)
+
+
+TERMINAL_COLUMNS = 80
+"""Width of a terminal that does not report one, in columns."""
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """Return prose with line breaks between words, so that it fits on a terminal; unchanged for any other stream.
+
+    A line keeps its indentation. A word that is longer than a line (a path, an address) is not broken.
+    """
+    if not stream.isatty():
+        return text
+    import textwrap
+
+    columns, lines = _columns(stream), []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        options: Any = {"subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
+        lines += textwrap.wrap(line, columns, **options) if len(line) > columns else [line]
+    return "\n".join(lines)
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns) or TERMINAL_COLUMNS
+    except (OSError, ValueError):
+        return TERMINAL_COLUMNS
 
 
 NEW_OBJECTS_MAX = 100_000
@@ -278,12 +311,12 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         message = error.format_message()
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
-        click.echo(f"{path}: {message}", err=True)
+        print_message(f"{path}: {message}")
         if isinstance(error, click.UsageError) and "--help" not in message:
-            click.echo(f"See: {path} --help", err=True)
+            print_message(f"See: {path} --help")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"{name}: interrupted; completed work is kept", err=True)
+        print_message(f"{name}: interrupted; completed work is kept")
         return Exit.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -291,7 +324,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - every error becomes one sentence and an exit code
         if os.environ.get("THREADLEDGER_DEBUG"):
             click.echo(_whole_story(), err=True)
-        click.echo(f"{name}: {error_message(error)}", err=True)
+        print_message(f"{name}: {error_message(error)}")
         return code_of(error)
 
 

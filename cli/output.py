@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .main import invocation
+from .main import invocation, print_message
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,7 +132,16 @@ def console() -> Console:
 
 def note(text: str) -> None:
     """Print a message to stderr."""
-    click.echo(text, err=True)
+    print_message(text)
+
+
+def prose(console: Console, text: str, style: str = "", indent: int = 0) -> None:
+    """Print prose to stdout; on a terminal, lines break between words."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    said = Text(printable(text), style=style)
+    console.print(Padding(said, (0, 0, 0, indent), expand=False), soft_wrap=not console.is_terminal)
 
 
 def short(run_id: str | None) -> str:

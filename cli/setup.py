@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from .main import Exit, common, invocation, load_settings, opened
-from .output import emit_many, emit_one, note
+from .output import emit_many, emit_one, note, prose
 
 ENV = Path(".env")
 BACKUP = Path(".env.bak")
@@ -28,7 +28,7 @@ def init(force: bool) -> int:
         url = ledger.status()["url"]
     thing = {"env": str(ENV), "db": url}
     if ENV.exists() and not force:
-        emit_one(thing, lambda console: console.print(f"database {url}", markup=False))
+        emit_one(thing, lambda console: prose(console, f"database {url}"))
         note(".env already exists and was not changed: --force rewrites it and keeps the old file as .env.bak")
         return Exit.DONE
     if ENV.exists():
@@ -40,7 +40,7 @@ def init(force: bool) -> int:
         example = example.replace("# THREADLEDGER_DB=sqlite:///threadledger.db", f"THREADLEDGER_DB={_quoted(chosen)}")
     ENV.write_text(example, encoding="utf-8")
     ENV.chmod(0o600)
-    emit_one(thing, lambda console: console.print(f"wrote {ENV}, database {url}", markup=False))
+    emit_one(thing, lambda console: prose(console, f"wrote {ENV}, database {url}"))
     note("set OPENAI_API_KEY in .env, then: threadledger ask KEY TEXT")
     return Exit.DONE
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..main import Exit, MomentParameter, TextParameter, common, invocation, opened
-from ..output import WIDE_TERMINAL, clock, console, counted, emit_many, emit_one, note, printable, sparkline
+from ..output import WIDE_TERMINAL, clock, console, counted, emit_many, emit_one, note, printable, prose, sparkline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,11 +112,9 @@ def reopen(group: str, told: str) -> int:
 
 def _emit(group: FailureGroup, ending: str) -> None:
     def draw(console: Console) -> None:
-        from rich.text import Text
-
         counts = f"{counted(group.exchanges, 'exchange')} ({counted(group.runs, 'run')})"
         said = f"group {group.group} is {group.state}: {counts} with {group.cause} on {group.backend}; {ending}"
-        console.print(Text(printable(said, lines=False)), soft_wrap=True)
+        prose(console, said)
 
     emit_one(group.as_json(), draw)
 

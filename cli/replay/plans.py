@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from ..main import Declined, Exit, NeedsYes, common, invocation
+from ..main import Declined, Exit, NeedsYes, common, invocation, wrapped
 from ..output import counted, emit_many, note, short, short_thread, tracked
 
 if TYPE_CHECKING:
@@ -216,6 +216,7 @@ def confirm(count: int, what: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise NeedsYes(f"this would {what}, but there is no terminal for the confirmation: add --yes")
-    typed = click.prompt(f"This will {what}. Type {count} to continue", default="", show_default=False, err=True)
+    asked = wrapped(f"This will {what}. Type {count} to continue", sys.stderr)
+    typed = click.prompt(asked, default="", show_default=False, err=True)
     if typed.strip() != str(count):
         raise Declined("declined: nothing was done")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         memory_shown,
         threads_behind,
         tool_names,
+        unanswered_exchanges,
     )
     from .awaited import AsyncChat, AsyncLedger
     from .chat import Chat
@@ -33,6 +34,7 @@ __all__ = [
     "memory_shown",
     "threads_behind",
     "tool_names",
+    "unanswered_exchanges",
     "why_failed",
 ]
 
@@ -42,7 +44,7 @@ if not TYPE_CHECKING:
         {
             "audit": (
                 "FailureGroups LaggingThread ShownMemory defined_profile follow_failures memory_shown "
-                "threads_behind tool_names"
+                "threads_behind tool_names unanswered_exchanges"
             ),
             "awaited": "AsyncChat AsyncLedger",
             "chat": "Chat",

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..conversation import (
     RUN_TOPICS,
+    ExchangeRecord,
     Profile,
     fold_exchanges,
     key_of,
@@ -25,8 +26,8 @@ from ..conversation import (
 )
 from ..conversation import events as e
 from ..errors import GroupNotFound, InvalidInput
-from ..failures import RULE_VERSION, Decision, FailureGroup, GroupState, redact
-from ..ids import as_utc, moment_of, new_id, now, to_iso
+from ..failures import RULE_VERSION, Decision, Failure, FailureGroup, GroupState, redact
+from ..ids import as_utc, from_iso, moment_of, new_id, now, to_iso
 from ..journal import StreamHead
 from ..limits import LAGGING_CHECKED_MAX
 
@@ -253,6 +254,81 @@ def memory_shown(journal: Journal, run: RunRecord) -> ShownMemory:
     """Return the memory that a run's model saw; it is never stored, but computed from the conversation's events."""
     memory = journal.memory(run.key, at=run.memory_version or run.version - 1).by_rule(run.memory_rule)
     return ShownMemory(memory, memory.digest(), run.memory_hash)
+
+
+@dataclass(frozen=True)
+class UnansweredExchange:
+    """Describe an exchange without an answer, and why it has none."""
+
+    exchange_id: str
+    state: str
+    """`abandoned` (nothing answers it automatically) or `open` (being answered, or left by a process that stopped)."""
+    version: int
+    """Version of its last message; of the message before its first run, if the app journaled no question with it."""
+    reason: str
+    failure: RecordedFailure | None = None
+    """The last failed run; None if no run has failed."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of an exchange in `show`; docs/commands.md lists its keys."""
+        failure = self.failure
+        return {
+            "exchange_id": self.exchange_id,
+            "state": self.state,
+            "version": self.version,
+            "reason": self.reason,
+            "run_id": failure.run_id if failure is not None else None,
+            "cause": failure.cause.value if failure is not None else None,
+            "advice": failure.advice_here() if failure is not None else None,
+        }
+
+
+def unanswered_exchanges(journal: Journal, key: str, memory: Memory) -> list[UnansweredExchange]:
+    """Return the exchanges of a memory that had no answer at its version, in the order of their messages.
+
+    An exchange whose messages are not in the memory is left out.
+    """
+    events = [each for each in journal.stream(stream_of(key), RUN_TOPICS) if each.originator_version <= memory.version]
+    folded = fold_exchanges(events)
+    reasons = {each.exchange_id: each.reason for each in events if isinstance(each, e.ExchangeAbandoned)}
+    last: dict[str, int] = {}
+    for message in memory.messages:
+        if message.exchange_id is not None:
+            last[message.exchange_id] = message.version
+    for exchange in folded.by_id.values():
+        if exchange.exchange_id not in last and exchange.last() is not None:  # an app's own run answers what is there
+            before = [each for each in memory.messages if each.version < exchange.runs[0].version]
+            if before and before[-1].message.role in {"user", "tool"} and before[-1].exchange_id is None:
+                last[exchange.exchange_id] = before[-1].version
+    found = []
+    for exchange_id in sorted(last, key=lambda each: last[each]):
+        exchange = folded.by_id.get(exchange_id) or ExchangeRecord(exchange_id, key)
+        if exchange.answered_by is None:
+            found.append(_unanswered(exchange, last[exchange_id], reasons.get(exchange_id)))
+    return found
+
+
+def _unanswered(exchange: ExchangeRecord, version: int, abandoned_for: str | None) -> UnansweredExchange:
+    state = "open" if abandoned_for is None else "abandoned"
+    last = exchange.last()
+    if last is None:
+        return UnansweredExchange(exchange.exchange_id, state, version, abandoned_for or "no run was started")
+    if last.state == "open":
+        until = from_iso(last.deadline) if last.deadline else None
+        if until is None or until > now():
+            return UnansweredExchange(
+                exchange.exchange_id,
+                state,
+                version,
+                f"run {last.run_id} on {last.backend} is open until {last.deadline}",
+            )
+        last = replace(last, failure=Failure("interrupted", message="the process stopped before the run ended"))
+    if last.failure is None:
+        return UnansweredExchange(exchange.exchange_id, state, version, "its run called tools and was not continued")
+    failure = recorded_failure(last, exchange)
+    return UnansweredExchange(
+        exchange.exchange_id, state, version, f"{failure.cause.value} ({failure.summary()})", failure
+    )
 
 
 def defined_profile(journal: Journal, profile_hash: str | None) -> Profile | None:

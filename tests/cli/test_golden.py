@@ -60,8 +60,8 @@ EXPORTS = {kind: ("export", "--all", "--format", kind) for kind in ("jsonl", "me
 CHANGING = (
     (r"\"size_bytes\": \d+|(?<=size bytes)\s+\d[\d,]*", "SIZE"),
     (r"(^|,)\d{5,}(,|$)", r"\1SIZE\2"),
-    (r"\d+\.\d+ USD by genai-prices [\d.]+, newest price dated [\d-]+", "PRICE"),
-    (r"genai-prices [\d.]+, newest price dated [\d-]+", "PRICES"),
+    (r"\d+\.\d+\s+USD\s+by\s+genai-prices\s+[\d.]+,\s+newest\s+price\s+dated\s+[\d-]+", "PRICE"),
+    (r"genai-prices\s+[\d.]+,\s+newest\s+price\s+dated\s+[\d-]+", "PRICES"),
     (r"\"estimated_cost\": [\d.]+", "COST"),
 )
 """What differs from machine to machine, or with the prices that are installed."""
