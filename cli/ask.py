@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,8 +20,34 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from threadledger.domain.errors import AllBackendsFailed
-    from threadledger.domain.exchange import Answer, StartedOver, StreamPart
-    from threadledger.domain.ledger import Chat
+    from threadledger.domain.exchange import Answer, AskKeywords, StartedOver, StreamPart
+    from threadledger.domain.ledger import Chat, Ledger
+
+
+def exchange_options(command: Any) -> Any:
+    """Add the options of one exchange; a command receives them as keyword arguments."""
+    options = (
+        click.option("--model", type=KEY, metavar="M", help="Use this model instead of the configured one."),
+        click.option("--system", type=KEY, metavar="TEXT", help="Use these instructions instead of the profile's."),
+        click.option(
+            "--profile",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            metavar="FILE",
+            help="Use this profile instead of the configured one.",
+        ),
+        click.option("--backend", type=KEY, metavar="NAME", help="Call only this backend; there is no fallback."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _keywords(ledger: Ledger, chosen: dict[str, Any]) -> AskKeywords:
+    """Return the options that were given as the keyword arguments of `Chat.ask`."""
+    given: AskKeywords = {"model": chosen["model"], "instructions": chosen["system"], "backend": chosen["backend"]}
+    if chosen["profile"] is not None:  # the ledger was opened with it
+        given["profile"] = ledger.services.profile
+    return {} if set(given.values()) == {None} else given
 
 
 @click.command()
@@ -30,8 +57,9 @@ if TYPE_CHECKING:
     "--stream", is_flag=True, help="Print the text as it arrives. With -o jsonl: one part per line, then the answer."
 )
 @click.option("--idempotency-key", metavar="K", help="Makes retries safe: the same key again returns the first answer.")
+@exchange_options
 @common
-def ask(key: str, text: str, stream: bool, idempotency_key: str | None) -> int:
+def ask(key: str, text: str, stream: bool, idempotency_key: str | None, **chosen: Any) -> int:
     """Ask a question in conversation KEY and print the answer.
 
     The question is journaled before a backend is called, and the answer before it is printed. Pass - as TEXT to read
@@ -39,13 +67,13 @@ def ask(key: str, text: str, stream: bool, idempotency_key: str | None) -> int:
     """
     from threadledger.domain.errors import AllBackendsFailed
 
-    with opened(create=True) as ledger:
-        chat = ledger.conversation(key)
+    with opened(create=True, profile=chosen["profile"]) as ledger:
+        chat, options = ledger.conversation(key), _keywords(ledger, chosen)
         try:
             if stream:
-                answer = streamed(chat, text, idempotency_key)
+                answer = streamed(chat, text, idempotency_key, options)
             else:
-                answer = chat.ask(text, idempotency_key=idempotency_key)
+                answer = chat.ask(text, idempotency_key=idempotency_key, **options)
                 show_answer(answer)
         except AllBackendsFailed as error:
             if invocation().output != "table":
@@ -92,21 +120,57 @@ def _unanswered(error: AllBackendsFailed) -> dict[str, Any]:
 
 @click.command()
 @click.argument("key", type=KEY, shell_complete=complete_keys)
+@exchange_options
 @common
-def chat(key: str) -> int:
-    """Chat in conversation KEY: each line is a question; Ctrl-D or an empty line ends the chat."""
+def chat(key: str, **chosen: Any) -> int:
+    """Chat in conversation KEY: each line is a question; /quit, Ctrl-D or an empty line ends the chat.
+
+    /help lists the commands of the chat; // at the beginning sends a text that begins with a slash.
+    """
     from threadledger.domain.errors import AllBackendsFailed, InvalidInput
 
-    with opened(create=True) as ledger:
-        conversation = ledger.conversation(key)
+    with opened(create=True, profile=chosen["profile"]) as ledger:
+        conversation, options = ledger.conversation(key), _keywords(ledger, chosen)
+        _greet(ledger, key, options)
         for each in conversation.memory(last=6).messages:
             note(f"{each.message.role.value}: {printable(each.message.text)}")
-        while question := _question():
+        while (line := _question()) and line.split()[0] not in QUITTING:
+            if line.startswith("/") and not line.startswith("//"):
+                note(_about_command(line.split()[0]))
+                continue
             try:
-                streamed(conversation, question)
+                streamed(conversation, line.removeprefix("/"), None, options)
             except (AllBackendsFailed, InvalidInput) as error:
                 note(error_message(error))
     return Exit.DONE
+
+
+QUITTING = ("/quit", "/exit")
+
+CHAT_HELP = """Each line is a question. Commands:
+  /help   show this help
+  /quit   end the chat, like /exit, Ctrl-D or an empty line
+  //text  send /text, a question that begins with a slash"""
+
+
+def _greet(ledger: Ledger, key: str, options: AskKeywords) -> None:
+    """Print where questions go and how to end the chat; an invalid option is refused here."""
+    from threadledger.domain.exchange import ExchangeOptions
+
+    candidates = ExchangeOptions(**options).services_of(ledger.services).policy.candidates
+    asked = ", then ".join(f"{each.backend} ({each.model})" for each in candidates) or "no backend"
+    note(f"threadledger chat in {printable(key, lines=False)}, answered by {asked}")
+    note("Type a question; /help lists the commands, /quit ends the chat.")
+
+
+def _about_command(name: str) -> str:
+    """Return what a command of the chat prints."""
+    if name == "/help":
+        return CHAT_HELP
+    return (
+        f"there is no command {printable(name, lines=False)}: /help lists the commands; to send a text that begins with a "
+        "slash, begin it with //"
+    )
 
 
 def _question() -> str:
@@ -125,12 +189,12 @@ NOT_THE_ANSWER = "[interrupted: this is not the answer]"
 """Line that ends the text of a failed run on stdout; the reason goes to stderr, which may be redirected elsewhere."""
 
 
-def streamed(chat: Chat, text: str, idempotency_key: str | None = None) -> Answer:
+def streamed(chat: Chat, text: str, idempotency_key: str | None, options: AskKeywords) -> Answer:
     """Ask a question, show the answer while it arrives, and return it; with `-o json` and `csv` nothing is shown."""
     from threadledger.domain.exchange import Answer
 
     shown = _Shown() if invocation().output == "table" else None
-    with closing(chat.stream(text, idempotency_key=idempotency_key)) as parts:
+    with closing(chat.stream(text, idempotency_key=idempotency_key, **options)) as parts:
         for part in _until_closed(parts, shown):
             if shown is not None:
                 shown.take(part)

@@ -43,7 +43,7 @@ FOREIGN = {
 SLOW = {"sqlalchemy", "openai", "eventsourcing", "pydantic", "pydantic_settings", "rich", "uvicorn", "starlette"}
 
 CALLING = {
-    *("exchange.exchange", "exchange.runs", "exchange.conversing", "exchange.recorded_tools"),
+    *("exchange.exchange", "exchange.runs", "exchange.conversing", "exchange.repeat", "exchange.recorded_tools"),
     *("ledger.chat", "ledger.ledger", "ledger.awaited", "replay.rerun"),
 }
 """Modules of the domain from which a backend can be called."""

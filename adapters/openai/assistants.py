@@ -96,6 +96,11 @@ class AssistantsBackend:
     def load(self) -> None:
         self._client.load("beta.threads.runs")
 
+    @property
+    def pinned_assistant(self) -> str | None:
+        """Return the id of the assistant that is used whatever the profile says; None if it is made from the profile."""
+        return self._assistants.pinned
+
     def preflight(self, request: BackendRequest) -> Failure | None:
         return preflight(self.name, request, pinned=bool(self._assistants.pinned))
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .backend import Backend, BackendRequest, ToolFunction
     from .conversing import Conversing
     from .exchange import Exchange
+    from .options import AskKeywords, ExchangeOptions
     from .policy import Candidate, Policy, may_be_retried, reason_of
     from .recorded_tools import FAILED, not_bound, only_harmless, tools_on_record
     from .runs import Mode
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 __all__ = [
     "FAILED",
     "Answer",
+    "AskKeywords",
     "Backend",
     "BackendRequest",
     "Candidate",
     "Conversing",
     "Delta",
     "Exchange",
+    "ExchangeOptions",
     "Mode",
     "Policy",
     "Services",
@@ -47,6 +50,7 @@ if not TYPE_CHECKING:
             "backend": "Backend BackendRequest ToolFunction",
             "conversing": "Conversing",
             "exchange": "Exchange",
+            "options": "AskKeywords ExchangeOptions",
             "policy": "Candidate Policy may_be_retried reason_of",
             "recorded_tools": "FAILED not_bound only_harmless tools_on_record",
             "runs": "Mode",

@@ -17,13 +17,11 @@ from ..conversation import (
 )
 from ..conversation import events as e
 from ..conversation.messages import JournaledMessage, plain_message, restore_message
-from ..effects import Emit, Pause, work
-from ..errors import ConversationBusy, ConversationChanged, IdempotencyConflict, InvalidMessage
+from ..effects import Pause, work
+from ..errors import ConversationBusy, IdempotencyConflict, InvalidMessage
 from ..ids import idempotent_id
 from ..limits import QUEUE_LOOK_FIRST_SECONDS, QUEUE_LOOK_MAX_SECONDS
-from .answer import recorded_answer
 from .exchange import Exchange
-from .runs import Mode
 
 if TYPE_CHECKING:
     from ..conversation import Conversation
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from ..effects import Effects
     from ..journal import Journal
     from .answer import Answer
+    from .options import AskKeywords
     from .policy import Policy
     from .services import Services
 
@@ -45,6 +44,18 @@ class Conversing:
         self.key = key
         self.journal = journal
         self.services = services
+
+    def using(self, options: AskKeywords) -> Conversing:
+        """Return the operations with the options of one exchange.
+
+        Raises:
+            InvalidInput: an option is not valid.
+        """
+        if not options:
+            return self
+        from .options import ExchangeOptions
+
+        return Conversing(self.journal, ExchangeOptions(**options).services_of(self.services), self.key)
 
     def append(
         self,
@@ -109,25 +120,10 @@ class Conversing:
     def rerun(
         self, exchange_id: str, policy: Policy | None = None, *, stream: bool = False, live: bool = False
     ) -> Effects[Answer]:
-        """Rerun an exchange; see `Chat.rerun`.
+        """Rerun an exchange; see `Chat.rerun`."""
+        from .repeat import rerun
 
-        Recorded tool calls get their recorded results, and other calls use the app's functions; with `live`, all calls
-        use the functions.
-        """
-        waits = self._looks()
-        while True:
-            recorded = yield from work(lambda: recorded_answer(self.journal, self.key, exchange_id))
-            if recorded is not None:
-                yield Emit(recorded)
-                return recorded
-            exchange = yield from work(lambda: self._exchange_again(exchange_id, policy, stream, live))
-            try:
-                return (yield from exchange.run())
-            except ConversationBusy:
-                seconds = next(waits, None) if self.services.policy.while_running == ActiveRuns.QUEUE else None
-                if seconds is None:
-                    raise
-                yield Pause(seconds)
+        return rerun(self, exchange_id, policy, stream=stream, live=live)
 
     def mirror(self) -> Effects[None]:
         """Send missing messages to the conversation's threads, if there is an outbox."""
@@ -149,7 +145,7 @@ class Conversing:
         """Commit a decision when the conversation is free and no earlier caller is still waiting."""
         ticket = self.services.turns.take(self.key)
         try:
-            for seconds in self._looks():
+            for seconds in self.looks():
                 if self.services.turns.has_come(self.key, ticket):
                     with suppress(ConversationBusy):
                         return (yield from work(partial(self.journal.commit, self.key, decide, create=True)))
@@ -158,40 +154,13 @@ class Conversing:
         finally:
             self.services.turns.give_back(self.key, ticket)
 
-    def _looks(self) -> Iterator[float]:
+    def looks(self) -> Iterator[float]:
         """Yield the seconds to wait before each check, until the time limit of an exchange has passed."""
         until = time.monotonic() + self.services.policy.deadline_seconds
         seconds = QUEUE_LOOK_FIRST_SECONDS
         while time.monotonic() < until:
             yield seconds
             seconds = min(seconds * 2, QUEUE_LOOK_MAX_SECONDS)
-
-    def _exchange_again(self, exchange_id: str, policy: Policy | None, stream: bool, live: bool) -> Exchange:
-        from .recorded_tools import tools_on_record
-
-        recorded = self.journal.exchanges(self.key).by_id.get(exchange_id)
-        refusal = self._why_not_again(exchange_id, known=recorded is not None)
-        if refusal:
-            raise ConversationChanged(f"the exchange {exchange_id} of {self.key!r} cannot be rerun: {refusal}")
-        last = recorded.last() if recorded is not None else None
-        recorded_tools = partial(tools_on_record, self.journal, self.key, exchange_id, self.services.tools)
-        mode = Mode(
-            again=True,
-            rerun_of=last.run_id if last is not None else None,
-            tools=None if live else recorded_tools,
-        )
-        return Exchange(self.journal, self.services, self.key, exchange_id, mode=mode, policy=policy, stream=stream)
-
-    def _why_not_again(self, exchange_id: str, *, known: bool) -> str:
-        """Return why an unanswered exchange cannot be rerun; empty if it can."""
-        state = self.journal.require(self.key).state
-        if state.last_exchange_id != exchange_id:
-            known = known or exchange_id in state.open_exchanges
-            return "overtaken by newer messages" if known else "there is no such exchange"
-        newest = self.journal.memory(self.key, last=1).messages[-1:]
-        if any(message.exchange_id != exchange_id for message in newest):
-            return "overtaken by newer messages"
-        return ""
 
     def _earlier(self, idempotency_key: str | None, message: Message) -> e.MessageJournaled | None:
         if idempotency_key is None:

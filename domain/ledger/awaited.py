@@ -18,7 +18,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from ..conversation.messages import JournaledMessage
 from ..effects import AsyncDriver, Effects
-from ..exchange import Answer, Policy, Services, StreamPart
+from ..exchange import Answer, AskKeywords, Policy, Services, StreamPart
 from ..journal import Finding, Journal, UpkeepProgress, quietly
 from ..limits import ASYNC_WORKERS, TOOL_WORKERS
 from ..replay import ApplyKeywords, Item, JobState, Plan, Progress, Replay, forked
@@ -208,13 +208,15 @@ class AsyncChat(AsyncFace[Chat]):
         """See `Chat.extend`."""
         return await self._driver.perform(self._conversing.extend(messages))
 
-    async def ask(self, text: str, *, idempotency_key: str | None = None) -> Answer:
+    async def ask(self, text: str, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]) -> Answer:
         """See `Chat.ask`. If it is cancelled, the run ends as interrupted."""
-        return await self._driver.perform(self._conversing.ask(text, idempotency_key))
+        return await self._driver.perform(self._conversing.using(options).ask(text, idempotency_key))
 
-    def stream(self, text: str, *, idempotency_key: str | None = None) -> AsyncGenerator[StreamPart, None]:
+    def stream(
+        self, text: str, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]
+    ) -> AsyncGenerator[StreamPart, None]:
         """See `Chat.stream`: `async for part in chat.stream(text)`."""
-        return self._driver.stream(self._conversing.ask(text, idempotency_key, stream=True))
+        return self._driver.stream(self._conversing.using(options).ask(text, idempotency_key, stream=True))
 
     async def rerun(self, exchange_id: str, policy: Policy | None = None, *, live: bool = False) -> Answer:
         """See `Chat.rerun`."""

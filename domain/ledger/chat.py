@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from ..effects import perform, stream
 from ..exchange import Conversing
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..conversation import events as e
     from ..conversation.messages import JournaledMessage
     from ..effects import Effects
-    from ..exchange import Answer, Policy, Services, StreamPart
+    from ..exchange import Answer, AskKeywords, Policy, Services, StreamPart
     from ..failures import RecordedFailure
     from ..journal import Journal
     from ..memory import Memory
@@ -68,20 +68,25 @@ class Chat:
         """
         return self._perform(self._conversing.extend(messages))
 
-    def ask(self, text: str, *, idempotency_key: str | None = None) -> Answer:
+    def ask(self, text: str, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]) -> Answer:
         """Answer a question in one exchange: journal it, run, retry, fall back, and journal the answer.
 
         Repeating an idempotency key returns the first answer, or reruns the exchange if it is unanswered. The setting
         THREADLEDGER_WHILE_RUNNING determines what happens to a second question while a run is open.
 
+        `options` apply to this exchange: `model` (of every backend), `instructions` (instead of the profile's),
+        `profile`, and `backend` (only this one is called). A recorded answer is returned whatever the options.
+
         Raises:
-            InvalidMessage, InvalidInput: the question or the key is not valid; nothing was written.
+            InvalidMessage, InvalidInput: the question, the key or an option is not valid; nothing was written.
             ConversationBusy: a run is open.
             AllBackendsFailed: no backend answered; the question and every failure are journaled.
         """
-        return self._perform(self._conversing.ask(text, idempotency_key))
+        return self._perform(self._conversing.using(options).ask(text, idempotency_key))
 
-    def stream(self, text: str, *, idempotency_key: str | None = None) -> Generator[StreamPart, None, Answer]:
+    def stream(
+        self, text: str, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]
+    ) -> Generator[StreamPart, None, Answer]:
         """Answer a question like `ask`, but yield the parts of the answer as they arrive.
 
         These are `Delta` and `ToolUse`, `StartedOver` when a run failed and another one starts, and at the end the
@@ -89,9 +94,9 @@ class Chat:
         stored in its failure.
 
         Raises:
-            The errors of `ask`, at the first part or at a later one.
+            The errors of `ask`, at the first part or at a later one; an invalid option is reported at once.
         """
-        return stream(self._conversing.ask(text, idempotency_key, stream=True), self._services.wait)
+        return stream(self._conversing.using(options).ask(text, idempotency_key, stream=True), self._services.wait)
 
     def rerun(self, exchange_id: str, policy: Policy | None = None, *, live: bool = False) -> Answer:
         """Rerun an unanswered exchange. If it already has an answer, return that instead.

@@ -15,7 +15,7 @@ from typing import Any
 from ..conversation import FailureFilter, Profile
 from ..conversation.messages import Usage
 from ..errors import InvalidInput
-from ..exchange import Candidate, Policy, Services
+from ..exchange import ExchangeOptions, Policy, Services
 from ..failures import Cause
 from ..ids import from_iso, to_iso
 
@@ -117,20 +117,7 @@ class Wanted:
         Raises:
             InvalidInput: there is no such backend, or no model is known for it.
         """
-        model = self.model or (self.profile.model if self.profile is not None else None)
-        candidates = services.policy.candidates
-        if self.on is not None:
-            if self.on not in services.backends:
-                there_are = ", ".join(services.backends) or "none"
-                raise InvalidInput(f"there is no backend {self.on!r}; available backends: {there_are}")
-            usual = sorted(candidates, key=lambda each: each.backend != self.on)  # its own model, else the first one's
-            known = model or next((each.model for each in usual), services.profile.model)
-            if known is None:
-                raise InvalidInput(f"no model is known for the backend {self.on!r}: specify one with model")
-            candidates = (Candidate(self.on, known),)
-        if model is not None:
-            candidates = tuple(Candidate(each.backend, model) for each in candidates)
-        return replace(services.policy, candidates=candidates)
+        return ExchangeOptions(model=self.model, profile=self.profile, backend=self.on).policy_of(services)
 
 
 def _one_of(name: str, given: object, known: Collection[str]) -> None:

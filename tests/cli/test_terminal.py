@@ -63,10 +63,8 @@ def test_why_a_question_has_no_answer_breaks_between_words(tmp_path: Path) -> No
 
 def unanswered(it: Conversation) -> str:
     exchange_id = it.ask(text_message("user", "Where is it?"))
-    it.fail_run(
-        it.start_run(exchange_id, RunPlan("chat", "m")),
-        Failure("error", type="APIConnectionError", message="Connection error."),
-    )
+    run_id = it.start_run(exchange_id, RunPlan("chat", "m"))
+    it.fail_run(run_id, Failure("error", type="APIConnectionError", message="Connection error."))
     it.abandon(exchange_id, "no")
     return run_id
 
