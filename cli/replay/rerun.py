@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..main import Exit, MomentParameter, invocation, opened
-from ..output import counted, emit_many, note
+from ..output import console, counted, emit_many, note, printable, short, span
 from .plans import Tally, apply_options, confirm, ending, for_people, how_options, performed, stoppable
 
 if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger
-    from threadledger.domain.replay import ApplyKeywords, RerunItem, RerunPlan
+    from threadledger.domain.replay import ApplyKeywords, RerunComparison, RerunItem, RerunPlan
 
 NOTHING_TO_RERUN = "nothing to rerun: no failed exchange is waiting for an answer"
 PLANNED = ("run", "key", "backend", "model", "tokens", "USD", "fork", "state", "reason")
+COMPARED_MAX = 10
+"""Maximum number of reruns whose comparison with the original is printed."""
+
+MARKS = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
+MARK_STYLES = {"same": "", "removed": "red", "added": "green"}
+"""Marks and styles of the pieces of a difference, as in `git diff --word-diff`."""
+
 MADE = (*PLANNED[:4], "cost", "fork", "state", "reason", "answer", "original")
 
 
@@ -99,7 +106,9 @@ def rerun(
             for _ in performed(plan, len(planned), "rerunning", stop, how):
                 pass
             stopped = stop()
-        return _show_made(plan, stopped)
+        shown = [item if item.original or invocation().output != "table" else None for item in plan.items]
+        compared = [ledger.replay.compare(item) if item is not None else None for item in shown]
+    return _show_made(plan, stopped, compared)
 
 
 def _runs_and_keys(ledger: Ledger, targets: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -133,8 +142,19 @@ def _report_skipped(plan: RerunPlan) -> None:
         note(f"to include them, pass {' '.join(f'--include {way}' for way in ways)}")
 
 
-def _show_made(plan: RerunPlan, stopped: bool) -> int:
-    emit_many(for_people([item.as_json() for item in plan.items]), MADE, empty=NOTHING_TO_RERUN)
+def _show_made(plan: RerunPlan, stopped: bool, compared: list[RerunComparison | None]) -> int:
+    rows = [
+        item.as_json() | {"comparison": both.as_json() if both is not None else None}
+        for item, both in zip(plan.items, compared, strict=True)
+    ]
+    drawn = [(item.key, both) for item, both in zip(plan.items, compared, strict=True) if both and item.original]
+    columns = MADE[:-2] if drawn and len(drawn) == len(rows) <= COMPARED_MAX else MADE
+    emit_many(for_people(rows), columns, empty=NOTHING_TO_RERUN)
+    if invocation().output == "table":
+        for key, both in drawn[:COMPARED_MAX]:
+            _draw_comparison(key, both)
+        if len(drawn) > COMPARED_MAX:
+            note(f"… and {len(drawn) - COMPARED_MAX:,} more comparisons; -o json has all")
     tally = Tally()
     for item in plan.items:
         tally.add(item)
@@ -145,6 +165,39 @@ def _show_made(plan: RerunPlan, stopped: bool) -> int:
         cost = f"{sum(known):.4f} USD" if len(known) == len(costs) else "cost unknown"
         note(f"{counts}; {counted(sum(item.runs_made for item in plan.items), 'run')} made, {cost}")
     return ending(plan, tally, stopped)
+
+
+def _draw_comparison(key: str, both: RerunComparison) -> None:
+    """Print the original and the rerun side by side, and the difference of their texts."""
+    from rich.table import Table
+    from rich.text import Text
+
+    sides = (both.original, both.rerun)
+    rows = (
+        ("run", [short(side.run_id) for side in sides]),
+        ("backend", [side.backend for side in sides]),
+        ("model", [side.model for side in sides]),
+        ("tokens", [f"{side.usage.input_tokens:,} in, {side.usage.output_tokens:,} out" for side in sides]),
+        ("duration", [span(side.duration_seconds) for side in sides]),
+        ("failure", [side.failure or "" for side in sides]),
+        ("text", [side.text or "" for side in sides]),
+    )
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in (printable(key, lines=False), "original", "rerun"):
+        drawn.add_column(name, overflow="fold", ratio=None if name not in {"original", "rerun"} else 1)
+    for name, texts in rows:
+        if any(texts):
+            drawn.add_row(Text(name, style="dim"), *(Text(printable(text)) for text in texts))
+    difference = Text()
+    for kind, text in both.difference() if both.original.text and not both.same_text else ():
+        begin, end = MARKS[kind]
+        difference.append(f"{begin}{printable(text)}{end}", style=MARK_STYLES[kind])
+    console().print()
+    console().print(drawn)
+    if both.same_text:
+        difference = Text("the texts are the same")
+    if difference:
+        console().print(Text("difference", style="dim"), difference, sep="\n")
 
 
 def _estimated_cost(items: list[RerunItem]) -> str:

@@ -296,6 +296,7 @@ class AsyncReplay(AsyncFace[Replay]):
     job = awaited(Replay.job)
     results = awaited(Replay.results)
     cancel = awaited(Replay.cancel)
+    compare = awaited(Replay.compare)
 
     async def resume(
         self, job_id: str, progress: Progress | None = None, **how: Unpack[ApplyKeywords]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
+    from .comparison import RerunComparison
     from .fork import forked
     from .jobs import JobState
     from .plan import ApplyKeywords, Item, Plan, Progress
@@ -27,6 +28,7 @@ __all__ = [
     "RecordedExchange",
     "RecordedRun",
     "Replay",
+    "RerunComparison",
     "RerunItem",
     "RerunPlan",
     "forked",
@@ -37,6 +39,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
+            "comparison": "RerunComparison",
             "fork": "forked",
             "jobs": "JobState",
             "plan": "ApplyKeywords Item Plan Progress",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..conversation import FailureFilter, Profile
 from ..effects import Effects, perform, work
@@ -22,7 +22,10 @@ from .plan import ApplyKeywords, Plan, Progress
 from .rebuild import FileRebuildPlan, Rebuilder, RebuildPlan, at_in
 from .reconcile import ReconcilePlan, Reconciler
 from .rerun import RerunPlan
-from .rerun_request import Wanted
+from .rerun_request import RerunItem, Wanted
+
+if TYPE_CHECKING:
+    from .comparison import RerunComparison
 
 
 class Replay:
@@ -140,6 +143,15 @@ class Replay:
         self._journal.close_overdue_runs()
         _ = plan.items  # evaluated now, so that the plan is pinned to the present state
         return plan
+
+    def compare(self, item: RerunItem) -> RerunComparison | None:
+        """Compare a rerun that has answered with what it repeats: text, model, tokens and duration.
+
+        The original is the answer that the exchange had, or its failed run. None if the item has not answered.
+        """
+        from .comparison import compare_rerun
+
+        return compare_rerun(self._journal, item)
 
     def plan_reconcile(
         self,

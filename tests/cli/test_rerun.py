@@ -57,6 +57,63 @@ def test_a_shadow_is_shown_side_by_side_with_the_original(command: Command, fail
     assert len(command("show", "k", "-o", "json").json["messages"]) == 1
 
 
+def test_a_comparison_shows_model_tokens_duration_and_difference_of_both_sides(
+    command: Command, provider: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THREADLEDGER_BACKENDS", "chat")
+    monkeypatch.setenv("THREADLEDGER_THREADS", "none")
+    provider.answer("The parcel is in Bern since noon.")
+    asked = command("ask", "k", "Where is it?", "--model", "gpt-4o", "-o", "json").json
+    provider.answer("The parcel is in Basel since noon.")
+    rerun = ("replay", "rerun", asked["run_id"], "--into", "shadow", "--model", "gpt-4.1", "--apply", "--yes")
+    (item,) = command(*rerun, "-o", "json").json
+    both = item["comparison"]
+    assert (both["original"]["run_id"], both["original"]["model"]) == (asked["run_id"], "gpt-4o")
+    assert (both["rerun"]["run_id"], both["rerun"]["model"]) == (item["new_run_id"], "gpt-4.1")
+    assert both["original"]["usage"] == asked["usage"]
+    assert both["rerun"]["usage"] == item["usage"]
+    assert both["original"]["duration_seconds"] > 0
+    assert both["rerun"]["duration_seconds"] > 0
+    assert both["same_text"] is False
+    assert both["difference"] == [
+        {"kind": "same", "text": "The parcel is in"},
+        {"kind": "removed", "text": " Bern"},
+        {"kind": "added", "text": " Basel"},
+        {"kind": "same", "text": " since noon."},
+    ]
+    provider.answer("The parcel is in Basel since noon.")
+    shown = command(*rerun).out
+    for words in ("original", "rerun", "gpt-4o", "gpt-4.1", " in, ", "The parcel is in[- Bern-]{+ Basel+} since noon."):
+        assert words in shown
+    provider.answer("The parcel is in Bern since noon.")
+    assert "the texts are the same" in command(*rerun).out
+
+
+@pytest.mark.parametrize("into", ["tail", "fork", "shadow"])
+def test_a_failed_run_is_compared_with_the_answer_of_its_rerun(
+    command: Command, failed: Callable[[str], str], into: str
+) -> None:
+    run_id = failed("k")
+    (item,) = command("replay", "rerun", run_id, "--into", into, "--apply", "--yes", "-o", "json").json
+    original, rerun = item["comparison"]["original"], item["comparison"]["rerun"]
+    assert (original["run_id"], original["text"]) == (run_id, None)
+    assert original["failure"].startswith("provider_error: HTTP 503")
+    assert (rerun["text"], rerun["failure"]) == ("You said: When?", None)
+
+
+def test_an_answer_that_is_replaced_is_the_original(
+    command: Command, failed: Callable[[str], str], provider: Any
+) -> None:
+    failed("k")
+    provider.answer("In Bern.")
+    (first,) = command("replay", "rerun", "k", "--apply", "--yes", "-o", "json").json
+    provider.answer("In Basel.")
+    again = ("replay", "rerun", "k", "--include", "answered", "--apply", "--yes", "-o", "json")
+    both = command(*again).json[0]["comparison"]
+    assert (both["original"]["run_id"], both["original"]["text"]) == (first["new_run_id"], "In Bern.")
+    assert both["rerun"]["text"] == "In Basel."
+
+
 def test_a_fork_is_a_conversation_of_its_own(command: Command, failed: Callable[[str], str]) -> None:
     run_id = failed("k")
     (item,) = command("replay", "rerun", run_id, "--into", "fork", "--apply", "--yes", "-o", "json").json

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from threadledger.domain.conversation import (
     Completion,
@@ -21,11 +23,12 @@ from threadledger.domain.conversation import (
     fold_exchanges,
 )
 from threadledger.domain.conversation import events as e
-from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.conversation.messages import Message, Role, Usage
 from threadledger.domain.errors import ExchangeAnswered, InvalidInput, RunNotOpen
 from threadledger.domain.exchange import Candidate, Policy, Services
 from threadledger.domain.failures import Cause
 from threadledger.domain.memory import fold_memory
+from threadledger.domain.replay.comparison import ComparedRun, RerunComparison
 from threadledger.domain.replay.rerun_obstacles import placed
 from threadledger.domain.replay.rerun_request import INCLUDE, Budget, Limits, Wanted
 
@@ -252,3 +255,19 @@ def test_a_run_record_says_what_is_special_about_it(log: Callable[..., list[e.Ev
     special = fact(runs, rerun_of="r0", supersedes_run_id="r0", apart=True, shadow=False)
     run = fold_exchanges(log(asked, special)).runs["r1"]
     assert (run.supersedes_run_id, run.apart, run.shadow) == ("r0", True, False)
+
+
+@given(st.text("ab \n"), st.text("ab \n"))
+def test_the_pieces_of_a_difference_are_both_texts(before, after):
+    sides = [ComparedRun("r", "chat", "m", text, None, Usage(), 0.1) for text in (before, after)]
+    both = RerunComparison(*sides)
+    pieces = both.difference()
+    assert "".join(text for kind, text in pieces if kind != "added") == before
+    assert "".join(text for kind, text in pieces if kind != "removed") == after
+    assert both.same_text == all(kind == "same" for kind, _ in pieces)
+
+
+def test_very_long_texts_are_compared_as_a_whole():
+    long = "word " * 5_000
+    sides = [ComparedRun("r", "chat", "m", text, None, Usage(), 0.1) for text in (long, long + "more")]
+    assert [kind for kind, _ in RerunComparison(*sides).difference()] == ["removed", "added"]
