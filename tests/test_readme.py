@@ -13,17 +13,26 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_the_five_lines_of_the_readme_run(
+def test_the_code_of_the_readme_runs(
     simulator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
+    monkeypatch.setenv("THREADLEDGER_RETRIES", "0")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
     names: dict[str, Any] = {}
-    exec(code[1], names)
-    names["ledger"].close()
+    exec(blocks[0], names)
     assert capsys.readouterr().out == "You said: Where is my parcel? False []\n"
+    for route in ("POST /responses", "POST /chat/completions"):
+        simulator.add_fault(route, refuse={"status": 500})
+    exec(blocks[1], names)
+    assert capsys.readouterr().out.startswith("['provider_error', 'provider_error'] The provider failed on its side")
+    exec(blocks[1].replace('"Can I change the address?"', '" "'), names)
+    assert capsys.readouterr().out.startswith("the question is empty: nothing was stored or sent")
+    exec(blocks[1], names)
+    assert names["answer"].text == "You said: Can I change the address?"
+    names["ledger"].close()
 
 
 def test_the_blocks_of_streaming_and_async_run(
