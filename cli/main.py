@@ -211,7 +211,10 @@ class _Stderr(logging.Handler):
         return self.everything or record.levelno >= logging.ERROR or record.name == "threadledger.threads"
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True) if self.everything else print_message(self.format(record))
+        if self.everything:  # for a program that reads the log
+            click.echo(self.format(record), err=True)
+        else:
+            print_message(self.format(record))
 
 
 def _set_up_logging(log_format: str) -> None:

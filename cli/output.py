@@ -140,7 +140,7 @@ def prose(console: Console, text: str, style: str = "", indent: int = 0) -> None
     from rich.padding import Padding
     from rich.text import Text
 
-    said = Text(printable(text), style=style)
+    said = Text(printable(text, lines=False), style=style)
     console.print(Padding(said, (0, 0, 0, indent), expand=False), soft_wrap=not console.is_terminal)
 
 

@@ -63,9 +63,8 @@ class ExchangeOptions:
             if self.backend not in services.backends:
                 there_are = ", ".join(services.backends) or "none"
                 raise InvalidInput(f"there is no backend {self.backend!r}; available backends: {there_are}")
-            usual = sorted(
-                candidates, key=lambda each: each.backend != self.backend
-            )  # its own model, else the first one's
+            # Its own model, else the first one's.
+            usual = sorted(candidates, key=lambda each: each.backend != self.backend)
             known = model or next((each.model for each in usual), services.profile.model)
             if known is None:
                 raise InvalidInput(f"no model is known for the backend {self.backend!r}: specify one with model")
