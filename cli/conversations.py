@@ -33,7 +33,9 @@ def list_(search: str | None, limit: int | None) -> int:
     with opened() as ledger:
         rows = [as_json(state) for state in ledger.conversations(limit, search)]
     if invocation().output == "table":
-        rows = [row | {"last": clock(row["last_at"]), "threads": _thread_ids(row["threads"])} for row in rows]
+        last = [clock(row["written_at"] or row["last_at"]) for row in rows]
+        threads = [_thread_ids(row["threads"]) for row in rows]
+        rows = [row | {"last": last[n], "threads": threads[n]} for n, row in enumerate(rows)]
     columns = ("key", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
     nothing = (
         f"no conversation contains {search!r}"
@@ -56,6 +58,7 @@ def as_json(state: ConversationState) -> dict[str, Any]:
         "threads": threads_as_json(state),
         "started_at": state.started_at,
         "last_at": state.last_at,
+        "written_at": state.written_at,
     }
 
 
@@ -149,10 +152,10 @@ def _draw_message(console: Console, message: dict[str, Any]) -> None:
     role = message["role"]
     source = "" if message["source"] in {"app", "run"} else f"  ({message['source']})"
     head = Text(f"{role}{source}", style=f"bold {ROLE_STYLES.get(role, '')}".strip())
-    head.append(f"  {clock(message['at'])}  v{message['version']}", style="dim")
+    head.append(f"  {clock(message['written_at'] or message['at'])}  v{message['version']}", style="dim")
     console.print(head)
     content = message["content"]
-    texts = [content] if isinstance(content, str) else [part.get("text", f"[{part['type']}]") for part in content or ()]
+    texts = [content] if isinstance(content, str) else [shown_part(part) for part in content or ()]
     texts += [f"{call['function']['name']}({call['function']['arguments']})" for call in message["tool_calls"]]
     for text in texts:
         console.print(Text(printable(text)))
@@ -170,6 +173,12 @@ def _draw_unanswered(console: Console, key: str, exchange: dict[str, Any]) -> No
     for line in filter(None, (advice, "" if more in advice else f"see: {more}")):
         prose(console, line, indent=2)
     console.print()
+
+
+def shown_part(part: dict[str, Any]) -> str:
+    """Return the text of a content part, or the name of its type."""
+    text = part.get("text")
+    return text if isinstance(text, str) else f"[{part.get('type', 'content')}]"
 
 
 def _described(kind: str, data: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from .output import counted, emit_many, note, tracked
 if TYPE_CHECKING:
     from threadledger.adapters import Imported
 
-FORMATS = ("jsonl", "threads", "chatgpt", "agents-sqlite")
+FORMATS = ("jsonl", "threads", "chatgpt", "claude", "agents-sqlite")
 
 ROWS_SHOWN_MAX = 50
 """Maximum rows in a table before conversations with omitted content are only counted; failed ones are always shown."""
@@ -46,21 +46,23 @@ ROWS_SHOWN_MAX = 50
 )
 @click.option(
     "--key-from",
-    metavar="NAME",
+    metavar="FIELD|line",
     default="threadledger_key",
     show_default=True,
-    help="For threads: metadata field that holds the conversation's key, else the thread id is used; `id`: always use the id.",
+    help="Field that holds the conversation's key: of a thread's metadata, else its id is used (`id`: always); of a jsonl "
+    "line or its metadata, else `id` is used. `line`: the key of a jsonl line is FILE:LINE.",
 )
 @common
 def import_(file: str | None, kind: str | None, ids: Any, base_url: str | None, key_from: str) -> int:
     """Import conversations from FILE, or from live threads with --threads.
 
     FILE may be - for standard input; gzip files are decompressed. Formats: jsonl (one conversation per line), threads
-    (messages of Assistants threads as the API lists them), chatgpt (conversations.json of a ChatGPT data export, or its
-    zip), agents-sqlite (a session database of the OpenAI Agents SDK).
+    (messages of Assistants threads as the API lists them), chatgpt and claude (conversations.json of a data export, or
+    its zip), agents-sqlite (a session database of the OpenAI Agents SDK).
 
-    Importing the same file again changes nothing; new messages are added. A bad line or conversation is reported with
-    its number, and the others are imported (exit 3).
+    Importing the same file again changes nothing; new messages are added. Damaged messages are repaired, or omitted and
+    counted. A line or conversation of which nothing can be read is reported with its number, and the others are imported
+    (exit 3).
     """
     context = click.get_current_context()
     if (file is None) == (ids is None):
@@ -150,6 +152,8 @@ class _Tally:
                 f"{number:,} {kind.replace('_', ' ')}" for kind, number in sorted(self.left_out.items())
             )
             note(f"omitted or converted: {omitted}")
+        if self.left_out["made_keys"]:
+            note("a conversation without a usable id has the key FILE:LINE: --key-from FIELD takes it from a field")
 
 
 @click.command()

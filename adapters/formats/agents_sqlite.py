@@ -14,7 +14,7 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from urllib.parse import unquote_to_bytes
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso, to_iso
 
-from .importing import Entry, Found, Imported, json_of, message_of
+from .importing import Found, Imported, MessageReader, json_of
+from .repairs import COMPACTION_TYPES, REASONING_TYPES, by_reference, is_empty, simplest
 
 MAGIC = b"SQLite format 3\0"
 """First bytes of every SQLite file."""
@@ -91,26 +92,76 @@ def _found(database: sqlite3.Connection, number: int, session: Any, created_at: 
     key = ""
     try:
         key = _text(session, "the session's id")
-        left_out: Counter[str] = Counter()
-        rows = database.execute(
-            "SELECT id, message_data, created_at FROM agent_messages WHERE session_id = ? ORDER BY id",
-            (key,),
-        )
-        read = (_entry(row, data, at, left_out) for row, data, at in rows)
-        entries = [entry for entry in read if entry is not None]
+        stored = database.execute(
+            "SELECT id, message_data, created_at FROM agent_messages WHERE session_id = ? ORDER BY id", (key,)
+        ).fetchall()
+        reader = MessageReader()
+        rows, others = _current_branch(database, key, stored)
+        if others:
+            reader.left_out["messages_on_other_branches"] = len(others)
+        for row, data, at in rows:
+            _read(row, data, at, reader)
+        reader.check()
         began = _moment(created_at)
-        return Found(number, key, {"created_at": began} if began else {}, entries, left_out)
+        places = frozenset(map(_place, others))
+        return Found(number, key, {"created_at": began} if began else {}, reader.entries, reader.left_out, places)
     except ThreadledgerError as error:
         return Imported(number, key, "failed", reason=str(error))
 
 
-def _entry(row: int, data: Any, created_at: Any, left_out: Counter[str]) -> Entry | None:
+Row = tuple[Any, Any, Any]
+"""Id, item and time of a row."""
+
+
+def _current_branch(database: sqlite3.Connection, session: str, rows: list[Row]) -> tuple[list[Row], list[Any]]:
+    """Return the rows of the current branch, in its order, and the ids of all other rows.
+
+    An `AdvancedSQLiteSession` records in `message_structure` which rows belong to which branch. It does not store which
+    branch is current: that is the branch that was written to last.
+    """
+    columns = {column[1].decode() for column in database.execute("PRAGMA table_info(message_structure)")}
+    if not columns >= {"id", "session_id", "message_id", "branch_id", "sequence_number"}:
+        return rows, []
+    placed = database.execute(
+        "SELECT message_id FROM message_structure WHERE session_id = ?1 AND branch_id = "
+        "(SELECT branch_id FROM message_structure WHERE session_id = ?1 ORDER BY id DESC LIMIT 1) "
+        "ORDER BY sequence_number, id",
+        (session,),
+    ).fetchall()
+    if not placed:
+        return rows, []
+    by_id = {row[0]: row for row in rows}
+    branch = {row_id: by_id[row_id] for (row_id,) in placed if row_id in by_id}
+    return list(branch.values()), [row_id for row_id in by_id if row_id not in branch]
+
+
+def _read(row: int, data: Any, created_at: Any, reader: MessageReader) -> None:
     name = f"row {row}"
     try:
-        given = chat_message(json_of(data if isinstance(data, bytes) else str(data).encode(), "row"), left_out)
+        item = json_of(data if isinstance(data, bytes) else str(data).encode(errors="surrogatepass"), "row")
+        given = chat_message(item, reader.left_out)
     except InvalidInput as error:
-        raise InvalidInput(f"{name}: {error}") from None
-    return None if given is None else Entry(message_of(given, name), f"agents:{row}", name, _moment(created_at))
+        reader.leave_out(f"{name}: {error}")
+        return
+    if isinstance(item, Mapping) and ENCRYPTED in item:
+        reader.leave_out(ENCRYPTED_SESSION, "encrypted_messages")
+    elif given is not None:
+        item_id = item.get("id") if isinstance(item, Mapping) else None
+        origin = {"row": row, "message_id": item_id, "created_at": _moment(created_at)}
+        reader.add(given, _place(row), name, _moment(created_at), origin)
+
+
+ENCRYPTED = "__enc__"
+"""Field of the envelope in which an `EncryptedSession` stores each item."""
+
+ENCRYPTED_SESSION = (
+    "the session is encrypted (EncryptedSession), and only the app has its key: read it in the app with "
+    "session.get_items() and import these items"
+)
+
+
+def _place(row: Any) -> str:
+    return f"agents:{row}"
 
 
 def _text(value: Any, what: str) -> str:
@@ -140,22 +191,24 @@ def chat_message(item: Any, left_out: Counter[str]) -> dict[str, Any] | None:
     if not isinstance(item, Mapping):
         raise InvalidInput(f"it is {type(item).__name__}, not an object: an item of the Responses API is expected")
     match item:
-        case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
-            function = {"name": name, "arguments": arguments}
-            return _calling({"id": call_id, "type": "function", "function": function})
+        case {"type": "function_call", "name": str(name)}:
+            function = {"name": name, "arguments": item.get("arguments")}
+            return _calling({"id": item.get("call_id"), "type": "function", "function": function})
         case {"type": "custom_tool_call", "call_id": str(call_id), "name": str(name), "input": str(given)}:
             return _calling({"id": call_id, "type": "custom", "custom": {"name": name, "input": given}})
-        case {"type": "function_call_output" | "custom_tool_call_output", "call_id": str(call_id), "output": output}:
-            content = simplest([_part(part, []) for part in output]) if isinstance(output, list) else output
-            return {"role": "tool", "tool_call_id": call_id, "content": content}
-        case {"type": "reasoning"}:
-            left_out["reasoning"] += 1
+        case {"type": "function_call_output" | "custom_tool_call_output", "output": output}:
+            content = simplest([_part(part, []) for part in output]) if isinstance(output, list) and output else output
+            return {"role": "tool", "tool_call_id": item.get("call_id"), "content": content}
+        case {"type": str(kind)} if kind in REASONING_TYPES or kind in COMPACTION_TYPES:
+            left_out["reasoning" if kind in REASONING_TYPES else "compaction_items"] += 1
             return None
         case {"type": "message"} | {"role": _}:
             return _message(item, left_out)
         case {"type": str(kind)}:
             record = {name: value for name, value in item.items() if name not in {"type", "id", "status"}}
             return hosted_call(kind, record, left_out)
+    if ENCRYPTED in item:
+        return None
     raise InvalidInput("it has neither a role nor a type: an item of the Responses API is expected")
 
 
@@ -178,38 +231,21 @@ def _message(item: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any] 
     return {"role": item.get("role"), "content": simplest(parts), **extra}
 
 
-def _part(part: Any, annotations: list[Any]) -> dict[str, Any]:
+def _part(part: Any, annotations: list[Any]) -> Any:
     match part:
         case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
             if isinstance(part.get("annotations"), list):
                 annotations += part["annotations"]
             return {"type": "text", "text": text}
         case {"type": "input_image", "image_url": str(url)}:
-            detail = {"detail": part["detail"]} if part.get("detail") not in {None, "auto"} else {}
+            detail = {"detail": part["detail"]} if part.get("detail") not in (None, "auto") else {}
             return {"type": "image_url", "image_url": {"url": url} | detail}
         case {"type": "input_file", "file_id": str(file_id)}:
             rest = {name: value for name, value in part.items() if name != "type" and value is not None}
             return {"type": "file", "file": rest or {"file_id": file_id}}
         case Mapping():
             return dict(part)
-    raise InvalidInput(f"a part of its content is {type(part).__name__}: an object with a type is expected")
-
-
-DATA_CHARS_MAX = 4_096
-"""Maximum length of a text in a tool record, in characters. Longer ones (base64 images, files) are replaced by size and hash."""
-
-
-def simplest(parts: Sequence[Mapping[str, Any]]) -> str | list[dict[str, Any]]:
-    """Return content as a string if it is a single text part, else as a list of parts."""
-    if len(parts) == 1 and parts[0].keys() == {"type", "text"} and parts[0]["type"] == "text":
-        text: str = parts[0]["text"]
-        return text
-    return [dict(part) for part in parts]
-
-
-def is_empty(parts: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether the parts contain nothing but empty text."""
-    return all(part.get("type") == "text" and not part.get("text") for part in parts)
+    return part
 
 
 def hosted_call(name: str, record: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
@@ -217,21 +253,6 @@ def hosted_call(name: str, record: Mapping[str, Any], left_out: Counter[str]) ->
     left_out["hosted_calls_as_text"] += 1
     record_json = json.dumps(by_reference(record), ensure_ascii=False)
     return {"role": "assistant", "content": f"[tool call {name} {record_json}]"}
-
-
-def by_reference(value: Any) -> Any:
-    """Return the JSON value with long texts replaced by their size and hash.
-
-    Recursion is safe: the value was parsed from JSON, and the parser limits its depth.
-    """
-    if isinstance(value, str) and len(value) > DATA_CHARS_MAX:
-        data = value.encode(errors="surrogatepass")
-        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    if isinstance(value, Mapping):
-        return {name: by_reference(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [by_reference(each) for each in value]
-    return value
 
 
 def data_by_reference(url: str) -> dict[str, Any] | None:

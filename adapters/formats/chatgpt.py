@@ -5,8 +5,8 @@ node of the branch that ChatGPT shows. Only that branch is imported. Messages on
 reasoning are left out and counted.
 
 Each message becomes a Chat Completions message. An assistant's message to a tool (`recipient`) becomes a tool call with
-the node's id, and the tool's first message after it becomes the result. Content types without an equivalent in Chat
-Completions are kept as parts of their own type.
+the node's id, and the tool's first message after it becomes the result. Content types with text become text (transcripts,
+quotes, errors); others are kept as parts of their own type.
 """
 
 from __future__ import annotations
@@ -14,16 +14,28 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO, Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
 
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
-from .agents_sqlite import is_empty, simplest
-from .importing import Entry, Found, Imported, json_of, message_of, moment, source_id
+from .importing import (
+    Found,
+    Imported,
+    MessageReader,
+    conversation_key,
+    json_of,
+    made_key,
+    moment,
+    seconds_of,
+    source_id,
+)
 from .json_values import Value, values_of
+from .repairs import is_empty, simplest
 
 ZIP_MAGIC = b"PK\x03\x04"
 """First bytes of a zip file."""
@@ -39,26 +51,52 @@ ROLES = ("system", "user", "assistant", "tool")
 Node = Mapping[str, Any]
 
 
-def found_in_zip(stream: BinaryIO) -> Iterator[Found | Imported]:
+Reading = Callable[[Iterable[Value], str], Iterator[Found | Imported]]
+"""Function that reads the values of a conversation file; its second argument is the file's name."""
+
+
+def found_in_zip(stream: BinaryIO, read: Reading, file: str) -> Iterator[Found | Imported]:
     """Yield the conversations of an exported zip, numbered consecutively across its files.
 
     Raises:
         InvalidInput: the zip contains no conversations, or cannot be read.
     """
+    begin = number = 0
+    with _zip_errors():
+        for values in _files_in_zip(stream):
+            for each in read(_shifted(values, begin), file):
+                number = each.line
+                yield each
+            begin = number
+
+
+def first_values_in_zip(stream: BinaryIO) -> Iterator[Value]:
+    """Yield the values of the first conversation file of a zip.
+
+    Raises:
+        InvalidInput: the zip contains no conversations, or cannot be read.
+    """
+    with _zip_errors():
+        for values in islice(_files_in_zip(stream), 1):
+            yield from values
+
+
+@contextmanager
+def _zip_errors() -> Iterator[None]:
     try:
-        with ZipFile(stream) as archive:
-            names = sorted(name for name in archive.namelist() if CONVERSATIONS.fullmatch(name))
-            if not names:
-                raise InvalidInput("the zip has no conversations.json: pass the zip file of ChatGPT's data export")
-            begin = number = 0
-            for name in names:
-                with archive.open(name) as file:
-                    for each in found_in_export(_shifted(_values(file), begin)):
-                        number = each.line
-                        yield each
-                begin = number
+        yield
     except (BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise InvalidInput(f"the zip cannot be read ({error}): download it again") from error
+
+
+def _files_in_zip(stream: BinaryIO) -> Iterator[Iterator[Value]]:
+    with ZipFile(stream) as archive:
+        names = sorted(name for name in archive.namelist() if CONVERSATIONS.fullmatch(name))
+        if not names:
+            raise InvalidInput("the zip has no conversations.json: pass the zip file of the data export")
+        for name in names:
+            with archive.open(name) as file:
+                yield _values(file)
 
 
 def _values(file: IO[bytes]) -> Iterator[Value]:
@@ -70,8 +108,15 @@ def _shifted(values: Iterator[Value], by: int) -> Iterator[Value]:
     return ((number + by, text) for number, text in values)
 
 
-def found_in_export(values: Iterable[Value]) -> Iterator[Found | Imported]:
-    """Yield the conversation of each JSON value."""
+def found_in_export(values: Iterable[Value], file: str = "chatgpt") -> Iterator[Found | Imported]:
+    """Yield the conversation of each JSON value; `file` names the file in keys that are made."""
+    return found_by(conversation_of, values, file)
+
+
+def found_by(
+    convert: Callable[[Any, int, str], Found | Imported], values: Iterable[Value], file: str
+) -> Iterator[Found | Imported]:
+    """Yield the conversation of each JSON value, or of each element if the value is a list."""
     for number, text in values:
         try:
             value = json_of(text, "conversation")
@@ -79,71 +124,98 @@ def found_in_export(values: Iterable[Value]) -> Iterator[Found | Imported]:
             yield Imported(number, "", "failed", reason=str(error))
             continue
         for each in value if isinstance(value, list) else [value]:
-            yield conversation_of(each, number)
+            yield convert(each, number, made_key(file, number))
 
 
-def conversation_of(given: Any, number: int) -> Found | Imported:
-    """Return the branch of a conversation that ends at its `current_node`."""
+def conversation_of(given: Any, number: int, made: str) -> Found | Imported:
+    """Return the branch of a conversation that ends at its `current_node`; `made` is the key if it has none."""
     key = ""
     try:
         if not isinstance(given, Mapping) or not isinstance(given.get("mapping"), Mapping):
             raise InvalidInput('it has no object "mapping": pass a conversation in the form of ChatGPT\'s data export')
-        key = source_id(given.get("conversation_id") or given.get("id"), "the conversation")
-        mapping: Mapping[str, Any] = given["mapping"]
-        branch = _branch(mapping, given.get("current_node"))
-        shown = dict(branch)
-        left_out: Counter[str] = Counter()
-        entries = list(_entries(branch, left_out))
-        others = [
-            node_id
-            for node_id, node in mapping.items()
-            if node_id not in shown and isinstance(node, Mapping) and is_said(node.get("message"))
-        ]
-        if others:
-            left_out["messages_on_other_branches"] = len(others)
+        reader = MessageReader()
+        key = conversation_key(given.get("conversation_id") or given.get("id"), made, reader.left_out)
+        branch, others = branch_of(given["mapping"], given.get("current_node"), is_said, reader.left_out)
+        _read(branch, key, reader)
+        reader.check()
         metadata = {name: given[name] for name in KEPT if given.get(name) is not None}
         places = frozenset(_place(node_id) for node_id in others)
-        return Found(number, key, metadata, entries, left_out, places)
+        return Found(number, key, metadata, reader.entries, reader.left_out, places)
     except ThreadledgerError as error:
         return Imported(number, key, "failed", reason=str(error))
 
 
-def _branch(mapping: Mapping[str, Any], current: Any) -> list[tuple[str, Node]]:
-    """Return the nodes from the root to the current node, as (id, node).
+Branch = list[tuple[str, Node]]
+"""Nodes from the root to the end of a branch, as (id, node)."""
 
-    Raises:
-        InvalidInput: there is no current node, a node is missing, or the parents form a cycle.
+
+def branch_of(
+    mapping: Mapping[str, Any], current: Any, has_message: Callable[[Any], bool], left_out: Counter[str]
+) -> tuple[Branch, list[str]]:
+    """Return the branch that ends at the current node, and the ids of the nodes with messages that are not on it.
+
+    Without a current node, the newest leaf is the end. A missing parent, or a cycle, is the beginning.
     """
+    current = current if isinstance(current, str) and isinstance(mapping.get(current), Mapping) else None
+    node_id = current if current is not None else _newest_leaf(mapping, left_out)
     branch: dict[str, Node] = {}
-    node_id = current
     while node_id is not None:
         node = mapping.get(node_id) if isinstance(node_id, str) else None
-        if not isinstance(node, Mapping):
-            what = "its current_node" if node_id is current else f"the parent of node {len(branch)} from its end"
-            raise InvalidInput(f"{what} is not in its mapping: download the complete export again")
-        if node_id in branch:
-            raise InvalidInput("the parents of its nodes form a cycle: download the export again")
+        if not isinstance(node, Mapping) or node_id in branch:
+            left_out["broken_parents"] += 1
+            break
         branch[node_id] = node
         node_id = node.get("parent")
-    if not branch:
-        raise InvalidInput("it has no current_node, so its branch is unknown: download the export again")
-    return list(branch.items())[::-1]
+    others = [
+        name
+        for name, node in mapping.items()
+        if name not in branch and isinstance(node, Mapping) and has_message(node.get("message"))
+    ]
+    if others:
+        left_out["messages_on_other_branches"] += len(others)
+    return list(branch.items())[::-1], others
 
 
-def _entries(branch: list[tuple[str, Node]], left_out: Counter[str]) -> Iterator[Entry]:
+def _newest_leaf(mapping: Mapping[str, Any], left_out: Counter[str]) -> str | None:
+    """Return the id of the newest node that is not a parent, or the last node if there is none."""
+    nodes = {name: node for name, node in mapping.items() if isinstance(node, Mapping)}
+    parents = [node.get("parent") for node in nodes.values()]
+    named = {parent for parent in parents if isinstance(parent, str)}
+    leaves = [name for name in nodes if name not in named] or list(nodes)[-1:]
+    if len(leaves) > 1:
+        left_out["guessed_branches"] += 1
+    return max(leaves, key=lambda name: _written(nodes[name]), default=None)
+
+
+def _written(node: Node) -> tuple[float, str]:
+    """Return a value that is greater for a newer node. Only the times of one export are compared."""
+    message = node.get("message")
+    found = message.get("create_time", message.get("created_at")) if isinstance(message, Mapping) else None
+    return (seconds_of(found) or 0.0, found if isinstance(found, str) else "")
+
+
+def _read(branch: Branch, key: str, reader: MessageReader) -> None:
     turn = Turn()
     for number, (node_id, node) in enumerate(branch, 1):
         message: Any = node.get("message")
-        if not is_said(message):
-            continue
         name = f"node {number}"
+        if not is_said(message):
+            if message is not None:
+                reader.leave_out(f"{name}: it has no author or no content")
+            continue
         if is_hidden(message):
             role = message["author"].get("role")
-            left_out[f"hidden_{role if role in ROLES else 'other'}_messages"] += 1
+            reader.left_out[f"hidden_{role if role in ROLES else 'other'}_messages"] += 1
             continue
-        given = chat_message(source_id(node_id, name), message, turn, left_out)
+        try:
+            given = chat_message(source_id(node_id, name), message, turn, reader.left_out)
+        except InvalidInput as error:
+            reader.leave_out(str(error))
+            continue
         if given is not None:
-            yield Entry(message_of(given, name), _place(node_id), name, moment(message.get("create_time")))
+            created_at = message.get("create_time")
+            origin = {"message_id": node_id, "thread_id": key, "created_at": created_at}
+            reader.add(given, _place(node_id), name, moment(created_at), origin)
 
 
 def _place(node_id: str) -> str:

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
-from threadledger.domain.conversation import IMPORTED, Conversation, events, parse_message
+from threadledger.domain.conversation import IMPORTED, Conversation, events, stream_of
 from threadledger.domain.conversation.messages import Message, Source, restore_message
-from threadledger.domain.errors import (
-    ConversationChanged,
-    IdempotencyConflict,
-    InvalidInput,
-    InvalidMessage,
-    ThreadledgerError,
-)
-from threadledger.domain.ids import to_iso
+from threadledger.domain.errors import ConversationChanged, IdempotencyConflict, InvalidInput, ThreadledgerError
+from threadledger.domain.failures import whole_text
+from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.ledger import Ledger
+
+from .repairs import OpenCalls, can_be_stored, repaired, whole
 
 BATCH_CONVERSATIONS = 50
 """Maximum number of new conversations stored in one transaction."""
@@ -44,12 +44,13 @@ def import_found(ledger: Ledger, found: Iterable[Found | Imported]) -> Iterator[
     A conversation that could not be read (`Imported`) is passed through, and exceptions from the source propagate.
     """
     waiting: list[Found] = []
-    for each in found:
-        if isinstance(each, Imported):
-            yield each
+    for read in found:
+        if isinstance(read, Imported):
+            yield read
             continue
+        each = read
         try:
-            Conversation.start(each.key, each.metadata)  # raises if the key or metadata cannot be stored
+            each = _with_stored_metadata(read)
             if ledger.journal.load(each.key) is None and all(new.key != each.key for new in waiting):
                 waiting.append(each)
             else:
@@ -62,6 +63,27 @@ def import_found(ledger: Ledger, found: Iterable[Found | Imported]) -> Iterator[
             yield from _store(ledger, waiting)
             waiting = []
     yield from _store(ledger, waiting)
+
+
+def _with_stored_metadata(found: Found) -> Found:
+    """Return the conversation without metadata that cannot be stored.
+
+    Raises:
+        InvalidKey: the key cannot be stored.
+    """
+    with suppress(InvalidInput):
+        Conversation.start(found.key, found.metadata)
+        return found
+    stream_of(found.key)
+    left_out = Counter(found.left_out)
+    kept: dict[str, Any] = {}
+    for name, value in whole(found.metadata, left_out).items():
+        try:
+            Conversation.start(found.key, {**kept, name: value})
+            kept[name] = value
+        except InvalidInput:
+            left_out["metadata_fields"] += 1
+    return replace(found, metadata=kept, left_out=left_out)
 
 
 def _store(ledger: Ledger, waiting: Sequence[Found]) -> Iterator[Imported]:
@@ -91,7 +113,7 @@ def _new(found: Found) -> Conversation:
 
 
 def _imported(found: Found) -> Imported:
-    return Imported(found.line, found.key, "imported", len(found.entries), left_out=found.left_out)
+    return Imported(found.line, found.key, "imported", len(found.entries), found.note, found.left_out)
 
 
 def _journal(conversation: Conversation, entries: Iterable[Entry]) -> None:
@@ -102,6 +124,7 @@ def _journal(conversation: Conversation, entries: Iterable[Entry]) -> None:
             idempotency_key=IMPORTED + entry.place,
             message_id=entry.message_id,
             written_at=entry.written_at,
+            origin=entry.origin,
         )
 
 
@@ -164,7 +187,7 @@ class _ExistingConversation:
             if (event := self._known.get(IMPORTED + place)) is not None and event.message_id not in self._retracted
         ]
         if not missing and not gone:
-            return Imported(found.line, found.key, "unchanged", left_out=found.left_out)
+            return Imported(found.line, found.key, "unchanged", 0, found.note, found.left_out)
 
         def decide(conversation: Conversation) -> None:
             for message_id in gone:
@@ -173,14 +196,15 @@ class _ExistingConversation:
 
         self._ledger.journal.commit(found.key, decide)
         left_out = dict(found.left_out) | ({"retracted": len(gone)} if gone else {})
-        return Imported(found.line, found.key, "extended", len(missing), left_out=left_out)
+        return Imported(found.line, found.key, "extended", len(missing), found.note, left_out)
 
     def _missing(self) -> list[Entry]:
         missing: list[Entry] = []
         for entry in self._found.entries:
             earlier = self._known.get(IMPORTED + entry.place)
             if earlier is None:
-                if (entry.message_id or entry.piece_of) not in self._message_ids:
+                is_known = entry.whole is not None and IMPORTED + entry.whole in self._known
+                if not is_known and (entry.message_id or entry.piece_of) not in self._message_ids:
                     missing.append(entry)
                 continue
             self._compare(earlier, entry)
@@ -192,13 +216,28 @@ class _ExistingConversation:
         return missing
 
     def _compare(self, earlier: events.MessageJournaled, entry: Entry) -> None:
-        # With ids of the source, extra fields are not compared: they vary, e.g. a dump has file sizes and a live thread has none.
-        before, after = restore_message(earlier), entry.message
-        if (_said(before) != _said(after)) if self._found.has_ids else (before != after):
+        # An earlier version may have stored the message as it was given, so it is repaired too before it is compared.
+        before = restore_message(earlier)
+        versions = [before, *islice(_repaired_again(before, entry.place), 1)]
+        if not any(self._is_equal(each, entry.message) for each in versions) and not _was_words(before, entry.message):
             raise IdempotencyConflict(
                 f"{entry.name} of {self._found.key!r} differs from the one imported earlier: nothing of this "
                 "conversation was imported; give the changed conversation another id"
             )
+
+    def _is_equal(self, before: Message, after: Message) -> bool:
+        # With ids of the source, extra fields are not compared: they vary, e.g. a dump has file sizes and a live thread has none.
+        return (_said(before) == _said(after)) if self._found.has_ids else (before == after)
+
+
+def _repaired_again(message: Message, place: str) -> Iterator[Message]:
+    with suppress(InvalidInput):
+        yield from repaired(message.as_chat_message(), place, OpenCalls(), Counter(), {})
+
+
+def _was_words(before: Message, after: Message) -> bool:
+    """Return whether an earlier version stored a call as text that now is a call."""
+    return isinstance(before.content, str) and before.content.startswith("[tool call ") and bool(after.calls())
 
 
 def _said(message: Message) -> Message:
@@ -227,6 +266,10 @@ class Entry:
     """The ledger's message id, if a ledger wrote this message into the thread."""
     piece_of: str | None = None
     """The ledger's message id, if this is a further piece of a message that a ledger wrote in several pieces."""
+    whole: str | None = None
+    """Place of the source's message, if this is a further piece of it. It is imported with the first piece or not at all."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Ids, times and metadata of the message at its source."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +288,8 @@ class Found:
     """Id of the provider's thread that the conversation was read from."""
     has_ids: bool = True
     """Whether the places are ids that the source assigned."""
+    note: str = ""
+    """What to do about a conversation that the file holds only in part."""
 
 
 @dataclass(frozen=True)
@@ -292,23 +337,111 @@ def source_id(value: object, what: str) -> str:
     return value
 
 
-def message_of(given: Mapping[str, Any], what: str) -> Message:
-    """Parse a message in the Chat Completions form.
+class MessageReader:
+    """Read the messages of one conversation into entries; count what is changed, and what cannot be read."""
 
-    Raises:
-        InvalidInput: the message is invalid; the text names the message and the problem.
-    """
-    try:
-        return parse_message(given)
-    except InvalidMessage as error:
-        raise InvalidInput(f"{what}: {error}") from None
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.left_out: Counter[str] = Counter()
+        self._waiting = OpenCalls()
+        self._problem = ""
+
+    def add(
+        self,
+        given: object,
+        place: str,
+        name: str,
+        written_at: str | None = None,
+        origin: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+        piece_of: str | None = None,
+        is_ours: bool = False,
+    ) -> None:
+        """Add the message at a place of the source, or count it. One that a ledger exported is not converted."""
+        counts: Counter[str] = Counter()
+        kept: dict[str, Any] = {}
+        try:
+            messages = list(repaired(given, place, self._waiting, counts, kept, is_ours))
+        except (InvalidInput, RecursionError) as error:
+            self.leave_out(f"{name}: {error}")
+            return
+        self.left_out.update(counts)
+        source = _origin({**(origin or {}), **kept}, self.left_out)
+        for number, message in enumerate(messages):
+            entry = Entry(message, place, name, written_at, message_id, piece_of, origin=source)
+            if number:
+                ours = message_id or piece_of
+                entry = replace(entry, place=f"{place}/{number}", message_id=None, piece_of=ours, whole=place)
+            self.entries.append(entry)
+
+    def leave_out(self, problem: str, kind: str = "unreadable_messages") -> None:
+        """Count a message that cannot be read."""
+        self.left_out[kind] += 1
+        self._problem = self._problem or problem
+
+    def check(self) -> None:
+        """Check that the conversation is not made of unreadable messages alone.
+
+        Raises:
+            InvalidInput: none of its messages can be read; the text names the first and its problem.
+        """
+        if self._problem and not self.entries:
+            raise InvalidInput(f"none of its messages can be read: {self._problem}")
 
 
-def moment(seconds: object) -> str | None:
-    """Return a Unix time as ISO 8601, or None if the value is not a valid time."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+def _origin(given: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
+    """Return the fields of the origin that are set and can be stored; count the others."""
+    origin = {}
+    for name, value in given.items():
+        if value is None or value in ("", {}, []):
+            continue
+        whole_value = whole(value, left_out)
+        if can_be_stored(whole_value):
+            origin[name] = whole_value
+        else:
+            left_out["odd_fields"] += 1
+    return origin
+
+
+def conversation_key(given: object, made: str, left_out: Counter[str]) -> str:
+    """Return the key of a conversation, or `made` (FILE:LINE) if the source has none that can be stored."""
+    key = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+    if isinstance(key, str):
+        try:
+            stream_of(key)
+        except InvalidInput:
+            pass
+        else:
+            return key
+    left_out["made_keys"] += 1
+    return made
+
+
+FILE_NAME_CHARS_MAX = 150
+"""Maximum length of a file's name in a key that is made of it, in characters: its end is kept."""
+
+
+def made_key(file: str, number: int) -> str:
+    """Return the key of a conversation that has none: the name of the file and its line."""
+    return f"{whole_text(file[-FILE_NAME_CHARS_MAX:])}:{number}"
+
+
+def seconds_of(value: object) -> float | None:
+    """Return a Unix time, or None if the value is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
-        return to_iso(datetime.fromtimestamp(seconds, UTC)) if math.isfinite(seconds) else None
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def moment(value: object) -> str | None:
+    """Return a Unix time or a time in ISO 8601 as ISO 8601 in UTC, or None if the value is not a valid time."""
+    seconds = seconds_of(value)
+    try:
+        if seconds is not None:
+            return to_iso(datetime.fromtimestamp(seconds, UTC))
+        return to_iso(from_iso(value)) if isinstance(value, str) else None
     except (OverflowError, OSError, ValueError):
         return None

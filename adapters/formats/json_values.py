@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from threadledger.domain.errors import InvalidInput
@@ -33,7 +33,7 @@ Value = tuple[int, bytes | InvalidInput]
 
 def values_of(stream: BinaryIO) -> Iterator[Value]:
     """Yield each value of a file. If the file ends inside its array, the last item is an error that says so."""
-    return _lines(stream) if is_lines(stream) else _Document(stream).values()
+    return lines_of(stream) if is_lines(stream) else _Document(stream).values()
 
 
 def is_lines(stream: BinaryIO) -> bool:
@@ -45,14 +45,15 @@ def is_lines(stream: BinaryIO) -> bool:
     whole = [line for line in (lines[:-1] if len(head) == HEAD_BYTES and len(lines) > 1 else lines) if line.strip()]
     if not whole:
         return True
-    if whole[0].lstrip()[:1] == b"[" and (len(whole) == 1 or not _is_json(whole[0])):
+    if whole[0].lstrip()[:1] == b"[" and (len(whole) == 1 or not is_json(whole[0])):
         return False
     if len(whole) == 1:
         return True
-    return any(_is_json(line) for line in whole if line[:1] in {b"{", b"["})
+    return any(is_json(line) for line in whole if line[:1] in {b"{", b"["})
 
 
-def _is_json(line: bytes) -> bool:
+def is_json(line: bytes) -> bool:
+    """Return whether a line is JSON on its own."""
     try:
         json.loads(line)
     except (ValueError, RecursionError):
@@ -60,9 +61,10 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _lines(stream: BinaryIO) -> Iterator[Value]:
-    for number, line in enumerate(stream, 1):
-        text = (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).strip()
+def lines_of(lines: Iterable[bytes]) -> Iterator[Value]:
+    """Yield each line that is not blank. A byte order mark may be around any line, because files are concatenated."""
+    for number, line in enumerate(lines, 1):
+        text = line.strip().removeprefix(BYTE_ORDER_MARK).removesuffix(BYTE_ORDER_MARK).strip()
         if text:
             yield number, text
 

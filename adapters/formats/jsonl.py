@@ -16,9 +16,8 @@ from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
 
-from .importing import Entry, Found, Imported, import_found, json_of, message_of
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from .importing import Found, Imported, MessageReader, conversation_key, import_found, json_of, made_key
+from .json_values import Value, lines_of
 
 PLACE_FIELDS = ("message_id", "at", "source", "exchange_id", "run_id")
 """Fields that an export adds to each message: its id, timestamp, source, exchange and run."""
@@ -29,34 +28,56 @@ PLACE = "threadledger_place"
 OWN = "own"
 """Field inside `PLACE` that holds the message's own value of the field named `PLACE`."""
 
+SOURCE_ID = "source_id"
+"""Metadata field in which a line's own `id` is kept if it is not the key."""
+
 METADATA = "metadata"
 """Field that holds the conversation's metadata if that has fields named `id` or `messages`."""
 
 
-def import_lines(ledger: Ledger, lines: Iterable[bytes]) -> Iterator[Imported]:
-    """Import conversations line by line; an invalid line is reported with its number and skipped, valid lines are stored."""
-    return import_found(ledger, found_in_lines(lines))
+def import_lines(
+    ledger: Ledger, lines: Iterable[bytes], key_from: str = "id", file: str = "lines"
+) -> Iterator[Imported]:
+    """Import conversations line by line; an invalid line is reported with its number and skipped, valid lines are stored.
+
+    For `key_from` and `file`, see `found_in_values`.
+    """
+    return import_found(ledger, found_in_values(lines_of(lines), key_from, file))
 
 
-def found_in_lines(lines: Iterable[bytes]) -> Iterator[Found | Imported]:
-    """Yield the conversation of each line; blank lines are skipped."""
-    for number, line in enumerate(lines, 1):
-        text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
-        if not text.strip():
-            continue
+LINE = "line"
+"""Value of `key_from` that makes the key of each conversation from the file's name and the line."""
+
+
+def found_in_values(values: Iterable[Value], key_from: str = "id", file: str = "lines") -> Iterator[Found | Imported]:
+    """Yield the conversation of each value.
+
+    `key_from` names the field, of the line or of its `metadata`, that holds the key; a conversation without a usable one
+    gets the key FILE:LINE, and so does every conversation if `key_from` is `line`.
+    """
+    for number, text in values:
+        made = made_key(file, number)
         key = ""
         try:
             given = json_of(text, "line")
             if not isinstance(given, dict) or not isinstance(given.get("messages"), list):
                 raise InvalidInput('the line has no list "messages": write {"id": KEY, "messages": [...]}')
-            if not isinstance(given.get("id"), str):
-                raise InvalidInput('the line has no text "id": write {"id": KEY, "messages": [...]}')
-            entries = [_entry(message, index) for index, message in enumerate(given["messages"])]
-            key = given["id"]
+            reader = MessageReader()
+            key = made if key_from == LINE else conversation_key(_field(given, key_from), made, reader.left_out)
+            for index, message in enumerate(given["messages"]):
+                _read(message, index, reader)
+            reader.check()
             metadata = {name: value for name, value in given.items() if name not in {"id", "messages"}}
-            yield Found(number, key, metadata, entries, has_ids=False)
+            if given.get("id") is not None and given["id"] != key and str(given["id"]) != key:
+                metadata.setdefault(SOURCE_ID, given["id"])
+            yield Found(number, key, metadata, reader.entries, reader.left_out, has_ids=False)
         except ThreadledgerError as error:
             yield Imported(number, key, "failed", reason=str(error))
+
+
+def _field(given: Mapping[str, Any], name: str) -> Any:
+    metadata = given.get(METADATA)
+    return given.get(name, metadata.get(name) if isinstance(metadata, Mapping) else None)
 
 
 def export_lines(ledger: Ledger, keys: Sequence[str] | None = None, *, plain: bool = False) -> Iterator[str]:
@@ -107,22 +128,22 @@ def _placed(message: dict[str, Any], place: Mapping[str, Any]) -> dict[str, Any]
     return message | {PLACE: {**place, **own}}
 
 
-def _entry(given: object, index: int) -> Entry:
-    """Parse one message of a line. Place fields added by an export are removed from the message."""
-    name = f"message {index + 1}"
-    if not isinstance(given, dict):
-        raise InvalidInput(f"{name} is not an object: write an object with role and content")
-    message: dict[str, Any] = given
-    place: Any = given.get(PLACE)
-    if _is_place(place):
-        message = {field: value for field, value in given.items() if field != PLACE}
-        message |= {PLACE: place[OWN]} if OWN in place else {}
-    elif _is_place(given):
-        place = given
-        message = {field: value for field, value in given.items() if field not in PLACE_FIELDS}
-    else:
-        place = {"at": None}
-    return Entry(message_of(message, name), str(index), name, place["at"])
+def _read(given: object, index: int, reader: MessageReader) -> None:
+    """Read one message of a line. Place fields added by an export are removed from the message."""
+    place: Any = None
+    message: Any = given
+    if isinstance(given, dict):
+        place = given.get(PLACE)
+        if _is_place(place):
+            message = {field: value for field, value in given.items() if field != PLACE}
+            message |= {PLACE: place[OWN]} if OWN in place else {}
+        elif _is_place(given):
+            place = given
+            message = {field: value for field, value in given.items() if field not in PLACE_FIELDS}
+        else:
+            place = None
+    origin = {name: place[name] for name in PLACE_FIELDS} if place else None
+    reader.add(message, str(index), f"message {index + 1}", place["at"] if place else None, origin, is_ours=bool(place))
 
 
 def _is_place(given: object) -> bool:

@@ -16,8 +16,9 @@ from urllib.parse import quote, urlsplit
 from threadledger.domain.conversation.messages import JournaledMessage, Message, ToolCall
 from threadledger.domain.ledger import Ledger
 
-from .agents_sqlite import by_reference, data_by_reference
+from .agents_sqlite import data_by_reference
 from .jsonl import keys_in_order, metadata_of
+from .repairs import by_reference
 
 LATER_HEADING = "\n---\n\n"
 """Separator between two conversations."""

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import io
 import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from threadledger.domain.errors import FileMissing, InvalidInput, ThreadledgerError
 
 from .agents_sqlite import MAGIC, found_in_sessions
-from .chatgpt import ZIP_MAGIC, found_in_export, found_in_zip
+from .chatgpt import ZIP_MAGIC, first_values_in_zip, found_in_export, found_in_zip
+from .claude import found_in_claude_export
 from .importing import Found, Imported, json_of
-from .json_values import is_lines, values_of
-from .jsonl import found_in_lines
+from .json_values import Value, is_json, is_lines, lines_of, values_of
+from .jsonl import found_in_values
 from .threads import IN_A_THREAD, KEY, found_in_threads
 
-FORMATS = ("jsonl", "threads", "chatgpt", "agents-sqlite")
+FORMATS = ("jsonl", "threads", "chatgpt", "claude", "agents-sqlite")
 
 VALUES_CHECKED_MAX = 50
 """Number of values at the beginning of a file that are checked to detect its format."""
 
 GZIP_MAGIC = b"\x1f\x8b"
+
+ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is its beginning
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks, and the encoding that each announces."""
+
+CHUNK_BYTES = 1024 * 1024
+"""Number of bytes converted at once."""
+
+STANDARD_INPUT = "stdin"
+"""Name of standard input in keys that are made of the file's name."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +63,21 @@ class ImportSource:
 def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> Iterator[ImportSource]:
     """Open a file, or standard input for `-`; gzip files are decompressed.
 
-    Standard input is copied to a temporary file first, unless `kind` is `jsonl`.
+    Standard input is copied to a temporary file first, unless `kind` is `jsonl` and its first line is an object.
 
     Raises:
         FileMissing: the file cannot be read.
         InvalidInput: the format cannot be detected, or is not the given one.
     """
     with ExitStack() as stack, _reading_errors(file):
-        if file == "-" and kind == "jsonl":
-            yield ImportSource("jsonl", False, found_in_lines(iter(sys.stdin.buffer)))
+        name = STANDARD_INPUT if file == "-" else Path(file).name
+        own_key = "id" if key_from == KEY else key_from
+        first = _first_line(sys.stdin.buffer) if file == "-" and kind == "jsonl" else b""
+        if first.lstrip()[:1] == b"{" and is_json(first):
+            lines = chain(io.BytesIO(first), sys.stdin.buffer)
+            yield ImportSource("jsonl", False, found_in_values(lines_of(lines), own_key, name))
             return
-        stream, path = _opened(file, stack)
+        stream, path = _opened(file, first, stack)
         magic = stream.read(len(MAGIC))
         stream.seek(0)
         chosen = kind or _format_of(stream, magic)
@@ -65,19 +86,36 @@ def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> It
             raise InvalidInput(
                 f"{file} is {'' if magic == MAGIC else 'not '}a SQLite database: pass its correct --format, or omit the option"
             )
-        yield ImportSource(chosen, kind is None, _found(chosen, stream, path, magic, key_from), _total(chosen, stream))
+        if chosen == "agents-sqlite":
+            found = found_in_sessions(path)
+        elif chosen in EXPORTS and magic.startswith(ZIP_MAGIC):
+            found = found_in_zip(stream, EXPORTS[chosen], name)
+        elif chosen in EXPORTS:
+            found = EXPORTS[chosen](values_of(stream), name)
+        elif chosen == "threads":
+            found = found_in_threads(values_of(stream), key_from, name)
+        else:
+            found = found_in_values(values_of(stream), own_key, name)
+        yield ImportSource(chosen, kind is None, found, _total(chosen, stream))
 
 
-def _found(kind: str, stream: BinaryIO, path: Path, magic: bytes, key_from: str) -> Iterator[Found | Imported]:
-    if kind == "agents-sqlite":
-        return found_in_sessions(path)
-    if kind == "chatgpt":
-        return found_in_zip(stream) if magic.startswith(ZIP_MAGIC) else found_in_export(values_of(stream))
-    return found_in_threads(values_of(stream), key_from) if kind == "threads" else found_in_lines(stream)
+EXPORTS: Mapping[str, Callable[[Iterable[Value], str], Iterator[Found | Imported]]] = {
+    "chatgpt": found_in_export,
+    "claude": found_in_claude_export,
+}
+"""Data exports of chat apps: a JSON document, or a zip that contains it."""
+
+
+def _first_line(stream: BinaryIO) -> bytes:
+    """Return the first line that is not blank, with those before it."""
+    read = [b""]
+    while not read[-1].strip() and (line := stream.readline()):
+        read.append(line)
+    return b"".join(read)
 
 
 def _total(kind: str, stream: BinaryIO) -> int | None:
-    if kind != "jsonl":
+    if kind != "jsonl" or not is_lines(stream):
         return None
     total = sum(1 for _ in stream)
     stream.seek(0)
@@ -96,26 +134,46 @@ def _reading_errors(file: str) -> Iterator[None]:
         raise FileMissing(f"{file} cannot be read ({reason}): choose another file") from error
 
 
-def _opened(file: str, stack: ExitStack) -> tuple[BinaryIO, Path]:
-    """Return a seekable stream of the file's content, and its path on disk."""
+def _opened(file: str, read: bytes, stack: ExitStack) -> tuple[BinaryIO, Path]:
+    """Return a seekable stream of the file's content as UTF-8, and its path on disk.
+
+    `read` is what was already read of standard input.
+    """
     if file == "-":
-        return _spooled(cast("BinaryIO", sys.stdin.buffer), stack)
-    path = Path(file)
-    stream = stack.enter_context(path.open("rb"))
-    packed = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        stream, path = _spooled(sys.stdin.buffer, stack, read)
+    else:
+        path = Path(file)
+        stream = stack.enter_context(path.open("rb"))
+    if _head(stream, len(GZIP_MAGIC)) == GZIP_MAGIC:
+        stream = cast("BinaryIO", stack.enter_context(gzip.open(stream)))  # noqa: SIM115 - the stack closes it
+        if _head(stream, len(MAGIC)) == MAGIC:  # SQLite needs a file on disk
+            return _spooled(stream, stack)
+    head = _head(stream, len(codecs.BOM_UTF32_LE))
+    encoding = next((name for mark, name in ENCODINGS if head.startswith(mark)), None)
+    return (stream, path) if encoding is None else (_as_utf8(stream, encoding, stack), path)
+
+
+def _head(stream: BinaryIO, size: int) -> bytes:
+    head = stream.read(size)
     stream.seek(0)
-    if not packed:
-        return stream, path
-    unpacked = stack.enter_context(gzip.open(path))  # noqa: SIM115 - the stack closes it
-    if unpacked.read(len(MAGIC)) == MAGIC:  # SQLite needs a file on disk
-        unpacked.seek(0)
-        return _spooled(cast("BinaryIO", unpacked), stack)
-    unpacked.seek(0)
-    return cast("BinaryIO", unpacked), path
+    return head
 
 
-def _spooled(stream: BinaryIO, stack: ExitStack) -> tuple[BinaryIO, Path]:
+def _as_utf8(stream: BinaryIO, encoding: str, stack: ExitStack) -> BinaryIO:
+    """Return a temporary file with the content as UTF-8. Half characters become JSON escapes, which are counted later."""
+    file = stack.enter_context(tempfile.TemporaryFile(prefix="threadledger-import-"))  # noqa: SIM115 - the stack closes it
+    decoder = codecs.getincrementaldecoder(encoding)(errors="surrogatepass")
+    while chunk := stream.read(CHUNK_BYTES):
+        file.write(decoder.decode(chunk).encode("utf-8", "backslashreplace"))
+    with suppress(UnicodeDecodeError):  # the file ends inside a character
+        file.write(decoder.decode(b"", final=True).encode("utf-8", "backslashreplace"))
+    file.seek(0)
+    return cast("BinaryIO", file)
+
+
+def _spooled(stream: BinaryIO, stack: ExitStack, read: bytes = b"") -> tuple[BinaryIO, Path]:
     file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="threadledger-import-"))  # noqa: SIM115 - the stack closes it
+    file.write(read)
     shutil.copyfileobj(stream, file)
     file.flush()
     file.seek(0)
@@ -130,13 +188,15 @@ def _format_of(stream: BinaryIO, magic: bytes) -> str:
     """
     if magic == MAGIC:
         return "agents-sqlite"
-    if magic.startswith(ZIP_MAGIC):
-        return "chatgpt"
-    kinds = (_kind_of_text(text) for _, text in islice(values_of(stream), VALUES_CHECKED_MAX))
+    is_zip = magic.startswith(ZIP_MAGIC)
+    values = first_values_in_zip(stream) if is_zip else values_of(stream)
+    kinds = (_kind_of_text(text) for _, text in islice(values, VALUES_CHECKED_MAX))
     kind = next((kind for kind in kinds if kind is not None), None)
-    if kind in {None, "jsonl"} and not is_lines(stream):
+    if is_zip:
+        return kind if kind is not None and kind in EXPORTS else "chatgpt"
+    if kind is None and not is_lines(stream):
         raise InvalidInput(
-            "the format of the file is unknown: write one conversation per line (from an array: jq -c '.[]'), "
+            'the format of the file is unknown: write one conversation per line ({"id": KEY, "messages": [...]}), '
             f"or name the format with --format ({', '.join(FORMATS)})"
         )
     return kind or "jsonl"
@@ -156,9 +216,11 @@ def _kind_of(value: Any) -> str | None:
         return min(filter(None, kinds), default=None)
     if not isinstance(value, Mapping):
         return None
-    if "mapping" in value and ("current_node" in value or "create_time" in value):
-        return "chatgpt"
+    if isinstance(value.get("chat_messages"), list):
+        return "claude"
     messages = value.get("messages")
+    if messages is None and isinstance(value.get("mapping"), Mapping):
+        return "chatgpt"
     if value.get("object") in IN_A_THREAD or "thread_id" in value or isinstance(messages, Mapping):
         return "threads"
     if "items" in value and str(value.get("id")).startswith("conv_"):

@@ -18,11 +18,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
-from threadledger.domain.ids import from_iso, to_iso
 
-from .agents_sqlite import chat_message, hosted_call, is_empty, simplest
-from .importing import Entry, Found, Imported, json_of, message_of, moment, source_id
+from .agents_sqlite import chat_message, hosted_call
+from .importing import (
+    Found,
+    Imported,
+    MessageReader,
+    conversation_key,
+    json_of,
+    made_key,
+    moment,
+    seconds_of,
+    source_id,
+)
 from .json_values import Value
+from .repairs import is_empty, simplest
 
 KEY = "threadledger_key"
 """Metadata field in which a thread written by a ledger has the conversation's key."""
@@ -47,14 +57,22 @@ class Thread:
     """`asc` or `desc`, if the dump states it."""
     is_page: bool = False
     """Whether the messages are a list as returned by the API, which is newest first by default."""
+    next_page_after: str | None = None
+    """Id after which the list continues at the provider, if its last page says so (`has_more`)."""
+    made: str = ""
+    """Key of the conversation if the thread has no id."""
 
 
-def found_in_threads(values: Iterable[Value], key_from: str = KEY) -> Iterator[Found | Imported]:
-    """Yield the conversation of each thread. `key_from` names the metadata field with its key; `id` selects the thread's id."""
+def found_in_threads(values: Iterable[Value], key_from: str = KEY, file: str = "threads") -> Iterator[Found | Imported]:
+    """Yield the conversation of each thread.
+
+    `key_from` names the metadata field with its key; `id` selects the thread's id. `file` names the file in keys of
+    threads without an id.
+    """
     under_way: Thread | None = None
     for number, text in values:
         try:
-            threads = threads_of(json_of(text, "line"), number)
+            threads = threads_of(json_of(text, "line"), number, made_key(file, number))
         except ThreadledgerError as error:
             yield Imported(number, "", "failed", reason=str(error))
             continue
@@ -73,31 +91,45 @@ def conversation_of(thread: Thread, key_from: str = KEY) -> Found | Imported:
     """Return the conversation of a complete thread."""
     key = ""
     try:
-        thread_id = source_id(thread.thread_id, "the thread")
+        reader = MessageReader()
         named = thread.metadata.get(key_from) if key_from != THREAD_ID else None
-        key = named if isinstance(named, str) and named else thread_id
-        left_out: Counter[str] = Counter()
-        entries = list(_items(thread, left_out) if thread.items is not None else _messages(thread, left_out))
+        found = named if isinstance(named, str) and named else thread.thread_id
+        key = conversation_key(found, thread.made, reader.left_out)
+        if thread.items is not None:
+            _items(thread, reader)
+        else:
+            _messages(thread, reader)
+        reader.check()
         metadata = {name: value for name, value in thread.metadata.items() if name != KEY}
-        return Found(thread.line, key, metadata, entries, left_out, thread_id=thread_id)
+        note = ""
+        if thread.next_page_after is not None:
+            reader.left_out["missing_pages"] += 1
+            note = (
+                f"the list goes on after {thread.next_page_after} (has_more), so messages are missing: "
+                "get all pages and import them together, or use --threads"
+            )
+        known_as = thread.thread_id or None
+        return Found(thread.line, key, metadata, reader.entries, reader.left_out, thread_id=known_as, note=note)
     except ThreadledgerError as error:
         return Imported(thread.line, key, "failed", reason=str(error))
 
 
-def threads_of(value: Any, number: int) -> list[Thread]:
+def threads_of(value: Any, number: int, made: str = "") -> list[Thread]:
     """Return the threads of one JSON value; a list of messages is split by `thread_id`.
 
     Raises:
         InvalidInput: the value is not a thread.
     """
+    made = made or made_key("threads", number)
     if isinstance(value, Mapping) and value.get("object") == "thread.message":
         value = [value]
     if isinstance(value, list):
-        return _by_thread(value, Thread(number, ""))
+        return _by_thread(value, Thread(number, "", made=made))
     if not isinstance(value, Mapping):
         raise InvalidInput("it is not a thread: pass a list of its messages, or an object with thread_id and messages")
-    thread_id = value.get("thread_id") or (value.get("id") if "data" not in value else None) or ""
-    thread = Thread(number, thread_id, order=value.get("order"), metadata=_mapping(value.get("metadata")))
+    thread_id = value.get("thread_id") or (value.get("id") if "data" not in value else None)
+    named = thread_id if isinstance(thread_id, str) else ""
+    thread = Thread(number, named, order=value.get("order"), metadata=_mapping(value.get("metadata")), made=made)
     for step in _listed(value, "run_steps") or _listed(value, "steps") or ():
         thread.steps.append(step)
     for run in _listed(value, "runs") or ():
@@ -105,32 +137,49 @@ def threads_of(value: Any, number: int) -> list[Thread]:
     items = _listed(value, "items")
     if items is not None:
         thread.items = items
+        thread.next_page_after = _next_page_after(value.get("items"))
         return [thread]
     messages = _listed(value, "data") if "data" in value else _listed(value, "messages")
     if messages is None:
         raise InvalidInput('it has no list "messages" or "data": pass the response of GET /threads/{id}/messages')
     thread.is_page = "data" in value or isinstance(value.get("messages"), Mapping)
+    thread.next_page_after = _next_page_after(value if "data" in value else value.get("messages"))
     if not thread.thread_id:
         return _by_thread(messages, thread)
     thread.messages = messages
     return [thread]
 
 
+def _next_page_after(page: Any) -> str | None:
+    """Return the id after which a list continues, if it is a page that says so."""
+    if not isinstance(page, Mapping) or page.get("has_more") is not True:
+        return None
+    things = page.get("data")
+    last = things[-1].get("id") if isinstance(things, list) and things and isinstance(things[-1], Mapping) else None
+    return str(page.get("last_id") or last or "its last entry")
+
+
 def _by_thread(messages: list[Any], given: Thread) -> list[Thread]:
-    """Return one thread per `thread_id`, in order of first occurrence."""
+    """Return one thread per `thread_id`, in order of first occurrence.
+
+    If no message names its thread, all are of one thread without an id. Messages that name none among others that do
+    belong to the thread of the message before them.
+    """
     threads: dict[str, Thread] = {}
-    for index, message in enumerate(messages, 1):
-        thread_id = message.get("thread_id") if isinstance(message, Mapping) else None
-        if not isinstance(thread_id, str) or not thread_id:
-            raise InvalidInput(
-                f"message {index} has no thread_id, so the thread that it belongs to is unknown: add a thread_id"
-            )
-        made = Thread(given.line, thread_id, order=given.order, metadata=given.metadata, is_page=given.is_page)
-        threads.setdefault(thread_id, made).messages.append(message)
+    for message in messages:
+        found = _mapping(message).get("thread_id")
+        if isinstance(found, str) and found:
+            threads.setdefault(found, replace(given, thread_id=found, messages=[], steps=[]))
+    threads = threads or {"": replace(given, messages=[], steps=[])}
+    current = next(iter(threads))
+    for message in messages:
+        found = _mapping(message).get("thread_id")
+        current = found if isinstance(found, str) and found else current
+        threads[current].messages.append(message)
     for step in given.steps:
-        thread_id = _mapping(step).get("thread_id")
-        if isinstance(thread_id, str) and thread_id in threads:
-            threads[thread_id].steps.append(step)
+        found = _mapping(step).get("thread_id")
+        of_thread = threads.get(found) if isinstance(found, str) else None
+        (of_thread or threads[current]).steps.append(step)
     return list(threads.values())
 
 
@@ -147,42 +196,47 @@ def _add(under_way: Thread, page: Thread) -> None:
     if under_way.items is not None:
         under_way.items += page.items or ()
     under_way.metadata = {**page.metadata, **under_way.metadata}
+    under_way.next_page_after = page.next_page_after
 
 
-def _messages(thread: Thread, left_out: Counter[str]) -> Iterator[Entry]:
-    messages = _distinct(thread.messages, "message")
-    ordered = in_order(messages, _distinct(thread.steps, "run step"), thread.order, thread.is_page)
+def _messages(thread: Thread, reader: MessageReader) -> None:
+    messages = _distinct(thread.messages, "message", reader)
+    ordered = in_order(messages, _distinct(thread.steps, "run step", reader), thread.order, thread.is_page)
     ours: set[str] = set()
     for number, each in enumerate(ordered, 1):
-        for entry in entries_of(each, number, left_out):
-            seen = entry.message_id in ours
-            ours |= {entry.message_id} if entry.message_id else set()
-            yield replace(entry, message_id=None, piece_of=entry.message_id) if seen else entry
+        if each.get("type") == "tool_calls":
+            _read_step(each, f"message {number}", thread.thread_id, reader)
+        else:
+            _read_message(each, f"message {number}", thread.thread_id, ours, reader)
 
 
-def _items(thread: Thread, left_out: Counter[str]) -> Iterator[Entry]:
-    items = _distinct(thread.items or [], "item")
+def _items(thread: Thread, reader: MessageReader) -> None:
+    items = _distinct(thread.items or [], "item", reader)
     for number, item in enumerate(reversed(items) if thread.order == "desc" else items, 1):
         name = f"item {number}"
         try:
-            given = chat_message(item, left_out)
+            given = chat_message(item, reader.left_out)
         except InvalidInput as error:
-            raise InvalidInput(f"{name}: {error}") from None
+            reader.leave_out(f"{name}: {error}")
+            continue
         if given is not None:
-            yield Entry(message_of(given, name), source_id(item.get("id"), name), name)
+            created_at = item.get("created_at")
+            origin = {"message_id": item["id"], "thread_id": thread.thread_id, "created_at": created_at}
+            reader.add(given, item["id"], name, moment(created_at), origin)
 
 
-def _distinct(things: list[Any], what: str) -> list[Mapping[str, Any]]:
-    """Return the objects without duplicate ids, because pages may overlap.
-
-    Raises:
-        InvalidInput: a value is not an object, or has no valid id.
-    """
+def _distinct(things: list[Any], what: str, reader: MessageReader) -> list[Mapping[str, Any]]:
+    """Return the objects without duplicate ids, because pages may overlap; count values without a valid id."""
     by_id: dict[str, Mapping[str, Any]] = {}
     for number, thing in enumerate(things, 1):
+        name = f"{what} {number}"
         if not isinstance(thing, Mapping):
-            raise InvalidInput(f"{what} {number} is {type(thing).__name__}: an object is expected")
-        by_id.setdefault(source_id(thing.get("id"), f"{what} {number}"), thing)
+            reader.leave_out(f"{name} is {type(thing).__name__}: an object is expected")
+            continue
+        try:
+            by_id.setdefault(source_id(thing.get("id"), name), thing)
+        except InvalidInput as error:
+            reader.leave_out(str(error))
     return list(by_id.values())
 
 
@@ -205,50 +259,58 @@ CARRIED = ("attachments", "incomplete_details")
 """Fields of a message that are kept with its content. Attachments are file ids, with size and hash if the dump has them."""
 
 
-def entries_of(thing: Mapping[str, Any], number: int, left_out: Counter[str]) -> Iterator[Entry]:
-    """Yield the entries of a message or step; count in `left_out` what cannot be converted."""
-    name = f"message {number}"
-    if thing.get("type") == "tool_calls":
-        yield from _of_step(thing, name, left_out)
+def _read_message(message: Mapping[str, Any], name: str, thread_id: str, ours: set[str], reader: MessageReader) -> None:
+    given = _chat_message(message, reader.left_out)
+    if given is None:
         return
-    given = _chat_message(thing, name, left_out)
-    if given is not None:
-        metadata = _as_mapping(thing.get("metadata"))
-        ours = metadata.get(MESSAGE_ID)
-        yield Entry(
-            message_of(given, name),
-            thing["id"],
-            name,
-            _iso(metadata.get(WRITTEN_AT)) or moment(thing.get("created_at")),
-            ours if isinstance(ours, str) and ours else None,
-        )
+    metadata = _as_mapping(message.get("metadata"))
+    found = metadata.get(MESSAGE_ID)
+    our_id = found if isinstance(found, str) and found else None
+    seen = our_id in ours
+    ours |= {our_id} if our_id else set()
+    reader.add(
+        given,
+        message["id"],
+        name,
+        _iso(metadata.get(WRITTEN_AT)) or moment(message.get("created_at")),
+        _origin_of(message, thread_id, message_id=message["id"], metadata=_foreign(metadata)),
+        message_id=None if seen else our_id,
+        piece_of=our_id if seen else None,
+    )
 
 
-def _chat_message(message: Mapping[str, Any], name: str, left_out: Counter[str]) -> dict[str, Any] | None:
+def _origin_of(thing: Mapping[str, Any], thread_id: str, **more: Any) -> dict[str, Any]:
+    found = {name: thing.get(name) for name in ("run_id", "assistant_id", "created_at")}
+    return {"thread_id": thing.get("thread_id") or thread_id, **found, **more}
+
+
+def _foreign(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that no ledger wrote."""
+    return {name: value for name, value in metadata.items() if name not in {MESSAGE_ID, WRITTEN_AT}}
+
+
+def _chat_message(message: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any] | None:
     content = message.get("content")
+    annotations: list[Any] = []
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        raise InvalidInput(f"{name}: its content is {type(content).__name__}: a list of parts is expected")
-    annotations: list[Any] = []
-    parts = [_part(part, annotations, name) for part in content]
+    parts = [_part(part, annotations) for part in content] if isinstance(content, list) else []
     extra = {field: message[field] for field in CARRIED if message.get(field)}
-    if is_empty(parts) and "attachments" not in extra:
-        left_out["empty_messages"] += 1
-        return None
+    if content is None or (isinstance(content, list) and is_empty(parts)):
+        if "attachments" not in extra:
+            left_out["empty_messages"] += 1
+            return None
+        content = []
     if annotations:
         extra["annotations"] = annotations
-    foreign = {
-        field: value
-        for field, value in _as_mapping(message.get("metadata")).items()
-        if field not in {MESSAGE_ID, WRITTEN_AT}
-    }
+    foreign = _foreign(_as_mapping(message.get("metadata")))
     if foreign:
         extra["metadata"] = foreign
-    return {"role": message.get("role"), "content": simplest(parts) if parts else "", **extra}
+    shown = content if not isinstance(content, list) else simplest(parts) if parts else ""
+    return {"role": message.get("role"), "content": shown, **extra}
 
 
-def _part(part: Any, annotations: list[Any], name: str) -> dict[str, Any]:
+def _part(part: Any, annotations: list[Any]) -> Any:
     """Convert a content part and collect its annotations in `annotations`.
 
     Parts without an equivalent in Chat Completions (image_file, refusal) are kept unchanged.
@@ -260,13 +322,11 @@ def _part(part: Any, annotations: list[Any], name: str) -> dict[str, Any]:
             return {"type": "text", "text": text}
         case {"type": "image_url", "image_url": {"url": str(url), "detail": "auto"}}:
             return {"type": "image_url", "image_url": {"url": url}}
-        case Mapping():
-            return dict(part)
-    raise InvalidInput(f"{name}: a part of its content is {type(part).__name__}: an object with a type is expected")
+    return part
 
 
-def _of_step(step: Mapping[str, Any], name: str, left_out: Counter[str]) -> Iterator[Entry]:
-    """Yield the function calls of a step as one message, then their results; calls of hosted tools become text."""
+def _read_step(step: Mapping[str, Any], name: str, thread_id: str, reader: MessageReader) -> None:
+    """Read the function calls of a step as one message, then their results; calls of hosted tools become text."""
     calls = _as_mapping(step.get("step_details")).get("tool_calls")
     functions: list[dict[str, Any]] = []
     others: list[tuple[str, dict[str, Any]]] = []
@@ -277,25 +337,27 @@ def _of_step(step: Mapping[str, Any], name: str, left_out: Counter[str]) -> Iter
                 functions.append({"id": call_id, "type": "function", "function": asked})
                 output = call["function"].get("output")
                 if output is None:
-                    left_out["calls_without_result"] += 1
+                    reader.left_out["calls_without_result"] += 1
                 else:
                     others.append((call_id, {"role": "tool", "tool_call_id": call_id, "content": output}))
             case {"type": str(kind)}:
-                message = hosted_call(kind, _as_mapping(call.get(kind)), left_out)
+                message = hosted_call(kind, _as_mapping(call.get(kind)), reader.left_out)
                 others.append((str(call.get("id", len(others))), message))
             case _:
-                left_out["other_calls"] += 1
+                reader.left_out["other_calls"] += 1
     calling = [("calls", {"role": "assistant", "content": None, "tool_calls": functions})] if functions else []
+    origin = _origin_of(step, thread_id, step_id=step["id"])
     for call_id, given in [*calling, *others]:
-        place = source_id(f"{step['id']}/{call_id}", name)
-        yield Entry(message_of(given, name), place, name, moment(step.get("created_at")))
+        try:
+            place = source_id(f"{step['id']}/{call_id}", name)
+        except InvalidInput as error:
+            reader.leave_out(str(error))
+            continue
+        reader.add(given, place, name, moment(step.get("created_at")), origin)
 
 
 def _iso(text: Any) -> str | None:
-    try:
-        return to_iso(from_iso(text))
-    except (TypeError, ValueError):
-        return None
+    return moment(text) if isinstance(text, str) else None
 
 
 def _as_mapping(value: Any) -> Mapping[str, Any]:
@@ -331,8 +393,7 @@ def in_order(messages: Sequence[Thing], steps: Sequence[Thing], order: str | Non
 
 def created_at(thing: Thing) -> float | None:
     """Return the Unix time of a message or step, or None if it has no valid one."""
-    found = thing.get("created_at")
-    return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else None
+    return seconds_of(thing.get("created_at"))
 
 
 def _is_newest_first(things: Sequence[Thing], order: str | None, is_page: bool) -> bool:

@@ -97,6 +97,7 @@ class Conversation:
         idempotency_key: str | None = None,
         message_id: str | None = None,
         written_at: str | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> e.MessageJournaled:
         """Record a message. The event id is derived from an idempotency key, so that the store keeps only one."""
         if idempotency_key is not None and source is not Source.IMPORT:
@@ -115,6 +116,7 @@ class Conversation:
             source=source.value,
             idempotency_key=idempotency_key,
             written_at=written_at,
+            origin=dict(origin or {}),
         )
 
     def ask(self, question: Message, idempotency_key: str | None = None) -> str:

@@ -131,6 +131,8 @@ class MessageJournaled(Event):
     idempotency_key: str | None = None
     written_at: str | None = None
     """Time at which the original was written (ISO 8601), if an import knows it."""
+    origin: JSON = field(default_factory=dict)
+    """Ids, times and metadata of the original at its source, if it was imported."""
 
 
 @dataclass(frozen=True, kw_only=True)

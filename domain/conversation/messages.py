@@ -349,6 +349,7 @@ class JournaledMessage:
             "exchange_id": self.exchange_id,
             "run_id": self.run_id,
             "source": self.source.value,
+            "written_at": self._payload.get("written_at"),
         }
 
     def __eq__(self, other: object) -> bool:

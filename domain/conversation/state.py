@@ -126,10 +126,13 @@ class ConversationState:
     """Ids of the last `ANSWERED_KEPT` exchanges that have an answer."""
     links: dict[str, ThreadLink] = field(default_factory=dict)
     """Linked threads, by mirror name."""
+    written_at: str | None = None
+    """Time at which the newest message was written, if it was imported. Only lists know it; no decision needs it."""
 
     def as_json(self) -> str:
         """Return the snapshot."""
         values = self.__dict__.copy()
+        values.pop("written_at", None)
         for name, _ in _KINDS:
             if parts := values[name]:
                 values[name] = {each: part.__dict__ for each, part in parts.items()}
@@ -163,7 +166,7 @@ _KINDS = (
 )
 """Fields of the state whose values are objects of the snapshot, and their classes."""
 
-_NAMES = tuple(each.name for each in fields(ConversationState))
+_NAMES = tuple(each.name for each in fields(ConversationState) if each.name != "written_at")
 
 
 def _known_only(stored: JSON) -> JSON:

@@ -152,20 +152,33 @@ BAD = {
     "no messages": (b'{"id": "x"}', "messages"),
     "messages of another type": (b'{"id": "x", "messages": {}}', "messages"),
     "a message that is text": (b'{"id": "x", "messages": ["hi"]}', "message 1"),
-    "no id": (b'{"messages": []}', "id"),
-    "an id that is a number": (b'{"id": 7, "messages": []}', "id"),
-    "an empty id": (b'{"id": "", "messages": []}', "1 to 200"),
-    "201 characters of id": (b'{"id": "' + b"k" * 201 + b'", "messages": []}', "201 characters"),
-    "NUL in the id": (b'{"id": "a\\u0000b", "messages": []}', "NUL"),
-    "half a character in the id": (b'{"id": ' + SURROGATE + b', "messages": []}', "a lone surrogate"),
     "an unknown role": (b'{"id": "x", "messages": [{"role": "robot", "content": "hi"}]}', "'robot'"),
-    "half a character": (b'{"id": "x", "messages": [{"role": "user", "content": ' + SURROGATE + b"}]}", "surrogate"),
-    "no content": (b'{"id": "x", "messages": [{"role": "user"}]}', "content"),
-    "NaN in a message": (b'{"id": "x", "messages": [{"role": "user", "content": "hi", "n": NaN}]}', "JSON"),
-    "NaN in the metadata": (b'{"id": "x", "n": NaN, "messages": []}', "JSON"),
-    "half a character in the metadata": (b'{"id": "x", "n": ' + SURROGATE + b', "messages": []}', "surrogate"),
-    "too much metadata": (b'{"id": "x", "n": "' + b"x" * 2**20 + b'", "messages": []}', "metadata"),
 }
+
+
+REPAIRED = {
+    "no id": (b'{"messages": []}', "lines:1", {"made_keys": 1}),
+    "an id that is a number": (b'{"id": 7, "messages": []}', "7", {}),
+    "an empty id": (b'{"id": "", "messages": []}', "lines:1", {"made_keys": 1}),
+    "201 characters of id": (b'{"id": "' + b"k" * 201 + b'", "messages": []}', "lines:1", {"made_keys": 1}),
+    "NUL in the id": (b'{"id": "a\\u0000b", "messages": []}', "lines:1", {"made_keys": 1}),
+    "half a character in the id": (b'{"id": ' + SURROGATE + b', "messages": []}', "lines:1",
+                                   {"made_keys": 1, "half_characters": 1}),
+    "NaN in the metadata": (b'{"id": "x", "n": NaN, "messages": []}', "x", {"metadata_fields": 1}),
+    "half a character in the metadata": (b'{"id": "x", "n": ' + SURROGATE + b', "messages": []}', "x",
+                                         {"half_characters": 1}),
+    "too much metadata": (b'{"id": "x", "n": "' + b"x" * 2**20 + b'", "messages": []}', "x", {"metadata_fields": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "key", "counted"), REPAIRED.values(), ids=REPAIRED)
+def test_a_bad_id_or_metadata_does_not_cost_the_conversation(open_store, line, key, counted):
+    ledger = open_store()
+    (outcome,) = import_lines(ledger, [line])
+    assert (outcome.state, outcome.key, outcome.left_out) == ("imported", key, counted)
+    before = end(ledger)
+    assert states(ledger, [line]) == {1: "unchanged"}
+    assert end(ledger) == before
 
 
 @pytest.mark.usefixtures("no_finalizers")

@@ -116,7 +116,7 @@ def test_images_and_unknown_kinds_are_kept_and_reasoning_is_counted(open_store, 
     first, second = memory(ledger, "c-1")
     assert first["content"] == [image | {"type": "image_asset_pointer"}, {"type": "text", "text": "what is it?"}]
     assert first["attachments"] == [attachment]
-    assert second["content"] == [quote | {"type": "tether_quote"}]
+    assert second["content"] == "quoted"
     assert outcome["left_out"] == {"reasoning": 1, "empty_messages": 1}
 
 
@@ -143,17 +143,72 @@ def test_another_zip_is_refused_with_a_sentence(open_store, tmp_path, content):
 
 
 ROUND = conversation(node(1, parent="n2"), node(2, parent="n1"))
+DAMAGED = {
+    "no current node": (conversation(*TALK) | {"current_node": None}, "hi hello", {}),
+    "a current node that is not there": (conversation(*TALK, current="gone"), "hi hello", {}),
+    "two ends, none of them current": (
+        conversation(*TALK, node(5, "assistant", "newer", parent="n2"), node(4, "assistant", "older", parent="n2"))
+        | {"current_node": None},
+        "hi newer",
+        {"guessed_branches": 1, "messages_on_other_branches": 2},
+    ),
+    "a parent that is not there": (conversation(node(2, text="b", parent="gone")), "b", {"broken_parents": 1}),
+    "parents in a circle": (ROUND, "text 1 text 2", {"broken_parents": 1}),
+    "half a character": (conversation(node(1, text="a \ud83d")), "a \ufffd", {"half_characters": 1}),
+    "a message of an unknown role": (conversation(*TALK, node(4, "robot")), "hi hello", {"unreadable_messages": 1}),
+    "a message that is a list": (
+        conversation(*TALK, node(4) | {"message": [1]}),
+        "hi hello",
+        {"unreadable_messages": 1},
+    ),
+    "a message without content": (
+        conversation(*TALK, node(4) | {"message": {"author": {"role": "user"}}}),
+        "hi hello",
+        {"unreadable_messages": 1},
+    ),
+    "no messages": (conversation() | {"mapping": {}, "current_node": None}, "", {}),
+}
+
+
+@pytest.mark.parametrize(("damaged", "texts", "counted"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_conversation_is_imported_as_far_as_it_can_be_read(open_store, tmp_path, damaged, texts, counted):
+    ledger = open_store()
+    path = written(tmp_path / "c.json", [damaged])
+    (outcome,) = imported(ledger, path)
+    hidden = {"hidden_system_messages": 1} if "hi " in texts else {}
+    assert (outcome["state"], outcome["left_out"]) == ("imported", counted | hidden)
+    assert " ".join(text for _, text in said(ledger, "c-1")) == texts
+    assert imported(ledger, path)[0]["state"] == "unchanged"
+
+
+@pytest.mark.parametrize("key", [None, "a\0"])
+def test_a_conversation_without_a_usable_id_gets_the_name_of_the_file_and_its_number_as_its_key(
+    open_store, tmp_path, key
+):
+    (outcome,) = imported(open_store(), written(tmp_path / "c.json", [conversation(*TALK, key=key)]))
+    assert (outcome["key"], outcome["left_out"]["made_keys"]) == ("c.json:1", 1)
+
+
+def test_what_was_spoken_is_text_and_its_recording_is_counted(open_store, tmp_path):
+    spoken = {"content_type": "audio_transcription", "text": "and the second one?", "direction": "in"}
+    recording = {"content_type": "real_time_user_audio_video_asset_pointer", "frames_asset_pointers": []}
+    ledger = open_store()
+    voice = {"content_type": "multimodal_text", "parts": [spoken, recording]}
+    silent = {"content_type": "multimodal_text", "parts": [recording]}
+    exported = conversation(*TALK, node(4, content=voice), node(5, content=silent))
+    (outcome,) = imported(ledger, written(tmp_path / "c.json", [exported]))
+    assert (outcome["left_out"]["recordings"], outcome["left_out"]["empty_messages"]) == (2, 1)
+    assert memory(ledger, "c-1")[-1] == {"role": "user", "content": "and the second one?"}
+    origin = list(ledger.journal.history("c-1"))[-1].origin
+    assert (origin["message_id"], origin["thread_id"], origin["created_at"]) == ("n4", "c-1", 1_700_000_004.25)
+    assert [part["content_type"] for part in origin["parts"]] == [spoken["content_type"], recording["content_type"]]
+
+
 BAD = {
     "a number": (7, 'no object "mapping"'),
     "no mapping": ({"id": "x"}, 'no object "mapping"'),
-    "no current node": (conversation(*TALK) | {"current_node": None}, "no current_node"),
-    "a current node that is not there": (conversation(*TALK, current="gone"), "current_node is not in its mapping"),
-    "a parent that is not there": (conversation(node(2, parent="gone")), "the parent of node 1 from its end"),
-    "parents in a circle": (ROUND, "form a cycle"),
-    "no id": (conversation(*TALK) | {"id": None, "conversation_id": None}, "the id of the conversation"),
     "an unknown role": (conversation(node(1, "robot")), "node 2: unknown role 'robot'"),
-    "half a character": (conversation(node(1, text="\ud83d")), "surrogate"),
-    "NUL in the id": (conversation(*TALK, key="a\0"), "NUL"),
+    "an id of a node that cannot be stored": (conversation({**node(1), "id": "a\0"}), "contains a NUL"),
 }
 
 

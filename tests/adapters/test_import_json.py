@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threadledger.adapters.formats import Imported, json_values
-from threadledger.adapters.formats.agents_sqlite import _entry
+from threadledger.adapters.formats.agents_sqlite import chat_message
 from threadledger.adapters.formats.chatgpt import conversation_of as chatgpt_conversation
-from threadledger.adapters.formats.importing import Found
+from threadledger.adapters.formats.importing import Found, MessageReader
 from threadledger.adapters.formats.threads import conversation_of, threads_of
 from threadledger.domain.errors import InvalidInput
 
@@ -111,19 +111,21 @@ def test_whatever_stands_among_its_messages_and_steps_too(contents, details):
 
 @given(MEANT, st.lists(MEANT, max_size=3))
 def test_whatever_stands_where_a_chatgpt_conversation_should_is_one_or_one_sentence(value, messages):
-    told(chatgpt_conversation(value, 1))
+    told(chatgpt_conversation(value, 1, "f:1"))
     nodes = {str(n): {"message": each, "parent": str(n - 1) if n else None} for n, each in enumerate(messages)}
-    told(chatgpt_conversation({"id": "c", "mapping": nodes, "current_node": str(len(messages) - 1)}, 1))
+    told(chatgpt_conversation({"id": "c", "mapping": nodes, "current_node": str(len(messages) - 1)}, 1, "f:1"))
     said = [{"author": {"role": "tool"}, "content": each, "recipient": each, "metadata": each} for each in messages]
     nodes = {str(n): {"message": each, "parent": str(n - 1) if n else None} for n, each in enumerate(said)}
-    told(chatgpt_conversation({"id": "c", "mapping": nodes, "current_node": str(len(messages) - 1)}, 1))
+    told(chatgpt_conversation({"id": "c", "mapping": nodes, "current_node": str(len(messages) - 1)}, 1, "f:1"))
 
 
 @given(MEANT)
 def test_whatever_stands_where_an_item_should_is_a_message_or_one_sentence(value):
-    from collections import Counter
-
+    reader = MessageReader()
     try:
-        _entry(1, json.dumps(value), None, Counter())
-    except InvalidInput as error:
-        assert str(error).startswith("row 1: ")
+        given = chat_message(value, reader.left_out)
+    except InvalidInput:
+        return
+    if given is not None:
+        reader.add(given, "1", "row 1")
+        assert reader.entries or reader.left_out

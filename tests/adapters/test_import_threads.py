@@ -264,11 +264,8 @@ BAD = {
     "no id": (page({**bad(), "id": None}), "the id of message 1 has type NoneType"),
     "a message that is text": ({"thread_id": "t", "messages": ["hi"]}, "message 1 is str"),
     "an unknown role": (page(bad(role="robot")), "unknown role 'robot'"),
-    "content of another type": (page(bad(content=[7])), "a part of its content is int"),
-    "half a character": (page(bad(text="\ud83d")), "surrogate"),
+    "content of another type": (page(bad(content=[7])), "no part of its content can be read"),
     "NUL in an id": (page({**bad(), "id": "a\0"}), "NUL"),
-    "no thread id": (page({**bad(), "thread_id": None}), "no thread_id"),
-    "a thread id that is a list": ({"thread_id": ["x"], "messages": []}, "the id of the thread has type list"),
     "steps that are none": ({"thread_id": "t", "messages": [], "run_steps": [1]}, "run step 1 is int"),
 }
 
@@ -283,6 +280,57 @@ def test_a_bad_thread_is_reported_with_its_place_and_the_good_ones_are_kept(open
     assert told in found[1]["reason"]
     assert "\n" not in found[1]["reason"]
     assert (said(ledger, "thread_a"), len(memory(ledger, "thread_z"))) == (SAID, 1)
+
+
+@pytest.mark.parametrize("thread_id", [None, ["x"], "a\0"])
+def test_a_thread_without_a_usable_id_gets_the_name_of_the_file_and_the_line_as_its_key(
+    open_store, tmp_path, thread_id
+):
+    ledger = open_store()
+    (outcome,) = imported(ledger, written(tmp_path / "d.json", page(bad(text="hi") | {"thread_id": thread_id})))
+    assert (outcome["key"], outcome["left_out"]) == ("d.json:1", {"made_keys": 1})
+    assert said(ledger, "d.json:1") == [("user", "hi")]
+
+
+def test_one_damaged_message_does_not_cost_its_thread(open_store, tmp_path):
+    damaged = [7, {**bad(), "id": None}, message(4, "robot"), message(5, content=[7]), message(6, text="\ud83d")]
+    ledger = open_store()
+    (outcome,) = imported(
+        ledger, written(tmp_path / "d.json", {"thread_id": "thread_a", "messages": [*TALK, *damaged]})
+    )
+    assert (outcome["state"], outcome["messages"]) == ("imported", 4)
+    assert outcome["left_out"] == {"unreadable_messages": 4, "half_characters": 1}
+    assert said(ledger, "thread_a") == [*SAID, ("user", "\ufffd")]
+
+
+def test_the_ids_and_times_of_the_source_are_kept_with_each_message(open_store, tmp_path):
+    ledger = open_store()
+    answer = message(2, "assistant", run_id="run_1", assistant_id="asst_1", metadata={"team": "x", KEY: "k"})
+    hosted = {"id": "thread_a", "messages": [message(1), answer], "run_steps": [step(1, calls=[FUNCTION], at=1)]}
+    imported(ledger, written(tmp_path / "d.json", hosted))
+    origins = [event.origin for event in list(ledger.journal.history("thread_a"))[1:]]
+    assert [origin["thread_id"] for origin in origins] == ["thread_a"] * 4
+    assert [origin.get("message_id") or origin["step_id"] for origin in origins] == [
+        "msg_1",
+        "step_1",
+        "step_1",
+        "msg_2",
+    ]
+    assert origins[0].keys() == {"thread_id", "message_id", "created_at"}
+    assert {name: origins[-1][name] for name in ("run_id", "assistant_id", "created_at", "metadata")} == {
+        "run_id": "run_1",
+        "assistant_id": "asst_1",
+        "created_at": 1_700_000_002,
+        "metadata": {"team": "x", KEY: "k"},
+    }
+
+
+def test_a_list_that_goes_on_at_the_provider_is_imported_with_a_warning(open_store, tmp_path):
+    first = page(*TALK, has_more=True, last_id="msg_3")
+    for dump in (first, {"id": "thread_a", "messages": first}):
+        (outcome,) = imported(open_store(), written(tmp_path / "d.json", dump))
+        assert outcome["state"] in {"imported", "unchanged"}
+        assert (outcome["left_out"], "goes on after msg_3" in outcome["reason"]) == ({"missing_pages": 1}, True)
 
 
 def test_items_of_a_conversation_are_taken_too(open_store, tmp_path):

@@ -730,7 +730,7 @@ def test_what_somebody_else_took_in_meanwhile_is_not_mistaken_for_an_event_that_
     fold, batch = ConversationsView.fold, projection.Projection._batch
 
     def fold_strictly(self, taken, known):
-        for stream, state in (known or {}).items():
+        for stream, (state, _) in (known or {}).items():
             following = [event.originator_version for _, event in taken if event.originator_id == stream]
             if following[0] != ConversationState.from_json(state).version + 1:
                 raise ValueError("taken in already")

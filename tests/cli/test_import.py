@@ -35,21 +35,30 @@ def sqlite_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def zip_bytes(path: Path) -> bytes:
+CLAUDE = [{"uuid": "a-1", "name": "A talk", "chat_messages": [{"uuid": "m1", "text": "hi", "sender": "human"}]}]
+
+
+def zip_bytes(path: Path, exported: Any = CHAT) -> bytes:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("conversations.json", json.dumps(CHAT))
+        archive.writestr("conversations.json", json.dumps(exported))
     return path.read_bytes()
 
 
 CONTENTS: dict[str, tuple[str, str, Callable[[Path], bytes]]] = {
     "JSON lines": ("jsonl", "k", lambda path: json.dumps(LINE).encode() + b"\n"),
     "JSON lines with a bad first one": ("jsonl", "k", lambda path: b'{"id": \n' + json.dumps(LINE).encode() + b"\n"),
+    "an array of conversations": ("jsonl", "k", lambda path: json.dumps([LINE]).encode()),
+    "one indented conversation": ("jsonl", "k", lambda path: json.dumps(LINE, indent=1).encode()),
+    "UTF-16": ("jsonl", "k", lambda path: (json.dumps(LINE) + "\n\ufeff\r\n").encode("utf-16")),
+    "UTF-32, indented": ("jsonl", "k", lambda path: json.dumps(LINE, indent=1).encode("utf-32")),
     "a byte order mark": ("jsonl", "k", lambda path: b"\xef\xbb\xbf" + json.dumps(LINE).encode()),
     "a list of messages": ("threads", "thread_a", lambda path: json.dumps(THREAD, indent=2).encode()),
     "lines of messages": ("threads", "thread_a", lambda path: json.dumps(MESSAGE).encode()),
     "an export of ChatGPT": ("chatgpt", "c", lambda path: json.dumps(CHAT).encode()),
     "one that was indented": ("chatgpt", "c", lambda path: json.dumps(CHAT, indent=1).encode()),
     "its zip": ("chatgpt", "c", zip_bytes),
+    "an export of Claude": ("claude", "a-1", lambda path: json.dumps(CLAUDE).encode()),
+    "the zip of Claude": ("claude", "a-1", lambda path: zip_bytes(path, CLAUDE)),
     "a database": ("agents-sqlite", "s", sqlite_bytes),
 }
 
@@ -72,7 +81,7 @@ def test_the_format_is_told_from_the_content_and_said(
 
 
 def test_a_file_that_is_none_of_these_is_refused_with_a_sentence(command: Command, tmp_path: Path) -> None:
-    for content in ("[1, 2]", json.dumps([LINE]), json.dumps({"a": {"b": 1}}, indent=1)):
+    for content in ("[1, 2]", json.dumps({"a": {"b": 1}}, indent=1)):
         (tmp_path / "in.json").write_text(content)
         done = command("import", "in.json")
         assert (done.code, "the format of the file is unknown" in done.err) == (2, True)

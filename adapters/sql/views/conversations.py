@@ -11,12 +11,12 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Index, MetaData, Select, Table, Text, select
 
-from threadledger.domain.conversation import STATE_SCHEMA, ConversationState, evolve, key_of
+from threadledger.domain.conversation import STATE_SCHEMA, ConversationState, events, evolve, key_of
 
 from .catching_up import PLAIN_TEXT, POSITION, Taken, View, upsert
 
-Known = dict[str, str]
-"""Stored state (JSON) by stream name."""
+Known = dict[str, tuple[str, str | None]]
+"""Stored state (JSON), and when the newest message was written if it was imported, by stream name."""
 
 Changes = Sequence[dict[str, Any]]
 
@@ -25,7 +25,7 @@ class ConversationsView(View[Known, Changes]):
     """Store the state of every conversation."""
 
     name = "conversations"
-    version = 100 + STATE_SCHEMA  # 100 times our own number: a new state schema also rebuilds the view
+    version = 200 + STATE_SCHEMA  # 100 times our own number: a new state schema also rebuilds the view
     topics = ()
 
     def create(self, connection: Connection, generation: int) -> None:
@@ -34,11 +34,12 @@ class ConversationsView(View[Known, Changes]):
     def load(self, connection: Connection, generation: int, taken: Sequence[Taken]) -> Known:
         conversations = self._conversations(generation)
         touched = {event.originator_id for _, event in taken}
-        query = select(conversations.c.stream, conversations.c.state).where(conversations.c.stream.in_(touched))
-        return {row.stream: row.state for row in connection.execute(query)}
+        query = select(conversations).where(conversations.c.stream.in_(touched))
+        return {row.stream: (row.state, row.written_at) for row in connection.execute(query)}
 
     def fold(self, taken: Sequence[Taken], known: Known | None) -> Changes:
-        states = {stream: ConversationState.from_json(state) for stream, state in (known or {}).items()}
+        states = {stream: ConversationState.from_json(state) for stream, (state, _) in (known or {}).items()}
+        written = {stream: written_at for stream, (_, written_at) in (known or {}).items()}
         last: dict[str, int] = {}
         for position, event in taken:
             stream = event.originator_id
@@ -46,7 +47,12 @@ class ConversationsView(View[Known, Changes]):
                 states[stream] = ConversationState()
             evolve(states[stream], event)
             last[stream] = position
-        return [{"stream": stream, "position": at, "state": states[stream].as_json()} for stream, at in last.items()]
+            if isinstance(event, events.MessageJournaled):
+                written[stream] = event.written_at
+        return [
+            {"stream": name, "position": at, "state": states[name].as_json(), "written_at": written.get(name)}
+            for name, at in last.items()
+        ]
 
     def apply(self, connection: Connection, generation: int, changes: Changes) -> None:
         upsert(connection, self._conversations(generation), changes)
@@ -56,12 +62,12 @@ class ConversationsView(View[Known, Changes]):
     ) -> list[ConversationState]:
         """Return conversations, last changed first; `among` restricts them to the selected streams."""
         conversations = self._conversations(generation)
-        query = select(conversations.c.stream, conversations.c.state).order_by(conversations.c.position.desc())
+        query = select(conversations).order_by(conversations.c.position.desc())
         if among is not None:
             query = query.where(conversations.c.stream.in_(among))
         if limit is not None:
             query = query.limit(max(limit, 0))
-        return [_state(stream, state) for stream, state in connection.execute(query)]
+        return [_state(row.stream, row.state, row.written_at) for row in connection.execute(query)]
 
     def _conversations(self, generation: int) -> Table:
         return _conversations_table(self.prefix(generation))
@@ -75,12 +81,14 @@ def _conversations_table(begin: str) -> Table:
         Column("stream", PLAIN_TEXT, primary_key=True),
         Column("position", POSITION, nullable=False),
         Column("state", Text, nullable=False),
+        Column("written_at", Text),
     )
     Index(f"{begin}by_position", conversations.c.position)
     return conversations
 
 
-def _state(stream: str, stored: str) -> ConversationState:
+def _state(stream: str, stored: str, written_at: str | None) -> ConversationState:
     state = ConversationState.from_json(stored)
+    state.written_at = written_at
     state.key = state.key or key_of(stream)  # its first event may be one that could not be processed
     return state

@@ -1,0 +1,18 @@
+CREATE TABLE agent_sessions ( session_id TEXT PRIMARY KEY, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP );
+CREATE TABLE agent_messages ( id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL, message_data TEXT NOT NULL, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, FOREIGN KEY (session_id) REFERENCES agent_sessions (session_id) ON DELETE CASCADE );
+CREATE TABLE message_structure ( id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL, message_id INTEGER NOT NULL, branch_id TEXT NOT NULL DEFAULT 'main', message_type TEXT NOT NULL, sequence_number INTEGER NOT NULL, user_turn_number INTEGER, branch_turn_number INTEGER, tool_name TEXT, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, FOREIGN KEY (session_id) REFERENCES agent_sessions(session_id) ON DELETE CASCADE, FOREIGN KEY (message_id) REFERENCES agent_messages(id) ON DELETE CASCADE );
+INSERT INTO agent_sessions VALUES ('adv', '2026-11-28 20:53:38', '2026-11-28 20:53:38');
+INSERT INTO agent_messages VALUES (1, 'adv', '{"role": "user", "content": "q1"}', '2026-11-28 20:53:38');
+INSERT INTO agent_messages VALUES (2, 'adv', '{"id": "m1", "type": "message", "role": "assistant", "status": "completed", "content": [{"type": "output_text", "text": "a1", "annotations": [], "logprobs": []}]}', '2026-11-28 20:53:38');
+INSERT INTO agent_messages VALUES (3, 'adv', '{"role": "user", "content": "q2"}', '2026-11-28 20:53:38');
+INSERT INTO agent_messages VALUES (4, 'adv', '{"id": "m2", "type": "message", "role": "assistant", "status": "completed", "content": [{"type": "output_text", "text": "a2 wrong", "annotations": [], "logprobs": []}]}', '2026-11-28 20:53:38');
+INSERT INTO agent_messages VALUES (5, 'adv', '{"role": "user", "content": "q2 edited"}', '2026-11-28 20:53:38');
+INSERT INTO agent_messages VALUES (6, 'adv', '{"id": "m3", "type": "message", "role": "assistant", "status": "completed", "content": [{"type": "output_text", "text": "a2 right", "annotations": [], "logprobs": []}]}', '2026-11-28 20:53:38');
+INSERT INTO message_structure VALUES (1, 'adv', 1, 'main', 'user', 1, 1, 1, NULL, '2026-11-28 20:53:38');
+INSERT INTO message_structure VALUES (2, 'adv', 2, 'main', 'assistant', 2, 1, 1, NULL, '2026-11-28 20:53:38');
+INSERT INTO message_structure VALUES (3, 'adv', 3, 'main', 'user', 3, 2, 2, NULL, '2026-11-28 20:53:38');
+INSERT INTO message_structure VALUES (4, 'adv', 4, 'main', 'assistant', 4, 2, 2, NULL, '2026-11-28 20:53:38');
+INSERT INTO message_structure VALUES (5, 'adv', 1, 'branch_from_turn_2_1795899218', 'user', 5, 1, 1, NULL, '2026-11-28 20:53:38');
+INSERT INTO message_structure VALUES (6, 'adv', 2, 'branch_from_turn_2_1795899218', 'assistant', 6, 1, 1, NULL, '2026-11-28 20:53:38');
+INSERT INTO message_structure VALUES (7, 'adv', 5, 'branch_from_turn_2_1795899218', 'user', 7, 2, 2, NULL, '2026-11-28 20:53:38');
+INSERT INTO message_structure VALUES (8, 'adv', 6, 'branch_from_turn_2_1795899218', 'assistant', 8, 2, 2, NULL, '2026-11-28 20:53:38');

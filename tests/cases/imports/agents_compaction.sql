@@ -1,0 +1,12 @@
+CREATE TABLE agent_sessions(session_id text primary key, created_at timestamp default current_timestamp, updated_at timestamp default current_timestamp);
+CREATE TABLE agent_messages(id integer primary key autoincrement, session_id text not null, message_data text not null, created_at timestamp default current_timestamp);
+INSERT INTO agent_sessions VALUES ('s1', '2026-11-28 20:50:41', '2026-11-28 20:50:41');
+INSERT INTO agent_messages VALUES (1, 's1', '{"role": "user", "content": "hi"}', '2026-11-28 20:50:41');
+INSERT INTO agent_messages VALUES (2, 's1', '{"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "q"}}', '2026-11-28 20:50:41');
+INSERT INTO agent_messages VALUES (3, 's1', '{"type": "mcp_list_tools", "id": "m", "server_label": "x", "tools": []}', '2026-11-28 20:50:41');
+INSERT INTO agent_messages VALUES (4, 's1', '{"type": "mcp_approval_request", "id": "ma", "name": "n", "arguments": "{}", "server_label": "x"}', '2026-11-28 20:50:41');
+INSERT INTO agent_messages VALUES (5, 's1', '{"type": "shell_call", "id": "sh", "call_id": "c9", "action": {"commands": ["ls"]}}', '2026-11-28 20:50:41');
+INSERT INTO agent_messages VALUES (6, 's1', '{"type": "shell_call_output", "call_id": "c9", "output": [{"stdout": "x"}]}', '2026-11-28 20:50:41');
+INSERT INTO agent_messages VALUES (7, 's1', '{"type": "compaction", "id": "cmp", "encrypted_content": "x"}', '2026-11-28 20:50:41');
+INSERT INTO agent_messages VALUES (8, 's1', '{"type": "tool_search_call", "id": "t"}', '2026-11-28 20:50:41');
+INSERT INTO agent_messages VALUES (9, 's1', '{"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [{"type": "output_text", "text": "hello", "annotations": [], "logprobs": []}]}', '2026-11-28 20:50:41');
