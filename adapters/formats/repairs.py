@@ -1,6 +1,6 @@
 """Convert the messages of any source to messages that a ledger stores: repair damaged ones, count unreadable ones.
 
-One odd message never costs its conversation. A message that the domain accepts is not changed, except for shapes that
+One odd message does not cost its conversation. A message that the domain accepts is not changed, except for shapes that
 no provider would accept again: `function_call`, calls without an id or with an object as arguments, Anthropic's content
 blocks, spoken answers, and content types of ChatGPT. Whatever is changed or left out is counted by kind.
 
@@ -63,7 +63,7 @@ def repaired(
             return
     if not isinstance(given, Mapping):
         raise InvalidInput(f"it is {type(given).__name__}: an object with role and content is expected")
-    yield from _Repair(place, waiting, counts, kept).messages(given)
+    yield from _MessageRepair(place, waiting, counts, kept).messages(given)
 
 
 def is_odd(given: object) -> bool:
@@ -190,7 +190,7 @@ class OpenCalls:
         )
 
 
-class _Repair:
+class _MessageRepair:
     """Repair one message."""
 
     def __init__(self, place: str, waiting: OpenCalls, counts: Counter[str], kept: JSON) -> None:
@@ -237,13 +237,13 @@ class _Repair:
         """Take the tool calls out of a message."""
         given = message.pop("tool_calls", None)
         given = [given] if isinstance(given, Mapping) else given
-        function = message.get("function_call")
-        if not given and isinstance(function, Mapping):
-            del message["function_call"]
-            given = [{"function": function}]
         if given is not None and not isinstance(given, list):
             self._counts["odd_fields"] += 1
-            return []
+            given = None
+        function = message.get("function_call")
+        if isinstance(function, Mapping):
+            del message["function_call"]
+            given = given or [{"function": function}]
         calls = [self._call(each) if _is_odd_call(each) else each for each in given or ()]
         return [call for call in calls if call is not None]
 

@@ -145,6 +145,44 @@ def test_what_does_not_go_together_is_refused(command: Command, arguments: tuple
     assert (done.code, told in done.err) == (2, True)
 
 
+def test_the_time_at_which_the_original_was_written_is_shown(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_text(json.dumps({**MESSAGE, "created_at": 1_700_000_000}))
+    command("import", "in.json")
+    written = "2023-11-14T22:13:20.000000Z"
+    (shown,) = command("show", "thread_a", "-o", "json").json["messages"]
+    assert (shown["written_at"], shown["at"] > "2026") == (written, True)
+    assert "2023-11-14 22:13:20" in command("show", "thread_a").out
+    (listed,) = command("list", "-o", "json").json
+    assert (listed["written_at"], listed["last_at"] > "2026") == (written, True)
+    assert "2023-11-14" in command("list").out
+    command("append", "thread_a", "user", "and now?")
+    assert command("list", "-o", "json").json[0]["written_at"] is None
+    assert command("show", "thread_a", "-o", "json").json["messages"][1]["written_at"] is None
+    assert command("db", "check").code == 0
+
+
+@pytest.mark.parametrize(
+    ("key_from", "keys"),
+    [
+        (None, ["a", "7", "in.jsonl:3"]),
+        ("line", ["in.jsonl:1", "in.jsonl:2", "in.jsonl:3"]),
+        ("user", ["u1", "u2", "in.jsonl:3"]),
+    ],
+)
+def test_the_key_of_a_line_is_taken_from_a_field_or_from_its_place(
+    command: Command, tmp_path: Path, key_from: str | None, keys: list[str]
+) -> None:
+    said = [{"role": "user", "content": "hi"}]
+    lines = [{"id": "a", "user": "u1", "messages": said}, {"id": 7, "metadata": {"user": "u2"}, "messages": said}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"messages": said}]))
+    options = ("--key-from", key_from) if key_from else ()
+    done = command("import", "in.jsonl", "-o", "json", *options)
+    assert (done.code, [row["key"] for row in done.json]) == (0, keys)
+    assert "--key-from FIELD" in command("import", "in.jsonl").err
+    again = command("import", "in.jsonl", "-o", "json", *options)
+    assert {row["state"] for row in again.json} == {"unchanged"}
+
+
 def test_memory_does_not_grow_with_the_file(command: Command, tmp_path: Path) -> None:
     import tracemalloc
 

@@ -25,6 +25,8 @@ SINCE = FILE.with_name("events-3.jsonl")
 
 LATEST = FILE.with_name("events-4.jsonl")
 """Events and fields that schema 4 added for reruns, forks and groups of failures."""
+IMPORTS = FILE.with_name("imports-4.jsonl")
+"""Imported messages with the ids and times of their source."""
 JOBS = FILE.with_name("jobs-4.jsonl")
 """A job as it was first stored."""
 
@@ -127,6 +129,7 @@ GOLDEN = {
     "events-1.jsonl": "dd30b08c7faa80eed114f4ab4fd938ff9f3a39a39f1c8dd52f40a53d08eff721",
     "events-3.jsonl": "2f03b1f6e2c05c01e958870459067aa8f9dafadc93b0c622a89efd98a7bf754d",
     "events-4.jsonl": "b0bee5eb3424cca25c6bc005aa5a289aa5c33ff7c9a1c3c74eeeaa59084b4021",
+    "imports-4.jsonl": "ffbb646937d651180a9ab5a3ce4ed1a2db273594841a6f886e9d7e7f46d0bb0e",
     "jobs-4.jsonl": "0cd13642ad5cc4685f6eb00392174f2c5257a4c29488ead4ff4fa5be2f9ad391",
     "schema-1.sql": "135222d16c1cd21464aadb0741e7ccbc516cc1d1916104745d7e99f121645898",
     "schema-2.sql": "c49a14bff508b49de3b3992fad17b6fd98defc513e8768aab597f288a47be684",
@@ -261,6 +264,17 @@ def test_a_row_of_reruns_forks_and_groups_restores_to_its_event(line):
     event = event_of(row)
     assert type(event) is e.EVENTS[row["topic"]]
     assert e.payload_of(event) == row["state"]
+
+
+@pytest.mark.parametrize("line", IMPORTS.read_text("ascii").splitlines())
+def test_the_origin_of_an_imported_message_is_restored_and_does_not_change_memory(line):
+    row = json.loads(line)
+    event = event_of(row)
+    assert e.payload_of(event) == row["state"]
+    bare = event_of(row | {"state": {name: value for name, value in row["state"].items() if name != "origin"}})
+    assert (bare.origin, event.origin) == ({}, row["state"]["origin"])
+    assert fold_memory([event]).digest() == fold_memory([bare]).digest()
+    assert fold_memory([event]).messages == fold_memory([bare]).messages
 
 
 def test_the_job_folds_to_the_state_of_its_release():
