@@ -216,28 +216,25 @@ class _ExistingConversation:
         return missing
 
     def _compare(self, earlier: events.MessageJournaled, entry: Entry) -> None:
-        # An earlier version may have stored the message as it was given, so it is repaired too before it is compared.
         before = restore_message(earlier)
-        versions = [before, *islice(_repaired_again(before, entry.place), 1)]
-        if not any(self._is_equal(each, entry.message) for each in versions) and not _was_words(before, entry.message):
+        if not self._is_equal(before, entry.message) and not self._was_repaired(before, entry):
             raise IdempotencyConflict(
                 f"{entry.name} of {self._found.key!r} differs from the one imported earlier: nothing of this "
                 "conversation was imported; give the changed conversation another id"
             )
 
+    def _was_repaired(self, before: Message, entry: Entry) -> bool:
+        """Return whether an earlier version stored as it was given, or as text, what is repaired now."""
+        if isinstance(before.content, str) and before.content.startswith("[tool call ") and entry.message.calls():
+            return True
+        with suppress(InvalidInput):
+            again = repaired(before.as_chat_message(), entry.place, OpenCalls(), Counter(), {})
+            return any(self._is_equal(each, entry.message) for each in islice(again, 1))
+        return False
+
     def _is_equal(self, before: Message, after: Message) -> bool:
         # With ids of the source, extra fields are not compared: they vary, e.g. a dump has file sizes and a live thread has none.
         return (_said(before) == _said(after)) if self._found.has_ids else (before == after)
-
-
-def _repaired_again(message: Message, place: str) -> Iterator[Message]:
-    with suppress(InvalidInput):
-        yield from repaired(message.as_chat_message(), place, OpenCalls(), Counter(), {})
-
-
-def _was_words(before: Message, after: Message) -> bool:
-    """Return whether an earlier version stored a call as text that now is a call."""
-    return isinstance(before.content, str) and before.content.startswith("[tool call ") and bool(after.calls())
 
 
 def _said(message: Message) -> Message:
@@ -366,7 +363,7 @@ class MessageReader:
             self.leave_out(f"{name}: {error}")
             return
         self.left_out.update(counts)
-        source = _origin({**(origin or {}), **kept}, self.left_out)
+        source = _origin({**(origin or {}), **kept}, self.left_out) if origin or kept else {}
         for number, message in enumerate(messages):
             entry = Entry(message, place, name, written_at, message_id, piece_of, origin=source)
             if number:

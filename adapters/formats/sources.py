@@ -22,7 +22,7 @@ from .agents_sqlite import MAGIC, found_in_sessions
 from .chatgpt import ZIP_MAGIC, first_values_in_zip, found_in_export, found_in_zip
 from .claude import found_in_claude_export
 from .importing import Found, Imported, json_of
-from .json_values import Value, is_json, is_lines, lines_of, values_of
+from .json_values import BYTE_ORDER_MARK, Value, is_json, is_lines, lines_of, values_of
 from .jsonl import found_in_values
 from .threads import IN_A_THREAD, KEY, found_in_threads
 
@@ -43,6 +43,9 @@ ENCODINGS = (
 
 CHUNK_BYTES = 1024 * 1024
 """Number of bytes converted at once."""
+
+MESSAGE = "message"
+"""What is detected for a message of Chat Completions that is in no conversation."""
 
 STANDARD_INPUT = "stdin"
 """Name of standard input in keys that are made of the file's name."""
@@ -95,7 +98,7 @@ def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> It
         elif chosen == "threads":
             found = found_in_threads(values_of(stream), key_from, name)
         else:
-            found = found_in_values(values_of(stream), own_key, name)
+            found = found_in_values(_conversations_in(stream), own_key, name)
         yield ImportSource(chosen, kind is None, found, _total(chosen, stream))
 
 
@@ -104,6 +107,16 @@ EXPORTS: Mapping[str, Callable[[Iterable[Value], str], Iterator[Found | Imported
     "claude": found_in_claude_export,
 }
 """Data exports of chat apps: a JSON document, or a zip that contains it."""
+
+
+def _conversations_in(stream: BinaryIO) -> Iterator[Value]:
+    """Return the values of a file; a document that is a list of messages is one conversation."""
+    if not is_lines(stream):
+        _, first = next(values_of(stream), (0, b""))
+        stream.seek(0)
+        if _kind_of_text(first) == MESSAGE:
+            return iter([(1, b'{"messages": ' + stream.read().removeprefix(BYTE_ORDER_MARK) + b"}")])
+    return values_of(stream)
 
 
 def _first_line(stream: BinaryIO) -> bytes:
@@ -192,6 +205,7 @@ def _format_of(stream: BinaryIO, magic: bytes) -> str:
     values = first_values_in_zip(stream) if is_zip else values_of(stream)
     kinds = (_kind_of_text(text) for _, text in islice(values, VALUES_CHECKED_MAX))
     kind = next((kind for kind in kinds if kind is not None), None)
+    kind = "jsonl" if kind == MESSAGE else kind
     if is_zip:
         return kind if kind is not None and kind in EXPORTS else "chatgpt"
     if kind is None and not is_lines(stream):
@@ -212,7 +226,7 @@ def _kind_of_text(text: bytes | InvalidInput) -> str | None:
 def _kind_of(value: Any) -> str | None:
     """Return the format of a value if its shape identifies one, else None."""
     if isinstance(value, list):
-        kinds = {_kind_of(each) for each in value[:VALUES_CHECKED_MAX]} - {None, "jsonl"}
+        kinds = {_kind_of(each) for each in value[:VALUES_CHECKED_MAX]} - {None, "jsonl", MESSAGE}
         return min(filter(None, kinds), default=None)
     if not isinstance(value, Mapping):
         return None
@@ -226,7 +240,7 @@ def _kind_of(value: Any) -> str | None:
     if "items" in value and str(value.get("id")).startswith("conv_"):
         return "threads"
     if not isinstance(messages, list):
-        return None
+        return MESSAGE if isinstance(value.get("role"), str) and messages is None else None
     return "threads" if any(_is_of_a_thread(message) for message in messages[:1]) else "jsonl"
 
 

@@ -49,6 +49,7 @@ CONTENTS: dict[str, tuple[str, str, Callable[[Path], bytes]]] = {
     "JSON lines with a bad first one": ("jsonl", "k", lambda path: b'{"id": \n' + json.dumps(LINE).encode() + b"\n"),
     "an array of conversations": ("jsonl", "k", lambda path: json.dumps([LINE]).encode()),
     "one indented conversation": ("jsonl", "k", lambda path: json.dumps(LINE, indent=1).encode()),
+    "a list of plain messages": ("jsonl", "{name}:1", lambda path: json.dumps(LINE["messages"], indent=1).encode()),
     "UTF-16": ("jsonl", "k", lambda path: (json.dumps(LINE) + "\n\ufeff\r\n").encode("utf-16")),
     "UTF-32, indented": ("jsonl", "k", lambda path: json.dumps(LINE, indent=1).encode("utf-32")),
     "a byte order mark": ("jsonl", "k", lambda path: b"\xef\xbb\xbf" + json.dumps(LINE).encode()),
@@ -74,6 +75,7 @@ def test_the_format_is_told_from_the_content_and_said(
     done = command("import", *arguments, stdin=content)
     assert f"is read as {kind}\n" in done.err
     assert "1 imported" in done.err
+    key = key.format(name="stdin" if how == "standard input" else "in")
     assert command("show", key, "-o", "json").json["messages"][0]["content"] == "hi"
     again = command("import", *arguments, "--format", kind, "-o", "json", stdin=content)
     assert [row["state"] for row in again.json if row["state"] != "failed"] == ["unchanged"]
