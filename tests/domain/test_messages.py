@@ -249,6 +249,7 @@ class TestValues:
             "exchange_id": "x1",
             "run_id": "r1",
             "source": "run",
+            "written_at": None,
         }
 
     def test_a_message_is_a_value(self):
