@@ -52,8 +52,8 @@ LINE = "line"
 def found_in_values(values: Iterable[Value], key_from: str = "id", file: str = "lines") -> Iterator[Found | Imported]:
     """Yield the conversation of each value.
 
-    `key_from` names the field, of the line or of its `metadata`, that holds the key; a conversation without a usable one
-    gets the key FILE:LINE, and so does every conversation if `key_from` is `line`.
+    `key_from` names the field, of the line or of its `metadata`, that holds the key; a line without it has the key `id`.
+    A conversation without a usable key gets the key FILE:LINE, and so does every conversation if `key_from` is `line`.
     """
     for number, text in values:
         made = made_key(file, number)
@@ -77,7 +77,8 @@ def found_in_values(values: Iterable[Value], key_from: str = "id", file: str = "
 
 def _field(given: Mapping[str, Any], name: str) -> Any:
     metadata = given.get(METADATA)
-    return given.get(name, metadata.get(name) if isinstance(metadata, Mapping) else None)
+    found = given.get(name, metadata.get(name) if isinstance(metadata, Mapping) else None)
+    return given.get("id") if found is None else found
 
 
 def export_lines(ledger: Ledger, keys: Sequence[str] | None = None, *, plain: bool = False) -> Iterator[str]:

@@ -166,9 +166,9 @@ def test_the_time_at_which_the_original_was_written_is_shown(command: Command, t
 @pytest.mark.parametrize(
     ("key_from", "keys"),
     [
-        (None, ["a", "7", "in.jsonl:3"]),
-        ("line", ["in.jsonl:1", "in.jsonl:2", "in.jsonl:3"]),
-        ("user", ["u1", "u2", "in.jsonl:3"]),
+        (None, ["a", "7", "in.jsonl:3", "b"]),
+        ("line", ["in.jsonl:1", "in.jsonl:2", "in.jsonl:3", "in.jsonl:4"]),
+        ("user", ["u1", "u2", "in.jsonl:3", "b"]),
     ],
 )
 def test_the_key_of_a_line_is_taken_from_a_field_or_from_its_place(
@@ -176,7 +176,9 @@ def test_the_key_of_a_line_is_taken_from_a_field_or_from_its_place(
 ) -> None:
     said = [{"role": "user", "content": "hi"}]
     lines = [{"id": "a", "user": "u1", "messages": said}, {"id": 7, "metadata": {"user": "u2"}, "messages": said}]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"messages": said}]))
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in [*lines, {"messages": said}, {"id": "b", "messages": said}])
+    )
     options = ("--key-from", key_from) if key_from else ()
     done = command("import", "in.jsonl", "-o", "json", *options)
     assert (done.code, [row["key"] for row in done.json]) == (0, keys)
