@@ -170,6 +170,25 @@ def test_calls_and_results_without_ids_find_each_other(open_store):
         assert result["tool_call_id"] == call["id"]
 
 
+def test_results_without_ids_find_the_calls_of_their_round_by_name_then_by_order(open_store, tmp_path):
+    calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("f", "g", "f")]
+    names = ("g", "f", None)
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "g", "arguments": "{}"}}]},
+        {"role": "user", "content": "that one is never answered"},
+        *({"role": "assistant", "content": None, "tool_calls": [call]} for call in calls),
+        *({"role": "tool", "name": name, "content": f"of {name}"} for name in names),
+    ]
+    path = tmp_path / "k.jsonl"
+    path.write_text(json.dumps({"id": "k", "messages": messages}))
+    ledger = open_store()
+    imported(ledger, path)
+    shown = memory(ledger, "k")
+    made = [message["tool_calls"][0]["id"] for message in shown[2:5]]
+    assert [message["tool_call_id"] for message in shown[5:]] == [made[1], made[0], made[2]]
+    assert len({*made, shown[0]["tool_calls"][0]["id"]}) == 4
+
+
 def test_the_branch_that_an_agents_app_selected_later_takes_the_place_of_the_other_one(open_store, tmp_path):
     path = file_of("agents_advanced_branches.sql", tmp_path)
     ledger = open_store()

@@ -65,7 +65,9 @@ SAID = [("user", "hi"), ("assistant", "hello"), ("user", "and?")]
 )
 def test_a_dump_of_any_shape_is_the_same_conversation(open_store, tmp_path, dump):
     ledger = open_store()
-    assert states(imported(ledger, written(tmp_path / "d.json", dump))) == [(1, "thread_a", "imported", 3)]
+    outcomes = imported(ledger, written(tmp_path / "d.json", dump))
+    assert states(outcomes) == [(1, "thread_a", "imported", 3)]
+    assert (outcomes[0]["left_out"], outcomes[0]["reason"]) == ({}, "")
     assert said(ledger, "thread_a") == SAID
     assert [each.written_at[:19] for each in ledger.memory("thread_a").messages] == [
         "2023-11-14T22:13:21", "2023-11-14T22:13:22", "2023-11-14T22:13:23"]  # fmt: skip
