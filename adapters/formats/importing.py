@@ -77,10 +77,11 @@ def _with_stored_metadata(found: Found) -> Found:
     stream_of(found.key)
     left_out = Counter(found.left_out)
     kept: dict[str, Any] = {}
-    for name, value in whole(found.metadata, left_out).items():
+    for name, value in found.metadata.items():
         try:
-            Conversation.start(found.key, {**kept, name: value})
-            kept[name] = value
+            field_of_it = whole({name: value}, left_out)
+            Conversation.start(found.key, {**kept, **field_of_it})
+            kept |= field_of_it
         except InvalidInput:
             left_out["metadata_fields"] += 1
     return replace(found, metadata=kept, left_out=left_out)
@@ -392,11 +393,12 @@ def _origin(given: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
     for name, value in given.items():
         if value is None or value in ("", {}, []):
             continue
-        whole_value = whole(value, left_out)
-        if can_be_stored(whole_value):
-            origin[name] = whole_value
-        else:
-            left_out["odd_fields"] += 1
+        with suppress(InvalidInput):
+            whole_value = whole(value, left_out)
+            if can_be_stored(whole_value):
+                origin[name] = whole_value
+                continue
+        left_out["odd_fields"] += 1
     return origin
 
 

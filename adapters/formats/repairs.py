@@ -137,8 +137,19 @@ def _function_of(call: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def whole(value: Any, counts: Counter[str]) -> Any:
     """Return JSON with half characters (lone surrogates) replaced by U+FFFD; they are counted.
 
-    Recursion is safe: the value was parsed from JSON, and the parser limits its depth.
+    Raises:
+        InvalidInput: the value is nested too deep.
     """
+    try:
+        return _whole(value, counts)
+    except RecursionError:
+        raise InvalidInput(TOO_DEEP) from None
+
+
+TOO_DEEP = "it is nested too deep to be stored"
+
+
+def _whole(value: Any, counts: Counter[str]) -> Any:
     if isinstance(value, str):
         halves = 0 if value.isascii() else sum("\ud800" <= character <= "\udfff" for character in value)
         if halves:
@@ -146,9 +157,9 @@ def whole(value: Any, counts: Counter[str]) -> Any:
             return whole_text(value)
         return value
     if isinstance(value, Mapping):
-        return {whole(name, counts): whole(each, counts) for name, each in value.items()}
+        return {_whole(name, counts): _whole(each, counts) for name, each in value.items()}
     if isinstance(value, list):
-        return [whole(each, counts) for each in value]
+        return [_whole(each, counts) for each in value]
     return value
 
 
@@ -201,7 +212,14 @@ class _MessageRepair:
         self._made = 0
 
     def messages(self, given: Mapping[str, Any]) -> Iterator[Message]:
-        message = whole(given, self._counts)
+        message: JSON = {}
+        for name, value in given.items():
+            try:
+                message |= whole({name: value}, self._counts)
+            except InvalidInput:
+                if name in {"content", "tool_calls"}:
+                    raise
+                self._counts["odd_fields"] += 1
         role = message.get("role")
         role = role.strip().lower() if isinstance(role, str) else role
         role = message["role"] = ROLES.get(role, role) if isinstance(role, str) else role
@@ -410,13 +428,21 @@ def is_empty(parts: Iterable[Any]) -> bool:
 def by_reference(value: Any) -> Any:
     """Return the JSON value with long texts replaced by their size and hash.
 
-    Recursion is safe: the value was parsed from JSON, and the parser limits its depth.
+    Raises:
+        InvalidInput: the value is nested too deep.
     """
+    try:
+        return _by_reference(value)
+    except RecursionError:
+        raise InvalidInput(TOO_DEEP) from None
+
+
+def _by_reference(value: Any) -> Any:
     if isinstance(value, str) and len(value) > DATA_CHARS_MAX:
         data = value.encode(errors="surrogatepass")
         return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if isinstance(value, Mapping):
-        return {name: by_reference(each) for name, each in value.items()}
+        return {name: _by_reference(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [by_reference(each) for each in value]
+        return [_by_reference(each) for each in value]
     return value

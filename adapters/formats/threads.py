@@ -204,10 +204,14 @@ def _messages(thread: Thread, reader: MessageReader) -> None:
     ordered = in_order(messages, _distinct(thread.steps, "run step", reader), thread.order, thread.is_page)
     ours: set[str] = set()
     for number, each in enumerate(ordered, 1):
-        if each.get("type") == "tool_calls":
-            _read_step(each, f"message {number}", thread.thread_id, reader)
-        else:
-            _read_message(each, f"message {number}", thread.thread_id, ours, reader)
+        name = f"message {number}"
+        if each.get("type") != "tool_calls":
+            _read_message(each, name, thread.thread_id, ours, reader)
+            continue
+        try:
+            _read_step(each, name, thread.thread_id, reader)
+        except InvalidInput as error:
+            reader.leave_out(f"{name}: {error}")
 
 
 def _items(thread: Thread, reader: MessageReader) -> None:

@@ -160,6 +160,30 @@ def test_a_corrupt_or_encrypted_row_does_not_cost_its_session(open_store, tmp_pa
     assert said(ledger, "s1")[-1] == ("user", "\ufffd!")
 
 
+def nested(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = {"a": [value]}
+    return value
+
+
+@pytest.mark.parametrize("levels", [100, 210, 300, 450])
+def test_nesting_that_is_too_deep_costs_what_is_nested_alone(open_store, tmp_path, levels):
+    deep, ledger = nested(levels), open_store()
+    hi = {"id": "m1", "role": "user", "content": "hi", "thread_id": "t", "metadata": {"deep": deep}}
+    call = {"type": "code_interpreter", "id": "c", "code_interpreter": deep}
+    step = {"id": "s1", "type": "tool_calls", "run_id": "r", "step_details": {"tool_calls": [call]}}
+    (tmp_path / "t.json").write_text(json.dumps({"thread_id": "t", "messages": [hi], "run_steps": [step]}))
+    line = {"id": "k", "deep": deep, "messages": [{"role": "user", "content": "hi"}, {"role": "user", "content": [deep]},
+                                                  {"role": "user", "content": "\ud83d", "deep": deep}]}  # fmt: skip
+    (tmp_path / "k.jsonl").write_text(json.dumps(line) + "\n")
+    for name, key in (("t.json", "t"), ("k.jsonl", "k")):
+        (outcome,) = imported(ledger, tmp_path / name)
+        if "not JSON" not in outcome["reason"]:  # Python reads about 900 levels
+            assert (outcome["state"], said(ledger, key)[0]) == ("imported", ("user", "hi"))
+            assert imported(ledger, tmp_path / name)[0]["state"] == "unchanged"
+
+
 def test_calls_and_results_without_ids_find_each_other(open_store):
     ledger = open_store()
     for name, key in (("jsonl_function_role.jsonl", "k"), ("jsonl_arguments_object.jsonl", "noid")):
