@@ -513,6 +513,24 @@ def test_opening_a_ledger_and_asking_loads_few_lines(tmp_path: Path, simulator: 
     assert sum(lines for lines, _ in loaded) <= LOADED_LINES_MAX, loaded
 
 
+FIRST_RUN = """
+import sys, threadledger
+class Observer:
+    def run_started(self, run):
+        print("openai.resources.chat.completions" in sys.modules)
+    def run_ended(self, end): pass
+    def exchange_ended(self, end): pass
+given = {"openai_base_url": sys.argv[1], "openai_api_key": "k", "backends": ("chat",), "threads": "none"}
+with threadledger.open("sqlite:///x.db", observer=Observer(), **given) as ledger:
+    print("openai" in sys.modules)
+    ledger.conversation("k").ask("Where is it?")
+"""
+
+
+def test_the_sdk_is_loaded_after_the_ledger_is_opened_and_before_a_run_starts(tmp_path: Path, simulator: Any) -> None:
+    assert run_python(FIRST_RUN, simulator.base_url, cwd=tmp_path).split() == ["False", "True"]
+
+
 def run_python(program: str, *arguments: str, cwd: Path) -> str:
     command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, text=True, check=True).stdout
