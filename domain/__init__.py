@@ -221,7 +221,8 @@ _EARLIER = {
         "FailureGroups Lags ShownMemory defined_profile follow_failures memory_shown threads_behind tool_names"
     ),
     "memory.diff": "Fate diff_memories said",
-    "memory.memory": "estimate_tokens fold_memory response_items",
+    "memory.memory": "estimate_tokens fold_memory",
+    "memory.rendering": "response_items",
     "replay.jobs": "Jobs",
     "replay.rebuild": "FileRebuildPlan",
     "replay.recorded": "RecordedExchange RecordedRun recorded_exchange",

@@ -88,6 +88,20 @@ ABANDONED_KEPT = 50
 ANSWERED_KEPT = 20
 """Number of answered exchanges in the aggregate's state, so that a late caller cannot answer one of them again."""
 
+IMAGE_LOW_TOKENS = 85
+IMAGE_TOKENS = 765
+"""Tokens of an image in a budget: with the detail `low`, and otherwise: 85 and 170 for each of the four tiles of 512 pixels
+of a square image. Source: OpenAI's guide "Images and vision", the section on calculating costs (GPT-4o); November 2026.
+The largest images have 1,445; the size in pixels is not known here."""
+
+FILE_TOKENS_GUESSED = 1_000
+"""Tokens of a file in a budget of which only the id is known: about two pages. Our own guess."""
+
+FILE_BYTES_PER_TOKEN = 4
+AUDIO_BYTES_PER_TOKEN = 1_600
+"""Bytes of a file, and of a recording, that count as one token in a budget. Text has about four bytes a token; OpenAI
+counts one token for each 100 ms of spoken input, which are 1,600 bytes of MP3 at 128 kbit/s."""
+
 TOOL_ROUNDS_MAX = 20
 """Maximum number of times that a model may call tools within one run."""
 

@@ -44,12 +44,11 @@ class ChatBackend:
 
     def _answered(self, request: BackendRequest, spent: Spent) -> Effects[Completion]:
         deadline = time.monotonic() + request.timeout_seconds
-        messages: list[Any] = [acceptable(message) for message in request.memory.as_chat_messages()]
-        if request.profile.instructions:
-            messages.insert(0, {"role": "system", "content": request.profile.instructions})
+        memory, instructions = request.memory, request.profile.instructions
+        system: list[Any] = [{"role": "system", "content": instructions}] if instructions else []
         make = self._streamed if request.stream else self._created
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
-            seen = yield from make(request, messages, deadline, number)
+            seen = yield from make(request, [*system, *memory.as_chat_messages()], deadline, number)
             spent.add(seen.usage)
             if not isinstance(seen.outcome, Completion):
                 raise ProviderRefused(seen.outcome or no_answer(None, Context(self.name, ENDPOINT)))
@@ -60,8 +59,7 @@ class ChatBackend:
             if number == limits.TOOL_ROUNDS_MAX:
                 break
             results = yield from answer_calls(calls, request, text)
-            messages.append(Message(Role.ASSISTANT, text or None, calls).as_chat_message())
-            messages += [result.as_chat_message() for result in results]
+            memory = memory.with_messages([Message(Role.ASSISTANT, text or None, calls), *results])
         raise too_many_rounds()
 
     def _created(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> Effects[Seen]:
@@ -106,31 +104,3 @@ def _options(request: BackendRequest, messages: list[Any], deadline: float) -> d
 def _too_late(request: BackendRequest) -> Failure:
     message = f"the stream had not ended after {round(request.timeout_seconds, 1):g} seconds"
     return Failure("timed_out", message=message, details={"endpoint": ENDPOINT})
-
-
-# An imported message may have fields that the API does not accept. They are kept in the journal and omitted from the
-# request, because one unknown field would make the provider refuse the whole request.
-FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call"})
-"""Fields of a message. Source: OpenAI's OpenAPI description, `ChatCompletionRequestMessage` and its variants; November 2026."""
-
-PARTS = {
-    "user": frozenset({"text", "image_url", "input_audio", "file"}),
-    "assistant": frozenset({"text", "refusal"}),
-}
-"""Content part types by role; the other roles accept only text. Source: the same description."""
-
-
-def acceptable(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the message without unknown fields; replace each unsupported part with a text that names its type."""
-    content = message.get("content")
-    if message.keys() <= FIELDS and not isinstance(content, list):
-        return message
-    kept = {name: value for name, value in message.items() if name in FIELDS}
-    if isinstance(content, list):
-        known = PARTS.get(message["role"], frozenset({"text"}))
-        kept["content"] = [part if part.get("type") in known else _as_text(part) for part in content]
-    return kept
-
-
-def _as_text(part: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "text", "text": f"[{part.get('type', 'content')} not shown]"}

@@ -69,7 +69,8 @@ class ResponsesBackend:
         # input. So the question is answered from memory, and the answer is mirrored.
         conversation = request.thread_id if request.unsent else None
         given: list[Any] = [dict(item.payload) for item in request.unsent] if conversation else []
-        given = given or request.memory.as_response_items()
+        memory = request.memory
+        given = given or memory.as_response_items()
         waiting = _calls_found(request)
         if waiting:  # the thread has tool calls of an earlier run whose response was lost
             conversation = request.thread_id
@@ -91,9 +92,9 @@ class ResponsesBackend:
             if number == limits.TOOL_ROUNDS_MAX:
                 break
             results = yield from answer_calls(calls, request, message.text)
+            memory = memory.with_messages([Message(Role.ASSISTANT, None, calls), *results])
             outputs = [item for result in results for item in response_items(result)]
-            made = response_items(Message(Role.ASSISTANT, None, calls))
-            given = outputs if conversation else [*given, *made, *outputs]
+            given = outputs if conversation else memory.as_response_items()
         raise too_many_rounds()
 
     def _explained(self, refused: ProviderRefused, conversation: str | None) -> Effects[ProviderRefused]:

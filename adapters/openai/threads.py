@@ -18,12 +18,12 @@ from typing import Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
-from threadledger.domain.conversation.messages import JournaledMessage, Message, Role
+from threadledger.domain.conversation.messages import Image, JournaledMessage, Message, Part, Role, Text
 from threadledger.domain.effects import Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendRequest, Delta
 from threadledger.domain.failures import Cause, Failure, diagnose, whole_text
-from threadledger.domain.memory import Memory, response_items
+from threadledger.domain.memory import Memory, response_items, valid_arguments, valid_name
 from threadledger.domain.threads import LEFT_IN_THREAD, Rendering, ThreadItem
 
 from .assistant_setup import shut_down_or
@@ -60,10 +60,11 @@ class AssistantsThreads:
     def render(self, memory: Memory, thread_id: str | None = None) -> Rendering:
         losses: Counter[str] = Counter()
         items: list[ThreadItem] = []
+        stored = {each.message_id: each.message for each in memory.messages}
         for each in memory.in_thread(thread_id):
             if memory.ran_in(each, thread_id) and (each.message.calls() or each.message.role is Role.TOOL):
                 continue  # they are in the steps of the run
-            items += thread_items(each, losses)
+            items += thread_items(each, stored.get(each.message_id, each.message), losses)
         return Rendering(tuple(items), dict(losses))
 
     def create(self, key: str) -> Effects[str]:
@@ -142,8 +143,9 @@ class ConversationThreads:
     def render(self, memory: Memory, thread_id: str | None = None) -> Rendering:
         losses: Counter[str] = Counter()
         items = []
+        stored = {each.message_id: each.message for each in memory.messages}
         for each in memory.in_thread(thread_id):
-            items += conversation_items(each, losses)
+            items += conversation_items(each, stored.get(each.message_id, each.message), losses)
         return Rendering(tuple(items), dict(losses))
 
     def create(self, key: str) -> Effects[str]:
@@ -234,7 +236,8 @@ def _read_item(given: Mapping[str, Any]) -> ThreadItem | None:
         case {"type": "message", "role": str(role), "content": (str() | list()) as content}:
             return ThreadItem("message", role, item_words(content), item_id=item_id)
         case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
-            return ThreadItem("tool_call", name, arguments, call_id, item_id=item_id)
+            # A call that a model made in the thread is compared in the form in which memory shows it.
+            return ThreadItem("tool_call", valid_name(name), valid_arguments(arguments), call_id, item_id=item_id)
         case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
             words = output if isinstance(output, str) else json.dumps(output)
             return ThreadItem("tool_result", "", words, call_id, item_id=item_id)
@@ -248,14 +251,15 @@ PLACED_IN_THREAD = frozenset({"text", "image_url"})
 """Types of content parts that an Assistants thread supports; it accepts a file only together with a tool that reads it."""
 
 
-def thread_items(each: JournaledMessage, losses: Counter[str]) -> Iterator[ThreadItem]:
+def thread_items(each: JournaledMessage, stored: Message, losses: Counter[str]) -> Iterator[ThreadItem]:
+    """Yield the items of one message of a valid view; count what is lost of the `stored` message."""
     message = each.message
     if message.role in {Role.SYSTEM, Role.DEVELOPER, Role.UNKNOWN}:
         losses[f"{message.role.value}_messages"] += 1
         return
     role = "user" if message.role is Role.USER else "assistant"
     parts = _image_parts(message) if role == "user" else []
-    _count_parts(message, PLACED_IN_THREAD if parts else {"text"}, losses)
+    _count_parts(stored, PLACED_IN_THREAD if parts else {"text"}, losses)
     texts = [_words(message)] if message.role is not Role.TOOL else []
     for called in message.calls():
         losses["tool_calls_as_text"] += 1
@@ -266,7 +270,7 @@ def thread_items(each: JournaledMessage, losses: Counter[str]) -> Iterator[Threa
     texts = [piece for text in texts if text.strip() for piece in _pieces(text)]
     if not texts:
         losses["empty_messages"] += 1
-    if message.extra() and message.role is not Role.TOOL:
+    if stored.extra() and message.role is not Role.TOOL:
         losses["extra_fields"] += 1
     payload = {"content": parts} if parts and len(texts) == 1 else {}
     for text in texts:
@@ -278,7 +282,8 @@ def _words(message: Message) -> str:
     content = message.content_as_json()
     if not isinstance(content, list):
         return content or ""
-    return "\n\n".join(_part_words(part) for part in content)
+    shown = (_part_words(part) for part in content)
+    return "\n\n".join("[image not shown]" if words.startswith("[image data:") else words for words in shown)
 
 
 def _part_words(part: dict[str, Any]) -> str:
@@ -296,10 +301,16 @@ def _part_words(part: dict[str, Any]) -> str:
 
 def _image_parts(message: Message) -> list[dict[str, Any]]:
     """Return the parts of a message with images; none if it has no image, or a part that a thread does not support."""
-    content = message.content_as_json()
-    if not isinstance(content, list) or not any(part.get("type") == "image_url" for part in content):
+    content = message.content
+    if not isinstance(content, tuple) or not any(isinstance(part, Image) for part in content):
         return []
-    return content if all(part.get("type") in {"text", "image_url"} for part in content) else []
+    placed = all(isinstance(part, Text) or _is_external(part) for part in content)
+    return [part.as_json() for part in content] if placed else []
+
+
+def _is_external(part: Part) -> bool:
+    """Return whether this is an image by its address; a thread accepts no image in a data URL."""
+    return isinstance(part, Image) and not part.url.startswith("data:")
 
 
 def _count_parts(message: Message, placed: Collection[str], losses: Counter[str]) -> None:
@@ -321,15 +332,15 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start : start + THREAD_MESSAGE_CHARS_MAX]
 
 
-def conversation_items(each: JournaledMessage, losses: Counter[str]) -> list[ThreadItem]:
-    """Convert one message to items of a Conversation, and count losses."""
+def conversation_items(each: JournaledMessage, stored: Message, losses: Counter[str]) -> list[ThreadItem]:
+    """Convert one message of a valid view to items of a Conversation; count what is lost of the `stored` message."""
     message = each.message
     made = [conversation_item(item, each) for item in response_items(message) if item.get("content") != ""]
     if not made:
         losses["empty_messages"] += 1
-    if message.extra() and message.role is not Role.TOOL:
+    if stored.extra() and message.role is not Role.TOOL:
         losses["extra_fields"] += 1
-    _count_parts(message, {"text"} if message.role in {Role.ASSISTANT, Role.TOOL} else PLACED_IN_CONVERSATION, losses)
+    _count_parts(stored, {"text"} if message.role in {Role.ASSISTANT, Role.TOOL} else PLACED_IN_CONVERSATION, losses)
     return made
 
 

@@ -225,6 +225,9 @@ def message_in(stored: Mapping[str, Any]) -> Message:
     )
 
 
+_SAID = frozenset({"content", "tool_calls", "tool_call_id", "extra"})
+"""Stored fields that say what a message consists of; the others are its place."""
+
 _SHORT_CHARS_MAX = MESSAGE_BYTES_MAX // 8
 """Length in characters that is within the byte limit however the text is escaped: JSON needs at most 6 bytes each."""
 
@@ -278,6 +281,16 @@ class JournaledMessage:
         self._message, self._payload, self._at, self.version = None, payload, at, version
         return self
 
+    def showing(self, message: Message, made_up: bool = False) -> JournaledMessage:
+        """Return another message in the place of this one, for a view; a made-up message has no id."""
+        if message == self.message:
+            return self
+        place = {name: value for name, value in self._payload.items() if name not in _SAID}
+        made = {"message_id": ""} if made_up else {}
+        shown = self.stored(place | made | {"role": message.role.value}, self.version, self._at)
+        shown._message = message
+        return shown
+
     @property
     def message(self) -> Message:
         """Return the role and content."""
@@ -289,6 +302,11 @@ class JournaledMessage:
     def message_id(self) -> str:
         """Return the message's id; two messages with equal texts have different ids."""
         return str(self._payload["message_id"])
+
+    @property
+    def role_name(self) -> str:
+        """Return the stored name of the role."""
+        return str(self._payload["role"])
 
     @property
     def is_tool_result(self) -> bool:
@@ -328,11 +346,11 @@ class JournaledMessage:
     def as_plain_chat_message(self) -> dict[str, Any] | None:
         """Return the Chat Completions format of a message that consists of a role and text; None for all others.
 
-        Only stored messages that have not been parsed yet qualify.
+        Only stored messages qualify.
         """
         payload = self._payload
         role, content = payload["role"], payload.get("content")
-        if self._message is not None or type(content) is not str or role not in _SPEAKERS:
+        if type(content) is not str or role not in _SPEAKERS:
             return None
         return None if "tool_calls" in payload or "extra" in payload else {"role": role, "content": content}
 

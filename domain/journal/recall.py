@@ -13,7 +13,7 @@ from ..conversation import events as e
 from ..conversation.messages import JournaledMessage
 from ..errors import InvalidInput
 from ..ids import as_utc, to_iso
-from ..memory import MEMORY_TOPICS, Backwards, Memory, MemoryFold, message_tokens
+from ..memory import INSTRUCTING, MEMORY_TOPICS, Backwards, Memory, MemoryFold, text_tokens
 from .ports import EventLog
 from .rows import Row, corrupt, payload_in, restore
 
@@ -23,6 +23,9 @@ TOKENS_PER_MESSAGE_GUESSED = 200
 PAGE_MAX = 500
 
 MESSAGE = e.MessageJournaled.__name__
+REMOVING = (e.MessageRetracted.__name__, e.MemoryCleared.__name__, e.RerunAccepted.__name__)
+"""Events that remove messages from memory."""
+
 _MESSAGE_FIELDS = {"message_id", "role"}
 
 
@@ -62,14 +65,43 @@ def _window(log: EventLog, stream: str, version: int, last: int | None, tokens: 
     run_threads: dict[str, str] = {}
     newest = _newest_first(rows, run_threads)
     kept: list[JournaledMessage] = []
-    spent = 0
+    spent, is_cut = 0, False
     for each in newest:
-        spent += message_tokens(each.message) if tokens is not None else 0
+        spent += text_tokens(each.message) if tokens is not None else 0
         full = (last is not None and len(kept) == last) or (tokens is not None and kept and spent > tokens)
-        if full and any(not one.is_tool_result for one in kept):
-            break
+        is_cut = bool(full) and any(not one.is_tool_result for one in kept)
         kept.append(each)  # tool results alone are no view: continue to the message that made the calls
-    return Memory(tuple(reversed(kept)), version, run_threads=run_threads).window(last, tokens)
+        if is_cut:
+            break  # the last one is not in view: `window` cuts there
+    opening = _opening(log, stream, version) if is_cut else ()
+    ids = {each.message_id for each in kept}
+    messages = (*(each for each in opening if each.message_id not in ids), *reversed(kept))
+    upto = opening[-1].version if opening else 0
+    return Memory(messages, version, run_threads=run_threads, opening_version=upto).window(last, tokens)
+
+
+def _opening(log: EventLog, stream: str, version: int) -> tuple[JournaledMessage, ...]:
+    """Return the system messages in memory that the conversation began with; it costs little if it began otherwise."""
+    opening: list[JournaledMessage] = []
+    for row in log.stream_rows(stream, upto=version, topics=(MESSAGE,), page=2):
+        message = _message(row)
+        if message.role_name not in INSTRUCTING:
+            break
+        opening.append(message)
+    if not opening:
+        return ()
+    cleared, gone = 0, set[str | None]()
+    for row in log.stream_rows(stream, after=opening[0].version, upto=version, topics=REMOVING):
+        match event := restore(row):
+            case e.MessageRetracted():
+                gone.add(event.message_id)
+            case e.MemoryCleared():
+                cleared = max(cleared, event.up_to_version)
+            case e.RerunAccepted():
+                gone.add(event.superseded_message_id)
+            case _:
+                pass
+    return tuple(each for each in opening if each.version > cleared and each.message_id not in gone)
 
 
 def _newest_first(rows: Iterator[Row], run_threads: dict[str, str]) -> Iterator[JournaledMessage]:

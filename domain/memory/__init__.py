@@ -6,10 +6,13 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .diff import MemoryChange, MemoryDiff, diff_memories
-    from .memory import MEMORY_TOPICS, Memory, MemoryFold, fold_memory, message_tokens, response_items
+    from .memory import INSTRUCTING, MEMORY_TOPICS, Memory, MemoryFold, fold_memory, message_tokens, text_tokens
     from .order import Backwards
+    from .rendering import FUNCTION_NAME, original_name, response_items, valid_arguments, valid_name
 
 __all__ = [
+    "FUNCTION_NAME",
+    "INSTRUCTING",
     "MEMORY_TOPICS",
     "Backwards",
     "Memory",
@@ -19,7 +22,11 @@ __all__ = [
     "diff_memories",
     "fold_memory",
     "message_tokens",
+    "original_name",
     "response_items",
+    "text_tokens",
+    "valid_arguments",
+    "valid_name",
 ]
 
 if not TYPE_CHECKING:
@@ -27,7 +34,8 @@ if not TYPE_CHECKING:
         __name__,
         {
             "diff": "MemoryChange MemoryDiff diff_memories",
-            "memory": "MEMORY_TOPICS Memory MemoryFold fold_memory message_tokens response_items",
+            "memory": "INSTRUCTING MEMORY_TOPICS Memory MemoryFold fold_memory message_tokens text_tokens",
             "order": "Backwards",
+            "rendering": "FUNCTION_NAME original_name response_items valid_arguments valid_name",
         },
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, cast
@@ -17,7 +17,7 @@ from typing import Any, cast
 from ..conversation import events as e
 from ..conversation.messages import JournaledMessage, Message, Role, ToolCall
 from ..errors import InvalidInput
-from ..ids import as_utc
+from ..ids import as_utc, now
 from .order import in_place
 
 
@@ -35,12 +35,15 @@ class Memory:
     """Thread in which a run took place, by run id; the thread's run steps contain the run's tool calls."""
     run_marks: Mapping[str, int] = field(default_factory=dict)
     """Journal version that the thread contained when a run answered in it, by run id."""
+    opening_version: int = field(default=0, compare=False)
+    """Version of the last system message before any other message; a window keeps the messages up to it."""
 
     def window(self, last: int | None = None, tokens: int | None = None) -> Memory:
         """Return the newest messages: at most `last` of them, within about `tokens`.
 
         The newest message is always in view, even if it alone exceeds the budget. A view of tool results alone is
-        extended back to the message with their calls. For the error of the estimate, see `estimate_tokens`.
+        extended back to the message with their calls. System messages at the beginning of the conversation are kept in
+        addition to `last`; they count in `tokens`. For the error of the estimate, see `estimate_tokens`.
 
         Raises:
             InvalidInput: a limit is below 1.
@@ -48,22 +51,52 @@ class Memory:
         for name, bound in (("last", last), ("tokens", tokens)):
             if bound is not None and bound < 1:
                 raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
-        first = max(len(self.messages) - last, 0) if last is not None else 0
-        if tokens is not None:
-            first += _first_within(self.messages[first:], tokens)
-        kept = self.messages[_with_its_call(self.messages, first) :]
         bounds = [f"{name}={bound}" for name, bound in (("last", last), ("tokens", tokens)) if bound is not None]
+        before, (opening, first) = self._cut_by_rule_1(last, tokens), self._cut(last, tokens)
+        whole = first == opening  # nothing is cut between the beginning and the rest
+        if before != first if not opening else before or not whole:
+            bounds.append(RULE_2)
         rule = ",".join([*([] if self.rule == "all" else [self.rule]), *bounds])
-        return replace(self, messages=kept, rule=rule or "all")
+        return replace(self, messages=self.messages[:opening] + self.messages[first:], rule=rule or "all")
 
     def by_rule(self, rule: str) -> Memory:
         """Return the view that a stored rule describes, so that a rerun sees what the failed run saw."""
         view, bounds = self, dict[str, int]()
-        for name, number in re.findall(r"(last|tokens)=(\d+)", rule):
+        for part in rule.split(","):
+            name, _, number = part.partition("=")
             if name in bounds:  # a window of a window
+                view, bounds = view._by_rule_1(bounds), {}
+            if part == RULE_2:
                 view, bounds = view.window(**bounds), {}
-            bounds[name] = int(number)
-        return view.window(**bounds) if bounds else view
+            elif number.isdigit():
+                bounds[name] = int(number)
+        return view._by_rule_1(bounds) if bounds else view
+
+    def _by_rule_1(self, bounds: Mapping[str, int]) -> Memory:
+        first = self._cut_by_rule_1(bounds.get("last"), bounds.get("tokens"))
+        rule = ",".join([*([] if self.rule == "all" else [self.rule]), *(f"{k}={v}" for k, v in bounds.items())])
+        return replace(self, messages=self.messages[first:], rule=rule)
+
+    def _cut_by_rule_1(self, last: int | None, tokens: int | None) -> int:
+        """Return where the view starts by rule 1, which never changes: stored rules describe views by it."""
+        first = max(len(self.messages) - last, 0) if last is not None else 0
+        if tokens is not None:
+            first += _first_within(self.messages[first:], tokens, text_tokens)
+        return _with_its_call(self.messages, first)
+
+    def _cut(self, last: int | None, tokens: int | None) -> tuple[int, int]:
+        """Return how many messages at the beginning are kept, and where the rest of the view starts."""
+        opening = 0
+        for each in self.messages:
+            if each.version > self.opening_version or each.message.role not in INSTRUCTING:
+                break
+            opening += 1
+        rest = self.messages[opening:]
+        first = max(len(rest) - last, 0) if last is not None else 0
+        if tokens is not None:
+            left = tokens - sum(message_tokens(each.message) for each in self.messages[:opening])
+            first += _first_within(rest[first:], left, message_tokens)
+        return opening, opening + _with_its_call(rest, first)
 
     def settled(self) -> Memory:
         """Return the view without tool calls at its end that still wait for results: the next append may bring them."""
@@ -86,14 +119,14 @@ class Memory:
     mended = paired  # its name in earlier versions
 
     def in_thread(self, thread_id: str | None) -> tuple[JournaledMessage, ...]:
-        """Return the messages as providers accept them, in the order in which a thread holds them.
+        """Return the messages as providers accept them (`valid_view`), in the order in which a thread holds them.
 
         Messages that were journaled while a run answered in the thread follow the run's own messages there. For another
         thread, or for None, the order of the journal is used.
         """
         marks = {run: mark for run, mark in self.run_marks.items() if self.run_threads.get(run) == thread_id}
         if thread_id is None or not marks:
-            return self.paired()
+            return _valid(self.messages)
         placed: list[JournaledMessage] = []
         for each in self.messages:
             mark = marks.get(each.run_id or "")
@@ -103,36 +136,73 @@ class Memory:
                     break
                 index -= 1
             placed.insert(index, each)
-        return replace(self, messages=tuple(placed)).paired()
+        return _valid(placed)
 
     def ran_in(self, message: JournaledMessage, thread_id: str | None) -> bool:
         """Return whether the run that produced a message took place in this thread."""
         return thread_id is not None and self.run_threads.get(message.run_id or "") == thread_id
 
     def shown(self) -> tuple[Message, ...]:
-        """Return the messages as a provider accepts them."""
+        """Return the messages with their tool calls paired, as their own text."""
         return tuple(each.message for each in self.paired())
 
+    def with_messages(self, messages: Sequence[Message]) -> Memory:
+        """Return the memory with messages at its end that are not journaled yet, such as the tool calls of a run."""
+        at = self.messages[-1].at if self.messages else now()
+        added = [JournaledMessage(each, f"new/{index}", self.version, at) for index, each in enumerate(messages)]
+        return replace(self, messages=(*self.messages, *added))
+
     def as_chat_messages(self) -> list[dict[str, Any]]:
-        """Return the `messages` of a Chat Completions request."""
-        plain = [message.as_plain_chat_message() for message in self.messages]
-        if None not in plain:  # texts only: no tool calls to pair
-            return cast("list[dict[str, Any]]", plain)
-        return [message.as_chat_message() for message in self.shown()]
+        """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing."""
+        plain = self._plain()
+        if plain is not None:
+            return [each for each in plain if each["content"] and not each["content"].isspace()]
+        from .rendering import is_empty
+
+        return [each.message.as_chat_message() for each in _valid(self.messages) if not is_empty(each.message)]
 
     def as_response_items(self) -> list[dict[str, Any]]:
-        """Return the `input` of a Responses API request."""
-        return [item for message in self.shown() for item in response_items(message)]
+        """Return the `input` of a Responses API request: a valid view, without messages that say nothing."""
+        if self._plain() is not None:
+            return [{"type": "message"} | each for each in self.as_chat_messages()]
+        from .rendering import response_items
+
+        return [item for each in _valid(self.messages) for item in response_items(each.message)]
 
     def estimated_tokens(self) -> int:
         """Return the approximate number of input tokens of the view."""
         return sum(message_tokens(message) for message in self.shown())
 
     def digest(self) -> str:
-        """Return the SHA-256 (hex) of the shown messages in canonical JSON: equal digests mean equal views."""
-        canonical = json.dumps(self.as_chat_messages(), sort_keys=True, separators=(",", ":"))
+        """Return the SHA-256 (hex) of the messages in canonical JSON: equal digests mean equal memories.
+
+        It covers what was said, not the valid view that is sent, and never changes: stored runs are compared with it.
+        """
+        plain = self._plain()
+        said = plain if plain is not None else [message.as_chat_message() for message in self.shown()]
+        canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def _plain(self) -> list[dict[str, Any]] | None:
+        """Return the messages if all of them are plain texts, in which nothing has to be paired or made valid."""
+        plain = [message.as_plain_chat_message() for message in self.messages]
+        return None if None in plain else cast("list[dict[str, Any]]", plain)
+
+
+def _valid(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
+    if all(each.as_plain_chat_message() is not None for each in messages):
+        return tuple(messages)
+    from .rendering import valid_view
+
+    return valid_view(messages)
+
+
+INSTRUCTING = frozenset({Role.SYSTEM, Role.DEVELOPER})
+"""Roles of messages that a window keeps at the beginning of a conversation."""
+
+RULE_2 = "v2"
+"""Mark of a window in a stored rule that shows something else than rule 1 would: system messages of the beginning, or
+less because images and files count in the budget."""
 
 MEMORY_TOPICS = (
     *("MessageJournaled", "MessageRetracted", "MemoryCleared", "RerunAccepted"),
@@ -152,10 +222,16 @@ class MemoryFold:
         """Id of the message that a message was placed behind, by message id."""
         self.run_threads: dict[str, str] = {}
         self.run_marks: dict[str, int] = {}
+        self._opening = True
+        """Whether only system messages were said so far."""
+        self.opening_version = 0
 
     def say(self, message: JournaledMessage) -> None:
         """Add a message."""
         self.messages[message.message_id] = message
+        if self._opening:
+            self._opening = message.role_name in INSTRUCTING
+            self.opening_version = message.version if self._opening else self.opening_version
 
     def take(self, event: e.Event) -> None:
         """Apply one event. Never raises."""
@@ -183,7 +259,13 @@ class MemoryFold:
     def memory(self, version: int) -> Memory:
         """Return the memory built so far, as of a version."""
         messages = in_place(self.messages.values(), self.gone, self.behind) if self.behind else self.messages.values()
-        return Memory(tuple(messages), version, run_threads=self.run_threads, run_marks=self.run_marks)
+        return Memory(
+            tuple(messages),
+            version,
+            run_threads=self.run_threads,
+            run_marks=self.run_marks,
+            opening_version=self.opening_version,
+        )
 
     def _lose(self, message_id: str | None) -> None:
         lost = self.messages.pop(message_id or "", None)
@@ -209,27 +291,18 @@ def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> 
     return fold.memory(version)
 
 
-def response_items(message: Message) -> Sequence[dict[str, Any]]:
-    """Return one message as items of the Responses API and of Conversations.
-
-    Assistant text becomes a plain string, the only form that is valid without the provider's own ids.
-    """
-    if message.role is Role.TOOL:
-        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}]
-    items: list[dict[str, Any]] = []
-    if message.content:
-        content = message.text if message.role is Role.ASSISTANT else _input_content(message)
-        if content:
-            items.append({"type": "message", "role": message.role.value, "content": content})
-    items.extend(
-        {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
-        for call in message.calls()
-    )
-    return items
-
-
 def message_tokens(message: Message) -> int:
-    """Return the approximate number of tokens of one message."""
+    """Return the approximate number of tokens of one message, its images and files included."""
+    tokens = text_tokens(message)
+    if message.extra_json != "{}" or isinstance(message.content, tuple):
+        from .rendering import part_tokens
+
+        tokens += max(part_tokens(message), 0)
+    return tokens
+
+
+def text_tokens(message: Message) -> int:
+    """Return the approximate number of tokens of a message's text and tool calls, by rule 1."""
     calls = sum(estimate_tokens(call.name) + estimate_tokens(call.arguments) for call in message.calls())
     return MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.text) + calls
 
@@ -237,22 +310,6 @@ def message_tokens(message: Message) -> int:
 def journaled(event: e.MessageJournaled) -> JournaledMessage:
     """Return a stored message with its place."""
     return JournaledMessage.stored(e.payload_of(event), event.originator_version, event.timestamp)
-
-
-def _input_content(message: Message) -> str | list[dict[str, Any]]:
-    content = message.content_as_json()
-    return content if isinstance(content, str) else [_input_part(part) for part in content or ()]
-
-
-def _input_part(part: dict[str, Any]) -> dict[str, Any]:
-    match part:
-        case {"type": "text", "text": text}:
-            return {"type": "input_text", "text": text}
-        case {"type": "image_url", "image_url": {"url": url, **rest}}:
-            return {"type": "input_image", "image_url": url, "detail": rest.get("detail") or "auto"}
-        case {"type": "file", "file": {"file_id": file_id}}:
-            return {"type": "input_file", "file_id": file_id}
-    return {"type": "input_text", "text": f"[{part.get('type', 'content')} not shown]"}
 
 
 def _with_its_call(messages: Sequence[JournaledMessage], first: int) -> int:
@@ -264,11 +321,11 @@ def _with_its_call(messages: Sequence[JournaledMessage], first: int) -> int:
     return first
 
 
-def _first_within(messages: Sequence[JournaledMessage], tokens: int) -> int:
+def _first_within(messages: Sequence[JournaledMessage], tokens: int, count: Callable[[Message], int]) -> int:
     """Return the start of the longest tail within `tokens`; it includes at least the last message."""
     spent = 0
     for index in range(len(messages) - 1, -1, -1):
-        spent += message_tokens(messages[index].message)
+        spent += count(messages[index].message)
         if spent > tokens:
             return min(index + 1, len(messages) - 1)
     return 0
@@ -277,7 +334,7 @@ def _first_within(messages: Sequence[JournaledMessage], tokens: int) -> int:
 # Providers require each call directly followed by exactly one result, and no result alone. Only the view is changed:
 # a missing result is replaced by a sentence that says so, a late one is moved up, and one whose call is out of view
 # (or was already answered) is omitted.
-NO_RESULT = "[no result of this call was recorded]"
+NO_RESULT = "[no result of this call was recorded]"  # frozen: the digest covers it
 
 
 def pair_tool_calls(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:

@@ -1,0 +1,379 @@
+"""Make a view of memory valid for the wire: what a model or an import once said must never make a provider refuse it.
+
+Only the view changes; the journal keeps every message as it was. A valid view holds only what every backend accepts:
+arguments are a JSON object in text, names of functions match `FUNCTION_NAME`, call ids are distinct, every call is
+followed by its result, content parts have the provider's shape, and everything else is text. A view that is valid
+already is not changed, and neither is an item of a thread that was written from a valid view.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..conversation.messages import (
+    Content,
+    File,
+    Image,
+    JournaledMessage,
+    Message,
+    Part,
+    Role,
+    Text,
+    ToolCall,
+    Verbatim,
+)
+from ..limits import (
+    AUDIO_BYTES_PER_TOKEN,
+    FILE_BYTES_PER_TOKEN,
+    FILE_TOKENS_GUESSED,
+    IMAGE_LOW_TOKENS,
+    IMAGE_TOKENS,
+    JSON_LEVELS_MAX,
+)
+from .memory import NO_RESULT, estimate_tokens
+
+# Source of names, ids and shapes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`,
+# `FunctionCallOutputItemParam`, `ChatCompletionRequestMessage` and the parts that it refers to). November 2026.
+FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
+CALL_ID_CHARS_MAX = 64
+IMAGE_ADDRESS = re.compile(r"https?://\S+|data:image/[\w.+-]+;base64,\S+")
+IMAGE_DETAILS = frozenset({"auto", "low", "high"})
+AUDIO_FORMATS = frozenset({"wav", "mp3"})
+
+UNPARSED = "unparsed_arguments"
+"""Key under which a view keeps arguments that are not a JSON object."""
+
+
+def valid_view(messages: Iterable[JournaledMessage]) -> tuple[JournaledMessage, ...]:
+    """Return the messages in a form that every backend accepts; messages without any content are kept empty.
+
+    A result follows its call directly; one whose call is not in view, or that came second, is left out.
+    """
+    ids = _CallIds()
+    view: list[JournaledMessage] = []
+    waiting: dict[str, list[int]] = {}  # places in the view of results that are still missing, by original call id
+    for each in messages:
+        message = each.message
+        if message.role is Role.TOOL:
+            places = waiting.get(message.tool_call_id or "")
+            if places:
+                place = places.pop(0)
+                answered = view[place].message.tool_call_id
+                view[place] = each.showing(replace(_valid(message, ()), tool_call_id=answered))
+        elif message.role is not Role.UNKNOWN:
+            original = _calls_of(message)
+            made = [ids.distinct(call.id, f"{each.message_id}/{index}") for index, call in enumerate(original)]
+            view.append(each.showing(_valid(message, _valid_calls(original, made))))
+            for call in original:
+                waiting[call.id] = []
+            for call, call_id in zip(original, made, strict=True):
+                waiting[call.id].append(len(view))
+                view.append(each.showing(Message(Role.TOOL, NO_RESULT, tool_call_id=call_id), made_up=True))
+    return tuple(view)
+
+
+def is_empty(message: Message) -> bool:
+    """Return whether a valid message says nothing, so that it has no place in a request."""
+    return not message.content and not message.tool_calls and message.role is not Role.TOOL
+
+
+def valid_name(name: str) -> str:
+    """Return the name under which a function is sent: itself if it is valid, otherwise a valid one.
+
+    Two different names never get the same one; `original_name` is the way back.
+    """
+    if FUNCTION_NAME.fullmatch(name):
+        return name
+    cleaned = re.sub(r"[^a-zA-Z0-9_-]", "_", name)[: 64 - 13]
+    return f"{cleaned}_{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
+
+
+def original_name(name: str, known: Iterable[str]) -> str:
+    """Return the function that a model means by a name that it saw in a valid view: one of the known names, or itself."""
+    return next((each for each in known if valid_name(each) == name), name)
+
+
+def valid_arguments(arguments: object) -> str:
+    """Return a call's arguments as the text of a JSON object.
+
+    Text that is one is returned unchanged. Empty text and null are an object without arguments; everything else is kept
+    inside an object, under `UNPARSED`.
+    """
+    if isinstance(arguments, str):
+        try:
+            value = json.loads(arguments, parse_constant=_refuse_constant) if arguments.strip() else None
+        except (ValueError, RecursionError):
+            value = arguments
+        if isinstance(value, dict) and _is_plain_json(value):
+            return arguments if "\\u" not in arguments else _encodable(arguments, value)
+        arguments = value if value is None else arguments
+    if arguments is None:
+        return "{}"
+    return _text_of_json(arguments if isinstance(arguments, dict) else {UNPARSED: arguments})
+
+
+def response_items(message: Message) -> Sequence[dict[str, Any]]:
+    """Return one message as items of the Responses API and of Conversations.
+
+    Assistant text becomes a plain string, the only form that is valid without the provider's own ids.
+    """
+    if message.role is Role.TOOL:
+        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}]
+    items: list[dict[str, Any]] = []
+    if message.content:
+        content = message.text if message.role is Role.ASSISTANT else _input_content(message)
+        if content:
+            items.append({"type": "message", "role": message.role.value, "content": content})
+    items.extend(
+        {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+        for call in message.calls()
+    )
+    return items
+
+
+def _input_content(message: Message) -> str | list[dict[str, Any]]:
+    content = message.content_as_json()
+    return content if isinstance(content, str) else [_input_part(part) for part in content or ()]
+
+
+def _input_part(part: dict[str, Any]) -> dict[str, Any]:
+    match part:
+        case {"type": "text", "text": text}:
+            return {"type": "input_text", "text": text}
+        case {"type": "image_url", "image_url": {"url": url, **rest}}:
+            return {"type": "input_image", "image_url": url, "detail": rest.get("detail") or "auto"}
+        case {"type": "file", "file": {"file_id": file_id}}:
+            return {"type": "input_file", "file_id": file_id}
+        case {"type": "file", "file": {"file_data": data, **rest}}:
+            return {"type": "input_file", "file_data": data} | rest
+    return {"type": "input_text", "text": f"[{part.get('type', 'content')} not shown]"}
+
+
+def part_tokens(message: Message) -> int:
+    """Return the approximate number of tokens of a message's content parts and other fields that are not plain text."""
+    content = _content(message)
+    if not isinstance(content, tuple):
+        return estimate_tokens(content or "") - estimate_tokens(message.text)
+    return sum(map(_tokens_of, content)) - estimate_tokens(message.text)
+
+
+def _tokens_of(part: Part) -> int:
+    match part:
+        case Text(text):
+            return estimate_tokens(text)
+        case Image(_, detail):
+            return IMAGE_LOW_TOKENS if detail == "low" else IMAGE_TOKENS
+        case File():
+            return FILE_TOKENS_GUESSED
+        case _:
+            is_audio = '"input_audio"' in part.json[:40]
+            return len(part.json) * 3 // 4 // (AUDIO_BYTES_PER_TOKEN if is_audio else FILE_BYTES_PER_TOKEN)
+
+
+# Messages
+
+
+def _valid(message: Message, calls: tuple[ToolCall, ...]) -> Message:
+    """Return a message of a valid view; only a valid `name` is left of its other fields."""
+    content = _content(message)
+    if message.role is not Role.USER and isinstance(content, tuple):
+        content = "\n\n".join(part.text for part in content if isinstance(part, Text))
+    if message.role is Role.TOOL:
+        content = content or ""
+    elif isinstance(content, str) and not content.strip():
+        content = None
+    name = message.extra().get("name")
+    is_named = isinstance(name, str) and FUNCTION_NAME.fullmatch(name)
+    extra = json.dumps({"name": name}, separators=(",", ":")) if is_named else "{}"
+    return Message(message.role, content, calls, message.tool_call_id, extra)
+
+
+def _content(message: Message) -> Content:
+    """Return the content with valid parts; an assistant's refusal or spoken words if it has no other content."""
+    content = message.content
+    if isinstance(content, tuple):
+        role = message.role
+        parts = [_valid_part(part, in_words=role is not Role.USER) for part in content]
+        kept = tuple(part for part in parts if not isinstance(part, Text) or part.text.strip())
+        if kept:
+            return kept
+    elif content and content.strip():
+        return content
+    extra = message.extra()
+    audio = extra.get("audio")
+    words = [extra.get("refusal"), audio.get("transcript") if isinstance(audio, dict) else None]
+    spoken = next((each for each in words if isinstance(each, str) and each.strip()), None)
+    return spoken or ("[audio not shown]" if audio else None)
+
+
+# Calls
+
+
+class _CallIds:
+    """Make the ids of calls distinct, with at most the number of characters that the provider accepts."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+
+    def distinct(self, call_id: str, place: str) -> str:
+        """Return the id if it is valid and not used yet; otherwise one made from it, or from the call's place."""
+        if not call_id.strip() or len(call_id) > CALL_ID_CHARS_MAX:
+            digest = hashlib.sha256((call_id.strip() or place).encode(errors="surrogatepass")).hexdigest()
+            call_id = f"call_{digest[:24]}"
+        chosen, number = call_id, 1
+        while chosen in self._used:
+            number += 1
+            suffix = f"-{number}"
+            chosen = call_id[: CALL_ID_CHARS_MAX - len(suffix)] + suffix
+        self._used.add(chosen)
+        return chosen
+
+
+def _calls_of(message: Message) -> list[ToolCall]:
+    """Return a message's calls of any shape with valid names and arguments, and their original ids."""
+    if message.role is not Role.ASSISTANT:
+        return []
+    given: Collection[Any] = message.tool_calls
+    if not given and message.extra_json != "{}":
+        extra = message.extra()
+        loose, legacy = extra.get("tool_calls"), extra.get("function_call")
+        given = loose if isinstance(loose, list) and loose else [{"function": legacy}] if legacy else ()
+    return [
+        ToolCall(each.id, valid_name(each.name), valid_arguments(each.arguments))
+        if isinstance(each, ToolCall)
+        else _loose_call(each)
+        for each in given
+        if isinstance(each, ToolCall | dict)
+    ]
+
+
+def _loose_call(given: Mapping[str, Any]) -> ToolCall:
+    inner = next((given[kind] for kind in ("function", "custom") if isinstance(given.get(kind), dict)), given)
+    call_id, name = given.get("id"), inner.get("name")
+    arguments = inner.get("arguments", inner.get("input"))
+    return ToolCall(
+        call_id if isinstance(call_id, str) else "",
+        valid_name(name if isinstance(name, str) else ""),
+        valid_arguments(arguments),
+    )
+
+
+def _valid_calls(calls: Sequence[ToolCall], ids: Sequence[str]) -> tuple[ToolCall, ...]:
+    return tuple(replace(call, id=call_id) for call, call_id in zip(calls, ids, strict=True))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _is_plain_json(value: dict[str, Any]) -> bool:
+    """Return whether a value is nested so little that it can be written and read again."""
+    level: list[Any] = [value]
+    for _ in range(JSON_LEVELS_MAX):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return True
+    return False
+
+
+def _encodable(text: str, value: dict[str, Any]) -> str:
+    """Return JSON text whose strings can be encoded; halves of characters, written as escapes, are replaced."""
+    written = json.dumps(value, ensure_ascii=False)
+    try:
+        written.encode()
+    except UnicodeEncodeError:
+        return _text_of_json(value)
+    return text
+
+
+def _text_of_json(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        text = json.dumps({UNPARSED: str(value)}, ensure_ascii=False)
+    return text.encode(errors="replace").decode()
+
+
+# Content parts
+
+
+def _valid_part(part: Part, in_words: bool) -> Part:
+    """Return a part in the provider's shape, or as text; with `in_words`, only text is valid."""
+    if isinstance(part, Text):
+        return part
+    given = part.as_json()
+    valid = next(_shapes(given), None) if isinstance(given, dict) else None
+    if valid is None or (in_words and not isinstance(valid, Text)):
+        return Text(_words(given))
+    return valid
+
+
+def _shapes(given: dict[str, Any]) -> Iterator[Part]:
+    """Yield what a part is, if it has one of the shapes in which providers and their SDKs write it."""
+    match given:
+        case {"type": "text" | "input_text" | "output_text", "text": str(text) | {"value": str(text)}}:
+            yield Text(text)
+        case {"type": "image_url" | "input_image", "image_url": {"url": str(url), **rest}}:
+            yield from _image(url, rest.get("detail"))
+        case {"type": "image_url" | "input_image", "image_url": str(url), **rest}:
+            yield from _image(url, rest.get("detail"))
+        case {"type": "image", "source": {"type": "base64", "media_type": str(kind), "data": str(data)}}:
+            yield from _image(f"data:{kind};base64,{data}", None)
+        case {"type": "image", "source": {"type": "url", "url": str(url)}}:
+            yield from _image(url, None)
+        case {"type": "file", "file": {**inner}} | {"type": "input_file", **inner}:
+            yield from _file(inner)
+        case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(kind)}}:
+            if data and kind in AUDIO_FORMATS:
+                yield Verbatim(_text_of_json({"type": "input_audio", "input_audio": {"data": data, "format": kind}}))
+        case _:
+            pass
+
+
+def _image(url: str, detail: object) -> Iterator[Part]:
+    if IMAGE_ADDRESS.fullmatch(url):
+        yield Image(url, detail if isinstance(detail, str) and detail in IMAGE_DETAILS else None)
+
+
+def _file(inner: Mapping[str, Any]) -> Iterator[Part]:
+    match inner:
+        case {"file_id": str(file_id)} if file_id.strip():
+            yield File(file_id)
+        case {"file_data": str(data), "filename": str(name)} if data and name.strip():
+            file = {"filename": name, "file_data": data}
+            yield Verbatim(_text_of_json({"type": "file", "file": file}))
+        case _:
+            pass
+
+
+def _words(given: Any) -> str:
+    """Return what a part says as text: its own words, the address of its image, or that it is not shown."""
+    if not isinstance(given, dict):
+        return "[content not shown]"
+    kind = given.get("type")
+    inner = given.get(kind) if isinstance(kind, str) else None
+    places = (given, inner) if isinstance(inner, dict) else (given,)
+    for name in ("text", "transcript", "refusal", "result"):
+        for place in places:
+            if isinstance(place.get(name), str) and place[name].strip():
+                return str(place[name])
+    match given:
+        case {"type": "tool_use", "name": str(name)}:
+            return f"[tool call {name} {valid_arguments(given.get('input'))}]"
+        case {"type": "tool_result", "content": content}:
+            return f"[tool result {content if isinstance(content, str) else _text_of_json(content)}]"
+        case {"image_url": {"url": str(url)} | str(url)} if url.startswith(("http://", "https://")):
+            return f"[image {url}]"
+        case {"file": {"file_id": str(file_id)}} | {"image_file": {"file_id": str(file_id)}} if file_id.strip():
+            return f"[file {file_id}]"
+    return f"[{kind if isinstance(kind, str) and kind.strip() else 'content'} not shown]"
