@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from threadledger.domain import limits
@@ -25,7 +26,16 @@ from .limits import ASSISTANT_TOOLS_MAX, CHAT_FUNCTIONS_MAX, HOSTED_TOOLS, INSTR
 
 def offered_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
     """Return the profile's tools for Chat Completions: the hosted tools and the bound functions."""
-    return [tool for tool in _tools_of(profile) if tool["type"] != "function" or tool["function"]["name"] in bound]
+    offered = [tool for tool in _tools_of(profile) if tool["type"] != "function" or tool["function"]["name"] in bound]
+    return [_under_valid_name(tool) for tool in offered]
+
+
+def _under_valid_name(tool: dict[str, Any]) -> dict[str, Any]:
+    if tool["type"] != "function" or FUNCTION_NAME.fullmatch(tool["function"]["name"]):
+        return tool
+    from threadledger.domain.memory import valid_name  # loaded only if a name has to be changed
+
+    return tool | {"function": tool["function"] | {"name": valid_name(tool["function"]["name"])}}
 
 
 def _tools_of(profile: Profile) -> list[dict[str, Any]]:
@@ -60,6 +70,7 @@ def answer_calls(
     Raises:
         ProviderRefused: a function is not bound.
     """
+    calls = [_under_own_name(called, request) for called in calls]
     wish = Message(Role.ASSISTANT, whole_text(text) or None, tuple(calls))
     known = {called.id for each in request.memory.messages for called in each.message.calls()}
     if not found or any(called.id not in known for called in calls):
@@ -75,6 +86,16 @@ def answer_calls(
         message = f"the model called {unbound[0]!r}, which is not bound to a function"
         raise ProviderRefused(Failure("error", code="tool_failed", message=message, thread_id=request.thread_id))
     return tuple(results)
+
+
+def _under_own_name(called: ToolCall, request: BackendRequest) -> ToolCall:
+    """Return the call with the name of the function that the app or an earlier call gave it (see `valid_name`)."""
+    if called.name in request.tools:
+        return called
+    from threadledger.domain.memory import original_name
+
+    earlier = {call.name: None for each in request.memory.messages for call in each.message.calls()}
+    return replace(called, name=original_name(called.name, (*request.tools, *earlier)))
 
 
 def tool_call(call_id: str, name: str, arguments: str) -> ToolCall:

@@ -16,7 +16,11 @@ from .limits import (
     ASSISTANT_NAME_MAX_CHARS,
     ASSISTANT_TOOL_TYPES,
     ASSISTANT_TOOLS_MAX,
+    AUDIO_FORMATS,
+    CHAT_CALL_ID_MAX_CHARS,
     CHAT_CHOICES_MAX,
+    CHAT_IMAGE_DETAILS,
+    CHAT_PARTS,
     CHAT_ROLES,
     CONVERSATION_ITEMS_PER_CALL_MAX,
     INSTRUCTIONS_MAX_CHARS,
@@ -25,7 +29,20 @@ from .limits import (
     THREAD_ROLES,
 )
 from .objects import text_part
-from .validation import Json, an_object, array, metadata_of, one_of, optional_string, required_string, string
+from .validation import (
+    Json,
+    an_object,
+    array,
+    function_arguments,
+    function_name,
+    image_address,
+    image_detail,
+    metadata_of,
+    one_of,
+    optional_string,
+    required_string,
+    string,
+)
 
 CONTENT_TYPES = ("text", "image_url", "image_file")
 
@@ -79,9 +96,15 @@ def message_content(body: Json, where: str = "") -> list[Json]:
 
 def _content_part(part: Any, where: str) -> Json:
     kind = one_of(an_object(part, where).get("type"), f"{where}.type", CONTENT_TYPES)
-    if kind != "text":
-        return {"type": kind, kind: an_object(part.get(kind), f"{where}.{kind}")}
-    return text_part(required_string(part, "text", f"{where}.text", THREAD_MESSAGE_MAX_CHARS))
+    if kind == "text":
+        return text_part(required_string(part, "text", f"{where}.text", THREAD_MESSAGE_MAX_CHARS))
+    inner = an_object(part.get(kind), f"{where}.{kind}")
+    if kind == "image_url":
+        image_address(inner.get("url"), f"{where}.image_url.url", ("http:", "https:"))  # "the external URL" [Y]
+    else:
+        required_string(inner, "file_id", f"{where}.image_file.file_id")
+    image_detail(inner.get("detail"), f"{where}.{kind}.detail")
+    return {"type": kind, kind: inner}
 
 
 def run_instructions(body: Json, assistant: Json) -> str:
@@ -193,26 +216,62 @@ def _check_message(message: Json, index: int) -> None:
         raise bad_request(text, f"messages.[{index}].tool_call_id")
     calls = message.get("tool_calls")
     if calls is not None:
-        for position, call in enumerate(array(calls, f"{where}.tool_calls")):
+        if not array(calls, f"{where}.tool_calls"):
+            raise empty_array(f"{where}.tool_calls")
+        for position, call in enumerate(calls):
             _check_call(an_object(call, f"{where}.tool_calls[{position}]"), f"{where}.tool_calls[{position}]")
+    function = message.get("function_call")
+    if function is not None:
+        function_name(an_object(function, f"{where}.function_call").get("name"), f"{where}.function_call.name")
+        function_arguments(function.get("arguments"), f"{where}.function_call.arguments")
     content = message.get("content")
-    if content is None and role == "assistant" and (calls or message.get("function_call")):
+    if content is None and role == "assistant" and (calls or function):
         return
     if not isinstance(content, str | list):
         text = f"Invalid value for 'content': expected a string, got {json_kind(content).rpartition(' ')[2]}."
         raise bad_request(text, f"messages.[{index}].content")
+    if isinstance(content, list):
+        if not content:
+            raise empty_array(f"{where}.content")
+        for position, part in enumerate(content):
+            _check_part(an_object(part, f"{where}.content[{position}]"), role, f"{where}.content[{position}]")
+
+
+def _check_part(part: Json, role: str, where: str) -> None:
+    kind = one_of(part.get("type"), f"{where}.type", CHAT_PARTS.get(role, ("text",)))
+    if kind in {"text", "refusal"}:
+        required_string(part, kind, f"{where}.{kind}")
+        return
+    inner = an_object(part.get(kind), f"{where}.{kind}")
+    if kind == "image_url":
+        image_address(inner.get("url"), f"{where}.image_url.url")
+        if inner.get("detail") is not None:
+            one_of(inner["detail"], f"{where}.image_url.detail", CHAT_IMAGE_DETAILS)
+    elif kind == "input_audio":
+        required_string(inner, "data", f"{where}.input_audio.data")
+        one_of(inner.get("format"), f"{where}.input_audio.format", AUDIO_FORMATS)
+    elif not any(optional_string(inner, name) for name in ("file_id", "file_data")):
+        raise missing(f"{where}.file.file_id")
 
 
 def _check_call(call: Json, where: str) -> None:
-    required_string(call, "id", f"{where}.id")
+    if not required_string(call, "id", f"{where}.id", CHAT_CALL_ID_MAX_CHARS):
+        raise bad_request(f"Invalid '{where}.id': empty string.", f"{where}.id", "invalid_value")
+    if call.get("type") == "custom":
+        custom = an_object(call.get("custom"), f"{where}.custom")
+        function_name(custom.get("name"), f"{where}.custom.name")
+        required_string(custom, "input", f"{where}.custom.input")
+        return
     function = an_object(call.get("function"), f"{where}.function")
-    required_string(function, "name", f"{where}.function.name")
-    required_string(function, "arguments", f"{where}.function.arguments")
+    function_name(function.get("name"), f"{where}.function.name")
+    function_arguments(function.get("arguments"), f"{where}.function.arguments")
+    one_of(call.get("type"), f"{where}.type", ("function", "custom"))
 
 
 def _check_pairs(messages: list[Json]) -> None:
     waiting: list[str] = []  # calls of the last assistant message that have no result yet
     known: set[str] = set()  # calls that a tool message may answer at this point
+    used: set[str] = set()
     for index, message in enumerate(messages):
         if message["role"] == "tool":
             if message["tool_call_id"] not in known:
@@ -222,10 +281,17 @@ def _check_pairs(messages: list[Json]) -> None:
                     "with 'tool_calls'."
                 )
                 raise bad_request(text, f"messages.[{index}].role")
+            if message["tool_call_id"] not in waiting:
+                text = f"Invalid parameter: Duplicate value for 'tool_call_id' of '{message['tool_call_id']}'."
+                raise bad_request(text, f"messages.[{index}].tool_call_id")
             waiting = [call_id for call_id in waiting if call_id != message["tool_call_id"]]
             continue
         _require_answered(waiting)
         waiting = [call["id"] for call in message.get("tool_calls") or []]
+        if len({*waiting}) < len(waiting) or not used.isdisjoint(waiting):
+            # OpenAI accepts an id again in a later turn; Anthropic refuses it everywhere, in these words.
+            raise bad_request(f"messages.{index}: `tool_use` ids must be unique", "messages")
+        used |= {*waiting}
         known = set(waiting)
     _require_answered(waiting)
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Protocol
 
 from .errors import bad_request, missing, wrong_type
 from .limits import CALL_ID_MAX_CHARS, ITEM_ROLES, ITEM_TEXT_MAX_CHARS
 from .objects import text_of
-from .validation import Json, an_object, array, one_of, required_string, string
+from .validation import (
+    Json,
+    an_object,
+    array,
+    function_arguments,
+    function_name,
+    image_address,
+    image_detail,
+    one_of,
+    optional_string,
+    required_string,
+    string,
+)
 
 ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
 INPUT_PARTS = ("input_text", "input_image", "input_file")
@@ -57,7 +70,14 @@ def function_call(item_id: str, call_id: str, name: str, arguments: str) -> Json
 
 
 def require_paired_calls(context: list[Json]) -> None:
-    """Raise a 400 unless every tool call has its output and every output its call."""
+    """Raise a 400 unless every tool call has exactly one output, every output its call, and every call its own id.
+
+    OpenAI refuses a second output of a call; Anthropic refuses an id that is used twice.
+    """
+    for kind in ("function_call", "function_call_output"):
+        for call_id, count in Counter(item["call_id"] for item in context if item["type"] == kind).items():
+            if count > 1:
+                raise bad_request(f"Duplicate {kind} with call_id {call_id}: call ids must be unique.", "input")
     called = {item["call_id"] for item in context if item["type"] == "function_call"}
     answered = {item["call_id"] for item in context if item["type"] == "function_call_output"}
     for item in context:
@@ -103,7 +123,14 @@ def _part(part: Any, role: str, where: str) -> Json:
     supported = OUTPUT_PARTS if role == "assistant" else INPUT_PARTS
     # In this error the provider names the part, not its type field.
     kind = one_of(an_object(part, where).get("type"), where, supported)
-    if kind in ("input_image", "input_file"):
+    if kind == "input_image":
+        if optional_string(part, "file_id") is None:
+            image_address(part.get("image_url"), f"{where}.image_url")
+        image_detail(part.get("detail"), f"{where}.detail")
+        return dict(part)
+    if kind == "input_file":
+        if not any(optional_string(part, name) for name in ("file_id", "file_data", "file_url")):
+            raise missing(f"{where}.file_id")
         return dict(part)
     field = "refusal" if kind == "refusal" else "text"
     text = required_string(part, field, f"{where}.{field}", ITEM_TEXT_MAX_CHARS)
@@ -118,9 +145,11 @@ def _output_text(text: str, annotations: list[Any] | None = None) -> Json:
 
 def _function_call(item: Json, where: str, ids: IdSource) -> Json:
     call_id = required_string(item, "call_id", f"{where}.call_id", CALL_ID_MAX_CHARS)
-    name = required_string(item, "name", f"{where}.name")
-    arguments = required_string(item, "arguments", f"{where}.arguments")
-    return function_call(ids.long("fc_"), call_id or ids.short("call_"), name, arguments)
+    if not call_id:
+        raise bad_request(f"Invalid '{where}.call_id': empty string.", f"{where}.call_id", "invalid_value")
+    name = function_name(item.get("name"), f"{where}.name")
+    arguments = function_arguments(item.get("arguments"), f"{where}.arguments")
+    return function_call(ids.long("fc_"), call_id, name, arguments)
 
 
 def _function_call_output(item: Json, where: str, ids: IdSource) -> Json:

@@ -21,9 +21,19 @@ CONVERSATION_ITEMS_PER_CALL_MAX = 20  # [Y]
 ITEM_ROLES = ("assistant", "system", "developer", "user")  # [Y] EasyInputMessage
 ITEM_TEXT_MAX_CHARS = 10_485_760  # [Y] InputTextContentParam and FunctionCallOutputItemParam
 CALL_ID_MAX_CHARS = 64  # [Y]
+FUNCTION_NAME_PATTERN = r"[a-zA-Z0-9_-]+"  # [Y] in words at FunctionObject; the refusal shows the pattern
+FUNCTION_NAME_MAX_CHARS = 64  # [Y]
+IMAGE_DETAILS = ("low", "high", "auto", "original")  # [Y] DetailEnum
 
 CHAT_ROLES = ("system", "assistant", "user", "function", "tool", "developer")  # [Y]
 CHAT_CHOICES_MAX = 128  # [Y] n
+CHAT_CALL_ID_MAX_CHARS = 40  # as refusals of 2025 in public reports say ("maximum length 40")
+CHAT_PARTS = {
+    "user": ("text", "image_url", "input_audio", "file"),
+    "assistant": ("text", "refusal"),
+}  # [Y] the other roles: only text
+CHAT_IMAGE_DETAILS = ("auto", "low", "high")  # [Y]
+AUDIO_FORMATS = ("wav", "mp3")  # [Y]
 
 METADATA_PAIRS_MAX = 16  # [S]
 METADATA_KEY_MAX_CHARS = 64  # [S]

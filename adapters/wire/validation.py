@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .errors import bad_request, missing, wrong_type, wrong_value
-from .limits import METADATA_KEY_MAX_CHARS, METADATA_PAIRS_MAX, METADATA_VALUE_MAX_CHARS
+from .limits import (
+    FUNCTION_NAME_MAX_CHARS,
+    FUNCTION_NAME_PATTERN,
+    IMAGE_DETAILS,
+    METADATA_KEY_MAX_CHARS,
+    METADATA_PAIRS_MAX,
+    METADATA_VALUE_MAX_CHARS,
+)
 
 Json = dict[str, Any]
 
@@ -135,3 +144,48 @@ def identifier(value: str, param: str, prefix: str) -> str:
         message = f"Invalid '{param}': '{value}'. Expected an ID that begins with '{prefix.rstrip('_')}'."
         raise bad_request(message, param, "invalid_value")
     return value
+
+
+def function_name(value: Any, param: str) -> str:
+    """Return `value` if it is a function's name."""
+    if value is None:
+        raise missing(param)
+    name = string(value, param, FUNCTION_NAME_MAX_CHARS)
+    if not re.fullmatch(FUNCTION_NAME_PATTERN, name):
+        message = f"Invalid '{param}': string does not match pattern. Expected a string that matches the pattern "
+        raise bad_request(f"{message}'^{FUNCTION_NAME_PATTERN}$'.", param, "invalid_value")
+    return name
+
+
+def function_arguments(value: Any, param: str) -> str:
+    """Return `value` if it is the text of a JSON object.
+
+    OpenAI accepts any text. vLLM, SGLang and llama.cpp read it as JSON and refuse all later requests with it, and
+    Anthropic's `input` is an object.
+    """
+    if value is None:
+        raise missing(param)
+    text = string(value, param)
+    try:
+        parsed = json.loads(text)
+        text.encode()
+        json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise bad_request(f"Invalid '{param}': {error}.", param, "invalid_value") from None
+    if not isinstance(parsed, dict):
+        raise wrong_type(param, "a JSON object in text", parsed)
+    return text
+
+
+def image_address(value: Any, param: str, schemes: Sequence[str] = ("http:", "https:", "data:image/")) -> str:
+    """Return `value` if it is the address of an image."""
+    if value is None:
+        raise missing(param)
+    if not string(value, param).startswith(tuple(schemes)):
+        raise bad_request(f"Invalid '{param}'. Expected a valid URL.", param, "invalid_value")
+    return str(value)
+
+
+def image_detail(value: Any, param: str) -> str | None:
+    """Return `value` if it is a level of detail, or None if it is absent or null."""
+    return None if value is None else one_of(value, param, IMAGE_DETAILS)

@@ -157,17 +157,18 @@ class Memory:
         plain = self._plain()
         if plain is not None:
             return [each for each in plain if each["content"] and not each["content"].isspace()]
-        from .rendering import is_empty
+        from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
 
-        return [each.message.as_chat_message() for each in _valid(self.messages) if not is_empty(each.message)]
+        view = valid_view(self.messages, CHAT_CALL_ID_CHARS_MAX)
+        return [each.message.as_chat_message() for each in view if not is_empty(each.message)]
 
     def as_response_items(self) -> list[dict[str, Any]]:
         """Return the `input` of a Responses API request: a valid view, without messages that say nothing."""
         if self._plain() is not None:
             return [{"type": "message"} | each for each in self.as_chat_messages()]
-        from .rendering import response_items
+        from .rendering import response_items, valid_view
 
-        return [item for each in _valid(self.messages) for item in response_items(each.message)]
+        return [item for each in valid_view(self.messages) for item in response_items(each.message)]
 
     def estimated_tokens(self) -> int:
         """Return the approximate number of input tokens of the view."""

@@ -40,7 +40,11 @@ from .memory import NO_RESULT, estimate_tokens
 # Source of names, ids and shapes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`,
 # `FunctionCallOutputItemParam`, `ChatCompletionRequestMessage` and the parts that it refers to). November 2026.
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
+CALL_ID = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
+"""What Anthropic accepts as the id of a call; OpenAI accepts more."""
 CALL_ID_CHARS_MAX = 64
+CHAT_CALL_ID_CHARS_MAX = 40
+"""Maximum length of a call id, and of one in Chat Completions, according to its refusals of longer ones in 2025."""
 IMAGE_ADDRESS = re.compile(r"https?://\S+|data:image/[\w.+-]+;base64,\S+")
 IMAGE_DETAILS = frozenset({"auto", "low", "high"})
 AUDIO_FORMATS = frozenset({"wav", "mp3"})
@@ -49,12 +53,14 @@ UNPARSED = "unparsed_arguments"
 """Key under which a view keeps arguments that are not a JSON object."""
 
 
-def valid_view(messages: Iterable[JournaledMessage]) -> tuple[JournaledMessage, ...]:
+def valid_view(
+    messages: Iterable[JournaledMessage], call_id_chars: int = CALL_ID_CHARS_MAX
+) -> tuple[JournaledMessage, ...]:
     """Return the messages in a form that every backend accepts; messages without any content are kept empty.
 
     A result follows its call directly; one whose call is not in view, or that came second, is left out.
     """
-    ids = _CallIds()
+    ids = _CallIds(call_id_chars)
     view: list[JournaledMessage] = []
     waiting: dict[str, list[int]] = {}  # places in the view of results that are still missing, by original call id
     for each in messages:
@@ -149,8 +155,8 @@ def _input_part(part: dict[str, Any]) -> dict[str, Any]:
             return {"type": "input_image", "image_url": url, "detail": rest.get("detail") or "auto"}
         case {"type": "file", "file": {"file_id": file_id}}:
             return {"type": "input_file", "file_id": file_id}
-        case {"type": "file", "file": {"file_data": data, **rest}}:
-            return {"type": "input_file", "file_data": data} | rest
+        case {"type": "file", "file": {"file_data": data, "filename": name}}:
+            return {"type": "input_file", "file_data": data, "filename": name}
     return {"type": "input_text", "text": f"[{part.get('type', 'content')} not shown]"}
 
 
@@ -217,19 +223,20 @@ def _content(message: Message) -> Content:
 class _CallIds:
     """Make the ids of calls distinct, with at most the number of characters that the provider accepts."""
 
-    def __init__(self) -> None:
+    def __init__(self, chars_max: int) -> None:
+        self._chars_max = chars_max
         self._used: set[str] = set()
 
     def distinct(self, call_id: str, place: str) -> str:
         """Return the id if it is valid and not used yet; otherwise one made from it, or from the call's place."""
-        if not call_id.strip() or len(call_id) > CALL_ID_CHARS_MAX:
-            digest = hashlib.sha256((call_id.strip() or place).encode(errors="surrogatepass")).hexdigest()
+        if not CALL_ID.fullmatch(call_id) or len(call_id) > self._chars_max:
+            digest = hashlib.sha256((call_id or place).encode(errors="surrogatepass")).hexdigest()
             call_id = f"call_{digest[:24]}"
         chosen, number = call_id, 1
         while chosen in self._used:
             number += 1
             suffix = f"-{number}"
-            chosen = call_id[: CALL_ID_CHARS_MAX - len(suffix)] + suffix
+            chosen = call_id[: self._chars_max - len(suffix)] + suffix
         self._used.add(chosen)
         return chosen
 
@@ -312,7 +319,7 @@ def _valid_part(part: Part, in_words: bool) -> Part:
     if isinstance(part, Text):
         return part
     given = part.as_json()
-    valid = next(_shapes(given), None) if isinstance(given, dict) else None
+    valid = next(_shapes(given), None)
     if valid is None or (in_words and not isinstance(valid, Text)):
         return Text(_words(given))
     return valid
@@ -331,8 +338,10 @@ def _shapes(given: dict[str, Any]) -> Iterator[Part]:
             yield from _image(f"data:{kind};base64,{data}", None)
         case {"type": "image", "source": {"type": "url", "url": str(url)}}:
             yield from _image(url, None)
-        case {"type": "file", "file": {**inner}} | {"type": "input_file", **inner}:
+        case {"type": "file", "file": dict(inner)}:
             yield from _file(inner)
+        case {"type": "input_file"}:
+            yield from _file(given)
         case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(kind)}}:
             if data and kind in AUDIO_FORMATS:
                 yield Verbatim(_text_of_json({"type": "input_audio", "input_audio": {"data": data, "format": kind}}))
@@ -356,10 +365,8 @@ def _file(inner: Mapping[str, Any]) -> Iterator[Part]:
             pass
 
 
-def _words(given: Any) -> str:
+def _words(given: dict[str, Any]) -> str:
     """Return what a part says as text: its own words, the address of its image, or that it is not shown."""
-    if not isinstance(given, dict):
-        return "[content not shown]"
     kind = given.get("type")
     inner = given.get(kind) if isinstance(kind, str) else None
     places = (given, inner) if isinstance(inner, dict) else (given,)
