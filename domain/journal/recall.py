@@ -73,7 +73,7 @@ def _window(log: EventLog, stream: str, version: int, last: int | None, tokens: 
         kept.append(each)  # tool results alone are no view: continue to the message that made the calls
         if is_cut:
             break  # the last one is not in view: `window` cuts there
-    opening = _opening(log, stream, version) if is_cut else ()
+    opening = _opening(log, stream, version) if is_cut or tokens is not None else ()
     ids = {each.message_id for each in kept}
     messages = (*(each for each in opening if each.message_id not in ids), *reversed(kept))
     upto = opening[-1].version if opening else 0

@@ -318,14 +318,14 @@ def _valid_part(part: Part, in_words: bool) -> Part:
     """Return a part in the provider's shape, or as text; with `in_words`, only text is valid."""
     if isinstance(part, Text):
         return part
-    given = part.as_json()
+    given: Any = part.as_json()
     valid = next(_shapes(given), None)
     if valid is None or (in_words and not isinstance(valid, Text)):
         return Text(_words(given))
     return valid
 
 
-def _shapes(given: dict[str, Any]) -> Iterator[Part]:
+def _shapes(given: Any) -> Iterator[Part]:
     """Yield what a part is, if it has one of the shapes in which providers and their SDKs write it."""
     match given:
         case {"type": "text" | "input_text" | "output_text", "text": str(text) | {"value": str(text)}}:
@@ -365,8 +365,10 @@ def _file(inner: Mapping[str, Any]) -> Iterator[Part]:
             pass
 
 
-def _words(given: dict[str, Any]) -> str:
+def _words(given: Any) -> str:
     """Return what a part says as text: its own words, the address of its image, or that it is not shown."""
+    if not isinstance(given, dict):
+        return given if isinstance(given, str) and given.strip() else "[content not shown]"
     kind = given.get("type")
     inner = given.get(kind) if isinstance(kind, str) else None
     places = (given, inner) if isinstance(inner, dict) else (given,)

@@ -70,6 +70,12 @@ def conversation_of(steps: Sequence[tuple[str, int]]) -> list[events.Event]:
                 ids.append(
                     conversation.journal(parse_message({"role": "user", "content": "word " * number})).message_id
                 )
+            case "instructs":
+                said = parse_message({"role": ("system", "developer")[number % 2], "content": "rule " * number})
+                ids.append(conversation.journal(said).message_id)
+            case "shows":
+                picture = {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}}
+                ids.append(conversation.journal(parse_message({"role": "user", "content": [picture]})).message_id)
             case "calls":
                 call = {"id": f"c{number}", "type": "function", "function": {"name": "f", "arguments": "{}"}}
                 message = parse_message({"role": "assistant", "content": None, "tool_calls": [call]})
@@ -101,7 +107,7 @@ steps = st.lists(
         st.sampled_from(
             [
                 *(["says"] * 5),
-                *["calls", "results", "results", "retracts", "clears", "supersedes"],
+                *["calls", "results", "results", "retracts", "clears", "supersedes", "instructs", "shows"],
                 *(["answers"] * 3),
                 *(["is accepted behind"] * 4),
             ]
@@ -114,11 +120,23 @@ bounds = st.none() | st.integers(1, 12)
 
 
 @settings(max_examples=300)
-@given(steps, bounds, st.none() | st.integers(1, 60), st.none() | st.integers(0, 35), st.booleans())
+@given(
+    st.lists(st.tuples(st.just("instructs"), st.integers(0, 9)), max_size=2),
+    steps,
+    bounds,
+    st.none() | st.integers(1, 150),
+    st.none() | st.integers(0, 35),
+    st.booleans(),
+)
 def test_a_window_read_from_the_end_is_the_window_of_the_whole(
-    given_steps: list[tuple[str, int]], last: int | None, tokens: int | None, version: int | None, by_time: bool
+    beginning: list[tuple[str, int]],
+    given_steps: list[tuple[str, int]],
+    last: int | None,
+    tokens: int | None,
+    version: int | None,
+    by_time: bool,
 ) -> None:
-    kept = conversation_of(given_steps)
+    kept = conversation_of(beginning + given_steps)
     log = Log(kept)
     at = BEGAN + timedelta(seconds=version) if by_time and version is not None else version
     whole = fold_memory(kept[: len(kept) if version is None else version])
@@ -127,6 +145,7 @@ def test_a_window_read_from_the_end_is_the_window_of_the_whole(
     assert seen.as_chat_messages() == expected.as_chat_messages()
     assert [each.message_id for each in seen.messages] == [each.message_id for each in expected.messages]
     assert (seen.version, seen.rule) == (expected.version, expected.rule)
+    assert whole.by_rule(expected.rule).digest() == expected.digest()
 
 
 def test_a_window_reaches_an_answer_that_was_put_behind_an_earlier_message_where_it_stands() -> None:
@@ -144,7 +163,7 @@ def test_the_last_messages_of_a_long_conversation_cost_as_many_rows_as_those_of_
         log = Log(conversation_of([("says", 1)] * length))
         assert len(recall(log, STREAM, last=20).messages) == 20
         read.append(log.read)
-    assert read == [21, 21]
+    assert read == [22, 22]  # one more shows that the conversation does not begin with a system message
 
 
 def test_nothing_before_the_clearing_is_read() -> None:
