@@ -299,11 +299,17 @@ class Conversation:
         if link is None or link.lost or (link.thread_id, link.endpoint) != (thread_id, endpoint):
             self._record(e.ThreadLinked, backend=backend, thread_id=thread_id, endpoint=endpoint)
 
-    def lose_thread(self, backend: str, thread_id: str, reason: str) -> None:
-        """Record that the linked thread is gone; do nothing if it is not the linked one, or already lost."""
+    def lose_thread(self, backend: str, thread_id: str, reason: str, window_tokens: int | None = None) -> None:
+        """Record that the linked thread is gone, or too long.
+
+        Do nothing if it is not the linked one, or already lost, unless another `window_tokens` is given.
+        """
         link = self.state.links.get(backend)
-        if link is not None and link.thread_id == thread_id and not link.lost:
-            self._record(e.ThreadLost, backend=backend, thread_id=thread_id, reason=reason, endpoint=link.endpoint)
+        if link is None or link.thread_id != thread_id or (link.lost and window_tokens in {None, link.window_tokens}):
+            return
+        window: dict[str, Any] = {} if window_tokens is None else {"window_tokens": window_tokens}
+        lost: dict[str, Any] = {"backend": backend, "thread_id": thread_id, "reason": reason, "endpoint": link.endpoint}
+        self._record(e.ThreadLost, **lost, **window)
 
     def rebuild_thread(self, rebuilt: Mapping[str, Any]) -> None:
         """Record that a thread was rewritten; the arguments are the fields of `ThreadRebuilt`."""

@@ -244,12 +244,14 @@ class ThreadLinked(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadLost(Event):
-    """Record that the provider's copy is gone."""
+    """Record that the provider's copy is gone, or that runs can no longer answer in it."""
 
     backend: str
     thread_id: str
     reason: str = ""
     endpoint: str = ""
+    window_tokens: int | None = None
+    """Budget of the memory that runs are given instead, if the thread was too long; None if it was not."""
 
 
 @dataclass(frozen=True, kw_only=True)

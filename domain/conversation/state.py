@@ -93,6 +93,8 @@ class ThreadLink(_Part):
     """Version of the conversation at which the thread was linked."""
     lost: str | None = None
     """Reason why the thread is lost; None if it is not known to be lost."""
+    window_tokens: int | None = None
+    """Budget of the memory that runs are given instead of the thread, if it was too long."""
 
     def is_usable(self, endpoint: str, cut_version: int) -> bool:
         """Return whether a run may answer in the thread: it exists, and contains nothing cut from memory since."""
@@ -329,7 +331,8 @@ def _linked(state: ConversationState, event: e.ThreadLinked | e.ThreadRebuilt) -
 def _lost(state: ConversationState, event: e.ThreadLost) -> None:
     link = state.links.get(event.backend)
     if link is not None and link.thread_id == event.thread_id:
-        state.links[event.backend] = _changed(link, lost=event.reason or "gone")
+        window = {} if event.window_tokens is None else {"window_tokens": event.window_tokens}
+        state.links[event.backend] = _changed(link, lost=event.reason or "gone", **window)
 
 
 _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,10 @@ from ..failures import Cause, Failure, diagnose
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
 from .answer import Answer, Delta, StartedOver
 from .backend import BackendRequest
-from .policy import reason_of
+from .policy import LEAVING, reason_of, reason_to_leave
 
 if TYPE_CHECKING:
-    from ..conversation import Completion, Conversation
+    from ..conversation import Completion, Conversation, ThreadLink
     from ..conversation.messages import Message
     from ..effects import Effect, Effects
     from ..errors import ThreadledgerError
@@ -199,12 +200,25 @@ class RunRecords:
             if cause in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE} and failure.thread_id:
                 for mirror in conversation.state.links:
                     conversation.lose_thread(mirror, failure.thread_id, cause.value)
+            self._leave_threads(conversation, run, failure)
             return True
 
         is_ours = self._journal.commit(self._key, decide)
         if self._mode.place() != Place():
             self._retract_tools(run)
         return is_ours
+
+    def _leave_threads(self, conversation: Conversation, run: Run, failure: Failure) -> None:
+        """Record that later runs answer outside a thread that is too long or refused, within a smaller memory."""
+        leaving = reason_to_leave(failure)
+        again = run.plan.apart and diagnose(failure) is Cause.CONTEXT_TOO_LONG  # the window was still too long
+        for mirror, link in list(conversation.state.links.items()):
+            if leaving is Cause.CONTEXT_TOO_LONG or (again and link.lost == Cause.CONTEXT_TOO_LONG):
+                thread_id = link.thread_id if again else failure.thread_id or ""
+                window = _window_after(run, failure)
+                conversation.lose_thread(mirror, thread_id, Cause.CONTEXT_TOO_LONG.value, window)
+            elif leaving is not None:
+                conversation.lose_thread(mirror, failure.thread_id or "", leaving.value)
 
     def abandon(self, reason: str) -> None:
         """Record that the exchange has no answer."""
@@ -381,7 +395,8 @@ class Runs:
         backend = self._services.backends[candidate.backend]
         getattr(backend, "load", _load_nothing)()  # optional, because backends of apps may not have it
         tools = self._mode.tools() if self._mode.tools is not None else self._services.tools
-        memory = self._memory(candidate)
+        left = self._left_thread(candidate)
+        memory = self._memory(candidate, left)
         plan = RunPlan(
             backend=candidate.backend,
             model=candidate.model,
@@ -395,16 +410,27 @@ class Runs:
             fallback_reason=self._why_failed() if attempt == 1 else "",
         )
         plan = self._records.plan(plan, backend.thread is not None)
+        plan = replace(plan, apart=True) if left is not None else plan
         run_id = self._records.start(plan, self._failed, self._must_be_open)
         self._must_be_open = True
         return Run(run_id, candidate, plan, memory, tools, time.monotonic())
 
-    def _memory(self, candidate: Candidate) -> Memory:
+    def _left_thread(self, candidate: Candidate) -> ThreadLink | None:
+        """Return the backend's thread if runs no longer answer in it, because it is too long or refused."""
+        kind = self._services.backends[candidate.backend].thread
+        if kind is None or self._mode.memory is not None:
+            return None
+        link = self._journal.require(self._key).state.links.get(kind)
+        return link if link is not None and link.lost in LEAVING else None
+
+    def _memory(self, candidate: Candidate, left: ThreadLink | None) -> Memory:
         if self._mode.memory is not None:
             return self._mode.memory
-        if self._services.backends[candidate.backend].thread is not None:
+        if self._services.backends[candidate.backend].thread is not None and left is None:
             return self._journal.memory(self._key)
-        return self._journal.memory(self._key, last=self._policy.memory_last, tokens=self._policy.memory_tokens)
+        budgets = [self._policy.memory_tokens, left.window_tokens if left is not None else None]
+        tokens = min((each for each in budgets if each is not None), default=None)
+        return self._journal.memory(self._key, last=self._policy.memory_last, tokens=tokens)
 
     def _started_over(self, failed: Run, run: Run) -> StartedOver:
         return StartedOver(
@@ -530,6 +556,16 @@ class Runs:
 
 def _load_nothing() -> None:
     """Do nothing, for a backend without libraries to load."""
+
+
+def _window_after(run: Run, failure: Failure) -> int:
+    """Return the budget of the memory to use after a memory was too long: what the provider says fits, or half of it."""
+    fits = re.search(r"maximum context length is ([\d,]+)", failure.message or "")
+    half = max(run.memory.estimated_tokens() // 2, 1)
+    if fits is None:
+        return half
+    most = int(fits[1].replace(",", "")) * 3 // 4
+    return max(min(most, half) if run.plan.apart else most, 1)
 
 
 def failure_of_error(error: Exception) -> Failure:

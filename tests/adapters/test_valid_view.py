@@ -129,7 +129,17 @@ inner_parts = st.fixed_dictionaries(
 )  # fmt: skip
 kinds = st.sampled_from(
     [
-        *("text", "image_url", "input_audio", "file", "refusal", "input_text", "output_text", "input_image", "input_file"),
+        *(
+            "text",
+            "image_url",
+            "input_audio",
+            "file",
+            "refusal",
+            "input_text",
+            "output_text",
+            "input_image",
+            "input_file",
+        ),
         *("image", "image_file", "tool_use", "tool_result", "thinking", "tether_quote", "unknown", 7, None, ""),
     ]
 )
