@@ -346,7 +346,7 @@ class JournaledMessage:
     def as_plain_chat_message(self) -> dict[str, Any] | None:
         """Return the Chat Completions format of a message that consists of a role and text; None for all others.
 
-        Only stored messages qualify.
+        This is only known of stored messages.
         """
         payload = self._payload
         role, content = payload["role"], payload.get("content")

@@ -53,7 +53,6 @@ class Policy:
 RETRIES_BY_CAUSE: Mapping[Cause, int] = {
     Cause.THREAD_MISSING: 1,  # the thread was created again: if it is missing again, it will not stay
     Cause.CONTEXT_TOO_LONG: 1,  # the retry is answered outside the thread, from a window of memory
-    Cause.HISTORY_REFUSED: 1,
     Cause.TIMED_OUT: 1,  # each takes the time of a whole attempt
     Cause.EXPIRED: 1,
 }
@@ -125,7 +124,7 @@ class Pace:
         self.give_up(failure)
         if not may_be_retried(failure, failed, self._policy.retries) or self.refusal(candidate, later) is not None:
             return None
-        pause = 0.0 if reason_to_leave(failure) else pause_before_retry(failed.total(), failure, self._random)
+        pause = pause_before_retry(failed.total(), failure, self._random)
         if (later and pause > WAIT_BEFORE_FALLBACK_SECONDS) or self.has_no_time(after=pause):
             return None
         return pause
@@ -152,22 +151,10 @@ def may_be_retried(failure: Failure, failed: Counter[Cause], retries: int) -> bo
     """Return whether a backend may be tried once more after these failures, the last one included."""
     cause = diagnose(failure)
     has_one_left = failed.total() <= retries and failed[cause] <= RETRIES_BY_CAUSE.get(cause, retries)
-    return has_one_left and (is_worth_a_retry(failure) or reason_to_leave(failure) is not None)
+    return has_one_left and (is_worth_a_retry(failure) or _is_about_its_thread(failure))
 
 
-def reason_to_leave(failure: Failure) -> Cause | None:
-    """Return why runs can no longer answer in the failure's thread, though they can from memory; None if they can.
+def _is_about_its_thread(failure: Failure) -> bool:
+    from .left_threads import reason_to_leave
 
-    The thread is too long for the model, or the provider refuses what it contains.
-    """
-    if failure.thread_id is None:
-        return None
-    cause = diagnose(failure)
-    if cause is Cause.TOOL_FAILED and STUCK in (failure.message or ""):
-        cause = Cause.HISTORY_REFUSED
-    return cause if cause in LEAVING else None
-
-
-LEAVING = frozenset({Cause.CONTEXT_TOO_LONG, Cause.HISTORY_REFUSED})
-STUCK = "No tool output found for function call"
-"""The provider's words for a Conversation with a tool call that has no result: every request there is refused."""
+    return reason_to_leave(failure) is not None

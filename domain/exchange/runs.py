@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from ..failures import Cause, Failure, diagnose
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
 from .answer import Answer, Delta, StartedOver
 from .backend import BackendRequest
-from .policy import LEAVING, reason_of, reason_to_leave
+from .policy import reason_of
 
 if TYPE_CHECKING:
     from ..conversation import Completion, Conversation, ThreadLink
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
     from .services import Services
 
 logger = logging.getLogger("threadledger")
+
+LEFT_FOR = frozenset({"context_too_long", "history_refused"})
+"""Reasons for which runs no longer answer in a thread that may still be there (`left_threads.py`)."""
 
 SUPERSEDED = "a newer question replaced this one, or its time limit passed"
 """Why a run is stopped that another process has closed."""
@@ -191,6 +193,8 @@ class RunRecords:
 
     def fail(self, run: Run, failure: Failure) -> bool:
         """Record the failure; return False if another process has closed the run."""
+        from .left_threads import leave_threads
+
         cause = diagnose(failure)
 
         def decide(conversation: Conversation) -> bool:
@@ -200,25 +204,13 @@ class RunRecords:
             if cause in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE} and failure.thread_id:
                 for mirror in conversation.state.links:
                     conversation.lose_thread(mirror, failure.thread_id, cause.value)
-            self._leave_threads(conversation, run, failure)
+            leave_threads(conversation, failure, run.memory, run.plan.apart)
             return True
 
         is_ours = self._journal.commit(self._key, decide)
         if self._mode.place() != Place():
             self._retract_tools(run)
         return is_ours
-
-    def _leave_threads(self, conversation: Conversation, run: Run, failure: Failure) -> None:
-        """Record that later runs answer outside a thread that is too long or refused, within a smaller memory."""
-        leaving = reason_to_leave(failure)
-        again = run.plan.apart and diagnose(failure) is Cause.CONTEXT_TOO_LONG  # the window was still too long
-        for mirror, link in list(conversation.state.links.items()):
-            if leaving is Cause.CONTEXT_TOO_LONG or (again and link.lost == Cause.CONTEXT_TOO_LONG):
-                thread_id = link.thread_id if again else failure.thread_id or ""
-                window = _window_after(run, failure)
-                conversation.lose_thread(mirror, thread_id, Cause.CONTEXT_TOO_LONG.value, window)
-            elif leaving is not None:
-                conversation.lose_thread(mirror, failure.thread_id or "", leaving.value)
 
     def abandon(self, reason: str) -> None:
         """Record that the exchange has no answer."""
@@ -421,7 +413,7 @@ class Runs:
         if kind is None or self._mode.memory is not None:
             return None
         link = self._journal.require(self._key).state.links.get(kind)
-        return link if link is not None and link.lost in LEAVING else None
+        return link if link is not None and link.lost in LEFT_FOR else None
 
     def _memory(self, candidate: Candidate, left: ThreadLink | None) -> Memory:
         if self._mode.memory is not None:
@@ -556,16 +548,6 @@ class Runs:
 
 def _load_nothing() -> None:
     """Do nothing, for a backend without libraries to load."""
-
-
-def _window_after(run: Run, failure: Failure) -> int:
-    """Return the budget of the memory to use after a memory was too long: what the provider says fits, or half of it."""
-    fits = re.search(r"maximum context length is ([\d,]+)", failure.message or "")
-    half = max(run.memory.estimated_tokens() // 2, 1)
-    if fits is None:
-        return half
-    most = int(fits[1].replace(",", "")) * 3 // 4
-    return max(min(most, half) if run.plan.apart else most, 1)
 
 
 def failure_of_error(error: Exception) -> Failure:

@@ -13,7 +13,7 @@ from ..conversation import events as e
 from ..conversation.messages import JournaledMessage
 from ..errors import InvalidInput
 from ..ids import as_utc, to_iso
-from ..memory import INSTRUCTING, MEMORY_TOPICS, Backwards, Memory, MemoryFold, text_tokens
+from ..memory import INSTRUCTING, MEMORY_TOPICS, Backwards, Memory, MemoryFold
 from .ports import EventLog
 from .rows import Row, corrupt, payload_in, restore
 
@@ -58,6 +58,8 @@ def _window(log: EventLog, stream: str, version: int, last: int | None, tokens: 
     for name, bound in (("last", last), ("tokens", tokens)):
         if bound is not None and bound < 1:
             raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
+    from ..memory import text_tokens
+
     page = min(last or PAGE_MAX, (tokens or PAGE_MAX * TOKENS_PER_MESSAGE_GUESSED) // TOKENS_PER_MESSAGE_GUESSED)
     rows = log.stream_rows(
         stream, upto=version, topics=MEMORY_TOPICS, newest_first=True, page=max(min(page, PAGE_MAX), 1) + 1

@@ -6,9 +6,10 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .diff import MemoryChange, MemoryDiff, diff_memories
-    from .memory import INSTRUCTING, MEMORY_TOPICS, Memory, MemoryFold, fold_memory, message_tokens, text_tokens
+    from .memory import INSTRUCTING, MEMORY_TOPICS, Memory, MemoryFold, fold_memory
     from .order import Backwards
     from .rendering import FUNCTION_NAME, original_name, response_items, valid_arguments, valid_name
+    from .windows import message_tokens, text_tokens
 
 __all__ = [
     "FUNCTION_NAME",
@@ -34,8 +35,9 @@ if not TYPE_CHECKING:
         __name__,
         {
             "diff": "MemoryChange MemoryDiff diff_memories",
-            "memory": "INSTRUCTING MEMORY_TOPICS Memory MemoryFold fold_memory message_tokens text_tokens",
+            "memory": "INSTRUCTING MEMORY_TOPICS Memory MemoryFold fold_memory",
             "order": "Backwards",
             "rendering": "FUNCTION_NAME original_name response_items valid_arguments valid_name",
+            "windows": "message_tokens text_tokens",
         },
     )

@@ -1,21 +1,21 @@
 """Build memory, the messages that a model sees: a pure fold over a conversation's events, as of a version or time.
 
 The data is never changed. Providers reject a tool call without a result, a result whose call is not in view, and a late
-result: the view corrects these (see `pair_tool_calls`). A view can be limited to a budget.
+result: the view corrects these (`pairing.py`, `rendering.py`). A view can be limited to a budget.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, cast
 
 from ..conversation import events as e
-from ..conversation.messages import JournaledMessage, Message, Role, ToolCall
+from ..conversation.messages import JournaledMessage, Message, Role
 from ..errors import InvalidInput
 from ..ids import as_utc, now
 from .order import in_place
@@ -43,7 +43,7 @@ class Memory:
 
         The newest message is always in view, even if it alone exceeds the budget. A view of tool results alone is
         extended back to the message with their calls. System messages at the beginning of the conversation are kept in
-        addition to `last`; they count in `tokens`. For the error of the estimate, see `estimate_tokens`.
+        addition to `last`; they count in `tokens`. For the error of the estimate, see `windows.py`.
 
         Raises:
             InvalidInput: a limit is below 1.
@@ -51,69 +51,34 @@ class Memory:
         for name, bound in (("last", last), ("tokens", tokens)):
             if bound is not None and bound < 1:
                 raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
-        bounds = [f"{name}={bound}" for name, bound in (("last", last), ("tokens", tokens)) if bound is not None]
-        before, (opening, first) = self._cut_by_rule_1(last, tokens), self._cut(last, tokens)
-        whole = first == opening  # nothing is cut between the beginning and the rest
-        if before != first if not opening else before or not whole:
-            bounds.append(RULE_2)
-        rule = ",".join([*([] if self.rule == "all" else [self.rule]), *bounds])
-        return replace(self, messages=self.messages[:opening] + self.messages[first:], rule=rule or "all")
+        from .windows import window_of
+
+        return window_of(self, last, tokens)
 
     def by_rule(self, rule: str) -> Memory:
         """Return the view that a stored rule describes, so that a rerun sees what the failed run saw."""
-        view, bounds = self, dict[str, int]()
-        for part in rule.split(","):
-            name, _, number = part.partition("=")
-            if name in bounds:  # a window of a window
-                view, bounds = view._by_rule_1(bounds), {}
-            if part == RULE_2:
-                view, bounds = view.window(**bounds), {}
-            elif number.isdigit():
-                bounds[name] = int(number)
-        return view._by_rule_1(bounds) if bounds else view
+        from .windows import view_by_rule
 
-    def _by_rule_1(self, bounds: Mapping[str, int]) -> Memory:
-        first = self._cut_by_rule_1(bounds.get("last"), bounds.get("tokens"))
-        rule = ",".join([*([] if self.rule == "all" else [self.rule]), *(f"{k}={v}" for k, v in bounds.items())])
-        return replace(self, messages=self.messages[first:], rule=rule)
-
-    def _cut_by_rule_1(self, last: int | None, tokens: int | None) -> int:
-        """Return where the view starts by rule 1, which never changes: stored rules describe views by it."""
-        first = max(len(self.messages) - last, 0) if last is not None else 0
-        if tokens is not None:
-            first += _first_within(self.messages[first:], tokens, text_tokens)
-        return _with_its_call(self.messages, first)
-
-    def _cut(self, last: int | None, tokens: int | None) -> tuple[int, int]:
-        """Return how many messages at the beginning are kept, and where the rest of the view starts."""
-        opening = 0
-        for each in self.messages:
-            if each.version > self.opening_version or each.message.role not in INSTRUCTING:
-                break
-            opening += 1
-        rest = self.messages[opening:]
-        first = max(len(rest) - last, 0) if last is not None else 0
-        if tokens is not None:
-            left = tokens - sum(message_tokens(each.message) for each in self.messages[:opening])
-            first += _first_within(rest[first:], left, message_tokens)
-        return opening, opening + _with_its_call(rest, first)
+        return view_by_rule(self, rule)
 
     def settled(self) -> Memory:
         """Return the view without tool calls at its end that still wait for results: the next append may bring them."""
         end = len(self.messages)
-        answered: set[str] = set()
+        answered = Counter[str]()
         for index in range(len(self.messages) - 1, -1, -1):
             message = self.messages[index].message
             if message.tool_call_id is not None:
-                answered.add(message.tool_call_id)
-            elif any(call.id not in answered for call in message.calls()):
-                end, answered = index, set()
+                answered[message.tool_call_id] += 1
+            elif Counter(call.id for call in message.calls()) - answered:
+                end, answered = index, Counter()
             else:
                 break
         return self if end == len(self.messages) else replace(self, messages=self.messages[:end])
 
     def paired(self) -> tuple[JournaledMessage, ...]:
         """Return the messages as providers accept them, with their places: tool calls and results are paired."""
+        from .pairing import pair_tool_calls
+
         return pair_tool_calls([each for each in self.messages if each.message.role is not Role.UNKNOWN])
 
     mended = paired  # its name in earlier versions
@@ -155,7 +120,7 @@ class Memory:
     def as_chat_messages(self) -> list[dict[str, Any]]:
         """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing."""
         plain = self._plain()
-        if plain is not None:
+        if plain is not None and _can_be_sent(plain):
             return [each for each in plain if each["content"] and not each["content"].isspace()]
         from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
 
@@ -164,7 +129,8 @@ class Memory:
 
     def as_response_items(self) -> list[dict[str, Any]]:
         """Return the `input` of a Responses API request: a valid view, without messages that say nothing."""
-        if self._plain() is not None:
+        plain = self._plain()
+        if plain is not None and _can_be_sent(plain):
             return [{"type": "message"} | each for each in self.as_chat_messages()]
         from .rendering import response_items, valid_view
 
@@ -172,6 +138,8 @@ class Memory:
 
     def estimated_tokens(self) -> int:
         """Return the approximate number of input tokens of the view."""
+        from .windows import message_tokens
+
         return sum(message_tokens(message) for message in self.shown())
 
     def digest(self) -> str:
@@ -190,8 +158,18 @@ class Memory:
         return None if None in plain else cast("list[dict[str, Any]]", plain)
 
 
+def _can_be_sent(plain: Iterable[dict[str, Any]]) -> bool:
+    """Return whether texts can be encoded; those of old rows may hold half characters."""
+    try:
+        "".join([each["content"] for each in plain]).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _valid(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
-    if all(each.as_plain_chat_message() is not None for each in messages):
+    plain = [each.as_plain_chat_message() for each in messages]
+    if None not in plain and _can_be_sent(cast("list[dict[str, Any]]", plain)):
         return tuple(messages)
     from .rendering import valid_view
 
@@ -200,10 +178,6 @@ def _valid(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]
 
 INSTRUCTING = frozenset({Role.SYSTEM, Role.DEVELOPER})
 """Roles of messages that a window keeps at the beginning of a conversation."""
-
-RULE_2 = "v2"
-"""Mark of a window in a stored rule that shows something else than rule 1 would: system messages of the beginning, or
-less because images and files count in the budget."""
 
 MEMORY_TOPICS = (
     *("MessageJournaled", "MessageRetracted", "MemoryCleared", "RerunAccepted"),
@@ -292,116 +266,6 @@ def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> 
     return fold.memory(version)
 
 
-def message_tokens(message: Message) -> int:
-    """Return the approximate number of tokens of one message, its images and files included."""
-    tokens = text_tokens(message)
-    if message.extra_json != "{}" or isinstance(message.content, tuple):
-        from .rendering import part_tokens
-
-        tokens += max(part_tokens(message), 0)
-    return tokens
-
-
-def text_tokens(message: Message) -> int:
-    """Return the approximate number of tokens of a message's text and tool calls, by rule 1."""
-    calls = sum(estimate_tokens(call.name) + estimate_tokens(call.arguments) for call in message.calls())
-    return MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.text) + calls
-
-
 def journaled(event: e.MessageJournaled) -> JournaledMessage:
     """Return a stored message with its place."""
     return JournaledMessage.stored(e.payload_of(event), event.originator_version, event.timestamp)
-
-
-def _with_its_call(messages: Sequence[JournaledMessage], first: int) -> int:
-    """Return where to start a view that would hold only tool results: at the message with the calls."""
-    if first >= len(messages) or any(not each.is_tool_result for each in messages[first:]):
-        return first
-    while first > 0 and messages[first].is_tool_result:
-        first -= 1
-    return first
-
-
-def _first_within(messages: Sequence[JournaledMessage], tokens: int, count: Callable[[Message], int]) -> int:
-    """Return the start of the longest tail within `tokens`; it includes at least the last message."""
-    spent = 0
-    for index in range(len(messages) - 1, -1, -1):
-        spent += count(messages[index].message)
-        if spent > tokens:
-            return min(index + 1, len(messages) - 1)
-    return 0
-
-
-# Providers require each call directly followed by exactly one result, and no result alone. Only the view is changed:
-# a missing result is replaced by a sentence that says so, a late one is moved up, and one whose call is out of view
-# (or was already answered) is omitted.
-NO_RESULT = "[no result of this call was recorded]"  # frozen: the digest covers it
-
-
-def pair_tool_calls(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
-    """Return the messages with every tool call answered once, directly after the message that made it."""
-    if not any(each.message.calls() or each.message.role is Role.TOOL for each in messages):
-        return tuple(messages)
-    return tuple(_paired(messages, _results_by_call(messages)))
-
-
-def _paired(
-    messages: Sequence[JournaledMessage], results: dict[tuple[int, str], JournaledMessage]
-) -> Iterator[JournaledMessage]:
-    for index, each in enumerate(messages):
-        if each.message.role is Role.TOOL:
-            continue
-        yield each
-        for call in each.message.calls():
-            yield results.get((index, call.id)) or _placeholder(each, call)
-
-
-def _results_by_call(messages: Sequence[JournaledMessage]) -> dict[tuple[int, str], JournaledMessage]:
-    """Map (index of the calling message, call id) to the first result after the call, before the id is used again."""
-    waiting: dict[str, int] = {}
-    results: dict[tuple[int, str], JournaledMessage] = {}
-    for index, each in enumerate(messages):
-        for call in each.message.calls():
-            waiting[call.id] = index
-        call_id = each.message.tool_call_id
-        if call_id is not None and call_id in waiting:
-            results[waiting.pop(call_id), call_id] = each
-    return results
-
-
-def _placeholder(caller: JournaledMessage, call: ToolCall) -> JournaledMessage:
-    result = Message(Role.TOOL, NO_RESULT, tool_call_id=call.id)
-    return JournaledMessage(result, "", caller.version, caller.at, caller.exchange_id, caller.run_id, caller.source)
-
-
-# Estimated tokens serve plans and budgets. Actual usage comes from the provider's `usage`, never from this estimate.
-# Measured against o200k_base (the vocabulary of gpt-4o and later) in November 2026: on dialogues, tool arguments and
-# tool results 1 to 3 % too high in total; on Python source 14 % too high; on short French, German, Russian, Chinese
-# and Japanese texts 10 to 20 % too high (bytes / 4 on the same texts: 29 % too low to 84 % too high). A tokenizer is
-# not a dependency, because its vocabulary has to be downloaded at run time.
-MESSAGE_OVERHEAD_TOKENS = 4
-"""Tokens around each message: role and separators, as OpenAI's cookbook counts them."""
-
-_PIECES = re.compile(
-    r"(?P<latin>[A-Za-z]+)|(?P<digits>\d+)|(?P<wide>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+)|(?P<word>[^\W\d_]+)"
-    r"|(?P<space>\s+)|(?P<mark>[^\w\s]+|_+)"
-)
-
-
-def estimate_tokens(text: str) -> int:
-    """Return the approximate number of tokens that a model reads in `text`; 0 for an empty text."""
-    return sum(_cost(match.lastgroup, match.end() - match.start(), match[0]) for match in _PIECES.finditer(text))
-
-
-def _cost(kind: str | None, length: int, piece: str) -> int:
-    if kind == "latin":
-        return 1 if length <= 8 else 1 + (length - 3) // 6
-    if kind == "digits":
-        return (length + 2) // 3
-    if kind == "word":
-        return (length + 4) // 5
-    if kind == "space":
-        return 1 if "\n" in piece or length > 2 else 0
-    if kind == "mark":
-        return 1 if length <= 3 else (length + 2) // 3
-    return (length * 2 + 2) // 3

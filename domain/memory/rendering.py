@@ -35,7 +35,8 @@ from ..limits import (
     IMAGE_TOKENS,
     JSON_LEVELS_MAX,
 )
-from .memory import NO_RESULT, estimate_tokens
+from .pairing import NO_RESULT
+from .windows import estimate_tokens
 
 # Source of names, ids and shapes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`,
 # `FunctionCallOutputItemParam`, `ChatCompletionRequestMessage` and the parts that it refers to). November 2026.
@@ -193,6 +194,8 @@ def _valid(message: Message, calls: tuple[ToolCall, ...]) -> Message:
         content = content or ""
     elif isinstance(content, str) and not content.strip():
         content = None
+    if isinstance(content, str) and not content.isascii():
+        content = content.encode(errors="replace").decode()
     name = message.extra().get("name")
     is_named = isinstance(name, str) and FUNCTION_NAME.fullmatch(name)
     extra = json.dumps({"name": name}, separators=(",", ":")) if is_named else "{}"
@@ -251,9 +254,7 @@ def _calls_of(message: Message) -> list[ToolCall]:
         loose, legacy = extra.get("tool_calls"), extra.get("function_call")
         given = loose if isinstance(loose, list) and loose else [{"function": legacy}] if legacy else ()
     return [
-        ToolCall(each.id, valid_name(each.name), valid_arguments(each.arguments))
-        if isinstance(each, ToolCall)
-        else _loose_call(each)
+        _loose_call(each.as_json() if isinstance(each, ToolCall) else each)
         for each in given
         if isinstance(each, ToolCall | dict)
     ]

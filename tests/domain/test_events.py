@@ -332,4 +332,4 @@ class TestFoldsNeverRefuse:
         after = fact(e.MessageJournaled, message_id="m2", role="user", content="Hello")
         memory = fold_memory(log(newer, after))
         assert memory.messages[-1].message_id == "m2"
-        assert memory.as_chat_messages()[0]["tool_calls"] == [call]
+        assert memory.shown()[0].as_chat_message()["tool_calls"] == [call]

@@ -209,7 +209,9 @@ def test_the_story_folds_to_the_state_of_its_release(story):
 
 def test_the_story_folds_to_the_memory_of_its_release(story):
     memory = fold_memory(story)
-    assert memory.as_chat_messages() == CHAT
+    assert [message.as_chat_message() for message in memory.shown()] == CHAT
+    canonical = json.dumps(CHAT, sort_keys=True, separators=(",", ":"))
+    assert memory.digest() == hashlib.sha256(canonical.encode()).hexdigest()
     assert memory.version == 29
     assert memory.run_threads["r-2"] == "conv_9"
     assert [each.message_id for each in memory.messages] == ["m-2", "m-3", "m-4", "m-5", "m-6", "m-8", "m-10", "m-11"]
@@ -255,7 +257,7 @@ def test_a_row_of_what_was_added_since_restores_to_its_event_and_changes_no_more
     event = event_of(row)
     assert type(event) is e.EVENTS[row["topic"]]
     assert e.payload_of(event) == row["state"]
-    assert fold_memory([*story, event]).as_chat_messages() == CHAT
+    assert [message.as_chat_message() for message in fold_memory([*story, event]).shown()] == CHAT
 
 
 @pytest.mark.parametrize("line", LATEST.read_text("ascii").splitlines())

@@ -236,5 +236,6 @@ def test_equal_texts_are_never_deduplicated(texts):
     conversation = Conversation.start("customer-42")
     for text in texts:
         conversation.journal(text_message("user", text))
-    shown = fold_memory(conversation.collect_events()).as_chat_messages()
-    assert [message["content"] for message in shown] == texts
+    memory = fold_memory(conversation.collect_events())
+    assert [each.message.content for each in memory.messages] == texts
+    assert [each["content"] for each in memory.as_chat_messages()] == [text for text in texts if text.strip()]

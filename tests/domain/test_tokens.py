@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from threadledger.domain.memory.memory import estimate_tokens
+from threadledger.domain.memory.windows import estimate_tokens
 
 
 def test_nothing_costs_nothing():

@@ -59,7 +59,7 @@ def test_a_thread_that_is_too_long_is_left_and_the_questions_are_answered_from_a
 def test_the_thread_that_was_left_is_rebuilt_and_used_again(ledger: Ledger, simulator: Any) -> None:
     simulator.add_fault(RESPONSES, refuse=TOO_LONG)
     ledger.conversation("k").ask("And now?")
-    assert [each.comparison.state for each in ledger.replay.verify()] == [ThreadState.GONE]
+    assert [each.found.state for each in ledger.replay.verify()] == [ThreadState.GONE]
     (item,) = ledger.replay.plan_rebuild(["k"]).apply()
     assert item.state == "done"
     ledger.conversation("k").ask("And then?")

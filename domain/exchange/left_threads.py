@@ -1,0 +1,57 @@
+"""Stop using a thread that is too long for the model, or whose content the provider refuses.
+
+Later runs answer from memory; otherwise every question would repeat the failing call. `replay rebuild` writes a new
+thread.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ..failures import Cause, Failure, diagnose
+from .runs import LEFT_FOR
+
+if TYPE_CHECKING:
+    from ..conversation import Conversation
+    from ..memory import Memory
+
+STUCK = "No tool output found for function call"
+"""The provider's words for a Conversation with a tool call that has no result: every request there is refused."""
+
+
+def reason_to_leave(failure: Failure) -> str | None:
+    """Return why runs can no longer answer in the failure's thread, though they can from memory; None if they can."""
+    if failure.thread_id is None:
+        return None
+    if STUCK in (failure.message or ""):
+        return "history_refused"
+    cause = diagnose(failure).value
+    return cause if cause in LEFT_FOR else None
+
+
+def leave_threads(conversation: Conversation, failure: Failure, memory: Memory, apart: bool) -> None:
+    """Record that runs no longer answer in the thread of a failure, and how much memory they are given instead.
+
+    Args:
+        conversation: the conversation of the failed run.
+        failure: why it failed.
+        memory: what it was given.
+        apart: whether it answered outside the linked thread: then its window was still too long.
+    """
+    reason = reason_to_leave(failure)
+    again = apart and diagnose(failure) is Cause.CONTEXT_TOO_LONG
+    for mirror, link in list(conversation.state.links.items()):
+        if again and link.lost == Cause.CONTEXT_TOO_LONG:
+            conversation.lose_thread(mirror, link.thread_id, link.lost, _window_after(failure, memory, again))
+        elif reason is not None:
+            window = _window_after(failure, memory, again) if reason == Cause.CONTEXT_TOO_LONG else None
+            conversation.lose_thread(mirror, failure.thread_id or "", reason, window)
+
+
+def _window_after(failure: Failure, memory: Memory, again: bool) -> int:
+    """Return a budget that is likely to fit: three quarters of what the provider says fits, or half of the memory."""
+    fits = re.search(r"maximum context length is ([\d,]+)", failure.message or "")
+    half = memory.estimated_tokens() // 2
+    most = int(fits[1].replace(",", "")) * 3 // 4 if fits is not None else half
+    return max(min(most, half) if again else most, 1)
