@@ -1,4 +1,4 @@
-"""Stop using a thread that is too long for the model, or whose content the provider refuses.
+"""Replace a thread that is too long for the model, or whose content the provider refuses.
 
 Later runs answer from memory; otherwise every question would repeat the failing call. `replay rebuild` writes a new
 thread.

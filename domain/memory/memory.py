@@ -120,8 +120,9 @@ class Memory:
     def as_chat_messages(self) -> list[dict[str, Any]]:
         """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing."""
         plain = self._plain()
-        if plain is not None and _can_be_sent(plain):
-            return [each for each in plain if each["content"] and not each["content"].isspace()]
+        if plain is not None and _can_be_sent(texts := [each["content"] for each in plain]):
+            says_something = all(texts) and not any(map(str.isspace, texts))
+            return plain if says_something else [each for each in plain if each["content"].strip()]
         from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
 
         view = valid_view(self.messages, CHAT_CALL_ID_CHARS_MAX)
@@ -130,7 +131,7 @@ class Memory:
     def as_response_items(self) -> list[dict[str, Any]]:
         """Return the `input` of a Responses API request: a valid view, without messages that say nothing."""
         plain = self._plain()
-        if plain is not None and _can_be_sent(plain):
+        if plain is not None and _can_be_sent([each["content"] for each in plain]):
             return [{"type": "message"} | each for each in self.as_chat_messages()]
         from .rendering import response_items, valid_view
 
@@ -158,18 +159,18 @@ class Memory:
         return None if None in plain else cast("list[dict[str, Any]]", plain)
 
 
-def _can_be_sent(plain: Iterable[dict[str, Any]]) -> bool:
+def _can_be_sent(texts: Iterable[str]) -> bool:
     """Return whether texts can be encoded; those of old rows may hold half characters."""
+    text = "".join(texts)
     try:
-        "".join([each["content"] for each in plain]).encode()
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _valid(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
     plain = [each.as_plain_chat_message() for each in messages]
-    if None not in plain and _can_be_sent(cast("list[dict[str, Any]]", plain)):
+    if None not in plain and _can_be_sent(each["content"] for each in plain if each is not None):
         return tuple(messages)
     from .rendering import valid_view
 

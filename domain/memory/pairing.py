@@ -1,4 +1,4 @@
-"""Put tool results directly after their calls, as stored hashes of memory cover them.
+"""Place tool results directly after their calls, as stored hashes of memory cover them.
 
 The code is frozen: `Memory.digest` is computed over what it returns, and reruns compare digests of stored runs.
 """

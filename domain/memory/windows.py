@@ -9,19 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 from ..conversation.messages import JournaledMessage, Message
 from .memory import INSTRUCTING, Memory
 
 RULE_2 = "v2"
 
+Count = Callable[[JournaledMessage], int]
+
 
 def window_of(memory: Memory, last: int | None, tokens: int | None) -> Memory:
     """Return the window of a memory; see `Memory.window`."""
     bounds = {name: bound for name, bound in (("last", last), ("tokens", tokens)) if bound is not None}
-    opening, rest, first = _cut(memory, last, tokens)
+    text = cache(lambda each: text_tokens(each.message))  # both rules need it
+    opening, rest, first = _cut(memory, last, tokens, text)
     view = (*opening, *rest[first:]) if first else memory.messages
-    before = memory.messages[_cut_by_rule_1(memory, last, tokens) :]
+    before = memory.messages[_cut_by_rule_1(memory, last, tokens, text) :]
     rule = _with_rule(memory, [*(f"{name}={bound}" for name, bound in bounds.items())])
     if len(view) != len(before) or view != before:
         rule += f",{RULE_2}"
@@ -43,7 +47,7 @@ def view_by_rule(memory: Memory, rule: str) -> Memory:
 
 
 def _by_rule_1(memory: Memory, bounds: Mapping[str, int]) -> Memory:
-    first = _cut_by_rule_1(memory, bounds.get("last"), bounds.get("tokens"))
+    first = _cut_by_rule_1(memory, bounds.get("last"), bounds.get("tokens"), lambda each: text_tokens(each.message))
     rule = _with_rule(memory, [f"{name}={bound}" for name, bound in bounds.items()])
     return replace(memory, messages=memory.messages[first:], rule=rule)
 
@@ -52,16 +56,16 @@ def _with_rule(memory: Memory, bounds: Sequence[str]) -> str:
     return ",".join([*([] if memory.rule == "all" else [memory.rule]), *bounds])
 
 
-def _cut_by_rule_1(memory: Memory, last: int | None, tokens: int | None) -> int:
+def _cut_by_rule_1(memory: Memory, last: int | None, tokens: int | None, text: Count) -> int:
     """Return where the view starts by rule 1, which never changes."""
     first = max(len(memory.messages) - last, 0) if last is not None else 0
     if tokens is not None:
-        first += _first_within(memory.messages[first:], tokens, text_tokens)
+        first += _first_within(memory.messages[first:], tokens, text)
     return _with_its_call(memory.messages, first)
 
 
 def _cut(
-    memory: Memory, last: int | None, tokens: int | None
+    memory: Memory, last: int | None, tokens: int | None, text: Count
 ) -> tuple[list[JournaledMessage], list[JournaledMessage], int]:
     """Return the system messages of the beginning, the other messages, and where the view of the others starts."""
     upto = memory.opening_version
@@ -70,7 +74,7 @@ def _cut(
     first = max(len(rest) - last, 0) if last is not None else 0
     if tokens is not None:
         left = tokens - sum(message_tokens(each.message) for each in opening)
-        first += _first_within(rest[first:], left, message_tokens)
+        first += _first_within(rest[first:], left, lambda each: text(each) + _other_tokens(each.message))
     return opening, rest, _with_its_call(rest, first)
 
 
@@ -83,11 +87,11 @@ def _with_its_call(messages: Sequence[JournaledMessage], first: int) -> int:
     return first
 
 
-def _first_within(messages: Sequence[JournaledMessage], tokens: int, count: Callable[[Message], int]) -> int:
+def _first_within(messages: Sequence[JournaledMessage], tokens: int, count: Count) -> int:
     """Return the start of the longest tail within `tokens`; it includes at least the last message."""
     spent = 0
     for index in range(len(messages) - 1, -1, -1):
-        spent += count(messages[index].message)
+        spent += count(messages[index])
         if spent > tokens:
             return min(index + 1, len(messages) - 1)
     return 0
@@ -95,12 +99,15 @@ def _first_within(messages: Sequence[JournaledMessage], tokens: int, count: Call
 
 def message_tokens(message: Message) -> int:
     """Return the approximate number of tokens of one message, its images and files included."""
-    tokens = text_tokens(message)
-    if message.extra_json != "{}" or isinstance(message.content, tuple):
-        from .rendering import part_tokens
+    return text_tokens(message) + _other_tokens(message)
 
-        tokens += max(part_tokens(message), 0)
-    return tokens
+
+def _other_tokens(message: Message) -> int:
+    if message.extra_json == "{}" and not isinstance(message.content, tuple):
+        return 0
+    from .rendering import part_tokens
+
+    return max(part_tokens(message), 0)
 
 
 def text_tokens(message: Message) -> int:

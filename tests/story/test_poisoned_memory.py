@@ -10,6 +10,7 @@ import pytest
 
 from threadledger.domain.ledger import Ledger
 
+from .conftest import MODEL_CALLS
 from .test_tools import KINDS
 
 POISON: dict[str, list[dict[str, Any]]] = {
@@ -56,7 +57,7 @@ def test_a_model_that_calls_a_function_by_its_valid_name_reaches_the_function(
     ledger = open_ledger({"multi_tool_use.parallel": lambda: "a result"}, **STATELESS[kind], profile=profile)
     chat = ledger.conversation("k")
     chat.ask("One?")
-    request = simulator.requests[-1].body
+    request = next(each.body for each in simulator.requests if each.template in MODEL_CALLS)
     offered = request["tools"][0]["function"]["name"] if kind == "chat" else request["tools"][0]["name"]
     simulator.answer({"tool_calls": [{"name": offered, "arguments": {}}]}, "Done.")
     assert chat.ask("Two?").text == "Done."
