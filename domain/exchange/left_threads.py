@@ -1,7 +1,8 @@
 """Replace a thread that is too long for the model, or whose content the provider refuses.
 
-Later runs answer from memory; otherwise every question would repeat the failing call. `replay rebuild` writes a new
-thread.
+Otherwise every later question would repeat the failing call. Instead of a refused thread, the next run writes a new one
+from the journal. Instead of one that is too long, later runs answer from a window of memory; `replay rebuild` writes a
+new thread.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..failures import Cause, Failure, diagnose
-from .runs import LEFT_FOR
+from ..threads import REFUSED
 
 if TYPE_CHECKING:
     from ..conversation import Conversation
@@ -21,13 +22,13 @@ STUCK = "No tool output found for function call"
 
 
 def reason_to_leave(failure: Failure) -> str | None:
-    """Return why runs can no longer answer in the failure's thread, though they can from memory; None if they can."""
-    if failure.thread_id is None:
+    """Return why runs can no longer answer in the failure's thread, though they can without it; None if they can."""
+    if failure.thread_id is None or failure.status == "incomplete":  # a limit of one run, such as max_prompt_tokens
         return None
     if STUCK in (failure.message or ""):
-        return "history_refused"
+        return REFUSED
     cause = diagnose(failure).value
-    return cause if cause in LEFT_FOR else None
+    return cause if cause in {Cause.CONTEXT_TOO_LONG, REFUSED} else None
 
 
 def leave_threads(conversation: Conversation, failure: Failure, memory: Memory, apart: bool) -> None:

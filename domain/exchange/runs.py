@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("threadledger")
 
-LEFT_FOR = frozenset({"context_too_long", "history_refused"})
-"""Reasons for which runs no longer answer in a thread that may still be there (`left_threads.py`)."""
-
 SUPERSEDED = "a newer question replaced this one, or its time limit passed"
 """Why a run is stopped that another process has closed."""
 
@@ -408,12 +405,12 @@ class Runs:
         return Run(run_id, candidate, plan, memory, tools, time.monotonic())
 
     def _left_thread(self, candidate: Candidate) -> ThreadLink | None:
-        """Return the backend's thread if runs no longer answer in it, because it is too long or refused."""
+        """Return the backend's thread if runs no longer answer in it, because it is too long (`left_threads.py`)."""
         kind = self._services.backends[candidate.backend].thread
         if kind is None or self._mode.memory is not None:
             return None
         link = self._journal.require(self._key).state.links.get(kind)
-        return link if link is not None and link.lost in LEFT_FOR else None
+        return link if link is not None and link.lost == Cause.CONTEXT_TOO_LONG else None
 
     def _memory(self, candidate: Candidate, left: ThreadLink | None) -> Memory:
         if self._mode.memory is not None:

@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from .drift import ADOPTED, Drift, adoptable, drift_of, ours_of
     from .late_copies import Doubt
     from .mirror import MirrorHead, ThreadMirror
-    from .outbox import PreparedThread, ThreadOutbox
+    from .outbox import REFUSED, PreparedThread, ThreadOutbox
     from .thread import Comparison, Difference, Rendering, ThreadItem, ThreadState, compare, differences, digest
     from .verification import SideBySide, Verification, Verifier
 
 __all__ = [
     "ADOPTED",
     "LEFT_IN_THREAD",
+    "REFUSED",
     "Comparison",
     "Delivered",
     "Difference",
@@ -51,7 +52,7 @@ if not TYPE_CHECKING:
             "drift": "ADOPTED Drift adoptable drift_of ours_of",
             "late_copies": "Doubt",
             "mirror": "MirrorHead ThreadMirror",
-            "outbox": "PreparedThread ThreadOutbox",
+            "outbox": "PreparedThread REFUSED ThreadOutbox",
             "thread": "Comparison Difference Rendering ThreadItem ThreadState compare differences digest",
             "verification": "SideBySide Verification Verifier",
         },

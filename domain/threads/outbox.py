@@ -41,6 +41,9 @@ logger = logging.getLogger("threadledger.threads")
 CLAIM_SECONDS = 600.0
 """Maximum time to hold a thread for sending, in seconds; after that the holder counts as crashed."""
 
+REFUSED = "history_refused"
+"""Why a thread is lost whose content the provider refuses; a new one is written from the journal."""
+
 CLAIM_ATTEMPTS_MAX = 25
 CLAIM_WAIT_SECONDS = 0.2
 """Pause between the `CLAIM_ATTEMPTS_MAX` attempts to claim a thread that another process is writing to, in seconds."""
@@ -230,8 +233,8 @@ class ThreadOutbox:
         link = state.links.get(mirror.name)
         if link is not None and link.endpoint != mirror.endpoint:
             return
-        if link is not None and link.lost and link.lost != Cause.THREAD_MISSING:
-            return  # the provider is gone: only `replay rebuild` creates a new thread
+        if link is not None and link.lost and link.lost not in {Cause.THREAD_MISSING, REFUSED}:
+            return  # the provider is gone, or it is too long: only `replay rebuild` creates a new thread
         yield from self._send_all((yield from self._find_or_link(journal, key, mirror, state)))
 
     def _find_or_link(

@@ -1,4 +1,4 @@
-"""A conversation continues from memory when its thread is too long for the model, or is refused by the provider."""
+"""A conversation continues without its thread when that is too long for the model, or is refused by the provider."""
 
 from __future__ import annotations
 
@@ -80,16 +80,17 @@ def test_a_window_that_is_still_too_long_becomes_smaller_until_the_question_is_a
     assert chat.ask("And then?").failures == []
 
 
-def test_a_thread_with_a_call_that_has_no_result_does_not_stop_the_conversation(ledger: Ledger, simulator: Any) -> None:
+def test_a_thread_with_a_call_that_has_no_result_is_written_again(ledger: Ledger, simulator: Any) -> None:
     simulator.add_fault(RESPONSES, refuse=STUCK)
     chat = ledger.conversation("k")
     answer = chat.ask("And now?")
     chat.ask("And then?")
     assert len(answer.failures) == 1
     assert lost(ledger) == [("history_refused", None)]
-    *_, retried, later = requests_of(simulator)
-    assert [len(each["input"]) for each in (retried, later)] == [9, 11]
-    assert not any("conversation" in each for each in (retried, later))
+    *_, refused, retried, later = requests_of(simulator)
+    assert refused["conversation"] != retried["conversation"] == later["conversation"]
+    (found,) = ledger.replay.verify()
+    assert (found.thread_id, found.found.state) == (later["conversation"], ThreadState.SAME)
 
 
 def test_a_run_that_was_stateless_anyway_leaves_no_thread(
