@@ -70,12 +70,13 @@ def _window(log: EventLog, stream: str, version: int, last: int | None, tokens: 
     spent, is_cut = 0, False
     for each in newest:
         spent += text_tokens(each.message) if tokens is not None else 0
-        full = (last is not None and len(kept) == last) or (tokens is not None and kept and spent > tokens)
+        full = (last is not None and len(kept) >= last) or (tokens is not None and kept and spent > tokens)
         is_cut = bool(full) and any(not one.is_tool_result for one in kept)
         kept.append(each)  # tool results alone are no view: continue to the message that made the calls
         if is_cut:
             break  # the last one is not in view: `window` cuts there
-    opening = _opening(log, stream, version) if is_cut or tokens is not None else ()
+    may_be_cut = is_cut or tokens is not None or (last is not None and len(kept) > last)
+    opening = _opening(log, stream, version) if may_be_cut else ()
     ids = {each.message_id for each in kept}
     messages = (*(each for each in opening if each.message_id not in ids), *reversed(kept))
     upto = opening[-1].version if opening else 0
