@@ -429,3 +429,20 @@ def test_the_estimate_counts_text_calls_and_what_stands_around_them(memory_of):
     assert memory_of(user("parcel")).estimated_tokens() == 5
     bare, calling = memory_of(assistant("a")), memory_of(assistant("a", "c1"), result("c1"))
     assert calling.estimated_tokens() > bare.estimated_tokens() + 4
+
+
+class TestSystemMessages:
+    def test_a_window_keeps_those_of_the_beginning_and_no_later_ones(self, memory_of):
+        first, later = {"role": "system", "content": "Be brief."}, {"role": "developer", "content": "Be kind."}
+        memory = memory_of(first, user("a"), later, user("b"), user("c"))
+        assert memory.window(last=1).as_chat_messages() == [first, user("c")]
+        assert memory.window(tokens=14).as_chat_messages() == [first, user("c")]
+        assert memory.window(last=1).window(last=1).as_chat_messages() == [first, user("c")]
+
+    def test_a_rule_that_was_stored_before_describes_the_view_that_was_seen_then(self, memory_of):
+        first = {"role": "system", "content": "Be brief."}
+        memory = memory_of(first, user("a"), user("b"))
+        assert memory.by_rule("last=1").as_chat_messages() == [user("b")]
+        assert memory.window(last=1).rule == "last=1,v2"
+        assert memory.by_rule("last=1,v2").as_chat_messages() == [first, user("b")]
+        assert memory.window(last=3).rule == "last=3"

@@ -101,3 +101,14 @@ def test_a_run_that_was_stateless_anyway_leaves_no_thread(
     with pytest.raises(AllBackendsFailed):
         chat.ask("And now?")
     assert lost(ledger) == []
+
+
+def test_a_refused_thread_is_also_written_again_for_a_message_that_asks_nothing(
+    open_ledger: Callable[..., Ledger], ledger: Ledger, simulator: Any
+) -> None:
+    chat = open_ledger(**IN_CONVERSATION, retries=0).conversation("k")
+    simulator.add_fault(RESPONSES, refuse=STUCK)
+    with pytest.raises(AllBackendsFailed):
+        chat.ask("And now?")
+    chat.append("user", "Hello?")
+    assert [each.found.state for each in ledger.replay.verify()] == [ThreadState.SAME]
