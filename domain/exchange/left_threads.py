@@ -17,18 +17,23 @@ if TYPE_CHECKING:
     from ..conversation import Conversation
     from ..memory import Memory
 
-STUCK = "No tool output found for function call"
-"""The provider's words for a Conversation with a tool call that has no result: every request there is refused."""
+STUCK = re.compile(
+    r"no tool output found for function call|no tool call found for function call output"
+    r"|item '?\w+'? of type '?\w+'? was provided without its required|item with id '?\w+'? not found",
+    re.IGNORECASE,
+)
+"""The provider's words for a Conversation whose own content it refuses: every request there fails, whatever it adds.
+Another refusal may be caused by what the request adds, and a new thread would not help."""
 
 
 def reason_to_leave(failure: Failure) -> str | None:
     """Return why runs can no longer answer in the failure's thread, though they can without it; None if they can."""
     if failure.thread_id is None or failure.status == "incomplete":  # a limit of one run, such as max_prompt_tokens
         return None
-    if STUCK in (failure.message or ""):
+    if STUCK.search(failure.message or ""):
         return REFUSED
-    cause = diagnose(failure).value
-    return cause if cause in {Cause.CONTEXT_TOO_LONG, REFUSED} else None
+    cause = diagnose(failure)
+    return cause.value if cause is Cause.CONTEXT_TOO_LONG else None
 
 
 def leave_threads(conversation: Conversation, failure: Failure, memory: Memory, apart: bool) -> None:

@@ -112,3 +112,13 @@ def test_a_refused_thread_is_also_written_again_for_a_message_that_asks_nothing(
         chat.ask("And now?")
     chat.append("user", "Hello?")
     assert [each.found.state for each in ledger.replay.verify()] == [ThreadState.SAME]
+
+
+def test_a_refusal_that_does_not_name_its_content_costs_no_thread(ledger: Ledger, simulator: Any) -> None:
+    simulator.add_fault(RESPONSES, refuse={"status": 400, "message": "Invalid value."})
+    chat = ledger.conversation("k")
+    with pytest.raises(AllBackendsFailed):
+        chat.ask("And now?")
+    chat.ask("And then?")
+    assert lost(ledger) == []
+    assert len({request["conversation"] for request in requests_of(simulator)[1:]}) == 1
