@@ -112,6 +112,11 @@ def read_body(body: bytes, context: Context) -> Seen:
         fold = fold_of(context, events=True)
         fold.take(body)
         return fold.end()
+    return read_document(body, context)
+
+
+def read_document(body: bytes, context: Context) -> Seen:
+    """Read the state of a run from a complete body that is JSON, or should be."""
     try:
         return seen_in(json_value(body), context)
     except (ValueError, RecursionError):

@@ -19,11 +19,13 @@ from threadledger.domain.failures import Failure, whole_text
 from threadledger.domain.provider_errors import ERROR_EVENT, error_in
 
 from .bodies import (
+    EVENT_STREAM,
     Context,
     Seen,
     answered,
     not_json,
     read_body,
+    read_document,
     seen_in,
     text_of,
     usage_of,
@@ -183,12 +185,17 @@ class EventFold(Fold):
 
     def end(self, code: str = ENDED_EARLY, message: str = TOO_EARLY) -> Seen:
         self._apply(self._events.end())
-        if not self._has_events and self._before.strip():
-            self.seen = read_body(bytes(self._before), self.context)
+        if not self._has_events and self._is_document():
+            self.seen = read_document(bytes(self._before), self.context)
             if self.seen.remote_id is not None:
                 return self.seen
         details = {"exception": "APIConnectionError"}
         return self.stopped(self.context.failure("error", code=code, message=message, details=details))
+
+    def _is_document(self) -> bool:
+        """Return whether the body is not a stream, but a JSON document or a page, whatever its content type says."""
+        start = self._before.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+        return start in (b"{", b"[", b"<") or bool(start and EVENT_STREAM not in self.context.content_type)
 
     @abstractmethod
     def event(self, name: str, data: Any) -> None:
