@@ -194,7 +194,7 @@ class EventFold(Fold):
 
     def _is_document(self) -> bool:
         """Return whether the body is not a stream, but a JSON document or a page, whatever its content type says."""
-        start = self._before.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+        start = bytes(self._before.lstrip(b"\xef\xbb\xbf \t\r\n")[:1])
         return start in (b"{", b"[", b"<") or bool(start and EVENT_STREAM not in self.context.content_type)
 
     @abstractmethod

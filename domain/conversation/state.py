@@ -213,8 +213,14 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
     exchange_id = event.exchange_id
     if exchange_id is None or event.role != "user" or event.run_id is not None:
         return
-    if exchange_id not in state.open_exchanges:
+    if exchange_id in state.open_exchanges:
+        return
+    abandoned = state.abandoned.pop(exchange_id, None)
+    if abandoned is None:
         state.open_exchanges[exchange_id] = _opened(state, exchange_id, event.message_id, state.last_at)
+    else:  # it continues with what its runs left
+        state.last_exchange_id = exchange_id
+        state.open_exchanges[exchange_id] = _changed(abandoned, unanswered=True, active_at=state.last_at)
 
 
 def _opened(state: ConversationState, exchange_id: str, question: str | None, active_at: str | None) -> OpenExchange:

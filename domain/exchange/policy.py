@@ -20,6 +20,7 @@ from ..limits import (
     RETRIES_DEFAULT,
     WAIT_BEFORE_FALLBACK_SECONDS,
 )
+from ..memory import MISSING_FILES
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Policy:
 RETRIES_BY_CAUSE: Mapping[Cause, int] = {
     Cause.THREAD_MISSING: 1,  # the thread was created again: if it is missing again, it will not stay
     Cause.CONTEXT_TOO_LONG: 1,  # the retry is answered outside the thread, from a window of memory
+    Cause.FILE_MISSING: 1,  # the retry has a text in its place
     Cause.TIMED_OUT: 1,  # each takes the time of a whole attempt
     Cause.EXPIRED: 1,
 }
@@ -151,10 +153,11 @@ def may_be_retried(failure: Failure, failed: Counter[Cause], retries: int) -> bo
     """Return whether a backend may be tried once more after these failures, the last one included."""
     cause = diagnose(failure)
     has_one_left = failed.total() <= retries and failed[cause] <= RETRIES_BY_CAUSE.get(cause, retries)
-    return has_one_left and (is_worth_a_retry(failure) or _is_about_its_thread(failure))
+    return has_one_left and (is_worth_a_retry(failure) or _can_be_avoided(failure))
 
 
-def _is_about_its_thread(failure: Failure) -> bool:
+def _can_be_avoided(failure: Failure) -> bool:
+    """Return whether the next run is given something else: another thread, a window, or no missing file."""
     from .left_threads import reason_to_leave
 
-    return reason_to_leave(failure) is not None
+    return reason_to_leave(failure) is not None or MISSING_FILES in failure.details

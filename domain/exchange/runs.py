@@ -320,7 +320,9 @@ class Runs:
         try:
             return (yield from self._watched(run, self._answered(run)))
         except ProviderRefused as refused:
-            return run.with_partial_text(refused.failure).redacted()
+            from .missing_files import with_missing_files
+
+            return run.with_partial_text(with_missing_files(refused.failure, run.memory)).redacted()
         except Superseded as superseded:
             yield from work(lambda: self._release(run, Failure("interrupted")))
             raise NoFurtherRuns from superseded

@@ -17,8 +17,8 @@ def pause_before_retry(attempt: int, failure: Failure, random: Random) -> float:
     """Return the seconds to wait: what the provider asked for, or doubling from half a second with jitter."""
     if failure.retry_after_seconds is not None:
         return max(failure.retry_after_seconds, 0.0)
-    if diagnose(failure) in {Cause.THREAD_MISSING, Cause.CONTEXT_TOO_LONG}:
-        return 0.0  # the retry uses another thread, or none
+    if diagnose(failure) in {Cause.THREAD_MISSING, Cause.CONTEXT_TOO_LONG, Cause.FILE_MISSING}:
+        return 0.0  # the retry uses another thread, or none, or no file
     ceiling = min(BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1), BACKOFF_MAX_SECONDS)
     return random.uniform(ceiling / 2, ceiling)
 

@@ -6,7 +6,8 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .diff import MemoryChange, MemoryDiff, diff_memories
-    from .memory import INSTRUCTING, MEMORY_TOPICS, Memory, MemoryFold, fold_memory
+    from .memory import INSTRUCTING, MEMORY_TOPICS, Memory, MemoryFold, fold_memory, missing_in
+    from .missing_files import MISSING_FILES, missing_files_in
     from .order import Backwards
     from .rendering import FUNCTION_NAME, original_name, response_items, valid_arguments, valid_name
     from .windows import message_tokens, text_tokens
@@ -15,6 +16,7 @@ __all__ = [
     "FUNCTION_NAME",
     "INSTRUCTING",
     "MEMORY_TOPICS",
+    "MISSING_FILES",
     "Backwards",
     "Memory",
     "MemoryChange",
@@ -23,6 +25,8 @@ __all__ = [
     "diff_memories",
     "fold_memory",
     "message_tokens",
+    "missing_files_in",
+    "missing_in",
     "original_name",
     "response_items",
     "text_tokens",
@@ -35,7 +39,8 @@ if not TYPE_CHECKING:
         __name__,
         {
             "diff": "MemoryChange MemoryDiff diff_memories",
-            "memory": "INSTRUCTING MEMORY_TOPICS Memory MemoryFold fold_memory",
+            "memory": "INSTRUCTING MEMORY_TOPICS Memory MemoryFold fold_memory missing_in",
+            "missing_files": "MISSING_FILES missing_files_in",
             "order": "Backwards",
             "rendering": "FUNCTION_NAME original_name response_items valid_arguments valid_name",
             "windows": "message_tokens text_tokens",

@@ -35,6 +35,8 @@ class Memory:
     """Thread in which a run took place, by run id; the thread's run steps contain the run's tool calls."""
     run_marks: Mapping[str, int] = field(default_factory=dict)
     """Journal version that the thread contained when a run answered in it, by run id."""
+    missing_files: frozenset[str] = field(default=frozenset(), compare=False)
+    """References of files and images that the provider no longer has; they are shown as texts."""
     opening_version: int = field(default=0, compare=False)
     """Version of the last system message before any other message; a window keeps the messages up to it."""
 
@@ -91,7 +93,7 @@ class Memory:
         """
         marks = {run: mark for run, mark in self.run_marks.items() if self.run_threads.get(run) == thread_id}
         if thread_id is None or not marks:
-            return _valid(self.messages)
+            return self._valid(self.messages)
         placed: list[JournaledMessage] = []
         for each in self.messages:
             mark = marks.get(each.run_id or "")
@@ -101,7 +103,7 @@ class Memory:
                     break
                 index -= 1
             placed.insert(index, each)
-        return _valid(placed)
+        return self._valid(placed)
 
     def ran_in(self, message: JournaledMessage, thread_id: str | None) -> bool:
         """Return whether the run that produced a message took place in this thread."""
@@ -125,7 +127,7 @@ class Memory:
             return plain if says_something else [each for each in plain if each["content"].strip()]
         from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
 
-        view = valid_view(self.messages, CHAT_CALL_ID_CHARS_MAX)
+        view = valid_view(self._available(self.messages), CHAT_CALL_ID_CHARS_MAX)
         return [each.message.as_chat_message() for each in view if not is_empty(each.message)]
 
     def as_response_items(self) -> list[dict[str, Any]]:
@@ -135,7 +137,8 @@ class Memory:
             return [{"type": "message"} | each for each in self.as_chat_messages()]
         from .rendering import response_items, valid_view
 
-        return [item for each in valid_view(self.messages) for item in response_items(each.message)]
+        view = valid_view(self._available(self.messages))
+        return [item for each in view for item in response_items(each.message)]
 
     def estimated_tokens(self) -> int:
         """Return the approximate number of input tokens of the view."""
@@ -153,6 +156,22 @@ class Memory:
         canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def _valid(self, messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
+        plain = [each.as_plain_chat_message() for each in messages]
+        if None not in plain and _can_be_sent(each["content"] for each in plain if each is not None):
+            return tuple(messages)
+        from .rendering import valid_view
+
+        return valid_view(self._available(messages))
+
+    def _available(self, messages: Sequence[JournaledMessage]) -> Sequence[JournaledMessage]:
+        """Return the messages without the files and images that the provider no longer has."""
+        if not self.missing_files:
+            return messages
+        from .missing_files import without_files
+
+        return without_files(messages, self.missing_files)
+
     def _plain(self) -> list[dict[str, Any]] | None:
         """Return the messages if all of them are plain texts, in which nothing has to be paired or made valid."""
         plain = [message.as_plain_chat_message() for message in self.messages]
@@ -168,21 +187,12 @@ def _can_be_sent(texts: Iterable[str]) -> bool:
         return False
 
 
-def _valid(messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
-    plain = [each.as_plain_chat_message() for each in messages]
-    if None not in plain and _can_be_sent(each["content"] for each in plain if each is not None):
-        return tuple(messages)
-    from .rendering import valid_view
-
-    return valid_view(messages)
-
-
 INSTRUCTING = frozenset({Role.SYSTEM, Role.DEVELOPER})
 """Roles of messages that a window keeps at the beginning of a conversation."""
 
 MEMORY_TOPICS = (
     *("MessageJournaled", "MessageRetracted", "MemoryCleared", "RerunAccepted"),
-    *("RunCompleted", "RunFailed"),  # the thread in which a run took place
+    *("RunCompleted", "RunFailed"),  # the thread in which a run took place, and files that were missing
 )
 """Names of the events that memory is built from."""
 
@@ -198,6 +208,7 @@ class MemoryFold:
         """Id of the message that a message was placed behind, by message id."""
         self.run_threads: dict[str, str] = {}
         self.run_marks: dict[str, int] = {}
+        self.missing_files: set[str] = set()
         self._opening = True
         """Whether only system messages were said so far."""
         self.opening_version = 0
@@ -225,10 +236,15 @@ class MemoryFold:
                     every = (*self.messages.values(), *self.gone.values())
                     ours = [each.message_id for each in every if each.run_id == event.run_id]
                     self.behind |= dict.fromkeys(ours, event.behind_message_id)
-            case e.RunCompleted(thread_id=str(thread_id)) | e.RunFailed(thread_id=str(thread_id)):
-                self.run_threads[event.run_id] = thread_id
-                if isinstance(event, e.RunCompleted) and event.thread_version is not None:
+            case e.RunCompleted():
+                if event.thread_id is not None:
+                    self.run_threads[event.run_id] = event.thread_id
+                if event.thread_id is not None and event.thread_version is not None:
                     self.run_marks[event.run_id] = event.thread_version
+            case e.RunFailed():
+                if event.thread_id is not None:
+                    self.run_threads[event.run_id] = event.thread_id
+                self.missing_files |= missing_in(event)
             case _:
                 pass
 
@@ -241,6 +257,7 @@ class MemoryFold:
             run_threads=self.run_threads,
             run_marks=self.run_marks,
             opening_version=self.opening_version,
+            missing_files=frozenset(self.missing_files),
         )
 
     def _lose(self, message_id: str | None) -> None:
@@ -251,6 +268,12 @@ class MemoryFold:
 
 def _after(messages: dict[str, JournaledMessage], version: int) -> dict[str, JournaledMessage]:
     return {id_: each for id_, each in messages.items() if each.version > version}
+
+
+def missing_in(event: e.RunFailed) -> set[str]:
+    """Return the references of the files and images that were missing when a run failed. Never raises."""
+    missing: Any = event.details.get("missing_files")
+    return {each for each in missing if isinstance(each, str)} if isinstance(missing, list) else set()
 
 
 def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> Memory:
