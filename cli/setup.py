@@ -120,7 +120,10 @@ def simulate(host: str, port: int, script: Path | None, seed: int | None, state:
         raise click.ClickException(f"{error}; choose another one with --state") from error
     except OSError as error:
         raise click.ClickException(f"{error}: choose another one with --port") from error
-    click.echo(simulator.base_url)
-    note(f"OPENAI_BASE_URL={simulator.base_url} OPENAI_API_KEY=any threadledger ask KEY TEXT; Ctrl-C stops")
-    simulator.serve_forever()
+
+    def announce() -> None:
+        click.echo(simulator.base_url)
+        note(f"OPENAI_BASE_URL={simulator.base_url} OPENAI_API_KEY=any threadledger ask KEY TEXT; Ctrl-C stops")
+
+    simulator.serve_forever(announce)
     return Exit.DONE

@@ -96,11 +96,15 @@ class Simulator:
             server.stop()
         self._close_state()
 
-    def serve_forever(self) -> None:
-        """Serve until Ctrl-C, which stops the simulator cleanly; start it first if necessary."""
+    def serve_forever(self, announce: Callable[[], None] = lambda: None) -> None:
+        """Serve until Ctrl-C, which stops the simulator cleanly; start it first if necessary.
+
+        `announce` is called once the simulator is listening: from then on, Ctrl-C is handled.
+        """
         if self._server is None:
             self.start()
         try:
+            announce()
             if self._server is not None:
                 self._server.wait()
         except KeyboardInterrupt:

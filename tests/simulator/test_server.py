@@ -92,8 +92,8 @@ def test_it_leaves_no_thread_behind():
 def test_ctrl_c_ends_it_cleanly_and_it_says_nothing_by_itself():
     code = (
         "from threadledger.adapters.simulator import Simulator\n"
-        "simulator = Simulator().start(); print(simulator.base_url, flush=True)\n"
-        "simulator.serve_forever(); print('end')"
+        "simulator = Simulator().start()\n"
+        "simulator.serve_forever(lambda: print(simulator.base_url, flush=True)); print('end')"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
