@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from datetime import UTC
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from .ids import now
@@ -13,6 +13,9 @@ from .ids import now
 TOO_MANY_REQUESTS = 429
 RATE_LIMITS = ("requests", "tokens")
 """Quantities that the provider limits per minute, as in its header names (`x-ratelimit-remaining-requests`)."""
+
+ANTHROPIC_LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
+"""The same for Anthropic's headers (`anthropic-ratelimit-requests-remaining`), which give the time of the reset."""
 
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "": 1.0}
 DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd]|$)")
@@ -47,10 +50,10 @@ def _seconds_or_date(text: str) -> float | None:
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
-def _seconds_until(date: str) -> float | None:
-    """Return the seconds from now to an HTTP date; 0 if the date is in the past."""
+def _seconds_until(date: str, parse: Callable[[str], datetime] = parsedate_to_datetime) -> float | None:
+    """Return the seconds from now to a date, by default an HTTP date; 0 if the date is in the past."""
     try:
-        at = parsedate_to_datetime(date)
+        at = parse(date.strip())
         return max(((at if at.tzinfo else at.replace(tzinfo=UTC)) - now()).total_seconds(), 0.0)
     except (ValueError, OverflowError):
         return None
@@ -58,6 +61,10 @@ def _seconds_until(date: str) -> float | None:
 
 def _until_reset(headers: Mapping[str, str]) -> float | None:
     waits = []
+    for limit in ANTHROPIC_LIMITS:
+        if headers.get(f"anthropic-ratelimit-{limit}-remaining", "").strip() == "0":
+            wait = _seconds_until(headers.get(f"anthropic-ratelimit-{limit}-reset", ""), datetime.fromisoformat)
+            waits += [] if wait is None else [wait]
     for limit in RATE_LIMITS:
         try:
             remaining = float(headers[f"x-ratelimit-remaining-{limit}"])

@@ -65,11 +65,11 @@ def _facts_of(error: Any) -> ProviderError:
     location = error.get("param", error.get("loc"))
     # FastAPI: ["body", "messages", 0, "content"]
     param = ".".join(map(str, location)).removeprefix("body.") if isinstance(location, list) else location
-    message = _text(error, *_MESSAGES)
-    if message is None and len(error) == 1:  # whatever its name is, the only text is the message
+    message, code = _text(error, *_MESSAGES), _text(error, "code", "Code", "error_code", "statusCode", "status_code")
+    if message is None and len(error) == 1 and code is None:  # whatever its name is, the only text is the message
         message = next((value for value in error.values() if isinstance(value, str)), None)
     return ProviderError(
-        code=_text(error, "code", "Code", "statusCode", "status_code"),
+        code=code,
         type=None if kind in {ERROR_EVENT, message} else kind,  # the name of the event or object is not the error's
         message=message,
         param=param if isinstance(param, str) else None,

@@ -161,7 +161,7 @@ def _certificates_are_read_once() -> Iterator[None]:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Run each test in an empty folder and without the machine's settings."""
     for name in list(os.environ):
-        if name.startswith(("THREADLEDGER_", "OPENAI_", "AZURE_OPENAI_", "USE_ASSISTANTS")):
+        if name.startswith(("THREADLEDGER_", "OPENAI_", "AZURE_OPENAI_", "ANTHROPIC_", "USE_ASSISTANTS")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

@@ -38,9 +38,12 @@ FAMILIES = {"pydantic": "pydantic_settings", "dotenv": "pydantic_settings", "htt
 """Libraries that are part of the interface of another one, which installs them."""
 FOREIGN = {
     *("eventsourcing", "sqlalchemy", "openai", "click", "rich", "starlette", "uvicorn"),
-    *("genai_prices", "opentelemetry", "pydantic_settings"),
+    *("genai_prices", "opentelemetry", "pydantic_settings", "anthropic"),
 }
-SLOW = {"sqlalchemy", "openai", "eventsourcing", "pydantic", "pydantic_settings", "rich", "uvicorn", "starlette"}
+SLOW = {
+    *("sqlalchemy", "openai", "anthropic", "eventsourcing", "pydantic", "pydantic_settings"),
+    *("rich", "uvicorn", "starlette"),
+}
 
 CALLING = {
     *("exchange.exchange", "exchange.runs", "exchange.conversing", "exchange.repeat", "exchange.recorded_tools"),
@@ -452,7 +455,7 @@ NOT_LOADED_BY = {
     "import threadledger": ("openai", "sqlalchemy", "eventsourcing", "pydantic", "click"),
     "import threadledger.domain": ("openai", "sqlalchemy", "pydantic", "click"),
     "import threadledger; threadledger.open('sqlite:///x.db').close()": (
-        *("openai", "click", "starlette", "uvicorn", "psycopg"),
+        *("openai", "anthropic", "click", "starlette", "uvicorn", "psycopg"),
         *(
             "threadledger.adapters.sql.postgres",
             "threadledger.adapters.simulator",

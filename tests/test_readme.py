@@ -58,6 +58,14 @@ def test_the_blocks_of_streaming_and_async_run(
     ]
 
 
+def test_the_blocks_of_a_backend_of_your_own_run(capsys: pytest.CaptureFixture[str]) -> None:
+    document = (ROOT / "docs" / "a-backend-of-your-own.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", document, re.DOTALL):
+        exec(block, names)
+    assert capsys.readouterr().out == "[]\n"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_that_is_shown_exists(document: Path) -> None:
     import click

@@ -7,18 +7,18 @@ from threadledger.domain.faces import lazy_face
 if TYPE_CHECKING:
     from .assistant_setup import Assistants
     from .assistants import AssistantsBackend
-    from .bodies import Context, Seen, read_body
+    from .bodies import Context, Seen, answered, read_body
     from .chat import ChatBackend
     from .client import Client, request_id_in
     from .doctor import ProviderLook
     from .failures import failure_of, failure_of_event, failure_of_response
-    from .folds import Fold, fold_of
-    from .messages import INSTRUCTIONS, chat_messages, kept, response_messages, thread_messages, whole
+    from .folds import EventFold, Fold, fold_of
+    from .messages import INSTRUCTIONS, answer_message, chat_messages, kept, response_messages, thread_messages, whole
     from .responses import ResponsesBackend
     from .run_bodies import with_messages
     from .thread_import import ThreadReader
     from .threads import AssistantsThreads, ConversationThreads
-    from .tools import tool_problems
+    from .tool_definitions import tool_problems
 
 __all__ = [
     "INSTRUCTIONS",
@@ -29,11 +29,14 @@ __all__ = [
     "Client",
     "Context",
     "ConversationThreads",
+    "EventFold",
     "Fold",
     "ProviderLook",
     "ResponsesBackend",
     "Seen",
     "ThreadReader",
+    "answer_message",
+    "answered",
     "chat_messages",
     "failure_of",
     "failure_of_event",
@@ -60,18 +63,18 @@ if not TYPE_CHECKING:
         {
             "assistant_setup": "Assistants",
             "assistants": "AssistantsBackend",
-            "bodies": "Context Seen read_body",
+            "bodies": "Context Seen answered read_body",
             "chat": "ChatBackend",
             "client": "Client request_id_in",
             "doctor": "ProviderLook",
             "failures": "failure_of failure_of_event failure_of_response",
-            "messages": "INSTRUCTIONS chat_messages kept response_messages thread_messages whole",
+            "messages": "INSTRUCTIONS answer_message chat_messages kept response_messages thread_messages whole",
             "responses": "ResponsesBackend",
-            "folds": "Fold fold_of",
+            "folds": "EventFold Fold fold_of",
             "run_bodies": "with_messages",
             "thread_import": "ThreadReader",
             "threads": "AssistantsThreads ConversationThreads",
-            "tools": "tool_problems",
+            "tool_definitions": "tool_problems",
         },
         _EARLIER,
     )

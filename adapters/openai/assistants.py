@@ -174,7 +174,7 @@ class AssistantsBackend:
         with calling(RUNS, at.thread_id):
             raw = yield call(
                 self._client,
-                lambda sdk: sdk.beta.threads.runs.with_raw_response.create(at.thread_id, **options),
+                lambda sdk: sdk.beta.threads.runs.with_raw_response.create(at.thread_id, timeout=_left(at), **options),
             )
         at.run = self._known(at, raw, RUNS)
         return None
@@ -307,7 +307,7 @@ class AssistantsBackend:
                 raw = yield call(
                     self._client,
                     lambda sdk: sdk.beta.threads.runs.with_raw_response.submit_tool_outputs(
-                        run_id, thread_id=thread_id, tool_outputs=outputs
+                        run_id, thread_id=thread_id, tool_outputs=outputs, timeout=_left(at)
                     ),
                 )
             at.run = self._known(at, raw, OUTPUTS)

@@ -23,8 +23,8 @@ RUN_ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelle
 RESPONSE_ENDED = frozenset({"completed", "failed", "incomplete", "cancelled"})
 """Final statuses of a response. With any other status, known or not, a response is still active."""
 
-NOT_FINISHED = frozenset({"length", "content_filter"})
-"""Finish reasons of an incomplete answer."""
+NOT_FINISHED = frozenset({"length", "content_filter", "max_tokens", "model_context_window_exceeded", "pause_turn"})
+"""Finish reasons of an incomplete answer, in the words of OpenAI and of Anthropic."""
 
 EVENT_STREAM = "text/event-stream"
 """Content type of a stream."""
@@ -44,6 +44,9 @@ class Context:
     thread_id: str | None = None
     content_type: str = ""
     remote_id: str | None = None
+    reader: Callable[[dict[str, Any], Context], Seen] | None = None
+    fold: Callable[[Context], Any] | None = None
+    """Functions that read the body and the stream of an API that this room does not know."""
 
     def failure(self, status: str, **facts: Any) -> Failure:
         """Create a failure with the facts of this context."""
@@ -145,7 +148,7 @@ def seen_in(body: Any, context: Context) -> Seen:
     if isinstance(body, dict) and isinstance(body.get("response"), dict):
         body = body["response"]  # an event of the Responses API
     if isinstance(body, dict) and not _is_error(body):
-        return _reader(context.backend)(body, context)
+        return (context.reader or _reader(context.backend))(body, context)
     failure = context.failure_of_body(body)
     says_nothing = not isinstance(body, (dict, list)) or (failure.code, failure.message) == (None, None)
     return Seen(no_answer(body, context) if says_nothing else failure)

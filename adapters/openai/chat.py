@@ -1,9 +1,14 @@
-"""Implement the backend `chat`: Chat Completions. It is stateless, needs no thread, and sends the memory with each run."""
+"""Implement the backend `chat`: Chat Completions. It is stateless, needs no thread, and sends the memory with each run.
+
+A backend for another stateless API derives from it and replaces what is sent and how the answer is read.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from threadledger.domain import limits
@@ -27,15 +32,18 @@ class ChatBackend:
     name = "chat"
     thread = None
     takes_unsent = False
+    _resource = "chat.completions"
+    _context = Context("chat", ENDPOINT)
+    _streaming: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def load(self) -> None:
-        self._client.load("chat.completions")
+        self._client.load(self._resource)
 
     def preflight(self, request: BackendRequest) -> Failure | None:
-        return preflight(self.name, request)
+        return preflight(self._context.backend, request)
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
         spent = Spent()
@@ -51,7 +59,7 @@ class ChatBackend:
             seen = yield from make(request, [*system, *memory.as_chat_messages()], deadline, number)
             spent.add(seen.usage)
             if not isinstance(seen.outcome, Completion):
-                raise ProviderRefused(seen.outcome or no_answer(None, Context(self.name, ENDPOINT)))
+                raise ProviderRefused(seen.outcome or no_answer(None, self._context))
             [message] = seen.outcome.messages
             text, calls = answer_text(message), message.tool_calls
             if not calls:
@@ -63,26 +71,25 @@ class ChatBackend:
         raise too_many_rounds()
 
     def _created(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> Effects[Seen]:
-        options = _options(request, messages, deadline)
-        with calling(ENDPOINT):
-            raw = yield call(self._client, lambda sdk: sdk.chat.completions.with_raw_response.create(**options))
-        return read_reply(raw, Context(self.name, ENDPOINT))
+        options, resource = self._options(request, messages, deadline), attrgetter(self._resource)
+        with calling(self._context.endpoint):
+            raw = yield call(self._client, lambda sdk: resource(sdk).with_raw_response.create(**options))
+        return read_reply(raw, self._context)
 
     def _streamed(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> Effects[Seen]:
         """Stream a completion and pass on its text. A stream that ends without a `finish_reason` is a failure."""
-        options = _options(request, messages, deadline)
-        from .folds import ChatFold
+        options, resource = self._options(request, messages, deadline), attrgetter(self._resource)
+        from .folds import fold_of
         from .streams import closing, emit_rest, followed, opened
 
-        options |= {"stream": True, "stream_options": {"include_usage": True}}
+        options |= self._streaming
         emitted: list[str] = []
-        with calling(ENDPOINT):
-            stream = yield opened(
-                self._client, lambda sdk: sdk.chat.completions.create(**options), deadline - time.monotonic()
-            )
-            fold = ChatFold(context_of(stream.response, Context(self.name, ENDPOINT)))
+        with calling(self._context.endpoint):
+            seconds = deadline - time.monotonic()
+            stream = yield opened(self._client, lambda sdk: resource(sdk).create(**options), seconds)
+            fold = fold_of(context_of(stream.response, self._context), events=True)
             try:
-                yield from followed(stream, fold, number, deadline, lambda: _too_late(request), emitted)
+                yield from followed(stream, fold, number, deadline, lambda: self._too_late(request), emitted)
             finally:
                 yield closing(stream)
         seen = fold.end("stream_broken", "the stream ended before the answer did")
@@ -90,17 +97,15 @@ class ChatBackend:
             yield from emit_rest(answer_text(seen.outcome.messages[-1]), "".join(emitted), number)
         return seen
 
+    def _options(self, request: BackendRequest, messages: list[Any], deadline: float) -> dict[str, Any]:
+        tools = offered_tools(request.profile, request.tools)
+        options: dict[str, Any] = {
+            "model": request.model,
+            "messages": messages,
+            "timeout": max(deadline - time.monotonic(), 0.001),
+        }
+        return options | ({"tools": tools} if tools else {})
 
-def _options(request: BackendRequest, messages: list[Any], deadline: float) -> dict[str, Any]:
-    tools = offered_tools(request.profile, request.tools)
-    options: dict[str, Any] = {
-        "model": request.model,
-        "messages": messages,
-        "timeout": max(deadline - time.monotonic(), 0.001),
-    }
-    return options | ({"tools": tools} if tools else {})
-
-
-def _too_late(request: BackendRequest) -> Failure:
-    message = f"the stream had not ended after {round(request.timeout_seconds, 1):g} seconds"
-    return Failure("timed_out", message=message, details={"endpoint": ENDPOINT})
+    def _too_late(self, request: BackendRequest) -> Failure:
+        message = f"the stream had not ended after {round(request.timeout_seconds, 1):g} seconds"
+        return Failure("timed_out", message=message, details={"endpoint": self._context.endpoint})

@@ -63,7 +63,7 @@ class Client:
         settings = self._settings()
         import openai
 
-        settings["http_client"] = openai.DefaultHttpxClient(event_hooks={"response": [refuse_other_origins]})
+        settings["http_client"] = openai.DefaultHttpxClient(event_hooks=self.hooks(awaited=False))
         return openai.AzureOpenAI(**settings) if self.azure_endpoint else openai.OpenAI(**settings)
 
     @cached_property
@@ -76,11 +76,17 @@ class Client:
         settings = self._settings()
         import openai
 
+        settings["http_client"] = openai.DefaultAsyncHttpxClient(event_hooks=self.hooks(awaited=True))
+        return openai.AsyncAzureOpenAI(**settings) if self.azure_endpoint else openai.AsyncOpenAI(**settings)
+
+    @staticmethod
+    def hooks(*, awaited: bool) -> dict[str, list[Callable[..., Any]]]:
+        """Return the hooks of an HTTP client, blocking or asynchronous: no redirect to another origin is followed."""
+
         async def refuse(response: Any) -> None:
             refuse_other_origins(response)
 
-        settings["http_client"] = openai.DefaultAsyncHttpxClient(event_hooks={"response": [refuse]})
-        return openai.AsyncAzureOpenAI(**settings) if self.azure_endpoint else openai.AsyncOpenAI(**settings)
+        return {"response": [refuse if awaited else refuse_other_origins]}
 
     def load(self, resource: str) -> None:
         """Import the SDK and create the blocking client, so that the time for it is not part of a run.

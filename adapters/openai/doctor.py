@@ -15,7 +15,7 @@ from .assistant_setup import ASSISTANTS, profile_hash_of, search_assistants
 from .client import Client
 from .limits import ASSISTANT_NAME_CHARS_MAX, ASSISTANT_TOOLS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX
 from .objects import fetched, one_page
-from .tools import tool_problems
+from .tool_definitions import tool_problems
 
 LOOK_TIMEOUT_SECONDS = 10.0
 """Maximum duration of one request, in seconds."""

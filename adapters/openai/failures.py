@@ -27,8 +27,6 @@ def failure_of(
     error: Exception, endpoint: str, thread_id: str | None = None, remote_run_id: str | None = None
 ) -> Failure:
     """Return the facts of an exception of the SDK or of its HTTP client."""
-    import openai
-
     context = Context("", endpoint, thread_id=thread_id, remote_id=remote_run_id)
     refused = next((each for each in (error, error.__cause__) if isinstance(each, RedirectRefused)), None)
     if refused is not None:
@@ -38,12 +36,13 @@ def failure_of(
     response = getattr(error, "response", None)
     if response is not None:
         return failure_of_response(response, context, details, getattr(error, "body", None))
-    if not isinstance(error, openai.APIError):
+    if "APIError" not in _classes(error):
         return context.failure("error", type=type(error).__name__, message=redact(str(error)) or None, details=details)
-    facts: dict[str, Any] = {each: _text(getattr(error, each)) for each in ("code", "type", "param")}
-    if isinstance(error.body, (dict, list)):
-        return context.failure_of_body(error.body, **facts, details=details)
-    return context.failure("error", **facts, message=redact(error.message) or None, details=details)
+    facts: dict[str, Any] = {each: _text(getattr(error, each, None)) for each in ("code", "type", "param")}
+    body = getattr(error, "body", None)
+    if isinstance(body, (dict, list)):
+        return context.failure_of_body(body, **facts, details=details)
+    return context.failure("error", **facts, message=redact(str(error)) or None, details=details)
 
 
 def failure_of_response(response: Any, context: Context, details: Mapping[str, Any], parsed: Any = None) -> Failure:
@@ -89,15 +88,18 @@ def failure_of_event(
 
 
 def _kind(error: Exception) -> str:
-    """Return the name of the exception's SDK class. A timeout is checked first because it is also a connection error."""
-    import httpx2
-    import openai
+    """Return the name of the exception's SDK class. A timeout is checked first because it is also a connection error.
 
-    if isinstance(error, (openai.APITimeoutError, httpx2.TimeoutException)):
+    The classes are recognized by their names: the SDKs of OpenAI and Anthropic have the same ones, on one HTTP client.
+    """
+    classes = _classes(error)
+    if classes & {TIMEOUT, "TimeoutException"}:
         return TIMEOUT
-    if isinstance(error, (openai.APIConnectionError, httpx2.TransportError)):
-        return CONNECTION
-    return type(error).__name__
+    return CONNECTION if classes & {CONNECTION, "TransportError"} else type(error).__name__
+
+
+def _classes(error: Exception) -> set[str]:
+    return {each.__name__ for each in type(error).__mro__}
 
 
 def _text(value: object) -> str | None:

@@ -374,7 +374,10 @@ class RunFold(EventFold):
 
 def fold_of(context: Context, events: bool) -> Fold:
     """Create the reader for a response: for a stream of events, or for a JSON body."""
-    return _FOLDS[context.backend](context) if events else Body(context)
+    if not events:
+        return Body(context)
+    fold: Fold = (context.fold or _FOLDS[context.backend])(context)
+    return fold
 
 
 _FOLDS: dict[str, type[EventFold]] = {"chat": ChatFold, "responses": ResponseFold, "assistants": RunFold}

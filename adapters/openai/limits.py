@@ -54,5 +54,6 @@ HOSTED_TOOLS = {
         }
     ),
     "chat": frozenset({"custom"}),
+    "anthropic": frozenset(),
 }
 """Tool types that each backend accepts in addition to functions. Source: the request types of the SDK (openai 3.54)."""

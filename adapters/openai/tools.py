@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +21,10 @@ from threadledger.domain.exchange import BackendRequest, ToolFunction, ToolUse
 from threadledger.domain.failures import Cause, Failure, redact, whole_text
 
 from .limits import ASSISTANT_TOOLS_MAX, CHAT_FUNCTIONS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX
+
+# Source of names and sizes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`: name
+# of a-z, A-Z, 0-9, underscores and dashes, at most 64 characters; parameters: a JSON schema). November 2026.
+FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 def offered_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
@@ -121,71 +124,6 @@ def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
         return f"[the tool failed: {type(error).__name__}: {redact(str(error))}]"
 
 
-# Source of names and sizes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`: name
-# of a-z, A-Z, 0-9, underscores and dashes, at most 64 characters; parameters: a JSON schema). November 2026.
-FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-JSON_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
-SCHEMA_DEPTH_MAX = 20
-"""Maximum depth to which a schema is checked."""
-
-
-def tool_problems(tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Return the problems of tool definitions (in the format of Chat Completions), one sentence each."""
-    functions = [_function(tool) for tool in tools if tool.get("type") == "function"]
-    names = Counter(str(function.get("name")) for function in functions)
-    for name, times in names.items():
-        if times > 1:
-            yield f"{times} functions are named {name!r}: give each function a unique name"
-    for function in functions:
-        given = function.get("name")
-        if not isinstance(given, str) or not FUNCTION_NAME.fullmatch(given):
-            yield f"{given!r} is not a valid function name: use 1 to 64 letters, digits, underscores or dashes"
-        yield from (f"parameters of {given!r}: {problem}" for problem in _of_parameters(function.get("parameters")))
-
-
-def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    function = tool.get("function")
-    return function if isinstance(function, Mapping) else {}
-
-
-def _of_parameters(parameters: Any) -> Iterator[str]:
-    if parameters is None:
-        return  # a function without parameters
-    if not isinstance(parameters, Mapping):
-        yield f"the value is of type {type(parameters).__name__}, not a JSON schema"
-    elif parameters.get("type") != "object" or not isinstance(parameters.get("properties"), Mapping):
-        yield 'the schema is not an object with properties: use {"type": "object", "properties": {…}}'
-    else:
-        yield from _of_schema(parameters, "", SCHEMA_DEPTH_MAX)
-
-
-def _of_schema(schema: Any, place: str, depth: int) -> Iterator[str]:
-    where = f"{place or 'the schema'}"
-    if not isinstance(schema, Mapping):
-        if not isinstance(schema, bool):
-            yield f"{where} is of type {type(schema).__name__}, not a schema"
-        return
-    given = schema.get("type", "object")
-    types = given if isinstance(given, list) else [given]
-    unknown = [each for each in types if not isinstance(each, str) or each not in JSON_TYPES]
-    if unknown:
-        yield f"{where} has the type {unknown[0]!r}, which is not a JSON type: use one of {', '.join(sorted(JSON_TYPES))}"
-    properties = schema.get("properties", {})
-    if not isinstance(properties, Mapping):
-        yield f"the properties of {where} are not an object"
-        return
-    required = schema.get("required", [])
-    if not isinstance(required, list):
-        yield f"the 'required' value of {where} is not a list of names"
-    elif missing := [name for name in required if name not in properties and "properties" in schema]:
-        yield f"{where} requires {missing[0]!r}, which is not one of its properties"
-    if depth:
-        for name, inner in properties.items():
-            yield from _of_schema(inner, f"{place}.{name}" if place else str(name), depth - 1)
-        if "array" in types and "items" in schema:
-            yield from _of_schema(schema["items"], f"{where}[]", depth - 1)
-
-
 def preflight(backend: str, request: BackendRequest, pinned: bool = False) -> Failure | None:
     """Return the first problem of a request as a failure with status `refused`; None if there is none.
 
@@ -214,7 +152,7 @@ def _number_of_tools(backend: str, request: BackendRequest) -> Failure | None:
     if backend == "chat":
         offered = [tool for tool in offered_tools(request.profile, request.tools) if tool["type"] == "function"]
         allowed = CHAT_FUNCTIONS_MAX
-    if backend == "responses" or len(offered) <= allowed:
+    if backend in {"responses", "anthropic"} or len(offered) <= allowed:
         return None
     return _refused(Cause.TOO_MANY_TOOLS, f"there are {len(offered)} tools, but {backend} accepts at most {allowed}")
 

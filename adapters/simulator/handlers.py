@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..wire import EventStream, Json
-from . import assistants, chat, conversations, models, responses, runs, threads
+from . import assistants, chat, conversations, messages, models, responses, runs, threads
 from .requests import SimulatedCall
 from .store import ProviderStore
 
@@ -55,6 +55,7 @@ HANDLERS: Mapping[str, Handler] = {
     "modify_completion": chat.modify,
     "delete_completion": chat.delete,
     "list_completion_messages": chat.list_messages,
+    "create_message_reply": messages.create,
     "list_models": models.list_,
     "retrieve_model": models.retrieve,
 }

@@ -22,6 +22,7 @@ from ..wire import (
     address_of,
     errors,
     json_body,
+    messages_api,
     reply_headers,
     require_beta,
     require_key,
@@ -78,8 +79,12 @@ class Provider(ProviderViews):
                 headers = dict(admitted.call.headers)
             except ApiError as refusal:
                 status, body, headers = refusal.status, refusal.body(), refusal.headers
+                if messages_api.VERSION_HEADER in admitted.incoming.headers:
+                    body = messages_api.error_body(status, refusal.kind, refusal.message, admitted.request_id)
             elapsed = max(1, round((time.perf_counter() - admitted.started) * 1000))
             headers |= reply_headers(admitted.request_id, elapsed) | self.rates.headers()
+            if messages_api.VERSION_HEADER in admitted.incoming.headers:
+                headers = {"request-id" if name == "x-request-id" else name: value for name, value in headers.items()}
             if isinstance(body, EventStream):
                 headers |= sse.STREAM_HEADERS
                 self.save()

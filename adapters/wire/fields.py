@@ -1,4 +1,8 @@
-"""List the fields of each request body. The source is OpenAI's OpenAPI description as of openai-python 3.3.1."""
+"""List the fields of each request body.
+
+The source is OpenAI's OpenAPI description as of openai-python 3.3.1; for the Messages API, the SDK's type
+`MessageCreateParams` (anthropic 2.14).
+"""
 
 from __future__ import annotations
 
@@ -46,4 +50,10 @@ COMPLETION_FIELDS = (
     "reasoning_effort", "max_completion_tokens", "frequency_penalty", "presence_penalty", "web_search_options",
     "response_format", "audio", "store", "moderation", "stream", "stop", "logit_bias", "logprobs", "max_tokens", "n",
     "prediction", "seed", "stream_options", "tools", "tool_choice", "parallel_tool_calls", "function_call", "functions",
+)  # fmt: skip
+
+MESSAGES_FIELDS = (
+    "max_tokens", "messages", "model", "cache_control", "container", "diagnostics", "inference_geo", "metadata",
+    "output_config", "service_tier", "speed", "stop_sequences", "stream", "system", "temperature", "thinking",
+    "tool_choice", "tools", "top_k", "top_p", "user_profile_id",
 )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .errors import ApiError, wrong_type
+from .messages_api import VERSION_HEADER
 from .routes import Route
 from .sse import EventStream
 from .validation import Json, only_known
@@ -103,13 +104,18 @@ def reply_headers(request_id: str, elapsed_ms: int) -> dict[str, str]:
 def require_key(headers: Mapping[str, str], expected: str | None, *, azure: bool = False) -> None:
     """Raise a 401 if a request has no key, or not the `expected` key if one is set.
 
-    Azure also accepts the key in the `api-key` header.
+    Azure also accepts the key in the `api-key` header, Anthropic in `x-api-key`.
     """
     if azure and headers.get("api-key"):
         if expected is not None and headers["api-key"] != expected:
             raise ApiError(401, AZURE_WRONG_KEY, code="401")
         return
     scheme, _, key = headers.get("authorization", "").partition(" ")
+    if VERSION_HEADER in headers:
+        key = headers.get("x-api-key") or (key if scheme.lower() == "bearer" else "")
+        if not key.strip() or (expected is not None and key.strip() != expected):
+            raise ApiError(401, "invalid x-api-key", kind="authentication_error")
+        return
     if scheme.lower() != "bearer" or not key.strip():
         raise ApiError(401, NO_KEY)
     if expected is not None and key.strip() != expected:

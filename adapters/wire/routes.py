@@ -115,6 +115,7 @@ ROUTES: tuple[Route, ...] = (
     _chat("modify_completion", "POST", _COMPLETION, fields.METADATA_FIELDS),
     _chat("delete_completion", "DELETE", _COMPLETION),
     _chat("list_completion_messages", "GET", _COMPLETION + "/messages"),
+    Route("create_message_reply", "POST", "/messages", "messages", fields.MESSAGES_FIELDS, CHAT, streams=True),
     Route("list_models", "GET", "/models", "models"),
     Route("retrieve_model", "GET", "/models/{model}", "models"),
 )

@@ -41,10 +41,14 @@ def frame(data: Json | str, event: str | None = None) -> bytes:
 def error_frame(api: str, code: str, message: str, *, number: int = 0, enveloped: bool = False) -> bytes:
     """Return an error within a stream, in the form of its API; a run or response then ends `failed`.
 
-    Chat Completions always use the envelope of a refusal, {"error": …}. The other APIs send an event `error`: flat, as
-    the API documents it, or `enveloped`, which the SDK raises as an exception. `number` is the event's position.
+    Chat Completions and the Messages API always use the envelope of a refusal, {"error": …}. The other APIs send an event
+    `error`: flat, as the API documents it, or `enveloped`, which the SDK raises as an exception. `number` is the event's
+    position.
     """
     error = {"code": code, "message": message, "param": None, "type": "server_error"}
+    if api == "messages":
+        kind = "overloaded_error" if code == "overloaded_error" else "api_error"
+        return frame({"type": "error", "error": {"type": kind, "message": message}}, "error")
     if api == "chat":
         return frame({"error": error})
     if enveloped:

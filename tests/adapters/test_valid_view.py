@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from threadledger.adapters.anthropic import request_of
 from threadledger.adapters.openai import AssistantsThreads, ConversationThreads
 from threadledger.adapters.simulator.ids import SeededIds
-from threadledger.adapters.wire import ApiError, bodies, items
+from threadledger.adapters.wire import ApiError, bodies, items, messages_api
 from threadledger.domain.conversation.messages import JournaledMessage
 from threadledger.domain.memory import Memory
 
@@ -56,20 +57,8 @@ def sent_to_an_assistants_thread(memory: Memory) -> None:
 
 
 def sent_to_anthropic(memory: Memory) -> None:
-    """Check the rules of the Messages API that can be checked before a message is converted.
-
-    Source: its refusals in public reports ("text content blocks must be non-empty", "`tool_use` ids must be unique",
-    "String should match pattern '^[a-zA-Z0-9_-]+$'"); November 2026.
-    """
-    ids: list[str] = []
-    for message in memory.as_chat_messages():
-        content, calls = message.get("content"), message.get("tool_calls", ())
-        texts = [content] if isinstance(content, str) else [part.get("text", "image") for part in content or ()]
-        assert all(text.strip() for text in texts) or message["role"] == "tool"
-        assert texts or calls
-        ids += [each["id"] for each in calls]
-    assert len(ids) == len(set(ids))
-    assert all(re.fullmatch("[a-zA-Z0-9_-]+", each) for each in ids)
+    body = {"model": "claude", "max_tokens": 1} | request_of(memory.as_chat_messages())
+    messages_api.check_request(json.loads(json.dumps(body, allow_nan=False)))
 
 
 BACKENDS: Mapping[str, Callable[[Memory], None]] = {

@@ -176,7 +176,8 @@ def filled(text: str, ids: dict[str, str]) -> str:
 
 def test_the_tour_misses_no_route():
     shapes = {f"{method} {re.sub(r'{[^}]*}', '{}', template)}" for method, template, _, _ in TOUR}
-    assert {re.sub(r"\{[^}]*\}", "{}", route.name) for route in ROUTES} == shapes
+    ours = [route for route in ROUTES if route.api != "messages"]  # Anthropic's, which the description does not have
+    assert {re.sub(r"\{[^}]*\}", "{}", route.name) for route in ours} == shapes
 
 
 def events(text: str) -> list[tuple[str | None, Any]]:

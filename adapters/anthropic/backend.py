@@ -1,0 +1,58 @@
+"""Implement the backend `anthropic`: the Messages API. It is stateless, needs no thread, and sends the memory with each run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from threadledger.domain.exchange import BackendRequest
+
+from ..openai import ChatBackend, Context
+from .client import AnthropicClient
+from .history import request_of
+from .replies import MessagesFold, read_message
+
+ENDPOINT = "POST /v1/messages"
+
+MAX_TOKENS_DEFAULT = 8_192
+"""Maximum number of tokens of an answer, which the API requires. Source: the smallest limit that the SDK (anthropic 2.14)
+knows for an answer that is not streamed, `MODEL_NONSTREAMING_TOKENS`."""
+
+
+class AnthropicBackend(ChatBackend):
+    """Answer an exchange by the Messages API.
+
+    The loop over tool calls, the deadlines and the streams are those of Chat Completions.
+    """
+
+    _resource = "messages"
+    _context = Context("anthropic", ENDPOINT, reader=read_message, fold=MessagesFold)
+    _streaming: Mapping[str, Any] = {"stream": True}
+
+    def __init__(
+        self,
+        client: AnthropicClient,
+        name: str = "anthropic",
+        max_tokens: int = MAX_TOKENS_DEFAULT,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Create the backend.
+
+        Args:
+            client: the connection to the provider.
+            name: the backend's name in the chain and in the journal.
+            max_tokens: maximum number of tokens of an answer; an answer that reaches it is incomplete.
+            parameters: further fields of each request, such as `temperature`; they win over the others.
+        """
+        super().__init__(client)
+        self.name = name
+        self._max_tokens = max_tokens
+        self._parameters = dict(parameters or {})
+
+    def _options(self, request: BackendRequest, messages: list[Any], deadline: float) -> dict[str, Any]:
+        chat = super()._options(request, messages, deadline)
+        rendered = request_of(messages, chat.get("tools", ()))
+        options = {"model": request.model, "max_tokens": self._max_tokens, **rendered}
+        options["timeout"] = max(deadline - time.monotonic(), 0.001)
+        return options | ({"extra_body": self._parameters} if self._parameters else {})
