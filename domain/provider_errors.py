@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -42,7 +43,8 @@ def error_objects(body: Any, depth: int = ERROR_LEVELS_MAX) -> list[Any]:
     """Return the objects of a body that describe its error, or its text, innermost first; empty if it has no error."""
     match body:
         case str():
-            return [body] if body.strip() else []
+            within = error_objects(_object_in(body), depth - 1) if depth else []
+            return within or ([body] if body.strip() else [])
         case list() if depth:
             return next((found for each in body if (found := error_objects(each, depth - 1))), [])
         case dict() if depth:
@@ -50,7 +52,11 @@ def error_objects(body: Any, depth: int = ERROR_LEVELS_MAX) -> list[Any]:
             for name in _ERROR_FIELDS:
                 inner = body.get(name)
                 # a text next to a message is the name of the error: {"error": "Bad Request", "message": "…"}
-                found = error_objects(inner, depth - 1) if not (isinstance(inner, str) and message) else []
+                found = (
+                    error_objects(inner, depth - 1)
+                    if not (isinstance(inner, str) and message not in (None, inner))
+                    else []
+                )
                 if found:
                     return [*found, body]
             return [body] if any(_facts_of(body)) else []
@@ -61,11 +67,12 @@ def _facts_of(error: Any) -> ProviderError:
     """Return the facts in an error object. The names are those of OpenAI, Google, FastAPI, AWS and RFC 9457."""
     if not isinstance(error, dict):
         return ProviderError(message=plain_text(str(error)))
-    kind = _text(error, "type", "status", "error_type", "__type", "error")
+    kind = _text(error, "type", "status", "error_type", "__type", "error", numbers=False)
     location = error.get("param", error.get("loc"))
     # FastAPI: ["body", "messages", 0, "content"]
     param = ".".join(map(str, location)).removeprefix("body.") if isinstance(location, list) else location
-    message, code = _text(error, *_MESSAGES), _text(error, "code", "Code", "error_code", "statusCode", "status_code")
+    message = _text(error, *_MESSAGES)
+    code = _text(error, "code", "Code", "error_code", "statusCode", "status_code") or _number(error, "status", "error")
     if message is None and len(error) == 1 and code is None:  # whatever its name is, the only text is the message
         message = next((value for value in error.values() if isinstance(value, str)), None)
     return ProviderError(
@@ -80,16 +87,36 @@ _MESSAGES = (
     *("message", "Message", "msg", "error_message", "error_description"),
     *("description", "title", "text", "faultstring"),
 )
-_ERROR_FIELDS = ("error", "Error", "errors", "detail", "details", "message", "fault", "data")
+_ERROR_FIELDS = ("error", "Error", "errors", "detail", "details", "message", "messages", "fault", "data")
 """Fields of a body that contain an error, or lead to one; the first that does is used."""
 
 
-def _text(given: Mapping[str, Any], *names: str) -> str | None:
-    """Return the first of these fields that is a text or a number, as text."""
+def _object_in(text: str) -> Any:
+    """Return the JSON object that a text consists of; None if it is other text."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(given: Mapping[str, Any], *names: str, numbers: bool = True) -> str | None:
+    """Return the first of these fields that is a text or, with `numbers`, a number, as text."""
     for name in names:
         value = given.get(name)
-        if isinstance(value, (str, int)) and not isinstance(value, bool) and str(value).strip():
-            return str(value)
+        if isinstance(value, str) and value.strip():
+            return value
+        if numbers and (number := _number(given, name)):
+            return number
+    return None
+
+
+def _number(given: Mapping[str, Any], *names: str) -> str | None:
+    for name in names:
+        value = given.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1 and value:
+            return str(int(value)) if abs(value) < 10**9 else None
     return None
 
 

@@ -200,6 +200,13 @@ class AssistantsBackend:
                 yield from self._answer_tools(at, at.run.calls, rounds)
                 if at.run.status != "requires_action":
                     continue
+            elif at.run.status == "requires_action":
+                yield from self._runs.cancelled(at.remote_id, at.thread_id)
+                message = "the run waits for the results of tool calls that cannot be read"
+                unreadable = Failure(
+                    "error", code="tool_failed", message=message, remote_run_id=at.remote_id, thread_id=at.thread_id
+                )
+                raise ProviderRefused((yield from self._cleaned(at, unreadable)))
             if time.monotonic() + pause > at.deadline:
                 yield from self._runs.cancelled(at.remote_id, at.thread_id)
                 message = f"the run was still {at.run.status!r} after {round(at.request.timeout_seconds, 1):g} seconds"

@@ -23,11 +23,16 @@ RUN_ENDED = frozenset({"completed", "failed", "incomplete", "expired", "cancelle
 RESPONSE_ENDED = frozenset({"completed", "failed", "incomplete", "cancelled"})
 """Final statuses of a response. With any other status, known or not, a response is still active."""
 
+RESPONSE_ACTIVE = frozenset({"queued", "in_progress"})
+"""Statuses of a response that is still active."""
+
 NOT_FINISHED = frozenset({"length", "content_filter", "max_tokens", "model_context_window_exceeded", "pause_turn"})
 """Finish reasons of an incomplete answer, in the words of OpenAI and of Anthropic."""
 
 EVENT_STREAM = "text/event-stream"
 """Content type of a stream."""
+_EVENT_STARTS = (b"data:", b"event:")
+"""Beginnings of a stream, whatever its content type says."""
 
 FAILED = "error"
 """Finish reason of an answer that the provider broke off, as OpenRouter sends it."""
@@ -43,6 +48,7 @@ class Context:
     http_status: int | None = None
     thread_id: str | None = None
     content_type: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
     remote_id: str | None = None
     reader: Callable[[dict[str, Any], Context], Seen] | None = None
     fold: Callable[[Context], Any] | None = None
@@ -66,6 +72,7 @@ class Context:
             status: how the run ended.
             facts: other fields of the failure; `details` are added to the endpoint and the body.
         """
+        from threadledger.domain.durations import retry_after
         from threadledger.domain.provider_errors import ProviderError, error_in
 
         error = error_in(body) or ProviderError()
@@ -80,7 +87,8 @@ class Context:
             "http_status": self.http_status,
         }
         given = {name: value for name, value in facts.items() if value is not None}
-        return self.failure(status, details=details, **(said | given))
+        wait = {"retry_after_seconds": retry_after(self.headers, self.http_status)} if self.headers else {}
+        return self.failure(status, details=details, **(said | wait | given))
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def body_text(body: Any) -> str:
 
 def read_body(body: bytes, context: Context) -> Seen:
     """Read the state of a run from a complete body: JSON, or a stream of events that was not requested."""
-    if context.content_type.startswith(EVENT_STREAM):
+    if EVENT_STREAM in context.content_type.lower() or body[:16].lstrip().startswith(_EVENT_STARTS):
         from .folds import fold_of
 
         fold = fold_of(context, events=True)
@@ -164,15 +172,15 @@ def _reader(backend: str) -> Callable[[dict[str, Any], Context], Seen]:
 
 def _is_error(body: Mapping[str, Any]) -> bool:
     """Return whether a body is an error; a response or a run that failed has its own error, and is read as such."""
-    if body.get("error") and not (body.get("id") and body.get("status")):
-        return True
+    given = body.get("error")
+    if not given and any(body.get(name) is not None for name in ("choices", "output", "id")):
+        return False
+    from threadledger.domain.provider_errors import error_in
+
+    if given and says_error(given):
+        return not (body.get("id") and body.get("status"))
     answers = any(body.get(name) is not None for name in ("choices", "output", "id"))
-    may_be = body.get("type") == "error" or any(body.get(name) for name in _MAY_BE_ERRORS)
-    return not answers and (may_be or (len(body) == 1 and isinstance(next(iter(body.values())), str)))
-
-
-_MAY_BE_ERRORS = ("error", "errors", "detail", "message", "fault")
-"""Fields that a body without an answer has if it is an error."""
+    return not answers and error_in(body) is not None
 
 
 def no_answer(body: Any, context: Context) -> Failure:
@@ -259,6 +267,11 @@ def text_of(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def says_error(value: Any) -> bool:
+    """Return whether the value of a field `error` reports an error; some servers send one without any content."""
+    return any(value.values()) if isinstance(value, dict) else bool(value)
+
+
 def _chat(body: dict[str, Any], context: Context) -> Seen:
     choices = body.get("choices")
     first = next((each for each in choices if isinstance(each, dict)), None) if isinstance(choices, list) else None
@@ -269,7 +282,7 @@ def _chat(body: dict[str, Any], context: Context) -> Seen:
             failure = replace(failure, message="the provider answered without a choice")
         return Seen(failure, usage=usage)
     message = _message_in(first)
-    if first.get("error"):
+    if first.get("error") and says_error(first["error"]):
         partial = answer_text(message) or None
         failure = context.failure_of_body(first, partial_text=partial, remote_run_id=remote_id)
         return Seen(failure, remote_id, usage=usage)

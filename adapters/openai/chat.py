@@ -21,7 +21,7 @@ from threadledger.domain.failures import Failure
 
 from .bodies import Context, Seen, answer_text, no_answer
 from .client import Client, Spent, call, calling, context_of, read_reply
-from .tools import answer_calls, offered_tools, preflight, too_many_rounds
+from .tools import answer_calls, offered_tools, preflight, too_many_rounds, unknown_calls
 
 ENDPOINT = "POST /chat/completions"
 
@@ -62,6 +62,8 @@ class ChatBackend:
                 raise ProviderRefused(seen.outcome or no_answer(None, self._context))
             [message] = seen.outcome.messages
             text, calls = answer_text(message), message.tool_calls
+            if not calls and seen.outcome.goes_on:
+                raise unknown_calls(message)
             if not calls:
                 return replace(seen.outcome, messages=(Message(Role.ASSISTANT, text),), usage=spent.usage)
             if number == limits.TOOL_ROUNDS_MAX:

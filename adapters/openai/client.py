@@ -212,6 +212,7 @@ def context_of(raw: Any, context: Context) -> Context:
         request_id=request_id_in(headers),
         http_status=raw.status_code,
         content_type=headers.get("content-type", ""),
+        headers=headers,
     )
 
 

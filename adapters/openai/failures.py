@@ -28,7 +28,11 @@ def failure_of(
 ) -> Failure:
     """Return the facts of an exception of the SDK or of its HTTP client."""
     context = Context("", endpoint, thread_id=thread_id, remote_id=remote_run_id)
-    refused = next((each for each in (error, error.__cause__) if isinstance(each, RedirectRefused)), None)
+    causes = (error, error.__cause__)
+    if any("DecodingError" in _classes(each) for each in causes if isinstance(each, Exception)):
+        message = "the body cannot be decoded as its content-encoding says"
+        return context.failure("error", type="DecodingError", message=message, details={"exception": "DecodingError"})
+    refused = next((each for each in causes if isinstance(each, RedirectRefused)), None)
     if refused is not None:
         return context.failure("error", code=REDIRECT_REFUSED, message=redact(str(refused)))
     name = _kind(error)

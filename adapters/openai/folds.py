@@ -15,17 +15,17 @@ from typing import Any
 
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message, Role
-from threadledger.domain.failures import Failure, whole_text
-from threadledger.domain.provider_errors import ERROR_EVENT, error_in
+from threadledger.domain.failures import Failure, redact, whole_text
+from threadledger.domain.provider_errors import ERROR_EVENT, error_in, plain_text
 
 from .bodies import (
     EVENT_STREAM,
     Context,
     Seen,
     answered,
-    not_json,
     read_body,
     read_document,
+    says_error,
     seen_in,
     text_of,
     usage_of,
@@ -36,6 +36,9 @@ ENDED_EARLY = "stream_ended"
 """Failure code for a stream that ended without its last event."""
 
 TOO_EARLY = "the stream ended without its last event"
+
+STRAY_LINES_MAX = 100
+"""Maximum number of lines outside events that are kept."""
 
 CLOSED = "stream_closed"
 """Failure code for a stream that the app closed before its last event."""
@@ -53,6 +56,8 @@ class Events:
         self._rest = b""
         self._name = ""
         self._data: list[str] = []
+        self.stray: list[str] = []
+        """Lines that belong to no event, such as the error of a gateway in the middle of a stream."""
 
     def take(self, chunk: bytes) -> Iterator[tuple[str, str]]:
         """Yield the (name, data) pairs of the events that a chunk completes."""
@@ -68,6 +73,8 @@ class Events:
                 self._name = value.removeprefix(" ")
             elif name == "data":
                 self._data.append(value.removeprefix(" "))
+            elif name not in {"", "id", "retry"} and len(self.stray) < STRAY_LINES_MAX:
+                self.stray.append(text)
 
     def end(self) -> Iterator[tuple[str, str]]:
         """Yield the last event if the body ended without the empty line behind it."""
@@ -184,13 +191,39 @@ class EventFold(Fold):
         return whole_text("".join(self._said))
 
     def end(self, code: str = ENDED_EARLY, message: str = TOO_EARLY) -> Seen:
-        self._apply(self._events.end())
+        self._finish()
         if not self._has_events and self._is_document():
-            self.seen = read_document(bytes(self._before), self.context)
+            self.seen = self._read_document()
             if self.seen.remote_id is not None:
                 return self.seen
         details = {"exception": "APIConnectionError"}
-        return self.stopped(self.context.failure("error", code=code, message=message, details=details))
+        early = self.context.failure("error", code=code, message=message, details=details)
+        return self.stopped(self._stray_error() or early)
+
+    def _finish(self) -> None:
+        """Apply the last event, if it is whole: a body may end without the empty line behind it."""
+        for name, data in self._events.end():
+            if data.startswith("[DONE]") or _is_json(data):
+                self._apply(iter([(name, data)]))
+
+    def _read_document(self) -> Seen:
+        """Read a body that is one document, or a JSON document on each line."""
+        body = bytes(self._before)
+        lines = [line.decode("utf-8", "replace") for line in body.splitlines() if line.strip()]
+        if len(lines) > 1 and all(map(_is_json, lines)):
+            self._apply(iter([("", line) for line in lines]))
+            self.done()
+            if self.seen.outcome is not None:
+                return self.seen
+        return read_document(body, self.context)
+
+    def _stray_error(self) -> Failure | None:
+        """Return the error that lines outside the events contain; None if they contain none."""
+        text = "\n".join(self._events.stray)
+        if text.lstrip()[:1] not in {"{", "[", "<"}:
+            return None
+        outcome = read_document(text.encode("utf-8", "replace"), self.context).outcome
+        return outcome if isinstance(outcome, Failure) else None
 
     def _is_document(self) -> bool:
         """Return whether the body is not a stream, but a JSON document or a page, whatever its content type says."""
@@ -215,12 +248,18 @@ class EventFold(Fold):
         try:
             read = json.loads(data)
         except (ValueError, RecursionError):
-            self.seen = self.stopped(not_json(data.encode("utf-8", "replace"), self.context))
+            self.seen = self.stopped(self._error(data) if name == ERROR_EVENT else self._not_json(data))
             return
         if _is_error(name, read):
             self.seen = self.stopped(self._error(read))
         elif isinstance(read, dict):
             self.event(name, read)
+
+    def _not_json(self, data: str) -> Failure:
+        shown = plain_text(data)
+        message = redact(f"an event of the stream is not JSON: {shown}")
+        details = {"exception": "JSONDecodeError", "event": ERROR_EVENT}
+        return self.context.failure_of_body(whole(data), type="JSONDecodeError", message=message, details=details)
 
 
 class ChatFold(EventFold):
@@ -231,8 +270,8 @@ class ChatFold(EventFold):
         self._content: list[str] = []
         self._refused: list[str] = []
         self._calls: list[dict[str, Any]] = []
-        self._places: dict[Any, int] = {}
-        """Position in `_calls` of the newest call with an index."""
+        self._choice: Any = None
+        """Index of the choice that is read: the first one that is sent."""
         self._facts: dict[str, Any] = {"id": None, "model": None, "usage": None, "finish_reason": None}
 
     def event(self, name: str, data: Any) -> None:
@@ -241,13 +280,16 @@ class ChatFold(EventFold):
         self.seen = replace(self.seen, remote_id=text_of(whole(self._facts["id"])), usage=usage)
         choices = data.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            if not isinstance(choice, dict) or choice.get("index") not in (0, None):
+            if not isinstance(choice, dict):
+                continue
+            self._choice = choice.get("index") if self._choice is None else self._choice
+            if choice.get("index") != self._choice:
                 continue  # one choice is requested; if a server returns more, only the first is used
-            if choice.get("error"):
+            if choice.get("error") and says_error(choice["error"]):
                 self.seen = self.stopped(self._error(choice))
                 return
             self._facts["finish_reason"] = choice.get("finish_reason") or self._facts["finish_reason"]
-            delta = choice.get("delta") or choice.get("message")
+            delta = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
             self._take_delta(delta if isinstance(delta, dict) else {})
 
     def _take_delta(self, delta: dict[str, Any]) -> None:
@@ -256,19 +298,24 @@ class ChatFold(EventFold):
             if text:
                 kept.append(text)
                 self._say(text)
+        audio = delta.get("audio")
+        if isinstance(audio, dict) and text_in(audio.get("transcript")):
+            self._content.append(text_in(audio["transcript"]))
+            self._say(self._content[-1])
         calls = delta.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict):
                 self._take_call(call)
 
     def done(self) -> None:
-        if self._facts["finish_reason"] is not None and self.seen.outcome is None:
+        ended = self._facts["finish_reason"] is not None or (self.is_over and (self._content or self._calls))
+        if ended and self.seen.outcome is None:
             outcome = self._outcome()
             self.seen = replace(self.seen, outcome=outcome, usage=usage_of(self._facts["usage"]))
 
     def end(self, code: str = ENDED_EARLY, message: str = TOO_EARLY) -> Seen:
         """Return the answer if its finish reason was received: it is complete even without the `[DONE]` mark."""
-        self._apply(self._events.end())
+        self._finish()
         self.done()
         return super().end(code, message)
 
@@ -277,20 +324,33 @@ class ChatFold(EventFold):
         return super().closed()
 
     def _take_call(self, delta: dict[str, Any]) -> None:
-        """Add a part of a tool call. Some servers number all calls 0: another id begins another call."""
+        """Add a part of a tool call to the call that it belongs to (`_call_of`)."""
         function = delta.get("function")
         function = function if isinstance(function, dict) else {}
-        index, call_id = delta.get("index"), text_in(delta.get("id"))
-        index = index if isinstance(index, int) else None
-        place = self._places.get(index)
-        known = self._calls[place] if place is not None else None
-        if known is None or (call_id and known["id"] and call_id != known["id"]):
-            self._places[index] = len(self._calls)
+        name, arguments = text_in(function.get("name")), arguments_text(function.get("arguments"))
+        known = self._call_of(text_in(delta.get("id")), _index(delta.get("index")), name)
+        if name != known["name"]:  # a server that repeats the name in each part sends it whole
+            known["name"] += name
+        known["arguments"] += arguments
+
+    def _call_of(self, call_id: str, index: int | None, name: str) -> dict[str, Any]:
+        """Return the call that a part belongs to, or a new one.
+
+        An id decides if there is one; then the index, which some servers leave out or set to 0 for every call: a name after
+        complete arguments begins another call.
+        """
+        named = [each for each in self._calls if call_id and each["id"] == call_id]
+        if named:
+            return named[-1]
+        known = next((each for each in reversed(self._calls) if each["index"] == index), None)
+        begins_another = known is not None and (
+            bool(call_id and known["id"]) or bool(name and not call_id and _is_object(known["arguments"]))
+        )
+        if known is None or begins_another:
             known = {"id": "", "index": index, "name": "", "arguments": ""}
             self._calls.append(known)
         known["id"] = call_id or known["id"]
-        known["name"] += text_in(function.get("name"))
-        known["arguments"] += arguments_text(function.get("arguments"))
+        return known
 
     def _outcome(self) -> Completion | Failure:
         in_order = sorted(self._calls, key=lambda each: each["index"] if isinstance(each["index"], int) else 0)
@@ -317,11 +377,17 @@ class ResponseFold(EventFold):
             self._say(text_in(data.get("delta")))
         response = data.get("response")
         if isinstance(response, dict):
-            seen = seen_in(whole(response), self.context)
-            text = self.text()
-            if isinstance(seen.outcome, Failure) and text and not seen.outcome.partial_text:
-                seen = replace(seen, outcome=replace(seen.outcome, partial_text=text))
-            self.seen = seen
+            self._see(whole(response))
+        elif data.get("type") == "response.completed":
+            self._see({"id": self.seen.remote_id, "status": "completed", "output": []})
+
+    def _see(self, response: dict[str, Any]) -> None:
+        seen, text = seen_in(response, self.context), self.text()
+        if isinstance(seen.outcome, Failure) and seen.outcome.code == "empty_answer" and text.strip():
+            seen = seen_in(response | {"output_text": text}, self.context)  # its events had the answer
+        if isinstance(seen.outcome, Failure) and text and not seen.outcome.partial_text:
+            seen = replace(seen, outcome=replace(seen.outcome, partial_text=text))
+        self.seen = seen
 
 
 class RunFold(EventFold):
@@ -374,22 +440,48 @@ class RunFold(EventFold):
 
 def fold_of(context: Context, events: bool) -> Fold:
     """Create the reader for a response: for a stream of events, or for a JSON body."""
-    if not events:
-        return Body(context)
-    fold: Fold = (context.fold or _FOLDS[context.backend])(context)
-    return fold
+    kind = context.fold or _FOLDS.get(context.backend)
+    return kind(context) if events and kind is not None else Body(context)
 
 
 _FOLDS: dict[str, type[EventFold]] = {"chat": ChatFold, "responses": ResponseFold, "assistants": RunFold}
 
 
 def _is_error(name: str, data: Any) -> bool:
-    """Return whether an event reports an error; a response or a run that failed has its own."""
-    if name == ERROR_EVENT or not isinstance(data, dict):
+    """Return whether an event reports an error; a response or a run that failed has its own.
+
+    Servers also send events that mean nothing, such as `null`, `"ping"` or `{"status": "ok"}`.
+    """
+    if name == ERROR_EVENT:
         return True
+    if not isinstance(data, dict):
+        return isinstance(data, list) and error_in(data) is not None
     if data.get("type") == ERROR_EVENT or data.get("object") == ERROR_EVENT:
         return True
+    if data.get("error") and says_error(data["error"]):
+        return not (data.get("id") and data.get("status"))
     answers = any(data.get(each) is not None for each in ("choices", "id", "response", "type", "delta"))
-    return (bool(data.get("error")) and not (data.get("id") and data.get("status"))) or (
-        not answers and error_in(data) is not None
-    )
+    found = error_in(data) if not answers else None
+    return found is not None and bool(found.code or data.get("detail") or data.get("errors"))
+
+
+def _index(value: Any) -> int | None:
+    """Return the index of a part; some servers send it as text."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value[:9])
+    return value if isinstance(value, int) else None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -77,11 +77,12 @@ def answer_message(given: Mapping[str, Any]) -> Message:
         return Message(Role.ASSISTANT, "")
     message = {**given, "role": Role.ASSISTANT.value, "content": _storable_content(given.get("content"))}
     message["tool_calls"] = made_whole(given.get("tool_calls"))
+    message["refusal"] = text_in(given.get("refusal"))
     try:
-        return parse_message(_without_nothing(message))
+        return parse_message({name: value for name, value in _without_nothing(message).items() if value != ""})
     except InvalidMessage:
         text = whole_text(text_in(given.get("content") or given.get("refusal")))
-        return Message(Role.ASSISTANT, text or None, function_calls(message["tool_calls"]))
+        return Message(Role.ASSISTANT, text or ("" if not said else None), function_calls(message["tool_calls"]))
 
 
 def output_message(output: Any) -> Message:
@@ -114,21 +115,27 @@ def text_of_parts(message: Message) -> str:
 
 
 def made_whole(calls: Any) -> list[dict[str, Any]]:
-    """Return a model's tool calls with arguments as text and an id each: a missing or repeated id is replaced."""
+    """Return a model's tool calls with arguments as text and an id each: a missing or repeated id is replaced.
+
+    A call of no function, nor of another kind of tool, is left out: it cannot be made.
+    """
     found: list[dict[str, Any]] = []
     ids: set[str] = set()
     for given in _objects(calls):
+        kind = text_in(given.get("type")) or "function"
+        function = given.get("function") or (given if kind == "function" else None)
+        name = text_in(function.get("name")) if isinstance(function, Mapping) else ""
+        if not name and (kind == "function" or not isinstance(given.get(kind), Mapping)):
+            continue
         call_id = given.get("id")
         if not isinstance(call_id, str) or not call_id or call_id in ids:
             call_id = f"call_{new_id()}"
         ids.add(call_id)
-        function = given.get("function")
-        if isinstance(function, Mapping):
-            name, arguments = text_in(function.get("name")), arguments_text(function.get("arguments"))
-            call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        if name and isinstance(function, Mapping):
+            arguments = arguments_text(function.get("arguments"))
+            found.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
         else:
-            call = {**given, "id": call_id}
-        found.append(call)
+            found.append({**given, "id": call_id})
     return found
 
 
@@ -140,10 +147,14 @@ def arguments_text(arguments: Any) -> str:
 
 
 def text_in(content: Any) -> str:
-    """Return the text in a content of any shape: a string, a part, or a list of them. Other content has none."""
+    """Return the text in a content of any shape: a string, a number, a part, or a list of them. Other content has none."""
     match content:
         case str():
             return content
+        case bool():
+            return ""
+        case int() | float():
+            return str(content)
         case list():
             return "".join(text_in(part) for part in content)
         case {"type": str(kind)} if kind not in _TEXT_TYPES:
@@ -161,11 +172,12 @@ _TEXT_TYPES = frozenset({"text", "output_text", "input_text", "refusal"})
 
 
 def _storable_content(content: Any) -> Any:
-    """Return content as text or a list of parts; a list may contain plain strings, as some servers send it."""
-    if isinstance(content, list):
-        parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
-        return [part for part in parts if isinstance(part, dict)] or None
-    return content if isinstance(content, str) else text_in(content) or None
+    """Return content as text or a list of parts. Text has many shapes; parts that are not text are kept as they are."""
+    if not isinstance(content, list):
+        return text_in(content) or None
+    texts = [text_in(part) for part in content]
+    parts = [{"type": "text", "text": text} if text else part for text, part in zip(texts, content, strict=True)]
+    return [part for part in parts if isinstance(part, dict)] or None
 
 
 def _without_nothing(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,20 @@ from threadledger.domain.conversation.messages import Message, Role, ToolCall
 from threadledger.domain.failures import Failure, redact
 from threadledger.domain.provider_errors import ProviderError, error_in
 
-from .bodies import RESPONSE_ENDED, RUN_ENDED, Context, Seen, answered, body_text, no_answer, text_of, usage_of
-from .messages import function_calls, output_message, thread_messages
+from .bodies import (
+    RESPONSE_ACTIVE,
+    RESPONSE_ENDED,
+    RUN_ENDED,
+    Context,
+    Seen,
+    answered,
+    body_text,
+    no_answer,
+    says_error,
+    text_of,
+    usage_of,
+)
+from .messages import function_calls, output_message, text_in, thread_messages
 
 
 def with_messages(seen: Seen, page: Any, context: Context) -> Seen:
@@ -63,11 +75,13 @@ def rises(objects: list[dict[str, Any]]) -> bool:
 
 
 def _response(body: dict[str, Any], context: Context) -> Seen:
-    remote_id, status = text_of(body.get("id")), text_of(body.get("status"))
+    remote_id, status = text_of(body.get("id")), (text_of(body.get("status")) or "").lower() or None
     output = output_message(body.get("output"))
-    if status is None and output != Message(Role.ASSISTANT, ""):
-        status = "completed"  # the answer is there: a missing status does not cost it
-    if status is None or (status == "completed" and not isinstance(body.get("output"), list)):
+    if output == Message(Role.ASSISTANT, ""):
+        output = Message(Role.ASSISTANT, text_in(body.get("output_text")))
+    if output != Message(Role.ASSISTANT, "") and status not in RESPONSE_ENDED | RESPONSE_ACTIVE:
+        status = "completed"  # the answer is there: a missing or unknown status does not cost it
+    if status is None or (status == "completed" and not output.text and not isinstance(body.get("output"), list)):
         return Seen(no_answer(body, context))
     conversation = body.get("conversation")
     thread_id = text_of(conversation.get("id")) if isinstance(conversation, dict) else text_of(conversation)
@@ -75,8 +89,8 @@ def _response(body: dict[str, Any], context: Context) -> Seen:
     seen = Seen(None, remote_id, context.thread_id, usage=usage_of(body.get("usage")), status=status)
     if status not in RESPONSE_ENDED:
         return seen if remote_id else Seen(no_answer(body, context))
-    if status != "completed" or body.get("error"):
-        return replace(seen, outcome=_not_completed(body, output.text, context))
+    if status != "completed" or (body.get("error") and says_error(body["error"])):
+        return replace(seen, outcome=_not_completed(body | {"status": status}, output.text, context))
     outcome = answered(
         output,
         context,

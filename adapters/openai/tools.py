@@ -106,6 +106,16 @@ def tool_call(call_id: str, name: str, arguments: str) -> ToolCall:
     return ToolCall(whole_text(call_id), whole_text(name), whole_text(arguments))
 
 
+def unknown_calls(message: Message) -> ProviderRefused:
+    """Return the refusal for a model that calls tools that are no functions, which an app's functions cannot answer."""
+    kinds = ", ".join(sorted({str(call.get("type")) for call in message.extra().get("tool_calls", [])}))
+    return ProviderRefused(
+        Failure(
+            "error", code="tool_failed", message=f"the model called a tool of type {kinds}, which is not a function"
+        )
+    )
+
+
 def too_many_rounds() -> ProviderRefused:
     """Return the refusal for a model that requests tools in more rounds than allowed."""
     message = f"no answer after {limits.TOOL_ROUNDS_MAX} rounds of tool calls"

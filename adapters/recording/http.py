@@ -112,7 +112,11 @@ class RecordingClient(_InFront[httpx2.Client], httpx2.Client):
             read = partial(self._whole, request=request, context=context, options=options)
             response.stream = _RecordedStream(response, passing(recorded, response, context), read)
         else:
-            recorded.see(self._whole(read_body(response.content, context), request, context, options))
+            recorded.see(
+                self._whole(
+                    read_safely(lambda: read_body(response.content, context), context), request, context, options
+                )
+            )
         return response
 
     def _whole(self, seen: Seen, request: httpx2.Request, context: Context, options: dict[str, Any]) -> Seen:
@@ -160,7 +164,9 @@ class AsyncRecordingClient(_InFront[httpx2.AsyncClient], httpx2.AsyncClient):
             read = partial(self._whole, request=request, context=context, options=options)
             response.stream = _AsyncStream(response, passing(recorded, response, context), read)
         else:
-            seen = await self._whole(read_body(response.content, context), request, context, options)
+            seen = await self._whole(
+                read_safely(lambda: read_body(response.content, context), context), request, context, options
+            )
             await to_its_end(lambda: recorded.see(seen))
         return response
 
@@ -295,13 +301,13 @@ def sent(request: httpx2.Request) -> Sent:
 def context_of(recorded: Recorded, response: httpx2.Response) -> Context:
     """Return the facts of a response that are known before its body is read."""
     context = recorded.context(request_id_in(response.headers), response.status_code)
-    return replace(context, content_type=response.headers.get("content-type", ""))
+    return replace(context, content_type=response.headers.get("content-type", ""), headers=response.headers)
 
 
 def passing(recorded: Recorded, response: httpx2.Response, context: Context) -> Passing:
     """Create the object that records the bytes of a response."""
     encoding = response.headers.get("content-encoding", "identity")
-    events = "text/event-stream" in response.headers.get("content-type", "")
+    events = "application/json" not in response.headers.get("content-type", "")
 
     def decode(raw: bytes) -> bytes:
         return httpx2.Response(200, headers={"content-encoding": encoding}, content=raw).content
@@ -322,6 +328,21 @@ def trouble(error: BaseException, context: Context) -> Failure:
     status = "cancelled" if stopped else "interrupted"
     message = "the app cancelled the call" if stopped else None
     return replace(context.failure(status, message=message), type=type(error).__name__)
+
+
+def read_safely(look: Callable[[], Seen], context: Context) -> Seen:
+    """Read a body; an error of ours becomes a failure of the run, because the app must get its answer."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - as the docstring says
+        return unreadable(error, context)
+
+
+def unreadable(error: Exception, context: Context) -> Seen:
+    """Return the failure for a body that raised an unexpected error when it was read."""
+    message = f"the response could not be recorded: {error}"
+    details = {"exception": "JSONDecodeError"}
+    return Seen(context.failure("error", type=type(error).__name__, message=message, details=details))
 
 
 def messages_request(request: httpx2.Request, seen: Seen) -> httpx2.Request:
@@ -365,6 +386,8 @@ class Passing:
         self._decode = decode
         self._raw = bytearray()
         self._reported: Seen | None = None
+        self._unread: Seen | None = None
+        """The failure of a body that this recorder could not read."""
         self._over = False
 
     def take(self, chunk: bytes) -> Record | None:
@@ -372,7 +395,11 @@ class Passing:
         if self._decode is not None:
             self._raw += chunk
             return None
-        self._fold.take(chunk)
+        if self._unread is None:
+            try:
+                self._fold.take(chunk)
+            except Exception as error:  # noqa: BLE001 - an error of ours must not cost the app its answer
+                self._unread = unreadable(error, self._context)
         return self._news()
 
     def end(self) -> Record | None:
@@ -404,4 +431,4 @@ class Passing:
             except Exception:  # noqa: BLE001 - a body that cannot be decoded contains no state; the app gets the same error
                 self._raw.clear()
         self._over = True
-        return Record(look(), to)
+        return Record(self._unread or read_safely(look, self._context), to)

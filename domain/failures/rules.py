@@ -425,6 +425,12 @@ _OF_THE_PROFILE = (
 )
 """Request fields that carry the profile and its settings."""
 
+
+def _without_status(failure: Failure) -> bool:
+    """Return whether the provider reported an error inside a response or a stream, without a status of its own."""
+    return failure.status == "error" and http_status_of(failure) in {0, 200}
+
+
 RULES: tuple[Rule, ...] = (
     # Our own preflight and driver report the cause as the code.
     *((cause, _all(_status("refused"), _code(cause.value))) for cause in Cause),
@@ -538,7 +544,8 @@ RULES: tuple[Rule, ...] = (
     ),
     (Cause.TIMED_OUT, _any(_http(408, 504, 522, 524), _code(*_NOT_IN_TIME))),
     (Cause.NETWORK, _any(_raised(*_NOT_REACHED), _code("stream_broken"))),
-    (Cause.RATE_LIMITED, _all(_http(400, 498, 503), _says(_SLOW_DOWN))),
+    (Cause.RATE_LIMITED, _all(_any(_http(400, 498, 503), _without_status), _says(_SLOW_DOWN))),
+    (Cause.AUTHENTICATION, _all(_without_status, _says(_KEY))),
     (Cause.HISTORY_REFUSED, _all(_http(500), _says(_TEMPLATE))),
     (Cause.PROVIDER_ERROR, _any(_code("server_error"), lambda f: http_status_of(f) >= 500, _http(424))),
     # A page, or an address that nothing above explains: something else than the API answered.
@@ -549,7 +556,7 @@ RULES: tuple[Rule, ...] = (
     # new in it: its messages.
     (Cause.HISTORY_REFUSED, _all(_refused, lambda f: http_status_of(f) != 404)),
     (Cause.PROVIDER_ERROR, _any(_code(*_UNWELL), _is_page, _raised("InternalServerError"))),
-    (Cause.PROVIDER_ERROR, _detail("exception", *_NO_ANSWER_AT_ALL)),
+    (Cause.PROVIDER_ERROR, _any(_detail("exception", *_NO_ANSWER_AT_ALL), _detail("finish_reason", "error"))),
     # A stream that ended with an error that no rule above matches.
     (Cause.PROVIDER_ERROR, _any(_detail("event", "error"), _raised("APIError"))),
 )

@@ -320,7 +320,7 @@ def use(**given):
         (reply([text("x")], usage={"input_tokens": "3"}, model=None, id=7), "x", []),
         (reply([use(input={"a": "é"})], stop_reason="tool_use"), "", [("f", '{"a": "é"}')]),
         (reply([use(input='{"a": 1}'), use(input=None)], stop_reason="tool_use"), "", [("f", '{"a": 1}'), ("f", "{}")]),
-        (reply([text("x"), use(id=None, name=None)], stop_reason="tool_use"), "x", [("", "{}")]),
+        (reply([text("x"), use(id=None, name=None)], stop_reason="tool_use"), "x", []),
         (reply([text("x"), None, "y", {"type": "text"}, {}]), "x", []),
     ],
 )

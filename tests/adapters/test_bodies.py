@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import threadledger
 from threadledger.adapters.openai import ChatBackend, Client, Context, ResponsesBackend, fold_of, read_body
+from threadledger.adapters.openai.bodies import answer_text
 from threadledger.domain.conversation import Completion, Profile, text_message
 from threadledger.domain.conversation.messages import JournaledMessage
 from threadledger.domain.errors import ProviderRefused
@@ -96,6 +97,20 @@ BODIES = {
     "content as strings in a list": Sent(completion({"content": ["he", "llo"]}), "hello"),
     "no id, no role, no model": Sent('{"choices": [{"message": {"content": "fine"}}]}', "fine"),
     "a choice without an index": Sent('{"choices": [null, {"message": {"content": "fine"}}]}', "fine"),
+    "content as a part without a type": Sent(completion({"content": [{"text": "ok"}]}), "ok"),
+    "content as a part of the Responses API": Sent(completion({"content": [TEXT | {"text": "ok"}]}), "ok"),
+    "content as a part with a value": Sent(completion({"content": [{"type": "text", "text": {"value": "ok"}}]}), "ok"),
+    "content as a number": Sent(completion({"content": 42}), "42"),
+    "a refusal as a list": Sent(completion({"content": None, "refusal": ["no"]}), "no"),
+    "an error without content": Sent(completion(error={"message": None, "code": None}), "fine"),
+    "a stream as another type": Sent(events(chunk({"content": "fine"}, "stop")), "fine", content_type="text/plain"),
+    "a response with its text alone": Sent(
+        response(output=[], output_text="fine"), "fine", on=RESPONSES
+    ),
+    "a response with another status": Sent(response(TEXT, status="DONE"), "fine", on=RESPONSES),
+    "a response with an error without content": Sent(
+        response(TEXT, error={"message": None, "code": None}), "fine", on=RESPONSES
+    ),
     "a byte order mark": Sent("\ufeff" + completion(), "fine"),
     "half a character": Sent(completion({"content": "half \ud83d a face"}), "half \ufffd a face"),
     "a stream that was not requested": Sent(
@@ -136,6 +151,21 @@ BODIES = {
                    message="the provider sent text/html instead of JSON: Sign in"),
     "an error in a 200 response": Sent('{"error": {"message": "upstream down", "code": 502}}', on=RESPONSES,
                                        cause=Cause.PROVIDER_ERROR, code="502", message="upstream down"),
+    "an error as a number": Sent('{"error": 429}', cause=Cause.RATE_LIMITED, code="429"),
+    "an error as JSON in a string": Sent(
+        json.dumps({"error": json.dumps({"message": "Slow down", "code": 429})}),
+        cause=Cause.RATE_LIMITED, code="429", message="Slow down",
+    ),
+    "an error with a status": Sent(
+        '{"detail": {"error": "model is loading", "status": 503}}', cause=Cause.PROVIDER_ERROR, code="503",
+        message="model is loading",
+    ),
+    "an error with a float as its code": Sent(
+        '{"error": {"message": "x", "code": 429.0}}', cause=Cause.RATE_LIMITED, code="429", message="x"
+    ),
+    "an error in other words": Sent('{"success": false, "msg": "no credit", "code": 402, "data": null}',
+                                    cause=Cause.QUOTA_EXHAUSTED, code="402", message="no credit"),
+    "a call of no function": Sent(called(call(function=None)), cause=Cause.INCOMPLETE, code="empty_answer"),
     "a failed response": Sent(
         response(status="failed", output=[], error={"code": "server_error", "message": "Sorry."}), on=RESPONSES,
         cause=Cause.PROVIDER_ERROR, code="server_error", message="Sorry.",
@@ -162,6 +192,44 @@ BODIES = {
     ),
     "lines that end with CR LF, comments and no empty line at the end": Sent(
         f": hello\r\nevent: x\r\ndata: {json.dumps(chunk({'content': 'fine'}, 'stop'))}\r\n", "fine",
+        content_type=EVENTS, streamed=True,
+    ),
+    "another index of the choice": Sent(
+        events({"choices": [{"index": "0", "delta": {"content": "fine"}, "finish_reason": "stop"}]}), "fine",
+        content_type=EVENTS, streamed=True,
+    ),
+    "pieces of a completion": Sent(
+        events({"choices": [{"index": 0, "text": "fine", "finish_reason": "stop"}]}), "fine", content_type=EVENTS,
+        streamed=True,
+    ),
+    "spoken pieces": Sent(
+        events(chunk({"audio": {"transcript": "fine"}}, "stop")), "fine", content_type=EVENTS, streamed=True
+    ),
+    "an end mark without a finish reason": Sent(
+        events(chunk({"content": "fine"})), "fine", content_type=EVENTS, streamed=True
+    ),
+    "an end mark that was cut": Sent(
+        events(chunk({"content": "fine"}, "stop"), done=False) + "data: [DON", "fine", content_type=EVENTS, streamed=True
+    ),
+    "events that say nothing": Sent(
+        events(None, 42, '"ping"', {"status": "ok"}, {"message": "processing"}, chunk({"content": "fine"}, "stop")), "fine",
+        content_type=EVENTS, streamed=True,
+    ),
+    "JSON on each line": Sent(
+        json.dumps(chunk({"content": "fi"})) + "\n" + json.dumps(chunk({"content": "ne"}, "stop")) + "\n", "fine",
+        content_type="application/x-ndjson", streamed=True,
+    ),
+    "JSON that says it is a stream": Sent(completion(), "fine", content_type=EVENTS, streamed=True),
+    "a response whose text came before": Sent(
+        events(DELTA, {"type": "response.completed", "response": json.loads(response(output=[]))}), "half",
+        on=RESPONSES, content_type=EVENTS, streamed=True,
+    ),
+    "an error between events": Sent(
+        events(chunk({"content": "half"}), done=False) + '{"error": {"message": "Rate limit", "code": 429}}\n',
+        cause=Cause.RATE_LIMITED, code="429", message="Rate limit", content_type=EVENTS, streamed=True,
+    ),
+    "an error event of plain text": Sent(
+        "event: error\ndata: rate limit exceeded\n\n", cause=Cause.RATE_LIMITED, message="rate limit exceeded",
         content_type=EVENTS, streamed=True,
     ),
     "an error after text": Sent(
@@ -253,13 +321,7 @@ def test_a_recorded_client_has_the_same_outcome(open_store: Any, simulator: Any,
         check(failures[0], sent)
     else:
         shown = ledger.memory("k").messages[-1].message
-        assert (
-            "".join(part["text"] for part in parts_of(shown.content_as_json()) if part["type"] == "text") == sent.answer
-        )
-
-
-def parts_of(content: Any) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+        assert answer_text(shown) == sent.answer
 
 
 def check(outcome: Completion | Failure, sent: Sent) -> None:
@@ -281,6 +343,8 @@ def check(outcome: Completion | Failure, sent: Sent) -> None:
 CALLS = {
     "arguments as an object": (called(call(function={"name": "f", "arguments": {"a": 1}})), [{"a": 1}]),
     "no arguments": (called(call(function={"name": "f"})), [{}]),
+    "no function around it": (called({"id": "call_1", "name": "f", "arguments": "{}"}), [{}]),
+    "a call of no function before it": (called(call(function=None), call(id="call_2")), [{}]),
     "no id": (called({"type": "function", "function": {"name": "f", "arguments": "{}"}}), [{}]),
     "no type": (called({"id": "call_1", "function": {"name": "f", "arguments": "{}"}}), [{}]),
     "two calls with one id": (called(call(), call(function={"name": "f", "arguments": '{"a": 2}'})), [{}, {"a": 2}]),
@@ -309,6 +373,40 @@ def test_streamed_calls_that_share_an_index_are_different_calls(answered: Any, s
         for number in (1, 2)
     ]
     text = events(*(chunk({"tool_calls": [each]}) for each in calls), chunk({}, "tool_calls"))
+    simulator.add_fault(CHAT, reply={"text": text, "content_type": EVENTS})
+    simulator.answer("There it is.")
+    outcome = answered(streamed=True, tools={"f": lambda **given: used.append(given) or "result"})
+    assert isinstance(outcome, Completion), outcome
+    assert used == [{"n": 1}, {"n": 2}]
+
+
+STREAMED_CALLS = {
+    "no ids and no indexes": [{"function": {"name": "f", "arguments": '{"n": 1}'}},
+                              {"function": {"name": "f", "arguments": '{"n": 2}'}}],
+    "the id and the name in every part": [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"n": '}},
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": "1}"}},
+        {"index": 1, "id": "b", "function": {"name": "f", "arguments": '{"n": 2}'}}],
+    "indexes as text": [
+        {"index": "0", "id": "a", "function": {"name": "f", "arguments": '{"n": '}},
+        {"index": "1", "id": "b", "function": {"name": "f", "arguments": '{"n": '}},
+        {"index": "0", "function": {"arguments": "1}"}}, {"index": "1", "function": {"arguments": "2}"}}],
+    "two ids in turn at one index": [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"n": '}},
+        {"index": 0, "id": "b", "function": {"name": "f", "arguments": '{"n": '}},
+        {"index": 0, "id": "a", "function": {"arguments": "1}"}},
+        {"index": 0, "id": "b", "function": {"arguments": "2}"}}],
+    "a name in pieces": [
+        {"index": 0, "id": "a", "function": {"name": "", "arguments": ""}},
+        {"index": 0, "function": {"name": "f", "arguments": '{"n": 1}'}},
+        {"index": 1, "id": "b", "function": {"name": "f", "arguments": '{"n": 2}'}}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", STREAMED_CALLS.values(), ids=STREAMED_CALLS)
+def test_the_parts_of_streamed_calls_are_put_together(answered: Any, simulator: Any, parts: Any) -> None:
+    used: list[Any] = []
+    text = events(*(chunk({"tool_calls": [each]}) for each in parts), chunk({}, "tool_calls"))
     simulator.add_fault(CHAT, reply={"text": text, "content_type": EVENTS})
     simulator.answer("There it is.")
     outcome = answered(streamed=True, tools={"f": lambda **given: used.append(given) or "result"})
@@ -366,3 +464,24 @@ def test_any_stream_is_an_answer_a_failure_or_a_run_in_progress(api: str, data: 
     seen = fold.end()
     "".join(parts).encode()
     assert seen.outcome is not None or seen.remote_id is not None
+
+
+def test_an_error_of_the_reader_costs_a_recorded_app_nothing(
+    open_store: Any, simulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("threadledger.adapters.openai.bodies.seen_in", fail)
+    monkeypatch.setattr("threadledger.adapters.openai.folds.ChatFold.event", fail)
+    ledger = open_store()
+    with (
+        openai.OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0) as client,
+        threadledger.record(client, ledger, key="k") as recorded,
+    ):
+        given: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Where?"}]}
+        assert recorded.chat.completions.create(**given).choices[0].message.content == "You said: Where?"
+        streamed = recorded.chat.completions.create(**given, stream=True)
+        said = [choice.delta.content or "" for each in streamed for choice in each.choices]
+        assert "".join(said) == "You said: Where?"
+    assert [each.facts.type for each in ledger.failures()] == ["RuntimeError", "RuntimeError"]
