@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         import_threads,
     )
     from .logs import JsonFormatter
+    from .named_backends import problem_of_backend
     from .openai import ProviderLook, tool_problems
     from .prices import prices_from
     from .recording import in_conversation, record
@@ -57,6 +58,7 @@ _PLACES = {
     "open_ledger": ".wiring",
     "origins": ".settings",
     "prices_from": ".prices",
+    "problem_of_backend": ".named_backends",
     "record": ".recording",
     "render_report": ".report",
     "thread_reader": ".wiring",
@@ -93,6 +95,7 @@ __all__ = [
     "open_ledger",
     "origins",
     "prices_from",
+    "problem_of_backend",
     "record",
     "render_report",
     "thread_reader",

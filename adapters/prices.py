@@ -9,15 +9,19 @@ from importlib import metadata
 from typing import Any
 
 
-def price(model: str, input_tokens: int, output_tokens: int) -> float | None:
-    """Return the cost of a run in US dollars, or None if genai-prices is not installed or does not know the model."""
+def price(model: str, input_tokens: int, output_tokens: int, endpoint: str | None = None) -> float | None:
+    """Return the cost of a run in US dollars, or None if genai-prices is not installed or does not know the model.
+
+    `endpoint` is the base URL of another provider than OpenAI; a server that genai-prices does not know has no price.
+    """
     try:
         from genai_prices import Usage, calc_price
     except ImportError:
         return None
     try:
         usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
-        return float(calc_price(usage, model_ref=model, provider_id="openai").total_price)
+        place = {"provider_id": "openai"} if endpoint is None else {"provider_api_url": endpoint}
+        return float(calc_price(usage, model_ref=model, **place).total_price)
     except LookupError:
         return None
 

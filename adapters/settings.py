@@ -1,12 +1,14 @@
-"""Read the settings: an option wins over the environment, the environment over `.env`, and `.env` over the default.
+"""Read the settings: option, environment, `.env`, `threadledger.toml`, default; each wins over those after it.
 
-Settings are frozen once read. Unknown keys in `.env` are ignored.
+Settings are frozen once read. Unknown keys in `.env` are ignored, unknown keys in `threadledger.toml` are refused.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -15,7 +17,11 @@ from threadledger.domain import limits
 from threadledger.domain.conversation import Profile, parse_profile
 from threadledger.domain.errors import FileMissing, InvalidProfile, InvalidSettings
 
+if TYPE_CHECKING:
+    from .named_backends import ConfigFile, NamedBackend
+
 BACKENDS = ("assistants", "responses", "chat")
+CONFIG_FILE = Path("threadledger.toml")
 DEFAULT_PROFILE = Path("profiles/john.toml")
 DEFAULT_MODEL = "gpt-5.5"
 """Model used if neither OPENAI_MODEL nor the profile names one. Models retire: GET /models returns `shutdown_date`.
@@ -48,6 +54,10 @@ class Settings(BaseSettings):
     backends: Annotated[tuple[str, ...], NoDecode] = Field(
         ("responses", "chat"), validation_alias="THREADLEDGER_BACKENDS"
     )
+    config: Path | None = Field(None, validation_alias="THREADLEDGER_CONFIG")
+    fallback: Literal["drop", "strict"] = Field("drop", validation_alias="THREADLEDGER_FALLBACK")
+    stream_fallback: Literal["restart", "continue"] = Field("restart", validation_alias="THREADLEDGER_STREAM_FALLBACK")
+    threads_backend: str | None = Field(None, validation_alias="THREADLEDGER_THREADS_BACKEND")
     use_assistants_api: bool | None = Field(None, validation_alias="USE_ASSISTANTS_API")
     openai_assistant_id: str | None = Field(None, validation_alias="OPENAI_ASSISTANT_ID")
     threads: Literal["conversations", "assistants", "none"] = Field(
@@ -81,14 +91,28 @@ class Settings(BaseSettings):
 
     _options: frozenset[str] = PrivateAttr(frozenset())
     """Names of the fields that were given as options."""
+    _file: Any = PrivateAttr(None)
+    """The `ConfigFile`, if there is one; its values are used for the fields in `_from_file`."""
+    _from_file: frozenset[str] = PrivateAttr(frozenset())
 
     @field_validator("backends", mode="before")
     @classmethod
     def _split(cls, given: object) -> object:
-        names = tuple(name.strip() for name in given.split(",") if name.strip()) if isinstance(given, str) else given
-        if isinstance(names, (tuple, list)) and (unknown := [name for name in names if name not in BACKENDS]):
-            raise ValueError(f"there is no backend {unknown[0]!r}: use one or more of {', '.join(BACKENDS)}")
-        return names
+        return tuple(name.strip() for name in given.split(",") if name.strip()) if isinstance(given, str) else given
+
+    @property
+    def config_file(self) -> str | None:
+        """Return the path of the configuration file that was read; None if there is none."""
+        return str(self._file.path) if self._file is not None else None
+
+    @property
+    def named(self) -> Mapping[str, NamedBackend]:
+        """Return the tables `[backends.NAME]` of `threadledger.toml`."""
+        return self._file.backends if self._file is not None else {}
+
+    def kind_of(self, backend: str) -> str:
+        """Return the kind of a backend: a built-in name is its own kind."""
+        return self.named[backend].kind if backend in self.named else backend
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -120,10 +144,24 @@ class Settings(BaseSettings):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidProfile(f"the profile {path} is not TOML ({error}): fix it, or name another file") from error
 
+    def has_own_endpoint(self, backend: str) -> bool:
+        """Return whether a backend is not reached at the provider of the settings with its key."""
+        own = self.named.get(backend)
+        return own is not None and (own.kind == "python" or own.base_url is not None or own.api_key_env is not None)
+
+    @property
+    def uses_provider(self) -> bool:
+        """Return whether a backend of the chain, or the threads, need the provider of the settings."""
+        needs_threads = self.threads != "none" and not self.has_own_endpoint(self.threads_backend or "")
+        return needs_threads or not all(map(self.has_own_endpoint, self.order))
+
     def model_for(self, backend: str, profile: Profile) -> str:
         """Return the model that a backend uses; the fallback has its own setting."""
+        named = self.named.get(backend)
+        if named is not None and (own := named.model or named.function):
+            return own
         first = self.openai_model or profile.model or DEFAULT_MODEL
-        is_fallback = backend == "chat" and self.order[:1] != ("chat",)
+        is_fallback = self.kind_of(backend) == "chat" and self.order[:1] != (backend,)
         return (self.fallback_model or first) if is_fallback else first
 
 
@@ -138,15 +176,26 @@ def load_settings(**options: Any) -> Settings:
         raise InvalidSettings(
             f"there is no setting {min(unknown)!r}: use one or more of {', '.join(Settings.model_fields)}"
         )
+    file, in_file = None, dict[str, Any]()
     try:
         given = _one_provider({key: value for key, value in options.items() if value is not None})
-        settings = Settings(**{_name(key): value for key, value in given.items()})
-        settings._options = frozenset(given)
+        path = _config_path(given)
+        if path is not None:
+            file = _read_config(path)
+            in_file = {key: value for key, value in file.settings.items() if not _is_set(key) and key not in given}
+        settings = Settings(**{_name(key): value for key, value in (in_file | given).items()})
+        settings._options, settings._file, settings._from_file = frozenset(given), file, frozenset(in_file)
         _check_provider(settings)
+        _check_backends(settings)
         return settings
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = first["loc"][0] if first["loc"] else "a setting"
+        key = next((key for key in in_file if _name(key) == name), None)
+        if file is not None and key is not None:
+            raise InvalidSettings(
+                f"{file.path}: {key} cannot be used ({first['msg'].removeprefix('Value error, ')}): see .env.example"
+            ) from None
         raise InvalidSettings(
             f"{name} cannot be used ({first['msg'].removeprefix('Value error, ')}): see .env.example"
         ) from None
@@ -165,8 +214,6 @@ def settings_alone(**options: Any) -> Settings:
 
 def origins(settings: Settings) -> dict[str, str]:
     """Return the origin of each setting, by its environment name: option, environment, .env or default."""
-    import os
-
     from dotenv import dotenv_values
 
     in_file = {name.upper() for name, value in dotenv_values(".env").items() if value}
@@ -175,8 +222,50 @@ def origins(settings: Settings) -> dict[str, str]:
     for key in Settings.model_fields:
         name = _name(key)
         place = "environment" if name in in_environment else ".env" if name in in_file else "default"
+        place = str(settings.config_file) if key in settings._from_file else place
         found[name] = "option" if key in settings._options else place
     return found
+
+
+def _config_path(given: Mapping[str, Any]) -> Path | None:
+    """Return the configuration file; None if none is named and `threadledger.toml` does not exist."""
+    named = given.get("config") or _is_set("config")
+    return Path(named) if named else CONFIG_FILE if CONFIG_FILE.is_file() else None
+
+
+def _read_config(path: Path) -> ConfigFile:
+    from .named_backends import read_config
+
+    return read_config(path, {key: "SecretStr" in str(each.annotation) for key, each in Settings.model_fields.items()})
+
+
+def _is_set(key: str) -> str:
+    """Return the value of a field in the environment or `.env`; empty if neither has it."""
+    name = _name(key)
+    values = {each.upper(): value for each, value in os.environ.items() if value}
+    if name in values or not Path(".env").is_file():
+        return values.get(name, "")
+    from dotenv import dotenv_values
+
+    return next((value for each, value in dotenv_values(".env").items() if each.upper() == name and value), "")
+
+
+def _check_backends(settings: Settings) -> None:
+    """Raise if the chain names a backend that does not exist, or if threads cannot live where the settings say."""
+    there_are = tuple(dict.fromkeys((*BACKENDS, *settings.named)))
+    unknown = [name for name in settings.backends if name not in there_are]
+    if unknown:
+        place = f"{settings.config_file}: chain" if "backends" in settings._from_file else _name("backends")
+        raise InvalidSettings(
+            f"{place} cannot be used (there is no backend {unknown[0]!r}: use one or more of {', '.join(there_are)}): "
+            "see .env.example"
+        )
+    home = settings.threads_backend
+    if home is not None and (home not in there_are or settings.kind_of(home) not in {"responses", "assistants"}):
+        raise InvalidSettings(
+            f"{_name('threads_backend')} names {home!r}, which is no backend with threads: name one of kind responses or "
+            "assistants in threadledger.toml, or unset it"
+        )
 
 
 def _one_provider(given: dict[str, Any]) -> dict[str, Any]:

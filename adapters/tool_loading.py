@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from threadledger.domain.conversation import Profile
 from threadledger.domain.errors import InvalidSettings
@@ -47,11 +48,24 @@ def load_tools(name: str, profile: Profile, *, bound: Collection[str] = ()) -> d
     return found
 
 
+def load_function(name: str, setting: str) -> Callable[..., Any]:
+    """Import the module of `module:function` and return the function. Importing the module runs its code.
+
+    Raises:
+        InvalidSettings: the module does not exist, cannot be imported, or has no such function.
+    """
+    module_name, _, wanted = name.partition(":")
+    function: Callable[..., Any] | None = getattr(_import_module(module_name, setting), wanted, None)
+    if not callable(function):
+        raise InvalidSettings(f"{setting}: {module_name} has no function {wanted!r}: define it, or name another one")
+    return function
+
+
 def _functions(profile: Profile) -> list[str]:
     return [tool["function"]["name"] for tool in profile.tools if tool["type"] == "function"]
 
 
-def _import_module(name: str) -> ModuleType:
+def _import_module(name: str, setting: str = SETTING) -> ModuleType:
     """Import an installed module or one from the working directory, which is not on a console script's path."""
     _look_into(Path.cwd())
     try:
@@ -59,11 +73,12 @@ def _import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise InvalidSettings(
-                f"{SETTING}: there is no module {name!r}: give a module's name, or the path of a .py file"
+                f"{setting}: there is no module {name!r}: give a module's name"
+                + (", or the path of a .py file" if setting == SETTING else "")
             ) from error
-        raise _broken(name, error) from error
+        raise _broken(name, error, setting) from error
     except (Exception, SystemExit) as error:
-        raise _broken(name, error) from error
+        raise _broken(name, error, setting) from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -91,6 +106,6 @@ def _look_into(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def _broken(name: str, error: BaseException) -> InvalidSettings:
+def _broken(name: str, error: BaseException, setting: str = SETTING) -> InvalidSettings:
     reason = " ".join(redact(f"{type(error).__name__}: {error}").split())
-    return InvalidSettings(f"{SETTING}: {name} cannot be imported ({reason}): fix it, or name another module")
+    return InvalidSettings(f"{setting}: {name} cannot be imported ({reason}): fix it, or name another module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,10 +17,11 @@ from .sql import Database, Factory
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation import Profile
-    from threadledger.domain.exchange import Backend, Policy, Services, ToolFunction
+    from threadledger.domain.exchange import Backend, BackendOptions, Policy, Services, ToolFunction
     from threadledger.domain.journal import Observer
     from threadledger.domain.threads import ThreadMirror
 
+    from .named_backends import Endpoints
     from .openai import Client, ThreadReader
     from .settings import Settings
 
@@ -101,21 +103,23 @@ def _services(
     from .sql import SqlMirrorHeads
 
     client = client_of(settings)
-    mirrors = _mirrors(client)
+    endpoints = _endpoints(settings, client)
+    mirrors = _mirrors(endpoints.home if endpoints is not None else client)
     always = [settings.threads] if settings.threads in mirrors else []
     return Services(
         policy=_policy(settings, profile),
-        backends=_backends(settings, client, database),
+        backends=_backends(settings, client, database, endpoints),
         mirrors=mirrors,
         mirrored_to=settings.threads,
         outbox=ThreadOutbox(mirrors, SqlMirrorHeads(database), always),
         price=_price,
+        price_at=endpoints.prices() if endpoints is not None else {},
         profile=profile,
         tools=tools,
         memory_file=MemoryLines(),
         wait=wait,
-        close=client.close,
-        aclose=client.aclose,
+        close=(endpoints or client).close,
+        aclose=(endpoints or client).aclose,
     )
 
 
@@ -128,14 +132,22 @@ def _price(model: str, input_tokens: int, output_tokens: int) -> float | None:
 def _policy(settings: Settings, profile: Profile) -> Policy:
     from threadledger.domain.exchange import Candidate, Policy
 
+    def candidate(name: str) -> Candidate:
+        own = settings.named.get(name)
+        made = Candidate(name, settings.model_for(name, profile))
+        return replace(made, timeout_seconds=own.timeout_seconds, retries=own.retries) if own is not None else made
+
     return Policy(
-        candidates=tuple(Candidate(name, settings.model_for(name, profile)) for name in settings.order),
+        candidates=tuple(map(candidate, settings.order)),
+        others=tuple(candidate(name) for name in settings.named if name not in settings.order),
         retries=settings.retries,
         timeout_seconds=settings.timeout_seconds,
         memory_last=settings.memory_last,
         memory_tokens=settings.memory_tokens,
         deadline_seconds=settings.deadline_seconds,
         while_running=settings.while_running,
+        fallback=settings.fallback,
+        stream_fallback=settings.stream_fallback,
     )
 
 
@@ -163,6 +175,11 @@ def _keep_secrets(settings: Settings) -> None:
     """Register the credentials, so that no log and no message shows them."""
     for secret in (settings.openai_api_key, settings.azure_openai_api_key, settings.azure_openai_ad_token):
         keep_secret(secret.get_secret_value() if secret is not None else None)
+    if settings.named:
+        from .named_backends import key_of
+
+        for named in settings.named.values():
+            keep_secret(key_of(named.api_key_env))
 
 
 def client_of(settings: Settings) -> Client:
@@ -188,7 +205,18 @@ def thread_reader(settings: Settings) -> ThreadReader:
     """Create a reader for threads of the provider named by the settings."""
     from .openai import ThreadReader
 
-    return ThreadReader(client_of(settings))
+    client = client_of(settings)
+    endpoints = _endpoints(settings, client)
+    return ThreadReader(endpoints.home if endpoints is not None else client)
+
+
+def _endpoints(settings: Settings, client: Client) -> Endpoints | None:
+    """Return the endpoints of named backends; None if the app names none."""
+    if not settings.named:
+        return None
+    from .named_backends import Endpoints
+
+    return Endpoints(settings, client)
 
 
 def _tools(settings: Settings, profile: Profile, given: Mapping[str, ToolFunction]) -> dict[str, ToolFunction]:
@@ -217,23 +245,40 @@ def _mirrors(client: Client) -> Mapping[str, ThreadMirror]:
     return OnFirstUse(builders if client.has_credentials else {})
 
 
-def _backends(settings: Settings, client: Client, database: Database) -> Mapping[str, Backend]:
-    def assistants() -> Backend:
+def _backends(
+    settings: Settings, client: Client, database: Database, endpoints: Endpoints | None
+) -> Mapping[str, Backend]:
+    def place(name: str) -> tuple[Client, BackendOptions, bool]:
+        """Return a backend's client, its options, and whether it answers in threads."""
+        from threadledger.domain.exchange import BackendOptions
+
+        if endpoints is None:
+            return client, BackendOptions(name), True
+        return endpoints.client(name), endpoints.options(name), endpoints.answers_in_threads(name)
+
+    def assistants(name: str) -> Backend:
         from .openai import Assistants, AssistantsBackend
         from .sql import RememberedAssistants
 
-        remembered = RememberedAssistants(database)
-        return AssistantsBackend(client, Assistants(client, remembered, settings.openai_assistant_id))
+        own, options, in_threads = place(name)
+        pinned = settings.openai_assistant_id if own is client else None  # its id is unknown elsewhere
+        made = Assistants(own, RememberedAssistants(database), pinned)
+        return AssistantsBackend(own, made, options, in_threads=in_threads)
 
-    def responses() -> Backend:
+    def responses(name: str) -> Backend:
         from .openai import ResponsesBackend
 
-        in_conversations = settings.threads == "conversations" and not settings.stateless
-        return ResponsesBackend(client, in_conversations, settings.background)
+        own, options, in_threads = place(name)
+        in_conversations = in_threads and settings.threads == "conversations" and not settings.stateless
+        return ResponsesBackend(own, in_conversations, settings.background, options)
 
-    def chat() -> Backend:
+    def chat(name: str) -> Backend:
         from .openai import ChatBackend
 
-        return ChatBackend(client)
+        return ChatBackend(*place(name)[:2])
 
-    return OnFirstUse({"assistants": assistants, "responses": responses, "chat": chat})
+    kinds = {"assistants": assistants, "responses": responses, "chat": chat}
+    builders: dict[str, Callable[[], Backend]] = {name: partial(build, name) for name, build in kinds.items()}
+    if endpoints is not None:
+        builders |= endpoints.builders(kinds)
+    return OnFirstUse(builders)

@@ -17,7 +17,7 @@ from .main import KEY, TEXT, Exit, common, complete_keys, error_message, invocat
 from .output import emit_one, note, printable, short
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from threadledger.domain.errors import AllBackendsFailed
     from threadledger.domain.exchange import Answer, AskKeywords, StartedOver, StreamPart
@@ -91,7 +91,7 @@ def show_answer(answer: Answer) -> None:
     for failure in answer.failures:
         note(f"run {short(failure.run_id)} on {failure.backend} failed: {failure.cause.value} ({failure.summary()})")
     if answer.fallback:
-        note(f"answered by fallback: {answer.backend} ({answer.model})")
+        note(f"answered by fallback: {answer.backend} ({answer.model}){_without(answer.dropped)}")
     emit_one(
         _as_json(answer), lambda console: click.echo(printable(answer.text) if sys.stdout.isatty() else answer.text)
     )
@@ -109,13 +109,19 @@ def _as_json(answer: Answer) -> dict[str, Any]:
         "failures": [failure.as_json() for failure in answer.failures],
         "version": answer.version,
         "usage": answer.usage.as_json(),
+        "dropped": list(answer.dropped),
     }
 
 
 def _unanswered(error: AllBackendsFailed) -> dict[str, Any]:
     nothing = dict.fromkeys(("answer", "backend", "model", "run_id", "version", "usage"))
     failures = [failure.as_json() for failure in error.failures]
-    return {"key": error.key, "exchange_id": error.exchange_id, **nothing, "fallback": False, "failures": failures}
+    ids = {"key": error.key, "exchange_id": error.exchange_id}
+    return {**ids, **nothing, "fallback": False, "failures": failures, "dropped": []}
+
+
+def _without(dropped: Sequence[str]) -> str:
+    return f", without {', '.join(dropped)}" if dropped else ""
 
 
 @click.command()
@@ -221,6 +227,10 @@ class _Shown:
     def __init__(self) -> None:
         self._at: tuple[str, int] | None = None
         """Run id and message number of the text printed last."""
+        self._continues = ""
+        """Id of the run that continues the printed text."""
+        self._chars = 0
+        """Number of characters of the printed text, including what the run continues."""
         self._line_begun = False
 
     def take(self, part: StreamPart) -> None:
@@ -235,7 +245,8 @@ class _Shown:
                 self._start_over(part)
             case "answer":
                 if self._at is None or self._at[0] != part.run_id:
-                    self._text(part.run_id, 0, part.text)
+                    continued = self._chars if part.run_id == self._continues else 0
+                    self._text(part.run_id, 0, part.text[continued:])
                 self._end_line()
                 self._at = None
 
@@ -244,20 +255,25 @@ class _Shown:
         if self._at is not None:
             self._end_line()
             click.echo(NOT_THE_ANSWER)
-            self._at = None
+            self._at, self._chars = None, 0
 
     def _start_over(self, part: StartedOver) -> None:
-        self.break_off()
+        self._continues = part.run_id if part.continues else ""
+        if not part.continues:
+            self.break_off()
         what = f"answering by fallback: {part.backend} ({part.model})" if part.fallback else f"retrying {part.backend}"
+        what += _without(part.dropped) + (", which continues the text" if part.continues else "")
         note(f"run {short(part.failed_run_id)} on {part.from_backend} failed: {part.reason}; {what}")
 
     def _text(self, run_id: str, message: int, text: str) -> None:
-        if self._at is not None and self._at != (run_id, message):
+        is_continued = run_id == self._continues and self._at is not None and self._at[0] != run_id
+        if self._at is not None and self._at != (run_id, message) and not is_continued:
             self._end_line()
         self._at = (run_id, message)
         click.echo(printable(text) if sys.stdout.isatty() else text, nl=False)
         sys.stdout.flush()
         self._line_begun = not text.endswith("\n")
+        self._chars += len(text)
 
     def _end_line(self) -> None:
         if self._line_begun:

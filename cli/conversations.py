@@ -204,7 +204,8 @@ def _described(kind: str, data: dict[str, Any]) -> str:
             facts = ", ".join(str(fact) for fact in (http, data["code"], data["message"]) if fact)
             return f"run {short(data['run_id'])} {data['status']}: {facts}"
         case "FallbackUsed":
-            return f"{data['from_backend']} → {data['to_backend']}: {data['reason'][:80]}"
+            without = f", without {', '.join(data['dropped'])}" if data["dropped"] else ""
+            return f"{data['from_backend']} → {data['to_backend']}{without}: {data['reason'][:80]}"
         case "ThreadLinked" | "ThreadRebuilt":
             return f"{data['backend']} thread {data['thread_id']}"
         case "ThreadLost":

@@ -59,7 +59,10 @@ MASK = "********"
 @click.option("--origin", is_flag=True, help="Also show where each value comes from.")
 @common
 def config(origin: bool) -> int:
-    """Show the effective settings. Options override the environment, which overrides .env and then defaults."""
+    """Show the effective settings.
+
+    Options override the environment, which overrides .env, then threadledger.toml, then defaults.
+    """
     from threadledger.adapters import origins
 
     settings = load_settings()
@@ -69,6 +72,10 @@ def config(origin: bool) -> int:
         name = str(field.validation_alias)
         row: dict[str, Any] = {"name": name, "value": _shown(getattr(settings, key))}
         rows.append(row | {"origin": places[name]} if origin else row)
+    for name, backend in settings.named.items():
+        shown = ", ".join(f"{key}={_shown(value)}" for key, value in backend.shown().items())
+        row = {"name": f"backends.{name}", "value": shown}
+        rows.append(row | {"origin": settings.config_file} if origin else row)
     emit_many(rows, ("name", "value", "origin") if origin else ("name", "value"))
     return Exit.DONE
 

@@ -230,7 +230,8 @@ _EARLIER = {
     "threads.delivery": (
         "CATCH_UP_ATTEMPTS_MAX Delivered LEFT_IN_THREAD bring_up is_uncertain lacking retried sent_again taken_out"
     ),
-    "threads.late_copies": "Doubt DoubtedItem open_doubts surplus",
+    "threads.doubts": "Doubt DoubtedItem",
+    "threads.late_copies": "open_doubts surplus",
     "threads.mirror": "MirrorHead MirrorHeads ThreadMirror",
     "threads.outbox": "Mend=DecideRepair Outbox=ThreadOutbox",
     "threads.thread": "Comparison Rendering ThreadItem ThreadState compare differences digest",

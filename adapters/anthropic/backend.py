@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.exchange import BackendOptions, BackendRequest
 
 from ..openai import ChatBackend, Context
 from .client import AnthropicClient
@@ -36,6 +36,7 @@ class AnthropicBackend(ChatBackend):
         name: str = "anthropic",
         max_tokens: int = MAX_TOKENS_DEFAULT,
         parameters: Mapping[str, Any] | None = None,
+        options: BackendOptions | None = None,
     ) -> None:
         """Create the backend.
 
@@ -44,15 +45,14 @@ class AnthropicBackend(ChatBackend):
             name: the backend's name in the chain and in the journal.
             max_tokens: maximum number of tokens of an answer; an answer that reaches it is incomplete.
             parameters: further fields of each request, such as `temperature`; they win over the others.
+            options: how a named backend is set, instead of `name` and `parameters`.
         """
-        super().__init__(client)
-        self.name = name
+        super().__init__(client, options or BackendOptions(name, extra=parameters or {}))
         self._max_tokens = max_tokens
-        self._parameters = dict(parameters or {})
 
     def _options(self, request: BackendRequest, messages: list[Any], deadline: float) -> dict[str, Any]:
         chat = super()._options(request, messages, deadline)
         rendered = request_of(messages, chat.get("tools", ()))
         options = {"model": request.model, "max_tokens": self._max_tokens, **rendered}
         options["timeout"] = max(deadline - time.monotonic(), 0.001)
-        return options | ({"extra_body": self._parameters} if self._parameters else {})
+        return options | {key: value for key, value in chat.items() if key == "extra_body"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
@@ -18,8 +19,11 @@ SDK_RETRIES = 0
 """Retries by the SDK: none. It repeats a POST after a timeout, which could cause a second paid request."""
 
 
+@dataclass
 class AnthropicClient(Client):
     """Hold the connection settings of the Messages API. The fields for OpenAI's organizations and Azure are ignored."""
+
+    key_name: str = "ANTHROPIC_API_KEY"
 
     @cached_property
     def sdk(self) -> Any:
@@ -62,7 +66,7 @@ class AnthropicClient(Client):
     def _settings(self) -> dict[str, Any]:
         """Return the arguments of both client classes. The key is passed, so the SDK reads none from the environment."""
         if not self.has_credentials:
-            raise ProviderRefused(Failure("error", code="missing_credentials", message="ANTHROPIC_API_KEY is not set"))
+            raise ProviderRefused(Failure("error", code="missing_credentials", message=f"{self.key_name} is not set"))
         if find_spec("anthropic") is None:
             message = "the library anthropic is not installed: pip install 'threadledger[anthropic]'"
             raise ProviderRefused(Failure("refused", code="missing_library", message=message))

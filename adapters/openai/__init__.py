@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .thread_import import ThreadReader
     from .threads import AssistantsThreads, ConversationThreads
     from .tool_definitions import tool_problems
+    from .tools import answer_calls
 
 __all__ = [
     "INSTRUCTIONS",
@@ -35,6 +36,7 @@ __all__ = [
     "ResponsesBackend",
     "Seen",
     "ThreadReader",
+    "answer_calls",
     "answer_message",
     "answered",
     "chat_messages",
@@ -75,6 +77,7 @@ if not TYPE_CHECKING:
             "thread_import": "ThreadReader",
             "threads": "AssistantsThreads ConversationThreads",
             "tool_definitions": "tool_problems",
+            "tools": "answer_calls",
         },
         _EARLIER,
     )

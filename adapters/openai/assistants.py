@@ -17,13 +17,13 @@ from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
 from threadledger.domain.effects import Call, Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest, Delta
+from threadledger.domain.exchange import BackendOptions, BackendRequest, Delta
 from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried
 from threadledger.domain.threads import is_uncertain
 
 from .assistant_setup import Assistants, shut_down_or
 from .bodies import RUN_ENDED, Context, Seen, no_answer, seen_in
-from .client import Client, Spent, call, calling, context_of, read_reply
+from .client import Client, Spent, call, calling, context_of, extra_body, read_reply
 from .folds import RunFold
 from .streams import END, Stream, closing, emit_rest, next_bytes, opened
 from .threads import (
@@ -36,8 +36,9 @@ from .threads import (
     left_there,
     thread_text,
 )
-from .tools import answer_calls, preflight, too_many_rounds
+from .tools import answer_calls, lacks, preflight, too_many_rounds
 
+KIND = "assistants"
 RUNS = "POST /threads/{thread_id}/runs"
 OUTPUTS = "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs"
 POLL_SECONDS = 1.0
@@ -77,18 +78,26 @@ class Following:
 
     def context(self, endpoint: str) -> Context:
         """Return the facts of a response about the run that are known without its body."""
-        return Context("assistants", endpoint, thread_id=self.thread_id, remote_id=self.remote_id or None)
+        return Context(KIND, endpoint, thread_id=self.thread_id, remote_id=self.remote_id or None)
 
 
 class AssistantsBackend:
     """Answer an exchange by a run in an Assistants thread."""
 
-    name = "assistants"
-    thread = "assistants"
     takes_unsent = False
 
-    def __init__(self, client: Client, assistants: Assistants) -> None:
+    def __init__(
+        self,
+        client: Client,
+        assistants: Assistants,
+        options: BackendOptions | None = None,
+        *,
+        in_threads: bool = True,
+    ) -> None:
         self._client = client
+        self._set = options = options or BackendOptions(KIND)
+        self.name, self.endpoint = options.name, options.endpoint
+        self.thread = "assistants" if in_threads else None
         self._assistants = assistants
         self._runs = ThreadRuns(client)
         self._threads = AssistantsThreads(client)
@@ -102,11 +111,16 @@ class AssistantsBackend:
         return self._assistants.pinned
 
     def preflight(self, request: BackendRequest) -> Failure | None:
-        return preflight(self.name, request, pinned=bool(self._assistants.pinned))
+        return preflight(KIND, request, pinned=bool(self._assistants.pinned), is_home=self._set.is_home)
+
+    def lacks(self, request: BackendRequest) -> list[str]:
+        found = lacks(KIND, request, self._set.is_home)
+        return [name for name in found if not (self._assistants.pinned and name.startswith("tool:"))]
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
         deadline = time.monotonic() + request.timeout_seconds
-        thread_id = request.thread_id if not request.apart else (yield from self._own_thread(request))
+        is_apart = request.apart or self.thread is None
+        thread_id = request.thread_id if not is_apart else (yield from self._own_thread(request))
         if thread_id is None:
             raise ProviderRefused(Failure("error", message="there is no thread to run in"))
         known = yield from found_answer(request)
@@ -157,7 +171,7 @@ class AssistantsBackend:
         options: dict[str, Any] = {
             "assistant_id": assistant_id,
             "metadata": {EXCHANGE_ID: request.exchange_id, RUN_ID: request.run_id},
-        }
+        } | extra_body(self._set)
         if request.stream:
             return (
                 yield from self._listen(

@@ -16,12 +16,12 @@ from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.effects import Effects
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.exchange import BackendOptions, BackendRequest
 from threadledger.domain.failures import Failure
 
 from .bodies import Context, Seen, answer_text, no_answer
-from .client import Client, Spent, call, calling, context_of, read_reply
-from .tools import answer_calls, offered_tools, preflight, too_many_rounds, unknown_calls
+from .client import Client, Spent, call, calling, context_of, extra_body, read_reply
+from .tools import answer_calls, lacks, offered_tools, preflight, too_many_rounds, unknown_calls
 
 ENDPOINT = "POST /chat/completions"
 
@@ -29,21 +29,25 @@ ENDPOINT = "POST /chat/completions"
 class ChatBackend:
     """Answer an exchange by Chat Completions."""
 
-    name = "chat"
     thread = None
     takes_unsent = False
     _resource = "chat.completions"
     _context = Context("chat", ENDPOINT)
     _streaming: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, options: BackendOptions | None = None) -> None:
         self._client = client
+        self._set = options = options or BackendOptions(self._context.backend)
+        self.name, self.endpoint = options.name, options.endpoint
 
     def load(self) -> None:
         self._client.load(self._resource)
 
     def preflight(self, request: BackendRequest) -> Failure | None:
-        return preflight(self._context.backend, request)
+        return preflight(self._context.backend, request, is_home=self._set.is_home)
+
+    def lacks(self, request: BackendRequest) -> list[str]:
+        return lacks(self._context.backend, request, self._set.is_home)
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
         spent = Spent()
@@ -106,7 +110,7 @@ class ChatBackend:
             "messages": messages,
             "timeout": max(deadline - time.monotonic(), 0.001),
         }
-        return options | ({"tools": tools} if tools else {})
+        return options | ({"tools": tools} if tools else {}) | extra_body(self._set)
 
     def _too_late(self, request: BackendRequest) -> Failure:
         message = f"the stream had not ended after {round(request.timeout_seconds, 1):g} seconds"

@@ -25,6 +25,8 @@ from .bodies import Context, Seen, read_body
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
+    from threadledger.domain.exchange import BackendOptions
+
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
 SDK_RETRIES = 0
@@ -48,6 +50,8 @@ class Client:
     azure_deployment: str | None = None
     api_version: str | None = None
     azure_ad_token: str | None = field(default=None, repr=False)
+    key_name: str = "OPENAI_API_KEY"
+    """Name of the setting or variable that has the key."""
 
     def __post_init__(self) -> None:
         keep_secret(self.api_key)
@@ -129,8 +133,7 @@ class Client:
         """Return the arguments of both client classes. All credentials are passed, so the SDK reads none from the
         environment."""
         if not self.has_credentials:
-            name = "AZURE_OPENAI_API_KEY" if self.azure_endpoint else "OPENAI_API_KEY"
-            raise _missing(name)
+            raise _missing("AZURE_OPENAI_API_KEY" if self.azure_endpoint else self.key_name)
         _quieten()
         shared: dict[str, Any] = {
             "organization": self.organization,
@@ -146,6 +149,11 @@ class Client:
         door = {"azure_ad_token": self.azure_ad_token} if self.azure_ad_token else {"api_key": self.api_key}
         place = {"azure_endpoint": self.azure_endpoint, "azure_deployment": self.azure_deployment}
         return shared | door | place | {"api_version": self.api_version}
+
+
+def extra_body(options: BackendOptions) -> dict[str, Any]:
+    """Return the argument of an SDK call that adds the parameters of a named backend."""
+    return {"extra_body": dict(options.extra)} if options.extra else {}
 
 
 class RedirectRefused(Exception):

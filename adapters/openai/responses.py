@@ -9,6 +9,7 @@ A response is streamed or not, with an open connection or in the background (`Re
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,42 +19,53 @@ from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
 from threadledger.domain.effects import Call, Effects, Pause
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendRequest
+from threadledger.domain.exchange import BackendOptions, BackendRequest
 from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried
 from threadledger.domain.memory import response_items
 
 from .bodies import Context, Seen, no_answer
-from .client import Client, Spent, call, calling, context_of, read_reply
+from .client import Client, Spent, call, calling, context_of, extra_body, read_reply
 from .folds import ResponseFold
 from .objects import fetched
 from .streams import closing, emit_rest, followed, opened
 from .threads import found_answer, is_there, left_there
-from .tools import answer_calls, preflight, response_tools, too_many_rounds, tool_call
+from .tools import answer_calls, lacks, preflight, response_tools, too_many_rounds, tool_call
 
 
 class ResponsesBackend:
     """Answer an exchange by the Responses API."""
 
-    name = "responses"
     takes_unsent = True
 
-    def __init__(self, client: Client, in_conversations: bool = True, background: bool = False) -> None:
+    def __init__(
+        self,
+        client: Client,
+        in_conversations: bool = True,
+        background: bool = False,
+        options: BackendOptions | None = None,
+    ) -> None:
         """Create the backend.
 
         Args:
             client: the connection to the provider.
             in_conversations: use the linked Conversation as the thread.
             background: create responses in the background; they are polled without an open connection and can be cancelled.
+            options: its name and settings of its own.
         """
         self._client = client
-        self._making = ResponseMaker(client, background)
+        self._set = options = options or BackendOptions(KIND)
+        self._making = ResponseMaker(client, background, extra_body(options))
+        self.name, self.endpoint = options.name, options.endpoint
         self.thread = "conversations" if in_conversations else None
 
     def load(self) -> None:
         self._client.load("responses")
 
     def preflight(self, request: BackendRequest) -> Failure | None:
-        return preflight(self.name, request)
+        return preflight(KIND, request, is_home=self._set.is_home)
+
+    def lacks(self, request: BackendRequest) -> list[str]:
+        return lacks(KIND, request, self._set.is_home)
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
         known = yield from found_answer(request)
@@ -119,6 +131,7 @@ def _calls_found(request: BackendRequest) -> list[ToolCall]:
     ]
 
 
+KIND = "responses"
 ENDPOINT = "POST /responses"
 RESPONSE = "GET /responses/{response_id}"
 POLL_SECONDS = 1.0
@@ -156,15 +169,16 @@ class ResponseTask:
     @property
     def context(self) -> Context:
         """Return the facts of each response that are known without its body."""
-        return Context("responses", self.endpoint, thread_id=self.conversation)
+        return Context(KIND, self.endpoint, thread_id=self.conversation)
 
 
 class ResponseMaker:
     """Create responses and wait for their end."""
 
-    def __init__(self, client: Client, background: bool) -> None:
+    def __init__(self, client: Client, background: bool, body: Mapping[str, Any]) -> None:
         self._client = client
         self._background = background
+        self._body = body
 
     def response(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[Seen]:
         """Create a response and wait until it has ended, completed or not.
@@ -227,7 +241,7 @@ class ResponseMaker:
             options["instructions"] = request.profile.instructions
         if asked.tools:
             options["tools"] = asked.tools
-        return options
+        return options | dict(self._body)
 
     def _listen(self, asked: ResponseTask, opening: Call, number: int) -> Effects[tuple[Seen, str]]:
         """Follow a stream and pass on its text.

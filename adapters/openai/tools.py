@@ -134,7 +134,32 @@ def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
         return f"[the tool failed: {type(error).__name__}: {redact(str(error))}]"
 
 
-def preflight(backend: str, request: BackendRequest, pinned: bool = False) -> Failure | None:
+def lacks(kind: str, request: BackendRequest, is_home: bool = True) -> list[str]:
+    """Return what of the request a backend of this kind does not have: `tool:TYPE`, and `part:file` away from home.
+
+    Files exist at one endpoint only, so neither their ids nor tools that name them are sent to another (`is_home`).
+    """
+    found = [f"tool:{tool_type}" for tool_type in _types_lacking(kind, request, is_home)]
+    if is_home:
+        return found
+    from threadledger.domain.exchange import has_stored_file
+
+    return [*found, "part:file"] if has_stored_file(request.memory) else found
+
+
+def _types_lacking(kind: str, request: BackendRequest, is_home: bool) -> list[str]:
+    taken = HOSTED_TOOLS.get(kind, frozenset()) | {"function"}
+    tools = _tools_of(request.profile)
+    found = {str(tool.get("type")) for tool in tools if tool.get("type") not in taken}
+    if tools and not is_home:
+        from threadledger.domain.exchange import names_stored_file
+
+        hosted = (tool for tool in tools if tool.get("type") != "function")
+        found |= {str(tool.get("type")) for tool in hosted if names_stored_file(tool)}
+    return sorted(found)
+
+
+def preflight(backend: str, request: BackendRequest, pinned: bool = False, *, is_home: bool = True) -> Failure | None:
     """Return the first problem of a request as a failure with status `refused`; None if there is none.
 
     The instructions and tools of a pinned assistant are not checked, because the profile does not define them.
@@ -143,7 +168,11 @@ def preflight(backend: str, request: BackendRequest, pinned: bool = False) -> Fa
         return _refused(Cause.EMPTY_MEMORY, "there is no message to answer")
     if pinned:
         return None
-    return _instructions(backend, request) or _number_of_tools(backend, request) or _kinds_of_tools(backend, request)
+    return (
+        _instructions(backend, request)
+        or _number_of_tools(backend, request)
+        or _kinds_of_tools(backend, request, is_home)
+    )
 
 
 def _instructions(backend: str, request: BackendRequest) -> Failure | None:
@@ -167,14 +196,15 @@ def _number_of_tools(backend: str, request: BackendRequest) -> Failure | None:
     return _refused(Cause.TOO_MANY_TOOLS, f"there are {len(offered)} tools, but {backend} accepts at most {allowed}")
 
 
-def _kinds_of_tools(backend: str, request: BackendRequest) -> Failure | None:
-    taken = HOSTED_TOOLS[backend] | {"function"}
-    others = sorted({str(tool.get("type")) for tool in _tools_of(request.profile)} - taken)
+def _kinds_of_tools(backend: str, request: BackendRequest, is_home: bool) -> Failure | None:
+    others = _types_lacking(backend, request, is_home)
     if not others:
         return None
-    message = (
-        f"{backend} does not accept tools of type {', '.join(map(repr, others))}: use one of {', '.join(sorted(taken))}"
-    )
+    named = ", ".join(map(repr, others))
+    taken = HOSTED_TOOLS.get(backend, frozenset()) | {"function"}
+    message = f"{backend} does not accept tools of type {named}: use one of {', '.join(sorted(taken))}"
+    if taken.issuperset(others):
+        message = f"tools of type {named} name files that are stored at another endpoint: remove them from the profile"
     return _refused(Cause.TOOL_NOT_SUPPORTED, message)
 
 

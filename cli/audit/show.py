@@ -18,17 +18,9 @@ if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger, ShownMemory
 
 FACTS = (
-    *("key", "backend", "model", "attempt", "started_at", "duration_seconds", "status", "code", "type", "message"),
-    *(
-        "http_status",
-        "request_id",
-        "remote_run_id",
-        "thread_id",
-        "memory_version",
-        "memory_rule",
-        "rerun_of",
-        "details",
-    ),
+    *("key", "backend", "model", "endpoint", "dropped", "attempt", "started_at", "duration_seconds", "status", "code"),
+    *("type", "message", "http_status", "request_id", "remote_run_id", "thread_id", "memory_version", "memory_rule"),
+    *("rerun_of", "continues_run_id", "continued_chars", "details"),
 )
 
 HASH_CHARS = 12
@@ -80,6 +72,9 @@ def _as_json(ledger: Ledger, run: RunRecord, folded: Exchanges) -> dict[str, Any
         "group": GroupName.of(run.failure, run.backend).id if run.failure is not None else None,
         "rerun": _rerun(run, exchange.answered_by),
         "exchange": [_step_as_json(each) for each in exchange.runs],
+        "dropped": list(run.dropped),
+        "continues_run_id": run.continues_run_id,
+        "continued_chars": run.continued_chars or None,
     }
 
 
@@ -99,6 +94,8 @@ def _step_as_json(run: RunRecord) -> dict[str, Any]:
         "duration_seconds": run.duration_seconds,
         "rerun_of": run.rerun_of,
         "shadow": run.shadow,
+        "endpoint": run.endpoint,
+        "dropped": list(run.dropped),
     }
 
 
@@ -154,6 +151,9 @@ def _draw(console: Console, thing: dict[str, Any], advice: str) -> None:
     if "memory" in thing:
         console.print()
         _draw_memory(console, thing["memory"])
+        if thing["continues_run_id"]:
+            continued = f"{thing['continued_chars']} characters that run {short(thing['continues_run_id'])} had said"
+            console.print(Text(f"\nand after it the first {continued}, with the instruction to continue them"))
 
 
 def _facts(thing: dict[str, Any]) -> Any:
@@ -162,8 +162,9 @@ def _facts(thing: dict[str, Any]) -> Any:
 
     facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for name in FACTS:
-        if thing[name] not in (None, {}, ""):
-            facts.add_row(Text(name.replace("_", " "), style="dim"), Text(printable(str(thing[name]))))
+        value = ", ".join(thing[name]) if name == "dropped" else thing[name]
+        if value not in (None, {}, ""):
+            facts.add_row(Text(name.replace("_", " "), style="dim"), Text(printable(str(value))))
     if thing["profile_hash"]:
         profile = thing["profile"] or {"name": "(not in this ledger)", "model": None, "tools": []}
         parts = [profile["name"], profile["model"], ", ".join(profile["tools"]), thing["profile_hash"][:HASH_CHARS]]

@@ -31,6 +31,9 @@ def examined_online(settings: Settings) -> Iterator[Checked]:
     from threadledger.domain.errors import ProviderRefused
 
     client = client_of(settings)
+    if not settings.uses_provider:
+        yield Checked("provider", "the provider was not called: no backend uses it")
+        return
     if not client.has_credentials:
         yield Checked("provider", "the provider was not called: no key is set")
         return
@@ -47,7 +50,8 @@ def examined_online(settings: Settings) -> Iterator[Checked]:
         if profile is None:
             return  # the profile check reports that it cannot be read
         yield from check_models(settings, profile, look, models, on_azure)
-        if "assistants" in settings.order or settings.threads == "assistants":
+        here = [name for name in settings.order if not settings.has_own_endpoint(name)]
+        if "assistants" in here or (settings.threads == "assistants" and settings.threads_backend is None):
             yield from check_assistant(settings, profile, look, models)
     finally:
         look.close()
@@ -62,6 +66,8 @@ def check_models(
     """
     wanted: dict[str, list[str]] = {}
     for backend in settings.order:
+        if settings.has_own_endpoint(backend):
+            continue  # another provider has another list
         if backend != "assistants" or settings.openai_assistant_id is None:
             wanted.setdefault(settings.model_for(backend, profile), []).append(backend)
     for model, backends in wanted.items():

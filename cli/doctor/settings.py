@@ -59,7 +59,9 @@ def check_key(settings: Settings) -> Iterator[Checked]:
     on_azure = settings.azure_openai_endpoint is not None
     name = "AZURE_OPENAI_API_KEY" if on_azure else "OPENAI_API_KEY"
     key = settings.azure_openai_api_key if on_azure else settings.openai_api_key
-    if not client_of(settings).has_credentials:
+    if not settings.uses_provider:
+        yield Checked("key", "no backend uses the provider of the settings")
+    elif not client_of(settings).has_credentials:
         yield Checked(
             "key",
             f"{name} is not set: messages are journaled, but the provider cannot be called and no thread is mirrored",
@@ -86,7 +88,7 @@ def check_backends(settings: Settings) -> Iterator[Checked]:
             "set THREADLEDGER_BACKENDS=responses,chat",
         )
         return
-    shut_down = "assistants" in order and _is_openai(settings)
+    shut_down = "assistants" in order and not settings.has_own_endpoint("assistants") and _is_openai(settings)
     unused_assistant = settings.openai_assistant_id is not None and "assistants" not in order
     if shut_down:
         why = (
@@ -107,9 +109,23 @@ def check_backends(settings: Settings) -> Iterator[Checked]:
         yield Checked("backends", f"tried in this order: {', '.join(order)}")
 
 
+def check_named_backends(settings: Settings) -> Iterator[Checked]:
+    """Check that each backend of `threadledger.toml` has its key, and that a function of the app can be imported."""
+    from threadledger.adapters import problem_of_backend
+
+    for name, backend in settings.named.items():
+        problem = problem_of_backend(backend)
+        used = "" if name in settings.order else "; it is not in the chain"
+        if problem is not None:
+            yield Checked("backends", f"{name}: {problem[0]}{used}", problem[1])
+        else:
+            where = backend.function or backend.base_url or "the provider of the settings"
+            yield Checked("backends", f"{name} is a backend of kind {backend.kind} at {where}{used}")
+
+
 def check_threads(settings: Settings) -> Iterator[Checked]:
     """Check that the kind of thread that memory is mirrored to still exists."""
-    if settings.threads == "assistants" and _is_openai(settings):
+    if settings.threads == "assistants" and settings.threads_backend is None and _is_openai(settings):
         yield Checked(
             "threads",
             f"THREADLEDGER_THREADS is assistants, but OpenAI shut down its threads on {ASSISTANTS_SHUT_DOWN}: "
@@ -139,6 +155,7 @@ SETTINGS_CHECKS = {
     "address": check_address,
     "key": check_key,
     "backends": check_backends,
+    "named backends": check_named_backends,
     "threads": check_threads,
     "time": check_time,
 }

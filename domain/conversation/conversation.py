@@ -27,7 +27,7 @@ from .state import ConversationState, OpenRun, evolve
 
 E = TypeVar("E", bound=e.Event)
 
-_NOT_STORED_OF_PLAN = {"timeout_seconds", "fallback_reason"}
+_NOT_STORED_OF_PLAN = {"timeout_seconds", "fallback_reason", "dropped"}
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,7 @@ class Conversation:
                 from_backend=from_backend,
                 to_backend=plan.backend,
                 reason=plan.fallback_reason,
+                dropped=list(plan.dropped),
             )
 
     def complete_run(
@@ -441,6 +442,12 @@ class RunPlan:
     """Whether the run is for inspection only: see `RunStarted.shadow`."""
     fallback_reason: str = ""
     """Why the previous backend was given up; stored in `FallbackUsed` if there was one."""
+    dropped: tuple[str, ...] = ()
+    """What the backend is not given because it does not have it; stored in `FallbackUsed` too."""
+    endpoint: str | None = None
+    continues_run_id: str | None = None
+    continued_chars: int = 0
+    """The run whose streamed text this run continues, and how long it is: see `RunStarted`."""
 
 
 SUPERSEDED_TOO = "its run's answer was superseded by a rerun's"

@@ -162,6 +162,12 @@ class RunStarted(Event):
     """Whether the run bypasses the linked thread, although the backend uses threads: its memory is sent whole."""
     shadow: bool = False
     """Whether the run is for inspection only: it answers, opens and closes no exchange, and adds nothing to memory."""
+    endpoint: str | None = None
+    """Where the backend is reached, without secrets; stored if the app names backends of its own."""
+    continues_run_id: str | None = None
+    """Id of the failed run whose streamed text this run continues: its answer begins with that text."""
+    continued_chars: int = 0
+    """Number of characters of that text, including what the failed run itself continued."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +228,8 @@ class FallbackUsed(Event):
     from_backend: str
     to_backend: str
     reason: str
+    dropped: list[str] = field(default_factory=list)
+    """What the next backend is not given, because it does not have it: `tool:TYPE`, `part:TYPE`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -37,6 +37,11 @@ class RunRecord:
     supersedes_run_id: str | None = None
     apart: bool = False
     shadow: bool = False
+    endpoint: str | None = None
+    continues_run_id: str | None = None
+    continued_chars: int = 0
+    dropped: Sequence[str] = ()
+    """What the backend was not given, as the fallback to it recorded."""
     ended_at: datetime | None = None
     completed: e.RunCompleted | None = None
     failure: Failure | None = None
@@ -61,6 +66,8 @@ class ExchangeRecord:
     runs: list[RunRecord] = field(default_factory=list)
     abandoned: bool = False
     answered_by: str | None = None
+    taken_over: e.FallbackUsed | None = None
+    """The newest fallback."""
 
     def last(self, shadow: bool = False) -> RunRecord | None:
         """Return the last run that tried to answer the exchange, or the last shadow run; None if there is none."""
@@ -110,6 +117,7 @@ def fold_exchanges(events: Iterable[e.Event], folded: Exchanges | None = None) -
                 run.duration_seconds = event.duration_seconds
             case e.FallbackUsed() if (run := folded.runs.get(event.failed_run_id)) is not None:
                 run.next = "fallback"
+                folded.by_id[run.exchange_id].taken_over = event
             case e.ExchangeAbandoned() if (abandoned := folded.by_id.get(event.exchange_id)) is not None:
                 abandoned.abandoned = True
                 last = abandoned.last()
@@ -131,6 +139,7 @@ def recorded_failure(run: RunRecord, exchange: ExchangeRecord) -> RecordedFailur
         at=run.ended_at or run.started_at,
         backend=run.backend,
         model=run.model,
+        endpoint=run.endpoint,
         attempt=run.attempt,
         facts=facts,
         cause=cause,
@@ -196,6 +205,11 @@ def _started(folded: Exchanges, event: e.RunStarted) -> None:
     values = vars(event)
     shared = {name: values[name] for name in _SHARED}
     run = RunRecord(key=key, started_at=event.timestamp, version=event.originator_version, **shared)
+    fallback = exchange.taken_over
+    if fallback is not None and previous is not None and fallback.to_backend == run.backend:
+        is_next = fallback.failed_run_id == previous.run_id
+        is_retry = run.attempt > 1 and (previous.backend, previous.rerun_of) == (run.backend, run.rerun_of)
+        run.dropped = fallback.dropped if is_next else previous.dropped if is_retry else ()
     exchange.runs.append(run)
     folded.runs[event.run_id] = run
 

@@ -6,13 +6,14 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .answer import Answer, Delta, StartedOver, StreamPart, ToolUse, recorded_answer
-    from .backend import Backend, BackendRequest, ToolFunction
+    from .backend import Backend, BackendOptions, BackendRequest, ToolFunction
     from .conversing import Conversing
     from .exchange import Exchange
+    from .omissions import has_stored_file, names_stored_file
     from .options import AskKeywords, ExchangeOptions
     from .policy import Candidate, Policy, may_be_retried, reason_of
     from .recorded_tools import FAILED, not_bound, only_harmless, tools_on_record
-    from .runs import Mode
+    from .runs import Mode, failure_of_error
     from .services import Services, Turns
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Answer",
     "AskKeywords",
     "Backend",
+    "BackendOptions",
     "BackendRequest",
     "Candidate",
     "Conversing",
@@ -34,7 +36,10 @@ __all__ = [
     "ToolFunction",
     "ToolUse",
     "Turns",
+    "failure_of_error",
+    "has_stored_file",
     "may_be_retried",
+    "names_stored_file",
     "not_bound",
     "only_harmless",
     "reason_of",
@@ -47,13 +52,14 @@ if not TYPE_CHECKING:
         __name__,
         {
             "answer": "Answer Delta StartedOver StreamPart ToolUse recorded_answer",
-            "backend": "Backend BackendRequest ToolFunction",
+            "backend": "Backend BackendOptions BackendRequest ToolFunction",
             "conversing": "Conversing",
             "exchange": "Exchange",
+            "omissions": "has_stored_file names_stored_file",
             "options": "AskKeywords ExchangeOptions",
             "policy": "Candidate Policy may_be_retried reason_of",
             "recorded_tools": "FAILED not_bound only_harmless tools_on_record",
-            "runs": "Mode",
+            "runs": "Mode failure_of_error",
             "services": "Services Turns",
         },
     )

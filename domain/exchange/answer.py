@@ -1,7 +1,7 @@
 """Define what a caller receives while an exchange is in progress: pieces of text, notices, and the answer.
 
 The pieces of one message of one run, joined, are that message's text. The `Answer` comes last, when it is journaled; all
-pieces before a `StartedOver` belong to a run that failed.
+pieces before a `StartedOver` belong to a run that failed, and are part of the answer only if it `continues` them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True)
 class StartedOver:
-    """Represent the start of another run after a failed one, whose streamed text is not the answer."""
+    """Represent the start of another run after a failed one, whose streamed text is not the answer.
+
+    With `continues`, it is the beginning of the answer.
+    """
 
     failed_run_id: str
     run_id: str
@@ -54,6 +57,10 @@ class StartedOver:
     fallback: bool
     """Whether another backend has taken over; otherwise the same backend retries."""
     from_backend: str = ""
+    dropped: Sequence[str] = ()
+    """What the backend is not given, because it does not have it: `tool:TYPE`, `part:TYPE`."""
+    continues: bool = False
+    """Whether the text of the failed run is kept: the pieces that follow continue it."""
     type: Literal["started_over"] = "started_over"
 
 
@@ -72,6 +79,8 @@ class Answer:
     failures: Sequence[RecordedFailure] = ()
     version: int = 0
     usage: Usage = field(default_factory=Usage)
+    dropped: Sequence[str] = ()
+    """What the backend was not given, because it does not have it: `tool:TYPE`, `part:TYPE`."""
     type: Literal["answer"] = "answer"
     """Type name that distinguishes the parts of a stream."""
 
@@ -105,4 +114,5 @@ def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | No
         failures=exchange.failures(),
         version=answers[-1].originator_version,
         usage=Usage(*(usage.get(each.name, 0) for each in fields(Usage))),
+        dropped=tuple(run.dropped),
     )

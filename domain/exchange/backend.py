@@ -47,6 +47,20 @@ class BackendRequest:
     """Whether the request is answered outside the conversation's linked thread, from its memory alone."""
 
 
+@dataclass(frozen=True)
+class BackendOptions:
+    """Describe how the app names and sets a backend."""
+
+    name: str
+    """Name in the chain and in stored events."""
+    endpoint: str | None = None
+    """Base URL that is stored with each run; None stores none."""
+    is_home: bool = True
+    """Whether the endpoint is the one where threads and files are stored; no id of one is sent to another endpoint."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that every request contains in addition."""
+
+
 class Backend(Protocol):
     """Answer exchanges with a model."""
 
@@ -61,6 +75,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def endpoint(self) -> str | None:
+        """Return where the backend is reached, without secrets; it is stored with each run. Optional: None is not stored."""
+        return None
+
+    @property
     def takes_unsent(self) -> bool:
         """Return whether unsent items are sent with the request; otherwise they are mirrored to the thread first."""
         ...
@@ -70,6 +89,13 @@ class Backend(Protocol):
 
         A backend without this method needs nothing.
         """
+
+    def lacks(self, request: BackendRequest) -> Sequence[str]:
+        """Return what of the request the backend does not have: `tool:TYPE` for hosted tools, `part:TYPE` for message parts.
+
+        A fallback is called without it. A backend without this method takes everything.
+        """
+        return ()
 
     def preflight(self, request: BackendRequest) -> Failure | None:
         """Return the failure that the provider would report, without calling it, or None if there is none."""

@@ -42,13 +42,13 @@ def answered_by_a_backend(policy: Policy, pace: Pace, runs: Runs) -> Effects[Ans
         later = policy.candidates[number:]
         refusal = pace.refusal(candidate, later)
         if refusal is not None:
-            skipped = yield from runs.start(candidate, 1, pace.attempt_seconds())
+            skipped = yield from runs.start(candidate, 1, pace.attempt_seconds(candidate))
             yield from runs.fail(skipped, refusal)
             pace.give_up(refusal)
             continue
         failed: Counter[Cause] = Counter()
         while True:
-            run = yield from runs.start(candidate, failed.total() + 1, pace.attempt_seconds())
+            run = yield from runs.start(candidate, failed.total() + 1, pace.attempt_seconds(candidate))
             outcome = yield from runs.call(run)
             if isinstance(outcome, Completion):
                 pace.record_end(candidate, None)

@@ -63,14 +63,15 @@ class ExchangeOptions:
             if self.backend not in services.backends:
                 there_are = ", ".join(services.backends) or "none"
                 raise InvalidInput(f"there is no backend {self.backend!r}; available backends: {there_are}")
-            # Its own model, else the first one's.
-            usual = sorted(candidates, key=lambda each: each.backend != self.backend)
-            known = model or next((each.model for each in usual), services.profile.model)
-            if known is None:
-                raise InvalidInput(f"no model is known for the backend {self.backend!r}: specify one with model")
-            candidates = (Candidate(self.backend, known),)
+            usual = (*candidates, *services.policy.others)
+            candidates = tuple(each for each in usual if each.backend == self.backend)
+            if not candidates:  # its model is the first one's
+                known = model or next((each.model for each in usual), services.profile.model)
+                if known is None:
+                    raise InvalidInput(f"no model is known for the backend {self.backend!r}: specify one with model")
+                candidates = (Candidate(self.backend, known),)
         if model is not None:
-            candidates = tuple(Candidate(each.backend, model) for each in candidates)
+            candidates = tuple(replace(each, model=model) for each in candidates)
         return replace(services.policy, candidates=candidates)
 
     def _profile(self, services: Services) -> Profile:

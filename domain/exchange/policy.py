@@ -29,6 +29,10 @@ class Candidate:
 
     backend: str
     model: str
+    timeout_seconds: float | None = None
+    """Limit of one attempt on this backend; None uses the policy's limit."""
+    retries: int | None = None
+    """Number of attempts after the first on this backend; None uses the policy's number."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ class Policy:
     """Limit of all attempts and pauses together."""
     while_running: str = "reject"
     """What happens to a second question while a run is open: `reject`, `queue` or `interrupt`."""
+    fallback: str = "drop"
+    """What a fallback does without the tools that it lacks: `drop` calls it without them, `strict` refuses."""
+    stream_fallback: str = "restart"
+    """What a run does after a stream that broke: `restart` answers again, `continue` continues the text."""
+    others: tuple[Candidate, ...] = ()
+    """Backends that are called only if they are asked for by name."""
 
 
 RETRIES_BY_CAUSE: Mapping[Cause, int] = {
@@ -85,9 +95,9 @@ class Pace:
         self._out_of_time = False
         self._reason = ""
 
-    def attempt_seconds(self) -> float:
-        """Return the time limit of an attempt that starts now: the policy's limit, or the time until the deadline."""
-        return min(self._policy.timeout_seconds, self._left())
+    def attempt_seconds(self, candidate: Candidate) -> float:
+        """Return the time limit of an attempt that starts now: the backend's limit, or the time until the deadline."""
+        return min(candidate.timeout_seconds or self._policy.timeout_seconds, self._left())
 
     def has_no_time(self, after: float = 0.0) -> bool:
         """Return whether too little time is left for another attempt after a pause of some seconds."""
@@ -103,7 +113,7 @@ class Pace:
         if self._health is None:
             return None
         at = self._health.now()
-        cooling = self._health.enter(candidate.backend, at, self.attempt_seconds())
+        cooling = self._health.enter(candidate.backend, at, self.attempt_seconds(candidate))
         is_last_resort = all(self._health.cooling(each.backend, at) is not None for each in later)
         return None if is_last_resort or cooling is None else cooling.refusal()
 
@@ -124,7 +134,8 @@ class Pace:
         `failed` counts the failures of this backend in this exchange by cause, the last one included.
         """
         self.give_up(failure)
-        if not may_be_retried(failure, failed, self._policy.retries) or self.refusal(candidate, later) is not None:
+        retries = candidate.retries if candidate.retries is not None else self._policy.retries
+        if not may_be_retried(failure, failed, retries) or self.refusal(candidate, later) is not None:
             return None
         pause = pause_before_retry(failed.total(), failure, self._random)
         if (later and pause > WAIT_BEFORE_FALLBACK_SECONDS) or self.has_no_time(after=pause):

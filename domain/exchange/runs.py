@@ -13,7 +13,7 @@ from ..conversation.events import MessageJournaled
 from ..conversation.messages import Source
 from ..effects import Emit, ListenerLeft, Pause, attended, work
 from ..errors import Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused, StoreUnavailable
-from ..failures import Cause, Failure, diagnose
+from ..failures import Cause, Failure, diagnose, whole_text
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
 from .answer import Answer, Delta, StartedOver
 from .backend import BackendRequest
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..journal import Journal
     from ..memory import Memory
     from ..threads import PreparedThread
-    from .backend import ToolFunction
+    from .backend import Backend, ToolFunction
     from .policy import Candidate, Policy
     from .services import Services
 
@@ -85,7 +85,9 @@ class Run:
     candidate: Candidate
     plan: RunPlan
     memory: Memory
-    tools: Mapping[str, ToolFunction]
+    """The recorded view of the memory, whatever of it the backend is shown."""
+    asked: BackendRequest
+    """What the backend is to answer, without its thread."""
     began: float
     """Monotonic time at which the run was recorded."""
     called: float | None = None
@@ -98,6 +100,9 @@ class Run:
     """Why the run failed, once this is recorded."""
     partial: list[str] = field(default_factory=list)
     """Text that was streamed so far."""
+    said: str = ""
+    """Text of failed runs that this run continues."""
+    has_called_tools: bool = False
 
     @property
     def duration_seconds(self) -> float:
@@ -275,6 +280,8 @@ class Runs:
             self._records = ShadowRecords(journal, key, exchange_id, mode)
         self._failed: Run | None = None
         self._must_be_open = not mode.again
+        self._said = ("", "")
+        """Text that the next run continues, and the id of the run that said its end; both empty if it starts again."""
         self.current: Run | None = None
         """The newest run."""
         self.made: list[str] = []
@@ -368,6 +375,8 @@ class Runs:
         is_ours = yield from work(record)
         run.failure = failure
         self._failed = run
+        if self._policy.stream_fallback == "continue":
+            self._said = self._said_so_far(run, failure)
         if not is_ours:
             raise NoFurtherRuns
 
@@ -385,12 +394,24 @@ class Runs:
     def _started(self, candidate: Candidate, attempt: int, timeout_seconds: float) -> Run:
         backend = self._services.backends[candidate.backend]
         getattr(backend, "load", _load_nothing)()  # optional, because backends of apps may not have it
-        tools = self._mode.tools() if self._mode.tools is not None else self._services.tools
         left = self._left_thread(candidate)
         memory = self._memory(candidate, left)
+        request = BackendRequest(
+            key=self._key,
+            exchange_id=self._exchange_id,
+            run_id="",
+            model=candidate.model,
+            profile=self._services.profile,
+            memory=memory,
+            timeout_seconds=timeout_seconds,
+            tools=self._mode.tools() if self._mode.tools is not None else self._services.tools,
+            stream=self._stream,
+        )
+        dropped = self._dropped(candidate, backend, request)
         plan = RunPlan(
             backend=candidate.backend,
             model=candidate.model,
+            endpoint=getattr(backend, "endpoint", None),
             attempt=attempt,
             timeout_seconds=timeout_seconds,
             profile_hash=self._journal.define_profile(self._services.profile),
@@ -399,12 +420,40 @@ class Runs:
             memory_hash=memory.digest(),
             rerun_of=self._mode.rerun_of,
             fallback_reason=self._why_failed() if attempt == 1 else "",
+            dropped=dropped,
         )
         plan = self._records.plan(plan, backend.thread is not None)
         plan = replace(plan, apart=True) if left is not None else plan
+        said, said_by = self._said
+        if said:  # outside the linked thread, which must not contain the unfinished text
+            is_apart = plan.apart or backend.thread is not None
+            plan = replace(plan, apart=is_apart, continues_run_id=said_by, continued_chars=len(said))
         run_id = self._records.start(plan, self._failed, self._must_be_open)
         self._must_be_open = True
-        return Run(run_id, candidate, plan, memory, tools, time.monotonic())
+        if dropped:
+            from .omissions import without
+
+            request = without(request, dropped)
+        if said:
+            from .continuation import with_beginning_said
+
+            request = replace(request, memory=with_beginning_said(request.memory, said))
+        return Run(run_id, candidate, plan, memory, request, time.monotonic(), said=said)
+
+    def _said_so_far(self, run: Run, failure: Failure) -> tuple[str, str]:
+        """Return the text that the listener has heard, and the run that said its end, if a next run can continue it."""
+        if run.has_called_tools or diagnose(failure) is Cause.CONTENT_FILTERED:
+            return "", ""
+        heard = whole_text("".join(run.partial)) if self._stream else ""
+        return (run.said + heard, run.run_id) if heard else self._said
+
+    def _dropped(self, candidate: Candidate, backend: Backend, request: BackendRequest) -> tuple[str, ...]:
+        """Return what the backend is not given: parts that it lacks and, if it is a fallback, tools that it lacks."""
+        lacks = tuple(getattr(backend, "lacks", _lacks_nothing)(request))
+        is_first = candidate.backend == self._policy.candidates[0].backend
+        if is_first or self._policy.fallback == "strict":
+            return tuple(name for name in lacks if not name.startswith("tool:"))  # preflight refuses tools
+        return lacks
 
     def _left_thread(self, candidate: Candidate) -> ThreadLink | None:
         """Return the backend's thread if runs no longer answer in it, because it is too long (`left_threads.py`)."""
@@ -432,6 +481,8 @@ class Runs:
             reason=self._why_failed(),
             fallback=run.candidate.backend != failed.candidate.backend,
             from_backend=failed.candidate.backend,
+            dropped=run.plan.dropped,
+            continues=bool(run.said),
         )
 
     def _why_failed(self) -> str:
@@ -441,17 +492,10 @@ class Runs:
 
     def _answered(self, run: Run) -> Effects[Completion | Failure]:
         backend = self._services.backends[run.candidate.backend]
-        request = BackendRequest(
-            key=self._key,
-            exchange_id=self._exchange_id,
+        request = replace(
+            run.asked,
             run_id=run.run_id,
-            model=run.candidate.model,
-            profile=self._services.profile,
-            memory=run.memory,
-            timeout_seconds=run.plan.timeout_seconds,
-            tools=run.tools,
             journal=lambda messages: self._keep_tools(run, messages),
-            stream=self._stream,
             apart=run.plan.apart,
         )
         refusal = backend.preflight(request)
@@ -497,6 +541,7 @@ class Runs:
 
     def _keep_tools(self, run: Run, messages: Sequence[Message]) -> None:
         """Journal what a tool did, whatever the run's outcome; a run that another process has closed is stopped."""
+        run.has_called_tools = True
         if not self._records.keep_tools(run, messages):
             raise Superseded(SUPERSEDED)
         if run.thread is not None:
@@ -505,6 +550,10 @@ class Runs:
     def _answer(self, run: Run, completion: Completion, fallback: bool) -> Answer:
         if completion.thread_id is not None and run.request is not None:
             completion = replace(completion, thread_version=run.request.thread_version)
+        if run.said:
+            from .continuation import joined
+
+            completion = joined(run.said, completion)
         accepted = self._records.complete(run, completion, fallback)
         self._settle(run, completion.thread_id, accepted.version)
         recorded = self._journal.exchanges(self._key, self._after).by_id[self._exchange_id]
@@ -521,6 +570,7 @@ class Runs:
             failures=recorded.failures(),
             version=accepted.version,
             usage=completion.usage,
+            dropped=run.plan.dropped,
         )
 
     def _settle(self, run: Run, thread_id: str | None, version: int) -> None:
@@ -547,6 +597,11 @@ class Runs:
 
 def _load_nothing() -> None:
     """Do nothing, for a backend without libraries to load."""
+
+
+def _lacks_nothing(_: BackendRequest) -> tuple[str, ...]:
+    """Return nothing, for a backend that does not say what it lacks."""
+    return ()
 
 
 def failure_of_error(error: Exception) -> Failure:

@@ -66,6 +66,8 @@ class Services:
     outbox: ThreadOutbox | None = None
     price: Callable[[str, int, int], float | None] | None = None
     """Function that returns US dollars for (model, input tokens, output tokens); None if the price is unknown."""
+    price_at: Mapping[str, Callable[[str, int, int], float | None]] = field(default_factory=dict)
+    """The same function for each backend whose provider has prices of its own, by backend name."""
     profile: Profile = field(default_factory=Profile)
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
     memory_file: MemoryFile | None = None
@@ -80,3 +82,8 @@ class Services:
     """Function that closes the connections."""
     aclose: Callable[[], Awaitable[None]] | None = None
     """Asynchronous function that closes the connections, including the connections of the current event loop."""
+
+    def cost(self, backend: str, model: str, input_tokens: int, output_tokens: int) -> float | None:
+        """Return the cost of tokens on a backend in US dollars; None if no price is known."""
+        price = self.price_at.get(backend, self.price)
+        return price(model, input_tokens, output_tokens) if price is not None else None

@@ -128,6 +128,8 @@ class RecordedFailure:
     """What followed: `retried`, `fallback`, `abandoned`, or `open` if nothing has followed yet."""
     answered_by: str | None = None
     """Id of the run that answered the exchange in the end."""
+    endpoint: str | None = None
+    """Where the backend was reached; None for runs of a ledger without named backends."""
 
     def summary(self) -> str:
         """Return the facts in one line."""
@@ -162,4 +164,5 @@ class RecordedFailure:
             "remote_run_id": self.facts.remote_run_id,
             "thread_id": self.facts.thread_id,
             "details": dict(self.facts.details),
+            "endpoint": self.endpoint,
         }

@@ -103,11 +103,16 @@ def _refuse(run: RunRecord, chosen: Sequence[RunRecord], backends: Sequence[str]
     open_run = next((each for each in chosen if each.state == "open"), None)
     if open_run is not None:
         raise InvalidInput(f"run {open_run.run_id} of this exchange is still open: wait for its end")
-    foreign = next((each.backend for each in chosen if each.backend not in backends), None)
+    foreign = next((each for each in chosen if each.backend not in backends), None)
+    if foreign is not None and foreign.endpoint is not None:
+        raise InvalidInput(
+            f"run {foreign.run_id} was made on the named backend {foreign.backend!r}: only exchanges on "
+            f"{', '.join(backends)} can be reproduced"
+        )
     if foreign is not None:
         raise InvalidInput(
-            f"the app called the model of run {run.run_id} itself, on {foreign!r}: only questions sent through threadledger "
-            f"({', '.join(backends)}) can be reproduced"
+            f"the app called the model of run {run.run_id} itself, on {foreign.backend!r}: only questions sent through "
+            f"threadledger ({', '.join(backends)}) can be reproduced"
         )
 
 

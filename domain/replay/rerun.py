@@ -64,7 +64,7 @@ class RerunPlan(Plan[RerunItem]):
         self.wanted = wanted
         self.budget = Budget(Limits())
         self._journal = journal
-        self._price = services.price
+        self._cost_of = services.cost
         self._rerunning = Rerunning(journal, services, wanted)
 
     def planned(self) -> Iterator[RerunItem]:
@@ -107,7 +107,10 @@ class RerunPlan(Plan[RerunItem]):
 
     def runs_at_most(self, max_runs: int | None = None) -> int:
         """Return the maximum number of runs that `apply` starts: every backend with every retry."""
-        each = len(self.policy.candidates) * (self.policy.retries + 1)
+        each = sum(
+            (self.policy.retries if candidate.retries is None else candidate.retries) + 1
+            for candidate in self.policy.candidates
+        )
         planned = sum(item.state == "planned" for item in self.items) * each
         return planned if max_runs is None else min(planned, max_runs)
 
@@ -119,7 +122,7 @@ class RerunPlan(Plan[RerunItem]):
         """
         limits = Limits(max_runs, max_cost)
         for candidate in self.policy.candidates if max_cost is not None else ():
-            if self._price is None or self._price(candidate.model, 1, 1) is None:
+            if self._cost_of(candidate.backend, candidate.model, 1, 1) is None:
                 raise InvalidInput(
                     f"the cost cannot be limited: no price is known for the model {candidate.model!r}; install the prices "
                     "with pip install 'threadledger[prices]', or use a model whose price is known"
@@ -358,19 +361,17 @@ class Rerunning:
 
     def _cost(self, run: RunRecord) -> float | None:
         used = usage_of(run)
-        price = self._services.price
         if used.input_tokens == used.output_tokens == 0:
             return 0.0
-        if price is None:
-            return None
         named = run.completed.model if run.completed is not None and run.completed.model else run.model
-        cost = price(named, used.input_tokens, used.output_tokens)
-        return cost if cost is not None else price(run.model, used.input_tokens, used.output_tokens)
+        cost = self._services.cost(run.backend, named, used.input_tokens, used.output_tokens)
+        if cost is not None:
+            return cost
+        return self._services.cost(run.backend, run.model, used.input_tokens, used.output_tokens)
 
     def _estimate(self, memory: Memory) -> Price:
-        tokens, price = memory.estimated_tokens(), self._services.price
-        model = self.policy.candidates[0].model
-        return Price(tokens, price(model, tokens, ESTIMATED_ANSWER_TOKENS) if price is not None else None)
+        tokens, first = memory.estimated_tokens(), self.policy.candidates[0]
+        return Price(tokens, self._services.cost(first.backend, first.model, tokens, ESTIMATED_ANSWER_TOKENS))
 
     def _with_backend(self, item: RerunItem) -> RerunItem:
         first = self.policy.candidates[0]

@@ -6,8 +6,8 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .delivery import LEFT_IN_THREAD, Delivered, bring_up, is_uncertain, read_thread, retried
+    from .doubts import Doubt
     from .drift import ADOPTED, Drift, adoptable, drift_of, ours_of
-    from .late_copies import Doubt
     from .mirror import MirrorHead, ThreadMirror
     from .outbox import REFUSED, PreparedThread, ThreadOutbox
     from .thread import Comparison, Difference, Rendering, ThreadItem, ThreadState, compare, differences, digest
@@ -50,7 +50,7 @@ if not TYPE_CHECKING:
         {
             "delivery": "LEFT_IN_THREAD Delivered bring_up is_uncertain read_thread retried",
             "drift": "ADOPTED Drift adoptable drift_of ours_of",
-            "late_copies": "Doubt",
+            "doubts": "Doubt",
             "mirror": "MirrorHead ThreadMirror",
             "outbox": "PreparedThread REFUSED ThreadOutbox",
             "thread": "Comparison Difference Rendering ThreadItem ThreadState compare differences digest",

@@ -16,7 +16,8 @@ from ..effects import Effects, Pause
 from ..errors import ProviderRefused
 from ..failures import Cause, Failure, diagnose, is_worth_a_retry, pause_before_retry
 from ..ids import now, to_iso
-from .late_copies import Doubt, open_doubts, surplus
+from .doubts import Doubt
+from .late_copies import open_doubts, surplus
 from .mirror import ThreadMirror
 from .thread import ThreadItem, digest, in_order_of
 

@@ -13,7 +13,8 @@ from ..conversation.messages import Role
 from ..effects import Effects, work
 from ..memory import Memory, fold_memory
 from .delivery import lacking, read_thread, taken_out
-from .late_copies import Doubt, open_doubts, surplus
+from .doubts import Doubt
+from .late_copies import open_doubts, surplus
 from .thread import ThreadItem, digest
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ..effects import Effects
 from ..memory import Memory
-from .late_copies import Doubt
+from .doubts import Doubt
 from .thread import Rendering, ThreadItem
 
 

@@ -23,7 +23,7 @@ from ..errors import ProviderRefused, ThreadledgerError
 from ..failures import Cause, Failure, Health, diagnose, is_worth_a_retry
 from ..ids import new_id, now, to_iso
 from ..limits import RUN_GRACE_SECONDS
-from .late_copies import Doubt, recent_doubts
+from .doubts import Doubt, recent_doubts
 from .mirror import MirrorHead
 from .thread import ThreadItem
 

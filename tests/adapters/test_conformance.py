@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +19,10 @@ from threadledger.adapters.openai import (
     ConversationThreads,
     ResponsesBackend,
 )
+from threadledger.adapters.python_backend import PythonBackend
 from threadledger.domain import Completion, Delta, Failure, Message, ProviderRefused, Role, ToolCall
 from threadledger.domain.effects import Call, Emit, Use, perform, work
+from threadledger.domain.exchange import BackendOptions
 from threadledger.domain.failures import redact
 from threadledger.testing import (
     RULES,
@@ -99,6 +103,43 @@ def backend_of(kind, simulator, scenario):
 @pytest.mark.parametrize("kind", ROUTES)
 def test_our_backends_conform(kind: str, simulator: Any) -> None:
     assert_backend_conforms(lambda scenario: backend_of(kind, simulator, scenario))
+
+
+def function_of(scenario: Scenario, *, awaited: bool) -> Any:
+    """A function of an app whose model behaves as a scenario says, for the kind `python`."""
+
+    def replied(reply: Any) -> Any:
+        match reply:
+            case Answers(text):
+                return text
+            case CallsTool(name, arguments):
+                return Message(Role.ASSISTANT, None, (ToolCall("call_1", name, json.dumps(dict(arguments))),))
+            case Refuses(status, error):
+                facts = {"code": error.get("code"), "type": error.get("type"), "http_status": status}
+                raise ProviderRefused(Failure("error", message=error.get("message"), **facts).redacted())
+        return None
+
+    def blocking(request: Any) -> Any:
+        reply = scenario.next_reply()
+        if isinstance(reply, Hangs):
+            scenario.ended.wait(request.timeout_seconds)
+            raise TimeoutError("the model did not answer")
+        return replied(reply)
+
+    async def awaiting(request: Any) -> Any:
+        reply = scenario.next_reply()
+        if isinstance(reply, Hangs):
+            await asyncio.sleep(60)
+        return replied(reply)
+
+    return awaiting if awaited else blocking
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_function_of_an_app_conforms(awaited: bool) -> None:
+    assert_backend_conforms(
+        lambda scenario: PythonBackend(function_of(scenario, awaited=awaited), BackendOptions("local"))
+    )
 
 
 class PlainBackend:

@@ -58,6 +58,9 @@ NAMES = {
     "THREADLEDGER_STATELESS": ("stateless", "true", True),
     "THREADLEDGER_BACKGROUND": ("background", "1", True),
     "THREADLEDGER_TOOLS": ("tools", "my.tools", "my.tools"),
+    "THREADLEDGER_FALLBACK": ("fallback", "strict", "strict"),
+    "THREADLEDGER_STREAM_FALLBACK": ("stream_fallback", "continue", "continue"),
+    "THREADLEDGER_THREADS_BACKEND": ("threads_backend", "responses", "responses"),
 }
 
 
@@ -91,6 +94,7 @@ def test_an_empty_value_is_no_value(monkeypatch):
 
 FOREIGN = {"DB": "mysql://h/d", "THREADS": "none", "BACKENDS": "chat", "RETRIES": "8", "PROFILE": "release",
            "MEMORY_LAST": "8", "TIMEOUT_SECONDS": "8", "TOOLS": "8", "STATELESS": "1", "BACKGROUND": "1",
+           "FALLBACK": "strict", "STREAM_FALLBACK": "continue", "CONFIG": "/etc/other.toml", "THREADS_BACKEND": "x",
            "WHILE_RUNNING": "queue", "DEADLINE_SECONDS": "8", "AZURE_ENDPOINT": "x"}  # fmt: skip
 
 
@@ -108,6 +112,7 @@ def test_keys_of_other_programs_are_ignored(monkeypatch, place):
     assert (settings.profile, settings.memory_last, settings.timeout_seconds) == (None, None, 60)
     assert (settings.tools, settings.stateless, settings.background) == (None, False, False)
     assert (settings.while_running, settings.deadline_seconds) == ("reject", 300)
+    assert (settings.fallback, settings.stream_fallback, settings.threads_backend) == ("drop", "restart", None)
 
 
 BAD = {
@@ -120,6 +125,8 @@ BAD = {
     "THREADLEDGER_WHILE_RUNNING": ["wait"],
     "THREADLEDGER_STATELESS": ["perhaps"],
     "THREADLEDGER_BACKGROUND": ["perhaps"],
+    "THREADLEDGER_FALLBACK": ["perhaps"],
+    "THREADLEDGER_STREAM_FALLBACK": ["perhaps"],
 }
 
 

@@ -35,6 +35,7 @@ FAILURE_KEYS = [
         "remote_run_id",
         "thread_id",
         "details",
+        "endpoint",
     ),
 ]
 MESSAGE_KEYS = [
@@ -84,6 +85,7 @@ def test_ask_in_json_has_the_promised_keys(command: Command, provider: Any) -> N
         "failures",
         "version",
         "usage",
+        "dropped",
     ]
     assert list(told) == promised
     assert told["fallback"] is True

@@ -200,6 +200,7 @@ def test_a_failure_shows_the_keys_of_the_contract(log):
         "at": "2026-11-22T12:00:01.000000Z",
         "backend": "assistants",
         "model": "gpt",
+        "endpoint": None,
         "attempt": 2,
         "status": "failed",
         "cause": "provider_error",

@@ -25,6 +25,8 @@ SINCE = FILE.with_name("events-3.jsonl")
 
 LATEST = FILE.with_name("events-4.jsonl")
 """Events and fields that schema 4 added for reruns, forks and groups of failures."""
+CHAIN = FILE.with_name("chain-4.jsonl")
+"""A fallback to a named backend that lacks a tool."""
 IMPORTS = FILE.with_name("imports-4.jsonl")
 """Imported messages with the ids and times of their source."""
 JOBS = FILE.with_name("jobs-4.jsonl")
@@ -126,6 +128,7 @@ def story():
 
 
 GOLDEN = {
+    "chain-4.jsonl": "f13db1f902f41114eb75c97912d227450129f3a7e92f8ede8ebbc45d1e140a50",
     "events-1.jsonl": "dd30b08c7faa80eed114f4ab4fd938ff9f3a39a39f1c8dd52f40a53d08eff721",
     "events-3.jsonl": "2f03b1f6e2c05c01e958870459067aa8f9dafadc93b0c622a89efd98a7bf754d",
     "events-4.jsonl": "b0bee5eb3424cca25c6bc005aa5a289aa5c33ff7c9a1c3c74eeeaa59084b4021",
@@ -260,8 +263,8 @@ def test_a_row_of_what_was_added_since_restores_to_its_event_and_changes_no_more
     assert [message.as_chat_message() for message in fold_memory([*story, event]).shown()] == CHAT
 
 
-@pytest.mark.parametrize("line", LATEST.read_text("ascii").splitlines())
-def test_a_row_of_reruns_forks_and_groups_restores_to_its_event(line):
+@pytest.mark.parametrize("line", [*LATEST.read_text("ascii").splitlines(), *CHAIN.read_text("ascii").splitlines()])
+def test_a_row_of_reruns_forks_groups_and_chains_restores_to_its_event(line):
     row = json.loads(line)
     event = event_of(row)
     assert type(event) is e.EVENTS[row["topic"]]

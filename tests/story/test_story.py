@@ -433,7 +433,7 @@ def test_a_changed_profile_makes_another_assistant(simulator, story_ledger):
 
 def test_a_tool_that_no_backend_takes_is_named_before_anybody_is_asked(simulator, story_ledger, asked_of):
     Path("wrong.toml").write_text("[[tools]]\ntype = 'web_search'")
-    ledger = story_ledger(profile=Path("wrong.toml"), backends=("chat",))
+    ledger = story_ledger(profile=Path("wrong.toml"), backends=("chat",), fallback="strict")
     with pytest.raises(AllBackendsFailed) as nobody:
         ledger.conversation("k").ask("hello")
     assert {(f.backend, f.cause, f.facts.status) for f in nobody.value.failures} == {

@@ -1,0 +1,191 @@
+"""Implement the kind `python`: a function of the app that answers, blocking or asynchronous, whole or in pieces.
+
+    def answer(request: BackendRequest) -> str | Message | Iterator[str]
+
+It may also be `async def`, or an asynchronous generator. It gets the memory, the profile and the time limit
+(`request.timeout_seconds`), which a blocking function must respect itself: it cannot be stopped from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from threadledger.domain import limits
+from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.messages import JournaledMessage, Message, Role
+from threadledger.domain.effects import Call, Effects, Emit, Use
+from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.exchange import BackendOptions, BackendRequest, Delta, failure_of_error, has_stored_file
+from threadledger.domain.failures import Cause, Failure, whole_text
+from threadledger.domain.ids import now
+
+from .openai import answer_calls
+
+TOO_MANY_ROUNDS = f"no answer after {limits.TOOL_ROUNDS_MAX} rounds of tool calls"
+END: Any = object()
+"""Returned for the piece after the last one."""
+
+
+class PythonBackend:
+    """Answer an exchange by a function of the app."""
+
+    thread = None
+    takes_unsent = False
+
+    def __init__(self, function: Callable[[BackendRequest], Any], options: BackendOptions) -> None:
+        self._function = function
+        self.name, self.endpoint = options.name, options.endpoint
+
+    def load(self) -> None:
+        """Load nothing: the function was imported when the ledger was first asked something."""
+
+    def lacks(self, request: BackendRequest) -> list[str]:
+        hosted = sorted({f"tool:{tool['type']}" for tool in request.profile.tools} - {"tool:function"})
+        return [*hosted, "part:file"] if has_stored_file(request.memory) else hosted
+
+    def preflight(self, request: BackendRequest) -> Failure | None:
+        if request.memory.messages:
+            return None
+        return Failure("refused", code=Cause.EMPTY_MEMORY.value, message="there is no message to answer")
+
+    def answer(self, request: BackendRequest) -> Effects[Completion]:
+        deadline = time.monotonic() + request.timeout_seconds
+        for number in range(limits.TOOL_ROUNDS_MAX + 1):
+            message, in_pieces = yield from self._message(request, deadline, number)
+            text, calls = whole_text(message.text), message.calls()
+            if not calls and not text.strip():
+                raise _failed(
+                    "incomplete", code="empty_answer", message=f"the function of {self.name} returned no text"
+                )
+            if request.stream and text and not in_pieces:
+                yield Emit(Delta(text, message=number))
+            if not calls:
+                return Completion((Message(Role.ASSISTANT, text),))
+            if number == limits.TOOL_ROUNDS_MAX:
+                break
+            results = yield from answer_calls(calls, request, text)
+            request = _continued(request, Message(Role.ASSISTANT, text or None, calls), *results)
+        raise _failed("error", code="tool_failed", message=TOO_MANY_ROUNDS)
+
+    def _message(self, request: BackendRequest, deadline: float, number: int) -> Effects[tuple[Message, bool]]:
+        """Call the function once and return what it answered, and whether it came in pieces, which were passed on."""
+        in_pieces = True
+        try:
+            given = yield Use(_limited(self._function, request, deadline))
+            if isinstance(given, Iterator):
+                given = yield from _joined(_Pieces(given), request, deadline, number)
+            elif isinstance(given, AsyncIterator):
+                given = yield from _joined(_AsyncPieces(given, deadline), request, deadline, number)
+            else:
+                in_pieces = False
+        except ProviderRefused:
+            raise
+        except TimeoutError as error:
+            raise _failed("timed_out", message=str(error) or None) from error
+        except Exception as error:
+            raise ProviderRefused(failure_of_error(error)) from error
+        if isinstance(given, str):
+            return Message(Role.ASSISTANT, given), in_pieces
+        if isinstance(given, Message) and given.role is Role.ASSISTANT:
+            return given, in_pieces
+        what = f"a message of role {given.role.value}" if isinstance(given, Message) else f"{type(given).__name__}"
+        expected = "return text, an assistant Message, or an iterator of texts"
+        raise _failed("error", type="TypeError", message=f"the function of {self.name} returned {what}: {expected}")
+
+
+def _limited(function: Callable[[BackendRequest], Any], request: BackendRequest, deadline: float) -> Callable[[], Any]:
+    """Return a call of the function; one that is asynchronous is cancelled at the deadline."""
+    if not inspect.iscoroutinefunction(function):
+        return partial(function, request)
+
+    async def call() -> Any:
+        async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+            return await function(request)
+
+    return call
+
+
+class _Pieces:
+    """Read the pieces of a generator, or of another iterator."""
+
+    def __init__(self, pieces: Iterator[Any]) -> None:
+        self._pieces = pieces
+
+    def next(self) -> Use:
+        return Use(partial(next, self._pieces, END))
+
+    def close(self) -> Use:
+        return Use(getattr(self._pieces, "close", _nothing))
+
+
+class _AsyncPieces:
+    """Read the pieces of an asynchronous generator. A driver that blocks reads all of them in one event loop."""
+
+    def __init__(self, pieces: AsyncIterator[Any], deadline: float) -> None:
+        self._pieces = pieces
+        self._deadline = deadline
+        self._loop: asyncio.Runner | None = None
+
+    def next(self) -> Call:
+        return Call(lambda: self._run(self._next), self._next)
+
+    def close(self) -> Call:
+        return Call(self._end, self._close)
+
+    async def _next(self) -> Any:
+        async with asyncio.timeout(max(self._deadline - time.monotonic(), 0)):
+            return await anext(self._pieces, END)
+
+    async def _close(self) -> None:
+        close = getattr(self._pieces, "aclose", None)
+        if close is not None:
+            await close()
+
+    def _run(self, do: Callable[[], Any]) -> Any:
+        self._loop = self._loop or asyncio.Runner()
+        return self._loop.run(do())
+
+    def _end(self) -> None:
+        try:
+            self._run(self._close)
+        finally:
+            if self._loop is not None:
+                self._loop.close()
+
+
+def _joined(pieces: _Pieces | _AsyncPieces, request: BackendRequest, deadline: float, number: int) -> Effects[str]:
+    """Pass the pieces on as they come, up to the deadline, and return their text."""
+    said: list[str] = []
+    try:
+        while (piece := (yield pieces.next())) is not END:
+            if not isinstance(piece, str):
+                raise TypeError(f"a piece is {type(piece).__name__}: yield texts")
+            said.append(piece)
+            if request.stream and piece:
+                yield Emit(Delta(whole_text(piece), message=number))
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the function had not ended after {round(request.timeout_seconds, 1):g} seconds")
+    finally:
+        yield pieces.close()
+    return "".join(said)
+
+
+def _continued(request: BackendRequest, *messages: Message) -> BackendRequest:
+    """Return the request with messages that the run has journaled since it began."""
+    memory, at = request.memory, now()
+    added = [JournaledMessage(each, "", memory.version, at, request.exchange_id, request.run_id) for each in messages]
+    return replace(request, memory=replace(memory, messages=(*memory.messages, *added)))
+
+
+def _failed(status: str, **facts: Any) -> ProviderRefused:
+    return ProviderRefused(Failure(status, **facts))
+
+
+def _nothing() -> None:
+    """Do nothing, for an iterator that cannot be closed."""
