@@ -8,7 +8,7 @@ those are added.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from threadledger.domain.conversation import events
@@ -81,7 +81,7 @@ def _field(given: Mapping[str, Any], name: str) -> Any:
     return given.get("id") if found is None else found
 
 
-def export_lines(ledger: Ledger, keys: Sequence[str] | None = None, *, plain: bool = False) -> Iterator[str]:
+def export_lines(ledger: Ledger, keys: Iterable[str] | None = None, *, plain: bool = False) -> Iterator[str]:
     """Yield one line per conversation, ordered by creation; `plain` omits ids, timestamps and sources.
 
     Raises:

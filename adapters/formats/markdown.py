@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -24,7 +24,7 @@ LATER_HEADING = "\n---\n\n"
 """Separator between two conversations."""
 
 
-def export_markdown(ledger: Ledger, keys: Sequence[str] | None = None) -> Iterator[str]:
+def export_markdown(ledger: Ledger, keys: Iterable[str] | None = None) -> Iterator[str]:
     """Yield one transcript per conversation, ordered by creation.
 
     Raises:

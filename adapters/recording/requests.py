@@ -24,6 +24,9 @@ THREAD_AND_RUN = "POST /threads/runs"
 RETRIES_HEADER = "x-stainless-retry-count"
 """Header with the number of times that the SDK has already sent this request."""
 
+SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "ocp-apim-subscription-key", "x-goog-api-key")
+"""Headers with the key or token of a request: OpenAI and most others, Azure, Anthropic, Azure's gateways, Google."""
+
 RUN_SECONDS_DEFAULT = 600.0
 """Timeout of a recorded run in seconds, if the app's client sets none or the run may outlast one request: the SDK's default."""
 
@@ -180,6 +183,12 @@ def _results(body: dict[str, Any]) -> tuple[Message, ...]:
         for each in (outputs if isinstance(outputs, list) else ())
         if isinstance(each, dict)
     )
+
+
+def secrets_in(headers: Mapping[str, str]) -> list[str]:
+    """Return the keys and tokens that a request is sent with; the provider may repeat them in an error."""
+    given = (headers.get(name, "") for name in SECRET_HEADERS)
+    return [value.rpartition(" ")[2] for value in given if value]
 
 
 def _json(body: bytes) -> dict[str, Any]:

@@ -25,13 +25,22 @@ from threadledger.domain import limits
 from threadledger.domain.conversation import Completion, Conversation, ConversationState, RunPlan, events, stream_of
 from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, Text, ToolCall
 from threadledger.domain.errors import ConversationChanged, RunNotOpen
-from threadledger.domain.failures import Failure
+from threadledger.domain.failures import Failure, keep_secret
 from threadledger.domain.ids import new_id, now
 from threadledger.domain.ledger import Ledger, why_failed
 from threadledger.domain.memory import Memory
 
 from ..openai import INSTRUCTIONS, Context, Seen
-from .requests import PLACES_MAX, REMOTE_RUNS_MAX, ModelRequest, RunQuery, Sent, ThreadWrite, read_request
+from .requests import (
+    PLACES_MAX,
+    REMOTE_RUNS_MAX,
+    ModelRequest,
+    RunQuery,
+    Sent,
+    ThreadWrite,
+    read_request,
+    secrets_in,
+)
 
 logger = logging.getLogger("threadledger")
 
@@ -245,13 +254,15 @@ class RunRecording:
         known = [each for each in memory.messages if each.message.role not in _NOT_SENT]
         shown = [each.message for each in known]
         place = len(sent)
+        read = {"held": self.asked.held, "all_read": len(memory.messages) < self._read_max}
         if again is None:
-            read = {"held": self.asked.held, "all_read": len(memory.messages) < self._read_max}
             place = first_new(sent, shown, **read)
             asked = [each.message for each in known if not _is_of_a_failed_run(each, state)]
             if len(asked) < len(shown):  # without what a failed run did on the way, which another API is not sent
                 place = max(place, first_new(sent, asked, **read))
-        earlier = again.exchange_id if again is not None else _exchange_of(sent[place:], known)
+        earlier, caller = (again.exchange_id, None) if again is not None else _exchange_of(sent[place:], known)
+        if again is None and _has_open_run(state, earlier, caller):  # the same question again, at the same time
+            earlier, place = None, first_new(sent, _without_waiting_for_runs(known, state), **read)
         if earlier in state.answered or (earlier not in state.open_exchanges and earlier not in state.abandoned):
             earlier = None
         return earlier, place, len(shown)
@@ -311,15 +322,32 @@ class RunRecording:
         return round(time.monotonic() - self._began, 6)
 
 
-def _exchange_of(new: Sequence[Message], known: Sequence[JournaledMessage]) -> str | None:
-    """Return the exchange that continues: the one whose tool results are sent, or whose question is sent again."""
+def _exchange_of(new: Sequence[Message], known: Sequence[JournaledMessage]) -> tuple[str | None, str | None]:
+    """Return the exchange that continues: the one whose tool results are sent, or whose question is sent again.
+
+    The second value is the run that called the tools.
+    """
     if not new:
-        return known[-1].exchange_id if known else None
+        return (known[-1].exchange_id, None) if known else (None, None)
     results = {each.tool_call_id for each in new if each.role is Role.TOOL}
     for each in reversed(known):
         if any(call.id in results for call in each.message.calls()):
-            return each.exchange_id
-    return None
+            return each.exchange_id, each.run_id
+    return None, None
+
+
+def _has_open_run(state: ConversationState, exchange_id: str | None, caller: str | None = None) -> bool:
+    """Return whether a run of the exchange is open, other than the one that called the tools."""
+    return exchange_id is not None and any(
+        run.exchange_id == exchange_id and run_id != caller for run_id, run in state.open_runs.items()
+    )
+
+
+def _without_waiting_for_runs(known: Sequence[JournaledMessage], state: ConversationState) -> list[Message]:
+    """Return the messages of memory, except those after the model's last one that open runs are about to answer."""
+    end = _after_the_model([each.message for each in known])
+    rest = (each for each in known[end:] if not _has_open_run(state, each.exchange_id))
+    return [each.message for each in (*known[:end], *rest)]
 
 
 def _is_of_a_failed_run(each: JournaledMessage, state: ConversationState) -> bool:
@@ -446,6 +474,9 @@ class CallRecorder:
     def recorded(self, sent: Sent) -> RunRecording | RecordedLook | RecordedMessages | None:
         """Return the record for a request; None if the request is not recorded. Call it in the thread or task of the caller."""
         request = read_request(sent)
+        if request is not None:
+            for secret in secrets_in(sent.headers):
+                keep_secret(secret, recent=True)
         if isinstance(request, RunQuery):
             run = self._remote.get(request.remote_id)
             return RecordedLook(run, request) if run is not None else None

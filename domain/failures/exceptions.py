@@ -19,8 +19,8 @@ from .redaction import cleaned, redact, redact_details
 
 T = TypeVar("T")
 
-WRAPPED_MAX = 10
-"""Maximum number of exceptions that are read along `__cause__`."""
+WRAPPED_MAX = 50
+"""Maximum number of exceptions that are read: the members of groups, and those along `__cause__` and `__context__`."""
 
 HEADERS_MAX = 200
 """Maximum number of headers of a response that are read."""
@@ -76,13 +76,21 @@ def _message(outer: _Facts, reader: _Facts) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exception and those that it was raised from, each once."""
+    """Yield the exception, the members of a group, and those that it was raised from or while handling, each once."""
     seen: set[int] = set()
-    found: Any = error
-    while isinstance(found, BaseException) and id(found) not in seen and len(seen) < WRAPPED_MAX:
+    waiting: list[Any] = [error]
+    while waiting and len(seen) < WRAPPED_MAX:
+        found = waiting.pop()
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
         seen.add(id(found))
         yield found
-        found = _value(found, "__cause__")
+        cause = _value(found, "__cause__")
+        if cause is None and not _value(found, "__suppress_context__"):
+            cause = _value(found, "__context__")
+        waiting.append(cause)
+        if isinstance(found, BaseExceptionGroup):
+            waiting += reversed(found.exceptions[:WRAPPED_MAX])
 
 
 def _connection(read: list[_Facts]) -> _Facts:
@@ -138,6 +146,8 @@ class _Facts:
         given = _value(self.error, "retry_after")
         if seconds is None and isinstance(given, int | float) and not isinstance(given, bool):
             seconds = _attempt(lambda: float(given))
+        if seconds is None and isinstance(given, str):
+            seconds = _attempt(lambda: duration_seconds(given) or retry_after({"retry-after": given}))
         if seconds is None:
             seconds = self._retry_delay()
         return seconds if seconds is not None and math.isfinite(seconds) and seconds >= 0 else None

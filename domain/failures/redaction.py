@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import re
+import threading
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -22,20 +23,42 @@ _FIELDS = (
 )
 _NAMED = re.compile(_FIELDS, re.IGNORECASE)
 
+_ESCAPES = r"\\{0,7}"
+"""The escapes before a quotation mark in JSON that is embedded in JSON, up to three times."""
+
 _SECRETS = (
     # Keys in the format of OpenAI, Anthropic and others, complete or already shortened by the provider.
     (re.compile(r"\b(?:sk|rk|pk|sess|ek)-[\w*.-]{4,}"), MASK),
+    # Keys of Groq, Hugging Face, Replicate, xAI, Perplexity, GitHub, Google and AWS. Ordinary words have the same beginnings.
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9])(?:(?:gsk_|hf_|r8_|xai-|pplx-|gh[opsur]_|github_pat_)(?=[a-z_]*[A-Z0-9*])[\w*]{20,}"
+            r"|AIza[\w*-]{20,}|A[KS]IA[A-Z0-9*]{12,})"
+        ),
+        MASK,
+    ),
     (re.compile(r"\b(bearer)\s+[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"\b(basic)\s+(?=\S*[\d=])[\w+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"(authorization\W{1,6}basic)\s+[\w+/=-]{4,}", re.IGNORECASE), rf"\1 {MASK}"),
     # name=value, name: value, "name": "value", also inside JSON that is embedded in a string.
     # After a colon and a space, a secret must have a digit: plain words may follow (`invalid_api_key: Incorrect key`).
     (
-        re.compile(rf"\b({_FIELDS}\\?[\"']?\s*[:=]\s*\\?[\"'])(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE),
+        re.compile(
+            rf"\b({_FIELDS}{_ESCAPES}[\"']?\s*[:=]\s*{_ESCAPES}[\"'])(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE
+        ),
         rf"\1{MASK}",
     ),
     (re.compile(rf"\b({_FIELDS}(?:=|:(?=\S))\s*)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(rf"\b({_FIELDS}:\s+)(?=\S*\d)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE), rf"\1{MASK}"),
+    # ["name", "value"], as headers are listed. The value must have a digit: `["password", "email"]` are names of fields.
+    (
+        re.compile(
+            rf"([\[(]\s*b?{_ESCAPES}[\"']{_FIELDS}{_ESCAPES}[\"']\s*,\s*b?{_ESCAPES}[\"'])"
+            rf"(?=[^\"'\\]*\d)(?!\[redacted)[^\"'\\]{{4,}}",
+            re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
     # user:password@ in any URL; the password may contain an @ itself.
     (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/]+@", re.IGNORECASE), rf"\1:{MASK}@"),
 )
@@ -43,23 +66,39 @@ _SECRETS = (
 SECRET_CHARS_MIN = 8
 """Minimum length of a secret that is matched by its value, in characters; a shorter one would match ordinary words."""
 
+RECENT_SECRETS_MAX = 50
+"""Maximum number of recent secrets that are kept: tokens expire, and an app may send a key of its own for each user."""
+
 _kept: dict[str, re.Pattern[str]] = {}
 """Secrets from this process's own settings, by value, for keys without a recognizable format, such as Azure's."""
 
+_recent: dict[str, re.Pattern[str]] = {}
+"""Secrets that the app's own requests were sent with, the newest last."""
 
-def keep_secret(secret: str | None) -> None:
+_keeping = threading.Lock()
+
+
+def keep_secret(secret: str | None, recent: bool = False) -> None:
     """Register a secret: its value is removed from all text from now on.
 
-    Values shorter than `SECRET_CHARS_MIN` are ignored.
+    Values shorter than `SECRET_CHARS_MIN` are ignored. Of the secrets with `recent`, the newest `RECENT_SECRETS_MAX`
+    are kept.
     """
-    if secret is not None and len(secret.strip()) >= SECRET_CHARS_MIN and secret not in _kept:
-        _kept[secret] = re.compile(rf"(?<!\w){re.escape(secret.strip())}(?!\w)")
+    value = (secret or "").strip()
+    if len(value) < SECRET_CHARS_MIN or value in _kept:
+        return
+    with _keeping:
+        kept = _recent if recent else _kept
+        known = kept.pop(value, None)
+        kept[value] = known if known is not None else re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
+        if len(_recent) > RECENT_SECRETS_MAX:
+            del _recent[next(iter(_recent))]
 
 
 def redact(text: str, limit: int = FAILURE_TEXT_CHARS_MAX) -> str:
     """Return `text` without keys, tokens and passwords, cut to `limit` characters and always storable."""
     text = text[: 2 * limit]  # cut before searching: the patterns are slow on long texts
-    for own in tuple(_kept.values()):
+    for own in (*_kept.copy().values(), *_recent.copy().values()):
         text = own.sub(MASK, text)
     for pattern, mask in _SECRETS:
         text = pattern.sub(mask, text)
@@ -100,6 +139,9 @@ def cleaned(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {whole_text(str(each)): cleaned(str(each), inner) for each, inner in value.items()}
     if isinstance(value, (list, tuple)):
+        match value:
+            case [str(header), str(said)] if _NAMED.fullmatch(header) and any(map(str.isdigit, said)):
+                return [header, MASK]
         return [cleaned(name, inner) for inner in value]
     return MASK if _NAMED.fullmatch(name) else redact(str(value), limit=DETAILS_BYTES_MAX)
 

@@ -141,7 +141,7 @@ class AsyncLedger(AsyncFace[Ledger]):
         return self.conversation(new_key)
 
     async def events(
-        self, after: int = 0, types: Sequence[str] = (), key: str | None = None, follow: bool = False
+        self, after: int = 0, types: Iterable[str] = (), key: str | None = None, follow: bool = False
     ) -> AsyncIterator[LoggedEvent]:
         """See `Ledger.events`: `async for event in ledger.events(…)`. With `follow`, it uses a separate thread."""
         if not follow:
@@ -154,7 +154,7 @@ class AsyncLedger(AsyncFace[Ledger]):
         # thread.
         with (
             ThreadPoolExecutor(1, thread_name_prefix="threadledger-follow") as alone,
-            self.ledger.journal.following(after, types) as followed,
+            self.ledger.journal.following(after, tuple(types)) as followed,
         ):
             waiting, coming = AsyncDriver(alone), in_log(followed, key)
             while next_one := await waiting.work(lambda: list(islice(coming, 1))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -136,19 +136,20 @@ class Ledger:
         return self.journal.require(key).state
 
     def events(
-        self, after: int = 0, types: Sequence[str] = (), key: str | None = None, follow: bool = False
+        self, after: int = 0, types: Iterable[str] = (), key: str | None = None, follow: bool = False
     ) -> Iterator[LoggedEvent]:
         """Return the events of the whole log after a position, in commit order.
 
         With `follow`, wait for new ones forever.
         """
         logged: Iterator[tuple[int, e.Event]]
+        topics = tuple(types)
         if key is not None and not follow:
-            logged = ((position, event) for position, event in self.journal.placed(key, types) if position > after)
+            logged = ((position, event) for position, event in self.journal.placed(key, topics) if position > after)
         elif follow:
-            logged = self.journal.followed(after, types)
+            logged = self.journal.followed(after, topics)
         else:
-            logged = self.journal.logged(after, types)
+            logged = self.journal.logged(after, topics)
         return in_log(logged, key)
 
     def failures(
@@ -311,7 +312,7 @@ class Ledger:
                 )
 
     def rebuild_views(
-        self, names: Sequence[str] = (), progress: Callable[[str, int, int], None] = lambda name, done, total: None
+        self, names: Iterable[str] = (), progress: Callable[[str, int, int], None] = lambda name, done, total: None
     ) -> None:
         """Rebuild views from the log next to those in use, then switch to them.
 
@@ -319,7 +320,7 @@ class Ledger:
             InvalidInput: there is no such view.
             CorruptEvent: an event cannot be processed; the views in use are kept.
         """
-        self.journal.views.rebuild(names, progress)
+        self.journal.views.rebuild(tuple(names), progress)
 
     def back_up(self, path: str | Path, progress: UpkeepProgress = quietly) -> int:
         """Write a snapshot of the ledger to a new SQLite file and return its number of events.

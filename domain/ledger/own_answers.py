@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 from ..conversation import Completion, parse_message, text_message
 from ..conversation.messages import Message, Role, Text, ToolCall, Usage
 from ..errors import InvalidMessage
+from ..failures import whole_text
 from ..ids import new_id
 
 KEPT_FIELDS = ("content", "refusal", "name", "audio", "annotations", "function_call")
-"""Fields of an answer that are stored; an SDK's object also has the facts of its request."""
+"""Fields of an answer that are read; an SDK's object also has the facts of its request."""
 
 HIDDEN_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """Types of content parts that are not part of the answer."""
 
 TOKENS_MAX = 2**53
 """Largest number of tokens that is believed: JSON readers keep whole numbers up to here."""
+
+FACT_CHARS_MAX = 500
+"""Maximum length of a fact about a call, such as the model's name, in characters."""
+
+_CALLS = frozenset({"tool_use", "function_call", "custom_tool_call"})
+"""Types of content parts, or items of Responses, that are tool calls."""
 
 _COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "input_tokens": (("input_tokens",), ("prompt_tokens",), ("prompt_token_count",), ("inputTokens",)),
@@ -46,7 +54,16 @@ def completion_of(answer: object, tool_calls: Iterable[object] | None, usage: ob
     Raises:
         InvalidMessage: the answer is empty, or cannot be stored.
     """
-    message = _message(answer, tool_calls)
+    said = _said(answer)
+    facts["model"] = facts.get("model") or _get(answer, "model")
+    facts["finish_reason"] = facts.get("finish_reason") or _get(_first(answer, "choices"), "finish_reason")
+    try:
+        message = _message(said, tool_calls)
+    except InvalidMessage:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise InvalidMessage(f"the answer cannot be read ({kind}): pass its text, its parts or a message") from error
     if message.role is not Role.ASSISTANT:
         raise InvalidMessage(
             f"the answer has the role {message.role.value!r}: complete a run with the assistant's message"
@@ -54,13 +71,13 @@ def completion_of(answer: object, tool_calls: Iterable[object] | None, usage: ob
     calls = bool(message.calls())
     if not (calls or message.text.strip() or _has_other_parts(message)):
         raise InvalidMessage("the answer is empty: complete the run with a non-empty text, or let it fail")
-    return Completion((message,), usage=usage_of(usage), goes_on=calls, **facts)
+    tokens = usage_of(_get(answer, "usage") if usage is None else usage)
+    known: dict[str, Any] = {name: _fact(value) for name, value in facts.items()}
+    return Completion((message,), usage=tokens, goes_on=calls, **known)
 
 
 def usage_of(given: object) -> Usage:
     """Return the token counts as the provider counts them; 0 for each that is missing or no number."""
-    if given is None or isinstance(given, Usage):
-        return given or Usage()
     return Usage(**{name: _count(given, paths) for name, paths in _COUNTS.items()})
 
 
@@ -70,15 +87,51 @@ def _message(answer: object, tool_calls: Iterable[object] | None) -> Message:
     if isinstance(answer, str) and tool_calls is None:
         return text_message(Role.ASSISTANT.value, answer)
     given = _fields(answer)
-    calls = [_call(each) for each in (given.pop("tool_calls", None) if tool_calls is None else tool_calls) or ()]
+    calls = [_call(each) for each in _listed(given.pop("tool_calls", None) if tool_calls is None else tool_calls)]
+    legacy = given.pop("function_call", None)
+    calls += [_call(legacy)] if legacy and not calls else []
     content = given.get("content")
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        calls += [_call(each) for each in content if _get(each, "type") == "tool_use"]
+    if isinstance(content, Sequence) and not isinstance(content, str | bytes):
+        if tool_calls is None:
+            calls += [_call(each) for each in content if _get(each, "type") in _CALLS]
         parts = list(_parts(content))
         given["content"] = parts[0]["text"] if len(parts) == 1 and parts[0].get("type") == "text" else parts or None
+    spoken = _get(given.pop("audio", None), "transcript")
+    if not given.get("content") and isinstance(spoken, str):
+        given["content"] = spoken
     if not calls and not given.get("content") and not given.get("refusal"):
         given["content"] = ""  # refused below, as an empty answer
     return parse_message(given | ({"tool_calls": calls} if calls else {}))
+
+
+def _listed(given: object) -> Iterable[object]:
+    """Return the tool calls of an answer; a single one may be passed alone.
+
+    Raises:
+        InvalidMessage: they are neither calls nor a list of them.
+    """
+    if isinstance(given, Mapping) or _get(given, "function") is not None or _get(given, "name") is not None:
+        return [given]
+    if given and (isinstance(given, str | bytes) or not isinstance(given, Iterable)):
+        raise InvalidMessage(f"the tool calls of the answer are {type(given).__name__}: give a list of calls")
+    return given if isinstance(given, Iterable) else ()
+
+
+def _first(answer: object, name: str) -> object:
+    """Return the first item of a list in an answer, else the answer itself."""
+    found = _get(answer, name)
+    return found[0] if isinstance(found, list | tuple) and found else answer
+
+
+def _said(answer: object) -> object:
+    """Return the message, items or text of a complete Chat Completion, of one of its choices, or of a response."""
+    chosen = _first(answer, "choices")
+    if _get(chosen, "content") is not None:
+        return chosen
+    message, items = _get(chosen, "message"), _get(chosen, "output")
+    if message is not None:
+        return message
+    return items if isinstance(items, list | tuple) and items else chosen
 
 
 def _fields(answer: object) -> dict[str, Any]:
@@ -93,17 +146,31 @@ def _fields(answer: object) -> dict[str, Any]:
         return {"role": Role.ASSISTANT.value, "content": [answer]}
     kept = {name: _get(answer, name) for name in KEPT_FIELDS}
     role = _get(answer, "role") or Role.ASSISTANT.value
-    carried = {name: _plain(value) for name, value in kept.items() if value or name == "content"}
-    return {"role": role, "tool_calls": _get(answer, "tool_calls")} | carried
+    text = _get(answer, "text")
+    kept["content"] = text if kept["content"] is None and isinstance(text, str) else kept["content"]
+    others = {name: _plain(value) for name, value in kept.items() if name != "content"}
+    carried = {name: value for name, value in others.items() if value}
+    return {"role": role, "tool_calls": _get(answer, "tool_calls"), "content": kept["content"]} | carried
 
 
-def _parts(content: Sequence[object]) -> Iterator[dict[str, Any]]:
+def _parts(content: Iterable[object]) -> Iterator[dict[str, Any]]:
+    """Yield the content parts of an answer; the messages among the items of Responses have parts of their own.
+
+    Reasoning, and calls of the provider's own tools, are left out.
+    """
+    are_items = any(_get(each, "type") == "message" for each in content)
     for part in content:
         kind, text = _get(part, "type"), _get(part, "text")
-        if kind in HIDDEN_PARTS or kind == "tool_use":
+        if are_items and kind == "message":
+            inner = _get(part, "content") or ()
+            yield from _parts([inner] if isinstance(inner, str) else inner)
+        elif are_items or kind in HIDDEN_PARTS or kind in _CALLS:
             continue
-        is_text = kind in {"text", "output_text"} and isinstance(text, str)
-        yield {"type": "text", "text": text} if is_text else _plain(part)
+        elif isinstance(part, str) or (kind in {"text", "output_text"} and isinstance(text, str)):
+            yield {"type": "text", "text": part if isinstance(part, str) else text}
+        elif isinstance(plain := _plain(part), dict):
+            refusal = plain.get("refusal")
+            yield {"type": "text", "text": refusal} if kind == "refusal" and isinstance(refusal, str) else plain
 
 
 def _call(given: object) -> dict[str, Any]:
@@ -117,17 +184,33 @@ def _call(given: object) -> dict[str, Any]:
     if arguments is None:
         arguments = _get(given, "input")
     if not isinstance(arguments, str):
-        arguments = json.dumps(_plain(arguments) or {}, ensure_ascii=False, default=str)
+        arguments = json.dumps(_plain(arguments) or {}, ensure_ascii=False)
     call_id = _get(given, "call_id") or _get(given, "id") or f"call_{new_id()}"
     return ToolCall(str(call_id), name, arguments).as_json()
 
 
-def _plain(value: Any) -> Any:
-    """Return an object of an SDK as JSON types, without its empty fields."""
+def _plain(value: object) -> Any:
+    """Return a value of any SDK as JSON types, without the empty fields of its objects; None if that is not possible."""
+    try:
+        return json.loads(whole_text(json.dumps(value, ensure_ascii=False, default=_opened)), parse_constant=str)
+    except Exception:  # noqa: BLE001 - the value is any SDK's, and an odd field must not cost an answer that was paid for
+        return None
+
+
+def _opened(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
     if callable(dump):
         return dump(exclude_none=True)
-    return dict(value) if isinstance(value, Mapping) else value
+    if isinstance(value, Enum):
+        return value.value
+    return dict(value) if isinstance(value, Mapping) else vars(value) if hasattr(value, "__dict__") else str(value)
+
+
+def _fact(given: object) -> str | None:
+    """Return a fact of a call as text of bounded length; None if there is none, or if it cannot be represented."""
+    plain = _plain(given)
+    text = plain if plain is None or isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+    return text[:FACT_CHARS_MAX] if text else None
 
 
 def _has_other_parts(message: Message) -> bool:

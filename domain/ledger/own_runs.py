@@ -13,7 +13,7 @@ from ..conversation import RunPlan
 from ..conversation import events as e
 from ..conversation.messages import Message, Role, Source, Usage
 from ..effects import perform, work
-from ..errors import RunNotOpen
+from ..errors import InvalidMessage, RunNotOpen
 from ..exchange import reason_of
 from ..failures import Failure, whole_text
 from ..ids import new_id, now
@@ -261,9 +261,20 @@ class _Open:
         """Return the id of the exchange that it answers."""
         return self._running.started.exchange_id
 
-    def partial(self, text: str) -> None:
-        """Keep a piece of the answer as it arrives: if the run fails, its failure stores the text so far."""
-        self._running.partial.append(text)
+    def partial(self, text: str | None) -> None:
+        """Keep a piece of the answer as it arrives: if the run fails, its failure stores the text so far.
+
+        None is ignored, because the first and the last chunk of a stream often have no text.
+
+        Raises:
+            InvalidMessage: the piece is not text; it is left out.
+        """
+        if text is not None and not isinstance(text, str):
+            raise InvalidMessage(
+                f"a piece of the answer is {type(text).__name__}: pass the text of each chunk, or None"
+            )
+        if text:
+            self._running.partial.append(text)
 
     def _completion(
         self, text: OwnAnswer | None, tool_calls: Iterable[object] | None, usage: object, facts: dict[str, str | None]

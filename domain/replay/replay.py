@@ -5,7 +5,7 @@ Both make a plan first. Nothing is done before `plan.apply()`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -41,7 +41,7 @@ class Replay:
 
     def plan_rebuild(
         self,
-        keys: Sequence[str] | None = None,
+        keys: Iterable[str] | None = None,
         to: str | None = None,
         at: int | datetime | None = None,
         fresh: bool = False,
@@ -65,7 +65,7 @@ class Replay:
     def plan_rebuild_file(
         self,
         path: str | Path,
-        keys: Sequence[str] | None = None,
+        keys: Iterable[str] | None = None,
         at: int | datetime | None = None,
         limit: int | None = None,
         search: str | None = None,
@@ -85,8 +85,8 @@ class Replay:
 
     def plan_rerun(
         self,
-        runs: Sequence[str] | None = None,
-        keys: Sequence[str] | None = None,
+        runs: Iterable[str] | None = None,
+        keys: Iterable[str] | None = None,
         failed: bool = False,
         since: datetime | timedelta | None = None,
         cause: Cause | str | None = None,
@@ -96,7 +96,7 @@ class Replay:
         on: str | None = None,
         profile: Profile | None = None,
         into: str = "tail",
-        include: Sequence[str] = (),
+        include: Iterable[str] = (),
         until: datetime | timedelta | None = None,
     ) -> RerunPlan:
         """Plan to rerun exchanges, each with the memory that its run used.
@@ -121,12 +121,13 @@ class Replay:
             InvalidInput: an option is invalid, or there is no such backend or cause.
             RunNotFound, ConversationNotFound: no such run or conversation.
         """
-        for key in keys or ():
+        chosen = None if keys is None else tuple(keys)
+        for key in chosen or ():
             self._journal.require(key)
         matching = FailureFilter.of(since, until, cause, None, backend, unanswered=False)
         wanted = Wanted(
             None if runs is None else tuple(self._journal.run(run_id)[0].run_id for run_id in runs),
-            None if keys is None else tuple(keys),
+            chosen,
             failed,
             matching.since,
             matching.until,
@@ -155,7 +156,7 @@ class Replay:
 
     def plan_reconcile(
         self,
-        keys: Sequence[str] | None = None,
+        keys: Iterable[str] | None = None,
         to: str | None = None,
         adopt: bool = False,
         limit: int | None = None,
@@ -245,7 +246,7 @@ class Replay:
                 return ReconcilePlan(self._jobs, self._services.wait, self.reconciler, (), adopt)
         raise InvalidInput(f"a newer threadledger started job {job.job_id} ({job.kind}): resume it with that version")
 
-    def verify(self, keys: Sequence[str] | None = None, to: str | None = None) -> list[Verification]:
+    def verify(self, keys: Iterable[str] | None = None, to: str | None = None) -> list[Verification]:
         """Compare the threads of these keys, or of all conversations, with the journal; nothing is written.
 
         Raises:
@@ -254,14 +255,14 @@ class Replay:
         """
         return perform(self.verifying(keys, to), self._services.wait)
 
-    def verifying(self, keys: Sequence[str] | None = None, to: str | None = None) -> Effects[list[Verification]]:
+    def verifying(self, keys: Iterable[str] | None = None, to: str | None = None) -> Effects[list[Verification]]:
         """Verify threads as effects; see `verify`."""
         found = []
         for key, kind in (yield from work(lambda: list(self.places(keys, to)))):
             found.append((yield from self.verifier.verifying(key, kind)))
         return found
 
-    def places(self, keys: Sequence[str] | None, to: str | None) -> Iterator[tuple[str, str]]:
+    def places(self, keys: Iterable[str] | None, to: str | None) -> Iterator[tuple[str, str]]:
         """Return (key, kind of thread) of the threads to verify."""
         return ((key, kind) for key in self.keys(keys) for kind in self._kinds(key, to))
 
@@ -272,7 +273,7 @@ class Replay:
             self._services.mirrored_to
         ]
 
-    def _pinned(self, keys: Sequence[str] | None, search: str | None = None) -> Sequence[tuple[str, int]]:
+    def _pinned(self, keys: Iterable[str] | None, search: str | None = None) -> Sequence[tuple[str, int]]:
         """Return keys with the current versions of their conversations."""
         if keys is not None:
             return [(key, self._journal.require(key).version) for key in dict.fromkeys(keys)]
@@ -281,7 +282,7 @@ class Replay:
             return [(each.key, self._journal.require(each.key).version) for each in found]
         return self._journal.versions()
 
-    def keys(self, keys: Sequence[str] | None) -> Sequence[str]:
+    def keys(self, keys: Iterable[str] | None) -> Sequence[str]:
         """Return these keys without duplicates, or the keys of all conversations."""
         if keys is not None:
             return list(dict.fromkeys(keys))

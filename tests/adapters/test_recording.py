@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -19,7 +20,8 @@ import pytest
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
 import threadledger
-from threadledger.adapters.recording.runs import first_new
+from threadledger.adapters.recording.requests import Sent
+from threadledger.adapters.recording.runs import CallRecorder, first_new
 from threadledger.domain.conversation import parse_message
 from threadledger.domain.conversation.events import FallbackUsed
 from threadledger.domain.errors import InvalidInput, InvalidKey, StoreUnavailable
@@ -366,6 +368,43 @@ def test_parallel_calls_in_one_conversation_are_runs_alongside_each_other(simula
     assert second.started_at < first.ended_at
     assert {run.state for run in (first, second)} == {"completed"}
     assert sorted(role for role, _ in said(ledger)) == ["assistant", "assistant", "user", "user"]
+
+
+def test_the_same_question_at_the_same_time_is_asked_in_exchanges_of_its_own(simulator, ledger, client):
+    together = Barrier(3)
+
+    def meet(request: httpx2.Request) -> None:
+        together.wait(timeout=30)
+
+    own = httpx2.Client(event_hooks={"request": [meet]})
+    recorded = threadledger.record(client.copy(http_client=own), ledger, key="customer-42")
+    with own, ThreadPoolExecutor(3) as pool:
+        for earlier in ([], [user("Hello?"), {"role": "assistant", "content": "Hello."}]):
+            messages = [*earlier, user("Where is my parcel?")]
+            for each in [
+                pool.submit(recorded.chat.completions.create, model=MODEL, messages=messages) for _ in range(3)
+            ]:
+                each.result()
+    exchanges = [run.exchange_id for run in runs(ledger)]
+    assert len(set(exchanges)) == 6
+    assert sorted(ledger.state("customer-42").answered) == sorted(exchanges)
+    assert [role for role, _ in said(ledger)].count("user") == 6
+
+
+def test_the_same_question_while_its_run_is_open_shares_no_exchange(ledger):
+    recorder = CallRecorder(ledger, "customer-42", max_retries=2)
+    sent = partial(_chat_request, [user("Where is my parcel?")])
+    first, second = recorder.recorded(sent()), recorder.recorded(sent())
+    first.begin()
+    second.begin()
+    again = recorder.recorded(sent(retries=1))
+    again.begin()
+    assert first.exchange_id != second.exchange_id == again.exchange_id
+
+
+def _chat_request(messages: list[Any], retries: int = 0) -> Sent:
+    body = json.dumps({"model": MODEL, "messages": messages}).encode()
+    return Sent("POST", "/v1/chat/completions", body, {"x-stainless-retry-count": str(retries)})
 
 
 # Which conversation.
@@ -902,6 +941,33 @@ def test_keys_and_headers_of_the_app_do_not_reach_the_ledger(recorded, simulator
     stored = b"".join(path.read_bytes() for path in Path(db_path).parent.iterdir() if path.is_file())
     assert b"sk-test" not in stored
     assert b"hush" not in stored
+
+
+@pytest.mark.parametrize("place", ["api_key", "copy", "header", "azure key", "azure token"])
+def test_the_key_of_a_recorded_client_is_not_stored_when_the_provider_repeats_it(ledger, place):
+    key = f"plain{place.replace(' ', '')}0123456789"
+
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        given = {name: value for name, value in request.headers.items() if key in value}
+        return httpx2.Response(401, json={"error": {"message": f"wrong: {' and '.join(given.values())}, {key}"}})
+
+    http_client = httpx2.Client(transport=httpx2.MockTransport(refuse))
+    azure: Any = {"azure_endpoint": "https://azure.invalid", "api_version": "2026-10-01"}
+    match place:
+        case "azure key":
+            client: Any = AzureOpenAI(**azure, api_key=key, http_client=http_client)
+        case "azure token":
+            client = AzureOpenAI(**azure, azure_ad_token_provider=lambda: key, http_client=http_client)
+        case _:
+            client = OpenAI(api_key=key if place == "api_key" else "other-key", http_client=http_client)
+    recorded = threadledger.record(client, ledger, key="customer-42")
+    recorded = recorded.with_options(api_key=key) if place == "copy" else recorded
+    with pytest.raises(openai.AuthenticationError):
+        headers = {"api-key": key} if place == "header" else {}
+        recorded.chat.completions.create(model=MODEL, messages=[user("Hello?")], extra_headers=headers)
+    (failure,) = ledger.failures()
+    assert "wrong" in (failure.facts.message or "")
+    assert key not in json.dumps([logged.as_json() for logged in ledger.events()])
 
 
 # Other clients, other worlds.

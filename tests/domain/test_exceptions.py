@@ -207,6 +207,37 @@ def test_an_exception_that_an_app_raises_from_it_has_the_same_facts(name: str) -
         assert diagnose(failure) is cause
 
 
+@pytest.mark.parametrize("shape", ["a group", "a group in a group", "a context", "a group from a cause"])
+def test_the_provider_is_found_wherever_an_exception_holds_it(shape: str) -> None:
+    limited = of_openai(429, {"message": "slow down", "code": "rate_limit_exceeded"}, retry_after="7")
+    later = of_openai(500, {"message": "broken"})
+    outer: BaseException = ExceptionGroup("tasks", [ValueError("no"), limited, later])
+    if shape == "a group in a group":
+        outer = BaseExceptionGroup("outer", [KeyboardInterrupt(), outer, later])
+    elif shape == "a context":
+        outer = KeyError("choices")
+        outer.__context__ = limited
+    elif shape == "a group from a cause":
+        outer = RuntimeError("the model did not answer")
+        outer.__cause__ = ExceptionGroup("tasks", [limited])
+        outer.__context__ = later
+    failure = Failure.of_exception(outer)
+    assert (failure.http_status, failure.code, failure.retry_after_seconds) == (429, "rate_limit_exceeded", 7)
+
+
+def test_a_context_that_the_app_has_suppressed_is_not_read() -> None:
+    outer = KeyError("choices")
+    outer.__context__ = of_openai(429, {"message": "slow down"})
+    outer.__suppress_context__ = True
+    assert Failure.of_exception(outer).http_status is None
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("7", 7), (" 1m2s", 62), ("0", 0), ("soon", None), ("-1", None)])
+def test_a_time_to_wait_that_is_text_is_read(given: str, seconds: float | None) -> None:
+    error = type("SlowError", (Exception,), {"retry_after": given, "status_code": 429})("slow down")
+    assert Failure.of_exception(error).retry_after_seconds == seconds
+
+
 def test_an_exception_without_facts_has_its_class_and_words() -> None:
     assert Failure.of_exception(ValueError("no")) == Failure("error", type="ValueError", message="no")
 

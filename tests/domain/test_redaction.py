@@ -7,7 +7,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from threadledger.domain import limits
-from threadledger.domain.failures import redact, redact_details, whole_text
+from threadledger.domain.failures import keep_secret, redact, redact_details, whole_text
 
 SECRET = "Zm9vYmFyLXNlY3JldDEyMzQ1"
 
@@ -38,6 +38,13 @@ PLANTED = [
     "postgresql+psycopg://ledger:{}@db.example.com/ledger",
     "redis://:{}@cache/0",
     "GET https://api.example.com/v1?api_key={}&x=1",
+    *(f"no such key: {beginning}{{}}." for beginning in ("gsk_", "hf_", "xai-", "pplx-", "r8_", "ghp_", "github_pat_")),
+    "key AIzaSy{} is not valid",
+    '["api-key", "{}"]',
+    "[(b'x-api-key', b'{}'), (b'accept', b'*/*')]",
+    '{{"headers": [["Authorization", "{}"]]}}',
+    '{{\\"api_key\\": \\"{}\\"}}',
+    '{{\\\\\\"api_key\\\\\\": \\\\\\"{}\\\\\\"}}',
 ]
 
 
@@ -62,6 +69,22 @@ def test_a_secret_in_json_within_json_is_not_in_the_details():
     assert SECRET not in json.dumps(redact_details({"body": body}))
 
 
+def test_a_secret_in_a_list_of_headers_is_not_in_the_details():
+    kept = redact_details({"headers": [["api-key", SECRET], ["accept", "*/*"]], "required": ["token", "name"]})
+    assert kept == {"headers": [["api-key", "[redacted]"], ["accept", "*/*"]], "required": ["token", "name"]}
+
+
+def test_a_key_of_aws_is_hidden():
+    assert redact("the key AKIAIOSFODNN7EXAMPLE is unknown") == "the key [redacted] is unknown"
+
+
+def test_of_the_keys_that_requests_were_sent_with_the_newest_are_known():
+    for number in range(200):
+        keep_secret(f"tenant{number:04}", recent=True)
+    assert redact("tenant0199") == "[redacted]"
+    assert redact("tenant0000") == "tenant0000"
+
+
 def test_a_key_that_the_provider_shortened_is_hidden_too():
     assert "abcd" not in redact("Incorrect API key provided: sk-****abcd.")
 
@@ -83,6 +106,8 @@ def test_the_user_and_the_host_of_an_address_stay():
         "Invalid 'instructions': string too long. Expected a string with maximum length 256000.",
         "This model's maximum context length is 128000 tokens. However, your messages resulted in 130000 tokens.",
         "https://api.openai.com/v1/threads/thread_abc/runs",
+        "The model pplx-70b-online-chat or xai-grok-code-fast does not exist; call hf_hub_download_with_retries.",
+        'Missing: ["password", "email"], ["token", "limit"] and (api_key, 7).',
         "",
     ],
 )

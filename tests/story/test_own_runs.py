@@ -11,6 +11,9 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.chat import ChatCompletion
 
 import threadledger
 from threadledger.domain.conversation import events, text_message
@@ -18,6 +21,7 @@ from threadledger.domain.conversation.messages import ToolCall, Usage
 from threadledger.domain.errors import ConversationBusy, ExchangeAnswered, InvalidMessage, RunNotOpen
 from threadledger.domain.failures import Cause
 from threadledger.domain.ledger import AsyncLedger, Ledger
+from threadledger.domain.ledger.own_answers import KEPT_FIELDS, completion_of
 
 FACTS: dict[str, Any] = {
     "model": "llama-3.1-70b",
@@ -26,6 +30,20 @@ FACTS: dict[str, Any] = {
     "remote_run_id": "call-7",
 }
 WAITED_SECONDS_MAX = 30.0
+
+
+ODD: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from([object(), len, b"x", "\ud800"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from((*KEPT_FIELDS, *["type", "text", "choices", "message", "output", "tool_calls"])), inner
+        )
+        | st.dictionaries(st.integers() | st.tuples(st.integers()), inner, max_size=1)
+    ),
+    max_leaves=5,
+)
+"""Values of any kind in the fields of an answer."""
 
 
 @pytest.fixture
@@ -282,6 +300,23 @@ def test_an_answer_without_words_is_refused_and_the_run_stays_open(ledger: Ledge
 # Answers of any shape
 
 
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "llama-3.1",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Well."}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+}
+OUTPUT: list[dict[str, Any]] = [
+    {"type": "reasoning", "id": "rs_1", "summary": []},
+    {"type": "web_search_call", "id": "ws_1", "status": "completed"},
+    {"type": "message", "id": "msg_1", "role": "assistant", "content": [{"type": "output_text", "text": "Well."}]},
+]
+CIRCLE: dict[str, Any] = {}
+CIRCLE["circle"] = CIRCLE
+
+
 ANSWERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "text": ("Well.", {}),
     "message": ({"role": "assistant", "content": "Well."}, {}),
@@ -289,6 +324,19 @@ ANSWERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "our message": (text_message("assistant", "Well."), {}),
     "an object of an SDK": (SimpleNamespace(role="assistant", content="Well.", refusal=None, tool_calls=None), {}),
     "parts that are objects": ([SimpleNamespace(type="output_text", text="Well.")], {}),
+    "a spoken answer": ({"content": None, "audio": {"id": "a", "data": "UklG", "transcript": "Well."}}, {}),
+    "a choice": ({"index": 0, "message": {"role": "assistant", "content": "Well."}, "finish_reason": "stop"}, {}),
+    "a Chat Completion": (ChatCompletion.model_validate(COMPLETION), {}),
+    "a Chat Completion as a dict": (COMPLETION, {}),
+    "a response": ({"object": "response", "output": OUTPUT}, {}),
+    "the output of a response": (OUTPUT, {}),
+    "a text completion": ({"choices": [{"text": "Well.", "index": 0}]}, {}),
+    "odd facts": (
+        "Well.",
+        {"finish_reason": {"x": object()}, "model": [object()], "usage": {"input_tokens": object()}},
+    ),
+    "facts in a circle": ("Well.", {"finish_reason": CIRCLE, "remote_run_id": 7, "usage": CIRCLE}),
+    "odd fields": ({"content": "Well.", "audio": object(), "name": CIRCLE}, {}),
 }
 
 
@@ -299,6 +347,20 @@ def test_an_answer_is_journaled_whatever_its_shape(ledger: Ledger, shape: str) -
         run.complete(answer, request_id="req_7", **more)
     assert [each.message for each in ledger.memory("k").messages] == [text_message("assistant", "Well.")]
     assert the_only(ledger, events.RunCompleted).request_id == "req_7"
+
+
+def test_a_complete_answer_of_an_sdk_brings_its_facts(ledger: Ledger) -> None:
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        run.complete(ChatCompletion.model_validate(COMPLETION))
+    completed = the_only(ledger, events.RunCompleted)
+    assert (completed.model, completed.finish_reason, completed.usage) == ("llama-3.1", "stop", Usage(3, 4).as_json())
+
+
+@given(answer=ODD, tool_calls=st.none() | ODD, facts=st.fixed_dictionaries({"model": ODD, "finish_reason": ODD}))
+def test_any_answer_is_read_or_refused_with_a_sentence(answer: Any, tool_calls: Any, facts: dict[str, Any]) -> None:
+    with suppress(InvalidMessage):
+        completion = completion_of(answer, tool_calls, answer, **facts)
+        assert all(fact is None or fact.encode() for fact in (completion.model, completion.finish_reason))
 
 
 @pytest.mark.parametrize(
@@ -323,17 +385,35 @@ def test_what_is_no_answer_is_refused_and_the_run_stays_open(ledger: Ledger, ans
     ],
     ids=["Chat Completions", "Anthropic", "Responses", "an object", "ours"],
 )
-def test_an_exchange_goes_on_over_the_tool_calls_of_own_runs(ledger: Ledger, call: Any) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_exchange_goes_on_over_the_tool_calls_of_own_runs(ledger: Ledger, call: Any, alone: bool) -> None:
     chat = ledger.conversation("k")
     chat.append("user", "Where is my parcel?")
     with chat.run("my-llm", "llama") as first:
-        first.complete(tool_calls=[call])
+        first.complete(tool_calls=call if alone else [call])
     chat.append("tool", "Lyon", tool_call_id="call_1")
     with chat.run("my-llm", "llama") as second:
         second.complete("It is in Lyon.")
     assert first.exchange_id == second.exchange_id
     assert chat.memory().messages[1].message.calls() == (ToolCall("call_1", "look", '{"id": 7}'),)
     assert ledger.exchanges("k").by_id[first.exchange_id].answered_by == second.run_id
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": None, "function_call": {"name": "look", "arguments": '{"id": 7}'}},
+        [*OUTPUT, {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": '{"id": 7}'}],
+        [{"type": "function_call", "call_id": "call_1", "name": "look", "arguments": '{"id": 7}'}],
+    ],
+    ids=["the function call of earlier models", "items of Responses", "an item alone"],
+)
+def test_the_calls_in_an_answer_are_tool_calls(ledger: Ledger, answer: Any) -> None:
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        run.complete(answer)
+    (call,) = ledger.memory("k").messages[-1].message.calls()
+    assert (call.name, call.arguments) == ("look", '{"id": 7}')
+    assert "function_call" not in ledger.memory("k").messages[-1].message.extra_json
 
 
 @pytest.mark.parametrize(
@@ -385,6 +465,28 @@ def test_the_text_so_far_is_kept_when_a_run_fails_and_is_the_answer_when_it_comp
             run.partial(piece)
         run.complete()
     assert chat.memory().messages[-1].message.text == "It is in Lyon \N{GRINNING FACE}."
+
+
+@pytest.mark.parametrize("piece", [7, b"in ", ["in "]], ids=lambda it: type(it).__name__)
+def test_a_piece_that_is_no_text_is_refused_and_the_failed_run_is_closed(
+    ledger: Ledger, in_loop: Callable[..., Any], piece: Any
+) -> None:
+    def stream(run: Any) -> None:
+        for each in (None, "It is ", "", None, "\ud83d"):
+            run.partial(each)
+        with pytest.raises(InvalidMessage, match=f"a piece of the answer is {type(piece).__name__}"):
+            run.partial(piece)
+        raise ConnectionError("reset by peer")
+
+    async def scenario(own: AsyncLedger) -> None:
+        async with own.conversation("async").run("my-llm", "llama") as run:
+            stream(run)
+
+    with pytest.raises(ConnectionError), ledger.conversation("k").run("my-llm", "llama") as run:
+        stream(run)
+    with pytest.raises(ConnectionError):
+        in_loop(scenario)
+    assert [each.facts.partial_text for each in ledger.failures()] == ["It is \ufffd"] * 2
 
 
 def test_a_run_whose_answer_is_journaled_elsewhere_answers_its_exchange(ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
+from threadledger.adapters.formats import export_lines
 from threadledger.domain.conversation import Completion, Conversation, RunPlan, text_message
 from threadledger.domain.failures import Cause, Failure
 from threadledger.domain.ids import from_iso
@@ -94,3 +95,21 @@ def test_an_empty_selection_reruns_nothing(all_failed: tuple[Ledger, list[Failed
     ledger, _ = all_failed
     assert ledger.replay.plan_rerun(failed=True, **nothing).items == []
     assert len(ledger.replay.plan_rerun(failed=True).items) == 13
+
+
+def test_keys_runs_and_types_may_come_from_any_iterable(open_ledger: Callable[..., Ledger]) -> None:
+    ledger = open_ledger(backends=("chat",), threads="none")
+    keys, types = ["customer-1", "customer-2"], ["RunFailed"]
+    for key in keys:
+        with pytest.raises(TimeoutError), ledger.conversation(key).run("chat", "gpt-4o"):
+            raise TimeoutError
+    planned = ledger.replay.plan_rerun(failed=True, keys=keys).items
+    run_ids = [each.run_id for each in ledger.failures()]
+    assert len(planned) == 2
+    assert ledger.replay.plan_rerun(failed=True, keys=iter(keys)).items == planned
+    assert ledger.replay.plan_rerun(iter(run_ids), include=iter(["answered"])).items == planned
+    assert [each.type for each in ledger.events(types=iter(types))] == types * 2
+    assert [each.type for each in ledger.events(types=iter(types), key=keys[0])] == types
+    assert [key for key, _ in ledger.replay.places(iter(keys), None)] == keys
+    assert list(export_lines(ledger, iter(keys))) == list(export_lines(ledger, keys))
+    ledger.rebuild_views(iter(["search"]))
