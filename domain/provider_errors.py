@@ -51,12 +51,10 @@ def error_objects(body: Any, depth: int = ERROR_LEVELS_MAX) -> list[Any]:
             message = _facts_of(body).message
             for name in _ERROR_FIELDS:
                 inner = body.get(name)
-                # a text next to a message is the name of the error: {"error": "Bad Request", "message": "…"}
-                found = (
-                    error_objects(inner, depth - 1)
-                    if not (isinstance(inner, str) and message not in (None, inner))
-                    else []
-                )
+                if isinstance(inner, str) and message:
+                    # a text next to a message is the name of the error: {"error": "Bad Request", "message": "…"}
+                    inner = _object_in(inner)
+                found = error_objects(inner, depth - 1)
                 if found:
                     return [*found, body]
             return [body] if any(_facts_of(body)) else []

@@ -95,7 +95,7 @@ def _http(*statuses: int) -> Matches:
 
 
 def _says(pattern: str) -> Matches:
-    wording = re.compile(pattern, re.IGNORECASE | re.VERBOSE)
+    wording = re.compile(pattern, re.IGNORECASE | re.VERBOSE | re.DOTALL)
 
     @lru_cache(maxsize=256)  # an outage repeats one message many times
     def is_in(words: str) -> bool:

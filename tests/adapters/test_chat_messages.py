@@ -100,13 +100,9 @@ def test_different_names_stay_different_and_lead_back_to_their_functions(names: 
 def test_a_call_that_a_model_made_in_a_conversation_is_compared_as_memory_shows_it() -> None:
     from threadledger.adapters.openai.threads import _read_item
 
-    class Item:
-        def to_dict(self) -> dict[str, Any]:
-            function = call("[1]", "multi_tool_use.parallel")["function"]
-            return {"type": "function_call", "call_id": "call_1", **function}
-
+    item = {"type": "function_call", "call_id": "call_1", **call("[1]", "multi_tool_use.parallel")["function"]}
     stored = [calling(call("[1]", "multi_tool_use.parallel")), result()]
-    assert _read_item(Item()) == ConversationThreads(NO_CLIENT).render(memory_of(stored)).items[0]
+    assert _read_item(item) == ConversationThreads(NO_CLIENT).render(memory_of(stored)).items[0]
 
 
 def test_a_picture_and_a_file_count_in_the_budget() -> None:
