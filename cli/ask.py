@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .main import KEY, TEXT, Exit, common, complete_keys, error_message, invocation, opened
-from .output import emit_one, note, printable, short
+from .output import emit_many, emit_one, note, printable, short
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from threadledger.domain.errors import AllBackendsFailed
     from threadledger.domain.exchange import Answer, AskKeywords, StartedOver, StreamPart
@@ -81,8 +81,7 @@ def ask(key: str, text: str, stream: bool, idempotency_key: str | None, **chosen
             note(f"threadledger ask: {error_message(error)}")
             return Exit.FAILED
         if stream and invocation().output != "table":
-            extra = {"type": answer.type} if invocation().output == "jsonl" else {}
-            emit_one(_as_json(answer) | extra, lambda console: None)
+            emit_one(_as_last_part(answer), lambda console: None)
     return Exit.DONE
 
 
@@ -113,6 +112,11 @@ def _as_json(answer: Answer) -> dict[str, Any]:
     }
 
 
+def _as_last_part(answer: Answer) -> dict[str, Any]:
+    """Return an answer as it ends a stream: in JSON Lines it has a type, like the parts before it."""
+    return _as_json(answer) | ({"type": answer.type} if invocation().output == "jsonl" else {})
+
+
 def _unanswered(error: AllBackendsFailed) -> dict[str, Any]:
     nothing = dict.fromkeys(("answer", "backend", "model", "run_id", "version", "usage"))
     failures = [failure.as_json() for failure in error.failures]
@@ -131,24 +135,39 @@ def _without(dropped: Sequence[str]) -> str:
 def chat(key: str, **chosen: Any) -> int:
     """Chat in conversation KEY: each line is a question; /quit, Ctrl-D or an empty line ends the chat.
 
-    /help lists the commands of the chat; // at the beginning sends a text that begins with a slash.
+    /help lists the commands of the chat; // at the beginning sends a text that begins with a slash. With -o json and
+    jsonl, each answer is an object like that of `ask` (jsonl prints its parts first); with csv, it is a row.
     """
-    from threadledger.domain.errors import AllBackendsFailed, InvalidInput
-
     with opened(create=True, profile=chosen["profile"]) as ledger:
         conversation, options = ledger.conversation(key), _keywords(ledger, chosen)
         _greet(ledger, key, options)
         for each in conversation.memory(last=6).messages:
             note(f"{each.message.role.value}: {printable(each.message.text)}")
-        while (line := _question()) and line.split()[0] not in QUITTING:
-            if line.startswith("/") and not line.startswith("//"):
-                note(_about_command(line.split()[0]))
-                continue
-            try:
-                streamed(conversation, line.removeprefix("/"), None, options)
-            except (AllBackendsFailed, InvalidInput) as error:
-                note(error_message(error))
+        answered = _answered(conversation, options)
+        if invocation().output == "csv":
+            emit_many(answered, ())
+        else:
+            for answer in answered:
+                if invocation().output != "table":  # that has shown it as it arrived
+                    emit_one(answer, lambda console: None)
     return Exit.DONE
+
+
+def _answered(conversation: Chat, options: AskKeywords) -> Iterator[dict[str, Any]]:
+    """Ask each line of standard input and yield the answer, or the failed runs of a question without an answer."""
+    from threadledger.domain.errors import AllBackendsFailed, InvalidInput
+
+    while (line := _question()) and line.split()[0] not in QUITTING:
+        if line.startswith("/") and not line.startswith("//"):
+            note(_about_command(line.split()[0]))
+            continue
+        try:
+            yield _as_last_part(streamed(conversation, line.removeprefix("/"), None, options))
+        except AllBackendsFailed as error:
+            note(error_message(error))
+            yield _unanswered(error)
+        except InvalidInput as error:
+            note(error_message(error))
 
 
 QUITTING = ("/quit", "/exit")

@@ -32,8 +32,8 @@ LONG_COLUMNS = frozenset(
 ALWAYS_COUNTED = frozenset({"messages", "journal", "thread"})
 """Number columns that are shown even if all values are 0."""
 
-LONG_COLUMN_WIDTH_MIN = 12
-"""Minimum width of a wrapping column, in characters."""
+LONG_COLUMN_WIDTHS_MIN = (12, 8)
+"""Minimum widths of a wrapping column, in characters: the second is used if the table does not fit with the first."""
 
 STATE_STYLES = {
     **dict.fromkeys(("same", "done", "ok", "answered", "retried", "fallback"), "green"),
@@ -78,44 +78,81 @@ def emit_many(
 
 
 def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
-    """Return a table of the given columns, without empty ones; numbers are aligned right."""
+    """Return a table of the given columns, without empty ones; numbers are aligned right.
+
+    On a terminal that is too narrow for it, each row is a block of lines with a name and a value, so that none is lost.
+    """
+    filled = [column for column in columns if any(_says_something(row.get(column), column) for row in rows)]
+    for long_column in LONG_COLUMN_WIDTHS_MIN:
+        if _fits(rows, filled, long_column):
+            return _grid(rows, filled, long_column)
+    return _blocks(rows, filled)
+
+
+def _grid(rows: Sequence[Row], columns: Sequence[str], long_column: int) -> Any:
     from rich.table import Table
 
     drawn = Table(
         box=None, pad_edge=False, header_style="bold", padding=(0, 2 if console().width >= WIDE_TERMINAL else 1, 0, 0)
     )
-    filled = [column for column in columns if any(_says_something(row.get(column), column) for row in rows)]
-    for column in filled:
+    for column in columns:
         numeric = all(isinstance(row.get(column), (int, float)) for row in rows)
         drawn.add_column(
             column.replace("_", " "),
             justify="right" if numeric else "left",
             overflow="fold",
             no_wrap=column not in LONG_COLUMNS,
-            min_width=min(LONG_COLUMN_WIDTH_MIN, max(len(str(row.get(column))) for row in rows)),
+            min_width=min(long_column, max(len(str(row.get(column))) for row in rows)),
         )
     for row in rows:
-        drawn.add_row(*(_cell(row.get(column)) for column in filled))
+        drawn.add_row(*(_cell(row.get(column)) for column in columns))
     return drawn
 
 
+def _blocks(rows: Sequence[Row], columns: Sequence[str]) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+
+    blocks: list[Any] = []
+    for row in rows:
+        block = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+        block.add_column(style="bold", overflow="fold")
+        block.add_column(overflow="fold")
+        for column in columns:
+            if _says_something(row.get(column), column):
+                block.add_row(column.replace("_", " "), _cell(row[column]))
+        blocks += ["", block] if blocks else [block]
+    return Group(*blocks)
+
+
 def _that_fit(rows: Sequence[Row], columns: Sequence[str], spare: Sequence[str]) -> Sequence[str]:
-    """Return the columns that fit on the terminal."""
+    """Return the columns that fit on the terminal, without those of `spare` that do not; all if the others do not fit."""
     left = list(columns)
     for each in spare:
-        if sum(_width_min(rows, column) for column in left) <= console().width:
+        if _fits(rows, left, LONG_COLUMN_WIDTHS_MIN[0]):
             break
         left = [column for column in left if column != each]
-    return left
+    return left if _fits(rows, left, LONG_COLUMN_WIDTHS_MIN[-1]) else columns
 
 
-def _width_min(rows: Sequence[Row], column: str) -> int:
-    """Return the minimum width of a column with the gap after it, or 0 if the column is empty."""
+def _fits(rows: Sequence[Row], columns: Sequence[str], long_column: int) -> bool:
+    """Return whether columns with a gap between them fit on the terminal, each long one at least so wide."""
+    widths = [_width_min(rows, column, long_column) for column in columns]
+    return sum(widths) + sum(width > 0 for width in widths) - 1 <= console().width
+
+
+def _width_min(rows: Sequence[Row], column: str, long_column: int) -> int:
+    """Return the minimum width of a column, or 0 if it is empty."""
     filled = [row.get(column) for row in rows if _says_something(row.get(column), column)]
     if not filled:
         return 0
-    widest = max(len(column), *(len(str(value)) for value in filled))
-    return 1 + (min(widest, LONG_COLUMN_WIDTH_MIN) if column in LONG_COLUMNS else widest)
+    widest = max(len(column), *map(_width, filled))
+    return min(widest, long_column) if column in LONG_COLUMNS else widest
+
+
+def _width(value: Any) -> int:
+    width: int = _cell(value).cell_len
+    return width
 
 
 def _says_something(value: Any, column: str) -> bool:

@@ -15,7 +15,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso, to_iso
 
-from .importing import Found, Imported, MessageReader, json_of
+from .importing import Found, Imported, MessageReader, conversation_key, json_of, made_key
 from .repairs import COMPACTION_TYPES, REASONING_TYPES, by_reference, is_empty, simplest
 
 MAGIC = b"SQLite format 3\0"
@@ -37,19 +37,45 @@ WRITE_VERSION_AT, WRITE_AHEAD_LOG = 18, 2
 """Offset of the write version in the file header, and its value for databases with a write-ahead log."""
 
 
-def found_in_sessions(path: Path) -> Iterator[Found | Imported]:
-    """Yield the conversation of each session, ordered by creation time.
+Row = tuple[Any, Any, Any]
+"""Id, item and time of a row."""
+
+
+def found_in_sessions(path: Path, file: str) -> Iterator[Found | Imported]:
+    """Yield the conversation of each session, ordered by creation time; `file` names the file in keys that are made.
 
     Raises:
         InvalidInput: the file is not a database of the Agents SDK, or cannot be read.
     """
+    number, read = 0, set[Any]()
     try:
         with closing(_connected(path)) as database:
-            _check(database, path)
+            _check(database, file)
             for number, (session, created_at) in enumerate(_sessions(database), 1):
-                yield _found(database, number, session, created_at)
+                yield _found(number, session, created_at, file, *_rows_of(database, session))
+                read.add(session)
     except sqlite3.Error as error:
-        raise InvalidInput(f"{path} cannot be read as a SQLite database ({error}): use a complete copy") from error
+        problem = f"{file} cannot be read as a SQLite database ({error}): use a complete copy"
+        found = {} if isinstance(error, sqlite3.OperationalError) else _rows_before_damage(path)
+        left = {session: rows for session, rows in found.items() if session not in read}
+        if not read and not left:
+            raise InvalidInput(problem) from error
+        for number, (session, rows) in enumerate(left.items(), len(read) + 1):
+            yield _found(number, session, None, file, rows, [])
+        reason = f"{file} is damaged ({error}): use a complete copy; what comes before was read"
+        yield Imported(number + 1, "", "failed", reason=reason)
+
+
+def _rows_before_damage(path: Path) -> dict[Any, list[Row]]:
+    """Return the rows of each session, in the order of the file, up to the first that cannot be read."""
+    found: dict[Any, list[Row]] = {}
+    with suppress(sqlite3.Error), closing(_connected(path)) as database:
+        database.execute("PRAGMA writable_schema = ON")  # else a database that is cut off is not opened at all
+        rows = database.execute("SELECT session_id, id, message_data, created_at FROM agent_messages NOT INDEXED")
+        for session, row_id, data, created_at in rows:
+            if session is not None or data is not None:  # a page that is there in part has empty rows
+                found.setdefault(session, []).append((row_id, data, created_at))
+    return found
 
 
 def _connected(path: Path) -> sqlite3.Connection:
@@ -67,16 +93,16 @@ def _connected(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _check(database: sqlite3.Connection, path: Path) -> None:
+def _check(database: sqlite3.Connection, file: str) -> None:
     columns = {name: {row[1].decode() for row in database.execute(f"PRAGMA table_info({name})")} for name in _TABLES}
     if columns["agent_sessions"] >= SESSIONS and columns["agent_messages"] >= MESSAGES:
         return
     if columns["threadledger"]:
         raise InvalidInput(
-            f"{path} is a threadledger ledger, not a database of Agents SDK sessions: copy it with threadledger db copy"
+            f"{file} is a threadledger ledger, not a database of Agents SDK sessions: copy it with threadledger db copy"
         )
     raise InvalidInput(
-        f"{path} is a SQLite database without the tables of Agents SDK sessions (agent_sessions, agent_messages): "
+        f"{file} is a SQLite database without the tables of Agents SDK sessions (agent_sessions, agent_messages): "
         "pass the database file that SQLiteSession uses"
     )
 
@@ -85,18 +111,34 @@ _TABLES = ("agent_sessions", "agent_messages", "threadledger")
 
 
 def _sessions(database: sqlite3.Connection) -> list[tuple[Any, Any]]:
-    return database.execute("SELECT session_id, created_at FROM agent_sessions ORDER BY created_at, rowid").fetchall()
+    """Return the id and time of each session, then the ids that only rows of messages have."""
+    recorded = database.execute(
+        "SELECT session_id, created_at FROM agent_sessions ORDER BY created_at, rowid"
+    ).fetchall()
+    others = database.execute(
+        "SELECT session_id, NULL FROM agent_messages m WHERE NOT EXISTS "
+        "(SELECT 1 FROM agent_sessions s WHERE s.session_id IS m.session_id) GROUP BY session_id ORDER BY min(id)"
+    ).fetchall()
+    return recorded + others
 
 
-def _found(database: sqlite3.Connection, number: int, session: Any, created_at: Any) -> Found | Imported:
+def _rows_of(database: sqlite3.Connection, session: Any) -> tuple[list[Row], list[Any]]:
+    """Return the rows of a session's current branch, and the ids of its other rows."""
+    key = session.decode(errors="replace") if isinstance(session, bytes) else session
+    stored = database.execute(
+        "SELECT id, message_data, created_at FROM agent_messages WHERE session_id IS ? ORDER BY id", (key,)
+    ).fetchall()
+    return _current_branch(database, key, stored)
+
+
+def _found(
+    number: int, session: Any, created_at: Any, file: str, rows: list[Row], others: list[Any]
+) -> Found | Imported:
     key = ""
     try:
-        key = _text(session, "the session's id")
-        stored = database.execute(
-            "SELECT id, message_data, created_at FROM agent_messages WHERE session_id = ? ORDER BY id", (key,)
-        ).fetchall()
         reader = MessageReader()
-        rows, others = _current_branch(database, key, stored)
+        made = made_key(file, number)
+        key = conversation_key(None, made, reader.left_out) if session is None else _text(session, "the session's id")
         if others:
             reader.left_out["messages_on_other_branches"] = len(others)
         for row, data, at in rows:
@@ -109,11 +151,7 @@ def _found(database: sqlite3.Connection, number: int, session: Any, created_at: 
         return Imported(number, key, "failed", reason=str(error))
 
 
-Row = tuple[Any, Any, Any]
-"""Id, item and time of a row."""
-
-
-def _current_branch(database: sqlite3.Connection, session: str, rows: list[Row]) -> tuple[list[Row], list[Any]]:
+def _current_branch(database: sqlite3.Connection, session: Any, rows: list[Row]) -> tuple[list[Row], list[Any]]:
     """Return the rows of the current branch, in its order, and the ids of all other rows.
 
     An `AdvancedSQLiteSession` records in `message_structure` which rows belong to which branch. It does not store which

@@ -11,34 +11,29 @@ quotes, errors); others are kept as parts of their own type.
 
 from __future__ import annotations
 
+import io
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from typing import IO, Any, BinaryIO
-from zipfile import BadZipFile, ZipFile
+from typing import Any, BinaryIO, cast
 
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
+from .compressed import FileInZip, Inflated, files_in_zip, opened_in_zip
 from .importing import (
     Found,
     Imported,
     MessageReader,
     conversation_key,
     json_of,
-    made_key,
+    made_keys,
     moment,
     seconds_of,
     source_id,
 )
 from .json_values import Value, values_of
 from .repairs import is_empty, simplest
-
-ZIP_MAGIC = b"PK\x03\x04"
-"""First bytes of a zip file."""
 
 CONVERSATIONS = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
 """Names of conversation files in the zip; a large export has several."""
@@ -62,12 +57,17 @@ def found_in_zip(stream: BinaryIO, read: Reading, file: str) -> Iterator[Found |
         InvalidInput: the zip contains no conversations, or cannot be read.
     """
     begin = number = 0
-    with _zip_errors():
-        for values in _files_in_zip(stream):
-            for each in read(_shifted(values, begin), file):
-                number = each.line
-                yield each
-            begin = number
+    files, problem = _conversation_files(stream)
+    for each_file in files:
+        content = opened_in_zip(stream, each_file)
+        for each in read(_shifted(_values(content), begin), file):
+            number = each.line
+            yield each
+        problem = problem or content.problem
+        begin = number
+    if problem:
+        reason = f"the zip is damaged ({problem}): download it again; what can be read of it was read"
+        yield Imported(number + 1, "", "failed", reason=reason)
 
 
 def first_values_in_zip(stream: BinaryIO) -> Iterator[Value]:
@@ -76,32 +76,23 @@ def first_values_in_zip(stream: BinaryIO) -> Iterator[Value]:
     Raises:
         InvalidInput: the zip contains no conversations, or cannot be read.
     """
-    with _zip_errors():
-        for values in islice(_files_in_zip(stream), 1):
-            yield from values
+    files, _ = _conversation_files(stream)
+    yield from _values(opened_in_zip(stream, files[0]))
 
 
-@contextmanager
-def _zip_errors() -> Iterator[None]:
-    try:
-        yield
-    except (BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-        raise InvalidInput(f"the zip cannot be read ({error}): download it again") from error
+def _conversation_files(stream: BinaryIO) -> tuple[list[FileInZip], str]:
+    """Return the conversation files of a zip by name, and the problem if the zip is damaged."""
+    found, problem = files_in_zip(stream)
+    files = sorted((each for each in found if CONVERSATIONS.fullmatch(each.name)), key=lambda each: each.name)
+    if not files and problem:
+        raise InvalidInput(f"the zip is damaged before its conversations.json ({problem}): download it again")
+    if not files:
+        raise InvalidInput("the zip has no conversations.json: pass the zip file of the data export")
+    return files, problem
 
 
-def _files_in_zip(stream: BinaryIO) -> Iterator[Iterator[Value]]:
-    with ZipFile(stream) as archive:
-        names = sorted(name for name in archive.namelist() if CONVERSATIONS.fullmatch(name))
-        if not names:
-            raise InvalidInput("the zip has no conversations.json: pass the zip file of the data export")
-        for name in names:
-            with archive.open(name) as file:
-                yield _values(file)
-
-
-def _values(file: IO[bytes]) -> Iterator[Value]:
-    stream: Any = file  # a binary stream that can read and seek
-    return values_of(stream)
+def _values(content: Inflated) -> Iterator[Value]:
+    return values_of(cast("BinaryIO", io.BufferedReader(content)))
 
 
 def _shifted(values: Iterator[Value], by: int) -> Iterator[Value]:
@@ -117,6 +108,7 @@ def found_by(
     convert: Callable[[Any, int, str], Found | Imported], values: Iterable[Value], file: str
 ) -> Iterator[Found | Imported]:
     """Yield the conversation of each JSON value, or of each element if the value is a list."""
+    key_of = made_keys(file)
     for number, text in values:
         try:
             value = json_of(text, "conversation")
@@ -124,7 +116,7 @@ def found_by(
             yield Imported(number, "", "failed", reason=str(error))
             continue
         for each in value if isinstance(value, list) else [value]:
-            yield convert(each, number, made_key(file, number))
+            yield convert(each, number, key_of(number))
 
 
 def conversation_of(given: Any, number: int, made: str) -> Found | Imported:
@@ -154,10 +146,13 @@ def branch_of(
 ) -> tuple[Branch, list[str]]:
     """Return the branch that ends at the current node, and the ids of the nodes with messages that are not on it.
 
-    Without a current node, the newest leaf is the end. A missing parent, or a cycle, is the beginning.
+    Without a current node that is in the mapping, the newest leaf is the end. A node without a parent is the child of the
+    node that lists it in `children`. A missing parent, or a cycle, is the beginning.
     """
-    current = current if isinstance(current, str) and isinstance(mapping.get(current), Mapping) else None
-    node_id = current if current is not None else _newest_leaf(mapping, left_out)
+    parents = _parents(mapping)
+    node_id: Any = (
+        current if isinstance(current, str) and current in parents else _newest_leaf(mapping, parents, left_out)
+    )
     branch: dict[str, Node] = {}
     while node_id is not None:
         node = mapping.get(node_id) if isinstance(node_id, str) else None
@@ -165,7 +160,7 @@ def branch_of(
             left_out["broken_parents"] += 1
             break
         branch[node_id] = node
-        node_id = node.get("parent")
+        node_id = parents[node_id]
     others = [
         name
         for name, node in mapping.items()
@@ -176,15 +171,29 @@ def branch_of(
     return list(branch.items())[::-1], others
 
 
-def _newest_leaf(mapping: Mapping[str, Any], left_out: Counter[str]) -> str | None:
-    """Return the id of the newest node that is not a parent, or the last node if there is none."""
+def _parents(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parent of each node: the one that it names, or else the one that lists it as a child."""
     nodes = {name: node for name, node in mapping.items() if isinstance(node, Mapping)}
-    parents = [node.get("parent") for node in nodes.values()]
-    named = {parent for parent in parents if isinstance(parent, str)}
-    leaves = [name for name in nodes if name not in named] or list(nodes)[-1:]
+    listed: dict[str, str] = {}
+    for name, node in nodes.items():
+        children = node.get("children")
+        for child in children if isinstance(children, list) else ():
+            if isinstance(child, str):
+                listed.setdefault(child, name)
+    found = {name: node.get("parent") for name, node in nodes.items()}
+    return {
+        name: parent if isinstance(parent, str) and parent in nodes else listed.get(name, parent)
+        for name, parent in found.items()
+    }
+
+
+def _newest_leaf(mapping: Mapping[str, Any], parents: Mapping[str, Any], left_out: Counter[str]) -> str | None:
+    """Return the id of the newest node that is not a parent, or the last node if there is none."""
+    named = {parent for parent in parents.values() if isinstance(parent, str)}
+    leaves = [name for name in parents if name not in named] or list(parents)[-1:]
     if len(leaves) > 1:
         left_out["guessed_branches"] += 1
-    return max(leaves, key=lambda name: _written(nodes[name]), default=None)
+    return max(leaves, key=lambda name: _written(mapping[name]), default=None)
 
 
 def _written(node: Node) -> tuple[float, str]:

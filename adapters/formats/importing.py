@@ -7,10 +7,9 @@ moved to another branch at the source is retracted, because the source no longer
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from threadledger.domain.failures import whole_text
 from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.ledger import Ledger
 
+from .json_values import parsed
 from .repairs import OpenCalls, can_be_stored, repaired, whole
 
 BATCH_CONVERSATIONS = 50
@@ -314,10 +314,10 @@ def json_of(text: bytes | InvalidInput, what: str) -> Any:
     if isinstance(text, InvalidInput):
         raise text
     try:
-        return json.loads(text.decode("utf-8"))
+        return parsed(text.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidInput(f"the {what} is not UTF-8 text (byte {error.start}): save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InvalidInput(f"the {what} is not JSON ({error}): write one JSON object per {what}") from None
 
 
@@ -423,6 +423,17 @@ FILE_NAME_CHARS_MAX = 150
 def made_key(file: str, number: int) -> str:
     """Return the key of a conversation that has none: the name of the file and its line."""
     return f"{whole_text(file[-FILE_NAME_CHARS_MAX:])}:{number}"
+
+
+def made_keys(file: str) -> Callable[[int], str]:
+    """Return a function that makes the keys of one file; further conversations of a line are numbered: FILE:LINE.2."""
+    made: Counter[int] = Counter()
+
+    def key_of(line: int) -> str:
+        made[line] += 1
+        return made_key(file, line) + (f".{made[line]}" if made[line] > 1 else "")
+
+    return key_of
 
 
 def seconds_of(value: object) -> float | None:

@@ -6,10 +6,11 @@ therefore affects only that value.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from threadledger.domain.errors import InvalidInput
 
@@ -21,6 +22,19 @@ HEAD_BYTES = 1024 * 1024
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+NUMBER_CHARS_MAX = 4_300
+"""Maximum length of an integer, in characters. Python reads and writes no longer ones."""
+
+LEVELS_MAX = 500
+"""Levels that are kept of a value that is nested deeper than Python reads."""
+
+UNREADABLE = float("nan")
+"""What `parsed` returns in place of an integer that is too long and of a value that is nested too deep."""
+
+_SEVERAL = re.compile(rb"\}\s*,?\s*\{|,$")
+"""What a line contains that may hold several values, or a comma after its value."""
+
+_NESTING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 _INSIDE = re.compile(rb'["{}\[\]]')
 _BETWEEN = re.compile(rb'[",{}\[\]]')
 _IN_TEXT = re.compile(rb'["\\]')
@@ -33,7 +47,64 @@ Value = tuple[int, bytes | InvalidInput]
 
 def values_of(stream: BinaryIO) -> Iterator[Value]:
     """Yield each value of a file. If the file ends inside its array, the last item is an error that says so."""
-    return lines_of(stream) if is_lines(stream) else _Document(stream).values()
+    return lines_of(_lines_in(stream)) if is_lines(stream) else _Document(stream).values()
+
+
+def parsed(text: bytes | str) -> Any:
+    """Parse JSON. An integer that is too long and a value that is nested too deep become `UNREADABLE`.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except (ValueError, RecursionError):
+        data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    try:
+        return json.loads(_without_deep_values(data), parse_int=_integer, parse_constant=lambda name: UNREADABLE)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= NUMBER_CHARS_MAX else UNREADABLE
+
+
+def _without_deep_values(text: bytes) -> bytes:
+    kept: list[bytes] = []
+    depth = begin = 0
+    for token in _NESTING.finditer(text):
+        mark = token.group()
+        if mark in b"{[":
+            depth += 1
+            if depth == LEVELS_MAX + 1:
+                kept += [text[begin : token.start()], b"NaN"]
+        elif mark in b"}]":
+            depth -= 1
+            if depth == LEVELS_MAX:
+                begin = token.end()
+    return b"".join([*kept, text[begin:]]) if depth == 0 else text
+
+
+def _lines_in(stream: BinaryIO) -> Iterable[bytes]:
+    """Return the lines of a file, also if each ends with a carriage return alone."""
+    head = stream.read(HEAD_BYTES)
+    stream.seek(0)
+    return stream if _line_end(head) == b"\n" else _lines_by_carriage_return(stream)
+
+
+def _line_end(head: bytes) -> bytes:
+    return b"\r" if b"\r" in head and b"\n" not in head else b"\n"
+
+
+def _lines_by_carriage_return(stream: BinaryIO) -> Iterator[bytes]:
+    left = b""
+    while chunk := stream.read(CHUNK_BYTES):
+        *lines, left = (left + chunk).split(b"\r")
+        yield from lines
+    yield left
 
 
 def is_lines(stream: BinaryIO) -> bool:
@@ -41,12 +112,12 @@ def is_lines(stream: BinaryIO) -> bool:
     stream.seek(0)
     head = stream.read(HEAD_BYTES)
     stream.seek(0)
-    lines = head.removeprefix(BYTE_ORDER_MARK).split(b"\n")
+    lines = head.removeprefix(BYTE_ORDER_MARK).split(_line_end(head))
     whole = [line for line in (lines[:-1] if len(head) == HEAD_BYTES and len(lines) > 1 else lines) if line.strip()]
     if not whole:
         return True
     if whole[0].lstrip()[:1] == b"[" and (len(whole) == 1 or not is_json(whole[0])):
-        return False
+        return sum(is_json(line) for line in whole[1:] if line[:1] == b"{") > 1  # else a document of one array
     if len(whole) == 1:
         return True
     return any(is_json(line) for line in whole if line[:1] in {b"{", b"["})
@@ -55,18 +126,30 @@ def is_lines(stream: BinaryIO) -> bool:
 def is_json(line: bytes) -> bool:
     """Return whether a line is JSON on its own."""
     try:
-        json.loads(line)
-    except (ValueError, RecursionError):
+        parsed(line)
+    except ValueError:
         return False
     return True
 
 
 def lines_of(lines: Iterable[bytes]) -> Iterator[Value]:
-    """Yield each line that is not blank. A byte order mark may be around any line, because files are concatenated."""
+    """Yield the value of each line that is not blank; several objects on one line have the same number.
+
+    A byte order mark may be around any line, because files are concatenated.
+    """
     for number, line in enumerate(lines, 1):
         text = line.strip().removeprefix(BYTE_ORDER_MARK).removesuffix(BYTE_ORDER_MARK).strip()
         if text:
-            yield number, text
+            yield from ((number, value) for value in _values_on(text))
+
+
+def _values_on(line: bytes) -> Iterable[bytes | InvalidInput]:
+    """Return the values of a line: itself if it is JSON, or if its first object is not."""
+    if line[:1] != b"{" or not _SEVERAL.search(line) or is_json(line):
+        return (line,)
+    values = [text for _, text in _Document(io.BytesIO(line)).values()]
+    first = next(iter(values), b"")
+    return values if isinstance(first, bytes) and is_json(first) else (line,)
 
 
 class _Document:

@@ -16,7 +16,7 @@ from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
 
-from .importing import Found, Imported, MessageReader, conversation_key, import_found, json_of, made_key
+from .importing import Found, Imported, MessageReader, conversation_key, import_found, json_of, made_keys
 from .json_values import Value, lines_of
 
 PLACE_FIELDS = ("message_id", "at", "source", "exchange_id", "run_id")
@@ -55,8 +55,9 @@ def found_in_values(values: Iterable[Value], key_from: str = "id", file: str = "
     `key_from` names the field, of the line or of its `metadata`, that holds the key; a line without it has the key `id`.
     A conversation without a usable key gets the key FILE:LINE, and so does every conversation if `key_from` is `line`.
     """
+    key_of = made_keys(file)
     for number, text in values:
-        made = made_key(file, number)
+        made = key_of(number)
         key = ""
         try:
             given = json_of(text, "line")

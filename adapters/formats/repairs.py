@@ -21,6 +21,8 @@ from threadledger.domain.conversation.messages import Message
 from threadledger.domain.errors import InvalidInput, InvalidMessage
 from threadledger.domain.failures import whole_text
 
+from .json_values import UNREADABLE
+
 JSON = dict[str, Any]
 
 ROLES = {"function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}
@@ -138,7 +140,7 @@ def whole(value: Any, counts: Counter[str]) -> Any:
     """Return JSON with half characters (lone surrogates) replaced by U+FFFD; they are counted.
 
     Raises:
-        InvalidInput: the value is nested too deep.
+        InvalidInput: the value is nested too deep, or contains an integer that is too long.
     """
     try:
         return _whole(value, counts)
@@ -147,6 +149,7 @@ def whole(value: Any, counts: Counter[str]) -> Any:
 
 
 TOO_DEEP = "it is nested too deep to be stored"
+UNREADABLE_VALUE = "it contains a number that is too long, or a value that is nested too deep"
 
 
 def _whole(value: Any, counts: Counter[str]) -> Any:
@@ -160,6 +163,8 @@ def _whole(value: Any, counts: Counter[str]) -> Any:
         return {_whole(name, counts): _whole(each, counts) for name, each in value.items()}
     if isinstance(value, list):
         return [_whole(each, counts) for each in value]
+    if value is UNREADABLE:
+        raise InvalidInput(UNREADABLE_VALUE)
     return value
 
 

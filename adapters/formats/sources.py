@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
 import shutil
 import sys
 import tempfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -19,8 +18,9 @@ from typing import Any, BinaryIO, cast
 from threadledger.domain.errors import FileMissing, InvalidInput, ThreadledgerError
 
 from .agents_sqlite import MAGIC, found_in_sessions
-from .chatgpt import ZIP_MAGIC, first_values_in_zip, found_in_export, found_in_zip
+from .chatgpt import first_values_in_zip, found_in_export, found_in_zip
 from .claude import found_in_claude_export
+from .compressed import ZIP_MAGIC, Inflated
 from .importing import Found, Imported, json_of
 from .json_values import BYTE_ORDER_MARK, Value, is_json, is_lines, lines_of, values_of
 from .jsonl import found_in_values
@@ -80,7 +80,7 @@ def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> It
             lines = chain(io.BytesIO(first), sys.stdin.buffer)
             yield ImportSource("jsonl", False, found_in_values(lines_of(lines), own_key, name))
             return
-        stream, path = _opened(file, first, stack)
+        stream, path, unpacked = _opened(file, first, stack)
         magic = stream.read(len(MAGIC))
         stream.seek(0)
         chosen = kind or _format_of(stream, magic)
@@ -90,7 +90,7 @@ def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> It
                 f"{file} is {'' if magic == MAGIC else 'not '}a SQLite database: pass its correct --format, or omit the option"
             )
         if chosen == "agents-sqlite":
-            found = found_in_sessions(path)
+            found = found_in_sessions(path, name)
         elif chosen in EXPORTS and magic.startswith(ZIP_MAGIC):
             found = found_in_zip(stream, EXPORTS[chosen], name)
         elif chosen in EXPORTS:
@@ -99,14 +99,33 @@ def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> It
             found = found_in_threads(values_of(stream), key_from, name)
         else:
             found = found_in_values(_conversations_in(stream), own_key, name)
+        found = _up_to_damage(found, unpacked)
         yield ImportSource(chosen, kind is None, found, _total(chosen, stream))
 
 
-EXPORTS: Mapping[str, Callable[[Iterable[Value], str], Iterator[Found | Imported]]] = {
+EXPORTS: Mapping[str, Callable[..., Iterator[Found | Imported]]] = {
     "chatgpt": found_in_export,
     "claude": found_in_claude_export,
 }
 """Data exports of chat apps: a JSON document, or a zip that contains it."""
+
+
+def _up_to_damage(found: Iterator[Found | Imported], unpacked: Inflated | None) -> Iterator[Found | Imported]:
+    """Yield what can be read; if the file is damaged after its first conversation, the last item says so."""
+    last = 0
+    problem = ""
+    try:
+        for each in found:
+            yield each
+            last = each.line
+    except ThreadledgerError as error:
+        if not last:
+            raise
+        problem = str(error)
+    if unpacked is not None and unpacked.problem:
+        problem = f"the gzip file is damaged ({unpacked.problem}): download it again"
+    if problem:
+        yield Imported(last + 1, "", "failed", reason=f"{problem}; what comes before was read")
 
 
 def _conversations_in(stream: BinaryIO) -> Iterator[Value]:
@@ -142,13 +161,13 @@ def _reading_errors(file: str) -> Iterator[None]:
         yield
     except BrokenPipeError:  # the reader of our output is gone; this is not an error of the file
         raise
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise FileMissing(f"{file} cannot be read ({reason}): choose another file") from error
 
 
-def _opened(file: str, read: bytes, stack: ExitStack) -> tuple[BinaryIO, Path]:
-    """Return a seekable stream of the file's content as UTF-8, and its path on disk.
+def _opened(file: str, read: bytes, stack: ExitStack) -> tuple[BinaryIO, Path, Inflated | None]:
+    """Return a seekable stream of the file's content as UTF-8, its path on disk, and what decompresses it.
 
     `read` is what was already read of standard input.
     """
@@ -157,13 +176,15 @@ def _opened(file: str, read: bytes, stack: ExitStack) -> tuple[BinaryIO, Path]:
     else:
         path = Path(file)
         stream = stack.enter_context(path.open("rb"))
+    unpacked = None
     if _head(stream, len(GZIP_MAGIC)) == GZIP_MAGIC:
-        stream = cast("BinaryIO", stack.enter_context(gzip.open(stream)))  # noqa: SIM115 - the stack closes it
+        unpacked = Inflated(stream)
+        stream = cast("BinaryIO", stack.enter_context(io.BufferedReader(unpacked)))
         if _head(stream, len(MAGIC)) == MAGIC:  # SQLite needs a file on disk
-            return _spooled(stream, stack)
+            return *_spooled(stream, stack), unpacked
     head = _head(stream, len(codecs.BOM_UTF32_LE))
     encoding = next((name for mark, name in ENCODINGS if head.startswith(mark)), None)
-    return (stream, path) if encoding is None else (_as_utf8(stream, encoding, stack), path)
+    return (stream if encoding is None else _as_utf8(stream, encoding, stack)), path, unpacked
 
 
 def _head(stream: BinaryIO, size: int) -> bytes:
@@ -202,18 +223,32 @@ def _format_of(stream: BinaryIO, magic: bytes) -> str:
     if magic == MAGIC:
         return "agents-sqlite"
     is_zip = magic.startswith(ZIP_MAGIC)
-    values = first_values_in_zip(stream) if is_zip else values_of(stream)
-    kinds = (_kind_of_text(text) for _, text in islice(values, VALUES_CHECKED_MAX))
-    kind = next((kind for kind in kinds if kind is not None), None)
-    kind = "jsonl" if kind == MESSAGE else kind
+    values = islice(first_values_in_zip(stream) if is_zip else values_of(stream), VALUES_CHECKED_MAX)
+    readable: Counter[str] = Counter()
+    first: str | None = None
+    is_empty = True
+    for _, text in values:
+        is_empty = False
+        kind = _kind_of_text(text)
+        kind = "jsonl" if kind == MESSAGE else kind
+        first = first or kind
+        if kind is not None and isinstance(text, bytes) and _is_readable(kind, text):
+            readable[kind] += 1
+    kind = next((name for name, _ in readable.most_common(1)), first)
     if is_zip:
         return kind if kind is not None and kind in EXPORTS else "chatgpt"
-    if kind is None and not is_lines(stream):
+    if kind is None and not is_empty and not is_lines(stream):
         raise InvalidInput(
             'the format of the file is unknown: write one conversation per line ({"id": KEY, "messages": [...]}), '
             f"or name the format with --format ({', '.join(FORMATS)})"
         )
     return kind or "jsonl"
+
+
+def _is_readable(kind: str, text: bytes) -> bool:
+    """Return whether a value can be read in a format, so that a damaged one does not decide about the others."""
+    found = {"threads": found_in_threads, "jsonl": found_in_values, **EXPORTS}[kind]([(1, text)])
+    return any(isinstance(each, Found) for each in found)
 
 
 def _kind_of_text(text: bytes | InvalidInput) -> str | None:
@@ -223,10 +258,10 @@ def _kind_of_text(text: bytes | InvalidInput) -> str | None:
         return None
 
 
-def _kind_of(value: Any) -> str | None:
-    """Return the format of a value if its shape identifies one, else None."""
-    if isinstance(value, list):
-        kinds = {_kind_of(each) for each in value[:VALUES_CHECKED_MAX]} - {None, "jsonl", MESSAGE}
+def _kind_of(value: Any, is_outer: bool = True) -> str | None:
+    """Return the format of a value, or of the elements of a list, if its shape identifies one, else None."""
+    if isinstance(value, list) and is_outer:
+        kinds = {_kind_of(each, is_outer=False) for each in value[:VALUES_CHECKED_MAX]} - {None, "jsonl", MESSAGE}
         return min(filter(None, kinds), default=None)
     if not isinstance(value, Mapping):
         return None

@@ -27,6 +27,7 @@ from .importing import (
     conversation_key,
     json_of,
     made_key,
+    made_keys,
     moment,
     seconds_of,
     source_id,
@@ -70,9 +71,10 @@ def found_in_threads(values: Iterable[Value], key_from: str = KEY, file: str = "
     threads without an id.
     """
     under_way: Thread | None = None
+    key_of = made_keys(file)
     for number, text in values:
         try:
-            threads = threads_of(json_of(text, "line"), number, made_key(file, number))
+            threads = threads_of(json_of(text, "line"), number, key_of(number))
         except ThreadledgerError as error:
             yield Imported(number, "", "failed", reason=str(error))
             continue
@@ -152,11 +154,16 @@ def threads_of(value: Any, number: int, made: str = "") -> list[Thread]:
 
 def _next_page_after(page: Any) -> str | None:
     """Return the id after which a list continues, if it is a page that says so."""
-    if not isinstance(page, Mapping) or page.get("has_more") is not True:
+    if not isinstance(page, Mapping) or not _is_true(page.get("has_more")):
         return None
     things = page.get("data")
     last = things[-1].get("id") if isinstance(things, list) and things and isinstance(things[-1], Mapping) else None
     return str(page.get("last_id") or last or "its last entry")
+
+
+def _is_true(value: Any) -> bool:
+    """Return whether a value is true, also if a tool wrote it as text or as a number."""
+    return str(value).strip().lower() in {"true", "1"}
 
 
 def _by_thread(messages: list[Any], given: Thread) -> list[Thread]:

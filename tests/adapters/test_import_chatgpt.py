@@ -234,7 +234,7 @@ def test_bytes_that_are_no_utf8_and_nesting_cost_their_own_conversation_alone(op
     assert [(each["line"], each["state"]) for each in found] == [
         (1, "imported"), (2, "failed"), (3, "failed"), (4, "imported")]  # fmt: skip
     assert "not UTF-8" in found[1]["reason"]
-    assert "not JSON" in found[2]["reason"]
+    assert 'no object "mapping"' in found[2]["reason"]
 
 
 def test_an_export_that_was_cut_off_is_told_and_what_is_whole_is_kept(open_store, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -107,3 +109,33 @@ def test_a_chat_streams_each_answer(command: Command, responses: Any) -> None:
     done = command("chat", "k", stdin=b"hello\nand you?\n")
     assert done.out == "You said: hello\nYou said: and you?\n"
     assert done.code == 0
+
+
+@pytest.mark.parametrize("output", ["json", "jsonl", "csv"])
+def test_a_chat_prints_each_answer_as_data(command: Command, responses: Any, output: str) -> None:
+    asked = command("ask", "other", "one", "-o", "json").json
+    done = command("chat", "k", "-o", output, stdin=b"one\ntwo\n")
+    if output == "csv":
+        answers = list(csv.DictReader(io.StringIO(done.out)))
+    else:
+        answers = [each for each in values_in(done.out) if "answer" in each]
+    assert [each["answer"] for each in answers] == ["You said: one", "You said: two"]
+    assert all(asked.keys() <= each.keys() for each in answers)
+
+
+def test_a_chat_prints_a_question_without_an_answer_as_data(command: Command, responses: Any) -> None:
+    for path in (RESPONSES, "POST /chat/completions"):
+        responses.add_fault(path, refuse={"status": 400})
+    done = command("chat", "k", "-o", "json", stdin=b"one\ntwo\n")
+    assert [(each["answer"], bool(each["failures"])) for each in values_in(done.out)] == [
+        (None, True), ("You said: two", False)]  # fmt: skip
+
+
+def values_in(text: str) -> list[Any]:
+    """The JSON values that follow one another in a text."""
+    values, at = [], 0
+    while text[at:].strip():
+        value, length = json.JSONDecoder().raw_decode(text[at:].lstrip())
+        values.append(value)
+        at = len(text) - len(text[at:].lstrip()) + length
+    return values

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
 
 import threadledger
+from threadledger.cli import output
 from threadledger.cli.main import wrapped
 from threadledger.domain.conversation import Conversation, RunPlan, text_message
 from threadledger.domain.failures import Cause, Failure, advise
@@ -70,3 +73,22 @@ def test_what_is_not_a_terminal_gets_whole_lines(command: Callable[..., Any]) ->
     done = command("--db", "x" * 150, "list")
     assert len(done.err.splitlines()) == 1
     assert os.linesep not in done.err.rstrip()
+
+
+CELLS = st.text(st.sampled_from("ab語 "), min_size=1, max_size=30).map(lambda text: f"x{text}".replace(" ", "y"))
+COLUMNS = ("key", "backend", "tokens", "state", "reason")
+
+
+@settings(max_examples=15)
+@given(st.lists(st.fixed_dictionaries(dict.fromkeys(COLUMNS, CELLS)), min_size=1, max_size=3), st.integers(20, 160))
+def test_a_table_of_any_width_shows_every_value(rows: list[dict[str, str]], width: int) -> None:
+    shown = Console(file=io.StringIO(), width=width)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(output, "console", lambda: shown)
+        shown.print(output.table(rows, COLUMNS))
+    lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]  # it is the StringIO
+    assert all(cell_len(line) <= width for line in lines)
+    said, values = "".join("".join(lines).split()), "".join(row[column] for row in rows for column in COLUMNS)
+    heads = "".join(COLUMNS) * ((len(said) - len(values)) // len("".join(COLUMNS)))  # once, or with each value
+    assert sorted(said) == sorted(heads + values)
+    assert heads
