@@ -107,6 +107,10 @@ def _lines_by_carriage_return(stream: BinaryIO) -> Iterator[bytes]:
     yield left
 
 
+_BRACKETS = frozenset({b"[", b"]", b"{", b"}"})
+"""Lines that only a document has."""
+
+
 def is_lines(stream: BinaryIO) -> bool:
     """Return whether each line is a separate value, judged by the complete lines at the beginning of the file."""
     stream.seek(0)
@@ -117,7 +121,8 @@ def is_lines(stream: BinaryIO) -> bool:
     if not whole:
         return True
     if whole[0].lstrip()[:1] == b"[" and (len(whole) == 1 or not is_json(whole[0])):
-        return sum(is_json(line) for line in whole[1:] if line[:1] == b"{") > 1  # else a document of one array
+        is_document = any(line.strip().rstrip(b",") in _BRACKETS for line in whole)
+        return not is_document and sum(is_json(line) for line in whole[1:] if line[:1] == b"{") > 1
     if len(whole) == 1:
         return True
     return any(is_json(line) for line in whole if line[:1] in {b"{", b"["})
