@@ -330,6 +330,7 @@ def reported(what: str) -> Iterator[Callable[[int, int], None]]:
     with progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+        progress.refresh()  # the last state is drawn even if the work was quick
 
 
 def _bar() -> Progress:
