@@ -318,6 +318,7 @@ def tracked(things: Iterable[T], total: int | None, what: str) -> Iterator[T]:
         return
     with progress:
         yield from progress.track(things, total=total, description=what)
+        progress.refresh()  # the last state is drawn even if the work was quick
 
 
 @contextmanager
