@@ -359,14 +359,19 @@ class Endpoints:
         key, seconds = key_of(named.api_key_env), named.timeout_seconds or self._settings.timeout_seconds
         name = named.api_key_env or self._client.key_name
         elsewhere = Client(
-            NO_KEY if named.api_key_env is None else key, named.base_url, timeout_seconds=seconds, key_name=name
+            NO_KEY if named.api_key_env is None else key,
+            named.base_url,
+            timeout_seconds=seconds,
+            key_name=name,
+            is_home=False,
         )
         if named.base_url is not None and elsewhere.endpoint != self._client.endpoint:
             return elsewhere
         here = replace(self._client, timeout_seconds=seconds)
         if named.api_key_env is None:
             return here
-        return replace(here, api_key=key, key_name=name, azure_ad_token=None, organization=None, project=None)
+        own = replace(here, api_key=key, key_name=name, is_home=False)
+        return replace(own, azure_ad_token=None, organization=None, project=None)
 
 
 def _same(backend: Backend) -> Backend:

@@ -36,7 +36,7 @@ class AnthropicClient(Client):
         import anthropic
 
         http_client = anthropic.DefaultHttpxClient(event_hooks=self.hooks(awaited=False))
-        return anthropic.Anthropic(**settings, http_client=http_client)
+        return self.of_settings(anthropic.Anthropic(**settings, http_client=http_client))
 
     @cached_property
     def async_sdk(self) -> Any:
@@ -49,7 +49,7 @@ class AnthropicClient(Client):
         import anthropic
 
         http_client = anthropic.DefaultAsyncHttpxClient(event_hooks=self.hooks(awaited=True))
-        return anthropic.AsyncAnthropic(**settings, http_client=http_client)
+        return self.of_settings(anthropic.AsyncAnthropic(**settings, http_client=http_client))
 
     @property
     def has_credentials(self) -> bool:

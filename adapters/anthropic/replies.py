@@ -21,8 +21,8 @@ FILTERED = "content_filter"
 
 def read_message(body: dict[str, Any], context: Context) -> Seen:
     """Read the answer or the failure in a complete message."""
-    blocks = _objects(body.get("content"))
-    texts = [block["text"] for block in blocks if block.get("type") == "text" and isinstance(block.get("text"), str)]
+    content = body.get("content")
+    blocks = _objects(content)
     calls = [
         {"id": block.get("id"), "function": {"name": block.get("name"), "arguments": _arguments(block.get("input"))}}
         for block in blocks
@@ -30,7 +30,7 @@ def read_message(body: dict[str, Any], context: Context) -> Seen:
     ]
     reason, usage, remote_id = _text(body.get("stop_reason")), usage_of(body.get("usage")), _text(body.get("id"))
     outcome = answered(
-        answer_message({"content": "".join(texts) or None, "tool_calls": calls}),
+        answer_message({"content": _said(content) or None, "tool_calls": calls}),
         context,
         body,
         finish_reason=FILTERED if reason == REFUSED else reason,
@@ -39,6 +39,15 @@ def read_message(body: dict[str, Any], context: Context) -> Seen:
         usage=usage,
     )
     return Seen(outcome, remote_id, usage=usage)
+
+
+def _said(content: Any) -> str:
+    """Return the text of an answer's blocks. Servers that imitate the API send strings and blocks of other APIs too."""
+    if isinstance(content, list):
+        return "".join(_said(each) for each in content)
+    if isinstance(content, dict) and content.get("type") in (None, "text", "output_text"):
+        content = content.get("text")
+    return content if isinstance(content, str) else ""
 
 
 def usage_of(given: Any) -> Usage:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from threadledger.domain.conversation.messages import Usage
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     from threadledger.domain.exchange import BackendOptions
+
+SDK = TypeVar("SDK")
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
@@ -53,6 +55,9 @@ class Client:
     key_name: str = "OPENAI_API_KEY"
     """Name of the setting or variable that has the key."""
 
+    is_home: bool = True
+    """Whether this is the provider that the SDK's environment variables are about (`OPENAI_CUSTOM_HEADERS`)."""
+
     def __post_init__(self) -> None:
         keep_secret(self.api_key)
         keep_secret(self.azure_ad_token)
@@ -68,7 +73,7 @@ class Client:
         import openai
 
         settings["http_client"] = openai.DefaultHttpxClient(event_hooks=self.hooks(awaited=False))
-        return openai.AzureOpenAI(**settings) if self.azure_endpoint else openai.OpenAI(**settings)
+        return self.of_settings(openai.AzureOpenAI(**settings) if self.azure_endpoint else openai.OpenAI(**settings))
 
     @cached_property
     def async_sdk(self) -> AsyncOpenAI:
@@ -81,7 +86,17 @@ class Client:
         import openai
 
         settings["http_client"] = openai.DefaultAsyncHttpxClient(event_hooks=self.hooks(awaited=True))
-        return openai.AsyncAzureOpenAI(**settings) if self.azure_endpoint else openai.AsyncOpenAI(**settings)
+        kind = openai.AsyncAzureOpenAI if self.azure_endpoint else openai.AsyncOpenAI
+        return self.of_settings(kind(**settings))
+
+    def of_settings(self, sdk: SDK) -> SDK:
+        """Return the SDK's client without what it took from the environment for another provider: account and headers."""
+        made: Any = sdk
+        if hasattr(made, "organization"):
+            made.organization, made.project = self.organization, self.project
+        if not self.is_home:
+            made._custom_headers = {}  # the SDK has no public way to ignore the headers of the environment
+        return sdk
 
     @staticmethod
     def hooks(*, awaited: bool) -> dict[str, list[Callable[..., Any]]]:

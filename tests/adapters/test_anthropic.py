@@ -321,7 +321,11 @@ def use(**given):
         (reply([use(input={"a": "é"})], stop_reason="tool_use"), "", [("f", '{"a": "é"}')]),
         (reply([use(input='{"a": 1}'), use(input=None)], stop_reason="tool_use"), "", [("f", '{"a": 1}'), ("f", "{}")]),
         (reply([text("x"), use(id=None, name=None)], stop_reason="tool_use"), "x", []),
-        (reply([text("x"), None, "y", {"type": "text"}, {}]), "x", []),
+        (reply([text("x"), None, {"type": "text"}, {}]), "x", []),
+        (reply("plain"), "plain", []),
+        (reply(text("obj")), "obj", []),
+        (reply(["just text"]), "just text", []),
+        (reply([{"type": "output_text", "text": "o"}]), "o", []),
     ],
 )
 def test_an_odd_field_never_costs_an_answer(body, said, calls):
@@ -338,7 +342,6 @@ def test_an_odd_field_never_costs_an_answer(body, said, calls):
         (reply([]), "empty_answer", "end_turn"),
         (reply([text(" \n")]), "empty_answer", "end_turn"),
         (reply([{"type": "thinking", "thinking": "Hm."}]), "empty_answer", "end_turn"),
-        (reply("text"), "empty_answer", "end_turn"),
         (reply([text("x")], stop_reason="pause_turn"), None, "pause_turn"),
         (reply([text("x")], stop_reason="model_context_window_exceeded"), None, "model_context_window_exceeded"),
     ],

@@ -486,6 +486,10 @@ def listening() -> Iterator[Listening]:
 
 def test_each_endpoint_gets_its_own_key_and_no_other(open_ledger: Open, listening: Listening, monkeypatch: Any) -> None:
     monkeypatch.setenv("OWN_KEY", "sk-own-0123456789")
+    # the SDK reads these from the environment if no value is passed
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-home")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-home")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-team: home\nauthorization: Bearer sk-home-0123456789")
     address = f"http://127.0.0.1:{listening.server_address[1]}/v1"
     configure(f"""
 [backends.keyed]
