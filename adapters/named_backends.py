@@ -11,7 +11,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -100,7 +100,7 @@ def read_config(path: Path, fields: Mapping[str, bool]) -> ConfigFile:
         InvalidSettings: the file is not valid; the message names the file, the table and the key.
     """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise FileMissing(f"{path} cannot be read ({error.strerror}): correct THREADLEDGER_CONFIG") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -119,6 +119,30 @@ def read_config(path: Path, fields: Mapping[str, bool]) -> ConfigFile:
         if fields[key]:
             raise InvalidSettings(f"{path} holds a key ({key}): set it in the environment or in .env instead")
     return ConfigFile(path, given, {name: _table(name, table, path) for name, table in tables.items()})
+
+
+def with_settings_first(file: ConfigFile, given: Set[str], order: tuple[str, ...]) -> ConfigFile:
+    """Return the file without the keys of built-in backends that other sources set; those win over the file.
+
+    Args:
+        file: the configuration file.
+        given: names of the settings that an option, the environment or `.env` sets.
+        order: the chain. `openai_model` is the model of its first backend, `fallback_model` that of a later `chat`.
+    """
+
+    def outranked(name: str) -> Iterator[str]:
+        yield from given & {"retries", "timeout_seconds"}
+        is_first = order[:1] == (name,)
+        if (is_first and "openai_model" in given) or (not is_first and name == "chat" and "fallback_model" in given):
+            yield "model"
+        if file.backends[name].base_url is not None and given & {"openai_base_url", "azure_openai_endpoint"}:
+            yield from ("base_url", "api_key_env")  # the key is for that address only
+
+    def changed(table: NamedBackend) -> NamedBackend:
+        left_out: dict[str, Any] = dict.fromkeys(outranked(table.name))
+        return replace(table, **left_out) if table.name in BUILT_IN else table
+
+    return replace(file, backends={name: changed(table) for name, table in file.backends.items()})
 
 
 def _chain(given: object, path: Path) -> tuple[str, ...]:
@@ -154,6 +178,10 @@ def _table(name: str, given: object, path: Path) -> NamedBackend:
         raise InvalidSettings(f'{where} is of kind {kind!r}, which {needed} function = "module:function"')
     if kind == "python" and (others := values.keys() & {"base_url", "api_key_env", "extra"}):
         raise InvalidSettings(f"{where} is a function, which takes no {min(others)}: remove it")
+    if kind == "anthropic" and "model" not in values:
+        raise InvalidSettings(
+            f'{where} is of kind anthropic and has no model: add model = "NAME", one of that provider'
+        )
     own: dict[str, Any] = (
         {"base_url": ANTHROPIC_BASE_URL, "api_key_env": "ANTHROPIC_API_KEY"} if kind == "anthropic" else {}
     )
@@ -180,7 +208,7 @@ def _expected(key: str, value: object) -> str | None:
         case "kind":
             return None if text in KINDS else f"one of {', '.join(KINDS)}"
         case "base_url":
-            return None if _is_address(text) else "an address like https://host/v1, without user and password"
+            return None if _is_address(text) else "an address like https://host/v1, without user, password and query"
         case "api_key_env":
             return None if VARIABLE.fullmatch(text) else "the name of an environment variable, like MISTRAL_API_KEY"
         case "function":
@@ -202,8 +230,8 @@ def _expected_extra(value: object) -> str | None:
         return "a table, like extra = { temperature = 0.2 }"
     if set_by_runs := sorted(value.keys() & RESERVED):
         return f"parameters that a run does not set itself, without {set_by_runs[0]!r}"
-    if secrets := [key for key in value if SECRET_KEY.search(key)]:
-        return f"no secret: {secrets[0]!r} belongs in the environment, and api_key_env names its variable"
+    if (secret := next(_secrets_in(value), None)) is not None:
+        return f"no secret: {secret!r} belongs in the environment, and api_key_env names its variable"
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
@@ -211,10 +239,22 @@ def _expected_extra(value: object) -> str | None:
     return None
 
 
+def _secrets_in(value: object, at_top: bool = True) -> Iterator[str]:
+    """Return the keys at any level whose values are secrets. In a schema, a table describes a value and is none."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if SECRET_KEY.search(key) and (at_top or not isinstance(inner, Mapping) or "headers" in key.lower()):
+                yield key
+            yield from _secrets_in(inner, at_top=False)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for inner in value:
+            yield from _secrets_in(inner, at_top=False)
+
+
 def _is_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and not {"@", "?", "#"} & set(text)
     except ValueError:
         return False
 
@@ -225,7 +265,8 @@ def key_of(variable: str | None) -> str | None:
         return None
     from dotenv import dotenv_values
 
-    return os.environ.get(variable) or dotenv_values(".env").get(variable) or None
+    found = os.environ.get(variable) or dotenv_values(".env").get(variable) or ""
+    return found.strip() or None  # a file that holds a key ends with a newline
 
 
 def problem_of_backend(backend: NamedBackend) -> tuple[str, str] | None:
@@ -239,6 +280,8 @@ def problem_of_backend(backend: NamedBackend) -> tuple[str, str] | None:
             load_function(backend.function, "function")
         except InvalidSettings as error:
             return str(error), f"correct function in [backends.{backend.name}]"
+    if backend.kind == "anthropic" and find_spec("anthropic") is None:
+        return "the library of its kind is not installed", "pip install 'threadledger[anthropic]'"
     return None
 
 
@@ -285,20 +328,11 @@ class Endpoints:
     def builders(self, kinds: Mapping[str, Callable[[str], Backend]]) -> dict[str, Callable[[], Backend]]:
         """Return a function for each named backend that builds it; `kinds` builds those of the built-in kinds.
 
-        What can go wrong here goes wrong now, not in the middle of a chain.
-
-        Raises:
-            InvalidSettings: a function in the chain cannot be imported, or an extra is not installed.
+        A function that cannot be imported, or a library that is not installed, is the failure of a run: the next backend of
+        the chain answers, and `append` needs neither.
         """
         own = dict(kinds) | {"python": self._python, "anthropic": self._anthropic}
-        found: dict[str, Callable[[], Backend]] = {
-            name: partial(own[named.kind], name) for name, named in self._named.items()
-        }
-        for name in self._settings.order:
-            if self._settings.kind_of(name) not in kinds:
-                built = found[name]()
-                found[name] = partial(_same, built)
-        return found
+        return {name: partial(own[named.kind], name) for name, named in self._named.items()}
 
     def _anthropic_client(self, named: NamedBackend) -> Client:
         from .anthropic import AnthropicClient
@@ -312,18 +346,12 @@ class Endpoints:
 
     def _python(self, name: str) -> Backend:
         from .python_backend import PythonBackend
-        from .tool_loading import load_function
 
-        function = load_function(self._named[name].function or "", f"[backends.{name}] function")
-        return PythonBackend(function, self.options(name))
+        return PythonBackend(self._named[name].function or "", self.options(name))
 
     def _anthropic(self, name: str) -> Backend:
         from .anthropic import AnthropicBackend
 
-        if find_spec("anthropic") is None:
-            raise InvalidSettings(
-                f"[backends.{name}] is of kind anthropic, and its library is not installed: pip install 'threadledger[anthropic]'"
-            )
         return AnthropicBackend(cast("AnthropicClient", self.client(name)), options=self.options(name))
 
     def prices(self) -> dict[str, Callable[[str, int, int], float | None]]:
@@ -372,10 +400,6 @@ class Endpoints:
             return here
         own = replace(here, api_key=key, key_name=name, is_home=False)
         return replace(own, azure_ad_token=None, organization=None, project=None)
-
-
-def _same(backend: Backend) -> Backend:
-    return backend
 
 
 def _is_same_place(one: Client, other: Client) -> bool:

@@ -11,21 +11,29 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import JournaledMessage, Message, Role
-from threadledger.domain.effects import Call, Effects, Emit, Use
-from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.exchange import BackendOptions, BackendRequest, Delta, failure_of_error, has_stored_file
+from threadledger.domain.effects import Call, Effects, Emit, OwnLoop, Use
+from threadledger.domain.errors import InvalidSettings, ProviderRefused
+from threadledger.domain.exchange import (
+    BackendOptions,
+    BackendRequest,
+    Delta,
+    Pieces,
+    failure_of_error,
+    has_stored_file,
+)
 from threadledger.domain.failures import Cause, Failure, whole_text
 from threadledger.domain.ids import now
 
 from .openai import answer_calls
+from .tool_loading import load_function
 
 TOO_MANY_ROUNDS = f"no answer after {limits.TOOL_ROUNDS_MAX} rounds of tool calls"
 END: Any = object()
@@ -38,26 +46,33 @@ class PythonBackend:
     thread = None
     takes_unsent = False
 
-    def __init__(self, function: Callable[[BackendRequest], Any], options: BackendOptions) -> None:
+    def __init__(self, function: Callable[[BackendRequest], Any] | str, options: BackendOptions) -> None:
+        """Create the backend; a `function` given as `module:function` is imported when its first run starts."""
         self._function = function
         self.name, self.endpoint = options.name, options.endpoint
 
     def load(self) -> None:
-        """Load nothing: the function was imported when the ledger was first asked something."""
+        """Load nothing: importing the function runs code of the app, and a failed import is the failure of its run."""
 
     def lacks(self, request: BackendRequest) -> list[str]:
-        hosted = sorted({f"tool:{tool['type']}" for tool in request.profile.tools} - {"tool:function"})
+        hosted = [f"tool:{kind}" for kind in _hosted_tools(request)]
         return [*hosted, "part:file"] if has_stored_file(request.memory) else hosted
 
     def preflight(self, request: BackendRequest) -> Failure | None:
-        if request.memory.messages:
+        if not request.memory.messages:
+            return Failure("refused", code=Cause.EMPTY_MEMORY.value, message="there is no message to answer")
+        if not (hosted := _hosted_tools(request)):
             return None
-        return Failure("refused", code=Cause.EMPTY_MEMORY.value, message="there is no message to answer")
+        message = (
+            f"{self.name} is a function and does not have tools of type {', '.join(map(repr, hosted))}: use functions"
+        )
+        return Failure("refused", code=Cause.TOOL_NOT_SUPPORTED.value, message=message)
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
+        function = yield from self._imported()
         deadline = time.monotonic() + request.timeout_seconds
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
-            message, in_pieces = yield from self._message(request, deadline, number)
+            message, in_pieces = yield from self._message(function, request, deadline, number)
             text, calls = whole_text(message.text), message.calls()
             if not calls and not text.strip():
                 raise _failed(
@@ -73,11 +88,24 @@ class PythonBackend:
             request = _continued(request, Message(Role.ASSISTANT, text or None, calls), *results)
         raise _failed("error", code="tool_failed", message=TOO_MANY_ROUNDS)
 
-    def _message(self, request: BackendRequest, deadline: float, number: int) -> Effects[tuple[Message, bool]]:
+    def _imported(self) -> Effects[Callable[[BackendRequest], Any]]:
+        """Return the function, imported where the app's functions run."""
+        if isinstance(self._function, str):
+            try:
+                self._function = yield Use(
+                    partial(load_function, self._function, f"[backends.{self.name}] function"),
+                )
+            except InvalidSettings as error:
+                raise _failed("refused", code=Cause.ASSISTANT_MISCONFIGURED.value, message=str(error)) from error
+        return cast("Callable[[BackendRequest], Any]", self._function)
+
+    def _message(
+        self, function: Callable[[BackendRequest], Any], request: BackendRequest, deadline: float, number: int
+    ) -> Effects[tuple[Message, bool]]:
         """Call the function once and return what it answered, and whether it came in pieces, which were passed on."""
         in_pieces = True
         try:
-            given = yield Use(_limited(self._function, request, deadline))
+            given = yield Use(_limited(function, request, deadline))
             if isinstance(given, Iterator):
                 given = yield from _joined(_Pieces(given), request, deadline, number)
             elif isinstance(given, AsyncIterator):
@@ -100,15 +128,27 @@ class PythonBackend:
 
 
 def _limited(function: Callable[[BackendRequest], Any], request: BackendRequest, deadline: float) -> Callable[[], Any]:
-    """Return a call of the function; one that is asynchronous is cancelled at the deadline."""
-    if not inspect.iscoroutinefunction(function):
-        return partial(function, request)
+    """Return a call of the function; what it returns to be awaited is cancelled at the deadline.
 
-    async def call() -> Any:
+    Only the result shows whether a function is asynchronous: it may be decorated, or an object.
+    """
+
+    async def awaited(result: Awaitable[Any]) -> Any:
         async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-            return await function(request)
+            return await result
 
-    return call
+    def call() -> Any:
+        result = function(request)
+        return awaited(result) if inspect.isawaitable(result) else result
+
+    async def call_at_once() -> Any:
+        return await awaited(function(request))
+
+    return call_at_once if inspect.iscoroutinefunction(function) else call
+
+
+def _hosted_tools(request: BackendRequest) -> list[str]:
+    return sorted({str(tool["type"]) for tool in request.profile.tools} - {"function"})
 
 
 class _Pieces:
@@ -130,7 +170,7 @@ class _AsyncPieces:
     def __init__(self, pieces: AsyncIterator[Any], deadline: float) -> None:
         self._pieces = pieces
         self._deadline = deadline
-        self._loop: asyncio.Runner | None = None
+        self._loop: OwnLoop | None = None
 
     def next(self) -> Call:
         return Call(lambda: self._run(self._next), self._next)
@@ -147,8 +187,8 @@ class _AsyncPieces:
         if close is not None:
             await close()
 
-    def _run(self, do: Callable[[], Any]) -> Any:
-        self._loop = self._loop or asyncio.Runner()
+    def _run(self, do: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        self._loop = self._loop or OwnLoop()
         return self._loop.run(do())
 
     def _end(self) -> None:
@@ -162,13 +202,14 @@ class _AsyncPieces:
 def _joined(pieces: _Pieces | _AsyncPieces, request: BackendRequest, deadline: float, number: int) -> Effects[str]:
     """Pass the pieces on as they come, up to the deadline, and return their text."""
     said: list[str] = []
+    whole = Pieces()
     try:
         while (piece := (yield pieces.next())) is not END:
             if not isinstance(piece, str):
                 raise TypeError(f"a piece is {type(piece).__name__}: yield texts")
             said.append(piece)
-            if request.stream and piece:
-                yield Emit(Delta(whole_text(piece), message=number))
+            if request.stream and (shown := whole.take(piece)):
+                yield Emit(Delta(shown, message=number))
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the function had not ended after {round(request.timeout_seconds, 1):g} seconds")
     finally:

@@ -100,6 +100,18 @@ class Settings(BaseSettings):
     def _split(cls, given: object) -> object:
         return tuple(name.strip() for name in given.split(",") if name.strip()) if isinstance(given, str) else given
 
+    @field_validator("retries", "timeout_seconds", "deadline_seconds", "memory_last", "memory_tokens", mode="before")
+    @classmethod
+    def _refuse_boolean(cls, given: object) -> object:
+        if isinstance(given, bool):
+            raise ValueError("Input should be a number, not true or false")
+        return given
+
+    @field_validator("openai_api_key", "azure_openai_api_key", "azure_openai_ad_token", mode="before")
+    @classmethod
+    def _strip_key(cls, given: object) -> object:
+        return given.strip() or None if isinstance(given, str) else given  # a file that holds a key ends with a newline
+
     @property
     def config_file(self) -> str | None:
         """Return the path of the configuration file that was read; None if there is none."""
@@ -136,7 +148,7 @@ class Settings(BaseSettings):
         import tomllib
 
         try:
-            return parse_profile(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+            return parse_profile(tomllib.loads(path.read_text(encoding="utf-8-sig")), str(path))
         except OSError as error:
             raise FileMissing(
                 f"the profile {path} cannot be read ({error.strerror}): correct THREADLEDGER_PROFILE"
@@ -185,6 +197,8 @@ def load_settings(**options: Any) -> Settings:
             in_file = {key: value for key, value in file.settings.items() if not _is_set(key) and key not in given}
         settings = Settings(**{_name(key): value for key, value in (in_file | given).items()})
         settings._options, settings._file, settings._from_file = frozenset(given), file, frozenset(in_file)
+        if file is not None and not file.backends.keys().isdisjoint(BACKENDS):
+            settings._file = _with_settings_first(file, settings)
         _check_provider(settings)
         _check_backends(settings)
         return settings
@@ -237,6 +251,15 @@ def _read_config(path: Path) -> ConfigFile:
     from .named_backends import read_config
 
     return read_config(path, {key: "SecretStr" in str(each.annotation) for key, each in Settings.model_fields.items()})
+
+
+def _with_settings_first(file: ConfigFile, settings: Settings) -> ConfigFile:
+    """Return the file without what an option, the environment or `.env` sets for a built-in backend."""
+    from .named_backends import with_settings_first
+
+    keys = ("openai_base_url", "azure_openai_endpoint", "openai_model", "fallback_model", "retries", "timeout_seconds")
+    found = {key for key in keys if key in settings._options or _is_set(key)}
+    return with_settings_first(file, {key for key in found if getattr(settings, key) is not None}, settings.order)
 
 
 def _is_set(key: str) -> str:

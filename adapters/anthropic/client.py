@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.failures import Failure
+from threadledger.domain.failures import Cause, Failure
 
 from ..openai import Client
 
@@ -69,7 +69,7 @@ class AnthropicClient(Client):
             raise ProviderRefused(Failure("error", code="missing_credentials", message=f"{self.key_name} is not set"))
         if find_spec("anthropic") is None:
             message = "the library anthropic is not installed: pip install 'threadledger[anthropic]'"
-            raise ProviderRefused(Failure("refused", code="missing_library", message=message))
+            raise ProviderRefused(Failure("refused", code=Cause.ASSISTANT_MISCONFIGURED.value, message=message))
         base_url = (self.base_url or ANTHROPIC_BASE_URL).rstrip("/").removesuffix("/v1")
         return {
             "api_key": self.api_key,

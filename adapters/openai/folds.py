@@ -15,6 +15,7 @@ from typing import Any
 
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.exchange import Pieces
 from threadledger.domain.failures import Failure, redact, whole_text
 from threadledger.domain.provider_errors import ERROR_EVENT, error_in, plain_text
 
@@ -45,8 +46,6 @@ CLOSED = "stream_closed"
 
 _LINE_END = re.compile(rb"\r\n|\n|\r(?=[^\n])")
 """The end of a line. A carriage return at the end of the bytes may be half of one."""
-
-_HIGH_SURROGATES = ("\ud800", "\udbff")
 
 
 class Events:
@@ -79,21 +78,6 @@ class Events:
     def end(self) -> Iterator[tuple[str, str]]:
         """Yield the last event if the body ended without the empty line behind it."""
         yield from self.take(b"\n\n")
-
-
-class Pieces:
-    """Hold back half a character until its other half arrives, so that each part that is passed on is valid text."""
-
-    def __init__(self) -> None:
-        self._half = ""
-
-    def take(self, text: str) -> str:
-        """Return the text that can be passed on now."""
-        text = self._half + text
-        self._half = ""
-        if text and _HIGH_SURROGATES[0] <= text[-1] <= _HIGH_SURROGATES[1]:
-            text, self._half = text[:-1], text[-1]
-        return whole_text(text)
 
 
 class Fold(ABC):

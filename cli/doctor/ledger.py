@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..output import clock, counted, short
@@ -90,7 +90,7 @@ def check_backends_health(ledger: Ledger) -> Iterator[Checked]:
                 f"{health.backend} is skipped until {until} UTC while another backend is available: "
                 f"{health.failures_in_a_row} failures in a row, "
                 f"most recently {health.last_cause.value}",
-                advise(health.last_cause).replace("rerun RUN", "rerun --failed"),
+                advise(health.last_cause, backend=health.backend).replace("rerun RUN", "rerun --failed"),
             )
     if not cooling:
         yield Checked("cooling", "no backend is cooling down")
@@ -201,21 +201,30 @@ def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Itera
     from threadledger.domain.conversation import text_message
     from threadledger.domain.conversation.messages import JournaledMessage
     from threadledger.domain.exchange import BackendRequest
-    from threadledger.domain.failures import advise, diagnose
+    from threadledger.domain.failures import Cause, advise, diagnose
     from threadledger.domain.ids import now
     from threadledger.domain.memory import Memory
 
     services = ledger.services
     memory = Memory((JournaledMessage(text_message("user", "?"), "doctor", 1, now()),))
     found: list[Checked] = []
+    notes: list[Checked] = []
     for name in settings.order:
         model = settings.model_for(name, profile)
         request = BackendRequest(
             "doctor", "", "", model, profile, memory, settings.timeout_seconds, tools=services.tools
         )
-        refusal = services.backends[name].preflight(request)
-        if refusal is not None:
-            found.append(Checked("profile", refusal.message or refusal.summary(), advise(diagnose(refusal))))
+        backend = services.backends[name]
+        lacks: Sequence[str] = ()
+        if name != settings.order[0] and settings.fallback == "drop":
+            lacks = backend.lacks(request) if hasattr(backend, "lacks") else []
+            if lacks:
+                notes.append(Checked("profile", f"as a fallback, {name} answers without {', '.join(lacks)}"))
+        refusal = backend.preflight(request)
+        if refusal is not None and not (lacks and diagnose(refusal) is Cause.TOOL_NOT_SUPPORTED):
+            said, kind = refusal.message or refusal.summary(), settings.kind_of(name)
+            said = said if kind == name else f"{name}: {said}"
+            found.append(Checked("profile", said, advise(diagnose(refusal), backend=name)))
     for problem in tool_problems(profile.tools):
         found.append(Checked("profile", problem, "correct the tools in THREADLEDGER_PROFILE"))
     functions = [tool["function"]["name"] for tool in profile.tools if tool["type"] == "function"]
@@ -229,8 +238,8 @@ def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Itera
                 "threadledger.open(tools={name: function})",
             )
         )
-    yield from found
-    if not found:
+    yield from [*notes, *found]
+    if not notes and not found:
         yield Checked("profile", f"{profile.name}: every backend accepts it")
 
 

@@ -143,7 +143,7 @@ def recorded_failure(run: RunRecord, exchange: ExchangeRecord) -> RecordedFailur
         attempt=run.attempt,
         facts=facts,
         cause=cause,
-        advice=advise(cause, facts.code),
+        advice=advise(cause, facts.code, run.backend),
         duration_seconds=run.duration_seconds,
         next=run.next,
         answered_by=exchange.answered_by,

@@ -7,6 +7,7 @@ from ..faces import lazy_face
 if TYPE_CHECKING:
     from .drivers import AsyncDriver, Wait, perform, stream
     from .effects import Call, Effect, Effects, Emit, ListenerLeft, Pause, Use, attended, work
+    from .own_loop import OwnLoop
 
 __all__ = [
     "AsyncDriver",
@@ -15,6 +16,7 @@ __all__ = [
     "Effects",
     "Emit",
     "ListenerLeft",
+    "OwnLoop",
     "Pause",
     "Use",
     "Wait",
@@ -29,6 +31,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             "drivers": "AsyncDriver Wait perform stream",
+            "own_loop": "OwnLoop",
             "effects": "Call Effect Effects Emit ListenerLeft Pause Use attended work",
         },
     )

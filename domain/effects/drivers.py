@@ -65,7 +65,11 @@ def _performed(effect: Effect, wait: Wait) -> Any:
             return effect.do()
         case Use():
             result = _used(effect)
-            return asyncio.run(result) if inspect.iscoroutine(result) else result
+            if inspect.isawaitable(result):
+                from .own_loop import awaited_apart
+
+                return awaited_apart(result)
+            return result
         case Pause():
             return wait(effect.seconds)
         case _:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .exchange import Exchange
     from .omissions import has_stored_file, names_stored_file
     from .options import AskKeywords, ExchangeOptions
+    from .pieces import Pieces
     from .policy import Candidate, Policy, may_be_retried, reason_of
     from .recorded_tools import FAILED, not_bound, only_harmless, tools_on_record
     from .runs import Mode, failure_of_error
@@ -29,6 +30,7 @@ __all__ = [
     "Exchange",
     "ExchangeOptions",
     "Mode",
+    "Pieces",
     "Policy",
     "Services",
     "StartedOver",
@@ -57,6 +59,7 @@ if not TYPE_CHECKING:
             "exchange": "Exchange",
             "omissions": "has_stored_file names_stored_file",
             "options": "AskKeywords ExchangeOptions",
+            "pieces": "Pieces",
             "policy": "Candidate Policy may_be_retried reason_of",
             "recorded_tools": "FAILED not_bound only_harmless tools_on_record",
             "runs": "Mode failure_of_error",

@@ -3,13 +3,35 @@
 from .failure import Cause
 
 
-def advise(cause: Cause, code: str | None = None) -> str:
+def advise(cause: Cause, code: str | None = None, backend: str = "") -> str:
     """Return the advice for a cause, which names a setting or a command.
 
     RUN and KEY are placeholders for the run and its conversation. `code` is the failure's code: some of our own codes
-    have more specific advice.
+    have more specific advice. A `backend` that is not built in has its key, address and model in a table of its own.
     """
-    return ADVICE_BY_CODE.get(code or "", ADVICE[cause])
+    name = code if code in ADVICE_BY_CODE else cause.value
+    general = ADVICE_BY_CODE.get(name, ADVICE[cause])
+    return general if backend in BUILT_IN else ADVICE_OF_NAMED.get(name, general)
+
+
+BUILT_IN = ("", "assistants", "responses", "chat")
+
+_TABLE = "in the backend's table of threadledger.toml (an app that calls the provider itself: in its own client)"
+
+ADVICE_OF_NAMED = {
+    "redirect_refused": f"The server redirects to another address, and nothing was sent there: set base_url to the new address {_TABLE}.",
+    "assistant_misconfigured": f"The backend cannot take a request as it is set: correct function, model or extra {_TABLE}, or the profile in THREADLEDGER_PROFILE.",
+    "authentication": f"The API key is wrong or missing: correct the variable that api_key_env names, or base_url, {_TABLE}.",
+    "permission": f"The API key lacks permission, or the region is not allowed: check the key that api_key_env names {_TABLE}, and its region.",
+    "model_unavailable": f"The model does not exist, is retired, or is not available to this key: set model {_TABLE}.",
+    "context_too_long": f"The memory exceeds the model's context window: set a model with a larger window {_TABLE}, or lower THREADLEDGER_MEMORY_TOKENS.",
+    "incomplete": f"The answer is incomplete: a limit was reached, or the model was steered elsewhere; raise the limit, or set another model {_TABLE}.",
+    "rate_limited": f"Too many requests or tokens per minute: wait, raise retries {_TABLE}, or ask the provider for a higher limit.",
+    "timed_out": f"The backend did not answer in time: raise timeout_seconds {_TABLE}, or retry with: threadledger replay rerun RUN --apply.",
+    "network": f"The provider could not be reached, the connection was lost, or the address does not serve this API: check the network, and base_url {_TABLE}.",
+    "provider_gone": f"The provider shut down this API, or the address is wrong: correct base_url {_TABLE}, or remove the backend from the chain.",
+}
+"""Advice by code or cause for backends that are not built in."""
 
 
 ADVICE_BY_CODE = {

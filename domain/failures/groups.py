@@ -179,7 +179,7 @@ def _tally(group: str, name: GroupName, found: Sequence[GroupedRun], begin: date
         first_at=from_iso(found[0][2]),
         last_at=from_iso(found[-1][2]),
         answered=len({exchange_id for *_, answered, exchange_id in found if answered}),
-        advice=advise(cause, found[-1][3]),
+        advice=advise(cause, found[-1][3], name.backend),
         trend=_trend([at for _, _, at, *_ in found], begin, end),
         trend_since=begin,
         trend_until=end,

@@ -145,7 +145,7 @@ def test_a_base_url_with_a_version_is_the_same_server(simulator):
 
 
 @pytest.mark.parametrize(
-    ("key", "library", "code"), [(None, True, "missing_credentials"), ("k", False, "missing_library")]
+    ("key", "library", "code"), [(None, True, "missing_credentials"), ("k", False, "assistant_misconfigured")]
 )
 def test_without_a_key_or_the_library_nothing_is_sent(monkeypatch, key, library, code):
     if not library:

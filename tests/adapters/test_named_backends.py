@@ -1,13 +1,13 @@
 """`threadledger.toml`: one more place for settings, and the backends that an app names."""
 
-import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadledger.adapters import load_settings, named_backends, origins
+from threadledger.adapters import Settings, load_settings, named_backends, origins
 from threadledger.adapters.anthropic import AnthropicClient
 from threadledger.adapters.named_backends import RESERVED, Endpoints, NamedBackend, key_of, read_config
 from threadledger.adapters.prices import price
@@ -120,6 +120,14 @@ REFUSED = {
         '[backends.m]\nkind = "python"\nfunction = "a:b"\nbase_url = "https://x"',
         "is a function, which takes no base_url",
     ),
+    "no model of another provider": (
+        '[backends.claude]\nkind = "anthropic"',
+        r"\[backends\.claude\] is of kind anthropic and has no model: add model = ",
+    ),
+    "boolean for a number": (
+        "retries = true",
+        r"threadledger\.toml: retries cannot be used \(Input should be a number",
+    ),
     "threads at a function": (
         'threads_backend = "m"\n[backends.m]\nkind = "python"\nfunction = "a:b"',
         "THREADLEDGER_THREADS_BACKEND names 'm', which is no backend with threads",
@@ -137,12 +145,20 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence_that_names_it(tex
 
 
 BAD_VALUES = {
-    "base_url": ["ftp://host", "host/v1", "", 1, "https://user:sk-secret@host/v1", "http://[x"],
+    "base_url": [
+        "ftp://host",
+        "host/v1",
+        "",
+        1,
+        "https://user:sk-secret@host/v1",
+        "http://[x",
+        "https://host/v1?key=sk-secret",
+    ],
     "api_key_env": [SECRET, "", 1, "lower_case"],
     "model": ["", " ", 1],
     "timeout_seconds": [0, -1, 3601, "60", True, float("inf"), float("nan")],
     "retries": [-1, 21, 1.5, "2", True],
-    "extra": ["x", {"model": "x"}, {"api_key": SECRET}, {"extra_headers": {}}],
+    "extra": ["x", {"model": "x"}, {"api_key": SECRET}, {"extra_headers": {}}, {"provider": {"api_key": SECRET}}],
     "function": ["answer", "a:", ":b", "a:b c", 1],
 }
 
@@ -188,6 +204,71 @@ def test_a_file_that_is_not_text_is_refused():
     FILE.write_bytes(b"retries = \xff")
     with pytest.raises(InvalidSettings, match="is not TOML"):
         load_settings()
+
+
+def test_a_schema_that_describes_a_password_holds_no_secret():
+    FILE.write_text('[backends.m]\nkind = "chat"\nextra = { schema = { password = { type = "string" } } }\n')
+    assert load_settings().named["m"].extra == {"schema": {"password": {"type": "string"}}}
+
+
+def test_a_byte_order_mark_at_the_start_of_the_file_is_no_fault():
+    FILE.write_text("retries = 4\n", encoding="utf-8-sig")
+    assert load_settings().retries == 4
+
+
+BUILT_IN_TABLES = """
+chain = ["responses", "chat", "mine"]
+timeout_seconds = 9
+[backends.responses]
+model = "table"
+retries = 1
+timeout_seconds = 5
+base_url = "https://table.example/v1"
+api_key_env = "TABLE_KEY"
+[backends.chat]
+model = "table"
+[backends.mine]
+kind = "chat"
+model = "table"
+retries = 1
+base_url = "https://table.example/v1"
+"""
+OTHER_SOURCES = {
+    "openai_model": ("m", {"model": None}),
+    "retries": (0, {"retries": None}),
+    "openai_base_url": ("https://other.example/v1", {"base_url": None, "api_key_env": None}),
+    "deadline_seconds": (50, {}),
+}
+
+
+@pytest.mark.parametrize("place", ["option", "environment", ".env"])
+@pytest.mark.parametrize("key", OTHER_SOURCES)
+def test_other_sources_win_over_the_table_of_a_built_in_backend_only(monkeypatch, key, place):
+    FILE.write_text(BUILT_IN_TABLES)
+    in_file = load_settings()
+    assert in_file.named["responses"].timeout_seconds == 5  # the table is more specific than the rest of the file
+    value, left_out = OTHER_SOURCES[key]
+    name = Settings.model_fields[key].validation_alias
+    if place == "environment":
+        monkeypatch.setenv(name, str(value))
+    elif place == ".env":
+        Path(".env").write_text(f"{name}={value}\n")
+    settings = load_settings(**({key: value} if place == "option" else {}))
+    assert settings.named["responses"] == replace(in_file.named["responses"], **left_out)
+    assert [settings.named[each] for each in ("chat", "mine")] == [in_file.named[each] for each in ("chat", "mine")]
+
+
+def test_the_fallback_model_wins_over_the_table_of_chat_as_a_fallback():
+    FILE.write_text(BUILT_IN_TABLES)
+    settings = load_settings(fallback_model="f")
+    assert [settings.model_for(name, Profile()) for name in settings.order] == ["table", "f", "table"]
+
+
+def test_a_key_that_ends_with_a_line_break_is_used_without_it(monkeypatch):
+    monkeypatch.setenv("OWN_KEY", "sk-own\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-home\n")
+    key = load_settings().openai_api_key
+    assert (key_of("OWN_KEY"), key.get_secret_value()) == ("sk-own", "sk-home")
 
 
 # Clients: which key goes where
@@ -252,9 +333,11 @@ def test_on_azure_another_key_stays_at_the_same_resource(monkeypatch):
 
 def test_the_library_of_a_kind_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(named_backends, "find_spec", lambda name: None)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant")
     made = endpoints('chain = ["claude"]\n[backends.claude]\nkind = "anthropic"\nmodel = "m"\n')
-    with pytest.raises(InvalidSettings, match=re.escape("pip install 'threadledger[anthropic]'")):
-        made.builders({})
+    claude = load_settings().named["claude"]
+    assert (named_backends.problem_of_backend(claude) or ())[1] == "pip install 'threadledger[anthropic]'"
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert made.client("claude") == AnthropicClient(None, "https://api.anthropic.com")
 
 

@@ -80,13 +80,19 @@ def test_commands_that_only_read_do_not_import_the_app(command: Command, chain: 
     assert "app_of_the_command" not in sys.modules
 
 
-def test_a_function_that_cannot_be_imported_is_one_sentence_and_stores_nothing(command: Command, chain: Any) -> None:
+def test_a_function_that_cannot_be_imported_is_the_failure_of_its_run_only(
+    command: Command, chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("app_of_the_command.py").write_text("import no_such_module_here\n")
-    done = command("ask", "k", "When?")
-    assert done.code == 2
-    assert "[backends.local] function: app_of_the_command cannot be imported (ModuleNotFoundError" in done.err
-    assert done.err.count("\n") == 1
-    assert command("list", "-o", "json").json == []
+    assert command("append", "k", "system", "Be brief.").code == 0
+    assert command("ask", "k", "When?", "-o", "json").json["backend"] == "responses"
+    monkeypatch.setenv("THREADLEDGER_BACKENDS", "local,responses")
+    done = command("ask", "k", "And?", "-o", "json").json
+    assert done["backend"] == "responses"
+    [failure] = done["failures"]
+    assert (failure["cause"], failure["backend"]) == ("assistant_misconfigured", "local")
+    assert "[backends.local] function: app_of_the_command cannot be imported (ModuleNotFound" in failure["message"]
+    assert "correct function" in failure["advice"]
 
 
 BROKEN = {"status": 500, "code": "server_error", "message": "The server had an error."}
@@ -189,7 +195,44 @@ def test_an_error_at_the_import_of_a_function_does_not_show_a_key(
 ) -> None:
     monkeypatch.setenv("MISTRAL_API_KEY", another := "wrong-horse-battery-staple")  # no other test has registered it
     Path("app_of_the_command.py").write_text("import os\nraise ValueError(os.environ['MISTRAL_API_KEY'])\n")
+    monkeypatch.setenv("THREADLEDGER_BACKENDS", "local")
     done = command("ask", "k", "When?")
-    assert done.code == 2
     assert "cannot be imported (ValueError: " in done.err
     assert another not in done.err
+    assert another.encode() not in Path("threadledger.db").read_bytes()
+
+
+def test_doctor_notes_what_a_fallback_drops_and_calls_it_no_fault(
+    command: Command, chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("profiles").mkdir()
+    Path("profiles/john.toml").write_text('[[tools]]\ntype = "web_search"\n')
+    command("init")
+
+    def found() -> list[tuple[str, str]]:
+        rows = command("doctor", "-o", "json").json
+        return [(row["state"], row["message"]) for row in rows if row["check"] == "profile"]
+
+    assert found() == [
+        ("ok", "as a fallback, mistral answers without tool:web_search"),
+        ("ok", "as a fallback, local answers without tool:web_search"),
+    ]
+    monkeypatch.setenv("THREADLEDGER_FALLBACK", "strict")
+    assert [(state, message.split()[0]) for state, message in found()] == [
+        ("finding", "mistral:"),
+        ("finding", "local:"),
+    ]
+    monkeypatch.setenv("THREADLEDGER_FALLBACK", "drop")
+    monkeypatch.setenv("THREADLEDGER_BACKENDS", "local,responses")
+    assert [(state, message.split()[0]) for state, message in found()] == [("finding", "local:")]
+
+
+def test_the_advice_for_a_named_backend_names_its_table(command: Command, chain: Any) -> None:
+    chain.add_fault("POST /responses", refuse={"status": 401, "message": "Wrong key."})
+    chain.add_fault("POST /chat/completions", refuse={"status": 401, "message": "Wrong key."})
+    of_home, of_mistral = command("ask", "k", "When?", "-o", "json").json["failures"]
+    assert "OPENAI_API_KEY" in of_home["advice"]
+    assert "api_key_env" in of_mistral["advice"]
+    assert "OPENAI_API_KEY" not in of_mistral["advice"]
+    groups = command("audit", "groups", "-o", "json").json
+    assert sorted("api_key_env" in group["advice"] for group in groups) == [False, True]

@@ -93,7 +93,7 @@ class TestAllIsWell:
     ("settings", "check", "told", "mend"),
     [
         ({"OPENAI_API_KEY": ""}, "key", "OPENAI_API_KEY is not set", "set OPENAI_API_KEY"),
-        ({"OPENAI_API_KEY": "sk-planted-secret-key\n"}, "key", "a line break", "to the key and nothing else"),
+        ({"OPENAI_API_KEY": "sk-planted\nsecret-key"}, "key", "a line break", "to the key and nothing else"),
         ({"OPENAI_API_KEY": "'sk-planted-secret-key'"}, "key", "a quotation mark", "to the key and nothing else"),
         (
             {"OPENAI_BASE_URL": "localhost:8080/v1"},
@@ -440,7 +440,8 @@ class TestTheProfile:
         (tmp_path / "john.toml").write_text('name = "John"\ntools = [{ type = "web_search" }]')
         monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
         told = [row["message"] for row in command("doctor", "-o", "json").json if row["check"] == "profile"]
-        assert [each.split(" ")[0] for each in told] == ["assistants", "chat"]
+        assert told[0] == "as a fallback, chat answers without tool:web_search"
+        assert [each.split(" ")[0] for each in told[1:]] == ["assistants"]
 
     @pytest.mark.parametrize(
         ("tool", "told"),

@@ -535,6 +535,29 @@ async def awaited(request):
     await asyncio.sleep(0)
     return "one two"
 
+class Awaited:
+    async def __call__(self, request):
+        return await awaited(request)
+
+awaited_object = Awaited()
+
+def awaited_late(request):
+    return awaited(request)
+
+class Waited:
+    def __await__(self):
+        return awaited(None).__await__()
+
+def awaitable(request):
+    return Waited()
+
+def slow_late(request):
+    return slow(request)
+
+def halves(request):
+    yield "one \\ud83d"
+    yield "\\ude00"
+
 async def awaited_pieces(request):
     yield "one "
     await asyncio.sleep(0)
@@ -607,11 +630,14 @@ def ask_local(open_ledger: Open, app: Any, function: str, how: str, **given: Any
     return ledger, ways[how]()
 
 
+ASYNCHRONOUS = ("awaited_object", "awaited_late", "awaitable")
 WAYS = ("ask", "stream", "async ask", "async stream")
 
 
 @pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("function", ["text", "message", "pieces", "awaited", "awaited_pieces", "iterator"])
+@pytest.mark.parametrize(
+    "function", ["text", "message", "pieces", "awaited", "awaited_pieces", "iterator", *ASYNCHRONOUS]
+)
 def test_a_function_answers_at_once_or_in_pieces_blocking_or_not(
     open_ledger: Open, app: Any, function: str, how: str
 ) -> None:
@@ -623,6 +649,23 @@ def test_a_function_answers_at_once_or_in_pieces_blocking_or_not(
     assert deltas == ([] if "ask" in how else ["one ", "two"] if in_pieces else ["one two"])
 
 
+@pytest.mark.parametrize("how", ["ask", "stream"])
+@pytest.mark.parametrize("function", ["awaited", "awaited_pieces", *ASYNCHRONOUS])
+def test_a_ledger_that_blocks_calls_asynchronous_functions_inside_an_event_loop(
+    open_ledger: Open, app: Any, function: str, how: str
+) -> None:
+    async def in_a_notebook() -> list[Any]:
+        return ask_local(open_ledger, app, function, how)[1]
+
+    assert asyncio.run(in_a_notebook())[-1].text == "one two"
+
+
+@pytest.mark.parametrize("how", ["stream", "async stream"])
+def test_half_a_character_waits_for_its_other_half(open_ledger: Open, app: Any, how: str) -> None:
+    parts = ask_local(open_ledger, app, "halves", how)[1]
+    assert [part.text for part in parts] == ["one ", "\U0001f600", "one \U0001f600"]
+
+
 REFUSALS = {
     "raises": ("error", None, "LookupError", "no model is loaded"),
     "breaks": ("error", None, "ConnectionError", "gone"),
@@ -632,6 +675,7 @@ REFUSALS = {
     "numbers": ("error", None, "TypeError", "a piece is int: "),
     "question": ("error", None, "TypeError", "the function of local returned a message of role user: "),
     "slow": ("timed_out", None, None, None),
+    "slow_late": ("timed_out", None, None, None),
     "late": ("timed_out", None, None, "the model took too long"),
     "stops": ("error", None, "RuntimeError", "the function raised StopIteration"),
 }
@@ -643,7 +687,7 @@ def test_what_goes_wrong_in_a_function_is_a_failure_of_its_run(
     open_ledger: Open, app: Any, function: str, how: str
 ) -> None:
     with pytest.raises(AllBackendsFailed) as failed:
-        ask_local(open_ledger, app, function, how, timeout_seconds=0.05 if function == "slow" else 5.0)
+        ask_local(open_ledger, app, function, how, timeout_seconds=0.05 if "slow" in function else 5.0)
     [failure] = failed.value.failures
     status, code, kind, message = REFUSALS[function]
     facts = failure.facts
@@ -679,7 +723,7 @@ def test_a_blocking_function_does_not_block_the_event_loop(open_ledger: Open, ap
 
     async def main() -> str:
         asking = asyncio.create_task(AsyncLedger(ledger).conversation("k").ask("Where?"))
-        while module not in sys.modules:
+        while not hasattr(sys.modules.get(module), "go"):
             await asyncio.sleep(0)
         sys.modules[module].go.set()
         return str((await asking).text)
@@ -715,20 +759,42 @@ BAD_FUNCTIONS = {
 
 
 @pytest.mark.parametrize("case", BAD_FUNCTIONS)
-def test_a_function_that_cannot_be_imported_is_refused_before_anything_is_stored(
-    open_ledger: Open, app: Any, case: str
-) -> None:
-    from threadledger.domain.errors import InvalidSettings
-
+def test_a_function_that_cannot_be_imported_is_the_failure_of_its_run(open_ledger: Open, app: Any, case: str) -> None:
     name, message = BAD_FUNCTIONS[case]
     name = name.replace("MODULE", app(ANSWERS)).replace("BROKEN", app("raise ValueError('broken')"))
     configure(f'[backends.local]\nkind = "python"\nfunction = "{name}"\n')
-    ledger = open_ledger(backends=("responses", "local"), threads="none")
-    with pytest.raises(InvalidSettings) as refused:
+    ledger = open_ledger(backends=("local", "responses"), threads="none")
+    ledger.conversation("k").append("system", "Be brief.")
+    answer = ledger.conversation("k").ask("Where?")
+    assert answer.backend == "responses"
+    [failure] = answer.failures
+    assert failure.cause is Cause.ASSISTANT_MISCONFIGURED
+    assert message in failure.facts.message
+    assert failure.facts.message.startswith("[backends.local] function: ")
+
+
+@pytest.mark.parametrize("how", ["first", "strict", "fallback"])
+def test_a_function_refuses_hosted_tools_unless_it_is_a_fallback(
+    open_ledger: Open, app: Any, simulator: Simulator, how: str
+) -> None:
+    configure(f'[backends.local]\nkind = "python"\nfunction = "{app(ANSWERS)}:answer"\n')
+    simulator.add_fault(RESPONSES, refuse=BROKEN)
+    ledger = open_ledger(
+        backends=("local",) if how == "first" else ("responses", "local"),
+        fallback="strict" if how == "strict" else "drop",
+        threads="none",
+        retries=0,
+        profile=profile(HOSTED),
+    )
+    if how == "fallback":
+        assert list(ledger.conversation("k").ask("Where?").dropped) == DROPPED
+        return
+    with pytest.raises(AllBackendsFailed) as failed:
         ledger.conversation("k").ask("Where?")
-    assert message in str(refused.value)
-    assert str(refused.value).startswith("[backends.local] function: ")
-    assert ledger.conversations() == []
+    assert failed.value.failures[-1].cause is Cause.TOOL_NOT_SUPPORTED
+    assert failed.value.failures[-1].facts.message.startswith(
+        "local is a function and does not have tools of type 'file_s"
+    )
 
 
 # A stream that breaks after text is continued
