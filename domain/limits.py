@@ -94,6 +94,10 @@ IMAGE_TOKENS = 765
 of a square image. Source: OpenAI's guide "Images and vision", the section on calculating costs (GPT-4o); November 2026.
 The largest images have 1,445; the size in pixels is not known here."""
 
+IMAGE_BYTES_PER_TOKEN = 400
+"""Bytes of an image inside a message that count as at least one token in a budget, so that none is free because of its
+detail: a JPEG of one megapixel has about 300 kB and 765 tokens. Our own guess."""
+
 FILE_TOKENS_GUESSED = 1_000
 """Tokens of a file in a budget of which only the id is known: about two pages. Our own guess."""
 

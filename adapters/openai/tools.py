@@ -135,16 +135,19 @@ def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
 
 
 def lacks(kind: str, request: BackendRequest, is_home: bool = True) -> list[str]:
-    """Return what of the request a backend of this kind does not have: `tool:TYPE`, and `part:file` away from home.
+    """Return what of the request a backend of this kind does not have: `tool:TYPE` and `part:TYPE`.
 
     Files exist at one endpoint only, so neither their ids nor tools that name them are sent to another (`is_home`).
     """
     found = [f"tool:{tool_type}" for tool_type in _types_lacking(kind, request, is_home)]
-    if is_home:
+    if all(isinstance(each.message.content, str | None) for each in request.memory.messages):
         return found
     from threadledger.domain.exchange import has_stored_file
 
-    return [*found, "part:file"] if has_stored_file(request.memory) else found
+    from .lost_parts import lost_parts
+
+    parts = ["part:file"] if not is_home and has_stored_file(request.memory) else []
+    return [*found, *dict.fromkeys([*parts, *lost_parts(kind, request.memory)])]
 
 
 def _types_lacking(kind: str, request: BackendRequest, is_home: bool) -> list[str]:

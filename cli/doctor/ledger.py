@@ -147,6 +147,10 @@ def _lagging(state: str, times: int, threads: list[LaggingThread]) -> Checked:
         "behind": (f"{threads_} {_lag(times)} behind by {messages} ({named})", verify),
         "unsettled": (f"{threads_}: a process stopped in the middle of a write ({named})", verify),
         "lost": (f"{threads_} of the provider {_is(times)} gone ({named})", rebuild),
+        "too_long": (
+            f"{threads_} {_is(times)} too long for the model and no longer used ({named})",
+            "write a new one with: threadledger replay rebuild KEY --fresh --apply",
+        ),
         "unlinked": (
             f"{counted(times, 'conversation')} with {messages} {_has(times)} no thread yet ({named})",
             rebuild,

@@ -20,7 +20,6 @@ from ..limits import (
     RETRIES_DEFAULT,
     WAIT_BEFORE_FALLBACK_SECONDS,
 )
-from ..memory import MISSING_FILES
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ RETRIES_BY_CAUSE: Mapping[Cause, int] = {
     Cause.THREAD_MISSING: 1,  # the thread was created again: if it is missing again, it will not stay
     Cause.CONTEXT_TOO_LONG: 1,  # the retry is answered outside the thread, from a window of memory
     Cause.FILE_MISSING: 1,  # the retry has a text in its place
+    Cause.CONTENT_FILTERED: 1,  # likewise, if an image is unusable; otherwise there is no retry
     Cause.TIMED_OUT: 1,  # each takes the time of a whole attempt
     Cause.EXPIRED: 1,
 }
@@ -169,6 +169,7 @@ def may_be_retried(failure: Failure, failed: Counter[Cause], retries: int) -> bo
 
 def _can_be_avoided(failure: Failure) -> bool:
     """Return whether the next run is given something else: another thread, a window, or no missing file."""
+    from ..memory import MISSING_FILES
     from .left_threads import reason_to_leave
 
     return reason_to_leave(failure) is not None or MISSING_FILES in failure.details

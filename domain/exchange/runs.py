@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..conversation import TOO_LATE, Place, RunPlan
 from ..conversation.events import MessageJournaled
-from ..conversation.messages import Source
+from ..conversation.messages import Role, Source
 from ..effects import Emit, ListenerLeft, Pause, attended, work
 from ..errors import Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused, StoreUnavailable
 from ..failures import Cause, Failure, diagnose, whole_text
@@ -101,7 +101,7 @@ class Run:
     partial: list[str] = field(default_factory=list)
     """Text that was streamed so far."""
     said: str = ""
-    """Text of failed runs that this run continues."""
+    """Text of failed runs that this run continues; empty once it is journaled with the run's first tool calls."""
     has_called_tools: bool = False
 
     @property
@@ -327,9 +327,10 @@ class Runs:
         try:
             return (yield from self._watched(run, self._answered(run)))
         except ProviderRefused as refused:
-            from .missing_files import with_missing_files
+            from .missing_files import place_of, with_missing_files
 
-            return run.with_partial_text(with_missing_files(refused.failure, run.memory)).redacted()
+            place = place_of(self._services.backends[run.candidate.backend])
+            return run.with_partial_text(with_missing_files(refused.failure, run.memory, place)).redacted()
         except Superseded as superseded:
             yield from work(lambda: self._release(run, Failure("interrupted")))
             raise NoFurtherRuns from superseded
@@ -396,6 +397,10 @@ class Runs:
         getattr(backend, "load", _load_nothing)()  # optional, because backends of apps may not have it
         left = self._left_thread(candidate)
         memory = self._memory(candidate, left)
+        if memory.missing_files:
+            from .missing_files import place_of
+
+            memory = memory.for_place(place_of(backend))
         request = BackendRequest(
             key=self._key,
             exchange_id=self._exchange_id,
@@ -541,6 +546,9 @@ class Runs:
 
     def _keep_tools(self, run: Run, messages: Sequence[Message]) -> None:
         """Journal what a tool did, whatever the run's outcome; a run that another process has closed is stopped."""
+        if run.said and messages and messages[0].role is Role.ASSISTANT:  # the text comes before the calls
+            messages = [replace(messages[0], content=run.said + messages[0].text), *messages[1:]]
+            run.said = ""
         run.has_called_tools = True
         if not self._records.keep_tools(run, messages):
             raise Superseded(SUPERSEDED)

@@ -194,6 +194,10 @@ _FILE_GONE = r"""
     | file\ .{0,80}\bnot\ in\ an\ active\ state | (image|file)\ url\b.{0,40}\b(not\ (accessible|reachable)|expired)
 """
 
+_FILE_UNREADABLE = r"""
+    missing\ required\ file\b | invalid\ file\ data | \binput_audio\b.{0,40}\bnot\b.{0,20}\bvalid\b
+"""
+
 _FILTERED = r"""
     content[ _](management|filter|exists\ risk|safety|moderation) | content.?polic | contentpolicy
     | (was|been|is|being)\ flagged | flagged\ (as|by|for) | violat\w+\ .{0,60}\b(polic|terms|guidelines)
@@ -206,7 +210,7 @@ _FILTERED = r"""
 
 _IMAGE = r"""
     could\ not\ process\ image
-    | image\b.{0,60}\b(exceeds?|too\ (large|small|big|many)|not\ supported|unsupported|invalid|corrupt)
+    | image\b.{0,60}\b(exceeds?|too\ (large|small|big|many)|not\ (supported|match)|unsupported|invalid|corrupt)
     | (unsupported|invalid|malformed)\ image | at\ most\ \d+\ (image|video|audio)
     | (not|n't)\ support\ (image|vision|multimodal|audio|video)
     | support\ image\ input | valid\ image | process\ input\ image | too\ many\ images
@@ -458,6 +462,7 @@ RULES: tuple[Rule, ...] = (
         _any(
             _code("file_not_found", "image_file_not_found", "failed_to_download_image", "file_expired"),
             _all(_http(400, 403, 404, 410, 422, 424, 500), _says(_FILE_GONE), _not(_says(_NO_ROUTE))),
+            _all(_refused, _says(_FILE_UNREADABLE)),
         ),
     ),
     (Cause.CONTENT_FILTERED, _any(_code(*_NOT_TAKEN), _all(_http(400, 403, 422, 451, 498, 500), _says(_FILTERED)))),

@@ -13,7 +13,7 @@ from ..conversation import events as e
 from ..conversation.messages import JournaledMessage
 from ..errors import InvalidInput
 from ..ids import as_utc, to_iso
-from ..memory import INSTRUCTING, MEMORY_TOPICS, Backwards, Memory, MemoryFold, missing_in
+from ..memory import INSTRUCTING, MEMORY_TOPICS, Backwards, Memory, MemoryFold
 from .ports import EventLog
 from .rows import Row, corrupt, payload_in, restore
 
@@ -65,7 +65,7 @@ def _window(log: EventLog, stream: str, version: int, last: int | None, tokens: 
         stream, upto=version, topics=MEMORY_TOPICS, newest_first=True, page=max(min(page, PAGE_MAX), 1) + 1
     )
     run_threads: dict[str, str] = {}
-    missing: set[str] = set()
+    missing: dict[str, frozenset[str]] = {}
     newest = _newest_first(rows, run_threads, missing)
     kept: list[JournaledMessage] = []
     spent, is_cut = 0, False
@@ -81,7 +81,7 @@ def _window(log: EventLog, stream: str, version: int, last: int | None, tokens: 
     ids = {each.message_id for each in kept}
     messages = (*(each for each in opening if each.message_id not in ids), *reversed(kept))
     upto = opening[-1].version if opening else 0
-    view = Memory(messages, version, run_threads=run_threads, opening_version=upto, missing_files=frozenset(missing))
+    view = Memory(messages, version, run_threads=run_threads, opening_version=upto, missing_files=missing)
     return view.window(last, tokens)
 
 
@@ -109,7 +109,9 @@ def _opening(log: EventLog, stream: str, version: int) -> tuple[JournaledMessage
     return tuple(each for each in opening if each.version > cleared and each.message_id not in gone)
 
 
-def _newest_first(rows: Iterator[Row], run_threads: dict[str, str], missing: set[str]) -> Iterator[JournaledMessage]:
+def _newest_first(
+    rows: Iterator[Row], run_threads: dict[str, str], missing: dict[str, frozenset[str]]
+) -> Iterator[JournaledMessage]:
     """Yield the messages in memory, newest first, and fill `run_threads` and `missing` (files) on the way."""
     gone: set[str] = set()
     behind: dict[str, str] = {}
@@ -134,8 +136,10 @@ def _newest_first(rows: Iterator[Row], run_threads: dict[str, str], missing: set
             case e.RunCompleted() | e.RunFailed():
                 if event.thread_id is not None:
                     run_threads.setdefault(event.run_id, event.thread_id)
-                if isinstance(event, e.RunFailed):
-                    missing |= missing_in(event)
+                if isinstance(event, e.RunFailed) and event.details:
+                    from ..memory import add_missing
+
+                    add_missing(event.details, missing)
             case _:
                 pass
     yield from backwards.rest()

@@ -26,7 +26,7 @@ from ..conversation import (
 )
 from ..conversation import events as e
 from ..errors import GroupNotFound, InvalidInput
-from ..failures import RULE_VERSION, Decision, Failure, FailureGroup, GroupState, redact
+from ..failures import RULE_VERSION, Cause, Decision, Failure, FailureGroup, GroupState, redact
 from ..ids import as_utc, from_iso, moment_of, new_id, now, to_iso
 from ..journal import StreamHead
 from ..limits import LAGGING_CHECKED_MAX
@@ -351,7 +351,8 @@ class LaggingThread:
     key: str
     mirror: str
     state: str
-    """`unlinked` (no thread), `lost`, `unsettled` (a process stopped while writing to it), or `behind`."""
+    """`unlinked` (no thread), `lost`, `too_long` (it is no longer used), `unsettled` (a process stopped while writing to it), or
+    `behind`."""
     messages: int = 0
     """Number of journaled messages that the thread is not known to contain."""
 
@@ -406,7 +407,8 @@ def _lagging(
         if link is None:
             yield LaggingThread(state.key, mirror, "unlinked", state.messages)
         elif link.lost:
-            yield LaggingThread(state.key, mirror, "lost", state.messages)
+            is_too_long = link.lost == Cause.CONTEXT_TOO_LONG
+            yield LaggingThread(state.key, mirror, "too_long" if is_too_long else "lost", state.messages)
         elif link.endpoint == services.mirrors[mirror].endpoint:
             yield from _behind(journal, state, mirror, noted.get((stream_of(state.key), mirror)))
 

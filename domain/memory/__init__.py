@@ -6,30 +6,34 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .diff import MemoryChange, MemoryDiff, diff_memories
-    from .memory import INSTRUCTING, MEMORY_TOPICS, Memory, MemoryFold, fold_memory, missing_in
-    from .missing_files import MISSING_FILES, missing_files_in
+    from .memory import INSTRUCTING, MEMORY_TOPICS, Memory, MemoryFold, fold_memory
+    from .missing_files import MISSING_AT, MISSING_FILES, THREADS, add_missing, missing_files_in, unusable_files_in
     from .order import Backwards
-    from .rendering import FUNCTION_NAME, original_name, response_items, valid_arguments, valid_name
+    from .rendering import FUNCTION_NAME, original_name, response_items, shown_part, valid_arguments, valid_name
     from .windows import message_tokens, text_tokens
 
 __all__ = [
     "FUNCTION_NAME",
     "INSTRUCTING",
     "MEMORY_TOPICS",
+    "MISSING_AT",
     "MISSING_FILES",
+    "THREADS",
     "Backwards",
     "Memory",
     "MemoryChange",
     "MemoryDiff",
     "MemoryFold",
+    "add_missing",
     "diff_memories",
     "fold_memory",
     "message_tokens",
     "missing_files_in",
-    "missing_in",
     "original_name",
     "response_items",
+    "shown_part",
     "text_tokens",
+    "unusable_files_in",
     "valid_arguments",
     "valid_name",
 ]
@@ -39,10 +43,10 @@ if not TYPE_CHECKING:
         __name__,
         {
             "diff": "MemoryChange MemoryDiff diff_memories",
-            "memory": "INSTRUCTING MEMORY_TOPICS Memory MemoryFold fold_memory missing_in",
-            "missing_files": "MISSING_FILES missing_files_in",
+            "memory": "INSTRUCTING MEMORY_TOPICS Memory MemoryFold fold_memory",
+            "missing_files": "MISSING_AT MISSING_FILES THREADS add_missing missing_files_in unusable_files_in",
             "order": "Backwards",
-            "rendering": "FUNCTION_NAME original_name response_items valid_arguments valid_name",
+            "rendering": "FUNCTION_NAME original_name response_items shown_part valid_arguments valid_name",
             "windows": "message_tokens text_tokens",
         },
     )

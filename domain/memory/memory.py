@@ -35,8 +35,8 @@ class Memory:
     """Thread in which a run took place, by run id; the thread's run steps contain the run's tool calls."""
     run_marks: Mapping[str, int] = field(default_factory=dict)
     """Journal version that the thread contained when a run answered in it, by run id."""
-    missing_files: frozenset[str] = field(default=frozenset(), compare=False)
-    """References of files and images that the provider no longer has; they are shown as texts."""
+    missing_files: Mapping[str, frozenset[str]] = field(default_factory=dict, compare=False)
+    """References of files and images that are shown as texts, by the place (`missing_files.py`) that cannot read them."""
     opening_version: int = field(default=0, compare=False)
     """Version of the last system message before any other message; a window keeps the messages up to it."""
 
@@ -62,6 +62,14 @@ class Memory:
         from .windows import view_by_rule
 
         return view_by_rule(self, rule)
+
+    def for_place(self, place: str = "threads") -> Memory:
+        """Return the memory as one place is shown it: what another place could not read may be readable there."""
+        if not self.missing_files:
+            return self
+        from .missing_files import missing_at
+
+        return replace(self, missing_files=missing_at(self.missing_files, place))
 
     def settled(self) -> Memory:
         """Return the view without tool calls at its end that still wait for results: the next append may bring them."""
@@ -92,8 +100,9 @@ class Memory:
         thread, or for None, the order of the journal is used.
         """
         marks = {run: mark for run, mark in self.run_marks.items() if self.run_threads.get(run) == thread_id}
+        here = self.for_place()
         if thread_id is None or not marks:
-            return self._valid(self.messages)
+            return here._valid(self.messages)
         placed: list[JournaledMessage] = []
         for each in self.messages:
             mark = marks.get(each.run_id or "")
@@ -103,7 +112,7 @@ class Memory:
                     break
                 index -= 1
             placed.insert(index, each)
-        return self._valid(placed)
+        return here._valid(placed)
 
     def ran_in(self, message: JournaledMessage, thread_id: str | None) -> bool:
         """Return whether the run that produced a message took place in this thread."""
@@ -170,7 +179,7 @@ class Memory:
             return messages
         from .missing_files import without_files
 
-        return without_files(messages, self.missing_files)
+        return without_files(messages, frozenset().union(*self.missing_files.values()))
 
     def _plain(self) -> list[dict[str, Any]] | None:
         """Return the messages if all of them are plain texts, in which nothing has to be paired or made valid."""
@@ -208,7 +217,7 @@ class MemoryFold:
         """Id of the message that a message was placed behind, by message id."""
         self.run_threads: dict[str, str] = {}
         self.run_marks: dict[str, int] = {}
-        self.missing_files: set[str] = set()
+        self.missing_files: dict[str, frozenset[str]] = {}
         self._opening = True
         """Whether only system messages were said so far."""
         self.opening_version = 0
@@ -244,7 +253,10 @@ class MemoryFold:
             case e.RunFailed():
                 if event.thread_id is not None:
                     self.run_threads[event.run_id] = event.thread_id
-                self.missing_files |= missing_in(event)
+                if event.details:
+                    from .missing_files import add_missing
+
+                    add_missing(event.details, self.missing_files)
             case _:
                 pass
 
@@ -257,7 +269,7 @@ class MemoryFold:
             run_threads=self.run_threads,
             run_marks=self.run_marks,
             opening_version=self.opening_version,
-            missing_files=frozenset(self.missing_files),
+            missing_files=dict(self.missing_files),
         )
 
     def _lose(self, message_id: str | None) -> None:
@@ -268,12 +280,6 @@ class MemoryFold:
 
 def _after(messages: dict[str, JournaledMessage], version: int) -> dict[str, JournaledMessage]:
     return {id_: each for id_, each in messages.items() if each.version > version}
-
-
-def missing_in(event: e.RunFailed) -> set[str]:
-    """Return the references of the files and images that were missing when a run failed. Never raises."""
-    missing: Any = event.details.get("missing_files")
-    return {each for each in missing if isinstance(each, str)} if isinstance(missing, list) else set()
 
 
 def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> Memory:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ from ..limits import (
     AUDIO_BYTES_PER_TOKEN,
     FILE_BYTES_PER_TOKEN,
     FILE_TOKENS_GUESSED,
+    IMAGE_BYTES_PER_TOKEN,
     IMAGE_LOW_TOKENS,
     IMAGE_TOKENS,
     JSON_LEVELS_MAX,
@@ -113,7 +115,7 @@ def valid_arguments(arguments: object) -> str:
     """
     if isinstance(arguments, str):
         try:
-            value = json.loads(arguments, parse_constant=_refuse_constant) if arguments.strip() else None
+            value = _strict_json(arguments) if arguments.strip() else None
         except (ValueError, RecursionError):
             value = arguments
         if isinstance(value, dict) and _is_plain_json(value):
@@ -173,8 +175,9 @@ def _tokens_of(part: Part) -> int:
     match part:
         case Text(text):
             return estimate_tokens(text)
-        case Image(_, detail):
-            return IMAGE_LOW_TOKENS if detail == "low" else IMAGE_TOKENS
+        case Image(url, detail):
+            data = len(url) * 3 // 4 // IMAGE_BYTES_PER_TOKEN if url.startswith("data:") else 0
+            return max(IMAGE_LOW_TOKENS if detail == "low" else IMAGE_TOKENS, data)
         case File():
             return FILE_TOKENS_GUESSED
         case _:
@@ -279,6 +282,22 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _strict_json(text: str) -> Any:
+    """Return the value of JSON text in which every number can be written again: Python reads 1e999 as infinity.
+
+    Raises:
+        ValueError: the text is not JSON, or has such a number.
+    """
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is too large")
+    return number
+
+
 def _is_plain_json(value: dict[str, Any]) -> bool:
     """Return whether a value is nested so little that it can be written and read again."""
     level: list[Any] = [value]
@@ -313,6 +332,11 @@ def _text_of_json(value: Any) -> str:
 
 
 # Content parts
+
+
+def shown_part(part: Part) -> Part:
+    """Return a part of a user's message as a valid view shows it: in the provider's shape, or as text."""
+    return _valid_part(part, in_words=False)
 
 
 def _valid_part(part: Part, in_words: bool) -> Part:

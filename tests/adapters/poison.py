@@ -51,6 +51,7 @@ POISONED: Mapping[str, Sequence[Stored]] = {
     "arguments are empty": answered(call("")),
     "arguments are null in text": answered(call("null")),
     "arguments hold NaN": answered(call('{"a": NaN}')),
+    "arguments hold a number that is too large": answered(call('{"a": [1e999, {"b": -1e400}]}')),
     "arguments hold half a character": answered(call('{"a": "\\ud83d"}')),
     "arguments are nested too deeply": answered(call('{"a":' * 2000 + "1" + "}" * 2000)),
     "arguments are missing": answered({"id": "call_1", "type": "function", "function": {"name": "f"}}),

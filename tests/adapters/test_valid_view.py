@@ -107,7 +107,9 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=5,
 )
-arguments = st.sampled_from(["", "{}", '{"a": 1}', "[1]", '{"a": ', "null", '"x"', '{"a": NaN}', '{"a": "\\ud800"}'])
+arguments = st.sampled_from(
+    ["", "{}", '{"a": 1}', "[1]", '{"a": ', "null", '"x"', '{"a": NaN}', '{"a": [-1e400]}', '{"a": "\\ud800"}']
+)
 addresses = st.sampled_from(["https://x.test/a.png", "data:image/png;base64,AA", "file-service://f", "", "u"])
 inner_parts = st.fixed_dictionaries(
     {},

@@ -317,6 +317,16 @@ class TestThreads:
             findings(command("doctor", "-o", "json"))["lagging"]["message"] == "1 thread of the provider is gone ('k')"
         )
 
+    def test_a_thread_that_is_too_long_is_rebuilt_by_a_command(
+        self, command: Command, ledger: Any, provider: Any
+    ) -> None:
+        command("append", "k", "user", "Where is my parcel?")
+        thread_id = ledger.state("k").links["assistants"].thread_id
+        ledger.journal.commit("k", lambda it: it.lose_thread("assistants", thread_id, "context_too_long", 60))
+        found = findings(command("doctor", "-o", "json"))["lagging"]
+        assert found["message"] == "1 thread is too long for the model and no longer used ('k')"
+        assert found["mend"] == "write a new one with: threadledger replay rebuild KEY --fresh --apply"
+
     def test_a_thread_that_somebody_is_writing_to_is_left_alone(
         self, command: Command, ledger: Any, provider: Any
     ) -> None:

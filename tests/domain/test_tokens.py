@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from threadledger.domain.conversation import parse_message
+from threadledger.domain.memory import Memory
 from threadledger.domain.memory.windows import estimate_tokens
 
 
@@ -49,3 +51,16 @@ def test_long_runs_of_one_kind_cost_in_proportion(text):
 def test_more_text_costs_more():
     costs = [estimate_tokens("Where is my parcel? " * times) for times in range(1, 50)]
     assert costs == sorted(set(costs))
+
+
+def test_an_image_inside_a_message_costs_what_its_data_does_whatever_its_detail():
+    def image(data, detail):
+        url = f"data:image/png;base64,{data}"
+        content = [{"type": "image_url", "image_url": {"url": url, "detail": detail}}]
+        return parse_message({"role": "user", "content": content})
+
+    hello = parse_message({"role": "user", "content": "Hello."})
+    heavy, light = image("A" * 600_000, "low"), image("AAAA", "low")
+    assert len(Memory().with_messages([heavy, hello]).window(tokens=100).messages) == 1
+    assert len(Memory().with_messages([light, hello]).window(tokens=100).messages) == 2
+    assert len(Memory().with_messages([hello, heavy]).window(tokens=100).messages) == 1

@@ -15,12 +15,14 @@ from uuid import uuid4
 import pytest
 
 from threadledger.adapters import Simulator
+from threadledger.adapters.openai.lost_parts import lost_parts
 from threadledger.domain import limits
-from threadledger.domain.conversation import Profile
+from threadledger.domain.conversation import Profile, parse_message
 from threadledger.domain.errors import AllBackendsFailed
 from threadledger.domain.exchange import Answer, Delta, StartedOver
 from threadledger.domain.failures import Cause
 from threadledger.domain.ledger import AsyncLedger, Ledger
+from threadledger.domain.memory import Memory
 
 RESPONSES, CHAT = "POST /responses", "POST /chat/completions"
 BROKEN = {"status": 500, "code": "server_error", "message": "The server had an error."}
@@ -328,6 +330,8 @@ def test_an_outage_of_one_name_does_not_cool_another_of_the_same_kind(
     assert {each.backend: each.cooling_until is not None for each in ledger.health()} == {"one": True, "two": False}
 
 
+HEARD = {"type": "text", "text": "What is this?"}
+PICTURE = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
 FILE_PART = [{"type": "text", "text": "What is this?"}, {"type": "file", "file": {"file_id": "file-abc"}}]
 
 
@@ -351,6 +355,31 @@ def test_ids_of_threads_and_files_stay_at_their_endpoint(
     assert "file-abc" not in sent
     assert link.thread_id not in sent
     assert list(ledger.state("k").links.values()) == [link]
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        ("responses", {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}),
+        ("anthropic", {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}),
+        ("anthropic", {"type": "file", "file": {"file_data": "AAAA", "filename": "a.pdf"}}),
+        ("anthropic", {"type": "image_url", "image_url": {"url": "data:image/bmp;base64,AAAA"}}),
+        ("chat", {"type": "video_url", "video_url": {"url": "https://x.test/a.mp4"}}),
+    ],
+)
+def test_a_part_that_a_kind_of_backend_does_not_take_is_dropped_and_named(kind: str, part: Any) -> None:
+    memory = Memory().with_messages([parse_message({"role": "user", "content": [part, HEARD]})])
+    assert lost_parts(kind, memory) == [f"part:{part['type']}"]
+    memory = Memory().with_messages([parse_message({"role": "user", "content": [HEARD, PICTURE]})])
+    assert lost_parts(kind, memory) == []
+
+
+def test_an_answer_says_which_parts_its_fallback_was_not_given(open_ledger: Open, simulator: Simulator) -> None:
+    chat = open_ledger(backends=("chat", "responses"), threads="none", retries=0).conversation("k")
+    chat.append("user", [HEARD, {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}])
+    simulator.add_fault(CHAT, refuse=BROKEN)
+    answer = chat.ask("And now?")
+    assert (answer.backend, list(answer.dropped)) == ("responses", ["part:input_audio"])
 
 
 def test_tools_that_name_files_are_not_sent_to_another_endpoint(
@@ -889,6 +918,24 @@ def test_a_text_may_be_continued_more_than_once(open_ledger: Open, app: Any) -> 
     assert instruction[0] == "user"
     assert instruction[1].startswith("Your last message was cut off.")
     assert [run.memory_hash for run in runs] == [runs[0].memory_hash] * 4
+
+
+def test_the_beginning_of_a_continued_text_comes_before_the_tool_calls_of_the_run_that_continues_it(
+    open_ledger: Open, simulator: Simulator
+) -> None:
+    simulator.add_fault(RESPONSES, **BREAK)
+    simulator.answer(SAID, {"tool_calls": [{"name": "look_up", "arguments": {}}]}, "It is in Bern.")
+    given = {"threads": "none", "retries": 0, "stream_fallback": "continue"}
+    look_up = profile('[[tools]]\nname = "look_up"\n')
+    ledger = open_ledger({"look_up": lambda: "found"}, backends=("responses", "chat"), profile=look_up, **given)
+    parts = list(ledger.conversation("k").stream("Where is it?"))
+    [over] = [part for part in parts if isinstance(part, StartedOver)]
+    said = "".join(part.text for part in parts[: parts.index(over)])
+    texts = [each.message.text for each in ledger.memory("k").messages]
+    assert said
+    assert over.continues
+    assert texts == ["Where is it?", said, "found", "It is in Bern."]
+    assert parts[-1].text == "It is in Bern."
 
 
 def test_a_filtered_text_and_one_after_a_tool_call_are_not_continued(
