@@ -70,8 +70,8 @@ def oldest_first(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def rises(objects: list[dict[str, Any]]) -> bool:
     """Return whether the first object of a list is older than the last one, by the provider's time."""
-    times = [each.get("created_at") for each in objects[:1] + objects[-1:]]
-    return all(isinstance(time, (int, float)) for time in times) and bool(times) and times[0] < times[-1]  # type: ignore[operator]
+    first, last = (objects[0].get("created_at"), objects[-1].get("created_at")) if objects else (None, None)
+    return isinstance(first, (int, float)) and isinstance(last, (int, float)) and first < last
 
 
 def _response(body: dict[str, Any], context: Context) -> Seen:

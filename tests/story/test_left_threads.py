@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from threadledger.domain.conversation.events import ThreadLost
 from threadledger.domain.errors import AllBackendsFailed
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.threads import ThreadState
@@ -35,7 +36,8 @@ def requests_of(simulator: Any) -> list[dict[str, Any]]:
 
 
 def lost(ledger: Ledger) -> list[tuple[str, int | None]]:
-    return [(each.event.reason, each.event.window_tokens) for each in ledger.events(types=["ThreadLost"])]  # type: ignore[attr-defined]
+    events = [each.event for each in ledger.events(types=["ThreadLost"])]
+    return [(each.reason, each.window_tokens) for each in events if isinstance(each, ThreadLost)]
 
 
 def test_a_thread_that_is_too_long_is_left_and_the_questions_are_answered_from_a_window(

@@ -55,7 +55,8 @@ def test_a_missing_file_is_reported_once_and_the_question_is_answered(
         assert all(text in str(body) for body in later)
         assert "images.example" not in str(later)
     assert "secret-of-the-image" not in str([event.event for event in ledger.events(types=["RunFailed"])])
-    assert chat.memory().messages[0].message.content_as_json()[1] == part  # type: ignore[index]
+    kept = chat.memory().messages[0].message.content_as_json()
+    assert isinstance(kept, list) and kept[1] == part
     assert text in str(chat.memory(last=6).as_chat_messages())
 
 
