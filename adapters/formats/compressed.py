@@ -166,7 +166,7 @@ def files_in_zip(stream: BinaryIO) -> tuple[list[FileInZip], str]:
     try:
         with ZipFile(stream) as archive:
             return [_listed(stream, info) for info in archive.infolist()], ""
-    except (BadZipFile, NotImplementedError, ValueError, OSError) as error:
+    except (BadZipFile, NotImplementedError, ValueError, OSError) as error:  # not implemented: a version of the format
         files = list(_found(stream))
         if not files:
             raise InvalidInput(f"the zip cannot be read ({error}): download it again") from error

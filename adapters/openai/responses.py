@@ -110,7 +110,7 @@ class ResponsesBackend:
         raise too_many_rounds()
 
     def _explained(self, refused: ProviderRefused, conversation: str | None) -> Effects[ProviderRefused]:
-        """Return the refusal; if a 404 does not say whether the Conversation or the API is missing, read the Conversation.
+        """Return the refusal; if a 410 does not say whether the Conversation or the API is gone, read the Conversation.
         If it still exists, remove its id from the failure."""
         failure = refused.failure
         if conversation is None or diagnose(failure) is not Cause.PROVIDER_GONE:

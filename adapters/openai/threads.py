@@ -194,8 +194,7 @@ class ConversationThreads:
         yield
 
     def _explained(self, refused: ProviderRefused, thread_id: str) -> Effects[ProviderRefused]:
-        """Return the refusal; remove its thread id if a 404 does not say what is missing and the Conversation still
-        exists."""
+        """Return the refusal; remove its thread id if a 410 does not say what is gone and the Conversation still exists."""
         if diagnose(refused.failure) is Cause.PROVIDER_GONE and (yield from is_there(self._client, thread_id)):
             return ProviderRefused(replace(refused.failure, thread_id=None))
         return refused

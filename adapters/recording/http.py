@@ -334,7 +334,7 @@ def read_safely(look: Callable[[], Seen], context: Context) -> Seen:
     """Read a body; an error of ours becomes a failure of the run, because the app must get its answer."""
     try:
         return look()
-    except Exception as error:  # noqa: BLE001 - as the docstring says
+    except Exception as error:  # noqa: BLE001 - an error of ours must not cost the app its answer
         return unreadable(error, context)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ..conversation import RunPlan
 from ..conversation import events as e
@@ -34,6 +34,20 @@ SEARCHED_EVENTS = 200
 
 GAVE_UP = "the app's own run failed"
 """Why the exchange of an app's own run is abandoned."""
+
+
+class AnswerKeywords(TypedDict, total=False):
+    """Describe what an app may know about its call besides the answer; the facts are the provider's."""
+
+    tool_calls: Iterable[object] | None
+    """The tools that the model calls. The exchange continues: journal the results with `chat.append`, and send them in
+    another run."""
+    model: str | None
+    usage: Usage | Mapping[str, Any] | object | None
+    """The token counts, as an SDK returns them."""
+    finish_reason: str | None
+    remote_run_id: str | None
+    request_id: str | None
 
 
 class OwnExchange:
@@ -276,12 +290,17 @@ class _Open:
         if text:
             self._running.partial.append(text)
 
-    def _completion(
-        self, text: OwnAnswer | None, tool_calls: Iterable[object] | None, usage: object, facts: dict[str, str | None]
-    ) -> Completion:
-        if text is None and tool_calls is None and self._running.partial:
+    def _completion(self, text: OwnAnswer | None, known: AnswerKeywords) -> Completion:
+        calls, usage = known.get("tool_calls"), known.get("usage")
+        if text is None and calls is None and self._running.partial:
             text = whole_text("".join(self._running.partial))
-        return completion_of(text, tool_calls, usage, **facts)
+        facts = {
+            "model": known.get("model"),
+            "finish_reason": known.get("finish_reason"),
+            "remote_run_id": known.get("remote_run_id"),
+            "request_id": known.get("request_id"),
+        }
+        return completion_of(text, calls, usage, **facts)
 
 
 class OwnRun(_Open):
@@ -291,33 +310,19 @@ class OwnRun(_Open):
         super().__init__(running)
         self._wait = wait
 
-    def complete(
-        self,
-        text: OwnAnswer | None = None,
-        *,
-        tool_calls: Iterable[object] | None = None,
-        model: str | None = None,
-        usage: Usage | Mapping[str, Any] | object | None = None,
-        finish_reason: str | None = None,
-        remote_run_id: str | None = None,
-        request_id: str | None = None,
-    ) -> None:
-        """Journal the answer and end the run. The other arguments are what the app knows about its call.
+    def complete(self, text: OwnAnswer | None = None, **known: Unpack[AnswerKeywords]) -> None:
+        """Journal the answer and end the run.
 
         Args:
             text: the answer: its text, its parts, or a message as a dict or as an object of an SDK; by default the text
                 that `partial` has collected.
-            tool_calls: the tools that the model calls. The exchange continues: journal the results with `chat.append`,
-                and send them in another run.
-            usage: the token counts, as an SDK returns them.
+            known: what the app knows about its call; see `AnswerKeywords`.
 
         Raises:
             RunNotOpen: the run has already ended.
             InvalidMessage: the answer is empty or cannot be stored; the run is still open.
         """
-        facts = {"model": model, "finish_reason": finish_reason}
-        facts |= {"remote_run_id": remote_run_id, "request_id": request_id}
-        perform(self._running.complete(self._completion(text, tool_calls, usage, facts)), self._wait)
+        perform(self._running.complete(self._completion(text, known)), self._wait)
 
 
 class AsyncOwnRun(_Open):
@@ -327,18 +332,6 @@ class AsyncOwnRun(_Open):
         super().__init__(running)
         self._driver = driver
 
-    async def complete(
-        self,
-        text: OwnAnswer | None = None,
-        *,
-        tool_calls: Iterable[object] | None = None,
-        model: str | None = None,
-        usage: Usage | Mapping[str, Any] | object | None = None,
-        finish_reason: str | None = None,
-        remote_run_id: str | None = None,
-        request_id: str | None = None,
-    ) -> None:
+    async def complete(self, text: OwnAnswer | None = None, **known: Unpack[AnswerKeywords]) -> None:
         """See `OwnRun.complete`."""
-        facts = {"model": model, "finish_reason": finish_reason}
-        facts |= {"remote_run_id": remote_run_id, "request_id": request_id}
-        await self._driver.perform(self._running.complete(self._completion(text, tool_calls, usage, facts)))
+        await self._driver.perform(self._running.complete(self._completion(text, known)))

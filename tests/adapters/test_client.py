@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -15,10 +14,12 @@ from threadledger.adapters.openai import Client
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Cause, diagnose
 
+from .serving import Serving
+
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
 
-class Refusing:
+class Refusing(Serving):
     """A server that refuses every POST with one status, or cuts the connection, and keeps what it was sent."""
 
     def __init__(self) -> None:
@@ -36,18 +37,7 @@ class Refusing:
                     self.send_header("content-length", "0")
                     self.end_headers()
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+        super().__init__(Handler)
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -20,9 +19,10 @@ from threadledger.domain.memory import Memory
 from threadledger.domain.threads import is_uncertain
 
 from .performing import DRIVERS
+from .serving import Serving
 
 
-class Redirecting:
+class Redirecting(Serving):
     """A server that answers every request with a redirect to one place."""
 
     def __init__(self) -> None:
@@ -41,18 +41,7 @@ class Redirecting:
 
             do_GET = do_POST = redirect
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+        super().__init__(Handler)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from threadledger.domain.effects import perform
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Cause, diagnose
 
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 ASKS = 50

@@ -837,6 +837,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "background responses": {"backends": ("chat", "responses"), "background": True},
     "chat": {"backends": ("responses", "chat")},
 }
+# The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 CONTINUED = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 
