@@ -9,11 +9,11 @@ from __future__ import annotations
 from sqlalchemy import Connection, inspect
 
 from threadledger.domain.errors import ForeignDatabase, NewerSchema
-from threadledger.domain.ids import now, to_iso
+from threadledger.domain.ids import new_id, now, to_iso
 
 from .database import Database
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Schema version that this version of threadledger uses: the number of the last step of each kind of database."""
 
 OURS = {"threadledger", "streams", "events"}
@@ -67,8 +67,10 @@ def _upgrade(connection: Connection, database: Database) -> int:
     for statement in (statement for step in database.kind.steps[reached:] for statement in step):
         connection.exec_driver_sql(statement)
     if reached == 0:
-        first = database.sql("INSERT INTO threadledger VALUES (?, ?)")
+        first = database.sql("INSERT INTO threadledger (schema_version, created_at) VALUES (?, ?)")
         connection.exec_driver_sql(first, (SCHEMA_VERSION, to_iso(now())))
     else:
         connection.exec_driver_sql(database.sql("UPDATE threadledger SET schema_version = ?"), (SCHEMA_VERSION,))
+    unnamed = database.sql("UPDATE threadledger SET ledger_id = ? WHERE ledger_id IS NULL")
+    connection.exec_driver_sql(unnamed, (new_id(),))
     return reached

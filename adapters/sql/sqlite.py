@@ -129,6 +129,21 @@ STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (job, item)
         )""",
     ),
+    (
+        # Name of the log, kept by backups and copies, so that a cursor of another log is noticed.
+        "ALTER TABLE threadledger ADD COLUMN ledger_id TEXT",
+        # Leaf hash of the event at the position of a view, so that a log that was rewound is noticed.
+        "ALTER TABLE tracking ADD COLUMN leaf BLOB",
+        # Threads that are being created, and those that were created and not linked yet: a crash leaves a row.
+        """CREATE TABLE thread_creations (
+            creation TEXT PRIMARY KEY,
+            stream TEXT NOT NULL,
+            mirror TEXT NOT NULL,
+            endpoint TEXT,
+            thread_id TEXT,
+            at TEXT NOT NULL
+        )""",
+    ),
 )
 
 

@@ -289,6 +289,8 @@ def _copy(reading: Connection, target: Database, writing: Connection, progress: 
             if table == "events":
                 progress(copied, events)
     target.kind.number_streams(writing)
+    name = reading.exec_driver_sql("SELECT ledger_id FROM threadledger").scalar_one()
+    writing.exec_driver_sql(target.sql("UPDATE threadledger SET ledger_id = ?"), (name,))
     return events
 
 
