@@ -1,0 +1,85 @@
+"""Every command with arguments that do its work on the ledger of `auditing.open_story`, for tests that hold for all commands.
+
+`test_command_table.py` compares the table with the commands that exist: a new command needs an entry, and is then covered by
+each test over the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import click
+
+KEY = "customer-1"
+RUN = "aaaa1111"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Describe one command: arguments that do its work, and how it uses the ledger and the provider."""
+
+    arguments: tuple[str, ...]
+    """Arguments; FILE, FOLDER and URL stand for a new file, a new folder and a new SQLite database."""
+    reads: bool = False
+    """Whether these arguments open a ledger only to read it."""
+    runs_a_model: bool = False
+    """Whether these arguments may call a model."""
+    reaches_the_provider: bool = False
+    """Whether these arguments may send something to the provider, such as a message to a thread."""
+    serves: bool = False
+    """Whether the command runs until it is stopped."""
+    without_ledger: bool = False
+    """Whether the command uses no ledger, or makes its own."""
+
+
+TABLE: dict[tuple[str, ...], Entry] = {
+    ("init",): Entry(("init",)),
+    ("demo",): Entry(("demo", "--keep", "FOLDER"), without_ledger=True),
+    ("doctor",): Entry(("doctor",), reads=True),
+    ("ask",): Entry(("ask", KEY, "Where is it?"), runs_a_model=True, reaches_the_provider=True),
+    ("chat",): Entry(("chat", KEY), runs_a_model=True, reaches_the_provider=True),
+    ("append",): Entry(("append", KEY, "user", "Where is it?"), reaches_the_provider=True),
+    ("list",): Entry(("list",), reads=True),
+    ("show",): Entry(("show", KEY), reads=True),
+    ("diff",): Entry(("diff", KEY, "2.."), reads=True),
+    ("fork",): Entry(("fork", KEY, "another-key"), reaches_the_provider=True),
+    ("events",): Entry(("events", KEY), reads=True),
+    ("audit", "failures"): Entry(("audit", "failures"), reads=True),
+    ("audit", "groups"): Entry(("audit", "groups"), reads=True),
+    ("audit", "resolve"): Entry(("audit", "resolve", "00000000")),
+    ("audit", "mute"): Entry(("audit", "mute", "00000000")),
+    ("audit", "reopen"): Entry(("audit", "reopen", "00000000")),
+    ("audit", "show"): Entry(("audit", "show", RUN), reads=True),
+    ("audit", "summary"): Entry(("audit", "summary"), reads=True),
+    ("audit", "report"): Entry(("audit", "report", "--output", "FILE"), reads=True),
+    ("audit", "export"): Entry(("audit", "export", RUN, "--output", "FILE"), reads=True),
+    ("replay", "rebuild"): Entry(("replay", "rebuild", "--all"), reads=True, reaches_the_provider=True),
+    ("replay", "rerun"): Entry(("replay", "rerun", "--failed"), reads=True, reaches_the_provider=True),
+    ("replay", "verify"): Entry(("replay", "verify", "--all"), reads=True, reaches_the_provider=True),
+    ("replay", "reconcile"): Entry(("replay", "reconcile", "--all"), reads=True, reaches_the_provider=True),
+    ("replay", "jobs"): Entry(("replay", "jobs"), reads=True),
+    ("replay", "resume"): Entry(("replay", "resume", "00000000", "--yes"), reaches_the_provider=True),
+    ("replay", "cancel"): Entry(("replay", "cancel", "00000000")),
+    ("import",): Entry(("import", "-")),
+    ("export",): Entry(("export", "--all"), reads=True),
+    ("db", "status"): Entry(("db", "status"), reads=True),
+    ("db", "check"): Entry(("db", "check"), reads=True),
+    ("db", "backup"): Entry(("db", "backup", "FILE"), reads=True),
+    ("db", "copy"): Entry(("db", "copy", "URL"), reads=True),
+    ("db", "upgrade"): Entry(("db", "upgrade")),
+    ("db", "rebuild-views"): Entry(("db", "rebuild-views")),
+    ("config",): Entry(("config", "--origin"), without_ledger=True),
+    ("simulate",): Entry(("simulate", "--port", "0"), serves=True, without_ledger=True),
+}
+
+
+def existing_commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path of each command that does something itself."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from existing_commands(command, (*path, name))
+        else:
+            yield (*path, name)
