@@ -5,7 +5,6 @@ While an exchange streams, its text is printed to stdout, and everything else to
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .main import KEY, TEXT, Exit, common, complete_keys, error_message, invocation, opened
-from .output import emit_many, emit_one, note, printable, short
+from .output import emit_many, emit_one, note, print_json, short
+from .terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -91,9 +91,13 @@ def show_answer(answer: Answer) -> None:
         note(f"run {short(failure.run_id)} on {failure.backend} failed: {failure.cause.value} ({failure.summary()})")
     if answer.fallback:
         note(f"answered by fallback: {answer.backend} ({answer.model}){_without(answer.dropped)}")
-    emit_one(
-        _as_json(answer), lambda console: click.echo(printable(answer.text) if sys.stdout.isatty() else answer.text)
-    )
+    emit_one(_as_json(answer), lambda console: _print_exactly(f"{answer.text}\n"))
+
+
+def _print_exactly(text: str) -> None:
+    """Print text of a model to stdout: printable on a terminal, unchanged in a pipe, where click would remove styles."""
+    click.echo(text, nl=False, color=True)
+    sys.stdout.flush()
 
 
 def _as_json(answer: Answer) -> dict[str, Any]:
@@ -142,7 +146,7 @@ def chat(key: str, **chosen: Any) -> int:
         conversation, options = ledger.conversation(key), _keywords(ledger, chosen)
         _greet(ledger, key, options)
         for each in conversation.memory(last=6).messages:
-            note(f"{each.message.role.value}: {printable(each.message.text)}")
+            note(f"{each.message.role.value}: {each.message.text}")
         answered = _answered(conversation, options)
         if invocation().output == "csv":
             emit_many(answered, ())
@@ -224,7 +228,7 @@ def streamed(chat: Chat, text: str, idempotency_key: str | None, options: AskKey
             if shown is not None:
                 shown.take(part)
             elif invocation().output == "jsonl" and not isinstance(part, Answer):
-                click.echo(json.dumps({name: getattr(part, name) for name in _names(part)}, ensure_ascii=False))
+                print_json({name: getattr(part, name) for name in _names(part)})
             if isinstance(part, Answer):
                 return part
     raise AssertionError("a stream ends with its answer, or raises")
@@ -289,8 +293,7 @@ class _Shown:
         if self._at is not None and self._at != (run_id, message) and not is_continued:
             self._end_line()
         self._at = (run_id, message)
-        click.echo(printable(text) if sys.stdout.isatty() else text, nl=False)
-        sys.stdout.flush()
+        _print_exactly(text)
         self._line_begun = not text.endswith("\n")
         self._chars += len(text)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .main import KEY, Exit, MomentParameter, common, complete_keys, invocation, opened
-from .output import clock, counted, emit_many, emit_one, printable, prose, short, short_thread, table
+from .output import clock, counted, emit_many, emit_one, print_json, print_text, prose, short, short_thread, table
+from .terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,7 +159,7 @@ def _draw_message(console: Console, message: dict[str, Any]) -> None:
     texts = [content] if isinstance(content, str) else [shown_part(part) for part in content or ()]
     texts += [f"{call['function']['name']}({call['function']['arguments']})" for call in message["tool_calls"]]
     for text in texts:
-        console.print(Text(printable(text)))
+        print_text(console, text)
     console.print()
 
 
@@ -274,7 +275,7 @@ def events(key: str | None, after: int, types: tuple[str, ...], follow: bool) ->
         logged = (each.as_json() for each in ledger.events(after=after, types=types, key=key, follow=follow))
         if follow:
             for each in logged:
-                click.echo(json.dumps(each, ensure_ascii=False))
+                print_json(each)
         elif invocation().output == "table":
             rows = [each | {"at": clock(each["at"]), "data": _brief(each["data"])} for each in logged]
             emit_many(rows, ("position", "key", "version", "at", "type", "data"), empty="no events")

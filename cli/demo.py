@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .main import Exit, common, run, wrapped
+from .output import console, prose
 
 if TYPE_CHECKING:
     from threadledger.adapters import Simulator
@@ -125,7 +126,7 @@ def _play_story(simulator: Simulator) -> None:
 
 def _say(sentence: str) -> None:
     click.echo()
-    click.secho(wrapped(sentence, sys.stdout), bold=True)
+    prose(console(), sentence, style="bold")
 
 
 def _do(*arguments: str, expected: Exit = Exit.DONE) -> None:
@@ -133,7 +134,7 @@ def _do(*arguments: str, expected: Exit = Exit.DONE) -> None:
     from . import root
 
     quoted = " ".join(f'"{each}"' if " " in each else each for each in arguments)
-    click.secho(f"$ threadledger {quoted}", fg="cyan")
+    prose(console(), f"$ threadledger {quoted}", style="cyan")
     code = run(root, "threadledger", arguments)
     sys.stdout.flush()
     if code != expected:

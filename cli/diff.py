@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .main import KEY, Exit, MomentParameter, common, complete_keys, invocation, opened
-from .output import console, counted, emit_many, note, printable, short_thread
+from .output import console, counted, emit_many, note, short_thread
+from .terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

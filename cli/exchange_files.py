@@ -13,6 +13,7 @@ import click
 
 from .main import KEY, Exit, common, complete_keys, invocation, load_settings, opened
 from .output import counted, emit_many, note, tracked
+from .terminal import safe_json
 
 if TYPE_CHECKING:
     from threadledger.adapters import Imported
@@ -190,7 +191,8 @@ def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None
         if kind == "markdown":
             texts = export_markdown(ledger, chosen)
         else:
-            texts = (line + "\n" for line in export_lines(ledger, chosen, plain=kind == "messages"))
+            lines = export_lines(ledger, chosen, plain=kind == "messages")
+            texts = (f"{line if file else safe_json(line)}\n" for line in lines)
         unfinished = file.with_name(f"{file.name}.part") if file else None
         try:
             target: Any = (

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
+from .terminal import printable, safe_json, safe_output
+
 if TYPE_CHECKING:
     from threadledger.adapters import Settings
     from threadledger.domain.ledger import Ledger
@@ -43,6 +45,7 @@ class Invocation:
 
     db: str | None = None
     output: str = "table"
+    csv_raw: bool = False
     verbose: bool = False
     log_format: str | None = None
 
@@ -72,6 +75,14 @@ def common(command: F) -> F:
             metavar="FORMAT",
             help="Output format: table, json, jsonl or csv.",
             **_shared("output"),
+        ),
+        click.option(
+            "--csv-raw",
+            "csv_raw_",
+            is_flag=True,
+            default=None,
+            help="CSV without the ' before cells that a spreadsheet would execute.",
+            **_shared("csv_raw"),
         ),
         click.option(
             "-v", "verbose", is_flag=True, default=None, help="Verbose: log progress to stderr.", **_shared("verbose")
@@ -182,7 +193,8 @@ def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -
     """Return the matching conversation keys for shell completion, or none if there is no database."""
     try:
         with ctx.scope(cleanup=False), opened() as ledger:
-            return [state.key for state in ledger.conversations() if state.key.startswith(incomplete)]
+            keys = [state.key for state in ledger.conversations() if state.key.startswith(incomplete)]
+        return [key for key in keys if printable(key, lines=False) == key]  # a shell prints them as they are
     except Exception:  # noqa: BLE001 - a failing completion must not disturb the prompt
         return []
 
@@ -205,16 +217,17 @@ class _Stderr(logging.Handler):
     are written, because the commands report failed runs themselves.
     """
 
-    everything = False
+    everything = in_json = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         return self.everything or record.levelno >= logging.ERROR or record.name == "threadledger.threads"
 
     def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
         if self.everything:  # for a program that reads the log
-            click.echo(self.format(record), err=True)
+            click.echo(safe_json(line) if self.in_json else line, err=True)
         else:
-            print_message(self.format(record))
+            print_message(line)
 
 
 def _set_up_logging(log_format: str) -> None:
@@ -229,13 +242,14 @@ def _set_up_logging(log_format: str) -> None:
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    handler.everything = invocation().verbose or log_format == "json"
+    handler.in_json = log_format == "json"
+    handler.everything = invocation().verbose or handler.in_json
     logger.setLevel(logging.INFO if handler.everything else logging.NOTSET)
 
 
 def print_message(text: str) -> None:
     """Print a message to stderr; on a terminal, lines break between words."""
-    click.echo(wrapped(text, sys.stderr), err=True)
+    click.echo(wrapped(printable(text), sys.stderr), err=True)
 
 
 TERMINAL_COLUMNS = 80
@@ -304,6 +318,11 @@ class NeedsYes(click.ClickException):
 def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; an error is printed as one sentence."""
     gc.set_threshold(NEW_OBJECTS_MAX)
+    with safe_output():
+        return _run(command, name, arguments)
+
+
+def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     try:
         result = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
         sys.stdout.flush()

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from .main import invocation, print_message
+from .terminal import printable, safe_json, safe_output, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -162,9 +164,29 @@ def _says_something(value: Any, column: str) -> bool:
 
 def console() -> Console:
     """Return a console for stdout, as wide as the terminal; `PIPE_WIDTH` wide if stdout is not a terminal."""
-    from rich.console import Console
+    return _console_class()(
+        file=styled(sys.stdout),
+        width=None if sys.stdout.isatty() else PIPE_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
 
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+
+@cache
+def _console_class() -> type[Console]:
+    """Return rich's console, extended: every text is made printable where rich still knows its styles apart from it."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class SafeConsole(Console):
+        """Print only printable text; styles and cursor movements are rich's own."""
+
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else printable(text), style, control)
+
+    return SafeConsole
 
 
 def note(text: str) -> None:
@@ -181,6 +203,20 @@ def prose(console: Console, text: str, style: str = "", indent: int = 0) -> None
     console.print(Padding(said, (0, 0, 0, indent), expand=False), soft_wrap=not console.is_terminal)
 
 
+WRAPPED_CHARS_MAX = 100_000
+"""Maximum characters of a message that rich wraps between words; it takes more than a minute for 8 MB."""
+
+
+def print_text(console: Console, text: str) -> None:
+    """Print a message or an answer to stdout, with its line breaks."""
+    from rich.text import Text
+
+    if len(text) > WRAPPED_CHARS_MAX:
+        click.echo(printable(text))
+    else:
+        console.print(Text(printable(text)))
+
+
 def short(run_id: str | None) -> str:
     """Return the ending of a run id, which every command accepts instead of the whole id."""
     return run_id[-8:] if run_id else ""
@@ -190,22 +226,6 @@ def short_thread(thread_id: str | None) -> str:
     """Return a thread id shortened to its kind and its ending."""
     kind, _, rest = (thread_id or "").partition("_")
     return f"{kind}_…{rest[-THREAD_ID_ENDING_CHARS:]}" if len(rest) > THREAD_ID_ENDING_CHARS else thread_id or ""
-
-
-def printable(text: str, lines: bool = True) -> str:
-    """Return the text with control characters replaced by symbols, so that it cannot control the terminal.
-
-    With `lines`, line breaks and tabs are kept.
-    """
-    kept = "\n\t" if lines else ""
-    return "".join(
-        each if each.isprintable() or each in kept or unicodedata.category(each) != "Cc" else _symbol(each)
-        for each in text
-    )
-
-
-def _symbol(character: str) -> str:
-    return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "\ufffd"
 
 
 def counted(number: int, word: str) -> str:
@@ -221,12 +241,14 @@ def clock(at: str) -> str:
 def _emit_data(rows: Iterable[Row], *, one: bool) -> None:
     chosen = invocation().output
     if chosen == "csv":
-        _emit_csv(rows)
+        write = csv_writer()
+        for row in rows:
+            write(row)
     elif chosen == "jsonl":
         for row in rows:
-            click.echo(json.dumps(row, ensure_ascii=False))
+            print_json(row)
     elif one:
-        click.echo(json.dumps(next(iter(rows)), ensure_ascii=False, indent=2))
+        print_json(next(iter(rows)), indent=2)
     else:
         _emit_array(rows)
 
@@ -235,24 +257,48 @@ def _emit_array(rows: Iterable[Row]) -> None:
     """Print a JSON array, each element as soon as it arrives."""
     between = "[\n"
     for row in rows:
-        text = json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+        text = json_text(row, indent=2).replace("\n", "\n  ")
         click.echo(f"{between}  {text}", nl=False)
         between = ",\n"
     click.echo("[]" if between == "[\n" else "\n]")
 
 
-def _emit_csv(rows: Iterable[Row]) -> None:
-    writer: Any = None
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow({name: flat(value) for name, value in row.items()})
+def print_json(value: Any, indent: int | None = None) -> None:
+    """Print one JSON value to stdout."""
+    click.echo(json_text(value, indent))
 
 
-def flat(value: Any) -> Any:
-    """Return a value as a CSV field."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, bool)) else value
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON; control, bidirectional and invisible characters are escaped."""
+    return safe_json(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+FORMULA = re.compile(r"[\s\"']*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+"""Beginning of a cell that a spreadsheet may execute: the list of OWASP's page "CSV Injection" (August 2025), also after
+spaces and quotes, and in the fullwidth form of East Asian input."""
+
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def csv_writer() -> Callable[[Row], None]:
+    """Return a function that prints one CSV row to stdout; the names of the first row are the header."""
+    writers: list[csv.DictWriter[str]] = []
+
+    def write(row: Row) -> None:
+        if not writers:
+            writers.append(csv.DictWriter(sys.stdout, list(row), lineterminator="\n"))
+            writers[0].writeheader()
+        writers[0].writerow({name: csv_cell(value, raw=invocation().csv_raw) for name, value in row.items()})
+
+    return write
+
+
+def csv_cell(value: Any, *, raw: bool = False) -> Any:
+    """Return a value as a CSV cell; without `raw`, text that a spreadsheet would execute gets a ' in front."""
+    cell = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, bool)) else value
+    if raw or not isinstance(cell, str) or NUMBER.fullmatch(cell) or not FORMULA.match(cell):
+        return cell
+    return f"'{cell}"
 
 
 def _cell(value: Any) -> Any:
@@ -316,7 +362,7 @@ def tracked(things: Iterable[T], total: int | None, what: str) -> Iterator[T]:
     if not (worth_a_bar and progress.console.is_terminal):  # log files get no bars
         yield from things
         return
-    with progress:
+    with progress, safe_output():  # rich has replaced both streams
         yield from progress.track(things, total=total, description=what)
         progress.refresh()  # the last state is drawn even if the work was quick
 
@@ -328,14 +374,13 @@ def reported(what: str) -> Iterator[Callable[[int, int], None]]:
     if not progress.console.is_terminal:
         yield lambda done, total: None
         return
-    with progress:
+    with progress, safe_output():
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
         progress.refresh()  # the last state is drawn even if the work was quick
 
 
 def _bar() -> Progress:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -361,6 +406,7 @@ def _bar() -> Progress:
         Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=_console_class()(file=styled(sys.stderr)),
         transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # data goes to its file or pipe
     )

@@ -1,14 +1,17 @@
 """Render the audit as one self-contained HTML page: plots are inline SVG, and the page has no scripts or external resources.
 
-Every text is passed through `escape`, because messages, keys and names are untrusted.
+Every text is passed through `escape`, because messages, keys and names are untrusted. The page's Content-Security-Policy
+allows nothing but its own style sheet, so that a text that were not escaped could still not run or load anything.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from html import escape
 
 from threadledger.domain.failures import FailureGroup, SummaryRow
@@ -18,6 +21,13 @@ from .plots import OTHER, STYLE, bars, by_day, durations, sparkline
 
 CAUSES_SHOWN_MAX = 7
 """Number of causes with their own colour; all others are combined."""
+
+
+POLICY = (
+    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""Content-Security-Policy of the page: the hash allows `STYLE`, and no other style, script, image or address."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ def render_report(report: Report) -> str:
     )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(report.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"

@@ -28,11 +28,12 @@ HangUp = Callable[[Any], None]
 class SimulatorApp:
     """Serve a `Provider` over HTTP.
 
-    `hang_up(scope)` closes a request's connection at once, without an answer.
+    `hang_up(scope)` closes a request's connection at once, without an answer; `host` is what the server listens on.
     """
 
-    def __init__(self, provider: Provider, hang_up: HangUp) -> None:
+    def __init__(self, provider: Provider, hang_up: HangUp, host: str) -> None:
         self._provider = provider
+        self._host = host
         self._hang_up = hang_up
         self._stopping = asyncio.Event()
         self._late = LateWrites(provider)
@@ -53,7 +54,7 @@ class SimulatorApp:
         except ClientDisconnect:
             return
         if incoming.path.startswith(CONTROL_PREFIX):
-            status, body = control(self._provider, incoming)
+            status, body = control(self._provider, incoming, self._host)
             await Response(json.dumps(body), status, media_type="application/json")(scope, receive, send)
             return
         admitted = self._provider.admit(incoming)

@@ -1,13 +1,16 @@
 """Handle /_simulator: read and change the simulation while it runs.
 
-These requests need no API key.
+These requests need no API key. A web page that the user has open could send them too, so they are refused if they come from
+a page of another origin, or by a name that a page's owner could have pointed at this machine (DNS rebinding).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..wire import APIS, ApiError, IncomingRequest, errors
 from .faults import as_json
@@ -18,14 +21,58 @@ from .state_file import answer_json
 CONTROL_PREFIX = "/_simulator"
 
 
-def control(provider: Provider, incoming: IncomingRequest) -> tuple[int, dict[str, Any]]:
-    """Answer a control request with a status and a JSON object."""
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+"""Names by which a simulator on loopback is reached."""
+
+
+def control(provider: Provider, incoming: IncomingRequest, listens_on: str) -> tuple[int, dict[str, Any]]:
+    """Answer a control request with a status and a JSON object; `listens_on` is the simulator's host."""
     try:
+        _refuse_web_pages(incoming, listens_on)
         return 200, _dispatch(provider, incoming)
     except (ScriptError, json.JSONDecodeError, UnicodeDecodeError) as error:
         return 400, ApiError(400, str(error)).body()
     except ApiError as error:
         return error.status, error.body()
+
+
+def _refuse_web_pages(incoming: IncomingRequest, listens_on: str) -> None:
+    host = incoming.headers.get("host", "")
+    if not _is_own_name(_name_of(host), listens_on):
+        raise ApiError(
+            403,
+            f"The simulator listens on {listens_on}, and this request is for the host {host!a}: control it by its address.",
+        )
+    origin = incoming.headers.get("origin", f"http://{host}")
+    if origin != f"http://{host}" or incoming.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise ApiError(403, "A web page of another origin must not control the simulator: use curl or the Python API.")
+
+
+def _is_own_name(name: str, listens_on: str) -> bool:
+    """Return whether a name can only mean this simulator.
+
+    On loopback, these are the loopback names. On a network these are also IP addresses and names without a dot (a
+    container, a machine of the local network), because the domain of a web page has a dot.
+    """
+    if listens_on in LOOPBACK_NAMES:
+        return name in LOOPBACK_NAMES
+    return bool(name) and (name == listens_on or "." not in name or _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _name_of(host: str) -> str:
+    """Return the name or address of a Host header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _dispatch(provider: Provider, incoming: IncomingRequest) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class ServerThread:
     def __init__(self, provider: Provider, host: str, port: int) -> None:
         self._socket = _bound(host, port)
         self.host, self.port = host, int(self._socket.getsockname()[1])
-        self._server = _Server(provider)
+        self._server = _Server(provider, host)
         self._thread = threading.Thread(target=self._run, name="threadledger-simulator", daemon=True)
         self._thread.start()
         if not self._server.ready.wait(START_TIMEOUT_SECONDS):
@@ -51,8 +51,8 @@ class ServerThread:
 class _Server(uvicorn.Server):
     """Run uvicorn's server without its polling: signal when it listens, and stop on request."""
 
-    def __init__(self, provider: Provider) -> None:
-        self.app = SimulatorApp(provider, self._hang_up)
+    def __init__(self, provider: Provider, host: str) -> None:
+        self.app = SimulatorApp(provider, self._hang_up, host)
         super().__init__(_config(self.app))
         self.ready = threading.Event()
         self._stop = asyncio.Event()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import sys
 import threading
@@ -15,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..main import Exit, MomentParameter, common, invocation, opened
-from ..output import clock, console, emit_many, flat, note, printable, short
+from ..output import clock, console, csv_writer, emit_many, note, print_json, short
+from ..terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,18 +127,14 @@ def print_failures(failures: Iterable[RecordedFailure], close_overdue: Callable[
 
 
 def _json(failure: RecordedFailure) -> None:
-    click.echo(json.dumps(failure.as_json(), ensure_ascii=False))
+    print_json(failure.as_json())
 
 
 def _csv() -> Callable[[RecordedFailure], None]:
-    writers: list[Any] = []
+    write_row = csv_writer()
 
     def write(failure: RecordedFailure) -> None:
-        row = failure.as_json()
-        if not writers:
-            writers.append(csv.DictWriter(sys.stdout, list(row), lineterminator="\n"))
-            writers[0].writeheader()
-        writers[0].writerow({name: flat(value) for name, value in row.items()})
+        write_row(failure.as_json())
         sys.stdout.flush()
 
     return write

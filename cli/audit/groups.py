@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..main import Exit, MomentParameter, TextParameter, common, invocation, opened
-from ..output import WIDE_TERMINAL, clock, console, counted, emit_many, emit_one, note, printable, prose, sparkline
+from ..output import WIDE_TERMINAL, clock, console, counted, emit_many, emit_one, note, prose, sparkline
+from ..terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..main import Exit, MomentParameter, common, load_settings, opened
-from ..output import note
+from ..output import note, print_json
 
 if TYPE_CHECKING:
     from threadledger.adapters import ExportedRun, Report
@@ -108,7 +108,7 @@ def export(run: str, output: Path | None, force: bool, redact_text: bool) -> int
         with _without_its_failures():
             exported = export_run(ledger.journal, run, load_settings(), redact_text=redact_text)
     if output is None:
-        click.echo(json.dumps(exported.script, ensure_ascii=False, indent=2))
+        print_json(exported.script, indent=2)
     else:
         _write(exported, output, force)
     for difference in exported.notes:

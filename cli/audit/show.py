@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..main import Exit, common, opened
-from ..output import WIDE_TERMINAL, clock, emit_one, printable, short, span
+from ..output import WIDE_TERMINAL, clock, emit_one, print_text, short, span
+from ..terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,7 +136,7 @@ def _draw(console: Console, thing: dict[str, Any], advice: str) -> None:
     console.print()
     if thing["partial_text"]:
         console.print(Text("partial text", style="bold"))
-        console.print(Text(printable(thing["partial_text"])))
+        print_text(console, thing["partial_text"])
         console.print()
     if thing["cause"]:
         console.print(Text(f"cause   {thing['cause']}", style="bold red"))
@@ -198,7 +199,7 @@ def _draw_memory(console: Console, memory: dict[str, Any]) -> None:
         )
         texts += [f"{call['function']['name']}({call['function']['arguments']})" for call in message["tool_calls"]]
         for text in texts:
-            console.print(Text(printable(text)))
+            print_text(console, text)
 
 
 BAR_CHARS_MAX, NARROW_BAR_CHARS_MAX = 48, 24

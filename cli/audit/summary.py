@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..main import Exit, MomentParameter, common, invocation, opened
-from ..output import WIDE_TERMINAL, bar, console, emit_many, note, printable, span, table
+from ..output import WIDE_TERMINAL, bar, console, emit_many, note, span, table
+from ..terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..main import Exit, MomentParameter, invocation, opened
-from ..output import console, counted, emit_many, note, printable, short, span
+from ..output import console, counted, emit_many, note, short, span
+from ..terminal import printable
 from .plans import Tally, apply_options, confirm, ending, for_people, how_options, performed, stoppable
 
 if TYPE_CHECKING:

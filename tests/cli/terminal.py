@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import pty
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+
+import pytest
 
 CALLED = """
 import sys
@@ -33,13 +36,43 @@ def on_a_terminal(
         called = [sys.executable, "-c", CALLED, frozen_at, *arguments]
         os.execve(sys.executable, called, os.environ | own | (environment or {}))
     os.write(terminal, typed)
+    shown = _read(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), shown.decode().replace("\r\n", "\n")
+
+
+def in_this_process(arguments: Sequence[str], *, columns: int = 100, typed: bytes = b"") -> tuple[int, str]:
+    """Run a command as `on_a_terminal` does, but in this process, which takes a tenth of the time."""
+    from threadledger.cli import main
+
+    terminal, inside = pty.openpty()
+    shown: list[bytes] = []
+    reader = threading.Thread(target=lambda: shown.append(_read(terminal)))
+    reader.start()
+    os.write(terminal, typed)
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        os.fdopen(os.dup(inside), encoding="utf-8") as stdin,
+        os.fdopen(os.dup(inside), "w", encoding="utf-8") as stdout,
+        os.fdopen(inside, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as stderr,
+    ):
+        for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+            patched.setattr(sys, name, stream)
+        patched.setenv("COLUMNS", str(columns))
+        patched.setenv("TERM", "xterm")
+        code = main(list(arguments))
+    reader.join()
+    os.close(terminal)
+    return code, shown[0].decode().replace("\r\n", "\n")
+
+
+def _read(terminal: int) -> bytes:
+    """Return all that is written to a terminal until it is closed."""
     shown = b""
     while True:
         try:
             read = os.read(terminal, 65_536)
         except OSError:
-            break
+            return shown
         if not read:
-            break
+            return shown
         shown += read
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), shown.decode().replace("\r\n", "\n")

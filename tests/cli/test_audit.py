@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -314,8 +317,33 @@ def test_the_report_stands_by_itself(command: Command, story: Ledger) -> None:
         assert told in text
 
 
+def test_the_policy_of_the_report_allows_its_own_style_sheet_and_nothing_else(command: Command, story: Ledger) -> None:
+    assert command("audit", "report", "--output", "report.html").code == 0
+    text = Path("report.html").read_text(encoding="utf-8")
+    head, _, rest = text.partition("<style>")
+    own = base64.b64encode(hashlib.sha256(rest.partition("</style>")[0].encode()).digest()).decode()
+    [policy] = re.findall('<meta http-equiv="Content-Security-Policy" content="(.*?)">', head)
+    assert policy == f"default-src 'none'; style-src 'sha256-{own}'; base-uri 'none'; form-action 'none'"
+    assert text.count("<style") == 1
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_browser_applies_the_style_of_the_report_and_reports_no_violation(command: Command, story: Ledger) -> None:
+    assert command("audit", "report", "--output", "report.html").code == 0
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=500")
+    page = Path("report.html").absolute().as_uri()
+    done = subprocess.run(
+        [CHROMIUM, *options, "--dump-dom", page], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "<h1>Failed runs</h1>" in done.stdout
+    assert "Content Security Policy" not in done.stderr
+
+
 def test_every_text_of_the_report_is_escaped(command: Command, ledger: Ledger) -> None:
-    evil = "<script>alert(1)</script> & \"<b>\" '<i>'"
+    evil = "<script>alert(1)</script> & \"<b>\" '<i>' <img src=https://evil.example/x onerror=alert(1)>"
     with pytest.raises(RuntimeError), ledger.conversation("k").run("<u>own</u>", "<s>m</s>"):
         raise RuntimeError(evil)
     with pytest.raises(RuntimeError), ledger.conversation("k").run("own", "m"):
@@ -323,7 +351,8 @@ def test_every_text_of_the_report_is_escaped(command: Command, ledger: Ledger) -
     ledger.resolve_group(ledger.failure_groups()[0].group, "<em>mended</em>")
     assert command("audit", "report", "--output", "report.html").code == 0
     page = Page(Path("report.html").read_text(encoding="utf-8"))
-    assert not {"script", "b", "i", "u", "s", "em"} & (set(page.tags) - {"b", "i"})
+    assert not {"script", "u", "s", "em", "img"} & set(page.tags)
+    assert not any(name == "src" or name.startswith("on") for name, _ in page.attributes)
     texts = " ".join(page.texts)
     for told in ("<script>alert(<n>)", "<u>own</u>", "<em>mended</em>", "<s>m</s>"):
         assert told in texts

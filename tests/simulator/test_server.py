@@ -257,6 +257,48 @@ def test_a_control_request_that_makes_no_sense_is_refused(simulator, path, body,
     assert words in answer["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "attacker.example"},
+        {"Host": "127.0.0.1.attacker.example:80"},
+        {"Host": "localhost.attacker.example"},
+        {"Host": "10.0.0.1"},
+        {"Host": "["},
+        {"Origin": "https://attacker.example"},
+        {"Origin": "http://localhost:3000"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_a_web_page_cannot_control_the_simulator(simulator, headers):
+    for method, path, body in (
+        ("GET", "/state", None),
+        ("POST", "/retire", {"api": "responses"}),
+        ("POST", "/reset", {}),
+    ):
+        status, _, answer = speak(simulator, method, f"/_simulator{path}", body, **headers)
+        assert (status, answer["error"]["message"][:2] in ("Th", "A ")) == (403, True)
+    assert simulator.provider.retired_apis == ()
+
+
+def test_a_page_of_the_simulator_itself_and_a_loopback_name_may_control_it(simulator):
+    port = urlsplit(simulator.base_url).port
+    for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "LOCALHOST"):
+        own = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
+        assert speak(simulator, "GET", "/_simulator/state", **own)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("192.168.1.5:8765", 200), ("[fe80::1]", 200), ("simulator:8765", 200), ("rebound.example", 403), ("com.", 403)],
+)
+def test_on_a_network_it_is_controlled_by_address_or_by_a_name_without_a_dot(host, status):
+    with Simulator("0.0.0.0", seed=7) as simulator:
+        assert speak(simulator, "GET", "/_simulator/state", Host=host)[0] == status
+
+
 def test_many_clients_at_once_lose_nothing(client, simulator):
     conversation = client.conversations.create()
 
