@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .named_backends import problem_of_backend
     from .openai import ProviderLook, tool_problems
     from .prices import prices_from
+    from .private_files import private_file
     from .recording import in_conversation, record
     from .report import Report, render_report
     from .settings import Settings, load_settings, origins
@@ -58,6 +59,7 @@ _PLACES = {
     "open_ledger": ".wiring",
     "origins": ".settings",
     "prices_from": ".prices",
+    "private_file": ".private_files",
     "problem_of_backend": ".named_backends",
     "record": ".recording",
     "render_report": ".report",
@@ -95,6 +97,7 @@ __all__ = [
     "open_ledger",
     "origins",
     "prices_from",
+    "private_file",
     "problem_of_backend",
     "record",
     "render_report",

@@ -49,7 +49,7 @@ def demo(keep: Path | None) -> int:
 
     Needs no key and no network: a simulator replaces the provider.
     """
-    from threadledger.adapters import Simulator
+    from threadledger.adapters import Simulator, private_file
 
     with ExitStack() as stack:
         place = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="threadledger-")))
@@ -60,7 +60,8 @@ def demo(keep: Path | None) -> int:
             )
         simulator = stack.enter_context(Simulator(seed=42))
         stack.enter_context(_settled_in(place, SETTINGS | {"OPENAI_BASE_URL": simulator.base_url}))
-        Path("john.toml").write_text(PROFILE, encoding="utf-8")
+        with private_file(Path("john.toml"), overwrite=True) as file:
+            file.write(PROFILE)
         _play_story(simulator)
     if keep is not None:
         database = keep / "threadledger.db"

@@ -178,7 +178,7 @@ def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None
     The formats jsonl and messages write one object per line: {"id": KEY, ..., "messages": [Chat Completions messages]}.
     Files in both formats can be imported again.
     """
-    from threadledger.adapters import export_lines, export_markdown
+    from threadledger.adapters import export_lines, export_markdown, private_file
     from threadledger.domain.errors import FileMissing
 
     if bool(keys) == everything:
@@ -193,18 +193,15 @@ def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None
         else:
             lines = export_lines(ledger, chosen, plain=kind == "messages")
             texts = (f"{line if file else safe_json(line)}\n" for line in lines)
-        unfinished = file.with_name(f"{file.name}.part") if file else None
+        target = private_file(file, overwrite=True) if file else nullcontext(sys.stdout)
         try:
-            target: Any = (
-                unfinished.open("w", encoding="utf-8", newline="\n") if unfinished else nullcontext(sys.stdout)
-            )
+            with target as stream:
+                for text in tracked(texts, total, "exporting"):
+                    stream.write(text)
         except OSError as error:
+            if file is None:
+                raise
             raise FileMissing(f"{file} cannot be written ({error.strerror}): name another file") from error
-        with target as stream:
-            for text in tracked(texts, total, "exporting"):
-                stream.write(text)
-        if file and unfinished:
-            unfinished.replace(file)  # the old file is kept until the new one is complete
     if file:
         note(f"{counted(total, 'conversation')} written to {file}")
     return Exit.DONE

@@ -331,7 +331,7 @@ def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         click.echo(error.ctx.get_help(), err=True)
         return Exit.USAGE
     except click.ClickException as error:
-        message = error.format_message()
+        message = _safe(error.format_message())
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
         print_message(f"{path}: {message}")
         if isinstance(error, click.UsageError) and "--help" not in message:
@@ -350,13 +350,18 @@ def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         return code_of(error)
 
 
+def _safe(text: str, limit: int = 4_000) -> str:
+    """Return a text without secrets: a value that was typed may hold a password."""
+    from threadledger.domain.failures import redact
+
+    return redact(text, limit)
+
+
 def _whole_story() -> str:
     """Return the traceback of the current error, with secrets redacted."""
     import traceback
 
-    from threadledger.domain.failures import redact
-
-    return redact(traceback.format_exc().rstrip(), limit=TRACEBACK_CHARS_MAX)
+    return _safe(traceback.format_exc().rstrip(), limit=TRACEBACK_CHARS_MAX)
 
 
 def code_of(error: Exception) -> Exit:
@@ -377,7 +382,7 @@ def error_message(error: Exception) -> str:
 
     if isinstance(error, ProviderRefused):
         cause = diagnose(error.failure)
-        return f"the provider refused: {cause.value} ({error}). {advise(cause)}"
+        return redact(f"the provider refused: {cause.value} ({error}). {advise(cause)}", limit=4_000)
     if isinstance(error, ThreadledgerError):
         return redact(str(error), limit=4_000)
     return (

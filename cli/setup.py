@@ -24,6 +24,8 @@ BACKUP = Path(".env.bak")
 @common
 def init(force: bool) -> int:
     """Write .env from the example, which explains every setting, and create the database."""
+    from threadledger.adapters import private_file
+
     with opened(create=True) as ledger:
         url = ledger.status()["url"]
     thing = {"env": str(ENV), "db": url}
@@ -38,8 +40,8 @@ def init(force: bool) -> int:
     chosen = invocation().db
     if chosen is not None:
         example = example.replace("# THREADLEDGER_DB=sqlite:///threadledger.db", f"THREADLEDGER_DB={_quoted(chosen)}")
-    ENV.write_text(example, encoding="utf-8")
-    ENV.chmod(0o600)
+    with private_file(ENV, overwrite=True) as file:
+        file.write(example)
     emit_one(thing, lambda console: prose(console, f"wrote {ENV}, database {url}"))
     note("set OPENAI_API_KEY in .env, then: threadledger ask KEY TEXT")
     return Exit.DONE

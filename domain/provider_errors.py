@@ -71,8 +71,10 @@ def _facts_of(error: Any) -> ProviderError:
     param = ".".join(map(str, location)).removeprefix("body.") if isinstance(location, list) else location
     message = _text(error, *_MESSAGES)
     code = _text(error, "code", "Code", "error_code", "statusCode", "status_code") or _number(error, "status", "error")
-    if message is None and len(error) == 1 and code is None:  # whatever its name is, the only text is the message
-        message = next((value for value in error.values() if isinstance(value, str)), None)
+    if message is None and len(error) == 1 and code is None:  # the only text is the message
+        name, value = next(iter(error.items()))
+        is_plain = name in _ERROR_FIELDS  # any other name is kept, since it may be that of a secret
+        message = (value if is_plain else f"{name}: {value}") if isinstance(value, str) else None
     return ProviderError(
         code=code,
         type=None if kind in {ERROR_EVENT, message} else kind,  # the name of the event or object is not the error's

@@ -15,6 +15,7 @@ import pytest
 
 from threadledger.domain.errors import AllBackendsFailed
 from threadledger.domain.failures import keep_secret, redact
+from threadledger.domain.failures.secret_rules import RULES
 from threadledger.domain.ledger import Ledger
 
 AZURE_KEY = "0badc0de0badc0de0badc0de0badc0de"
@@ -141,6 +142,29 @@ def test_no_secret_is_in_events_states_views_or_notebooks(planted: Ledger, tmp_p
     assert len(planted.failures()) > 3 * len(FAULTS)
     assert (found_in(raw), found_in(dumped)) == ([], [])
     assert "[redacted]" in dumped
+
+
+def test_no_kind_of_secret_in_the_words_of_a_provider_is_stored_logged_or_raised(
+    settings: dict[str, str], simulator: Any, logged: list[str], tmp_path: Path
+) -> None:
+    import threadledger
+
+    raised = []
+    with threadledger.open(backends="chat", threads="none") as ledger:
+        chat = ledger.conversation("k")
+        for rule in RULES:
+            simulator.clear_faults()
+            said = rule.text.format(rule.secret)
+            simulator.add_fault(CHAT, refuse={"status": 400, "message": said, "param": said})
+            with pytest.raises(AllBackendsFailed) as refused:
+                chat.ask("Where is my parcel?")
+            raised.append(f"{refused.value} {refused.value.failures!r}")
+    with sqlite3.connect(tmp_path / "threadledger.db") as connection:
+        dumped = "\n".join(connection.iterdump())
+    connection.close()
+    text = "\n".join([dumped, *logged, *raised])
+    assert [rule.kind for rule in RULES if rule.secret[-12:] in text] == []
+    assert dumped.count("[redacted]") >= len(RULES)
 
 
 def test_no_secret_is_in_what_an_app_is_told(planted: Ledger, simulator: Any) -> None:

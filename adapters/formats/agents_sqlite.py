@@ -23,7 +23,8 @@ from urllib.parse import unquote_to_bytes
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso, to_iso
 
-from .importing import Found, Imported, MessageReader, conversation_key, json_of, made_key
+from .importing import Found, Imported, MessageReader, conversation_key, json_of, made_key, with_repeated
+from .json_values import VALUE_BYTES_MAX, too_large
 from .repairs import COMPACTION_TYPES, REASONING_TYPES, by_reference, is_empty, simplest
 
 MAGIC = b"SQLite format 3\0"
@@ -52,7 +53,11 @@ def found_in_sessions(path: Path, file: str) -> Iterator[Found | Imported]:
         with closing(_connected(path)) as database:
             _check(database, file)
             for number, (session, created_at) in enumerate(_sessions(database), 1):
-                yield _found(number, session, created_at, file, *_rows_of(database, session))
+                try:
+                    yield _found(number, session, created_at, file, *_rows_of(database, session))
+                except InvalidInput as error:
+                    key = session.decode(errors="replace") if isinstance(session, bytes) else ""
+                    yield Imported(number, key, "failed", reason=str(error))
                 read.add(session)
     except sqlite3.Error as error:
         problem = f"{file} cannot be read as a SQLite database ({error}): use a complete copy"
@@ -89,6 +94,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     logs = header[WRITE_VERSION_AT:] == bytes([WRITE_AHEAD_LOG])
     at_rest = logs and not path.with_name(f"{path.name}-wal").exists()
     database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if at_rest else ''}", uri=True)
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
     database.text_factory = bytes  # so that invalid UTF-8 is reported for its row, not for the whole database
     return database
 
@@ -123,11 +129,24 @@ def _sessions(database: sqlite3.Connection) -> list[tuple[Any, Any]]:
 
 
 def _rows_of(database: sqlite3.Connection, session: Any) -> tuple[list[Row], list[Any]]:
-    """Return the rows of a session's current branch, and the ids of its other rows."""
+    """Return the rows of a session's current branch, and the ids of its other rows.
+
+    Raises:
+        InvalidInput: the session is too large.
+    """
     key = session.decode(errors="replace") if isinstance(session, bytes) else session
-    stored = database.execute(
-        "SELECT id, message_data, created_at FROM agent_messages WHERE session_id IS ? ORDER BY id", (key,)
-    ).fetchall()
+    stored: list[Row] = []
+    size = 0
+    try:
+        for row in database.execute(
+            "SELECT id, message_data, created_at FROM agent_messages WHERE session_id IS ? ORDER BY id", (key,)
+        ):
+            stored.append(row)
+            size += len(row[1]) if isinstance(row[1], bytes) else 0
+            if size > VALUE_BYTES_MAX:
+                raise too_large("session")
+    except sqlite3.DataError:  # a row is larger than the limit of the connection
+        raise too_large("session") from None
     return _current_branch(database, key, stored)
 
 
@@ -141,12 +160,14 @@ def _found(
         key = conversation_key(None, made, reader.left_out) if session is None else _text(session, "the session's id")
         if others:
             reader.left_out["messages_on_other_branches"] = len(others)
+        repeated: list[str] = []
         for row, data, at in rows:
-            _read(row, data, at, reader)
+            _read(row, data, at, reader, repeated)
         reader.check()
         began = _moment(created_at)
         places = frozenset(map(_place, others))
-        return Found(number, key, {"created_at": began} if began else {}, reader.entries, reader.left_out, places)
+        metadata = {"created_at": began} if began else {}
+        return with_repeated(Found(number, key, metadata, reader.entries, reader.left_out, places), repeated)
     except ThreadledgerError as error:
         return Imported(number, key, "failed", reason=str(error))
 
@@ -173,10 +194,11 @@ def _current_branch(database: sqlite3.Connection, session: Any, rows: list[Row])
     return list(branch.values()), [row_id for row_id in by_id if row_id not in branch]
 
 
-def _read(row: int, data: Any, created_at: Any, reader: MessageReader) -> None:
+def _read(row: int, data: Any, created_at: Any, reader: MessageReader, repeated: list[str]) -> None:
     name = f"row {row}"
     try:
-        item = json_of(data if isinstance(data, bytes) else str(data).encode(errors="surrogatepass"), "row")
+        text = data if isinstance(data, bytes) else str(data).encode(errors="surrogatepass")
+        item = json_of(text, "row", repeated)
         given = chat_message(item, reader.left_out)
     except InvalidInput as error:
         reader.leave_out(f"{name}: {error}")

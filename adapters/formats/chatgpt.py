@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, BinaryIO, cast
 
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
@@ -31,6 +32,7 @@ from .importing import (
     moment,
     seconds_of,
     source_id,
+    with_repeated,
 )
 from .json_values import Value, values_of
 from .repairs import is_empty, simplest
@@ -56,14 +58,15 @@ def found_in_zip(stream: BinaryIO, read: Reading, file: str) -> Iterator[Found |
     Raises:
         InvalidInput: the zip contains no conversations, or cannot be read.
     """
-    begin = number = 0
+    begin = number = unpacked = 0
     files, problem = _conversation_files(stream)
     for each_file in files:
-        content = opened_in_zip(stream, each_file)
+        content = opened_in_zip(stream, each_file, unpacked)
         for each in read(_shifted(_values(content), begin), file):
             number = each.line
             yield each
         problem = problem or content.problem
+        unpacked = content.unpacked
         begin = number
     if problem:
         reason = f"the zip is damaged ({problem}): download it again; what can be read of it was read"
@@ -86,6 +89,9 @@ def _conversation_files(stream: BinaryIO) -> tuple[list[FileInZip], str]:
     files = sorted((each for each in found if CONVERSATIONS.fullmatch(each.name)), key=lambda each: each.name)
     if not files and problem:
         raise InvalidInput(f"the zip is damaged before its conversations.json ({problem}): download it again")
+    ordered = sorted(files, key=lambda each: each.begin)
+    if any(one.begin + (one.packed or 0) > other.begin for one, other in pairwise(ordered)):
+        raise InvalidInput("the files in the zip overlap, as in no data export: download it again")
     if not files:
         raise InvalidInput("the zip has no conversations.json: pass the zip file of the data export")
     return files, problem
@@ -110,13 +116,14 @@ def found_by(
     """Yield the conversation of each JSON value, or of each element if the value is a list."""
     key_of = made_keys(file)
     for number, text in values:
+        repeated: list[str] = []
         try:
-            value = json_of(text, "conversation")
+            value = json_of(text, "conversation", repeated)
         except ThreadledgerError as error:
             yield Imported(number, "", "failed", reason=str(error))
             continue
         for each in value if isinstance(value, list) else [value]:
-            yield convert(each, number, key_of(number))
+            yield with_repeated(convert(each, number, key_of(number)), repeated)
 
 
 def conversation_of(given: Any, number: int, made: str) -> Found | Imported:

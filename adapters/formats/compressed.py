@@ -21,6 +21,16 @@ CHUNK_BYTES = 64 * 1024
 CONTENT_BYTES = 1024 * 1024
 """Maximum number of bytes decompressed at once."""
 
+UNPACKED_RATIO_MAX = 400
+"""Maximum size of decompressed data, as a multiple of its compressed size. JSON has 5 to 30, repeated texts 100 or
+more; deflate reaches 1,032."""
+
+UNPACKED_FREE_BYTES = 64 * 1024 * 1024
+"""Size of decompressed data, in bytes, up to which any ratio is accepted."""
+
+UNPACKED_BYTES_MAX = 64 * 1024**3
+"""Maximum size of all decompressed data of a file, in bytes."""
+
 ZIP_MAGIC = b"PK\x03\x04"
 """First bytes of a zip file, and of the header of each file in it."""
 
@@ -47,9 +57,11 @@ class FileInZip:
 class Inflated(io.RawIOBase):
     """Read the decompressed content of a gzip file, or of a file in a zip. It ends where the data is damaged."""
 
-    def __init__(self, stream: BinaryIO, file: FileInZip | None = None) -> None:
+    def __init__(self, stream: BinaryIO, file: FileInZip | None = None, before: int = 0) -> None:
+        """`before` is the size of what was decompressed of other files of the same zip."""
         self._stream = stream
         self._file = file
+        self._before = before
         self.problem = ""
         """What is damaged, once the content was read to its end."""
         self._start()
@@ -57,7 +69,7 @@ class Inflated(io.RawIOBase):
     def _start(self) -> None:
         self._at = self._file.begin if self._file else 0
         self._inflater = zlib.decompressobj(RAW if self._file else GZIP)
-        self._given = self._crc = 0
+        self._given = self._crc = self._unpacked = 0
         self._ready = memoryview(b"")
         self._has_ended = False
         self.problem = ""
@@ -92,6 +104,11 @@ class Inflated(io.RawIOBase):
         return size
 
     @property
+    def unpacked(self) -> int:
+        """Return the size of what was decompressed, with that of the files before."""
+        return self._before + self._unpacked
+
+    @property
     def end(self) -> int:
         """Return the position in the compressed stream after what was read."""
         return self._at
@@ -110,11 +127,27 @@ class Inflated(io.RawIOBase):
             return _until_error(before, packed)
         if not packed and not data:
             self._stop(ENDS_EARLY)
-        self._at += len(packed) - len(self._inflater.unconsumed_tail) - len(self._inflater.unused_data)
+        # At the end of a member, zlib leaves an old `unconsumed_tail`.
+        left = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
+        self._at += len(packed) - len(left)
         self._crc = zlib.crc32(data, self._crc)
+        self._unpacked += len(data)
+        self._check_size()
         if self._inflater.eof:
             self._finish_part()
         return data
+
+    def _check_size(self) -> None:
+        packed = self._at - (self._file.begin if self._file else 0)
+        what = f"{self._file.name} in the zip" if self._file else "the gzip file"
+        if self._unpacked > max(UNPACKED_FREE_BYTES, packed * UNPACKED_RATIO_MAX):
+            raise InvalidInput(
+                f"{what} unpacks to more than {UNPACKED_RATIO_MAX} times its size, as files do that are made to fill "
+                "the memory: if you trust it, unpack it yourself and import the result"
+            )
+        if self.unpacked > UNPACKED_BYTES_MAX:
+            size = f"{UNPACKED_BYTES_MAX / 1024**3:,.0f} GiB"
+            raise InvalidInput(f"{what} unpacks to more than {size}: unpack it, and import it in several parts")
 
     def _copied(self, file: FileInZip) -> bytes:
         left = file.begin + (file.packed or 0) - self._at
@@ -173,8 +206,8 @@ def files_in_zip(stream: BinaryIO) -> tuple[list[FileInZip], str]:
         return files, ENDS_EARLY
 
 
-def opened_in_zip(stream: BinaryIO, file: FileInZip) -> Inflated:
-    """Return the content of a file in a zip.
+def opened_in_zip(stream: BinaryIO, file: FileInZip, before: int = 0) -> Inflated:
+    """Return the content of a file in a zip; for `before`, see `Inflated`.
 
     Raises:
         InvalidInput: its compression is not supported, or it is encrypted.
@@ -183,7 +216,7 @@ def opened_in_zip(stream: BinaryIO, file: FileInZip) -> Inflated:
         raise InvalidInput(
             f"{file.name} in the zip is encrypted or compressed in another way: unpack the zip and zip it again"
         )
-    return Inflated(stream, file)
+    return Inflated(stream, file, before)
 
 
 HEADER = struct.Struct("<4s2xHH4xLL4xHH")

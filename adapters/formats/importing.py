@@ -305,8 +305,8 @@ class Imported:
         return vars(self) | {"left_out": dict(self.left_out)}
 
 
-def json_of(text: bytes | InvalidInput, what: str) -> Any:
-    """Parse the JSON text of a line, a conversation or a row.
+def json_of(text: bytes | InvalidInput, what: str, repeated: list[str] | None = None) -> Any:
+    """Parse the JSON text of a line, a conversation or a row; for `repeated`, see `parsed`.
 
     Raises:
         InvalidInput: the text is not UTF-8 or not JSON, or `text` is itself such an error.
@@ -314,11 +314,22 @@ def json_of(text: bytes | InvalidInput, what: str) -> Any:
     if isinstance(text, InvalidInput):
         raise text
     try:
-        return parsed(text.decode("utf-8"))
+        return parsed(text.decode("utf-8"), repeated)
     except UnicodeDecodeError as error:
         raise InvalidInput(f"the {what} is not UTF-8 text (byte {error.start}): save the file as UTF-8") from None
     except ValueError as error:
         raise InvalidInput(f"the {what} is not JSON ({error}): write one JSON object per {what}") from None
+
+
+def with_repeated(found: Found | Imported, repeated: Sequence[str]) -> Found | Imported:
+    """Add the keys that an object of the source has more than once to what is reported of a conversation."""
+    if not repeated:
+        return found
+    left_out = {**found.left_out, "repeated_keys": len(repeated)}
+    said = f"the key {repeated[0][:SOURCE_ID_CHARS_MAX]!a} is given more than once in an object: its last value counts"
+    if isinstance(found, Imported):
+        return replace(found, left_out=left_out, reason="; ".join(filter(None, (found.reason, said))))
+    return replace(found, left_out=left_out, note="; ".join(filter(None, (found.note, said))))
 
 
 def source_id(value: object, what: str) -> str:

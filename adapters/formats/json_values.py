@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from threadledger.domain.errors import InvalidInput
@@ -19,6 +20,10 @@ CHUNK_BYTES = 1024 * 1024
 
 HEAD_BYTES = 1024 * 1024
 """Number of bytes at the beginning of a file that are read to decide whether it has lines or is one document."""
+
+VALUE_BYTES_MAX = 256 * 1024 * 1024
+"""Maximum size of one value (a line, or an element of the array), in bytes: it is in memory as a whole. An exported
+conversation of 100,000 messages has about 80 MB."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -41,7 +46,8 @@ _IN_TEXT = re.compile(rb'["\\]')
 _SPACE = b" \t\r\n"
 
 
-Value = tuple[int, bytes | InvalidInput]
+Line = bytes | InvalidInput
+Value = tuple[int, Line]
 """Number of a value (the line number, or its index in a document) and its text, or the error if it cannot be read."""
 
 
@@ -50,22 +56,49 @@ def values_of(stream: BinaryIO) -> Iterator[Value]:
     return lines_of(_lines_in(stream)) if is_lines(stream) else _Document(stream).values()
 
 
-def parsed(text: bytes | str) -> Any:
+def too_large(what: str) -> InvalidInput:
+    """Return the error for a value that is larger than `VALUE_BYTES_MAX`."""
+    size = f"{VALUE_BYTES_MAX / 1024**2:,.0f} MiB"
+    return InvalidInput(f"the {what} is larger than {size} and was skipped: split it into several conversations")
+
+
+def parsed(text: bytes | str, repeated: list[str] | None = None) -> Any:
     """Parse JSON. An integer that is too long and a value that is nested too deep become `UNREADABLE`.
+
+    Keys that an object has more than once are added to `repeated`; their last value counts.
 
     Raises:
         ValueError: the text is not JSON.
     """
+    object_of = None if repeated is None else _noting(repeated)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=object_of)
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
     except (ValueError, RecursionError):
         data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+        if repeated:
+            repeated.clear()  # they are found again
     try:
-        return json.loads(_without_deep_values(data), parse_int=_integer, parse_constant=lambda name: UNREADABLE)
+        return json.loads(
+            _without_deep_values(data),
+            parse_int=_integer,
+            parse_constant=lambda name: UNREADABLE,
+            object_pairs_hook=object_of,
+        )
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def _noting(repeated: list[str]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            repeated.extend(name for name, count in counts.items() if count > 1)
+        return made
+
+    return object_of
 
 
 def _integer(digits: str) -> int | float:
@@ -88,23 +121,60 @@ def _without_deep_values(text: bytes) -> bytes:
     return b"".join([*kept, text[begin:]]) if depth == 0 else text
 
 
-def _lines_in(stream: BinaryIO) -> Iterable[bytes]:
+def _lines_in(stream: BinaryIO) -> Iterable[Line]:
     """Return the lines of a file, also if each ends with a carriage return alone."""
     head = stream.read(HEAD_BYTES)
     stream.seek(0)
-    return stream if _line_end(head) == b"\n" else _lines_by_carriage_return(stream)
+    return bounded_lines(stream) if _line_end(head) == b"\n" else _lines_by_carriage_return(stream)
+
+
+def bounded_lines(stream: BinaryIO) -> Iterator[Line]:
+    """Yield the lines of a file; one that is too large is not kept in memory."""
+    while line := stream.readline(VALUE_BYTES_MAX + 1):
+        if len(line) <= VALUE_BYTES_MAX:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(CHUNK_BYTES)
+        yield too_large("line")
 
 
 def _line_end(head: bytes) -> bytes:
     return b"\r" if b"\r" in head and b"\n" not in head else b"\n"
 
 
-def _lines_by_carriage_return(stream: BinaryIO) -> Iterator[bytes]:
-    left = b""
+def _lines_by_carriage_return(stream: BinaryIO) -> Iterator[Line]:
+    kept = _Kept("line")
     while chunk := stream.read(CHUNK_BYTES):
-        *lines, left = (left + chunk).split(b"\r")
-        yield from lines
-    yield left
+        *ended, left = chunk.split(b"\r")
+        for line in ended:
+            kept.add(line)
+            yield kept.taken()
+        kept.add(left)
+    yield kept.taken()
+
+
+class _Kept:
+    """Hold the parts of a value that were read so far, unless they are too large."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._parts: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, part: bytes) -> None:
+        """Keep another part; once the value is too large, none of it is kept."""
+        self._bytes += len(part)
+        if self._bytes <= VALUE_BYTES_MAX:
+            self._parts.append(part)
+        else:
+            self._parts.clear()
+
+    def taken(self) -> Line:
+        """Return the value, or the error, and begin the next one."""
+        parts, size = self._parts, self._bytes
+        self._parts, self._bytes = [], 0
+        return b"".join(parts) if size <= VALUE_BYTES_MAX else too_large(self._what)
 
 
 _BRACKETS = frozenset({b"[", b"]", b"{", b"}"})
@@ -137,18 +207,21 @@ def is_json(line: bytes) -> bool:
     return True
 
 
-def lines_of(lines: Iterable[bytes]) -> Iterator[Value]:
+def lines_of(lines: Iterable[Line]) -> Iterator[Value]:
     """Yield the value of each line that is not blank; several objects on one line have the same number.
 
     A byte order mark may be around any line, because files are concatenated.
     """
     for number, line in enumerate(lines, 1):
+        if isinstance(line, InvalidInput):
+            yield number, line
+            continue
         text = line.strip().removeprefix(BYTE_ORDER_MARK).removesuffix(BYTE_ORDER_MARK).strip()
         if text:
             yield from ((number, value) for value in _values_on(text))
 
 
-def _values_on(line: bytes) -> Iterable[bytes | InvalidInput]:
+def _values_on(line: bytes) -> Iterable[Line]:
     """Return the values of a line: itself if it is JSON, or if its first object is not."""
     if line[:1] != b"{" or not _SEVERAL.search(line) or is_json(line):
         return (line,)
@@ -162,7 +235,7 @@ class _Document:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._parts: list[bytes] = []
+        self._kept = _Kept("value")
         self._depth = 0
         self._in_text = self._escaped = False
         self._in_array = False
@@ -187,7 +260,7 @@ class _Document:
             )
             yield number + 1 + bool(left), InvalidInput(problem)
 
-    def _ended(self, chunk: bytes) -> Iterator[bytes]:
+    def _ended(self, chunk: bytes) -> Iterator[Line]:
         """Yield the values that end in this chunk of the file."""
         top = 1 if self._in_array else 0
         begin = at = 0
@@ -205,7 +278,7 @@ class _Document:
             elif mark in b"{[":
                 self._depth += 1
             elif mark == b"," or self._depth <= top:  # between values, or the array's end
-                self._parts.append(chunk[begin : at - 1])
+                self._kept.add(chunk[begin : at - 1])
                 begin = at
                 self._depth -= mark != b"," and self._depth > 0
                 text = self._taken()
@@ -214,10 +287,10 @@ class _Document:
             else:
                 self._depth -= 1
                 if self._depth == top and not self._in_array:
-                    self._parts.append(chunk[begin:at])
+                    self._kept.add(chunk[begin:at])
                     begin = at
                     yield self._taken()
-        self._parts.append(chunk[begin:])
+        self._kept.add(chunk[begin:])
 
     def _out_of_text(self, chunk: bytes, at: int) -> int:
         if self._escaped:
@@ -230,7 +303,6 @@ class _Document:
         self._escaped = self._in_text
         return token.end()
 
-    def _taken(self) -> bytes:
-        text = b"".join(self._parts).strip(_SPACE)
-        self._parts = []
-        return text
+    def _taken(self) -> Line:
+        text = self._kept.taken()
+        return text.strip(_SPACE) if isinstance(text, bytes) else text

@@ -16,7 +16,16 @@ from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
 
-from .importing import Found, Imported, MessageReader, conversation_key, import_found, json_of, made_keys
+from .importing import (
+    Found,
+    Imported,
+    MessageReader,
+    conversation_key,
+    import_found,
+    json_of,
+    made_keys,
+    with_repeated,
+)
 from .json_values import Value, lines_of
 
 PLACE_FIELDS = ("message_id", "at", "source", "exchange_id", "run_id")
@@ -59,8 +68,9 @@ def found_in_values(values: Iterable[Value], key_from: str = "id", file: str = "
     for number, text in values:
         made = key_of(number)
         key = ""
+        repeated: list[str] = []
         try:
-            given = json_of(text, "line")
+            given = json_of(text, "line", repeated)
             if not isinstance(given, dict) or not isinstance(given.get("messages"), list):
                 raise InvalidInput('the line has no list "messages": write {"id": KEY, "messages": [...]}')
             reader = MessageReader()
@@ -71,7 +81,8 @@ def found_in_values(values: Iterable[Value], key_from: str = "id", file: str = "
             metadata = {name: value for name, value in given.items() if name not in {"id", "messages"}}
             if given.get("id") is not None and given["id"] != key and str(given["id"]) != key:
                 metadata.setdefault(SOURCE_ID, given["id"])
-            yield Found(number, key, metadata, reader.entries, reader.left_out, has_ids=False)
+            found = Found(number, key, metadata, reader.entries, reader.left_out, has_ids=False)
+            yield with_repeated(found, repeated)
         except ThreadledgerError as error:
             yield Imported(number, key, "failed", reason=str(error))
 

@@ -29,9 +29,11 @@ class MemoryLines:
     def writing(
         self, path: Path, memories: Iterable[tuple[str, Sequence[dict[str, Any]]]]
     ) -> Iterator[tuple[Memories, Callable[[], None]]]:
-        unfinished = path.with_name(f"{path.name}.part")
+        from ..private_files import unfinished_file
+
         try:
-            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+            unfinished, stream = unfinished_file(path)
+            with stream as file:
                 for key, messages in memories:
                     file.write(json.dumps({"id": key, "messages": messages}, ensure_ascii=False) + "\n")
                 file.flush()

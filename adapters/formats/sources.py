@@ -22,7 +22,17 @@ from .chatgpt import first_values_in_zip, found_in_export, found_in_zip
 from .claude import found_in_claude_export
 from .compressed import ZIP_MAGIC, Inflated
 from .importing import Found, Imported, json_of
-from .json_values import BYTE_ORDER_MARK, Value, is_json, is_lines, lines_of, values_of
+from .json_values import (
+    BYTE_ORDER_MARK,
+    VALUE_BYTES_MAX,
+    Value,
+    bounded_lines,
+    is_json,
+    is_lines,
+    lines_of,
+    too_large,
+    values_of,
+)
 from .jsonl import found_in_values
 from .threads import IN_A_THREAD, KEY, found_in_threads
 
@@ -77,7 +87,7 @@ def import_source(file: str, kind: str | None = None, key_from: str = KEY) -> It
         own_key = "id" if key_from == KEY else key_from
         first = _first_line(sys.stdin.buffer) if file == "-" and kind == "jsonl" else b""
         if first.lstrip()[:1] == b"{" and is_json(first):
-            lines = chain(io.BytesIO(first), sys.stdin.buffer)
+            lines = chain(io.BytesIO(first), bounded_lines(sys.stdin.buffer))
             yield ImportSource("jsonl", False, found_in_values(lines_of(lines), own_key, name))
             return
         stream, path, unpacked = _opened(file, first, stack)
@@ -134,14 +144,15 @@ def _conversations_in(stream: BinaryIO) -> Iterator[Value]:
         _, first = next(values_of(stream), (0, b""))
         stream.seek(0)
         if _kind_of_text(first) == MESSAGE:
-            return iter([(1, b'{"messages": ' + stream.read().removeprefix(BYTE_ORDER_MARK) + b"}")])
+            text = stream.read(VALUE_BYTES_MAX + 1).removeprefix(BYTE_ORDER_MARK)
+            return iter([(1, too_large("file") if len(text) > VALUE_BYTES_MAX else b'{"messages": ' + text + b"}")])
     return values_of(stream)
 
 
 def _first_line(stream: BinaryIO) -> bytes:
     """Return the first line that is not blank, with those before it."""
     read = [b""]
-    while not read[-1].strip() and (line := stream.readline()):
+    while not read[-1].strip() and (line := stream.readline(VALUE_BYTES_MAX)):
         read.append(line)
     return b"".join(read)
 
@@ -149,9 +160,16 @@ def _first_line(stream: BinaryIO) -> bytes:
 def _total(kind: str, stream: BinaryIO) -> int | None:
     if kind != "jsonl" or not is_lines(stream):
         return None
-    total = sum(1 for _ in stream)
-    stream.seek(0)
-    return total
+    lines, last = 0, b"\n"
+    try:
+        while chunk := stream.read(CHUNK_BYTES):
+            lines += chunk.count(b"\n")
+            last = chunk[-1:]
+    except InvalidInput:  # it unpacks to too much, which is reported after what comes before
+        return None
+    finally:
+        stream.seek(0)
+    return lines + (last != b"\n")
 
 
 @contextmanager

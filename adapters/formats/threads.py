@@ -31,6 +31,7 @@ from .importing import (
     moment,
     seconds_of,
     source_id,
+    with_repeated,
 )
 from .json_values import Value
 from .repairs import is_empty, simplest
@@ -62,6 +63,8 @@ class Thread:
     """Id after which the list continues at the provider, if its last page says so (`has_more`)."""
     made: str = ""
     """Key of the conversation if the thread has no id."""
+    repeated: list[str] = field(default_factory=list)
+    """Keys that an object of the dump has more than once."""
 
 
 def found_in_threads(values: Iterable[Value], key_from: str = KEY, file: str = "threads") -> Iterator[Found | Imported]:
@@ -73,12 +76,14 @@ def found_in_threads(values: Iterable[Value], key_from: str = KEY, file: str = "
     under_way: Thread | None = None
     key_of = made_keys(file)
     for number, text in values:
+        repeated: list[str] = []
         try:
-            threads = threads_of(json_of(text, "line"), number, key_of(number))
+            threads = threads_of(json_of(text, "line", repeated), number, key_of(number))
         except ThreadledgerError as error:
             yield Imported(number, "", "failed", reason=str(error))
             continue
         for thread in threads:
+            thread.repeated = list(repeated)
             if under_way is not None and _goes_on(under_way, thread):
                 _add(under_way, thread)
                 continue
@@ -111,7 +116,8 @@ def conversation_of(thread: Thread, key_from: str = KEY) -> Found | Imported:
                 "get all pages and import them together, or use --threads"
             )
         known_as = thread.thread_id or None
-        return Found(thread.line, key, metadata, reader.entries, reader.left_out, thread_id=known_as, note=note)
+        read = Found(thread.line, key, metadata, reader.entries, reader.left_out, thread_id=known_as, note=note)
+        return with_repeated(read, thread.repeated)
     except ThreadledgerError as error:
         return Imported(thread.line, key, "failed", reason=str(error))
 
@@ -200,6 +206,7 @@ def _goes_on(under_way: Thread, thread: Thread) -> bool:
 def _add(under_way: Thread, page: Thread) -> None:
     under_way.messages += page.messages
     under_way.steps += page.steps
+    under_way.repeated += page.repeated
     if under_way.items is not None:
         under_way.items += page.items or ()
     under_way.metadata = {**page.metadata, **under_way.metadata}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..private_files import ensure_private
 from ..wire import Json
 from .answers import (
     ScriptedAnswer,
@@ -72,6 +73,7 @@ class StateFile:
     def __init__(self, path: str | Path) -> None:
         self._path = path
         self._settings: dict[str, str] = {}
+        ensure_private(Path(path))
         try:
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None

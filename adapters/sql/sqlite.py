@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,7 @@ class SQLite(Kind):
         self._url = url
         self.path = Path(url.database)
         self._synchronous = synchronous
+        self._creates = create and not url.database.startswith("file:")
         if not create and not self.path.is_file():
             raise DatabaseMissing(
                 f"there is no database at {shown(url)}: create one with: threadledger init, or choose another with --db"
@@ -173,8 +176,16 @@ class SQLite(Kind):
 
     def engine(self) -> Engine:
         engine = sqlalchemy.create_engine(self._url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
+        event.listen(engine, "do_connect", lambda *_: self._create_file())
         event.listen(engine, "connect", lambda connection, _: self._prepare(connection))
         return engine
+
+    def _create_file(self) -> None:
+        if self._creates and not self.path.exists():
+            with suppress(
+                OSError
+            ):  # as `private_files.ensure_private`, which need not be loaded; else others may read it
+                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     def prepare_file(self, engine: Engine) -> None:
         """Switch the file to WAL mode, so that readers and a writer do not block each other."""

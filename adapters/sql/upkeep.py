@@ -214,6 +214,8 @@ def back_up(database: Database, path: Path, progress: Progress) -> int:
         Conflict: the file exists already.
         StoreUnavailable: the file cannot be written.
     """
+    from ..private_files import create_private
+
     if path.exists():
         raise Conflict(f"{path} exists already: choose a new file, or move this one away")
     if not path.parent.is_dir():
@@ -222,6 +224,7 @@ def back_up(database: Database, path: Path, progress: Progress) -> int:
     with suppress(FileNotFoundError):
         unfinished.unlink()
     try:
+        os.close(create_private(unfinished))
         copied = _write(database, unfinished, progress)
         _to_disk(unfinished)
         os.link(unfinished, path)  # unlike a rename, this does not overwrite a file created meanwhile

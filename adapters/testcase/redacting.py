@@ -59,19 +59,16 @@ class Veil:
         tools = json.dumps(self._tool(profile.tools), ensure_ascii=False)
         return replace(profile, instructions=self(profile.instructions), tools_json=tools)
 
-    def _tool(self, value: Any) -> Any:
+    def _tool(self, value: Any, name: str = "") -> Any:
         if isinstance(value, str):
-            return (
-                TOOL_ADDRESS
-                if value.startswith(("http://", "https://"))
-                else without_ids(redact(value, TOOL_CHARS_MAX))
-            )
+            is_address = value.startswith(("http://", "https://"))
+            return TOOL_ADDRESS if is_address else without_ids(redact(value, TOOL_CHARS_MAX, name))
         if isinstance(value, list):
-            return [self._tool(each) for each in value]
+            return [self._tool(each, name) for each in value]
         if not isinstance(value, dict):
             return value
-        secret = {"authorization", "headers"} & value.keys()
-        return {name: self._tool(each) for name, each in value.items() if name not in secret}
+        account = {"authorization", "headers"} & value.keys()  # fields of the caller's account, whatever they hold
+        return {field: self._tool(each, field) for field, each in value.items() if field not in account}
 
     def _text(self, given: Any, text: str) -> str:
         return json.dumps(given) if self._active else text

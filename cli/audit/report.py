@@ -38,13 +38,13 @@ def report(since: datetime | None, output: Path, force: bool) -> int:
 
     The file loads no other resources and runs no scripts, so it can be printed and mailed.
     """
-    from threadledger.adapters import render_report
+    from threadledger.adapters import private_file, render_report
 
     _refuse_if_there(output, force)
     with opened() as ledger:
         page = render_report(_report(ledger, since))
     try:
-        with output.open("w" if force else "x", encoding="utf-8") as file:
+        with private_file(output, overwrite=force) as file:
             file.write(page)
     except FileExistsError:
         _refuse_if_there(output, force)
@@ -127,6 +127,8 @@ def _without_its_failures() -> Iterator[None]:
 
 
 def _write(exported: ExportedRun, folder: Path, force: bool) -> None:
+    from threadledger.adapters import private_file
+
     script, test = folder / f"{exported.name}.json", folder / f"test_{exported.name}.py"
     there = [path for path in (script, test) if path.exists()]
     if there and not force:
@@ -135,8 +137,10 @@ def _write(exported: ExportedRun, folder: Path, force: bool) -> None:
         raise Conflict(f"{there[0]} already exists and was not changed: name another folder, or pass --force")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        script.write_text(json.dumps(exported.script, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        test.write_text(exported.test, encoding="utf-8")
+        with private_file(script, overwrite=force) as file:
+            file.write(json.dumps(exported.script, ensure_ascii=False, indent=2) + "\n")
+        with private_file(test, overwrite=force) as file:
+            file.write(exported.test)
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be written to ({error.strerror}): name another folder") from error
     note(f"wrote {script} and {test}; run the test with: pytest {test}")

@@ -13,61 +13,20 @@ import threading
 import traceback
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from ..limits import DETAILS_BYTES_MAX, FAILURE_TEXT_CHARS_MAX
 
 MASK = "[redacted]"
-
-_FIELDS = (
-    r"(?:[\w.-]{0,40}(?:api[-_ ]?key|apikey|authorization|passw(?:or)?d|secret|[-_]token|credential)[\w.-]{0,40}|token)"
-)
-_NAMED = re.compile(_FIELDS, re.IGNORECASE)
-
-_ESCAPES = r"\\{0,7}"
-"""The escapes before a quotation mark in JSON that is embedded in JSON, up to three times."""
-
-_SECRETS = (
-    # Keys in the format of OpenAI, Anthropic and others, complete or already shortened by the provider.
-    (re.compile(r"\b(?:sk|rk|pk|sess|ek)-[\w*.-]{4,}"), MASK),
-    # Keys of Groq, Hugging Face, Replicate, xAI, Perplexity, GitHub, Google and AWS. Ordinary words have the same beginnings.
-    (
-        re.compile(
-            r"(?<![A-Za-z0-9])(?:(?:gsk_|hf_|r8_|xai-|pplx-|gh[opsur]_|github_pat_)(?=[a-z_]*[A-Z0-9*])[\w*]{20,}"
-            r"|AIza[\w*-]{20,}|A[KS]IA[A-Z0-9*]{12,})"
-        ),
-        MASK,
-    ),
-    (re.compile(r"\b(bearer)\s+[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
-    (re.compile(r"\b(basic)\s+(?=\S*[\d=])[\w+/=-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
-    (re.compile(r"(authorization\W{1,6}basic)\s+[\w+/=-]{4,}", re.IGNORECASE), rf"\1 {MASK}"),
-    # name=value, name: value, "name": "value", also inside JSON that is embedded in a string.
-    # After a colon and a space, a secret must have a digit: plain words may follow (`invalid_api_key: Incorrect key`).
-    (
-        re.compile(
-            rf"\b({_FIELDS}{_ESCAPES}[\"']?\s*[:=]\s*{_ESCAPES}[\"'])(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE
-        ),
-        rf"\1{MASK}",
-    ),
-    (re.compile(rf"\b({_FIELDS}(?:=|:(?=\S))\s*)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE), rf"\1{MASK}"),
-    (re.compile(rf"\b({_FIELDS}:\s+)(?=\S*\d)(?!\[redacted)[^\s\"'\\,;}}&]{{4,}}", re.IGNORECASE), rf"\1{MASK}"),
-    # ["name", "value"], as headers are listed. The value must have a digit: `["password", "email"]` are names of fields.
-    (
-        re.compile(
-            rf"([\[(]\s*b?{_ESCAPES}[\"']{_FIELDS}{_ESCAPES}[\"']\s*,\s*b?{_ESCAPES}[\"'])"
-            rf"(?=[^\"'\\]*\d)(?!\[redacted)[^\"'\\]{{4,}}",
-            re.IGNORECASE,
-        ),
-        rf"\1{MASK}",
-    ),
-    # user:password@ in any URL; the password may contain an @ itself.
-    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/]+@", re.IGNORECASE), rf"\1:{MASK}@"),
-)
 
 SECRET_CHARS_MIN = 8
 """Minimum length of a secret that is matched by its value, in characters; a shorter one would match ordinary words."""
 
 RECENT_SECRETS_MAX = 50
 """Maximum number of recent secrets that are kept: tokens expire, and an app may send a key of its own for each user."""
+
+UNSEEN_CHARS_MAX = 1_000
+"""Maximum length of the part of a secret that is not recognized without what follows, in characters."""
 
 _kept: dict[str, re.Pattern[str]] = {}
 """Secrets from this process's own settings, by value, for keys without a recognizable format, such as Azure's."""
@@ -90,20 +49,54 @@ def keep_secret(secret: str | None, recent: bool = False) -> None:
     with _keeping:
         kept = _recent if recent else _kept
         known = kept.pop(value, None)
-        kept[value] = known if known is not None else re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
+        kept[value] = known if known is not None else _pattern(value)
         if len(_recent) > RECENT_SECRETS_MAX:
             del _recent[next(iter(_recent))]
 
 
-def redact(text: str, limit: int = FAILURE_TEXT_CHARS_MAX) -> str:
-    """Return `text` without keys, tokens and passwords, cut to `limit` characters and always storable."""
-    text = text[: 2 * limit]  # cut before searching: the patterns are slow on long texts
-    for own in (*_kept.copy().values(), *_recent.copy().values()):
-        text = own.sub(MASK, text)
-    for pattern, mask in _SECRETS:
-        text = pattern.sub(mask, text)
-    text = whole_text(text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _pattern(secret: str) -> re.Pattern[str]:
+    """Return a pattern for a secret as it is, in a URL, and in JSON."""
+    forms = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1]}
+    either = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    return re.compile(rf"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{{2}})|(?<=\\[nrt]))(?:{either})(?!\w)")
+
+
+def redact(text: str, limit: int = FAILURE_TEXT_CHARS_MAX, name: str = "") -> str:
+    """Return `text` without keys, tokens and passwords, cut to `limit` characters and always storable.
+
+    `name` is the field that holds the text: of a field such as `password`, nothing is shown.
+
+    Secrets are removed before the text is cut, so that no part of one is left. Of a very long text only the beginning is
+    searched, and its last part, where a secret may begin, is not shown.
+    """
+    if name and _is_secret(name):
+        return MASK
+    own = _kept | _recent
+    margin = max([UNSEEN_CHARS_MAX, *map(len, own)])
+    seen = text[: 2 * limit + margin]
+    shown = whole_text(_without_secrets(seen, own))
+    if len(seen) == len(text) and len(shown) <= limit:
+        return shown
+    shown = shown if len(seen) == len(text) else shown[:-margin]
+    return shown[: limit - 1] + "…"
+
+
+def _is_secret(name: str) -> bool:
+    from .secret_rules import NAMED  # compiling takes long, and only a failure or a log record needs it
+
+    return NAMED.fullmatch(name) is not None
+
+
+def _without_secrets(text: str, own: Mapping[str, re.Pattern[str]]) -> str:
+    from .secret_rules import RULES
+
+    for pattern in own.values():
+        text = pattern.sub(MASK, text)
+    lower = text.lower()
+    for rule in RULES:
+        if any(word in lower for word in rule.words):
+            text = rule.compiled.sub(rule.shown, text)
+    return text
 
 
 def redact_details(details: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,13 +130,13 @@ def cleaned(name: str, value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {whole_text(str(each)): cleaned(str(each), inner) for each, inner in value.items()}
+        return {redact(str(each)): cleaned(str(each), inner) for each, inner in value.items()}
     if isinstance(value, (list, tuple)):
         match value:
-            case [str(header), str(said)] if _NAMED.fullmatch(header) and any(map(str.isdigit, said)):
+            case [str(header), str(said)] if _is_secret(header) and any(map(str.isdigit, said)):
                 return [header, MASK]
         return [cleaned(name, inner) for inner in value]
-    return MASK if _NAMED.fullmatch(name) else redact(str(value), limit=DETAILS_BYTES_MAX)
+    return redact(str(value), DETAILS_BYTES_MAX, name)
 
 
 LOGGERS = ("threadledger", "threadledger.runs", "threadledger.threads")

@@ -21,6 +21,8 @@ class Entry:
 
     arguments: tuple[str, ...]
     """Arguments; FILE, FOLDER and URL stand for a new file, a new folder and a new SQLite database."""
+    writes: tuple[str, ...] = ()
+    """Further arguments, with which the command writes a file."""
     reads: bool = False
     """Whether these arguments open a ledger only to read it."""
     runs_a_model: bool = False
@@ -54,7 +56,12 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("audit", "summary"): Entry(("audit", "summary"), reads=True),
     ("audit", "report"): Entry(("audit", "report", "--output", "FILE"), reads=True),
     ("audit", "export"): Entry(("audit", "export", RUN, "--output", "FILE"), reads=True),
-    ("replay", "rebuild"): Entry(("replay", "rebuild", "--all"), reads=True, reaches_the_provider=True),
+    ("replay", "rebuild"): Entry(
+        ("replay", "rebuild", "--all"),
+        writes=("--to", "file", "--output", "FILE", "--apply", "--yes"),
+        reads=True,
+        reaches_the_provider=True,
+    ),
     ("replay", "rerun"): Entry(("replay", "rerun", "--failed"), reads=True, reaches_the_provider=True),
     ("replay", "verify"): Entry(("replay", "verify", "--all"), reads=True, reaches_the_provider=True),
     ("replay", "reconcile"): Entry(("replay", "reconcile", "--all"), reads=True, reaches_the_provider=True),
@@ -62,7 +69,7 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("replay", "resume"): Entry(("replay", "resume", "00000000", "--yes"), reaches_the_provider=True),
     ("replay", "cancel"): Entry(("replay", "cancel", "00000000")),
     ("import",): Entry(("import", "-")),
-    ("export",): Entry(("export", "--all"), reads=True),
+    ("export",): Entry(("export", "--all"), writes=("--output", "FILE"), reads=True),
     ("db", "status"): Entry(("db", "status"), reads=True),
     ("db", "check"): Entry(("db", "check"), reads=True),
     ("db", "backup"): Entry(("db", "backup", "FILE"), reads=True),

@@ -177,3 +177,20 @@ def test_init_keeps_the_path_of_the_database_that_it_is_given(
         assert command("--db", name, "init").code == 0
         assert command("append", "k", "user", "Hello").code == 0
         assert {path.name for path in folder.iterdir()} == {".env", name}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("audit", "failures", "--since", "https://user:pl4nted-p4ss@host"),
+        ("list", "sk-proj-pl4nted0000"),
+        ("show", "k", "--at", "token=pl4nted0000"),
+        ("--db", "postgresql:user:pl4nted-p4ss@host", "list"),
+    ],
+)
+def test_an_error_about_a_value_that_was_typed_does_not_repeat_its_secret(
+    command: Command, arguments: tuple[str, ...]
+) -> None:
+    done = command(*arguments)
+    assert done.code != 0
+    assert "pl4nted" not in done.err + done.out

@@ -1,6 +1,9 @@
 """Planted secrets are not found again, and what helps to tell causes apart stays."""
 
 import json
+import re
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given as for_all
@@ -8,6 +11,8 @@ from hypothesis import strategies as st
 
 from threadledger.domain import limits
 from threadledger.domain.failures import keep_secret, redact, redact_details, whole_text
+from threadledger.domain.failures.redaction import UNSEEN_CHARS_MAX
+from threadledger.domain.failures.secret_rules import RULES
 
 SECRET = "Zm9vYmFyLXNlY3JldDEyMzQ1"
 
@@ -45,7 +50,44 @@ PLANTED = [
     '{{"headers": [["Authorization", "{}"]]}}',
     '{{\\"api_key\\": \\"{}\\"}}',
     '{{\\\\\\"api_key\\\\\\": \\\\\\"{}\\\\\\"}}',
+    "Authorization: AWS4-HMAC-SHA256 Credential=user/20261129, SignedHeaders=host;date, Signature={}",
+    "Proxy-Authorization: Negotiate {}",
+    "Cookie: theme=dark; session={}; lang=en",
+    "{{'Set-Cookie': 'id={}; HttpOnly'}}",
+    "aws_secret_access_key = {}",
+    '"secretAccessKey": "{}"',
+    "TWILIO_AUTH_TOKEN={}",
+    "//registry.npmjs.org/:_authToken={}",
+    "https://x-access-token:{}@github.com/app/app.git",
+    "https://storage.example/blob?sv=2026&sig={}",
+    "https://generativelanguage.example/v1/models?key={}",
+    "GET /hook?id=1&amp;token={}&amp;x=2",
+    "Server=db;Uid=app;Pwd={};Database=x",
+    "host=db user=app password={} dbname=x",
+    "DefaultEndpointsProtocol=https;AccountName=x;AccountKey={};EndpointSuffix=core.example",
+    "secret = {}",
+    "secret : {}",
+    "password='{}'",
+    'password: "a {} with spaces"',
+    "token={}]",
+    "?access_token%3D{}%26x%3D1",
+    "https%3A%2F%2Fuser%3A{}%40host.example",
+    "threadledger --api-key {}",
 ]
+
+HARMLESS = (Path(__file__).parents[1] / "cases" / "harmless_texts.txt").read_text(encoding="utf-8").splitlines()[1:]
+
+EXAMPLES = [pytest.param(rule, id=f"{number}-{rule.kind}") for number, rule in enumerate(RULES)]
+
+FORMS = {
+    "as it is": str,
+    "in JSON": lambda text: json.dumps({"said": text}),
+    "in JSON within JSON": lambda text: json.dumps(json.dumps({"said": text})),
+    "after a line break in JSON": lambda text: json.dumps(f"first\n{text}\tlast"),
+    "in a URL": lambda text: quote(text, safe=""),
+    "as Python shows it": repr,
+    "twice": lambda text: f"{text} or {text}",
+}
 
 
 @pytest.mark.parametrize("text", PLANTED)
@@ -72,6 +114,102 @@ def test_a_secret_in_json_within_json_is_not_in_the_details():
 def test_a_secret_in_a_list_of_headers_is_not_in_the_details():
     kept = redact_details({"headers": [["api-key", SECRET], ["accept", "*/*"]], "required": ["token", "name"]})
     assert kept == {"headers": [["api-key", "[redacted]"], ["accept", "*/*"]], "required": ["token", "name"]}
+
+
+@pytest.mark.parametrize("rule", EXAMPLES)
+def test_each_kind_of_secret_is_removed_in_any_form(rule):
+    for form, written in FORMS.items():
+        text = written(rule.text.format(rule.secret))
+        shown = redact(text)
+        assert rule.secret[-12:] not in shown, form
+        assert "[redacted]" in shown
+        assert redact(shown) == shown, form
+
+
+@pytest.mark.parametrize("rule", EXAMPLES)
+def test_each_rule_removes_its_own_example_and_keeps_the_name_before_it(rule):
+    text = rule.text.format(rule.secret)
+    assert any(word in text.lower() for word in rule.words)
+    shown = rule.compiled.sub(rule.shown, text)
+    assert rule.secret not in shown
+    kept = re.split("[ =:,]", rule.text.format(""))[0]
+    assert rule.shown == "[redacted]" or shown.startswith(kept)
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_a_text_that_only_looks_like_a_secret_stays_as_it_is(text):
+    for written in (str, lambda text: json.dumps({"said": text}), lambda text: json.dumps(json.dumps(text))):
+        assert redact(written(text)) == written(text)
+
+
+def _repeats(parsed, within=1):
+    """Yield (is possessive, greatest count, product with the repeats around it) of each repeat of a parsed pattern."""
+    for operation, argument in parsed:
+        name, inner = str(operation), within
+        if name.endswith("REPEAT"):
+            at_most = int(argument[1])
+            inner = within * (1 if name.startswith("POSSESSIVE") else at_most)
+            yield name, at_most, inner
+        for each in argument if isinstance(argument, (tuple, list)) else [argument]:
+            for part in each if isinstance(each, list) else [each]:
+                if isinstance(part, re._parser.SubPattern):
+                    yield from _repeats(part, inner)
+
+
+@pytest.mark.parametrize("rule", EXAMPLES)
+def test_no_pattern_takes_more_than_linear_time(rule):
+    """Only possessive repeats are unbounded: they never try again. The first pattern runs to the end of the text once."""
+    for name, at_most, product in _repeats(re._parser.parse(rule.pattern)):
+        to_the_end = name == "MIN_REPEAT" and rule is RULES[0]
+        assert to_the_end or name.startswith("POSSESSIVE") or (at_most <= 300 and product <= 2_000), (name, at_most)
+
+
+@for_all(
+    st.sampled_from(RULES),
+    st.sampled_from(list(FORMS.values())),
+    st.integers(0, 3 * limits.FAILURE_TEXT_CHARS_MAX + UNSEEN_CHARS_MAX),
+    st.sampled_from(["x ", "x\n", "a=1;", "token=Secret-1 ", "password=1234 "]),
+)
+def test_a_secret_is_removed_wherever_the_text_is_cut(rule, written, before, filling):
+    secret = rule.secret[:12]
+    filled = (filling * before)[:before] + " "
+    shown = redact(filled + written(rule.text.format(rule.secret)) + " " + filled)
+    assert secret not in shown
+    assert len(shown) <= limits.FAILURE_TEXT_CHARS_MAX
+
+
+@pytest.mark.parametrize("seen", range(4, 20))
+def test_no_part_of_a_secret_at_the_end_of_what_is_searched_is_shown(seen):
+    hidden = "sk-" + "A1" * 1_000 + " "
+    searched = 2 * limits.FAILURE_TEXT_CHARS_MAX + UNSEEN_CHARS_MAX
+    before = (hidden * 4)[: searched - seen - 1] + " "
+    for secret in ("AKIAIOSFODNN7EXAMPLE", "ghp_" + SECRET, "postgresql://app:pa55word@db", "SG." + SECRET):
+        shown = redact(before + secret)
+        assert secret[:seen] not in shown
+        assert shown.endswith("…")
+
+
+@for_all(
+    st.lists(
+        st.sampled_from(["token", "=", ": ", '"', "'", "\\", "%3D", "a1B2c3D4", " ", "://", "@", "[redacted]", "sk-"])
+    )
+)
+def test_redacted_text_stays_as_it_is_when_it_is_redacted_again(parts):
+    shown = redact("".join(parts))
+    assert redact(shown) == shown
+
+
+def test_what_security_md_lists_is_what_is_removed():
+    text = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("## Secrets that are removed")
+    listed = re.findall(r"^- (.+)$", section.partition("\n## ")[0], re.MULTILINE)
+    assert listed == list(dict.fromkeys(rule.kind for rule in RULES))
+
+
+def test_a_key_of_our_own_is_hidden_in_a_url_and_in_json():
+    keep_secret('own+key/with"marks==')
+    for text in (quote('key=own+key/with"marks==', safe=""), json.dumps('x\nown+key/with"marks==')):
+        assert "with" not in redact(text)
 
 
 def test_a_key_of_aws_is_hidden():
@@ -149,6 +287,13 @@ def test_half_a_character_becomes_a_replacement_character():
 
 
 class TestDetails:
+    def test_a_secret_as_the_name_of_a_field_is_removed(self):
+        assert SECRET not in json.dumps(redact_details({"used": {f"sk-{SECRET}": 1}}))
+
+    @pytest.mark.parametrize("name", ["Cookie", "set-cookie", "Pwd", "proxy-authorization", "X-Amz-Signature", "sig"])
+    def test_the_value_of_a_header_or_parameter_with_a_secret_is_removed(self, name):
+        assert redact_details({name: "a=b"}) == {name: "[redacted]"}
+
     def test_facts_without_secrets_stay_as_they_are(self):
         facts = {"endpoint": "POST /threads", "prompt_tokens": 0, "incomplete_reason": None, "body": {"a": [1, "é"]}}
         assert redact_details(facts) == facts
