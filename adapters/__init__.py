@@ -22,18 +22,24 @@ if TYPE_CHECKING:
     from .private_files import private_file
     from .recording import in_conversation, record
     from .report import Report, render_report
-    from .settings import Settings, load_settings, origins
+    from .setting_origins import origins
+    from .settings import Settings, load_settings
     from .simulator import Fault, Script, ScriptError, Simulator, StateError
     from .sql import SCHEMA_VERSION, Database
     from .telemetry import Telemetry
     from .testcase import ExportedRun, export_run
-    from .wiring import client_of, open_ledger, thread_reader
+    from .thread_source import thread_reader
+    from .tool_loading import problem_of_tools
+    from .trust import TRUST_DIR, FolderNotTrusted, FolderTrust, revoke, trust_file
+    from .wiring import client_of, open_ledger
 
 _PLACES = {
     "Database": ".sql",
     "ExportedRun": ".testcase",
     "FORMATS": ".formats",
     "Fault": ".simulator",
+    "FolderNotTrusted": ".trust",
+    "FolderTrust": ".trust",
     "Imported": ".formats",
     "JsonFormatter": ".logs",
     "ProviderLook": ".openai",
@@ -44,6 +50,7 @@ _PLACES = {
     "Settings": ".settings",
     "Simulator": ".simulator",
     "StateError": ".simulator",
+    "TRUST_DIR": ".trust",
     "Telemetry": ".telemetry",
     "client_of": ".wiring",
     "conversation_as_line": ".formats",
@@ -57,22 +64,28 @@ _PLACES = {
     "in_conversation": ".recording",
     "load_settings": ".settings",
     "open_ledger": ".wiring",
-    "origins": ".settings",
+    "origins": ".setting_origins",
     "prices_from": ".prices",
     "private_file": ".private_files",
+    "problem_of_tools": ".tool_loading",
     "problem_of_backend": ".named_backends",
     "record": ".recording",
     "render_report": ".report",
-    "thread_reader": ".wiring",
+    "revoke": ".trust",
+    "thread_reader": ".thread_source",
     "tool_problems": ".openai",
+    "trust_file": ".trust",
 }
 
 __all__ = [
     "FORMATS",
     "SCHEMA_VERSION",
+    "TRUST_DIR",
     "Database",
     "ExportedRun",
     "Fault",
+    "FolderNotTrusted",
+    "FolderTrust",
     "Imported",
     "JsonFormatter",
     "ProviderLook",
@@ -99,10 +112,13 @@ __all__ = [
     "prices_from",
     "private_file",
     "problem_of_backend",
+    "problem_of_tools",
     "record",
     "render_report",
+    "revoke",
     "thread_reader",
     "tool_problems",
+    "trust_file",
 ]
 
 

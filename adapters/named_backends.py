@@ -86,6 +86,8 @@ class ConfigFile:
     settings: Mapping[str, Any]
     """Values by field name."""
     backends: Mapping[str, NamedBackend]
+    raw: bytes = b""
+    """Content of the file, as it was read."""
 
 
 def read_config(path: Path, fields: Mapping[str, bool]) -> ConfigFile:
@@ -100,7 +102,8 @@ def read_config(path: Path, fields: Mapping[str, bool]) -> ConfigFile:
         InvalidSettings: the file is not valid; the message names the file, the table and the key.
     """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        raw = path.read_bytes()
+        given = tomllib.loads(raw.decode("utf-8-sig").replace("\r\n", "\n"))
     except OSError as error:
         raise FileMissing(f"{path} cannot be read ({error.strerror}): correct THREADLEDGER_CONFIG") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -118,17 +121,19 @@ def read_config(path: Path, fields: Mapping[str, bool]) -> ConfigFile:
             raise InvalidSettings(f"{path} has an unknown key {key!r}: use [backends.NAME], or one or more of {known}")
         if fields[key]:
             raise InvalidSettings(f"{path} holds a key ({key}): set it in the environment or in .env instead")
-    return ConfigFile(path, given, {name: _table(name, table, path) for name, table in tables.items()})
+    return ConfigFile(path, given, {name: _table(name, table, path) for name, table in tables.items()}, raw)
 
 
-def with_settings_first(file: ConfigFile, given: Set[str], order: tuple[str, ...]) -> ConfigFile:
+def with_settings_first(file: ConfigFile, settings: Settings, given: Set[str]) -> ConfigFile:
     """Return the file without the keys of built-in backends that other sources set; those win over the file.
 
     Args:
         file: the configuration file.
+        settings: the settings. `openai_model` is the model of the first backend, `fallback_model` that of a later `chat`.
         given: names of the settings that an option, the environment or `.env` sets.
-        order: the chain. `openai_model` is the model of its first backend, `fallback_model` that of a later `chat`.
     """
+    given = {key for key in given if getattr(settings, key) is not None}
+    order = settings.order
 
     def outranked(name: str) -> Iterator[str]:
         yield from given & {"retries", "timeout_seconds"}
@@ -270,16 +275,14 @@ def key_of(variable: str | None) -> str | None:
 
 
 def problem_of_backend(backend: NamedBackend) -> tuple[str, str] | None:
-    """Return why a backend cannot answer and how to fix it; None if it can. A function's module is imported."""
+    """Return why a backend cannot answer and how to fix it; None if it can. A function is not imported."""
     if backend.api_key_env is not None and key_of(backend.api_key_env) is None:
         return f"{backend.api_key_env} is not set", f"set {backend.api_key_env} in the environment or in .env"
     if backend.function is not None:
-        from .tool_loading import load_function
+        from .tool_loading import problem_of_function
 
-        try:
-            load_function(backend.function, "function")
-        except InvalidSettings as error:
-            return str(error), f"correct function in [backends.{backend.name}]"
+        if (problem := problem_of_function(backend.function, "function")) is not None:
+            return problem, f"correct function in [backends.{backend.name}]"
     if backend.kind == "anthropic" and find_spec("anthropic") is None:
         return "the library of its kind is not installed", "pip install 'threadledger[anthropic]'"
     return None
@@ -342,6 +345,7 @@ class Endpoints:
             named.base_url,
             timeout_seconds=named.timeout_seconds or self._settings.timeout_seconds,
             key_name=named.api_key_env or "",
+            allow=partial(self._settings.require_trust, "provider"),
         )
 
     def _python(self, name: str) -> Backend:
@@ -392,6 +396,7 @@ class Endpoints:
             timeout_seconds=seconds,
             key_name=name,
             is_home=False,
+            allow=self._client.allow,
         )
         if named.base_url is not None and elsewhere.endpoint != self._client.endpoint:
             return elsewhere

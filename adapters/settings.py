@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,8 +20,10 @@ from threadledger.domain.errors import FileMissing, InvalidProfile, InvalidSetti
 
 if TYPE_CHECKING:
     from .named_backends import ConfigFile, NamedBackend
+    from .trust import Action
 
 BACKENDS = ("assistants", "responses", "chat")
+ENV_FILE = Path(".env")
 CONFIG_FILE = Path("threadledger.toml")
 DEFAULT_PROFILE = Path("profiles/john.toml")
 DEFAULT_MODEL = "gpt-5.5"
@@ -34,13 +37,7 @@ DEADLINE_SECONDS_MAX = 86_400.0
 class Settings(BaseSettings):
     """Hold the settings of threadledger (see docs/settings.md)."""
 
-    model_config = SettingsConfigDict(
-        env_file=".env",
-        env_file_encoding="utf-8",
-        extra="ignore",
-        frozen=True,
-        env_ignore_empty=True,
-    )
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     db: str = Field("sqlite:///threadledger.db", validation_alias="THREADLEDGER_DB")
     openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
@@ -94,6 +91,10 @@ class Settings(BaseSettings):
     _file: Any = PrivateAttr(None)
     """The `ConfigFile`, if there is one; its values are used for the fields in `_from_file`."""
     _from_file: frozenset[str] = PrivateAttr(frozenset())
+    _dotenv: bytes | None = PrivateAttr(None)
+    """The content of `.env`, read once: what is checked (`trust.py`) is what is used."""
+    _trust: Any = PrivateAttr(None)
+    """The `FolderTrust` of a command; None in an app, which runs the code of its folder anyway."""
 
     @field_validator("backends", mode="before")
     @classmethod
@@ -121,6 +122,15 @@ class Settings(BaseSettings):
     def named(self) -> Mapping[str, NamedBackend]:
         """Return the tables `[backends.NAME]` of `threadledger.toml`."""
         return self._file.backends if self._file is not None else {}
+
+    def require_trust(self, action: Action) -> Mapping[Path, bytes]:
+        """Return the contents of the code files that were checked; see `FolderTrust.require`."""
+        return self._trust.require(action) if self._trust is not None else {}
+
+    @property
+    def depends_on_folder(self) -> bool:
+        """Return whether a file of the working folder, or a name that may be found there, is part of the settings."""
+        return self._dotenv is not None or self._file is not None or self.tools is not None
 
     def kind_of(self, backend: str) -> str:
         """Return the kind of a backend: a built-in name is its own kind."""
@@ -191,14 +201,20 @@ def load_settings(**options: Any) -> Settings:
     file, in_file = None, dict[str, Any]()
     try:
         given = _one_provider({key: value for key, value in options.items() if value is not None})
-        path = _config_path(given)
+        env_file, in_dotenv = _read_env_file()
+        outside = {**in_dotenv, **{name.upper(): value for name, value in os.environ.items() if value}}
+        path = _config_path(given, outside)
         if path is not None:
             file = _read_config(path)
-            in_file = {key: value for key, value in file.settings.items() if not _is_set(key) and key not in given}
-        settings = Settings(**{_name(key): value for key, value in (in_file | given).items()})
+            in_file = {key: each for key, each in file.settings.items() if not {key, _name(key)} & {*given, *outside}}
+        values: dict[str, Any] = {key: outside[_name(key)] for key in Settings.model_fields if _name(key) in outside}
+        settings = Settings(**{_name(key): value for key, value in (in_file | values | given).items()})
         settings._options, settings._file, settings._from_file = frozenset(given), file, frozenset(in_file)
+        settings._dotenv = env_file
         if file is not None and not file.backends.keys().isdisjoint(BACKENDS):
-            settings._file = _with_settings_first(file, settings)
+            from .named_backends import with_settings_first
+
+            settings._file = with_settings_first(file, settings, {*values, *given})
         _check_provider(settings)
         _check_backends(settings)
         return settings
@@ -206,44 +222,40 @@ def load_settings(**options: Any) -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         name = first["loc"][0] if first["loc"] else "a setting"
         key = next((key for key in in_file if _name(key) == name), None)
-        if file is not None and key is not None:
-            raise InvalidSettings(
-                f"{file.path}: {key} cannot be used ({first['msg'].removeprefix('Value error, ')}): see .env.example"
-            ) from None
+        place = f"{file.path}: {key}" if file is not None and key is not None else name
         raise InvalidSettings(
-            f"{name} cannot be used ({first['msg'].removeprefix('Value error, ')}): see .env.example"
+            f"{place} cannot be used ({first['msg'].removeprefix('Value error, ')}): see .env.example"
         ) from None
+
+
+def _read_env_file() -> tuple[bytes | None, Mapping[str, str]]:
+    """Return the content of `.env`, if there is one, and its values that are not empty, by name in capitals.
+
+    Raises:
+        InvalidSettings: the file cannot be read, or is not UTF-8.
+    """
+    if not ENV_FILE.is_file():
+        return None, {}
+    try:
+        raw = ENV_FILE.read_bytes()
+        return raw, env_file_values(raw)
+    except OSError as error:
+        raise InvalidSettings(f"the file .env cannot be read ({error.strerror}): correct its permissions") from error
     except UnicodeDecodeError as error:
         raise InvalidSettings(f"the file .env is not UTF-8 text ({error.reason}): save it as UTF-8") from None
 
 
-def settings_alone(**options: Any) -> Settings:
-    """Create settings from these values (by field name) and the defaults.
-
-    The environment and `.env` are not read, and nothing is validated.
-    """
-    key = options.pop("openai_api_key", None)
-    return Settings.model_construct(**options, openai_api_key=SecretStr(key) if key is not None else None)
-
-
-def origins(settings: Settings) -> dict[str, str]:
-    """Return the origin of each setting, by its environment name: option, environment, .env or default."""
+def env_file_values(raw: bytes, *, interpolate: bool = True) -> dict[str, str]:
+    """Return the values in the content of an `.env` that are not empty, by name in capitals."""
     from dotenv import dotenv_values
 
-    in_file = {name.upper() for name, value in dotenv_values(".env").items() if value}
-    in_environment = {name.upper() for name, value in os.environ.items() if value}
-    found = {}
-    for key in Settings.model_fields:
-        name = _name(key)
-        place = "environment" if name in in_environment else ".env" if name in in_file else "default"
-        place = str(settings.config_file) if key in settings._from_file else place
-        found[name] = "option" if key in settings._options else place
-    return found
+    found = dotenv_values(stream=StringIO(raw.decode("utf-8")), interpolate=interpolate)
+    return {name.upper(): value for name, value in found.items() if value}
 
 
-def _config_path(given: Mapping[str, Any]) -> Path | None:
+def _config_path(given: Mapping[str, Any], outside: Mapping[str, str]) -> Path | None:
     """Return the configuration file; None if none is named and `threadledger.toml` does not exist."""
-    named = given.get("config") or _is_set("config")
+    named = given.get("config") or outside.get(_name("config"))
     return Path(named) if named else CONFIG_FILE if CONFIG_FILE.is_file() else None
 
 
@@ -251,26 +263,6 @@ def _read_config(path: Path) -> ConfigFile:
     from .named_backends import read_config
 
     return read_config(path, {key: "SecretStr" in str(each.annotation) for key, each in Settings.model_fields.items()})
-
-
-def _with_settings_first(file: ConfigFile, settings: Settings) -> ConfigFile:
-    """Return the file without what an option, the environment or `.env` sets for a built-in backend."""
-    from .named_backends import with_settings_first
-
-    keys = ("openai_base_url", "azure_openai_endpoint", "openai_model", "fallback_model", "retries", "timeout_seconds")
-    found = {key for key in keys if key in settings._options or _is_set(key)}
-    return with_settings_first(file, {key for key in found if getattr(settings, key) is not None}, settings.order)
-
-
-def _is_set(key: str) -> str:
-    """Return the value of a field in the environment or `.env`; empty if neither has it."""
-    name = _name(key)
-    values = {each.upper(): value for each, value in os.environ.items() if value}
-    if name in values or not Path(".env").is_file():
-        return values.get(name, "")
-    from dotenv import dotenv_values
-
-    return next((value for each, value in dotenv_values(".env").items() if each.upper() == name and value), "")
 
 
 def _check_backends(settings: Settings) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from threadledger.domain.threads import ThreadMirror
 
     from .named_backends import Endpoints
-    from .openai import Client, ThreadReader
+    from .openai import Client
     from .settings import Settings
 
 T = TypeVar("T")
@@ -76,6 +76,7 @@ def open_ledger(
     """
     profile = settings.load_profile()
     functions = _tools(settings, profile, tools or {})
+    settings.require_trust("database")
     _keep_secrets(settings)
     watching = _observers(settings, profile, observer)
     database = Database(settings.db, create=create, synchronous=settings.synchronous)
@@ -103,7 +104,7 @@ def _services(
     from .sql import SqlMirrorHeads
 
     client = client_of(settings)
-    endpoints = _endpoints(settings, client)
+    endpoints = endpoints_of(settings, client)
     mirrors = _mirrors(endpoints.home if endpoints is not None else client)
     always = [settings.threads] if settings.threads in mirrors else []
     return Services(
@@ -116,6 +117,7 @@ def _services(
         price_at=endpoints.prices() if endpoints is not None else {},
         profile=profile,
         tools=tools,
+        load=partial(_load_code, settings, tools) if settings.tools or settings.named else None,
         memory_file=MemoryLines(),
         wait=wait,
         close=(endpoints or client).close,
@@ -198,19 +200,11 @@ def client_of(settings: Settings) -> Client:
         azure_endpoint=settings.azure_openai_endpoint,
         api_version=settings.openai_api_version,
         azure_ad_token=token.get_secret_value() if token else None,
+        allow=partial(settings.require_trust, "provider"),
     )
 
 
-def thread_reader(settings: Settings) -> ThreadReader:
-    """Create a reader for threads of the provider named by the settings."""
-    from .openai import ThreadReader
-
-    client = client_of(settings)
-    endpoints = _endpoints(settings, client)
-    return ThreadReader(endpoints.home if endpoints is not None else client)
-
-
-def _endpoints(settings: Settings, client: Client) -> Endpoints | None:
+def endpoints_of(settings: Settings, client: Client) -> Endpoints | None:
     """Return the endpoints of named backends; None if the app names none."""
     if not settings.named:
         return None
@@ -219,13 +213,23 @@ def _endpoints(settings: Settings, client: Client) -> Endpoints | None:
     return Endpoints(settings, client)
 
 
-def _tools(settings: Settings, profile: Profile, given: Mapping[str, ToolFunction]) -> dict[str, ToolFunction]:
+def _tools(settings: Settings, profile: Profile, given: Mapping[str, ToolFunction]) -> Mapping[str, ToolFunction]:
     """Return the app's functions together with the functions of the module named by THREADLEDGER_TOOLS."""
     if not settings.tools:
         return dict(given)
-    from .tool_loading import load_tools
+    from .tool_loading import ModuleTools
 
-    return {**load_tools(settings.tools, profile, bound=given), **given}
+    return ModuleTools(settings.tools, profile, given)
+
+
+def _load_code(settings: Settings, tools: Mapping[str, ToolFunction]) -> None:
+    """Import the functions of tools; called when a model is about to be run."""
+    from .tool_loading import ModuleTools, load_from
+
+    sources = settings.require_trust("code")
+    load_from(sources)
+    if isinstance(tools, ModuleTools):
+        tools.load(sources)
 
 
 def _mirrors(client: Client) -> Mapping[str, ThreadMirror]:

@@ -30,6 +30,7 @@ COMMANDS = {
     "import": (".exchange_files", "import_", "Import conversations from files or live threads."),
     "export": (".exchange_files", "export", "Export conversations as JSON Lines or Markdown."),
     "db": (".db", "db", "Inspect, check, back up and upgrade the database."),
+    "trust": (".trust", "trust", "Trust a folder's code and the hosts that it names."),
     "config": (".setup", "config", "Show the effective settings."),
     "simulate": (".setup", "simulate", "Serve a simulator of OpenAI's API."),
 }

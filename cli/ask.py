@@ -67,7 +67,7 @@ def ask(key: str, text: str, stream: bool, idempotency_key: str | None, **chosen
     """
     from threadledger.domain.errors import AllBackendsFailed
 
-    with opened(create=True, profile=chosen["profile"]) as ledger:
+    with opened(create=True, sends=True, profile=chosen["profile"]) as ledger:
         chat, options = ledger.conversation(key), _keywords(ledger, chosen)
         try:
             if stream:
@@ -142,7 +142,7 @@ def chat(key: str, **chosen: Any) -> int:
     /help lists the commands of the chat; // at the beginning sends a text that begins with a slash. With -o json and
     jsonl, each answer is an object like that of `ask` (jsonl prints its parts first); with csv, it is a row.
     """
-    with opened(create=True, profile=chosen["profile"]) as ledger:
+    with opened(create=True, sends=True, profile=chosen["profile"]) as ledger:
         conversation, options = ledger.conversation(key), _keywords(ledger, chosen)
         _greet(ledger, key, options)
         for each in conversation.memory(last=6).messages:
@@ -319,7 +319,7 @@ def append(key: str, role: str, text: str, idempotency_key: str | None) -> int:
 
     No model is called; linked threads are updated from the journal. Pass - as TEXT to read standard input.
     """
-    with opened(create=True) as ledger:
+    with opened(create=True, sends=True) as ledger:
         message = ledger.conversation(key).append(role, text, idempotency_key=idempotency_key)
         emit_one(
             {"key": key} | message.as_json(),

@@ -237,7 +237,7 @@ def fork(key: str, new_key: str, at: datetime | int | None) -> int:
 
     No model is called; the fork is mirrored like any other conversation.
     """
-    with opened() as ledger:
+    with opened(sends=True) as ledger:
         ledger.fork(key, new_key, at)
         state, parent = ledger.state(new_key), ledger.parent(new_key)
         version = parent[1] if parent is not None else None

@@ -105,15 +105,26 @@ def load_settings(**options: Any) -> Settings:
     """Load the settings; `--db`, `--log-format` and the given options take precedence."""
     from threadledger.adapters import load_settings as load
 
-    return load(db=invocation().db, log_format=invocation().log_format, **options)
+    settings = load(db=invocation().db, log_format=invocation().log_format, **options)
+    if settings.depends_on_folder:
+        from threadledger.adapters import FolderTrust
+
+        FolderTrust.check(settings)
+    return settings
 
 
 @contextmanager
-def opened(*, create: bool = False, **options: Any) -> Iterator[Ledger]:
-    """Open the ledger of the settings, overridden by `options`; the database is created only if `create` is set."""
+def opened(*, create: bool = False, sends: bool = False, **options: Any) -> Iterator[Ledger]:
+    """Open the ledger of the settings, overridden by `options`; the database is created only if `create` is set.
+
+    `sends` says that the command sends something to the provider: it is refused before it stores anything if the working
+    folder needs trust for that.
+    """
     from threadledger.adapters import open_ledger
 
     settings = load_settings(**options)
+    if sends:
+        settings.require_trust("provider")
     _set_up_logging(settings.log_format)
     ledger = open_ledger(settings, create=create)
     try:

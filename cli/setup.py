@@ -42,9 +42,21 @@ def init(force: bool) -> int:
         example = example.replace("# THREADLEDGER_DB=sqlite:///threadledger.db", f"THREADLEDGER_DB={_quoted(chosen)}")
     with private_file(ENV, overwrite=True) as file:
         file.write(example)
+    _trust_written(example.encode())
     emit_one(thing, lambda console: prose(console, f"wrote {ENV}, database {url}"))
     note("set OPENAI_API_KEY in .env, then: threadledger ask KEY TEXT")
     return Exit.DONE
+
+
+def _trust_written(content: bytes) -> None:
+    """Trust the written .env; a user without a home folder for the record can still use it."""
+    from threadledger.adapters import trust_file
+    from threadledger.domain.errors import InvalidSettings
+
+    try:
+        trust_file(ENV, content)
+    except InvalidSettings as error:
+        note(str(error))
 
 
 def _quoted(value: str) -> str:
@@ -58,27 +70,35 @@ MASK = "********"
 
 
 @click.command()
-@click.option("--origin", is_flag=True, help="Also show where each value comes from.")
+@click.option("--origin", is_flag=True, help="Also show where each value comes from, and which need trust.")
 @common
 def config(origin: bool) -> int:
     """Show the effective settings.
 
-    Options override the environment, which overrides .env, then threadledger.toml, then defaults.
+    Options override the environment, which overrides .env, then threadledger.toml, then defaults. --origin also shows which
+    values a command uses only in a trusted folder; see: threadledger trust --help
     """
-    from threadledger.adapters import origins
+    from threadledger.adapters import FolderTrust, origins
 
     settings = load_settings()
     places = origins(settings)
+    trust = FolderTrust(settings) if origin else None
+    needs = {need.setting: trust.state for need in trust.needs()} if trust is not None else {}
     rows = []
     for key, field in type(settings).model_fields.items():
         name = str(field.validation_alias)
         row: dict[str, Any] = {"name": name, "value": _shown(getattr(settings, key))}
-        rows.append(row | {"origin": places[name]} if origin else row)
+        rows.append(row | {"origin": places[name], "trust": needs.get(name)} if origin else row)
     for name, backend in settings.named.items():
         shown = ", ".join(f"{key}={_shown(value)}" for key, value in backend.shown().items())
         row = {"name": f"backends.{name}", "value": shown}
-        rows.append(row | {"origin": settings.config_file} if origin else row)
-    emit_many(rows, ("name", "value", "origin") if origin else ("name", "value"))
+        place = {"origin": settings.config_file, "trust": needs.get(row["name"])}
+        rows.append(row | place if origin else row)
+    columns = ("name", "value", *(["origin"] if origin else []))
+    shows_trust = trust is not None and (needs or invocation().output != "table")
+    emit_many(rows, (*columns, "trust") if shows_trust else columns)
+    if trust is not None:
+        note(trust.described() if needs else "nothing in the folder needs trust")
     return Exit.DONE
 
 

@@ -157,12 +157,19 @@ def _certificates_are_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def config_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which the commands record trusted folders; one for all tests, because each has its own folder."""
+    return tmp_path_factory.mktemp("config")
+
+
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config_home: Path) -> None:
     """Run each test in an empty folder and without the machine's settings."""
     for name in list(os.environ):
         if name.startswith(("THREADLEDGER_", "OPENAI_", "AZURE_OPENAI_", "ANTHROPIC_", "USE_ASSISTANTS")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(config_home))
     monkeypatch.chdir(tmp_path)
 
 

@@ -91,6 +91,7 @@ def settings(simulator: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         "THREADLEDGER_RETRIES": "0",
         "THREADLEDGER_PROFILE": "john.toml",
         "THREADLEDGER_TOOLS": "tools.py",
+        "THREADLEDGER_TRUST_DIR": str(tmp_path),
     }
     for name, value in given.items():
         monkeypatch.setenv(name, value)

@@ -65,6 +65,7 @@ class AnthropicClient(Client):
 
     def _settings(self) -> dict[str, Any]:
         """Return the arguments of both client classes. The key is passed, so the SDK reads none from the environment."""
+        self.allow()
         if not self.has_credentials:
             raise ProviderRefused(Failure("error", code="missing_credentials", message=f"{self.key_name} is not set"))
         if find_spec("anthropic") is None:

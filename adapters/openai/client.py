@@ -58,6 +58,9 @@ class Client:
     is_home: bool = True
     """Whether this is the provider that the SDK's environment variables are about (`OPENAI_CUSTOM_HEADERS`)."""
 
+    allow: Callable[[], object] = field(default=lambda: None, repr=False, compare=False)
+    """Called before the SDK is used; raises if nothing may be sent there."""
+
     def __post_init__(self) -> None:
         keep_secret(self.api_key)
         keep_secret(self.azure_ad_token)
@@ -147,6 +150,7 @@ class Client:
     def _settings(self) -> dict[str, Any]:
         """Return the arguments of both client classes. All credentials are passed, so the SDK reads none from the
         environment."""
+        self.allow()
         if not self.has_credentials:
             raise _missing("AZURE_OPENAI_API_KEY" if self.azure_endpoint else self.key_name)
         _quieten()

@@ -8,14 +8,17 @@ if TYPE_CHECKING:
     from .database import Database
     from .factory import Factory
     from .notebooks import RememberedAssistants, SqlMirrorHeads
+    from .place import DatabasePlace, database_place
     from .schema import SCHEMA_VERSION
 
 __all__ = [
     "SCHEMA_VERSION",
     "Database",
+    "DatabasePlace",
     "Factory",
     "RememberedAssistants",
     "SqlMirrorHeads",
+    "database_place",
 ]
 
 _EARLIER = {
@@ -31,6 +34,7 @@ if not TYPE_CHECKING:
             "database": "Database",
             "factory": "Factory",
             "notebooks": "RememberedAssistants SqlMirrorHeads",
+            "place": "DatabasePlace database_place",
             "schema": "SCHEMA_VERSION",
         },
         _EARLIER,

@@ -30,7 +30,7 @@ class Database(Connections):
     """
 
     def __init__(self, url: str, *, create: bool = True, synchronous: str = "FULL") -> None:
-        parsed = _parse(url)
+        parsed = parse_url(url)
         super().__init__(_kind(parsed, create, synchronous), shown(parsed))
         self.schema_is_open = False
         """Whether the tables are known to belong to a ledger of this schema version. Checked once, not by each recorder."""
@@ -112,7 +112,7 @@ _MISSPELT = re.compile(r"([A-Za-z][\w+.-]+):/|((?:sqlite|postgres|mysql|mariadb)
 """Beginning of a URL without `://`. A single letter before the colon is a drive of Windows, so it begins a path."""
 
 
-def _parse(url: str) -> URL:
+def parse_url(url: str) -> URL:
     """Return the URL of a database; a text without `://` is the path of a SQLite file."""
     if "://" not in url and url.strip():
         misspelt = _MISSPELT.match(url)

@@ -13,7 +13,7 @@ from ..main import Exit, common, error_message, invocation, load_settings, opene
 from ..output import counted, emit_many, note
 from .ledger import LEDGER_CHECKS, check_profile
 from .online import examined_online
-from .settings import SETTINGS_CHECKS, Checked
+from .settings import SETTINGS_CHECKS, TRUST, Checked
 
 if TYPE_CHECKING:
     from threadledger.adapters import Settings
@@ -98,6 +98,7 @@ def _subject_of(error: Exception) -> str:
 
 def _fix_for(error: Exception) -> str:
     """Return the command or setting that fixes an error."""
+    from threadledger.adapters import FolderNotTrusted
     from threadledger.domain.errors import (
         CorruptEvent,
         DatabaseMissing,
@@ -110,6 +111,7 @@ def _fix_for(error: Exception) -> str:
     )
 
     fixes: dict[type[Exception], str] = {
+        FolderNotTrusted: TRUST,
         DatabaseMissing: "create one with: threadledger init; or name another with --db or THREADLEDGER_DB",
         FileMissing: "set THREADLEDGER_PROFILE to an existing file",
         InvalidProfile: "fix the profile, or name another with THREADLEDGER_PROFILE",

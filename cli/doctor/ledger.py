@@ -201,7 +201,7 @@ def _has(number: int) -> str:
 
 def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Iterator[Checked]:
     """Check that each backend's preflight accepts the profile, and that its tools are well-defined and can be run."""
-    from threadledger.adapters import tool_problems
+    from threadledger.adapters import problem_of_tools, tool_problems
     from threadledger.domain.conversation import text_message
     from threadledger.domain.conversation.messages import JournaledMessage
     from threadledger.domain.exchange import BackendRequest
@@ -210,14 +210,14 @@ def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Itera
     from threadledger.domain.memory import Memory
 
     services = ledger.services
+    functions = [tool["function"]["name"] for tool in profile.tools if tool["type"] == "function"]
+    tools = dict.fromkeys(functions, print) if settings.tools else services.tools  # only a run imports them
     memory = Memory((JournaledMessage(text_message("user", "?"), "doctor", 1, now()),))
     found: list[Checked] = []
     notes: list[Checked] = []
     for name in settings.order:
         model = settings.model_for(name, profile)
-        request = BackendRequest(
-            "doctor", "", "", model, profile, memory, settings.timeout_seconds, tools=services.tools
-        )
+        request = BackendRequest("doctor", "", "", model, profile, memory, settings.timeout_seconds, tools=tools)
         backend = services.backends[name]
         lacks: Sequence[str] = ()
         if name != settings.order[0] and settings.fallback == "drop":
@@ -231,8 +231,9 @@ def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Itera
             found.append(Checked("profile", said, advise(diagnose(refusal), backend=name)))
     for problem in tool_problems(profile.tools):
         found.append(Checked("profile", problem, "correct the tools in THREADLEDGER_PROFILE"))
-    functions = [tool["function"]["name"] for tool in profile.tools if tool["type"] == "function"]
-    unbound = [name for name in functions if name not in services.tools]
+    if settings.tools and (undefined := problem_of_tools(settings.tools, profile)) is not None:
+        found.append(Checked("profile", undefined, "correct THREADLEDGER_TOOLS, or the tools in THREADLEDGER_PROFILE"))
+    unbound = [name for name in functions if name not in tools]
     if unbound:
         found.append(
             Checked(

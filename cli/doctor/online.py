@@ -30,6 +30,7 @@ def examined_online(settings: Settings) -> Iterator[Checked]:
     from threadledger.adapters import ProviderLook, client_of
     from threadledger.domain.errors import ProviderRefused
 
+    settings.require_trust("provider")
     client = client_of(settings)
     if not settings.uses_provider:
         yield Checked("provider", "the provider was not called: no backend uses it")

@@ -110,7 +110,7 @@ def check_backends(settings: Settings) -> Iterator[Checked]:
 
 
 def check_named_backends(settings: Settings) -> Iterator[Checked]:
-    """Check that each backend of `threadledger.toml` has its key, and that a function of the app can be imported."""
+    """Check that each backend of `threadledger.toml` has its key, and that a function is defined; nothing is imported."""
     from threadledger.adapters import problem_of_backend
 
     for name, backend in settings.named.items():
@@ -151,7 +151,24 @@ def check_time(settings: Settings) -> Iterator[Checked]:
         yield Checked("time", f"{attempt:g} seconds per attempt, {exchange:g} per exchange")
 
 
+TRUST = "read the files that it names, then: threadledger trust"
+
+
+def check_trust(settings: Settings) -> Iterator[Checked]:
+    """Check that the folder is trusted if a command would run its code, or send secrets or text to a host that it names."""
+    from threadledger.adapters import FolderTrust
+
+    trust = FolderTrust(settings)
+    for need in trust.needs() if trust.is_needed else ():
+        yield Checked("trust", f"{trust.described()}, and {need.reason}: the commands refuse that", TRUST)
+    if not trust.needs():
+        yield Checked("trust", "nothing in the folder needs trust")
+    elif not trust.is_needed:
+        yield Checked("trust", trust.described())
+
+
 SETTINGS_CHECKS = {
+    "trust": check_trust,
     "address": check_address,
     "key": check_key,
     "backends": check_backends,

@@ -53,7 +53,7 @@ def resume(
 ) -> int:
     """Resume JOB where it stopped; failed items are retried."""
     how: ApplyKeywords = {"concurrency": concurrency, "rps": rps, "max_runs": max_runs, "max_cost": max_cost}
-    with opened() as ledger:
+    with opened(sends=True) as ledger:
         plan = ledger.replay.plan_of(job)
         state = ledger.replay.job(job)
         if state.kind != "rerun" and (max_runs or max_cost):

@@ -97,6 +97,8 @@ class Conversing:
         question = plain_message("user", text) or text_message("user", text)
         if not text.strip():
             raise InvalidMessage("the question is empty: nothing was stored or sent; pass a non-empty text")
+        if self.services.load is not None:
+            self.services.load()
 
         def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, int | None]:
             earlier = self._earlier(idempotency_key, question)

@@ -115,6 +115,8 @@ class Exchange:
             AllBackendsFailed: no backend answered.
             ConversationBusy: another process has a run open.
         """
+        if self._services.load is not None:
+            self._services.load()
         try:
             answer = yield from self._answer()
         except ExchangeAnswered:  # another caller with the same idempotency key got the answer first

@@ -70,6 +70,8 @@ class Services:
     """The same function for each backend whose provider has prices of its own, by backend name."""
     profile: Profile = field(default_factory=Profile)
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
+    load: Callable[[], None] | None = None
+    """Function that imports the code that a run needs; called before a question is stored, and before a rerun."""
     memory_file: MemoryFile | None = None
     """Port that writes memories to a file."""
     wait: Callable[[float], None] = time.sleep

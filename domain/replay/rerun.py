@@ -39,7 +39,7 @@ from ..limits import QUEUE_LOOK_MAX_SECONDS
 from ..memory import Memory
 from .fork import exchange_in_fork, fork, fork_key, is_fork
 from .jobs import Jobs
-from .plan import CHANGED, Plan, has_changed
+from .plan import CHANGED, ApplyOptions, JobRun, Plan, has_changed
 from .rerun_obstacles import ExchangeLook, Obstacle, by_rerun, is_left, look, looking_first, obstacles, placed
 from .rerun_request import INCLUDE, Budget, Limits, RerunItem, Wanted
 
@@ -65,6 +65,7 @@ class RerunPlan(Plan[RerunItem]):
         self.budget = Budget(Limits())
         self._journal = journal
         self._cost_of = services.cost
+        self._load = services.load
         self._rerunning = Rerunning(journal, services, wanted)
 
     def planned(self) -> Iterator[RerunItem]:
@@ -81,6 +82,11 @@ class RerunPlan(Plan[RerunItem]):
 
     def pins(self) -> Iterator[Mapping[str, Any]]:
         return (item.pin() for item in self.items if item.state == "planned")
+
+    def _begun(self, how: ApplyOptions) -> JobRun[RerunItem] | None:
+        if self._load is not None:
+            self._load()
+        return super()._begun(how)
 
     def step(self, pin: Mapping[str, Any]) -> Effects[RerunItem]:
         item = yield from self._rerunning.rerunning(RerunItem.of(pin), self.budget)

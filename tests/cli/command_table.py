@@ -76,6 +76,7 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("db", "copy"): Entry(("db", "copy", "URL"), reads=True),
     ("db", "upgrade"): Entry(("db", "upgrade")),
     ("db", "rebuild-views"): Entry(("db", "rebuild-views")),
+    ("trust",): Entry(("trust",), without_ledger=True),
     ("config",): Entry(("config", "--origin"), without_ledger=True),
     ("simulate",): Entry(("simulate", "--port", "0"), serves=True, without_ledger=True),
 }

@@ -38,6 +38,7 @@ def chain(simulator: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-secret-key")
     monkeypatch.setenv("MISTRAL_API_KEY", SECRET)
+    monkeypatch.setenv("THREADLEDGER_TRUST_DIR", str(Path.cwd()))
     Path("threadledger.toml").write_text(FILE.replace("BASE_URL", simulator.base_url.replace("127.0.0.1", "localhost")))
     Path("app_of_the_command.py").write_text("def answer(request):\n    return 'local'\n")
     return simulator
@@ -61,12 +62,11 @@ def test_doctor_checks_keys_and_functions_of_named_backends(
     command("init")
     assert [(row["check"], row["state"]) for row in found()] == [("backends", "ok"), ("backends", "ok")]
     monkeypatch.delenv("MISTRAL_API_KEY")
-    monkeypatch.delitem(sys.modules, "app_of_the_command")
-    Path("app_of_the_command.py").write_text("raise ValueError('broken')\n")
+    Path("app_of_the_command.py").write_text("raise ValueError('not imported')\ndef other(request): ...\n")
     mends = {row["message"]: row["mend"] for row in found() if row["check"] == "backends"}
     assert mends == {
         "mistral: MISTRAL_API_KEY is not set": "set MISTRAL_API_KEY in the environment or in .env",
-        "local: function: app_of_the_command cannot be imported (ValueError: broken): fix it, or name another module": (
+        "local: function: app_of_the_command has no function 'answer': define it, or name another one": (
             "correct function in [backends.local]"
         ),
     }

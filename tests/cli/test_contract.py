@@ -330,7 +330,12 @@ def test_db_status_has_the_promised_keys(command: Command) -> None:
 def test_config_masks_secrets_and_tells_where_settings_come_from(command: Command, provider: Any) -> None:
     done = command("config", "--origin", "-o", "json")
     rows = {row["name"]: row for row in done.json}
-    assert rows["OPENAI_API_KEY"] == {"name": "OPENAI_API_KEY", "value": "********", "origin": "environment"}
+    assert rows["OPENAI_API_KEY"] == {
+        "name": "OPENAI_API_KEY",
+        "value": "********",
+        "origin": "environment",
+        "trust": None,
+    }
     assert rows["THREADLEDGER_DB"]["origin"] == "default"
     assert "sk-planted" not in done.out + done.err
 

@@ -13,7 +13,7 @@ import pytest
 Command = Callable[..., Any]
 
 CHECKS = [
-    *("settings", "address", "key", "backends", "threads", "time"),
+    *("settings", "trust", "address", "key", "backends", "threads", "time"),
     *("database", "runs", "unanswered", "lagging", "jobs", "cooling", "views", "profile"),
 ]
 PROFILE = """name = "John"
@@ -430,9 +430,10 @@ class TestTheProfile:
         (tmp_path / "tools.py").write_text("def web_search(**wanted): return 'nothing'")
         monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
         monkeypatch.setenv("THREADLEDGER_TOOLS", "tools.py")
+        monkeypatch.setenv("THREADLEDGER_TRUST_DIR", str(tmp_path))
         assert command("doctor").code == 0
 
-    @pytest.mark.parametrize("source", ["import nowhere", "raise SystemExit(3)", "def other(): ..."])
+    @pytest.mark.parametrize("source", ["def web_search(:", "web_search = 1 if", "def other(): ..."])
     def test_a_module_of_functions_that_cannot_be_used_is_a_finding(
         self, command: Command, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
     ) -> None:
@@ -440,9 +441,21 @@ class TestTheProfile:
         (tmp_path / "tools.py").write_text(source)
         monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
         monkeypatch.setenv("THREADLEDGER_TOOLS", "tools.py")
+        monkeypatch.setenv("THREADLEDGER_TRUST_DIR", str(tmp_path))
         done = command("doctor", "-o", "json")
-        assert (done.code, list(findings(done))) == (4, ["settings"])
-        assert "THREADLEDGER_TOOLS: tools.py" in findings(done)["settings"]["message"]
+        assert (done.code, list(findings(done))) == (4, ["profile"])
+        assert "THREADLEDGER_TOOLS: tools.py" in findings(done)["profile"]["message"]
+
+    def test_functions_are_looked_up_and_not_imported_whether_the_folder_is_trusted_or_not(
+        self, command: Command, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "john.toml").write_text(PROFILE)
+        (tmp_path / "tools.py").write_text("raise SystemExit(3)\ndef web_search(**wanted): ...")
+        monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
+        monkeypatch.setenv("THREADLEDGER_TOOLS", "tools.py")
+        assert list(findings(command("doctor", "-o", "json"))) == ["trust"]
+        assert command("trust").code == 0
+        assert list(findings(command("doctor", "-o", "json"))) == []
 
     def test_what_a_backend_would_refuse_is_a_finding_before_anybody_asks(
         self, command: Command, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

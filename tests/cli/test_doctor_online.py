@@ -46,6 +46,7 @@ def _settings(provider: Any, command: Command, monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "tools.py").write_text(TOOLS)
     monkeypatch.setenv("THREADLEDGER_PROFILE", "john.toml")
     monkeypatch.setenv("THREADLEDGER_TOOLS", "tools.py")
+    monkeypatch.setenv("THREADLEDGER_TRUST_DIR", str(tmp_path))
     assert command("init").code == 0
     monkeypatch.setattr("threadledger.domain.ids.now", lambda: datetime.fromisoformat(f"{TODAY}T12:00:00+00:00"))
 

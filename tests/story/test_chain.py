@@ -965,7 +965,10 @@ def test_a_filtered_text_and_one_after_a_tool_call_are_not_continued(
     assert parts[-1].text == "From the start."
 
 
-def test_the_command_continues_the_line(open_ledger: Open, app: Any, command: Any, db_url: str) -> None:
+def test_the_command_continues_the_line(
+    open_ledger: Open, app: Any, command: Any, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THREADLEDGER_TRUST_DIR", str(Path.cwd()))
     module = app(PARTS)
     names = ("first", "third")
     configure(

@@ -1,0 +1,59 @@
+"""Find where each setting comes from: an option, the environment, `.env`, `threadledger.toml` or its default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from .settings import ENV_FILE, Settings, env_file_values
+
+FOLDERS_FILE = str(ENV_FILE)
+
+
+def origins(settings: Settings) -> dict[str, str]:
+    """Return the origin of each setting, by its environment name: option, environment, .env or default."""
+    in_environment = {name.upper() for name, value in os.environ.items() if value}
+    in_env_file = env_file_values(settings._dotenv or b"")
+    found = {}
+    for key, field in Settings.model_fields.items():
+        name = str(field.validation_alias)
+        place = "environment" if name in in_environment else FOLDERS_FILE if name in in_env_file else "default"
+        place = str(settings.config_file) if key in settings._from_file else place
+        found[name] = "option" if key in settings._options else place
+    return found
+
+
+def settings_alone(**options: Any) -> Settings:
+    """Create settings from these values (by field name) and the defaults.
+
+    The environment and `.env` are not read, and nothing is validated.
+    """
+    key = options.pop("openai_api_key", None)
+    return Settings.model_construct(**options, openai_api_key=SecretStr(key) if key is not None else None)
+
+
+def folders_own(settings: Settings) -> set[str]:
+    """Return the fields that only files of the working folder set: `.env`, and the `threadledger.toml` that it has."""
+    places = origins(settings)
+    files = {FOLDERS_FILE, *([str(settings.config_file)] if has_own_config(settings) else [])}
+    return {key for key, field in Settings.model_fields.items() if places[str(field.validation_alias)] in files}
+
+
+def has_own_config(settings: Settings) -> bool:
+    """Return whether the configuration file was chosen by the working folder, not by an option or the environment."""
+    chosen = origins(settings)["THREADLEDGER_CONFIG"]
+    return settings.config_file is not None and chosen in {FOLDERS_FILE, "default"}
+
+
+def inside(folder: Path, path: Path) -> bool:
+    """Return whether a file is in a folder, with symbolic links followed."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def inserts_variables(settings: Settings) -> bool:
+    """Return whether a value of `.env` contains another variable, such as one of the environment (`${NAME}`)."""
+    raw = settings._dotenv or b""
+    return b"${" in raw and env_file_values(raw) != env_file_values(raw, interpolate=False)
