@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .setting_origins import origins
     from .settings import Settings, load_settings
     from .simulator import Fault, Script, ScriptError, Simulator, StateError
-    from .sql import SCHEMA_VERSION, Database
+    from .sql import SCHEMA_VERSION, Database, back_up, restore
     from .telemetry import Telemetry
     from .testcase import ExportedRun, export_run
     from .thread_source import thread_reader
@@ -52,6 +52,7 @@ _PLACES = {
     "StateError": ".simulator",
     "TRUST_DIR": ".trust",
     "Telemetry": ".telemetry",
+    "back_up": ".sql",
     "client_of": ".wiring",
     "conversation_as_line": ".formats",
     "export_lines": ".formats",
@@ -71,6 +72,7 @@ _PLACES = {
     "problem_of_backend": ".named_backends",
     "record": ".recording",
     "render_report": ".report",
+    "restore": ".sql",
     "revoke": ".trust",
     "thread_reader": ".thread_source",
     "tool_problems": ".openai",
@@ -96,6 +98,7 @@ __all__ = [
     "Simulator",
     "StateError",
     "Telemetry",
+    "back_up",
     "client_of",
     "conversation_as_line",
     "export_lines",
@@ -115,6 +118,7 @@ __all__ = [
     "problem_of_tools",
     "record",
     "render_report",
+    "restore",
     "revoke",
     "thread_reader",
     "tool_problems",

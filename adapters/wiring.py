@@ -55,6 +55,8 @@ def open_ledger(
     *,
     tools: Mapping[str, ToolFunction] | None = None,
     create: bool = True,
+    upgrade: bool = True,
+    read_only: bool = False,
     wait: Callable[[float], None] = time.sleep,
     observer: Observer | None = None,
 ) -> Ledger:
@@ -66,7 +68,8 @@ def open_ledger(
     Args:
         settings: the settings.
         tools: functions that a model may call, by name.
-        create: whether to create the database if it does not exist.
+        create, upgrade: whether to create the database if it does not exist, and to upgrade an older schema.
+        read_only: whether to do neither, and to refuse appends.
         wait: the function that pauses between attempts; takes seconds.
         observer: receives every run's start and end, in addition to the log.
 
@@ -79,7 +82,8 @@ def open_ledger(
     settings.require_trust("database")
     _keep_secrets(settings)
     watching = _observers(settings, profile, observer)
-    database = Database(settings.db, create=create, synchronous=settings.synchronous)
+    synchronous = settings.synchronous
+    database = Database(settings.db, create=create, upgrade=upgrade, read_only=read_only, synchronous=synchronous)
     try:
         journal = Journal(Factory(database=database))
     except BaseException:

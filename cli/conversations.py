@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @common
 def list_(search: str | None, limit: int | None) -> int:
     """List conversations, newest first."""
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         rows = [as_json(state) for state in ledger.conversations(limit, search)]
     if invocation().output == "table":
         last = [clock(row["written_at"] or row["last_at"]) for row in rows]
@@ -95,7 +95,7 @@ def show(key: str, at: datetime | int | None, view: str, last: int | None) -> in
     """Show conversation KEY as a chat, as a timeline of its events, or as the exact memory for a model."""
     from threadledger.domain.ledger import unanswered_exchanges
 
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         state = ledger.state(key)
         memory = ledger.journal.memory(key, at, last)
         thing: dict[str, Any] = {
@@ -269,7 +269,7 @@ def events(key: str | None, after: int, types: tuple[str, ...], follow: bool) ->
             raise click.BadParameter(
                 f"there is no event type {name!r}: use one of {', '.join(known.EVENTS)}.", param_hint="--type"
             )
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         if key is not None:
             ledger.state(key)
         logged = (each.as_json() for each in ledger.events(after=after, types=types, key=key, follow=follow))

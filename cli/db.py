@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .main import Exit, LazyGroup, TextParameter, common, invocation, opened
-from .output import counted, emit_many, emit_one, note, prose, reported
+from .main import Exit, LazyGroup, TextParameter, common, invocation, load_settings, opened
+from .output import clock, counted, emit_many, emit_one, note, prose, reported
+from .replay.plans import confirm
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
         "status": (".db", "status", "Show what the database contains and its size."),
         "check": (".db", "check", "Verify that the stored data is intact."),
         "backup": (".db", "backup", "Back up the ledger to a new file, even while in use."),
+        "restore": (".db", "restore", "Replace the database by a verified backup; the old one is kept."),
         "copy": (".db", "copy", "Copy the ledger to another database (SQLite or PostgreSQL)."),
         "upgrade": (".db", "upgrade", "Upgrade the schema to this version."),
         "rebuild-views": (".db", "rebuild_views", "Rebuild the read models from the log."),
@@ -30,11 +34,15 @@ def db() -> None:
     """Inspect, check, back up and upgrade the database."""
 
 
+FINDING = ("subject", "key", "position", "version", "problem")
+"""Columns of a problem that a check found."""
+
+
 @click.command()
 @common
 def status() -> int:
     """Show what the database contains and its size."""
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         thing = ledger.status()
     emit_one(thing, lambda console: _draw(console, thing))
     return Exit.DONE
@@ -47,13 +55,13 @@ def check() -> int:
 
     Edited, removed and moved events are listed. Exit 4 on findings.
     """
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         with reported("events") as progress:
             found = [finding.as_json() for finding in ledger.check(progress)]
         thing = ledger.status()
     emit_many(
         found,
-        ("subject", "key", "position", "version", "problem"),
+        FINDING,
         empty=f"no problems found: {counted(thing['events'], 'event')} of "
         f"{counted(thing['conversations'], 'conversation')} are intact",
     )
@@ -68,14 +76,67 @@ def check() -> int:
 def backup(file: Path) -> int:
     """Back up the current ledger to FILE, a new SQLite database; other processes can keep writing.
 
-    The file is itself a ledger: any command reads it with --db FILE.
+    The file is itself a ledger: any command reads it with --db FILE. A SQLite file of an older schema is backed up as it is.
     """
-    with opened() as ledger, reported("events") as progress:
-        copied = ledger.back_up(file, progress)
+    from threadledger.domain.errors import OlderSchema
+
+    try:
+        with opened(reads=True) as ledger, reported("events") as progress:
+            copied = ledger.back_up(file, progress)
+    except OlderSchema:
+        copied = _back_up_older(file)
     size = file.stat().st_size
     thing = {"file": str(file), "events": copied, "size_bytes": size}
     emit_one(thing, lambda console: prose(console, f"{file}: {counted(copied, 'event')}, {size:,} bytes"))
     return Exit.DONE
+
+
+def _back_up_older(file: Path) -> int:
+    """Back up a database whose schema must be upgraded before a ledger can be opened on it."""
+    from threadledger.adapters import Database, back_up
+
+    database = Database(load_settings().db, create=False, upgrade=False)
+    with closing(database), reported("events") as progress:
+        return back_up(database, file, progress)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--yes", is_flag=True, help="Replace without a prompt.")
+@common
+def restore(file: Path, yes: bool) -> int:
+    """Replace the current SQLite database by the backup FILE, if FILE passes every check.
+
+    The replaced database is kept next to it. Stop all apps that use it first: while one has it open, nothing is replaced.
+    Exit 4 if FILE does not pass.
+    """
+    from threadledger.adapters import restore as replace
+
+    def ask(plan: Mapping[str, Any]) -> None:
+        if plan["replaced"] is not None:
+            confirm(max(plan["events"], 1), _question(file, plan), yes)
+
+    with reported("events") as progress:
+        done = replace(load_settings().db, file, ask, progress)
+    if done.findings:
+        emit_many([finding.as_json() for finding in done.findings], FINDING)
+        note(f"{file} does not pass: nothing was replaced")
+        return Exit.FOUND_SOMETHING
+    thing = {"file": str(file), "events": done.events, "kept": str(done.kept) if done.kept is not None else None}
+    kept = f"; the replaced database is {done.kept}" if done.kept is not None else ""
+    emit_one(thing, lambda console: prose(console, f"{counted(done.events, 'event')} restored from {file}{kept}"))
+    return Exit.DONE
+
+
+def _question(file: Path, plan: Mapping[str, Any]) -> str:
+    def described(events: int | None, last_at: str | None) -> str:
+        if events is None:
+            return "no readable ledger"
+        return counted(events, "event") + (f", the last one of {clock(last_at)}" if last_at else "")
+
+    old = described(plan["replaced"]["events"], plan["replaced"]["last_at"])
+    new = described(plan["events"], plan["last_at"])
+    return f"replace {plan['file']} ({old}) by {file} ({new})"
 
 
 @click.command()
@@ -86,7 +147,7 @@ def copy(url: str) -> int:
 
     Stop all apps that write to the ledger first, and switch them to the new URL afterwards.
     """
-    with opened() as ledger, reported("events") as progress:
+    with opened(reads=True) as ledger, reported("events") as progress:
         copied = ledger.copy_to(url, progress)
     emit_one({"events": copied}, lambda console: prose(console, f"{counted(copied, 'event')} copied"))
     return Exit.DONE
@@ -95,7 +156,7 @@ def copy(url: str) -> int:
 @click.command()
 @common
 def upgrade() -> int:
-    """Upgrade the schema to this version; opening a database does this too.
+    """Upgrade the schema to this version; opening a database for writing does this too.
 
     A schema cannot be downgraded: back up first with `db backup`.
     """
@@ -126,16 +187,19 @@ def rebuild_views(views: tuple[str, ...]) -> int:
 def _draw(console: Console, thing: dict[str, Any]) -> None:
     from rich.text import Text
 
+    read_only = thing["read_only"]
     for name, value in thing.items():
         if name == "views":
             for view in value:
                 state = (
                     "up to date"
                     if not view["lag"]
-                    else f"{counted(view['lag'], 'event')} behind: it catches up when read"
+                    else f"{counted(view['lag'], 'event')} behind" + ("" if read_only else ": it catches up when read")
                 )
                 parked = f", {counted(view['parked'], 'event')} parked" if view["parked"] else ""
                 console.print(Text.assemble((f"{'view ' + view['name']:<20}", "dim"), state + parked))
         else:
+            if value is None:
+                continue
             shown = f"{value:,}" if isinstance(value, int) else str(value)
             console.print(Text.assemble((f"{name.replace('_', ' '):<20}", "dim"), shown))

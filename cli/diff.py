@@ -77,7 +77,7 @@ def diff(key: str, range_: Range | None, with_thread: bool, to: str | None) -> i
         raise click.UsageError("pass either a range A..B or --thread", click.get_current_context())
     if to is not None and not with_thread:
         raise click.UsageError("--to requires --thread", click.get_current_context())
-    with opened(sends=with_thread) as ledger:
+    with opened(reads=True, sends=with_thread) as ledger:
         if range_ is not None:
             return _between(ledger, key, range_)
 

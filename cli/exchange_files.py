@@ -183,7 +183,7 @@ def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None
 
     if bool(keys) == everything:
         raise click.UsageError("name conversations or pass --all, but not both", click.get_current_context())
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         total = len(ledger.conversations()) if everything else len(keys)
         for key in keys:
             ledger.state(key)

@@ -114,11 +114,12 @@ def load_settings(**options: Any) -> Settings:
 
 
 @contextmanager
-def opened(*, create: bool = False, sends: bool = False, **options: Any) -> Iterator[Ledger]:
-    """Open the ledger of the settings, overridden by `options`; the database is created only if `create` is set.
+def opened(*, create: bool = False, reads: bool = False, sends: bool = False, **options: Any) -> Iterator[Ledger]:
+    """Open the ledger of the settings, overridden by `options`.
 
-    `sends` says that the command sends something to the provider: it is refused before it stores anything if the working
-    folder needs trust for that.
+    The database is created only if `create` is set; with `reads`, nothing is created or upgraded. `sends` says that the
+    command sends something to the provider: it is refused before it stores anything if the working folder needs trust
+    for that.
     """
     from threadledger.adapters import open_ledger
 
@@ -126,7 +127,7 @@ def opened(*, create: bool = False, sends: bool = False, **options: Any) -> Iter
     if sends:
         settings.require_trust("provider")
     _set_up_logging(settings.log_format)
-    ledger = open_ledger(settings, create=create)
+    ledger = open_ledger(settings, create=create, upgrade=not reads)
     try:
         yield ledger
     finally:
@@ -203,7 +204,7 @@ TEXT = TextParameter(stdin=True)
 def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the matching conversation keys for shell completion, or none if there is no database."""
     try:
-        with ctx.scope(cleanup=False), opened() as ledger:
+        with ctx.scope(cleanup=False), opened(reads=True) as ledger:
             keys = [state.key for state in ledger.conversations() if state.key.startswith(incomplete)]
         return [key for key in keys if printable(key, lines=False) == key]  # a shell prints them as they are
     except Exception:  # noqa: BLE001 - a failing completion must not disturb the prompt
@@ -221,17 +222,21 @@ def _shared(name: str) -> dict[str, Any]:
     return {"expose_value": False, "callback": keep}
 
 
+SHOWN_LOGGERS = ("threadledger.threads", "threadledger.views")
+"""Loggers whose messages are always shown."""
+
+
 class _Stderr(logging.Handler):
     """Write log lines to the current stderr.
 
-    With -v or in JSON format, all lines are written. Otherwise only errors and messages about threads that lag behind
-    are written, because the commands report failed runs themselves.
+    With -v or in JSON format, all lines are written. Otherwise only errors and messages about threads and views that lag
+    behind are written, because the commands report failed runs themselves.
     """
 
     everything = in_json = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return self.everything or record.levelno >= logging.ERROR or record.name == "threadledger.threads"
+        return self.everything or record.levelno >= logging.ERROR or record.name in SHOWN_LOGGERS
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)

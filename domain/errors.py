@@ -24,7 +24,10 @@ ThreadledgerError
 └── StoreError                       the database cannot be used
     ├── ForeignDatabase              it does not belong to threadledger
     ├── NewerSchema                  a newer threadledger wrote it
+    ├── OlderSchema                  an older threadledger wrote it; opening for reading does not upgrade it
     ├── StoreUnavailable             cannot be opened, locked, or lost
+    │   ├── DatabaseReadOnly         it can be read, but not written
+    │   └── DatabaseReplaced         its file was deleted or replaced while open
     └── CorruptEvent                 a stored row cannot be read
 """
 
@@ -164,8 +167,20 @@ class NewerSchema(StoreError):
     """Raised when the database was written by a newer threadledger."""
 
 
+class OlderSchema(StoreError):
+    """Raised when the database was written by an older threadledger and opened only for reading."""
+
+
 class StoreUnavailable(StoreError):
     """Raised when the database cannot be opened, is locked, or was lost."""
+
+
+class DatabaseReadOnly(StoreUnavailable):
+    """Raised when something must be written to a database that can only be read."""
+
+
+class DatabaseReplaced(StoreUnavailable):
+    """Raised when the file of the database was deleted or replaced while it was open."""
 
 
 class CorruptEvent(StoreError):

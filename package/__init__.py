@@ -49,6 +49,8 @@ __all__ = [
     "ConversationNotFound",
     "CorruptEvent",
     "DatabaseMissing",
+    "DatabaseReadOnly",
+    "DatabaseReplaced",
     "Delta",
     "ExchangeAnswered",
     "FileMissing",
@@ -64,6 +66,7 @@ __all__ = [
     "Ledger",
     "NewerSchema",
     "NotFound",
+    "OlderSchema",
     "ProviderRefused",
     "RunNotFound",
     "RunNotOpen",
@@ -85,6 +88,7 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
     *,
     tools: Mapping[str, Callable[..., Any]] | None = None,
     observer: "Observer | None" = None,
+    read_only: bool = False,
     **settings: Any,
 ) -> "Ledger":
     """Open a ledger.
@@ -94,6 +98,7 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
             created or upgraded if needed.
         tools: functions that a model may call, by their names in the profile.
         observer: receives every run's start and end (`threadledger.domain.Observer`), in addition to the log.
+        read_only: whether to create and upgrade nothing, and to refuse every append.
         settings: any setting by its field name (`retries=1`, `backends=("chat",)`); wins over environment and `.env`.
 
     Raises:
@@ -101,9 +106,8 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
     """
     from threadledger.adapters import load_settings, open_ledger
 
-    return open_ledger(
-        load_settings(db=fspath(url) if url is not None else None, **settings), tools=tools, observer=observer
-    )
+    loaded = load_settings(db=fspath(url) if url is not None else None, **settings)
+    return open_ledger(loaded, tools=tools, observer=observer, read_only=read_only)
 
 
 def record(client: "ClientT", ledger: "Ledger | None" = None, key: str | None = None) -> "ClientT":
@@ -142,6 +146,7 @@ def open_async(
     *,
     tools: Mapping[str, Callable[..., Any]] | None = None,
     observer: "Observer | None" = None,
+    read_only: bool = False,
     **settings: Any,
 ) -> "AsyncLedger":
     """Open a ledger for use in an event loop; its methods have the same names and are awaited.
@@ -153,7 +158,7 @@ def open_async(
     """
     from threadledger.domain import AsyncLedger
 
-    return AsyncLedger(open(url, tools=tools, observer=observer, **settings))
+    return AsyncLedger(open(url, tools=tools, observer=observer, read_only=read_only, **settings))
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from .factory import Factory
     from .notebooks import RememberedAssistants, SqlMirrorHeads
     from .place import DatabasePlace, database_place
+    from .restoration import restore
     from .schema import SCHEMA_VERSION
+    from .upkeep import back_up
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -18,12 +20,15 @@ __all__ = [
     "Factory",
     "RememberedAssistants",
     "SqlMirrorHeads",
+    "back_up",
     "database_place",
+    "restore",
 ]
 
 _EARLIER = {
     "connections": "leaf_hash",
-    "recorder": "Processor Recorder Tracker",
+    "recorder": "Recorder",
+    "tracking": "Processor Tracker",
 }
 """Names that earlier versions offered here."""
 
@@ -35,7 +40,9 @@ if not TYPE_CHECKING:
             "factory": "Factory",
             "notebooks": "RememberedAssistants SqlMirrorHeads",
             "place": "DatabasePlace database_place",
+            "restoration": "restore",
             "schema": "SCHEMA_VERSION",
+            "upkeep": "back_up",
         },
         _EARLIER,
     )

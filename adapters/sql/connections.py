@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, exc
 
-from threadledger.domain.errors import ForeignDatabase, StoreError, StoreUnavailable
+from threadledger.domain.errors import DatabaseReadOnly, ForeignDatabase, StoreError, StoreUnavailable
 from threadledger.domain.journal import StoredRow, StreamHead
 
 T = TypeVar("T")
@@ -35,9 +35,11 @@ RECONNECT_PAUSE_SECONDS = 0.2
 class Connections:
     """Manage the connections of one database. Threads may share an instance."""
 
-    def __init__(self, kind: Kind, shown_url: str) -> None:
+    def __init__(self, kind: Kind, shown_url: str, *, read_only: bool = False) -> None:
         self.kind = kind
         self.shown_url = shown_url
+        self.read_only = read_only
+        """Whether the program opened it to read only: appends are refused, also where they were possible."""
         self.engine: Engine = kind.engine()
         self.driver = self.engine.dialect.loaded_dbapi
         """Module of the DB-API driver, which defines its exceptions."""
@@ -132,6 +134,8 @@ class Connections:
             return ForeignDatabase(f"{self.shown_url} is not a database ({reason}): nothing was changed; {advice}")
         if trouble == "lost":
             return ConnectionLost(f"{self.shown_url} cannot be reached ({reason}); {advice}")
+        if trouble == "read-only":
+            return DatabaseReadOnly(f"{self.shown_url} cannot be written ({reason}): nothing was written; {advice}")
         return StoreUnavailable(f"{self.shown_url} cannot be used ({reason}): nothing was written; {advice}")
 
     def reconnecting(self, work: Callable[[], T]) -> T:
@@ -151,9 +155,11 @@ class Connections:
                 time.sleep(RECONNECT_PAUSE_SECONDS)
         raise AssertionError("the last attempt returns or raises")
 
-    def size_bytes(self) -> int:
-        """Return the size on disk in bytes, including the write-ahead log."""
-        return self.read(self.kind.size_bytes)
+    def commit(self, execute: Callable[[str], Any]) -> None:
+        """Commit, unless the file was deleted or replaced; check after the commit too, as that may happen meanwhile."""
+        self.kind.check_file("before")
+        execute("COMMIT")
+        self.kind.check_file("after")
 
     def _new_write_lock(self) -> AbstractContextManager[Any]:
         """Return the lock that serializes the writers of this process, which is faster than waiting for the database's lock."""
@@ -168,7 +174,7 @@ class Connections:
             connection.exec_driver_sql(begin)
             try:
                 result = work(connection)
-                connection.exec_driver_sql("COMMIT")
+                self.commit(connection.exec_driver_sql)
                 return result
             except BaseException:
                 with suppress(exc.SQLAlchemyError):  # the connection is gone: the original error is raised
@@ -187,6 +193,7 @@ class Connections:
                 f"{self.shown_url} was in use by another thread when this process was forked, and SQLite's locks "
                 "are not inherited: fork first, then open the database"
             )
+        self.kind.check_file()
 
     def _give_back(self, connection: Any, cursor: Cursor, lost: bool = False, left: bool = False) -> None:
         """Return a connection to the pool. Discard it if it was lost, belongs to an earlier pool, or the database is closed."""
@@ -282,23 +289,16 @@ class Kind(ABC):
 
     @abstractmethod
     def explain(self, error: BaseException) -> tuple[str, str]:
-        """Return (category, advice) for a driver's error; the category is `foreign`, `lost` or `unusable`."""
+        """Return (category, advice) for a driver's error.
 
-    @abstractmethod
-    def size_bytes(self, connection: Connection) -> int:
-        """Return the size of the database on disk, in bytes."""
+        The category is `foreign`, `lost`, `read-only` or `unusable`.
+        """
 
-    @abstractmethod
-    def integrity(self, connection: Connection) -> Sequence[str]:
-        """Return the problems that the database's own integrity check reports; empty if there are none."""
+    def check_file(self, commit: str = "") -> None:  # noqa: B027 - a server needs no check
+        """Check that the file was not deleted or replaced while it was open; a server has no such file.
 
-    @abstractmethod
-    def last_position(self, connection: Connection) -> int:
-        """Return the last position ever assigned, even if its row is missing."""
-
-    @abstractmethod
-    def number_streams(self, connection: Connection) -> None:
-        """Set the counters for positions and stream numbers after a copy inserted them explicitly."""
+        `commit` is `before` or `after` a commit; after it, the write-ahead log is checked too.
+        """
 
     before_appends: str = ""
     """Statement that a connection used only for appends executes first."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import weakref
-from pathlib import Path
+from collections.abc import Callable
 from typing import cast
 
 from sqlalchemy import QueuePool, exc
@@ -22,21 +21,36 @@ class Database(Connections):
     """Represent an open database. Threads may share it; after a fork, the child process opens its own connections.
 
     Args:
-        create: whether to create a SQLite file that does not exist.
+        create: whether to create the file and the tables if there are none.
+        upgrade: whether to upgrade an older schema. Otherwise, a database that cannot be written can be read.
+        read_only: whether to do neither, and to refuse appends.
         synchronous: SQLite's setting of this name; see `SQLite`.
 
     Raises:
         InvalidSettings, DatabaseMissing: the URL cannot be used.
     """
 
-    def __init__(self, url: str, *, create: bool = True, synchronous: str = "FULL") -> None:
-        parsed = parse_url(url)
-        super().__init__(_kind(parsed, create, synchronous), shown(parsed))
+    def __init__(
+        self,
+        url: str,
+        *,
+        create: bool = True,
+        upgrade: bool = True,
+        read_only: bool = False,
+        synchronous: str = "FULL",
+    ) -> None:
+        self.creates, self.upgrades = create and not read_only, upgrade and not read_only
+        address = parse_url(url)
+        kind = _kind(address, self.creates, self.upgrades, synchronous)
+        super().__init__(kind, shown(address), read_only=read_only)
         self.schema_is_open = False
         """Whether the tables are known to belong to a ledger of this schema version. Checked once, not by each recorder."""
         self.schema_before: int | None = None
         """Schema version before this process upgraded it (0: there were no tables); None if no upgrade was needed."""
         self.group = Group(self)
+        self.stale_views: set[tuple[str, int]] = set()
+        """Views that cannot be updated, with their positions, that were logged already."""
+        self.on_close: list[Callable[[], None]] = []
         _OPEN.add(self)
 
     def close(self) -> None:
@@ -46,6 +60,8 @@ class Database(Connections):
         self.group.close()  # waits for the current write
         self._close_idle()
         self.engine.dispose()
+        for close in self.on_close:
+            close()
 
     def before_fork(self) -> None:
         """Close every idle connection before a fork.
@@ -108,25 +124,12 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-_MISSPELT = re.compile(r"([A-Za-z][\w+.-]+):/|((?:sqlite|postgres|mysql|mariadb)[\w+]*):", re.IGNORECASE)
-"""Beginning of a URL without `://`. A single letter before the colon is a drive of Windows, so it begins a path."""
-
-
 def parse_url(url: str) -> URL:
     """Return the URL of a database; a text without `://` is the path of a SQLite file."""
     if "://" not in url and url.strip():
-        misspelt = _MISSPELT.match(url)
-        if misspelt is not None:  # the rest may hold a password
-            raise InvalidSettings(
-                f"the database cannot be read: {misspelt[1] or misspelt[2]}: is not followed by ://; give a file, "
-                "sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE with --db or THREADLEDGER_DB"
-            )
-        try:
-            return URL.create("sqlite", database=str(Path(url).expanduser()))
-        except RuntimeError:
-            raise InvalidSettings(
-                f"the database {url!r} is in the home of an unknown user: give its whole path"
-            ) from None
+        from .addresses import url_of_path
+
+        return url_of_path(url)
     try:
         return make_url(url)
     except exc.ArgumentError:
@@ -135,12 +138,12 @@ def parse_url(url: str) -> URL:
         ) from None
 
 
-def _kind(url: URL, create: bool, synchronous: str) -> Kind:
+def _kind(url: URL, create: bool, upgrade: bool, synchronous: str) -> Kind:
     match url.get_backend_name():  # the other kind of database is not loaded
         case "sqlite":
             from .sqlite import SQLite
 
-            return SQLite(url, create=create, synchronous=synchronous)
+            return SQLite(url, create=create, upgrade=upgrade, synchronous=synchronous)
         case "postgresql":
             from .postgres import PostgreSQL
 

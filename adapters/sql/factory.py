@@ -18,17 +18,18 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment, EnvType, resolve_topic
 
 from .database import Database
-from .recorder import Processor, Recorder, Tracker
+from .recorder import Recorder
 
 if TYPE_CHECKING:
     from .notebooks import SqlJobClaims
+    from .tracking import Tracker
     from .upkeep import SqlUpkeep
     from .views import SqlViews
 
 URL_VARIABLE = "THREADLEDGER_DB"
 
 
-class Factory(InfrastructureFactory[Tracker]):
+class Factory(InfrastructureFactory["Tracker"]):
     """Create recorders for one database. Only the environment passed in is read, not the process's environment."""
 
     def __init__(self, env: Environment | EnvType | None = None, database: Database | None = None) -> None:
@@ -48,11 +49,15 @@ class Factory(InfrastructureFactory[Tracker]):
 
         The class must be a subclass of `Tracker`.
         """
+        from .tracking import Tracker
+
         named = self.env.get(self.TRACKING_RECORDER_TOPIC)
         chosen = tracking_recorder_class or (resolve_topic(named) if named else Tracker)
         return cast("Tracker", chosen(self.database))
 
     def process_recorder(self) -> ProcessRecorder:
+        from .tracking import Processor
+
         return Processor(self.database)
 
     def views(self) -> SqlViews:

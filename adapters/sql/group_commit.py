@@ -16,7 +16,7 @@ from typing import Any
 from eventsourcing.persistence import IntegrityError
 
 from threadledger.domain import limits
-from threadledger.domain.errors import StoreUnavailable
+from threadledger.domain.errors import DatabaseReadOnly, StoreUnavailable
 from threadledger.domain.journal import Appending, StoredRow, StreamHead
 
 from .connections import ConnectionLost, Connections, Cursor, FoundHead, Move, Overtaken
@@ -78,6 +78,10 @@ class Group:
         """
         if self._leader == threading.get_ident():
             raise RuntimeError("a decision function appended to the ledger itself: return the decision, then append")
+        if self._database.read_only:
+            raise DatabaseReadOnly(
+                f"{self._database.shown_url} was opened with read_only=True: nothing was written; open it without"
+            )
         own = Request(streams, decide, also)
         self._waiting.append(own)
         try:
@@ -182,7 +186,7 @@ class Group:
             cursor.execute(kind.begin_write)
             try:
                 ended = self._store(cursor, requests, kind.lock_heads)
-                cursor.execute("COMMIT")
+                self._database.commit(cursor.execute)
             except BaseException:
                 self._roll_back(cursor)
                 raise

@@ -236,6 +236,11 @@ class PostgreSQL(Kind):
         state, message = str(getattr(error, "sqlstate", None) or ""), str(error)
         if state[:2] == "28" or state == "3D000" or any(words in message for words in _NOT_LET_IN):
             return "unusable", "correct the user, password or database name in THREADLEDGER_DB"
+        if state == "25006":
+            return "read-only", (
+                "this server is a hot standby or set to read-only: write to the primary, or name both servers in the URL "
+                "with target_session_attrs=read-write"
+            )
         kinds = {each.__name__ for each in type(error).__mro__}
         if (
             state[:2] == "08"
@@ -250,28 +255,6 @@ class PostgreSQL(Kind):
         if state[:2] == "22" or "DataError" in kinds:
             return "unusable", "PostgreSQL cannot store this text: remove the characters named in the message"
         return "unusable", "check the server's log and the permissions of the database user"
-
-    def size_bytes(self, connection: Connection) -> int:
-        query = (
-            "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class "
-            "WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'm')"
-        )
-        return int(connection.exec_driver_sql(query).scalar_one())
-
-    def integrity(self, connection: Connection) -> Sequence[str]:
-        """Report pages with a wrong checksum, which PostgreSQL detects on reading if checksums are enabled."""
-        query = "SELECT coalesce(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()"
-        failures = int(connection.exec_driver_sql(query).scalar_one())
-        return [f"PostgreSQL has found {failures} pages with a wrong checksum"] if failures else []
-
-    def last_position(self, connection: Connection) -> int:
-        return int(connection.exec_driver_sql("SELECT position FROM log_head").scalar_one())
-
-    def number_streams(self, connection: Connection) -> None:
-        connection.exec_driver_sql("UPDATE log_head SET position = (SELECT coalesce(max(position), 0) FROM events)")
-        connection.exec_driver_sql(
-            "SELECT setval(pg_get_serial_sequence('streams', 'stream'), (SELECT coalesce(max(stream), 1) FROM streams))"
-        )
 
     @staticmethod
     def _prepare(connection: Any) -> None:

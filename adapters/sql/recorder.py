@@ -3,8 +3,7 @@
 An append is one transaction: it compares and sets the version of each stream, inserts the events, and stores the new
 state of the stream. Positions have no gaps and become visible in commit order.
 
-`LogSubscription` follows the log: existing events, then new ones from any process. `Tracker` implements eventsourcing's
-tracking: it stores the processed position of an application's log by compare-and-set.
+`LogSubscription` follows the log: existing events, then new ones from any process.
 """
 
 from __future__ import annotations
@@ -22,18 +21,15 @@ from eventsourcing.persistence import (
     IntegrityError,
     Notification,
     NotSupportedError,
-    ProcessRecorder,
     StoredEvent,
     Subscription,
     Tracking,
-    TrackingRecorder,
 )
 
-from threadledger.domain.conversation import CONVERSATION
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import Appending, DecideAppend, LoggedRow, Row, StoredRow, StreamHead
 
-from .connections import ConnectionLost, Cursor
+from .connections import ConnectionLost
 from .database import Database
 from .group_commit import Also, stored_positions
 from .schema import SCHEMA_VERSION, open_schema
@@ -149,8 +145,10 @@ class Recorder(ApplicationRecorder):
         return stored_row(found[0]) if found else None
 
     def status(self) -> Mapping[str, Any]:
-        """Return the contents and size of the database; see `status`."""
-        return status(self._database)
+        """Return the contents and size of the database."""
+        from .maintenance import status
+
+        return status(self._database, SCHEMA_VERSION)
 
     # Called by eventsourcing
 
@@ -234,63 +232,6 @@ class Recorder(ApplicationRecorder):
     def _wake(self) -> None:
         for follower in tuple(self._followers):
             follower.set()
-
-
-class Tracker(TrackingRecorder):
-    """Store positions of eventsourcing's projections and process applications, in the table shared with the views."""
-
-    def __init__(self, database: Database) -> None:
-        open_schema(database)
-        self._database = database
-
-    def insert_tracking(self, tracking: Tracking) -> None:
-        """Record that an event was processed.
-
-        Raises:
-            IntegrityError: this event or a later one was already recorded.
-        """
-        self._database.group.append([], lambda _: Appending(), lambda cursor: self._track(cursor, tracking))
-
-    def max_tracking_id(self, application_name: str) -> int | None:
-        """Return the last event recorded for an application, or None."""
-        query = "SELECT position FROM tracking WHERE view = ? AND version = 0 AND generation = 0"
-        found = self._database.query(query, (application_name,))
-        return int(found[0][0]) if found else None
-
-    def _track(self, cursor: Cursor, tracking: Tracking) -> None:
-        cursor.execute(self._database.sql(_ADVANCE), (tracking.application_name, tracking.notification_id))
-        if cursor.rowcount != 1:
-            raise IntegrityError(f"{tracking.application_name}: event {tracking.notification_id} was processed already")
-
-
-class Processor(Tracker, Recorder, ProcessRecorder):
-    """Store events together with the position processed in another application's log, in one transaction."""
-
-    def __init__(self, database: Database) -> None:
-        Recorder.__init__(self, database)
-
-    def _tracked(self, tracking: Tracking | None) -> Also | None:
-        if tracking is None:
-            return None
-
-        def also(cursor: Cursor) -> None:
-            self._track(cursor, tracking)
-
-        return also
-
-
-def status(database: Database) -> Mapping[str, Any]:
-    """Return the values of `db status`, except those of the views."""
-    count = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM streams WHERE substr(name, 1, ?) = ?)"
-    ((events, conversations),) = database.query(count, (len(CONVERSATION), CONVERSATION))
-    return {
-        "url": database.shown_url,
-        "dialect": database.kind.name,
-        "schema_version": SCHEMA_VERSION,
-        "events": events,
-        "conversations": conversations,
-        "size_bytes": database.size_bytes(),
-    }
 
 
 def stored_row(row: Row, stream: UUID | str | None = None) -> StoredRow:
@@ -386,11 +327,3 @@ class LogSubscription(Subscription[ApplicationRecorder]):
         self._page = deque(found)
         self._after = self._page[-1].id if len(self._page) == SUBSCRIPTION_PAGE_EVENTS else end
         return True
-
-
-_ADVANCE = (
-    "INSERT INTO tracking (view, version, generation, position, live) VALUES (?, 0, 0, ?, 1) "
-    "ON CONFLICT (view, version, generation) DO UPDATE SET position = excluded.position "
-    "WHERE tracking.position < excluded.position"
-)
-"""If two processors handle the same position, the second one changes no row and must not commit."""

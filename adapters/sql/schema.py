@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, inspect
 
-from threadledger.domain.errors import ForeignDatabase, NewerSchema
+from threadledger.domain.errors import DatabaseMissing, ForeignDatabase, NewerSchema, OlderSchema
 from threadledger.domain.ids import new_id, now, to_iso
 
 from .database import Database
@@ -26,14 +26,25 @@ def open_schema(database: Database) -> None:
     Raises:
         ForeignDatabase: the database contains tables, but not the tables of a ledger.
         NewerSchema: a newer threadledger wrote it.
+        DatabaseMissing, OlderSchema: it is empty or older, and was opened without creating or upgrading it.
     """
     if database.schema_is_open:
         return
     reached = database.read(lambda connection: schema_version(connection, database.shown_url))
+    if not reached and not database.creates:
+        raise DatabaseMissing(
+            f"{database.shown_url} is empty: create a ledger there with: threadledger init, or choose another with --db"
+        )
     if reached != SCHEMA_VERSION:
+        if not database.upgrades:
+            raise OlderSchema(
+                f"{database.shown_url} has schema {reached}, and reading does not upgrade it to {SCHEMA_VERSION}: "
+                "nothing was changed; back it up with threadledger db backup FILE, then run: threadledger db upgrade"
+            )
         reached = database.schema_before = database.write(lambda connection: _upgrade(connection, database))
-    with database.named_errors():
-        database.kind.prepare_file(database.engine)
+    if database.upgrades:
+        with database.named_errors():
+            database.kind.prepare_file(database.engine)
     database.schema_is_open = True
 
 

@@ -160,32 +160,31 @@ class SQLite(Kind):
     locks_when_writing = True
     lock_heads = ""
 
-    def __init__(self, url: URL, *, create: bool, synchronous: str) -> None:
+    def __init__(self, url: URL, *, create: bool, upgrade: bool, synchronous: str) -> None:
         if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
             raise InvalidSettings(
                 "an in-memory database is separate for each connection: use a file, like sqlite:///threadledger.db"
             )
         self._url = url
-        self.path = Path(url.database)
+        self.path = Path(url.database).absolute()  # as SQLAlchemy does: the working folder may change
+        self._upgrade = upgrade
         self._synchronous = synchronous
         self._creates = create and not url.database.startswith("file:")
+        self._opened: tuple[int, int] | None = None
+        """Identity of the file that was opened: its path may later name another one."""
+        self._wal_path = f"{self.path.resolve()}-wal"
+        self._wal: tuple[int, int] | None = None
+        self._in_wal = False
         if not create and not self.path.is_file():
             raise DatabaseMissing(
                 f"there is no database at {shown(url)}: create one with: threadledger init, or choose another with --db"
             )
 
     def engine(self) -> Engine:
-        engine = sqlalchemy.create_engine(self._url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
-        event.listen(engine, "do_connect", lambda *_: self._create_file())
+        engine = sqlalchemy.create_engine(self._url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "uri": True})
+        event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "connect", lambda connection, _: self._prepare(connection))
         return engine
-
-    def _create_file(self) -> None:
-        if self._creates and not self.path.exists():
-            with suppress(
-                OSError
-            ):  # as `private_files.ensure_private`, which need not be loaded; else others may read it
-                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     def prepare_file(self, engine: Engine) -> None:
         """Switch the file to WAL mode, so that readers and a writer do not block each other."""
@@ -201,8 +200,20 @@ class SQLite(Kind):
                     if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                         raise
                     time.sleep(SWITCH_PAUSE_SECONDS)
+            self._in_wal = True
         finally:
             connection.close()
+
+    def check_file(self, commit: str = "") -> None:
+        lost = shown(self._url) if self._opened is not None and identity(self.path) != self._opened else None
+        if commit == "after" and self._in_wal and lost is None:
+            before, self._wal = self._wal, identity(self._wal_path)
+            if self._wal is None or before not in {None, self._wal}:
+                lost = f"the write-ahead log {self._wal_path}"
+        if lost is not None:
+            from .sqlite_files import replaced
+
+            raise replaced(lost, commit)
 
     def lock_schema(self, connection: Connection) -> None:
         """Do nothing: the transaction already holds the write lock."""
@@ -245,30 +256,23 @@ class SQLite(Kind):
         return number
 
     def explain(self, error: BaseException) -> tuple[str, str]:
-        reason = str(error)
-        if "not a database" in reason or "file is encrypted" in reason:
-            return "foreign", "choose another file with --db or THREADLEDGER_DB"
-        if "unable to open" in reason and not self.path.parent.is_dir():
-            return "unusable", f"create the folder {self.path.parent} first"
-        if "locked" in reason:
-            return "unusable", "another process has locked it; try again, or find and stop that process"
-        if "malformed" in reason:
-            return "unusable", "run threadledger db check, and restore the file from a backup"
-        return "unusable", "check the disk, the path and its permissions"
+        from .sqlite_files import explain
 
-    def size_bytes(self, connection: Connection) -> int:
-        return sum(path.stat().st_size for path in (self.path, Path(f"{self.path}-wal")) if path.is_file())
+        return explain(error, self.path)
 
-    def integrity(self, connection: Connection) -> Sequence[str]:
-        found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
-        found += [f"a row of {row[0]} has no parent" for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
-        return [problem for problem in found if problem != "ok"]
+    def _connect(self, dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        """Connect, and remember the identity of the file, which must not change between the look and the opening."""
+        if not self._upgrade:
+            from .sqlite_files import address_for_reading
 
-    def last_position(self, connection: Connection) -> int:
-        return int(connection.exec_driver_sql(_POSITION).scalar() or 0)
-
-    def number_streams(self, connection: Connection) -> None:
-        """Do nothing: SQLite continues after the largest rowid."""
+            arguments = (address_for_reading(self.path),)
+        elif self._creates and not self.path.exists():
+            with suppress(OSError):  # as `private_files.ensure_private`, which need not be loaded
+                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        before = identity(self.path)
+        connection = dialect.connect(*arguments, **options)
+        self._opened, self._wal = self._opened or before or identity(self.path), None
+        return connection
 
     def _prepare(self, connection: Any) -> None:
         connection.isolation_level = None  # BEGIN is sent explicitly: the driver sends it too late to hold the lock
@@ -278,3 +282,12 @@ class SQLite(Kind):
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         cursor.close()
+
+
+def identity(path: Path | str) -> tuple[int, int] | None:
+    """Return device and inode of a file; None if there is no such file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - twice as fast as Path.stat, and called around each commit
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

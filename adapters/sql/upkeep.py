@@ -20,6 +20,7 @@ from threadledger.domain.journal import Finding, NotedThread, StoredRow, restore
 
 from .connections import leaf_hash, leaf_hash_of_schema_1
 from .database import Database
+from .maintenance import maintenance_of
 from .notebooks import noted_threads, unsettled_threads
 from .schema import open_schema
 
@@ -85,13 +86,13 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
 
 
 def _database_itself(database: Database, connection: Connection) -> Iterator[Finding]:
-    for problem in database.kind.integrity(connection):
+    for problem in maintenance_of(database).integrity(connection):
         yield Finding("database", problem)
 
 
 def _positions(database: Database, connection: Connection) -> Iterator[Finding]:
     """Check that each position from 1 to the last assigned one has an event."""
-    last = database.kind.last_position(connection)
+    last = maintenance_of(database).last_position(connection)
     first, newest = connection.exec_driver_sql("SELECT min(position), max(position) FROM events").one()
     gaps = [(1, first - 1)] if first not in {None, 1} else []
     gaps += [(begin, end) for begin, end in connection.exec_driver_sql(database.sql(_GAPS), (newest or 0,))]
@@ -291,7 +292,7 @@ def _copy(reading: Connection, target: Database, writing: Connection, progress: 
             copied += len(page)
             if table == "events":
                 progress(copied, events)
-    target.kind.number_streams(writing)
+    maintenance_of(target).number_streams(writing)
     name = reading.exec_driver_sql("SELECT ledger_id FROM threadledger").scalar_one()
     writing.exec_driver_sql(target.sql("UPDATE threadledger SET ledger_id = ?"), (name,))
     return events

@@ -58,7 +58,7 @@ def failures(
     from threadledger.domain.conversation import FailureFilter
     from threadledger.domain.ledger import follow_failures
 
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         if follow:
             wanted = FailureFilter.of(since, None, cause, code, backend, unanswered)
             print_failures(follow_failures(ledger.journal, wanted, limit), ledger.close_overdue_runs)

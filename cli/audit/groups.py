@@ -58,7 +58,7 @@ def groups(since: datetime | None, state: str | None) -> int:
     from threadledger.domain.ledger import FailureGroups
 
     states = None if state is None else tuple(GroupState) if state == "all" else (state,)
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         found = ledger.failure_groups(since, states)
         orphans = FailureGroups(ledger.journal).orphans()
     if invocation().output != "table":

@@ -41,7 +41,7 @@ def report(since: datetime | None, output: Path, force: bool) -> int:
     from threadledger.adapters import private_file, render_report
 
     _refuse_if_there(output, force)
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         page = render_report(_report(ledger, since))
     try:
         with private_file(output, overwrite=force) as file:
@@ -103,7 +103,7 @@ def export(run: str, output: Path | None, force: bool, redact_text: bool) -> int
     """
     from threadledger.adapters import export_run
 
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         ledger.close_overdue_runs()
         with _without_its_failures():
             exported = export_run(ledger.journal, run, load_settings(), redact_text=redact_text)

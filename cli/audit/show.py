@@ -37,7 +37,7 @@ def show(run: str, with_memory: bool) -> int:
     from threadledger.domain.conversation import recorded_failure
     from threadledger.domain.ledger import memory_shown
 
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         ledger.close_overdue_runs()
         record, folded = ledger.run(run)
         thing = _as_json(ledger, record, folded)

@@ -40,7 +40,7 @@ def summary(by: str, since: datetime | None, until: datetime | None) -> int:
     By cause and by code, `runs` counts all runs, because only failed runs have a cause. `answered` and `unanswered` count
     exchanges, which may have several failed runs each.
     """
-    with opened() as ledger:
+    with opened(reads=True) as ledger:
         rows = ledger.summary(by, since, until)
         names = _profile_names(ledger, rows) if by == "profile" else {}
     if invocation().output != "table":

@@ -54,7 +54,7 @@ def examined(online: bool = False) -> Iterator[Checked]:
         yield from (_with_origin(checked, settings) for checked in _guarded(check, look, settings))
     try:
         profile = settings.load_profile()
-        with opened() as ledger:
+        with opened(reads=True) as ledger:
             for check, examine in LEDGER_CHECKS.items():
                 yield from _guarded(check, examine, ledger)
             yield from _guarded("profile", check_profile, ledger, settings, profile)
@@ -107,6 +107,7 @@ def _fix_for(error: Exception) -> str:
         InvalidProfile,
         InvalidSettings,
         NewerSchema,
+        OlderSchema,
         StoreError,
     )
 
@@ -118,6 +119,7 @@ def _fix_for(error: Exception) -> str:
         InvalidSettings: "fix it in .env or in the environment, then: threadledger config --origin",
         ForeignDatabase: "name another database with --db or THREADLEDGER_DB",
         NewerSchema: "pip install --upgrade threadledger",
+        OlderSchema: "threadledger db upgrade",
         CorruptEvent: "threadledger db check",
         StoreError: "check that THREADLEDGER_DB names a reachable and writable database, then: threadledger db check",
     }

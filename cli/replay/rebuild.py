@@ -79,7 +79,7 @@ def rebuild(
     named = chosen_keys(keys, everything, search, keys_from)
     if (to == "file") != (output is not None):
         raise click.UsageError("--to file and --output FILE require each other", click.get_current_context())
-    with opened(sends=apply) as ledger:
+    with opened(reads=not apply, sends=apply) as ledger:
         if output is not None:
             plan: Any = ledger.replay.plan_rebuild_file(output, named, at, limit, search)
         else:

@@ -56,7 +56,7 @@ def reconcile(
     Messages from other writers are kept and reported; --adopt journals them. Never calls a model.
     """
     one_choice(bool(keys), everything)
-    with opened(sends=True) as ledger:
+    with opened(reads=not apply, sends=True) as ledger:
         plan = ledger.replay.plan_reconcile(None if everything else list(keys), to, adopt, limit)
         for _ in tracked(plan.planned(), len(plan), "reading"):
             pass
@@ -130,7 +130,7 @@ def verify(keys: tuple[str, ...], everything: bool, to: str | None) -> int:
     from threadledger.domain.errors import ProviderRefused
 
     one_choice(bool(keys), everything)
-    with opened(sends=True) as ledger:
+    with opened(reads=True, sends=True) as ledger:
         chosen = ledger.replay.keys(None if everything else list(keys))
         found, refused = [], 0
         for key in tracked(chosen, len(chosen), "verifying"):

@@ -93,7 +93,7 @@ def rerun(
     """
     if not targets and not failed:
         raise click.UsageError("name runs or conversations, or pass --failed", click.get_current_context())
-    with opened(profile=profile, sends=apply) as ledger:
+    with opened(reads=not apply, sends=apply, profile=profile) as ledger:
         runs, keys = _runs_and_keys(ledger, targets)
         own = ledger.services.profile if profile is not None else None
         plan = ledger.replay.plan_rerun(runs or None, keys or None, failed, profile=own, **chosen)

@@ -16,7 +16,7 @@ from eventsourcing.utils import Environment
 
 from ..conversation import CONVERSATION, PROFILE, STATE_SCHEMA, ConversationState, evolve, key_of, stream_of
 from ..conversation import events as e
-from ..errors import ConversationChanged, ConversationNotFound, RunNotFound
+from ..errors import ConversationChanged, ConversationNotFound, DatabaseReadOnly, RunNotFound
 from ..ids import new_id, now, to_iso
 from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
@@ -218,8 +218,9 @@ class Journal(Application[str]):
     def close_overdue_runs(self) -> list[str]:
         """Close runs past their deadline that a crash left open, in all conversations, and return their ids."""
         closed: list[str] = []
-        for head in self._log.select_heads(CONVERSATION, overdue_at=to_iso(now())):
-            closed += self.commit(key_of(head.stream), lambda conversation: conversation.close_overdue_runs())
+        with suppress(DatabaseReadOnly):  # a process that may write closes them
+            for head in self._log.select_heads(CONVERSATION, overdue_at=to_iso(now())):
+                closed += self.commit(key_of(head.stream), lambda conversation: conversation.close_overdue_runs())
         return closed
 
     def open_runs(self) -> list[tuple[str, str, OpenRun]]:

@@ -20,7 +20,7 @@ class Entry:
     """Describe one command: arguments that do its work, and how it uses the ledger and the provider."""
 
     arguments: tuple[str, ...]
-    """Arguments; FILE, FOLDER and URL stand for a new file, a new folder and a new SQLite database."""
+    """Arguments; FILE, FOLDER and URL stand for a new file, a new folder and a new SQLite database, BACKUP for a backup."""
     writes: tuple[str, ...] = ()
     """Further arguments, with which the command writes a file."""
     reads: bool = False
@@ -73,6 +73,7 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("db", "status"): Entry(("db", "status"), reads=True),
     ("db", "check"): Entry(("db", "check"), reads=True),
     ("db", "backup"): Entry(("db", "backup", "FILE"), reads=True),
+    ("db", "restore"): Entry(("db", "restore", "BACKUP", "--yes")),
     ("db", "copy"): Entry(("db", "copy", "URL"), reads=True),
     ("db", "upgrade"): Entry(("db", "upgrade")),
     ("db", "rebuild-views"): Entry(("db", "rebuild-views")),

@@ -323,7 +323,16 @@ def test_an_import_with_bad_lines_keeps_the_good_ones_and_exits_3(command: Comma
 def test_db_status_has_the_promised_keys(command: Command) -> None:
     command("append", "k", "user", "Hello")
     told = command("db", "status", "-o", "json").json
-    assert list(told) == ["url", "dialect", "schema_version", "events", "conversations", "size_bytes", "views"]
+    assert list(told) == [
+        "url",
+        "dialect",
+        "schema_version",
+        "events",
+        "conversations",
+        "size_bytes",
+        "read_only",
+        "views",
+    ]
     assert (told["events"], told["conversations"], told["dialect"]) == (2, 1, "sqlite")
 
 

@@ -21,14 +21,17 @@ from sqlalchemy.types import TypeEngine
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import CONVERSATION, events, key_of
-from threadledger.domain.errors import CorruptEvent, StoreError
+from threadledger.domain.errors import CorruptEvent, DatabaseReadOnly, StoreError
 from threadledger.domain.failures import redact
 from threadledger.domain.journal import Row, restore
 
 from ..database import Database
+from ..maintenance import maintenance_of
 from ..recorder import Recorder
 
 logger = logging.getLogger("threadledger")
+stale = logging.getLogger("threadledger.views")
+"""Logger of views that cannot be updated, which the commands show."""
 
 BATCH_EVENTS_MAX = 4_000
 """Maximum number of events processed in one transaction."""
@@ -46,6 +49,10 @@ class Poison(Exception):
     def __init__(self, stream: str, version: int, topic: str, why: str) -> None:
         reason = f"event {version} of {key_of(stream)!a} ({topic}): {why}"
         super().__init__(redact(reason, limits.REASON_CHARS_MAX))
+
+
+class NotBuilt(DatabaseReadOnly):
+    """Raised when a view has no live generation and cannot be built in the ledger's database."""
 
 
 class Moved(Exception):
@@ -74,17 +81,40 @@ class Projection:
     def caught_up(self) -> int:
         """Bring the view up to the current end of the log and return its live generation.
 
-        An event that cannot be processed is parked, and the view continues with the next one.
+        An event that cannot be processed is parked, and the view continues with the next one. If the database cannot be
+        written, the view is read as it is, and the log says how far behind it is.
+
+        Raises:
+            NotBuilt: the view has no live generation, and the database cannot be written.
         """
-        target, size = None, BATCH_EVENTS_MAX
+        target, size, writable = None, BATCH_EVENTS_MAX, False
         while True:
             end, places = self._places.look()
             target = end if target is None else target
             live = _live(places)
             if live is not None and live.position >= target:
                 return live.generation
+            writable = writable or self._can_be_written(live, target)
+            if live is not None and not writable:
+                return live.generation
             place = live or (places[-1] if places else Generation())
             size = self._step(place, target, size, self._written)
+
+    def _can_be_written(self, live: Generation | None, target: int) -> bool:
+        reason = maintenance_of(self._database).why_read_only()
+        if reason is None:
+            return True
+        if live is None:
+            raise NotBuilt(
+                f"the view {self.view.name} was never built, and cannot be built here because {reason}: run "
+                "threadledger db rebuild-views where the database can be written, then try again"
+            )
+        if (self.view.name, live.position) not in self._database.stale_views:
+            self._database.stale_views.add((self.view.name, live.position))
+            behind = target - live.position
+            events = f"{behind:,} event{'' if behind == 1 else 's'}"
+            stale.warning("the view %s is %s behind and is read as it is: %s", self.view.name, events, reason)
+        return False
 
     def live(self) -> int | None:
         """Return the live generation, or None."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from threadledger.domain.errors import InvalidInput, StoreError
 
-from .catching_up import Progress, Projection, View
+from .catching_up import NotBuilt, Progress, Projection, View
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation import ConversationState, FailureFilter
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..database import Database
     from ..recorder import Recorder
+    from ..sqlite import SQLite
     from .audit import AuditView
     from .conversations import ConversationsView
     from .search import SearchView
@@ -99,6 +102,11 @@ class SqlViews:
         for name in names or views:
             self._projection(views[name]).rebuild(progress)
 
+    @cached_property
+    def _aside(self) -> SqlViews:
+        """Views in a temporary file, for a ledger that cannot be written; they are built when they are first read."""
+        return SqlViews(_database_aside(self._database), self._log)
+
     def _views(self) -> tuple[View[Any, Any], ...]:
         return self._audit, self._conversations, self._search
 
@@ -113,10 +121,48 @@ class SqlViews:
             return self._database.read(lambda connection: work(connection, *generations))
 
         while True:
-            generations = [projection.caught_up() for projection in projections]
+            try:
+                generations = [projection.caught_up() for projection in projections]
+            except NotBuilt:
+                if self._database.kind.name != "sqlite":
+                    raise
+                return self._aside._read(work, *views)
             try:
                 return read(*generations)
             except StoreError:
                 # Another process may have rebuilt a view and dropped the generation that was being read.
                 if generations == [projection.live() for projection in projections]:
                     raise
+
+
+def _database_aside(ledger: Database) -> Database:
+    """Return a temporary database with empty views and the ledger's file attached; it is removed with the ledger's closing.
+
+    A table that the temporary database does not have is found in the attached file.
+    """
+    import shutil
+    import tempfile
+
+    from ..database import Database
+    from ..sqlite_files import address_for_reading
+
+    folder = Path(tempfile.mkdtemp(prefix="threadledger-views-"))
+    aside = Database(f"sqlite:///{folder / 'views.db'}", synchronous="OFF")
+    kind = cast("SQLite", ledger.kind)
+
+    def attach(connection: Any, _record: Any) -> None:
+        connection.execute("ATTACH ? AS ledger", (address_for_reading(kind.path),))
+
+    def remove() -> None:
+        aside.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    ledger.on_close.append(remove)
+    event.listen(aside.engine, "connect", attach)
+    statements = [statement for step in kind.steps for statement in step if _POSITIONS.match(statement)]
+    aside.write(lambda connection: [connection.exec_driver_sql(statement) for statement in statements])
+    return aside
+
+
+_POSITIONS = re.compile(r"(CREATE|ALTER) TABLE (tracking|parked)\b")
+"""Beginning of the schema's statements for the positions of views."""

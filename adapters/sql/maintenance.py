@@ -1,0 +1,136 @@
+"""Check a database and report what it knows about itself; each kind of database has its own way.
+
+Only the commands for operators use it, and views that are behind, so a program that asks and appends does not load it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import Connection
+
+from threadledger.domain.conversation import CONVERSATION
+from threadledger.domain.ids import to_iso
+
+from .connections import Connections
+from .sqlite_files import why_read_only
+
+if TYPE_CHECKING:
+    from .sqlite import SQLite
+
+
+class Maintenance(ABC):
+    """Define the operations of one kind of database for its operator."""
+
+    def __init__(self, database: Connections) -> None:
+        self._database = database
+
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """Return the size on disk in bytes, including the write-ahead log."""
+
+    @abstractmethod
+    def integrity(self, connection: Connection) -> Sequence[str]:
+        """Return the problems that the database's own integrity check reports; empty if there are none."""
+
+    @abstractmethod
+    def last_position(self, connection: Connection) -> int:
+        """Return the last position ever assigned, even if its row is missing."""
+
+    @abstractmethod
+    def number_streams(self, connection: Connection) -> None:
+        """Set the counters for positions and stream numbers after a copy inserted them explicitly."""
+
+    @abstractmethod
+    def why_read_only(self) -> str | None:
+        """Return why the database cannot be written; None if it can."""
+
+
+class _SQLiteMaintenance(Maintenance):
+    @property
+    def _path(self) -> Path:
+        return cast("SQLite", self._database.kind).path
+
+    def size_bytes(self) -> int:
+        return sum(path.stat().st_size for path in (self._path, Path(f"{self._path}-wal")) if path.is_file())
+
+    def integrity(self, connection: Connection) -> Sequence[str]:
+        found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
+        found += [f"a row of {row[0]} has no parent" for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
+        return [problem for problem in found if problem != "ok"]
+
+    def last_position(self, connection: Connection) -> int:
+        query = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
+        return int(connection.exec_driver_sql(query).scalar() or 0)
+
+    def number_streams(self, connection: Connection) -> None:
+        """Do nothing: SQLite continues after the largest rowid."""
+
+    def why_read_only(self) -> str | None:
+        return why_read_only(self._path)
+
+
+_WRITABLE = """
+SELECT pg_is_in_recovery(), pg_last_xact_replay_timestamp(), current_setting('transaction_read_only') = 'on',
+    has_table_privilege('tracking', 'INSERT') AND has_schema_privilege(current_schema(), 'CREATE')
+"""
+
+
+class _PostgreSQLMaintenance(Maintenance):
+    def size_bytes(self) -> int:
+        query = (
+            "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class "
+            "WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'm')"
+        )
+        return int(self._database.query(query)[0][0])
+
+    def integrity(self, connection: Connection) -> Sequence[str]:
+        """Report pages with a wrong checksum, which PostgreSQL detects on reading if checksums are enabled."""
+        query = "SELECT coalesce(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()"
+        failures = int(connection.exec_driver_sql(query).scalar_one())
+        return [f"PostgreSQL has found {failures} pages with a wrong checksum"] if failures else []
+
+    def last_position(self, connection: Connection) -> int:
+        return int(connection.exec_driver_sql("SELECT position FROM log_head").scalar_one())
+
+    def number_streams(self, connection: Connection) -> None:
+        connection.exec_driver_sql("UPDATE log_head SET position = (SELECT coalesce(max(position), 0) FROM events)")
+        connection.exec_driver_sql(
+            "SELECT setval(pg_get_serial_sequence('streams', 'stream'), (SELECT coalesce(max(stream), 1) FROM streams))"
+        )
+
+    def why_read_only(self) -> str | None:
+        ((standby, replayed, read_only, permitted),) = self._database.query(_WRITABLE)
+        if standby:
+            until = f", which has replayed the commits up to {to_iso(replayed)}" if replayed else ""
+            return f"this server is a hot standby{until}"
+        if read_only:
+            return "the server is set to read-only (default_transaction_read_only)"
+        return None if permitted else "the database user may not write"
+
+
+_KINDS: Mapping[str, type[Maintenance]] = {"sqlite": _SQLiteMaintenance, "postgresql": _PostgreSQLMaintenance}
+
+
+def maintenance_of(database: Connections) -> Maintenance:
+    """Return the operations of a database's kind."""
+    return _KINDS[database.kind.name](database)
+
+
+def status(database: Connections, schema_version: int) -> Mapping[str, Any]:
+    """Return the values of `db status`, except those of the views."""
+    count = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM streams WHERE substr(name, 1, ?) = ?)"
+    ((events, conversations),) = database.query(count, (len(CONVERSATION), CONVERSATION))
+    maintenance = maintenance_of(database)
+    return {
+        "url": database.shown_url,
+        "dialect": database.kind.name,
+        "schema_version": schema_version,
+        "events": events,
+        "conversations": conversations,
+        "size_bytes": maintenance.size_bytes(),
+        "read_only": maintenance.why_read_only(),
+    }
