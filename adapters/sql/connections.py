@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, exc
 
-from threadledger.domain.errors import DatabaseReadOnly, ForeignDatabase, StoreError, StoreUnavailable
+from threadledger.domain.errors import StoreError, StoreUnavailable
 from threadledger.domain.journal import StoredRow, StreamHead
 
 T = TypeVar("T")
@@ -27,6 +28,9 @@ IDLE_MAX = 4
 
 RECONNECT_SECONDS = 15.0
 """Maximum time to reconnect to a lost server, in seconds. A restart takes less."""
+
+UNREACHED_SECONDS = 2.0
+"""The same if no server has answered yet: a wrong host or port is reported soon, and the gap of a restart is shorter."""
 
 RECONNECT_PAUSE_SECONDS = 0.2
 """Pause between attempts to reconnect, in seconds."""
@@ -45,9 +49,11 @@ class Connections:
         """Module of the DB-API driver, which defines its exceptions."""
         self.write_lock = self._new_write_lock()
         self.closed = False
+        self.joined: tuple[int, Any] | None = None
+        """Thread that is deciding an append, and its connection if its queries must use it: a pooler may have no second one."""
         self._at_work_when_forked = False
         self._reached = False
-        """Whether the server has answered before. If it never has, a failed connection is not retried."""
+        """Whether the server has answered before, be it with an error. It is waited for longer than one that never has."""
         self._idle: list[tuple[Any, Cursor]] = []
         """Idle connections with their cursors, reused by the next query: a checkout from the pool takes longer than the query."""
 
@@ -82,8 +88,12 @@ class Connections:
 
     @contextmanager
     def cursor(self) -> Iterator[Cursor]:
-        """Provide a cursor of the driver in autocommit mode."""
+        """Provide a cursor of the driver in autocommit mode, or of the transaction that this thread has joined."""
         self._still_open()
+        if self.joined is not None and self.joined[0] == threading.get_ident():
+            with self.joined[1].cursor() as cursor:
+                yield cursor
+            return
         pool = self.engine.pool
         try:
             connection, cursor = self._idle.pop()
@@ -120,37 +130,34 @@ class Connections:
         except exc.DBAPIError as error:
             raise self.named(error.orig or error) from error
         except exc.TimeoutError as error:
-            raise StoreUnavailable(
-                f"{self.shown_url}: all connections of this program are in use; use fewer threads at once, or try again"
-            ) from error
+            raise self.named(error) from error
         except self.driver.Error as error:
             raise self.named(error) from error
 
     def named(self, error: BaseException) -> StoreError:
         """Convert a driver's error to a `StoreError` that says what failed, why, and what to do."""
-        trouble, advice = self.kind.explain(error)
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if trouble == "foreign":
-            return ForeignDatabase(f"{self.shown_url} is not a database ({reason}): nothing was changed; {advice}")
-        if trouble == "lost":
-            return ConnectionLost(f"{self.shown_url} cannot be reached ({reason}); {advice}")
-        if trouble == "read-only":
-            return DatabaseReadOnly(f"{self.shown_url} cannot be written ({reason}): nothing was written; {advice}")
-        return StoreUnavailable(f"{self.shown_url} cannot be used ({reason}): nothing was written; {advice}")
+        from .errors import named
+
+        return named(self, error)
 
     def reconnecting(self, work: Callable[[], T]) -> T:
-        """Run `work`, and retry it for `RECONNECT_SECONDS` if the connection is lost.
+        """Run `work`, and retry it for `RECONNECT_SECONDS` if the connection is lost (`UNREACHED_SECONDS` if no server answered).
 
         Raises:
             ConnectionLost: the server could not be reached again.
         """
-        for attempts_left in range(int(RECONNECT_SECONDS / RECONNECT_PAUSE_SECONDS), -1, -1):  # tests stop the clock
+        if self.joined is not None and self.joined[0] == threading.get_ident():
+            return work()  # the whole transaction is retried
+        began = time.monotonic()
+        for attempt in itertools.count():  # counted too, because tests stop the clock
             try:
                 result = work()
                 self._reached = True
                 return result
-            except ConnectionLost:
-                if self.closed or not self._reached or not attempts_left:
+            except ConnectionLost as lost:
+                self._reached = self._reached or lost.answered
+                patience = RECONNECT_SECONDS if self._reached else min(UNREACHED_SECONDS, RECONNECT_SECONDS)
+                if self.closed or max(attempt * RECONNECT_PAUSE_SECONDS, time.monotonic() - began) >= patience:
                     raise
                 time.sleep(RECONNECT_PAUSE_SECONDS)
         raise AssertionError("the last attempt returns or raises")
@@ -186,13 +193,10 @@ class Connections:
         return self.engine.connect()
 
     def _still_open(self) -> None:
-        if self.closed:
-            raise StoreUnavailable(f"{self.shown_url} was closed by this program: open it again")
-        if self._at_work_when_forked:
-            raise StoreUnavailable(
-                f"{self.shown_url} was in use by another thread when this process was forked, and SQLite's locks "
-                "are not inherited: fork first, then open the database"
-            )
+        if self.closed or self._at_work_when_forked:
+            from .errors import not_open
+
+            raise not_open(self)
         self.kind.check_file()
 
     def _give_back(self, connection: Any, cursor: Cursor, lost: bool = False, left: bool = False) -> None:
@@ -246,6 +250,13 @@ class Move:
 class ConnectionLost(StoreUnavailable):
     """Raised when the connection is lost; whether a pending write was stored must be checked."""
 
+    answered = True
+    """Whether a server answered, or broke the connection; not if none was found at the address."""
+
+
+class RolledBack(ConnectionLost):
+    """Raised when the server rolled a transaction back to end a deadlock or conflict; the same transaction may be repeated."""
+
 
 class Overtaken(Exception):
     """Raised when another writer changed the stream between reading its head and writing."""
@@ -289,10 +300,7 @@ class Kind(ABC):
 
     @abstractmethod
     def explain(self, error: BaseException) -> tuple[str, str]:
-        """Return (category, advice) for a driver's error.
-
-        The category is `foreign`, `lost`, `read-only` or `unusable`.
-        """
+        """Return (category, advice) for a driver's error; the categories are described in `errors.py`."""
 
     def check_file(self, commit: str = "") -> None:  # noqa: B027 - a server needs no check
         """Check that the file was not deleted or replaced while it was open; a server has no such file.
@@ -300,6 +308,8 @@ class Kind(ABC):
         `commit` is `before` or `after` a commit; after it, the write-ahead log is checked too.
         """
 
+    pooled = False
+    """Whether a pooler gives the connection to others between transactions: no setting or lock may remain on it."""
     before_appends: str = ""
     """Statement that a connection used only for appends executes first."""
     insert_numbered: str = ""
@@ -307,8 +317,11 @@ class Kind(ABC):
 
 
 def shown(url: URL) -> str:
-    """Return the URL for display, without its password."""
-    return url.render_as_string(hide_password=True)
+    """Return the URL for display, without its passwords."""
+    hidden = dict.fromkeys({"password", "sslpassword"} & url.query.keys(), "***")
+    text = url.update_query_dict(hidden).render_as_string(hide_password=True)
+    several = url.host is not None and "," in url.host  # SQLAlchemy takes the list for one IPv6 address
+    return text.replace(f"[{url.host}]", str(url.host)) if several else text
 
 
 # The leaf hash of an event reveals an edited, swapped or moved row. It does not protect against an attacker who can

@@ -131,8 +131,12 @@ def parse_url(url: str) -> URL:
 
         return url_of_path(url)
     try:
-        return make_url(url)
-    except exc.ArgumentError:
+        if not url.startswith("postgres"):
+            return make_url(url)
+        from .servers import parse
+
+        return parse(url)
+    except (exc.ArgumentError, ValueError):  # ValueError: a port that is no number
         raise InvalidSettings(
             "the database URL cannot be read: set a file, or a URL like sqlite:///threadledger.db, with --db or THREADLEDGER_DB"
         ) from None

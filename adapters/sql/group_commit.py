@@ -16,7 +16,7 @@ from typing import Any
 from eventsourcing.persistence import IntegrityError
 
 from threadledger.domain import limits
-from threadledger.domain.errors import DatabaseReadOnly, StoreUnavailable
+from threadledger.domain.errors import DatabaseReadOnly
 from threadledger.domain.journal import Appending, StoredRow, StreamHead
 
 from .connections import ConnectionLost, Connections, Cursor, FoundHead, Move, Overtaken
@@ -131,9 +131,11 @@ class Group:
                     requests += [] if each is own else [each]
             self._database.reconnecting(lambda: self._attempt([each for each in requests if not each.done]))
         except Exception as error:  # noqa: BLE001 - raised again in the threads that wait for it
+            from .errors import with_doubt
+
             for each in requests:
                 if not each.done:
-                    each.end(error=_error_for_caller(error, each))
+                    each.end(error=error if each.appending is None else with_doubt(error))
         except BaseException:  # this thread is interrupted: requests of other threads return to the queue
             self._let_go()
             self._waiting.extendleft(each for each in reversed(requests) if not each.done and each is not own)
@@ -180,16 +182,20 @@ class Group:
 
     def _commit(self, requests: Sequence[Request]) -> None:
         cursor, kind = self._cursor(), self._database.kind
-        if not kind.locks_when_writing and all(each.attempts == 0 and each.also is None for each in requests):
+        first = all(each.attempts == 0 and each.also is None for each in requests)
+        if first and not kind.locks_when_writing and not kind.pooled:
             ended = self._store(cursor, requests, "")  # one statement: compare-and-set, autocommitted
         else:
             cursor.execute(kind.begin_write)
+            self._database.joined = (threading.get_ident(), self._connection) if kind.pooled else None
             try:
-                ended = self._store(cursor, requests, kind.lock_heads)
+                ended = self._store(cursor, requests, "" if first else kind.lock_heads)
                 self._database.commit(cursor.execute)
             except BaseException:
                 self._roll_back(cursor)
                 raise
+            finally:
+                self._database.joined = None
         for each, positions, error in ended:
             each.end(positions, error)
 
@@ -284,13 +290,3 @@ def _still_fits(appending: Appending, heads: Mapping[str, StreamHead]) -> bool:
     for row in appending.rows:
         first.setdefault(str(row.originator_id), row.originator_version)
     return all(version == (heads[name].version if name in heads else 0) + 1 for name, version in first.items())
-
-
-def _error_for_caller(error: Exception, request: Request) -> Exception:
-    """Return the error for the caller; if a commit was not acknowledged, the message says so."""
-    if not isinstance(error, ConnectionLost) or request.appending is None:
-        return error
-    return StoreUnavailable(
-        f"{error}; it is unknown whether the last append was stored: retry it with the same idempotency key, "
-        "or check with: threadledger events"
-    )

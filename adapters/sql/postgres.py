@@ -16,9 +16,23 @@ from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.journal import StoredRow
 
 from .connections import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, leaf_text
+from .servers import hosts, pooled
+from .sqlstates import connection_refusal, explained
 
 CONNECT_TIMEOUT_SECONDS = 5
-"""Timeout of one connection attempt, in seconds. `connect_timeout` in the URL overrides it."""
+"""Timeout of one connection attempt to one host, in seconds. `connect_timeout` in the URL overrides it."""
+
+SILENCE_SECONDS = 20
+"""Time after which a server whose machine or network no longer answers counts as lost, in seconds."""
+
+_PATIENCE = {
+    "connect_timeout": str(CONNECT_TIMEOUT_SECONDS),
+    "keepalives_idle": str(SILENCE_SECONDS // 2),
+    "keepalives_interval": str(SILENCE_SECONDS // 4),
+    "keepalives_count": "2",
+    "tcp_user_timeout": str(SILENCE_SECONDS * 1000),
+}
+"""Parameters of libpq, unless the URL sets them. Without the last four, a write to a vanished machine waits for minutes."""
 
 _APPEND = """
 WITH given AS (
@@ -185,13 +199,15 @@ class PostgreSQL(Kind):
             raise InvalidSettings(
                 "PostgreSQL needs a driver that is not installed: run pip install 'threadledger[postgres]'"
             )
-        url = url.set(drivername="postgresql+psycopg")
-        patience = {} if "connect_timeout" in url.query else {"connect_timeout": str(CONNECT_TIMEOUT_SECONDS)}
-        self._url = url.update_query_dict(patience)
+        self._is_pooled = pooled(url)
+        """Whether the URL names a pooler; None if each connection finds out."""
+        url, self._hosts = hosts(url.set(drivername="postgresql+psycopg").difference_update_query(["pgbouncer"]))
+        self._url = url.update_query_dict({key: value for key, value in _PATIENCE.items() if key not in url.query})
 
     def engine(self) -> Engine:
         # Autocommit: BEGIN is sent explicitly, and a single statement needs none. Statements are prepared at their second use.
-        engine = sqlalchemy.create_engine(self._url, connect_args={"autocommit": True, "prepare_threshold": 1})
+        arguments = {"autocommit": True, "prepare_threshold": 1, **self._hosts}
+        engine = sqlalchemy.create_engine(self._url, connect_args=arguments, use_native_hstore=False)
         event.listen(engine, "connect", lambda connection, _: self._prepare(connection))
         return engine
 
@@ -233,40 +249,37 @@ class PostgreSQL(Kind):
         return positions
 
     def explain(self, error: BaseException) -> tuple[str, str]:
-        state, message = str(getattr(error, "sqlstate", None) or ""), str(error)
-        if state[:2] == "28" or state == "3D000" or any(words in message for words in _NOT_LET_IN):
-            return "unusable", "correct the user, password or database name in THREADLEDGER_DB"
-        if state == "25006":
-            return "read-only", (
-                "this server is a hot standby or set to read-only: write to the primary, or name both servers in the URL "
-                "with target_session_attrs=read-write"
-            )
+        # Connection errors have no SQLSTATE: libpq does not pass it on.
+        state = str(getattr(error, "sqlstate", None) or "")
         kinds = {each.__name__ for each in type(error).__mro__}
-        if (
-            state[:2] == "08"
-            or state in _SHUTTING_DOWN
-            or (not state and kinds & {"OperationalError", "InterfaceError"})
-        ):
-            return "lost", "check that the server is running and reachable, then try again"
-        if state in {"55P03", "40P01", "57014"}:
-            return "unusable", "another process holds a lock for too long; try again, or find it in pg_stat_activity"
-        if state[:2] == "53":
-            return "unusable", "the server is out of disk, memory or connections: free some, then try again"
-        if state[:2] == "22" or "DataError" in kinds:
-            return "unusable", "PostgreSQL cannot store this text: remove the characters named in the message"
-        return "unusable", "check the server's log and the permissions of the database user"
+        if state or not kinds & {"OperationalError", "InterfaceError"}:
+            return explained(state or ("22" if "DataError" in kinds else ""))
+        return connection_refusal(str(error))
+
+    def _prepare(self, connection: Any) -> None:
+        """Set the session up in one round trip; do it for each transaction instead if a pooler is in between."""
+        if not self._is_pooled:
+            own = connection.info.backend_pid if self._is_pooled is None else None
+            timeout = f"{LOCK_TIMEOUT_SECONDS * 1000:.0f}"
+            if connection.execute(_SETTINGS, (timeout, own)).fetchone() is not None:
+                return
+        connection.prepare_threshold = None
+        if not self.pooled:
+            self.pooled = True
+            self.before_appends = ""
+            self.begin_read += self._patience()
+            self.begin_write += self._patience()
 
     @staticmethod
-    def _prepare(connection: Any) -> None:
-        connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}")
-        connection.execute("SET client_min_messages = warning")
+    def _patience() -> str:
+        return f"; SET LOCAL lock_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}"
 
 
-_SHUTTING_DOWN = {"57P01", "57P02", "57P03"}
-"""SQLSTATEs of a server that is stopping, crashed or starting.
-
-Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_SETTINGS = """
+SELECT set_config('lock_timeout', %s, false), set_config('client_min_messages', 'warning', false)
+WHERE pg_backend_pid() = coalesce(%s, pg_backend_pid())
 """
+"""Settings of a session, applied only if the server process is the one that was named to the client.
 
-_NOT_LET_IN = ("does not exist", "password authentication failed", "no password supplied", "no pg_hba.conf entry")
-"""Texts in libpq's errors for connections that the server refused; libpq passes on no error code."""
+PgBouncer gives each client a number of its own, and hands a server process to another client after each transaction.
+"""

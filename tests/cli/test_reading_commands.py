@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 
 from threadledger.adapters.sql import sqlite_files
 
+from ..adapters.postgres_pair import pair, wait_for
 from .auditing import NOW, open_story
 from .command_table import TABLE, Entry
 from .conftest import Done
@@ -255,18 +256,17 @@ def test_permissions_of_the_file_system_are_seen(tmp_path: Path, monkeypatch: py
 def test_a_hot_standby_serves_every_command_that_reads(
     written: dict[tuple[str, ...], Done], command: Command, tmp_path: Path
 ) -> None:
-    postgres_pair = pytest.importorskip("tests.adapters.postgres_pair")
-    with postgres_pair.pair(synchronous=False) as servers:
+    with pair(synchronous=False) as servers:
         with open_story(servers.primary.url) as ledger:
             ledger.conversations(search="parcel"), ledger.failures()
-        replayed(servers, postgres_pair.wait_for)
+        replayed(servers)
         done = outcomes(command, servers.standby.url, tmp_path / "new")
         assert differing(done, written) == {}
         assert "this server is a hot standby, which has replayed the commits up to" in done["db", "status"].out
 
         with open_story_again(servers.primary.url) as ledger:
             ledger.conversation("later").append("user", "One more parcel.")
-        replayed(servers, postgres_pair.wait_for)
+        replayed(servers)
         assert "later" in command("events", "--db", servers.standby.url).out
         late = command("list", "--db", servers.standby.url)
         assert late.out == done["list",].out
@@ -277,7 +277,7 @@ def test_a_hot_standby_serves_every_command_that_reads(
         assert (refused.code, "write to the primary" in refused.err) == (1, True)
 
 
-def replayed(servers: Any, wait_for: Callable[[Callable[[], bool]], None]) -> None:
+def replayed(servers: Any) -> None:
     """Wait until the standby has everything that the primary has."""
     ((position,),) = servers.primary.ask("SELECT pg_current_wal_lsn()")
     wait_for(lambda: servers.standby.ask(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") == [(True,)])

@@ -1,0 +1,68 @@
+"""Turn errors of a database driver into sentences: what failed, why, and what to do. Loaded when something fails.
+
+`Kind.explain` returns a category:
+
+| category | meaning | retried |
+|---|---|---|
+| `foreign` | the file or database belongs to something else | no |
+| `read-only` | the database can be read, but not written | no |
+| `unusable` | the database refused; nothing was written | no |
+| `lost` | the connection broke, or the server is starting or stopping | yes |
+| `absent` | no server was found at the address | yes; briefly if none has ever answered |
+| `full` | the server has no free connection | yes |
+| `repeat` | the server rolled the transaction back because of others | yes |
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import exc
+
+from threadledger.domain.errors import DatabaseReadOnly, ForeignDatabase, StoreError, StoreUnavailable
+
+from .connections import ConnectionLost, Connections, RolledBack
+
+
+def named(connections: Connections, error: BaseException) -> StoreError:
+    """Return the error that describes a driver's error."""
+    url = connections.shown_url
+    if isinstance(error, exc.TimeoutError):
+        return StoreUnavailable(
+            f"{url}: all connections of this program are in use; use fewer threads at once, or try again"
+        )
+    trouble, advice = connections.kind.explain(error)
+    reason = " ".join(str(error).split()) or type(error).__name__
+    match trouble:
+        case "foreign":
+            return ForeignDatabase(f"{url} is not a database ({reason}): nothing was changed; {advice}")
+        case "lost" | "absent":
+            lost = ConnectionLost(f"{url} cannot be reached ({reason}); {advice}")
+            lost.answered = trouble == "lost"
+            return lost
+        case "full":
+            return ConnectionLost(f"{url} accepts no more connections ({reason}); {advice}")
+        case "read-only":
+            return DatabaseReadOnly(f"{url} cannot be written ({reason}): nothing was written; {advice}")
+        case "repeat":
+            return RolledBack(f"{url} rolled the transaction back ({reason}): nothing was written; {advice}")
+        case _:
+            return StoreUnavailable(f"{url} cannot be used ({reason}): nothing was written; {advice}")
+
+
+def not_open(connections: Connections) -> StoreUnavailable:
+    """Return the error for a database that was closed, or that was in use during a fork."""
+    if connections.closed:
+        return StoreUnavailable(f"{connections.shown_url} was closed by this program: open it again")
+    return StoreUnavailable(
+        f"{connections.shown_url} was in use by another thread when this process was forked, and SQLite's locks "
+        "are not inherited: fork first, then open the database"
+    )
+
+
+def with_doubt(error: Exception) -> Exception:
+    """Return the error for the caller of an append; if a commit was not acknowledged, the message says so."""
+    if not isinstance(error, ConnectionLost):
+        return error
+    return StoreUnavailable(
+        f"{error}; it is unknown whether the last append was stored: retry it with the same idempotency key, "
+        "or check with: threadledger events"
+    )
