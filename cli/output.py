@@ -396,7 +396,8 @@ def _bar() -> Progress:
         """Show the number of items per second."""
 
         def render(self, task: Any) -> Text:
-            speed = task.finished_speed or task.speed
+            average = task.completed / task.elapsed if task.elapsed else None  # quick work ends before a second sample
+            speed = task.finished_speed or task.speed or average
             return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")
 
     return Progress(

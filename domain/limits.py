@@ -138,8 +138,22 @@ JOB_PINS_PER_EVENT = 1_000
 JOB_BLOCK_ITEMS_MAX = 20
 """Maximum number of items that a job's worker claims, and whose results it records, at once."""
 
-JOB_CLAIM_SECONDS = 120.0
-"""How long a worker's claim lasts without renewal, in seconds; then a worker on another machine counts as gone."""
+CLAIM_SECONDS = 60.0
+"""How long a claim on a thread or on an item of a job lasts unless it is extended, in seconds: then an owner on another
+machine counts as gone. On the same machine, the claim of a process that has ended is over at once."""
+
+CLAIM_RENEWAL_SECONDS = 15.0
+"""Interval at which a process extends its claims in the background, in seconds: three attempts may fail."""
+
+CLAIM_STEP_SECONDS_MAX = 600.0
+"""How long claims are extended during one step of their owner, in seconds: the openai SDK's own default timeout. An
+owner that makes no step for longer counts as hung."""
+
+JOB_CLAIM_SECONDS = CLAIM_SECONDS
+"""The same, by its name in earlier versions."""
+
+JOB_LOOK_SECONDS = 0.5
+"""Interval at which a worker that has nothing left to claim looks for items that another one has left, in seconds."""
 
 JOB_WORKERS_MAX = 64
 """Maximum number of workers of one process for a job."""

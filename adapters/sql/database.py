@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import QueuePool, exc
 from sqlalchemy.engine import URL, make_url
@@ -15,6 +15,9 @@ from threadledger.domain.errors import InvalidSettings
 
 from .connections import Connections, Kind, shown
 from .group_commit import Group
+
+if TYPE_CHECKING:
+    from .claims import Renewal
 
 
 class Database(Connections):
@@ -51,6 +54,7 @@ class Database(Connections):
         self.stale_views: set[tuple[str, int]] = set()
         """Views that cannot be updated, with their positions, that were logged already."""
         self.on_close: list[Callable[[], None]] = []
+        self.renewal: Renewal | None = None
         _OPEN.add(self)
 
     def close(self) -> None:
@@ -58,6 +62,8 @@ class Database(Connections):
         self.closed = True
         _OPEN.discard(self)
         self.group.close()  # waits for the current write
+        if self.renewal is not None:
+            self.renewal.stop()
         self._close_idle()
         self.engine.dispose()
         for close in self.on_close:

@@ -21,7 +21,7 @@ from .database import Database
 from .recorder import Recorder
 
 if TYPE_CHECKING:
-    from .notebooks import SqlJobClaims
+    from .claims import SqlJobClaims
     from .tracking import Tracker
     from .upkeep import SqlUpkeep
     from .views import SqlViews
@@ -74,7 +74,7 @@ class Factory(InfrastructureFactory["Tracker"]):
 
     def job_claims(self) -> SqlJobClaims:
         """Return the claims on items of bulk jobs."""
-        from .notebooks import SqlJobClaims
+        from .claims import SqlJobClaims
 
         return SqlJobClaims(self.database)
 

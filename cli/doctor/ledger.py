@@ -134,7 +134,8 @@ def check_lagging(ledger: Ledger) -> Iterator[Checked]:
             if lags.doubtful
             else ""
         )
-        yield Checked("lagging", f"no thread of {among} lags behind, according to recorded state{doubtful}")
+        held = f"; being written to: {_named(lags.held, len(lags.held))}" if lags.held else ""
+        yield Checked("lagging", f"no thread of {among} lags behind, according to recorded state{doubtful}{held}")
 
 
 def _lagging(state: str, times: int, threads: list[LaggingThread]) -> Checked:
@@ -169,9 +170,11 @@ def check_jobs(ledger: Ledger) -> Iterator[Checked]:
         more = f"{counted(len(waiting) - NAMED, 'more job')} stopped or with failed items"
         yield Checked("jobs", more, "list them with: threadledger replay jobs")
     if not waiting:
-        running = sum(job.state == "running" for job in jobs)
+        running = [job for job in jobs if job.state == "running"]
+        by = ", ".join(dict.fromkeys(holder for job in running for holder in job.holders))
         yield Checked(
-            "jobs", f"{counted(running, 'job')} running" if running else "no job is stopped and no item failed"
+            "jobs",
+            f"{counted(len(running), 'job')} running: {by}" if running else "no job is stopped and no item failed",
         )
 
 

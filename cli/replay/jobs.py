@@ -8,7 +8,7 @@ import click
 
 from ..main import Exit, common, invocation, opened
 from ..output import clock, counted, emit_many, note, short
-from .plans import confirm, ending, for_people, how_options, performed, show_items, stoppable
+from .plans import ending, for_people, how_options, performed, show_items, stoppable
 
 if TYPE_CHECKING:
     from threadledger.domain.replay import ApplyKeywords
@@ -46,12 +46,12 @@ def jobs(job: str | None) -> int:
 @click.option(
     "--max-cost", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="For a rerun: stop at this cost."
 )
-@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
+@click.option("--yes", is_flag=True, help="Accepted for scripts: the plan was confirmed when it was applied.")
 @common
 def resume(
     job: str, concurrency: int, rps: float | None, max_runs: int | None, max_cost: float | None, yes: bool
 ) -> int:
-    """Resume JOB where it stopped; failed items are retried."""
+    """Resume JOB where it stopped; failed items are retried. No confirmation is needed."""
     how: ApplyKeywords = {"concurrency": concurrency, "rps": rps, "max_runs": max_runs, "max_cost": max_cost}
     with opened(sends=True) as ledger:
         plan = ledger.replay.plan_of(job)
@@ -59,11 +59,8 @@ def resume(
         if state.kind != "rerun" and (max_runs or max_cost):
             raise click.UsageError(f"--max-runs and --max-cost apply only to a rerun; this job is a {state.kind}")
         if state.state == "running":
-            note(
-                f"another process is working on this job ({', '.join(state.holders)}): items that it has not claimed run here"
-            )
+            note(f"{' and '.join(state.holders)} is working on this job: items that it has not claimed run here")
         to_do = state.left + state.failed
-        confirm(to_do, f"resume a {state.kind}: {counted(to_do, 'item')}", yes)
         with stoppable() as stop:
             items = performed(plan, to_do, f"resuming {state.kind}", stop, how)
             tally = show_items(items, 0, RESULTS, _as_row, "nothing left to do")

@@ -274,10 +274,15 @@ class Conversation:
         overdue = [
             run_id for run_id, run in (self.state.open_runs | self.state.shadow_runs).items() if run.is_overdue(moment)
         ]
-        for run_id in overdue:
-            message = "the process that ran it stopped before the run ended"
-            self.fail_run(run_id, Failure(status="interrupted", message=message))
+        self.close_runs(overdue)
         return overdue
+
+    def close_runs(self, run_ids: Sequence[str]) -> None:
+        """Close those of these runs that are open, because their process has stopped."""
+        for run_id in run_ids:
+            if run_id in self.state.open_runs or run_id in self.state.shadow_runs:
+                message = "the process that ran it stopped before the run ended"
+                self.fail_run(run_id, Failure(status="interrupted", message=message))
 
     def interrupt(self) -> None:
         """Close the open runs and abandon their exchanges in favour of a newer question."""

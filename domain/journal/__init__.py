@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         MemoryFile,
         NotedThread,
         StreamHead,
+        TakenItems,
         UpkeepProgress,
         quietly,
     )
@@ -37,6 +38,7 @@ __all__ = [
     "SeenRun",
     "StoredRow",
     "StreamHead",
+    "TakenItems",
     "UpkeepProgress",
     "quietly",
     "restore",
@@ -49,7 +51,8 @@ if not TYPE_CHECKING:
             "journal": "Journal",
             "observers": "ExchangeEnd Observer RunEnd RunLog SeenRun",
             "ports": (
-                "Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead UpkeepProgress quietly"
+                "Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead TakenItems UpkeepProgress "
+                "quietly"
             ),
             "rows": "LoggedRow Row StoredRow restore",
         },

@@ -6,9 +6,9 @@ it, and list the stored state of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,6 +39,17 @@ class MemoryFile(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class TakenItems:
+    """Hold the result of claiming items of a job. Items in none of these have ended."""
+
+    taken: Sequence[int] = ()
+    left: Collection[int] = ()
+    """Those taken from another worker that did not release them: it ended in the middle, or its time is over."""
+    held: Mapping[int, str] = field(default_factory=dict)
+    """Those that another worker holds, with its name."""
+
+
 class JobClaims(Protocol):
     """Record which worker has which item of a job, so that two processes never process the same item.
 
@@ -50,10 +61,11 @@ class JobClaims(Protocol):
         """Return a new name for a worker, unique for each call."""
         ...
 
-    def take(self, job_id: str, items: Sequence[int], holder: str, until: datetime) -> Sequence[int]:
-        """Claim items and return those that no other holder has and that have not ended.
+    def take(self, job_id: str, items: Sequence[int], holder: str, until: datetime) -> TakenItems:
+        """Claim those items that no other holder has and that have not ended, until `until` at the latest.
 
-        Claims of a holder whose process has ended are ignored.
+        A claim ends at once if its holder's process has ended on this machine; elsewhere, when its time is over, which
+        a working process extends by itself.
         """
         ...
 
@@ -62,7 +74,7 @@ class JobClaims(Protocol):
         ...
 
     def renew(self, job_id: str, holder: str, until: datetime) -> None:
-        """Extend the holder's claims."""
+        """Extend the holder's claims until `until` at the latest."""
         ...
 
     def give_back(self, job_id: str, holder: str) -> None:
@@ -73,8 +85,8 @@ class JobClaims(Protocol):
         """Make ended items available again, because they failed."""
         ...
 
-    def holders(self, job_id: str) -> Sequence[str]:
-        """Return the workers that are currently active on a job."""
+    def holders(self, job_id: str, first: int = 0) -> Mapping[str, str]:
+        """Return the workers that hold items from this number on, each with a description of its process for users."""
         ...
 
 
@@ -248,6 +260,8 @@ class NotedThread:
     """Number of unconfirmed writes to the thread, which may still arrive."""
     held: bool
     """Whether a process is currently writing to it."""
+    held_by: str = ""
+    """That process and the end of its claim, for users."""
 
 
 class Upkeep(Protocol):

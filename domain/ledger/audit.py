@@ -366,6 +366,8 @@ class Lags:
     of: int
     doubtful: int = 0
     """Number of threads with unconfirmed writes that may still arrive; they are read before the next write."""
+    held: Sequence[str] = ()
+    """Keys whose thread a process is writing to, each with that process and the end of its claim."""
 
     @property
     def looked_at(self) -> int:
@@ -389,7 +391,8 @@ def threads_behind(journal: Journal, services: Services, checked_max: int = LAGG
         if not each.settled and not each.held and (key_of(each.stream), each.mirror) not in seen
     ]
     of = int(journal.status()["conversations"])
-    return Lags(lagging, len(states), of, sum(each.doubts > 0 for each in elsewhere))
+    held = [f"{key_of(each.stream)!r} by {each.held_by}" for each in noted.values() if each.held]
+    return Lags(lagging, len(states), of, sum(each.doubts > 0 for each in elsewhere), held)
 
 
 def _streams(states: Sequence[ConversationState]) -> list[str]:

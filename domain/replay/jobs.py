@@ -52,7 +52,7 @@ class JobState:
     last_at: str | None = None
     cancelled: bool = False
     holders: Sequence[str] = ()
-    """The workers that are currently active on it."""
+    """The processes that are currently working on it, each with the end of its claims, for users."""
 
     @property
     def left(self) -> int:
@@ -72,7 +72,8 @@ class JobState:
         """Return a row of `replay jobs`."""
         counts = {name: getattr(self, name) for name in ("items", "done", "skipped", "failed", "left")}
         times = {"started_at": self.started_at, "last_at": self.last_at}
-        return {"job": self.job_id, "kind": self.kind, "state": self.state} | counts | times | {"options": self.options}
+        state = {"job": self.job_id, "kind": self.kind, "state": self.state}
+        return state | counts | times | {"options": self.options, "held_by": list(self.holders)}
 
 
 def evolve_job(state: JobState, event: e.Event) -> JobState:
@@ -169,10 +170,10 @@ class Jobs:
         ]
         return self._record(job_id, e.JobItemsEnded, items=kept)
 
-    def is_cancelled(self, job_id: str) -> bool:
-        """Return whether the job was cancelled."""
-        head = self._journal.head(JOB + job_id)
-        return head is not None and self._state(head).cancelled
+    def current(self, job: JobState) -> JobState:
+        """Return the newest state of a job, without its holders."""
+        head = self._journal.head(JOB + job.job_id)
+        return self._state(head) if head is not None else job
 
     def cancel(self, job_id: str, reason: str = "") -> JobState:
         """Cancel a job: active workers end the current step, and completed items are kept.
@@ -221,7 +222,9 @@ class Jobs:
         return state
 
     def _with_holders(self, job: JobState) -> JobState:
-        return replace(job, holders=tuple(self.claims.holders(job.job_id))) if job.left or job.failed else job
+        if not job.left and not job.failed:
+            return job
+        return replace(job, holders=tuple(sorted(set(self.claims.holders(job.job_id).values()))))
 
 
 def _stored(state: JobState) -> str:

@@ -1,21 +1,23 @@
 """Define plans, which show what a replay would do before it is done.
 
 An applied plan runs as a job (`jobs.py`): it is recorded, can use several workers, and can be resumed wherever it
-stopped. Workers claim items block by block, do one after another, and record the outcomes. A worker is a generator of
-effects: several threads perform one each, or several tasks of an event loop await one each. Whatever interrupts a
-worker, the items it has done are recorded and its claims are released.
+stopped. Workers of one or several processes claim items block by block, do one after another, and record the outcomes.
+A worker is a generator of effects: several threads perform one each, or several tasks of an event loop await one each.
+Whatever interrupts a worker, the items it has done are recorded and its claims are released. At the end, a worker waits
+for the items of other processes, and does those that a killed one has left.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain, islice
 from queue import SimpleQueue
@@ -26,7 +28,7 @@ from ..effects import AsyncDriver, Call, Effect, Effects, Emit, Pause, Wait, att
 from ..errors import Conflict, InvalidInput
 from ..ids import now
 from ..journal import Journal
-from ..limits import JOB_BLOCK_ITEMS_MAX, JOB_CLAIM_SECONDS, JOB_WORKERS_MAX
+from ..limits import CLAIM_STEP_SECONDS_MAX, JOB_BLOCK_ITEMS_MAX, JOB_LOOK_SECONDS, JOB_WORKERS_MAX
 from .jobs import Jobs, JobState
 
 CHANGED = "changed since the plan: plan again"
@@ -112,7 +114,7 @@ class Plan(ABC, Generic[T]):
     kind: ClassVar[str]
     """One of `rebuild`, `rerun` and `reconcile`."""
     block: ClassVar[int] = JOB_BLOCK_ITEMS_MAX
-    """Number of items that a worker claims at once. If a worker is killed, at most this many are checked again."""
+    """Maximum number of items that a worker claims at once. If it is killed, at most this many are checked again."""
 
     def __init__(self, jobs: Jobs, wait: Wait) -> None:
         self.job: JobState | None = None
@@ -147,6 +149,10 @@ class Plan(ABC, Generic[T]):
 
         If it is called again after a process was killed in the middle, it continues, or finds nothing left to do.
         """
+
+    def resumed_step(self, pin: Mapping[str, Any]) -> Effects[T]:
+        """Do one item that a worker left in the middle, because its process was killed or has hung."""
+        return self.step(pin)
 
     def read(self) -> Effects[None]:
         """Read what the items depend on outside the ledger, so that an asynchronous app can await it."""
@@ -355,7 +361,16 @@ class CallRate:
         return max(place - self._clock(), 0.0)
 
 
-Pins = list[tuple[int, dict[str, Any]]]
+Pins = dict[int, Mapping[str, Any]]
+"""Items of a job by number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Hold the items that a worker has claimed; `left` are those that another worker left in the middle."""
+
+    pins: Pins
+    left: Collection[int] = ()
 
 
 class JobRun(Generic[T]):
@@ -365,14 +380,20 @@ class JobRun(Generic[T]):
         self.job = job
         self.stopped_by_limit = False
         self._jobs = jobs
-        self._step = plan.step
+        self._plan = plan
         self._stop = how.stop
         self._rate = CallRate(how.rps)
         self._rated = how.rps is not None
-        self._block = max(1, min(plan.block, job.left // (how.concurrency * 2) or 1))
+        self._workers = how.concurrency
+        self._names: set[str] = set()
         self._lock = threading.Lock()
         self._before = jobs.ended(job)
+        self._over = self._before.replace(b"f", b"\0")
+        """One byte per item: zero if it is not known to have ended since this process joined the job."""
         self._ahead = self._not_ended()
+        self._passed: dict[int, tuple[str, Mapping[str, Any]]] = {}
+        """Items that another process held when this one reached them, each with its holder."""
+        self._looked_at = -math.inf
         self._stopping = False
 
     def reopen_failed(self) -> int:
@@ -386,22 +407,27 @@ class JobRun(Generic[T]):
         self._stopping = True
 
     def worker(self) -> Effects[None]:
-        """Do items until all have ended or been claimed, and report each ended one (`Ended`)."""
+        """Do items until every item of the job has ended, and report each one done here (`Ended`)."""
         holder = self._jobs.claims.name()
+        self._names.add(holder)
         renew = _Renewing(partial(self._renew, holder))
         try:
-            while block := (yield from work(partial(self._take, holder))):
-                yield from self._do(block, holder, renew)
+            while (block := (yield from work(partial(self._take, holder)))) is not None:
+                if block.pins:
+                    yield from self._do(block, holder, renew)
+                else:
+                    yield Pause(JOB_LOOK_SECONDS)
         finally:
             yield from work(partial(self._jobs.claims.give_back, self.job.job_id, holder))
 
-    def _do(self, block: Pins, holder: str, renew: _Renewing) -> Effects[None]:
+    def _do(self, block: Block, holder: str, renew: _Renewing) -> Effects[None]:
         ended: list[Ended[T]] = []
         try:
-            for number, pin in block:
+            for number, pin in block.pins.items():
                 if self._is_over():
                     return
-                item = yield from attended(self._step(pin), partial(self._after, renew))
+                step = self._plan.resumed_step(pin) if number in block.left else self._plan.step(pin)
+                item = yield from attended(step, partial(self._after, renew))
                 if item.state == "planned":
                     self.stopped_by_limit = True
                     self.stop()
@@ -410,7 +436,7 @@ class JobRun(Generic[T]):
                 yield Emit(ended[-1])
         finally:
             if ended:
-                yield from work(partial(self._record, ended, holder))
+                yield from work(partial(self._record, ended, block, holder))
 
     def _after(self, renew: _Renewing, effect: Effect) -> Effects[None]:
         if self._rated and isinstance(effect, Call):
@@ -419,58 +445,107 @@ class JobRun(Generic[T]):
                 yield Pause(seconds)
         yield from renew()
 
-    def _take(self, holder: str) -> Pins:
-        """Claim the next items that no other worker has or has ended; none if the run is over."""
-        while not self._is_over() and not self._jobs.is_cancelled(self.job.job_id):
-            with self._lock:
-                block = dict(islice(self._ahead, self._block))
-            if not block:
+    def _take(self, holder: str) -> Block | None:
+        """Claim the next items. Return no items while other processes hold all that is left, and None at the end."""
+        while not self._is_over():
+            job = self._jobs.current(self.job)
+            if job.cancelled:
                 break
-            until = now() + timedelta(seconds=JOB_CLAIM_SECONDS)
-            ours = self._jobs.claims.take(self.job.job_id, list(block), holder, until)
-            if ours:
-                return [(number, block[number]) for number in ours]
-        return []
+            size = self._size(job)
+            with self._lock:
+                pins = dict(islice(self._ahead, size))
+            if pins:
+                block = self._claimed(pins, holder)
+                if block.pins:
+                    return block
+            elif not self._passed:
+                break
+            elif not self._look_again(job):
+                return Block({})
+        return None
 
-    def _record(self, ended: list[Ended[T]], holder: str) -> None:
+    def _size(self, job: JobState) -> int:
+        """Return the size of the next block: a share of what is left, so that all workers of all processes end together."""
+        others = self._holders(job).keys() - self._names
+        left = job.left + min(job.failed, self._before.count(b"f"))
+        return max(1, min(self._plan.block, left // (2 * (self._workers + len(others)))))
+
+    def _claimed(self, pins: Pins, holder: str) -> Block:
+        """Claim these items, and remember those that others hold."""
+        found = self._jobs.claims.take(self.job.job_id, list(pins), holder, _latest())
+        taken, left = set(found.taken), set(found.left)
+        if left:  # their worker may have been killed after it recorded the outcome
+            outcomes = self._jobs.ended(self.job)
+            recorded = {each for each in left if outcomes[each] and outcomes[each] != self._before[each]}
+            self._jobs.claims.end(self.job.job_id, sorted(recorded), holder)
+            taken, left = taken - recorded, left - recorded
+        with self._lock:
+            self._passed |= {number: (by, pins[number]) for number, by in found.held.items()}
+            for number in pins.keys() - found.held.keys() - taken:
+                self._over[number] = 1
+        return Block({number: pin for number, pin in pins.items() if number in taken}, left)
+
+    def _look_again(self, job: JobState) -> bool:
+        """Go back to items whose holder has released everything, has ended, or has lost its claims; return whether."""
+        if time.monotonic() - self._looked_at < JOB_LOOK_SECONDS:
+            return False
+        at_work = self._holders(job)
+        with self._lock:
+            self._looked_at = time.monotonic()
+            found = {number: pin for number, (by, pin) in self._passed.items() if by not in at_work}
+            self._passed = {number: each for number, each in self._passed.items() if number not in found}
+            self._ahead = chain(self._ahead, sorted(found.items()))
+        return bool(found)
+
+    def _holders(self, job: JobState) -> Mapping[str, str]:
+        return self._jobs.claims.holders(job.job_id, max(self._over.find(0), 0))
+
+    def _record(self, ended: list[Ended[T]], block: Block, holder: str) -> None:
+        """Record the outcomes; an item whose claim was lost is recorded by the worker that has it now."""
+        numbers = [each.number for each in ended]
+        ours = self._claimed({number: block.pins[number] for number in numbers}, holder).pins.keys()
         entries = []
         for each in ended:
             before = chr(self._before[each.number]) if self._before[each.number] else None
-            entries.append(
-                {"item": each.number, **each.item.as_json(), **({"before": _STATES[before]} if before else {})}
-            )
+            entry = {"item": each.number, **each.item.as_json(), **({"before": _STATES[before]} if before else {})}
+            entries += [entry] if each.number in ours else []
+        if not entries:
+            return
         state = self._jobs.end_items(self.job.job_id, entries)
         with self._lock:
             self.job = state if state.version > self.job.version else self.job
-        self._jobs.claims.end(self.job.job_id, [each.number for each in ended], holder)
+            for number in ours:
+                self._over[number] = 1
+        self._jobs.claims.end(self.job.job_id, sorted(ours), holder)
 
     def _renew(self, holder: str) -> None:
-        self._jobs.claims.renew(self.job.job_id, holder, now() + timedelta(seconds=JOB_CLAIM_SECONDS))
+        self._jobs.claims.renew(self.job.job_id, holder, _latest())
 
     def _is_over(self) -> bool:
         self._stopping = self._stopping or self._stop()
         return self._stopping
 
-    def _not_ended(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _not_ended(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Return the items that had not ended, or had failed, when this process joined the job."""
-        return (
-            (number, pin)
-            for number, pin in self._jobs.pins(self.job.job_id)
-            if not self._before[number] or self._before[number] == ord("f")
-        )
+        return ((number, pin) for number, pin in self._jobs.pins(self.job.job_id) if not self._over[number])
 
 
 _STATES = {"d": "done", "s": "skipped", "f": "failed"}
 
 
+def _latest() -> datetime:
+    """Return until when a claim is held if its worker makes no further step."""
+    return now() + timedelta(seconds=CLAIM_STEP_SECONDS_MAX)
+
+
 class _Renewing:
-    """Renew a worker's claims while it is active."""
+    """Set the latest end of a worker's claims again while it makes steps."""
 
     def __init__(self, renew: Callable[[], None]) -> None:
         self._renew = renew
         self._at = time.monotonic()
 
     def __call__(self) -> Effects[None]:
-        if time.monotonic() - self._at > JOB_CLAIM_SECONDS / 4:
+        if time.monotonic() - self._at > CLAIM_STEP_SECONDS_MAX / 10:
             self._at = time.monotonic()
             yield from work(self._renew)

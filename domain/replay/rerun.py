@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from ..conversation import (
+    Conversation,
     ExchangeRecord,
     Exchanges,
     Place,
@@ -93,6 +94,18 @@ class RerunPlan(Plan[RerunItem]):
         if self._items is not None and item.exchange_id in self._places:
             self._items[self._places[item.exchange_id]] = item
         return item
+
+    def resumed_step(self, pin: Mapping[str, Any]) -> Effects[RerunItem]:
+        """Rerun an exchange whose worker has stopped: its open run is closed first.
+
+        Only reruns start such runs, and no other job with reruns has a worker: so no process is still at this run. If
+        there is one, the run is left open until its deadline, and the exchange is skipped.
+        """
+        jobs = yield from work(self._jobs.all)
+        own = self.job.job_id if self.job is not None else None
+        if not any(job.kind == self.kind and job.holders for job in jobs if job.job_id != own):
+            yield from work(partial(self._rerunning.close_runs, RerunItem.of(pin)))
+        return (yield from self.step(pin))
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -227,6 +240,17 @@ class Rerunning:
             return replace(item, state="skipped", reason=str(error), kind="changed")
         except ThreadledgerError as error:
             return replace(item, state="failed", reason=str(error))
+
+    def close_runs(self, item: RerunItem) -> None:
+        """Close the open runs of reruns of this item, because their process has stopped."""
+        for key in (item.key, item.fork):
+            if key is None or self._journal.load(key) is None:
+                continue
+            runs = self._journal.exchanges(key).runs.values()
+            mine = [run for run in runs if key == item.fork or run.exchange_id == item.exchange_id]
+            left = [run.run_id for run in mine if run.state == "open" and run.rerun_of is not None]
+            if left:
+                self._journal.commit(key, partial(_close_runs, run_ids=left))
 
     def _in_turn(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
         """Rerun an item when all earlier reruns of its conversation in this process have ended."""
@@ -392,6 +416,10 @@ class Rerunning:
             return answer.text
         failed = [run for run in seen.exchange.runs if run.failure is not None and not run.shadow]
         return _failure_reason([recorded_failure(failed[-1], seen.exchange)]) if failed else None
+
+
+def _close_runs(conversation: Conversation, run_ids: Sequence[str]) -> None:
+    conversation.close_runs(run_ids)
 
 
 def skipped(item: RerunItem, found: Sequence[Obstacle]) -> RerunItem:

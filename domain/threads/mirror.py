@@ -96,10 +96,17 @@ class MirrorHeads(Protocol):
     ) -> MirrorHead | None:
         """Claim a thread for writing and return its previous head; from now on it is unsettled.
 
+        This process extends the claim by itself, until `until` at the latest. If the process ends, the claim is over:
+        at once on this machine, soon for others. `holder` names the claim within this process.
+
         Returns None while another holder's claim lasts, unless that holder is one of `given_up`. A thread without a
         stored state, or whose stored state has another id, is returned at version 0, unsettled and without unconfirmed
         writes. If the holder already has the claim, it is renewed.
         """
+        ...
+
+    def holder(self, stream: str, mirror: str) -> str:
+        """Describe for users which process has claimed a thread and until when; empty if none has."""
         ...
 
     def release(self, stream: str, mirror: str, holder: str, doubts: Sequence[Doubt] | None = None) -> None:

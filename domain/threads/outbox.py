@@ -22,7 +22,7 @@ from ..effects import Effect, Effects, Pause, attended, work
 from ..errors import ProviderRefused, ThreadledgerError
 from ..failures import Cause, Failure, Health, diagnose, is_worth_a_retry
 from ..ids import new_id, now, to_iso
-from ..limits import RUN_GRACE_SECONDS
+from ..limits import CLAIM_STEP_SECONDS_MAX, RUN_GRACE_SECONDS
 from .doubts import Doubt, recent_doubts
 from .mirror import MirrorHead
 from .thread import ThreadItem
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 # Code that reads and writes threads is imported on first use: a conversation without threads does not need it.
 
 logger = logging.getLogger("threadledger.threads")
-
-CLAIM_SECONDS = 600.0
-"""Maximum time to hold a thread for sending, in seconds; after that the holder counts as crashed."""
 
 REFUSED = "history_refused"
 """Why a thread is lost whose content the provider refuses; a new one is written from the journal."""
@@ -219,7 +216,7 @@ class ThreadOutbox:
         Otherwise journaling would wait for a provider that is down.
         """
         name = f"{mirror.name} threads"
-        if self._health.enter(name, now(), CLAIM_SECONDS) is not None:
+        if self._health.enter(name, now(), CLAIM_STEP_SECONDS_MAX) is not None:
             return
         try:
             yield from self._mirror(journal, key, mirror, state)
@@ -296,13 +293,14 @@ class ThreadClaim:
 
         Args:
             holder: id of the exchange that a run answers; None for a new id.
-            seconds: time after which the holder counts as crashed, unless the claim is renewed; None: `CLAIM_SECONDS`.
+            seconds: time that one step of the holder may take; None: `CLAIM_STEP_SECONDS_MAX`. If the holder's process
+                ends, the claim is over much sooner.
         """
         self.thread = thread
         """The thread, with the journal of its conversation."""
         self._heads = heads
         self._holder = holder or new_id()
-        self._seconds = CLAIM_SECONDS if seconds is None else seconds
+        self._seconds = CLAIM_STEP_SECONDS_MAX if seconds is None else seconds
         self._stream = stream_of(thread.key)
         self._name = thread.mirror.name
         self.doubts: Sequence[Doubt] = ()
@@ -319,7 +317,8 @@ class ThreadClaim:
             if head is not None:
                 return head
             yield Pause(CLAIM_WAIT_SECONDS)
-        message = "another process is writing to the thread"
+        by = yield from work(lambda: self._heads.holder(self._stream, self._name))
+        message = "another process is writing to the thread" + (f": {by}" if by else "")
         thread_id = self.thread.thread_id
         raise ProviderRefused(Failure("error", code="conversation_locked", message=message, thread_id=thread_id))
 

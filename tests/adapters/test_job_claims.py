@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from threadledger.adapters.sql import Database, Factory
-from threadledger.adapters.sql.notebooks import SqlJobClaims
+from threadledger.adapters.sql.claims import SqlJobClaims
 from threadledger.domain.ids import now
 from threadledger.domain.journal import Journal
 
@@ -28,15 +28,15 @@ def claims(any_db_url: str) -> Iterator[SqlJobClaims]:
 
 
 def take(claims: SqlJobClaims, items: list[int], holder: str, until: timedelta = LATER) -> list[int]:
-    return list(claims.take(JOB, items, holder, now() + until))
+    return list(claims.take(JOB, items, holder, now() + until).taken)
 
 
 def dead_holder(claims: SqlJobClaims) -> str:
     """The name of a process that is no more."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    machine, _, own = claims.name().rsplit("/", 2)
-    return f"{machine}/{process.pid}/{own}"
+    machine, _, own = claims.name().split("/")
+    return f"{machine}/{process.pid}@1/{own}"
 
 
 def test_an_item_that_somebody_holds_is_not_taken_by_others(claims):
@@ -48,7 +48,7 @@ def test_an_item_that_somebody_holds_is_not_taken_by_others(claims):
 
 def test_an_item_of_one_job_says_nothing_about_another_job(claims):
     take(claims, [0], claims.name())
-    assert claims.take("job-2", [0], claims.name(), now() + LATER) == [0]
+    assert claims.take("job-2", [0], claims.name(), now() + LATER).taken == [0]
 
 
 def test_an_item_that_has_ended_is_taken_by_nobody_not_even_by_whoever_ended_it(claims):
@@ -71,7 +71,7 @@ def test_what_is_given_back_may_be_taken(claims):
     holder = claims.name()
     take(claims, [0, 1], holder)
     claims.give_back(JOB, holder)
-    assert claims.holders(JOB) == []
+    assert not claims.holders(JOB)
     assert take(claims, [0, 1], claims.name()) == [0, 1]
 
 
@@ -85,7 +85,7 @@ def test_an_item_that_failed_may_be_taken_once_more_when_it_is_reopened(claims):
 
 def test_a_process_that_was_killed_holds_nothing(claims):
     take(claims, [0], dead_holder(claims))
-    assert claims.holders(JOB) == []
+    assert not claims.holders(JOB)
     assert take(claims, [0], claims.name()) == [0]
 
 

@@ -337,7 +337,9 @@ class TestThreads:
         with sqlite3.connect("threadledger.db") as notebook:
             notebook.execute(f"UPDATE mirror_heads SET {changes} WHERE thread_id = ?", (thread_id,))
         notebook.close()
-        assert command("doctor").code == 0
+        done = command("doctor", "-o", "json")
+        assert done.code == 0
+        assert "being written to: 'k' by another process until 2999-01-01T00:00:00Z" in done.out
 
     def test_a_large_ledger_is_looked_at_where_it_changed_last_and_where_the_notebook_is_unsettled(
         self, command: Command, ledger: Any, provider: Any

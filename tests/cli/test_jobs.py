@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from datetime import timedelta
+from itertools import count
 
 import pytest
 
 import threadledger
+from threadledger.domain.ids import now
 
 from .terminal import on_a_terminal
 
@@ -133,11 +137,36 @@ def test_resume_tries_what_failed_again_and_then_has_nothing_left(command, provi
     assert (again.code, again.err) == (0, "nothing left to do\n0 done, 0 skipped, 0 failed\n")
 
 
-def test_resume_asks_like_apply_does(command, provider):
+@pytest.mark.parametrize("yes", [(), ("--yes",)])
+def test_resume_needs_no_confirmation_because_the_plan_was_confirmed_when_it_was_applied(command, provider, yes):
+    journal("a")
+    provider.add_fault("POST /threads", refuse={"status": 401, "code": "invalid_api_key"})
+    assert command("replay", "rebuild", "--all", "--apply", "--yes").code == 3
+    assert command("replay", "resume", job_of(command)["job"][-8:], *yes).code == 0
+    assert job_of(command)["state"] == "done"
+
+
+def test_resume_on_a_terminal_does_not_ask_either(command, provider):
     journal("a")
     provider.add_fault("POST /threads", refuse={"status": 401, "code": "invalid_api_key"})
     command("replay", "rebuild", "--all", "--apply", "--yes")
-    assert command("replay", "resume", job_of(command)["job"][-8:]).code == 8
+    code, shown = on_a_terminal(["replay", "resume", job_of(command)["job"][-8:]])
+    assert code == 0
+    assert "to continue" not in shown
+
+
+def test_a_job_says_which_process_works_on_it_and_until_when(command, provider):
+    journal(*MANY[:3])
+    asked = count()
+    with threadledger.open() as ledger:
+        plan = ledger.replay.plan_rebuild()
+        plan.apply(stop=lambda: next(asked) > 2)
+        claims = ledger.journal.job_claims
+        claims.take(plan.job.job_id, [2], claims.name(), now() + timedelta(minutes=2))
+        by = f"process {os.getpid()} on '{socket.gethostname()}' until 20"
+        assert [text.startswith(by) for text in job_of(command)["held_by"]] == [True]
+        assert job_of(command)["state"] == "running"
+        assert by in command("doctor").err + command("doctor").out
 
 
 def test_an_unknown_job_is_not_found_and_a_done_one_cannot_be_cancelled(command, provider):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import count
 
 import pytest
 
 import threadledger
-from threadledger.domain.effects import Call, work
+from threadledger.adapters.sql import Database
+from threadledger.domain.effects import AsyncDriver, Call, work
 from threadledger.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
+from threadledger.domain.ids import now
 from threadledger.domain.ledger import AsyncLedger
+from threadledger.domain.limits import JOB_LOOK_SECONDS
 from threadledger.domain.replay import ApplyKeywords, Plan
 from threadledger.domain.replay.jobs import Jobs
 from threadledger.domain.replay.plan import ApplyOptions, CallRate
@@ -207,6 +213,112 @@ def test_two_processes_at_one_job_never_do_the_same_item(any_db_url, ledger, err
         for thread in threads:
             thread.join()
     assert Counter(errand.done + both[0].done + both[1].done) == Counter(KEYS)
+    assert job_of(ledger, errand).done == 50
+
+
+def sizes(ledger):
+    """The number of items in each block that was recorded, in order."""
+    return [len(event.event.items) for event in ledger.events(types=["JobItemsEnded"])]
+
+
+def test_blocks_are_a_share_of_what_is_left_and_the_last_ones_are_single_items(ledger, errand):
+    errand.apply()
+    assert sizes(ledger) == [20, 15, 7, 4, 2, 1, 1]
+
+
+def test_the_workers_of_all_processes_share_what_is_left(ledger):
+    errand = Errand(ledger, KEYS[:16])
+    errand.apply(stop=lambda: True)
+    claims, others = ledger.journal.job_claims, [ledger.journal.job_claims.name() for _ in range(3)]
+    for number, name in enumerate(others):
+        taken(claims, errand, [12 + number], name)
+    again = errand.again(ledger)
+    again._wait = lambda seconds: [claims.give_back(errand.job.job_id, name) for name in others]
+    again.apply()
+    assert sizes(ledger)[0] == 2  # 16 items, four workers
+    assert sizes(ledger)[-4:] == [1, 1, 1, 1]
+    assert sorted(again.done) == KEYS[:16]
+
+
+def taken(claims, errand, items, name):
+    """Claim items of a job for another worker."""
+    found = claims.take(errand.job.job_id, items, name, now() + timedelta(minutes=10))
+    assert list(found.taken) == items
+
+
+def ended_by(ledger, errand, number):
+    """Record the outcome of an item, as another worker would."""
+    outcome = {"item": number, "key": KEYS[number], "state": "done"}
+    Jobs(ledger.journal).end_items(errand.job.job_id, [outcome])
+
+
+@pytest.mark.parametrize("way", ["blocking", "awaited"])
+def test_a_worker_waits_for_the_items_of_others_and_does_those_that_are_left(any_db_url, ledger, errand, way):
+    errand.apply(stop=lambda: True)
+    claims = ledger.journal.job_claims
+    taken(claims, errand, [3, 4], other := claims.name())
+    again, waited = errand.again(ledger), []
+
+    def wait(seconds):
+        if not waited:
+            ended_by(ledger, errand, 3)
+            claims.end(errand.job.job_id, [3], other)
+            claims.give_back(errand.job.job_id, other)
+        waited.append(seconds)
+
+    async def pause(seconds):
+        wait(seconds)
+
+    again._wait = wait
+    if way == "blocking":
+        again.apply()
+    else:
+        with ThreadPoolExecutor(2) as pool:
+            asyncio.run(again.apply_async(AsyncDriver(pool, pause)))
+    assert waited
+    assert set(waited) == {JOB_LOOK_SECONDS}
+    assert set(again.done) == {*KEYS} - {"k003"}
+    assert again.done[-1] == "k004"
+    assert (again.job.state, again.job.done) == ("done", 50)
+
+
+def test_a_worker_that_waits_for_others_stops_when_it_is_told_to(ledger, errand):
+    errand.apply(stop=lambda: True)
+    taken(ledger.journal.job_claims, errand, [3], ledger.journal.job_claims.name())
+    again, waited = errand.again(ledger), []
+    again._wait = waited.append
+    again.apply(stop=lambda: len(waited) > 2)
+    assert len(again.done) == 49
+    assert job_of(ledger, errand).state == "running"
+
+
+def test_an_item_that_a_killed_worker_had_recorded_is_not_done_or_counted_again(ledger, errand):
+    errand.apply(stop=lambda: True)
+    claims = ledger.journal.job_claims
+    machine, _, own = claims.name().split("/")
+    taken(claims, errand, [0, 1], f"{machine}/{os.getpid()}@1/{own}")  # a process that is no more
+    ended_by(ledger, errand, 0)
+    again = errand.again(ledger)
+    again.apply()
+    assert again.done == KEYS[1:]
+    assert job_of(ledger, errand).done == 50
+
+
+def test_a_worker_that_lost_its_claims_records_nothing(ledger, any_db_url):
+    database = Database(any_db_url)
+
+    def during(key):
+        if (
+            key == "k007" and "k007" not in errand.done
+        ):  # this process was stopped for minutes: its time is over, and another one has the item
+            database.execute("UPDATE job_items SET holder = 'other', held_until = '2999' WHERE item = 7")
+
+    errand = Errand(ledger, KEYS, during=during)
+    errand._wait = lambda seconds: database.execute("UPDATE job_items SET held_until = '2000' WHERE item = 7")
+    errand.apply()
+    database.close()
+    assert Counter(errand.done) == Counter([*KEYS, "k007"])
+    assert [result["key"] for result in Jobs(ledger.journal).results(errand.job.job_id)].count("k007") == 1
     assert job_of(ledger, errand).done == 50
 
 

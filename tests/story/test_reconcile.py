@@ -508,7 +508,7 @@ class Alone:
 
 @pytest.mark.parametrize(("journal", "thread"), [("AbC", "AXbC"), ("AbC", "AbCXY")])
 def test_wherever_it_is_killed_the_next_one_ends_it_and_nothing_is_doubled(stage, monkeypatch, journal, thread):
-    monkeypatch.setattr(outbox, "CLAIM_SECONDS", 0.0)  # claims of a killed process have expired
+    monkeypatch.setattr(outbox, "CLAIM_STEP_SECONDS_MAX", 0.0)  # claims of a killed process have expired
     foreign = sorted(set(thread) - set(journal))
     for killed_at in count():
         key = f"k{killed_at}"

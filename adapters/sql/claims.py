@@ -1,0 +1,290 @@
+"""Claim threads and items of jobs for one process at a time.
+
+A claim names its owner: machine, process with its start time, and an id that is unique within the process. It ends when
+it is released. If the owner's process has ended, the claim ends at once on the same machine, and elsewhere when its time is
+over, which the owner extends while it works (`Renewal`). A forked child is another process: it owns none of its parent's
+claims.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from threadledger.domain.errors import StoreError
+from threadledger.domain.ids import new_id, now, to_iso
+from threadledger.domain.journal import TakenItems
+from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS, CLAIM_SECONDS
+
+from .database import Database
+
+logger = logging.getLogger("threadledger.claims")
+
+
+def holder_of(unique: str) -> str:
+    """Return the stored text of a claim's owner: `MACHINE/PID@START/UNIQUE`; `unique` names a claim of this process."""
+    return f"{_own_process(os.getpid())}/{unique}"
+
+
+def unique_of(holder: str) -> str:
+    """Return the part of a stored owner that is unique within its process; earlier versions stored only this part."""
+    owner = _Owner.of(holder)
+    return holder if owner is None else owner.unique
+
+
+def is_held(holder: str | None, until: str | None, moment: str) -> bool:
+    """Return whether a stored claim is in force: its time is not over, and its owner is not known to have ended.
+
+    For an owner that an earlier version stored, only the time counts.
+    """
+    if holder is None or (until or "") <= moment:
+        return False
+    owner = _Owner.of(holder)
+    return owner is None or owner.machine != _machine() or _is_running(owner.pid, owner.started)
+
+
+def described(holder: str, until: str | None) -> str:
+    """Return who holds a claim and until when, as shown to users. Host and time are replaced in ids of failure groups."""
+    owner = _Owner.of(holder)
+    who = f"process {owner.pid} on {owner.machine.rpartition('#')[0]!r}" if owner is not None else "another process"
+    return f"{who} until {(until or '')[:19]}Z"
+
+
+def lease(until: datetime) -> str:
+    """Return the time to store for a claim that is held until a moment at the latest."""
+    return to_iso(min(until, now() + timedelta(seconds=CLAIM_SECONDS)))
+
+
+class _Owner(NamedTuple):
+    machine: str
+    pid: int
+    started: str
+    unique: str
+
+    @classmethod
+    def of(cls, holder: str) -> _Owner | None:
+        """Return the parts of a stored owner, or None if an earlier version stored it."""
+        machine, _, rest = holder.partition("/")
+        process, _, unique = rest.partition("/")
+        pid, at, started = process.partition("@")
+        return cls(machine, int(pid), started, unique) if at and pid.isdecimal() and int(pid) > 0 else None
+
+
+@cache
+def _own_process(pid: int) -> str:
+    found = _process(pid)
+    return f"{_machine()}/{pid}@{found.started if found is not None else ''}"
+
+
+@cache
+def _machine() -> str:
+    """Return the host name and a hash of what makes a process id unique: the boot, and the namespaces of the container.
+
+    Two machines may have the same name. Without `/proc`, the name alone counts.
+    """
+    parts = []
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        parts += [str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "time")]
+    number = hashlib.sha256("".join(parts).encode()).hexdigest()[:12] if parts else ""
+    return f"{socket.gethostname().replace('/', '-')}#{number}"
+
+
+class _Process(NamedTuple):
+    started: str
+    """Start time in clock ticks since the boot: a process id is reused, but not with the same start."""
+    has_ended: bool
+    """Whether it has ended, and only its parent has not asked for its exit status yet."""
+
+
+def _process(pid: int) -> _Process | None:
+    """Return what Linux reports about a process, or None where this cannot be read."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before it may contain anything
+    state, threads, started = fields[0], fields[17], fields[19]
+    return _Process(started, has_ended=state in {"Z", "X"} and int(threads) <= 1)
+
+
+def _is_running(pid: int, started: str) -> bool:
+    """Return whether a process of this machine runs; without its start time, the process id alone counts."""
+    if os.name != "posix":
+        return True  # sending signal 0 would stop it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # the process belongs to another user
+        pass
+    found = _process(pid)
+    return found is None or not started or (found.started == started and not found.has_ended)
+
+
+EXTEND_THREAD = "UPDATE mirror_heads SET held_until = ? WHERE stream = ? AND mirror = ? AND holder = ?"
+EXTEND_ITEMS = "UPDATE job_items SET held_until = ? WHERE job = ? AND holder = ?"
+
+Claim = tuple[str, ...]
+"""Statement that extends a claim, and its values after the new time."""
+
+
+def renewal_of(database: Database) -> Renewal:
+    """Return what extends the claims of this process in a database."""
+    if database.renewal is None:
+        database.renewal = Renewal(database)
+    return database.renewal
+
+
+class Renewal:
+    """Extend the claims of this process in the background, so that a slow call of their owner does not end them.
+
+    A thread runs while there are claims. Each claim is extended until the time that its owner has set at the latest:
+    an owner that hangs loses it then.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._claims: dict[Claim, datetime] = {}
+        self._none_left = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def keep(self, claim: Claim, until: datetime) -> None:
+        """Extend a claim from now on, until `until` at the latest."""
+        if self._process != os.getpid():
+            self._begin()
+        with self._lock:
+            starts = not self._claims
+            self._claims[claim] = until
+            if starts:
+                self._none_left = threading.Event()
+                given = (self._none_left,)
+                self._thread = threading.Thread(target=self._run, args=given, name="threadledger-claims", daemon=True)
+                self._thread.start()
+
+    def drop(self, claim: Claim) -> None:
+        """Remove a claim, so that it is not extended any longer."""
+        if self._process != os.getpid():
+            self._begin()
+        with self._lock:
+            self._claims.pop(claim, None)
+            if not self._claims:
+                self._none_left.set()
+
+    def stop(self) -> None:
+        """End the extension of all claims; wait for a write in progress."""
+        if self._process == os.getpid() and self._thread is not None:
+            with self._lock:
+                self._claims.clear()
+                self._none_left.set()
+            self._thread.join()
+
+    def extend(self) -> None:
+        """Extend every claim once."""
+        moment = now()
+        with self._lock:
+            self._claims = {claim: until for claim, until in self._claims.items() if until > moment}
+            claims = list(self._claims.items())
+            if not claims:
+                self._none_left.set()
+        if claims:
+            self._database.write(partial(self._extended, claims))
+
+    def _extended(self, claims: Sequence[tuple[Claim, datetime]], connection: Connection) -> None:
+        for (statement, *values), until in claims:
+            connection.exec_driver_sql(self._database.sql(statement), (lease(until), *values))
+
+    def _run(self, none_left: threading.Event) -> None:
+        while not none_left.wait(CLAIM_RENEWAL_SECONDS):
+            try:
+                self.extend()
+            except StoreError as error:  # the next attempt comes before the claims end
+                logger.debug("the claims could not be extended: %s", error)
+
+
+class SqlJobClaims:
+    """Implement `JobClaims` in the ledger's database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def name(self) -> str:
+        """Return a new holder name: machine, process id, and a unique id within the process."""
+        return holder_of(new_id())
+
+    def take(self, job_id: str, items: Sequence[int], holder: str, until: datetime) -> TakenItems:
+        if not items:
+            return TakenItems()
+        places = ", ".join("?" * len(items))
+        query = self._database.sql(
+            f"SELECT item, ended, holder, held_until FROM job_items WHERE job = ? AND item IN ({places})"
+        )
+        claim = self._database.sql(
+            "INSERT INTO job_items (job, item, ended, holder, held_until) VALUES (?, ?, 0, ?, ?) "
+            "ON CONFLICT (job, item) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until"
+        )
+
+        def work(connection: Connection) -> TakenItems:
+            if not self._database.kind.locks_when_writing:
+                connection.exec_driver_sql("LOCK TABLE job_items IN EXCLUSIVE MODE")
+            moment = to_iso(now())
+            rows = list(connection.exec_driver_sql(query, (job_id, *items)))
+            ended = {row.item for row in rows if row.ended}
+            others = [row for row in rows if not row.ended and row.holder not in {None, holder}]
+            held = {row.item: row.holder for row in others if is_held(row.holder, row.held_until, moment)}
+            taken = [item for item in items if item not in ended and item not in held]
+            if taken:
+                connection.exec_driver_sql(claim, [(job_id, item, holder, lease(until)) for item in taken])
+            return TakenItems(taken, {row.item for row in others} - held.keys(), held)
+
+        found = self._database.write(work)
+        if found.taken:
+            renewal_of(self._database).keep((EXTEND_ITEMS, job_id, holder), until)
+        return found
+
+    def end(self, job_id: str, items: Sequence[int], holder: str) -> None:
+        statement = self._database.sql(
+            "UPDATE job_items SET ended = 1, holder = NULL, held_until = NULL WHERE job = ? AND item = ? AND holder = ?"
+        )
+        ended = [(job_id, item, holder) for item in items]
+        if ended:
+            self._database.write(lambda connection: connection.exec_driver_sql(statement, ended))
+
+    def renew(self, job_id: str, holder: str, until: datetime) -> None:
+        self._database.execute(EXTEND_ITEMS, (lease(until), job_id, holder))
+        renewal_of(self._database).keep((EXTEND_ITEMS, job_id, holder), until)
+
+    def give_back(self, job_id: str, holder: str) -> None:
+        renewal_of(self._database).drop((EXTEND_ITEMS, job_id, holder))
+        statement = "UPDATE job_items SET holder = NULL, held_until = NULL WHERE job = ? AND holder = ?"
+        self._database.execute(statement, (job_id, holder))
+
+    def reopen(self, job_id: str, items: Sequence[int]) -> None:
+        statement = self._database.sql("UPDATE job_items SET ended = 0 WHERE job = ? AND item = ?")
+        if items:
+            reopened = [(job_id, item) for item in items]
+            self._database.write(lambda connection: connection.exec_driver_sql(statement, reopened))
+
+    def holders(self, job_id: str, first: int = 0) -> Mapping[str, str]:
+        query = (
+            "SELECT holder, max(held_until) FROM job_items "
+            "WHERE job = ? AND item >= ? AND holder IS NOT NULL GROUP BY holder"
+        )
+        moment, found = to_iso(now()), self._database.query(query, (job_id, first))
+        return {holder: described(holder, until) for holder, until in found if is_held(holder, until, moment)}
