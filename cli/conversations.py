@@ -254,13 +254,11 @@ def fork(key: str, new_key: str, at: datetime | int | None) -> int:
 
 @click.command()
 @click.argument("key", type=KEY, required=False, shell_complete=complete_keys)
-@click.option(
-    "--after", type=click.IntRange(min=0), default=0, metavar="POSITION", help="Only events after this position."
-)
+@click.option("--after", default="0", metavar="CURSOR", help="Only events after this cursor or position.")
 @click.option("--type", "types", multiple=True, metavar="T", help="Only events of this type; can be repeated.")
 @click.option("--follow", is_flag=True, help="Keep printing new events; Ctrl-C stops.")
 @common
-def events(key: str | None, after: int, types: tuple[str, ...], follow: bool) -> int:
+def events(key: str | None, after: str, types: tuple[str, ...], follow: bool) -> int:
     """Print the event log in commit order, of conversation KEY or of all conversations."""
     from threadledger.domain.conversation import events as known
 

@@ -382,10 +382,12 @@ def _whole_story() -> str:
 
 def code_of(error: Exception) -> Exit:
     """Return the exit code of an error."""
-    from threadledger.domain.errors import Conflict, InvalidInput, NotFound
+    from threadledger.domain.errors import Conflict, InvalidInput, LogRewound, NotFound
 
     if isinstance(error, InvalidInput):
         return Exit.USAGE
+    if isinstance(error, LogRewound):
+        return Exit.FOUND_SOMETHING
     if isinstance(error, NotFound):
         return Exit.NOT_FOUND
     return Exit.CONFLICT if isinstance(error, Conflict) else Exit.FAILED

@@ -28,7 +28,8 @@ ThreadledgerError
     ├── StoreUnavailable             cannot be opened, locked, or lost
     │   ├── DatabaseReadOnly         it can be read, but not written
     │   └── DatabaseReplaced         its file was deleted or replaced while open
-    └── CorruptEvent                 a stored row cannot be read
+    ├── CorruptEvent                 a stored row cannot be read
+    └── LogRewound                   events that a follower has read are no longer in the log
 """
 
 from __future__ import annotations
@@ -185,3 +186,12 @@ class DatabaseReplaced(StoreUnavailable):
 
 class CorruptEvent(StoreError):
     """Raised when a stored event cannot be read."""
+
+
+class LogRewound(StoreError):
+    """Raised when events that a follower has read are no longer in the log: a backup was restored, or a failover lost them."""
+
+    position: int
+    """Position that the follower had reached."""
+    common: int | None
+    """Last position up to which the log is known to be unchanged; None if that is unknown."""

@@ -64,6 +64,7 @@ __all__ = [
     "InvalidSettings",
     "JobNotFound",
     "Ledger",
+    "LogRewound",
     "NewerSchema",
     "NotFound",
     "OlderSchema",

@@ -23,6 +23,9 @@ from .database import Database
 T = TypeVar("T")
 
 
+AHEAD = "version > (SELECT s.version FROM streams s WHERE s.name = mirror_heads.stream)"
+"""Condition of a thread's state that is ahead of the journal: the log was rewound, so the thread must be read."""
+
 FINISHED = "DELETE FROM unfinished_threads WHERE stream = ? AND mirror = ?"
 
 
@@ -40,7 +43,9 @@ class SqlMirrorHeads:
 
         owner = holder_of(holder)
         query = self._database.sql(
-            "SELECT thread_id, version, settled, holder, held_until, doubts FROM mirror_heads WHERE stream = ? AND mirror = ?"
+            f"SELECT thread_id, CASE WHEN {AHEAD} THEN 0 ELSE version END AS version, "
+            f"CASE WHEN {AHEAD} THEN 0 ELSE settled END AS settled, holder, held_until, doubts "
+            "FROM mirror_heads WHERE stream = ? AND mirror = ?"
         )
 
         def take(connection: Connection) -> MirrorHead | None:
@@ -178,7 +183,10 @@ class RememberedAssistants:
 STREAMS_AT_ONCE = 200
 """Number of conversations per query. SQLite accepts at least 999 values, but a longer statement is not faster."""
 
-_HEADS = "SELECT stream, mirror, thread_id, version, settled, holder, held_until, doubts FROM mirror_heads"
+_HEADS = (
+    f"SELECT stream, mirror, thread_id, version, CASE WHEN {AHEAD} THEN 0 ELSE settled END, holder, held_until, doubts "
+    "FROM mirror_heads"
+)
 
 
 # `doctor` reads the stored state of threads without calling the provider.

@@ -2,15 +2,11 @@
 
 An append is one transaction: it compares and sets the version of each stream, inserts the events, and stores the new
 state of the stream. Positions have no gaps and become visible in commit order.
-
-`LogSubscription` follows the log: existing events, then new ones from any process.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -19,7 +15,6 @@ from uuid import UUID
 from eventsourcing.persistence import (
     ApplicationRecorder,
     IntegrityError,
-    Notification,
     NotSupportedError,
     StoredEvent,
     Subscription,
@@ -29,7 +24,6 @@ from eventsourcing.persistence import (
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import Appending, DecideAppend, LoggedRow, Row, StoredRow, StreamHead
 
-from .connections import ConnectionLost
 from .database import Database
 from .group_commit import Also, stored_positions
 from .schema import SCHEMA_VERSION, open_schema
@@ -150,6 +144,22 @@ class Recorder(ApplicationRecorder):
 
         return status(self._database, SCHEMA_VERSION)
 
+    def rows_after(
+        self, after: int | str = 0, topics: Sequence[str] = (), stream: str | None = None
+    ) -> Iterator[tuple[Row, str]]:
+        """Return the rows after a position or cursor, each with its cursor; see `EventLog.rows_after`."""
+        from .subscription import read_log, read_stream
+
+        if stream is not None:
+            return read_stream(self._database, after, topics, stream)
+        return read_log(self._database, after, topics)
+
+    def last_cursor(self) -> str:
+        """Return the cursor of the last event."""
+        from .subscription import LogPages
+
+        return LogPages(self._database).last_cursor()
+
     # Called by eventsourcing
 
     def insert_events(
@@ -207,9 +217,11 @@ class Recorder(ApplicationRecorder):
         position: int | None = self._database.query("SELECT max(position) FROM events")[0][0]
         return position
 
-    def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> Subscription[ApplicationRecorder]:
-        """Return a subscription to the log after a position, including new events from any process."""
-        return LogSubscription(self, gt, topics, self._followers)
+    def subscribe(self, gt: int | str | None = None, topics: Sequence[str] = ()) -> Subscription[ApplicationRecorder]:
+        """Return a subscription to the log after a position or cursor, including new events from any process."""
+        from .subscription import LogSubscription
+
+        return LogSubscription(self, self._database, gt, topics, self._followers)
 
     def _insert(
         self, rows: Sequence[StoredRow], heads: Sequence[StreamHead], tracking: Tracking | None = None, **_: Any
@@ -270,60 +282,3 @@ def _as_row(stored: StoredEvent) -> StoredRow:
     return StoredRow(
         str(stored.originator_id), stored.originator_version, stored.topic, stored.state, new_id(), to_iso(now())
     )
-
-
-logger = logging.getLogger("threadledger")
-
-FOLLOW_SECONDS = 0.05
-"""Interval between polls for events of other processes, in seconds."""
-
-SUBSCRIPTION_PAGE_EVENTS = 500
-"""Number of events that a follower reads per query."""
-
-
-# Appends of this process wake the follower; events of other processes are found by polling. PostgreSQL's NOTIFY would
-# avoid polling, but would halve the throughput of appends.
-class LogSubscription(Subscription[ApplicationRecorder]):
-    """Iterate over the log without end; `stop()` ends the iteration, also from another thread."""
-
-    def __init__(
-        self, recorder: ApplicationRecorder, gt: int | None, topics: Sequence[str], followers: set[threading.Event]
-    ) -> None:
-        super().__init__(recorder, gt, topics)
-        self._log = recorder
-        self._after = gt or 0
-        self._page: deque[Notification] = deque()
-        self._woken = threading.Event()
-        self._followers = followers
-        followers.add(self._woken)
-
-    def stop(self) -> None:
-        """End the iteration."""
-        super().stop()
-        self._followers.discard(self._woken)
-        self._woken.set()
-
-    def __next__(self) -> Any:
-        while not self._has_been_stopped:
-            if self._page:
-                return self._page.popleft()
-            self._woken.clear()
-            if not self._look():
-                self._woken.wait(FOLLOW_SECONDS)
-        raise StopIteration
-
-    def _look(self) -> bool:
-        """Read the next page and return whether there were new events; a lost connection is retried at the next poll."""
-        try:
-            end = self._log.max_notification_id() or 0
-            if end <= self._after:
-                return False
-            found = self._log.select_notifications(
-                self._after, SUBSCRIPTION_PAGE_EVENTS, end, self._topics, inclusive_of_start=False
-            )
-        except ConnectionLost as lost:
-            logger.warning("cannot read new events, retrying: %s", lost)
-            return False
-        self._page = deque(found)
-        self._after = self._page[-1].id if len(self._page) == SUBSCRIPTION_PAGE_EVENTS else end
-        return True

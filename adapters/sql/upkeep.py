@@ -78,7 +78,11 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
     """Yield each problem found; call `progress` with the number of events checked and the total."""
     try:
         yield from database.read(
-            lambda connection: [*_database_itself(database, connection), *_positions(database, connection)]
+            lambda connection: [
+                *_database_itself(database, connection),
+                *_positions(database, connection),
+                *_ahead_of_the_log(connection),
+            ]
         )
         yield from _streams(database, progress)
     except StoreError as error:
@@ -103,6 +107,29 @@ def _positions(database: Database, connection: Connection) -> Iterator[Finding]:
         yield Finding("position", f"the events at {missing} are missing", position=begin)
     if newest is not None and newest > last:
         yield Finding("position", f"it is after the last assigned position ({last})", position=newest)
+
+
+_REWOUND_VIEWS = (
+    "SELECT t.view, t.position FROM tracking t LEFT JOIN events e ON e.position = t.position "
+    "WHERE t.version > 0 AND t.live = 1 AND t.position > 0 AND (e.leaf IS NULL OR e.leaf <> t.leaf) ORDER BY t.view"
+)
+_REWOUND_THREADS = (
+    "SELECT m.stream, m.mirror, m.version, coalesce(s.version, 0) FROM mirror_heads m "
+    "LEFT JOIN streams s ON s.name = m.stream WHERE m.version > coalesce(s.version, 0) ORDER BY m.stream, m.mirror"
+)
+
+
+def _ahead_of_the_log(connection: Connection) -> Iterator[Finding]:
+    """Report views and states of threads that are based on events which the log no longer has."""
+    for view, position in connection.exec_driver_sql(_REWOUND_VIEWS):
+        problem = f"{view} contains events that are no longer in the log: it is rebuilt when it is read"
+        yield Finding("view", problem, position=position)
+    for stream, mirror, version, journaled in connection.exec_driver_sql(_REWOUND_THREADS):
+        problem = (
+            f"the thread of {mirror} is at version {version}, the journal at {journaled}: the log was rewound; compare "
+            "them with: threadledger replay verify"
+        )
+        yield Finding("thread", problem, key=key_of(stream), version=version)
 
 
 def _streams(database: Database, progress: Callable[[int, int], None]) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
+    from .cursor import LogCursor, ReadTrail
     from .journal import Journal
     from .observers import ExchangeEnd, Observer, RunEnd, RunLog, SeenRun
     from .ports import (
@@ -28,10 +29,12 @@ __all__ = [
     "Finding",
     "JobClaims",
     "Journal",
+    "LogCursor",
     "LoggedRow",
     "MemoryFile",
     "NotedThread",
     "Observer",
+    "ReadTrail",
     "Row",
     "RunEnd",
     "RunLog",
@@ -48,6 +51,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
+            "cursor": "LogCursor ReadTrail",
             "journal": "Journal",
             "observers": "ExchangeEnd Observer RunEnd RunLog SeenRun",
             "ports": (

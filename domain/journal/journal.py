@@ -298,20 +298,29 @@ class Journal(Application[str]):
         """Return (position, event) pairs of the log, from the position after `after` up to `upto` or its end."""
         return ((row[0], restore(row)) for row in self._log.rows(after, upto, topics))
 
-    def followed(self, after: int = 0, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
-        """Yield (position, event) pairs of the whole log, then wait for new events forever."""
+    def placed(
+        self, after: int | str = 0, topics: Sequence[str] = (), key: str | None = None
+    ) -> Iterator[tuple[int, e.Event, str]]:
+        """Return (position, event, cursor) of the log, or of one conversation; see `EventLog.rows_after`."""
+        rows = self._log.rows_after(after, topics, stream_of(key) if key is not None else None)
+        return ((row[0], restore(row), cursor) for row, cursor in rows)
+
+    def followed(self, after: int | str = 0, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event, str]]:
+        """Yield (position, event, cursor) of the whole log, then wait for new events forever."""
         with self.following(after, topics) as events:
             yield from events
 
     @contextmanager
-    def following(self, after: int = 0, topics: Sequence[str] = ()) -> Iterator[Iterator[tuple[int, e.Event]]]:
+    def following(
+        self, after: int | str = 0, topics: Sequence[str] = ()
+    ) -> Iterator[Iterator[tuple[int, e.Event, str]]]:
         """Follow the log like `followed` until the block ends, even if another thread waits for the next event."""
-        with self.recorder.subscribe(after, topics) as subscription:
-            yield ((each.id, self._mapper.to_domain_event(each)) for each in subscription)
+        with self._log.subscribe(after, topics) as subscription:
+            yield ((each.id, self._mapper.to_domain_event(each), each.cursor) for each in subscription)
 
-    def placed(self, key: str, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event]]:
-        """Return (position, event) pairs of one conversation."""
-        return ((row[0], restore(row)) for row in self._log.stream_rows(stream_of(key), topics=topics))
+    def last_cursor(self) -> str:
+        """Return the cursor of the last event of the log."""
+        return self._log.last_cursor()
 
     def keys(self) -> list[str]:
         """Return the keys of all conversations, sorted."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from ..conversation import ConversationState, FailureFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
-    from .rows import Row, StoredRow
+    from .rows import LoggedRow, Row, StoredRow
 
 
 class MemoryFile(Protocol):
@@ -131,6 +131,25 @@ class EventLog(Protocol):
         """Return the rows of the log, from the position after `after` up to `upto` (default: its current end)."""
         ...
 
+    def rows_after(
+        self, after: int | str = 0, topics: Sequence[str] = (), stream: str | None = None
+    ) -> Iterator[tuple[Row, str]]:
+        """Return the rows of the log, or of one stream, after a position or cursor, each with its cursor.
+
+        Raises:
+            InvalidInput: the cursor cannot be read, or belongs to another ledger.
+            LogRewound: the event of the cursor, or one that was read here, is no longer in the log.
+        """
+        ...
+
+    def subscribe(
+        self, gt: int | str | None = None, topics: Sequence[str] = ()
+    ) -> AbstractContextManager[Iterator[LoggedRow]]:
+        """Return a subscription to the log after a position or cursor; it raises the errors of `rows_after`."""
+        ...
+
+    def last_cursor(self) -> str: ...
+
     def stream_rows(
         self,
         stream: str,
@@ -235,7 +254,7 @@ class Finding:
     """Describe data that differs from what was stored, and its location."""
 
     subject: str
-    """One of `database`, `position`, `stream`, `version`, `order`, `leaf`, `payload`, `state` and `view`."""
+    """One of `database`, `position`, `stream`, `version`, `order`, `leaf`, `payload`, `state`, `thread` and `view`."""
     problem: str
     key: str | None = None
     position: int | None = None

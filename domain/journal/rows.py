@@ -33,6 +33,8 @@ class LoggedRow(Notification):
     event_id: str = ""
     at: str = ""
     schema: int = 1
+    cursor: str = ""
+    """Cursor of the event; see `LogCursor`. It is empty unless the log is read by cursor."""
 
 
 class PlainJSON(Transcoder):

@@ -214,14 +214,17 @@ def follow_failures(journal: Journal, wanted: FailureFilter, limit: int | None =
     """Yield the newest `limit` matching failures in the ledger, then each new one that matches, without end.
 
     Each failure is reported as of now; a later retry or answer is mostly not included yet.
+
+    Raises:
+        LogRewound: events that were read here are no longer in the log.
     """
     journal.close_overdue_runs()
-    end = journal.recorder.max_notification_id() or 0
+    end = journal.last_cursor()
     reported: set[str] = set()  # the view may already include failures after `end`
     for failure in journal.views.failures(wanted, limit):
         reported.add(failure.run_id)
         yield failure
-    for _, event in journal.followed(end, (e.RunFailed.__name__,)):
+    for _, event, _ in journal.followed(end, (e.RunFailed.__name__,)):
         if isinstance(event, e.RunFailed) and event.run_id not in reported:
             come = _failure_of(journal, event)
             if come is not None and wanted(come):

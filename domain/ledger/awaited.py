@@ -141,7 +141,7 @@ class AsyncLedger(AsyncFace[Ledger]):
         return self.conversation(new_key)
 
     async def events(
-        self, after: int = 0, types: Iterable[str] = (), key: str | None = None, follow: bool = False
+        self, after: int | str = 0, types: Iterable[str] = (), key: str | None = None, follow: bool = False
     ) -> AsyncIterator[LoggedEvent]:
         """See `Ledger.events`: `async for event in ledger.events(…)`. With `follow`, it uses a separate thread."""
         if not follow:

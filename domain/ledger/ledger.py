@@ -37,6 +37,8 @@ class LoggedEvent:
 
     position: int
     event: e.Event
+    cursor: str = ""
+    """Position and leaf as text, for `Ledger.events(after=…)`: unlike a position, it detects a log that was rewound."""
 
     @property
     def key(self) -> str:
@@ -59,10 +61,11 @@ class LoggedEvent:
             "type": self.type,
             "at": to_iso(self.event.timestamp),
             "data": self.event.data if isinstance(self.event, e.UnknownEvent) else data,
+            "cursor": self.cursor,
         }
 
 
-def in_log(logged: Iterator[tuple[int, e.Event]], key: str | None = None) -> Iterator[LoggedEvent]:
+def in_log(logged: Iterator[tuple[int, e.Event, str]], key: str | None = None) -> Iterator[LoggedEvent]:
     """Return events with their positions, limited to one conversation if a key is given."""
     stream = stream_of(key) if key is not None else None
     return (LoggedEvent(*each) for each in logged if stream is None or each[1].originator_id == stream)
@@ -136,21 +139,18 @@ class Ledger:
         return self.journal.require(key).state
 
     def events(
-        self, after: int = 0, types: Iterable[str] = (), key: str | None = None, follow: bool = False
+        self, after: int | str = 0, types: Iterable[str] = (), key: str | None = None, follow: bool = False
     ) -> Iterator[LoggedEvent]:
-        """Return the events of the whole log after a position, in commit order.
+        """Return the events of the whole log after a cursor or position, in commit order.
 
         With `follow`, wait for new ones forever.
+
+        Raises:
+            InvalidInput: the cursor cannot be read, or belongs to another ledger.
+            LogRewound: events before the cursor, or that were read here, are no longer in the log.
         """
-        logged: Iterator[tuple[int, e.Event]]
         topics = tuple(types)
-        if key is not None and not follow:
-            logged = ((position, event) for position, event in self.journal.placed(key, topics) if position > after)
-        elif follow:
-            logged = self.journal.followed(after, topics)
-        else:
-            logged = self.journal.logged(after, topics)
-        return in_log(logged, key)
+        return in_log(self.journal.followed(after, topics) if follow else self.journal.placed(after, topics, key), key)
 
     def failures(
         self,
@@ -302,10 +302,7 @@ class Ledger:
     def check(self, progress: UpkeepProgress = quietly) -> Iterator[Finding]:
         """Yield everything that differs from what was stored: every event is checked, then the views."""
         yield from self.journal.upkeep.check(progress)
-        last = self.journal.recorder.max_notification_id() or 0
         for view in self.journal.views.status():
-            if view["position"] > last:
-                yield Finding("view", f"{view['name']} is ahead of the log: rebuild it", position=view["position"])
             if view["parked"]:
                 yield Finding(
                     "view", f"{view['name']} could not process {view['parked']} events: rebuild it to see why"

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from threadledger.adapters.sql.recorder import Recorder
+from threadledger.adapters.sql.subscription import LogPages
 from threadledger.domain.errors import StoreUnavailable
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.ledger.ledger import LoggedEvent
@@ -131,7 +132,7 @@ def test_a_follower_begins_after_the_position_it_is_given(any_db_url, opened):
 
 @pytest.mark.parametrize("types", [[], ["MessageJournaled", "MemoryCleared"]], ids=["of everything", "of some events"])
 def test_a_follower_with_a_long_log_before_it_takes_it_page_by_page(any_db_url, opened, monkeypatch, types):
-    monkeypatch.setattr("threadledger.adapters.sql.recorder.SUBSCRIPTION_PAGE_EVENTS", 7)
+    monkeypatch.setattr("threadledger.adapters.sql.subscription.SUBSCRIPTION_PAGE_EVENTS", 7)
     ledger = opened(any_db_url)
     ledger.conversation("k").extend([{"role": "user", "content": str(index)} for index in range(100)])
     follower = Follower(ledger, types=types)
@@ -148,17 +149,17 @@ def test_a_follower_of_one_conversation_sees_its_events_alone(any_db_url, opened
     assert [(each.position, each.key) for each in follower.wait()] == [(3, "b"), (4, "b"), (6, "b")]
 
 
-def test_a_follower_of_rare_events_passes_the_others_for_good(any_db_url, opened):
+def test_a_follower_of_rare_events_passes_the_others_for_good(any_db_url, opened, monkeypatch):
     ledger = opened(any_db_url)
     asked: list[tuple[int, int]] = []
-    recorder = ledger.journal.recorder
-    select = recorder.select_notifications
+    read = LogPages.read
 
-    def counting(start: int, limit: int, stop: int, *rest: Any, **more: Any) -> Any:
-        asked.append((start, stop))
-        return select(start, limit, stop, *rest, **more)
+    def counting(pages: LogPages, upto: int) -> Any:
+        begin, found = pages.after, read(pages, upto)
+        asked.append((begin, pages.after))
+        return found
 
-    recorder.select_notifications = counting
+    monkeypatch.setattr(LogPages, "read", counting)
     follower = Follower(ledger, types=["ConversationStarted"])
     for index in range(40):
         ledger.conversation(f"k{index // 20}").append("user", str(index))

@@ -120,7 +120,7 @@ def test_a_follower_goes_on_after_a_restart_of_the_server_and_misses_nothing(own
 
     def follow():
         followed = []
-        for position, _ in follower.journal.followed():
+        for position, *_ in follower.journal.followed():
             followed.append(position)
             if len(followed) == 10:
                 under_way.set()

@@ -75,6 +75,25 @@ def execute(url: str, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
+def rewind(url: str, position: int) -> None:
+    """Lose the events after a position, as a failover or a restored backup does; the next one gets their positions."""
+    if url.startswith("sqlite"):
+        triggers = [f"DROP TRIGGER IF EXISTS events_are_not_{what}" for what in ("changed", "deleted")]
+        head = f"UPDATE sqlite_sequence SET seq = {position} WHERE name = 'events'"
+    else:
+        triggers = ["ALTER TABLE events DISABLE TRIGGER USER"]
+        head = f"UPDATE log_head SET position = {position}"
+    execute(
+        url,
+        *triggers,
+        f"DELETE FROM events WHERE position > {position}",
+        head,
+        "DELETE FROM streams WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.stream = streams.stream)",
+        "UPDATE streams SET state_schema = 0, due_at = NULL, "
+        "version = (SELECT max(e.version) FROM events e WHERE e.stream = streams.stream)",
+    )
+
+
 def stored_events(url: str) -> list[Stored]:
     """The whole log, by position."""
     found = query(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -167,10 +168,38 @@ def test_show_as_of_a_version_and_the_last_messages(command: Command) -> None:
 def test_events_have_the_promised_keys(command: Command, provider: Any) -> None:
     command("ask", "k", "When?")
     told = command("events", "k", "-o", "json").json
-    assert {tuple(event) for event in told} == {("position", "key", "version", "type", "at", "data")}
+    assert {tuple(event) for event in told} == {("position", "key", "version", "type", "at", "data", "cursor")}
     assert [event["version"] for event in told] == list(range(1, len(told) + 1))
     assert [event["type"] for event in command("events", "--type", "RunStarted", "-o", "json").json] == ["RunStarted"]
     assert command("events", "--after", str(told[-1]["position"]), "-o", "json").json == []
+    assert command("events", "--after", told[2]["cursor"], "-o", "json").json == told[3:]
+
+
+@pytest.mark.parametrize("more", [(), ("k",), ("--follow",), ("--type", "RunFailed")], ids=" ".join)
+def test_events_after_a_cursor_of_a_rewound_log_exit_4_and_say_how_to_continue(
+    command: Command, more: tuple[str, ...]
+) -> None:
+    command("append", "k", "user", "kept")
+    command("db", "backup", "backup.db")
+    command("append", "k", "user", "lost")
+    cursor = command("events", "-o", "json").json[-1]["cursor"]
+    shutil.copy("backup.db", "threadledger.db")
+    command("append", "k", "user", "new")
+    done = command("events", "--after", cursor, *more)
+    assert (done.code, done.out) == (4, "")
+    assert "the log was rewound" in done.err
+    assert done.err.count("\n") == 1
+    assert "threadledger events --after 0" in done.err
+
+
+@pytest.mark.parametrize("more", [(), ("k",), ("--follow",)], ids=" ".join)
+@pytest.mark.parametrize("after", ["-1", "x", "v1.x.1.00", "9" * 19, "v1.another-ledger.2.0123456789abcdef"])
+def test_events_after_a_cursor_that_cannot_be_used_exit_2(command: Command, after: str, more: tuple[str, ...]) -> None:
+    command("append", "k", "user", "hello")
+    done = command("events", f"--after={after}", *more)
+    assert (done.code, done.out) == (2, "")
+    assert "pass" in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_audit_failures_has_the_promised_keys_and_filters(command: Command, provider: Any) -> None:

@@ -62,6 +62,7 @@ CHANGING = (
     (r"(^|,)\d{5,}(,|$)", r"\1SIZE\2"),
     (r"\d+\.\d+\s+USD\s+by\s+genai-prices\s+[\d.]+,\s+newest\s+price\s+dated\s+[\d-]+", "PRICE"),
     (r"genai-prices\s+[\d.]+,\s+newest\s+price\s+dated\s+[\d-]+", "PRICES"),
+    (r"v1\.[0-9a-f-]{36}\.(\d+)\.[0-9a-f]{16}", r"CURSOR-\1"),
     (r"\"estimated_cost\": [\d.]+", "COST"),
 )
 """What differs from machine to machine, or with the prices that are installed."""

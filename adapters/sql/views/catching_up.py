@@ -4,7 +4,7 @@ A view is a set of tables built from events, which can be rebuilt at any time.
 
 No process owns a view. Each reader brings it up to date before reading. If several readers do so at once, one of them
 writes each batch, and the others check the position again. A view that does not exist in this program's version is
-built next to the existing one.
+built next to the existing one, and so is one that was built from events that the log no longer has.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import BigInteger, Connection, CursorResult, Integer, Table, Text, column, inspect, table
@@ -65,6 +65,8 @@ class Batch:
 
     taken: Sequence[Taken]
     upto: int
+    event_id: str | None
+    """Id of the event at `upto` when the batch was read; None if no event was read and the position remains."""
     poison: Poison | None = None
     """Reason why the event at `upto`, the only one in the batch, cannot be processed."""
 
@@ -87,18 +89,21 @@ class Projection:
         Raises:
             NotBuilt: the view has no live generation, and the database cannot be written.
         """
-        target, size, writable = None, BATCH_EVENTS_MAX, False
+        target, size, before, writable = LogHead(), BATCH_EVENTS_MAX, None, False
         while True:
             end, places = self._places.look()
-            target = end if target is None else target
+            if places == before or before is None:  # nothing was written: the log may have lost the target
+                target = end
             live = _live(places)
-            if live is not None and live.position >= target:
+            if live is not None and live.position >= target.position:
                 return live.generation
-            writable = writable or self._can_be_written(live, target)
+            writable = writable or self._can_be_written(live, target.position)
             if live is not None and not writable:
                 return live.generation
-            place = live or (places[-1] if places else Generation())
-            size = self._step(place, target, size, self._written)
+            if before is None and any(each.lost for each in places):
+                logger.warning("rebuilding the view %s: the log no longer has its last event", self.view.name)
+            size = self._step(live or _unfinished(places), target, size, self._written)
+            before = places
 
     def _can_be_written(self, live: Generation | None, target: int) -> bool:
         reason = maintenance_of(self._database).why_read_only()
@@ -129,7 +134,7 @@ class Projection:
             "name": self.view.name,
             "version": self.view.version,
             "position": place.position,
-            "lag": max(end - place.position, 0),
+            "lag": max(end.position - place.position, 0),
             "parked": len(self._places.parked(place.generation)) if place.live else 0,
         }
 
@@ -142,18 +147,22 @@ class Projection:
         end, places = self._places.look()
         own = Generation(generation=places[-1].generation + 1 if places else 1)
         place, size = own, BATCH_EVENTS_MAX
-        progress(self.view.name, 0, end)
-        while not any(each.live and each.generation >= own.generation for each in places):
+        progress(self.view.name, 0, end.position)
+        while not any(each.live and not each.lost and each.generation >= own.generation for each in places):
+            before = places
             size = self._step(place, end, size, self._refused)
-            places = self._places.look()[1]
+            newest, places = self._places.look()
+            end = newest if places == before else end
             place = next((each for each in places if each.generation == own.generation), own)
-            progress(self.view.name, min(place.position, end), end)
+            if place.lost:
+                own = place = _unfinished(places)
+            progress(self.view.name, min(place.position, end.position), end.position)
         # If there was no live generation, a reader may have helped to build this one and parked an event that rebuild refuses.
         for position, reason in self._places.parked(own.generation):
             raise _refusal(self.view, position, reason)
 
     def _step(
-        self, place: Generation, target: int, size: int, ended: Callable[[Generation, Batch, Any, bool], None]
+        self, place: Generation, target: LogHead, size: int, ended: Callable[[Generation, Batch, Any, bool], None]
     ) -> int:
         """Process a batch, unless another process advanced the view; return the maximum size of the next batch."""
         batch = self._batch(place.position, target, size)
@@ -166,25 +175,30 @@ class Projection:
             except Poison as poison:
                 if len(batch.taken) > 1:
                     return len(batch.taken) // 2
-                batch = replace(batch, taken=(), upto=batch.taken[0][0], poison=poison)
-        ended(place, batch, changes, place.live or batch.upto >= target)
+                position, event = batch.taken[0]
+                batch = Batch((), position, event.event_id, poison)
+        ended(place, batch, changes, place.live or batch.upto >= target.position)
         # After a poisoned event, the batch size grows slowly again, because more of them may follow.
         return min(size * 2, BATCH_EVENTS_MAX)
 
-    def _batch(self, after: int, target: int, size: int) -> Batch:
+    def _batch(self, after: int, target: LogHead, size: int) -> Batch:
         """Return the next events. An unreadable event ends the batch before it, and then forms its own batch."""
         taken: list[Taken] = []
-        chars = seen = 0
-        for row in self._log.rows(after, target, self.view.topics):
+        event_id, chars, seen = None, 0, 0
+        for row in self._log.rows(after, target.position, self.view.topics):
             if seen == size or chars > BATCH_CHARS_MAX:
-                return Batch(taken, after)
+                return Batch(taken, after, event_id)
             if row[1].startswith(CONVERSATION):
                 try:
                     taken.append((row[0], restore(row)))
                 except CorruptEvent as error:
-                    return Batch(taken, row[0] - 1) if seen else Batch((), row[0], _unreadable(row, error))
-            after, seen, chars = row[0], seen + 1, chars + len(row[4])
-        return Batch(taken, max(after, target))
+                    if seen:
+                        return Batch(taken, after, event_id)
+                    return Batch((), row[0], row[5], _unreadable(row, error))
+            after, event_id, seen, chars = row[0], row[5], seen + 1, chars + len(row[4])
+        if after <= target.position:
+            return Batch(taken, target.position, target.event_id)
+        return Batch(taken, after, event_id)
 
     def _changes(self, place: Generation, batch: Batch) -> Any:
         """Compute the changes of a batch.
@@ -217,7 +231,7 @@ class Projection:
         """Write rows, position and effects in one transaction, or nothing if another process has advanced the view."""
 
         def write(connection: Any) -> bool:
-            if not self._places.advance(connection, place, batch.upto, live):
+            if not self._places.advance(connection, place, batch, live):
                 return False
             if not place.claimed:
                 self.view.create(connection, place.generation)
@@ -241,7 +255,13 @@ class Projection:
 
 
 def _live(places: Sequence[Generation]) -> Generation | None:
-    return next((each for each in reversed(places) if each.live), None)
+    return next((each for each in reversed(places) if each.live and not each.lost), None)
+
+
+def _unfinished(places: Sequence[Generation]) -> Generation:
+    """Return the newest generation if it is being built, or a new one."""
+    last = places[-1] if places else Generation(generation=0, lost=True)
+    return Generation(generation=last.generation + 1) if last.live or last.lost else last
 
 
 def _unreadable(row: Row, error: CorruptEvent) -> Poison:
@@ -262,18 +282,21 @@ def _refusal(view: View[Any, Any], position: int, reason: str) -> CorruptEvent:
 
 
 _LOOK = (
-    "SELECT log.position, t.generation, t.position, t.live "
-    "FROM (SELECT coalesce(max(position), 0) AS position FROM events) log "
-    "LEFT JOIN tracking t ON t.view = ? AND t.version = ? ORDER BY t.generation"
+    "SELECT log.position, log.event_id, t.generation, t.position, t.live, t.leaf, e.leaf FROM (SELECT 1) one "
+    "LEFT JOIN (SELECT position, event_id FROM events ORDER BY position DESC LIMIT 1) log ON 1 = 1 "
+    "LEFT JOIN tracking t ON t.view = ? AND t.version = ? LEFT JOIN events e ON e.position = t.position "
+    "ORDER BY t.generation"
 )
 _CLAIM = (
-    "INSERT INTO tracking (view, version, generation, position, live) VALUES (?, ?, ?, ?, ?) "
+    "INSERT INTO tracking (view, version, generation, position, live, leaf) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (view, version, generation) DO NOTHING"
 )
 _ADVANCE = (
-    "UPDATE tracking SET position = ?, live = ? "
-    "WHERE view = ? AND version = ? AND generation = ? AND position = ? AND live = ?"
+    "UPDATE tracking SET position = ?, live = ?, leaf = ? "
+    "WHERE view = ? AND version = ? AND generation = ? AND position = ? AND live = ? "
+    "AND coalesce(leaf = (SELECT e.leaf FROM events e WHERE e.position = tracking.position), leaf IS NULL)"
 )
+_LEAF = "SELECT leaf FROM events WHERE position = ? AND event_id = ?"
 _FIND = "SELECT 1 FROM tracking WHERE view = ? AND version = ? AND generation = ? AND position = ?"
 _PARK = "INSERT INTO parked (view, version, generation, position, reason) VALUES (?, ?, ?, ?, ?)"
 _PARKED = "SELECT position, reason FROM parked WHERE view = ? AND version = ? AND generation = ? ORDER BY position"
@@ -288,6 +311,14 @@ _FORGET = "WHERE view = ? AND version = ? AND generation = ?"
 
 
 @dataclass(frozen=True, slots=True)
+class LogHead:
+    """Represent the last event of the log at one moment."""
+
+    position: int = 0
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """Represent the position of one generation in the log."""
 
@@ -297,6 +328,8 @@ class Generation:
     """Whether this generation is read; otherwise it is being built, or was left by a process that died."""
     claimed: bool = False
     """Whether the generation has a row in `tracking`."""
+    lost: bool = False
+    """Whether the log no longer has the event at the position: it was rewound, and the generation must not be read."""
 
 
 # A generation is claimed and advanced by compare-and-set, in the transaction that writes the rows of the view. If
@@ -310,24 +343,33 @@ class Generations:
         self._view = view
         self._named = (view.name, view.version)
 
-    def look(self) -> tuple[int, Sequence[Generation]]:
-        """Return the last position of the log and the places of all generations, oldest first."""
+    def look(self) -> tuple[LogHead, Sequence[Generation]]:
+        """Return the last event of the log and the places of all generations, oldest first."""
         rows = self._database.query(_LOOK, self._named)
-        places = [Generation(row[1], row[2], bool(row[3]), claimed=True) for row in rows if row[1] is not None]
-        return rows[0][0], places
+        head, places = LogHead(rows[0][0] or 0, rows[0][1]), []
+        for _, _, generation, position, live, leaf, found in rows if rows[0][2] is not None else ():
+            # Earlier versions stored no leaf: a position after the end of the log is noticed all the same.
+            lost = position > head.position if leaf is None else leaf != found
+            places.append(Generation(generation, position, bool(live), claimed=True, lost=lost))
+        return head, places
 
     def holds(self, connection: Connection, place: Generation) -> bool:
         """Return whether the stored position of a place is unchanged."""
         return self._execute(connection, _FIND, (*self._named, place.generation, place.position)).first() is not None
 
-    def advance(self, connection: Connection, place: Generation, position: int, live: bool) -> bool:
-        """Advance a place, or claim it if it does not exist; return False if another process has advanced it first."""
+    def advance(self, connection: Connection, place: Generation, batch: Batch, live: bool) -> bool:
+        """Advance a place to the end of a batch, or claim it if it does not exist.
+
+        Returns False if another process has advanced it first, or if the log lost the batch after it was read.
+        """
+        leaf = self._execute(connection, _LEAF, (batch.upto, batch.event_id)).scalar()
+        if leaf is None and batch.event_id is not None:
+            return False
         if not place.claimed:
-            return (
-                self._execute(connection, _CLAIM, (*self._named, place.generation, position, int(live))).rowcount == 1
-            )
+            claimed = (*self._named, place.generation, batch.upto, int(live), leaf)
+            return self._execute(connection, _CLAIM, claimed).rowcount == 1
         found = (*self._named, place.generation, place.position, int(place.live))
-        return self._execute(connection, _ADVANCE, (position, int(live), *found)).rowcount == 1
+        return self._execute(connection, _ADVANCE, (batch.upto, int(live), leaf, *found)).rowcount == 1
 
     def park(self, connection: Connection, generation: int, position: int, reason: str) -> None:
         """Record an event that could not be processed."""

@@ -1,0 +1,233 @@
+"""Read and follow the log by cursor: each read checks that what was read before is still in the log.
+
+The check costs no query of its own. A page begins with the event that was read last, and the query for the end of the log
+also returns that event's leaf.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from eventsourcing.persistence import ApplicationRecorder, Notification, Subscription
+
+from threadledger.domain.errors import InvalidInput, LogRewound
+from threadledger.domain.journal import LogCursor, ReadTrail, Row
+
+from .connections import ConnectionLost
+from .database import Database
+from .recorder import logged_row
+
+logger = logging.getLogger("threadledger")
+
+FOLLOW_SECONDS = 0.05
+"""Interval between polls for events of other processes, in seconds."""
+
+SUBSCRIPTION_PAGE_EVENTS = 500
+"""Number of positions read per query."""
+
+PAGES_AT_ONCE = 10
+"""Number of pages read per query when only some event types are selected."""
+
+_LOOK = (
+    "SELECT ledger_id, (SELECT coalesce(max(position), 0) FROM events), (SELECT leaf FROM events WHERE position = ?) "
+    "FROM threadledger"
+)
+_LEAF = "SELECT leaf FROM events WHERE position = ?"
+_COLUMNS = "SELECT e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema, e.leaf FROM events e"
+_STREAM_VERSION = "SELECT stream, version FROM streams WHERE name = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """Represent the end of the log at one moment, and the leaf of the event that was asked for."""
+
+    ledger_id: str
+    position: int
+    leaf: bytes | None
+
+
+class LogPages:
+    """Read the log page by page after a position or cursor.
+
+    Raises:
+        InvalidInput: the cursor cannot be read, or belongs to another ledger.
+        LogRewound: raised by each method, if events that were read are no longer in the log.
+    """
+
+    def __init__(self, database: Database, after: int | str | None = 0, topics: Sequence[str] = ()) -> None:
+        self._database = database
+        self._topics = tuple(topics)
+        self._given = LogCursor.parse(after)
+        self._ledger_id = ""
+        self._trail = ReadTrail()
+        self.after = self._given.position
+        """Position up to which the log was read."""
+        if self._given.leaf is not None and self.after > 0:
+            self._trail.add(self.after, self._given.leaf)
+
+    def look(self) -> int:
+        """Return the last position of the log."""
+        known = self._trail.last
+        position = known[0] if known is not None else self.after
+        end = self._end(position)
+        if self._given.ledger_id not in {None, end.ledger_id}:
+            raise InvalidInput(
+                f"the cursor {str(self._given)!r} belongs to another ledger: pass a cursor of this ledger, or a position"
+            )
+        self._ledger_id = end.ledger_id
+        if known is None and end.leaf is not None:
+            self._trail.add(position, end.leaf)
+        elif known is not None and end.leaf != known[1] and not (position > end.position and self._is_standby()):
+            raise self._rewound(end.position)
+        return end.position
+
+    def read(self, upto: int) -> list[tuple[Row, str]]:
+        """Return the selected rows of the next page, each with its cursor; the page ends at or before `upto`."""
+        size = SUBSCRIPTION_PAGE_EVENTS * (PAGES_AT_ONCE if self._topics else 1)
+        end = min(self.after + size, upto)
+        known = self._trail.last
+        begin = known[0] if known is not None else self.after
+        query = f"{_COLUMNS} LEFT JOIN streams s USING (stream) WHERE e.position BETWEEN ? AND ?"
+        values: list[int | str] = [begin, end]
+        if self._topics:  # the last event of a page is read too, because the next page is compared with it
+            query += f" AND (e.topic IN ({', '.join('?' * len(self._topics))}) OR e.position IN (?, ?))"
+            values += [*self._topics, begin, end]
+        rows = self._database.query(f"{query} ORDER BY e.position", values)
+        if known is not None and (not rows or (rows[0][0], LogCursor.short(rows[0][8])) != known):
+            raise self._rewound(self._end(begin).position)
+        passed = self.passed(rows)
+        self.after = end
+        return [each for each in passed if not self._topics or each[0][3] in self._topics]
+
+    def passed(self, rows: Iterable[Any]) -> list[tuple[Row, str]]:
+        """Note the rows after the position; return those of a named stream without their leaf, and with their cursor."""
+        found: list[tuple[Row, str]] = []
+        for row in rows:
+            if row[0] > self.after:
+                position, leaf = row[0], LogCursor.short(row[8])
+                self._trail.add(position, leaf)
+                if row[1] is not None:
+                    found.append((cast("Row", row[:8]), LogCursor.text(self._ledger_id, position, leaf)))
+        return found
+
+    def last_cursor(self) -> str:
+        """Return the cursor of the last event of the log."""
+        position = self.look()
+        return str(LogCursor(position, self._end(position).leaf, self._ledger_id))
+
+    def _end(self, position: int) -> LogEnd:
+        ((ledger_id, end, leaf),) = self._database.query(_LOOK, (position,))
+        return LogEnd(ledger_id, end, LogCursor.short(leaf) if leaf is not None else None)
+
+    def _is_standby(self) -> bool:
+        """Return whether the server is a standby, which may lag behind the one that this cursor was read from."""
+        return self._database.kind.name == "postgresql" and bool(
+            self._database.query("SELECT pg_is_in_recovery()")[0][0]
+        )
+
+    def _rewound(self, end: int) -> LogRewound:
+        def holds(position: int, leaf: bytes) -> bool:
+            found = self._database.query(_LEAF, (position,))
+            return bool(found) and LogCursor.short(found[0][0]) == leaf
+
+        position = self._trail.last[0] if self._trail.last is not None else self.after
+        upto = min(position - 1, end)
+        common = self._trail.common(holds) if upto else 0
+        then = f"the last common position is {common}: discard later events, then run: threadledger events --after {common}"
+        if common is None:
+            then = (
+                f"the last common position is unknown, and at most {upto}: continue from an earlier cursor, "
+                "or discard all events and run: threadledger events --after 0"
+            )
+        error = LogRewound(
+            "the log was rewound by a restored backup or a failover: "
+            f"the event at position {position}, which was read before, is no longer in it; {then}"
+        )
+        error.position, error.common = position, common
+        return error
+
+
+def read_log(database: Database, after: int | str, topics: Sequence[str]) -> Iterator[tuple[Row, str]]:
+    """Return the rows after a position or cursor up to the current end of the log, each with its cursor."""
+    pages = LogPages(database, after, topics)
+
+    def read() -> Iterator[tuple[Row, str]]:
+        end = pages.look()
+        while pages.after < end:
+            yield from pages.read(end)
+
+    return read()
+
+
+def read_stream(database: Database, after: int | str, topics: Sequence[str], stream: str) -> Iterator[tuple[Row, str]]:
+    """Return the rows of one stream after a position or cursor, each with its cursor."""
+    pages = LogPages(database, after)
+    only = f" AND e.topic IN ({', '.join('?' * len(topics))})" if topics else ""
+    query = (
+        f"{_COLUMNS} JOIN streams s USING (stream) WHERE e.stream = ? AND e.version > ? AND e.version <= ?{only} "
+        "ORDER BY e.version"
+    )
+
+    def read() -> Iterator[tuple[Row, str]]:
+        pages.look()
+        for number, version in database.query(_STREAM_VERSION, (stream,)):
+            for begin in range(0, version, SUBSCRIPTION_PAGE_EVENTS):
+                if begin:
+                    pages.look()
+                end = min(begin + SUBSCRIPTION_PAGE_EVENTS, version)
+                yield from pages.passed(database.query(query, (number, begin, end, *topics)))
+
+    return read()
+
+
+# Appends of this process wake the follower; events of other processes are found by polling. PostgreSQL's NOTIFY would
+# avoid polling, but would halve the throughput of appends.
+class LogSubscription(Subscription[ApplicationRecorder]):
+    """Iterate over the log without end; `stop()` ends the iteration, also from another thread."""
+
+    def __init__(
+        self,
+        recorder: ApplicationRecorder,
+        database: Database,
+        gt: int | str | None,
+        topics: Sequence[str],
+        followers: set[threading.Event],
+    ) -> None:
+        self._pages = LogPages(database, gt, topics)
+        super().__init__(recorder, self._pages.after, topics)
+        self._page: deque[Notification] = deque()
+        self._woken = threading.Event()
+        self._followers = followers
+        followers.add(self._woken)
+
+    def stop(self) -> None:
+        """End the iteration."""
+        super().stop()
+        self._followers.discard(self._woken)
+        self._woken.set()
+
+    def __next__(self) -> Any:
+        while not self._has_been_stopped:
+            if self._page:
+                return self._page.popleft()
+            self._woken.clear()
+            if not self._look():
+                self._woken.wait(FOLLOW_SECONDS)
+        raise StopIteration
+
+    def _look(self) -> bool:
+        """Read the next page and return whether there were new events; a lost connection is retried at the next poll."""
+        try:
+            end = self._pages.look()
+            if end <= self._pages.after:
+                return False
+            self._page.extend(replace(logged_row(row), cursor=cursor) for row, cursor in self._pages.read(end))
+        except ConnectionLost as lost:
+            logger.warning("cannot read new events, retrying: %s", lost)
+            return False
+        return True
