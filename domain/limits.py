@@ -132,6 +132,9 @@ search."""
 LANDINGS_TRIED_MAX = 500_000
 """Maximum number of explanations tried for surplus copies (one or two seconds): repeated texts may have more."""
 
+ORPHAN_SECONDS_MIN = 600.0
+"""Minimum age of a created thread without a link, in seconds, before it counts as left by a crash: longer than a request."""
+
 JOB_PINS_PER_EVENT = 1_000
 """Number of items of a job's plan in one event."""
 

@@ -115,6 +115,10 @@ class AssistantsThreads:
     def delete(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
         yield from self._runs.deleted(thread_id, [item.item_id for item in items])
 
+    def remove(self, thread_id: str) -> Effects[None]:
+        delete = partial(_delete_thread, thread_id=thread_id)
+        yield from deleted(self._client, "DELETE /threads/{thread_id}", thread_id, delete)
+
     def sweep(self, thread_id: str, run_ids: Sequence[str], completed: bool) -> Effects[Sequence[str]]:
         deleted: list[str] = []
         for run in (yield from self._runs.ours(thread_id, run_ids)) if run_ids else ():
@@ -189,6 +193,10 @@ class ConversationThreads:
             delete = partial(_delete_item, thread_id=thread_id, item_id=item_id)
             yield from deleted(self._client, endpoint, thread_id, delete)
 
+    def remove(self, thread_id: str) -> Effects[None]:
+        delete = partial(_delete_conversation, thread_id=thread_id)
+        yield from deleted(self._client, "DELETE /conversations/{conversation_id}", thread_id, delete)
+
     def sweep(self, thread_id: str, run_ids: Sequence[str], completed: bool) -> Effects[Sequence[str]]:
         return ()  # the API does not show the runs of a Conversation; their items are recognized by position
         yield
@@ -198,6 +206,14 @@ class ConversationThreads:
         if diagnose(refused.failure) is Cause.PROVIDER_GONE and (yield from is_there(self._client, thread_id)):
             return ProviderRefused(replace(refused.failure, thread_id=None))
         return refused
+
+
+def _delete_thread(sdk: Any, thread_id: str) -> Any:
+    return sdk.beta.threads.with_raw_response.delete(thread_id)
+
+
+def _delete_conversation(sdk: Any, thread_id: str) -> Any:
+    return sdk.conversations.with_raw_response.delete(thread_id)
 
 
 def _delete_item(sdk: Any, thread_id: str, item_id: str) -> Any:

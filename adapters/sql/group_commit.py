@@ -17,7 +17,7 @@ from eventsourcing.persistence import IntegrityError
 
 from threadledger.domain import limits
 from threadledger.domain.errors import DatabaseReadOnly
-from threadledger.domain.journal import Appending, StoredRow, StreamHead
+from threadledger.domain.journal import Also, Appending, StoredRow, StreamHead
 
 from .connections import ConnectionLost, Connections, Cursor, FoundHead, Move, Overtaken
 
@@ -26,9 +26,6 @@ GROUP_MAX = 64
 
 Decision = Callable[[Mapping[str, StreamHead]], Appending]
 """Function that returns what to append, given the heads of the existing streams. May be called again with newer heads."""
-
-Also = Callable[[Cursor], None]
-"""Function that writes other rows in the same transaction."""
 
 _HEADS = "SELECT stream, name, version, state_schema, state, due_at FROM streams WHERE name IN "
 

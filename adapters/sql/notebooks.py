@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from threadledger.domain.ids import now, to_iso
-from threadledger.domain.journal import NotedThread
-from threadledger.domain.threads import Doubt, MirrorHead
+from threadledger.domain.ids import from_iso, now, to_iso
+from threadledger.domain.journal import Also, NotedThread
+from threadledger.domain.threads import Doubt, MirrorHead, ThreadCreation
 
 from .database import Database
 
@@ -81,29 +81,64 @@ class SqlMirrorHeads:
         )
         self._database.execute(statement, (None if doubts is None else _stored(doubts), stream, mirror, owner))
 
-    def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
+    def put(self, stream: str, mirror: str, head: MirrorHead, holder: str) -> None:
         query = self._database.sql("SELECT holder FROM mirror_heads WHERE stream = ? AND mirror = ?")
-        finished = self._database.sql(FINISHED)
-        owner = self._dropped(stream, mirror, holder) if holder is not None else None
+        owner = self._dropped(stream, mirror, holder)
 
         def note(connection: Connection) -> None:
             held_by = connection.exec_driver_sql(query, (stream, mirror)).scalar()
-            if owner is None:
-                connection.exec_driver_sql(finished, (stream, mirror))
-            if owner is None or held_by in {None, owner}:
+            if held_by in {None, owner}:
                 self._write(connection, stream, mirror, head, None, None)
 
         self._database.write(lambda connection: self._alone(connection, note))
 
-    def begin(self, stream: str, mirror: str, thread_id: str) -> None:
-        query = self._database.sql("SELECT thread_id, holder FROM mirror_heads WHERE stream = ? AND mirror = ?")
+    def begun(self, stream: str, mirror: str, thread_id: str) -> Also:
+        head = MirrorHead(thread_id, 0, settled=True)
+        return self._linked(stream, mirror, head, _UNLESS_KNOWN_OR_HELD)
 
-        def note(connection: Connection) -> None:
-            row = connection.exec_driver_sql(query, (stream, mirror)).one_or_none()
-            if row is None or (row.holder is None and row.thread_id != thread_id):
-                self._write(connection, stream, mirror, MirrorHead(thread_id, 0, settled=True), None, None)
+    def written(self, stream: str, mirror: str, head: MirrorHead) -> Also:
+        linked = self._linked(stream, mirror, head)
 
-        self._database.write(lambda connection: self._alone(connection, note))
+        def note(cursor: Any) -> None:
+            cursor.execute(self._database.sql(FINISHED), (stream, mirror))
+            linked(cursor)
+
+        return note
+
+    def note_creation(self, creation: ThreadCreation) -> None:
+        statement = (
+            "INSERT INTO thread_creations (creation, stream, mirror, endpoint, thread_id, at) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (creation) DO UPDATE SET thread_id = excluded.thread_id"
+        )
+        place = (creation.creation, creation.stream, creation.mirror, creation.endpoint)
+        self._database.execute(statement, (*place, creation.thread_id, to_iso(creation.at)))
+
+    def forget_creation(self, creation: str) -> None:
+        self._database.execute("DELETE FROM thread_creations WHERE creation = ?", (creation,))
+
+    def creations(self, before: datetime) -> Sequence[ThreadCreation]:
+        query = (
+            "SELECT creation, stream, mirror, endpoint, thread_id, at FROM thread_creations c WHERE at <= ? AND NOT EXISTS "
+            "(SELECT 1 FROM unfinished_threads u WHERE u.thread_id = c.thread_id) ORDER BY at, creation"
+        )
+        rows = self._database.query(query, (to_iso(before),))
+        return [
+            ThreadCreation(creation, stream, mirror, endpoint, thread_id, from_iso(at))
+            for creation, stream, mirror, endpoint, thread_id, at in rows
+        ]
+
+    def _linked(self, stream: str, mirror: str, head: MirrorHead, unless: str = "") -> Also:
+        """Return what stores the head of a newly linked thread and removes the record of its creation."""
+        noted = self._database.sql(f"{_NOTE}{unless}")
+        created = self._database.sql("DELETE FROM thread_creations WHERE thread_id = ?")
+
+        def note(cursor: Any) -> None:
+            if not self._database.kind.locks_when_writing:
+                cursor.execute(_LOCK)
+            cursor.execute(noted, _values(stream, mirror, head, None, None))
+            cursor.execute(created, (head.thread_id,))
+
+        return note
 
     def note_unfinished(self, stream: str, mirror: str, thread_id: str | None, digest: str) -> None:
         if thread_id is None:
@@ -131,7 +166,7 @@ class SqlMirrorHeads:
     def _alone(self, connection: Connection, work: Callable[[Connection], T]) -> T:
         """Run `work` as the only writer of `mirror_heads`; lock the table if the database allows several writers."""
         if not self._database.kind.locks_when_writing:
-            connection.exec_driver_sql("LOCK TABLE mirror_heads IN EXCLUSIVE MODE")
+            connection.exec_driver_sql(_LOCK)
         return work(connection)
 
     def _write(
@@ -143,14 +178,25 @@ class SqlMirrorHeads:
         holder: str | None,
         held_until: str | None,
     ) -> None:
-        statement = (
-            "INSERT INTO mirror_heads (stream, mirror, thread_id, version, settled, holder, held_until, doubts) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, mirror) DO UPDATE SET "
-            "thread_id = excluded.thread_id, version = excluded.version, settled = excluded.settled, "
-            "holder = excluded.holder, held_until = excluded.held_until, doubts = excluded.doubts"
-        )
-        place = (stream, mirror, head.thread_id, head.version, int(head.settled), holder, held_until)
-        connection.exec_driver_sql(self._database.sql(statement), (*place, _stored(head.doubts)))
+        values = _values(stream, mirror, head, holder, held_until)
+        connection.exec_driver_sql(self._database.sql(_NOTE), values)
+
+
+_NOTE = (
+    "INSERT INTO mirror_heads (stream, mirror, thread_id, version, settled, holder, held_until, doubts) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stream, mirror) DO UPDATE SET "
+    "thread_id = excluded.thread_id, version = excluded.version, settled = excluded.settled, "
+    "holder = excluded.holder, held_until = excluded.held_until, doubts = excluded.doubts"
+)
+_UNLESS_KNOWN_OR_HELD = " WHERE mirror_heads.holder IS NULL AND mirror_heads.thread_id <> excluded.thread_id"
+_LOCK = "LOCK TABLE mirror_heads IN EXCLUSIVE MODE"
+
+
+def _values(
+    stream: str, mirror: str, head: MirrorHead, holder: str | None, held_until: str | None
+) -> tuple[str | int | None, ...]:
+    place = (stream, mirror, head.thread_id, head.version, int(head.settled))
+    return (*place, holder, held_until, _stored(head.doubts))
 
 
 def _stored(doubts: Sequence[Doubt]) -> str:

@@ -22,10 +22,10 @@ from eventsourcing.persistence import (
 )
 
 from threadledger.domain.ids import new_id, now, to_iso
-from threadledger.domain.journal import Appending, DecideAppend, LoggedRow, Row, StoredRow, StreamHead
+from threadledger.domain.journal import Also, Appending, DecideAppend, LoggedRow, Row, StoredRow, StreamHead
 
 from .database import Database
-from .group_commit import Also, stored_positions
+from .group_commit import stored_positions
 from .schema import SCHEMA_VERSION, open_schema
 
 PAGE_EVENTS = 1_000
@@ -51,9 +51,9 @@ class Recorder(ApplicationRecorder):
 
     # Called by the ledger
 
-    def append(self, stream: str, decide: DecideAppend) -> Sequence[int]:
+    def append(self, stream: str, decide: DecideAppend, also: Also | None = None) -> Sequence[int]:
         """Decide on a stream's current head and store the decision; see `EventLog.append`."""
-        positions = self._database.group.append([stream], lambda heads: decide(heads.get(stream)))
+        positions = self._database.group.append([stream], lambda heads: decide(heads.get(stream)), also)
         self._wake()
         return positions
 

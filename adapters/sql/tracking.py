@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from eventsourcing.persistence import IntegrityError, ProcessRecorder, Tracking, TrackingRecorder
 
-from threadledger.domain.journal import Appending
+from threadledger.domain.journal import Also, Appending
 
 from .connections import Cursor
 from .database import Database
-from .group_commit import Also
 from .recorder import Recorder
 from .schema import open_schema
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FOUND = ("missing", "extra", "different", "foreign")
 PLANNED = ("key", "backend", "thread_id", *FOUND, "action", "state", "reason")
+ORPHANS = ("key", "backend", "thread_id", "created_at", "state", "reason")
 REPAIRED = ("key", "backend", "thread_id", "new_thread_id", "action", "sent", "adopted", "deleted", "state", "reason")
 
 
@@ -38,6 +39,7 @@ REPAIRED = ("key", "backend", "thread_id", "new_thread_id", "action", "sent", "a
 @click.option("--to", type=KINDS, help="Kind of thread; default: those that are linked.")
 @click.option("--adopt", is_flag=True, help="Journal messages that other writers added to the thread.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N conversations.")
+@click.option("--orphans", is_flag=True, help="Delete threads that a crash kept from being linked.")
 @how_options
 @apply_options
 def reconcile(
@@ -46,6 +48,7 @@ def reconcile(
     to: str | None,
     adopt: bool,
     limit: int | None,
+    orphans: bool,
     concurrency: int,
     rps: float | None,
     apply: bool,
@@ -54,7 +57,11 @@ def reconcile(
     """Repair threads that have drifted from the journal: send missing messages, rewrite threads with a broken order.
 
     Messages from other writers are kept and reported; --adopt journals them. Never calls a model.
+
+    With --orphans, threads are deleted instead that a process created and that a crash kept from being linked.
     """
+    if orphans:
+        return _remove_orphans(bool(keys) or everything or to is not None or adopt or limit is not None, apply, yes)
     one_choice(bool(keys), everything)
     with opened(reads=not apply, sends=True) as ledger:
         plan = ledger.replay.plan_reconcile(None if everything else list(keys), to, adopt, limit)
@@ -80,6 +87,29 @@ def reconcile(
     _report(f"{tally.states['done']:,} repaired", tally)
     code = ending(plan, tally, stopped)
     return Exit.CONFLICT if code == Exit.DONE and seen.in_the_way and not tally.states["done"] else code
+
+
+def _remove_orphans(more_options: bool, apply: bool, yes: bool) -> int:
+    """Plan or apply the deletion of threads that no log names."""
+    if more_options:
+        message = "--orphans deletes threads of all conversations: pass it without keys and without other choices"
+        raise click.UsageError(message, click.get_current_context())
+    with opened() as ledger:
+        plan = ledger.replay.plan_orphans()
+        found = plan.items
+        planned = sum(item.state == "planned" for item in found)
+        what = f"delete {counted(planned, 'thread')} without a link"
+        if not apply:
+            tally = show_items(found, len(found), ORPHANS, _as_row, "no threads without a link")
+            _report(f"plan: {what}", tally, "; nothing was done; pass --apply to execute the plan" if planned else "")
+            return Exit.DONE
+        confirm(planned, what, yes)
+        with stoppable() as stop:
+            removed = performed(plan, len(found), "deleting", stop, {})
+            tally = show_items(removed, len(found), ORPHANS, _as_row, "no threads without a link")
+            stopped = stop()
+    _report(f"{tally.states['done']:,} deleted", tally)
+    return ending(plan, tally, stopped)
 
 
 class _Seen:

@@ -9,7 +9,7 @@ The values of a run are defined here too: its plan (`RunPlan`) and what a backen
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -32,7 +32,7 @@ _NOT_STORED_OF_PLAN = {"timeout_seconds", "fallback_reason", "dropped"}
 
 @dataclass(frozen=True)
 class Place:
-    """Describe where the answer of a rerun goes in memory, by the ids of messages; by default at the end."""
+    """Describe where an answer goes in memory, by the ids of messages; by default at the end."""
 
     superseded: tuple[str, ...] = ()
     """The messages that it replaces: those that the earlier run journaled, its answer last."""
@@ -119,10 +119,16 @@ class Conversation:
             origin=dict(origin or {}),
         )
 
-    def ask(self, question: Message, idempotency_key: str | None = None) -> str:
+    def ask(
+        self,
+        question: Message,
+        idempotency_key: str | None = None,
+        before_abandoning: Callable[[str], None] = lambda exchange_id: None,
+    ) -> str:
         """Journal a question, open its exchange, and return the exchange's id.
 
-        Runs left open by a crash are closed as interrupted, and exchanges left without a run are abandoned.
+        Runs left open by a crash are closed as interrupted, and exchanges left without a run are abandoned;
+        `before_abandoning` receives the id of each, and may raise to prevent the command.
 
         Raises:
             ConversationBusy: a run is open and not overdue, or an exchange is between two runs.
@@ -131,6 +137,7 @@ class Conversation:
         self._refuse_while_running()
         for exchange_id in list(self.state.open_exchanges):
             self._refuse_while_active(exchange_id)
+            before_abandoning(exchange_id)
             self.abandon(exchange_id, "left unfinished by a process that stopped")
         exchange_id = new_id()
         self.journal(question, exchange_id=exchange_id, idempotency_key=idempotency_key)
@@ -195,7 +202,7 @@ class Conversation:
     ) -> str:
         """Record a run's answer in one commit, `RunCompleted` and its messages; return the answer's message id.
 
-        `place` is where the answer of a rerun goes.
+        `place` is where the answer goes, if not to the end: that of a rerun, or one with newer messages of others.
 
         Raises:
             RunNotOpen: the run has already ended.
@@ -211,7 +218,7 @@ class Conversation:
             for message in completion.messages
         ]
         answer = journaled[-1].message_id
-        if run.rerun_of is not None and not completion.goes_on:
+        if (run.rerun_of is not None or place.behind is not None) and not completion.goes_on:
             for message_id in place.superseded[:-1]:
                 self.retract(message_id, SUPERSEDED_TOO)
             self._record(
@@ -316,6 +323,10 @@ class Conversation:
         window: dict[str, Any] = {} if window_tokens is None else {"window_tokens": window_tokens}
         lost: dict[str, Any] = {"backend": backend, "thread_id": thread_id, "reason": reason, "endpoint": link.endpoint}
         self._record(e.ThreadLost, **lost, **window)
+
+    def discard_thread(self, backend: str, thread_id: str, endpoint: str, reason: str) -> None:
+        """Record that a thread which was never linked is gone."""
+        self._record(e.ThreadLost, backend=backend, thread_id=thread_id, reason=reason, endpoint=endpoint)
 
     def rebuild_thread(self, rebuilt: Mapping[str, Any]) -> None:
         """Record that a thread was rewritten; the arguments are the fields of `ThreadRebuilt`."""

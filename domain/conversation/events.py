@@ -314,7 +314,11 @@ class MemoryCleared(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RerunAccepted(Event):
-    """Record that a rerun's answer is now the answer of the exchange; the messages that it supersedes leave memory."""
+    """Record that a rerun's answer is now the answer of the exchange; the messages that it supersedes leave memory.
+
+    Also recorded for the answer of a question after which others wrote messages: it follows its question
+    (`behind_message_id`), and neither a message nor a run is superseded.
+    """
 
     exchange_id: str
     run_id: str

@@ -323,7 +323,9 @@ def _cut(state: ConversationState, event: e.MessageRetracted | e.MemoryCleared) 
 
 
 def _accepted(state: ConversationState, event: e.RerunAccepted) -> None:
-    if event.superseded_message_id is not None or event.behind_message_id is not None:
+    # Without a superseded run, a first answer was placed before newer messages, which no thread has yet: see `mirror`.
+    placed_behind = event.behind_message_id is not None and event.superseded_run_id is not None
+    if event.superseded_message_id is not None or placed_behind:
         state.cut_version = event.originator_version
 
 

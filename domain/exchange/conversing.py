@@ -36,6 +36,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class UnreadThread(Exception):
+    """Raised before an exchange is abandoned that a stopped process left: its answer may be in a thread."""
+
+    def __init__(self, exchange_id: str) -> None:
+        super().__init__(exchange_id)
+        self.exchange_id = exchange_id
+
+
 class Conversing:
     """Operate on one conversation, with the backends and tools that may be called for it."""
 
@@ -100,12 +108,18 @@ class Conversing:
         if self.services.load is not None:
             self.services.load()
 
+        looked: set[str] = set()
+
         def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, int | None]:
+            def look_first(exchange_id: str) -> None:
+                if conversation.state.links and exchange_id not in looked:
+                    raise UnreadThread(exchange_id)
+
             earlier = self._earlier(idempotency_key, question)
             if earlier is None:
                 if interrupting:
                     conversation.interrupt()
-                return conversation.ask(question, idempotency_key), conversation.version
+                return conversation.ask(question, idempotency_key, look_first), conversation.version
             if earlier.exchange_id is None:
                 raise IdempotencyConflict(
                     f"the idempotency key {idempotency_key!r} belongs to a message that was only journaled in {self.key!r}: "
@@ -113,7 +127,7 @@ class Conversing:
                 )
             return earlier.exchange_id, None
 
-        exchange_id, asked_at = yield from self.when_free(decide)
+        exchange_id, asked_at = yield from self._committed(decide, looked)
         if asked_at is None:
             return (yield from self.rerun(exchange_id, stream=stream))
         exchange = Exchange(self.journal, self.services, self.key, exchange_id, after=asked_at, stream=stream)
@@ -142,6 +156,17 @@ class Conversing:
         interrupting = self.services.policy.while_running == ActiveRuns.INTERRUPT
         chosen = partial(decide, interrupting=True) if interrupting else decide
         return (yield from work(partial(self.journal.commit, self.key, chosen, create=True)))
+
+    def _committed(self, decide: Callable[..., T], looked: set[str]) -> Effects[T]:
+        """Commit a question; before an exchange is abandoned for it, read the thread for a lost answer."""
+        while True:
+            try:
+                return (yield from self.when_free(decide))
+            except UnreadThread as unread:
+                from .lost_answers import recover_answer
+
+                looked.add(unread.exchange_id)
+                yield from recover_answer(self.journal, self.services, self.key, unread.exchange_id)
 
     def _in_turn(self, decide: Callable[..., T]) -> Effects[T]:
         """Commit a decision when the conversation is free and no earlier caller is still waiting."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 def answered_by_a_backend(policy: Policy, pace: Pace, runs: Runs) -> Effects[Answer | None]:
     """Try each backend in order, with retries if its failures allow them, until one answers; return None if none did.
 
+    Before the exchange is abandoned, threads are read once for an answer whose acknowledgement was lost.
+
     Raises:
         NoFurtherRuns: a newer question replaced this one, or a limit of the rerun is reached.
     """
@@ -63,8 +65,10 @@ def answered_by_a_backend(policy: Policy, pace: Pace, runs: Runs) -> Effects[Ans
             yield Pause(pause)
             if pace.has_no_time():  # the pause took longer than planned
                 break
-    yield from runs.abandon(pace.reason_to_abandon())
-    return None
+    answer = yield from runs.lost_answer()
+    if answer is None:
+        yield from runs.abandon(pace.reason_to_abandon())
+    return answer
 
 
 class Exchange:

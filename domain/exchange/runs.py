@@ -130,11 +130,13 @@ class Accepted:
 class RunRecords:
     """Record the runs of an exchange in its conversation."""
 
-    def __init__(self, journal: Journal, key: str, exchange_id: str, mode: Mode) -> None:
+    def __init__(self, journal: Journal, key: str, exchange_id: str, mode: Mode, after: int = 0) -> None:
         self._journal = journal
         self._key = key
         self._exchange_id = exchange_id
         self._mode = mode
+        self.asked_at = 0 if mode.again or mode.memory is not None else after
+        """Version of the question, with which the memory of its runs ends; 0 in a rerun."""
         self.has_threads = True
         """Whether the conversation had linked threads when the newest run started; True before the first run."""
 
@@ -187,7 +189,11 @@ class RunRecords:
                 late = conversation.accept_late(run.run_id, self._exchange_id, run.plan, completion, at)
                 return *late, conversation.version
             message_id = conversation.complete_run(
-                run.run_id, completion, source=source, duration_seconds=run.duration_seconds, place=place
+                run.run_id,
+                completion,
+                source=source,
+                duration_seconds=run.duration_seconds,
+                place=self._place_behind_question(conversation, run) if place == Place() else place,
             )
             return run.run_id, message_id, conversation.version
 
@@ -227,6 +233,16 @@ class RunRecords:
             conversation.abandon(self._exchange_id, failure.message or failure.status)
 
         self._journal.commit(self._key, decide)
+
+    def _place_behind_question(self, conversation: Conversation, run: Run) -> Place:
+        """Return the place of an answer: after its question, before what others wrote since then."""
+        exchange = conversation.state.open_exchanges.get(self._exchange_id)
+        if not self.asked_at or exchange is None or exchange.messages == conversation.state.messages:
+            return Place()  # nothing was journaled since the question
+        from .later_messages import place_behind_question
+
+        sent = run.request.thread_version if run.request is not None else 0
+        return place_behind_question(self._journal, self._key, self._exchange_id, run.run_id, self.asked_at, sent)
 
     def _late_place(self, run: Run) -> Place:
         """Return the place of an answer that comes after newer messages: behind the question and what followed it."""
@@ -273,13 +289,15 @@ class Runs:
         self._policy = policy
         self._after = after
         self._stream = stream
-        self._records = RunRecords(journal, key, exchange_id, mode)
+        self._records = RunRecords(journal, key, exchange_id, mode, after)
         if mode.shadow:  # only a rerun loads the module
             from .shadow import ShadowRecords
 
             self._records = ShadowRecords(journal, key, exchange_id, mode)
         self._failed: Run | None = None
         self._must_be_open = not mode.again
+        self.unacknowledged: dict[str, tuple[Candidate, int]] = {}
+        """Backends whose thread may hold an answer that was not acknowledged, each with its number of attempts."""
         self._said = ("", "")
         """Text that the next run continues, and the id of the run that said its end; both empty if it starts again."""
         self.current: Run | None = None
@@ -293,6 +311,11 @@ class Runs:
     def has_threads(self) -> bool:
         """Return whether the conversation may have linked threads."""
         return self._records.has_threads
+
+    @property
+    def asked_at(self) -> int:
+        """Return the version of the question; 0 in a rerun."""
+        return self._records.asked_at
 
     def start(self, candidate: Candidate, attempt: int, timeout_seconds: float) -> Effects[Run]:
         """Record that a backend is about to be called, and announce it to a listener after a failed run.
@@ -376,10 +399,20 @@ class Runs:
         is_ours = yield from work(record)
         run.failure = failure
         self._failed = run
+        if run.thread is not None and is_ours:
+            self.unacknowledged[run.candidate.backend] = (run.candidate, run.plan.attempt)
         if self._policy.stream_fallback == "continue":
             self._said = self._said_so_far(run, failure)
         if not is_ours:
             raise NoFurtherRuns
+
+    def lost_answer(self) -> Effects[Answer | None]:
+        """Return the answer that a thread holds although its acknowledgement was lost; None if there is none."""
+        if not self.unacknowledged:
+            return None
+        from .lost_answers import lost_answer
+
+        return (yield from lost_answer(self, self._journal, self._services, self._key, self._exchange_id))
 
     def abandon(self, reason: str) -> Effects[None]:
         """Record that the exchange has no answer."""
@@ -424,7 +457,7 @@ class Runs:
             memory_rule=memory.rule,
             memory_hash=memory.digest(),
             rerun_of=self._mode.rerun_of,
-            fallback_reason=self._why_failed() if attempt == 1 else "",
+            fallback_reason=self._why_failed(),
             dropped=dropped,
         )
         plan = self._records.plan(plan, backend.thread is not None)
@@ -472,10 +505,20 @@ class Runs:
         if self._mode.memory is not None:
             return self._mode.memory
         if self._services.backends[candidate.backend].thread is not None and left is None:
-            return self._journal.memory(self._key)
+            return self._until_question()
         budgets = [self._policy.memory_tokens, left.window_tokens if left is not None else None]
         tokens = min((each for each in budgets if each is not None), default=None)
-        return self._journal.memory(self._key, last=self._policy.memory_last, tokens=tokens)
+        return self._until_question(self._policy.memory_last, tokens)
+
+    def _until_question(self, last: int | None = None, tokens: int | None = None) -> Memory:
+        """Return the conversation's memory up to the question: what others wrote since then is left out."""
+        memory = self._journal.memory(self._key, last=last, tokens=tokens)
+        asked_at, newest = self._records.asked_at, memory.messages[-1:]
+        if not asked_at or (newest and newest[0].version == asked_at):
+            return memory
+        from .later_messages import until_question
+
+        return until_question(self._journal, self._key, memory, asked_at, self._exchange_id, last, tokens)
 
     def _started_over(self, failed: Run, run: Run) -> StartedOver:
         return StartedOver(
@@ -515,6 +558,7 @@ class Runs:
                 run_id=run.run_id,
                 timeout_seconds=request.timeout_seconds,
                 takes_unsent=backend.takes_unsent,
+                asked_at=self._records.asked_at,
             )
             left = run.began + run.plan.timeout_seconds - time.monotonic()
             run.request = request = _in_thread(replace(request, timeout_seconds=max(left, 0.001)), run.thread)

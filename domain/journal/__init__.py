@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .journal import Journal
     from .observers import ExchangeEnd, Observer, RunEnd, RunLog, SeenRun
     from .ports import (
+        Also,
         Appending,
         DecideAppend,
         Finding,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .rows import LoggedRow, Row, StoredRow, restore
 
 __all__ = [
+    "Also",
     "Appending",
     "DecideAppend",
     "ExchangeEnd",
@@ -55,7 +57,7 @@ if not TYPE_CHECKING:
             "journal": "Journal",
             "observers": "ExchangeEnd Observer RunEnd RunLog SeenRun",
             "ports": (
-                "Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead TakenItems UpkeepProgress "
+                "Also Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead TakenItems UpkeepProgress "
                 "quietly"
             ),
             "rows": "LoggedRow Row StoredRow restore",

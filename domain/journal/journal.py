@@ -20,7 +20,7 @@ from ..errors import ConversationChanged, ConversationNotFound, DatabaseReadOnly
 from ..ids import new_id, now, to_iso
 from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
-from .ports import Appending, EventLog, JobClaims, StreamHead, Upkeep, Views
+from .ports import Also, Appending, EventLog, JobClaims, StreamHead, Upkeep, Views
 from .rows import EventMapper, PlainJSON, restore
 
 # Modules that only some methods need (decisions, memory, the fold of exchanges) are imported inside these methods.
@@ -159,10 +159,13 @@ class Journal(Application[str]):
         state = conversation.state if conversation is not None else ConversationState()
         return run_id in state.open_runs or run_id in state.shadow_runs
 
-    def commit(self, key: str, decide: Callable[[Conversation], T], create: bool = False) -> T:
+    def commit(
+        self, key: str, decide: Callable[[Conversation], T], create: bool = False, also: Also | None = None
+    ) -> T:
         """Load a conversation, decide, and store the result in one step that is serialized with other writers.
 
-        `decide` may be called again with a newer state, so it must have no side effects.
+        `decide` may be called again with a newer state, so it must have no side effects. `also` is called after it, and
+        writes notes in the same transaction.
 
         Raises:
             ConversationNotFound: no conversation has this key, and `create` is false.
@@ -184,7 +187,7 @@ class Journal(Application[str]):
             return self._appending(conversation)
 
         try:
-            self._log.append(stream, decide_append)
+            self._log.append(stream, decide_append, also)
         except IntegrityError as error:
             raise ConversationChanged(
                 f"{key!r} is constantly changed by other writers: nothing was written; try again"

@@ -115,11 +115,17 @@ DecideAppend = Callable[[StreamHead | None], Appending]
 have no side effects."""
 
 
+Also = Callable[[Any], None]
+"""Function that writes notes in the transaction of an append; it receives the store's own cursor."""
+
+
 class EventLog(Protocol):
     """Describe what the ledger needs from a recorder in addition to eventsourcing's `ApplicationRecorder`."""
 
-    def append(self, stream: str, decide: DecideAppend) -> Sequence[int]:
+    def append(self, stream: str, decide: DecideAppend, also: Also | None = None) -> Sequence[int]:
         """Decide on a stream's current head, store the result atomically, and return the positions.
+
+        `also` is called after the decision and writes in the same transaction.
 
         Raises:
             IntegrityError: an event id is taken, or other writers changed the stream during every attempt.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .missing_files import MISSING_AT, MISSING_FILES, THREADS, add_missing, missing_files_in, unusable_files_in
     from .order import Backwards
     from .rendering import FUNCTION_NAME, original_name, response_items, shown_part, valid_arguments, valid_name
-    from .windows import message_tokens, text_tokens
+    from .windows import ending_with_question, message_tokens, rule_in_copy, text_tokens
 
 __all__ = [
     "FUNCTION_NAME",
@@ -26,11 +26,13 @@ __all__ = [
     "MemoryFold",
     "add_missing",
     "diff_memories",
+    "ending_with_question",
     "fold_memory",
     "message_tokens",
     "missing_files_in",
     "original_name",
     "response_items",
+    "rule_in_copy",
     "shown_part",
     "text_tokens",
     "unusable_files_in",
@@ -47,6 +49,6 @@ if not TYPE_CHECKING:
             "missing_files": "MISSING_AT MISSING_FILES THREADS add_missing missing_files_in unusable_files_in",
             "order": "Backwards",
             "rendering": "FUNCTION_NAME original_name response_items shown_part valid_arguments valid_name",
-            "windows": "message_tokens text_tokens",
+            "windows": "ending_with_question message_tokens rule_in_copy text_tokens",
         },
     )

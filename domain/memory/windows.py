@@ -2,6 +2,7 @@
 
 A stored rule (`last=20,tokens=8000`) describes a window that a run saw. Rule 1 is frozen. Rule 2 keeps the system
 messages at the beginning of a conversation, and counts images and files. The two differ rarely; then `v2` is stored.
+With `question=17`, messages that others wrote after the question at version 17 are not in view.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from ..conversation.messages import JournaledMessage, Message
 from .memory import INSTRUCTING, Memory
 
 RULE_2 = "v2"
+QUESTION = "question"
+"""Name of the part of a rule that holds the version of the question with which the memory of its runs ends."""
 
 Count = Callable[[JournaledMessage], int]
 
@@ -37,6 +40,9 @@ def view_by_rule(memory: Memory, rule: str) -> Memory:
     view, bounds = memory, dict[str, int]()
     for part in rule.split(","):
         name, _, number = part.partition("=")
+        if name == QUESTION and number.isdigit():
+            view = ending_with_question(view, int(number))
+            continue
         if name in bounds:  # a window of a window
             view, bounds = _by_rule_1(view, bounds), {}
         if part == RULE_2:
@@ -44,6 +50,33 @@ def view_by_rule(memory: Memory, rule: str) -> Memory:
         elif number.isdigit():
             bounds[name] = int(number)
     return _by_rule_1(view, bounds) if bounds else view
+
+
+def ending_with_question(memory: Memory, version: int, exchange_id: str | None = None) -> Memory:
+    """Return the memory without what others wrote after the question at this version.
+
+    Later messages of the question's exchange, such as tool calls and results, stay. `exchange_id` names the exchange; it
+    is only needed if the question itself is not in memory.
+    """
+    position = next((number for number, each in enumerate(memory.messages) if each.version == version), None)
+    if position is not None:
+        exchange_id = memory.messages[position].exchange_id
+    start = 0 if position is None else position + 1
+    later = memory.messages[start:]
+    own = tuple(each for each in later if each.exchange_id == exchange_id or each.version <= version)
+    if len(own) == len(later):
+        return memory
+    rule = _with_rule(memory, [f"{QUESTION}={version}"])
+    return replace(memory, messages=(*memory.messages[:start], *own), rule=rule)
+
+
+def rule_in_copy(rule: str, memory: Memory) -> str:
+    """Return a rule of a memory for a conversation that starts as a copy of it, whose first message has version 2."""
+    name, _, number = rule.partition(",")[0].partition("=")
+    if name != QUESTION:
+        return rule
+    position = next((at for at, each in enumerate(memory.messages) if str(each.version) == number), 0)
+    return rule.replace(f"{name}={number}", f"{name}={position + 2}", 1)
 
 
 def _by_rule_1(memory: Memory, bounds: Mapping[str, int]) -> Memory:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .comparison import RerunComparison
     from .fork import forked
     from .jobs import JobState
+    from .orphans import OrphanItem, OrphanPlan
     from .plan import ApplyKeywords, Item, Plan, Progress
     from .rebuild import RebuildItem, RebuildPlan
     from .reconcile import ReconcileItem
@@ -20,6 +21,8 @@ __all__ = [
     "ApplyKeywords",
     "Item",
     "JobState",
+    "OrphanItem",
+    "OrphanPlan",
     "Plan",
     "Progress",
     "RebuildItem",
@@ -42,6 +45,7 @@ if not TYPE_CHECKING:
             "comparison": "RerunComparison",
             "fork": "forked",
             "jobs": "JobState",
+            "orphans": "OrphanItem OrphanPlan",
             "plan": "ApplyKeywords Item Plan Progress",
             "rebuild": "RebuildItem RebuildPlan",
             "reconcile": "ReconcileItem",

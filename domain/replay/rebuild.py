@@ -185,9 +185,14 @@ class Rebuilder:
             except ProviderRefused as refused:
                 if diagnose(refused.failure) is not Cause.THREAD_MISSING:
                     raise
-        thread_id: str = yield from retried(lambda: mirror.create(look.item.key))
+        thread_id: str = yield from retried(lambda: self._created(look.item.key, mirror))
         yield from work(partial(self._note_unfinished, look.item, thread_id))
         return thread_id, (yield from bring_up(mirror, thread_id, items, held=()))
+
+    def _created(self, key: str, mirror: ThreadMirror) -> Effects[str]:
+        if self._outbox is None:
+            return (yield from mirror.create(key))
+        return (yield from self._outbox.create(key, mirror)).thread_id or ""
 
     def _read_back(
         self, mirror: ThreadMirror, thread_id: str, look: _RebuildLook, delivered: Delivered
@@ -244,9 +249,10 @@ class Rebuilder:
                 raise ConversationChanged("another thread was linked in the meantime: plan again")
             conversation.rebuild_thread(rebuilt)
 
-        self._journal.commit(item.key, decide)
+        noted = None
         if self._outbox is not None and item.thread_id is not None:
-            self._outbox.written(item.key, item.backend, item.thread_id, item.version, doubts)
+            noted = self._outbox.written(item.key, item.backend, item.thread_id, item.version, doubts)
+        self._journal.commit(item.key, decide, also=noted)
 
     def _requests(self, to: str, items: int, *, linked: bool) -> int:
         """Estimate the number of requests: read the linked thread, create a new one, write it and read it back."""

@@ -71,7 +71,7 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
     chosen = [each for each in folded.exchange_of(run).runs if each.rerun_of == run.rerun_of]
     _refuse(run, chosen, backends)
     first, key = chosen[0], run.key
-    seen = journal.memory(key, first.memory_version)
+    seen = journal.memory(key, first.memory_version).by_rule(_without_window(first.memory_rule))
     own = [each for each in seen.messages if each.exchange_id == run.exchange_id]
     asked = next((each.message for each in own if each.message.role is Role.USER), None)
     if asked is None:
@@ -97,6 +97,11 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
         results=tuple(_results([message for each in chosen for message in spoken[each.run_id]])),
         left_out=tuple(_left_out(asked, own, before, usable)),
     )
+
+
+def _without_window(rule: str) -> str:
+    """Return only the part of a rule that leaves out what others wrote after the question."""
+    return rule.partition(",")[0] if rule.startswith("question=") else "all"
 
 
 def _refuse(run: RunRecord, chosen: Sequence[RunRecord], backends: Sequence[str]) -> None:

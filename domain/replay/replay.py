@@ -26,6 +26,7 @@ from .rerun_request import RerunItem, Wanted
 
 if TYPE_CHECKING:
     from .comparison import RerunComparison
+    from .orphans import OrphanPlan
 
 
 class Replay:
@@ -61,6 +62,12 @@ class Replay:
         self.verifier.reach(target)
         pinned = self._pinned(keys, search)[:limit]
         return RebuildPlan(self._jobs, self._services.wait, self.rebuilder, pinned, target, at, fresh)
+
+    def plan_orphans(self) -> OrphanPlan:
+        """Plan to delete threads that a process created and that a crash kept from being linked."""
+        from .orphans import plan_orphans
+
+        return plan_orphans(self._journal, self._services)
 
     def plan_rebuild_file(
         self,

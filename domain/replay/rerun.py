@@ -37,7 +37,7 @@ from ..exchange import (
 from ..failures import RecordedFailure
 from ..journal import Journal
 from ..limits import QUEUE_LOOK_MAX_SECONDS
-from ..memory import Memory
+from ..memory import Memory, rule_in_copy
 from .fork import exchange_in_fork, fork, fork_key, is_fork
 from .jobs import Jobs
 from .plan import CHANGED, ApplyOptions, JobRun, Plan, has_changed
@@ -341,8 +341,9 @@ class Rerunning:
         if self._journal.load(key) is None:
             fork(self._journal, item.key, key, at, asked_in=item.exchange_id)
         exchange_id = exchange_in_fork(self._journal, key)
-        begun = 1 + len(self._journal.memory(item.key, at).messages)
-        memory = self._journal.memory(key, begun).by_rule(seen.run.memory_rule)
+        original = self._journal.memory(item.key, at)
+        rule = rule_in_copy(seen.run.memory_rule, original)
+        memory = self._journal.memory(key, 1 + len(original.messages)).by_rule(rule)
         if exchange_id is None or (seen.memory is not None and memory.digest() != seen.memory.digest()):
             raise Conflict(f"the memory of the fork {key!r} differs from the memory of the run: plan again")
         recorded = self._journal.exchanges(key).by_id.get(exchange_id) or ExchangeRecord(exchange_id, key)

@@ -24,7 +24,7 @@ from ..journal import Journal
 from ..memory import Memory
 from .rerun_request import Wanted
 
-REPRODUCIBLE_RULE = re.compile(r"all|(last|tokens)=\d+(,((last|tokens)=\d+|v2))*")
+REPRODUCIBLE_RULE = re.compile(r"all|(question|last|tokens)=\d+(,((last|tokens)=\d+|v2))*")
 """Rules of views that can be reproduced. A view that an app cut itself cannot be reproduced."""
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .delivery import LEFT_IN_THREAD, Delivered, bring_up, is_uncertain, read_thread, retried
     from .doubts import Doubt
     from .drift import ADOPTED, Drift, adoptable, drift_of, ours_of
-    from .mirror import MirrorHead, ThreadMirror
+    from .mirror import MirrorHead, ThreadCreation, ThreadMirror
     from .outbox import REFUSED, PreparedThread, ThreadOutbox
     from .thread import Comparison, Difference, Rendering, ThreadItem, ThreadState, compare, differences, digest
     from .verification import SideBySide, Verification, Verifier
@@ -26,6 +26,7 @@ __all__ = [
     "PreparedThread",
     "Rendering",
     "SideBySide",
+    "ThreadCreation",
     "ThreadItem",
     "ThreadMirror",
     "ThreadOutbox",
@@ -51,7 +52,7 @@ if not TYPE_CHECKING:
             "delivery": "LEFT_IN_THREAD Delivered bring_up is_uncertain read_thread retried",
             "drift": "ADOPTED Drift adoptable drift_of ours_of",
             "doubts": "Doubt",
-            "mirror": "MirrorHead ThreadMirror",
+            "mirror": "MirrorHead ThreadCreation ThreadMirror",
             "outbox": "PreparedThread REFUSED ThreadOutbox",
             "thread": "Comparison Difference Rendering ThreadItem ThreadState compare differences digest",
             "verification": "SideBySide Verification Verifier",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..alignment import common_prefix
 from ..conversation.messages import Role
 from ..effects import Effects, work
-from ..memory import Memory, fold_memory
+from ..memory import Memory, ending_with_question, fold_memory
 from .delivery import lacking, read_thread, taken_out
 from .doubts import Doubt
 from .late_copies import open_doubts, surplus
@@ -48,10 +48,14 @@ class LinkedThread:
     key: str
     mirror: ThreadMirror
     thread_id: str
+    exchange_id: str | None = None
+    asked_at: int = 0
+    """The exchange of a run that answers in the thread, and the version of its question: later messages of others are
+    sent after the answer. 0 if no run answers."""
 
     def items(self) -> tuple[Sequence[ThreadItem], int]:
         """Return all items that the thread should contain, and their journal version."""
-        memory = self.journal.memory(self.key).settled()
+        memory = self._until_question(self.journal.memory(self.key)).settled()
         return self.mirror.render(memory, self.thread_id).items, _version_of(memory)
 
     def newer_items(self, head: MirrorHead) -> tuple[Sequence[ThreadItem], int]:
@@ -59,9 +63,14 @@ class LinkedThread:
         newer = fold_memory(self.journal.history(self.key, after=head.version))
         if any(each.message.role is Role.TOOL or each.message.calls() for each in newer.messages):
             newer = self.journal.memory(self.key)  # a tool call and its result must be rendered together
-        newer = newer.settled()
+        newer = self._until_question(newer).settled()
         rendered = self.mirror.render(newer, self.thread_id).items
         return [item for item in rendered if item.version > head.version], max(_version_of(newer), head.version)
+
+    def _until_question(self, memory: Memory) -> Memory:
+        if not self.asked_at:
+            return memory
+        return ending_with_question(memory, self.asked_at, self.exchange_id)
 
     def read_back(
         self, head: MirrorHead, note: Note, exchange_id: str | None = None, quiet: bool = False

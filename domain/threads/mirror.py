@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..effects import Effects
 from ..memory import Memory
 from .doubts import Doubt
 from .thread import Rendering, ThreadItem
+
+if TYPE_CHECKING:
+    from ..journal import Also
 
 
 class ThreadMirror(Protocol):
@@ -50,6 +53,10 @@ class ThreadMirror(Protocol):
         """Create an empty thread and return its id."""
         ...
 
+    def remove(self, thread_id: str) -> Effects[None]:
+        """Delete a whole thread; one that is already gone is ignored."""
+        ...
+
     def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
         """Append items to the thread in order, at most `batch` of them."""
         ...
@@ -85,6 +92,20 @@ class MirrorHead:
     """Set by `claim`: the previous holder, if it stopped without releasing the thread."""
 
 
+@dataclass(frozen=True)
+class ThreadCreation:
+    """Describe a thread that a process began to create and did not link."""
+
+    creation: str
+    """Id of this record."""
+    stream: str
+    mirror: str
+    endpoint: str
+    thread_id: str | None
+    """None if the provider's response with the id never arrived."""
+    at: datetime
+
+
 class MirrorHeads(Protocol):
     """Store the state of threads, outside the event log.
 
@@ -116,19 +137,31 @@ class MirrorHeads(Protocol):
         """
         ...
 
-    def put(self, stream: str, mirror: str, head: MirrorHead, holder: str | None = None) -> None:
-        """Store a head and release the thread.
+    def put(self, stream: str, mirror: str, head: MirrorHead, holder: str) -> None:
+        """Store a head and release the thread; do nothing if the holder's claim has expired and another's lasts."""
+        ...
 
-        With a holder, does nothing if its claim has expired and another's lasts. Without one, the thread is newly
-        linked, and no other thread is unfinished any longer.
+    def begun(self, stream: str, mirror: str, thread_id: str) -> Also:
+        """Return what stores, in the commit that links it, the state of a thread that was just created and is empty.
+
+        It does nothing if the state is already stored, or if a holder has the claim.
         """
         ...
 
-    def begin(self, stream: str, mirror: str, thread_id: str) -> None:
-        """Store the state of a thread that was just created and is empty.
+    def written(self, stream: str, mirror: str, head: MirrorHead) -> Also:
+        """Return what stores, in the commit that links it, the state of a rewritten thread; none is unfinished then."""
+        ...
 
-        Does nothing if its state is already stored, or if a holder has the claim.
-        """
+    def note_creation(self, creation: ThreadCreation) -> None:
+        """Record that a thread is about to be created, or which id it got. A linked thread leaves the record."""
+        ...
+
+    def forget_creation(self, creation: str) -> None:
+        """Remove the record of a creation that created nothing, or whose thread was removed."""
+        ...
+
+    def creations(self, before: datetime) -> Sequence[ThreadCreation]:
+        """Return the recorded creations up to a time, oldest first, except those that a rebuild resumes."""
         ...
 
     def note_unfinished(self, stream: str, mirror: str, thread_id: str | None, digest: str) -> None:

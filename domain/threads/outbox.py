@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..conversation import stream_of
 from ..conversation.messages import Message, Role
@@ -24,15 +25,16 @@ from ..failures import Cause, Failure, Health, diagnose, is_worth_a_retry
 from ..ids import new_id, now, to_iso
 from ..limits import CLAIM_STEP_SECONDS_MAX, RUN_GRACE_SECONDS
 from .doubts import Doubt, recent_doubts
-from .mirror import MirrorHead
+from .mirror import MirrorHead, ThreadCreation
 from .thread import ThreadItem
 
 if TYPE_CHECKING:
     from ..conversation import Conversation, ConversationState
-    from ..journal import Journal
+    from ..journal import Also, Journal
     from .delivery import Delivered
     from .linked_thread import LinkedThread
     from .mirror import MirrorHeads, ThreadMirror
+
 
 # Code that reads and writes threads is imported on first use: a conversation without threads does not need it.
 
@@ -117,8 +119,9 @@ class ThreadOutbox:
             ThreadledgerError: the ledger could not be read or written.
         """
         state = yield from work(lambda: _state(journal, key))
-        if state.open_runs:
-            return  # a run may be writing to the thread; mirroring follows when it ends or is closed as overdue
+        moment = now()
+        if state.open_runs or any(each.is_active(moment) for each in state.open_exchanges.values()):
+            return  # a run may be writing to the thread; mirroring follows when the exchange ends, or its time is over
         for name in dict.fromkeys((*self._always, *state.links)):
             mirror = self._mirrors.get(name)
             if mirror is not None:
@@ -134,8 +137,11 @@ class ThreadOutbox:
         run_id: str,
         timeout_seconds: float,
         takes_unsent: bool,
+        asked_at: int = 0,
     ) -> Effects[PreparedThread | None]:
         """Claim the thread of a run and bring it up to date; return None if there are no threads of this kind.
+
+        Messages that others journaled after the question at version `asked_at` are sent after the answer.
 
         A thread that is lost or belongs to another endpoint is replaced by a new one, written from the journal. If the
         backend `takes_unsent`, missing items are returned for it to send. Pass the result to `settle` or `release`.
@@ -147,7 +153,8 @@ class ThreadOutbox:
         if reached is None:
             return None
         state = (yield from work(lambda: journal.require(key))).state
-        thread = yield from self._find_or_link(journal, key, reached, state)
+        linked = yield from self._find_or_link(journal, key, reached, state)
+        thread = replace(linked, exchange_id=exchange_id, asked_at=asked_at)
         claim = ThreadClaim(self._heads, thread, exchange_id, timeout_seconds + RUN_GRACE_SECONDS)
         head = yield from claim.acquire()
         prepared = PreparedThread(key, mirror, exchange_id, run_id, thread.thread_id, doubts=head.doubts)
@@ -176,6 +183,21 @@ class ThreadOutbox:
             yield from self._send_all(thread)
         return delivered
 
+    def holds_answer(
+        self, journal: Journal, key: str, mirror: str, exchange_id: str, asked_at: int = 0
+    ) -> Effects[bool]:
+        """Return whether a thread holds an answer to the exchange whose acknowledgement was lost; read it once.
+
+        Raises:
+            ProviderRefused: the thread cannot be read.
+        """
+        from .lost_answers import holds_answer
+
+        reached = self._mirrors.get(mirror)
+        if reached is None:
+            return False
+        return (yield from holds_answer(self._heads, reached, journal, key, exchange_id, asked_at))
+
     def release(self, prepared: PreparedThread, uncertain: bool = False) -> None:
         """Release the thread; the next writer reads it and finds any output of the failed run.
 
@@ -195,10 +217,44 @@ class ThreadOutbox:
         head = MirrorHead(prepared.thread_id, version, settled=True, doubts=doubts)
         self._heads.put(stream_of(prepared.key), prepared.mirror, head, prepared.exchange_id)
 
-    def written(self, key: str, mirror: str, thread_id: str, version: int, doubts: Sequence[Doubt] = ()) -> None:
-        """Record that a rewritten thread is complete up to a version, except for unconfirmed writes."""
+    def written(self, key: str, mirror: str, thread_id: str, version: int, doubts: Sequence[Doubt] = ()) -> Also:
+        """Return what records in a commit that a rewritten thread is complete up to a version, except for these doubts."""
         head = MirrorHead(thread_id, version, settled=True, doubts=tuple(doubts))
-        self._heads.put(stream_of(key), mirror, head)
+        return self._heads.written(stream_of(key), mirror, head)
+
+    def create(self, key: str, mirror: ThreadMirror) -> Effects[ThreadCreation]:
+        """Create a thread that is recorded until it is linked, so that one which a crash leaves is found.
+
+        Raises:
+            ProviderRefused: the provider did not create it, or did not say so.
+        """
+        creation = ThreadCreation(new_id(), stream_of(key), mirror.name, mirror.endpoint, None, now())
+        yield from work(partial(self._heads.note_creation, creation))
+        try:
+            made = yield from mirror.create(key)
+        except ProviderRefused as refused:
+            from .delivery import is_uncertain
+
+            if not is_uncertain(refused.failure):
+                yield from work(partial(self._heads.forget_creation, creation.creation))
+            raise
+        creation = replace(creation, thread_id=made)
+        yield from work(partial(self._heads.note_creation, creation))
+        return creation
+
+    def remove(self, creation: ThreadCreation, mirror: ThreadMirror) -> Effects[None]:
+        """Delete a thread that was created and is not linked, and its record.
+
+        Raises:
+            ProviderRefused: the thread was not deleted; its record remains.
+        """
+        yield from mirror.remove(creation.thread_id or "")
+        yield from work(partial(self._heads.forget_creation, creation.creation))
+
+    @property
+    def heads(self) -> MirrorHeads:
+        """Return the stored states of threads, with the recorded creations."""
+        return self._heads
 
     def note_unfinished(self, key: str, mirror: str, thread_id: str | None, digest: str) -> None:
         """Record the new thread to which the memory of this digest is being written; None removes the record."""
@@ -240,29 +296,34 @@ class ThreadOutbox:
         """Return the thread that a run may answer in; link a new one if there is none."""
         from .linked_thread import LinkedThread
 
-        thread_id = _usable_id(state, mirror)
+        thread_id = usable_id(state, mirror)
         if thread_id is None:
             thread_id = yield from self._link(journal, key, mirror)
         return LinkedThread(journal, key, mirror, thread_id)
 
     def _link(self, journal: Journal, key: str, mirror: ThreadMirror) -> Effects[str]:
         """Create a thread and link it; if another process linked one first, return that one instead."""
-        made = yield from mirror.create(key)
+        creation = yield from self.create(key, mirror)
+        made = creation.thread_id or ""
+        linked = [""]
 
         def decide(conversation: Conversation) -> str:
-            thread_id = _usable_id(conversation.state, mirror)
-            if thread_id is not None:
-                return thread_id
-            conversation.link_thread(mirror.name, made, mirror.endpoint)
-            return made
+            linked[0] = usable_id(conversation.state, mirror) or made
+            if linked[0] == made:
+                conversation.link_thread(mirror.name, made, mirror.endpoint)
+            return linked[0]
 
-        def link() -> str:
-            linked = journal.commit(key, decide)
-            if linked == made:
-                self._heads.begin(stream_of(key), mirror.name, made)
-            return linked
+        begun = self._heads.begun(stream_of(key), mirror.name, made)
 
-        return (yield from work(link))
+        def note(cursor: Any) -> None:
+            if linked[0] == made:
+                begun(cursor)
+
+        thread_id = yield from work(lambda: journal.commit(key, decide, also=note))
+        if thread_id != made:
+            with suppress(ProviderRefused):  # its record remains: `replay reconcile --orphans` removes it
+                yield from self.remove(creation, mirror)
+        return thread_id
 
     def _send_all(self, thread: LinkedThread) -> Effects[None]:
         """Send until nothing is missing.
@@ -474,7 +535,7 @@ def _reconcile(claim: ThreadClaim, head: MirrorHead, decide: DecideRepair) -> Ef
     return replace(delivered, deleted=(*read.deleted, *delivered.deleted)), version
 
 
-def _usable_id(state: ConversationState, mirror: ThreadMirror) -> str | None:
+def usable_id(state: ConversationState, mirror: ThreadMirror) -> str | None:
     """Return the id of the linked thread if it exists and contains nothing cut from memory since, else None."""
     link = state.links.get(mirror.name)
     usable = link is not None and link.is_usable(mirror.endpoint, state.cut_version)

@@ -10,7 +10,7 @@ import pytest
 
 from threadledger.adapters.sql import Database, Factory, SqlMirrorHeads
 from threadledger.domain.ids import now
-from threadledger.domain.journal import Journal
+from threadledger.domain.journal import Also, Appending, Journal
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.threads import Doubt, MirrorHead, ThreadItem
 
@@ -38,6 +38,14 @@ def heads(database: Database) -> SqlMirrorHeads:
     return SqlMirrorHeads(database)
 
 
+def in_a_commit(heads: SqlMirrorHeads, also: Also) -> None:
+    heads._database.group.append([], lambda _: Appending(), also)
+
+
+def linked(heads: SqlMirrorHeads, head: MirrorHead) -> None:
+    in_a_commit(heads, heads.written(STREAM, MIRROR, head))
+
+
 def claim(heads: SqlMirrorHeads, holder: str = "me", thread_id: str = THREAD) -> MirrorHead | None:
     return heads.claim(STREAM, MIRROR, thread_id, holder, now() + SOON)
 
@@ -51,25 +59,25 @@ def test_what_was_noted_of_a_thread_comes_back_with_its_doubts_in_their_order(
     heads: SqlMirrorHeads, settled: bool
 ) -> None:
     noted = MirrorHead(THREAD, 7, settled, DOUBTS)
-    heads.put(STREAM, MIRROR, noted)
+    linked(heads, noted)
     assert claim(heads) == noted
 
 
 def test_a_claim_leaves_the_thread_unsettled_and_keeps_its_doubts(heads: SqlMirrorHeads) -> None:
-    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
+    linked(heads, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
     claim(heads)
     assert claim(heads) == MirrorHead(THREAD, 7, settled=False, doubts=DOUBTS, left_by="me")
 
 
 def test_giving_a_thread_back_keeps_its_doubts(heads: SqlMirrorHeads) -> None:
-    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
+    linked(heads, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
     claim(heads)
     heads.release(STREAM, MIRROR, "me")
     assert claim(heads, "another") == MirrorHead(THREAD, 7, settled=False, doubts=DOUBTS)
 
 
 def test_a_thread_is_given_back_with_new_doubts_where_there_are_some(heads: SqlMirrorHeads) -> None:
-    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
+    linked(heads, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
     claim(heads)
     heads.release(STREAM, MIRROR, "another", ())
     heads.release(STREAM, MIRROR, "me", DOUBTS[1:])
@@ -84,18 +92,18 @@ def test_a_claim_tells_who_stopped_in_the_middle(heads: SqlMirrorHeads) -> None:
 
 
 def test_a_head_is_noted_with_the_doubts_that_it_is_given_and_no_others(heads: SqlMirrorHeads) -> None:
-    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
-    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 8, settled=True, doubts=DOUBTS[1:]))
+    linked(heads, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
+    linked(heads, MirrorHead(THREAD, 8, settled=True, doubts=DOUBTS[1:]))
     assert claim(heads) == MirrorHead(THREAD, 8, settled=True, doubts=DOUBTS[1:])
 
 
 def test_another_thread_is_not_in_the_doubts_of_the_one_before(heads: SqlMirrorHeads) -> None:
-    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
+    linked(heads, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
     assert claim(heads, thread_id="conv_2") == MirrorHead("conv_2", 0, settled=False, doubts=())
 
 
 def test_a_holder_who_claims_again_renews_its_claim(heads: SqlMirrorHeads) -> None:
-    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
+    linked(heads, MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS))
     heads.claim(STREAM, MIRROR, THREAD, "me", now() - timedelta(seconds=1))
     assert claim(heads, "me") == MirrorHead(THREAD, 7, settled=False, doubts=DOUBTS, left_by="me")
     assert claim(heads, "another") is None
@@ -111,14 +119,14 @@ def test_a_claim_that_has_run_out_is_anybodys_and_its_holder_notes_nothing_any_m
 
 
 def test_the_text_of_a_doubted_message_is_not_in_the_notebook(heads: SqlMirrorHeads, database: Database) -> None:
-    heads.put(STREAM, MIRROR, MirrorHead(THREAD, 7, settled=True, doubts=(doubt("my card is 4111 1111"),)))
+    linked(heads, MirrorHead(THREAD, 7, settled=True, doubts=(doubt("my card is 4111 1111"),)))
     ((kept,),) = database.query("SELECT doubts FROM mirror_heads")
     assert "4111" not in kept
 
 
 def test_a_backup_keeps_the_doubts(heads: SqlMirrorHeads, database: Database, tmp_path: Path) -> None:
     noted = MirrorHead(THREAD, 7, settled=True, doubts=DOUBTS)
-    heads.put(STREAM, MIRROR, noted)
+    linked(heads, noted)
     with Ledger(Journal(Factory(database=database))) as ledger:
         ledger.back_up(tmp_path / "backup.db")
     copied = Database(f"sqlite:///{tmp_path / 'backup.db'}")
@@ -127,18 +135,18 @@ def test_a_backup_keeps_the_doubts(heads: SqlMirrorHeads, database: Database, tm
 
 
 def test_a_thread_that_was_just_made_is_noted_as_empty(heads: SqlMirrorHeads) -> None:
-    heads.begin(STREAM, MIRROR, THREAD)
+    in_a_commit(heads, heads.begun(STREAM, MIRROR, THREAD))
     assert claim(heads) == MirrorHead(THREAD, 0, settled=True)
 
 
 def test_whoever_has_taken_a_new_thread_before_it_was_noted_keeps_it(heads: SqlMirrorHeads) -> None:
     claim(heads, "whoever was quicker")
-    heads.begin(STREAM, MIRROR, THREAD)
+    in_a_commit(heads, heads.begun(STREAM, MIRROR, THREAD))
     assert claim(heads, "the next one") is None
 
 
 def test_what_was_written_to_a_new_thread_before_it_was_noted_is_not_forgotten(heads: SqlMirrorHeads) -> None:
     claim(heads, "whoever was quicker")
     heads.put(STREAM, MIRROR, MirrorHead(THREAD, 7, settled=True), "whoever was quicker")
-    heads.begin(STREAM, MIRROR, THREAD)
+    in_a_commit(heads, heads.begun(STREAM, MIRROR, THREAD))
     assert claim(heads) == MirrorHead(THREAD, 7, settled=True)

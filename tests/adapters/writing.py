@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -201,9 +201,9 @@ class Writers:
         self._commands: IO[str] = process.stdin
         self._output: IO[str] = process.stdout
 
-    def start(self, url: str, names: Sequence[str], commits: int | None = None, seed: int = 0) -> None:
-        """Let each write this many commits, or without end."""
-        self._say({"do": "start", "url": url, "names": list(names), "commits": commits, "seed": seed})
+    def start(self, url: str, names: Sequence[str], commits: int | None = None, seed: int = 0, **more: Any) -> None:
+        """Let each write this many commits, or without end; `more` are further arguments of their function."""
+        self._say({"do": "start", "url": url, "names": list(names), "commits": commits, "seed": seed, **more})
 
     def acknowledged(self, count: int) -> list[str]:
         """Wait for so many acknowledgements."""
@@ -234,9 +234,9 @@ class Writers:
 
 
 @contextmanager
-def writers() -> Iterator[Writers]:
-    """The parent of writers, with everything imported and nothing open."""
-    command = [sys.executable, __file__]
+def writers(script: str = __file__) -> Iterator[Writers]:
+    """The parent of writers, with everything imported and nothing open; `script` calls `serve`."""
+    command = [sys.executable, script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Writers(process)
@@ -246,7 +246,7 @@ def writers() -> Iterator[Writers]:
             process.wait(timeout=30)
 
 
-def serve() -> None:
+def serve(write: Callable[..., None] = write) -> None:
     """Do as standard input says, line by line; at its end, no writer is left."""
     sqlalchemy.create_engine("postgresql+psycopg://")  # imports the driver, connects to nobody
     running: list[int] = []
@@ -254,7 +254,7 @@ def serve() -> None:
         command = json.loads(line)
         match command.pop("do"):
             case "start":
-                running = [_fork(name, **command) for name in command.pop("names")]
+                running = [_fork(write, name, **command) for name in command.pop("names")]
             case "kill":
                 _end(running, kill=True)
             case "wait":
@@ -263,13 +263,13 @@ def serve() -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _fork(name: str, url: str, commits: int | None, seed: int) -> int:
+def _fork(write: Callable[..., None], name: str, **command: Any) -> int:
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
-        write(url, name, commits, seed)
+        write(writer=name, **command)
         status = 0
     finally:
         sys.stderr.flush()

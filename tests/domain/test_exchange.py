@@ -79,6 +79,10 @@ class RunsOnPaper:
     def fail(self, run: Any, failure: Failure) -> Effects[Any]:
         return self._step("fail", run_id=run.run_id, candidate=run.candidate, failure=failure)
 
+    def lost_answer(self) -> Effects[None]:
+        return None
+        yield
+
     def abandon(self, reason: str) -> Effects[Any]:
         return self._step("abandon", reason=reason)
 

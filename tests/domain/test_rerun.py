@@ -139,7 +139,13 @@ class TestTakingAnAnswersPlace:
         assert state.unanswered == 1
 
     @pytest.mark.parametrize(
-        ("change", "cut"), [({}, 0), ({"superseded_message_id": "m2"}, 6), ({"behind_message_id": "m1"}, 6)]
+        ("change", "cut"),
+        [
+            ({}, 0),
+            ({"superseded_message_id": "m2"}, 6),
+            ({"behind_message_id": "m1"}, 0),  # a first answer, before messages that no thread has yet
+            ({"behind_message_id": "m1", "superseded_run_id": "r0"}, 6),
+        ],
     )
     def test_a_thread_is_out_of_date_where_memory_lost_something_or_changed_its_order(
         self, state_of: Any, change: dict[str, str], cut: int

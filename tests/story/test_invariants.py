@@ -130,6 +130,10 @@ class Shelf:
         raise AssertionError(f"nothing lands late here, so nothing may be taken out: {items}")
         yield
 
+    def remove(self, thread_id):
+        raise AssertionError(f"every thread is linked, so none is removed: {thread_id}")
+        yield
+
     def sweep(self, thread_id, run_ids, completed):
         return ()
         yield

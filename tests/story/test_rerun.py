@@ -57,7 +57,6 @@ CAUSES: list[tuple[str, dict[str, Any], Cause]] = [
             ({"drop": True}, Cause.NETWORK),
         ]
     ],
-    ("responses", {"lose_answer": True}, Cause.NETWORK),
     ("chat", {"lose_answer": True}, Cause.NETWORK),
     ("assistants", {"fail": True}, Cause.PROVIDER_ERROR),
     ("assistants", {"fail": {"code": "rate_limit_exceeded"}}, Cause.RATE_LIMITED),

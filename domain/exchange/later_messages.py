@@ -1,0 +1,58 @@
+"""Keep what others write after a question out of its exchange: the model does not see it, and the answer comes before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..conversation import Place
+from ..conversation.events import MessageJournaled
+from ..conversation.messages import restore_message
+from ..memory import ending_with_question, message_tokens
+
+if TYPE_CHECKING:
+    from ..journal import Journal
+    from ..memory import Memory
+
+
+def until_question(
+    journal: Journal,
+    key: str,
+    memory: Memory,
+    asked_at: int,
+    exchange_id: str,
+    last: int | None,
+    tokens: int | None,
+) -> Memory:
+    """Return a memory, which was read with these limits, without what others wrote after the question."""
+    shown = ending_with_question(memory, asked_at, exchange_id)
+    if len(shown.messages) == len(memory.messages):
+        return memory
+    if last is None and tokens is None:
+        return shown
+    later = [event for event in journal.history(key, after=asked_at) if isinstance(event, MessageJournaled)]
+    others = [restore_message(event) for event in later if event.exchange_id != exchange_id]
+    wider = journal.memory(
+        key,
+        memory.version,
+        last=None if last is None else last + len(others),
+        tokens=None if tokens is None else tokens + sum(map(message_tokens, others)),
+    )
+    return ending_with_question(replace(wider, rule="all"), asked_at, exchange_id).window(last, tokens)
+
+
+def place_behind_question(
+    journal: Journal, key: str, exchange_id: str, run_id: str, asked_at: int, in_thread: int
+) -> Place:
+    """Return the place of a run's messages: behind the question and what earlier runs of its exchange journaled.
+
+    Messages of others up to the version `in_thread` are in the thread in which the run answered, before the answer.
+    """
+    behind, others = None, False
+    for event in journal.history(key, after=asked_at - 1):
+        if isinstance(event, MessageJournaled):
+            if event.exchange_id == exchange_id:
+                behind = behind if event.run_id == run_id else event.message_id
+            elif event.originator_version > in_thread:
+                others = True
+    return Place(behind=behind) if others else Place()
