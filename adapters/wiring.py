@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from threadledger.domain.conversation import Profile
     from threadledger.domain.exchange import Backend, BackendOptions, Policy, Services, ToolFunction
     from threadledger.domain.journal import Observer
-    from threadledger.domain.threads import ThreadMirror
+    from threadledger.domain.threads import MirrorHeads, ThreadMirror
 
     from .named_backends import Endpoints
     from .openai import Client
@@ -105,7 +105,6 @@ def _services(
     from threadledger.domain.threads import ThreadOutbox
 
     from .formats import MemoryLines
-    from .sql import SqlMirrorHeads
 
     client = client_of(settings)
     endpoints = endpoints_of(settings, client)
@@ -116,7 +115,7 @@ def _services(
         backends=_backends(settings, client, database, endpoints),
         mirrors=mirrors,
         mirrored_to=settings.threads,
-        outbox=ThreadOutbox(mirrors, SqlMirrorHeads(database), always),
+        outbox=ThreadOutbox(mirrors, partial(_heads, database), always),
         price=_price,
         price_at=endpoints.prices() if endpoints is not None else {},
         profile=profile,
@@ -127,6 +126,12 @@ def _services(
         close=(endpoints or client).close,
         aclose=(endpoints or client).aclose,
     )
+
+
+def _heads(database: Database) -> MirrorHeads:
+    from .sql import SqlMirrorHeads
+
+    return SqlMirrorHeads(database)
 
 
 def _price(model: str, input_tokens: int, output_tokens: int) -> float | None:

@@ -14,9 +14,12 @@ from .output import clock, counted, emit_many, emit_one, print_json, print_text,
 from .terminal import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from threadledger.domain.conversation import ConversationState
+    from threadledger.domain.ledger import Ledger
     from threadledger.domain.memory import Memory
 
 
@@ -90,12 +93,19 @@ ROLE_STYLES = {"user": "cyan", "assistant": "green", "tool": "yellow", "system":
 )
 @click.option("--view", type=click.Choice(["chat", "timeline", "memory"]), default="chat", show_default=True)
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Show only the newest N messages.")
+@click.option(
+    "--unchecked", is_flag=True, help="Show damaged events too, and name them on stderr. Exit 4 if there are any."
+)
 @common
-def show(key: str, at: datetime | int | None, view: str, last: int | None) -> int:
-    """Show conversation KEY as a chat, as a timeline of its events, or as the exact memory for a model."""
+def show(key: str, at: datetime | int | None, view: str, last: int | None, unchecked: bool) -> int:
+    """Show conversation KEY as a chat, as a timeline of its events, or as the exact memory for a model.
+
+    Every event is compared with its leaf hash. If one was changed or is missing, nothing is shown (exit 4).
+    """
     from threadledger.domain.ledger import unanswered_exchanges
 
     with opened(reads=True) as ledger:
+        result = _uncheck(ledger) if unchecked else None
         state = ledger.state(key)
         memory = ledger.journal.memory(key, at, last)
         thing: dict[str, Any] = {
@@ -114,7 +124,13 @@ def show(key: str, at: datetime | int | None, view: str, last: int | None) -> in
             logged = [each.as_json() for each in ledger.events(key=key)]
             thing["events"] = [each for each in logged if each["version"] <= memory.version]
     emit_one(thing, lambda console: _draw(console, thing))
-    return Exit.DONE
+    return result() if result is not None else Exit.DONE
+
+
+def _uncheck(ledger: Ledger) -> Callable[[], int]:
+    from .forensics import uncheck
+
+    return uncheck(ledger)
 
 
 def _messages(memory: Memory, *, paired: bool) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,19 +171,28 @@ class _Tally:
 @click.option(
     "--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file instead of stdout."
 )
+@click.option(
+    "--unchecked", is_flag=True, help="Export damaged events too, and name them on stderr. Exit 4 if there are any."
+)
 @common
-def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None) -> int:
+def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None, unchecked: bool) -> int:
     """Export conversations as JSON Lines or Markdown.
 
     The formats jsonl and messages write one object per line: {"id": KEY, ..., "messages": [Chat Completions messages]}.
-    Files in both formats can be imported again.
+    Files in both formats can be imported again. Every event is compared with its leaf hash; if one was changed or is
+    missing, the export stops there and FILE is not written (exit 4).
     """
     from threadledger.adapters import export_lines, export_markdown, private_file
     from threadledger.domain.errors import FileMissing
 
     if bool(keys) == everything:
         raise click.UsageError("name conversations or pass --all, but not both", click.get_current_context())
+    result: Callable[[], int] | None = None
     with opened(reads=True) as ledger:
+        if unchecked:
+            from .forensics import uncheck
+
+            result = uncheck(ledger)
         total = len(ledger.conversations()) if everything else len(keys)
         for key in keys:
             ledger.state(key)
@@ -204,4 +213,4 @@ def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None
             raise FileMissing(f"{file} cannot be written ({error.strerror}): name another file") from error
     if file:
         note(f"{counted(total, 'conversation')} written to {file}")
-    return Exit.DONE
+    return result() if result is not None else Exit.DONE

@@ -29,6 +29,7 @@ ThreadledgerError
     │   ├── DatabaseReadOnly         it can be read, but not written
     │   └── DatabaseReplaced         its file was deleted or replaced while open
     ├── CorruptEvent                 a stored row cannot be read
+    │   └── ChangedEvent             it was changed after it was stored, or is missing
     └── LogRewound                   events that a follower has read are no longer in the log
 """
 
@@ -186,6 +187,20 @@ class DatabaseReplaced(StoreUnavailable):
 
 class CorruptEvent(StoreError):
     """Raised when a stored event cannot be read."""
+
+
+class ChangedEvent(CorruptEvent):
+    """Raised when a stored event does not match its leaf hash, or is missing.
+
+    Attributes:
+        key, version, position: which event it is, as far as that is known.
+    """
+
+    def __init__(
+        self, message: str, key: str | None = None, version: int | None = None, position: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.key, self.version, self.position = key, version, position
 
 
 class LogRewound(StoreError):

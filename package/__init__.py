@@ -42,6 +42,7 @@ __all__ = [
     "AsyncChat",
     "AsyncLedger",
     "Cause",
+    "ChangedEvent",
     "Chat",
     "Conflict",
     "ConversationBusy",

@@ -129,8 +129,12 @@ def metadata_of(ledger: Ledger, key: str) -> dict[str, Any]:
 
 
 def keys_in_order(ledger: Ledger) -> Iterator[str]:
-    """Return the keys of all conversations, ordered by creation."""
-    return (logged.key for logged in ledger.events(types=["ConversationStarted"]))
+    """Return the keys of all conversations, ordered by creation; those whose first event is damaged come last."""
+    known = dict.fromkeys(key for key, _ in ledger.journal.versions())
+    for logged in ledger.events(types=["ConversationStarted"]):
+        known.pop(logged.key, None)
+        yield logged.key
+    yield from known
 
 
 def _placed(message: dict[str, Any], place: Mapping[str, Any]) -> dict[str, Any]:

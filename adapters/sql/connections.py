@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, exc
 
 from threadledger.domain.errors import StoreError, StoreUnavailable
-from threadledger.domain.journal import StoredRow, StreamHead
+from threadledger.domain.journal import OnChange, StoredRow, StreamHead
 
 T = TypeVar("T")
 
@@ -105,7 +104,8 @@ class Connections:
             yield cursor
         except BaseException as error:
             self._give_back(connection, cursor, lost=self._is_lost(error))
-            if isinstance(error, self.driver.Error) and not isinstance(error, self.driver.IntegrityError):
+            is_named = isinstance(error, (self.driver.Error, UnicodeDecodeError))
+            if is_named and not isinstance(error, self.driver.IntegrityError):
                 raise self.named(error) from error
             raise
         if self.closed or len(self._idle) >= IDLE_MAX or pool is not self.engine.pool:
@@ -131,7 +131,7 @@ class Connections:
             raise self.named(error.orig or error) from error
         except exc.TimeoutError as error:
             raise self.named(error) from error
-        except self.driver.Error as error:
+        except (self.driver.Error, UnicodeDecodeError) as error:  # SQLite's driver also decodes error messages
             raise self.named(error) from error
 
     def named(self, error: BaseException) -> StoreError:
@@ -258,6 +258,10 @@ class RolledBack(ConnectionLost):
     """Raised when the server rolled a transaction back to end a deadlock or conflict; the same transaction may be repeated."""
 
 
+class DamagedDatabase(StoreUnavailable):
+    """Raised when a table, a column or stored data is missing or cannot be read."""
+
+
 class Overtaken(Exception):
     """Raised when another writer changed the stream between reading its head and writing."""
 
@@ -326,21 +330,37 @@ def shown(url: URL) -> str:
 
 # The leaf hash of an event reveals an edited, swapped or moved row. It does not protect against an attacker who can
 # compute hashes and write to the database; that requires a checkpoint stored elsewhere.
+LEAF_BEGIN = "leaf 3\n"
+"""Beginning of the text whose SHA-256 hash is the leaf. Texts of earlier forms begin with a digit or a bracket."""
+
+
 def leaf_hash(row: StoredRow, position: int) -> bytes:
-    """Return the SHA-256 hash of the position followed by `leaf_text`."""
-    return hashlib.sha256(f"{position}\n{leaf_text(row)}".encode()).digest()
+    """Return the leaf hash of a row that is stored at a position."""
+    return sha256(f"{LEAF_BEGIN}{position}\n{leaf_header(row)}".encode() + row.state).digest()
 
 
-def leaf_text(row: StoredRow) -> str:
-    """Return the fields of a row, one per line, with the payload's hash; the stream is last, as it may contain line breaks."""
-    payload = hashlib.sha256(row.state).hexdigest()
-    return (
-        f"{row.originator_version}\n{row.event_id}\n{row.topic}\n{row.schema}\n{row.at}\n{payload}\n{row.originator_id}"
-    )
+def leaf_header(row: StoredRow) -> str:
+    """Return the hashed text between position and payload. The stream may contain line breaks: its length precedes it."""
+    name = str(row.originator_id)
+    return f"{row.originator_version}\n{row.event_id}\n{row.topic}\n{row.schema}\n{row.at}\n{len(name)}\n{name}"
 
 
-def leaf_hash_of_schema_1(row: StoredRow) -> bytes:
-    """Return the leaf hash that databases of schema 1 stored, which does not include the position."""
-    payload = hashlib.sha256(row.state).hexdigest()
-    fields = [str(row.originator_id), row.originator_version, row.event_id, row.topic, row.schema, row.at, payload]
-    return hashlib.sha256(json.dumps(fields, separators=(",", ":")).encode()).digest()
+def checked(rows: Iterable[Sequence[Any]], changed: OnChange, topics: Sequence[str] = ()) -> Iterator[Any]:
+    """Yield each row that has one of the topics (all if empty), without its last column, the leaf.
+
+    `changed` is called for each row that does not match its leaf. The hash is inlined here: it runs for each row of a memory.
+    """
+    remaining = iter(rows)
+    for row in remaining:
+        position, name, version, topic, state, event_id, at, schema, leaf = row
+        try:
+            text = f"{position}\n{version}\n{event_id}\n{topic}\n{schema}\n{at}\n{len(name)}\n{name}{state}"
+            is_same = sha256(f"{LEAF_BEGIN}{text}".encode()).digest() == leaf
+        except TypeError:  # the name is missing, or has another type
+            is_same = False
+        if not is_same:
+            from .damage import checked_closely
+
+            yield from checked_closely([row, *remaining], changed, topics)
+        elif not topics or topic in topics:
+            yield position, name, version, topic, state, event_id, at, schema

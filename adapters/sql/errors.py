@@ -5,6 +5,7 @@
 | category | meaning | retried |
 |---|---|---|
 | `foreign` | the file or database belongs to something else | no |
+| `damaged` | a table, a column or stored data is missing or cannot be read | no |
 | `read-only` | the database can be read, but not written | no |
 | `unusable` | the database refused; nothing was written | no |
 | `lost` | the connection broke, or the server is starting or stopping | yes |
@@ -19,7 +20,7 @@ from sqlalchemy import exc
 
 from threadledger.domain.errors import DatabaseReadOnly, ForeignDatabase, StoreError, StoreUnavailable
 
-from .connections import ConnectionLost, Connections, RolledBack
+from .connections import ConnectionLost, Connections, DamagedDatabase, RolledBack
 
 
 def named(connections: Connections, error: BaseException) -> StoreError:
@@ -40,6 +41,9 @@ def named(connections: Connections, error: BaseException) -> StoreError:
             return lost
         case "full":
             return ConnectionLost(f"{url} accepts no more connections ({reason}); {advice}")
+        case "damaged":
+            reason = reason.partition(" with text ")[0]  # SQLite quotes a text that it cannot decode
+            return DamagedDatabase(f"{url} is damaged ({reason}): nothing was written; {advice}")
         case "read-only":
             return DatabaseReadOnly(f"{url} cannot be written ({reason}): nothing was written; {advice}")
         case "repeat":

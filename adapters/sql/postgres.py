@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Engine, event
 from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.journal import StoredRow
 
-from .connections import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, leaf_text
+from .connections import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, leaf_header
 from .servers import hosts, pooled
 from .sqlstates import connection_refusal, explained
 
@@ -54,9 +54,9 @@ WITH given AS (
 )
 INSERT INTO events (position, stream, version, event_id, topic, schema, at, state, leaf)
 SELECT head.before + o, s.stream, e.version, e.event_id, e.topic, e.schema, e.at, e.state,
-    sha256(convert_to(head.before + o || E'\\n' || e.leaf_text, 'UTF8'))
+    sha256(convert_to(E'leaf 3\\n' || (head.before + o) || E'\\n' || e.leaf_header || e.state, 'UTF8'))
 FROM unnest(%b::text[], %s::bigint[], %b::text[], %b::text[], %s::int[], %b::text[], %b::text[], %b::text[]) WITH ORDINALITY
-    AS e (name, version, event_id, topic, schema, at, state, leaf_text, o)
+    AS e (name, version, event_id, topic, schema, at, state, leaf_header, o)
 JOIN (SELECT * FROM moved UNION ALL SELECT * FROM begun) s USING (name), head
 RETURNING position
 """
@@ -238,7 +238,7 @@ class PostgreSQL(Kind):
                 row.schema,
                 row.at,
                 row.state.decode(),
-                leaf_text(row),
+                leaf_header(row),
             )
             for row in rows
         ]

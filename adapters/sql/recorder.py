@@ -21,9 +21,21 @@ from eventsourcing.persistence import (
     Tracking,
 )
 
+from threadledger.domain.conversation.events import EVENTS
 from threadledger.domain.ids import new_id, now, to_iso
-from threadledger.domain.journal import Also, Appending, DecideAppend, LoggedRow, Row, StoredRow, StreamHead
+from threadledger.domain.journal import (
+    Also,
+    Appending,
+    DecideAppend,
+    LoggedRow,
+    OnChange,
+    Row,
+    StoredRow,
+    StreamHead,
+    refuse_changed,
+)
 
+from .connections import DamagedDatabase, checked
 from .database import Database
 from .group_commit import stored_positions
 from .schema import SCHEMA_VERSION, open_schema
@@ -39,6 +51,7 @@ _ROWS = (
     "FROM events e JOIN streams s USING (stream)"
 )
 _HEAD = "SELECT name, version, state_schema, state, due_at FROM streams"
+_NEWEST = "(SELECT max(e.version) FROM events e WHERE e.stream = streams.stream)"
 
 
 class Recorder(ApplicationRecorder):
@@ -57,20 +70,29 @@ class Recorder(ApplicationRecorder):
         self._wake()
         return positions
 
-    def rows(self, after: int = 0, upto: int | None = None, topics: Sequence[str] = ()) -> Iterator[Row]:
+    def rows(
+        self, after: int = 0, upto: int | None = None, topics: Sequence[str] = (), changed: OnChange | None = None
+    ) -> Iterator[Row]:
         """Yield the rows of the log with positions greater than `after` and up to `upto`, read page by page.
 
         A page is a range of positions, not a LIMIT: a server without statistics would sort the rest of the log for each
         page.
         """
-        only, values = _among("e.topic", topics)
+        after = max(after, 0)
+        only, values = among(topics, changed)
         last = self.max_notification_id() or 0
         upto = last if upto is None else min(upto, last)
         query = f"{_ROWS} WHERE e.position > ? AND e.position <= ? {only} ORDER BY e.position"
+        if changed is not None:  # an event must not disappear with the name of its stream
+            query = query.replace(" FROM", ", e.leaf FROM").replace("JOIN", "LEFT JOIN")
         size = PAGE_EVENTS * _PAGES_AT_ONCE if topics else PAGE_EVENTS
         while after < upto:
             end = min(after + size, upto)
-            yield from self._database.query(query, (after, end, *values))
+            given = (after, end, *values)
+            if changed is None:
+                yield from self._database.query(query, given)
+            else:
+                yield from self._checked(query, given, (None, after, end), topics, changed)
             after = end
 
     def stream_rows(
@@ -81,43 +103,74 @@ class Recorder(ApplicationRecorder):
         topics: Sequence[str] = (),
         newest_first: bool = False,
         page: int = PAGE_EVENTS,
+        changed: OnChange | None = None,
     ) -> Iterator[Row]:
         """Yield the rows of one stream with versions greater than `after` and up to `upto`.
 
         They are read page by page from either end; a page is a range of versions.
         """
-        only, values = _among("e.topic", topics)
+        only, values = among(topics, changed)
         query = (
-            "SELECT e.position, CAST(? AS TEXT), e.version, e.topic, e.state, e.event_id, e.at, e.schema FROM events e "
-            "WHERE e.stream = (SELECT stream FROM streams WHERE name = ?) AND e.version > ? AND e.version <= ? "
+            "SELECT e.position, CAST(? AS TEXT), e.version, e.topic, e.state, e.event_id, e.at, e.schema"
+            f"{', e.leaf' if changed is not None else ''} FROM events e WHERE e.stream = "
+            "(SELECT stream FROM streams WHERE name = ?) AND e.version > ? AND e.version <= ? "
             f"{only} ORDER BY e.version {'DESC' if newest_first else 'ASC'}"
         )
         if upto is None:
-            head = self.select_head(stream)
+            head = self.select_head(stream, changed)
             upto = head.version if head is not None else after
         while after < upto:
             begin, end = (max(after, upto - page), upto) if newest_first else (after, min(after + page, upto))
-            yield from self._database.query(query, (stream, stream, begin, end, *values))
+            given = (stream, stream, begin, end, *values)
+            if changed is None:
+                yield from self._database.query(query, given)
+            else:
+                yield from self._checked(query, given, (stream, begin, end), topics, changed)
             after, upto = (after, begin) if newest_first else (end, upto)
 
-    def version_at(self, stream: str, at: str) -> int:
+    def version_at(self, stream: str, at: str, changed: OnChange | None = None) -> int:
         """Return the version that a stream had at a time (ISO 8601).
 
         The timestamps of a stream never decrease, so a binary search reads few rows.
         """
-        head = self.select_head(stream)
+        head = self.select_head(stream, changed)
         low, high = 0, head.version if head is not None else 0
-        query = "SELECT e.at FROM events e JOIN streams s USING (stream) WHERE s.name = ? AND e.version = ?"
         while low < high:
             middle = (low + high + 1) // 2
-            found = self._database.query(query, (stream, middle))
-            low, high = (middle, high) if found and found[0][0] <= at else (low, middle - 1)
+            found = next(self.stream_rows(stream, middle - 1, middle, changed=changed), None)
+            low, high = (middle, high) if found is not None and found[6] <= at else (low, middle - 1)
         return low
 
-    def select_head(self, stream: str) -> StreamHead | None:
-        """Return the head of one stream, or None; reads one row, however long the stream is."""
-        found = self._database.query(f"{_HEAD} WHERE name = ?", (stream,))
-        return StreamHead(*found[0]) if found else None
+    def select_head(self, stream: str, changed: OnChange | None = None) -> StreamHead | None:
+        """Return the head of one stream, or None; reads one row, however long the stream is.
+
+        With `changed`, its version is compared with that of the newest event.
+        """
+        if changed is None:
+            found = self._database.query(f"{_HEAD} WHERE name = ?", (stream,))
+            return StreamHead(*found[0]) if found else None
+        query = _HEAD.replace(" FROM", f", {_NEWEST} FROM")
+        for name, version, *state, newest in self._database.query(f"{query} WHERE name = ?", (stream,)):
+            if version != newest:
+                changed(stream, newest, None, f"is the newest one, although its conversation is at version {version}")
+            return StreamHead(name, newest if isinstance(newest, int) else version, *state)
+        return None
+
+    def _checked(
+        self,
+        query: str,
+        values: Sequence[Any],
+        place: tuple[str | None, int, int],
+        topics: Sequence[str],
+        changed: OnChange,
+    ) -> Iterator[Row]:
+        """Return the rows of one page (of a stream or the log, between two numbers); `changed` is called for wrong ones."""
+        found = rows_of(self._database, query, values)
+        if not topics and len(found) != place[2] - place[1]:
+            from .damage import report_missing
+
+            report_missing(self._database, *place, changed)
+        return checked(found, changed, topics)
 
     def select_heads(self, prefix: str, *, overdue_at: str | None = None) -> Sequence[StreamHead]:
         """Return the heads of streams with this prefix, or only those with a run overdue at a time (ISO 8601)."""
@@ -130,13 +183,16 @@ class Recorder(ApplicationRecorder):
 
     def select_versions(self, prefix: str) -> Sequence[tuple[str, int]]:
         """Return (name, version) of the streams with this prefix, sorted by name; omits the much larger states."""
-        query = "SELECT name, version FROM streams WHERE substr(name, 1, ?) = ? ORDER BY name"
-        return [(name, version) for name, version in self._database.query(query, (len(prefix), prefix))]
+        query = "SELECT name, version FROM streams WHERE substr(name, 1, ?) = ?"
+        found = self._database.query(query, (len(prefix), prefix))
+        # Not sorted by the index: a damaged one would lose names.
+        return sorted(((name, version) for name, version in found), key=lambda each: str(each[0]))
 
     def select_event(self, event_id: str) -> StoredRow | None:
         """Return one event by its id, or None."""
-        found = self._database.query(f"{_ROWS} WHERE e.event_id = ?", (event_id,))
-        return stored_row(found[0]) if found else None
+        query = f"{_ROWS.replace(' FROM', ', e.leaf FROM')} WHERE e.event_id = ?"
+        found = self._checked(query, (event_id,), (None, 0, 0), (), refuse_changed)
+        return next((stored_row(row) for row in found), None)
 
     def status(self) -> Mapping[str, Any]:
         """Return the contents and size of the database."""
@@ -145,14 +201,18 @@ class Recorder(ApplicationRecorder):
         return status(self._database, SCHEMA_VERSION)
 
     def rows_after(
-        self, after: int | str = 0, topics: Sequence[str] = (), stream: str | None = None
+        self,
+        after: int | str = 0,
+        topics: Sequence[str] = (),
+        stream: str | None = None,
+        changed: OnChange = refuse_changed,
     ) -> Iterator[tuple[Row, str]]:
         """Return the rows after a position or cursor, each with its cursor; see `EventLog.rows_after`."""
         from .subscription import read_log, read_stream
 
         if stream is not None:
-            return read_stream(self._database, after, topics, stream)
-        return read_log(self._database, after, topics)
+            return read_stream(self._database, after, topics, stream, changed)
+        return read_log(self._database, after, topics, changed)
 
     def last_cursor(self) -> str:
         """Return the cursor of the last event."""
@@ -210,7 +270,7 @@ class Recorder(ApplicationRecorder):
     ) -> Sequence[LoggedRow]:
         """Return events of the log, sorted by position."""
         after = 0 if start is None else start - 1 if inclusive_of_start else start
-        return [logged_row(row) for row in islice(self.rows(after, stop, topics), limit)]
+        return [logged_row(row) for row in islice(self.rows(after, stop, topics, refuse_changed), limit)]
 
     def max_notification_id(self) -> int | None:
         """Return the last position, or None if the log is empty."""
@@ -271,8 +331,22 @@ def _next_head(name: str, rows: Sequence[StoredRow], found: StreamHead | None, g
     return given or StreamHead(name, versions[-1], 0, "")
 
 
-def _among(column: str, topics: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    return (f"AND {column} IN ({', '.join('?' for _ in topics)})", tuple(topics)) if topics else ("", ())
+def rows_of(database: Database, query: str, values: Sequence[Any]) -> Sequence[Any]:
+    """Return the rows of a query with the columns of `Row` and the leaf; damaged texts are read as far as possible."""
+    try:
+        return database.query(query, values)
+    except DamagedDatabase as error:
+        from .damage import read_leniently
+
+        return read_leniently(database, query, values, error)
+
+
+def among(topics: Sequence[str], changed: OnChange | None) -> tuple[str, tuple[str, ...]]:
+    """Return a condition for the topics. A checked read also selects unknown topics, because a topic may have been changed."""
+    if not topics:
+        return "", ()
+    chosen = tuple(topics) if changed is None else tuple(EVENTS.keys() - set(topics))
+    return f"AND e.topic {'' if changed is None else 'NOT'} IN ({', '.join('?' for _ in chosen)})", chosen
 
 
 def _as_row(stored: StoredEvent) -> StoredRow:

@@ -65,11 +65,15 @@ def explain(error: BaseException, path: Path) -> tuple[str, str]:
         return "read-only", "check the permissions of the file and its folder; the commands that read need none"
     if "locked" in reason:
         return "unusable", "another process has locked it; try again, or find and stop that process"
-    if "malformed" in reason:
-        return "unusable", "run threadledger db check, and restore a backup with: threadledger db restore FILE"
+    if any(words in reason for words in _DAMAGED):
+        return "damaged", "run threadledger db check, and restore a backup with: threadledger db restore FILE"
     if "unable to open" in reason and why_read_only(path) is not None:
         return "read-only", "make the file and its folder writable, or open it with read_only=True"
     return "unusable", "check the disk, the path and its permissions"
+
+
+_DAMAGED = ("malformed", "Could not decode", "codec can't decode", "no such table", "no such column", "corrupt")
+"""Texts in SQLite's errors about data that cannot be read."""
 
 
 def _has_content(path: Path) -> bool:

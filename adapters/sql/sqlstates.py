@@ -12,6 +12,7 @@ _LOST = "check that the server is running and reachable, then try again"
 _FULL = "close other connections, raise max_connections, or put PgBouncer in front of the server; then try again"
 _SIGN_IN = "correct the user, password or database name in THREADLEDGER_DB"
 _POOLER = "a pooler seems to be in front of the server: add pgbouncer=true to the query of THREADLEDGER_DB"
+_DAMAGE = "run threadledger db check, and restore the database from a backup"
 _LOCK = "another process holds a lock for too long; try again, or find it in pg_stat_activity"
 _TEXT = "PostgreSQL cannot store this text: remove the characters named in the message"
 
@@ -32,6 +33,8 @@ BY_STATE: Mapping[str, tuple[str, str]] = {
     "3D000": ("unusable", _SIGN_IN),  # invalid_catalog_name: there is no such database
     "40001": ("repeat", _CONFLICT),  # serialization_failure; on a standby, a conflict with recovery
     "40P01": ("repeat", _CONFLICT),  # deadlock_detected
+    "42703": ("damaged", _DAMAGE),  # undefined_column
+    "42P01": ("damaged", _DAMAGE),  # undefined_table
     "42501": ("unusable", "grant the database user the right named in the message, then try again"),
     "42P05": ("unusable", _POOLER),  # duplicate_prepared_statement
     "53": ("unusable", "the server has run out of a resource: free some, then try again"),
@@ -51,8 +54,8 @@ BY_STATE: Mapping[str, tuple[str, str]] = {
     "57P04": ("unusable", "the database was dropped: restore it, or correct THREADLEDGER_DB"),
     "57P05": ("lost", "idle_session_timeout ended the connection; try again"),
     "58": ("unusable", "the server cannot read or write its files: check its log and its disk"),
-    "XX001": ("unusable", "the server found damaged data: restore it from a backup, then run threadledger db check"),
-    "XX002": ("unusable", "the server found a damaged index: run REINDEX, then threadledger db check"),
+    "XX001": ("damaged", _DAMAGE),
+    "XX002": ("damaged", "run REINDEX, then threadledger db check; restore a backup if it finds something"),
 }
 """Category and advice by SQLSTATE, or by its class, the first two characters."""
 

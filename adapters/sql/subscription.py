@@ -11,16 +11,16 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from eventsourcing.persistence import ApplicationRecorder, Notification, Subscription
 
 from threadledger.domain.errors import InvalidInput, LogRewound
-from threadledger.domain.journal import LogCursor, ReadTrail, Row
+from threadledger.domain.journal import LogCursor, OnChange, ReadTrail, Row, refuse_changed
 
-from .connections import ConnectionLost
+from .connections import ConnectionLost, checked
 from .database import Database
-from .recorder import logged_row
+from .recorder import among, logged_row, rows_of
 
 logger = logging.getLogger("threadledger")
 
@@ -52,16 +52,23 @@ class LogEnd:
 
 
 class LogPages:
-    """Read the log page by page after a position or cursor.
+    """Read the log page by page after a position or cursor; `changed` is called for each changed or missing event.
 
     Raises:
         InvalidInput: the cursor cannot be read, or belongs to another ledger.
         LogRewound: raised by each method, if events that were read are no longer in the log.
     """
 
-    def __init__(self, database: Database, after: int | str | None = 0, topics: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        database: Database,
+        after: int | str | None = 0,
+        topics: Sequence[str] = (),
+        changed: OnChange = refuse_changed,
+    ) -> None:
         self._database = database
         self._topics = tuple(topics)
+        self._changed = changed
         self._given = LogCursor.parse(after)
         self._ledger_id = ""
         self._trail = ReadTrail()
@@ -95,25 +102,40 @@ class LogPages:
         query = f"{_COLUMNS} LEFT JOIN streams s USING (stream) WHERE e.position BETWEEN ? AND ?"
         values: list[int | str] = [begin, end]
         if self._topics:  # the last event of a page is read too, because the next page is compared with it
-            query += f" AND (e.topic IN ({', '.join('?' * len(self._topics))}) OR e.position IN (?, ?))"
-            values += [*self._topics, begin, end]
-        rows = self._database.query(f"{query} ORDER BY e.position", values)
+            only, topics = among(self._topics, self._changed)
+            query += f" AND ({only.removeprefix('AND ')} OR e.position IN (?, ?))"
+            values += [*topics, begin, end]
+        rows = rows_of(self._database, f"{query} ORDER BY e.position", values)
         if known is not None and (not rows or (rows[0][0], LogCursor.short(rows[0][8])) != known):
             raise self._rewound(self._end(begin).position)
-        passed = self.passed(rows)
+        new = [row for row in rows if row[0] > self.after]
+        if not self._topics:
+            self.report_missing(None, self.after, end, new)
+        passed = self.passed(new, self._topics)
         self.after = end
-        return [each for each in passed if not self._topics or each[0][3] in self._topics]
+        return passed
 
-    def passed(self, rows: Iterable[Any]) -> list[tuple[Row, str]]:
-        """Note the rows after the position; return those of a named stream without their leaf, and with their cursor."""
-        found: list[tuple[Row, str]] = []
-        for row in rows:
-            if row[0] > self.after:
-                position, leaf = row[0], LogCursor.short(row[8])
-                self._trail.add(position, leaf)
-                if row[1] is not None:
-                    found.append((cast("Row", row[:8]), LogCursor.text(self._ledger_id, position, leaf)))
-        return found
+    def passed(self, rows: Iterable[Any], topics: Sequence[str] = ()) -> list[tuple[Row, str]]:
+        """Note the rows; return those of the topics without their leaf, and with their cursor."""
+        cursors: dict[Any, str] = {}
+
+        def noted() -> Iterator[Any]:
+            for row in rows:
+                if row[0] > self.after:
+                    position, leaf = row[0], LogCursor.short(row[8])
+                    self._trail.add(position, leaf)
+                    cursors[position] = LogCursor.text(self._ledger_id, position, leaf)
+                yield row
+
+        rows_checked = checked(noted(), self._changed, topics)
+        return [(row, cursors[row[0]]) for row in rows_checked if row[0] in cursors]
+
+    def report_missing(self, stream: str | None, begin: int, end: int, found: Sequence[Any]) -> None:
+        """Call `changed` if versions of a stream, or positions of the log, are missing after `begin` and up to `end`."""
+        if len(found) != end - begin:
+            from .damage import report_missing
+
+            report_missing(self._database, stream, begin, end, self._changed)
 
     def last_cursor(self) -> str:
         """Return the cursor of the last event of the log."""
@@ -152,9 +174,11 @@ class LogPages:
         return error
 
 
-def read_log(database: Database, after: int | str, topics: Sequence[str]) -> Iterator[tuple[Row, str]]:
+def read_log(
+    database: Database, after: int | str, topics: Sequence[str], changed: OnChange
+) -> Iterator[tuple[Row, str]]:
     """Return the rows after a position or cursor up to the current end of the log, each with its cursor."""
-    pages = LogPages(database, after, topics)
+    pages = LogPages(database, after, topics, changed)
 
     def read() -> Iterator[tuple[Row, str]]:
         end = pages.look()
@@ -164,12 +188,14 @@ def read_log(database: Database, after: int | str, topics: Sequence[str]) -> Ite
     return read()
 
 
-def read_stream(database: Database, after: int | str, topics: Sequence[str], stream: str) -> Iterator[tuple[Row, str]]:
+def read_stream(
+    database: Database, after: int | str, topics: Sequence[str], stream: str, changed: OnChange
+) -> Iterator[tuple[Row, str]]:
     """Return the rows of one stream after a position or cursor, each with its cursor."""
-    pages = LogPages(database, after)
-    only = f" AND e.topic IN ({', '.join('?' * len(topics))})" if topics else ""
+    pages = LogPages(database, after, changed=changed)
+    only, others = among(topics, changed)
     query = (
-        f"{_COLUMNS} JOIN streams s USING (stream) WHERE e.stream = ? AND e.version > ? AND e.version <= ?{only} "
+        f"{_COLUMNS} JOIN streams s USING (stream) WHERE e.stream = ? AND e.version > ? AND e.version <= ? {only} "
         "ORDER BY e.version"
     )
 
@@ -180,7 +206,10 @@ def read_stream(database: Database, after: int | str, topics: Sequence[str], str
                 if begin:
                     pages.look()
                 end = min(begin + SUBSCRIPTION_PAGE_EVENTS, version)
-                yield from pages.passed(database.query(query, (number, begin, end, *topics)))
+                found = rows_of(database, query, (number, begin, end, *others))
+                if not topics:
+                    pages.report_missing(stream, begin, end, found)
+                yield from pages.passed(found, topics)
 
     return read()
 

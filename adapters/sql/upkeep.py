@@ -1,24 +1,26 @@
 """Implement `Upkeep` for one database: check it, back it up, and copy it.
 
 The check verifies that the log is complete and that stored states match its events; it is read-only. A copy may go into
-a database of the other kind.
+a database of the other kind. Backups and copies pass the same check before they are complete.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, exc
 
 from threadledger.domain.conversation import CONVERSATION, STATE_SCHEMA, ConversationState, evolve, key_of
-from threadledger.domain.errors import Conflict, CorruptEvent, StoreError, StoreUnavailable
-from threadledger.domain.journal import Finding, NotedThread, StoredRow, restore
+from threadledger.domain.errors import ChangedEvent, Conflict, CorruptEvent, StoreError, StoreUnavailable
+from threadledger.domain.ids import now, to_iso
+from threadledger.domain.journal import Finding, NotedThread, quietly, restore
 
-from .connections import leaf_hash, leaf_hash_of_schema_1
+from .damage import form_of, replacing_characters
 from .database import Database
 from .maintenance import maintenance_of
 from .notebooks import noted_threads, unsettled_threads
@@ -58,6 +60,9 @@ class SqlUpkeep:
 CHECK_PAGE_EVENTS = 2_000
 """Number of events read per query."""
 
+CLOCK_AHEAD_MINUTES_MAX = 5
+"""Maximum minutes that the time of an event may be ahead of the clock of the checking machine."""
+
 GAPS_REPORTED_MAX = 20
 """Maximum number of gaps in the positions that are reported."""
 
@@ -71,11 +76,17 @@ _EVENTS = (
     "FROM events e LEFT JOIN streams s USING (stream) WHERE (e.stream, e.version) > (?, ?) "
     f"ORDER BY e.stream, e.version LIMIT {CHECK_PAGE_EVENTS}"
 )
-_STREAMS = "SELECT stream, name, version, state_schema, state FROM streams WHERE stream > ? ORDER BY stream LIMIT ?"
+
+Query = Callable[[str, Sequence[Any]], Sequence[Any]]
+"""Function that returns the rows of a query; `?` is the placeholder for a value."""
 
 
 def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[Finding]:
     """Yield each problem found; call `progress` with the number of events checked and the total."""
+
+    def query(statement: str, values: Sequence[Any]) -> Sequence[Any]:
+        return database.read(lambda connection: _query_on(database, connection)(statement, values))
+
     try:
         yield from database.read(
             lambda connection: [
@@ -84,7 +95,7 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
                 *_ahead_of_the_log(connection),
             ]
         )
-        yield from _streams(database, progress)
+        yield from _streams(query, progress)
     except StoreError as error:
         yield Finding("database", f"it cannot be read to its end: {error}")
 
@@ -92,6 +103,19 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
 def _database_itself(database: Database, connection: Connection) -> Iterator[Finding]:
     for problem in maintenance_of(database).integrity(connection):
         yield Finding("database", problem)
+
+
+def _query_on(database: Database, connection: Connection) -> Query:
+    """Return a function that queries in the transaction of a connection."""
+
+    def query(statement: str, values: Sequence[Any]) -> Sequence[Any]:
+        return connection.exec_driver_sql(database.sql(statement), tuple(values)).fetchall()
+
+    def query_leniently(statement: str, values: Sequence[Any]) -> Sequence[Any]:
+        with replacing_characters(connection.connection.driver_connection):
+            return query(statement, values)
+
+    return query_leniently if database.kind.name == "sqlite" else query
 
 
 def _positions(database: Database, connection: Connection) -> Iterator[Finding]:
@@ -132,16 +156,24 @@ def _ahead_of_the_log(connection: Connection) -> Iterator[Finding]:
         yield Finding("thread", problem, key=key_of(stream), version=version)
 
 
-def _streams(database: Database, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+def _streams(query: Query, progress: Callable[[int, int], None]) -> Iterator[Finding]:
     """Check the versions of each stream, their order in the log, their leaf hashes, and the stored state."""
-    ((total,),) = database.query("SELECT count(*) FROM events")
+    try:
+        yield from _each_stream(query, progress)
+    except (TypeError, ValueError, AttributeError) as error:
+        problem = f"it cannot be read to its end: a column has a value of another type ({type(error).__name__})"
+        yield Finding("database", problem)
+
+
+def _each_stream(query: Query, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+    ((total,),) = query("SELECT count(*) FROM events", ())
     seen, after = 0, (0, -1)
     stream: _CheckedStream | None = None
     while True:
-        page = database.query(_EVENTS, after)
+        page = query(_EVENTS, after)
         for number, *columns in page:
             if stream is None or stream.number != number:
-                yield from stream.end(database) if stream is not None else ()
+                yield from stream.end(query) if stream is not None else ()
                 stream = _CheckedStream(number, columns[1])
             yield from stream.take(columns)
         seen += len(page)
@@ -149,10 +181,10 @@ def _streams(database: Database, progress: Callable[[int, int], None]) -> Iterat
         if len(page) < CHECK_PAGE_EVENTS:
             break
         after = (page[-1][0], page[-1][3])
-    yield from stream.end(database) if stream is not None else ()
+    yield from stream.end(query) if stream is not None else ()
     empty = "SELECT name, version FROM streams s WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.stream = s.stream)"
-    for name, version in database.query(empty):
-        yield Finding("stream", f"its {version} events are missing", key=key_of(name))
+    for name, version in query(empty, ()):
+        yield Finding("stream", f"its {version} events are missing", key=key_of(str(name)))
 
 
 class _CheckedStream:
@@ -160,14 +192,16 @@ class _CheckedStream:
 
     def __init__(self, number: int, name: str | None) -> None:
         self.number = number
-        self.name = name or f"stream {number}, which has no name"
+        self.name = str(name or f"stream {number}, which has no name")
         self.version = 0
         self.position = 0
+        self.at = ""
+        self.latest = to_iso(now() + timedelta(minutes=CLOCK_AHEAD_MINUTES_MAX))
         self.state: ConversationState | None = ConversationState()
 
     def take(self, columns: list[Any]) -> Iterator[Finding]:
         """Check the next event."""
-        position, _, version, topic, state, event_id, at, schema, leaf = columns
+        position, name, version, topic, state, event_id, at, schema, leaf = columns
         where = {"key": key_of(self.name), "position": position, "version": version}
         if version != self.version + 1:
             missing = (
@@ -177,25 +211,33 @@ class _CheckedStream:
         if position < self.position:
             yield Finding("order", f"the earlier version {self.version} is stored later, at {self.position}", **where)
         self.version, self.position = version, max(position, self.position)
-        row = StoredRow(self.name, version, topic, str(state).encode(errors="replace"), event_id, at, schema)
-        if bytes(leaf) not in {leaf_hash(row, position), leaf_hash_of_schema_1(row)}:
+        if form_of((position, name, version, topic, state, event_id, at, schema, leaf)) is None:
             yield Finding("leaf", f"the {topic} was changed or moved after it was stored", **where)
         try:
-            event = restore((position, self.name, version, topic, str(state), event_id, at, schema))
+            event = restore((position, self.name, version, topic, str(state), str(event_id), str(at), schema))
         except CorruptEvent as error:
             yield Finding("payload", str(error.__cause__ or error), **where)
             self.state = None  # the state after an unreadable event is unknown
         else:
+            yield from self._check_time(str(at), where)
             if self.state is not None:
                 evolve(self.state, event)
 
-    def end(self, database: Database) -> Iterator[Finding]:
+    def _check_time(self, at: str, where: dict[str, Any]) -> Iterator[Finding]:
+        """Check that a time is neither in the future nor before that of the previous event of a conversation."""
+        if at > self.latest:
+            yield Finding("time", f"it is {at}, in the future: check the clocks of the machines that write", **where)
+        if at < self.at and self.name.startswith(CONVERSATION):
+            yield Finding("time", f"it is {at}, earlier than the event before it ({self.at})", **where)
+        self.at = max(at, self.at)
+
+    def end(self, query: Query) -> Iterator[Finding]:
         """Compare the stored head with the head computed from the events."""
         head = (
             "SELECT s.version, s.state_schema, s.state, (SELECT max(e.version) FROM events e WHERE e.stream = s.stream) "
             "FROM streams s WHERE s.stream = ?"
         )
-        found = database.query(head, (self.number,))
+        found = query(head, (self.number,))
         key = key_of(self.name)
         if not found:
             yield Finding("stream", "the stream's own row is missing", key=key)
@@ -233,12 +275,48 @@ TABLES: Sequence[tuple[str, str, str]] = (
 Progress = Callable[[int, int], None]
 
 
+def _findings(database: Database, connection: Connection, progress: Progress) -> Iterator[Finding]:
+    """Check a copy like `db check` does."""
+    yield from _positions(database, connection)
+    yield from _streams(_query_on(database, connection), progress)
+
+
+def refuse_damage(found: Iterable[Finding]) -> None:
+    """Raise an error for the first finding in a copy.
+
+    An event that cannot be read although its leaf hash matches is copied: it is what was stored. So are wrong times.
+
+    Raises:
+        ChangedEvent: something differs from what was stored.
+    """
+    for finding in found:
+        if finding.subject not in {"payload", "time"}:
+            raise ChangedEvent(
+                f"no copy was made, because the ledger is damaged ({_place(finding)}{finding.problem}): list all damage "
+                "with threadledger db check; to keep the damaged database as it is, close all programs that use it and "
+                "copy its files; threadledger export --all --unchecked writes its texts",
+                finding.key,
+                finding.version,
+                finding.position,
+            )
+
+
+def _place(finding: Finding) -> str:
+    """Return where a finding is, followed by a colon; empty for one about the whole database."""
+    version = f"event {finding.version}" if finding.version is not None else ""
+    key = f"of {finding.key!r}" if version else f"conversation {finding.key!r}"
+    position = f"at position {finding.position}" if finding.position is not None else ""
+    place = " ".join(filter(None, (version, key if finding.key is not None else "", position)))
+    return f"{place}: " if place else ""
+
+
 def back_up(database: Database, path: Path, progress: Progress) -> int:
     """Write a snapshot of the ledger into a new SQLite file, itself a ledger; return its number of events.
 
     The file appears under its name only when it is complete. Other processes may keep writing to the ledger.
 
     Raises:
+        ChangedEvent: the ledger is damaged; no file was written.
         Conflict: the file exists already.
         StoreUnavailable: the file cannot be written.
     """
@@ -273,11 +351,21 @@ def copy_ledger(source: Database, target: Database, progress: Progress) -> int:
     """Copy a snapshot of a ledger into an empty database; return its number of events.
 
     Raises:
+        ChangedEvent: the ledger is damaged; nothing was copied.
         Conflict: the target is not empty.
         StoreError: one of the databases cannot be used.
     """
     open_schema(target)
-    return source.read(lambda reading: target.write(lambda writing: _copy(reading, target, writing, progress)))
+
+    def copy(reading: Connection) -> int:
+        refuse_damage(_positions(source, reading))
+        return target.write(lambda writing: _copy(reading, target, writing, progress))
+
+    try:
+        return source.read(copy)
+    except exc.IntegrityError as error:
+        refuse_damage([Finding("database", f"rows contradict each other: {error.orig}")])
+        raise
 
 
 def _write(database: Database, path: Path, progress: Progress) -> int:
@@ -286,13 +374,12 @@ def _write(database: Database, path: Path, progress: Progress) -> int:
             cursor.execute("VACUUM INTO ?", (str(path),))
     copy = Database(f"sqlite:///{path}", synchronous="NORMAL")
     try:
-        if database.kind.name != "sqlite":
+        if database.kind.name == "sqlite":  # VACUUM also copies an index that does not match its table
+            copy.read(lambda connection: refuse_damage([*_database_itself(copy, connection)]))
+            copy.read(lambda connection: refuse_damage(_findings(copy, connection, progress)))
+        else:
             copy_ledger(database, copy, progress)
-        ((count, last),) = copy.query("SELECT count(*), coalesce(max(position), 0) FROM events")
-        if count != last:
-            raise StoreUnavailable(
-                f"the copy has {count} events up to position {last}: run threadledger db check on the ledger itself"
-            )
+        ((count,),) = copy.query("SELECT count(*) FROM events")
         with copy.cursor() as cursor:
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             cursor.fetchall()
@@ -322,6 +409,7 @@ def _copy(reading: Connection, target: Database, writing: Connection, progress: 
     maintenance_of(target).number_streams(writing)
     name = reading.exec_driver_sql("SELECT ledger_id FROM threadledger").scalar_one()
     writing.exec_driver_sql(target.sql("UPDATE threadledger SET ledger_id = ?"), (name,))
+    refuse_damage(_findings(target, writing, quietly))
     return events
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..conversation import Completion
 from ..effects import Emit, Pause, work
-from ..errors import AllBackendsFailed, ExchangeAnswered, ThreadledgerError
+from ..errors import AllBackendsFailed, CorruptEvent, ExchangeAnswered, ThreadledgerError
 from ..failures import diagnose
 from .answer import recorded_answer
 from .policy import Pace
@@ -128,7 +128,9 @@ class Exchange:
             if answer is None:
                 raise
         except Exception as error:
-            if self._runs.current is not None:
+            if self._runs.current is not None or isinstance(
+                error, CorruptEvent
+            ):  # a memory stays unreadable until repaired
                 failure = failure_of_error(error)
                 with suppress(ThreadledgerError):
                     yield from work(lambda: self._runs.give_up(failure))

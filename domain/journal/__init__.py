@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         UpkeepProgress,
         quietly,
     )
-    from .rows import LoggedRow, Row, StoredRow, restore
+    from .rows import LoggedRow, OnChange, Row, StoredRow, refuse_changed, restore
 
 __all__ = [
     "Also",
@@ -36,6 +36,7 @@ __all__ = [
     "MemoryFile",
     "NotedThread",
     "Observer",
+    "OnChange",
     "ReadTrail",
     "Row",
     "RunEnd",
@@ -46,6 +47,7 @@ __all__ = [
     "TakenItems",
     "UpkeepProgress",
     "quietly",
+    "refuse_changed",
     "restore",
 ]
 
@@ -60,6 +62,6 @@ if not TYPE_CHECKING:
                 "Also Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead TakenItems UpkeepProgress "
                 "quietly"
             ),
-            "rows": "LoggedRow Row StoredRow restore",
+            "rows": "LoggedRow OnChange Row StoredRow refuse_changed restore",
         },
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from ..conversation import ConversationState, FailureFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
-    from .rows import LoggedRow, Row, StoredRow
+    from .rows import LoggedRow, OnChange, Row, StoredRow
 
 
 class MemoryFile(Protocol):
@@ -120,7 +120,10 @@ Also = Callable[[Any], None]
 
 
 class EventLog(Protocol):
-    """Describe what the ledger needs from a recorder in addition to eventsourcing's `ApplicationRecorder`."""
+    """Describe what the ledger needs from a recorder in addition to eventsourcing's `ApplicationRecorder`.
+
+    If `changed` is given, rows are compared with their leaf hashes, and it is called for each changed or missing row.
+    """
 
     def append(self, stream: str, decide: DecideAppend, also: Also | None = None) -> Sequence[int]:
         """Decide on a stream's current head, store the result atomically, and return the positions.
@@ -133,14 +136,18 @@ class EventLog(Protocol):
         """
         ...
 
-    def rows(self, after: int = 0, upto: int | None = None, topics: Sequence[str] = ()) -> Iterator[Row]:
+    def rows(
+        self, after: int = 0, upto: int | None = None, topics: Sequence[str] = (), changed: OnChange | None = None
+    ) -> Iterator[Row]:
         """Return the rows of the log, from the position after `after` up to `upto` (default: its current end)."""
         ...
 
     def rows_after(
-        self, after: int | str = 0, topics: Sequence[str] = (), stream: str | None = None
+        self, after: int | str = 0, topics: Sequence[str] = (), stream: str | None = None, changed: OnChange = ...
     ) -> Iterator[tuple[Row, str]]:
         """Return the rows of the log, or of one stream, after a position or cursor, each with its cursor.
+
+        Changed rows are refused unless `changed` is given.
 
         Raises:
             InvalidInput: the cursor cannot be read, or belongs to another ledger.
@@ -164,6 +171,7 @@ class EventLog(Protocol):
         topics: Sequence[str] = (),
         newest_first: bool = False,
         page: int = ...,
+        changed: OnChange | None = None,
     ) -> Iterator[Row]:
         """Return the rows of one stream with versions greater than `after` and up to `upto`, oldest or newest first.
 
@@ -171,11 +179,11 @@ class EventLog(Protocol):
         """
         ...
 
-    def version_at(self, stream: str, at: str) -> int:
+    def version_at(self, stream: str, at: str, changed: OnChange | None = None) -> int:
         """Return the version that a stream had at a time (ISO 8601), or 0 if it did not exist yet."""
         ...
 
-    def select_head(self, stream: str) -> StreamHead | None: ...
+    def select_head(self, stream: str, changed: OnChange | None = None) -> StreamHead | None: ...
 
     def select_heads(self, prefix: str, *, overdue_at: str | None = None) -> Sequence[StreamHead]:
         """Return the heads of streams with this prefix, or only those with a run overdue at a time (ISO 8601)."""
@@ -237,6 +245,10 @@ class Views(Protocol):
         """
         ...
 
+    def check(self) -> Iterator[Finding]:
+        """Yield what is wrong with the views; nothing is changed."""
+        ...
+
     def rebuild(self, names: Sequence[str] = (), progress: Callable[[str, int, int], None] = ...) -> None:
         """Rebuild views next to those in use and switch to them; `progress` is called with name, position and end.
 
@@ -260,7 +272,7 @@ class Finding:
     """Describe data that differs from what was stored, and its location."""
 
     subject: str
-    """One of `database`, `position`, `stream`, `version`, `order`, `leaf`, `payload`, `state`, `thread` and `view`."""
+    """One of `database`, `position`, `stream`, `version`, `order`, `time`, `leaf`, `payload`, `state`, `thread` and `view`."""
     problem: str
     key: str | None = None
     position: int | None = None

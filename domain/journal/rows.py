@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transcoder
 
@@ -128,6 +128,23 @@ def corrupt(row: Row, error: Exception) -> CorruptEvent:
         f"event {row[2]} of {row[1]!r} ({row[3]}) cannot be read ({error}): "
         "restore it from a backup; the other conversations are not affected"
     )
+
+
+class OnChange(Protocol):
+    """Handle an event that differs from what was stored: raise an error, or return to read it anyway."""
+
+    def __call__(self, stream: str | None, version: int | None, position: int | None, problem: str) -> None: ...
+
+
+def refuse_changed(stream: str | None, version: int | None, position: int | None, problem: str) -> None:
+    """Raise a `ChangedEvent` that names the event and says what to do.
+
+    Raises:
+        ChangedEvent: always.
+    """
+    from .forensics import changed_event
+
+    raise changed_event(stream, version, position, problem)
 
 
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode

@@ -302,11 +302,7 @@ class Ledger:
     def check(self, progress: UpkeepProgress = quietly) -> Iterator[Finding]:
         """Yield everything that differs from what was stored: every event is checked, then the views."""
         yield from self.journal.upkeep.check(progress)
-        for view in self.journal.views.status():
-            if view["parked"]:
-                yield Finding(
-                    "view", f"{view['name']} could not process {view['parked']} events: rebuild it to see why"
-                )
+        yield from self.journal.views.check()
 
     def rebuild_views(
         self, names: Iterable[str] = (), progress: Callable[[str, int, int], None] = lambda name, done, total: None

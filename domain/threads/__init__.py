@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
+    from .claims import PreparedThread
     from .delivery import LEFT_IN_THREAD, Delivered, bring_up, is_uncertain, read_thread, retried
     from .doubts import Doubt
     from .drift import ADOPTED, Drift, adoptable, drift_of, ours_of
-    from .mirror import MirrorHead, ThreadCreation, ThreadMirror
-    from .outbox import REFUSED, PreparedThread, ThreadOutbox
+    from .mirror import MirrorHead, MirrorHeads, ThreadCreation, ThreadMirror
+    from .outbox import REFUSED, ThreadOutbox
     from .thread import Comparison, Difference, Rendering, ThreadItem, ThreadState, compare, differences, digest
     from .verification import SideBySide, Verification, Verifier
 
@@ -23,6 +24,7 @@ __all__ = [
     "Doubt",
     "Drift",
     "MirrorHead",
+    "MirrorHeads",
     "PreparedThread",
     "Rendering",
     "SideBySide",
@@ -49,11 +51,12 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
+            "claims": "PreparedThread",
             "delivery": "LEFT_IN_THREAD Delivered bring_up is_uncertain read_thread retried",
             "drift": "ADOPTED Drift adoptable drift_of ours_of",
             "doubts": "Doubt",
-            "mirror": "MirrorHead ThreadCreation ThreadMirror",
-            "outbox": "PreparedThread REFUSED ThreadOutbox",
+            "mirror": "MirrorHead MirrorHeads ThreadCreation ThreadMirror",
+            "outbox": "REFUSED ThreadOutbox",
             "thread": "Comparison Difference Rendering ThreadItem ThreadState compare differences digest",
             "verification": "SideBySide Verification Verifier",
         },

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from ..conversation import stream_of
 from ..effects import work
 from ..limits import RUN_GRACE_SECONDS
+from .claims import ThreadClaim
 from .doubts import recent_doubts
 from .linked_thread import LinkedThread
-from .outbox import ThreadClaim, usable_id
+from .outbox import usable_id
 
 if TYPE_CHECKING:
     from ..effects import Effects

@@ -147,7 +147,7 @@ def test_each_error_of_the_server_is_one_sentence_with_its_advice(state):
     assert "\n" not in str(named)
     assert "hunter2" not in str(named)
     assert isinstance(named, ConnectionLost) == (category in {"lost", "full", "repeat"})
-    assert ("nothing was written" in str(named)) == (category in {"unusable", "read-only", "repeat"})
+    assert ("nothing was written" in str(named)) == (category in {"unusable", "read-only", "damaged", "repeat"})
     database.close()
 
 

@@ -22,7 +22,7 @@ from threadledger.adapters.sql.views.catching_up import Generations, Projection
 from threadledger.domain.conversation import FailureFilter
 from threadledger.domain.errors import InvalidInput, LogRewound
 from threadledger.domain.ids import new_id, now
-from threadledger.domain.journal import LogCursor, ReadTrail
+from threadledger.domain.journal import Appending, LogCursor, ReadTrail
 from threadledger.domain.journal.cursor import POSITION_MAX
 from threadledger.domain.ledger import AsyncLedger, Ledger, follow_failures
 from threadledger.domain.threads import MirrorHead
@@ -397,7 +397,8 @@ def test_the_state_of_a_thread_from_a_lost_version_is_reported_and_the_thread_is
     ledger: Ledger, any_db_url: str
 ) -> None:
     heads = SqlMirrorHeads(ledger.journal.recorder._database)  # type: ignore[attr-defined] # as above
-    heads.put("conversation:k", "conversations", MirrorHead("conv_1", 100, settled=True))
+    also = heads.written("conversation:k", "conversations", MirrorHead("conv_1", 100, settled=True))
+    heads._database.group.append([], lambda _: Appending(), also)
     assert [each for each in ledger.check() if each.subject == "thread"] == []
     rewind(any_db_url, 50)
     (finding,) = (each for each in ledger.check() if each.subject == "thread")

@@ -22,7 +22,7 @@ from eventsourcing.popo import POPOApplicationRecorder
 from eventsourcing.utils import resolve_topic
 from freezegun import freeze_time
 
-from threadledger.adapters.sql import Database, Factory
+from threadledger.adapters.sql import Database, Factory, leaf_hash
 from threadledger.adapters.sql.recorder import Recorder
 from threadledger.adapters.sql.tracking import Processor, Tracker
 from threadledger.domain.conversation import Conversation, RunPlan, events, parse_message, text_message
@@ -176,11 +176,13 @@ def test_nobody_is_given_a_later_position_before_the_earlier_one_is_committed(po
     ledger.conversation("k").append("user", "first")
     logged = ledger.events(after=2, follow=True)
     slow = sqlalchemy.create_engine(postgres_url, poolclass=sqlalchemy.NullPool)
+    leaf = leaf_hash(StoredRow("slow", 1, "Slow", b"{}", "slow", "2024-01-01T00:00:00Z"), 3).hex()
     with slow.connect() as writer, ThreadPoolExecutor(1) as pool:
         writer.exec_driver_sql("UPDATE log_head SET position = position + 1")
         writer.exec_driver_sql(
             "INSERT INTO streams (name, version, state_schema, state) VALUES ('slow', 1, 0, '{}');"
-            "INSERT INTO events SELECT 3, stream, 1, 'slow', 'Slow', 1, '2024-01-01T00:00:00Z', '{}', '' FROM streams "
+            "INSERT INTO events "
+            f"SELECT 3, stream, 1, 'slow', 'Slow', 1, '2024-01-01T00:00:00Z', '{{}}', '\\x{leaf}' FROM streams "
             "WHERE name = 'slow'"
         )
         appending = pool.submit(ledger.conversation("k").append, "user", "quick")

@@ -38,10 +38,10 @@ class Log:
     def at(version: int) -> str:
         return to_iso(BEGAN + timedelta(seconds=version))
 
-    def select_head(self, stream: str) -> StreamHead | None:
+    def select_head(self, stream: str, changed: Any = None) -> StreamHead | None:
         return StreamHead(stream, len(self.rows), 1, "{}") if self.rows else None
 
-    def version_at(self, stream: str, at: str) -> int:
+    def version_at(self, stream: str, at: str, changed: Any = None) -> int:
         return sum(row[6] <= at for row in self.rows)
 
     def stream_rows(
@@ -52,6 +52,7 @@ class Log:
         topics: Any = (),
         newest_first: bool = False,
         page: int = 9,
+        changed: Any = None,
     ) -> Iterator[Any]:
         rows = [row for row in self.rows[after:upto] if not topics or row[3] in topics]
         for row in reversed(rows) if newest_first else rows:

@@ -162,7 +162,7 @@ def world(outcomes=(), faults=(), retries=1, second=()):
             backends=backends,
             mirrors={"shelf": shelf},
             mirrored_to="shelf",
-            outbox=ThreadOutbox({"shelf": shelf}, SqlMirrorHeads(database), ["shelf"]),
+            outbox=ThreadOutbox({"shelf": shelf}, lambda: SqlMirrorHeads(database), ["shelf"]),
             wait=lambda _: None,
             random=Random(1),
         )

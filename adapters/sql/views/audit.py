@@ -31,7 +31,7 @@ from threadledger.domain.failures import (
     percentile,
     tallied,
 )
-from threadledger.domain.ids import to_iso
+from threadledger.domain.ids import now, to_iso
 
 from .catching_up import EVENTS, STREAMS, Taken, View, put
 from .runs import (
@@ -175,6 +175,12 @@ class AuditView(View[Known, Changes]):
             found += ends_of(connection, connection.execute(newest).all()[::-1])
             backend = connection.scalar(first.where(runs.c.backend > backend))
         return found
+
+    def read_all(self, connection: Connection, generation: int) -> None:
+        """Read every row, to find those that cannot be read."""
+        self.failures(connection, generation, FailureFilter(), None)
+        self.groups(connection, generation, None, now())
+        self.summary(connection, generation, "cause", None, None)
 
     def _pages(
         self, connection: Connection, generation: int, wanted: FailureFilter, size: int

@@ -161,6 +161,10 @@ class Projection:
         for position, reason in self._places.parked(own.generation):
             raise _refusal(self.view, position, reason)
 
+    def discard(self, generation: int) -> None:
+        """Drop a generation whose rows cannot be read, even if it is live; the next reader builds the view again."""
+        self._database.write(lambda connection: self._places.discard(connection, generation))
+
     def _step(
         self, place: Generation, target: LogHead, size: int, ended: Callable[[Generation, Batch, Any, bool], None]
     ) -> int:
@@ -188,14 +192,14 @@ class Projection:
         for row in self._log.rows(after, target.position, self.view.topics):
             if seen == size or chars > BATCH_CHARS_MAX:
                 return Batch(taken, after, event_id)
-            if row[1].startswith(CONVERSATION):
+            if str(row[1]).startswith(CONVERSATION):  # a damaged name may be a number
                 try:
                     taken.append((row[0], restore(row)))
                 except CorruptEvent as error:
                     if seen:
                         return Batch(taken, after, event_id)
                     return Batch((), row[0], row[5], _unreadable(row, error))
-            after, event_id, seen, chars = row[0], row[5], seen + 1, chars + len(row[4])
+            after, event_id, seen, chars = row[0], row[5], seen + 1, chars + len(str(row[4]))
         if after <= target.position:
             return Batch(taken, target.position, target.event_id)
         return Batch(taken, after, event_id)
@@ -391,6 +395,10 @@ class Generations:
         unfinished = f"DELETE FROM tracking {_FORGET} AND live = 0"
         if self._execute(connection, unfinished, (*self._named, generation)).rowcount == 1:
             self._drop(connection, self._view.version, generation)
+
+    def discard(self, connection: Connection, generation: int) -> None:
+        """Drop a generation, even if it is live."""
+        self._drop(connection, self._view.version, generation)
 
     def _drop(self, connection: Connection, version: int, generation: int) -> None:
         for notes in ("tracking", "parked"):

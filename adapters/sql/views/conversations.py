@@ -69,6 +69,10 @@ class ConversationsView(View[Known, Changes]):
             query = query.limit(max(limit, 0))
         return [_state(row.stream, row.state, row.written_at) for row in connection.execute(query)]
 
+    def read_all(self, connection: Connection, generation: int) -> None:
+        """Read every row, to find those that cannot be read."""
+        self.conversations(connection, generation, None)
+
     def _conversations(self, generation: int) -> Table:
         return _conversations_table(self.prefix(generation))
 

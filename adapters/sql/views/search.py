@@ -56,6 +56,10 @@ class SearchView(View[None, Changes]):
         rows = connection.execute(found.order_by(EVENTS.c.position.desc()))
         return [(key_of(row.name), row.position) for row in rows]
 
+    def read_all(self, connection: Connection, generation: int) -> None:
+        """Read the hits of a common letter, to find out whether the index can be read."""
+        self.hits(connection, generation, "a")
+
     def streams(self, connection: Connection, generation: int, search: str) -> Select[Any] | None:
         """Return a query for the streams that match a search, or None if the search has no words."""
         return self._found(connection, generation, search, STREAMS.c.name)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import Connection, event
 
-from threadledger.domain.errors import InvalidInput, StoreError
+from threadledger.domain.errors import InvalidInput, StoreError, ThreadledgerError
+from threadledger.domain.journal import Finding
 
-from .catching_up import NotBuilt, Progress, Projection, View
+from ..connections import DamagedDatabase
+from .catching_up import NotBuilt, Progress, Projection, View, logger
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation import ConversationState, FailureFilter
@@ -27,6 +29,15 @@ if TYPE_CHECKING:
     from .search import SearchView
 
 T = TypeVar("T")
+
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""Errors in reading a row whose JSON or columns are not as they were written."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether a view's tables or rows cannot be read, so that it must be rebuilt from the log."""
+    caused_by_caller = isinstance(error, (ThreadledgerError, UnicodeEncodeError))  # a text that no database stores
+    return isinstance(error, DamagedDatabase) or not caused_by_caller
 
 
 class SqlViews:
@@ -94,6 +105,27 @@ class SqlViews:
     def status(self) -> list[dict[str, Any]]:
         return [self._projection(view).status() for view in self._views()]
 
+    def check(self) -> Iterator[Finding]:
+        last = self._log.max_notification_id() or 0
+        for view, read in (
+            (self._audit, self._audit.read_all),
+            (self._conversations, self._conversations.read_all),
+            (self._search, self._search.read_all),
+        ):
+            projection = self._projection(view)
+            try:
+                status, generation = projection.status(), projection.live()
+                if generation is not None:
+                    self._database.read(partial(read, generation=generation))
+            except (StoreError, *UNREADABLE) as error:
+                problem = f"{view.name} has a row that cannot be read ({type(error).__name__})"
+                yield Finding("view", f"{problem}: run threadledger db rebuild-views {view.name}")
+                continue
+            if status["position"] > last:
+                yield Finding("view", f"{view.name} is ahead of the log: rebuild it", position=status["position"])
+            if status["parked"]:
+                yield Finding("view", f"{view.name} could not process {status['parked']} events: rebuild it to see why")
+
     def rebuild(self, names: Sequence[str] = (), progress: Progress = lambda name, position, end: None) -> None:
         views = {view.name: view for view in self._views()}
         for name in names:
@@ -120,6 +152,7 @@ class SqlViews:
         def read(*generations: int) -> T:
             return self._database.read(lambda connection: work(connection, *generations))
 
+        is_rebuilt = False
         while True:
             try:
                 generations = [projection.caught_up() for projection in projections]
@@ -129,10 +162,17 @@ class SqlViews:
                 return self._aside._read(work, *views)
             try:
                 return read(*generations)
-            except StoreError:
+            except (StoreError, *UNREADABLE) as error:
                 # Another process may have rebuilt a view and dropped the generation that was being read.
-                if generations == [projection.live() for projection in projections]:
+                if generations != [projection.live() for projection in projections]:
+                    continue
+                if is_rebuilt or not is_damage(error):
                     raise
+                logger.warning("a view is built again, because a row cannot be read: %s", type(error).__name__)
+            # After the error is gone: it holds a query open, which SQLite would not let drop its table.
+            is_rebuilt = True
+            for projection, generation in zip(projections, generations, strict=True):
+                projection.discard(generation)
 
 
 def _database_aside(ledger: Database) -> Database:
