@@ -18,7 +18,15 @@ from typing import Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
-from threadledger.domain.conversation.messages import Image, JournaledMessage, Message, Part, Role, Text
+from threadledger.domain.conversation.messages import (
+    FOUND_IN_THREAD,
+    Image,
+    JournaledMessage,
+    Message,
+    Part,
+    Role,
+    Text,
+)
 from threadledger.domain.effects import Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendRequest, Delta
@@ -545,10 +553,6 @@ def _delete(sdk: Any, thread_id: str, message_id: str) -> Any:
 
 
 # An answer that is already in the thread comes from an earlier run of the exchange, whose response was lost.
-FOUND = "found_in_thread"
-"""Finish reason of a run that called no model because the answer was already in the thread."""
-
-
 def found_answer(request: BackendRequest) -> Effects[Completion | None]:
     """Return the answer found in the thread and stream its text if requested.
 
@@ -563,7 +567,7 @@ def found_answer(request: BackendRequest) -> Effects[Completion | None]:
     for index, text in enumerate(texts if request.stream else ()):
         yield Emit(Delta(text, message=index))
     messages = tuple(Message(Role.ASSISTANT, text) for text in texts)
-    return Completion(messages, finish_reason=FOUND, thread_id=request.thread_id)
+    return Completion(messages, finish_reason=FOUND_IN_THREAD, thread_id=request.thread_id)
 
 
 def left_there(failure: Failure) -> Failure:

@@ -11,6 +11,7 @@ from datetime import datetime
 from textwrap import fill
 from typing import Any
 
+from threadledger.domain.conversation.messages import FOUND_IN_THREAD
 from threadledger.domain.failures import Cause, diagnose
 from threadledger.domain.journal import Journal
 from threadledger.domain.replay import RecordedExchange, RecordedRun, recorded_exchange
@@ -35,9 +36,6 @@ FILLER = "This answer does not arrive."
 
 NO_RESULT = "The result of this call was not recorded."
 """Result of a tool call during which the process stopped, so that no result was recorded."""
-
-FOUND = "found_in_thread"
-"""Finish reason of a run that found the answer of an earlier run in the thread."""
 
 UNWELL_FACTS: Mapping[Cause, Mapping[str, Any]] = {
     Cause.PROVIDER_ERROR: {"http_status": 500},
@@ -99,7 +97,7 @@ def _stages(exchange: RecordedExchange, veil: Veil, *, streamed: bool) -> tuple[
         if run.was_passed_over:
             continue
         following = exchange.runs[number + 1] if number + 1 < len(exchange.runs) else None
-        landed = following is not None and following.finish_reason == FOUND
+        landed = following is not None and following.finish_reason == FOUND_IN_THREAD
         faults: list[Placed] = []
         if run.failure is not None:
             met = met_by(run.failure, run.backend, streamed=streamed, landed=landed)
@@ -107,7 +105,9 @@ def _stages(exchange: RecordedExchange, veil: Veil, *, streamed: bool) -> tuple[
             notes += [f"{run.backend}, {diagnose(run.failure).value}: {met.note}"] if met.note else []
         said = following.answer if following is not None and landed else run.answer
         answers = [_calls(round_, veil) for round_ in run.rounds]
-        answers += [] if run.finish_reason == FOUND else _said_last(run, answers, veil(said) if said else None)
+        answers += (
+            [] if run.finish_reason == FOUND_IN_THREAD else _said_last(run, answers, veil(said) if said else None)
+        )
         stages.append(Stage(run.backend, run.cause, tuple(answers), tuple(faults)))
     return stages, notes
 

@@ -30,7 +30,19 @@ if TYPE_CHECKING:
 FOUND = ("missing", "extra", "different", "foreign")
 PLANNED = ("key", "backend", "thread_id", *FOUND, "action", "state", "reason")
 ORPHANS = ("key", "backend", "thread_id", "created_at", "state", "reason")
-REPAIRED = ("key", "backend", "thread_id", "new_thread_id", "action", "sent", "adopted", "deleted", "state", "reason")
+REPAIRED = (
+    "key",
+    "backend",
+    "thread_id",
+    "new_thread_id",
+    "action",
+    "answered",
+    "sent",
+    "adopted",
+    "deleted",
+    "state",
+    "reason",
+)
 
 
 @click.command()
@@ -130,12 +142,14 @@ def _what(planned: Sequence[ReconcileItem]) -> str:
     sending = [item for item in planned if "send" in item.action]
     rewritten = sum("rebuild" in item.action for item in planned)
     foreign = sum(item.foreign for item in planned if "adopt" in item.action)
+    answers = sum("answer" in item.action for item in planned)
     parts = [
         f"{len(sending):,} to receive {counted(sum(item.missing + item.different for item in sending), 'message')}"
         if sending
         else "",
         f"{rewritten:,} to rewrite" if rewritten else "",
         f"{counted(foreign, 'foreign message')} to journal" if foreign else "",
+        f"{counted(answers, 'possible answer')} to journal" if answers else "",
     ]
     return f"{counted(len(planned), 'thread')}: {', '.join(filter(None, parts))}"
 

@@ -35,6 +35,10 @@ class Role(StrEnum):
         return cls.UNKNOWN
 
 
+FOUND_IN_THREAD = "found_in_thread"
+"""Finish reason of a run that called no model, because the answer was in the thread already."""
+
+
 class Source(StrEnum):
     """Name the origin of a message. A source that this version does not know is read as `UNKNOWN`."""
 

@@ -163,10 +163,9 @@ class Conversing:
             try:
                 return (yield from self.when_free(decide))
             except UnreadThread as unread:
-                from .lost_answers import recover_answer
-
                 looked.add(unread.exchange_id)
-                yield from recover_answer(self.journal, self.services, self.key, unread.exchange_id)
+                if self.services.outbox is not None:
+                    yield from self.services.outbox.recover_answer(self.journal, self.key, unread.exchange_id)
 
     def _in_turn(self, decide: Callable[..., T]) -> Effects[T]:
         """Commit a decision when the conversation is free and no earlier caller is still waiting."""

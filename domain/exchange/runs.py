@@ -15,7 +15,7 @@ from ..effects import Emit, ListenerLeft, Pause, attended, work
 from ..errors import Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused, StoreUnavailable
 from ..failures import Cause, Failure, diagnose, whole_text
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
-from .answer import Answer, Delta, StartedOver
+from .answer import Answer, Delta, StartedOver, recorded_answer
 from .backend import BackendRequest
 from .policy import reason_of
 
@@ -296,8 +296,8 @@ class Runs:
             self._records = ShadowRecords(journal, key, exchange_id, mode)
         self._failed: Run | None = None
         self._must_be_open = not mode.again
-        self.unacknowledged: dict[str, tuple[Candidate, int]] = {}
-        """Backends whose thread may hold an answer that was not acknowledged, each with its number of attempts."""
+        self._wrote_to_a_thread = False
+        """Whether a failed run had a thread, which may hold an answer that was not acknowledged."""
         self._said = ("", "")
         """Text that the next run continues, and the id of the run that said its end; both empty if it starts again."""
         self.current: Run | None = None
@@ -311,11 +311,6 @@ class Runs:
     def has_threads(self) -> bool:
         """Return whether the conversation may have linked threads."""
         return self._records.has_threads
-
-    @property
-    def asked_at(self) -> int:
-        """Return the version of the question; 0 in a rerun."""
-        return self._records.asked_at
 
     def start(self, candidate: Candidate, attempt: int, timeout_seconds: float) -> Effects[Run]:
         """Record that a backend is about to be called, and announce it to a listener after a failed run.
@@ -399,8 +394,7 @@ class Runs:
         is_ours = yield from work(record)
         run.failure = failure
         self._failed = run
-        if run.thread is not None and is_ours:
-            self.unacknowledged[run.candidate.backend] = (run.candidate, run.plan.attempt)
+        self._wrote_to_a_thread |= run.thread is not None
         if self._policy.stream_fallback == "continue":
             self._said = self._said_so_far(run, failure)
         if not is_ours:
@@ -408,11 +402,12 @@ class Runs:
 
     def lost_answer(self) -> Effects[Answer | None]:
         """Return the answer that a thread holds although its acknowledgement was lost; None if there is none."""
-        if not self.unacknowledged:
+        outbox, key, exchange_id = self._services.outbox, self._key, self._exchange_id
+        if outbox is None or not self._wrote_to_a_thread or self._mode.shadow:
             return None
-        from .lost_answers import lost_answer
-
-        return (yield from lost_answer(self, self._journal, self._services, self._key, self._exchange_id))
+        if not (yield from outbox.recover_answer(self._journal, key, exchange_id)):
+            return None
+        return (yield from work(lambda: recorded_answer(self._journal, key, exchange_id)))
 
     def abandon(self, reason: str) -> Effects[None]:
         """Record that the exchange has no answer."""

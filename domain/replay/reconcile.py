@@ -52,7 +52,8 @@ class ReconcileItem:
     thread_id: str | None = None
     new_thread_id: str | None = None
     action: str = "none"
-    """`none`, `send`, `adopt`, `rebuild`, or several of them in the order of execution, joined by a plus sign."""
+    """`none`, `answer`, `send`, `adopt`, `rebuild`, or several of them in the order of execution, joined by a plus sign.
+    `answer` journals an answer that the thread may hold to an unanswered question."""
     missing: int = 0
     extra: int = 0
     different: int = 0
@@ -63,6 +64,8 @@ class ReconcileItem:
     """Number of messages that were journaled as adopted."""
     deleted: int = 0
     """Number of our late copies that were deleted from the thread."""
+    answered: int = 0
+    """Number of unanswered questions whose answer the thread held; it was journaled."""
     state: str = "planned"
     reason: str = ""
     in_the_way: bool = False
@@ -123,6 +126,7 @@ class ReconcilePlan(Plan[ReconcileItem]):
     def pins(self) -> Iterator[Mapping[str, Any]]:
         return (
             {"key": item.key, "version": item.version, "backend": item.backend}
+            | ({"answer": True} if "answer" in item.action else {})
             for item in self.items
             if item.state == "planned"
         )
@@ -184,7 +188,8 @@ class Reconciler:
             if found.thread is None:
                 return without_thread(item, found.verification)
             look = yield from work(partial(self._look, key, to, thread_id, found.thread))
-            return look.decided(replace(item, thread_id=thread_id), adopt=adopt)
+            decided_item = look.decided(replace(item, thread_id=thread_id), adopt=adopt)
+            return with_answer(decided_item, look.drift) if _unanswered(state) else decided_item
         except (ProviderRefused, Conflict) as error:
             return stopped(item, error)
 
@@ -192,6 +197,8 @@ class Reconciler:
         """Repair one thread of a plan. Provider failures and conflicts are reported in the item, never raised."""
         repair = _Repair(self._journal, ReconcileItem(pin["key"], pin["backend"], pin["version"]), adopt)
         try:
+            if pin.get("answer"):
+                yield from self._recover_answers(repair)
             yield from self._repair_thread(repair)
         except ThreadledgerError as error:
             return stopped(repair.item, error)
@@ -210,6 +217,20 @@ class Reconciler:
         item = repair.item
         if self._outbox is not None and (item.adopted or item.new_thread_id):
             yield from self._outbox.send_missing(self._journal, key)  # new messages, and the other threads
+
+    def _recover_answers(self, repair: _Repair) -> Effects[None]:
+        """Journal answers that threads hold to unanswered questions, because a process stopped before it could."""
+        item, outbox = repair.item, self._outbox
+        state = (yield from work(lambda: self._journal.require(item.key))).state
+        unanswered = _unanswered(state)
+        if outbox is None or not unanswered or has_changed(self._journal, item.key, item.version, _is_adoption):
+            return
+        _refuse_while_running(state)
+        for exchange_id in unanswered:
+            answered = yield from outbox.recover_answer(self._journal, item.key, exchange_id)
+            item = replace(item, answered=item.answered + answered)
+        version = (yield from work(lambda: self._journal.require(item.key))).version
+        repair.item = replace(item, version=version)
 
     def _usable_thread(self, repair: _Repair) -> str | None:
         """Return the id of the linked thread, or None if there is no thread that can be repaired.
@@ -336,8 +357,10 @@ class _Repair:
     def end(self) -> None:
         """Set the outcome, after everything possible was done."""
         item = self.item
-        if item.state == "planned" or item.deleted:
-            done = item.sent or item.adopted or item.deleted or item.new_thread_id
+        if item.state == "planned" or item.deleted or item.answered:
+            done = item.sent or item.adopted or item.deleted or item.new_thread_id or item.answered
+            if item.answered and "answer" not in item.action:
+                item = replace(item, action="+".join(["answer", *(each for each in [item.action] if each != "none")]))
             self.item = replace(item, state="done") if done else replace(item, state="skipped", reason=EQUAL)
 
     def _record(self, conversation: Conversation, sent: int = 0, adopted: int = 0) -> None:
@@ -369,6 +392,11 @@ def _refuse_while_running(state: ConversationState) -> None:
             raise ConversationBusy(f"exchange {exchange_id} is being answered: try again when it has ended")
 
 
+def _unanswered(state: ConversationState) -> list[str]:
+    """Return the exchanges whose answer a thread may hold: those left open, and the newest one if it was abandoned."""
+    return [*state.open_exchanges, *(each for each in state.abandoned if each == state.last_exchange_id)]
+
+
 LEFT = "kept in the thread: --adopt journals it, replay rebuild --fresh writes a thread without it"
 
 
@@ -397,6 +425,15 @@ def decided(
     ]
     reason = "; ".join(_reasons(drift, adopt=adopt, broken=broken)) or EQUAL
     return replace(item, action="+".join(actions) or "none", state="planned" if actions else "skipped", reason=reason)
+
+
+def with_answer(item: ReconcileItem, drift: Drift) -> ReconcileItem:
+    """Return the item with the step that journals an answer, if the thread has model output that the journal lacks."""
+    if item.in_the_way or not drift.foreign or any(each.name != "assistant" for each in drift.foreign):
+        return item
+    actions = ["answer", *(each for each in item.action.split("+") if each != "none")]
+    reason = f"the thread may hold the answer to an unanswered question; {item.reason}"
+    return replace(item, action="+".join(actions), state="planned", reason=reason)
 
 
 def decided_again(item: ReconcileItem, drift: Drift) -> ReconcileItem:

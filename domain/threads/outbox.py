@@ -81,6 +81,11 @@ class ThreadOutbox:
         moment = now()
         if state.open_runs or any(each.is_active(moment) for each in state.open_exchanges.values()):
             return  # a run may be writing to the thread; mirroring follows when the exchange ends, or its time is over
+        for exchange_id in (
+            state.open_exchanges if state.links else ()
+        ):  # a process that stopped may have left its answer
+            if (yield from self.recover_answer(journal, key, exchange_id)):
+                state = yield from work(lambda: _state(journal, key))
         for name in dict.fromkeys((*self._always, *state.links)):
             mirror = self._mirrors.get(name)
             if mirror is not None:
@@ -146,20 +151,11 @@ class ThreadOutbox:
             yield from self._send_all(thread)
         return delivered
 
-    def holds_answer(
-        self, journal: Journal, key: str, mirror: str, exchange_id: str, asked_at: int = 0
-    ) -> Effects[bool]:
-        """Return whether a thread holds an answer to the exchange whose acknowledgement was lost; read it once.
+    def recover_answer(self, journal: Journal, key: str, exchange_id: str) -> Effects[bool]:
+        """Journal the answer that a thread holds to an unanswered exchange; see `lost_answers.recover_answer`."""
+        from .lost_answers import recover_answer
 
-        Raises:
-            ProviderRefused: the thread cannot be read.
-        """
-        from .lost_answers import holds_answer
-
-        reached = self._mirrors.get(mirror)
-        if reached is None:
-            return False
-        return (yield from holds_answer(self.heads, reached, journal, key, exchange_id, asked_at))
+        return recover_answer(self.heads, self._mirrors, journal, key, exchange_id)
 
     def release(self, prepared: PreparedThread, uncertain: bool = False) -> None:
         """Release the thread; see `PreparedThread.release`."""

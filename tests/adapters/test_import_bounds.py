@@ -151,7 +151,7 @@ def test_the_size_that_a_zip_claims_is_not_believed(open_store: Any, tmp_path: P
     assert outcome["state"] == "imported"
 
 
-@pytest.mark.parametrize("inner", [gzip.compress(line("k").encode()), zip_of(other="{}")])
+@pytest.mark.parametrize("inner", [gzip.compress(line("k").encode()), zip_of(other="{}")], ids=["gzip", "zip"])
 def test_an_archive_within_an_archive_is_not_unpacked(open_store: Any, tmp_path: Path, inner: bytes) -> None:
     (tmp_path / "k.gz").write_bytes(gzip.compress(gzip.compress(inner)))
     try:

@@ -89,7 +89,7 @@ def test_json_has_an_object_for_each_thread(command, journaled, write):
     (told,) = command("replay", "reconcile", "k", "-o", "json").json
     assert list(told) == [
         *("key", "backend", "thread_id", "new_thread_id", "action", "missing", "extra", "different", "foreign"),
-        *("sent", "adopted", "deleted", "state", "reason"),
+        *("sent", "adopted", "deleted", "answered", "state", "reason"),
     ]
     (done,) = command("replay", "reconcile", "k", "--adopt", "--apply", "--yes", "-o", "json").json
     assert (done["state"], done["action"], done["adopted"], done["extra"]) == ("done", "adopt", 1, 1)

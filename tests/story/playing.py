@@ -107,7 +107,7 @@ class World:
         profile = Profile(f"John of {key}", "Be kind.", tools_json=json.dumps([WEATHER]))
         tools = {"weather": lambda city: f"sunny in {city}"}
         shared: Any = opened.services.outbox
-        outbox = ThreadOutbox(shared._mirrors, shared._heads, shared._always)  # also without recorded failures
+        outbox = ThreadOutbox(shared._mirrors, lambda: shared.heads, shared._always)  # also without recorded failures
         own = {
             "outbox": outbox,
             "profile": profile,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from freezegun import freeze_time
 
 from threadledger.domain.conversation import events
 from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.exchange.runs import RunRecords
+from threadledger.domain.ids import now
 from threadledger.domain.ledger import Ledger, memory_shown
 from threadledger.domain.threads import ThreadState
 
@@ -24,6 +28,14 @@ KINDS: dict[str, dict[str, Any]] = {
 RUNS = "POST /threads/{thread_id}/runs"
 ROUTES = {"assistants": RUNS, "responses": "POST /responses", "chat": "POST /chat/completions"}
 JOHN = Path(__file__).resolve().parents[2] / "profiles" / "john.toml"
+
+
+class Killed(BaseException):
+    """Raised where a process is killed."""
+
+
+def killed(*arguments: Any, **named: Any) -> Any:
+    raise Killed
 
 
 def with_notes(ledger: Ledger, *texts: str) -> Ledger:
@@ -140,3 +152,26 @@ def test_an_exchange_is_abandoned_if_its_thread_holds_no_answer_or_cannot_be_rea
         ledger.conversation("k").ask("Where is it?")
     assert ledger.state("k").unanswered == 2
     assert len(list(ledger.events(types=["RunStarted"]))) == 3
+
+
+@pytest.mark.parametrize("kind", ["responses", "assistants"])
+def test_reconcile_journals_the_answer_that_a_stopped_process_left_in_the_thread(
+    open_ledger: Callable[..., Ledger], simulator: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(**KINDS[kind], retries=0)
+    ledger.conversation("k").ask("Hello")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunRecords, "complete", killed)
+        patch.setattr(RunRecords, "give_up", killed)
+        ledger.conversation("k").ask("Where is it?")
+    with freeze_time(now() + timedelta(seconds=120), ignore=["eventsourcing.persistence"]):
+        ledger.close_overdue_runs()
+        (planned,) = ledger.replay.plan_reconcile().items
+        assert (planned.action, planned.state) == ("answer", "planned")
+        assert said(ledger) == ["Hello", "You said: Hello", "Where is it?"]
+        (item,) = ledger.replay.plan_reconcile().apply()
+        assert (item.action, item.state, item.answered) == ("answer", "done", 1)
+        assert said(ledger) == ["Hello", "You said: Hello", "Where is it?", "You said: Where is it?"]
+        assert states(ledger) == [ThreadState.SAME]
+        assert ledger.state("k").unanswered == 0
+    assert sum(request.template == ROUTES[kind] for request in simulator.requests) == 2

@@ -21,7 +21,7 @@ from threadledger.domain.conversation.messages import Role, Source
 from threadledger.domain.effects import drivers as driving
 from threadledger.domain.errors import ConversationNotFound, InvalidInput
 from threadledger.domain.ledger import AsyncLedger
-from threadledger.domain.threads import ThreadState, outbox
+from threadledger.domain.threads import ThreadState, claims
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
@@ -508,7 +508,7 @@ class Alone:
 
 @pytest.mark.parametrize(("journal", "thread"), [("AbC", "AXbC"), ("AbC", "AbCXY")])
 def test_wherever_it_is_killed_the_next_one_ends_it_and_nothing_is_doubled(stage, monkeypatch, journal, thread):
-    monkeypatch.setattr(outbox, "CLAIM_STEP_SECONDS_MAX", 0.0)  # claims of a killed process have expired
+    monkeypatch.setattr(claims, "CLAIM_STEP_SECONDS_MAX", 0.0)  # claims of a killed process have expired
     foreign = sorted(set(thread) - set(journal))
     for killed_at in count():
         key = f"k{killed_at}"

@@ -696,7 +696,7 @@ def test_a_thread_that_somebody_else_is_writing_to_is_waited_for_and_then_the_ru
     chat = ledger.conversation("k")
     chat.append("user", "hello")
     thread_id = ledger.state("k").links["assistants"].thread_id
-    heads = ledger.services.outbox._heads
+    heads = ledger.services.outbox.heads
     heads.claim("conversation:k", "assistants", thread_id, "somebody", now() + timedelta(minutes=1))
     answer = chat.ask("Where is it?")
     assert (answer.backend, [failure.cause.value for failure in answer.failures]) == ("chat", ["thread_busy"])
