@@ -139,8 +139,8 @@ def cleaned(name: str, value: Any) -> Any:
     return redact(str(value), DETAILS_BYTES_MAX, name)
 
 
-LOGGERS = ("threadledger", "threadledger.runs", "threadledger.threads")
-"""Logger names: general progress, one line for each run that ended, and threads that lag behind."""
+LOGGERS = tuple(f"threadledger{each}" for each in ("", ".runs", ".threads", ".views", ".claims"))
+"""Logger names: general progress, one line for each run that ended, threads and views that lag behind, and claims."""
 
 TRACEBACK_CHARS_MAX = 20_000
 """Maximum length of a traceback in a log record, in characters."""

@@ -90,4 +90,4 @@ def test_what_is_said_of_decisions_and_how_groups_look_afterwards(
             assert snapshot == shown_lines(command("audit", "groups", "--state", state).out)
         assert snapshot == command("audit", "resolve", story["rate"], "-o", "json").out
         done = command("events", "--type", "FailureGroupMuted", "-o", "jsonl")
-    assert snapshot == re.sub(r'"position": \d+', '"position": 0', done.out)
+    assert snapshot == re.sub(r'"position": \d+', '"position": 0', re.sub(r', "cursor": "[^"]+"', "", done.out))

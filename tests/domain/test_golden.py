@@ -301,6 +301,7 @@ def test_the_job_folds_to_the_state_of_its_release():
         "started_at": "2026-11-26T12:00:02.000000Z",
         "last_at": "2026-11-26T12:00:05.000000Z",
         "options": {"to": "conversations", "at": None, "fresh": True},
+        "held_by": [],
     }
 
 

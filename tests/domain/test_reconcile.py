@@ -290,5 +290,5 @@ class TestDecided:
 def test_json_holds_all_but_what_only_a_plan_needs():
     assert list(ReconcileItem("k", "conversations").as_json()) == [
         *("key", "backend", "thread_id", "new_thread_id", "action", "missing", "extra", "different", "foreign"),
-        *("sent", "adopted", "deleted", "state", "reason"),
+        *("sent", "adopted", "deleted", "answered", "state", "reason"),
     ]
