@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from .sql import SCHEMA_VERSION, Database, back_up, restore
     from .telemetry import Telemetry
     from .testcase import ExportedRun, export_run
-    from .thread_source import thread_reader
     from .tool_loading import problem_of_tools
     from .trust import TRUST_DIR, FolderNotTrusted, FolderTrust, revoke, trust_file
-    from .wiring import client_of, open_ledger
+    from .wiring import client_of, open_ledger, thread_reader
 
 _PLACES = {
     "Database": ".sql",
@@ -74,7 +73,7 @@ _PLACES = {
     "render_report": ".report",
     "restore": ".sql",
     "revoke": ".trust",
-    "thread_reader": ".thread_source",
+    "thread_reader": ".wiring",
     "tool_problems": ".openai",
     "trust_file": ".trust",
 }

@@ -68,14 +68,18 @@ def private_file(path: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
         if overwrite:
             unfinished.replace(path)
         else:
-            _rename_to_new(unfinished, path)
+            rename_to_new(unfinished, path)
     finally:
         with suppress(FileNotFoundError):
             unfinished.unlink()
 
 
-def _rename_to_new(unfinished: Path, path: Path) -> None:
-    """Rename a file, unless another process has created one with the new name meanwhile."""
+def rename_to_new(unfinished: Path, path: Path) -> None:
+    """Give a file a name that no other file has.
+
+    Raises:
+        FileExistsError: another process has created a file with the new name meanwhile.
+    """
     try:
         os.link(unfinished, path)
     except FileExistsError:

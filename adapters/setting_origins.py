@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
-
-from pydantic import SecretStr
 
 from .settings import ENV_FILE, Settings, env_file_values
 
@@ -24,15 +21,6 @@ def origins(settings: Settings) -> dict[str, str]:
         place = str(settings.config_file) if key in settings._from_file else place
         found[name] = "option" if key in settings._options else place
     return found
-
-
-def settings_alone(**options: Any) -> Settings:
-    """Create settings from these values (by field name) and the defaults.
-
-    The environment and `.env` are not read, and nothing is validated.
-    """
-    key = options.pop("openai_api_key", None)
-    return Settings.model_construct(**options, openai_api_key=SecretStr(key) if key is not None else None)
 
 
 def folders_own(settings: Settings) -> set[str]:

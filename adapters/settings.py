@@ -228,6 +228,15 @@ def load_settings(**options: Any) -> Settings:
         ) from None
 
 
+def settings_alone(**options: Any) -> Settings:
+    """Create settings from these values (by field name) and the defaults.
+
+    The environment and `.env` are not read, and nothing is validated.
+    """
+    key = options.pop("openai_api_key", None)
+    return Settings.model_construct(**options, openai_api_key=SecretStr(key) if key is not None else None)
+
+
 def _read_env_file() -> tuple[bytes | None, Mapping[str, str]]:
     """Return the content of `.env`, if there is one, and its values that are not empty, by name in capitals.
 

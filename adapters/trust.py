@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.ids import now, to_iso
 
+from .private_files import private_file
 from .setting_origins import folders_own, has_own_config, inserts_variables, inside, origins
 from .settings import DEFAULT_PROFILE, ENV_FILE, Settings
 from .sql import DatabasePlace, database_place
@@ -355,20 +356,12 @@ def _recorded_files(folder: Path) -> Mapping[str, str] | None:
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
-    import tempfile
-
     path = _record(folder)
     text = json.dumps({"folder": str(folder), "trusted_at": to_iso(now()), "files": files}, indent=2)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, written = tempfile.mkstemp(dir=path.parent)  # for its owner only
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(f"{text}\n")
-            Path(written).replace(path)
-        except BaseException:
-            Path(written).unlink(missing_ok=True)
-            raise
+        with private_file(path, overwrite=True) as file:
+            file.write(f"{text}\n")
     except OSError as error:
         raise InvalidSettings(
             f"the trust in {folder} cannot be recorded ({path.parent}: {error.strerror}): correct its permissions, or set "

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from threadledger.domain.threads import MirrorHeads, ThreadMirror
 
     from .named_backends import Endpoints
-    from .openai import Client
+    from .openai import Client, ThreadReader
     from .settings import Settings
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ def _services(
     from .formats import MemoryLines
 
     client = client_of(settings)
-    endpoints = endpoints_of(settings, client)
+    endpoints = _endpoints(settings, client)
     mirrors = _mirrors(endpoints.home if endpoints is not None else client)
     always = [settings.threads] if settings.threads in mirrors else []
     return Services(
@@ -213,7 +213,21 @@ def client_of(settings: Settings) -> Client:
     )
 
 
-def endpoints_of(settings: Settings, client: Client) -> Endpoints | None:
+def thread_reader(settings: Settings) -> ThreadReader:
+    """Create a reader for threads of the provider named by the settings.
+
+    Raises:
+        FolderNotTrusted: a command would send a key to a host that only the working folder names.
+    """
+    from .openai import ThreadReader
+
+    settings.require_trust("provider")
+    client = client_of(settings)
+    endpoints = _endpoints(settings, client)
+    return ThreadReader(endpoints.home if endpoints is not None else client)
+
+
+def _endpoints(settings: Settings, client: Client) -> Endpoints | None:
     """Return the endpoints of named backends; None if the app names none."""
     if not settings.named:
         return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def check() -> int:
         f"{counted(thing['conversations'], 'conversation')} are intact",
     )
     if found and invocation().output == "table":
-        note("Nothing was changed. Keep this database, and check a backup with: threadledger db check --db URL")
+        note("nothing was changed; go back to a backup, which is checked first, with: threadledger db restore FILE")
     return Exit.FOUND_SOMETHING if found else Exit.DONE
 
 
@@ -112,11 +112,17 @@ def restore(file: Path, yes: bool) -> int:
     """
     from threadledger.adapters import restore as replace
 
-    def ask(plan: Mapping[str, Any]) -> None:
-        if plan["replaced"] is not None:
-            confirm(max(plan["events"], 1), _question(file, plan), yes)
+    bars: list[Callable[[int, int], None]] = []
+    with ExitStack() as drawn:
 
-    with reported("events") as progress:
+        def ask(plan: Mapping[str, Any]) -> None:
+            if plan["replaced"] is not None:
+                confirm(max(plan["events"], 1), _question(file, plan), yes)
+            bars.append(drawn.enter_context(reported("events")))  # a bar would be drawn over the prompt
+
+        def progress(checked: int, total: int) -> None:
+            bars[0](checked, total)
+
         done = replace(load_settings().db, file, ask, progress)
     if done.findings:
         emit_many([finding.as_json() for finding in done.findings], FINDING)

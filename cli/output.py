@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 LONG_COLUMNS = frozenset(
-    {"answer", "data", "key", "losses", "mend", "message", "reason", "threads", "value", "what", "what_was_said"}
+    {
+        *("answer", "data", "key", "losses", "mend", "message", "problem", "reason", "threads", "value", "what"),
+        "what_was_said",
+    }
 )
 """Columns that wrap on a narrow terminal; the others stay on one line."""
 
@@ -94,9 +97,8 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:
 def _grid(rows: Sequence[Row], columns: Sequence[str], long_column: int) -> Any:
     from rich.table import Table
 
-    drawn = Table(
-        box=None, pad_edge=False, header_style="bold", padding=(0, 2 if console().width >= WIDE_TERMINAL else 1, 0, 0)
-    )
+    wide_gaps = console().width >= WIDE_TERMINAL and _fits(rows, columns, long_column, gap=2)
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if wide_gaps else 1, 0, 0))
     for column in columns:
         numeric = all(isinstance(row.get(column), (int, float)) for row in rows)
         drawn.add_column(
@@ -137,10 +139,10 @@ def _that_fit(rows: Sequence[Row], columns: Sequence[str], spare: Sequence[str])
     return left if _fits(rows, left, LONG_COLUMN_WIDTHS_MIN[-1]) else columns
 
 
-def _fits(rows: Sequence[Row], columns: Sequence[str], long_column: int) -> bool:
+def _fits(rows: Sequence[Row], columns: Sequence[str], long_column: int, gap: int = 1) -> bool:
     """Return whether columns with a gap between them fit on the terminal, each long one at least so wide."""
     widths = [_width_min(rows, column, long_column) for column in columns]
-    return sum(widths) + sum(width > 0 for width in widths) - 1 <= console().width
+    return sum(widths) + gap * (sum(width > 0 for width in widths) - 1) <= console().width
 
 
 def _width_min(rows: Sequence[Row], column: str, long_column: int) -> int:

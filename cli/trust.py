@@ -50,7 +50,7 @@ def trust(folder: Path, revoke: bool) -> int:
 def _revoked(was_trusted: bool, variable: str) -> int:
     folder = Path.cwd()
     thing: dict[str, Any] = {"folder": str(folder), "trusted": False, "files": [], "reasons": []}
-    said = "no longer trusted" if was_trusted else "was not trusted"
+    said = "is no longer trusted" if was_trusted else "was not trusted"
     emit_one(thing, lambda console: prose(console, f"{folder} {said}"))
     if os.environ.get(variable):
         note(f"{variable} trusts the folders that it names, whatever was recorded")

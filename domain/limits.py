@@ -152,9 +152,6 @@ CLAIM_STEP_SECONDS_MAX = 600.0
 """How long claims are extended during one step of their owner, in seconds: the openai SDK's own default timeout. An
 owner that makes no step for longer counts as hung."""
 
-JOB_CLAIM_SECONDS = CLAIM_SECONDS
-"""The same, by its name in earlier versions."""
-
 JOB_LOOK_SECONDS = 0.5
 """Interval at which a worker that has nothing left to claim looks for items that another one has left, in seconds."""
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from threadledger.domain.faces import lazy_face
 
 if TYPE_CHECKING:
+    from .addresses import DatabasePlace, database_place
     from .database import Database
     from .factory import Factory
     from .notebooks import RememberedAssistants, SqlMirrorHeads
-    from .place import DatabasePlace, database_place
     from .restoration import restore
     from .schema import SCHEMA_VERSION
     from .upkeep import back_up
@@ -27,8 +27,8 @@ __all__ = [
 
 _EARLIER = {
     "connections": "leaf_hash",
+    "factory": "Processor Tracker",
     "recorder": "Recorder",
-    "tracking": "Processor Tracker",
 }
 """Names that earlier versions offered here."""
 
@@ -36,10 +36,10 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
+            "addresses": "DatabasePlace database_place",
             "database": "Database",
             "factory": "Factory",
             "notebooks": "RememberedAssistants SqlMirrorHeads",
-            "place": "DatabasePlace database_place",
             "restoration": "restore",
             "schema": "SCHEMA_VERSION",
             "upkeep": "back_up",

@@ -139,9 +139,9 @@ def parse_url(url: str) -> URL:
     try:
         if not url.startswith("postgres"):
             return make_url(url)
-        from .servers import parse
+        from .addresses import url_of_server
 
-        return parse(url)
+        return url_of_server(url)
     except (exc.ArgumentError, ValueError):  # ValueError: a port that is no number
         raise InvalidSettings(
             "the database URL cannot be read: set a file, or a URL like sqlite:///threadledger.db, with --db or THREADLEDGER_DB"

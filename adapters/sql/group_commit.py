@@ -77,7 +77,7 @@ class Group:
             raise RuntimeError("a decision function appended to the ledger itself: return the decision, then append")
         if self._database.read_only:
             raise DatabaseReadOnly(
-                f"{self._database.shown_url} was opened with read_only=True: nothing was written; open it without"
+                f"{self._database.shown_url} was opened with read_only=True: nothing was written; open it without that to write"
             )
         own = Request(streams, decide, also)
         self._waiting.append(own)

@@ -15,8 +15,8 @@ from sqlalchemy import URL, Connection, Engine, event
 from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.journal import StoredRow
 
+from .addresses import hosts, pooled
 from .connections import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, leaf_header
-from .servers import hosts, pooled
 from .sqlstates import connection_refusal, explained
 
 CONNECT_TIMEOUT_SECONDS = 5

@@ -196,7 +196,7 @@ class Recorder(ApplicationRecorder):
 
     def status(self) -> Mapping[str, Any]:
         """Return the contents and size of the database."""
-        from .maintenance import status
+        from .kind_upkeep import status
 
         return status(self._database, SCHEMA_VERSION)
 

@@ -25,9 +25,10 @@ from threadledger.domain.errors import (
 from threadledger.domain.ids import now
 from threadledger.domain.journal import Finding
 
+from ..private_files import rename_to_new
 from .database import Database, parse_url
 from .schema import open_schema, schema_version
-from .upkeep import Progress, check
+from .upkeep import Progress, check, to_disk
 
 _FACTS = "SELECT (SELECT count(*) FROM events), (SELECT max(at) FROM events WHERE position = (SELECT max(position) FROM events))"
 
@@ -164,19 +165,21 @@ def _replace(target: Path, source: Database, is_readable: bool, progress: Progre
         exists = target.exists()
         fresh.chmod(target.stat().st_mode & 0o777 if exists else 0o600)
         if not exists:
-            os.link(fresh, target)  # unlike a rename, this does not overwrite a file created meanwhile
-            _to_disk(target.parent)
+            rename_to_new(fresh, target)
+            to_disk(target.parent)
             return Restored(events)
         kept = target.with_name(f"{target.name}.before-restore-{now():%Y%m%dT%H%M%S.%fZ}")
         os.link(target, kept)
         if not is_readable:
             _move_sides(target, kept)
-        _to_disk(target.parent)
+        to_disk(target.parent)
         fresh.replace(target)
-        _to_disk(target.parent)
+        to_disk(target.parent)
         return Restored(events, kept)
     except FileExistsError as error:
-        raise Conflict(f"{error.filename2} was created meanwhile: nothing was replaced; restore again") from error
+        raise Conflict(
+            f"{error.filename2 or error.filename} was created meanwhile: nothing was replaced; restore again"
+        ) from error
     finally:
         for leftover in _with_sides(fresh):
             leftover.unlink(missing_ok=True)
@@ -195,7 +198,7 @@ def _copied(source: Database, fresh: Path, progress: Progress) -> tuple[int, Seq
             cursor.fetchall()
     with closing(sqlite3.connect(fresh)) as connection:  # the only one: the file leaves its write-ahead log
         connection.execute("PRAGMA journal_mode = DELETE").fetchall()
-    _to_disk(fresh)
+    to_disk(fresh)
     return int(events), findings
 
 
@@ -209,12 +212,3 @@ def _move_sides(target: Path, kept: Path) -> None:
 
 def _with_sides(path: Path) -> tuple[Path, Path, Path, Path]:
     return path, Path(f"{path}-wal"), Path(f"{path}-shm"), Path(f"{path}-journal")
-
-
-def _to_disk(path: Path) -> None:
-    """Flush a file or the entries of a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

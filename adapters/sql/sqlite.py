@@ -261,7 +261,7 @@ class SQLite(Kind):
         return explain(error, self.path)
 
     def _connect(self, dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
-        """Connect, and remember the identity of the file, which must not change between the look and the opening."""
+        """Connect, and remember the identity of the file, which must not change before it is opened."""
         if not self._upgrade:
             from .sqlite_files import address_for_reading
 

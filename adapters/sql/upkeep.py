@@ -22,7 +22,7 @@ from threadledger.domain.journal import Finding, NotedThread, quietly, restore
 
 from .damage import form_of, replacing_characters
 from .database import Database
-from .maintenance import maintenance_of
+from .kind_upkeep import upkeep_of
 from .notebooks import noted_threads, unsettled_threads
 from .schema import open_schema
 
@@ -101,7 +101,7 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
 
 
 def _database_itself(database: Database, connection: Connection) -> Iterator[Finding]:
-    for problem in maintenance_of(database).integrity(connection):
+    for problem in upkeep_of(database).integrity(connection):
         yield Finding("database", problem)
 
 
@@ -120,7 +120,7 @@ def _query_on(database: Database, connection: Connection) -> Query:
 
 def _positions(database: Database, connection: Connection) -> Iterator[Finding]:
     """Check that each position from 1 to the last assigned one has an event."""
-    last = maintenance_of(database).last_position(connection)
+    last = upkeep_of(database).last_position(connection)
     first, newest = connection.exec_driver_sql("SELECT min(position), max(position) FROM events").one()
     gaps = [(1, first - 1)] if first not in {None, 1} else []
     gaps += [(begin, end) for begin, end in connection.exec_driver_sql(database.sql(_GAPS), (newest or 0,))]
@@ -320,7 +320,7 @@ def back_up(database: Database, path: Path, progress: Progress) -> int:
         Conflict: the file exists already.
         StoreUnavailable: the file cannot be written.
     """
-    from ..private_files import create_private
+    from ..private_files import create_private, rename_to_new
 
     if path.exists():
         raise Conflict(f"{path} exists already: choose a new file, or move this one away")
@@ -332,8 +332,8 @@ def back_up(database: Database, path: Path, progress: Progress) -> int:
     try:
         os.close(create_private(unfinished))
         copied = _write(database, unfinished, progress)
-        _to_disk(unfinished)
-        os.link(unfinished, path)  # unlike a rename, this does not overwrite a file created meanwhile
+        to_disk(unfinished)
+        rename_to_new(unfinished, path)
     except FileExistsError:
         raise Conflict(f"{path} exists already: choose a new file, or move this one away") from None
     except OSError as error:
@@ -406,14 +406,17 @@ def _copy(reading: Connection, target: Database, writing: Connection, progress: 
             copied += len(page)
             if table == "events":
                 progress(copied, events)
-    maintenance_of(target).number_streams(writing)
+    upkeep_of(target).number_streams(writing)
     name = reading.exec_driver_sql("SELECT ledger_id FROM threadledger").scalar_one()
     writing.exec_driver_sql(target.sql("UPDATE threadledger SET ledger_id = ?"), (name,))
     refuse_damage(_findings(target, writing, quietly))
     return events
 
 
-def _to_disk(path: Path) -> None:
-    """Flush the file to disk, so that the backup survives a power failure."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def to_disk(path: Path) -> None:
+    """Write what the system still buffers of a file, or of the entries of a folder, to the disk: it survives a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

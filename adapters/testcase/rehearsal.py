@@ -21,7 +21,7 @@ from threadledger.domain.failures import Cause, Failure, Health, diagnose
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import Chat, Ledger
 
-from ..setting_origins import settings_alone
+from ..settings import settings_alone
 from ..simulator import Script, Simulator, parse_answers
 from ..wiring import open_ledger
 

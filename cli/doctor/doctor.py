@@ -66,13 +66,17 @@ def examined(online: bool = False) -> Iterator[Checked]:
 
 
 def _with_origin(checked: Checked, settings: Settings) -> Checked:
-    """Add to a finding where the settings that it names come from."""
+    """Add to a finding where the settings that it names come from, unless it says so itself."""
     from threadledger.adapters import origins
 
     if checked.mend is None:
         return checked
     named = re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", checked.message)
-    set_somewhere = {name: place for name, place in origins(settings).items() if place != "default" and name in named}
+    set_somewhere = {
+        name: place
+        for name, place in origins(settings).items()
+        if place != "default" and name in named and f"({place})" not in checked.message
+    }
     sources = "; ".join(
         f"{name} from {'an option' if place == 'option' else place}" for name, place in set_somewhere.items()
     )

@@ -70,7 +70,7 @@ def reconcile(
 
     Messages from other writers are kept and reported; --adopt journals them. Never calls a model.
 
-    With --orphans, threads are deleted instead that a process created and that a crash kept from being linked.
+    With --orphans, delete instead the threads that a process created and that a crash kept from being linked.
     """
     if orphans:
         return _remove_orphans(bool(keys) or everything or to is not None or adopt or limit is not None, apply, yes)
@@ -113,14 +113,17 @@ def _remove_orphans(more_options: bool, apply: bool, yes: bool) -> int:
         what = f"delete {counted(planned, 'thread')} without a link"
         if not apply:
             tally = show_items(found, len(found), ORPHANS, _as_row, "no threads without a link")
-            _report(f"plan: {what}", tally, "; nothing was done; pass --apply to execute the plan" if planned else "")
+            last = "; nothing was done; pass --apply to execute the plan" if planned else ""
+            if found:
+                _report(f"plan: {what}", tally, last)
             return Exit.DONE
         confirm(planned, what, yes)
         with stoppable() as stop:
             removed = performed(plan, len(found), "deleting", stop, {})
             tally = show_items(removed, len(found), ORPHANS, _as_row, "no threads without a link")
             stopped = stop()
-    _report(f"{tally.states['done']:,} deleted", tally)
+    if found:
+        _report(f"{tally.states['done']:,} deleted", tally)
     return ending(plan, tally, stopped)
 
 

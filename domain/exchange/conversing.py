@@ -108,18 +108,18 @@ class Conversing:
         if self.services.load is not None:
             self.services.load()
 
-        looked: set[str] = set()
+        searched: set[str] = set()
 
         def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, int | None]:
-            def look_first(exchange_id: str) -> None:
-                if conversation.state.links and exchange_id not in looked:
+            def search_first(exchange_id: str) -> None:
+                if conversation.state.links and exchange_id not in searched:
                     raise UnreadThread(exchange_id)
 
             earlier = self._earlier(idempotency_key, question)
             if earlier is None:
                 if interrupting:
                     conversation.interrupt()
-                return conversation.ask(question, idempotency_key, look_first), conversation.version
+                return conversation.ask(question, idempotency_key, search_first), conversation.version
             if earlier.exchange_id is None:
                 raise IdempotencyConflict(
                     f"the idempotency key {idempotency_key!r} belongs to a message that was only journaled in {self.key!r}: "
@@ -127,7 +127,7 @@ class Conversing:
                 )
             return earlier.exchange_id, None
 
-        exchange_id, asked_at = yield from self._committed(decide, looked)
+        exchange_id, asked_at = yield from self._committed(decide, searched)
         if asked_at is None:
             return (yield from self.rerun(exchange_id, stream=stream))
         exchange = Exchange(self.journal, self.services, self.key, exchange_id, after=asked_at, stream=stream)
@@ -157,13 +157,13 @@ class Conversing:
         chosen = partial(decide, interrupting=True) if interrupting else decide
         return (yield from work(partial(self.journal.commit, self.key, chosen, create=True)))
 
-    def _committed(self, decide: Callable[..., T], looked: set[str]) -> Effects[T]:
+    def _committed(self, decide: Callable[..., T], searched: set[str]) -> Effects[T]:
         """Commit a question; before an exchange is abandoned for it, read the thread for a lost answer."""
         while True:
             try:
                 return (yield from self.when_free(decide))
             except UnreadThread as unread:
-                looked.add(unread.exchange_id)
+                searched.add(unread.exchange_id)
                 if self.services.outbox is not None:
                     yield from self.services.outbox.recover_answer(self.journal, self.key, unread.exchange_id)
 

@@ -128,9 +128,8 @@ class Exchange:
             if answer is None:
                 raise
         except Exception as error:
-            if self._runs.current is not None or isinstance(
-                error, CorruptEvent
-            ):  # a memory stays unreadable until repaired
+            # A damaged memory remains unreadable: no process can continue the exchange.
+            if self._runs.current is not None or isinstance(error, CorruptEvent):
                 failure = failure_of_error(error)
                 with suppress(ThreadledgerError):
                     yield from work(lambda: self._runs.give_up(failure))

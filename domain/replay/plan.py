@@ -503,20 +503,20 @@ class JobRun(Generic[T]):
     def _record(self, ended: list[Ended[T]], block: Block, holder: str) -> None:
         """Record the outcomes; an item whose claim was lost is recorded by the worker that has it now."""
         numbers = [each.number for each in ended]
-        ours = self._claimed({number: block.pins[number] for number in numbers}, holder).pins.keys()
+        own = self._claimed({number: block.pins[number] for number in numbers}, holder).pins.keys()
         entries = []
         for each in ended:
             before = chr(self._before[each.number]) if self._before[each.number] else None
             entry = {"item": each.number, **each.item.as_json(), **({"before": _STATES[before]} if before else {})}
-            entries += [entry] if each.number in ours else []
+            entries += [entry] if each.number in own else []
         if not entries:
             return
         state = self._jobs.end_items(self.job.job_id, entries)
         with self._lock:
             self.job = state if state.version > self.job.version else self.job
-            for number in ours:
+            for number in own:
                 self._over[number] = 1
-        self._jobs.claims.end(self.job.job_id, sorted(ours), holder)
+        self._jobs.claims.end(self.job.job_id, sorted(own), holder)
 
     def _renew(self, holder: str) -> None:
         self._jobs.claims.renew(self.job.job_id, holder, _latest())

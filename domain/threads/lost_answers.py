@@ -52,7 +52,7 @@ def recover_answer(
         try:
             if (yield from _recovered(heads, thread, exchange_id)):
                 return True
-        except ThreadledgerError:  # the exchange is given up, as it would be without a look
+        except ThreadledgerError:  # the exchange is given up, as if the thread had not been read
             return False
     return False
 
@@ -67,10 +67,10 @@ def _recovered(heads: MirrorHeads, thread: LinkedThread, exchange_id: str) -> Ef
         memory = yield from work(lambda: thread.journal.memory(thread.key))
         asked_at = _asked_at(memory, exchange_id)
         if asked_at:
-            looked = replace(thread, asked_at=asked_at)
-            read = yield from claim.keep(looked.read_back(head, claim.note, exchange_id))
+            asked = replace(thread, asked_at=asked_at)
+            read = yield from claim.keep(asked.read_back(head, claim.note, exchange_id))
             doubts = tuple(read.doubts)
-            is_recovered = yield from work(partial(_journaled, looked, memory, read))
+            is_recovered = yield from work(partial(_journaled, asked, memory, read))
             if is_recovered:  # what was found is no late output any longer, which a reader would delete
                 doubts = tuple(each for each in doubts if not (each.asked and each.exchange_id == exchange_id))
     left = recent_doubts(doubts)
@@ -102,7 +102,7 @@ def _journaled(thread: LinkedThread, memory: Memory, read: ReadBack) -> bool:
 
     def decide(conversation: Conversation) -> None:
         exchange, plan = conversation.state.open_exchanges.get(last.exchange_id), _plan(last)
-        if exchange is not None and exchange.is_active(now()):  # its own process looks, after its last attempt
+        if exchange is not None and exchange.is_active(now()):  # its own process reads, after its last attempt
             run_id = conversation.start_run(last.exchange_id, replace(plan, rerun_of=exchange.rerun_of))
             conversation.complete_run(run_id, completion, place=place)
         else:

@@ -81,9 +81,10 @@ class ThreadOutbox:
         moment = now()
         if state.open_runs or any(each.is_active(moment) for each in state.open_exchanges.values()):
             return  # a run may be writing to the thread; mirroring follows when the exchange ends, or its time is over
-        for exchange_id in (
+        left = (
             state.open_exchanges if state.links else ()
-        ):  # a process that stopped may have left its answer
+        )  # by a process that stopped, maybe with its answer in a thread
+        for exchange_id in left:
             if (yield from self.recover_answer(journal, key, exchange_id)):
                 state = yield from work(lambda: _state(journal, key))
         for name in dict.fromkeys((*self._always, *state.links)):

@@ -58,7 +58,7 @@ def end(ledger):
 
 def real_lines():
     if not REAL.is_file():
-        pytest.skip("the shared data, ../shared/data/conversations.jsonl.gz, is not there: own data proves the same")
+        pytest.skip("there is no large export to import (conversations.jsonl.gz): the test's own data proves the same")
     with gzip.open(REAL, "rb") as lines:
         return [line for line, _ in zip(lines, range(REAL_LINES), strict=False)]
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from threadledger.adapters.sql import Database, connections
+from threadledger.adapters.sql.addresses import hosts, url_of_server
 from threadledger.adapters.sql.connections import ConnectionLost
-from threadledger.adapters.sql.servers import hosts, parse
 from threadledger.adapters.sql.sqlstates import BY_STATE
 from threadledger.domain.errors import InvalidSettings, StoreUnavailable
 
@@ -159,7 +159,7 @@ PORTS = st.none() | st.integers(1, 65535)
 @given(st.lists(st.tuples(NAMES | st.ip_addresses(v=6).map("[{}]".format), PORTS), min_size=2, max_size=4))
 def test_the_hosts_of_a_pair_reach_libpq_in_order_with_their_ports(servers):
     text = ",".join(name if port is None else f"{name}:{port}" for name, port in servers)
-    rest, parameters = hosts(parse(f"postgresql+psycopg://me@{text}/ledger?target_session_attrs=read-write"))
+    rest, parameters = hosts(url_of_server(f"postgresql+psycopg://me@{text}/ledger?target_session_attrs=read-write"))
     assert parameters["host"].split(",") == [name.strip("[]") for name, _ in servers]
     wanted = [str(port or "") for _, port in servers]
     assert parameters.get("port", "," * (len(servers) - 1)).split(",") == wanted
@@ -179,7 +179,7 @@ def test_the_hosts_of_a_pair_reach_libpq_in_order_with_their_ports(servers):
     ],
 )
 def test_every_form_of_a_pair_is_read_and_shown_without_its_password(url, host, port):
-    assert hosts(parse(url))[1] == {"host": host} | ({"port": port} if port else {})
+    assert hosts(url_of_server(url))[1] == {"host": host} | ({"port": port} if port else {})
     database = Database(url)
     assert "hunter2" not in database.shown_url
     assert all(each.strip("[]") in database.shown_url.replace("%2F", "/") for each in host.split(","))

@@ -9,6 +9,7 @@ from typing import Any
 import threadledger
 
 from .conftest import Done
+from .terminal import in_this_process
 
 Command = Callable[..., Done]
 
@@ -49,3 +50,12 @@ def test_a_restore_that_is_refused_has_the_documented_exit_code(command: Command
     assert found.code == 4
     assert [each["subject"] for each in found.json] == ["leaf"]
     assert "old" in command("show", "k", "--db", "ledger.db").out
+
+
+def test_the_prompt_of_a_restore_is_the_last_line_and_no_bar_is_drawn_over_it(command: Command) -> None:
+    say("ledger.db", "old")
+    assert command("db", "backup", "backup.db", "--db", "ledger.db").code == 0
+    code, shown = in_this_process(["db", "restore", "backup.db", "--db", "ledger.db"], typed=b"no\n")
+    assert code == 1
+    assert "Type 2 to continue" in shown
+    assert "\x1b" not in shown

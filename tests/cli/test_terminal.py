@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -81,6 +81,7 @@ COLUMNS = ("key", "backend", "tokens", "state", "reason")
 
 @settings(max_examples=15)
 @given(st.lists(st.fixed_dictionaries(dict.fromkeys(COLUMNS, CELLS)), min_size=1, max_size=3), st.integers(20, 160))
+@example([{"key": "k" * 3, "backend": "b" * 50, "tokens": "9", "state": "s" * 29, "reason": "r" * 6}], 100)
 def test_a_table_of_any_width_shows_every_value(rows: list[dict[str, str]], width: int) -> None:
     shown = Console(file=io.StringIO(), width=width)
     with pytest.MonkeyPatch.context() as patched:

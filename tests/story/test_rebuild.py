@@ -372,7 +372,7 @@ REACH = {"conversations": 4_000, "assistants": 12_000}
 
 
 @pytest.mark.crash
-@pytest.mark.skipif(not REAL.exists(), reason="the shared data is not there: own data proves the same")
+@pytest.mark.skipif(not REAL.exists(), reason="there is no large export to import: the test's own data proves the same")
 @pytest.mark.parametrize("kind", KINDS)
 def test_real_conversations_are_rebuilt_while_answers_are_lost_limits_hit_and_the_process_is_killed(
     rebuilder, tmp_path, kind

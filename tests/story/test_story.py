@@ -716,9 +716,7 @@ def test_a_ledger_that_is_closed_leaves_no_connection_to_the_provider_open(simul
 @pytest.mark.parametrize("kind", ["conversations", "assistants"])
 def test_real_conversations_are_rebuilt_into_threads_and_verified(simulator, open_ledger, kind):
     if not REAL.is_file():
-        pytest.skip(
-            "the shared data, ../shared/data/conversations.jsonl.gz, is not there: the other tests prove the same"
-        )
+        pytest.skip("there is no large export to import (conversations.jsonl.gz): the other tests prove the same")
     ledger = open_ledger(threads=kind)
     with gzip.open(REAL, "rb") as lines:
         imported = list(import_lines(ledger, islice(lines, 20)))

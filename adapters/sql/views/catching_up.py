@@ -26,7 +26,7 @@ from threadledger.domain.failures import redact
 from threadledger.domain.journal import Row, restore
 
 from ..database import Database
-from ..maintenance import maintenance_of
+from ..kind_upkeep import upkeep_of
 from ..recorder import Recorder
 
 logger = logging.getLogger("threadledger")
@@ -106,7 +106,7 @@ class Projection:
             before = places
 
     def _can_be_written(self, live: Generation | None, target: int) -> bool:
-        reason = maintenance_of(self._database).why_read_only()
+        reason = upkeep_of(self._database).why_read_only()
         if reason is None:
             return True
         if live is None:

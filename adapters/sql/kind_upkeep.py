@@ -1,4 +1,4 @@
-"""Check a database and report what it knows about itself; each kind of database has its own way.
+"""Define what the upkeep of SQLite and of PostgreSQL does differently: size, integrity, why a database cannot be written.
 
 Only the commands for operators use it, and views that are behind, so a program that asks and appends does not load it.
 """
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .sqlite import SQLite
 
 
-class Maintenance(ABC):
-    """Define the operations of one kind of database for its operator."""
+class KindUpkeep(ABC):
+    """Define the operations of upkeep that differ between kinds of databases."""
 
     def __init__(self, database: Connections) -> None:
         self._database = database
@@ -49,7 +49,7 @@ class Maintenance(ABC):
         """Return why the database cannot be written; None if it can."""
 
 
-class _SQLiteMaintenance(Maintenance):
+class _SQLiteUpkeep(KindUpkeep):
     @property
     def _path(self) -> Path:
         return cast("SQLite", self._database.kind).path
@@ -79,7 +79,7 @@ SELECT pg_is_in_recovery(), pg_last_xact_replay_timestamp(), current_setting('tr
 """
 
 
-class _PostgreSQLMaintenance(Maintenance):
+class _PostgreSQLUpkeep(KindUpkeep):
     def size_bytes(self) -> int:
         query = (
             "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class "
@@ -112,11 +112,11 @@ class _PostgreSQLMaintenance(Maintenance):
         return None if permitted else "the database user may not write"
 
 
-_KINDS: Mapping[str, type[Maintenance]] = {"sqlite": _SQLiteMaintenance, "postgresql": _PostgreSQLMaintenance}
+_KINDS: Mapping[str, type[KindUpkeep]] = {"sqlite": _SQLiteUpkeep, "postgresql": _PostgreSQLUpkeep}
 
 
-def maintenance_of(database: Connections) -> Maintenance:
-    """Return the operations of a database's kind."""
+def upkeep_of(database: Connections) -> KindUpkeep:
+    """Return the operations of upkeep for the kind of a database."""
     return _KINDS[database.kind.name](database)
 
 
@@ -124,13 +124,13 @@ def status(database: Connections, schema_version: int) -> Mapping[str, Any]:
     """Return the values of `db status`, except those of the views."""
     count = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM streams WHERE substr(name, 1, ?) = ?)"
     ((events, conversations),) = database.query(count, (len(CONVERSATION), CONVERSATION))
-    maintenance = maintenance_of(database)
+    upkeep = upkeep_of(database)
     return {
         "url": database.shown_url,
         "dialect": database.kind.name,
         "schema_version": schema_version,
         "events": events,
         "conversations": conversations,
-        "size_bytes": maintenance.size_bytes(),
-        "read_only": maintenance.why_read_only(),
+        "size_bytes": upkeep.size_bytes(),
+        "read_only": upkeep.why_read_only(),
     }
