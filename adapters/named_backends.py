@@ -17,7 +17,6 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from threadledger.domain.errors import FileMissing, InvalidSettings
 
@@ -101,8 +100,10 @@ def read_config(path: Path, fields: Mapping[str, bool]) -> ConfigFile:
         FileMissing: the file cannot be read.
         InvalidSettings: the file is not valid; the message names the file, the table and the key.
     """
+    from .settings import read_named_file
+
     try:
-        raw = path.read_bytes()
+        raw = read_named_file(path)
         given = tomllib.loads(raw.decode("utf-8-sig").replace("\r\n", "\n"))
     except OSError as error:
         raise FileMissing(f"{path} cannot be read ({error.strerror}): correct THREADLEDGER_CONFIG") from error
@@ -257,26 +258,24 @@ def _secrets_in(value: object, at_top: bool = True) -> Iterator[str]:
 
 
 def _is_address(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and not {"@", "?", "#"} & set(text)
-    except ValueError:
-        return False
+    from .settings import is_address
+
+    return is_address(text) and not {"@", "?", "#"} & set(text)
 
 
-def key_of(variable: str | None) -> str | None:
-    """Return the key in a variable of the environment, else of `.env`; None if it is not set."""
+def key_of(variable: str | None, settings: Settings) -> str | None:
+    """Return the key in a variable of the environment, else of `.env` as the settings read it; None if it is not set."""
     if variable is None:
         return None
-    from dotenv import dotenv_values
+    from .settings import env_file_values
 
-    found = os.environ.get(variable) or dotenv_values(".env").get(variable) or ""
+    found = os.environ.get(variable) or env_file_values(settings._dotenv or b"").get(variable.upper()) or ""
     return found.strip() or None  # a file that holds a key ends with a newline
 
 
-def problem_of_backend(backend: NamedBackend) -> tuple[str, str] | None:
+def problem_of_backend(backend: NamedBackend, settings: Settings) -> tuple[str, str] | None:
     """Return why a backend cannot answer and how to fix it; None if it can. A function is not imported."""
-    if backend.api_key_env is not None and key_of(backend.api_key_env) is None:
+    if backend.api_key_env is not None and key_of(backend.api_key_env, settings) is None:
         return f"{backend.api_key_env} is not set", f"set {backend.api_key_env} in the environment or in .env"
     if backend.function is not None:
         from .tool_loading import problem_of_function
@@ -341,7 +340,7 @@ class Endpoints:
         from .anthropic import AnthropicClient
 
         return AnthropicClient(
-            key_of(named.api_key_env),
+            key_of(named.api_key_env, self._settings),
             named.base_url,
             timeout_seconds=named.timeout_seconds or self._settings.timeout_seconds,
             key_name=named.api_key_env or "",
@@ -388,7 +387,10 @@ class Endpoints:
 
         if named.kind == "anthropic":
             return self._anthropic_client(named)
-        key, seconds = key_of(named.api_key_env), named.timeout_seconds or self._settings.timeout_seconds
+        key, seconds = (
+            key_of(named.api_key_env, self._settings),
+            named.timeout_seconds or self._settings.timeout_seconds,
+        )
         name = named.api_key_env or self._client.key_name
         elsewhere = Client(
             NO_KEY if named.api_key_env is None else key,

@@ -5,11 +5,14 @@ Settings are frozen once read. Unknown keys in `.env` are ignored, unknown keys 
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -158,7 +161,8 @@ class Settings(BaseSettings):
         import tomllib
 
         try:
-            return parse_profile(tomllib.loads(path.read_text(encoding="utf-8-sig")), str(path))
+            text = read_named_file(path).decode("utf-8-sig").replace("\r\n", "\n")
+            return parse_profile(tomllib.loads(text), str(path))
         except OSError as error:
             raise FileMissing(
                 f"the profile {path} cannot be read ({error.strerror}): correct THREADLEDGER_PROFILE"
@@ -246,12 +250,37 @@ def _read_env_file() -> tuple[bytes | None, Mapping[str, str]]:
     if not ENV_FILE.is_file():
         return None, {}
     try:
-        raw = ENV_FILE.read_bytes()
+        raw = read_named_file(ENV_FILE)
         return raw, env_file_values(raw)
     except OSError as error:
         raise InvalidSettings(f"the file .env cannot be read ({error.strerror}): correct its permissions") from error
     except UnicodeDecodeError as error:
         raise InvalidSettings(f"the file .env is not UTF-8 text ({error.reason}): save it as UTF-8") from None
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an address that requests can be sent to."""
+    try:
+        parts = urlsplit(text)
+        (parts.hostname or "").encode("idna")
+        is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        return is_whole and text.isprintable() and " " not in text
+    except ValueError:  # a port or a host name that cannot be
+        return False
+
+
+def read_named_file(path: Path) -> bytes:
+    """Return the content of a file that settings name. A folder of somebody else may name a device, which has no end.
+
+    Raises:
+        OSError: the file cannot be read, is larger than `SETTINGS_FILE_BYTES_MAX`, or is a device or a pipe.
+    """
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file")
+    if status.st_size > limits.SETTINGS_FILE_BYTES_MAX:
+        raise OSError(errno.EFBIG, f"it is larger than {limits.SETTINGS_FILE_BYTES_MAX:,} bytes")
+    return path.read_bytes()
 
 
 def env_file_values(raw: bytes, *, interpolate: bool = True) -> dict[str, str]:

@@ -24,6 +24,8 @@ from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.exchange import ToolFunction
 from threadledger.domain.failures import redact
 
+from .settings import read_named_file
+
 SETTING = "THREADLEDGER_TOOLS"
 NOT_A_FUNCTION = "something other than a function named"
 FILE_MODULE = "threadledger_tools"
@@ -137,7 +139,7 @@ def _defined_in(files: list[Path], name: str, setting: str) -> tuple[str | None,
     if not files and name not in sys.builtin_module_names:
         return _no_module(name, setting), None
     try:
-        source = files[-1].read_bytes() if files and files[-1].suffix == ".py" else None
+        source = read_named_file(files[-1]) if files and files[-1].suffix == ".py" else None
         if source is None:
             return None, None
         text = importlib.util.decode_source(source)

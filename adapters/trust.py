@@ -24,10 +24,11 @@ from urllib.parse import urlsplit
 
 from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.ids import now, to_iso
+from threadledger.domain.limits import SETTINGS_FILE_BYTES_MAX
 
 from .private_files import private_file
 from .setting_origins import folders_own, has_own_config, inserts_variables, inside, origins
-from .settings import DEFAULT_PROFILE, ENV_FILE, Settings
+from .settings import DEFAULT_PROFILE, ENV_FILE, Settings, read_named_file
 from .sql import DatabasePlace, database_place
 
 if TYPE_CHECKING:
@@ -92,11 +93,26 @@ class FolderTrust:
         """
         needs = self.needs(action)
         if needs and self.state != "trusted":
+            setting = needs[0].setting  # a variable may be set for one command alone, and `trust` records what it names
+            same = f" with the same {setting}" if self._origins.get(setting) == "environment" else ""
             raise FolderNotTrusted(
                 f"{self.described()}, and {needs[0].reason}: nothing was sent and no code was run; check "
-                f"{', '.join(self.shown_files()) or 'the folder'}, then run: threadledger trust"
+                f"{', '.join(self.shown_files()) or 'the folder'}, then run{same}: threadledger trust"
             )
+        if needs and action == "code":
+            self._require_files()
         return self.files if needs else {}
+
+    def _require_files(self) -> None:
+        """Raise if a file of code was not compared because it cannot be read: it would run all the same."""
+        for name, setting in self._named_code():
+            for path in self._code_files(name, setting):
+                if path not in self.files and os.path.lexists(path):
+                    shown = _shown(path, self.folder)
+                    raise InvalidSettings(
+                        f"{setting}: {shown} cannot be read as a file of at most {SETTINGS_FILE_BYTES_MAX:,} bytes: "
+                        "correct its permissions, or name another file"
+                    )
 
     @property
     def is_needed(self) -> bool:
@@ -134,12 +150,15 @@ class FolderTrust:
         return [_shown(path, self.folder) for path in self.files]
 
     def grant(self) -> None:
-        """Record trust in the folder with the content that its files have now.
+        """Record trust in the folder with the content that its files have now; files that are not named now keep theirs.
 
         Raises:
             InvalidSettings: the record cannot be written.
         """
-        _write(self.folder, {str(path): _digest(raw) for path, raw in self.files.items()})
+        _write(
+            self.folder,
+            {**(_recorded_files(self.folder) or {}), **{str(path): _digest(raw) for path, raw in self.files.items()}},
+        )
 
     @cached_property
     def _recorded(self) -> Mapping[str, str] | None:
@@ -208,7 +227,7 @@ class FolderTrust:
             address = backend.base_url if names_it else None
         if address is None or backend.kind == "python":
             return
-        if backend.api_key_env is not None and key_of(backend.api_key_env) is None:
+        if backend.api_key_env is not None and key_of(backend.api_key_env, self._settings) is None:
             return  # nothing is sent without the key
         sent = [
             *_set_variables(backend.api_key_env or "", *SDK_VARIABLES.get(backend.kind, ())),
@@ -406,7 +425,7 @@ def _read(path: Path, raw: bytes | None) -> bytes | None:
     if raw is not None:
         return raw
     try:
-        return path.read_bytes()
+        return read_named_file(path)
     except (OSError, ValueError):
         return None
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from threadledger.domain.errors import InvalidSettings
-from threadledger.domain.failures import keep_secret
+from threadledger.domain.failures import keep_secret, redact
 from threadledger.domain.journal import Journal, RunLog
 from threadledger.domain.ledger import Ledger
 
@@ -190,14 +190,25 @@ def _keep_secrets(settings: Settings) -> None:
         from .named_backends import key_of
 
         for named in settings.named.values():
-            keep_secret(key_of(named.api_key_env))
+            keep_secret(key_of(named.api_key_env, settings))
 
 
 def client_of(settings: Settings) -> Client:
-    """Create the provider's client from the settings."""
+    """Create the provider's client from the settings.
+
+    Raises:
+        InvalidSettings: no request can be sent to the address.
+    """
     from .openai import Client
+    from .settings import is_address
 
     on_azure = settings.azure_openai_endpoint is not None
+    name = "AZURE_OPENAI_ENDPOINT" if on_azure else "OPENAI_BASE_URL"
+    address = settings.azure_openai_endpoint or settings.openai_base_url
+    if address is not None and not is_address(address):
+        raise InvalidSettings(
+            f"{name} is not an address ({redact(address)!r}): give one like https://api.openai.com/v1"
+        )
     key = settings.azure_openai_api_key if on_azure else settings.openai_api_key
     token = settings.azure_openai_ad_token
     return Client(

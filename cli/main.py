@@ -201,12 +201,17 @@ KEY = TextParameter()
 TEXT = TextParameter(stdin=True)
 
 
+SHELL_SYNTAX = re.compile(r"^[-~]|[\s!\"#$&'()*;<>?\[\\\]^`{|}]")
+"""What makes a key more than a word. A key comes from other people, and bash inserts a completion as it is: after Enter, it
+would be executed."""
+
+
 def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the matching conversation keys for shell completion, or none if there is no database."""
     try:
         with ctx.scope(cleanup=False), opened(reads=True) as ledger:
             keys = [state.key for state in ledger.conversations() if state.key.startswith(incomplete)]
-        return [key for key in keys if printable(key, lines=False) == key]  # a shell prints them as they are
+        return [key for key in keys if printable(key, lines=False) == key and not SHELL_SYNTAX.search(key)]
     except Exception:  # noqa: BLE001 - a failing completion must not disturb the prompt
         return []
 

@@ -115,10 +115,10 @@ class SafeStream:
         self._last = ""
         """The last character that was written: a joining character may be the first of the next text."""
 
-    def write(self, text: str) -> int:
+    def write(self, text: str | bytes) -> int:
         """Write the text and return its length."""
-        if not isinstance(text, str):
-            raise TypeError(f"the terminal takes text, not {type(text).__name__}: decode it first")
+        if isinstance(text, bytes):  # click writes a script for the shell so
+            text = text.decode("utf-8", "replace")
         before = "" if text[:1].isascii() else self._last
         self._stream.write(printable(before + text)[len(printable(before)) :])
         self._last = text[-1:] or self._last

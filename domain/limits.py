@@ -171,3 +171,6 @@ LAGGING_CHECKED_MAX = 1_000
 """Number of most recently changed conversations whose threads `doctor` checks, by their stored state."""
 LAGGING_LOOKED_AT_MAX = LAGGING_CHECKED_MAX
 """The same, by its name in earlier versions."""
+
+SETTINGS_FILE_BYTES_MAX = 16 * 1024 * 1024
+"""Maximum size of `.env`, `threadledger.toml`, a profile or a module of tools."""

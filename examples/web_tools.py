@@ -1,9 +1,9 @@
 """Implement the two functions of the example profile on three built-in pages; they make no network requests.
 
     threadledger simulate &
-    export OPENAI_BASE_URL=http://127.0.0.1:8765/v1 OPENAI_API_KEY=any
+    export OPENAI_BASE_URL=http://127.0.0.1:8765/v1 OPENAI_API_KEY=any THREADLEDGER_TOOLS=examples/web_tools.py
     threadledger trust             # once: the commands run this file
-    THREADLEDGER_TOOLS=examples/web_tools.py threadledger ask visitor-1 "What does a parcel to Norway cost?"
+    threadledger ask visitor-1 "What does a parcel to Norway cost?"
 
 Replace them with your own search under the same names. The model reads what a function returns, and the error it
 raises.

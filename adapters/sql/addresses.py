@@ -102,6 +102,8 @@ def url_of_server(text: str) -> URL:
         raise InvalidSettings(
             "the database URL cannot be read: its password contains @; write it as %40 in THREADLEDGER_DB or --db"
         )
+    for each in re.split("[],:[]", found["hosts"]):
+        (each if "%" not in each else "").encode("idna")  # raises for a name that cannot be; a path is percent-encoded
     if "," not in found["hosts"]:
         return make_url(text)
     return make_url(f"{found['begin']}pair{found['rest']}").set(host=found["hosts"])

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, exc
 
-from threadledger.domain.errors import StoreError, StoreUnavailable
+from threadledger.domain.errors import InvalidSettings, StoreError, StoreUnavailable
 from threadledger.domain.journal import OnChange, StoredRow, StreamHead
 
 T = TypeVar("T")
@@ -43,7 +43,12 @@ class Connections:
         self.shown_url = shown_url
         self.read_only = read_only
         """Whether the program opened it to read only: appends are refused, also where they were possible."""
-        self.engine: Engine = kind.engine()
+        try:
+            self.engine: Engine = kind.engine()
+        except (ImportError, exc.ArgumentError, TypeError, ValueError) as error:  # a driver, a plugin or a parameter
+            raise InvalidSettings(
+                f"{shown_url} cannot be used ({error}): correct its driver and its parameters, or leave them out"
+            ) from error
         self.driver = self.engine.dialect.loaded_dbapi
         """Module of the DB-API driver, which defines its exceptions."""
         self.write_lock = self._new_write_lock()

@@ -149,6 +149,8 @@ def parse_url(url: str) -> URL:
 
 
 def _kind(url: URL, create: bool, upgrade: bool, synchronous: str) -> Kind:
+    if "plugin" in url.query:
+        raise InvalidSettings(f"{shown(url)} names a plugin of SQLAlchemy, which would run its code: leave it out")
     match url.get_backend_name():  # the other kind of database is not loaded
         case "sqlite":
             from .sqlite import SQLite

@@ -114,7 +114,7 @@ def check_named_backends(settings: Settings) -> Iterator[Checked]:
     from threadledger.adapters import problem_of_backend
 
     for name, backend in settings.named.items():
-        problem = problem_of_backend(backend)
+        problem = problem_of_backend(backend, settings)
         used = "" if name in settings.order else "; it is not in the chain"
         if problem is not None:
             yield Checked("backends", f"{name}: {problem[0]}{used}", problem[1])

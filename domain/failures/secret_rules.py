@@ -43,8 +43,8 @@ class SecretRule:
 
 
 _S = r"(?:\s|\\[nrt]|%20|%0[9AD]|\+)"
-_Q = r"(?:\\{0,7}[\"']|(?:%5C){0,7}%2[27])"
-"""A space, and a quotation mark, also in JSON that is embedded in JSON up to three times, and in a URL."""
+_Q = r"(?:\\{0,7}[\"']|(?:%5C){0,7}%2[27]|&(?:quot|apos|#0{0,2}39|#34|#x27|#x22);)"
+"""A space, and a quotation mark, also in JSON that is embedded in JSON up to three times, in a URL, and in HTML."""
 
 _AFTER_ESCAPE = r"(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{4})"
 """Place after `%3D`, a line break in JSON, or a character that JSON escapes: its last letter is not part of a word."""
@@ -186,6 +186,13 @@ RULES: tuple[SecretRule, ...] = (
         _COOKIES_SOURCE,
         "cookie",
     ),
+    _named(  # as Python shows it
+        _COOKIES,
+        rf"(?P<kept>(?:<|&lt;|%3C)cookie{_S}{{1,4}}[^\s=%]{{1,100}}(?:=|%3D))(?!\[redacted)(?:(?!%20|\+for)[^\s>]){{4,}}+",
+        "<Cookie session={} for host.example/>",
+        _COOKIES_SOURCE,
+        "cookie",
+    ),
     _key(
         "JSON Web Tokens",
         "eyj",
@@ -243,6 +250,31 @@ RULES: tuple[SecretRule, ...] = (
     _key("xAI keys", "xai-", rf"xai-{_UNLIKE_WORDS}[\w*]{{20,}}+", f"xai-{_LETTERS}"),
     _key("Groq keys", "gsk_", rf"gsk_{_UNLIKE_WORDS}[\w*]{{20,}}+", f"gsk_{_LETTERS}"),
     _key("Perplexity keys", "pplx-", rf"pplx-{_UNLIKE_WORDS}[\w*]{{20,}}+", f"pplx-{_LETTERS}"),
+    _key("NVIDIA keys", "nvapi-", rf"nvapi-{_UNLIKE_WORDS}[\w*-]{{20,}}+", f"nvapi-{_LETTERS}"),
+    _key("Together keys", "tgp_v1_", rf"tgp_v1_{_UNLIKE_WORDS}[\w*-]{{20,}}+", f"tgp_v1_{_LETTERS}"),
+    _key("Cerebras keys", "csk-", rf"csk-{_UNLIKE_WORDS}[\w*]{{20,}}+", f"csk-{_LETTERS}"),
+    _key("Databricks tokens", "dapi", r"dapi[0-9a-f]{32}(?:-\d{1,2})?(?![A-Za-z0-9])", f"dapi{_HEX}"),
+    _key("Vault tokens", "hvs. hvb. hvr.", rf"hv[sbr]\.{_UNLIKE_WORDS}[\w*-]{{20,}}+", f"hvs.{_LETTERS}"),
+    _key("Docker tokens", "dckr_", rf"dckr_[op]at_{_UNLIKE_WORDS}[\w*-]{{20,}}+", f"dckr_pat_{_LETTERS}"),
+    _key("DigitalOcean tokens", "_v1_", r"do[opr]_v1_[0-9a-f]{20,}+", f"dop_v1_{_HEX * 2}"),
+    SecretRule(
+        "Telegram bot tokens",
+        "bot",
+        r"(?P<kept>(?:/|\\/|%2F)bot\d{6,12}(?::|%3A))[\w-]{20,}+",
+        "https://api.telegram.org/bot1234567890:{}/getMe",
+        f"AAE{_LETTERS}"[:35],
+        _SCANNING,
+        rf"\g<kept>{MASK}",
+    ),
+    SecretRule(
+        "Discord web hooks",
+        "webhooks",
+        r"(?P<kept>webhooks(?:/|\\/|%2F)\d{6,22}(?:/|\\/|%2F))[\w-]{20,}+",
+        "https://discord.com/api/webhooks/1234567890/{}",
+        _LETTERS,
+        _SCANNING,
+        rf"\g<kept>{MASK}",
+    ),
     _key("Replicate tokens", "r8_", rf"r8_{_UNLIKE_WORDS}[\w*]{{20,}}+", f"r8_{_LETTERS}"[:40]),
     _key(
         "Twilio keys and account ids",
@@ -279,6 +311,13 @@ RULES: tuple[SecretRule, ...] = (
         _FIELD,
         rf"(?P<kept>(?P<name>{_NAME}){_Q}?{_S}{{0,4}}+(?:[:=]|%3A|%3D){_S}{{0,8}}+){_NOT_NAME}{_NOT_CODE}(?!https?:|\d{{1,9}}(?![\w.-])){_EVIDENCE}{_VALUE}{{4,}}+",
         "x-api-key: {}",
+        _FIELD_SOURCE,
+    ),
+    _named(  # an element of XML
+        _FIELD,
+        rf"(?P<kept>(?:<|&lt;|%3C)[\w.:%-]{{0,80}}{_NAME}(?:\s[^<>&]{{0,200}})?(?:>|&gt;|%3E))"
+        r"(?!\[redacted)(?:(?!%3C)[^\s<>&]){4,}+",
+        "<ns:password>{}</ns:password>",
         _FIELD_SOURCE,
     ),
     _named(  # ["name", "value"], as headers are listed

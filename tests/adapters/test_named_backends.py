@@ -268,7 +268,7 @@ def test_a_key_that_ends_with_a_line_break_is_used_without_it(monkeypatch):
     monkeypatch.setenv("OWN_KEY", "sk-own\n")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-home\n")
     key = load_settings().openai_api_key
-    assert (key_of("OWN_KEY"), key.get_secret_value()) == ("sk-own", "sk-home")
+    assert (key_of("OWN_KEY", load_settings()), key.get_secret_value()) == ("sk-own", "sk-home")
 
 
 # Clients: which key goes where
@@ -281,11 +281,11 @@ def endpoints(text, **options):
 
 
 def test_the_key_of_an_endpoint_comes_from_the_environment_or_dotenv(monkeypatch):
-    assert key_of("MISTRAL_API_KEY") is None
+    assert key_of("MISTRAL_API_KEY", load_settings()) is None
     Path(".env").write_text("MISTRAL_API_KEY=sk-file\n")
-    assert key_of("MISTRAL_API_KEY") == "sk-file"
+    assert key_of("MISTRAL_API_KEY", load_settings()) == "sk-file"
     monkeypatch.setenv("MISTRAL_API_KEY", "sk-environment")
-    assert key_of("MISTRAL_API_KEY") == "sk-environment"
+    assert key_of("MISTRAL_API_KEY", load_settings()) == "sk-environment"
     client = endpoints(MISTRAL).client("mistral")
     assert (client.api_key, client.organization, client.timeout_seconds) == ("sk-environment", None, 30)
 
@@ -336,7 +336,9 @@ def test_the_library_of_a_kind_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant")
     made = endpoints('chain = ["claude"]\n[backends.claude]\nkind = "anthropic"\nmodel = "m"\n')
     claude = load_settings().named["claude"]
-    assert (named_backends.problem_of_backend(claude) or ())[1] == "pip install 'threadledger[anthropic]'"
+    assert (named_backends.problem_of_backend(claude, load_settings()) or ())[
+        1
+    ] == "pip install 'threadledger[anthropic]'"
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert made.client("claude") == AnthropicClient(None, "https://api.anthropic.com")
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from threadledger.adapters import FolderNotTrusted, FolderTrust, load_settings, revoke, trust_file
+from threadledger.adapters.named_backends import key_of
 from threadledger.adapters.tool_loading import FILE_MODULE, ModuleTools, load_from, load_tools, module_files
 from threadledger.domain.conversation import parse_profile
 from threadledger.domain.errors import InvalidSettings
@@ -226,6 +227,15 @@ def test_what_runs_is_what_was_checked_though_the_file_changes_in_between() -> N
     assert tools.load(sources)["look"]() == "first"
     with pytest.raises(FolderNotTrusted, match=r"changed since it was trusted \(my_code\.py\)"):
         found().require("code")
+
+
+def test_a_key_is_sent_as_it_was_when_it_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", PLANTED)
+    write("MISTRAL_API_KEY=own\n", MISTRAL + NAMED_KEY)
+    settings = load_settings()
+    assert FolderTrust(settings).needs() == ()
+    write("MISTRAL_API_KEY=${SECRET}\n")
+    assert key_of("MISTRAL_API_KEY", settings) == "own"
 
 
 def test_a_module_runs_from_what_was_checked_and_not_from_compiled_code_next_to_it() -> None:

@@ -194,3 +194,45 @@ def test_an_error_about_a_value_that_was_typed_does_not_repeat_its_secret(
     done = command(*arguments)
     assert done.code != 0
     assert "pl4nted" not in done.err + done.out
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///x.db?plugin=some",
+        "sqlite:///x.db?timeout=long",
+        "sqlite+none:///x.db",
+        "sqlite+aiosqlite:///x.db",
+        "postgresql+psycopg://host/x?plugin=some",
+        "postgresql+psycopg://\u202ehost/x",
+        f"postgresql+psycopg://{'h' * 300}/x",
+    ],
+)
+def test_an_address_of_a_database_that_cannot_be_used_is_one_sentence(command: Any, url: str) -> None:
+    done = command("--db", url, "append", "k", "user", "Hello")
+    assert (done.code, len(done.err.splitlines())) == (2, 1), done.err
+    assert "unexpected error" not in done.err
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "host",
+        "http://[",
+        "ftp://host/v1",
+        "http://h:99999/v1",
+        "http://h:x/v1",
+        "http://h/\x1b",
+        "http://\u202eh",
+        "http://" + "h" * 64,
+    ],
+)
+def test_an_address_that_no_request_can_be_sent_to_is_one_sentence(
+    command: Any, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    done = command("ask", "k", "Hello")
+    assert (done.code, len(done.err.splitlines())) == (2, 1), done.err
+    assert "OPENAI_BASE_URL is not an address" in done.err
+    assert command("list", "-o", "json").json == []

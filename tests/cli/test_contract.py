@@ -444,6 +444,21 @@ def test_completion_is_offered_for_every_shell(shell: str, tmp_path: Any) -> Non
     assert "threadledger" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["$(touch x)", "`id`", "a;id", "a|id", "a b", "a>b", "it's", 'a"b', "*", "~root", "--yes", "a\\b", "{a,b}", "!1"],
+)
+def test_a_key_that_a_shell_would_execute_or_expand_is_not_completed(command: Command, key: str) -> None:
+    from click.shell_completion import BashComplete
+
+    from threadledger.cli import root
+
+    for each in ("a-user@host:7/ü", key):
+        assert command("append", "--", each, "user", "Hello").code == 0
+    complete = BashComplete(root, {}, "threadledger", "_THREADLEDGER_COMPLETE")
+    assert [item.value for item in complete.get_completions(["show"], "")] == ["a-user@host:7/ü"]
+
+
 def test_keys_and_commands_are_completed(command: Command) -> None:
     from click.shell_completion import ShellComplete
 

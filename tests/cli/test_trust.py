@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from threadledger.adapters.tool_loading import FILE_MODULE, load_from
+from threadledger.domain.limits import SETTINGS_FILE_BYTES_MAX
 
 from .auditing import open_story
 from .command_table import KEY, TABLE, Entry
@@ -206,7 +207,7 @@ def test_no_command_connects_to_a_database_that_would_get_a_password_of_the_envi
     (tmp_path / ".env").write_text(f"THREADLEDGER_DB=postgresql+psycopg://me@127.0.0.1:{server.port}/ledger\n")
     for path, done in called(command, ("trust",), ("demo",), ("db", "restore")):  # a server is not restored
         assert server.connections == 0, path
-        wants_ledger = not TABLE[path].without_ledger and path != ("doctor",)
+        wants_ledger = not TABLE[path].without_ledger and path not in (("doctor",), ("db", "restore"))
         assert ("threadledger trust" in done.err) == wants_ledger, (path, done.err)
     (row,) = [
         row
@@ -291,3 +292,49 @@ def test_a_process_imports_no_module_of_the_folder_instead_of_a_library(
     )
     assert (ran(hostile), provider.requests) == ([], [])
     assert ("threadledger trust" in done.stderr) == (arguments[1] != "list")
+
+
+ENDLESS = {"a device": "/dev/zero", "a link to a device": "link.py", "a pipe": "pipe.py", "a large file": "large.py"}
+NAMING = ("THREADLEDGER_PROFILE", "THREADLEDGER_CONFIG", "THREADLEDGER_TOOLS")
+ANY_COMMANDS = (("list",), ("config", "--origin"), ("doctor",), ("trust",), ("ask", "k", "Hi"))
+
+
+@pytest.mark.parametrize("name", NAMING)
+@pytest.mark.parametrize("place", ENDLESS.values(), ids=ENDLESS)
+def test_no_command_reads_a_file_without_an_end_that_the_folder_names(
+    command: Command, provider: Any, tmp_path: Path, name: str, place: str
+) -> None:
+    (tmp_path / "link.py").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.py")
+    with (tmp_path / "large.py").open("wb") as large:
+        large.truncate(SETTINGS_FILE_BYTES_MAX + 1)
+    (tmp_path / ".env").write_text(f"{name}={place}\n")
+    done = [command(*arguments) for arguments in ANY_COMMANDS]
+    assert all("unexpected error" not in each.err for each in done)
+    assert done[-1].code in (2, 6), done[-1].err
+    assert "cannot be read" in done[-1].err or "no module" in done[-1].err
+    assert provider.requests == []
+
+
+def test_code_that_became_too_large_to_compare_is_not_run(command: Command, hostile: Path, provider: Any) -> None:
+    command("trust")
+    with (hostile / "evil.py").open("a") as file:
+        file.write("#" * SETTINGS_FILE_BYTES_MAX)
+    done = command("ask", "k", "Where is it?")
+    assert (done.code, ran(hostile), provider.requests) == (CODE_OF_REFUSAL, [], [])
+    assert "evil.py cannot be read" in done.err
+
+
+def test_a_variable_that_is_set_for_one_command_is_part_of_the_advice(
+    command: Command, provider: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", provider.base_url)
+    (tmp_path / "evil.py").write_text(FUNCTIONS)
+    command("trust")
+    monkeypatch.setenv("THREADLEDGER_TOOLS", "evil.py")
+    assert "then run with the same THREADLEDGER_TOOLS: threadledger trust" in command("ask", "k", "Hi").err
+    command("trust")
+    monkeypatch.delenv("THREADLEDGER_TOOLS")
+    command("trust")  # for another file
+    monkeypatch.setenv("THREADLEDGER_TOOLS", "evil.py")
+    assert command("ask", "k", "Hi").code == 0
