@@ -204,9 +204,12 @@ class ChangedEvent(CorruptEvent):
 
 
 class LogRewound(StoreError):
-    """Raised when events that a follower has read are no longer in the log: a backup was restored, or a failover lost them."""
+    """Raised when events that a follower or worker has read are no longer in the log.
 
-    position: int
-    """Position that the follower had reached."""
-    common: int | None
+    A backup was restored, or a failover lost them.
+    """
+
+    position: int | None = None
+    """Position that the follower had reached; None for a worker whose job was lost."""
+    common: int | None = None
     """Last position up to which the log is known to be unchanged; None if that is unknown."""

@@ -321,6 +321,8 @@ class Kind(ABC):
     """Whether a pooler gives the connection to others between transactions: no setting or lock may remain on it."""
     before_appends: str = ""
     """Statement that a connection used only for appends executes first."""
+    confirm: str = ""
+    """Statement after which a commit waits for a synchronous standby, because it writes; empty if there can be none."""
     insert_numbered: str = ""
     """Clause for an INSERT into streams that sets their numbers explicitly."""
 

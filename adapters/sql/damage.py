@@ -107,6 +107,7 @@ def report_missing(database: Connections, stream: str | None, begin: int, end: i
         end = min(end, found[0][0]) if found else begin  # a caller may ask for more than there is
     else:
         found = database.query("SELECT 0, position FROM events WHERE position > ? AND position <= ?", (begin, end))
+        end = min(end, database.query("SELECT coalesce(max(position), 0) FROM events")[0][0])  # it may be rewound
     present = {number for _, number in found}
     missing = next((number for number in range(begin + 1, end + 1) if number not in present), None)
     if missing is not None:

@@ -263,7 +263,11 @@ class Group:
 
 
 def stored_positions(database: Connections, cursor: Cursor, rows: Sequence[StoredRow]) -> Sequence[int] | None:
-    """Return the positions of exactly these rows if all of them are stored already, else None."""
+    """Return the positions of exactly these rows if all of them are stored already, else None.
+
+    If the connection was terminated while the commit waited for a synchronous standby, the rows are stored and visible,
+    but not on the standby: a commit after them waits for it again.
+    """
     query = database.sql(
         "SELECT e.position FROM events e JOIN streams s USING (stream) "
         "WHERE e.event_id = ? AND s.name = ? AND e.version = ? AND e.topic = ? AND e.state = ?"
@@ -275,6 +279,8 @@ def stored_positions(database: Connections, cursor: Cursor, rows: Sequence[Store
         if stored is None:
             return None
         positions.append(int(stored[0]))
+    if database.kind.confirm:
+        cursor.execute(database.kind.confirm)
     return positions
 
 

@@ -17,7 +17,7 @@ from threadledger.domain.journal import StoredRow
 
 from .addresses import hosts, pooled
 from .connections import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, leaf_header
-from .sqlstates import connection_refusal, explained
+from .sqlstates import OTHER, connection_refusal, explained
 
 CONNECT_TIMEOUT_SECONDS = 5
 """Timeout of one connection attempt to one host, in seconds. `connect_timeout` in the URL overrides it."""
@@ -192,6 +192,7 @@ class PostgreSQL(Kind):
     lock_heads = " ORDER BY stream FOR UPDATE"
     # Otherwise the server plans the statement again for each append, which takes longer than running it.
     before_appends = "SET plan_cache_mode = force_generic_plan"
+    confirm = "UPDATE log_head SET position = position"
     insert_numbered = "OVERRIDING SYSTEM VALUE"
 
     def __init__(self, url: URL) -> None:
@@ -252,8 +253,10 @@ class PostgreSQL(Kind):
         # Connection errors have no SQLSTATE: libpq does not pass it on.
         state = str(getattr(error, "sqlstate", None) or "")
         kinds = {each.__name__ for each in type(error).__mro__}
-        if state or not kinds & {"OperationalError", "InterfaceError"}:
+        if state or not kinds & {"OperationalError", "InterfaceError", "ProgrammingError"}:
             return explained(state or ("22" if "DataError" in kinds else ""))
+        if "ProgrammingError" in kinds:  # of the driver, also about a parameter of the URL
+            return connection_refusal(str(error), OTHER)
         return connection_refusal(str(error))
 
     def _prepare(self, connection: Any) -> None:

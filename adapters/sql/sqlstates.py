@@ -11,6 +11,7 @@ _CONFLICT = "other transactions were in its way; try again"
 _LOST = "check that the server is running and reachable, then try again"
 _FULL = "close other connections, raise max_connections, or put PgBouncer in front of the server; then try again"
 _SIGN_IN = "correct the user, password or database name in THREADLEDGER_DB"
+_PARAMETER = "correct the parameter of THREADLEDGER_DB that the message names, or the server's setting"
 _POOLER = "a pooler seems to be in front of the server: add pgbouncer=true to the query of THREADLEDGER_DB"
 _DAMAGE = "run threadledger db check, and restore the database from a backup"
 _LOCK = "another process holds a lock for too long; try again, or find it in pg_stat_activity"
@@ -31,6 +32,7 @@ BY_STATE: Mapping[str, tuple[str, str]] = {
     "26000": ("unusable", _POOLER),  # invalid_sql_statement_name: prepared on another connection
     "28": ("unusable", _SIGN_IN),
     "3D000": ("unusable", _SIGN_IN),  # invalid_catalog_name: there is no such database
+    "3F000": ("unusable", "create the schema that search_path names, or correct search_path"),  # invalid_schema_name
     "40001": ("repeat", _CONFLICT),  # serialization_failure; on a standby, a conflict with recovery
     "40P01": ("repeat", _CONFLICT),  # deadlock_detected
     "42703": ("damaged", _DAMAGE),  # undefined_column
@@ -59,9 +61,23 @@ BY_STATE: Mapping[str, tuple[str, str]] = {
 }
 """Category and advice by SQLSTATE, or by its class, the first two characters."""
 
-_OTHER = ("unusable", "check the server's log and the permissions of the database user")
+OTHER = ("unusable", "check the server's log and the permissions of the database user")
 
 BY_TEXT: Sequence[tuple[tuple[str, ...], tuple[str, str]]] = (
+    (
+        (
+            *(
+                "invalid connection option",
+                "for connection option",
+                'value: "',
+                "bad value for",
+                "definition of service",
+            ),
+            *("unrecognized configuration parameter", "for parameter", "to set parameter"),
+            *("does not support SSL", "certificate", "private key file"),
+        ),
+        ("unusable", _PARAMETER),
+    ),
     (
         (
             *("does not exist", "password authentication failed", "no password supplied", "no pg_hba.conf entry"),
@@ -107,15 +123,18 @@ _MOST_TELLING = ("unusable", "full", "lost", "absent")
 
 def explained(state: str) -> tuple[str, str]:
     """Return category and advice for a SQLSTATE."""
-    return BY_STATE.get(state) or BY_STATE.get(state[:2]) or _OTHER
+    return BY_STATE.get(state) or BY_STATE.get(state[:2]) or OTHER
 
 
-def connection_refusal(message: str) -> tuple[str, str]:
-    """Return category and advice for a failed or broken connection; psycopg lists one failure for each host."""
-    failures = [_refusal(each) for each in message.split("\n- host: ")[1:] or [message]]
+def connection_refusal(message: str, otherwise: tuple[str, str] = ("lost", _LOST)) -> tuple[str, str]:
+    """Return category and advice for a failed or broken connection; psycopg lists one failure for each host.
+
+    `otherwise` is returned for a text that is not listed.
+    """
+    failures = [_refusal(each, otherwise) for each in message.split("\n- host: ")[1:] or [message]]
     return min(failures, key=lambda failure: _MOST_TELLING.index(failure[0]))
 
 
-def _refusal(message: str) -> tuple[str, str]:
+def _refusal(message: str, otherwise: tuple[str, str]) -> tuple[str, str]:
     found = (explanation for texts, explanation in BY_TEXT if any(text in message for text in texts))
-    return next(found, ("lost", _LOST))
+    return next(found, otherwise)

@@ -94,26 +94,38 @@ class LogPages:
         return end.position
 
     def read(self, upto: int) -> list[tuple[Row, str]]:
-        """Return the selected rows of the next page, each with its cursor; the page ends at or before `upto`."""
+        """Return the selected rows of the next page, each with its cursor; the page ends at or before `upto`.
+
+        The page is empty, and `after` as before, if a standby answers that lags behind what was read.
+        """
         size = SUBSCRIPTION_PAGE_EVENTS * (PAGES_AT_ONCE if self._topics else 1)
         end = min(self.after + size, upto)
         known = self._trail.last
         begin = known[0] if known is not None else self.after
-        query = f"{_COLUMNS} LEFT JOIN streams s USING (stream) WHERE e.position BETWEEN ? AND ?"
-        values: list[int | str] = [begin, end]
-        if self._topics:  # the last event of a page is read too, because the next page is compared with it
-            only, topics = among(self._topics, self._changed)
-            query += f" AND ({only.removeprefix('AND ')} OR e.position IN (?, ?))"
-            values += [*topics, begin, end]
-        rows = rows_of(self._database, f"{query} ORDER BY e.position", values)
+        rows = self._rows(begin, end)
+        if not rows or rows[-1][0] < end:  # since `look`, the log was rewound, or another server has answered
+            end = max(min(end, self._end(end).position), self.after)
+            rows = self._rows(begin, end)
         if known is not None and (not rows or (rows[0][0], LogCursor.short(rows[0][8])) != known):
-            raise self._rewound(self._end(begin).position)
+            newest = self._end(begin).position
+            if begin > newest and self._is_standby():
+                return []
+            raise self._rewound(newest)
         new = [row for row in rows if row[0] > self.after]
         if not self._topics:
             self.report_missing(None, self.after, end, new)
         passed = self.passed(new, self._topics)
         self.after = end
         return passed
+
+    def _rows(self, begin: int, end: int) -> Sequence[Any]:
+        query = f"{_COLUMNS} LEFT JOIN streams s USING (stream) WHERE e.position BETWEEN ? AND ?"
+        values: list[int | str] = [begin, end]
+        if self._topics:  # the last event of a page is read too, because the next page is compared with it
+            only, topics = among(self._topics, self._changed)
+            query += f" AND ({only.removeprefix('AND ')} OR e.position IN (?, ?))"
+            values += [*topics, begin, end]
+        return rows_of(self._database, f"{query} ORDER BY e.position", values)
 
     def passed(self, rows: Iterable[Any], topics: Sequence[str] = ()) -> list[tuple[Row, str]]:
         """Note the rows; return those of the topics without their leaf, and with their cursor."""
@@ -183,7 +195,10 @@ def read_log(
     def read() -> Iterator[tuple[Row, str]]:
         end = pages.look()
         while pages.after < end:
+            before = pages.after
             yield from pages.read(end)
+            if pages.after == before:
+                end = pages.look()
 
     return read()
 
@@ -255,8 +270,9 @@ class LogSubscription(Subscription[ApplicationRecorder]):
             end = self._pages.look()
             if end <= self._pages.after:
                 return False
+            before = self._pages.after
             self._page.extend(replace(logged_row(row), cursor=cursor) for row, cursor in self._pages.read(end))
         except ConnectionLost as lost:
             logger.warning("cannot read new events, retrying: %s", lost)
             return False
-        return True
+        return self._pages.after > before

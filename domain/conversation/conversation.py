@@ -396,7 +396,9 @@ class Conversation:
     def _require_open(self, run_id: str) -> OpenRun:
         run = self.state.open_runs.get(run_id) or self.state.shadow_runs.get(run_id)
         if run is None:
-            raise RunNotOpen(f"run {run_id} has already ended: inspect it with: threadledger audit show {run_id}")
+            raise RunNotOpen(
+                f"run {run_id} has already ended, or a rewound log lost it: see threadledger audit show {run_id}"
+            )
         return run
 
     def _record(self, event_class: type[E], event_id: str | None = None, **carried: Any) -> E:

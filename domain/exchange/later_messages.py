@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..conversation import Place
-from ..conversation.events import MessageJournaled
+from ..conversation.events import MessageJournaled, RunStarted
 from ..conversation.messages import restore_message
+from ..errors import LogRewound
 from ..memory import ending_with_question, message_tokens
 
 if TYPE_CHECKING:
@@ -56,3 +57,17 @@ def place_behind_question(
             elif event.originator_version > in_thread:
                 others = True
     return Place(behind=behind) if others else Place()
+
+
+def require_start(journal: Journal, key: str, run_id: str, before: int) -> None:
+    """Check that the log still has the start of a run, which is after the version `before`.
+
+    Raises:
+        LogRewound: it has not, so the question may be lost too, and nothing may be recorded of the run.
+    """
+    starts = (event for event in journal.history(key, after=before) if isinstance(event, RunStarted))
+    if all(event.run_id != run_id for event in starts):
+        raise LogRewound(
+            f"the log was rewound by a restored backup or a failover: run {run_id} of {key!r} is no longer in it, so its "
+            "result was not recorded; look at the conversation with threadledger show, then ask again"
+        )

@@ -167,9 +167,10 @@ class RunRecords:
         """Journal tool calls and their results; return whether the run is still open."""
 
         def decide(conversation: Conversation) -> bool:
+            is_open = self._is_open(conversation, run)
             for message in messages:
                 conversation.journal(message, source=Source.RUN, exchange_id=self._exchange_id, run_id=run.run_id)
-            return run.run_id in conversation.state.open_runs
+            return is_open
 
         return self._journal.commit(self._key, decide)
 
@@ -179,12 +180,13 @@ class RunRecords:
         Raises:
             ConversationBusy: another run is open.
             Conflict: the answer can no longer be placed.
+            LogRewound: the log no longer has the run.
         """
         source = Source.RERUN if self._mode.rerun_of else Source.FALLBACK if fallback else Source.RUN
         place = self._mode.place()
 
         def decide(conversation: Conversation) -> tuple[str, str, int]:
-            if run.run_id not in conversation.state.open_runs:
+            if not self._is_open(conversation, run):
                 at = place if place != Place() else self._late_place(run)
                 late = conversation.accept_late(run.run_id, self._exchange_id, run.plan, completion, at)
                 return *late, conversation.version
@@ -206,7 +208,7 @@ class RunRecords:
         cause = diagnose(failure)
 
         def decide(conversation: Conversation) -> bool:
-            if run.run_id not in conversation.state.open_runs:
+            if not self._is_open(conversation, run):
                 return False
             conversation.fail_run(run.run_id, failure, run.duration_seconds)
             if cause in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE} and failure.thread_id:
@@ -233,6 +235,15 @@ class RunRecords:
             conversation.abandon(self._exchange_id, failure.message or failure.status)
 
         self._journal.commit(self._key, decide)
+
+    def _is_open(self, conversation: Conversation, run: Run) -> bool:
+        """Return whether a run is open; if another process closed it, the log must still have its start."""
+        if run.run_id in conversation.state.open_runs:
+            return True
+        from .later_messages import require_start
+
+        require_start(self._journal, self._key, run.run_id, run.plan.memory_version)
+        return False
 
     def _place_behind_question(self, conversation: Conversation, run: Run) -> Place:
         """Return the place of an answer: after its question, before what others wrote since then."""

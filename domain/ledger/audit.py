@@ -25,7 +25,7 @@ from ..conversation import (
     stream_of,
 )
 from ..conversation import events as e
-from ..errors import GroupNotFound, InvalidInput
+from ..errors import GroupNotFound, InvalidInput, LogRewound
 from ..failures import RULE_VERSION, Cause, Decision, Failure, FailureGroup, GroupState, redact
 from ..ids import as_utc, from_iso, moment_of, new_id, now, to_iso
 from ..journal import StreamHead
@@ -224,11 +224,18 @@ def follow_failures(journal: Journal, wanted: FailureFilter, limit: int | None =
     for failure in journal.views.failures(wanted, limit):
         reported.add(failure.run_id)
         yield failure
-    for _, event, _ in journal.followed(end, (e.RunFailed.__name__,)):
-        if isinstance(event, e.RunFailed) and event.run_id not in reported:
-            come = _failure_of(journal, event)
-            if come is not None and wanted(come):
-                yield come
+    try:
+        for _, event, _ in journal.followed(end, (e.RunFailed.__name__,)):
+            if isinstance(event, e.RunFailed) and event.run_id not in reported:
+                come = _failure_of(journal, event)
+                if come is not None and wanted(come):
+                    yield come
+    except LogRewound as rewound:
+        rewound.args = (
+            "the log was rewound by a restored backup or a failover: failures that were listed may no longer be in it; "
+            "list them again with: threadledger audit failures",
+        )
+        raise
 
 
 def _failure_of(journal: Journal, event: e.RunFailed) -> RecordedFailure | None:

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from ..conversation import events as e
-from ..errors import Conflict, JobNotFound
+from ..errors import Conflict, JobNotFound, LogRewound
 from ..ids import new_id, now, to_iso
 from ..journal import JobClaims, Journal, StreamHead
 from ..limits import JOB_PINS_PER_EVENT, RUN_ENDING_CHARS_MIN
@@ -107,6 +107,8 @@ class Jobs:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.claims: JobClaims = journal.job_claims
+        self._seen: dict[str, JobState] = {}
+        """Newest state of each job that was read or recorded here, so that a rewound log is noticed."""
 
     def start(self, kind: str, options: Mapping[str, Any], pins: Iterable[Mapping[str, Any]]) -> JobState:
         """Store a plan as a job."""
@@ -127,15 +129,19 @@ class Jobs:
 
         Raises:
             JobNotFound: no job, or more than one, has this id or ending.
+            LogRewound: it was there before.
         """
+        seen = self._seen.get(job_id)
         heads = self._journal.heads(JOB) if len(job_id) >= RUN_ENDING_CHARS_MIN else ()
         found = [head for head in heads if head.stream.endswith(job_id)]
         states = [state for state in map(self._state, found) if state.started_at is not None]
         states = [state for state in states if state.job_id == job_id] or states
+        if not states and seen is not None:
+            raise _rewound(seen)
         if len(states) != 1:
             problem = f"{len(states)} jobs end in {job_id!r}" if states else f"no job {job_id!r}"
             raise JobNotFound(f"{problem}: list the jobs with: threadledger replay jobs")
-        return self._with_holders(states[0])
+        return self._with_holders(self._noted(states[0], seen))
 
     def pins(self, job_id: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (number, pin) of every item, in the plan's order."""
@@ -171,9 +177,14 @@ class Jobs:
         return self._record(job_id, e.JobItemsEnded, items=kept)
 
     def current(self, job: JobState) -> JobState:
-        """Return the newest state of a job, without its holders."""
+        """Return the newest state of a job, without its holders.
+
+        Raises:
+            LogRewound: events of the job that were read before are no longer in the log.
+        """
+        seen = self._seen.get(job.job_id, job)
         head = self._journal.head(JOB + job.job_id)
-        return self._state(head) if head is not None else job
+        return self._noted(self._state(head) if head is not None else JobState(job.job_id), seen)
 
     def cancel(self, job_id: str, reason: str = "") -> JobState:
         """Cancel a job: active workers end the current step, and completed items are kept.
@@ -193,9 +204,10 @@ class Jobs:
 
     def _record(self, job_id: str, event_class: type[e.Event], /, **carried: Any) -> JobState:
         recorded: list[JobState] = []
+        seen = self._seen.get(job_id)
 
         def decide(head: StreamHead | None) -> tuple[e.Event, StreamHead]:
-            before = self._state(head) if head is not None else JobState(job_id)
+            before = _later(self._state(head) if head is not None else JobState(job_id), seen)
             event = e.make(
                 event_class,
                 carried,
@@ -209,7 +221,13 @@ class Jobs:
             return event, StreamHead(JOB + job_id, after.version, JOB_STATE_SCHEMA, _stored(after))
 
         self._journal.append(JOB + job_id, decide)
-        return recorded[0]
+        return self._noted(recorded[0], seen)
+
+    def _noted(self, job: JobState, seen: JobState | None) -> JobState:
+        """Note the stored state of a job; `seen` is what was known before it was read, as other threads record meanwhile."""
+        if _later(job, seen).version >= self._seen.get(job.job_id, job).version:
+            self._seen[job.job_id] = job
+        return job
 
     def _state(self, head: StreamHead) -> JobState:
         if head.state_schema == JOB_STATE_SCHEMA:
@@ -225,6 +243,21 @@ class Jobs:
         if not job.left and not job.failed:
             return job
         return replace(job, holders=tuple(sorted(set(self.claims.holders(job.job_id).values()))))
+
+
+def _later(job: JobState, seen: JobState | None) -> JobState:
+    """Return the job; raise LogRewound if it lacks what was seen before."""
+    is_replaced = seen is not None and job.version == seen.version and job.last_at != seen.last_at
+    if seen is not None and (job.version < seen.version or is_replaced):
+        raise _rewound(seen)
+    return job
+
+
+def _rewound(job: JobState) -> LogRewound:
+    return LogRewound(
+        f"the log was rewound by a restored backup or a failover: what was recorded of job {job.job_id} is no longer in it, "
+        "so nothing more is done; compare the threads with threadledger replay verify, then plan again"
+    )
 
 
 def _stored(state: JobState) -> str:

@@ -39,6 +39,8 @@ _QUICK = {
     "wal_keep_size": "64MB",
     "listen_addresses": "127.0.0.1",
     "autovacuum": "off",
+    "wal_receiver_status_interval": "1s",
+    "wal_retrieve_retry_interval": "100ms",
 }
 
 
@@ -95,6 +97,11 @@ class Node:
             result = connection.exec_driver_sql(statement)
             return [tuple(row) for row in result] if result.returns_rows else []
         return []
+
+    def set(self, name: str, value: str) -> None:
+        """Change a setting of the running server."""
+        self.ask(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.ask("SELECT pg_reload_conf()")
 
     def stop(self) -> None:
         """Stop the server as an administrator would."""
@@ -156,17 +163,22 @@ class Pair:
         node.start()
         self.standby = node
         if self._synchronous:
-            self.primary.ask(f"ALTER SYSTEM SET synchronous_standby_names = '{node.data.name}'")
-            self.primary.ask("SELECT pg_reload_conf()")
+            self.primary.set("synchronous_standby_names", node.data.name)
         wanted = "sync" if self._synchronous else "async"
         states = f"SELECT 1 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = '{wanted}'"
         wait_for(lambda: bool(self.primary.ask(states)))
 
+    def part(self) -> None:
+        """Let the standby receive nothing from now on; it has everything that was committed before."""
+        ((end,),) = self.primary.ask("SELECT pg_current_wal_lsn()")
+        wait_for(lambda: self.standby.ask(f"SELECT pg_last_wal_replay_lsn() >= '{end}'") == [(True,)])
+        self.standby.set("primary_conninfo", "")
+        wait_for(lambda: self.primary.ask("SELECT count(*) FROM pg_stat_replication") == [(0,)])
+
     def promote(self) -> None:
         """Make the standby the primary. It waits for no standby of its own until one is added."""
         assert self.standby.ask(f"SELECT pg_promote(true, {SERVER_SECONDS_MAX:.0f})") == [(True,)]
-        self.standby.ask("ALTER SYSTEM RESET synchronous_standby_names")
-        self.standby.ask("SELECT pg_reload_conf()")
+        self.standby.set("synchronous_standby_names", "")
         self.primary, self.standby = self.standby, self.primary
 
     def close(self) -> None:

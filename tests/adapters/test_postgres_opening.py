@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from threadledger.adapters.sql import Database, connections
 from threadledger.adapters.sql.addresses import hosts, url_of_server
 from threadledger.adapters.sql.connections import ConnectionLost
-from threadledger.adapters.sql.sqlstates import BY_STATE
+from threadledger.adapters.sql.sqlstates import BY_STATE, connection_refusal
 from threadledger.domain.errors import InvalidSettings, StoreUnavailable
 
 from ..conftest import administer
@@ -86,6 +86,42 @@ def test_a_server_that_is_not_there_is_not_waited_for_as_long_as_one_that_broke_
     assert connections.UNREACHED_SECONDS < connections.RECONNECT_SECONDS
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sslmode", "wrong"),
+        ("target_session_attrs", "wrong"),
+        ("connect_timeout", "soon"),
+        ("service", "unknown"),
+        ("hosts", "h1,h2"),
+        ("options", "-cunknown=1"),
+        ("options", "-cstatement_timeout=soon"),
+    ],
+)
+def test_a_wrong_parameter_of_the_url_is_named_at_once(postgres_url, pauses, name, value):
+    url = make_url(postgres_url).update_query_dict({name: value}).render_as_string(hide_password=False)
+    with pytest.raises(StoreUnavailable, match=r"cannot be used.*correct the parameter"):
+        open_at(url)
+    assert pauses.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "is_setting"),
+    [
+        ("server does not support SSL, but SSL was required", True),
+        ("SSL error: certificate verify failed", True),
+        ('root certificate file "/root/.postgresql/root.crt" does not exist', True),
+        ('server certificate for "db" does not match host name "h1"', True),
+        ("SSL connection has been closed unexpectedly", False),
+        ("SSL SYSCALL error: EOF detected", False),
+    ],
+)
+def test_a_connection_that_tls_refuses_is_not_one_that_broke(message, is_setting):
+    category, advice = connection_refusal(f'connection to server at "10.0.0.1", port 5432 failed: {message}')
+    assert category == ("unusable" if is_setting else "lost")
+    assert ("correct the parameter" in advice) == is_setting
+
+
 @pytest.fixture
 def crowded(postgres_server_url):
     """The URL of a user who may have no connection, until `admit` is called."""
@@ -151,7 +187,7 @@ def test_each_error_of_the_server_is_one_sentence_with_its_advice(state):
     database.close()
 
 
-NAMES = st.from_regex(r"[a-z][a-z0-9.-]{0,20}", fullmatch=True) | st.ip_addresses(v=4).map(str)
+NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,9}(\.[a-z0-9-]{1,9})?", fullmatch=True) | st.ip_addresses(v=4).map(str)
 PORTS = st.none() | st.integers(1, 65535)
 
 

@@ -19,7 +19,7 @@ import threadledger
 from threadledger.adapters.sql import SqlMirrorHeads
 from threadledger.adapters.sql.subscription import LogPages
 from threadledger.adapters.sql.views.catching_up import Generations, Projection
-from threadledger.domain.conversation import FailureFilter
+from threadledger.domain.conversation import FailureFilter, text_message
 from threadledger.domain.errors import InvalidInput, LogRewound
 from threadledger.domain.ids import new_id, now
 from threadledger.domain.journal import Appending, LogCursor, ReadTrail
@@ -263,7 +263,7 @@ def test_a_follower_of_failures_is_informed(open_any_store: Callable[[], Ledger]
     next(following)
     rewind(any_db_url, 1)
     write(ledger, "new", 20)
-    with pytest.raises(LogRewound):
+    with pytest.raises(LogRewound, match=r"list them again with: threadledger audit failures$"):
         next(following)
 
 
@@ -279,6 +279,28 @@ def test_a_standby_that_lags_behind_a_cursor_is_waited_for(
     write(ledger, "new", 150)
     with pytest.raises(LogRewound):
         pages.look()
+
+
+@TYPES
+def test_events_that_the_answering_server_lacks_since_the_look_are_neither_missed_nor_called_damage(
+    ledger: Ledger, any_db_url: str, monkeypatch: pytest.MonkeyPatch, types: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("threadledger.adapters.sql.subscription.PAGES_AT_ONCE", 1)
+    pages = LogPages(ledger.journal.recorder._database, 0, types)  # type: ignore[attr-defined] # as of the SQL recorder
+    assert pages.look() == 100
+    while pages.after < 60:
+        pages.read(60)
+    rewind(any_db_url, 80)
+    while pages.after < 80:
+        pages.read(100)
+    assert [pages.read(100), pages.after] == [[], 80]
+    rewind(any_db_url, 70)
+    monkeypatch.setattr(LogPages, "_is_standby", lambda pages: True)
+    assert [pages.read(100), pages.after] == [[], 80]
+    monkeypatch.setattr(LogPages, "_is_standby", lambda pages: False)
+    with pytest.raises(LogRewound) as caught:
+        pages.read(100)
+    assert caught.value.common == 70
 
 
 def test_a_cursor_is_valid_in_each_copy_of_its_ledger_and_in_no_other_ledger(
@@ -406,3 +428,46 @@ def test_the_state_of_a_thread_from_a_lost_version_is_reported_and_the_thread_is
     assert [each.settled for each in ledger.journal.upkeep.noted_threads(["conversation:k"])] == [False]
     claimed = heads.claim("conversation:k", "conversations", "conv_1", "me", now())
     assert claimed == MirrorHead("conv_1", 0, settled=False)
+
+
+# Workers
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_worker_whose_job_was_lost_ends_instead_of_doing_the_rest(
+    open_ledger: Callable[..., Ledger], db_url: str, concurrency: int
+) -> None:
+    ledger = open_ledger()
+    for number in range(12):
+        ledger.conversation(f"k{number}").append("user", "hello")
+    position = ledger.journal.recorder.max_notification_id() or 0
+    plan = ledger.replay.plan_rebuild(to="conversations", fresh=True)
+    done: list[Any] = []
+
+    def lose_after_two(item: Any) -> None:
+        done.append(item)
+        if len(done) == 2:
+            rewind(db_url, position)
+
+    with pytest.raises(LogRewound, match=r"job .* is no longer in it"):
+        plan.apply(progress=lose_after_two, concurrency=concurrency)
+    assert concurrency > 1 or len(done) < 12
+    assert {each.topic for each in stored_events(db_url) if each.position > position} <= {"ThreadRebuilt"}
+    assert ledger.replay.jobs() == []
+
+
+@pytest.mark.parametrize("regrown", [0, 5], ids="{} events later".format)
+def test_an_answer_whose_question_was_lost_is_not_recorded_without_it(
+    open_ledger: Callable[..., Ledger], db_url: str, regrown: int
+) -> None:
+    ledger = open_ledger()
+    ledger.conversation("k").append("user", "hello")
+    position = ledger.journal.recorder.max_notification_id() or 0
+    answering = ledger.conversation("k").stream("lost question")
+    next(answering)
+    rewind(db_url, position)
+    for number in range(regrown):
+        ledger.journal.commit("k", lambda it, said=f"new {number}": it.journal(text_message("user", said)))
+    with pytest.raises(LogRewound, match=r"run .* is no longer in it, so its result was not recorded"):
+        list(answering)
+    assert [each.topic for each in stored_events(db_url)[position:]] == ["MessageJournaled"] * regrown
