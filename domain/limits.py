@@ -135,6 +135,9 @@ LANDINGS_TRIED_MAX = 500_000
 ORPHAN_SECONDS_MIN = 600.0
 """Minimum age of a created thread without a link, in seconds, before it counts as left by a crash: longer than a request."""
 
+UNFINISHED_SECONDS_MIN = 86_400.0
+"""The same for the thread of a rebuild that was stopped: for a day, the next rebuild or `replay resume` continues it."""
+
 JOB_PINS_PER_EVENT = 1_000
 """Number of items of a job's plan in one event."""
 

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -91,14 +92,24 @@ def _own_process(pid: int) -> str:
 def _machine() -> str:
     """Return the host name and a hash of what makes a process id unique: the boot, and the namespaces of the container.
 
-    Two machines may have the same name. Without `/proc`, the name alone counts.
+    Two machines may have the same name. Where the boot has no id, the address of a network card is hashed.
     """
     parts = []
-    with suppress(OSError):
+    try:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
-        parts += [str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "time")]
-    number = hashlib.sha256("".join(parts).encode()).hexdigest()[:12] if parts else ""
-    return f"{socket.gethostname().replace('/', '-')}#{number}"
+    except OSError:
+        from uuid import getnode
+
+        parts.append(str(getnode()))  # a random number where it is unknown: then only the time of a claim counts
+    for kind in ("pid", "time"):
+        with suppress(OSError):  # Linux before 5.6 has no namespaces of time
+            parts.append(str(Path(f"/proc/self/ns/{kind}").readlink()))
+    return f"{socket.gethostname().replace('/', '-')}#{hashlib.sha256(''.join(parts).encode()).hexdigest()[:12]}"
+
+
+if hasattr(os, "register_at_fork"):  # a child is another process, perhaps in other namespaces
+    os.register_at_fork(after_in_child=_own_process.cache_clear)
+    os.register_at_fork(after_in_child=_machine.cache_clear)
 
 
 class _Process(NamedTuple):
@@ -142,80 +153,90 @@ Claim = tuple[str, ...]
 
 def renewal_of(database: Database) -> Renewal:
     """Return what extends the claims of this process in a database."""
-    if database.renewal is None:
-        database.renewal = Renewal(database)
-    return database.renewal
+    try:
+        return database.renewal
+    except AttributeError:  # one for all threads, whichever of them is first
+        found: Renewal = vars(database).setdefault("renewal", Renewal(database))
+        return found
 
 
 class Renewal:
     """Extend the claims of this process in the background, so that a slow call of their owner does not end them.
 
-    A thread runs while there are claims. Each claim is extended until the time that its owner has set at the latest:
-    an owner that hangs loses it then.
+    A thread runs while there are claims. Each claim is extended for the time that its owner has set at the latest:
+    an owner that hangs loses it then. This time is measured by a clock that nobody sets.
     """
 
     def __init__(self, database: Database) -> None:
+        self.writing = threading.Lock()
+        """Held during a write; a fork waits for it, because a child cannot use a file that its parent is writing."""
         self._database = database
-        self._begin()
-
-    def _begin(self) -> None:
-        self._process = os.getpid()
         self._lock = threading.Lock()
-        self._claims: dict[Claim, datetime] = {}
-        self._none_left = threading.Event()
+        self._claims: dict[Claim, float] = {}
+        self._ended = threading.Event()
+        self._ended.set()
         self._thread: threading.Thread | None = None
 
     def keep(self, claim: Claim, until: datetime) -> None:
-        """Extend a claim from now on, until `until` at the latest."""
-        if self._process != os.getpid():
-            self._begin()
+        """Extend a claim from now on, until `until` at the latest.
+
+        Without a thread, because the system or an interpreter that is ending allows none, it lasts `CLAIM_SECONDS`.
+        """
         with self._lock:
-            starts = not self._claims
-            self._claims[claim] = until
-            if starts:
-                self._none_left = threading.Event()
-                given = (self._none_left,)
-                self._thread = threading.Thread(target=self._run, args=given, name="threadledger-claims", daemon=True)
+            self._claims[claim] = time.monotonic() + (until - now()).total_seconds()
+            if not self._ended.is_set():
+                return
+            self._ended = threading.Event()
+            given = (self._ended,)
+            self._thread = threading.Thread(target=self._run, args=given, name="threadledger-claims", daemon=True)
+            try:
                 self._thread.start()
+            except RuntimeError as error:
+                logger.debug("the claims are not extended: %s", error)
+                self._thread = None
+                self._ended.set()
 
     def drop(self, claim: Claim) -> None:
         """Remove a claim, so that it is not extended any longer."""
-        if self._process != os.getpid():
-            self._begin()
         with self._lock:
             self._claims.pop(claim, None)
             if not self._claims:
-                self._none_left.set()
+                self._ended.set()
 
     def stop(self) -> None:
         """End the extension of all claims; wait for a write in progress."""
-        if self._process == os.getpid() and self._thread is not None:
-            with self._lock:
-                self._claims.clear()
-                self._none_left.set()
-            self._thread.join()
+        with self._lock:
+            self._claims.clear()
+            self._ended.set()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def extend(self) -> None:
         """Extend every claim once."""
-        moment = now()
+        moment = time.monotonic()
         with self._lock:
-            self._claims = {claim: until for claim, until in self._claims.items() if until > moment}
-            claims = list(self._claims.items())
+            self._claims = {claim: end for claim, end in self._claims.items() if end > moment}
+            claims = [(claim, lease(now() + timedelta(seconds=end - moment))) for claim, end in self._claims.items()]
             if not claims:
-                self._none_left.set()
+                self._ended.set()
         if claims:
-            self._database.write(partial(self._extended, claims))
+            with self.writing:
+                self._database.write(partial(self._extended, claims))
 
-    def _extended(self, claims: Sequence[tuple[Claim, datetime]], connection: Connection) -> None:
+    def _extended(self, claims: Sequence[tuple[Claim, str]], connection: Connection) -> None:
         for (statement, *values), until in claims:
-            connection.exec_driver_sql(self._database.sql(statement), (lease(until), *values))
+            connection.exec_driver_sql(self._database.sql(statement), (until, *values))
 
-    def _run(self, none_left: threading.Event) -> None:
-        while not none_left.wait(CLAIM_RENEWAL_SECONDS):
-            try:
-                self.extend()
-            except StoreError as error:  # the next attempt comes before the claims end
-                logger.debug("the claims could not be extended: %s", error)
+    def _run(self, ended: threading.Event) -> None:
+        try:
+            while not ended.wait(CLAIM_RENEWAL_SECONDS):
+                try:
+                    self.extend()
+                except StoreError as error:  # the next attempt comes before the claims end
+                    logger.debug("the claims could not be extended: %s", error)
+        finally:
+            ended.set()  # after an unforeseen error, the next claim starts another thread
 
 
 class SqlJobClaims:

@@ -33,6 +33,9 @@ class Database(Connections):
         InvalidSettings, DatabaseMissing: the URL cannot be used.
     """
 
+    renewal: Renewal
+    """What extends the claims of this process; set with the first claim."""
+
     def __init__(
         self,
         url: str,
@@ -54,7 +57,6 @@ class Database(Connections):
         self.stale_views: set[tuple[str, int]] = set()
         """Views that cannot be updated, with their positions, that were logged already."""
         self.on_close: list[Callable[[], None]] = []
-        self.renewal: Renewal | None = None
         _OPEN.add(self)
 
     def close(self) -> None:
@@ -62,7 +64,7 @@ class Database(Connections):
         self.closed = True
         _OPEN.discard(self)
         self.group.close()  # waits for the current write
-        if self.renewal is not None:
+        if "renewal" in vars(self):
             self.renewal.stop()
         self._close_idle()
         self.engine.dispose()
@@ -75,6 +77,8 @@ class Database(Connections):
         SQLite's locks are not inherited: a child using its parent's open files would hold no locks.
         """
         self.group.before_fork()
+        self._renewing = self.renewal.writing if "renewal" in vars(self) else threading.Lock()
+        self._renewing.acquire()
         self._close_idle()
         self._at_work_when_forked = self.kind.name == "sqlite" and cast("QueuePool", self.engine.pool).checkedout() > 0
         self.engine.dispose()
@@ -82,12 +86,14 @@ class Database(Connections):
     def after_fork_in_parent(self) -> None:
         """Resume work; connections are opened on demand."""
         self.group.after_fork_in_parent()
+        self._renewing.release()
         self._at_work_when_forked = False
 
     def after_fork_in_child(self) -> None:
         """Reset the state in the child. Connections in use by the parent's threads are neither used nor closed here."""
         self.write_lock = self._new_write_lock()
         self.group.after_fork_in_child()
+        vars(self).pop("renewal", None)  # its claims belong to the parent
         self.engine.dispose(close=False)
 
 

@@ -116,12 +116,12 @@ class SqlMirrorHeads:
     def forget_creation(self, creation: str) -> None:
         self._database.execute("DELETE FROM thread_creations WHERE creation = ?", (creation,))
 
-    def creations(self, before: datetime) -> Sequence[ThreadCreation]:
+    def creations(self, before: datetime, unfinished_before: datetime) -> Sequence[ThreadCreation]:
         query = (
-            "SELECT creation, stream, mirror, endpoint, thread_id, at FROM thread_creations c WHERE at <= ? AND NOT EXISTS "
-            "(SELECT 1 FROM unfinished_threads u WHERE u.thread_id = c.thread_id) ORDER BY at, creation"
+            "SELECT creation, stream, mirror, endpoint, thread_id, at FROM thread_creations c WHERE at <= ? AND (at <= ? OR "
+            "NOT EXISTS (SELECT 1 FROM unfinished_threads u WHERE u.thread_id = c.thread_id)) ORDER BY at, creation"
         )
-        rows = self._database.query(query, (to_iso(before),))
+        rows = self._database.query(query, (to_iso(before), to_iso(unfinished_before)))
         return [
             ThreadCreation(creation, stream, mirror, endpoint, thread_id, from_iso(at))
             for creation, stream, mirror, endpoint, thread_id, at in rows

@@ -86,7 +86,8 @@ def rebuild(
             plan = ledger.replay.plan_rebuild(named, to, at, fresh, limit, search)
         if not apply:
             return _show_plan(plan)
-        confirm(len(plan), _question(plan) if needs_asking(yes) else "", yes)
+        what = f"write {counted(len(plan), 'thread')}"
+        confirm(len(plan), f"{what} with {_messages(plan)}" if needs_asking(yes) else what, yes)
         with stoppable() as stop:
             items = performed(plan, len(plan), "rebuilding", stop, {"concurrency": concurrency, "rps": rps})
             tally = show_items(items, len(plan), WRITTEN, as_row, "nothing to rebuild")
@@ -120,11 +121,11 @@ def _show_tally(tally: Tally) -> None:
         note(f"{tally.states['done']:,} written and verified, {skipped}, {tally.states['failed']:,} failed")
 
 
-def _question(plan: RebuildPlan) -> str:
+def _messages(plan: RebuildPlan) -> str:
     sums = _Sums()
     for _ in sums.watched(tracked(plan.planned(), len(plan), "planning")):
         pass
-    return f"write {counted(len(plan), 'thread')} with {counted(sums.messages, 'message')}"
+    return counted(sums.messages, "message")
 
 
 class _Sums:

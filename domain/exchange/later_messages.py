@@ -26,20 +26,19 @@ def until_question(
     tokens: int | None,
 ) -> Memory:
     """Return a memory, which was read with these limits, without what others wrote after the question."""
-    shown = ending_with_question(memory, asked_at, exchange_id)
-    if len(shown.messages) == len(memory.messages):
+    if all(each.exchange_id == exchange_id or each.version <= asked_at for each in memory.messages):
         return memory
     if last is None and tokens is None:
-        return shown
-    later = [event for event in journal.history(key, after=asked_at) if isinstance(event, MessageJournaled)]
-    others = [restore_message(event) for event in later if event.exchange_id != exchange_id]
+        return ending_with_question(memory, asked_at)
+    events = journal.history(key, after=asked_at - 1)
+    since = [restore_message(event) for event in events if isinstance(event, MessageJournaled)]  # with the question
     wider = journal.memory(
         key,
         memory.version,
-        last=None if last is None else last + len(others),
-        tokens=None if tokens is None else tokens + sum(map(message_tokens, others)),
+        last=None if last is None else last + len(since),
+        tokens=None if tokens is None else tokens + sum(map(message_tokens, since)),
     )
-    return ending_with_question(replace(wider, rule="all"), asked_at, exchange_id).window(last, tokens)
+    return ending_with_question(replace(wider, rule="all"), asked_at).window(last, tokens)
 
 
 def place_behind_question(

@@ -55,15 +55,15 @@ def view_by_rule(memory: Memory, rule: str) -> Memory:
 def ending_with_question(memory: Memory, version: int, exchange_id: str | None = None) -> Memory:
     """Return the memory without what others wrote after the question at this version.
 
-    Later messages of the question's exchange, such as tool calls and results, stay. `exchange_id` names the exchange; it
-    is only needed if the question itself is not in memory.
+    Later messages of the question's exchange, such as tool calls and results, stay. If the question is not in memory,
+    because it was retracted or cleared, they stay only if `exchange_id` names the exchange, which a stored rule does not.
     """
     position = next((number for number, each in enumerate(memory.messages) if each.version == version), None)
     if position is not None:
         exchange_id = memory.messages[position].exchange_id
     start = 0 if position is None else position + 1
     later = memory.messages[start:]
-    own = tuple(each for each in later if each.exchange_id == exchange_id or each.version <= version)
+    own = tuple(each for each in later if each.version <= version or (exchange_id and each.exchange_id == exchange_id))
     if len(own) == len(later):
         return memory
     rule = _with_rule(memory, [f"{QUESTION}={version}"])

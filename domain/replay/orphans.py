@@ -14,7 +14,7 @@ from ..effects import perform, work
 from ..errors import ProviderRefused
 from ..failures import diagnose
 from ..ids import now, to_iso
-from ..limits import ORPHAN_SECONDS_MIN
+from ..limits import ORPHAN_SECONDS_MIN, UNFINISHED_SECONDS_MIN
 from ..threads import ThreadCreation
 
 if TYPE_CHECKING:
@@ -127,5 +127,7 @@ def plan_orphans(journal: Journal, services: Services) -> OrphanPlan:
     """Plan to delete threads that are not linked; those that a process may still be about to link are left out."""
     if services.outbox is None:
         return OrphanPlan(journal, services, ())
-    before = now() - timedelta(seconds=ORPHAN_SECONDS_MIN)
-    return OrphanPlan(journal, services, services.outbox.heads.creations(before))
+    before, unfinished_before = (
+        now() - timedelta(seconds=each) for each in (ORPHAN_SECONDS_MIN, UNFINISHED_SECONDS_MIN)
+    )
+    return OrphanPlan(journal, services, services.outbox.heads.creations(before, unfinished_before))

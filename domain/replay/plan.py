@@ -28,7 +28,7 @@ from ..effects import AsyncDriver, Call, Effect, Effects, Emit, Pause, Wait, att
 from ..errors import Conflict, InvalidInput
 from ..ids import now
 from ..journal import Journal
-from ..limits import CLAIM_STEP_SECONDS_MAX, JOB_BLOCK_ITEMS_MAX, JOB_LOOK_SECONDS, JOB_WORKERS_MAX
+from ..limits import CLAIM_SECONDS, CLAIM_STEP_SECONDS_MAX, JOB_BLOCK_ITEMS_MAX, JOB_LOOK_SECONDS, JOB_WORKERS_MAX
 from .jobs import Jobs, JobState
 
 CHANGED = "changed since the plan: plan again"
@@ -422,11 +422,17 @@ class JobRun(Generic[T]):
 
     def _do(self, block: Block, holder: str, renew: _Renewing) -> Effects[None]:
         ended: list[Ended[T]] = []
+        waiting, left, looked_at = dict(block.pins), set(block.left), time.monotonic()
         try:
             for number, pin in block.pins.items():
                 if self._is_over():
                     return
-                step = self._plan.resumed_step(pin) if number in block.left else self._plan.step(pin)
+                if time.monotonic() - looked_at > CLAIM_SECONDS:  # this process may have been stopped meanwhile
+                    again = yield from work(partial(self._claimed, waiting, holder))
+                    waiting, left, looked_at = dict(again.pins), left | set(again.left), time.monotonic()
+                if waiting.pop(number, None) is None:  # another process has it, or has done it
+                    continue
+                step = self._plan.resumed_step(pin) if number in left else self._plan.step(pin)
                 item = yield from attended(step, partial(self._after, renew))
                 if item.state == "planned":
                     self.stopped_by_limit = True

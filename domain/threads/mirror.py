@@ -160,8 +160,8 @@ class MirrorHeads(Protocol):
         """Remove the record of a creation that created nothing, or whose thread was removed."""
         ...
 
-    def creations(self, before: datetime) -> Sequence[ThreadCreation]:
-        """Return the recorded creations up to a time, oldest first, except those that a rebuild resumes."""
+    def creations(self, before: datetime, unfinished_before: datetime) -> Sequence[ThreadCreation]:
+        """Return the recorded creations up to a time, oldest first; `unfinished_before` counts for partly written threads."""
         ...
 
     def note_unfinished(self, stream: str, mirror: str, thread_id: str | None, digest: str) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -212,6 +213,108 @@ def test_the_claims_of_a_forked_child_are_its_own() -> None:
         childs = pipe.read()
     assert childs != holder_of("me")
     assert not is_held(childs, LATER, AT)
+
+
+def in_a_child(work: Callable[[], object]) -> str:
+    """Return what a function returns in a forked child, or its error."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, str(work()).encode())
+        except BaseException as error:  # noqa: BLE001 - the child ends here after any error
+            os.write(writing, repr(error).encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as pipe:
+        return pipe.read()
+
+
+def test_a_child_that_is_forked_while_claims_are_extended_can_use_the_database(
+    claimed: Claimed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, may_end, extended = threading.Event(), threading.Event(), claims.Renewal._extended
+
+    def slowly(renewal: claims.Renewal, *arguments: Any) -> None:
+        writing.set()
+        may_end.wait(30)
+        extended(renewal, *arguments)
+
+    monkeypatch.setattr(claims.Renewal, "_extended", slowly)
+    claimed.take("me")
+    extending = threading.Thread(target=claimed.extend)
+    extending.start()
+    assert writing.wait(30)
+    threading.Timer(0.05, may_end.set).start()
+    assert in_a_child(lambda: claimed.database.query("SELECT count(*) FROM events")[0][0]) == "0"
+    extending.join()
+    assert in_a_child(lambda: claimed.take("me")) == "False"  # the parent still has it
+    claimed.release("me")
+    assert in_a_child(lambda: (claimed.take("me"), at_work())) == "(True, 1)"
+
+
+@pytest.mark.parametrize("trouble", ["no thread can be started", "unforeseen error"])
+def test_a_claim_that_cannot_be_extended_is_held_and_released_and_later_ones_are_extended(
+    claimed: Claimed, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "CLAIM_RENEWAL_SECONDS", 0)
+        patch.setattr(threading, "excepthook", lambda _: None)
+        if trouble == "no thread can be started":
+            patch.setattr(threading.Thread, "start", failing(RuntimeError("can't start new thread")))
+        else:
+            patch.setattr(claims.Renewal, "extend", failing(ValueError(trouble)))
+        assert claimed.take("me")
+        assert claimed.database.renewal._ended.wait(30)
+        assert not claimed.take("other")
+    claimed.release("me")
+    assert claimed.take("other")
+    assert at_work() == 1
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_clock_that_is_set_neither_ends_nor_prolongs_the_claim_of_an_owner(
+    claimed: Claimed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = 0
+    monkeypatch.setattr(claims, "time", SimpleNamespace(monotonic=lambda: passed))
+    with freeze_time("2026-11-29 12:00:00") as clock:
+        claimed.take("me", timedelta(seconds=90))
+        for hour in (15, 9):
+            passed += 30
+            clock.move_to(f"2026-11-29 {hour}:00:00")
+            claimed.extend()
+            assert not claimed.take("other")
+        passed, _ = 91, clock.tick(61)
+        claimed.extend()
+        assert claimed.take("other")
+
+
+@pytest.mark.parametrize("missing", ["ns/time", "ns/", "boot_id", "/proc"])
+def test_a_machine_is_told_from_others_of_its_name_by_whatever_its_system_reports(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    names = set()
+    for boot, namespace, card in (("a", "1", 1), ("b", "1", 2), ("a", "2", 3)):
+
+        def read(path: Path, boot: str = boot, namespace: str = namespace, **_: Any) -> Any:
+            if missing in str(path):
+                raise FileNotFoundError(path)
+            return boot if "boot_id" in str(path) else Path(namespace if path.name == "pid" else "same")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_text", read)
+            patch.setattr(Path, "readlink", read)
+            patch.setattr("uuid.getnode", lambda card=card: card)
+            names.add(claims._machine.__wrapped__())
+    assert len(names) == (2 if missing == "ns/" else 3)
 
 
 KILLED = """

@@ -233,6 +233,14 @@ def test_on_a_terminal_the_number_of_items_has_to_be_typed(command, provider):
     assert len(provider.provider.threads) == 2
 
 
+def test_without_a_terminal_what_would_be_done_is_said_and_nothing_is_done(command, provider):
+    journal("a", "b")
+    refused = command("replay", "rebuild", "--all", "--apply")
+    assert refused.code == 8
+    assert "this would write 2 threads, but there is no terminal for the confirmation: add --yes" in refused.err
+    assert provider.requests == []
+
+
 def test_on_a_terminal_a_bar_shows_how_many_are_done_and_the_rate(command, provider):
     journal(*MANY[:20])
     code, shown = on_a_terminal(["replay", "rebuild", "--all", "--apply", "--yes"])

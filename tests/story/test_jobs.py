@@ -12,6 +12,7 @@ from datetime import timedelta
 from itertools import count
 
 import pytest
+from freezegun import freeze_time
 
 import threadledger
 from threadledger.adapters.sql import Database
@@ -19,7 +20,7 @@ from threadledger.domain.effects import AsyncDriver, Call, work
 from threadledger.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import AsyncLedger
-from threadledger.domain.limits import JOB_LOOK_SECONDS
+from threadledger.domain.limits import CLAIM_SECONDS, JOB_LOOK_SECONDS
 from threadledger.domain.replay import ApplyKeywords, Plan
 from threadledger.domain.replay.jobs import Jobs
 from threadledger.domain.replay.plan import ApplyOptions, CallRate
@@ -319,6 +320,26 @@ def test_a_worker_that_lost_its_claims_records_nothing(ledger, any_db_url):
     database.close()
     assert Counter(errand.done) == Counter([*KEYS, "k007"])
     assert [result["key"] for result in Jobs(ledger.journal).results(errand.job.job_id)].count("k007") == 1
+    assert job_of(ledger, errand).done == 50
+
+
+def test_a_worker_that_was_stopped_does_nothing_that_others_have_or_have_done_meanwhile(ledger, any_db_url):
+    database = Database(any_db_url)
+
+    def during(key):
+        if key == "k002" and len(errand.done) == 2:
+            clock.tick(CLAIM_SECONDS + 1)
+            database.execute("UPDATE job_items SET holder = 'other', held_until = '2999' WHERE item BETWEEN 3 AND 5")
+            for number in range(6, 10):
+                ended_by(ledger, errand, number)
+                database.execute("UPDATE job_items SET ended = 1 WHERE item = ?", (number,))
+
+    errand = Errand(ledger, KEYS, during=during)
+    errand._wait = lambda seconds: database.execute("UPDATE job_items SET held_until = '2000' WHERE item < 6")
+    with freeze_time("2026-11-29 12:00:00", auto_tick_seconds=0.01, ignore=["eventsourcing.persistence"]) as clock:
+        errand.apply()
+    database.close()
+    assert errand.done == [*KEYS[:3], *KEYS[10:], *KEYS[3:6]]
     assert job_of(ledger, errand).done == 50
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -77,6 +78,30 @@ def test_a_note_of_others_is_not_shown_to_a_run_that_answers_an_earlier_question
         assert states(ledger) == [ThreadState.SAME]
         links = [each for each in ledger.journal.history("k") if isinstance(each, events.ThreadLinked)]
         assert len(links) == 1
+
+
+@pytest.mark.parametrize("kind", ["chat", "chat, last 1", "chat, 20 tokens"])
+@pytest.mark.parametrize("gone", ["retracted", "cleared"])
+def test_a_run_whose_question_was_taken_back_meanwhile_is_shown_no_notes_and_its_memory_is_recomputed(
+    open_ledger: Callable[..., Ledger], simulator: Any, kind: str, gone: str
+) -> None:
+    ledger = open_ledger(**KINDS[kind], retries=1)
+    chat = ledger.conversation("k")
+    chat.ask("Hello")
+
+    def pause(seconds: float) -> None:
+        question = ledger.memory("k").messages[-1]
+        chat.append("system", "Customer is a VIP.")
+        chat.retract(question.message_id) if gone == "retracted" else chat.clear()
+        chat.append("system", "Called at noon.")
+
+    simulator.add_fault(ROUTES["chat"], refuse={"status": 500})
+    with suppress(AllBackendsFailed):  # a model that is shown nothing is not called
+        Ledger(ledger.journal, replace(ledger.services, wait=pause)).conversation("k").ask("Where is it?")
+    run = ledger.run(list(ledger.events(types=["RunStarted"]))[-1].event.run_id)[0]  # type: ignore[attr-defined] # it has one
+    shown = memory_shown(ledger.journal, run)
+    assert shown.same
+    assert not {"Customer is a VIP.", "Called at noon."} & {each.message.text for each in shown.memory.messages}
 
 
 @pytest.mark.parametrize("kind", ["responses", "chat"])

@@ -167,6 +167,35 @@ def test_a_rebuild_and_the_note_of_its_thread_are_one_commit(
     assert [each.found.state for each in ledger.replay.verify()] == [ThreadState.SAME]
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_the_thread_of_a_rebuild_that_was_killed_is_resumed_within_a_day_and_deleted_after_it(
+    open_ledger: Callable[..., Ledger], simulator: Any, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    ledger = open_ledger(threads="conversations")
+    ledger.conversation("k").append("user", "Hello")
+    note = SqlMirrorHeads.note_unfinished
+
+    def stop(*arguments: Any) -> None:
+        note(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(SqlMirrorHeads, "note_unfinished", stop)
+        ledger.replay.plan_rebuild(["k"], fresh=True).apply()
+    (unfinished,) = threads_at(simulator, "conversations") - {linked(ledger, "conversations")}
+    if goes_on:
+        ledger.conversation("k").append("user", "Hello again")
+    with later():
+        assert ledger.replay.plan_orphans().items == []
+    with freeze_time(now() + timedelta(hours=25), ignore=["eventsourcing.persistence"]):
+        (item,) = ledger.replay.plan_orphans().apply()
+        assert (item.thread_id, item.state) == (unfinished, "done")
+        (rebuilt,) = ledger.replay.plan_rebuild(["k"], fresh=True).apply()  # it may look for the deleted thread
+        assert rebuilt.state == "done"
+        assert ledger.replay.plan_orphans().items == []
+    assert [each.found.state for each in ledger.replay.verify()] == [ThreadState.SAME]
+
+
 def test_the_command_shows_the_plan_and_deletes_when_it_is_applied(
     open_ledger: Callable[..., Ledger],
     simulator: Any,
