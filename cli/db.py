@@ -76,7 +76,8 @@ def check() -> int:
 def backup(file: Path) -> int:
     """Back up the current ledger to FILE, a new SQLite database; other processes can keep writing.
 
-    The file is itself a ledger: any command reads it with --db FILE. A SQLite file of an older schema is backed up as it is.
+    The file is itself a ledger: any command reads it with --db FILE. A SQLite file of an older schema is backed up as it
+    is; from a server, the backup has the current schema.
     """
     from threadledger.domain.errors import OlderSchema
 

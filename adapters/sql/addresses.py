@@ -1,4 +1,5 @@
-"""Read the address of a database: a SQLite file given by its path, or PostgreSQL servers and whether PgBouncer is in front.
+"""Read the address of a database: a SQLite file given by its path or as
+SQLite's own address (`file:PATH?mode=ro`), or PostgreSQL servers and whether PgBouncer is in front.
 
 SQLAlchemy reads the hosts of a pair only as repeated `host` parameters. libpq's own form puts them in front of the
 database: `postgresql+psycopg://user@h1:5432,[::1]:5433/database?target_session_attrs=read-write`.
@@ -10,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy.engine import URL, make_url
 
@@ -63,6 +65,11 @@ def database_place(url: str) -> DatabasePlace:
 
 _MISSPELT = re.compile(r"([A-Za-z][\w+.-]+):/|((?:sqlite|postgres|mysql|mariadb)[\w+]*):", re.IGNORECASE)
 """Beginning of a URL without `://`. A single letter before the colon is a drive of Windows, so it begins a path."""
+
+
+def path_in_address(address: str) -> Path:
+    """Return the file that an address of SQLite names; it may contain percent-encoded characters."""
+    return Path(unquote(urlsplit(address).path))
 
 
 def url_of_path(text: str) -> URL:

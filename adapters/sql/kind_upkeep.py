@@ -51,11 +51,11 @@ class KindUpkeep(ABC):
 
 class _SQLiteUpkeep(KindUpkeep):
     @property
-    def _path(self) -> Path:
-        return cast("SQLite", self._database.kind).path
+    def _kind(self) -> SQLite:
+        return cast("SQLite", self._database.kind)
 
     def size_bytes(self) -> int:
-        return sum(path.stat().st_size for path in (self._path, Path(f"{self._path}-wal")) if path.is_file())
+        return sum(path.stat().st_size for path in (self._kind.path, Path(f"{self._kind.path}-wal")) if path.is_file())
 
     def integrity(self, connection: Connection) -> Sequence[str]:
         found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
@@ -70,7 +70,9 @@ class _SQLiteUpkeep(KindUpkeep):
         """Do nothing: SQLite continues after the largest rowid."""
 
     def why_read_only(self) -> str | None:
-        return why_read_only(self._path)
+        if self._kind.is_opened_to_read:
+            return "its URL opens it for reading only"
+        return why_read_only(self._kind.path)
 
 
 _WRITABLE = """

@@ -90,7 +90,7 @@ class Recorder(ApplicationRecorder):
             end = min(after + size, upto)
             given = (after, end, *values)
             if changed is None:
-                yield from self._database.query(query, given)
+                yield from rows_of(self._database, query, given)
             else:
                 yield from self._checked(query, given, (None, after, end), topics, changed)
             after = end
@@ -123,7 +123,7 @@ class Recorder(ApplicationRecorder):
             begin, end = (max(after, upto - page), upto) if newest_first else (after, min(after + page, upto))
             given = (stream, stream, begin, end, *values)
             if changed is None:
-                yield from self._database.query(query, given)
+                yield from rows_of(self._database, query, given)
             else:
                 yield from self._checked(query, given, (stream, begin, end), topics, changed)
             after, upto = (after, begin) if newest_first else (end, upto)
@@ -191,7 +191,7 @@ class Recorder(ApplicationRecorder):
     def select_event(self, event_id: str) -> StoredRow | None:
         """Return one event by its id, or None."""
         query = f"{_ROWS.replace(' FROM', ', e.leaf FROM')} WHERE e.event_id = ?"
-        found = self._checked(query, (event_id,), (None, 0, 0), (), refuse_changed)
+        found = checked(rows_of(self._database, query, (event_id,)), refuse_changed)
         return next((stored_row(row) for row in found), None)
 
     def status(self) -> Mapping[str, Any]:
@@ -332,7 +332,7 @@ def _next_head(name: str, rows: Sequence[StoredRow], found: StreamHead | None, g
 
 
 def rows_of(database: Database, query: str, values: Sequence[Any]) -> Sequence[Any]:
-    """Return the rows of a query with the columns of `Row` and the leaf; damaged texts are read as far as possible."""
+    """Return the rows of a query of events; a text that cannot be decoded is read as far as possible."""
     try:
         return database.query(query, values)
     except DamagedDatabase as error:

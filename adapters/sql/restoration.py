@@ -26,6 +26,7 @@ from threadledger.domain.ids import now
 from threadledger.domain.journal import Finding
 
 from ..private_files import rename_to_new
+from .addresses import path_in_address
 from .database import Database, parse_url
 from .schema import open_schema, schema_version
 from .upkeep import Progress, check, to_disk
@@ -57,6 +58,8 @@ def restore(url: str, backup: Path, confirm: Callable[[Mapping[str, Any]], None]
         StoreUnavailable: a file cannot be written; nothing was replaced.
     """
     target = _target(url)
+    if not target.parent.is_dir():
+        raise StoreUnavailable(f"{target} cannot be written: create the folder {target.parent} first")
     if not backup.is_file():
         raise FileMissing(f"there is no file {backup}: nothing was replaced; name a file that db backup has written")
     if target.exists() and target.samefile(backup):
@@ -84,6 +87,8 @@ def _target(url: str) -> Path:
         )
     if not address.database or ":memory:" in address.database:
         raise InvalidInput("an in-memory database cannot be restored: use a file, like sqlite:///threadledger.db")
+    if address.database.startswith("file:"):
+        return path_in_address(address.database).resolve()
     return Path(address.database).resolve()
 
 

@@ -166,10 +166,16 @@ class SQLite(Kind):
                 "an in-memory database is separate for each connection: use a file, like sqlite:///threadledger.db"
             )
         self._url = url
-        self.path = Path(url.database).absolute()  # as SQLAlchemy does: the working folder may change
+        self._is_address = url.database.startswith("file:")
+        path = Path(url.database)
+        if self._is_address:
+            from .addresses import path_in_address
+
+            path = path_in_address(url.database)
+        self.path = path.absolute()  # as SQLAlchemy does: the working folder may change
         self._upgrade = upgrade
         self._synchronous = synchronous
-        self._creates = create and not url.database.startswith("file:")
+        self._creates = create and not self._is_address
         self._opened: tuple[int, int] | None = None
         """Identity of the file that was opened: its path may later name another one."""
         self._wal_path = f"{self.path.resolve()}-wal"
@@ -255,6 +261,11 @@ class SQLite(Kind):
             raise Overtaken
         return number
 
+    @property
+    def is_opened_to_read(self) -> bool:
+        """Return whether the URL is an address of SQLite that opens the file for reading only."""
+        return self._is_address and (self._url.query.get("mode") == "ro" or "immutable" in self._url.query)
+
     def explain(self, error: BaseException) -> tuple[str, str]:
         from .sqlite_files import explain
 
@@ -262,7 +273,7 @@ class SQLite(Kind):
 
     def _connect(self, dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
         """Connect, and remember the identity of the file, which must not change before it is opened."""
-        if not self._upgrade:
+        if not self._upgrade and not self._is_address:  # an address has its own options
             from .sqlite_files import address_for_reading
 
             arguments = (address_for_reading(self.path),)

@@ -15,8 +15,8 @@ def address_for_reading(path: Path) -> str:
     """Return the SQLite URI that opens a file for reading and never creates it.
 
     If the file and its folder can be written, it is opened for writing, because SQLite keeps a lock file next to it and
-    views are updated when they are read. Otherwise SQLite can create no lock file: it is read without one (`immutable`)
-    if everything is in the file itself.
+    views are updated when they are read. Otherwise SQLite can create no lock file. It uses the one of a program that has
+    the file open; without one, it reads the file as it is now (`immutable`) if everything is in the file itself.
 
     Raises:
         DatabaseReadOnly: the latest commits are in a write-ahead log that cannot be read without writing.
@@ -25,10 +25,13 @@ def address_for_reading(path: Path) -> str:
     if why_read_only(path) is None:
         return f"{address}?mode=rw"
     real = path.resolve()
+    sides = [Path(f"{real}{side}") for side in ("-shm", "-wal")]
+    if all(
+        os.access(side, os.R_OK) for side in sides
+    ):  # also if the log is empty: a program may be about to write to it
+        return f"{address}?mode=ro"
     if not any(_has_content(Path(f"{real}{side}")) for side in ("-wal", "-journal")):
         return f"{address}?mode=ro&immutable=1"
-    if Path(f"{real}-shm").exists():
-        return f"{address}?mode=ro"
     raise DatabaseReadOnly(
         f"sqlite:///{path} cannot be read here: its latest commits are in {real.name}-wal, which SQLite can only read in "
         f"a folder that it may write; copy both files to such a folder, or open and close the ledger there first"

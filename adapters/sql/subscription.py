@@ -38,7 +38,9 @@ _LOOK = (
     "FROM threadledger"
 )
 _LEAF = "SELECT leaf FROM events WHERE position = ?"
+_COUNT = "SELECT count(*) FROM events WHERE position > ? AND position <= ?"
 _COLUMNS = "SELECT e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema, e.leaf FROM events e"
+_STREAM_COUNT = "SELECT count(*) FROM events WHERE stream = ? AND version > ? AND version <= ?"
 _STREAM_VERSION = "SELECT stream, version FROM streams WHERE name = ?"
 
 
@@ -112,8 +114,8 @@ class LogPages:
                 return []
             raise self._rewound(newest)
         new = [row for row in rows if row[0] > self.after]
-        if not self._topics:
-            self.report_missing(None, self.after, end, new)
+        found = self._database.query(_COUNT, (self.after, end))[0][0] if self._topics else len(new)
+        self.report_missing(None, self.after, end, found)
         passed = self.passed(new, self._topics)
         self.after = end
         return passed
@@ -142,9 +144,9 @@ class LogPages:
         rows_checked = checked(noted(), self._changed, topics)
         return [(row, cursors[row[0]]) for row in rows_checked if row[0] in cursors]
 
-    def report_missing(self, stream: str | None, begin: int, end: int, found: Sequence[Any]) -> None:
-        """Call `changed` if versions of a stream, or positions of the log, are missing after `begin` and up to `end`."""
-        if len(found) != end - begin:
+    def report_missing(self, stream: str | None, begin: int, end: int, found: int) -> None:
+        """Call `changed` if fewer versions of a stream, or positions of the log, exist after `begin` and up to `end`."""
+        if found != end - begin:
             from .damage import report_missing
 
             report_missing(self._database, stream, begin, end, self._changed)
@@ -222,8 +224,8 @@ def read_stream(
                     pages.look()
                 end = min(begin + SUBSCRIPTION_PAGE_EVENTS, version)
                 found = rows_of(database, query, (number, begin, end, *others))
-                if not topics:
-                    pages.report_missing(stream, begin, end, found)
+                count = database.query(_STREAM_COUNT, (number, begin, end))[0][0] if topics else len(found)
+                pages.report_missing(stream, begin, end, count)
                 yield from pages.passed(found, topics)
 
     return read()

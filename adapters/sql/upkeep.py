@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection, exc, inspect
 
 from threadledger.domain.conversation import CONVERSATION, STATE_SCHEMA, ConversationState, evolve, key_of
 from threadledger.domain.errors import ChangedEvent, Conflict, CorruptEvent, StoreError, StoreUnavailable
 from threadledger.domain.ids import now, to_iso
 from threadledger.domain.journal import Finding, NotedThread, quietly, restore
 
-from .damage import form_of, replacing_characters
+from .connections import ConnectionLost
+from .damage import form_of, is_undecodable, replacing_characters
 from .database import Database
 from .kind_upkeep import upkeep_of
 from .notebooks import noted_threads, unsettled_threads
@@ -103,6 +104,15 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
 def _database_itself(database: Database, connection: Connection) -> Iterator[Finding]:
     for problem in upkeep_of(database).integrity(connection):
         yield Finding("database", problem)
+    for table, every, _ in NOTES:
+        columns = _columns_in(database, connection, table, every)
+        try:
+            for _row in connection.exec_driver_sql(f"SELECT {', '.join(columns)} FROM {table}") if columns else ():
+                pass
+        except exc.DBAPIError as error:
+            if not is_undecodable(error):
+                raise
+            yield Finding("database", f"{table} has a row that cannot be read: {error.orig}")
 
 
 def _query_on(database: Database, connection: Connection) -> Query:
@@ -234,26 +244,30 @@ class _CheckedStream:
     def end(self, query: Query) -> Iterator[Finding]:
         """Compare the stored head with the head computed from the events."""
         head = (
-            "SELECT s.version, s.state_schema, s.state, (SELECT max(e.version) FROM events e WHERE e.stream = s.stream) "
-            "FROM streams s WHERE s.stream = ?"
+            "SELECT s.version, s.state_schema, s.state, s.due_at, "
+            "(SELECT max(e.version) FROM events e WHERE e.stream = s.stream) FROM streams s WHERE s.stream = ?"
         )
         found = query(head, (self.number,))
         key = key_of(self.name)
         if not found:
             yield Finding("stream", "the stream's own row is missing", key=key)
             return
-        ((version, schema, state, newest),) = found
+        ((version, schema, state, due_at, newest),) = found
         if version != newest:
             problem = f"the events end at version {newest}; {version} were stored"
             yield Finding("version", problem, key=key, version=version)
         settled = version == self.version and schema == STATE_SCHEMA and self.name.startswith(CONVERSATION)
-        if settled and self.state is not None and not _matches(state, self.state):
+        if settled and self.state is not None and not _matches(state, due_at, self.state):
             yield Finding("state", "the stored state of the stream does not match its events", key=key)
 
 
-def _matches(stored: str, state: ConversationState) -> bool:
+def _matches(stored: str, due_at: str | None, state: ConversationState) -> bool:
     """Return whether a stored state equals this one; fields added after it was stored have their defaults."""
     try:
+        if (
+            not stored.isascii() or due_at != state.next_deadline
+        ):  # what cannot be decoded was replaced, and is not ASCII
+            return False
         return ConversationState.from_json(stored).as_json() == state.as_json()
     except (ValueError, TypeError, AttributeError):
         return False
@@ -269,8 +283,12 @@ TABLES: Sequence[tuple[str, str, str]] = (
     ("assistants", "endpoint, profile_hash, assistant_id", "endpoint, profile_hash"),
     ("unfinished_threads", "stream, mirror, thread_id, digest", "stream, mirror"),
     ("job_items", "job, item, ended, holder, held_until", "job, item"),
+    ("thread_creations", "creation, stream, mirror, endpoint, thread_id, at", "creation"),
 )
 """Table name, columns and sort order. Views are not copied: they are rebuilt from the events."""
+
+NOTES = TABLES[2:]
+"""Tables of notes about threads, assistants and jobs, which no hash protects."""
 
 Progress = Callable[[int, int], None]
 
@@ -359,7 +377,7 @@ def copy_ledger(source: Database, target: Database, progress: Progress) -> int:
 
     def copy(reading: Connection) -> int:
         refuse_damage(_positions(source, reading))
-        return target.write(lambda writing: _copy(reading, target, writing, progress))
+        return target.write(lambda writing: _copy(source, reading, target, writing, progress))
 
     try:
         return source.read(copy)
@@ -389,28 +407,74 @@ def _write(database: Database, path: Path, progress: Progress) -> int:
         copy.close()
 
 
-def _copy(reading: Connection, target: Database, writing: Connection, progress: Progress) -> int:
+def _copy(source: Database, reading: Connection, target: Database, writing: Connection, progress: Progress) -> int:
     if writing.exec_driver_sql("SELECT count(*) FROM streams").scalar_one():
         raise Conflict(f"{target.shown_url} already contains a ledger: copy into an empty database")
-    events = int(reading.exec_driver_sql("SELECT count(*) FROM events").scalar_one())
-    for table, columns, order in TABLES:
+    with _named_of(source):
+        events = int(reading.exec_driver_sql("SELECT count(*) FROM events").scalar_one())
+        columns_of = {table: _columns_in(source, reading, table, columns) for table, columns, _ in TABLES}
+        named = _columns_in(source, reading, "threadledger", "ledger_id")
+        name = reading.exec_driver_sql("SELECT ledger_id FROM threadledger").scalar_one() if named else None
+    for table, _, order in TABLES:
+        columns = columns_of[table]
         numbered = target.kind.insert_numbered if table == "streams" else ""
-        places = ", ".join("?" for _ in columns.split(","))
-        insert = target.sql(f"INSERT INTO {table} ({columns}) {numbered} VALUES ({places})")
-        rows = reading.exec_driver_sql(
-            f"SELECT {columns} FROM {table} ORDER BY {order}", execution_options={"stream_results": True}
-        )
+        places = ", ".join("?" for _ in columns)
+        insert = target.sql(f"INSERT INTO {table} ({', '.join(columns)}) {numbered} VALUES ({places})")
         copied = 0
-        for page in rows.partitions(PAGE_ROWS):
-            writing.exec_driver_sql(insert, [tuple(row) for row in page])
+        for page in _pages(source, reading, table, columns, order):
+            writing.exec_driver_sql(insert, page)
             copied += len(page)
             if table == "events":
                 progress(copied, events)
     upkeep_of(target).number_streams(writing)
-    name = reading.exec_driver_sql("SELECT ledger_id FROM threadledger").scalar_one()
-    writing.exec_driver_sql(target.sql("UPDATE threadledger SET ledger_id = ?"), (name,))
+    if name is not None:
+        writing.exec_driver_sql(target.sql("UPDATE threadledger SET ledger_id = ?"), (name,))
     refuse_damage(_findings(target, writing, quietly))
     return events
+
+
+def _columns_in(source: Database, reading: Connection, table: str, columns: str) -> list[str]:
+    """Return the columns that the source has. One of an older schema lacks some: they have their defaults in the copy."""
+    chosen = columns.split(", ")
+    if source.schema_is_open:  # of this version's schema: a table that is missing is damage
+        return chosen
+    inspector = inspect(reading)
+    found = {each["name"] for each in inspector.get_columns(table)} if inspector.has_table(table) else set()
+    return [each for each in chosen if each in found]
+
+
+def _pages(
+    source: Database, reading: Connection, table: str, columns: Sequence[str], order: str
+) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """Yield the rows of a table of the source, page by page; nothing if it has none of the columns.
+
+    Events that cannot be decoded are read as far as possible, so that the check of the copy names them.
+    """
+    if not columns:
+        return
+    query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY {order}"
+    is_lenient = table == "events" and source.kind.name == "sqlite"
+    leniently = replacing_characters(reading.connection.driver_connection) if is_lenient else nullcontext()
+    with _named_of(source), leniently, reading.exec_driver_sql(query, execution_options=_STREAMED) as rows:
+        for page in rows.partitions(PAGE_ROWS):
+            yield [tuple(row) for row in page]
+
+
+_STREAMED = {"stream_results": True}
+
+
+@contextmanager
+def _named_of(source: Database) -> Iterator[None]:
+    """Name errors of the source as its own, although its rows are read inside a transaction of the target.
+
+    Raises:
+        StoreUnavailable: the connection was lost. The target alone must not repeat its transaction.
+    """
+    try:
+        with source.named_errors():
+            yield
+    except ConnectionLost as lost:
+        raise StoreUnavailable(str(lost)) from lost
 
 
 def to_disk(path: Path) -> None:

@@ -60,9 +60,9 @@ class LogCursor:
         return cursor
 
     @staticmethod
-    def short(leaf: bytes) -> bytes:
-        """Return the part of a leaf hash that a cursor keeps."""
-        return bytes(leaf[:LEAF_BYTES])
+    def short(leaf: object) -> bytes:
+        """Return the part of a leaf hash that a cursor keeps; nothing of a damaged one, which the check of its row names."""
+        return leaf[:LEAF_BYTES] if isinstance(leaf, bytes) else b""
 
     def __str__(self) -> str:
         if self.leaf is None or self.ledger_id is None:

@@ -16,7 +16,7 @@ from eventsourcing.utils import Environment
 
 from ..conversation import CONVERSATION, PROFILE, STATE_SCHEMA, ConversationState, evolve, key_of, stream_of
 from ..conversation import events as e
-from ..errors import ConversationChanged, ConversationNotFound, DatabaseReadOnly, RunNotFound
+from ..errors import ConversationChanged, ConversationNotFound, CorruptEvent, DatabaseReadOnly, RunNotFound
 from ..ids import new_id, now, to_iso
 from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
@@ -26,6 +26,7 @@ from .rows import EventMapper, OnChange, PlainJSON, refuse_changed, restore
 # Modules that only some methods need (decisions, memory, the fold of exchanges) are imported inside these methods.
 if TYPE_CHECKING:
     from ..conversation import Conversation, Exchanges, OpenRun, Profile, RunRecord
+    from ..conversation.messages import JournaledMessage
     from ..memory import Memory
 
 T = TypeVar("T")
@@ -361,7 +362,9 @@ class Journal(Application[str]):
         """Return the newest question of a run's exchange in the memory that the run used."""
         from ..conversation.messages import Role
 
-        shown = self.memory(run.key, run.memory_version).messages
+        shown: Sequence[JournaledMessage] = ()
+        with suppress(CorruptEvent):  # the run is observed all the same, without its question
+            shown = self.memory(run.key, run.memory_version).messages
         asked = (each for each in reversed(shown) if each.exchange_id == run.exchange_id)
         return next((each.message.text for each in asked if each.message.role is Role.USER), None)
 

@@ -151,6 +151,38 @@ def test_a_deleted_write_ahead_log_is_reported(tmp_path: Path) -> None:
             ledger.conversation("k").append("user", "second")
 
 
+def test_a_reader_that_cannot_write_sees_what_a_program_commits_after_its_log_was_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    with opened(path) as writer:
+        writer.conversation("k").append("user", "one")
+        database_of(writer).query("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert not Path(f"{path}-wal").stat().st_size
+        monkeypatch.setattr(os, "access", lambda _, mode: mode == os.R_OK)
+        with opened(path, read_only=True) as reader:
+            assert len(reader.memory("k").messages) == 1
+            writer.conversation("k").append("user", "two")
+            assert len(reader.memory("k").messages) == 2
+
+
+def test_an_address_of_sqlite_names_the_same_file_as_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "a b.db"
+    say(path, "one")
+    address = f"sqlite:///file:{tmp_path}/a%2520b.db"
+    for kind in ({}, {"read_only": True}):
+        with threadledger.open(f"{address}?uri=true", threads="none", **kind) as ledger:
+            assert len(ledger.memory("k").messages) == 1
+    with threadledger.open(f"{address}?uri=true", threads="none") as ledger:
+        ledger.conversation("k").append("user", "two")
+        assert len(ledger.conversations()) == 1
+    with threadledger.open(f"{address}?mode=ro&uri=true", threads="none", read_only=True) as ledger:
+        assert ledger.status()["read_only"] == "its URL opens it for reading only"
+        assert len(ledger.conversations(search="two")) == 1
+    assert texts(path) == ["one", "two"]
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith("file:")] == []
+
+
 def test_a_relative_path_is_the_same_file_after_the_working_folder_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +337,11 @@ def test_a_backup_of_an_older_schema_is_upgraded_and_stays_as_it_is(target: Path
     with opened(target, read_only=True) as ledger:
         assert list(ledger.events())
     assert (tmp_path / "old.db").read_bytes() == before
+
+
+def test_a_restore_into_a_folder_that_does_not_exist_names_the_folder(tmp_path: Path, backup: Path) -> None:
+    with pytest.raises(StoreUnavailable, match=r"create the folder .*/missing first"):
+        restored(tmp_path / "missing" / "ledger.db", backup)
 
 
 def test_only_another_sqlite_file_can_be_restored(target: Path, backup: Path) -> None:

@@ -18,7 +18,7 @@ from threadledger.adapters.sql import leaf_hash
 from threadledger.adapters.sql.connections import checked
 from threadledger.adapters.sql.damage import form_of, leaf_of_form_1, leaf_of_form_2, leaf_of_form_3
 from threadledger.domain.conversation import Completion, Conversation, RunPlan, text_message
-from threadledger.domain.errors import ChangedEvent
+from threadledger.domain.errors import ChangedEvent, ThreadledgerError
 from threadledger.domain.failures import Failure
 from threadledger.domain.journal import StoredRow, refuse_changed
 from threadledger.domain.ledger import Ledger
@@ -202,6 +202,24 @@ def test_the_last_events_of_the_log_are_missed_by_a_backup_and_a_copy(
             copy(tmp_path / "copy.db")
 
 
+def test_a_removed_event_or_conversation_is_missed_by_reads_of_some_event_types_too(
+    ledger: Ledger, any_db_url: str
+) -> None:
+    runs = ["RunStarted"]
+    tamper(any_db_url, "DELETE FROM events WHERE position = 2")
+    for read in (lambda: ledger.events(types=runs, key="changed"), lambda: ledger.events(types=runs)):
+        with pytest.raises(ChangedEvent, match=r"position 2 is missing|event 2 of 'changed' is missing"):
+            list(read())
+    assert [each.key for each in ledger.events(types=["MessageJournaled"], key="same")] == ["same"]
+    execute(any_db_url, "DELETE FROM events WHERE stream = 1", "DELETE FROM streams WHERE stream = 1")
+    with pytest.raises(ChangedEvent, match="an event at position 1 is missing"):
+        list(export_lines(ledger))
+    missing: list[Any] = []
+    ledger.journal.uncheck(lambda *problem: missing.append(problem))
+    assert len(list(export_lines(ledger))) == 1
+    assert missing[0] == (None, None, 1, "is missing")
+
+
 def test_an_event_of_another_key_is_refused(ledger: Ledger, any_db_url: str) -> None:
     tamper(any_db_url, "UPDATE streams SET name = 'conversation:other' WHERE name = 'conversation:changed'")
     with pytest.raises(ChangedEvent, match="event 1 of 'other' at position 1 was changed"):
@@ -245,6 +263,53 @@ def test_memory_of_messages_among_many_runs_reads_every_event_once(
     monkeypatch.setattr(database, "query", watched)
     ledger.memory("changed")
     assert sorted(row[2] for row in returned) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("position", [3, 7])  # of the conversation `changed`, or the end of the log
+@pytest.mark.parametrize("column", ["event_id", "topic", "at", "state"])
+def test_an_event_that_cannot_be_decoded_is_refused_by_name_and_blocks_no_list(
+    column: str, position: int, tmp_path: Path
+) -> None:
+    """A flipped bit often makes a byte that is not UTF-8, which SQLite's driver refuses to read."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with open_at(url) as ledger:
+        ledger.conversation("same").append("user", "hello")
+        ledger.conversation("changed").extend([{"role": "user", "content": text} for text in ("pay", "me", "now", "!")])
+        tamper(url, f"UPDATE events SET {column} = CAST({column} || x'ff' AS TEXT) WHERE position = {position}")
+        assert {each.key for each in ledger.conversations()} >= {"same"}
+        assert [each.key for each in ledger.conversations(search="hello")] == ["same"]
+        assert ledger.failures() == []
+        ledger.rebuild_views(["conversations"]) if column == "event_id" else None
+        copy = f"sqlite:///{tmp_path / 'copy.db'}"
+        for read in (
+            lambda: ledger.memory("changed"),
+            lambda: list(export_lines(ledger)),
+            lambda: ledger.copy_to(copy),
+        ):
+            with pytest.raises(ChangedEvent) as refused:
+                read()
+            assert (refused.value.key, refused.value.position) == ("changed", position)
+        assert len(ledger.memory("same").messages) == 1
+        ledger.journal.uncheck(lambda *problem: None)
+        assert len(list(export_lines(ledger))) == 2
+
+
+@pytest.mark.parametrize("value", ["'text'", "7", "0.5", "x''", "CAST(x'61ff' AS TEXT)"])
+@pytest.mark.parametrize("column", ["leaf", "state", "version", "at", "schema", "stream"])
+def test_a_column_with_a_value_of_another_type_is_refused_by_every_read(
+    column: str, value: str, tmp_path: Path
+) -> None:
+    """A flipped bit in the header of a row changes the type of a value."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with open_at(url) as ledger:
+        ledger.conversation("changed").extend([{"role": "user", "content": text} for text in ("pay", "1000", "now")])
+        execute(url, "PRAGMA foreign_keys = OFF")
+        tamper(url, f"UPDATE events SET {column} = {value} WHERE position = 2")
+        for name, read in READS.items():
+            with pytest.raises(ThreadledgerError):
+                pytest.fail(f"{name} returned {read(ledger, tmp_path)}")
+        assert list(ledger.check())
+        ledger.conversations()
 
 
 # Times and views in the check

@@ -11,9 +11,10 @@ import pytest
 from threadledger.adapters.sql import SCHEMA_VERSION, Database, Factory, SqlMirrorHeads
 from threadledger.adapters.sql.postgres import STEPS as POSTGRES_STEPS
 from threadledger.adapters.sql.sqlite import STEPS as SQLITE_STEPS
+from threadledger.adapters.sql.upkeep import TABLES, back_up
 from threadledger.domain.errors import ForeignDatabase, NewerSchema
 from threadledger.domain.ids import now
-from threadledger.domain.journal import Journal
+from threadledger.domain.journal import Journal, quietly
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.threads import MirrorHead
 
@@ -110,6 +111,30 @@ def test_a_postgresql_database_of_schema_2_is_upgraded_when_it_is_opened(postgre
     known = SqlMirrorHeads(database).claim("conversation:k", "conversations", "conv_1", "me", now())
     assert known == MirrorHead("conv_1", 7, settled=True)
     database.close()
+
+
+@pytest.mark.parametrize("number", range(2, SCHEMA_VERSION))  # PostgreSQL came with schema 2
+def test_a_postgresql_database_of_an_older_schema_can_be_backed_up_before_it_is_upgraded(
+    number: int, postgres_url: str, tmp_path: Path
+) -> None:
+    old = Database(stored(number, tmp_path / "old.db"))
+    server = Database(postgres_url, create=False, upgrade=False)
+    for statement in (statement for step in POSTGRES_STEPS[:number] for statement in step):
+        server.execute(statement)
+    server.execute("INSERT INTO threadledger VALUES (?, '2026-11-22T12:00:00.000000Z')", (number,))
+    for table, columns, order in TABLES[:2]:
+        places = ", ".join("?" for _ in columns.split(", "))
+        insert = f"INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({places})"
+        for row in old.query(f"SELECT {columns} FROM {table} ORDER BY {order}"):
+            server.execute(insert, row)
+    server.execute("UPDATE log_head SET position = (SELECT max(position) FROM events)")
+    back_up(server, tmp_path / "backup.db", quietly)
+    assert events_of(tmp_path / "backup.db") == events_of(tmp_path / "old.db")
+    with opened(f"sqlite:///{tmp_path / 'backup.db'}") as ledger:
+        assert ledger.schema_before is None
+        assert list(ledger.check()) == []
+    for database in (old, server):
+        database.close()
 
 
 def test_a_database_of_a_newer_schema_is_refused_and_left_as_it_was(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from re import findall
 
 import pytest
 
 from threadledger.adapters.sql import Database, Factory
-from threadledger.domain.errors import Conflict, StoreUnavailable
+from threadledger.adapters.sql.sqlite import STEPS
+from threadledger.adapters.sql.upkeep import TABLES
+from threadledger.domain.errors import ChangedEvent, Conflict, StoreError, StoreUnavailable
 from threadledger.domain.journal import Journal
 from threadledger.domain.ledger import Ledger
 
@@ -149,6 +152,33 @@ def test_a_state_that_does_not_follow_from_the_events_is_named(ledger: Ledger, a
     assert ("state", "a", None) in found(ledger)
 
 
+def test_a_deadline_that_does_not_follow_from_the_events_is_named(ledger: Ledger, any_db_url: str) -> None:
+    tamper(any_db_url, "UPDATE streams SET due_at = '2026-11-29T12:00:00.000000Z' WHERE name = 'conversation:b'")
+    assert found(ledger) == [("state", "b", None)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        ("UPDATE streams SET state = CAST(replace(state, 'open_runs', 'op' || x'ff' || 'n_runs') AS TEXT)", "state"),
+        ("INSERT INTO assistants VALUES ('e', 'h', CAST(x'61ff' AS TEXT))", "database"),
+        ("INSERT INTO mirror_heads VALUES ('s', 'm', CAST(x'61ff' AS TEXT), 0, 0, NULL, NULL, '[]')", "database"),
+    ],
+)
+def test_a_text_that_cannot_be_decoded_is_named_and_not_backed_up(
+    damage: str, expected: str, opened: Callable[[str], Ledger], tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    ledger = opened(url)
+    ledger.conversation("a").append("user", "one")
+    tamper(url, damage)
+    assert {subject for subject, _, _ in found(ledger)} == {expected}
+    with pytest.raises(ChangedEvent):
+        ledger.back_up(tmp_path / "backup.db")
+    with pytest.raises(StoreError):
+        ledger.copy_to(f"sqlite:///{tmp_path / 'copy.db'}")
+
+
 def test_a_check_beside_writers_finds_nothing_wrong(
     ledger: Ledger, any_db_url: str, opened: Callable[[str], Ledger]
 ) -> None:
@@ -214,3 +244,31 @@ def test_a_copy_into_a_database_in_use_is_refused(
     with pytest.raises(Conflict, match="already contains a ledger"):
         ledger.copy_to(url)
     assert len(list(opened(url).events())) == 2
+
+
+def test_a_copy_has_every_table_except_those_that_are_derived_from_the_log() -> None:
+    created = [name for step in STEPS for text in step for name in findall(r"CREATE TABLE (\w+)", text)]
+    assert {name for name, _, _ in TABLES} == set(created) - {"threadledger", "tracking", "parked"}
+
+
+def test_a_copy_of_a_ledger_keeps_threads_that_were_created_and_not_linked(
+    ledger: Ledger, any_db_url: str, tmp_path: Path
+) -> None:
+    row = ("c1", "conversation:a", "conversations", "https://api.example/v1", "conv_1", "2026-11-29T12:00:00.000000Z")
+    tamper(any_db_url, f"INSERT INTO thread_creations VALUES {row}")
+    ledger.copy_to(f"sqlite:///{tmp_path / 'target.db'}")
+    ledger.back_up(tmp_path / "backup.db")
+    for name in ("target.db", "backup.db"):
+        copy = Database(f"sqlite:///{tmp_path / name}")
+        assert copy.query("SELECT * FROM thread_creations") == [row]
+        copy.close()
+
+
+def test_an_error_of_the_copied_database_names_it_and_not_the_target(
+    ledger: Ledger, any_db_url: str, tmp_path: Path
+) -> None:
+    tamper(any_db_url, "DROP TABLE assistants")
+    with pytest.raises(StoreError, match="assistants") as refused:
+        ledger.copy_to(f"sqlite:///{tmp_path / 'target.db'}")
+    assert str(refused.value).startswith(any_db_url.partition("://")[0])
+    assert "target.db" not in str(refused.value)

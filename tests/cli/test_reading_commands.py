@@ -162,6 +162,45 @@ def test_a_command_that_reads_works_on_a_file_that_cannot_be_written(
         assert f"the view conversations is 2 events behind and is read as it is: the file {folder}" in done["list",].err
 
 
+def test_views_with_unreadable_rows_are_built_next_to_a_file_that_cannot_be_written_and_removed_without_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gc
+    import tempfile
+
+    path = tmp_path / "ledgers" / "ledger.db"
+    path.parent.mkdir()
+    with open_story(f"sqlite:///{path}") as ledger:
+        expected = [state.as_json() for state in ledger.conversations()]
+        (view,) = (each for each in ledger.status()["views"] if each["name"] == "conversations")
+        database_of(ledger).execute(f"UPDATE view_conversations_{view['version']}_1_states SET state = '{{'")
+    before = contents(path.parent)
+    monkeypatch.setattr(sqlite_files.os, "access", lambda place, _: not Path(place).is_relative_to(path.parent))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    reader = open_story_again(f"sqlite:///{path}", read_only=True)
+    assert [state.as_json() for state in reader.conversations()] == expected
+    assert contents(path.parent) == before
+    assert list(tmp_path.glob("threadledger-views-*"))
+    del reader
+    gc.collect()
+    assert not list(tmp_path.glob("threadledger-views-*"))
+
+
+def test_a_view_with_unreadable_rows_on_a_read_only_server_is_named_with_the_command_for_the_primary(
+    command: Command, postgres_url: str
+) -> None:
+    with open_story(postgres_url) as ledger:
+        ledger.conversations()
+        (view,) = (each for each in ledger.status()["views"] if each["name"] == "conversations")
+        database_of(ledger).execute(f"UPDATE view_conversations_{view['version']}_1_states SET state = '{{'")
+    url = make_url(postgres_url)
+    options = f"{url.query['options']} -cdefault_transaction_read_only=on"
+    done = command("list", "--db", url.update_query_dict({"options": options}).render_as_string(hide_password=False))
+    assert done.code == 1
+    assert "the view conversations has a row that cannot be read" in done.err
+    assert "run threadledger db rebuild-views where the database can be written" in done.err
+
+
 def test_a_command_that_reads_works_on_a_read_only_server(
     written: dict[tuple[str, ...], Done], command: Command, tmp_path: Path, postgres_url: str
 ) -> None:
@@ -187,10 +226,14 @@ def test_a_command_that_reads_works_on_a_read_only_server(
     assert "nothing was written" in refused.err
 
 
-def open_story_again(url: str) -> Any:
+def database_of(ledger: Any) -> Any:
+    return ledger.journal.recorder._database
+
+
+def open_story_again(url: str, **options: Any) -> Any:
     import threadledger
 
-    return threadledger.open(url, threads="none")
+    return threadledger.open(url, threads="none", **options)
 
 
 def test_a_view_that_was_never_built_is_named_with_the_command_for_the_primary(
@@ -199,9 +242,11 @@ def test_a_view_that_was_never_built_is_named_with_the_command_for_the_primary(
     open_story(postgres_url).close()
     url = make_url(postgres_url)
     options = f"{url.query['options']} -cdefault_transaction_read_only=on"
-    done = command("list", "--db", url.update_query_dict({"options": options}).render_as_string(hide_password=False))
+    read_only = url.update_query_dict({"options": options}).render_as_string(hide_password=False)
+    done = command("list", "--db", read_only)
     assert done.code == 1
     assert "run threadledger db rebuild-views where the database can be written" in done.err
+    assert command("export", "--all", "--db", read_only).code == 0  # which needs no view
 
 
 def test_an_older_schema_is_not_upgraded_by_a_command_that_reads_but_can_be_backed_up(

@@ -27,7 +27,7 @@ from threadledger.domain.journal import Row, restore
 
 from ..database import Database
 from ..kind_upkeep import upkeep_of
-from ..recorder import Recorder
+from ..recorder import Recorder, rows_of
 
 logger = logging.getLogger("threadledger")
 stale = logging.getLogger("threadledger.views")
@@ -66,7 +66,7 @@ class Batch:
     taken: Sequence[Taken]
     upto: int
     event_id: str | None
-    """Id of the event at `upto` when the batch was read; None if no event was read and the position remains."""
+    """Id of the event at `upto` when the batch was read; None if no event was read, or if its id cannot be decoded."""
     poison: Poison | None = None
     """Reason why the event at `upto`, the only one in the batch, cannot be processed."""
 
@@ -198,8 +198,8 @@ class Projection:
                 except CorruptEvent as error:
                     if seen:
                         return Batch(taken, after, event_id)
-                    return Batch((), row[0], row[5], _unreadable(row, error))
-            after, event_id, seen, chars = row[0], row[5], seen + 1, chars + len(str(row[4]))
+                    return Batch((), row[0], _decoded(row[5]), _unreadable(row, error))
+            after, event_id, seen, chars = row[0], _decoded(row[5]), seen + 1, chars + len(str(row[4]))
         if after <= target.position:
             return Batch(taken, target.position, target.event_id)
         return Batch(taken, after, event_id)
@@ -256,6 +256,11 @@ class Projection:
             self._database.write(lambda connection: self._places.drop(connection, place.generation))
             raise _refusal(self.view, batch.upto, str(batch.poison)) from batch.poison
         self._written(place, batch, changes, live)
+
+
+def _decoded(event_id: str | None) -> str | None:
+    """Return the id of an event, or None if it could not be decoded and is therefore not found in the log."""
+    return None if event_id is None or "\ufffd" in str(event_id) else event_id
 
 
 def _live(places: Sequence[Generation]) -> Generation | None:
@@ -349,8 +354,8 @@ class Generations:
 
     def look(self) -> tuple[LogHead, Sequence[Generation]]:
         """Return the last event of the log and the places of all generations, oldest first."""
-        rows = self._database.query(_LOOK, self._named)
-        head, places = LogHead(rows[0][0] or 0, rows[0][1]), []
+        rows = rows_of(self._database, _LOOK, self._named)
+        head, places = LogHead(rows[0][0] or 0, _decoded(rows[0][1])), []
         for _, _, generation, position, live, leaf, found in rows if rows[0][2] is not None else ():
             # Earlier versions stored no leaf: a position after the end of the log is noticed all the same.
             lost = position > head.position if leaf is None else leaf != found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cached_property, partial
@@ -15,6 +17,7 @@ from threadledger.domain.errors import InvalidInput, StoreError, ThreadledgerErr
 from threadledger.domain.journal import Finding
 
 from ..connections import DamagedDatabase
+from ..kind_upkeep import upkeep_of
 from .catching_up import NotBuilt, Progress, Projection, View, logger
 
 if TYPE_CHECKING:
@@ -169,6 +172,14 @@ class SqlViews:
                 if is_rebuilt or not is_damage(error):
                     raise
                 logger.warning("a view is built again, because a row cannot be read: %s", type(error).__name__)
+                reason = upkeep_of(self._database).why_read_only()
+                if reason is not None:
+                    if self._database.kind.name == "sqlite":
+                        return self._aside._read(work, *views)
+                    raise NotBuilt(
+                        f"the view {views[0].name} has a row that cannot be read, and cannot be built again here because "
+                        f"{reason}: run threadledger db rebuild-views where the database can be written, then try again"
+                    ) from error
             # After the error is gone: it holds a query open, which SQLite would not let drop its table.
             is_rebuilt = True
             for projection, generation in zip(projections, generations, strict=True):
@@ -176,7 +187,9 @@ class SqlViews:
 
 
 def _database_aside(ledger: Database) -> Database:
-    """Return a temporary database with empty views and the ledger's file attached; it is removed with the ledger's closing.
+    """Return a temporary database with empty views and the ledger's file attached.
+
+    It is removed when the ledger is closed, or when the program ends without closing it.
 
     A table that the temporary database does not have is found in the attached file.
     """
@@ -193,11 +206,14 @@ def _database_aside(ledger: Database) -> Database:
     def attach(connection: Any, _record: Any) -> None:
         connection.execute("ATTACH ? AS ledger", (address_for_reading(kind.path),))
 
+    owner = os.getpid()
+
     def remove() -> None:
         aside.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.getpid() == owner:  # not a child that was forked, while its parent reads on
+            shutil.rmtree(folder, ignore_errors=True)
 
-    ledger.on_close.append(remove)
+    ledger.on_close.append(weakref.finalize(ledger, remove))
     event.listen(aside.engine, "connect", attach)
     statements = [statement for step in kind.steps for statement in step if _POSITIONS.match(statement)]
     aside.write(lambda connection: [connection.exec_driver_sql(statement) for statement in statements])
