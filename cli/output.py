@@ -279,6 +279,9 @@ FORMULA = re.compile(r"[\s\"']*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 """Beginning of a cell that a spreadsheet may execute: the list of OWASP's page "CSV Injection" (August 2025), also after
 spaces and quotes, and in the fullwidth form of East Asian input."""
 
+SPLIT_FORMULA = re.compile(r"([;\t\r\n][\s\"']*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
+"""The same within a cell: a spreadsheet whose separator is not the comma splits a cell there, whatever its quotes."""
+
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
@@ -298,9 +301,10 @@ def csv_writer() -> Callable[[Row], None]:
 def csv_cell(value: Any, *, raw: bool = False) -> Any:
     """Return a value as a CSV cell; without `raw`, text that a spreadsheet would execute gets a ' in front."""
     cell = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, bool)) else value
-    if raw or not isinstance(cell, str) or NUMBER.fullmatch(cell) or not FORMULA.match(cell):
+    if raw or not isinstance(cell, str) or NUMBER.fullmatch(cell):
         return cell
-    return f"'{cell}"
+    cell = SPLIT_FORMULA.sub(r"\1'", cell)
+    return f"'{cell}" if FORMULA.match(cell) else cell
 
 
 def _cell(value: Any) -> Any:

@@ -133,6 +133,8 @@ class Exchange:
                 failure = failure_of_error(error)
                 with suppress(ThreadledgerError):
                     yield from work(lambda: self._runs.give_up(failure))
+            if isinstance(error, CorruptEvent):
+                error.args = (f"{error}; the question is kept, and can be rerun afterwards",)
             yield from self._mirror()
             raise
         except BaseException as stopped:
