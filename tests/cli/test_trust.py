@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from threadledger.adapters.sql import connections
 from threadledger.adapters.tool_loading import FILE_MODULE, load_from
 from threadledger.domain.limits import SETTINGS_FILE_BYTES_MAX
 
@@ -216,6 +217,7 @@ def test_no_command_connects_to_a_database_that_would_get_a_password_of_the_envi
     ]
     assert row["mend"] == "read the files that it names, then: threadledger trust"
     command("trust")
+    monkeypatch.setattr(connections, "RECONNECT_SECONDS", 0.0)
     assert command("list").code == 1
     assert server.connections > 0
 

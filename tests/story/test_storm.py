@@ -25,7 +25,7 @@ from .storming import ROUND_SECONDS, ledger_of, shifted
 
 pytestmark = pytest.mark.crash
 
-ROUNDS = 40 if "THREADLEDGER_SOAK" in os.environ else 3
+ROUNDS = 40 if "THREADLEDGER_SOAK" in os.environ else 2
 NAMES = "abcd"
 SEED = 20_261_129
 ACKNOWLEDGED_BEFORE_THE_KILL_MAX = 40
