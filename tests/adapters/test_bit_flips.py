@@ -25,7 +25,7 @@ from threadledger.domain.ledger import Ledger
 
 from .writing import query
 
-FLIPS = 500 if "THREADLEDGER_SOAK" in os.environ else 60
+FLIPS = 500 if "THREADLEDGER_SOAK" in os.environ else 40
 KEYS = ("order é", "plain", "failed")
 
 

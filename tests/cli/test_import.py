@@ -193,7 +193,7 @@ def test_memory_does_not_grow_with_the_file(command: Command, tmp_path: Path) ->
     from threadledger.adapters import import_found, import_source, load_settings, open_ledger
 
     peaks = []
-    for threads in (30, 90):  # of a hundred messages each: what is kept is full after about 25 of them
+    for threads in (30, 60):  # of a hundred messages each: what is kept is full after about 25 of them
         path = tmp_path / f"{threads}.json"
         with path.open("w") as file:
             file.write("[")
