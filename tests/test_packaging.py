@@ -40,7 +40,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_the_wheel_holds_every_file_of_the_tree_and_no_other(wheel: set[str]) -> None:
     tree = {
         f"{target}/{path.relative_to(ROOT / folder).as_posix()}"

@@ -43,6 +43,7 @@ SAID = (
 
 RUNS, CHAT, RESPONSES = "POST /threads/{thread_id}/runs", "POST /chat/completions", "POST /responses"
 
+# The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 

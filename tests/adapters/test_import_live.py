@@ -12,6 +12,7 @@ from threadledger.domain.errors import ProviderRefused
 
 from .importing import end, memory, said, states
 
+# The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}

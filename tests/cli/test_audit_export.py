@@ -14,6 +14,7 @@ import pytest
 import threadledger
 from threadledger.adapters import Script
 
+# The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "a-failure-becomes-a-test.md"

@@ -18,6 +18,7 @@ from .conftest import Done
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes"),
+    # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
     pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning"),
 ]
 

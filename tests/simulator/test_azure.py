@@ -11,6 +11,7 @@ from openai import AsyncAzureOpenAI, AzureOpenAI, OpenAI
 
 from threadledger.adapters.simulator import Simulator
 
+# The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 HELLO = [{"role": "user", "content": "hello there"}]
 VERSION = "2026-10-01"

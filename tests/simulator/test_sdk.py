@@ -24,6 +24,7 @@ from openai.types.conversations import Message as Item
 from openai.types.responses import ParsedResponse, Response, ResponseInputMessageItem
 from openai.types.responses.input_token_count_response import InputTokenCountResponse
 
+# The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}
 HELLO = [{"role": "user", "content": "hello there"}]

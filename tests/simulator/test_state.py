@@ -14,6 +14,7 @@ from openai import OpenAI
 from threadledger.adapters.simulator import Simulator, StateError
 from threadledger.adapters.simulator.control import state
 
+# The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 HELLO = [{"role": "user", "content": "hello there"}]
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}

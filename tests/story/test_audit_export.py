@@ -48,6 +48,7 @@ from .matrix import (
 from .playing import CALL, FIRST, SECOND, WEATHER, Waits, World
 
 pytestmark = [
+    # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
     pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning"),
     pytest.mark.matrix,
 ]

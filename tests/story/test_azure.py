@@ -13,6 +13,7 @@ from threadledger import Ledger
 
 THREADS = {"assistants": "assistants", "responses": "conversations", "chat": "conversations"}
 
+# The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning")
 
 

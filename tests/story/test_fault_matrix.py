@@ -20,6 +20,7 @@ from .playing import World
 
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = [
+    # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
     pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning"),
     pytest.mark.matrix,
 ]

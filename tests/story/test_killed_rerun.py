@@ -22,6 +22,7 @@ from threadledger.domain.threads import ThreadState
 # The SDK warns at each Assistants call; test_settings.py checks that our own calls suppress the warning.
 pytestmark = [
     pytest.mark.crash,
+    # The SDK warns at each call of the Assistants API; `test_settings.py` checks that our own calls suppress it.
     pytest.mark.filterwarnings(r"ignore:(The Assistants API is )?deprecated:DeprecationWarning"),
 ]
 
