@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .setting_origins import origins
     from .settings import Settings, load_settings
     from .simulator import Fault, Script, ScriptError, Simulator, StateError
-    from .sql import SCHEMA_VERSION, Database, back_up, restore
+    from .sql import SCHEMA_VERSION, Database, back_up, restore, upgrade
     from .telemetry import Telemetry
     from .testcase import ExportedRun, export_run
     from .tool_loading import problem_of_tools
@@ -76,6 +76,7 @@ _PLACES = {
     "thread_reader": ".wiring",
     "tool_problems": ".openai",
     "trust_file": ".trust",
+    "upgrade": ".sql",
 }
 
 __all__ = [
@@ -122,6 +123,7 @@ __all__ = [
     "thread_reader",
     "tool_problems",
     "trust_file",
+    "upgrade",
 ]
 
 

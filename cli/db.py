@@ -163,17 +163,22 @@ def copy(url: str) -> int:
 @click.command()
 @common
 def upgrade() -> int:
-    """Upgrade the schema to this version; opening a database for writing does this too.
+    """Upgrade the schema to this version. It can be interrupted and goes on where it stopped; others can read meanwhile.
 
-    A schema cannot be downgraded: back up first with `db backup`.
+    A schema cannot be downgraded: back up first with `db backup`. Programs of an earlier version must be restarted with
+    this one afterwards.
     """
-    with opened() as ledger:
-        before, thing = ledger.schema_before, ledger.status()
-    now = thing["schema_version"]
-    outcome = f"schema {now} is current" if before is None else f"schema {now}, upgraded from {before}"
+    from threadledger.adapters import SCHEMA_VERSION, Database
+    from threadledger.adapters import upgrade as upgraded
+
+    with closing(Database(load_settings().db, create=False)) as database, reported("events") as progress:
+        before, shown_url = upgraded(database, progress), database.shown_url
+    outcome = f"schema {SCHEMA_VERSION} is current"
+    if before is not None:
+        outcome = f"schema {SCHEMA_VERSION}, upgraded from {before}"
     emit_one(
-        {"schema_before": before, "schema_version": now},
-        lambda console: prose(console, f"{thing['url']}: {outcome}"),
+        {"schema_before": before, "schema_version": SCHEMA_VERSION},
+        lambda console: prose(console, f"{shown_url}: {outcome}"),
     )
     return Exit.DONE
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from datetime import UTC, datetime, timedelta
 
-_IDEMPOTENCY_NAMESPACE = uuid.UUID("6f2f9f0e-5a0e-4b55-9d3e-0c8f3c2a7b11")
+ID_AGE_SECONDS_MAX = 60
+"""Maximum time between the creation of a message's id and of its event, in seconds: a commit may be decided again."""
 
 
 def now() -> datetime:
@@ -26,9 +26,30 @@ def new_id() -> str:
     return f"{milliseconds[:8]}-{milliseconds[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[8:]}"
 
 
-def idempotent_id(stream: str, idempotency_key: str) -> str:
-    """Return the event id for an idempotency key: the same key on the same stream always gives the same id."""
-    return str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{len(stream)}:{stream}{idempotency_key}"))
+def id_bytes(text: str) -> bytes | None:
+    """Return the 16 bytes of a UUID in its canonical form; None for any other text."""
+    try:
+        value = bytes.fromhex(text.replace("-", ""))
+    except ValueError:
+        return None
+    return value if len(value) == 16 and id_text(value) == text else None
+
+
+def id_text(value: bytes) -> str:
+    """Return the canonical text of the 16 bytes of a UUID."""
+    digits = value.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def is_id_of(text: str, moment: datetime) -> bool:
+    """Return whether an id was made at about this moment, so that its event can be found by time.
+
+    An import may bring the ids of another ledger or of a provider.
+    """
+    value = id_bytes(text)
+    if value is None or value[6] >> 4 != 7:
+        return False
+    return abs(int.from_bytes(value[:6]) / 1000 - moment.timestamp()) <= ID_AGE_SECONDS_MAX
 
 
 _LAST_FORMATTED: list[tuple[datetime | None, str]] = [(None, "")]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .notebooks import RememberedAssistants, SqlMirrorHeads
     from .restoration import restore
     from .schema import SCHEMA_VERSION
+    from .upgrading import upgrade
     from .upkeep import back_up
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "back_up",
     "database_place",
     "restore",
+    "upgrade",
 ]
 
 _EARLIER = {
@@ -42,6 +44,7 @@ if not TYPE_CHECKING:
             "notebooks": "RememberedAssistants SqlMirrorHeads",
             "restoration": "restore",
             "schema": "SCHEMA_VERSION",
+            "upgrading": "upgrade",
             "upkeep": "back_up",
         },
         _EARLIER,

@@ -9,7 +9,7 @@ import itertools
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine, exc
 
 from threadledger.domain.errors import InvalidSettings, StoreError, StoreUnavailable
+from threadledger.domain.ids import id_bytes
 from threadledger.domain.journal import OnChange, StoredRow, StreamHead
 
 T = TypeVar("T")
@@ -279,7 +280,15 @@ class Kind(ABC):
     placeholder: str
     """Placeholder for a value in the driver's SQL."""
     steps: Sequence[Sequence[str]]
-    """Numbered steps of the schema: the statements of each migration."""
+    """Numbered steps of the schema: the statements of each upgrade."""
+    swap: Sequence[str]
+    """Statements that end step `EVENTS_REWRITTEN_BY`, once all events are copied; see `upgrading.py`."""
+    payload: str
+    """Expression for the payload of an event `e` as UTF-8 bytes."""
+    event_id: str
+    """Expression for the id of an event `e`."""
+    row_columns: str
+    """Columns of a `Row` in a query of events `e` and streams `s`."""
     begin_read: str
     begin_write: str
     locks_when_writing: bool
@@ -299,6 +308,9 @@ class Kind(ABC):
     def lock_schema(self, connection: Connection) -> None:
         """Prevent other processes from creating or upgrading tables until the transaction ends."""
 
+    def lock_tables(self, connection: Connection) -> None:  # noqa: B027 - SQLite's write transactions exclude each other
+        """Prevent others from reading and writing events until the transaction ends."""
+
     @abstractmethod
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
         """Advance the streams and insert the rows atomically; return the rows' positions.
@@ -310,6 +322,10 @@ class Kind(ABC):
     @abstractmethod
     def explain(self, error: BaseException) -> tuple[str, str]:
         """Return (category, advice) for a driver's error; the categories are described in `errors.py`."""
+
+    def event_rows(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+        """Return rows of events as they are inserted, whose ids (the seventh column) are 16 bytes."""
+        return rows
 
     def check_file(self, commit: str = "") -> None:  # noqa: B027 - a server needs no check
         """Check that the file was not deleted or replaced while it was open; a server has no such file.
@@ -335,39 +351,122 @@ def shown(url: URL) -> str:
     return text.replace(f"[{url.host}]", str(url.host)) if several else text
 
 
+MARKS = ", ".join(
+    f"'{topic}'"
+    for topic in (
+        *("MessageRetracted", "MemoryCleared", "RerunAccepted", "BranchSelected", "MemoryCompacted", "MessagePinned"),
+        "ConversationDeleted",
+    )
+)
+"""Events that change which earlier messages are in memory, in SQL: they have an index of their own. Some are not written yet."""
+
+GENERATION = 0
+"""Generation of the key of a conversation. A deleted conversation will start again with the next one."""
+
+_INSERT_KEY = "INSERT INTO idempotency_keys (stream, generation, key, version, fingerprint) VALUES (?, ?, ?, ?, ?)"
+_INSERT_ADDRESS = "INSERT INTO addresses (address, stream, version) VALUES (?, ?, ?)"
+
+
+def noted(rows: Iterable[StoredRow], numbers: Mapping[str, int]) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+    """Yield the statements, each with its values, that note the keys and addresses of rows; `numbers` are their streams'."""
+    keys: list[tuple[Any, ...]] = []
+    addresses: list[tuple[Any, ...]] = []
+    for row in rows:
+        if row.idempotency_key is None and not row.addresses:
+            continue
+        number, version = numbers[str(row.originator_id)], row.originator_version
+        if row.idempotency_key is not None:
+            keys.append((number, GENERATION, row.idempotency_key, version, row.fingerprint))
+        addresses += [(address, number, version) for address in row.addresses]
+    if keys:
+        yield _INSERT_KEY, keys
+    if addresses:
+        yield _INSERT_ADDRESS, addresses
+
+
+def split_id(event_id: bytes | str) -> tuple[bytes | None, str | None]:
+    """Return the id of an event for its two columns: 16 bytes, or the text of one that is no UUID."""
+    value = event_id if isinstance(event_id, bytes) else id_bytes(event_id)
+    return (value, None) if value is not None else (None, str(event_id))
+
+
 # The leaf hash of an event reveals an edited, swapped or moved row. It does not protect against an attacker who can
 # compute hashes and write to the database; that requires a checkpoint stored elsewhere.
-LEAF_BEGIN = "leaf 3\n"
-"""Beginning of the text whose SHA-256 hash is the leaf. Texts of earlier forms begin with a digit or a bracket."""
+LEAF_BEGIN = "leaf 4\n"
+"""Beginning of the bytes whose SHA-256 hash is the leaf. Those of earlier forms begin with a digit, a bracket or `leaf 3`."""
+
+TEXT_ID = "text"
+"""Word on the first line of a leaf if the event's id is a text and not a UUID."""
 
 
 def leaf_hash(row: StoredRow, position: int) -> bytes:
     """Return the leaf hash of a row that is stored at a position."""
-    return sha256(f"{LEAF_BEGIN}{position}\n{leaf_header(row)}".encode() + row.state).digest()
+    return sha256(
+        b"%b%a\n%a\n%b\n%b%b"  # `%a` and not `%d`, which would cut a number that is no integer
+        % (
+            leaf_prefix(str(row.originator_id), row.topic, row.schema, row.event_id),
+            position,
+            row.originator_version,
+            row.at.encode(),
+            leaf_id(row.event_id),
+            row.state,
+        )
+    ).digest()
 
 
-def leaf_header(row: StoredRow) -> str:
-    """Return the hashed text between position and payload. The stream may contain line breaks: its length precedes it."""
-    name = str(row.originator_id)
-    return f"{row.originator_version}\n{row.event_id}\n{row.topic}\n{row.schema}\n{row.at}\n{len(name)}\n{name}"
+def leaf_prefix(name: str, topic: str, schema: int, event_id: bytes | str) -> bytes:
+    """Return the hashed bytes before the position: neighbours in a stream share them, unless their ids differ in kind.
+
+    A name may contain line breaks: its length in characters precedes it.
+    """
+    is_text = isinstance(event_id, str) and id_bytes(event_id) is None
+    begin = LEAF_BEGIN.replace("\n", f" {TEXT_ID}\n") if is_text else LEAF_BEGIN
+    return f"{begin}{len(name)}\n{name}\n{topic}\n{schema}\n".encode()
+
+
+def leaf_id(event_id: bytes | str) -> bytes:
+    """Return an event's id as it is hashed: 16 bytes, or a text after its length in bytes."""
+    if isinstance(event_id, bytes):
+        return event_id
+    value = id_bytes(event_id)
+    text = event_id.encode()
+    return value if value is not None else b"%d\n%b" % (len(text), text)
 
 
 def checked(rows: Iterable[Sequence[Any]], changed: OnChange, topics: Sequence[str] = ()) -> Iterator[Any]:
     """Yield each row that has one of the topics (all if empty), without its last column, the leaf.
 
-    `changed` is called for each row that does not match its leaf. The hash is inlined here: it runs for each row of a memory.
+    `changed` is called for each row that does not match its leaf.
     """
-    remaining = iter(rows)
-    for row in remaining:
-        position, name, version, topic, state, event_id, at, schema, leaf = row
-        try:
-            text = f"{position}\n{version}\n{event_id}\n{topic}\n{schema}\n{at}\n{len(name)}\n{name}{state}"
-            is_same = sha256(f"{LEAF_BEGIN}{text}".encode()).digest() == leaf
-        except TypeError:  # the name is missing, or has another type
-            is_same = False
-        if not is_same:
-            from .damage import checked_closely
+    found = rows if isinstance(rows, list) else list(rows)
+    if leaves_of(found) == [row[8] for row in found]:
+        for row in found:
+            if not topics or row[3] in topics:
+                yield row[:8]
+        return
+    from .damage import checked_closely
 
-            yield from checked_closely([row, *remaining], changed, topics)
-        elif not topics or topic in topics:
-            yield position, name, version, topic, state, event_id, at, schema
+    yield from checked_closely(found, changed, topics)
+
+
+def leaves_of(rows: Iterable[Sequence[Any]], stream: str | None = None) -> list[bytes]:
+    """Return the leaf hashes of rows that end with a leaf; an empty list if a column has a value of another type.
+
+    `stream` is the name of their stream if the rows lack it. The part that neighbours share is made once, because this runs
+    for each row of a memory.
+    """
+    leaves: list[bytes] = []
+    add, prefix = leaves.append, b""
+    known_name = known_topic = known_schema = None
+    try:
+        for position, name, version, topic, state, event_id, at, schema, _ in rows:
+            hashed = event_id
+            if topic != known_topic or schema is not known_schema or name != known_name or type(event_id) is not bytes:
+                known_name, known_topic, known_schema = name, topic, schema
+                prefix = leaf_prefix(name if stream is None else stream, topic, schema, event_id)
+                if type(event_id) is not bytes:
+                    hashed, known_topic = leaf_id(event_id), None
+            add(sha256(b"%b%a\n%a\n%b\n%b%b" % (prefix, position, version, at.encode(), hashed, state)).digest())
+    except (TypeError, AttributeError, UnicodeEncodeError):
+        return []
+    return leaves

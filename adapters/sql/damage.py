@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from threadledger.domain.errors import StoreError
+from threadledger.domain.ids import id_text
 from threadledger.domain.journal import OnChange, StoredRow
 
 from .connections import Connections, leaf_hash
@@ -20,25 +21,36 @@ Form = Callable[[Sequence[Any]], bytes]
 """Function that returns the leaf hash of a row whose columns are in the order of `Row`."""
 
 
-def leaf_of_form_3(row: Sequence[Any]) -> bytes:
+def leaf_of_form_4(row: Sequence[Any]) -> bytes:
     """Return the leaf hash that is stored now; see `leaf_hash`."""
     position, name, version, topic, state, event_id, at, schema = row[:8]
-    return leaf_hash(StoredRow(name, version, topic, state.encode(), event_id, at, schema), position)
+    return leaf_hash(StoredRow(name, version, topic, state, event_id, at, schema), position)
+
+
+def leaf_of_form_3(row: Sequence[Any]) -> bytes:
+    """Return the leaf hash that schema 5 stored at last: text, with the event's id as text."""
+    position, name, version, topic, state, event_id, at, schema = row[:8]
+    text = f"leaf 3\n{position}\n{version}\n{_text(event_id)}\n{topic}\n{schema}\n{at}\n{len(name)}\n{name}"
+    return sha256(text.encode() + state).digest()
 
 
 def leaf_of_form_2(row: Sequence[Any]) -> bytes:
     """Return the leaf hash that was stored until November 2026: eight lines, with the payload by its own hash."""
     position, name, version, topic, state, event_id, at, schema = row[:8]
-    payload = sha256(state.encode()).hexdigest()
-    text = f"{position}\n{version}\n{event_id}\n{topic}\n{schema}\n{at}\n{payload}\n{name}"
+    payload = sha256(state).hexdigest()
+    text = f"{position}\n{version}\n{_text(event_id)}\n{topic}\n{schema}\n{at}\n{payload}\n{name}"
     return sha256(text.encode()).digest()
 
 
 def leaf_of_form_1(row: Sequence[Any]) -> bytes:
     """Return the leaf hash that schema 1 stored: a JSON array, which does not include the position."""
     _, name, version, topic, state, event_id, at, schema = row[:8]
-    fields = [name, version, event_id, topic, schema, at, sha256(state.encode()).hexdigest()]
+    fields = [name, version, _text(event_id), topic, schema, at, sha256(state).hexdigest()]
     return sha256(json.dumps(fields, separators=(",", ":")).encode()).digest()
+
+
+def _text(event_id: bytes | str) -> str:
+    return event_id if isinstance(event_id, str) else id_text(event_id)
 
 
 def matches(row: Sequence[Any], form: Form) -> bool:
@@ -49,9 +61,13 @@ def matches(row: Sequence[Any], form: Form) -> bool:
         return False
 
 
+FORMS: Sequence[Form] = (leaf_of_form_4, leaf_of_form_3, leaf_of_form_2, leaf_of_form_1)
+"""The forms of leaf hashes, the newest first."""
+
+
 def form_of(row: Sequence[Any]) -> Form | None:
     """Return the form of leaf hash that a row matches; None if it was changed."""
-    return next((form for form in (leaf_of_form_3, leaf_of_form_2, leaf_of_form_1) if matches(row, form)), None)
+    return next((form for form in FORMS if matches(row, form)), None)
 
 
 def checked_closely(rows: Iterable[Sequence[Any]], changed: OnChange, topics: Sequence[str]) -> Iterator[Any]:

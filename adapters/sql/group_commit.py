@@ -19,7 +19,7 @@ from threadledger.domain import limits
 from threadledger.domain.errors import DatabaseReadOnly
 from threadledger.domain.journal import Also, Appending, StoredRow, StreamHead
 
-from .connections import ConnectionLost, Connections, Cursor, FoundHead, Move, Overtaken
+from .connections import ConnectionLost, Connections, Cursor, FoundHead, Move, Overtaken, split_id
 
 GROUP_MAX = 64
 """Maximum number of appends in one transaction."""
@@ -27,7 +27,7 @@ GROUP_MAX = 64
 Decision = Callable[[Mapping[str, StreamHead]], Appending]
 """Function that returns what to append, given the heads of the existing streams. May be called again with newer heads."""
 
-_HEADS = "SELECT stream, name, version, state_schema, state, due_at FROM streams WHERE name IN "
+_HEADS = "SELECT stream, name, version, state_schema, snapshot, due_at FROM streams WHERE name IN "
 
 
 @dataclass(eq=False, slots=True)
@@ -269,14 +269,13 @@ def stored_positions(database: Connections, cursor: Cursor, rows: Sequence[Store
     but not on the standby: a commit after them waits for it again.
     """
     query = database.sql(
-        "SELECT e.position FROM events e JOIN streams s USING (stream) "
-        "WHERE e.event_id = ? AND s.name = ? AND e.version = ? AND e.topic = ? AND e.state = ?"
+        f"SELECT {database.kind.row_columns} FROM events e JOIN streams s USING (stream) WHERE s.name = ? AND e.version = ?"
     )
     positions = []
     for row in rows:
-        cursor.execute(query, (row.event_id, row.originator_id, row.originator_version, row.topic, row.state.decode()))
+        cursor.execute(query, (row.originator_id, row.originator_version))
         stored = cursor.fetchone()
-        if stored is None:
+        if stored is None or stored[3:5] != (row.topic, row.state) or split_id(stored[5]) != split_id(row.event_id):
             return None
         positions.append(int(stored[0]))
     if database.kind.confirm:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
@@ -16,7 +17,7 @@ from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.journal import StoredRow
 
 from .addresses import hosts, pooled
-from .connections import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, leaf_header
+from .connections import GENERATION, LOCK_TIMEOUT_SECONDS, MARKS, Cursor, Kind, Move, Overtaken, leaf_prefix, split_id
 from .sqlstates import OTHER, connection_refusal, explained
 
 CONNECT_TIMEOUT_SECONDS = 5
@@ -34,10 +35,10 @@ _PATIENCE = {
 }
 """Parameters of libpq, unless the URL sets them. Without the last four, a write to a vanished machine waits for minutes."""
 
-_APPEND = """
+_APPEND_BEGIN = """
 WITH given AS (
     SELECT * FROM unnest(%b::text[], %s::bigint[], %s::bigint[], %s::int[], %b::text[], %s::text[])
-        AS given (name, expected, version, state_schema, state, due_at)
+        AS given (name, expected, version, state_schema, snapshot, due_at)
 ), fresh AS (
     SELECT s.stream, given.* FROM given JOIN streams s USING (name)
     WHERE s.version = given.expected ORDER BY s.stream FOR UPDATE OF s
@@ -46,26 +47,51 @@ WITH given AS (
     WHERE (SELECT count(*) FROM fresh) = (SELECT count(*) FROM given WHERE expected >= 0)
     RETURNING position - %s AS before
 ), moved AS (
-    UPDATE streams s SET version = fresh.version, state_schema = fresh.state_schema, state = fresh.state, due_at = fresh.due_at
+    UPDATE streams s SET version = fresh.version, state_schema = fresh.state_schema, snapshot = fresh.snapshot,
+        due_at = fresh.due_at
     FROM fresh, head WHERE s.stream = fresh.stream RETURNING s.stream, s.name
 ), begun AS (
-    INSERT INTO streams (name, version, state_schema, state, due_at)
-    SELECT name, version, state_schema, state, due_at FROM given, head WHERE expected < 0 RETURNING stream, name
+    INSERT INTO streams (name, version, state_schema, snapshot, due_at)
+    SELECT name, version, state_schema, snapshot, due_at FROM given, head WHERE expected < 0 RETURNING stream, name
+), stored AS (
+    SELECT * FROM moved UNION ALL SELECT * FROM begun
 )
-INSERT INTO events (position, stream, version, event_id, topic, schema, at, state, leaf)
-SELECT head.before + o, s.stream, e.version, e.event_id, e.topic, e.schema, e.at, e.state,
-    sha256(convert_to(E'leaf 3\\n' || (head.before + o) || E'\\n' || e.leaf_header || e.state, 'UTF8'))
-FROM unnest(%b::text[], %s::bigint[], %b::text[], %b::text[], %s::int[], %b::text[], %b::text[], %b::text[]) WITH ORDINALITY
-    AS e (name, version, event_id, topic, schema, at, state, leaf_header, o)
-JOIN (SELECT * FROM moved UNION ALL SELECT * FROM begun) s USING (name), head
+"""
+
+_APPEND_NOTES = """, keyed AS (
+    INSERT INTO idempotency_keys (stream, generation, key, version, fingerprint)
+    SELECT stream, %s, key, k.version, fingerprint
+    FROM unnest(%b::text[], %b::text[], %s::bigint[], %b::bytea[]) AS k (name, key, version, fingerprint)
+    JOIN stored USING (name)
+), addressed AS (
+    INSERT INTO addresses (address, stream, version)
+    SELECT address, stream, a.version FROM unnest(%b::text[], %b::text[], %s::bigint[]) AS a (name, address, version)
+    JOIN stored USING (name)
+)
+"""
+
+_APPEND_EVENTS = """
+INSERT INTO events (position, stream, version, topic, schema, at, id, text_id, leaf, state)
+SELECT head.before + o, s.stream, e.version, e.topic, e.schema, e.at, e.id::uuid, e.text_id, sha256(
+    convert_to(e.leaf_prefix || (head.before + o) || E'\\n' || e.version || E'\\n' || e.at || E'\\n', 'UTF8')
+    || coalesce(uuid_send(e.id::uuid), convert_to(octet_length(e.text_id) || E'\\n' || e.text_id, 'UTF8'))
+    || convert_to(e.state, 'UTF8')
+), e.state
+FROM unnest(%b::text[], %s::bigint[], %b::text[], %s::int[], %b::text[], %s::text[], %s::text[], %b::text[], %b::text[])
+    WITH ORDINALITY AS e (name, version, topic, schema, at, id, text_id, leaf_prefix, state, o)
+JOIN stored s USING (name), head
 RETURNING position
 """
+_APPEND = _APPEND_BEGIN + _APPEND_EVENTS
 """Append in one statement and one round trip.
 
 The statement first selects the streams that still have their expected version (-1: the stream does not exist yet). Only
 if all have it, the head of the log is advanced and rows are written. Texts are sent in binary (`%b`), because psycopg
 escapes each quote of a payload in an array with a separate call.
 """
+
+_APPEND_WITH_NOTES = _APPEND_BEGIN + _APPEND_NOTES + _APPEND_EVENTS
+"""The same with the idempotency keys and addresses of the events."""
 
 _NOT_THERE_YET = -1
 
@@ -177,7 +203,76 @@ STEPS: tuple[tuple[str, ...], ...] = (
             at TEXT NOT NULL
         )""",
     ),
+    (
+        "CREATE TABLE upgrading (position BIGINT NOT NULL)",
+        "INSERT INTO upgrading VALUES (0)",
+        f"CREATE INDEX events_of_marks ON events (stream, version) WHERE topic IN ({MARKS})",
+        # The events that were stored with an idempotency key, by stream, generation of its key, and idempotency key.
+        """CREATE TABLE idempotency_keys (
+            stream BIGINT NOT NULL REFERENCES streams (stream),
+            generation INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            version BIGINT NOT NULL,
+            fingerprint BYTEA,
+            PRIMARY KEY (stream, generation, key)
+        )""",
+        # Ids under which others know an event: those of imported messages.
+        """CREATE TABLE addresses (
+            address TEXT NOT NULL,
+            stream BIGINT NOT NULL REFERENCES streams (stream),
+            version BIGINT NOT NULL,
+            PRIMARY KEY (address, stream, version)
+        )""",
+        # Attachments: their bytes once, in chunks, and the events that refer to them.
+        """CREATE TABLE blobs (
+            address TEXT PRIMARY KEY,
+            size BIGINT NOT NULL,
+            complete INTEGER NOT NULL,
+            at TEXT NOT NULL
+        )""",
+        """CREATE TABLE blob_chunks (
+            address TEXT NOT NULL REFERENCES blobs (address),
+            n INTEGER NOT NULL,
+            data BYTEA NOT NULL,
+            PRIMARY KEY (address, n)
+        )""",
+        """CREATE TABLE blob_refs (
+            blob TEXT NOT NULL REFERENCES blobs (address),
+            stream BIGINT NOT NULL REFERENCES streams (stream),
+            version BIGINT NOT NULL,
+            PRIMARY KEY (blob, stream, version)
+        )""",
+    ),
 )
+
+SWAP = (
+    # The rows stay as they are: the ids of earlier events remain texts, and new ones are 16 bytes without an index.
+    "ALTER TABLE events DROP CONSTRAINT events_event_id_key",
+    "ALTER TABLE events ALTER COLUMN event_id DROP NOT NULL",
+    "ALTER TABLE events RENAME COLUMN event_id TO text_id",
+    "ALTER TABLE events ADD COLUMN id UUID",
+    # A program of an earlier version that is still running fails at its next append: it would drop what it does not know.
+    "ALTER TABLE streams RENAME COLUMN state TO snapshot",
+    "DROP TABLE upgrading",
+)
+
+
+def _notes(rows: Sequence[StoredRow]) -> tuple[Any, ...]:
+    """Return the values of the idempotency keys and addresses of rows; nothing if there are none."""
+    keyed = [row for row in rows if row.idempotency_key is not None]
+    addressed = [(row, address) for row in rows for address in row.addresses]
+    if not keyed and not addressed:
+        return ()
+    return (
+        GENERATION,
+        [str(row.originator_id) for row in keyed],
+        [row.idempotency_key for row in keyed],
+        [row.originator_version for row in keyed],
+        [row.fingerprint for row in keyed],
+        [str(row.originator_id) for row, _ in addressed],
+        [address for _, address in addressed],
+        [row.originator_version for row, _ in addressed],
+    )
 
 
 class PostgreSQL(Kind):
@@ -186,6 +281,10 @@ class PostgreSQL(Kind):
     name = "postgresql"
     placeholder = "%s"
     steps = STEPS
+    swap = SWAP
+    payload = "convert_to(e.state, 'UTF8')"
+    event_id = "coalesce(e.id::text, e.text_id)"
+    row_columns = f"e.position, s.name, e.version, e.topic, {payload}, {event_id}, e.at, e.schema"
     begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     begin_write = "BEGIN"
     locks_when_writing = False
@@ -217,6 +316,15 @@ class PostgreSQL(Kind):
 
     def lock_schema(self, connection: Connection) -> None:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('threadledger schema'))")
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding != "UTF8":
+            raise InvalidSettings(
+                f"the encoding of the database is {encoding}, in which not every message can be stored: create one with "
+                "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+            )
+
+    def lock_tables(self, connection: Connection) -> None:
+        connection.exec_driver_sql("LOCK TABLE streams, log_head, events IN ACCESS EXCLUSIVE MODE")
 
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
         streams = [
@@ -230,24 +338,36 @@ class PostgreSQL(Kind):
             )
             for move in moves
         ]
-        events = [
-            (
-                row.originator_id,
-                row.originator_version,
-                row.event_id,
-                row.topic,
-                row.schema,
-                row.at,
-                row.state.decode(),
-                leaf_header(row),
+        events = []
+        for row in rows:
+            name, (id_, text_id) = str(row.originator_id), split_id(row.event_id)
+            prefix = leaf_prefix(name, row.topic, row.schema, row.event_id).decode()
+            short = id_.hex() if id_ is not None else None
+            events.append(
+                (
+                    name,
+                    row.originator_version,
+                    row.topic,
+                    row.schema,
+                    row.at,
+                    short,
+                    text_id,
+                    prefix,
+                    row.state.decode(),
+                )
             )
-            for row in rows
-        ]
-        values = (*map(list, zip(*streams, strict=True)), len(rows), len(rows), *map(list, zip(*events, strict=True)))
-        positions = sorted(position for (position,) in cursor.execute(_APPEND, values))
+        begin = (*map(list, zip(*streams, strict=True)), len(rows), len(rows))
+        notes, statement = _notes(rows), _APPEND
+        if notes:
+            statement = _APPEND_WITH_NOTES
+        values = (*begin, *notes, *map(list, zip(*events, strict=True)))
+        positions = sorted(position for (position,) in cursor.execute(statement, values))
         if len(positions) != len(rows):
             raise Overtaken
         return positions
+
+    def event_rows(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+        return [(*row[:6], UUID(bytes=row[6]) if row[6] is not None else None, *row[7:]) for row in rows]
 
     def explain(self, error: BaseException) -> tuple[str, str]:
         # Connection errors have no SQLSTATE: libpq does not pass it on.

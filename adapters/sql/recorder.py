@@ -35,7 +35,7 @@ from threadledger.domain.journal import (
     refuse_changed,
 )
 
-from .connections import DamagedDatabase, checked
+from .connections import GENERATION, DamagedDatabase, checked, leaves_of
 from .database import Database
 from .group_commit import stored_positions
 from .schema import SCHEMA_VERSION, open_schema
@@ -46,11 +46,11 @@ PAGE_EVENTS = 1_000
 _PAGES_AT_ONCE = 10
 """Number of pages scanned per query when only some event types are selected."""
 
-_ROWS = (
-    "SELECT e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema "
-    "FROM events e JOIN streams s USING (stream)"
+_HEAD = "SELECT name, version, state_schema, snapshot, due_at FROM streams"
+_BY_KEY = (
+    "FROM events e JOIN streams s USING (stream) JOIN idempotency_keys k ON k.stream = e.stream AND k.version = e.version "
+    f"WHERE s.name = ? AND k.generation = {GENERATION} AND k.key = ?"
 )
-_HEAD = "SELECT name, version, state_schema, state, due_at FROM streams"
 _NEWEST = "(SELECT max(e.version) FROM events e WHERE e.stream = streams.stream)"
 
 
@@ -82,9 +82,13 @@ class Recorder(ApplicationRecorder):
         only, values = among(topics, changed)
         last = self.max_notification_id() or 0
         upto = last if upto is None else min(upto, last)
-        query = f"{_ROWS} WHERE e.position > ? AND e.position <= ? {only} ORDER BY e.position"
-        if changed is not None:  # an event must not disappear with the name of its stream
-            query = query.replace(" FROM", ", e.leaf FROM").replace("JOIN", "LEFT JOIN")
+        leaf = ", e.leaf" if changed is not None else ""
+        query = (
+            f"SELECT {self._database.kind.row_columns}{leaf} FROM events e "
+            # With checks, an event must not disappear with the name of its stream.
+            f"{'LEFT ' if leaf else ''}JOIN streams s USING (stream) "
+            f"WHERE e.position > ? AND e.position <= ? {only} ORDER BY e.position"
+        )
         size = PAGE_EVENTS * _PAGES_AT_ONCE if topics else PAGE_EVENTS
         while after < upto:
             end = min(after + size, upto)
@@ -110,9 +114,9 @@ class Recorder(ApplicationRecorder):
         They are read page by page from either end; a page is a range of versions.
         """
         only, values = among(topics, changed)
+        columns = self._database.kind.row_columns.replace("s.name", "CAST(? AS TEXT)")
         query = (
-            "SELECT e.position, CAST(? AS TEXT), e.version, e.topic, e.state, e.event_id, e.at, e.schema"
-            f"{', e.leaf' if changed is not None else ''} FROM events e WHERE e.stream = "
+            f"SELECT {columns}{', e.leaf' if changed is not None else ''} FROM events e WHERE e.stream = "
             "(SELECT stream FROM streams WHERE name = ?) AND e.version > ? AND e.version <= ? "
             f"{only} ORDER BY e.version {'DESC' if newest_first else 'ASC'}"
         )
@@ -127,6 +131,21 @@ class Recorder(ApplicationRecorder):
             else:
                 yield from self._checked(query, given, (stream, begin, end), topics, changed)
             after, upto = (after, begin) if newest_first else (end, upto)
+
+    def checked_pages(self, stream: str, upto: int, changed: OnChange) -> Iterator[Sequence[Row]]:
+        """Yield all rows of a stream up to a version, checked, in lists; see `EventLog.checked_pages`."""
+        columns = self._database.kind.row_columns.replace("s.name", "NULL")
+        query = (
+            f"SELECT {columns}, e.leaf FROM events e WHERE e.stream = (SELECT stream FROM streams WHERE name = ?) "
+            "AND e.version > ? AND e.version <= ? ORDER BY e.version"
+        )
+        for begin in range(0, upto, PAGE_EVENTS):
+            end = min(begin + PAGE_EVENTS, upto)
+            found = rows_of(self._database, query, (stream, begin, end))
+            if len(found) == end - begin and leaves_of(found, stream) == [row[8] for row in found]:
+                yield found
+            else:
+                yield list(self.stream_rows(stream, begin, end, changed=changed))
 
     def version_at(self, stream: str, at: str, changed: OnChange | None = None) -> int:
         """Return the version that a stream had at a time (ISO 8601).
@@ -188,11 +207,11 @@ class Recorder(ApplicationRecorder):
         # Not sorted by the index: a damaged one would lose names.
         return sorted(((name, version) for name, version in found), key=lambda each: str(each[0]))
 
-    def select_event(self, event_id: str) -> StoredRow | None:
-        """Return one event by its id, or None."""
-        query = f"{_ROWS.replace(' FROM', ', e.leaf FROM')} WHERE e.event_id = ?"
-        found = checked(rows_of(self._database, query, (event_id,)), refuse_changed)
-        return next((stored_row(row) for row in found), None)
+    def select_keyed(self, stream: str, idempotency_key: str) -> Row | None:
+        """Return the event of a stream that was stored with an idempotency key, or None."""
+        query = f"SELECT {self._database.kind.row_columns}, e.leaf {_BY_KEY}"
+        found = rows_of(self._database, query, (stream, idempotency_key))
+        return next(checked(found, refuse_changed), None)
 
     def status(self) -> Mapping[str, Any]:
         """Return the contents and size of the database."""
@@ -309,13 +328,13 @@ class Recorder(ApplicationRecorder):
 def stored_row(row: Row, stream: UUID | str | None = None) -> StoredRow:
     """Convert a row to eventsourcing's stored event."""
     _, name, version, topic, state, event_id, at, schema = row
-    return StoredRow(name if stream is None else stream, version, topic, state.encode(), event_id, at, schema)
+    return StoredRow(name if stream is None else stream, version, topic, state, event_id, at, schema)
 
 
 def logged_row(row: Row) -> LoggedRow:
     """Convert a row to eventsourcing's notification."""
     position, name, version, topic, state, event_id, at, schema = row
-    return LoggedRow(name, version, topic, state.encode(), position, event_id, at, schema)
+    return LoggedRow(name, version, topic, state, position, event_id, at, schema)
 
 
 def _next_head(name: str, rows: Sequence[StoredRow], found: StreamHead | None, given: StreamHead | None) -> StreamHead:
@@ -351,6 +370,7 @@ def among(topics: Sequence[str], changed: OnChange | None) -> tuple[str, tuple[s
 
 def _as_row(stored: StoredEvent) -> StoredRow:
     """Return a row; events of other applications get a new id and timestamp, because they have none."""
+    stored.state.decode()  # SQLite would store bytes that are no text
     if isinstance(stored, StoredRow):
         return stored
     return StoredRow(

@@ -23,12 +23,13 @@ from threadledger.domain.errors import (
     StoreUnavailable,
 )
 from threadledger.domain.ids import now
-from threadledger.domain.journal import Finding
+from threadledger.domain.journal import Finding, quietly
 
 from ..private_files import rename_to_new
 from .addresses import path_in_address
 from .database import Database, parse_url
-from .schema import open_schema, schema_version
+from .schema import schema_version
+from .upgrading import upgrade
 from .upkeep import Progress, check, to_disk
 
 _FACTS = "SELECT (SELECT count(*) FROM events), (SELECT max(at) FROM events WHERE position = (SELECT max(position) FROM events))"
@@ -195,7 +196,8 @@ def _copied(source: Database, fresh: Path, progress: Progress) -> tuple[int, Seq
     with source.cursor() as cursor:
         cursor.execute("VACUUM INTO ?", (str(fresh),))
     with closing(Database(f"sqlite:///{fresh}", synchronous="NORMAL")) as copy:
-        open_schema(copy)
+        if upgrade(copy, quietly) is not None:
+            copy.query("VACUUM")  # the upgrade leaves as much free space as the events take
         findings = tuple(check(copy, progress))
         ((events,),) = copy.query("SELECT count(*) FROM events")
         with copy.cursor() as cursor:

@@ -13,8 +13,11 @@ from threadledger.domain.ids import new_id, now, to_iso
 
 from .database import Database
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Schema version that this version of threadledger uses: the number of the last step of each kind of database."""
+
+EVENTS_REWRITTEN_BY = 6
+"""Step that rewrites every event, so it is not a part of opening: `upgrading.py` performs it."""
 
 OURS = {"threadledger", "streams", "events"}
 """Tables that identify a ledger."""
@@ -39,6 +42,11 @@ def open_schema(database: Database) -> None:
         if not database.upgrades:
             raise OlderSchema(
                 f"{database.shown_url} has schema {reached}, and reading does not upgrade it to {SCHEMA_VERSION}: "
+                "nothing was changed; back it up with threadledger db backup FILE, then run: threadledger db upgrade"
+            )
+        if 0 < reached < EVENTS_REWRITTEN_BY:
+            raise OlderSchema(
+                f"{database.shown_url} has schema {reached}, and its upgrade to {SCHEMA_VERSION} rewrites the events: "
                 "nothing was changed; back it up with threadledger db backup FILE, then run: threadledger db upgrade"
             )
         reached = database.schema_before = database.write(lambda connection: _upgrade(connection, database))
@@ -75,13 +83,26 @@ def schema_version(connection: Connection, shown_url: str) -> int:
 def _upgrade(connection: Connection, database: Database) -> int:
     database.kind.lock_schema(connection)
     reached = schema_version(connection, database.shown_url)
-    for statement in (statement for step in database.kind.steps[reached:] for statement in step):
+    if reached < SCHEMA_VERSION:
+        take_steps(connection, database, reached, SCHEMA_VERSION)
+        for statement in database.kind.swap if reached < EVENTS_REWRITTEN_BY else ():
+            connection.exec_driver_sql(statement)
+    return reached
+
+
+def take_steps(connection: Connection, database: Database, reached: int, wanted: int) -> None:
+    """Execute the statements of the steps after the one that was reached, and note the last one."""
+    for statement in (statement for step in database.kind.steps[reached:wanted] for statement in step):
         connection.exec_driver_sql(statement)
     if reached == 0:
         first = database.sql("INSERT INTO threadledger (schema_version, created_at) VALUES (?, ?)")
-        connection.exec_driver_sql(first, (SCHEMA_VERSION, to_iso(now())))
+        connection.exec_driver_sql(first, (wanted, to_iso(now())))
     else:
-        connection.exec_driver_sql(database.sql("UPDATE threadledger SET schema_version = ?"), (SCHEMA_VERSION,))
-    unnamed = database.sql("UPDATE threadledger SET ledger_id = ? WHERE ledger_id IS NULL")
-    connection.exec_driver_sql(unnamed, (new_id(),))
-    return reached
+        connection.exec_driver_sql(database.sql("UPDATE threadledger SET schema_version = ?"), (wanted,))
+    if wanted >= _NAMED_BY:
+        unnamed = database.sql("UPDATE threadledger SET ledger_id = ? WHERE ledger_id IS NULL")
+        connection.exec_driver_sql(unnamed, (new_id(),))
+
+
+_NAMED_BY = 5
+"""Step that gives a ledger its id."""

@@ -16,19 +16,19 @@ from sqlalchemy import URL, Connection, Engine, event
 from threadledger.domain.errors import DatabaseMissing, InvalidSettings
 from threadledger.domain.journal import StoredRow
 
-from .connections import LOCK_TIMEOUT_SECONDS, Cursor, Kind, Move, Overtaken, leaf_hash, shown
+from .connections import LOCK_TIMEOUT_SECONDS, MARKS, Cursor, Kind, Move, Overtaken, leaf_hash, noted, shown, split_id
 
 CACHE_KIB = 8 * 1024
 """Page cache of one connection, in KiB. It halves the time to read a conversation of 1,000 messages again."""
 
 _POSITION = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
-_BEGIN_STREAM = "INSERT INTO streams (name, version, state_schema, state, due_at) VALUES (?, ?, ?, ?, ?)"
+_BEGIN_STREAM = "INSERT INTO streams (name, version, state_schema, snapshot, due_at) VALUES (?, ?, ?, ?, ?)"
 _ADVANCE_STREAM = (
-    "UPDATE streams SET version = ?, state_schema = ?, state = ?, due_at = ? WHERE stream = ? AND version = ?"
+    "UPDATE streams SET version = ?, state_schema = ?, snapshot = ?, due_at = ? WHERE stream = ? AND version = ?"
 )
 _INSERT_EVENT = (
-    "INSERT INTO events (position, stream, version, event_id, topic, schema, at, state, leaf) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO events (position, stream, version, topic, schema, at, id, text_id, leaf, state) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
 )
 
 SWITCH_PAUSE_SECONDS = 0.02
@@ -146,6 +146,75 @@ STEPS: tuple[tuple[str, ...], ...] = (
             at TEXT NOT NULL
         )""",
     ),
+    (
+        # Events are copied into this table, which then takes the place of the old one. The id of an event is 16 bytes, or a
+        # text if it is no UUID, and has no index. The payload comes last: the other columns are read without it.
+        """CREATE TABLE copied_events (
+            position INTEGER PRIMARY KEY AUTOINCREMENT,
+            stream INTEGER NOT NULL REFERENCES streams (stream),
+            version INTEGER NOT NULL,
+            topic TEXT NOT NULL,
+            schema INTEGER NOT NULL,
+            at TEXT NOT NULL,
+            id BLOB,
+            text_id TEXT,
+            leaf BLOB NOT NULL,
+            state TEXT NOT NULL,
+            UNIQUE (stream, version)
+        )""",
+        f"CREATE INDEX events_of_marks ON copied_events (stream, version) WHERE topic IN ({MARKS})",
+        "CREATE TABLE upgrading (position INTEGER NOT NULL)",
+        "INSERT INTO upgrading VALUES (0)",
+        # The events that were stored with an idempotency key, by stream, generation of its key, and idempotency key.
+        """CREATE TABLE idempotency_keys (
+            stream INTEGER NOT NULL REFERENCES streams (stream),
+            generation INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            fingerprint BLOB,
+            PRIMARY KEY (stream, generation, key)
+        ) WITHOUT ROWID""",
+        # Ids under which others know an event: those of imported messages.
+        """CREATE TABLE addresses (
+            address TEXT NOT NULL,
+            stream INTEGER NOT NULL REFERENCES streams (stream),
+            version INTEGER NOT NULL,
+            PRIMARY KEY (address, stream, version)
+        ) WITHOUT ROWID""",
+        # Attachments: their bytes once, in chunks, and the events that refer to them.
+        """CREATE TABLE blobs (
+            address TEXT PRIMARY KEY,
+            size INTEGER NOT NULL,
+            complete INTEGER NOT NULL,
+            at TEXT NOT NULL
+        )""",
+        """CREATE TABLE blob_chunks (
+            address TEXT NOT NULL REFERENCES blobs (address),
+            n INTEGER NOT NULL,
+            data BLOB NOT NULL,
+            PRIMARY KEY (address, n)
+        )""",
+        """CREATE TABLE blob_refs (
+            blob TEXT NOT NULL REFERENCES blobs (address),
+            stream INTEGER NOT NULL REFERENCES streams (stream),
+            version INTEGER NOT NULL,
+            PRIMARY KEY (blob, stream, version)
+        ) WITHOUT ROWID""",
+    ),
+)
+
+SWAP = (
+    "UPDATE sqlite_sequence SET seq = max(seq, (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events')) "
+    "WHERE name = 'copied_events'",
+    "DROP TABLE events",
+    "ALTER TABLE copied_events RENAME TO events",
+    """CREATE TRIGGER events_are_not_changed BEFORE UPDATE ON events
+        BEGIN SELECT RAISE(ABORT, 'events are never changed'); END""",
+    """CREATE TRIGGER events_are_not_deleted BEFORE DELETE ON events
+        BEGIN SELECT RAISE(ABORT, 'events are never deleted'); END""",
+    # A program of an earlier version that is still running fails at its next append: it would drop what it does not know.
+    "ALTER TABLE streams RENAME COLUMN state TO snapshot",
+    "DROP TABLE upgrading",
 )
 
 
@@ -155,6 +224,10 @@ class SQLite(Kind):
     name = "sqlite"
     placeholder = "?"
     steps = STEPS
+    swap = SWAP
+    payload = "CAST(e.state AS BLOB)"
+    event_id = "coalesce(e.id, e.text_id)"
+    row_columns = f"e.position, s.name, e.version, e.topic, {payload}, {event_id}, e.at, e.schema"
     begin_read = "BEGIN"
     begin_write = "BEGIN IMMEDIATE"  # a deferred BEGIN fails at once if it writes after another writer committed
     locks_when_writing = True
@@ -235,16 +308,18 @@ class SQLite(Kind):
                     position,
                     numbers[str(row.originator_id)],
                     row.originator_version,
-                    row.event_id,
                     row.topic,
                     row.schema,
                     row.at,
-                    row.state.decode(),
+                    *split_id(row.event_id),
                     leaf_hash(row, position),
+                    row.state,
                 )
                 for position, row in enumerate(rows, first)
             ],
         )
+        for statement, values in noted(rows, numbers):
+            cursor.executemany(statement, values)
         return list(range(first, first + len(rows)))
 
     @staticmethod

@@ -39,7 +39,6 @@ _LOOK = (
 )
 _LEAF = "SELECT leaf FROM events WHERE position = ?"
 _COUNT = "SELECT count(*) FROM events WHERE position > ? AND position <= ?"
-_COLUMNS = "SELECT e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema, e.leaf FROM events e"
 _STREAM_COUNT = "SELECT count(*) FROM events WHERE stream = ? AND version > ? AND version <= ?"
 _STREAM_VERSION = "SELECT stream, version FROM streams WHERE name = ?"
 
@@ -121,7 +120,10 @@ class LogPages:
         return passed
 
     def _rows(self, begin: int, end: int) -> Sequence[Any]:
-        query = f"{_COLUMNS} LEFT JOIN streams s USING (stream) WHERE e.position BETWEEN ? AND ?"
+        query = (
+            f"SELECT {self._database.kind.row_columns}, e.leaf FROM events e LEFT JOIN streams s USING (stream) "
+            "WHERE e.position BETWEEN ? AND ?"
+        )
         values: list[int | str] = [begin, end]
         if self._topics:  # the last event of a page is read too, because the next page is compared with it
             only, topics = among(self._topics, self._changed)
@@ -212,8 +214,8 @@ def read_stream(
     pages = LogPages(database, after, changed=changed)
     only, others = among(topics, changed)
     query = (
-        f"{_COLUMNS} JOIN streams s USING (stream) WHERE e.stream = ? AND e.version > ? AND e.version <= ? {only} "
-        "ORDER BY e.version"
+        f"SELECT {database.kind.row_columns}, e.leaf FROM events e JOIN streams s USING (stream) "
+        f"WHERE e.stream = ? AND e.version > ? AND e.version <= ? {only} ORDER BY e.version"
     )
 
     def read() -> Iterator[tuple[Row, str]]:

@@ -7,25 +7,26 @@ a database of the other kind. Backups and copies pass the same check before they
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, exc, inspect
 
 from threadledger.domain.conversation import CONVERSATION, STATE_SCHEMA, ConversationState, evolve, key_of
 from threadledger.domain.errors import ChangedEvent, Conflict, CorruptEvent, StoreError, StoreUnavailable
 from threadledger.domain.ids import now, to_iso
-from threadledger.domain.journal import Finding, NotedThread, quietly, restore
+from threadledger.domain.journal import Finding, NotedThread, noted_row, quietly, restore
 
-from .connections import ConnectionLost
+from .connections import ConnectionLost, noted, split_id
 from .damage import form_of, is_undecodable, replacing_characters
 from .database import Database
 from .kind_upkeep import upkeep_of
 from .notebooks import noted_threads, unsettled_threads
-from .schema import open_schema
+from .schema import EVENTS_REWRITTEN_BY, open_schema, schema_version
 
 
 class SqlUpkeep:
@@ -73,9 +74,13 @@ _GAPS = (
     f"ORDER BY e.position LIMIT {GAPS_REPORTED_MAX}"
 )
 _EVENTS = (
-    "SELECT e.stream, e.position, s.name, e.version, e.topic, e.state, e.event_id, e.at, e.schema, e.leaf "
-    "FROM events e LEFT JOIN streams s USING (stream) WHERE (e.stream, e.version) > (?, ?) "
+    "SELECT e.stream, {columns}, e.leaf FROM events e LEFT JOIN streams s USING (stream) WHERE (e.stream, e.version) > (?, ?) "
     f"ORDER BY e.stream, e.version LIMIT {CHECK_PAGE_EVENTS}"
+)
+
+_STORED_HEAD = (
+    "SELECT s.version, s.state_schema, s.snapshot, s.due_at, "
+    "(SELECT max(e.version) FROM events e WHERE e.stream = s.stream) FROM streams s WHERE s.stream = ?"
 )
 
 Query = Callable[[str, Sequence[Any]], Sequence[Any]]
@@ -96,7 +101,7 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
                 *_ahead_of_the_log(connection),
             ]
         )
-        yield from _streams(query, progress)
+        yield from _streams(database, query, progress)
     except StoreError as error:
         yield Finding("database", f"it cannot be read to its end: {error}")
 
@@ -166,24 +171,28 @@ def _ahead_of_the_log(connection: Connection) -> Iterator[Finding]:
         yield Finding("thread", problem, key=key_of(stream), version=version)
 
 
-def _streams(query: Query, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+def _streams(database: Database, query: Query, progress: Callable[[int, int], None]) -> Iterator[Finding]:
     """Check the versions of each stream, their order in the log, their leaf hashes, and the stored state."""
     try:
-        yield from _each_stream(query, progress)
+        yield from _each_stream(database, query, progress)
     except (TypeError, ValueError, AttributeError) as error:
         problem = f"it cannot be read to its end: a column has a value of another type ({type(error).__name__})"
         yield Finding("database", problem)
 
 
-def _each_stream(query: Query, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+def _each_stream(database: Database, query: Query, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+    columns, head = database.kind.row_columns, _STORED_HEAD
+    if not database.schema_is_open and database.read(lambda it: schema_version(it, "")) < EVENTS_REWRITTEN_BY:
+        columns, head = columns.replace(database.kind.event_id, "e.event_id"), head.replace("snapshot", "state")
+    events = _EVENTS.format(columns=columns)
     ((total,),) = query("SELECT count(*) FROM events", ())
     seen, after = 0, (0, -1)
     stream: _CheckedStream | None = None
     while True:
-        page = query(_EVENTS, after)
+        page = query(events, after)
         for number, *columns in page:
             if stream is None or stream.number != number:
-                yield from stream.end(query) if stream is not None else ()
+                yield from stream.end(query, head) if stream is not None else ()
                 stream = _CheckedStream(number, columns[1])
             yield from stream.take(columns)
         seen += len(page)
@@ -191,7 +200,7 @@ def _each_stream(query: Query, progress: Callable[[int, int], None]) -> Iterator
         if len(page) < CHECK_PAGE_EVENTS:
             break
         after = (page[-1][0], page[-1][3])
-    yield from stream.end(query) if stream is not None else ()
+    yield from stream.end(query, head) if stream is not None else ()
     empty = "SELECT name, version FROM streams s WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.stream = s.stream)"
     for name, version in query(empty, ()):
         yield Finding("stream", f"its {version} events are missing", key=key_of(str(name)))
@@ -224,7 +233,7 @@ class _CheckedStream:
         if form_of((position, name, version, topic, state, event_id, at, schema, leaf)) is None:
             yield Finding("leaf", f"the {topic} was changed or moved after it was stored", **where)
         try:
-            event = restore((position, self.name, version, topic, str(state), str(event_id), str(at), schema))
+            event = restore((position, self.name, version, topic, state, event_id, str(at), schema))
         except CorruptEvent as error:
             yield Finding("payload", str(error.__cause__ or error), **where)
             self.state = None  # the state after an unreadable event is unknown
@@ -241,12 +250,8 @@ class _CheckedStream:
             yield Finding("time", f"it is {at}, earlier than the event before it ({self.at})", **where)
         self.at = max(at, self.at)
 
-    def end(self, query: Query) -> Iterator[Finding]:
+    def end(self, query: Query, head: str) -> Iterator[Finding]:
         """Compare the stored head with the head computed from the events."""
-        head = (
-            "SELECT s.version, s.state_schema, s.state, s.due_at, "
-            "(SELECT max(e.version) FROM events e WHERE e.stream = s.stream) FROM streams s WHERE s.stream = ?"
-        )
         found = query(head, (self.number,))
         key = key_of(self.name)
         if not found:
@@ -276,9 +281,17 @@ def _matches(stored: str, due_at: str | None, state: ConversationState) -> bool:
 PAGE_ROWS = 2_000
 """Number of rows copied per statement."""
 
+PAGE_CHUNKS = 16
+"""Number of chunks of attachments copied per statement; each has up to 1 MiB."""
+
 TABLES: Sequence[tuple[str, str, str]] = (
-    ("streams", "stream, name, version, state_schema, state, due_at", "stream"),
-    ("events", "position, stream, version, event_id, topic, schema, at, state, leaf", "position"),
+    ("streams", "stream, name, version, state_schema, snapshot, due_at", "stream"),
+    ("events", "position, stream, version, topic, schema, at, id, text_id, leaf, state", "position"),
+    ("idempotency_keys", "stream, generation, key, version, fingerprint", "stream, generation, key"),
+    ("addresses", "address, stream, version", "address, stream, version"),
+    ("blobs", "address, size, complete, at", "address"),
+    ("blob_chunks", "address, n, data", "address, n"),
+    ("blob_refs", "blob, stream, version", "blob, stream, version"),
     ("mirror_heads", "stream, mirror, thread_id, version, settled, holder, held_until, doubts", "stream, mirror"),
     ("assistants", "endpoint, profile_hash, assistant_id", "endpoint, profile_hash"),
     ("unfinished_threads", "stream, mirror, thread_id, digest", "stream, mirror"),
@@ -287,8 +300,8 @@ TABLES: Sequence[tuple[str, str, str]] = (
 )
 """Table name, columns and sort order. Views are not copied: they are rebuilt from the events."""
 
-NOTES = TABLES[2:]
-"""Tables of notes about threads, assistants and jobs, which no hash protects."""
+NOTES = tuple(each for each in TABLES if each[0] not in {"streams", "events", "blob_chunks"})
+"""Tables of notes about events, threads, assistants and jobs, which no hash protects."""
 
 Progress = Callable[[int, int], None]
 
@@ -296,7 +309,7 @@ Progress = Callable[[int, int], None]
 def _findings(database: Database, connection: Connection, progress: Progress) -> Iterator[Finding]:
     """Check a copy like `db check` does."""
     yield from _positions(database, connection)
-    yield from _streams(_query_on(database, connection), progress)
+    yield from _streams(database, _query_on(database, connection), progress)
 
 
 def refuse_damage(found: Iterable[Finding]) -> None:
@@ -422,10 +435,12 @@ def _copy(source: Database, reading: Connection, target: Database, writing: Conn
         insert = target.sql(f"INSERT INTO {table} ({', '.join(columns)}) {numbered} VALUES ({places})")
         copied = 0
         for page in _pages(source, reading, table, columns, order):
-            writing.exec_driver_sql(insert, page)
+            writing.exec_driver_sql(insert, target.kind.event_rows(page) if table == "events" else page)
             copied += len(page)
             if table == "events":
                 progress(copied, events)
+                if columns["id"] == "event_id":
+                    _collect(target, writing, columns, page)
     upkeep_of(target).number_streams(writing)
     if name is not None:
         writing.exec_driver_sql(target.sql("UPDATE threadledger SET ledger_id = ?"), (name,))
@@ -433,18 +448,23 @@ def _copy(source: Database, reading: Connection, target: Database, writing: Conn
     return events
 
 
-def _columns_in(source: Database, reading: Connection, table: str, columns: str) -> list[str]:
-    """Return the columns that the source has. One of an older schema lacks some: they have their defaults in the copy."""
+_EARLIER_NAMES = {"snapshot": "state", "id": "event_id", "text_id": "event_id"}
+"""Names of columns before schema 6, which split the ids of events into two columns."""
+
+
+def _columns_in(source: Database, reading: Connection, table: str, columns: str) -> dict[str, str]:
+    """Return the columns that the source has, with their names there; those that an older schema lacks get their defaults."""
     chosen = columns.split(", ")
     if source.schema_is_open:  # of this version's schema: a table that is missing is damage
-        return chosen
+        return dict(zip(chosen, chosen, strict=True))
     inspector = inspect(reading)
     found = {each["name"] for each in inspector.get_columns(table)} if inspector.has_table(table) else set()
-    return [each for each in chosen if each in found]
+    names = {each: each if each in found else _EARLIER_NAMES.get(each, each) for each in chosen}
+    return {each: name for each, name in names.items() if name in found}
 
 
 def _pages(
-    source: Database, reading: Connection, table: str, columns: Sequence[str], order: str
+    source: Database, reading: Connection, table: str, columns: Mapping[str, str], order: str
 ) -> Iterator[Sequence[tuple[Any, ...]]]:
     """Yield the rows of a table of the source, page by page; nothing if it has none of the columns.
 
@@ -452,12 +472,38 @@ def _pages(
     """
     if not columns:
         return
-    query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY {order}"
+    query = f"SELECT {', '.join(columns.values())} FROM {table} ORDER BY {order}"
     is_lenient = table == "events" and source.kind.name == "sqlite"
     leniently = replacing_characters(reading.connection.driver_connection) if is_lenient else nullcontext()
+    page_rows = PAGE_CHUNKS if table == "blob_chunks" else PAGE_ROWS
+    at = list(columns).index("id") if "id" in columns else None
     with _named_of(source), leniently, reading.exec_driver_sql(query, execution_options=_STREAMED) as rows:
-        for page in rows.partitions(PAGE_ROWS):
-            yield [tuple(row) for row in page]
+        for page in rows.partitions(page_rows):
+            yield [tuple(row) if at is None else (*row[:at], *_ids(*row[at : at + 2]), *row[at + 2 :]) for row in page]
+
+
+def _ids(value: Any, text: str | None) -> tuple[bytes | None, str | None]:
+    """Return the two ids of an event as SQLite stores them; before schema 6, `value` and `text` are both the only one."""
+    if isinstance(value, UUID):
+        return value.bytes, text
+    return (value, text) if value is None or isinstance(value, bytes) else split_id(value)
+
+
+def _collect(target: Database, writing: Connection, columns: Mapping[str, str], page: Iterable[Sequence[Any]]) -> None:
+    """Note the idempotency keys and addresses of events of an earlier schema, which has no tables for them."""
+    found = [dict(zip(columns, row, strict=True)) for row in page]
+    rows = [
+        noted_row(
+            (
+                *(each["position"], str(each["stream"]), each["version"], each["topic"], each["state"].encode()),
+                *(each["id"] or each["text_id"], each["at"], each["schema"]),
+            )
+        )
+        for each in found
+        if each["topic"] == "MessageJournaled"
+    ]
+    for statement, values in noted(rows, {str(row.originator_id): int(str(row.originator_id)) for row in rows}):
+        writing.exec_driver_sql(target.sql(f"{statement} ON CONFLICT DO NOTHING"), values)
 
 
 _STREAMED = {"stream_results": True}

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 from ..errors import ConversationBusy, ConversationChanged, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
 from ..failures import Failure
-from ..ids import from_iso, idempotent_id, new_id, now, to_iso
+from ..ids import from_iso, new_id, now, to_iso
 from ..limits import METADATA_BYTES_MAX, RUN_GRACE_SECONDS
 from . import events as e
 from .keys import check_idempotency_key, stream_of
@@ -99,12 +99,11 @@ class Conversation:
         written_at: str | None = None,
         origin: Mapping[str, Any] | None = None,
     ) -> e.MessageJournaled:
-        """Record a message. The event id is derived from an idempotency key, so that the store keeps only one."""
+        """Record a message. The store keeps one event for each idempotency key."""
         if idempotency_key is not None and source is not Source.IMPORT:
             check_idempotency_key(idempotency_key)
         return self._record(
             e.MessageJournaled,
-            event_id=idempotent_id(self.id, idempotency_key) if idempotency_key is not None else None,
             message_id=message_id or new_id(),
             role=message.role.value,
             content=[] if message.content == () else message.content_as_json(),
@@ -401,14 +400,14 @@ class Conversation:
             )
         return run
 
-    def _record(self, event_class: type[E], event_id: str | None = None, **carried: Any) -> E:
+    def _record(self, event_class: type[E], **carried: Any) -> E:
         event = e.make(
             event_class,
             carried,
             originator_id=self.id,
             originator_version=self.version + 1,
             timestamp=self._moment(),
-            event_id=event_id or new_id(),
+            event_id=new_id(),
         )
         evolve(self.state, event)
         self.pending.append(event)

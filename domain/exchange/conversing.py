@@ -19,7 +19,6 @@ from ..conversation import events as e
 from ..conversation.messages import JournaledMessage, plain_message, restore_message
 from ..effects import Pause, work
 from ..errors import ConversationBusy, IdempotencyConflict, InvalidMessage
-from ..ids import idempotent_id
 from ..limits import QUEUE_LOOK_FIRST_SECONDS, QUEUE_LOOK_MAX_SECONDS
 from .exchange import Exchange
 
@@ -192,7 +191,7 @@ class Conversing:
         if idempotency_key is None:
             return None
         check_idempotency_key(idempotency_key)
-        event = self.journal.event(idempotent_id(self.stream, idempotency_key))
+        event = self.journal.keyed(self.key, idempotency_key)
         if isinstance(event, e.MessageJournaled) and restore_message(event) == message:
             return event
         if event is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         UpkeepProgress,
         quietly,
     )
-    from .rows import LoggedRow, OnChange, Row, StoredRow, refuse_changed, restore
+    from .rows import LoggedRow, OnChange, Row, StoredRow, noted_row, refuse_changed, restore
 
 __all__ = [
     "Also",
@@ -46,6 +46,7 @@ __all__ = [
     "StreamHead",
     "TakenItems",
     "UpkeepProgress",
+    "noted_row",
     "quietly",
     "refuse_changed",
     "restore",
@@ -62,6 +63,6 @@ if not TYPE_CHECKING:
                 "Also Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead TakenItems UpkeepProgress "
                 "quietly"
             ),
-            "rows": "LoggedRow OnChange Row StoredRow refuse_changed restore",
+            "rows": "LoggedRow OnChange Row StoredRow noted_row refuse_changed restore",
         },
     )

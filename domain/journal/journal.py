@@ -133,10 +133,10 @@ class Journal(Application[str]):
             raise RunNotFound(f"the view of runs is damaged at {whole_id!r}: run threadledger db rebuild-views audit")
         return folded.runs[whole_id], folded
 
-    def event(self, event_id: str) -> e.Event | None:
-        """Return an event by its id, or None."""
-        row = self._log.select_event(event_id)
-        return self._mapper.to_domain_event(row) if row is not None else None
+    def keyed(self, key: str, idempotency_key: str) -> e.Event | None:
+        """Return the event of a conversation that was stored with an idempotency key, or None."""
+        row = self._log.select_keyed(stream_of(key), idempotency_key)
+        return restore(row) if row is not None else None
 
     def load(self, key: str) -> Conversation | None:
         """Load a conversation for a decision by reading one row, or return None if it does not exist."""

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from hashlib import sha256
 from typing import Any, Protocol
 
 from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transcoder
 
-from ..conversation.events import EVENTS, Event, payload_of, restore_event, topic_of
+from ..conversation.events import EVENTS, Event, MessageJournaled, payload_of, restore_event, topic_of
+from ..conversation.messages import Source
 from ..errors import CorruptEvent
-from ..ids import from_iso, to_iso
+from ..ids import from_iso, id_text, is_id_of, to_iso
 
 
 @dataclass(frozen=True)
 class StoredRow(StoredEvent):
     """Represent a stored event with threadledger's additional columns."""
 
-    event_id: str = ""
+    event_id: bytes | str = ""
+    """The 16 bytes of a UUID, or any other id as text."""
     at: str = ""
     schema: int = 1
+    idempotency_key: str | None = None
+    fingerprint: bytes | None = None
+    """Hash of what an event with an idempotency key says, so that another message with the same key is refused."""
+    addresses: tuple[str, ...] = ()
+    """Ids under which others know the event."""
 
 
-Row = tuple[int, str, int, str, str, str, str, int]
-"""Event as it is read: position, stream, version, topic, payload (JSON), event id, time (ISO 8601), schema number."""
+Row = tuple[int, str, int, str, bytes, bytes | str, str, int]
+"""Event as it is read: position, stream, version, topic, payload (JSON in UTF-8), event id (as in `StoredRow`), time (ISO
+8601), schema number."""
 
 
 @dataclass(frozen=True)
 class LoggedRow(Notification):
     """Represent a stored event with its position (`id`) in the whole log."""
 
-    event_id: str = ""
+    event_id: bytes | str = ""
     at: str = ""
     schema: int = 1
     cursor: str = ""
@@ -65,6 +76,7 @@ class EventMapper(Mapper[str]):
             event_id=event.event_id,
             at=to_iso(event.timestamp),
             schema=event.SCHEMA,
+            **_places_of(event),
         )
         return row
 
@@ -76,14 +88,62 @@ class EventMapper(Mapper[str]):
             str(stored.originator_id),
             stored.originator_version,
             stored.topic,
-            stored.state.decode(errors="replace"),
+            stored.state,
             getattr(stored, "event_id", ""),
             getattr(stored, "at", ""),
             getattr(stored, "schema", 1),
         )
-        if not stored.state.isascii():  # only ASCII is ever written
-            raise corrupt(row, ValueError("the payload is not ASCII"))
         return restore(row)
+
+
+def _places_of(event: Event) -> dict[str, Any]:
+    """Return the idempotency key of an event with its fingerprint, and its addresses, for a `StoredRow`."""
+    if not isinstance(event, MessageJournaled):
+        return {"idempotency_key": None, "fingerprint": None, "addresses": ()}
+    key = event.idempotency_key
+    return {
+        "idempotency_key": key,
+        "fingerprint": fingerprint_of(vars(event)) if key is not None else None,
+        "addresses": addresses_of(vars(event), event.timestamp),
+    }
+
+
+def noted_row(row: Row) -> StoredRow:
+    """Return a row of an earlier schema with its idempotency key and addresses; without them if it cannot be read."""
+    _, stream, version, topic, state, event_id, at, schema = row
+    stored = StoredRow(stream, version, topic, state, event_id, at, schema)
+    try:
+        payload = payload_in(state)
+        key = payload.get("idempotency_key")
+        if not isinstance(key, str):
+            return stored
+        return replace(
+            stored,
+            idempotency_key=key,
+            fingerprint=fingerprint_of(payload),
+            addresses=addresses_of(payload, from_iso(at)),
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return stored
+
+
+_SAID = ("role", "content", "tool_calls", "tool_call_id", "extra")
+"""Fields of a `MessageJournaled` that its fingerprint covers."""
+
+
+def fingerprint_of(payload: Mapping[str, Any]) -> bytes:
+    """Return the hash of what a `MessageJournaled` says, in canonical JSON; fields that it lacks have their default."""
+    said = {name: payload[name] for name in _SAID if payload.get(name)}
+    return sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
+def addresses_of(payload: Mapping[str, Any], moment: datetime) -> tuple[str, ...]:
+    """Return the ids by which others know an imported message and which do not tell when it was journaled."""
+    if payload.get("source") != Source.IMPORT:
+        return ()
+    ids = (payload.get("message_id"), (payload.get("origin") or {}).get("message_id"))
+    found = (each for each in ids if isinstance(each, str) and not is_id_of(each, moment))
+    return tuple(dict.fromkeys(found))
 
 
 def restore(row: Row) -> Event:
@@ -102,20 +162,21 @@ def restore(row: Row) -> Event:
             originator_id=stream,
             originator_version=version,
             timestamp=from_iso(at),
-            event_id=event_id,
+            event_id=event_id if isinstance(event_id, str) else id_text(event_id),
         )
     except (ValueError, TypeError, RecursionError) as error:
         raise corrupt(row, error) from error
 
 
-def payload_in(state: str) -> dict[str, Any]:
+def payload_in(state: bytes) -> dict[str, Any]:
     """Return the payload of a row.
 
     Raises:
         ValueError, TypeError: the payload is not exactly one JSON object.
     """
-    payload, end = _decode(state)
-    if end != len(state):
+    text = state.decode()
+    payload, end = _decode(text)
+    if end != len(text):
         raise ValueError(f"unexpected data after the payload (character {end})")
     if not isinstance(payload, dict):
         raise TypeError("the payload is not a JSON object")

@@ -64,8 +64,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows_of(path: Path) -> Any:
     """The events and conversations of a backup or copy, read without the store."""
-    events = "SELECT position, stream, version, event_id, topic, schema, at, state, leaf FROM events ORDER BY position"
-    heads = query(f"sqlite:///{path}", "SELECT stream, name, version, state FROM streams ORDER BY stream")
+    events = (
+        "SELECT position, stream, version, id, text_id, topic, schema, at, state, leaf FROM events ORDER BY position"
+    )
+    heads = query(f"sqlite:///{path}", "SELECT stream, name, version, snapshot FROM streams ORDER BY stream")
     states = [(*head[:-1], ConversationState.from_json(head[-1]).as_json()) for head in heads]
     return query(f"sqlite:///{path}", events), states
 

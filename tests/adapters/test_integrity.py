@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from threadledger.adapters import export_lines
 from threadledger.adapters.sql import leaf_hash
 from threadledger.adapters.sql.connections import checked
-from threadledger.adapters.sql.damage import form_of, leaf_of_form_1, leaf_of_form_2, leaf_of_form_3
+from threadledger.adapters.sql.damage import form_of, leaf_of_form_1, leaf_of_form_2, leaf_of_form_3, leaf_of_form_4
 from threadledger.domain.conversation import Completion, Conversation, RunPlan, text_message
 from threadledger.domain.errors import ChangedEvent, ThreadledgerError
 from threadledger.domain.failures import Failure
@@ -33,7 +34,7 @@ GOLDEN = (
     "conversation:a\nb",
     3,
     "MessageJournaled",
-    '{"content":"\\u00e9"}',
+    b'{"content":"\\u00e9"}',
     "id-1",
     "2026-11-29T12:00:00.000000Z",
     2,
@@ -46,6 +47,7 @@ GOLDEN = (
         (leaf_of_form_1, "c03fb99fe231b5c465e770077ae56a27c5358598c7e6f76ab97aa87662fa5c6a"),
         (leaf_of_form_2, "a26e0e7043619836a5ffc7ee145a6c2c13c6b68818087b756920a0953fbd217a"),
         (leaf_of_form_3, "fc561166992d5a7ca6d24f2ce4630e03cad0e35025583633ad9f9ba384441ae5"),
+        (leaf_of_form_4, "4074f54f4cd4e37bb4abc3806698c55ac335bdf76f256f32e5692a86b7583369"),
     ],
 )
 def test_the_leaf_hash_of_each_form_is_the_one_that_was_stored(form: Callable[[Any], bytes], expected: str) -> None:
@@ -53,9 +55,18 @@ def test_the_leaf_hash_of_each_form_is_the_one_that_was_stored(form: Callable[[A
     assert form_of((*GOLDEN, form(GOLDEN))) is form
 
 
+def test_the_leaf_hash_of_an_event_with_a_uuid_covers_its_sixteen_bytes() -> None:
+    value, text = bytes(range(16)), "00010203-0405-0607-0809-0a0b0c0d0e0f"
+    hashed = b"leaf 4\n1\nk\nMessageJournaled\n1\n12\n3\n2026-11-29T12:00:00.000000Z\n" + value + b"{}"
+    for event_id in (value, text):
+        row = (12, "k", 3, "MessageJournaled", b"{}", event_id, "2026-11-29T12:00:00.000000Z", 1)
+        assert leaf_of_form_4(row) == sha256(hashed).digest()
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.integers(0, 2**40)
-read_rows = st.tuples(numbers, texts, numbers, texts, texts, texts, texts, numbers)
+ids = st.binary(min_size=16, max_size=16)
+read_rows = st.tuples(numbers, texts, numbers, texts, texts.map(str.encode), texts | ids, texts, numbers)
 
 
 @given(read_rows, st.integers(0, 7), texts, numbers)
@@ -63,9 +74,11 @@ def test_a_row_with_another_value_in_any_column_does_not_match_its_leaf(
     row: tuple[Any, ...], column: int, text: str, number: int
 ) -> None:
     position, name, version, topic, state, event_id, at, schema = row
-    stored = leaf_hash(StoredRow(name, version, topic, state.encode(), event_id, at, schema), position)
+    stored = leaf_hash(StoredRow(name, version, topic, state, event_id, at, schema), position)
     assert list(checked([(*row, stored)], refuse_changed)) == [row]
-    other = (*row[:column], text if isinstance(row[column], str) else number, *row[column + 1 :])
+    value = row[column]
+    changed = text if isinstance(value, str) else number if isinstance(value, int) else text.encode()
+    other = (*row[:column], changed, *row[column + 1 :])
     if other != row:
         with pytest.raises(ChangedEvent):
             list(checked([(*other, stored)], refuse_changed))
@@ -76,7 +89,7 @@ def test_a_row_with_a_value_of_another_type_does_not_match_its_leaf(
     row: tuple[Any, ...], column: int, value: Any
 ) -> None:
     position, name, version, topic, state, event_id, at, schema = row
-    whole = (*row, leaf_hash(StoredRow(name, version, topic, state.encode(), event_id, at, schema), position))
+    whole = (*row, leaf_hash(StoredRow(name, version, topic, state, event_id, at, schema), position))
     with pytest.raises(ChangedEvent):
         list(checked([(*whole[:column], value, *whole[column + 1 :])], refuse_changed))
 
@@ -87,8 +100,7 @@ def test_every_database_stores_the_leaf_hash_that_can_be_computed_by_hand(any_db
             [{"role": "user", "content": "ü"}, {"role": "assistant", "content": "\0"}]
         )
     for each in stored_events(any_db_url):
-        row = (each.position, each.stream, each.version, each.topic, each.state, each.event_id, each.at, each.schema)
-        assert leaf_of_form_3(row) == each.leaf
+        assert leaf_of_form_4(each.row) == each.leaf
 
 
 # Changed rows
@@ -233,8 +245,7 @@ def test_rows_with_leaf_hashes_of_earlier_forms_stay_valid(ledger: Ledger, any_d
     forms = (leaf_of_form_1, leaf_of_form_2, leaf_of_form_3)
     changes = []
     for each in stored_events(any_db_url):
-        row = (each.position, each.stream, each.version, each.topic, each.state, each.event_id, each.at, each.schema)
-        leaf = forms[each.position % 3](row).hex()
+        leaf = forms[each.position % 3](each.row).hex()
         literal = f"x'{leaf}'" if any_db_url.startswith("sqlite") else f"decode('{leaf}', 'hex')"
         changes.append(f"UPDATE events SET leaf = {literal} WHERE position = {each.position}")
     tamper(any_db_url, *changes)
@@ -266,7 +277,7 @@ def test_memory_of_messages_among_many_runs_reads_every_event_once(
 
 
 @pytest.mark.parametrize("position", [3, 7])  # of the conversation `changed`, or the end of the log
-@pytest.mark.parametrize("column", ["event_id", "topic", "at", "state"])
+@pytest.mark.parametrize("column", ["text_id", "topic", "at", "state"])
 def test_an_event_that_cannot_be_decoded_is_refused_by_name_and_blocks_no_list(
     column: str, position: int, tmp_path: Path
 ) -> None:
@@ -275,11 +286,16 @@ def test_an_event_that_cannot_be_decoded_is_refused_by_name_and_blocks_no_list(
     with open_at(url) as ledger:
         ledger.conversation("same").append("user", "hello")
         ledger.conversation("changed").extend([{"role": "user", "content": text} for text in ("pay", "me", "now", "!")])
-        tamper(url, f"UPDATE events SET {column} = CAST({column} || x'ff' AS TEXT) WHERE position = {position}")
+        other = ", id = NULL" if column == "text_id" else ""
+        changed = f"CAST(coalesce({column}, '') || x'ff' AS TEXT){other}"
+        tamper(
+            url,
+            f"UPDATE events SET {column} = {changed} WHERE position = {position}",
+        )
         assert {each.key for each in ledger.conversations()} >= {"same"}
         assert [each.key for each in ledger.conversations(search="hello")] == ["same"]
         assert ledger.failures() == []
-        ledger.rebuild_views(["conversations"]) if column == "event_id" else None
+        ledger.rebuild_views(["conversations"]) if column == "text_id" else None
         copy = f"sqlite:///{tmp_path / 'copy.db'}"
         for read in (
             lambda: ledger.memory("changed"),
@@ -331,8 +347,8 @@ def test_a_check_reports_times_in_the_future_and_times_that_go_backwards(any_db_
         assert "2026-11-29T12:00:00.000000Z, in the future" in problems[0][2]
         moved = "2026-11-29T11:00:00.000000Z"
         row = stored_events(any_db_url)[1]
-        whole = (row.position, row.stream, row.version, row.topic, row.state, row.event_id, moved, row.schema)
-        leaf = leaf_of_form_3(whole).hex()
+        whole = (*row.row[:6], moved, row.schema)
+        leaf = leaf_of_form_4(whole).hex()
         literal = f"x'{leaf}'" if any_db_url.startswith("sqlite") else f"decode('{leaf}', 'hex')"
         tamper(any_db_url, f"UPDATE events SET at = '{moved}', leaf = {literal} WHERE position = 2")
         with freezegun.freeze_time("2026-11-29T12:00:00Z"):

@@ -1,5 +1,6 @@
 """Opening is as patient as an append with a server that answers, short with one that is not there, and names what is wrong."""
 
+from contextlib import closing
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
-from threadledger.adapters.sql import Database, connections
+from threadledger.adapters.sql import Database, Recorder, connections
 from threadledger.adapters.sql.addresses import hosts, url_of_server
 from threadledger.adapters.sql.connections import ConnectionLost
 from threadledger.adapters.sql.sqlstates import BY_STATE, connection_refusal
@@ -246,3 +247,22 @@ def test_the_server_of_a_pair_that_is_there_is_used(postgres_url, open_store_on,
     pair = given.set(host=None).update_query_dict({"host": f"{tmp_path},{here}"})
     open_store_on(pair.render_as_string(hide_password=False)).conversation("k").append("user", "on the second")
     assert stored_texts(postgres_url) == ["on the second"]
+
+
+def test_a_database_whose_encoding_cannot_hold_every_message_is_refused_before_a_table_is_created(
+    postgres_url: str,
+) -> None:
+    name = f"latin_{uuid4().hex}"
+    with closing(Database(postgres_url)) as server:
+        server.query("SELECT 1")
+        with server.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+        url = make_url(postgres_url).set(database=name).difference_update_query(["options"])
+        with closing(Database(url.render_as_string(hide_password=False))) as latin:
+            with pytest.raises(InvalidSettings, match="LATIN1"):
+                Recorder(latin)
+            assert latin.query(
+                "SELECT count(*) FROM pg_tables WHERE tableowner = current_user AND schemaname = 'public'"
+            ) == [(0,)]
+        with server.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -219,7 +219,7 @@ def test_events_of_one_commit_are_stored_all_or_none(open_store, any_database):
     assert ledger.journal.load("fresh") is None
 
 
-def test_an_event_id_that_is_taken_rolls_the_whole_commit_back(open_store):
+def test_an_idempotency_key_that_is_taken_rolls_the_whole_commit_back(open_store):
     ledger = open_store()
     ledger.conversation("k").append("user", "once", idempotency_key="i")
     conversation = ledger.journal.load("k")
@@ -495,7 +495,7 @@ def test_the_state_beside_the_stream_equals_the_fold_of_its_events(open_store, a
     full_story(ledger)
     expected = folded(ledger)
     (stored,) = rows(
-        any_database, "SELECT version, state_schema, state, due_at FROM streams WHERE name = 'conversation:k'"
+        any_database, "SELECT version, state_schema, snapshot, due_at FROM streams WHERE name = 'conversation:k'"
     )
     assert ConversationState.from_json(stored[2]) == expected
     assert stored[:2] == (expected.version, STATE_SCHEMA)
@@ -508,10 +508,10 @@ def test_a_snapshot_of_another_schema_is_folded_anew_and_replaced_at_the_next_ap
     ledger = open_store()
     full_story(ledger)
     expected = folded(ledger)
-    any_database.execute("UPDATE streams SET state_schema = 999, state = 'from another version'")
+    any_database.execute("UPDATE streams SET state_schema = 999, snapshot = 'from another version'")
     assert open_store().state("k") == expected
     open_store().conversation("k").append("user", "one more")
-    ((schema, state),) = rows(any_database, "SELECT state_schema, state FROM streams WHERE name = 'conversation:k'")
+    ((schema, state),) = rows(any_database, "SELECT state_schema, snapshot FROM streams WHERE name = 'conversation:k'")
     assert schema == STATE_SCHEMA
     assert ConversationState.from_json(state) == folded(ledger)
 
@@ -532,7 +532,7 @@ def test_a_row_that_cannot_be_read_is_named_and_the_other_conversations_still_wo
 
 def test_the_search_for_overdue_runs_does_not_read_every_conversation(open_store, any_database, monkeypatch):
     ledger = open_store()
-    insert = any_database.sql("INSERT INTO streams (name, version, state_schema, state) VALUES (?, 1, 1, '{}')")
+    insert = any_database.sql("INSERT INTO streams (name, version, state_schema, snapshot) VALUES (?, 1, 1, '{}')")
     names = [(f"conversation:{number}",) for number in range(2_000)]
     any_database.write(lambda connection: connection.exec_driver_sql(insert, names))
     on_sqlite = any_database.kind.name == "sqlite"

@@ -93,7 +93,7 @@ def test_a_ledger_that_nobody_touched_is_clean(ledger: Ledger) -> None:
         "state = replace(state, 'two', 'too')",
         "topic = 'MessageRetracted'",
         "at = '2020-01-01T00:00:00.000000Z'",
-        "event_id = 'another'",
+        "text_id = 'another', id = NULL",
         "schema = 2",
     ],
 )
@@ -148,7 +148,10 @@ def test_an_event_moved_to_another_conversation_is_named(ledger: Ledger, any_db_
 
 
 def test_a_state_that_does_not_follow_from_the_events_is_named(ledger: Ledger, any_db_url: str) -> None:
-    tamper(any_db_url, "UPDATE streams SET state = replace(state, '\"messages\":3', '\"messages\":9') WHERE stream = 1")
+    tamper(
+        any_db_url,
+        "UPDATE streams SET snapshot = replace(snapshot, '\"messages\":3', '\"messages\":9') WHERE stream = 1",
+    )
     assert ("state", "a", None) in found(ledger)
 
 
@@ -160,7 +163,10 @@ def test_a_deadline_that_does_not_follow_from_the_events_is_named(ledger: Ledger
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        ("UPDATE streams SET state = CAST(replace(state, 'open_runs', 'op' || x'ff' || 'n_runs') AS TEXT)", "state"),
+        (
+            "UPDATE streams SET snapshot = CAST(replace(snapshot, 'open_runs', 'op' || x'ff' || 'n_runs') AS TEXT)",
+            "state",
+        ),
         ("INSERT INTO assistants VALUES ('e', 'h', CAST(x'61ff' AS TEXT))", "database"),
         ("INSERT INTO mirror_heads VALUES ('s', 'm', CAST(x'61ff' AS TEXT), 0, 0, NULL, NULL, '[]')", "database"),
     ],
@@ -248,7 +254,10 @@ def test_a_copy_into_a_database_in_use_is_refused(
 
 def test_a_copy_has_every_table_except_those_that_are_derived_from_the_log() -> None:
     created = [name for step in STEPS for text in step for name in findall(r"CREATE TABLE (\w+)", text)]
-    assert {name for name, _, _ in TABLES} == set(created) - {"threadledger", "tracking", "parked"}
+    assert {name for name, _, _ in TABLES} == set(created) - {
+        *("threadledger", "tracking", "parked"),
+        *("copied_events", "upgrading"),  # of the step that rewrites events, which ends with neither
+    }
 
 
 def test_a_copy_of_a_ledger_keeps_threads_that_were_created_and_not_linked(

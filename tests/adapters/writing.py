@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
+from uuid import UUID
 
 import sqlalchemy
 
 from threadledger.adapters.sql import Database, Factory
 from threadledger.adapters.sql.connections import leaf_hash
 from threadledger.domain.conversation import Completion, Conversation, ConversationState, RunPlan, evolve, text_message
-from threadledger.domain.journal import Journal, StoredRow, restore
+from threadledger.domain.journal import Journal, Row, StoredRow, restore
 from threadledger.domain.ledger import Ledger
 
 SHARED = 2
@@ -53,6 +54,12 @@ class Stored:
     at: str
     state: str
     leaf: bytes
+
+    @property
+    def row(self) -> Row:
+        """The row as the store reads it."""
+        state = self.state.encode()
+        return (self.position, self.stream, self.version, self.topic, state, self.event_id, self.at, self.schema)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -98,10 +105,14 @@ def stored_events(url: str) -> list[Stored]:
     """The whole log, by position."""
     found = query(
         url,
-        "SELECT e.position, s.name, e.version, e.event_id, e.topic, e.schema, e.at, e.state, e.leaf "
+        "SELECT e.position, s.name, e.version, e.id, e.text_id, e.topic, e.schema, e.at, e.state, e.leaf "
         "FROM events e LEFT JOIN streams s USING (stream) ORDER BY e.position",
     )
-    return [Stored(*row[:-1], bytes(row[-1])) for row in found]
+    return [Stored(*row[:3], _id(*row[3:5]), *row[5:-1], bytes(row[-1])) for row in found]
+
+
+def _id(value: bytes | UUID | None, text: str | None) -> str:
+    return str(text if value is None else UUID(bytes=value) if isinstance(value, bytes) else value)
 
 
 def stored_texts(url: str) -> list[Any]:
@@ -118,16 +129,16 @@ def assert_sound(url: str) -> list[Stored]:
         versions.setdefault(each.stream, []).append(each.version)
         row = StoredRow(each.stream, each.version, each.topic, each.state.encode(), each.event_id, each.at, each.schema)
         assert each.leaf == leaf_hash(row, each.position), each
-    heads = {name: (version, state) for name, version, state in query(url, "SELECT name, version, state FROM streams")}
+    heads = {
+        name: (version, state) for name, version, state in query(url, "SELECT name, version, snapshot FROM streams")
+    }
     assert heads.keys() == versions.keys()
     for stream, found in versions.items():
         assert found == list(range(1, len(found) + 1)), stream
         assert heads[stream][0] == len(found), stream
     folded: dict[str, ConversationState] = {}
     for each in events:
-        event = restore(
-            (each.position, each.stream, each.version, each.topic, each.state, each.event_id, each.at, each.schema)
-        )
+        event = restore(each.row)
         evolve(folded.setdefault(each.stream, ConversationState()), event)
     for stream, state in folded.items():
         assert not stream.startswith("conversation:") or json.loads(heads[stream][1]) == json.loads(state.as_json())

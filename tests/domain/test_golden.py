@@ -138,6 +138,7 @@ GOLDEN = {
     "schema-2.sql": "c49a14bff508b49de3b3992fad17b6fd98defc513e8768aab597f288a47be684",
     "schema-3.sql": "8341d74cf47586884103871236dd975cb9f187157affa6e3062762c1bc2dea46",
     "schema-4.sql": "6034100b7f0f2905b953b1c922972355abff2619e5519913949c55487d00b6fd",
+    "schema-5.sql": "a6cc6edd9f75a613570e52f89d92d08504ba88ee5f06bcc52cf69105952c5b9d",
     "snapshots-4.jsonl": "568ecd53fe227ce2cec5c4d57c10cc389a48ef895ce34a67ca6f40101b77439d",
 }
 """SHA-256 of each golden file."""

@@ -29,7 +29,7 @@ class Log:
         mapper = EventMapper(PlainJSON())
         stored = [mapper.to_stored_event(event) for event in kept]
         self.rows = [
-            (version, STREAM, version, row.topic, row.state.decode(), row.event_id, self.at(version), row.schema)
+            (version, STREAM, version, row.topic, row.state, row.event_id, self.at(version), row.schema)
             for version, row in enumerate(stored, 1)
         ]
         self.read = 0

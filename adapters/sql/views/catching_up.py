@@ -25,6 +25,7 @@ from threadledger.domain.errors import CorruptEvent, DatabaseReadOnly, StoreErro
 from threadledger.domain.failures import redact
 from threadledger.domain.journal import Row, restore
 
+from ..connections import split_id
 from ..database import Database
 from ..kind_upkeep import upkeep_of
 from ..recorder import Recorder, rows_of
@@ -65,7 +66,7 @@ class Batch:
 
     taken: Sequence[Taken]
     upto: int
-    event_id: str | None
+    event_id: bytes | str | None
     """Id of the event at `upto` when the batch was read; None if no event was read, or if its id cannot be decoded."""
     poison: Poison | None = None
     """Reason why the event at `upto`, the only one in the batch, cannot be processed."""
@@ -258,9 +259,9 @@ class Projection:
         self._written(place, batch, changes, live)
 
 
-def _decoded(event_id: str | None) -> str | None:
+def _decoded(event_id: bytes | str | None) -> bytes | str | None:
     """Return the id of an event, or None if it could not be decoded and is therefore not found in the log."""
-    return None if event_id is None or "\ufffd" in str(event_id) else event_id
+    return None if event_id is None or (isinstance(event_id, str) and "\ufffd" in event_id) else event_id
 
 
 def _live(places: Sequence[Generation]) -> Generation | None:
@@ -292,7 +293,7 @@ def _refusal(view: View[Any, Any], position: int, reason: str) -> CorruptEvent:
 
 _LOOK = (
     "SELECT log.position, log.event_id, t.generation, t.position, t.live, t.leaf, e.leaf FROM (SELECT 1) one "
-    "LEFT JOIN (SELECT position, event_id FROM events ORDER BY position DESC LIMIT 1) log ON 1 = 1 "
+    "LEFT JOIN (SELECT e.position, {event_id} AS event_id FROM events e ORDER BY e.position DESC LIMIT 1) log ON 1 = 1 "
     "LEFT JOIN tracking t ON t.view = ? AND t.version = ? LEFT JOIN events e ON e.position = t.position "
     "ORDER BY t.generation"
 )
@@ -305,7 +306,7 @@ _ADVANCE = (
     "WHERE view = ? AND version = ? AND generation = ? AND position = ? AND live = ? "
     "AND coalesce(leaf = (SELECT e.leaf FROM events e WHERE e.position = tracking.position), leaf IS NULL)"
 )
-_LEAF = "SELECT leaf FROM events WHERE position = ? AND event_id = ?"
+_LEAF = "SELECT {event_id}, e.leaf FROM events e WHERE e.position = ?"
 _FIND = "SELECT 1 FROM tracking WHERE view = ? AND version = ? AND generation = ? AND position = ?"
 _PARK = "INSERT INTO parked (view, version, generation, position, reason) VALUES (?, ?, ?, ?, ?)"
 _PARKED = "SELECT position, reason FROM parked WHERE view = ? AND version = ? AND generation = ? ORDER BY position"
@@ -324,7 +325,7 @@ class LogHead:
     """Represent the last event of the log at one moment."""
 
     position: int = 0
-    event_id: str | None = None
+    event_id: bytes | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +355,7 @@ class Generations:
 
     def look(self) -> tuple[LogHead, Sequence[Generation]]:
         """Return the last event of the log and the places of all generations, oldest first."""
-        rows = rows_of(self._database, _LOOK, self._named)
+        rows = rows_of(self._database, _LOOK.format(event_id=self._database.kind.event_id), self._named)
         head, places = LogHead(rows[0][0] or 0, _decoded(rows[0][1])), []
         for _, _, generation, position, live, leaf, found in rows if rows[0][2] is not None else ():
             # Earlier versions stored no leaf: a position after the end of the log is noticed all the same.
@@ -371,9 +372,13 @@ class Generations:
 
         Returns False if another process has advanced it first, or if the log lost the batch after it was read.
         """
-        leaf = self._execute(connection, _LEAF, (batch.upto, batch.event_id)).scalar()
-        if leaf is None and batch.event_id is not None:
-            return False
+        leaf = None
+        if batch.event_id is not None:
+            query = _LEAF.format(event_id=self._database.kind.event_id)
+            stored: Any = self._execute(connection, query, (batch.upto,)).first()
+            if stored is None or split_id(stored[0]) != split_id(batch.event_id):
+                return False
+            leaf = stored[1]
         if not place.claimed:
             claimed = (*self._named, place.generation, batch.upto, int(live), leaf)
             return self._execute(connection, _CLAIM, claimed).rowcount == 1
@@ -429,7 +434,7 @@ POSITION: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
 PLAIN_TEXT: TypeEngine[str] = Text(collation="C").with_variant(Text(), "sqlite")
 """Type of text that is compared byte by byte, independent of the server's locale."""
 
-EVENTS = table("events", *map(column, ("position", "stream", "version", "topic", "state", "event_id", "at", "schema")))
+EVENTS = table("events", *map(column, ("position", "stream", "version", "topic", "state", "text_id", "at", "schema")))
 STREAMS = table("streams", column("stream"), column("name"))
 """Columns of the log's tables that views use in joins."""
 

@@ -32,7 +32,7 @@ TOKENS_MAX = 2**53
 
 _EVENT = (
     *(EVENTS.c.position, STREAMS.c.name, EVENTS.c.version, EVENTS.c.topic, EVENTS.c.state),
-    *(EVENTS.c.event_id, EVENTS.c.at, EVENTS.c.schema),
+    *(EVENTS.c.text_id, EVENTS.c.at, EVENTS.c.schema),
 )
 
 
@@ -273,4 +273,7 @@ def events_at(connection: Connection, positions: Sequence[int]) -> dict[int, eve
         .where(EVENTS.c.position.in_(positions))
         .order_by(EVENTS.c.position)
     )
-    return {row.position: restore(tuple(row)) for row in connection.execute(query)}
+    return {
+        position: restore((position, name, version, topic, state.encode(), event_id or "", at, schema))
+        for position, name, version, topic, state, event_id, at, schema in connection.execute(query)
+    }
