@@ -14,7 +14,7 @@ help:
 	@echo "make test   install the test dependencies, then run the tests"
 	@echo "make check  run everything that CI runs: lint, types, tests, wheel"
 	@echo "make soak   run the tests in their long form, which takes hours"
-	@echo "make bench  run the benchmarks"
+	@echo "make bench  run the benchmarks; BENCH=--quick: a smoke test, BENCH=--markdown: tables in Markdown"
 	@echo "make clean  remove all generated files"
 
 demo: $(VENV)/.installed
@@ -53,10 +53,11 @@ wheel: $(VENV)/.checked
 
 bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/store.py
-	$(BIN)/python benchmarks/exchange.py
-	$(BIN)/python benchmarks/replay.py
-	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/store.py $(BENCH)
+	$(BIN)/python benchmarks/exchange.py $(BENCH)
+	$(BIN)/python benchmarks/replay.py $(BENCH)
+	$(BIN)/python benchmarks/audit.py $(BENCH)
+	$(BIN)/python benchmarks/bulk.py $(BENCH)
 
 lock:
 	uv pip compile pyproject.toml --all-extras --group dev --universal --no-annotate --no-header --no-emit-index-url \

@@ -1,26 +1,26 @@
-"""Measure audit queries on a ledger of 100,000 runs, 10,000 of them failed, and the time to rebuild the audit view.
+"""Measure audit queries on a ledger of 100,000 runs, 10,000 of them failed, the time to rebuild the audit view, and `list`.
 
 python benchmarks/audit.py [--quick] [--disk DIR] [--postgres URL] [--repeat N]
 
 The ledger contains what an app would write: question, run, answer. Some failed runs are followed by a fallback, and
-some exchanges are abandoned. Each query runs in this process after the view has caught up (median of N; aim 300 ms),
-and then as a command, including the start of Python. The rebuild rate is given in log events per second (aim 50,000).
-The view reads only the events of runs, about half of the log, so that rate is printed too.
+some exchanges are abandoned. Each query runs in this process after the view has caught up, and then as a command,
+including the start of Python. The rebuild rate is given in log events per second of CPU on SQLite, of wall time on
+PostgreSQL; the view reads only the events of runs, about half of the log. The first list of 100,000 conversations is
+the first question to a ledger whose views do not exist yet, in a process of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from figures import MEMORY_LIMIT_MB, Table, apart, arguments, once, peak_megabytes
 
 from threadledger.adapters.sql import Database, Factory
 from threadledger.domain.conversation import RUN_TOPICS, events, stream_of
@@ -30,11 +30,14 @@ from threadledger.domain.journal import Journal
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
 from threadledger.domain.ledger import Ledger
 
-EVENTS_AIM = 50_000
+EVENTS_LIMIT, EVENTS_LIMIT_POSTGRES = 100_000, 80_000
 """Minimum rate of a rebuild, in log events per second."""
 
-ANSWER_AIM_SECONDS = 0.3
+ANSWER_LIMIT_SECONDS = 0.3
 """Maximum duration of a query, in seconds."""
+
+LIST_LIMIT_SECONDS = 1.0
+"""Maximum duration of the first list of 100,000 conversations, in seconds."""
 
 DAYS = 60
 
@@ -177,25 +180,23 @@ def opened(url: str) -> Ledger:
 
 
 class Bench:
-    """Print one line per figure with its aim, and collect the figures that miss it."""
+    """Measure the queries on one ledger."""
 
-    def __init__(self, url: str, repeat: int) -> None:
+    def __init__(self, url: str, repeat: int, table: Table) -> None:
         self.url = url
         self.repeat = repeat
-        self.missed: list[str] = []
+        self.table = table
 
     def catch_up(self, writer: Writer) -> None:
-        """Measure rebuilding the view several times; print median and best, because the machine may be busy."""
-        took = []
+        """Measure rebuilding the view several times."""
+        on_server = self.url.startswith("postgres")
+        rates = []
         for _ in range(max(self.repeat // 2, 1)):
             with opened(self.url) as ledger:
-                begun = time.perf_counter()
-                ledger.journal.views.rebuild(["audit"])
-                took.append(time.perf_counter() - begun)
-        seconds = statistics.median(took)
-        rate = writer.events / seconds
-        self._line("rebuilding the view", f"{rate:,.0f} events/s", f"{EVENTS_AIM:,}", rate >= EVENTS_AIM)
-        print(f"    best {writer.events / min(took):,.0f}; run events only {writer.run_events / seconds:,.0f} events/s")
+                taken = once(lambda ledger=ledger: ledger.journal.views.rebuild(["audit"]))
+                rates.append(writer.events / (taken.wall if on_server else taken.cpu))
+        limit = EVENTS_LIMIT_POSTGRES if on_server else EVENTS_LIMIT
+        self.table.value(f"audit view from nothing, {writer.events:,} events", rates, "events/s", at_least=limit)
 
     def questions(self) -> None:
         """Measure queries in this process, after the view has caught up."""
@@ -210,58 +211,55 @@ class Bench:
             for by in SUMMARY_BY:
                 asked[f"summary --by {by}"] = lambda by=by: ledger.summary(by)
             for name, work in asked.items():
-                seconds = statistics.median(self._timed(work) for _ in range(self.repeat))
-                self._line(name, f"{seconds * 1_000:.0f} ms", "300 ms", seconds <= ANSWER_AIM_SECONDS)
+                self._answered(name, work, self.repeat, ANSWER_LIMIT_SECONDS)
 
     def commands(self) -> None:
-        """Measure the total time of the commands; there is no aim."""
-        for arguments in (("failures", "--limit", "50"), ("groups",), ("summary",), ("summary", "--by", "hour")):
-            called = [
-                str(Path(sys.executable).with_name("threadledger")),
-                "--db",
-                self.url,
-                "-o",
-                "json",
-                "audit",
-                *arguments,
-            ]
-            seconds = statistics.median(
-                self._timed(lambda called=called: subprocess.run(called, check=True, stdout=subprocess.DEVNULL))
-                for _ in range(max(self.repeat // 2, 1))
+        """Measure the total time of the commands."""
+        program = str(Path(sys.executable).with_name("threadledger"))
+        for command in (("failures", "--limit", "50"), ("groups",), ("summary",), ("summary", "--by", "hour")):
+            called = [program, "--db", self.url, "-o", "json", "audit", *command]
+            self._answered(
+                f"threadledger audit {' '.join(command)}",
+                lambda called=called: subprocess.run(called, check=True, stdout=subprocess.DEVNULL),
+                max(self.repeat // 2, 1),
             )
-            print(f"{'threadledger audit ' + ' '.join(arguments):48} {seconds * 1_000:>10.0f} ms")
 
-    def _timed(self, work: Callable[[], object]) -> float:
-        begun = time.perf_counter()
-        work()
-        return time.perf_counter() - begun
+    def _answered(self, name: str, work: Callable[[], object], repeat: int, at_most: float | None = None) -> None:
+        taken = [once(work).wall * 1_000 for _ in range(repeat)]
+        self.table.value(name, taken, "ms", at_most=at_most and at_most * 1_000)
 
-    def _line(self, name: str, told: str, aim: str, met: bool) -> None:
-        print(f"{name:48} {told:>18}   aim {aim:>8}   {'met' if met else 'MISSED'}")
-        if not met:
-            self.missed.append(name)
+
+def first_list(url: str) -> tuple[float, float]:
+    """Return the CPU seconds of a ledger's first list, and the peak memory in megabytes. Runs in a separate process."""
+    with opened(url) as ledger:
+        seconds = once(lambda: ledger.conversations(limit=50)).cpu
+    return seconds, peak_megabytes()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="use a fiftieth of the runs, as a smoke test")
-    parser.add_argument("--disk", metavar="DIR", help="directory of the database")
+    parser = arguments(__doc__)
     parser.add_argument("--postgres", metavar="URL", help="use this empty PostgreSQL database instead of SQLite")
     parser.add_argument("--repeat", type=int, default=9, metavar="N", help="number of samples per query")
     args = parser.parse_args()
+    table = Table(args.markdown)
     with tempfile.TemporaryDirectory(dir=args.disk) as place:
         url = args.postgres or f"sqlite:///{Path(place) / 'audit.db'}"
         with opened(url) as ledger:
             writer = Writer(ledger)
             writer.write(91 if args.quick else 4_550, 20)
-        print(
-            f"{writer.runs:,} runs, {writer.failures:,} failed; {writer.events:,} events, {writer.run_events:,} of runs"
-        )
-        bench = Bench(url, args.repeat)
+        bench = Bench(url, args.repeat, table)
         bench.catch_up(writer)
         bench.questions()
         bench.commands()
-    return 1 if bench.missed and not args.quick else 0
+        if not args.postgres:
+            from ledgers import fill
+
+            number = 2_000 if args.quick else 100_000
+            fill(url := f"sqlite:///{Path(place) / 'list.db'}", number)
+            seconds, megabytes = apart(first_list, url)
+            table.value(f"first list of {number:,} conversations, CPU", seconds, "s", at_most=LIST_LIMIT_SECONDS)
+            table.value("  peak memory", megabytes, "MB", at_most=MEMORY_LIMIT_MB)
+    return 1 if table.missed and not args.quick else 0
 
 
 if __name__ == "__main__":

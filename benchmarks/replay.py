@@ -1,6 +1,6 @@
 """Measure rebuild throughput against the bare SDK, planning over a whole ledger, and memory use as the ledger grows.
 
-python benchmarks/replay.py [--quick] [--only throughput|plan|memory] [--synchronous NORMAL] [--disk DIR]
+python benchmarks/replay.py [--quick] [--only throughput|plan] [--synchronous NORMAL] [--disk DIR]
 
 Throughput is measured in pairs. Threadledger rebuilds a batch of conversations, and the bare SDK writes the same
 conversations at the same concurrency to the same simulator in a separate process. The two alternate in going first.
@@ -10,21 +10,17 @@ the items in `extra_body`, as threadledger does, so that the SDK does not valida
 thread back. The ratio is threadledger's time divided by the bare SDK's time in each pair: median, minimum and maximum.
 Aim: at most 1.3.
 
-Memory is the peak memory of a separate process that plans or rebuilds ledgers of different sizes. Aim: constant.
+Plans and rebuilds of ledgers of different sizes run in separate processes; the peak memory must not grow with the ledger.
+Limits: a plan over 100,000 conversations in 1 second of CPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -34,12 +30,20 @@ from typing import Any
 
 import openai
 from elsewhere import simulator_elsewhere
+from figures import Table, apart, arguments, measured, once, peak_megabytes
+from ledgers import fill
 
 import threadledger
 from threadledger.adapters import import_lines
 
-RATIO_AIM = 1.3
+RATIO_LIMIT = 1.3
 """Maximum ratio of threadledger's time to the bare SDK's for writing the same items."""
+
+PLAN_LIMIT_SECONDS = 1.0
+"""Maximum CPU time of a plan over 100,000 conversations, in seconds."""
+
+PEAK_LIMIT = 1.1
+"""Maximum ratio of the peak memory of a process to that of the process with the smallest ledger."""
 
 BATCH = 20
 """Maximum number of items per request to a conversation (OpenAI's OpenAPI description)."""
@@ -96,7 +100,8 @@ def filled(url: str, conversations: int, synchronous: str) -> None:
 class Throughput:
     """Measure batches of conversations, alternating threadledger and the bare SDK."""
 
-    def __init__(self, args: argparse.Namespace, base_url: str, place: Path) -> None:
+    def __init__(self, args: argparse.Namespace, base_url: str, place: Path, table: Table) -> None:
+        self.table = table
         self.base_url = base_url
         self.args = args
         self.batch = 20 if args.quick else 100
@@ -105,7 +110,6 @@ class Throughput:
         filled(self.url, self.batch, args.synchronous)
 
     def run(self) -> None:
-        print(f"{'rebuild into conversations':44} {'ours':>9} {'bare SDK':>9}   ratio (range)")
         with threadledger.open(self.url, **self._settings()) as ledger, self._sdk() as sdk:
             items = {
                 key: [dict(item.payload) for item in ledger.replay.verifier.render(key, "conversations", None)[0].items]
@@ -117,21 +121,10 @@ class Throughput:
                     self._row(partial(self._ours, ledger, workers), bare, workers, past_types, read)
 
     def _row(self, ours: Any, bare: Any, workers: int, past_types: bool, read: bool) -> None:
-        taken: list[tuple[float, float]] = []
-        for number in range(self.pairs + 1):
-            first, second = (ours, bare) if number % 2 else (bare, ours)
-            one, other = timed(first), timed(second)
-            taken.append((one, other) if number % 2 else (other, one))
-        taken = taken[1:]  # the first pair is a warm-up
-        ratios = sorted(mine / theirs for mine, theirs in taken)
-        middle = statistics.median(ratios)
-        rates = [self.batch / statistics.median(each) for each in zip(*taken, strict=True)]
+        taken = measured([lambda _: ours(), lambda _: bare()], self.pairs)
         what = f"write{' past types' if past_types else ''}{' and read' if read else ''}"
-        missed = "" if middle <= RATIO_AIM or past_types else " (missed)"
-        aim = "" if past_types else f"   aim: ≤ {RATIO_AIM}{missed}"
-        name = f"{workers} at once, bare SDK: {what}"
-        told = f"{rates[0]:7.1f}/s {rates[1]:7.1f}/s   {middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}){aim}"
-        print(f"{name:44} {told}", flush=True)
+        name = f"rebuild, {workers} at once, bare SDK: {what}"
+        self.table.pairs(name, taken, "wall", None if past_types else RATIO_LIMIT, self.batch)
 
     def _ours(self, ledger: threadledger.Ledger, workers: int) -> None:
         plan = ledger.replay.plan_rebuild(to="conversations", fresh=True)
@@ -169,68 +162,53 @@ class Throughput:
         return provider | {"threads": "conversations", "synchronous": self.args.synchronous}
 
 
-def timed(work: Any) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def grown(args: argparse.Namespace, base_url: str, place: Path) -> None:
-    """Measure a plan, and for smaller ledgers a rebuild, over ledgers of different sizes, each in a separate process."""
+def grown(args: argparse.Namespace, base_url: str, place: Path, table: Table) -> None:
+    """Measure plans and rebuilds over ledgers of different sizes, each in a separate process."""
     plans = (100, 1_000) if args.quick else (1_000, 10_000, 100_000)
-    rebuilds = (50, 200) if args.quick else (300, 3_000)
-    print(f"\n{'as the ledger grows':44} {'seconds':>9} {'peak MiB':>9}")
+    first = None
     for number in plans:
         url = f"sqlite:///{place / f'plan-{number}.db'}"
-        filled(url, number, "NORMAL")
-        if args.only != "memory":
-            _grown_row(f"plan of {number:,} conversations", "plan", url, base_url)
-        if number in rebuilds or args.only == "memory":
-            _grown_row(f"plan of {number:,} conversations, again", "plan", url, base_url)
-    for number in rebuilds:
+        fill(url, number)
+        seconds, peak = apart(do, "plan", url, base_url)
+        limit = PLAN_LIMIT_SECONDS if number == plans[-1] else None
+        table.value(f"plan of {number:,} conversations, CPU", seconds, "s", at_most=limit)
+        first = first or peak
+        table.value("  peak memory", peak, "MB", at_most=first * PEAK_LIMIT)
+    first = None
+    for number in (50, 200) if args.quick else (300, 3_000):
         url = f"sqlite:///{place / f'rebuild-{number}.db'}"
         filled(url, number, "NORMAL")
-        _grown_row(f"rebuild of {number:,} conversations, 4 at once", "rebuild", url, base_url)
+        seconds, peak = apart(do, "rebuild", url, base_url)
+        table.value(f"rebuild of {number:,} conversations, 4 at once, CPU", seconds, "s")
+        first = first or peak
+        table.value("  peak memory", peak, "MB", at_most=first * PEAK_LIMIT)
 
 
-def _grown_row(name: str, what: str, url: str, base_url: str) -> None:
-    command = [sys.executable, __file__, "--do", what, "--url", url, "--base-url", base_url]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    print(f"{name:44} {told['seconds']:9.1f} {told['peak_mib']:9.0f}", flush=True)
-
-
-def do(what: str, url: str, base_url: str) -> None:
-    """Plan or rebuild everything, and print the duration in seconds and the peak memory in MiB."""
+def do(what: str, url: str, base_url: str) -> tuple[float, float]:
+    """Plan or rebuild everything, and return the CPU seconds and the peak memory in megabytes."""
+    warnings.simplefilter("ignore", DeprecationWarning)
     settings = {"openai_base_url": base_url, "openai_api_key": "bench", "threads": "conversations"}
     with threadledger.open(url, **settings, synchronous="NORMAL") as ledger:
-        began = time.perf_counter()
-        plan = ledger.replay.plan_rebuild()
-        for _ in plan.planned() if what == "plan" else plan.each(concurrency=4):
-            pass
-        seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mib": peak}))
+
+        def work() -> None:
+            plan = ledger.replay.plan_rebuild()
+            for _ in plan.planned() if what == "plan" else plan.each(concurrency=4):
+                pass
+
+        return once(work).cpu, peak_megabytes()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="use few conversations, as a smoke test")
-    parser.add_argument("--only", choices=["throughput", "plan", "memory"])
+def main() -> None:
+    parser = arguments(__doc__, ["throughput", "plan"])
     parser.add_argument("--synchronous", choices=["FULL", "NORMAL"], default="NORMAL", help="SQLite durability mode")
-    parser.add_argument("--disk", metavar="DIR", help="directory of the databases")
-    parser.add_argument("--do", choices=["plan", "rebuild"], help=argparse.SUPPRESS)
-    parser.add_argument("--url", help=argparse.SUPPRESS)
-    parser.add_argument("--base-url", help=argparse.SUPPRESS)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
-    if args.do:
-        do(args.do, args.url, args.base_url)
-        return
+    table = Table(args.markdown, floor="bare SDK")
     with tempfile.TemporaryDirectory(dir=args.disk) as place, simulator_elsewhere() as base_url:
         if args.only in {None, "throughput"}:
-            Throughput(args, base_url, Path(place)).run()
-        if args.only in {None, "plan", "memory"}:
-            grown(args, base_url, Path(place))
+            Throughput(args, base_url, Path(place), table).run()
+        if args.only in {None, "plan"}:
+            grown(args, base_url, Path(place), table)
 
 
 if __name__ == "__main__":

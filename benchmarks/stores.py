@@ -11,7 +11,8 @@ import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from contextlib import contextmanager
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -23,10 +24,17 @@ import threadledger
 from threadledger.domain.conversation import Completion, Conversation, RunPlan, stream_of, text_message
 from threadledger.domain.conversation.messages import Usage
 
+Text = tuple[str, str]
+"""Role and content of a message."""
+
 FILL = 50
 """Number of exchanges per commit while a store is filled, outside of measurements."""
 
+FILL_MESSAGES = 500
+"""Number of messages per commit while a store is filled."""
+
 IN_MEMORY = Path("/dev/shm")
+LATIN, CYRILLIC = "abdefgiklmnoprstuvz", "абвгдежзиклмнопрстуя"
 AT = "2026-01-01T00:00:00.000000Z"
 
 
@@ -52,6 +60,17 @@ class Ours:
         given = EXCHANGES[number % len(EXCHANGES)]
         self.ledger.journal.commit(key(conversation), lambda each: decide(each, given), create=True)
 
+    def say(self, conversation: int, said: Sequence[Text]) -> None:
+        self.ledger.conversation(key(conversation)).extend([{"role": role, "content": text} for role, text in said])
+
+    def run(self, conversation: int, said: Sequence[Text]) -> None:
+        """Record a question, and the app's own model call that answers it."""
+        (role, question), (_, answer) = said
+        chat = self.ledger.conversation(key(conversation))
+        chat.append(role, question)
+        with chat.run("chat", "some-model") as run:
+            run.complete(answer)
+
     def fill(self, conversation: int, exchanges: int) -> None:
         for start in range(0, exchanges, FILL):
             part = [EXCHANGES[number % len(EXCHANGES)] for number in range(start, min(start + FILL, exchanges))]
@@ -59,14 +78,9 @@ class Ours:
                 key(conversation), lambda each, part=part: [decide(each, given) for given in part], create=True
             )
 
-    def fill_messages(self, conversation: int, messages: int) -> None:
-        for part in batches(list(islice(texts(), messages)), FILL):
-            journaled = [text_message(role, text) for role, text in part]
-            self.ledger.journal.commit(
-                key(conversation),
-                lambda each, journaled=journaled: [each.journal(one) for one in journaled],
-                create=True,
-            )
+    def fill_messages(self, conversation: int, said: Sequence[Text]) -> None:
+        for part in batches(said, FILL_MESSAGES):
+            self.say(conversation, part)
 
     def load(self, conversation: int, last: int | None = None) -> list[Any]:
         return self.ledger.conversation(key(conversation)).memory(last=last).as_chat_messages()
@@ -109,13 +123,17 @@ class Hand:
             rows = (EXCHANGES[i % len(EXCHANGES)].rows for i in range(start, min(start + FILL, exchanges)))
             self._append(conversation, [row for four in rows for row in four])
 
-    def fill_messages(self, conversation: int, messages: int) -> None:
-        rows = [(conversation, i, role, text, AT) for i, (role, text) in enumerate(islice(texts(), messages))]
-        self.connection.execute("BEGIN")
-        self.connection.executemany(
-            "INSERT INTO messages (conversation, number, role, content, at) VALUES (?, ?, ?, ?, ?)", rows
-        )
-        self.connection.execute("COMMIT")
+    def say(self, conversation: int, said: Sequence[Text]) -> None:
+        with self._writing():
+            query = "SELECT coalesce(max(number), 0) FROM messages WHERE conversation = ?"
+            number = self.connection.execute(query, (conversation,)).fetchone()[0]
+            self.connection.executemany(
+                "INSERT INTO messages (conversation, number, role, content, at) VALUES (?, ?, ?, ?, ?)",
+                [(conversation, number + i, *one, AT) for i, one in enumerate(said, 1)],
+            )
+
+    def fill_messages(self, conversation: int, said: Sequence[Text]) -> None:
+        self.say(conversation, said)
 
     def load(self, conversation: int, last: int | None = None) -> list[Any]:
         query, values = "SELECT role, content FROM messages WHERE conversation = ? ORDER BY number", [conversation]
@@ -137,8 +155,7 @@ class Hand:
         return self.connection.execute(query, values).fetchall()
 
     def _append(self, stream: int, rows: list[tuple[Any, ...]]) -> None:
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
+        with self._writing():
             query = "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?"
             version = self.connection.execute(query, (stream,)).fetchone()[0]
             self.connection.executemany(
@@ -146,6 +163,12 @@ class Hand:
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(stream, version + i, *row) for i, row in enumerate(rows, 1)],
             )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
             self.connection.execute("COMMIT")
         except BaseException:
             self.connection.execute("ROLLBACK")
@@ -160,6 +183,12 @@ class HandOnPostgres(Hand):
         "(SELECT coalesce(max(version), 0) FROM events WHERE stream = %(stream)s::bigint) + o, a, b, c, d, e, f FROM "
         "unnest(%(a)s::text[], %(b)s::text[], %(c)s::int[], %(d)s::text[], %(e)s::text[], %(f)s::bytea[]) "
         "WITH ORDINALITY AS given (a, b, c, d, e, f, o)"
+    )
+
+    SAY = (
+        "INSERT INTO messages (conversation, number, role, content, at) SELECT %(conversation)s::bigint, "
+        "(SELECT coalesce(max(number), 0) FROM messages WHERE conversation = %(conversation)s::bigint) + o, r, t, "
+        "%(at)s FROM unnest(%(roles)s::text[], %(texts)s::text[]) WITH ORDINALITY AS given (r, t, o)"
     )
 
     def __init__(self, url: str, synchronous: str) -> None:
@@ -179,10 +208,14 @@ class HandOnPostgres(Hand):
             "UNIQUE (conversation, number))"
         )
 
-    def fill_messages(self, conversation: int, messages: int) -> None:
+    def say(self, conversation: int, said: Sequence[Text]) -> None:
+        roles, texts = map(list, zip(*said, strict=True))
+        self.connection.execute(self.SAY, {"conversation": conversation, "roles": roles, "texts": texts, "at": AT})
+
+    def fill_messages(self, conversation: int, said: Sequence[Text]) -> None:
         copy = "COPY messages (conversation, number, role, content, at) FROM STDIN"
         with self.connection.cursor() as cursor, cursor.copy(copy) as rows:
-            for i, (role, text) in enumerate(islice(texts(), messages)):
+            for i, (role, text) in enumerate(said):
                 rows.write_row((conversation, i, role, text, AT))
         self.connection.execute("ANALYZE messages")
 
@@ -232,12 +265,15 @@ class Library:
         for part in batches([EXCHANGES[number % len(EXCHANGES)] for number in range(exchanges)], FILL):
             self._save(conversation, part)
 
-    def fill_messages(self, conversation: int, messages: int) -> None:
-        for part in batches(list(islice(texts(), messages)), FILL):
-            talk = self._talk(conversation)
-            for role, text in part:
-                talk.trigger_event(Talk.Recorded, topic="MessageJournaled", fields={"role": role, "content": text})
-            self.app.save(talk)
+    def say(self, conversation: int, said: Sequence[Text]) -> None:
+        talk = self._talk(conversation)
+        for role, text in said:
+            talk.trigger_event(Talk.Recorded, topic="MessageJournaled", fields={"role": role, "content": text})
+        self.app.save(talk)
+
+    def fill_messages(self, conversation: int, said: Sequence[Text]) -> None:
+        for part in batches(said, FILL_MESSAGES):
+            self.say(conversation, part)
 
     def load(self, conversation: int, last: int | None = None) -> list[Any]:
         backwards: dict[str, Any] = {"desc": True, "limit": last} if last is not None else {}
@@ -340,13 +376,12 @@ def decide(conversation: Conversation, given: Exchange) -> None:
 
 
 def make_exchanges(count: int = 200) -> Iterator[Exchange]:
-    """Generate exchanges of 30 to 400 words per message, with rows read back from a ledger for the hand-written store."""
-    random_ = random.Random(11)
-    words = ["".join(random_.choices("abdefgiklmnoprstuvz", k=random_.randint(2, 9))) for _ in range(4_000)]
+    """Generate exchanges, with rows read back from a ledger for the hand-written store."""
+    said = texts(count * 2)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Ours(f"sqlite:///{folder}/scratch.db", "NORMAL")
         for number in range(count):
-            question, answer = (" ".join(random_.choices(words, k=random_.randint(30, 400))) for _ in range(2))
+            (_, question), (_, answer) = said[number * 2 : number * 2 + 2]
             scratch.ledger.journal.commit(
                 key(number), lambda c, q=question, a=answer: decide(c, Exchange(q, a, [])), create=True
             )
@@ -369,12 +404,21 @@ def make_exchanges(count: int = 200) -> Iterator[Exchange]:
         scratch.close()
 
 
-def texts() -> Iterator[tuple[str, str]]:
-    """Yield (role, text) of the exchanges endlessly."""
-    while True:
-        for given in EXCHANGES:
-            yield "user", given.question
-            yield "assistant", given.answer
+def texts(count: int, letters: str = LATIN, characters: int | None = None) -> list[Text]:
+    """Return messages in turn from user and assistant; of 30 to 400 words, or of exactly this many characters.
+
+    400 texts from a fixed seed are repeated.
+    """
+    random_ = random.Random(11)
+    words = ["".join(random_.choices(letters, k=random_.randint(2, 9))) for _ in range(4_000)]
+
+    def text() -> str:
+        if characters is None:
+            return " ".join(random_.choices(words, k=random_.randint(30, 400)))
+        return " ".join(random_.choices(words, k=characters))[:characters]
+
+    said = [(("user", "assistant")[i % 2], text()) for i in range(400)]
+    return list(islice(cycle(said), count))
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

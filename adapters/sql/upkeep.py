@@ -21,7 +21,7 @@ from threadledger.domain.errors import ChangedEvent, Conflict, CorruptEvent, Sto
 from threadledger.domain.ids import now, to_iso
 from threadledger.domain.journal import Finding, NotedThread, noted_row, quietly, restore
 
-from .connections import ConnectionLost, noted, split_id
+from .connections import ConnectionLost, leaves_of, noted, split_id
 from .damage import form_of, is_undecodable, replacing_characters
 from .database import Database
 from .kind_upkeep import upkeep_of
@@ -78,9 +78,9 @@ _EVENTS = (
     f"ORDER BY e.stream, e.version LIMIT {CHECK_PAGE_EVENTS}"
 )
 
-_STORED_HEAD = (
-    "SELECT s.version, s.state_schema, s.snapshot, s.due_at, "
-    "(SELECT max(e.version) FROM events e WHERE e.stream = s.stream) FROM streams s WHERE s.stream = ?"
+_STORED_HEADS = (
+    "SELECT s.stream, s.version, s.state_schema, s.snapshot, s.due_at, "
+    "(SELECT max(e.version) FROM events e WHERE e.stream = s.stream) FROM streams s WHERE s.stream BETWEEN ? AND ?"
 )
 
 Query = Callable[[str, Sequence[Any]], Sequence[Any]]
@@ -181,26 +181,30 @@ def _streams(database: Database, query: Query, progress: Callable[[int, int], No
 
 
 def _each_stream(database: Database, query: Query, progress: Callable[[int, int], None]) -> Iterator[Finding]:
-    columns, head = database.kind.row_columns, _STORED_HEAD
+    columns, heads = database.kind.row_columns, _STORED_HEADS
     if not database.schema_is_open and database.read(lambda it: schema_version(it, "")) < EVENTS_REWRITTEN_BY:
-        columns, head = columns.replace(database.kind.event_id, "e.event_id"), head.replace("snapshot", "state")
+        columns, heads = columns.replace(database.kind.event_id, "e.event_id"), heads.replace("snapshot", "state")
     events = _EVENTS.format(columns=columns)
     ((total,),) = query("SELECT count(*) FROM events", ())
     seen, after = 0, (0, -1)
     stream: _CheckedStream | None = None
-    while True:
-        page = query(events, after)
-        for number, *columns in page:
+    latest = to_iso(now() + timedelta(minutes=CLOCK_AHEAD_MINUTES_MAX))
+    while page := [tuple(row) for row in query(events, after)]:
+        rows = [row[1:] for row in page]
+        is_same = leaves_of(rows) == [row[8] for row in rows]
+        first = stream.number if stream is not None else page[0][0]
+        stored = {row[0]: row[1:] for row in query(heads, (first, page[-1][0]))}
+        for number, row in zip((each[0] for each in page), rows, strict=True):
             if stream is None or stream.number != number:
-                yield from stream.end(query, head) if stream is not None else ()
-                stream = _CheckedStream(number, columns[1])
-            yield from stream.take(columns)
+                yield from stream.end(stored) if stream is not None else ()
+                stream = _CheckedStream(number, row[1], latest)
+            if not (is_same and stream.follow(row)):
+                yield from stream.take(row)
         seen += len(page)
         progress(seen, total)
-        if len(page) < CHECK_PAGE_EVENTS:
-            break
         after = (page[-1][0], page[-1][3])
-    yield from stream.end(query, head) if stream is not None else ()
+    if stream is not None:
+        yield from stream.end({row[0]: row[1:] for row in query(heads, (stream.number, stream.number))})
     empty = "SELECT name, version FROM streams s WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.stream = s.stream)"
     for name, version in query(empty, ()):
         yield Finding("stream", f"its {version} events are missing", key=key_of(str(name)))
@@ -209,18 +213,33 @@ def _each_stream(database: Database, query: Query, progress: Callable[[int, int]
 class _CheckedStream:
     """Check one stream, event by event."""
 
-    def __init__(self, number: int, name: str | None) -> None:
+    def __init__(self, number: int, name: str | None, latest: str) -> None:
         self.number = number
         self.name = str(name or f"stream {number}, which has no name")
         self.version = 0
         self.position = 0
         self.at = ""
-        self.latest = to_iso(now() + timedelta(minutes=CLOCK_AHEAD_MINUTES_MAX))
+        self.latest = latest
+        """Latest time that is not in the future."""
         self.state: ConversationState | None = ConversationState()
 
-    def take(self, columns: list[Any]) -> Iterator[Finding]:
-        """Check the next event."""
-        position, name, version, topic, state, event_id, at, schema, leaf = columns
+    def follow(self, row: Sequence[Any]) -> bool:
+        """Apply the next event, whose leaf matches; return False, without an effect, if something else is wrong."""
+        position, version, at = row[0], row[2], row[6]
+        if version != self.version + 1 or position < self.position or not self.at <= at <= self.latest:
+            return False
+        if self.state is not None:
+            try:
+                event = restore((position, self.name, version, *row[3:8]))
+            except CorruptEvent:
+                return False
+            evolve(self.state, event)
+        self.version, self.position, self.at = version, position, at
+        return True
+
+    def take(self, row: Sequence[Any]) -> Iterator[Finding]:
+        """Check the next event, and name its problems."""
+        position, _, version, topic, state, event_id, at, schema, _ = row
         where = {"key": key_of(self.name), "position": position, "version": version}
         if version != self.version + 1:
             missing = (
@@ -230,7 +249,7 @@ class _CheckedStream:
         if position < self.position:
             yield Finding("order", f"the earlier version {self.version} is stored later, at {self.position}", **where)
         self.version, self.position = version, max(position, self.position)
-        if form_of((position, name, version, topic, state, event_id, at, schema, leaf)) is None:
+        if form_of(row) is None:
             yield Finding("leaf", f"the {topic} was changed or moved after it was stored", **where)
         try:
             event = restore((position, self.name, version, topic, state, event_id, str(at), schema))
@@ -250,14 +269,13 @@ class _CheckedStream:
             yield Finding("time", f"it is {at}, earlier than the event before it ({self.at})", **where)
         self.at = max(at, self.at)
 
-    def end(self, query: Query, head: str) -> Iterator[Finding]:
+    def end(self, stored: Mapping[int, Sequence[Any]]) -> Iterator[Finding]:
         """Compare the stored head with the head computed from the events."""
-        found = query(head, (self.number,))
-        key = key_of(self.name)
-        if not found:
+        found, key = stored.get(self.number), key_of(self.name)
+        if found is None:
             yield Finding("stream", "the stream's own row is missing", key=key)
             return
-        ((version, schema, state, due_at, newest),) = found
+        version, schema, state, due_at, newest = found
         if version != newest:
             problem = f"the events end at version {newest}; {version} were stored"
             yield Finding("version", problem, key=key, version=version)

@@ -11,12 +11,12 @@ from typing import Any
 
 import freezegun
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from threadledger.adapters import export_lines
 from threadledger.adapters.sql import leaf_hash
-from threadledger.adapters.sql.connections import checked
+from threadledger.adapters.sql.connections import checked, split_id
 from threadledger.adapters.sql.damage import form_of, leaf_of_form_1, leaf_of_form_2, leaf_of_form_3, leaf_of_form_4
 from threadledger.domain.conversation import Completion, Conversation, RunPlan, text_message
 from threadledger.domain.errors import ChangedEvent, ThreadledgerError
@@ -89,6 +89,7 @@ def test_a_row_with_a_value_of_another_type_does_not_match_its_leaf(
     row: tuple[Any, ...], column: int, value: Any
 ) -> None:
     position, name, version, topic, state, event_id, at, schema = row
+    assume(value not in {event_id, split_id(event_id)[0]})
     whole = (*row, leaf_hash(StoredRow(name, version, topic, state, event_id, at, schema), position))
     with pytest.raises(ChangedEvent):
         list(checked([(*whole[:column], value, *whole[column + 1 :])], refuse_changed))
