@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from audit import DAYS, Writer, opened
 
@@ -154,7 +155,8 @@ class _Postgres:
             for table, rows in ((STREAMS, streams), (EVENTS, events)):
                 with cursor.copy(f"COPY {table} ({', '.join(rows[0])}) FROM STDIN") as copy:
                     for row in rows:
-                        copy.write_row(list(row.values()))
+                        values = row | {"id": UUID(bytes=row["id"])} if row.get("id") is not None else row
+                        copy.write_row(list(values.values()))
         self._connection.commit()
 
     def close(self, streams: int, events: int) -> None:
