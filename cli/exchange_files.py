@@ -193,7 +193,7 @@ def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None
             from .forensics import uncheck
 
             result = uncheck(ledger)
-        total = len(ledger.journal.versions()) if everything else len(keys)
+        total = sum(1 for _ in ledger.journal.keys_in_order()) if everything else len(keys)
         for key in keys:
             ledger.state(key)
         chosen = None if everything else keys

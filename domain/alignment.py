@@ -33,14 +33,34 @@ def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
 
 def _matches(left: Sequence[Hashable], right: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
     """Yield (place in left, place in right) for the entries of a longest common subsequence."""
-    start = common_prefix(left, right)
-    ending = common_prefix(left[start:][::-1], right[start:][::-1])
+    start, ending = _equal_ends(left, right)
     yield from ((place, place) for place in range(start))
-    shared = set(left[start : len(left) - ending]).intersection(right[start : len(right) - ending])
-    mine = [place for place in range(start, len(left) - ending) if left[place] in shared]
-    theirs = [place for place in range(start, len(right) - ending) if right[place] in shared]
-    for one, other in _longest([left[place] for place in mine], [right[place] for place in theirs]):
-        yield mine[one], theirs[other]
+    numbers: dict[Hashable, int] = {}  # entries are compared here alone: the rest works with numbers
+    ones = [numbers.setdefault(entry, len(numbers)) for entry in left[start : len(left) - ending]]
+    others = [numbers.setdefault(entry, len(numbers)) for entry in right[start : len(right) - ending]]
+    shared = set(ones).intersection(others)
+    mine = [place for place, number in enumerate(ones) if number in shared]
+    theirs = [place for place, number in enumerate(others) if number in shared]
+    for one, other in _longest_between_ends([ones[place] for place in mine], [others[place] for place in theirs]):
+        yield start + mine[one], start + theirs[other]
+    yield from ((len(left) - back, len(right) - back) for back in range(ending, 0, -1))
+
+
+def _equal_ends(left: Sequence[object], right: Sequence[object]) -> tuple[int, int]:
+    """Return how many entries are equal from the start, and how many of the others from the end."""
+    start = common_prefix(left, right)
+    return start, common_prefix(left[start:][::-1], right[start:][::-1])
+
+
+def _longest_between_ends(left: Sequence[int], right: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the places of a longest common subsequence; rows are only made of what is between the equal ends.
+
+    Entries that only one side has separated these ends before: without them, the rest of two threads is often equal.
+    """
+    start, ending = _equal_ends(left, right)
+    yield from ((place, place) for place in range(start))
+    for one, other in _longest(left[start : len(left) - ending], right[start : len(right) - ending]):
+        yield start + one, start + other
     yield from ((len(left) - back, len(right) - back) for back in range(ending, 0, -1))
 
 
@@ -81,6 +101,6 @@ def _rows(first: int, places: dict[Hashable, int], right: Sequence[Hashable], wi
     rows = [first]
     for entry in right:
         row = rows[-1]
-        met = row & places[entry]
+        met = row & places.get(entry, 0)
         rows.append(((row + met) | (row - met)) & whole)
     return rows

@@ -8,29 +8,43 @@ moved to another branch at the source is retracted, because the source no longer
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from threadledger.domain.conversation import IMPORTED, Conversation, events, stream_of
 from threadledger.domain.conversation.messages import Message, Source, restore_message
-from threadledger.domain.errors import ConversationChanged, IdempotencyConflict, InvalidInput, ThreadledgerError
+from threadledger.domain.errors import (
+    ConversationChanged,
+    IdempotencyConflict,
+    InvalidInput,
+    ThreadledgerError,
+)
 from threadledger.domain.failures import whole_text
 from threadledger.domain.ids import from_iso, to_iso
+from threadledger.domain.journal import fingerprint_of
 from threadledger.domain.ledger import Ledger
 
 from .json_values import parsed
 from .repairs import OpenCalls, can_be_stored, repaired, whole
 
-BATCH_CONVERSATIONS = 50
-"""Maximum number of new conversations stored in one transaction."""
+BATCH_CONVERSATIONS = 500
+"""Maximum number of conversations stored in one transaction."""
 
 BATCH_MESSAGES = 2_000
-"""Number of messages after which a batch is stored, so that memory use does not grow with the file."""
+"""Number of messages after which a batch is stored. Other writers wait for some hundredths of a second meanwhile."""
+
+BATCH_CHARS = 8 * 1024**2
+"""Number of characters after which a batch is stored, so that memory use does not grow with the file."""
+
+BATCH_SECONDS = 1.0
+"""Time in seconds after which a batch is stored, so that little is lost if a slow source is interrupted."""
 
 EXTEND_ATTEMPTS_MAX = 3
 """Maximum number of attempts to extend a conversation while other imports change it at the same time."""
@@ -39,30 +53,86 @@ LEFT_BRANCH = "another branch took its place where it was imported from"
 
 
 def import_found(ledger: Ledger, found: Iterable[Found | Imported]) -> Iterator[Imported]:
-    """Import conversations one by one; a failed one stores nothing and does not stop the others.
+    """Import conversations batch by batch; a failed one stores nothing and does not stop the others.
 
     A conversation that could not be read (`Imported`) is passed through, and exceptions from the source propagate.
+    What was read before is stored first.
     """
-    waiting: list[Found] = []
-    for read in found:
+    batch, reading = _Batch(ledger), iter(found)
+    problem: Exception | None = None
+    while problem is None:
+        try:
+            read = next(reading, None)
+        except Exception as error:  # noqa: BLE001 - raised again, after what was read before it is stored
+            problem, read = error, None
+        if read is None:
+            break
         if isinstance(read, Imported):
             yield read
             continue
-        each = read
+        if batch.is_full or read.key in batch.keys:
+            yield from batch.stored()
+            batch = _Batch(ledger)
         try:
-            each = _with_stored_metadata(read)
-            if ledger.journal.load(each.key) is None and all(new.key != each.key for new in waiting):
-                waiting.append(each)
-            else:
-                yield from _store(ledger, waiting)
-                waiting = []
-                yield _extend(ledger, each)
+            batch.add(_with_stored_metadata(read))
         except ThreadledgerError as error:
-            yield Imported(each.line, each.key, "failed", reason=str(error))
-        if len(waiting) >= BATCH_CONVERSATIONS or sum(len(new.entries) for new in waiting) >= BATCH_MESSAGES:
-            yield from _store(ledger, waiting)
-            waiting = []
-    yield from _store(ledger, waiting)
+            yield _failed(read, error)
+    yield from batch.stored()
+    if problem is not None:
+        raise problem
+
+
+class _Batch:
+    """Hold conversations that are stored together, in one transaction as far as they are new."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.keys: set[str] = set()
+        self._ledger = ledger
+        self._found: list[Found] = []
+        self._messages = self._chars = 0
+        self._began_at = time.monotonic()
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self.keys) and (
+            len(self.keys) >= BATCH_CONVERSATIONS
+            or self._messages >= BATCH_MESSAGES
+            or self._chars >= BATCH_CHARS
+            or time.monotonic() - self._began_at >= BATCH_SECONDS
+        )
+
+    def add(self, found: Found) -> None:
+        """Add a conversation whose key the batch does not have yet."""
+        self.keys.add(found.key)
+        self._found.append(found)
+        self._messages += len(found.entries)
+        self._chars += sum(_chars(entry.message) for entry in found.entries)
+
+    def stored(self) -> Sequence[Imported]:
+        """Store the batch and return the results in the order of the source."""
+        versions = self._ledger.journal.versions_of(self.keys)
+        ended = self._stored_new([each for each in self._found if each.key not in versions])
+        known = self._ledger.journal.fingerprints(versions)
+        for each in self._found:
+            if each.key in versions:
+                ended[each.key] = _extended(self._ledger, each, known.get(each.key, {}))
+        return [ended[each.key] for each in self._found]
+
+    def _stored_new(self, found: Sequence[Found]) -> dict[str, Imported]:
+        try:
+            self._ledger.journal.store(*map(_new, found))
+        except ConversationChanged:  # another process started one of them: store each in its own transaction
+            return {each.key: _store_one(self._ledger, each) for each in found}
+        return {each.key: _imported(each) for each in found}
+
+
+def _chars(message: Message) -> int:
+    content = message.content
+    return len(content) if isinstance(content, str) else len(repr(message))
+
+
+def _failed(found: Found, error: Exception) -> Imported:
+    return Imported(found.line, found.key, "failed", reason=str(error))
 
 
 def _with_stored_metadata(found: Found) -> Found:
@@ -71,10 +141,12 @@ def _with_stored_metadata(found: Found) -> Found:
     Raises:
         InvalidKey: the key cannot be stored.
     """
+    stream_of(found.key)
+    if not found.metadata:
+        return found
     with suppress(InvalidInput):
         Conversation.start(found.key, found.metadata)
         return found
-    stream_of(found.key)
     left_out = Counter(found.left_out)
     kept: dict[str, Any] = {}
     for name, value in found.metadata.items():
@@ -87,24 +159,12 @@ def _with_stored_metadata(found: Found) -> Found:
     return replace(found, metadata=kept, left_out=left_out)
 
 
-def _store(ledger: Ledger, waiting: Sequence[Found]) -> Iterator[Imported]:
-    try:
-        ledger.journal.store(*(_new(found) for found in waiting))
-    except ConversationChanged:  # another process started one of them: store each in its own transaction
-        yield from (_store_one(ledger, found) for found in waiting)
-        return
-    yield from (_imported(found) for found in waiting)
-
-
 def _store_one(ledger: Ledger, found: Found) -> Imported:
     try:
         ledger.journal.store(_new(found))
         return _imported(found)
     except ConversationChanged:
-        try:
-            return _extend(ledger, found)
-        except ThreadledgerError as error:
-            return Imported(found.line, found.key, "failed", reason=str(error))
+        return _extended(ledger, found, {})
 
 
 def _new(found: Found) -> Conversation:
@@ -127,6 +187,44 @@ def _journal(conversation: Conversation, entries: Iterable[Entry]) -> None:
             written_at=entry.written_at,
             origin=entry.origin,
         )
+
+
+Known = Mapping[str, bytes | None]
+"""Fingerprints of the messages of a conversation, by idempotency key."""
+
+
+def _extended(ledger: Ledger, found: Found, known: Known) -> Imported:
+    """Add what an existing conversation lacks."""
+    try:
+        missing = _known_to_be_missing(ledger, found, known)
+        if missing is None:
+            return _extend(ledger, found)
+        if not missing:
+            return Imported(found.line, found.key, "unchanged", 0, found.note, found.left_out)
+        try:
+            ledger.journal.commit(found.key, lambda conversation: _journal(conversation, missing))
+        except ConversationChanged:  # another process imports the same
+            return _extend(ledger, found)
+        return Imported(found.line, found.key, "extended", len(missing), found.note, found.left_out)
+    except ThreadledgerError as error:
+        return _failed(found, error)
+
+
+def _known_to_be_missing(ledger: Ledger, found: Found, known: Known) -> Sequence[Entry] | None:
+    """Return the messages to append, if the fingerprints show that all others are imported as they are, else None."""
+    count = next(
+        (place for place, entry in enumerate(found.entries) if IMPORTED + entry.place not in known), len(found.entries)
+    )
+    missing = found.entries[count:]
+    if found.other_branches or (missing and not known):
+        return None
+    if any(known[IMPORTED + entry.place] != fingerprint_of(entry.message) for entry in found.entries[:count]):
+        return None
+    if any(each.message_id or each.piece_of or each.whole or IMPORTED + each.place in known for each in missing):
+        return None
+    if found.thread_id is not None and ledger.journal.require(found.key).state.links:
+        return None  # it may be this ledger's own thread
+    return missing
 
 
 def _extend(ledger: Ledger, found: Found) -> Imported:
@@ -246,8 +344,7 @@ SOURCE_ID_CHARS_MAX = 300
 """Maximum length of an id from a source, in characters. Provider ids have 30 to 40."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Represent a message and its place in the source.
 
     The place identifies the message: two equal texts at different places are two messages.
@@ -266,7 +363,7 @@ class Entry:
     """The ledger's message id, if this is a further piece of a message that a ledger wrote in several pieces."""
     whole: str | None = None
     """Place of the source's message, if this is a further piece of it. It is imported with the first piece or not at all."""
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = MappingProxyType({})
     """Ids, times and metadata of the message at its source."""
 
 
@@ -355,6 +452,11 @@ class MessageReader:
         self._waiting = OpenCalls()
         self._problem = ""
 
+    def add_plain(self, message: Message, place: str, name: str) -> None:
+        """Add a message that consists of a role and text, of a source that has no ids."""
+        self._waiting.note(message)
+        self.entries.append(Entry(message, place, name))
+
     def add(
         self,
         given: object,
@@ -380,7 +482,7 @@ class MessageReader:
             entry = Entry(message, place, name, written_at, message_id, piece_of, origin=source)
             if number:
                 ours = message_id or piece_of
-                entry = replace(entry, place=f"{place}/{number}", message_id=None, piece_of=ours, whole=place)
+                entry = entry._replace(place=f"{place}/{number}", message_id=None, piece_of=ours, whole=place)
             self.entries.append(entry)
 
     def leave_out(self, problem: str, kind: str = "unreadable_messages") -> None:

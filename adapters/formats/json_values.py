@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
+import msgspec
+
 from threadledger.domain.errors import InvalidInput
 
 CHUNK_BYTES = 1024 * 1024
@@ -223,11 +225,23 @@ def lines_of(lines: Iterable[Line]) -> Iterator[Value]:
 
 def _values_on(line: bytes) -> Iterable[Line]:
     """Return the values of a line: itself if it is JSON, or if its first object is not."""
-    if line[:1] != b"{" or not _SEVERAL.search(line) or is_json(line):
+    if line[:1] != b"{" or not _SEVERAL.search(line) or _is_one_value(line) or is_json(line):
         return (line,)
     values = [text for _, text in _Document(io.BytesIO(line)).values()]
     first = next(iter(values), b"")
     return values if isinstance(first, bytes) and is_json(first) else (line,)
+
+
+def _is_one_value(line: bytes) -> bool:
+    """Return whether a line is one value of JSON, found by its brackets alone; false may be wrong, true is not."""
+    try:
+        _skip(line)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
+
+
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class _Document:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from threadledger.domain.conversation import events
+from threadledger.domain.conversation.messages import plain_message
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
@@ -39,6 +40,9 @@ OWN = "own"
 
 SOURCE_ID = "source_id"
 """Metadata field in which a line's own `id` is kept if it is not the key."""
+
+_PLAIN = {"role", "content"}
+"""The fields of most messages."""
 
 METADATA = "metadata"
 """Field that holds the conversation's metadata if that has fields named `id` or `messages`."""
@@ -129,8 +133,11 @@ def metadata_of(ledger: Ledger, key: str) -> dict[str, Any]:
 
 
 def keys_in_order(ledger: Ledger) -> Iterator[str]:
-    """Return the keys of all conversations, ordered by creation; those whose first event is damaged come last."""
-    known = dict.fromkeys(key for key, _ in ledger.journal.versions())
+    """Return the keys of all conversations, ordered by creation; those whose first event is damaged come last.
+
+    The log is read for it: a conversation that was removed with its events is noticed there alone.
+    """
+    known = dict.fromkeys(ledger.journal.keys_in_order())
     for logged in ledger.events(types=["ConversationStarted"]):
         known.pop(logged.key, None)
         yield logged.key
@@ -147,6 +154,11 @@ def _placed(message: dict[str, Any], place: Mapping[str, Any]) -> dict[str, Any]
 
 def _read(given: object, index: int, reader: MessageReader) -> None:
     """Read one message of a line. Place fields added by an export are removed from the message."""
+    if type(given) is dict and given.keys() == _PLAIN and type(given["role"]) is str:
+        plain = plain_message(given["role"], given["content"])
+        if plain is not None:
+            reader.add_plain(plain, str(index), f"message {index + 1}")
+            return
     place: Any = None
     message: Any = given
     if isinstance(given, dict):

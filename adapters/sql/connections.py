@@ -293,6 +293,8 @@ class Kind(ABC):
     begin_write: str
     locks_when_writing: bool
     """Whether a write transaction holds the database's only write lock from its beginning."""
+    in_byte_order: str = ""
+    """Clause after a column of text that compares it byte by byte, if its own collation may not."""
     lock_heads: str
     """Clause at the end of a query for heads that locks the rows until the transaction ends."""
 
@@ -323,10 +325,6 @@ class Kind(ABC):
     def explain(self, error: BaseException) -> tuple[str, str]:
         """Return (category, advice) for a driver's error; the categories are described in `errors.py`."""
 
-    def event_rows(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
-        """Return rows of events as they are inserted, whose ids (the seventh column) are 16 bytes."""
-        return rows
-
     def check_file(self, commit: str = "") -> None:  # noqa: B027 - a server needs no check
         """Check that the file was not deleted or replaced while it was open; a server has no such file.
 
@@ -339,8 +337,6 @@ class Kind(ABC):
     """Statement that a connection used only for appends executes first."""
     confirm: str = ""
     """Statement after which a commit waits for a synchronous standby, because it writes; empty if there can be none."""
-    insert_numbered: str = ""
-    """Clause for an INSERT into streams that sets their numbers explicitly."""
 
 
 def shown(url: URL) -> str:

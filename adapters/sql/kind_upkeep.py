@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -41,6 +42,12 @@ class KindUpkeep(ABC):
         """Return the last position ever assigned, even if its row is missing."""
 
     @abstractmethod
+    def insert(
+        self, connection: Connection, table: str, columns: Sequence[str], page: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Insert the rows of a copy, with their numbers, as fast as the database takes them."""
+
+    @abstractmethod
     def number_streams(self, connection: Connection) -> None:
         """Set the counters for positions and stream numbers after a copy inserted them explicitly."""
 
@@ -65,6 +72,12 @@ class _SQLiteUpkeep(KindUpkeep):
     def last_position(self, connection: Connection) -> int:
         query = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
         return int(connection.exec_driver_sql(query).scalar() or 0)
+
+    def insert(
+        self, connection: Connection, table: str, columns: Sequence[str], page: Sequence[tuple[Any, ...]]
+    ) -> None:
+        places = ", ".join("?" for _ in columns)
+        connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", list(page))
 
     def number_streams(self, connection: Connection) -> None:
         """Do nothing: SQLite continues after the largest rowid."""
@@ -97,6 +110,18 @@ class _PostgreSQLUpkeep(KindUpkeep):
 
     def last_position(self, connection: Connection) -> int:
         return int(connection.exec_driver_sql("SELECT position FROM log_head").scalar_one())
+
+    def insert(
+        self, connection: Connection, table: str, columns: Sequence[str], page: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Use COPY: one message per row, no statement and no answer. It also sets the numbers of streams."""
+        cursor = cast("Any", connection.connection.driver_connection).cursor()
+        with cursor, cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
+            at = list(columns).index("id") if table == "events" else None  # 16 bytes, which COPY would send as bytes
+            for row in page:
+                copy.write_row(
+                    row if at is None or row[at] is None else (*row[:at], UUID(bytes=row[at]), *row[at + 1 :])
+                )
 
     def number_streams(self, connection: Connection) -> None:
         connection.exec_driver_sql("UPDATE log_head SET position = (SELECT coalesce(max(position), 0) FROM events)")

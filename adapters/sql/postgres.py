@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
@@ -253,6 +252,8 @@ SWAP = (
     "ALTER TABLE events ADD COLUMN id UUID",
     # A program of an earlier version that is still running fails at its next append: it would drop what it does not know.
     "ALTER TABLE streams RENAME COLUMN state TO snapshot",
+    # The order of bytes: the index on names then serves a search by prefix, whatever the locale of the server.
+    'ALTER TABLE streams ALTER COLUMN name TYPE TEXT COLLATE "C"',
     "DROP TABLE upgrading",
 )
 
@@ -288,11 +289,11 @@ class PostgreSQL(Kind):
     begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     begin_write = "BEGIN"
     locks_when_writing = False
+    in_byte_order = ' COLLATE "C"'
     lock_heads = " ORDER BY stream FOR UPDATE"
     # Otherwise the server plans the statement again for each append, which takes longer than running it.
     before_appends = "SET plan_cache_mode = force_generic_plan"
     confirm = "UPDATE log_head SET position = position"
-    insert_numbered = "OVERRIDING SYSTEM VALUE"
 
     def __init__(self, url: URL) -> None:
         if importlib.util.find_spec("psycopg") is None:
@@ -365,9 +366,6 @@ class PostgreSQL(Kind):
         if len(positions) != len(rows):
             raise Overtaken
         return positions
-
-    def event_rows(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
-        return [(*row[:6], UUID(bytes=row[6]) if row[6] is not None else None, *row[7:]) for row in rows]
 
     def explain(self, error: BaseException) -> tuple[str, str]:
         # Connection errors have no SQLSTATE: libpq does not pass it on.

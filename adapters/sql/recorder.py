@@ -43,6 +43,9 @@ from .schema import SCHEMA_VERSION, open_schema
 PAGE_EVENTS = 1_000
 """Number of events read per query."""
 
+PAGE_STREAMS = 1_000
+"""Number of streams read per query."""
+
 _PAGES_AT_ONCE = 10
 """Number of pages scanned per query when only some event types are selected."""
 
@@ -50,6 +53,10 @@ _HEAD = "SELECT name, version, state_schema, snapshot, due_at FROM streams"
 _BY_KEY = (
     "FROM events e JOIN streams s USING (stream) JOIN idempotency_keys k ON k.stream = e.stream AND k.version = e.version "
     f"WHERE s.name = ? AND k.generation = {GENERATION} AND k.key = ?"
+)
+_FINGERPRINTS = (
+    "SELECT s.name, k.key, k.fingerprint FROM streams s "
+    f"JOIN idempotency_keys k ON k.stream = s.stream AND k.generation = {GENERATION}"
 )
 _NEWEST = "(SELECT max(e.version) FROM events e WHERE e.stream = streams.stream)"
 
@@ -147,6 +154,13 @@ class Recorder(ApplicationRecorder):
             else:
                 yield list(self.stream_rows(stream, begin, end, changed=changed))
 
+    def fingerprints(self, streams: Sequence[str]) -> Iterator[tuple[str, str, bytes | None]]:
+        """Return the idempotency keys of streams with their fingerprints; see `EventLog.fingerprints`."""
+        for begin in range(0, len(streams), PAGE_STREAMS):
+            names = streams[begin : begin + PAGE_STREAMS]
+            query = f"{_FINGERPRINTS} WHERE s.name IN ({', '.join('?' for _ in names)})"
+            yield from self._database.query(query, names)
+
     def version_at(self, stream: str, at: str, changed: OnChange | None = None) -> int:
         """Return the version that a stream had at a time (ISO 8601).
 
@@ -193,19 +207,36 @@ class Recorder(ApplicationRecorder):
 
     def select_heads(self, prefix: str, *, overdue_at: str | None = None) -> Sequence[StreamHead]:
         """Return the heads of streams with this prefix, or only those with a run overdue at a time (ISO 8601)."""
-        query, values = f"{_HEAD} WHERE substr(name, 1, ?) = ?", (len(prefix), prefix)
         if overdue_at is None:
-            return [StreamHead(*row) for row in self._database.query(f"{query} ORDER BY stream", values)]
+            return [StreamHead(*row) for row in self._database.query(*self._named(f"{_HEAD} WHERE", prefix))]
         # Ordered as the index on due_at: if ordered by stream, SQLite would scan every conversation.
-        overdue = f"{query} AND due_at < ? ORDER BY due_at, stream"
-        return [StreamHead(*row) for row in self._database.query(overdue, (*values, overdue_at))]
+        overdue = f"{_HEAD} WHERE due_at < ? AND substr(name, 1, ?) = ? ORDER BY due_at, stream"
+        return [StreamHead(*row) for row in self._database.query(overdue, (overdue_at, len(prefix), prefix))]
 
-    def select_versions(self, prefix: str) -> Sequence[tuple[str, int]]:
-        """Return (name, version) of the streams with this prefix, sorted by name; omits the much larger states."""
-        query = "SELECT name, version FROM streams WHERE substr(name, 1, ?) = ?"
-        found = self._database.query(query, (len(prefix), prefix))
-        # Not sorted by the index: a damaged one would lose names.
-        return sorted(((name, version) for name, version in found), key=lambda each: str(each[0]))
+    def _named(self, query: str, prefix: str) -> tuple[str, tuple[str, str]]:
+        """Return a query for the streams with this prefix as a range of their names, which have an index, and its values."""
+        name = f"name{self._database.kind.in_byte_order}"
+        after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        return f"{query} {name} >= ? AND {name} < ? ORDER BY stream", (prefix, after)
+
+    def select_versions(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield (name, version) of the streams with this prefix, oldest first; omits the much larger states.
+
+        They are read page by page in the order of their numbers, not by the index on names: a damaged one would lose
+        names.
+        """
+        query = "SELECT stream, name, version FROM streams WHERE stream > ? ORDER BY stream LIMIT ?"
+        after = 0
+        while page := self._database.query(query, (after, PAGE_STREAMS)):
+            yield from ((name, version) for _, name, version in page if str(name).startswith(prefix))
+            after = page[-1][0]
+
+    def heads_of(self, streams: Sequence[str]) -> Sequence[StreamHead]:
+        """Return the heads of those of these streams that exist, in no particular order."""
+        if not streams:
+            return ()
+        places = ", ".join("?" for _ in streams)
+        return [StreamHead(*row) for row in self._database.query(f"{_HEAD} WHERE name IN ({places})", streams)]
 
     def select_keyed(self, stream: str, idempotency_key: str) -> Row | None:
         """Return the event of a stream that was stored with an idempotency key, or None."""
@@ -306,14 +337,18 @@ class Recorder(ApplicationRecorder):
         self, rows: Sequence[StoredRow], heads: Sequence[StreamHead], tracking: Tracking | None = None, **_: Any
     ) -> Sequence[int]:
         given = {head.stream: head for head in heads}
-        streams = list(dict.fromkeys(str(row.originator_id) for row in rows))
+        versions: dict[str, list[int]] = {}
+        for row in rows:
+            versions.setdefault(str(row.originator_id), []).append(row.originator_version)
 
         def decide(found: Mapping[str, StreamHead]) -> Appending:
-            return Appending(rows, [_next_head(name, rows, found.get(name), given.get(name)) for name in streams])
+            return Appending(
+                rows, [_next_head(name, each, found.get(name), given.get(name)) for name, each in versions.items()]
+            )
 
-        if not streams and tracking is None:
+        if not versions and tracking is None:
             return ()
-        return self._database.group.append(streams, decide, self._tracked(tracking))
+        return self._database.group.append(list(versions), decide, self._tracked(tracking))
 
     def _tracked(self, tracking: Tracking | None) -> Also | None:
         if tracking is not None:
@@ -337,13 +372,12 @@ def logged_row(row: Row) -> LoggedRow:
     return LoggedRow(name, version, topic, state, position, event_id, at, schema)
 
 
-def _next_head(name: str, rows: Sequence[StoredRow], found: StreamHead | None, given: StreamHead | None) -> StreamHead:
-    """Return the new head of a stream.
+def _next_head(name: str, versions: Sequence[int], found: StreamHead | None, given: StreamHead | None) -> StreamHead:
+    """Return the head of a stream after rows of these versions.
 
     Raises:
-        IntegrityError: the versions of the rows do not continue the stream without a gap.
+        IntegrityError: the versions do not continue the stream without a gap.
     """
-    versions = [row.originator_version for row in rows if str(row.originator_id) == name]
     expected = found.version + 1 if found is not None else 1 if given is not None else versions[0]
     if versions != list(range(expected, expected + len(versions))):
         raise IntegrityError(f"{name} has version {expected - 1}: version {versions[0]} is not the next one")

@@ -412,8 +412,9 @@ def copy_ledger(source: Database, target: Database, progress: Progress) -> int:
 
     try:
         return source.read(copy)
-    except exc.IntegrityError as error:
-        refuse_damage([Finding("database", f"rows contradict each other: {error.orig}")])
+    except (exc.IntegrityError, target.driver.IntegrityError) as error:  # COPY raises the driver's own
+        problem = error.orig if isinstance(error, exc.IntegrityError) else error
+        refuse_damage([Finding("database", f"rows contradict each other: {problem}")])
         raise
 
 
@@ -446,20 +447,18 @@ def _copy(source: Database, reading: Connection, target: Database, writing: Conn
         columns_of = {table: _columns_in(source, reading, table, columns) for table, columns, _ in TABLES}
         named = _columns_in(source, reading, "threadledger", "ledger_id")
         name = reading.exec_driver_sql("SELECT ledger_id FROM threadledger").scalar_one() if named else None
+    kind = upkeep_of(target)
     for table, _, order in TABLES:
         columns = columns_of[table]
-        numbered = target.kind.insert_numbered if table == "streams" else ""
-        places = ", ".join("?" for _ in columns)
-        insert = target.sql(f"INSERT INTO {table} ({', '.join(columns)}) {numbered} VALUES ({places})")
         copied = 0
         for page in _pages(source, reading, table, columns, order):
-            writing.exec_driver_sql(insert, target.kind.event_rows(page) if table == "events" else page)
+            kind.insert(writing, table, list(columns), page)
             copied += len(page)
             if table == "events":
                 progress(copied, events)
                 if columns["id"] == "event_id":
                     _collect(target, writing, columns, page)
-    upkeep_of(target).number_streams(writing)
+    kind.number_streams(writing)
     if name is not None:
         writing.exec_driver_sql(target.sql("UPDATE threadledger SET ledger_id = ?"), (name,))
     refuse_damage(_findings(target, writing, quietly))

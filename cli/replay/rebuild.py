@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..main import KEY, Exit, MomentParameter, complete_keys, invocation, opened
-from ..output import counted, note, tracked
+from ..output import counted, emit_many, note, tracked
 from .plans import (
+    TABLE_ROWS_MAX,
     Tally,
     apply_options,
     chosen_keys,
@@ -26,7 +28,7 @@ from .plans import (
 )
 
 if TYPE_CHECKING:
-    from threadledger.domain.replay import RebuildItem, RebuildPlan
+    from threadledger.domain.replay import RebuildItem, RebuildOutline
 
 PLANNED = ("key", "backend", "old_thread_id", "messages", "losses", "state", "reason")
 WRITTEN = ("key", "backend", "thread_id", "messages", "sent", "losses", "verified", "state", "reason")
@@ -101,18 +103,38 @@ def as_row(item: RebuildItem) -> dict[str, Any]:
     return for_people([item.as_json()])[0]
 
 
-def _show_plan(plan: RebuildPlan) -> int:
+def _show_plan(plan: Any) -> int:
+    if invocation().output == "table" and len(plan) > TABLE_ROWS_MAX:
+        return _outline_plan(plan)
     sums = _Sums()
     items = sums.watched(tracked(plan.planned(), len(plan), "planning"))
     tally = show_items(items, len(plan), PLANNED, as_row, "nothing to rebuild")
     if invocation().output == "table":
-        requests = f", about {counted(sums.requests, 'request')}" if sums.requests else ""
-        parts = [f"{counted(tally.states['planned'], 'thread')} with {counted(sums.messages, 'message')}{requests}"]
-        parts += [f"{sums.linked:,} already linked and kept if they match the journal"] if sums.linked else []
-        parts += filter(None, [tally.why_skipped()])
-        note(f"plan: {'; '.join(parts)}")
-        note("no model is called, so no tokens are billed; nothing was done; pass --apply to execute the plan")
+        threads, why_skipped = tally.states["planned"], tally.why_skipped()
+        _note_plan(threads, counted(sums.messages, "message"), sums.requests, sums.linked, why_skipped)
     return Exit.DONE
+
+
+def _outline_plan(plan: Any) -> int:
+    """Show a plan of many conversations: the first ones as a table, and the sums of all by their stored counts."""
+    rows = [as_row(item) for item in islice(plan.planned(), TABLE_ROWS_MAX)]
+    outline: RebuildOutline = plan.outline()
+    emit_many(rows, PLANNED)
+    note(f"… and {len(plan) - len(rows):,} more; -o jsonl shows all")
+    skipped = f"{outline.empty:,} skipped: nothing to write ({outline.empty:,})" if outline.empty else ""
+    messages = f"about {counted(outline.messages, 'message')}"
+    _note_plan(outline.threads, messages, outline.requests, outline.linked, skipped)
+    note("messages that are no longer in memory are counted too; the exact numbers are those of -o jsonl and --apply")
+    return Exit.DONE
+
+
+def _note_plan(threads: int, messages: str, requests: int, linked: int, skipped: str) -> None:
+    asked = f", about {counted(requests, 'request')}" if requests else ""
+    parts = [f"{counted(threads, 'thread')} with {messages}{asked}"]
+    parts += [f"{linked:,} already linked and kept if they match the journal"] if linked else []
+    parts += filter(None, [skipped])
+    note(f"plan: {'; '.join(parts)}")
+    note("no model is called, so no tokens are billed; nothing was done; pass --apply to execute the plan")
 
 
 def _show_tally(tally: Tally) -> None:
@@ -121,11 +143,11 @@ def _show_tally(tally: Tally) -> None:
         note(f"{tally.states['done']:,} written and verified, {skipped}, {tally.states['failed']:,} failed")
 
 
-def _messages(plan: RebuildPlan) -> str:
-    sums = _Sums()
-    for _ in sums.watched(tracked(plan.planned(), len(plan), "planning")):
-        pass
-    return counted(sums.messages, "message")
+def _messages(plan: Any) -> str:
+    """Return the number of messages for the confirmation: exact for a plan that is short enough to be shown."""
+    if len(plan) > TABLE_ROWS_MAX:
+        return f"about {counted(plan.outline().messages, 'message')}"
+    return counted(sum(item.messages for item in plan.planned()), "message")
 
 
 class _Sums:

@@ -21,7 +21,7 @@ def stream_of(key: object) -> str:
     if not isinstance(key, str) or not 1 <= len(key) <= KEY_CHARS_MAX:
         found = f"{len(key)} characters" if isinstance(key, str) else f"type {type(key).__name__}"
         raise InvalidKey(f"a conversation key of {found} is invalid: pass a string of 1 to {KEY_CHARS_MAX} characters")
-    if "\0" in key or any("\ud800" <= character <= "\udfff" for character in key):
+    if "\0" in key or (not key.isascii() and any("\ud800" <= character <= "\udfff" for character in key)):
         raise InvalidKey(f"the conversation key {key!a} contains a NUL or a lone surrogate: pass valid Unicode text")
     return CONVERSATION + key
 

@@ -197,13 +197,14 @@ class Message:
         return chat if self.extra_json == "{}" else chat | self.extra()
 
 
-_SPEAKERS = frozenset(role.value for role in Role if role not in {Role.TOOL, Role.UNKNOWN})
+_SPEAKERS = {role.value: role for role in Role if role not in {Role.TOOL, Role.UNKNOWN}}
 """Roles of the messages that consist of text alone."""
 
 
 def plain_message(role: str, text: str) -> Message | None:
     """Return a message of plain text that needs no further check; None if it has to be parsed."""
-    return Message(Role(role), text) if role in _SPEAKERS and is_short_text(text) else None
+    speaker = _SPEAKERS.get(role)
+    return Message(speaker, text) if speaker is not None and is_short_text(text) else None
 
 
 def restore_message(event: MessageJournaled) -> Message:

@@ -6,6 +6,7 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .cursor import LogCursor, ReadTrail
+    from .fingerprints import fingerprint_of
     from .journal import Journal
     from .observers import ExchangeEnd, Observer, RunEnd, RunLog, SeenRun
     from .ports import (
@@ -46,6 +47,7 @@ __all__ = [
     "StreamHead",
     "TakenItems",
     "UpkeepProgress",
+    "fingerprint_of",
     "noted_row",
     "quietly",
     "refuse_changed",
@@ -57,6 +59,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             "cursor": "LogCursor ReadTrail",
+            "fingerprints": "fingerprint_of",
             "journal": "Journal",
             "observers": "ExchangeEnd Observer RunEnd RunLog SeenRun",
             "ports": (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from eventsourcing.application import Application
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from ..memory import Memory
 
 T = TypeVar("T")
+
+PAGE_STATES = 500
+"""Number of states read per query."""
 
 NEVER = "9999"
 """Timestamp later than any deadline (ISO 8601)."""
@@ -331,11 +335,36 @@ class Journal(Application[str]):
 
     def keys(self) -> list[str]:
         """Return the keys of all conversations, sorted."""
-        return sorted(key_of(head.stream) for head in self._log.select_heads(CONVERSATION))
+        return sorted(self.keys_in_order())
+
+    def keys_in_order(self) -> Iterator[str]:
+        """Yield the keys of all conversations, oldest first, read page by page."""
+        return (key_of(stream) for stream, _ in self._log.select_versions(CONVERSATION))
 
     def versions(self) -> list[tuple[str, int]]:
         """Return (key, version) pairs of all conversations, sorted by key."""
-        return [(key_of(stream), version) for stream, version in self._log.select_versions(CONVERSATION)]
+        return sorted((key_of(stream), version) for stream, version in self._log.select_versions(CONVERSATION))
+
+    def states_of(self, keys: Iterable[str]) -> Iterator[tuple[str, ConversationState]]:
+        """Yield (key, state) of those of these conversations that exist, in their order, read page by page."""
+        remaining = iter(keys)
+        while streams := [stream_of(key) for key in islice(remaining, PAGE_STATES)]:
+            found = {head.stream: head for head in self._log.heads_of(streams)}
+            yield from ((key_of(stream), self._state(found[stream])) for stream in streams if stream in found)
+
+    def versions_of(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the versions of those of these conversations that exist, by one query."""
+        return {key_of(head.stream): head.version for head in self._log.heads_of([*map(stream_of, keys)])}
+
+    def fingerprints(self, keys: Collection[str]) -> dict[str, dict[str, bytes | None]]:
+        """Return the fingerprints of the messages of these conversations that have an idempotency key, by this key.
+
+        The rows are not compared with their leaf hashes, so this only shows that a message equals another one.
+        """
+        found: dict[str, dict[str, bytes | None]] = {key: {} for key in keys}
+        for stream, idempotency_key, fingerprint in self._log.fingerprints([*map(stream_of, keys)]):
+            found[key_of(stream)][idempotency_key] = fingerprint
+        return found
 
     def status(self) -> dict[str, Any]:
         """Return facts about the database; see `EventLog.status`."""

@@ -186,6 +186,10 @@ class EventLog(Protocol):
         """
         ...
 
+    def fingerprints(self, streams: Sequence[str]) -> Iterator[tuple[str, str, bytes | None]]:
+        """Return (stream, idempotency key, fingerprint) of the events of these streams that were stored with a key."""
+        ...
+
     def version_at(self, stream: str, at: str, changed: OnChange | None = None) -> int:
         """Return the version that a stream had at a time (ISO 8601), or 0 if it did not exist yet."""
         ...
@@ -196,8 +200,12 @@ class EventLog(Protocol):
         """Return the heads of streams with this prefix, or only those with a run overdue at a time (ISO 8601)."""
         ...
 
-    def select_versions(self, prefix: str) -> Sequence[tuple[str, int]]:
-        """Return (stream, version) pairs of the streams with this prefix, sorted by name."""
+    def select_versions(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield (stream, version) pairs of the streams with this prefix, oldest first, read page by page."""
+        ...
+
+    def heads_of(self, streams: Sequence[str]) -> Sequence[StreamHead]:
+        """Return the heads of those of these streams that exist, in no particular order."""
         ...
 
     def select_keyed(self, stream: str, idempotency_key: str) -> Row | None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from hashlib import sha256
 from typing import Any, Protocol
 
 from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transcoder
@@ -15,6 +14,7 @@ from ..conversation.events import EVENTS, Event, MessageJournaled, payload_of, r
 from ..conversation.messages import Source
 from ..errors import CorruptEvent
 from ..ids import from_iso, id_text, is_id_of, to_iso
+from .fingerprints import fingerprint_in
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _places_of(event: Event) -> dict[str, Any]:
     key = event.idempotency_key
     return {
         "idempotency_key": key,
-        "fingerprint": fingerprint_of(vars(event)) if key is not None else None,
+        "fingerprint": fingerprint_in(vars(event)) if key is not None else None,
         "addresses": addresses_of(vars(event), event.timestamp),
     }
 
@@ -120,21 +120,11 @@ def noted_row(row: Row) -> StoredRow:
         return replace(
             stored,
             idempotency_key=key,
-            fingerprint=fingerprint_of(payload),
+            fingerprint=fingerprint_in(payload),
             addresses=addresses_of(payload, from_iso(at)),
         )
     except (ValueError, TypeError, AttributeError, RecursionError):
         return stored
-
-
-_SAID = ("role", "content", "tool_calls", "tool_call_id", "extra")
-"""Fields of a `MessageJournaled` that its fingerprint covers."""
-
-
-def fingerprint_of(payload: Mapping[str, Any]) -> bytes:
-    """Return the hash of what a `MessageJournaled` says, in canonical JSON; fields that it lacks have their default."""
-    said = {name: payload[name] for name in _SAID if payload.get(name)}
-    return sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
 def addresses_of(payload: Mapping[str, Any], moment: datetime) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .jobs import JobState
     from .orphans import OrphanItem, OrphanPlan
     from .plan import ApplyKeywords, Item, Plan, Progress
-    from .rebuild import RebuildItem, RebuildPlan
+    from .rebuild import RebuildItem, RebuildOutline, RebuildPlan
     from .reconcile import ReconcileItem
     from .recorded import RecordedExchange, RecordedRun, recorded_exchange
     from .replay import Replay
@@ -26,6 +26,7 @@ __all__ = [
     "Plan",
     "Progress",
     "RebuildItem",
+    "RebuildOutline",
     "RebuildPlan",
     "ReconcileItem",
     "RecordedExchange",
@@ -47,7 +48,7 @@ if not TYPE_CHECKING:
             "jobs": "JobState",
             "orphans": "OrphanItem OrphanPlan",
             "plan": "ApplyKeywords Item Plan Progress",
-            "rebuild": "RebuildItem RebuildPlan",
+            "rebuild": "RebuildItem RebuildOutline RebuildPlan",
             "reconcile": "ReconcileItem",
             "recorded": "RecordedExchange RecordedRun recorded_exchange",
             "replay": "Replay",

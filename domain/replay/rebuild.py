@@ -8,7 +8,7 @@ version of each conversation, and applying it checks for later changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -88,6 +88,24 @@ class _RebuildLook:
     """Whether an earlier attempt at this item had already linked the new thread."""
 
 
+@dataclass(frozen=True, slots=True)
+class RebuildOutline:
+    """Describe a rebuild by the stored counts of its conversations, without their messages.
+
+    The number of conversations and of linked threads is exact. Messages that are no longer in memory are still counted;
+    whether a conversation has nothing to write because of that is found out when it is rebuilt.
+    """
+
+    threads: int = 0
+    """Number of conversations that have messages."""
+    empty: int = 0
+    """Number of conversations that never had a message: they are skipped."""
+    messages: int = 0
+    linked: int = 0
+    """Number of threads that are linked already."""
+    requests: int = 0
+
+
 class Rebuilder:
     """Rewrite the threads of a ledger."""
 
@@ -103,6 +121,20 @@ class Rebuilder:
             ConversationNotFound, InvalidInput: no such conversation or kind of thread.
         """
         return self._rendered(key, to, at).item
+
+    def outline(self, keys: Iterable[str], to: str) -> RebuildOutline:
+        """Return the sums of a rebuild of these conversations; they are read page by page, and no message is read."""
+        threads = empty = messages = linked = requests = 0
+        for _, state in self._journal.states_of(keys):
+            if not state.messages:
+                empty += 1
+                continue
+            link = state.links.get(to)
+            threads += 1
+            messages += state.messages
+            linked += link is not None
+            requests += self._requests(to, state.messages, linked=link is not None and not link.lost)
+        return RebuildOutline(threads, empty, messages, linked, requests)
 
     def rebuilding(
         self, key: str, to: str, version: int, at: int | datetime | None = None, fresh: bool = False
@@ -296,6 +328,10 @@ class RebuildPlan(Plan[RebuildItem]):
         """Yield what is planned, one conversation at a time."""
         return (self._rebuilder.plan(key, self.to, self.at) for key, _ in self._pinned)
 
+    def outline(self) -> RebuildOutline:
+        """Return the sums of the plan without reading messages, for a plan of many conversations."""
+        return self._rebuilder.outline((key for key, _ in self._pinned), self.to)
+
     def options(self) -> dict[str, Any]:
         at = to_iso(self.at) if isinstance(self.at, datetime) else self.at
         return {"to": self.to, "at": at, "fresh": self.fresh}
@@ -350,6 +386,11 @@ class FileRebuildPlan:
     def planned(self) -> Iterator[RebuildItem]:
         """Yield what is planned, one conversation at a time."""
         return (self._planned(key) for key, _ in self._pinned)
+
+    def outline(self) -> RebuildOutline:
+        """Return the sums of the plan without reading messages; every conversation is written, also an empty one."""
+        states = self._journal.states_of(key for key, _ in self._pinned)
+        return RebuildOutline(len(self._pinned), messages=sum(state.messages for _, state in states))
 
     def apply(self, progress: Progress | None = None, **how: Unpack[ApplyKeywords]) -> list[RebuildItem]:
         """Write the file; it replaces an existing one only after everything was read back and is equal.

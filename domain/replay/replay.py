@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ..conversation import FailureFilter, Profile
+from ..conversation import ConversationState, FailureFilter, Profile
 from ..effects import Effects, perform, work
 from ..errors import InvalidInput
 from ..exchange import Services
@@ -271,22 +271,26 @@ class Replay:
 
     def places(self, keys: Iterable[str] | None, to: str | None) -> Iterator[tuple[str, str]]:
         """Return (key, kind of thread) of the threads to verify."""
-        return ((key, kind) for key in self.keys(keys) for kind in self._kinds(key, to))
-
-    def _kinds(self, key: str, to: str | None) -> Sequence[str]:
         if to is not None:
-            return (to,)
-        return [kind for kind in self.verifier.links(key) if kind in self._services.mirrors] or [
-            self._services.mirrored_to
-        ]
+            yield from ((key, to) for key in self.keys(keys))
+            return
+        if keys is None:
+            every = self._journal.states_of(self.keys(None))
+            yield from ((key, kind) for key, state in every for kind in self._kinds(state))
+            return
+        yield from ((key, kind) for key in self.keys(keys) for kind in self._kinds(self._journal.require(key).state))
+
+    def _kinds(self, state: ConversationState) -> Sequence[str]:
+        """Return the kinds of thread that a conversation has, including lost ones, else the kind that is mirrored to."""
+        return [kind for kind in state.links if kind in self._services.mirrors] or [self._services.mirrored_to]
 
     def _pinned(self, keys: Iterable[str] | None, search: str | None = None) -> Sequence[tuple[str, int]]:
         """Return keys with the current versions of their conversations."""
         if keys is not None:
             return [(key, self._journal.require(key).version) for key in dict.fromkeys(keys)]
         if search is not None:
-            found = self._journal.views.conversations(search=search)
-            return [(each.key, self._journal.require(each.key).version) for each in found]
+            found = (each.key for each in self._journal.views.conversations(search=search))
+            return [(key, state.version) for key, state in self._journal.states_of(found)]
         return self._journal.versions()
 
     def keys(self, keys: Iterable[str] | None) -> Sequence[str]:

@@ -90,10 +90,6 @@ class Verifier:
                 raise
             return SideBySide(replace(gone, reason=f"{cause.value}: {refused}"), items)
 
-    def links(self, key: str) -> Sequence[str]:
-        """Return the kinds of thread that a conversation has, including lost ones."""
-        return tuple(self._journal.require(key).state.links)
-
     def reach(self, to: str) -> ThreadMirror:
         """Return the mirror for a kind of thread.
 

@@ -51,6 +51,22 @@ def test_a_table_of_many_items_shows_some_and_json_lines_show_all(command, provi
     assert [json.loads(line)["key"] for line in lines] == MANY
 
 
+def test_a_plan_of_more_conversations_than_its_table_shows_reads_the_messages_of_those_alone(
+    command, provider, monkeypatch
+):
+    from threadledger.domain.journal import Journal
+
+    journal(*MANY)
+    read = []
+    memory = Journal.memory
+    monkeypatch.setattr(Journal, "memory", lambda self, key, *rest: read.append(key) or memory(self, key, *rest))
+    table = command("replay", "rebuild", "--all")
+    assert read == MANY[:50]
+    assert "plan: 60 threads with about 60 messages, about 180 requests" in table.err
+    assert "messages that are no longer in memory are counted too" in table.err
+    assert "nothing was done; pass --apply to execute the plan" in table.err
+
+
 def test_an_array_of_json_is_whole_also_when_it_is_empty(command, provider):
     journal("a", "b")
     assert [row["key"] for row in command("replay", "rebuild", "--all", "-o", "json").json] == ["a", "b"]

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from threadledger.domain import alignment
 from threadledger.domain.alignment import differing
 from threadledger.domain.threads import Comparison, ThreadItem, ThreadState, Verification, compare, differences
 
@@ -121,6 +122,30 @@ class TestAlignment:
             equal_right += right[r1:other_start]
             l1, r1 = end, other_end
         assert equal_left + left[l1:] == equal_right + right[r1:]
+
+    @for_all(
+        st.lists(st.integers(0, 5), max_size=60),
+        st.lists(
+            st.tuples(st.integers(0, 60), st.sampled_from(["cut", "add", "change"]), st.integers(0, 9)), max_size=6
+        ),
+    )
+    def test_a_few_edits_of_a_long_thread_leave_as_much_equal_as_without_trimming(self, left, edits):
+        right = list(left)
+        for place, edit, entry in edits:
+            right[place : place + (edit != "add")] = [] if edit == "cut" else [entry]
+        left_over = sum(l2 - l1 for l1, l2, _, _ in differing(left, right))
+        assert len(left) - left_over == _longest(left, right)
+
+    def test_rows_are_made_only_of_entries_between_equal_ends_that_both_threads_have(self, monkeypatch):
+        widths = []
+        longest = alignment._longest
+        monkeypatch.setattr(alignment, "_longest", lambda one, other: widths.append(len(one)) or longest(one, other))
+        left = [f"text {number}" for number in range(5_000)]
+        right = [f"edited {number}" if number % 100 == 50 else text for number, text in enumerate(left)]
+        assert len(list(differing(left, right))) == 50
+        right[1_000:1_002] = right[1_001], right[1_000]
+        assert len(list(differing(left, right))) == 52
+        assert widths == [0, 2]
 
     def test_rows_that_were_not_kept_are_made_again(self):
         left = [number % 7 for number in range(400)]
