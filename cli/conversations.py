@@ -121,7 +121,7 @@ def show(key: str, at: datetime | int | None, view: str, last: int | None, unche
         if parent is not None:
             thing["parent"] = {"key": parent[0], "version": parent[1]}
         if view == "timeline":
-            logged = [each.as_json() for each in ledger.events(key=key)]
+            logged = [each.as_json() for each in ledger.events(key=key, checked=True)]
             thing["events"] = [each for each in logged if each["version"] <= memory.version]
     emit_one(thing, lambda console: _draw(console, thing))
     return result() if result is not None else Exit.DONE
@@ -286,7 +286,8 @@ def events(key: str | None, after: str, types: tuple[str, ...], follow: bool) ->
     with opened(reads=True) as ledger:
         if key is not None:
             ledger.state(key)
-        logged = (each.as_json() for each in ledger.events(after=after, types=types, key=key, follow=follow))
+        found = ledger.events(after=after, types=types, key=key, follow=follow, checked=True)
+        logged = (each.as_json() for each in found)
         if follow:
             for each in logged:
                 print_json(each)

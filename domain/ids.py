@@ -35,12 +35,6 @@ def id_bytes(text: str) -> bytes | None:
     return value if len(value) == 16 and id_text(value) == text else None
 
 
-def id_text(value: bytes) -> str:
-    """Return the canonical text of the 16 bytes of a UUID."""
-    digits = value.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
 def is_id_of(text: str, moment: datetime) -> bool:
     """Return whether an id was made at about this moment, so that its event can be found by time.
 
@@ -50,6 +44,12 @@ def is_id_of(text: str, moment: datetime) -> bool:
     if value is None or value[6] >> 4 != 7:
         return False
     return abs(int.from_bytes(value[:6]) / 1000 - moment.timestamp()) <= ID_AGE_SECONDS_MAX
+
+
+def id_text(stored: bytes) -> str:
+    """Return the text of an id that is stored as the 16 bytes of a UUID."""
+    pairs = stored.hex("-", 2)  # has three hyphens too many
+    return f"{pairs[:4]}{pairs[5:29]}{pairs[30:34]}{pairs[35:]}"
 
 
 _LAST_FORMATTED: list[tuple[datetime | None, str]] = [(None, "")]
@@ -82,4 +82,5 @@ def from_iso(text: str) -> datetime:
     Raises:
         ValueError: the text is not ISO 8601.
     """
-    return as_utc(datetime.fromisoformat(text))
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo is UTC else as_utc(moment)

@@ -138,7 +138,7 @@ def keys_in_order(ledger: Ledger) -> Iterator[str]:
     The log is read for it: a conversation that was removed with its events is noticed there alone.
     """
     known = dict.fromkeys(ledger.journal.keys_in_order())
-    for logged in ledger.events(types=["ConversationStarted"]):
+    for logged in ledger.events(types=["ConversationStarted"], checked=True):
         known.pop(logged.key, None)
         yield logged.key
     yield from known

@@ -29,6 +29,7 @@ from threadledger.domain.journal import (
     DecideAppend,
     LoggedRow,
     OnChange,
+    Place,
     Row,
     StoredRow,
     StreamHead,
@@ -256,13 +257,14 @@ class Recorder(ApplicationRecorder):
         topics: Sequence[str] = (),
         stream: str | None = None,
         changed: OnChange = refuse_changed,
-    ) -> Iterator[tuple[Row, str]]:
-        """Return the rows after a position or cursor, each with its cursor; see `EventLog.rows_after`."""
+        leaves: bool = True,
+    ) -> Iterator[tuple[Row, Place]]:
+        """Return the rows after a position or cursor, each with its place; see `EventLog.rows_after`."""
         from .subscription import read_log, read_stream
 
         if stream is not None:
-            return read_stream(self._database, after, topics, stream, changed)
-        return read_log(self._database, after, topics, changed)
+            return read_stream(self._database, after, topics, stream, changed, leaves)
+        return read_log(self._database, after, topics, changed, leaves)
 
     def last_cursor(self) -> str:
         """Return the cursor of the last event."""
@@ -358,6 +360,10 @@ class Recorder(ApplicationRecorder):
     def _wake(self) -> None:
         for follower in tuple(self._followers):
             follower.set()
+
+
+def _bytes(state: bytes | str) -> bytes:
+    return state.encode() if isinstance(state, str) else state
 
 
 def stored_row(row: Row, stream: UUID | str | None = None) -> StoredRow:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from eventsourcing.persistence import ApplicationRecorder, Notification, Subscription
 
 from threadledger.domain.errors import InvalidInput, LogRewound
-from threadledger.domain.journal import LogCursor, OnChange, ReadTrail, Row, refuse_changed
+from threadledger.domain.journal import LogCursor, OnChange, Place, ReadTrail, Row, refuse_changed
 
 from .connections import ConnectionLost, checked
 from .database import Database
@@ -31,7 +31,7 @@ SUBSCRIPTION_PAGE_EVENTS = 500
 """Number of positions read per query."""
 
 PAGES_AT_ONCE = 10
-"""Number of pages read per query when only some event types are selected."""
+"""Number of pages read per query while the selected event types are few of the events: a fold of most is faster by page."""
 
 _LOOK = (
     "SELECT ledger_id, (SELECT coalesce(max(position), 0) FROM events), (SELECT leaf FROM events WHERE position = ?) "
@@ -55,6 +55,8 @@ class LogEnd:
 class LogPages:
     """Read the log page by page after a position or cursor; `changed` is called for each changed or missing event.
 
+    Without `leaves`, events are not compared with their leaf hashes: only missing ones are noticed.
+
     Raises:
         InvalidInput: the cursor cannot be read, or belongs to another ledger.
         LogRewound: raised by each method, if events that were read are no longer in the log.
@@ -66,9 +68,12 @@ class LogPages:
         after: int | str | None = 0,
         topics: Sequence[str] = (),
         changed: OnChange = refuse_changed,
+        leaves: bool = True,
     ) -> None:
+        self._leaves = leaves
         self._database = database
         self._topics = tuple(topics)
+        self._selects_few = bool(topics)
         self._changed = changed
         self._given = LogCursor.parse(after)
         self._ledger_id = ""
@@ -76,7 +81,7 @@ class LogPages:
         self.after = self._given.position
         """Position up to which the log was read."""
         if self._given.leaf is not None and self.after > 0:
-            self._trail.add(self.after, self._given.leaf)
+            self._trail.add((self.after, self._given.leaf))
 
     def look(self) -> int:
         """Return the last position of the log."""
@@ -89,17 +94,17 @@ class LogPages:
             )
         self._ledger_id = end.ledger_id
         if known is None and end.leaf is not None:
-            self._trail.add(position, end.leaf)
+            self._trail.add((position, end.leaf))
         elif known is not None and end.leaf != known[1] and not (position > end.position and self._is_standby()):
             raise self._rewound(end.position)
         return end.position
 
-    def read(self, upto: int) -> list[tuple[Row, str]]:
-        """Return the selected rows of the next page, each with its cursor; the page ends at or before `upto`.
+    def read(self, upto: int) -> list[tuple[Row, Place]]:
+        """Return the selected rows of the next page, each with its place; the page ends at or before `upto`.
 
         The page is empty, and `after` as before, if a standby answers that lags behind what was read.
         """
-        size = SUBSCRIPTION_PAGE_EVENTS * (PAGES_AT_ONCE if self._topics else 1)
+        size = SUBSCRIPTION_PAGE_EVENTS * (PAGES_AT_ONCE if self._selects_few else 1)
         end = min(self.after + size, upto)
         known = self._trail.last
         begin = known[0] if known is not None else self.after
@@ -112,6 +117,7 @@ class LogPages:
             if begin > newest and self._is_standby():
                 return []
             raise self._rewound(newest)
+        self._selects_few = bool(self._topics) and len(rows) * PAGES_AT_ONCE <= end - begin
         new = [row for row in rows if row[0] > self.after]
         found = self._database.query(_COUNT, (self.after, end))[0][0] if self._topics else len(new)
         self.report_missing(None, self.after, end, found)
@@ -126,25 +132,24 @@ class LogPages:
         )
         values: list[int | str] = [begin, end]
         if self._topics:  # the last event of a page is read too, because the next page is compared with it
-            only, topics = among(self._topics, self._changed)
+            only, topics = among(self._topics, self._changed if self._leaves else None)
             query += f" AND ({only.removeprefix('AND ')} OR e.position IN (?, ?))"
             values += [*topics, begin, end]
         return rows_of(self._database, f"{query} ORDER BY e.position", values)
 
-    def passed(self, rows: Iterable[Any], topics: Sequence[str] = ()) -> list[tuple[Row, str]]:
-        """Note the rows; return those of the topics without their leaf, and with their cursor."""
-        cursors: dict[Any, str] = {}
-
-        def noted() -> Iterator[Any]:
-            for row in rows:
-                if row[0] > self.after:
-                    position, leaf = row[0], LogCursor.short(row[8])
-                    self._trail.add(position, leaf)
-                    cursors[position] = LogCursor.text(self._ledger_id, position, leaf)
-                yield row
-
-        rows_checked = checked(noted(), self._changed, topics)
-        return [(row, cursors[row[0]]) for row in rows_checked if row[0] in cursors]
+    def passed(self, rows: Sequence[Any], topics: Sequence[str] = ()) -> list[tuple[Row, Place]]:
+        """Note the rows; return those of the topics without their leaf, and with their place."""
+        after, ledger_id = self.after, self._ledger_id
+        newest = rows[-ReadTrail.recent :]
+        self._trail.add(*[(row[0], LogCursor.short(row[8])) for row in newest if row[0] > after])
+        if not self._leaves:
+            wanted = set(topics)
+            return [
+                (row[:8], (ledger_id, row[8])) for row in rows if row[0] > after and (not wanted or row[3] in wanted)
+            ]
+        leaves = {row[0]: row[8] for row in rows if row[0] > after}
+        rows_checked = checked(rows, self._changed, topics)
+        return [(row, (ledger_id, leaves[row[0]])) for row in rows_checked if row[0] in leaves]
 
     def report_missing(self, stream: str | None, begin: int, end: int, found: int) -> None:
         """Call `changed` if fewer versions of a stream, or positions of the log, exist after `begin` and up to `end`."""
@@ -191,12 +196,12 @@ class LogPages:
 
 
 def read_log(
-    database: Database, after: int | str, topics: Sequence[str], changed: OnChange
-) -> Iterator[tuple[Row, str]]:
-    """Return the rows after a position or cursor up to the current end of the log, each with its cursor."""
-    pages = LogPages(database, after, topics, changed)
+    database: Database, after: int | str, topics: Sequence[str], changed: OnChange, leaves: bool
+) -> Iterator[tuple[Row, Place]]:
+    """Return the rows after a position or cursor up to the current end of the log, each with its place."""
+    pages = LogPages(database, after, topics, changed, leaves)
 
-    def read() -> Iterator[tuple[Row, str]]:
+    def read() -> Iterator[tuple[Row, Place]]:
         end = pages.look()
         while pages.after < end:
             before = pages.after
@@ -208,17 +213,17 @@ def read_log(
 
 
 def read_stream(
-    database: Database, after: int | str, topics: Sequence[str], stream: str, changed: OnChange
-) -> Iterator[tuple[Row, str]]:
-    """Return the rows of one stream after a position or cursor, each with its cursor."""
-    pages = LogPages(database, after, changed=changed)
-    only, others = among(topics, changed)
+    database: Database, after: int | str, topics: Sequence[str], stream: str, changed: OnChange, leaves: bool
+) -> Iterator[tuple[Row, Place]]:
+    """Return the rows of one stream after a position or cursor, each with its place."""
+    pages = LogPages(database, after, changed=changed, leaves=leaves)
+    only, others = among(topics, changed if leaves else None)
     query = (
         f"SELECT {database.kind.row_columns}, e.leaf FROM events e JOIN streams s USING (stream) "
         f"WHERE e.stream = ? AND e.version > ? AND e.version <= ? {only} ORDER BY e.version"
     )
 
-    def read() -> Iterator[tuple[Row, str]]:
+    def read() -> Iterator[tuple[Row, Place]]:
         pages.look()
         for number, version in database.query(_STREAM_VERSION, (stream,)):
             for begin in range(0, version, SUBSCRIPTION_PAGE_EVENTS):
@@ -275,7 +280,8 @@ class LogSubscription(Subscription[ApplicationRecorder]):
             if end <= self._pages.after:
                 return False
             before = self._pages.after
-            self._page.extend(replace(logged_row(row), cursor=cursor) for row, cursor in self._pages.read(end))
+            for row, place in self._pages.read(end):
+                self._page.append(replace(logged_row(row), cursor=LogCursor.at(row[0], place)))
         except ConnectionLost as lost:
             logger.warning("cannot read new events, retrying: %s", lost)
             return False

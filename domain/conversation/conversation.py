@@ -102,12 +102,16 @@ class Conversation:
         """Record a message. The store keeps one event for each idempotency key."""
         if idempotency_key is not None and source is not Source.IMPORT:
             check_idempotency_key(idempotency_key)
-        return self._record(
-            e.MessageJournaled,
+        content = message.content
+        event = e.MessageJournaled(  # not by `_record`, which is slower: most events are messages
+            originator_id=self.id,
+            originator_version=self.state.version + 1,
+            timestamp=self._moment(),
+            event_id=new_id(),
             message_id=message_id or new_id(),
             role=message.role.value,
-            content=[] if message.content == () else message.content_as_json(),
-            tool_calls=[call.as_json() for call in message.tool_calls],
+            content=content if isinstance(content, str) else [] if content == () else message.content_as_json(),
+            tool_calls=[call.as_json() for call in message.tool_calls] if message.tool_calls else [],
             tool_call_id=message.tool_call_id,
             extra=message.extra(),
             exchange_id=exchange_id,
@@ -115,8 +119,11 @@ class Conversation:
             source=source.value,
             idempotency_key=idempotency_key,
             written_at=written_at,
-            origin=dict(origin or {}),
+            origin=dict(origin) if origin else {},
         )
+        evolve(self.state, event)
+        self.pending.append(event)
+        return event
 
     def ask(
         self,
@@ -401,13 +408,12 @@ class Conversation:
         return run
 
     def _record(self, event_class: type[E], **carried: Any) -> E:
-        event = e.make(
-            event_class,
-            carried,
+        event = event_class(
             originator_id=self.id,
-            originator_version=self.version + 1,
+            originator_version=self.state.version + 1,
             timestamp=self._moment(),
             event_id=new_id(),
+            **carried,
         )
         evolve(self.state, event)
         self.pending.append(event)

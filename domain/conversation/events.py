@@ -3,104 +3,36 @@
 This module is a storage format. Fields are only ever added, with a default; they are never renamed or removed. Each
 event is stored under its class name alone, so that moving a class never breaks a log. Fields are flat and use JSON
 types only. The fields of `Event` (such as `timestamp`, `event_id` and the version) have their own columns.
+
+Events are msgspec Structs: `journal/rows.py` decodes a stored payload directly into its class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
-from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from msgspec import NODEFAULT, Struct, field, json
+from msgspec.structs import astuple, fields
 
 JSON = dict[str, Any]
-E = TypeVar("E", bound="Event")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """Define the fields of every event: its stream, its version there (from 1, without gaps), its time and its id."""
+class Event(Struct, frozen=True, kw_only=True):
+    """Define the fields of every event: its stream, its version there (from 1, without gaps), its time and its id.
 
-    SCHEMA: ClassVar[int] = 1
-    """Version of the payload format, stored with each row."""
-
-    originator_id: str
-    originator_version: int
-    timestamp: datetime
-    event_id: str
-
-
-def make(event_class: type[E], payload: JSON, **columns: Any) -> E:
-    """Create an event from these fields, with defaults for the others.
-
-    This does the work of the dataclass constructor, but ten times as fast, which matters for a log of a million events.
-
-    Raises:
-        TypeError: a field is missing or unknown.
+    They have defaults only because a stored payload lacks them; whoever creates an event gives all four.
     """
-    shape = shape_of(event_class)
-    if not shape.required <= payload.keys() <= shape.known:
-        wrong = sorted(shape.required - payload.keys()) or sorted(payload.keys() - shape.known)
-        raise TypeError(f"{event_class.__name__} has missing or unknown fields: {', '.join(wrong)}")
-    event = object.__new__(event_class)
-    values = vars(event)
-    values.update(shape.defaults)
-    for name, new in shape.factories:
-        if name not in payload:
-            values[name] = new()
-    values.update(payload)
-    values.update(columns)
-    return event
+
+    SCHEMA: ClassVar[int] = 2
+    """Newest version of a row's format that this version reads: 1 is a payload in ASCII, 2 in UTF-8."""
+
+    originator_id: str = ""
+    originator_version: int = 0
+    timestamp: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    event_id: str = ""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Describe an event class's own fields."""
-
-    required: frozenset[str]
-    defaults: JSON
-    factories: tuple[tuple[str, Callable[[], Any]], ...]
-    """Fields whose default is a dict or list, with the factory: each event gets its own."""
-    known: frozenset[str]
-
-
-def shape_of(event_class: type[Event]) -> Shape:
-    """Return the description of an event class's own fields, computed once."""
-    shape = _SHAPES.get(event_class)
-    if shape is None:
-        own = [each for each in fields(event_class) if each.name not in _COMMON]
-        shape = _SHAPES[event_class] = Shape(
-            frozenset(each.name for each in own if each.default is MISSING and each.default_factory is MISSING),
-            {each.name: each.default for each in own if each.default is not MISSING},
-            tuple((each.name, each.default_factory) for each in own if each.default_factory is not MISSING),
-            frozenset(each.name for each in own),
-        )
-    return shape
-
-
-def known_only(payload: JSON, known: frozenset[str]) -> JSON:
-    """Return a payload without the fields that this version does not know."""
-    return {name: value for name, value in payload.items() if name in known}
-
-
-def own_fields(event_class: type[Event]) -> JSON:
-    """Return a class's fields without the common ones, with their defaults (`MISSING` for required fields)."""
-    own = _OWN_FIELDS.get(event_class)
-    if own is None:
-        own = _OWN_FIELDS[event_class] = {
-            each.name: each.default if each.default_factory is MISSING else each.default_factory()
-            for each in fields(event_class)
-            if each.name not in _COMMON
-        }
-    return own
-
-
-_COMMON = frozenset(each.name for each in fields(Event))
-_SHAPES: dict[type[Event], Shape] = {}
-_OWN_FIELDS: dict[type[Event], JSON] = {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversationStarted(Event):
+class ConversationStarted(Event, frozen=True, kw_only=True):
     """Record the start of a conversation.
 
     `parent_key` and `parent_version` are set if it is a fork.
@@ -112,8 +44,7 @@ class ConversationStarted(Event):
     parent_version: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class MessageJournaled(Event):
+class MessageJournaled(Event, frozen=True, kw_only=True):
     """Record a message.
 
     `content` is text, a list of parts, null, or `[]` for a message without a `content` key.
@@ -135,8 +66,7 @@ class MessageJournaled(Event):
     """Ids, times and metadata of the original at its source, if it was imported."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunStarted(Event):
+class RunStarted(Event, frozen=True, kw_only=True):
     """Record that a backend is about to be called.
 
     The prompt is never stored: `memory_version` and `memory_rule` determine how to reproduce the view, and
@@ -170,8 +100,7 @@ class RunStarted(Event):
     """Number of characters of that text, including what the failed run itself continued."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunCompleted(Event):
+class RunCompleted(Event, frozen=True, kw_only=True):
     """Record that the backend answered.
 
     The answer is the `MessageJournaled` in the same commit.
@@ -193,8 +122,7 @@ class RunCompleted(Event):
     """Messages and tool calls of a shadow run, the answer last; they are journaled nowhere else."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunFailed(Event):
+class RunFailed(Event, frozen=True, kw_only=True):
     """Record that a run ended without an answer.
 
     Only facts are stored; the cause is derived from them.
@@ -216,8 +144,7 @@ class RunFailed(Event):
     details: JSON = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FallbackUsed(Event):
+class FallbackUsed(Event, frozen=True, kw_only=True):
     """Record that the next backend takes over after a failed run.
 
     It is stored in one commit with that backend's `RunStarted`.
@@ -232,8 +159,7 @@ class FallbackUsed(Event):
     """What the next backend is not given, because it does not have it: `tool:TYPE`, `part:TYPE`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExchangeAbandoned(Event):
+class ExchangeAbandoned(Event, frozen=True, kw_only=True):
     """Record that an exchange has no answer and that no process will retry it automatically."""
 
     exchange_id: str
@@ -241,8 +167,7 @@ class ExchangeAbandoned(Event):
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThreadLinked(Event):
+class ThreadLinked(Event, frozen=True, kw_only=True):
     """Record that the provider stores a copy of this memory under `thread_id`."""
 
     backend: str
@@ -250,8 +175,7 @@ class ThreadLinked(Event):
     endpoint: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThreadLost(Event):
+class ThreadLost(Event, frozen=True, kw_only=True):
     """Record that the provider's copy is gone, or that runs can no longer answer in it."""
 
     backend: str
@@ -262,8 +186,7 @@ class ThreadLost(Event):
     """Budget of the memory that runs are given instead, if the thread was too long; None if it was not."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThreadRebuilt(Event):
+class ThreadRebuilt(Event, frozen=True, kw_only=True):
     """Record that a thread was rewritten from the journal, read back and found equal.
 
     From this event on, it is the linked thread.
@@ -279,8 +202,7 @@ class ThreadRebuilt(Event):
     losses: JSON = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThreadReconciled(Event):
+class ThreadReconciled(Event, frozen=True, kw_only=True):
     """Record that a thread was reconciled with the journal.
 
     Missing messages were sent, surplus copies of our writes were deleted, and other writers' messages were adopted.
@@ -296,24 +218,21 @@ class ThreadReconciled(Event):
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MessageRetracted(Event):
+class MessageRetracted(Event, frozen=True, kw_only=True):
     """Record that a message no longer belongs to memory; it remains in the log."""
 
     message_id: str
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryCleared(Event):
+class MemoryCleared(Event, frozen=True, kw_only=True):
     """Record that memory is empty up to and including this version; the log is unchanged."""
 
     up_to_version: int
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RerunAccepted(Event):
+class RerunAccepted(Event, frozen=True, kw_only=True):
     """Record that a rerun's answer is now the answer of the exchange; the messages that it supersedes leave memory.
 
     Also recorded for the answer of a question after which others wrote messages: it follows its question
@@ -329,8 +248,7 @@ class RerunAccepted(Event):
     """Id of the message that the run's messages follow directly, if newer messages exist; None places them last."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProfileDefined(Event):
+class ProfileDefined(Event, frozen=True, kw_only=True):
     """Record the content of a profile, once, on its own stream, which is named by the content's hash."""
 
     profile_hash: str
@@ -340,8 +258,7 @@ class ProfileDefined(Event):
     tools: list[JSON] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobItemsPlanned(Event):
+class JobItemsPlanned(Event, frozen=True, kw_only=True):
     """Record part of a job's plan, on the job's own stream: its items from number `first` on.
 
     Each pin holds the key of a conversation and its version at the time of planning.
@@ -351,8 +268,7 @@ class JobItemsPlanned(Event):
     pins: list[JSON]
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobStarted(Event):
+class JobStarted(Event, frozen=True, kw_only=True):
     """Record that a bulk job was started.
 
     The plan is in the events before this one. `options` are sufficient to resume the job.
@@ -363,8 +279,7 @@ class JobStarted(Event):
     options: JSON = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobItemsEnded(Event):
+class JobItemsEnded(Event, frozen=True, kw_only=True):
     """Record the results of items of a job.
 
     Each item has `item` (its number), `state`, `reason` and facts. `before` is the state of an item that had already
@@ -374,15 +289,13 @@ class JobItemsEnded(Event):
     items: list[JSON]
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobCancelled(Event):
+class JobCancelled(Event, frozen=True, kw_only=True):
     """Record that a job was cancelled and will not be resumed."""
 
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FailureGroupResolved(Event):
+class FailureGroupResolved(Event, frozen=True, kw_only=True):
     """Record that the problem behind a group of failures is fixed, on the ledger's stream of groups.
 
     `group` is the id that rule version `rule` computed from cause, backend and normalised message. These are stored
@@ -397,8 +310,7 @@ class FailureGroupResolved(Event):
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FailureGroupMuted(Event):
+class FailureGroupMuted(Event, frozen=True, kw_only=True):
     """Record that a group of failures is hidden until `until` (ISO 8601) or permanently, on the stream of groups."""
 
     group: str
@@ -410,8 +322,7 @@ class FailureGroupMuted(Event):
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FailureGroupReopened(Event):
+class FailureGroupReopened(Event, frozen=True, kw_only=True):
     """Record that a group of failures is no longer resolved or muted, on the stream of groups."""
 
     group: str
@@ -422,8 +333,7 @@ class FailureGroupReopened(Event):
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnknownEvent(Event):
+class UnknownEvent(Event, frozen=True, kw_only=True):
     """Represent an event of a newer threadledger: its name and fields are kept unchanged, and it has no effect."""
 
     topic: str
@@ -460,26 +370,77 @@ EVENTS: dict[str, type[Event]] = {
 """All known events by the name in a stored row; a row with any other name becomes an `UnknownEvent`."""
 
 
+COMMON_FIELDS = frozenset(Event.__struct_fields__)
+"""Names of the fields that have their own columns."""
+
+
 def topic_of(event: Event) -> str:
     """Return the name under which an event is stored."""
     return event.topic if isinstance(event, UnknownEvent) else type(event).__name__
+
+
+def fields_of(event: Event) -> JSON:
+    """Return an event's own fields, including those that are equal to their default."""
+    if isinstance(event, UnknownEvent):
+        return event.data
+    return {name: getattr(event, name) for name in _defaults_of(type(event))}
 
 
 def payload_of(event: Event) -> JSON:
     """Return an event's own fields as stored, without those that have columns or are equal to their default."""
     if isinstance(event, UnknownEvent):
         return event.data
-    values = vars(event)
-    return {name: values[name] for name, default in own_fields(type(event)).items() if values[name] != default}
+    own = _defaults_of(type(event)).items()
+    values = astuple(event)[len(COMMON_FIELDS) :]  # the fields of a base class come first
+    return {
+        name: value
+        for (name, default), value in zip(own, values, strict=True)
+        if value is not default and value != default
+    }
 
 
-def restore_event(topic: str, payload: JSON, **columns: Any) -> Event:
-    """Create the event of a stored row.
+def restore_event(topic: str, payload: JSON) -> Event:
+    """Create an event from its stored fields, whatever their types; its common fields have their defaults.
 
     Fields that this version does not know are ignored; missing fields get their default.
+
+    Raises:
+        TypeError: a field without a default is missing.
     """
     event_class = EVENTS.get(topic)
     if event_class is None:
-        return UnknownEvent(topic=topic, data=payload, **columns)
-    known = shape_of(event_class).known
-    return make(event_class, payload if payload.keys() <= known else known_only(payload, known), **columns)
+        return UnknownEvent(topic=topic, data=payload)
+    known = _defaults_of(event_class)
+    return event_class(**{name: value for name, value in payload.items() if name in known})
+
+
+def _defaults_of(event_class: type[Event]) -> JSON:
+    """Return the defaults of a class's own fields, computed once; a required field has msgspec's `NODEFAULT`."""
+    defaults = _DEFAULTS.get(event_class)
+    if defaults is None:
+        defaults = _DEFAULTS[event_class] = {
+            each.name: each.default if each.default_factory is NODEFAULT else each.default_factory()
+            for each in fields(event_class)
+            if each.name not in COMMON_FIELDS
+        }
+    return defaults
+
+
+_DEFAULTS: dict[type[Event], JSON] = {}
+
+
+def payload_in(text: bytes | str) -> JSON:
+    """Return the payload of a row, or the object of a snapshot.
+
+    Raises:
+        ValueError, TypeError: the payload is not exactly one JSON object.
+    """
+    try:
+        return _decode_object(text)
+    except ValueError:
+        from ..json_text import object_in
+
+        return object_in(text)
+
+
+_decode_object: Callable[[bytes | str], JSON] = json.Decoder(JSON).decode

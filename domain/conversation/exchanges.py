@@ -202,8 +202,7 @@ def _started(folded: Exchanges, event: e.RunStarted) -> None:
         # An app may take up an abandoned exchange again. A rerun starts another attempt, and changes nothing before it.
         taken_up = previous.next == "abandoned" and (previous.key, previous.rerun_of) == (key, event.rerun_of)
         previous.next = "retried" if previous.next == "open" or taken_up else previous.next
-    values = vars(event)
-    shared = {name: values[name] for name in _SHARED}
+    shared = {name: getattr(event, name) for name in _SHARED}
     run = RunRecord(key=key, started_at=event.timestamp, version=event.originator_version, **shared)
     fallback = exchange.taken_over
     if fallback is not None and previous is not None and fallback.to_backend == run.backend:
@@ -214,5 +213,5 @@ def _started(folded: Exchanges, event: e.RunStarted) -> None:
     folded.runs[event.run_id] = run
 
 
-_SHARED = tuple(RunRecord.__dataclass_fields__.keys() & e.RunStarted.__dataclass_fields__.keys())
+_SHARED = tuple(RunRecord.__dataclass_fields__.keys() & set(e.RunStarted.__struct_fields__))
 """Fields that a run has from its start, under the same name; computed once, because a log may hold a million runs."""

@@ -209,7 +209,7 @@ def plain_message(role: str, text: str) -> Message | None:
 
 def restore_message(event: MessageJournaled) -> Message:
     """Return the message of a stored `MessageJournaled`. Accepts whatever a newer version wrote."""
-    return message_in(vars(event))
+    return message_in({"role": event.role} | {name: getattr(event, name) for name in _SAID})
 
 
 def message_in(stored: Mapping[str, Any]) -> Message:
@@ -241,6 +241,8 @@ def is_short_text(content: object) -> bool:
     """Return whether this is text that needs no further check: it can be encoded and is within the limit."""
     if type(content) is not str or len(content) > _SHORT_CHARS_MAX:
         return False
+    if content.isascii():
+        return True
     try:
         content.encode()
     except UnicodeEncodeError:

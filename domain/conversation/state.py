@@ -11,15 +11,18 @@ which matters for a log of a million events.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+import msgspec
+
 from ..ids import from_iso, to_iso
 from ..limits import ABANDONED_KEPT, ANSWERED_KEPT, BETWEEN_RUNS_SECONDS
 from . import events as e
+from .events import payload_in
 
 STATE_SCHEMA = 1
 """Version of the snapshot format. A snapshot of another version is ignored: the state is rebuilt from the events."""
@@ -138,12 +141,20 @@ class ConversationState:
         for name, _ in _KINDS:
             if parts := values[name]:
                 values[name] = {each: part.__dict__ for each, part in parts.items()}
-        return _as_json(values)
+        with suppress(
+            TypeError, UnicodeEncodeError
+        ):  # msgspec writes no lone surrogates, which a provider's id may hold
+            text = _encode(values)
+            if text.isascii():
+                return text.decode()
+        from ..json_text import ascii_text
+
+        return ascii_text(values)
 
     @classmethod
     def from_json(cls, text: str) -> ConversationState:
         """Create the state from a snapshot of our `STATE_SCHEMA`."""
-        stored = json.loads(text)
+        stored = payload_in(text)
         values = stored if tuple(stored) == _NAMES else vars(cls()) | _known_only(stored)
         for name, kind in _KINDS:
             if parts := values[name]:
@@ -155,6 +166,8 @@ class ConversationState:
     @property
     def next_deadline(self) -> str | None:
         """Return the earliest deadline of the open runs (ISO 8601)."""
+        if not self.open_runs and not self.shadow_runs:
+            return None
         runs = (*self.open_runs.values(), *self.shadow_runs.values())
         return min((run.deadline for run in runs if run.deadline), default=None)
 
@@ -190,7 +203,7 @@ def _changed(part: P, **values: Any) -> P:
     return _part(part.__class__, {**part.__dict__, **values})
 
 
-_as_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+_encode = msgspec.json.Encoder().encode
 
 
 def evolve(state: ConversationState, event: e.Event) -> ConversationState:

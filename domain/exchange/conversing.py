@@ -70,8 +70,8 @@ class Conversing:
         content: str | Sequence[Mapping[str, Any]] | None,
         idempotency_key: str | None,
         fields: Mapping[str, Any],
-    ) -> Effects[JournaledMessage]:
-        """Journal a message; see `Chat.append`."""
+    ) -> JournaledMessage:
+        """Journal a message without mirroring it; see `Chat.append`."""
         plain = plain_message(role, content) if isinstance(content, str) and not fields else None
         message = plain or parse_message({"role": role, "content": content, **fields})
 
@@ -79,12 +79,11 @@ class Conversing:
             earlier = self._earlier(idempotency_key, message)
             return earlier or conversation.journal(message, idempotency_key=idempotency_key)
 
-        journaled = yield from work(partial(self.journal.commit, self.key, decide, create=True))
-        yield from self.mirror()
+        journaled = self.journal.commit(self.key, decide, create=True)
         return JournaledMessage(message, journaled.message_id, journaled.originator_version, journaled.timestamp)
 
-    def extend(self, messages: Iterable[Mapping[str, Any]]) -> Effects[list[JournaledMessage]]:
-        """Journal several messages in one commit; see `Chat.extend`."""
+    def extend(self, messages: Iterable[Mapping[str, Any]]) -> list[JournaledMessage]:
+        """Journal several messages in one commit without mirroring them; see `Chat.extend`."""
         parsed = [parse_message(message) for message in messages]
         if not parsed:
             return []
@@ -92,12 +91,18 @@ class Conversing:
         def decide(conversation: Conversation) -> list[e.MessageJournaled]:
             return [conversation.journal(message) for message in parsed]
 
-        events = yield from work(partial(self.journal.commit, self.key, decide, create=True))
-        yield from self.mirror()
+        events = self.journal.commit(self.key, decide, create=True)
         return [
             JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
             for message, event in zip(parsed, events, strict=True)
         ]
+
+    def mirrored(self, append: Callable[[], T]) -> Effects[T]:
+        """Journal messages, then send what is missing to the conversation's threads."""
+        journaled = yield from work(append)
+        if journaled:
+            yield from self.mirror()
+        return journaled
 
     def ask(self, text: str, idempotency_key: str | None = None, stream: bool = False) -> Effects[Answer]:
         """Answer a question in one exchange; see `Chat.ask`. With `stream`, its parts are reported as they arrive."""
@@ -139,6 +144,11 @@ class Conversing:
         from .repeat import rerun
 
         return rerun(self, exchange_id, policy, stream=stream, live=live)
+
+    @property
+    def has_mirrors(self) -> bool:
+        """Return whether messages may have to be sent to a thread."""
+        return self.services.outbox is not None and self.services.outbox.has_mirrors
 
     def mirror(self) -> Effects[None]:
         """Send missing messages to the conversation's threads, if there is an outbox."""

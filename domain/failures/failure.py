@@ -76,8 +76,7 @@ class Failure:
     @classmethod
     def of(cls, event: object) -> Failure:
         """Return the facts in a stored `RunFailed`: its fields of the same names."""
-        facts: dict[str, Any] = {name: value for name, value in vars(event).items() if name in cls.__dataclass_fields__}
-        return cls(**facts)
+        return cls(**{name: getattr(event, name) for name in cls.__dataclass_fields__})
 
     @classmethod
     def of_exception(cls, error: BaseException, status: str = "error") -> Failure:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         UpkeepProgress,
         quietly,
     )
-    from .rows import LoggedRow, OnChange, Row, StoredRow, noted_row, refuse_changed, restore
+    from .rows import LoggedRow, OnChange, Place, Row, StoredRow, noted_row, refuse_changed, restore
 
 __all__ = [
     "Also",
@@ -38,6 +38,7 @@ __all__ = [
     "NotedThread",
     "Observer",
     "OnChange",
+    "Place",
     "ReadTrail",
     "Row",
     "RunEnd",
@@ -66,6 +67,6 @@ if not TYPE_CHECKING:
                 "Also Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead TakenItems UpkeepProgress "
                 "quietly"
             ),
-            "rows": "LoggedRow OnChange Row StoredRow noted_row refuse_changed restore",
+            "rows": "LoggedRow OnChange Place Row StoredRow noted_row refuse_changed restore",
         },
     )

@@ -10,8 +10,12 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidInput
+
+if TYPE_CHECKING:
+    from .rows import Place
 
 LEAF_BYTES = 8
 """Number of bytes of a leaf hash that a cursor keeps: enough to tell two events at one position apart."""
@@ -71,21 +75,30 @@ class LogCursor:
 
     @staticmethod
     def text(ledger_id: str, position: int, leaf: bytes) -> str:
-        """Return the text of a cursor, which is made for every event that is read."""
+        """Return the text of a cursor."""
         return f"v1.{ledger_id}.{position}.{leaf.hex()}"
+
+    @classmethod
+    def at(cls, position: int, place: Place) -> str:
+        """Return the text of the cursor of an event."""
+        ledger_id, leaf = place
+        return cls.text(ledger_id, position, cls.short(leaf))
 
 
 class ReadTrail:
     """Store the positions that a follower has passed, with their leaves: all of the newest, few of the older ones."""
 
+    recent = TRAIL_RECENT_EVENTS
+    """Number of newest events that are needed of those read at once."""
+
     def __init__(self) -> None:
         self._older: list[tuple[int, bytes]] = []
         self._recent: list[tuple[int, bytes]] = []
 
-    def add(self, position: int, leaf: bytes) -> None:
-        """Add the event that was read last."""
-        self._recent.append((position, leaf))
-        if len(self._recent) >= 2 * TRAIL_RECENT_EVENTS:
+    def add(self, *events: tuple[int, bytes]) -> None:
+        """Add the events (position and leaf) that were read last."""
+        self._recent += events
+        while len(self._recent) >= 2 * TRAIL_RECENT_EVENTS:
             self._older.append(self._recent[0])
             del self._recent[:TRAIL_RECENT_EVENTS]
         if len(self._older) > TRAIL_OLDER_EVENTS:

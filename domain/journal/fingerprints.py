@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
+    from ..conversation.events import MessageJournaled
     from ..conversation.messages import Message
 
 
@@ -34,6 +35,11 @@ def fingerprint_in(fields: Mapping[str, Any]) -> bytes:
         fields.get("tool_call_id"),
         fields.get("extra") or {},
     )
+
+
+def fingerprint_of_event(event: MessageJournaled) -> bytes:
+    """Return the same of an event."""
+    return _fingerprint(event.role, event.content, event.tool_calls, event.tool_call_id, event.extra)
 
 
 def _fingerprint(

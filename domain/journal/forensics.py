@@ -8,7 +8,7 @@ from typing import Any
 from ..conversation import key_of
 from ..errors import ChangedEvent, CorruptEvent
 from .ports import EventLog, StreamHead
-from .rows import OnChange, Row, restore
+from .rows import OnChange, Place, Row, restore
 
 
 def changed_event(stream: str | None, version: int | None, position: int | None, problem: str) -> ChangedEvent:
@@ -52,11 +52,12 @@ class UncheckedLog:
         topics: Sequence[str] = (),
         stream: str | None = None,
         changed: OnChange | None = None,
-    ) -> Iterator[tuple[Row, str]]:
+        leaves: bool = True,
+    ) -> Iterator[tuple[Row, Place]]:
         """Return the readable rows after a position or cursor; see `EventLog.rows_after`."""
-        for row, cursor in self._log.rows_after(after, topics, stream, self._report):
+        for row, place in self._log.rows_after(after, topics, stream, self._report):
             for readable in self._readable(iter((row,))):
-                yield readable, cursor
+                yield readable, place
 
     def version_at(self, stream: str, at: str, changed: OnChange | None = None) -> int:
         """See `EventLog.version_at`."""

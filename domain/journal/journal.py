@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..conversation import Conversation, Exchanges, OpenRun, Profile, RunRecord
     from ..conversation.messages import JournaledMessage
     from ..memory import Memory
+    from .rows import Place
 
 T = TypeVar("T")
 
@@ -206,10 +207,10 @@ class Journal(Application[str]):
     def _report(self, stored: Sequence[e.Event]) -> None:
         """Notify observers of a commit, unless it concerns no run, or would only be logged below the logger's level."""
         kinds = {type(event) for event in stored}
-        only_logs = len(self.watch.observers) == 1 and type(self.watch.observers[0]) is RunLog
-        if only_logs and e.RunFailed not in kinds and not run_logger.isEnabledFor(logging.INFO):
+        if WATCHED.isdisjoint(kinds):
             return
-        if not WATCHED.isdisjoint(kinds):
+        only_logs = len(self.watch.observers) == 1 and type(self.watch.observers[0]) is RunLog
+        if not only_logs or e.RunFailed in kinds or run_logger.isEnabledFor(logging.INFO):
             self.watch.saw(stored)
 
     def store(self, *conversations: Conversation) -> None:
@@ -310,11 +311,11 @@ class Journal(Application[str]):
         return ((row[0], restore(row)) for row in self._log.rows(after, upto, topics, refuse_changed))
 
     def placed(
-        self, after: int | str = 0, topics: Sequence[str] = (), key: str | None = None
-    ) -> Iterator[tuple[int, e.Event, str]]:
-        """Return (position, event, cursor) of the log, or of one conversation; see `EventLog.rows_after`."""
-        rows = self._log.rows_after(after, topics, stream_of(key) if key is not None else None)
-        return ((row[0], restore(row), cursor) for row, cursor in rows)
+        self, after: int | str = 0, topics: Sequence[str] = (), key: str | None = None, leaves: bool = True
+    ) -> Iterator[tuple[int, e.Event, Place]]:
+        """Return (position, event, place) of the log, or of one conversation; see `EventLog.rows_after`."""
+        rows = self._log.rows_after(after, topics, stream_of(key) if key is not None else None, leaves=leaves)
+        return ((row[0], restore(row), place) for row, place in rows)
 
     def followed(self, after: int | str = 0, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event, str]]:
         """Yield (position, event, cursor) of the whole log, then wait for new events forever."""

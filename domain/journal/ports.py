@@ -13,10 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from ..conversation import ConversationState, FailureFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
-    from .rows import LoggedRow, OnChange, Row, StoredRow
+    from .rows import LoggedRow, OnChange, Place, Row, StoredRow
 
 
 class MemoryFile(Protocol):
@@ -90,8 +92,7 @@ class JobClaims(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class StreamHead:
+class StreamHead(Struct, frozen=True):
     """Hold the newest state of a stream: its version and the compact state that decisions need."""
 
     stream: str
@@ -102,8 +103,7 @@ class StreamHead:
     """Time at which the first of its open runs is overdue (ISO 8601)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Appending:
+class Appending(Struct, frozen=True):
     """Hold the result of a decision: events as rows, and the new heads of their streams."""
 
     rows: Sequence[StoredRow] = ()
@@ -143,11 +143,16 @@ class EventLog(Protocol):
         ...
 
     def rows_after(
-        self, after: int | str = 0, topics: Sequence[str] = (), stream: str | None = None, changed: OnChange = ...
-    ) -> Iterator[tuple[Row, str]]:
-        """Return the rows of the log, or of one stream, after a position or cursor, each with its cursor.
+        self,
+        after: int | str = 0,
+        topics: Sequence[str] = (),
+        stream: str | None = None,
+        changed: OnChange = ...,
+        leaves: bool = True,
+    ) -> Iterator[tuple[Row, Place]]:
+        """Return the rows of the log, or of one stream, after a position or cursor, each with its place.
 
-        Changed rows are refused unless `changed` is given.
+        Changed and missing rows are refused unless `changed` is given. Without `leaves`, only missing ones are noticed.
 
         Raises:
             InvalidInput: the cursor cannot be read, or belongs to another ledger.

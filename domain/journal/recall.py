@@ -15,7 +15,7 @@ from ..errors import InvalidInput
 from ..ids import as_utc, to_iso
 from ..memory import INSTRUCTING, MEMORY_TOPICS, Backwards, Memory, MemoryFold, add_missing, text_tokens
 from .ports import EventLog
-from .rows import Row, corrupt, payload_in, refuse_changed, restore
+from .rows import Row, corrupt, refuse_changed, restore
 
 TOKENS_PER_MESSAGE_GUESSED = 200
 """Assumed tokens per message, used to choose how many rows to read at once for a token budget."""
@@ -158,7 +158,7 @@ def _message(row: Row) -> JournaledMessage:
     """
     _, _, version, _, state, _, at, _ = row
     try:
-        payload = payload_in(state)
+        payload = e.payload_in(state)
         if not payload.keys() >= _MESSAGE_FIELDS:
             raise TypeError(f"missing fields: {', '.join(sorted(_MESSAGE_FIELDS - payload.keys()))}")
     except (ValueError, TypeError, RecursionError) as error:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
+import msgspec
 from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transcoder
 
-from ..conversation.events import EVENTS, Event, MessageJournaled, payload_of, restore_event, topic_of
+from ..conversation.events import EVENTS, Event, MessageJournaled, payload_in, payload_of, restore_event, topic_of
 from ..conversation.messages import Source
-from ..errors import CorruptEvent
+from ..errors import CorruptEvent, InvalidInput
 from ..ids import from_iso, id_text, is_id_of, to_iso
-from .fingerprints import fingerprint_in
+from .fingerprints import fingerprint_in, fingerprint_of_event
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ Row = tuple[int, str, int, str, bytes, bytes | str, str, int]
 8601), schema number."""
 
 
+Place = tuple[str, object]
+"""Id of a ledger and a leaf hash as it is stored: with a position, what the text of a cursor is made of."""
+
+
 @dataclass(frozen=True)
 class LoggedRow(Notification):
     """Represent a stored event with its position (`id`) in the whole log."""
@@ -49,13 +55,13 @@ class LoggedRow(Notification):
 
 
 class PlainJSON(Transcoder):
-    """Encode payloads as ASCII JSON without spaces.
+    """Encode payloads as JSON without spaces, in UTF-8.
 
     No keys are reserved, unlike in eventsourcing's own transcoder, which gives some dicts a special meaning.
     """
 
     def encode(self, obj: Any) -> bytes:
-        return _encode(obj).encode("ascii")
+        return payload_text(obj)
 
     def decode(self, data: bytes) -> Any:
         return json.loads(data)
@@ -65,35 +71,36 @@ class EventMapper(Mapper[str]):
     """Map events to rows and back."""
 
     def to_stored_event(self, domain_event: Any) -> StoredRow:
-        """Return an event as a row."""
+        """Return an event as a row, with the lowest schema number that reads it.
+
+        Raises:
+            InvalidInput: it contains a number that JSON does not have.
+        """
         event: Event = domain_event
+        state = payload_text(payload_of(event))
         row = object.__new__(StoredRow)
-        vars(row).update(  # as in `events.make`: a frozen dataclass is slow to create, it sets its fields one by one
+        vars(row).update(  # a frozen dataclass is slow to create, it sets its fields one by one
             originator_id=event.originator_id,
             originator_version=event.originator_version,
             topic=topic_of(event),
-            state=_encode(payload_of(event)).encode("ascii"),
+            state=state,
             event_id=event.event_id,
             at=to_iso(event.timestamp),
-            schema=event.SCHEMA,
+            schema=ASCII_SCHEMA if state.isascii() else UTF8_SCHEMA,
             **_places_of(event),
         )
         return row
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
         """Return a stored event as a domain event; see `restore`."""
-        stored = stored_event
-        row = (
-            getattr(stored, "id", 0),
-            str(stored.originator_id),
-            stored.originator_version,
-            stored.topic,
-            stored.state,
-            getattr(stored, "event_id", ""),
-            getattr(stored, "at", ""),
-            getattr(stored, "schema", 1),
-        )
-        return restore(row)
+        stored: Any = stored_event
+        at, schema = getattr(stored, "at", ""), getattr(stored, "schema", ASCII_SCHEMA)
+        place = getattr(stored, "id", 0), str(stored.originator_id), stored.originator_version
+        return restore((*place, stored.topic, stored.state, getattr(stored, "event_id", ""), at, schema))
+
+
+ASCII_SCHEMA, UTF8_SCHEMA = 1, 2
+"""Schema numbers of rows: payloads of the first are ASCII, so that programs from before the second still read them."""
 
 
 def _places_of(event: Event) -> dict[str, Any]:
@@ -101,11 +108,9 @@ def _places_of(event: Event) -> dict[str, Any]:
     if not isinstance(event, MessageJournaled):
         return {"idempotency_key": None, "fingerprint": None, "addresses": ()}
     key = event.idempotency_key
-    return {
-        "idempotency_key": key,
-        "fingerprint": fingerprint_in(vars(event)) if key is not None else None,
-        "addresses": addresses_of(vars(event), event.timestamp),
-    }
+    fingerprint = fingerprint_of_event(event) if key is not None else None
+    ids = (event.message_id, event.origin.get("message_id")) if event.source == Source.IMPORT else ()
+    return {"idempotency_key": key, "fingerprint": fingerprint, "addresses": _addresses(ids, event.timestamp)}
 
 
 def noted_row(row: Row) -> StoredRow:
@@ -117,23 +122,20 @@ def noted_row(row: Row) -> StoredRow:
         key = payload.get("idempotency_key")
         if not isinstance(key, str):
             return stored
+        ids = (payload.get("message_id"), (payload.get("origin") or {}).get("message_id"))
         return replace(
             stored,
             idempotency_key=key,
             fingerprint=fingerprint_in(payload),
-            addresses=addresses_of(payload, from_iso(at)),
+            addresses=_addresses(ids, from_iso(at)) if payload.get("source") == Source.IMPORT else (),
         )
     except (ValueError, TypeError, AttributeError, RecursionError):
         return stored
 
 
-def addresses_of(payload: Mapping[str, Any], moment: datetime) -> tuple[str, ...]:
-    """Return the ids by which others know an imported message and which do not tell when it was journaled."""
-    if payload.get("source") != Source.IMPORT:
-        return ()
-    ids = (payload.get("message_id"), (payload.get("origin") or {}).get("message_id"))
-    found = (each for each in ids if isinstance(each, str) and not is_id_of(each, moment))
-    return tuple(dict.fromkeys(found))
+def _addresses(ids: Iterable[object], moment: datetime) -> tuple[str, ...]:
+    """Return those ids of an imported message that do not tell when it was journaled, so that an index must."""
+    return tuple(dict.fromkeys(each for each in ids if isinstance(each, str) and not is_id_of(each, moment)))
 
 
 def restore(row: Row) -> Event:
@@ -144,33 +146,61 @@ def restore(row: Row) -> Event:
     """
     _, stream, version, topic, state, event_id, at, schema = row
     try:
-        understood = EVENTS.get(topic)
-        newer = understood is not None and schema > understood.SCHEMA
-        return restore_event(
-            f"{topic} of a newer schema" if newer else topic,
-            payload_in(state),
-            originator_id=stream,
-            originator_version=version,
-            timestamp=from_iso(at),
-            event_id=event_id if isinstance(event_id, str) else id_text(event_id),
-        )
+        if schema > Event.SCHEMA and topic in EVENTS:
+            event = restore_event(f"{topic} of a newer schema", payload_in(state))
+        else:
+            try:
+                event = (_DECODERS.get(topic) or _decoder(topic))(state)
+            except ValueError:  # a newer version's types, or text that only the standard library reads
+                event = restore_event(topic, payload_in(state))
+        moment = from_iso(at)
+        # The columns also replace fields of these names that a payload may have.
+        _set(event, "originator_id", stream)
+        _set(event, "originator_version", version)
+        _set(event, "timestamp", moment)
+        _set(event, "event_id", id_text(event_id) if isinstance(event_id, bytes) else event_id)
     except (ValueError, TypeError, RecursionError) as error:
         raise corrupt(row, error) from error
+    return event
 
 
-def payload_in(state: bytes) -> dict[str, Any]:
-    """Return the payload of a row.
+def _decoder(topic: str) -> Callable[[bytes | str], Event]:
+    """Return the function that decodes the payloads of a topic; that of a known topic is created once."""
+    event_class = EVENTS.get(topic)
+    if event_class is None:
+        return lambda state: restore_event(topic, payload_in(state))
+    decode: Callable[[bytes | str], Event] = msgspec.json.Decoder(event_class).decode
+    _DECODERS[topic] = decode
+    return decode
+
+
+_DECODERS: dict[str, Callable[[bytes | str], Event]] = {}
+_set = msgspec.structs.force_setattr  # a decoded event is not in use anywhere yet
+
+
+def payload_text(payload: Any) -> bytes:
+    """Return a payload as JSON in UTF-8; one with lone surrogates, which UTF-8 does not have, is escaped to ASCII.
 
     Raises:
-        ValueError, TypeError: the payload is not exactly one JSON object.
+        InvalidInput: it contains a number that JSON does not have.
+        TypeError: it contains a value that JSON does not have.
     """
-    text = state.decode()
-    payload, end = _decode(text)
-    if end != len(text):
-        raise ValueError(f"unexpected data after the payload (character {end})")
-    if not isinstance(payload, dict):
-        raise TypeError("the payload is not a JSON object")
-    return payload
+    try:
+        text = _encode(payload)
+        if b"null" not in text:  # msgspec writes NaN and Infinity as null
+            return text
+    except (TypeError, UnicodeEncodeError):
+        text = b""
+    from ..json_text import ascii_text, is_finite
+
+    with suppress(ValueError):
+        if not text:
+            return ascii_text(payload).encode("ascii")
+        if is_finite(payload):
+            return text
+    raise InvalidInput(
+        "a number that is NaN or infinite cannot be stored as JSON: nothing was written; pass a finite number or null"
+    )
 
 
 def corrupt(row: Row, error: Exception) -> CorruptEvent:
@@ -198,6 +228,4 @@ def refuse_changed(stream: str | None, version: int | None, position: int | None
     raise changed_event(stream, version, position, problem)
 
 
-_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
-_decode = json.JSONDecoder().raw_decode
-"""Decoder without the whitespace search of `json.loads`: stored payloads contain no whitespace around them."""
+_encode = msgspec.json.Encoder().encode

@@ -162,13 +162,12 @@ class FailureGroups:
             if decided[0].state is wanted and (before is None or before.until == more.get("until")):
                 return None
             version = head.version + 1 if head is not None else 1
-            event = e.make(
-                event_class,
-                carried,
+            event = event_class(
                 originator_id=AUDIT_GROUPS,
                 originator_version=version,
                 timestamp=at,
                 event_id=new_id(),
+                **carried,
             )
             evolve_book(book, event)
             decided[:] = [_with_state(found, book[found.group], at)]

@@ -141,11 +141,17 @@ class AsyncLedger(AsyncFace[Ledger]):
         return self.conversation(new_key)
 
     async def events(
-        self, after: int | str = 0, types: Iterable[str] = (), key: str | None = None, follow: bool = False
+        self,
+        after: int | str = 0,
+        types: Iterable[str] = (),
+        key: str | None = None,
+        follow: bool = False,
+        *,
+        checked: bool = False,
     ) -> AsyncIterator[LoggedEvent]:
         """See `Ledger.events`: `async for event in ledger.events(…)`. With `follow`, it uses a separate thread."""
         if not follow:
-            events = self.ledger.events(after, types, key)
+            events = self.ledger.events(after, types, key, checked=checked)
             while page := await self.driver.work(lambda: list(islice(events, EVENTS_AT_ONCE))):
                 for event in page:
                     yield event
@@ -202,11 +208,12 @@ class AsyncChat(AsyncFace[Chat]):
         **fields: Any,
     ) -> JournaledMessage:
         """See `Chat.append`."""
-        return await self._driver.perform(self._conversing.append(role, content, idempotency_key, fields))
+        append = partial(self._conversing.append, role, content, idempotency_key, fields)
+        return await self._driver.perform(self._conversing.mirrored(append))
 
     async def extend(self, messages: Iterable[Mapping[str, Any]]) -> list[JournaledMessage]:
         """See `Chat.extend`."""
-        return await self._driver.perform(self._conversing.extend(messages))
+        return await self._driver.perform(self._conversing.mirrored(partial(self._conversing.extend, messages)))
 
     async def ask(self, text: str, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]) -> Answer:
         """See `Chat.ask`. If it is cancelled, the run ends as interrupted."""

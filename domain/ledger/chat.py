@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from ..effects import perform, stream
@@ -58,7 +59,7 @@ class Chat:
             InvalidMessage, InvalidInput: the message or the key is not valid; nothing was written.
             IdempotencyConflict: the key was used for another message.
         """
-        return self._perform(self._conversing.append(role, content, idempotency_key, fields))
+        return self._appended(partial(self._conversing.append, role, content, idempotency_key, fields))
 
     def extend(self, messages: Iterable[Mapping[str, Any]]) -> list[JournaledMessage]:
         """Journal several messages, in the format of Chat Completions, in one commit: all of them or none.
@@ -66,7 +67,7 @@ class Chat:
         Raises:
             InvalidMessage: one of the messages is not valid; nothing was written.
         """
-        return self._perform(self._conversing.extend(messages))
+        return self._appended(partial(self._conversing.extend, messages))
 
     def ask(self, text: str, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]) -> Answer:
         """Answer a question in one exchange: journal it, run, retry, fall back, and journal the answer.
@@ -172,6 +173,9 @@ class Chat:
     def clear(self, reason: str = "") -> None:
         """Clear the memory; the log is kept."""
         self._journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
+
+    def _appended(self, append: Callable[[], T]) -> T:
+        return self._perform(self._conversing.mirrored(append)) if self._conversing.has_mirrors else append()
 
     def _perform(self, effects: Effects[T]) -> T:
         return perform(effects, self._services.wait)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+from msgspec import Struct
 
 from ..conversation import events as e
 from ..conversation import key_of, stream_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..conversation import ConversationState, Exchanges, RunRecord
     from ..exchange import Services
     from ..failures import BackendHealth, Cause, FailureGroup, GroupState, RecordedFailure, SummaryRow
-    from ..journal import Journal, UpkeepProgress
+    from ..journal import Journal, Place, UpkeepProgress
     from ..memory import Memory, MemoryDiff
     from ..replay import Replay
     from .audit import FailureGroups
@@ -31,14 +32,23 @@ if TYPE_CHECKING:
 # that lists conversations or failures does not load them.
 
 
-@dataclass(frozen=True)
-class LoggedEvent:
+class LoggedEvent(Struct, frozen=True):
     """Represent an event with its position in the whole log."""
 
     position: int
     event: e.Event
-    cursor: str = ""
-    """Position and leaf as text, for `Ledger.events(after=…)`: unlike a position, it detects a log that was rewound."""
+    place: str | Place = ""
+    """Cursor of the event, or what `cursor` makes it of: a fold over the log needs no text."""
+
+    @property
+    def cursor(self) -> str:
+        """Return position and leaf as text, for `Ledger.events(after=…)`.
+
+        Unlike a position, it detects a log that was rewound.
+        """
+        from ..journal import LogCursor
+
+        return self.place if isinstance(self.place, str) else LogCursor.at(self.position, self.place)
 
     @property
     def key(self) -> str:
@@ -52,23 +62,25 @@ class LoggedEvent:
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of an event; its `data` holds all fields, including fields with default values."""
-        common = e.Event.__dataclass_fields__
-        data = {name: value for name, value in vars(self.event).items() if name not in common}
         return {
             "position": self.position,
             "key": self.key,
             "version": self.event.originator_version,
             "type": self.type,
             "at": to_iso(self.event.timestamp),
-            "data": self.event.data if isinstance(self.event, e.UnknownEvent) else data,
+            "data": e.fields_of(self.event),
             "cursor": self.cursor,
         }
 
 
-def in_log(logged: Iterator[tuple[int, e.Event, str]], key: str | None = None) -> Iterator[LoggedEvent]:
+def in_log(
+    logged: Iterator[tuple[int, e.Event, str]] | Iterator[tuple[int, e.Event, Place]], key: str | None = None
+) -> Iterator[LoggedEvent]:
     """Return events with their positions, limited to one conversation if a key is given."""
-    stream = stream_of(key) if key is not None else None
-    return (LoggedEvent(*each) for each in logged if stream is None or each[1].originator_id == stream)
+    if key is None:
+        return (LoggedEvent(*each) for each in logged)
+    stream = stream_of(key)
+    return (LoggedEvent(*each) for each in logged if each[1].originator_id == stream)
 
 
 class Ledger:
@@ -139,18 +151,28 @@ class Ledger:
         return self.journal.require(key).state
 
     def events(
-        self, after: int | str = 0, types: Iterable[str] = (), key: str | None = None, follow: bool = False
+        self,
+        after: int | str = 0,
+        types: Iterable[str] = (),
+        key: str | None = None,
+        follow: bool = False,
+        *,
+        checked: bool = False,
     ) -> Iterator[LoggedEvent]:
         """Return the events of the whole log after a cursor or position, in commit order.
 
-        With `follow`, wait for new ones forever.
+        With `follow`, wait for new ones forever. With `checked`, compare each event with its leaf hash, as `follow`
+        always does; pass it when texts leave the ledger. A fold of the log is faster without.
 
         Raises:
+            ChangedEvent: an event is missing, or was changed (noticed with `checked` only).
             InvalidInput: the cursor cannot be read, or belongs to another ledger.
             LogRewound: events before the cursor, or that were read here, are no longer in the log.
         """
         topics = tuple(types)
-        return in_log(self.journal.followed(after, topics) if follow else self.journal.placed(after, topics, key), key)
+        if follow:
+            return in_log(self.journal.followed(after, topics), key)
+        return in_log(self.journal.placed(after, topics, key, leaves=checked))
 
     def failures(
         self,

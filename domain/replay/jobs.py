@@ -208,13 +208,12 @@ class Jobs:
 
         def decide(head: StreamHead | None) -> tuple[e.Event, StreamHead]:
             before = _later(self._state(head) if head is not None else JobState(job_id), seen)
-            event = e.make(
-                event_class,
-                carried,
+            event = event_class(
                 originator_id=JOB + job_id,
                 originator_version=before.version + 1,
                 timestamp=now(),
                 event_id=new_id(),
+                **carried,
             )
             after = evolve_job(before, event)
             recorded[:] = [after]

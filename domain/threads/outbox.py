@@ -58,6 +58,11 @@ class ThreadOutbox:
         self._always = always
         self._health = Health()
 
+    @property
+    def has_mirrors(self) -> bool:
+        """Return whether there is any mirror that could send messages to a thread."""
+        return bool(self._kinds)
+
     def mirror(self, journal: Journal, key: str) -> Effects[None]:
         """Send missing messages to the threads of a conversation.
 

@@ -141,9 +141,9 @@ READS: dict[str, Callable[[Ledger, Path], Any]] = {
     "the newest messages": lambda ledger, _: ledger.conversation("changed").memory(last=5),
     "memory as of a version": lambda ledger, _: ledger.memory("changed", at=2),
     "memory as of a time": lambda ledger, _: ledger.memory("changed", at=datetime.now(UTC) + timedelta(hours=1)),
-    "the events of a conversation": lambda ledger, _: list(ledger.events(key="changed")),
-    "the events of the log": lambda ledger, _: list(ledger.events()),
-    "the events of one type": lambda ledger, _: list(ledger.events(types=["MessageJournaled"])),
+    "the events of a conversation": lambda ledger, _: list(ledger.events(key="changed", checked=True)),
+    "the events of the log": lambda ledger, _: list(ledger.events(checked=True)),
+    "the events of one type": lambda ledger, _: list(ledger.events(types=["MessageJournaled"], checked=True)),
     "following the log": lambda ledger, _: [next(ledger.events(follow=True)) for _ in range(2)],
     "the exchanges": lambda ledger, _: ledger.exchanges("changed"),
     "a diff": lambda ledger, _: ledger.diff("changed", 1),
@@ -213,6 +213,19 @@ def test_the_last_events_of_the_log_are_missed_by_a_backup_and_a_copy(
     for copy in (ledger.back_up, lambda path: ledger.copy_to(f"sqlite:///{path}")):
         with pytest.raises(ChangedEvent, match="at position 7: the events at 7 to 8 are missing"):
             copy(tmp_path / "copy.db")
+
+
+def test_a_fold_of_the_log_reads_a_changed_event_and_misses_a_removed_one(ledger: Ledger, any_db_url: str) -> None:
+    tamper(any_db_url, PAY_9000)
+    for wanted in ({}, {"types": ["MessageJournaled"]}, {"key": "changed"}):
+        folded = [each for each in ledger.events(**wanted) if each.position == 2]
+        assert "9000" in folded[0].event.content
+        with pytest.raises(ChangedEvent, match=r"event 2 of 'changed'.* was changed"):
+            list(ledger.events(**wanted, checked=True))
+    execute(any_db_url, "DELETE FROM events WHERE position = 2")
+    for wanted in ({}, {"types": ["MessageJournaled"]}, {"key": "changed"}):
+        with pytest.raises(ChangedEvent, match="is missing"):
+            list(ledger.events(**wanted))
 
 
 def test_a_removed_event_or_conversation_is_missed_by_reads_of_some_event_types_too(

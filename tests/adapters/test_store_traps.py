@@ -320,6 +320,8 @@ def test_a_thread_is_mirrored_outside_of_any_transaction(any_db_url, open_store_
     called = []
 
     class Outbox:
+        has_mirrors = True
+
         def mirror(self, journal, key):
             yield Call(lambda: self.call(key), pytest.fail)
 
@@ -812,8 +814,9 @@ def test_any_payload_in_a_message_comes_back_equal_or_is_refused_in_one_sentence
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_json_does_not_have_are_refused_and_nothing_is_written(any_db_url, open_store_on, number):
     ledger = open_store_on(any_db_url)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        PlainJSON().encode({"number": number})
+    for payload in ({"number": number}, {"in": [{"a list": (number,)}]}, {"half a character": "\ud800", "n": number}):
+        with pytest.raises(InvalidInput, match="NaN or infinite cannot be stored"):
+            PlainJSON().encode(payload)
     for form in ({"content": [{"type": "x", "n": number}]}, {"content": "x", "n": [number]}):
         with pytest.raises(InvalidMessage, match="cannot be stored as JSON"):
             ledger.conversation("k").append("user", **form)

@@ -183,7 +183,7 @@ def test_a_stored_row_restores_to_its_event(row):
 def test_a_field_added_since_has_a_default_and_none_was_removed():
     for name, defaults in DEFAULTS.items():
         required = set.intersection(*(set(row["state"]) for row in ROWS if row["topic"] == name))
-        assert defaults.keys() | required | COMMON <= set(e.EVENTS[name].__dataclass_fields__)
+        assert defaults.keys() | required | COMMON <= set(e.EVENTS[name].__struct_fields__)
 
 
 def test_the_story_folds_to_the_state_of_its_release(story):
