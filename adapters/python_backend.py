@@ -59,7 +59,7 @@ class PythonBackend:
         return [*hosted, "part:file"] if has_stored_file(request.memory) else hosted
 
     def preflight(self, request: BackendRequest) -> Failure | None:
-        if not request.memory.messages:
+        if request.memory.is_empty:
             return Failure("refused", code=Cause.EMPTY_MEMORY.value, message="there is no message to answer")
         if not (hosted := _hosted_tools(request)):
             return None

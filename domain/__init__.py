@@ -221,9 +221,9 @@ _EARLIER = {
         "FailureGroups Lags ShownMemory defined_profile follow_failures memory_shown threads_behind tool_names"
     ),
     "memory.diff": "Fate diff_memories said",
-    "memory.memory": "fold_memory",
+    "memory.fold": "fold_memory",
     "memory.rendering": "response_items",
-    "memory.windows": "estimate_tokens",
+    "memory.rule_1": "estimate_tokens",
     "replay.jobs": "Jobs",
     "replay.rebuild": "FileRebuildPlan",
     "replay.recorded": "RecordedExchange RecordedRun recorded_exchange",

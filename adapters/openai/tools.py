@@ -75,7 +75,8 @@ def answer_calls(
     """
     calls = [_under_own_name(called, request) for called in calls]
     wish = Message(Role.ASSISTANT, whole_text(text) or None, tuple(calls))
-    known = {called.id for each in request.memory.messages for called in each.message.calls()}
+    earlier = request.memory.messages if found else ()  # a run that answers in a thread need not read them otherwise
+    known = {called.id for each in earlier for called in each.message.calls()}
     if not found or any(called.id not in known for called in calls):
         yield from work(lambda: request.journal([wish]))
     results = []
@@ -140,7 +141,7 @@ def lacks(kind: str, request: BackendRequest, is_home: bool = True) -> list[str]
     Files exist at one endpoint only, so neither their ids nor tools that name them are sent to another (`is_home`).
     """
     found = [f"tool:{tool_type}" for tool_type in _types_lacking(kind, request, is_home)]
-    if all(isinstance(each.message.content, str | None) for each in request.memory.messages):
+    if not request.memory.has_parts:
         return found
     from threadledger.domain.exchange import has_stored_file
 
@@ -167,7 +168,7 @@ def preflight(backend: str, request: BackendRequest, pinned: bool = False, *, is
 
     The instructions and tools of a pinned assistant are not checked, because the profile does not define them.
     """
-    if not request.memory.messages:
+    if request.memory.is_empty:
         return _refused(Cause.EMPTY_MEMORY, "there is no message to answer")
     if pinned:
         return None

@@ -28,7 +28,7 @@ from threadledger.domain.errors import ConversationChanged, RunNotOpen
 from threadledger.domain.failures import Failure, keep_secret
 from threadledger.domain.ids import new_id, now
 from threadledger.domain.ledger import Ledger, why_failed
-from threadledger.domain.memory import Memory
+from threadledger.domain.memory import ALL, RULE_2, Memory
 
 from ..openai import INSTRUCTIONS, Context, Seen
 from .requests import (
@@ -44,7 +44,7 @@ from .requests import (
 
 logger = logging.getLogger("threadledger")
 
-WINDOW = "app"
+WINDOW = f"{RULE_2}app"
 """Memory rule for a window that the app selected itself."""
 
 RETRIED_BY_SDK = frozenset({408, 409, 429})
@@ -153,7 +153,8 @@ class RunRecording:
             self._read_max = len(self.asked.messages) + (UNANSWERED_MESSAGES_READ if unanswered else 1)
             memory = self._journal.memory(self.key, last=self._read_max)
             reason = self._why_failed(earlier, memory) if earlier is not None and unanswered else ""
-            decide = partial(self._decide, memory, reason)
+            path = memory.path_hash or self._journal.path_hash(self.key, memory.version)
+            decide = partial(self._decide, memory, reason, path)
             try:
                 self._begun = self._journal.commit(self.key, decide, create=True)
                 return
@@ -211,9 +212,10 @@ class RunRecording:
             return ""
         return why_failed(self._journal, self.key, exchange.failed_run)
 
-    def _decide(self, memory: Memory, reason: str, conversation: Conversation) -> StartedRun:
+    def _decide(self, memory: Memory, reason: str, path: str, conversation: Conversation) -> StartedRun:
         if not conversation.pending and conversation.version != memory.version:
             raise ConversationChanged(f"the conversation {self.key!r} has changed since its memory was read")
+        conversation.know_path(path)
         conversation.close_overdue_runs()
         begin = self._begin(conversation, memory)
         after = max((place for place, each in enumerate(begin.new) if each.role is Role.ASSISTANT), default=-1)
@@ -240,7 +242,7 @@ class RunRecording:
 
     def _begin(self, conversation: Conversation, memory: Memory) -> _Begin:
         earlier, place, shown = self._continued(conversation, memory)
-        rule = "all" if self.asked.held or self._again is not None or place == shown else WINDOW
+        rule = ALL if self.asked.held or self._again is not None or place == shown else WINDOW
         new = self.asked.messages[place:]
         if earlier is not None:
             return _Begin(earlier, new, rule)

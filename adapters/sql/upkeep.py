@@ -202,6 +202,8 @@ def _each_stream(database: Database, query: Query, progress: Callable[[int, int]
                 yield from stream.take(row)
         seen += len(page)
         progress(seen, total)
+        if len(page) < CHECK_PAGE_EVENTS:
+            break  # and not at an empty page: a damaged number of a stream may be after every other
         after = (page[-1][0], page[-1][3])
     if stream is not None:
         yield from stream.end({row[0]: row[1:] for row in query(heads, (stream.number, stream.number))})
@@ -291,7 +293,7 @@ def _matches(stored: str, due_at: str | None, state: ConversationState) -> bool:
             not stored.isascii() or due_at != state.next_deadline
         ):  # what cannot be decoded was replaced, and is not ASCII
             return False
-        return ConversationState.from_json(stored).as_json() == state.as_json()
+        return ConversationState.from_json(stored).agrees_with(state)
     except (ValueError, TypeError, AttributeError):
         return False
 

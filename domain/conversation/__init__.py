@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .keys import CONVERSATION, IMPORTED, PROFILE, check_idempotency_key, key_of, stream_of
     from .parsing import parse_message, text_message
     from .profiles import Profile, parse_profile
-    from .state import STATE_SCHEMA, ConversationState, OpenRun, ThreadLink, evolve
+    from .state import STATE_SCHEMA, ConversationState, OpenExchange, OpenRun, ThreadLink, evolve
 
 __all__ = [
     "CONVERSATION",
@@ -38,6 +38,7 @@ __all__ = [
     "ExchangeRecord",
     "Exchanges",
     "FailureFilter",
+    "OpenExchange",
     "OpenRun",
     "Place",
     "Profile",
@@ -66,6 +67,6 @@ if not TYPE_CHECKING:
             "keys": "CONVERSATION IMPORTED PROFILE check_idempotency_key key_of stream_of",
             "parsing": "parse_message text_message",
             "profiles": "Profile parse_profile",
-            "state": "STATE_SCHEMA ConversationState OpenRun ThreadLink evolve",
+            "state": "STATE_SCHEMA ConversationState OpenExchange OpenRun ThreadLink evolve",
         },
     )

@@ -87,6 +87,16 @@ class Conversation:
         collected, self.pending = self.pending, []
         return collected
 
+    def know_path(self, path_hash: str) -> None:
+        """Accept the hash of the memory as of the current version, which was computed outside, if it is not known.
+
+        The start of a run has to follow in the same commit: it stores the hash.
+        """
+        state = self.state
+        if state.path_hash is None:
+            state.path_hash = path_hash
+            state.path_version = state.version if state.path_version is None else state.path_version
+
     def journal(
         self,
         message: Message,
@@ -381,6 +391,9 @@ class Conversation:
 
     def _started(self, exchange_id: str, plan: RunPlan) -> str:
         carried = {name: value for name, value in vars(plan).items() if name not in _NOT_STORED_OF_PLAN}
+        state = self.state
+        if plan.path_hash is None and state.path_version is not None and plan.memory_version >= state.path_version:
+            carried["path_hash"] = state.path_hash
         deadline = to_iso(now() + timedelta(seconds=plan.timeout_seconds + RUN_GRACE_SECONDS))
         started = self._record(e.RunStarted, run_id=new_id(), exchange_id=exchange_id, deadline=deadline, **carried)
         return started.run_id
@@ -454,8 +467,11 @@ class RunPlan:
     timeout_seconds: float = 60.0
     profile_hash: str | None = None
     memory_version: int = 0
-    memory_rule: str = "all"
+    memory_rule: str = "2;all"
     memory_hash: str | None = None
+    path_hash: str | None = None
+    """Hash of the whole memory as of `memory_version`; None: `start_run` stores it if the state knows it."""
+    memory_first_version: int | None = None
     rerun_of: str | None = None
     supersedes_run_id: str | None = None
     """Id of the run whose answer this run's answer replaces; without it, an answered exchange is left unchanged."""

@@ -69,8 +69,8 @@ class MessageJournaled(Event, frozen=True, kw_only=True):
 class RunStarted(Event, frozen=True, kw_only=True):
     """Record that a backend is about to be called.
 
-    The prompt is never stored: `memory_version` and `memory_rule` determine how to reproduce the view, and
-    `memory_hash` proves that the reproduced view is the same.
+    The prompt is never stored: `memory_version`, `memory_rule` and `memory_first_version` determine how to reproduce the
+    view, and `memory_hash` proves that the reproduced view is the same.
     """
 
     run_id: str
@@ -98,6 +98,10 @@ class RunStarted(Event, frozen=True, kw_only=True):
     """Id of the failed run whose streamed text this run continues: its answer begins with that text."""
     continued_chars: int = 0
     """Number of characters of that text, including what the failed run itself continued."""
+    path_hash: str | None = None
+    """Hash of the whole memory as of `memory_version`, whatever of it the run is shown: see `domain/canonical.py`."""
+    memory_first_version: int | None = None
+    """Version of the first message of the view that a window did not leave out; None if it left out none."""
 
 
 class RunCompleted(Event, frozen=True, kw_only=True):

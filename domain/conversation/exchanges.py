@@ -34,6 +34,7 @@ class RunRecord:
     profile_hash: str | None
     deadline: str | None
     rerun_of: str | None
+    memory_first_version: int | None = None
     supersedes_run_id: str | None = None
     apart: bool = False
     shadow: bool = False

@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
+from ..canonical import neutral_json
 from ..ids import from_iso, to_iso
 from ..limits import MESSAGE_BYTES_MAX
 
@@ -256,7 +257,7 @@ class JournaledMessage:
     A stored message is parsed on first access, because most views only pass texts on.
     """
 
-    __slots__ = ("_at", "_message", "_payload", "version")
+    __slots__ = ("_at", "_is_stored", "_message", "_payload", "version")
 
     version: int
 
@@ -272,6 +273,7 @@ class JournaledMessage:
     ) -> None:
         self._message: Message | None = message
         self._at: datetime | str = at
+        self._is_stored = False
         self._payload: dict[str, Any] = {
             "message_id": message_id,
             "role": message.role.value,
@@ -285,7 +287,7 @@ class JournaledMessage:
     def stored(cls, payload: dict[str, Any], version: int, at: datetime | str) -> Self:
         """Create the message of a stored `MessageJournaled`; `at` may be an ISO 8601 string."""
         self = cls.__new__(cls)
-        self._message, self._payload, self._at, self.version = None, payload, at, version
+        self._message, self._payload, self._at, self.version, self._is_stored = None, payload, at, version, True
         return self
 
     def showing(self, message: Message, made_up: bool = False) -> JournaledMessage:
@@ -295,7 +297,7 @@ class JournaledMessage:
         place = {name: value for name, value in self._payload.items() if name not in _SAID}
         made = {"message_id": ""} if made_up else {}
         shown = self.stored(place | made | {"role": message.role.value}, self.version, self._at)
-        shown._message = message
+        shown._message, shown._is_stored = message, False
         return shown
 
     @property
@@ -360,6 +362,17 @@ class JournaledMessage:
         if type(content) is not str or role not in _SPEAKERS:
             return None
         return None if "tool_calls" in payload or "extra" in payload else {"role": role, "content": content}
+
+    def neutral(self) -> bytes:
+        """Return what was said in its neutral form, which hashes of memory cover: as it is stored, without its place."""
+        if self._is_stored:
+            given = self._payload.get
+            calls, call_id, extra = given("tool_calls", ()), given("tool_call_id"), given("extra")
+            return neutral_json(self._payload["role"], given("content"), calls, call_id, extra)
+        message = self.message
+        content = [] if message.content == () else message.content_as_json()
+        calls = [call.as_json() for call in message.tool_calls]
+        return neutral_json(message.role.value, content, calls, message.tool_call_id, message.extra())
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of a message; docs/commands.md lists its keys."""

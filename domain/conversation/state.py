@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
 
+from ..canonical import EMPTY_PATH, extended_path, neutral_json
 from ..ids import from_iso, to_iso
 from ..limits import ABANDONED_KEPT, ANSWERED_KEPT, BETWEEN_RUNS_SECONDS
 from . import events as e
@@ -131,6 +133,12 @@ class ConversationState:
     """Ids of the last `ANSWERED_KEPT` exchanges that have an answer."""
     links: dict[str, ThreadLink] = field(default_factory=dict)
     """Linked threads, by mirror name."""
+    path_hash: str | None = None
+    """Hash of the memory (`domain/canonical.py`); None if it is unknown: it has to be computed from the messages."""
+    path_version: int | None = None
+    """Version of the newest event that changed memory; None if it is unknown, as in snapshots of earlier versions."""
+    has_parts: bool | None = None
+    """Whether a message in memory has content of parts; True until memory is cleared. None if it is unknown."""
     written_at: str | None = None
     """Time at which the newest message was written, if it was imported. Only lists know it; no decision needs it."""
 
@@ -138,6 +146,9 @@ class ConversationState:
         """Return the snapshot."""
         values = self.__dict__.copy()
         values.pop("written_at", None)
+        for name in _MAY_BE_UNKNOWN:
+            if values[name] is None:
+                del values[name]
         for name, _ in _KINDS:
             if parts := values[name]:
                 values[name] = {each: part.__dict__ for each, part in parts.items()}
@@ -163,6 +174,14 @@ class ConversationState:
         state.__dict__ = values
         return state
 
+    def agrees_with(self, folded: ConversationState) -> bool:
+        """Return whether this snapshot is the state that was folded from the events; what is unknown agrees with anything."""
+        known = copy(self)
+        for name in _MAY_BE_UNKNOWN:
+            if getattr(known, name) is None:
+                setattr(known, name, getattr(folded, name))
+        return known.as_json() == folded.as_json()
+
     @property
     def next_deadline(self) -> str | None:
         """Return the earliest deadline of the open runs (ISO 8601)."""
@@ -180,6 +199,9 @@ _KINDS = (
     ("links", ThreadLink),
 )
 """Fields of the state whose values are objects of the snapshot, and their classes."""
+
+_MAY_BE_UNKNOWN = ("path_hash", "path_version", "has_parts")
+"""Fields about memory that a snapshot lacks if they are not known."""
 
 _NAMES = tuple(each.name for each in fields(ConversationState) if each.name != "written_at")
 
@@ -219,10 +241,16 @@ def evolve(state: ConversationState, event: e.Event) -> ConversationState:
 
 def _started(state: ConversationState, event: e.ConversationStarted) -> None:
     state.key = event.key
+    if event.originator_version == 1:
+        state.path_hash, state.path_version, state.has_parts = EMPTY_PATH, 1, False
 
 
 def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
     state.messages += 1
+    state.path_version = event.originator_version
+    state.has_parts = True if isinstance(event.content, list) and event.content else state.has_parts
+    if state.path_hash is not None:
+        state.path_hash = _extended(state.path_hash, event)
     exchange_id = event.exchange_id
     if exchange_id is None or event.role != "user" or event.run_id is not None:
         return
@@ -234,6 +262,14 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
     else:  # it continues with what its runs left
         state.last_exchange_id = exchange_id
         state.open_exchanges[exchange_id] = _changed(abandoned, unanswered=True, active_at=state.last_at)
+
+
+def _extended(path: str, event: e.MessageJournaled) -> str | None:
+    try:
+        message = neutral_json(event.role, event.content, event.tool_calls, event.tool_call_id, event.extra)
+    except (ValueError, TypeError, RecursionError):  # only in rows that another program wrote
+        return None
+    return extended_path(path, message)
 
 
 def _opened(state: ConversationState, exchange_id: str, question: str | None, active_at: str | None) -> OpenExchange:
@@ -253,6 +289,10 @@ def _opened(state: ConversationState, exchange_id: str, question: str | None, ac
 
 
 def _run_started(state: ConversationState, event: e.RunStarted) -> None:
+    if state.path_hash is None and event.path_hash is not None:
+        changed = state.version if state.path_version is None else state.path_version
+        if event.memory_version >= changed:  # it was computed outside the append, and is still true
+            state.path_hash = event.path_hash
     if event.shadow:
         state.shadow_runs[event.run_id] = _part(OpenRun, {"backend": event.backend, "deadline": event.deadline})
         return
@@ -331,11 +371,21 @@ def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
         del state.abandoned[next(iter(state.abandoned))]
 
 
-def _cut(state: ConversationState, event: e.MessageRetracted | e.MemoryCleared) -> None:
-    state.cut_version = event.originator_version
+def _retracted(state: ConversationState, event: e.MessageRetracted) -> None:
+    state.cut_version = state.path_version = event.originator_version
+    state.path_hash = None
+
+
+def _cleared(state: ConversationState, event: e.MemoryCleared) -> None:
+    state.cut_version = state.path_version = event.originator_version
+    state.path_hash = None
+    if event.up_to_version >= state.version:
+        state.path_hash, state.has_parts = EMPTY_PATH, False
 
 
 def _accepted(state: ConversationState, event: e.RerunAccepted) -> None:
+    if event.superseded_message_id is not None or event.behind_message_id is not None:
+        state.path_hash, state.path_version = None, event.originator_version
     # Without a superseded run, a first answer was placed before newer messages, which no thread has yet: see `mirror`.
     placed_behind = event.behind_message_id is not None and event.superseded_run_id is not None
     if event.superseded_message_id is not None or placed_behind:
@@ -363,8 +413,8 @@ _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.RunCompleted: _run_completed,
     e.RunFailed: _run_failed,
     e.ExchangeAbandoned: _abandoned,
-    e.MessageRetracted: _cut,
-    e.MemoryCleared: _cut,
+    e.MessageRetracted: _retracted,
+    e.MemoryCleared: _cleared,
     e.RerunAccepted: _accepted,
     e.ThreadLinked: _linked,
     e.ThreadRebuilt: _linked,

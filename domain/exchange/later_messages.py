@@ -9,7 +9,7 @@ from ..conversation import Place
 from ..conversation.events import MessageJournaled, RunStarted
 from ..conversation.messages import restore_message
 from ..errors import LogRewound
-from ..memory import ending_with_question, message_tokens
+from ..memory import ALL, ending_with_question, message_tokens
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -38,7 +38,7 @@ def until_question(
         last=None if last is None else last + len(since),
         tokens=None if tokens is None else tokens + sum(map(message_tokens, since)),
     )
-    return ending_with_question(replace(wider, rule="all"), asked_at).window(last, tokens)
+    return ending_with_question(replace(wider, rule=ALL), asked_at).window(last, tokens)
 
 
 def place_behind_question(

@@ -33,7 +33,7 @@ def without(request: BackendRequest, dropped: Sequence[str]) -> BackendRequest:
 
 def has_stored_file(memory: Memory) -> bool:
     """Return whether a message in view refers to a file by an id."""
-    return any(
+    return memory.has_parts and any(
         names_stored_file(part.as_json())
         for each in memory.messages
         if each.as_plain_chat_message() is None and isinstance(each.message.content, tuple)

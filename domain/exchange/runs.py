@@ -12,9 +12,10 @@ from ..conversation import TOO_LATE, Place, RunPlan
 from ..conversation.events import MessageJournaled
 from ..conversation.messages import Role, Source
 from ..effects import Emit, ListenerLeft, Pause, attended, work
-from ..errors import Conflict, ConversationBusy, ExchangeAnswered, ProviderRefused, StoreUnavailable
+from ..errors import Conflict, ConversationBusy, CorruptEvent, ExchangeAnswered, ProviderRefused, StoreUnavailable
 from ..failures import Cause, Failure, diagnose, whole_text
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
+from ..memory import ALL
 from .answer import Answer, Delta, StartedOver, recorded_answer
 from .backend import BackendRequest
 from .policy import reason_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..conversation.messages import Message
     from ..effects import Effect, Effects
     from ..errors import ThreadledgerError
+    from ..failures import RecordedFailure
     from ..journal import Journal
     from ..memory import Memory
     from ..threads import PreparedThread
@@ -145,9 +147,10 @@ class RunRecords:
 
         A rerun uses the linked thread only if the thread shows the memory that the failed run saw.
         """
-        apart = (
-            in_thread and self._mode.memory is not None and self._journal.memory(self._key).digest() != plan.memory_hash
-        )
+        apart = in_thread and self._mode.memory is not None
+        if apart:
+            present = self._journal.memory_later(self._journal.require(self._key))
+            apart = present.digest(plan.memory_rule) != plan.memory_hash
         return replace(plan, apart=apart, supersedes_run_id=self._mode.supersedes)
 
     def start(self, plan: RunPlan, failed: Run | None, must_be_open: bool) -> str:
@@ -363,6 +366,8 @@ class Runs:
         except Superseded as superseded:
             yield from work(lambda: self._release(run, Failure("interrupted")))
             raise NoFurtherRuns from superseded
+        except CorruptEvent:  # noticed when the messages were used: the ledger is damaged, and no backend failed
+            raise
         except Exception as error:
             logger.exception("backend %s raised", run.candidate.backend)
             return run.with_partial_text(failure_of_error(error))
@@ -434,9 +439,8 @@ class Runs:
     def _started(self, candidate: Candidate, attempt: int, timeout_seconds: float) -> Run:
         backend = self._services.backends[candidate.backend]
         getattr(backend, "load", _load_nothing)()  # optional, because backends of apps may not have it
-        left = self._left_thread(candidate)
-        memory = self._memory(candidate, left)
-        if memory.missing_files:
+        memory, left = self._view(backend)
+        if not memory.was_read or memory.missing_files:
             from .missing_files import place_of
 
             memory = memory.for_place(place_of(backend))
@@ -462,6 +466,8 @@ class Runs:
             memory_version=memory.version,
             memory_rule=memory.rule,
             memory_hash=memory.digest(),
+            path_hash=self._path_hash(memory),
+            memory_first_version=memory.first_version,
             rerun_of=self._mode.rerun_of,
             fallback_reason=self._why_failed(),
             dropped=dropped,
@@ -499,28 +505,44 @@ class Runs:
             return tuple(name for name in lacks if not name.startswith("tool:"))  # preflight refuses tools
         return lacks
 
-    def _left_thread(self, candidate: Candidate) -> ThreadLink | None:
-        """Return the backend's thread if runs no longer answer in it, because it is too long (`left_threads.py`)."""
-        kind = self._services.backends[candidate.backend].thread
-        if kind is None or self._mode.memory is not None:
-            return None
-        link = self._journal.require(self._key).state.links.get(kind)
-        return link if link is not None and link.lost == Cause.CONTEXT_TOO_LONG else None
+    def _view(self, backend: Backend) -> tuple[Memory, ThreadLink | None]:
+        """Return the memory that a run is shown, and the backend's thread if runs no longer answer in it (too long).
 
-    def _memory(self, candidate: Candidate, left: ThreadLink | None) -> Memory:
+        Of a run that answers in its thread, only the hash of the memory is needed: the messages are read if they are used.
+        """
+        last, tokens = self._policy.memory_last, self._policy.memory_tokens
         if self._mode.memory is not None:
-            return self._mode.memory
-        if self._services.backends[candidate.backend].thread is not None and left is None:
-            return self._until_question()
-        budgets = [self._policy.memory_tokens, left.window_tokens if left is not None else None]
-        tokens = min((each for each in budgets if each is not None), default=None)
-        return self._until_question(self._policy.memory_last, tokens)
+            return self._mode.memory, None
+        if backend.thread is None:
+            return self._until_question(last, tokens), None
+        conversation = self._journal.require(self._key)
+        link = conversation.state.links.get(backend.thread)
+        if link is not None and link.lost == Cause.CONTEXT_TOO_LONG:
+            budgets = [each for each in (tokens, link.window_tokens) if each is not None]
+            return self._until_question(last, min(budgets, default=None)), link
+        if self._others_wrote(conversation):
+            return self._until_question(), None
+        return self._journal.memory_later(conversation), None
+
+    def _others_wrote(self, conversation: Conversation) -> bool:
+        """Return whether messages of others were journaled since the question."""
+        asked_at, exchange = self._records.asked_at, conversation.state.open_exchanges.get(self._exchange_id)
+        if not asked_at or (exchange is not None and exchange.messages == conversation.state.messages):
+            return False
+        since = self._journal.history(self._key, after=asked_at)
+        return any(isinstance(each, MessageJournaled) and each.exchange_id != self._exchange_id for each in since)
+
+    def _path_hash(self, memory: Memory) -> str | None:
+        """Return the hash of the whole memory that a view was made of; None in a rerun, unless it is known."""
+        if memory.path_hash is not None or self._mode.memory is not None:
+            return memory.path_hash
+        return memory.digest() if memory.rule == ALL else self._journal.path_hash(self._key, memory.version)
 
     def _until_question(self, last: int | None = None, tokens: int | None = None) -> Memory:
         """Return the conversation's memory up to the question: what others wrote since then is left out."""
         memory = self._journal.memory(self._key, last=last, tokens=tokens)
-        asked_at, newest = self._records.asked_at, memory.messages[-1:]
-        if not asked_at or (newest and newest[0].version == asked_at):
+        asked_at = self._records.asked_at
+        if not asked_at or memory.newest_version == asked_at:
             return memory
         from .later_messages import until_question
 
@@ -614,7 +636,9 @@ class Runs:
             completion = joined(run.said, completion)
         accepted = self._records.complete(run, completion, fallback)
         self._settle(run, completion.thread_id, accepted.version)
-        recorded = self._journal.exchanges(self._key, self._after).by_id[self._exchange_id]
+        failures: Sequence[RecordedFailure] = []
+        if self._failed is not None or self._mode.again or accepted.run_id != run.run_id:
+            failures = self._journal.exchanges(self._key, self._after).by_id[self._exchange_id].failures()
         completion = accepted.completion
         return Answer(
             text=completion.messages[-1].text,
@@ -625,7 +649,7 @@ class Runs:
             backend=run.candidate.backend,
             model=completion.model or run.candidate.model,
             fallback=fallback,
-            failures=recorded.failures(),
+            failures=failures,
             version=accepted.version,
             usage=completion.usage,
             dropped=run.plan.dropped,

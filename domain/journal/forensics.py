@@ -46,6 +46,10 @@ class UncheckedLog:
         """Return the readable rows of one stream; see `EventLog.stream_rows`."""
         return self._readable(self._log.stream_rows(stream, *bounds, **options | {"changed": self._report}))
 
+    def checked_pages(self, stream: str, upto: int, changed: OnChange | None = None) -> Iterator[Sequence[Row]]:
+        """Return the readable rows of one stream; see `EventLog.checked_pages`."""
+        yield list(self.stream_rows(stream, 0, upto))
+
     def rows_after(
         self,
         after: int | str = 0,

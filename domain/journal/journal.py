@@ -115,6 +115,24 @@ class Journal(Application[str]):
 
         return recall(self._log, stream_of(key), at, last, tokens)
 
+    def memory_later(self, conversation: Conversation) -> Memory:
+        """Return the whole memory of a conversation as it was loaded, read only when its messages are used.
+
+        Its hash is known.
+        """
+        from ..memory import Memory
+
+        key, version = key_of(conversation.id), conversation.version
+        path = conversation.state.path_hash or self.path_hash(key, version)
+        later = Memory.read_later(lambda: self.memory(key, version), version, path)
+        return later.knowing(conversation.state.has_parts)
+
+    def path_hash(self, key: str, version: int) -> str:
+        """Return the hash of the whole memory of a conversation as of a version, from its newest checkpoint."""
+        from .newest import path_hash
+
+        return path_hash(self._log, stream_of(key), version)
+
     def exchanges(self, key: str, after: int = 0) -> Exchanges:
         """Return the exchanges of a conversation with the outcome of every run that started after a version."""
         from ..conversation import fold_exchanges

@@ -1,31 +1,29 @@
-"""Read memory from the log: all of it from the beginning, or a window from the end.
+"""Read memory from the log, all of it from the beginning; `newest.py` reads from the end.
 
-The cost of a window depends only on its size, however long the conversation is. When reading backwards, an event that
-removes or moves a message comes before the message itself.
+Rows become messages when they are used: a memory of plain texts is sent without building one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
 
+import msgspec
+
+from ..canonical import EMPTY_PATH
+from ..conversation import STATE_SCHEMA
 from ..conversation import events as e
 from ..conversation.messages import JournaledMessage
-from ..errors import InvalidInput
 from ..ids import as_utc, to_iso
-from ..memory import INSTRUCTING, MEMORY_TOPICS, Backwards, Memory, MemoryFold, add_missing, text_tokens
-from .ports import EventLog
+from ..memory import INSTRUCTING, MEMORY_TOPICS, Memory
 from .rows import Row, corrupt, refuse_changed, restore
 
-TOKENS_PER_MESSAGE_GUESSED = 200
-"""Assumed tokens per message, used to choose how many rows to read at once for a token budget."""
+if TYPE_CHECKING:
+    from .ports import EventLog, StreamHead
 
-PAGE_MAX = 500
-"""Maximum number of rows to read at once."""
-
-MESSAGE = e.MessageJournaled.__name__
-REMOVING = (e.MessageRetracted.__name__, e.MemoryCleared.__name__, e.RerunAccepted.__name__)
-"""Events that remove messages from memory."""
+MESSAGE, ACCEPTED = e.MessageJournaled.__name__, e.RerunAccepted.__name__
+COMPLETED, FAILED = e.RunCompleted.__name__, e.RunFailed.__name__
 
 _MESSAGE_FIELDS = {"message_id", "role"}
 
@@ -44,123 +42,158 @@ def recall(
     head = log.select_head(stream, refuse_changed)
     version = head.version if head is not None else 0
     version = version if upto is None else max(min(version, upto), 0)
+    known = _known_in(head, version)
     if last is None and tokens is None:
-        fold = MemoryFold()
-        for row in log.stream_rows(stream, upto=version, changed=refuse_changed):
-            if row[3] not in MEMORY_TOPICS:  # selected only here, so that every event before the version is checked
-                continue
-            if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA:
-                fold.say(_message(row))
-            else:
-                fold.take(restore(row))
-        return fold.memory(version)
-    return _window(log, stream, version, last, tokens)
+        return _whole(log, stream, version, known.path_hash).knowing(known.has_parts)
+    from .newest import window
+
+    return window(log, stream, version, known.path_hash, last, tokens).knowing(known.has_parts)
 
 
-def _window(log: EventLog, stream: str, version: int, last: int | None, tokens: int | None) -> Memory:
-    """Return the newest messages of a memory as of a version: at most `last`, within about `tokens`.
+class _Head(msgspec.Struct):
+    """Hold what a memory takes from the state of its conversation."""
 
-    Raises:
-        InvalidInput: a bound below 1.
-    """
-    for name, bound in (("last", last), ("tokens", tokens)):
-        if bound is not None and bound < 1:
-            raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
-    page = min(last or PAGE_MAX, (tokens or PAGE_MAX * TOKENS_PER_MESSAGE_GUESSED) // TOKENS_PER_MESSAGE_GUESSED)
-    page = max(min(page, PAGE_MAX), 1) + 1
-    rows = log.stream_rows(stream, upto=version, newest_first=True, page=page, changed=refuse_changed)
-    run_threads: dict[str, str] = {}
-    missing: dict[str, frozenset[str]] = {}
-    newest = _newest_first(rows, run_threads, missing)
-    kept: list[JournaledMessage] = []
-    spent, is_cut = 0, False
-    for each in newest:
-        spent += text_tokens(each.message) if tokens is not None else 0
-        full = (last is not None and len(kept) >= last) or (tokens is not None and kept and spent > tokens)
-        is_cut = bool(full) and any(not one.is_tool_result for one in kept)
-        kept.append(each)  # tool results alone are no view: continue to the message that made the calls
-        if is_cut:
-            break  # the last one is not in view: `window` cuts there
-    may_be_cut = is_cut or tokens is not None or (last is not None and len(kept) > last)
-    opening = _opening(log, stream, version) if may_be_cut else ()
-    ids = {each.message_id for each in kept}
-    messages = (*(each for each in opening if each.message_id not in ids), *reversed(kept))
-    upto = opening[-1].version if opening else 0
-    view = Memory(messages, version, run_threads=run_threads, opening_version=upto, missing_files=missing)
-    return view.window(last, tokens)
+    path_hash: str | None = None
+    has_parts: bool | None = None
 
 
-def _opening(log: EventLog, stream: str, version: int) -> tuple[JournaledMessage, ...]:
-    """Return the system messages in memory that the conversation began with; it costs little if it began otherwise."""
-    opening: list[JournaledMessage] = []
-    for row in log.stream_rows(stream, 0, version, (MESSAGE,), page=2, changed=refuse_changed):
-        message = _message(row)
-        if message.role_name not in INSTRUCTING:
+def _known_in(head: StreamHead | None, version: int) -> _Head:
+    """Return what a head knows of the memory as of a version: nothing, unless it is the head of this version."""
+    if head is None:
+        return _Head(EMPTY_PATH, False)
+    if head.version != version or head.state_schema != STATE_SCHEMA:
+        return _Head()
+    try:
+        return _decode_head(head.state)
+    except msgspec.MsgspecError:  # damaged: it follows from the events
+        return _Head()
+
+
+# The whole memory
+
+
+class _Plain(TypedDict):
+    """Describe a message of plain text: if it has neither of the other fields, the decoded object is what is sent."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+    tool_calls: NotRequired[msgspec.Raw]
+    extra: NotRequired[msgspec.Raw]
+
+
+class _Id(msgspec.Struct):
+    """Hold the id of a message, by which events name it."""
+
+    message_id: str
+
+
+class Recalled:
+    """Build the messages of a memory from their rows, oldest first, when they are used."""
+
+    def __init__(self, rows: Sequence[Row], stream: str) -> None:
+        self._rows = rows
+        self._stream = stream
+
+    def newest_version(self) -> int:
+        return self._rows[-1][2] if self._rows else 0
+
+    def messages(self) -> tuple[JournaledMessage, ...]:
+        return tuple(message_in_row(row, self._stream) for row in self._rows)
+
+    def plain(self) -> list[dict[str, Any]] | None:
+        try:
+            said = [_decode_plain(row[4]) for row in self._rows]
+        except msgspec.MsgspecError:
+            return None
+        return cast("list[dict[str, Any]]", said) if all(len(each) == 2 for each in said) else None
+
+
+def _whole(log: EventLog, stream: str, version: int, path: str | None) -> Memory:
+    rows = [row for page in log.checked_pages(stream, version, refuse_changed) for row in page]  # also of other topics
+    said = [row for row in rows if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA]
+    others: list[Row] = []
+    if len(said) < len(rows):
+        needed = (row for row in rows if row[3] in _OTHERS and _is_needed(row))
+        others = [(row[0], stream, row[2], row[3], row[4], row[5], row[6], row[7]) for row in needed]
+    del rows
+    if not others:
+        return Memory.of_source(Recalled(said, stream), version, path, opening_version=_opening_version(said))
+    from .newest import folded
+
+    if any(row[3] == ACCEPTED for row in others):  # messages may have moved
+        return folded(sorted([*said, *others], key=_version_in)).memory(version, path)
+    fold = folded(others)
+    known = {name: getattr(fold, name) for name in ("run_threads", "run_marks", "missing_files")}
+    left = Recalled(_left(said, [restore(row) for row in others]), stream)
+    return Memory.of_source(left, version, path, opening_version=_opening_version(said), **known)
+
+
+def _left(said: Sequence[Row], events: Sequence[e.Event]) -> Sequence[Row]:
+    """Return the rows of the messages that are still in memory after these events."""
+    clears = [event for event in events if isinstance(event, e.MemoryCleared)]
+    cleared = max((min(event.up_to_version, event.originator_version) for event in clears), default=0)
+    if cleared:
+        said = [row for row in said if row[2] > cleared]
+    gone = {event.message_id for event in events if isinstance(event, e.MessageRetracted)}
+    return [row for row in said if id_in(row) not in gone] if gone else said
+
+
+def _opening_version(said: Sequence[Row]) -> int:
+    version = 0
+    for row in said:
+        if message_in_row(row).role_name not in INSTRUCTING:
             break
-        opening.append(message)
-    if not opening:
-        return ()
-    cleared, gone = 0, set[str | None]()
-    for row in log.stream_rows(stream, opening[0].version, version, REMOVING, changed=refuse_changed):
-        match event := restore(row):
-            case e.MessageRetracted():
-                gone.add(event.message_id)
-            case e.MemoryCleared():
-                cleared = max(cleared, event.up_to_version)
-            case e.RerunAccepted():
-                gone.add(event.superseded_message_id)
-            case _:
-                pass
-    return tuple(each for each in opening if each.version > cleared and each.message_id not in gone)
+        version = row[2]
+    return version
 
 
-def _newest_first(
-    rows: Iterator[Row], run_threads: dict[str, str], missing: dict[str, frozenset[str]]
-) -> Iterator[JournaledMessage]:
-    """Yield the messages in memory, newest first, and fill `run_threads` and `missing` (files) on the way."""
-    gone: set[str] = set()
-    behind: dict[str, str] = {}
-    backwards = Backwards(gone)
-    cleared = 0
-    for row in rows:
-        if row[2] <= cleared:
-            break
-        if row[3] not in MEMORY_TOPICS:
-            continue
-        if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA:
-            message = _message(row)
-            yield from backwards.meet(message, behind.get(message.run_id or ""))
-            continue
-        match event := restore(row):
-            case e.MessageRetracted(message_id=str(message_id)):
-                gone.add(message_id)
-            case e.RerunAccepted():
-                gone.add(event.superseded_message_id or "")
-                if event.behind_message_id is not None:
-                    behind.setdefault(event.run_id, event.behind_message_id)
-            case e.MemoryCleared(up_to_version=int(version)):
-                cleared = max(cleared, version)
-            case e.RunCompleted() | e.RunFailed():
-                if event.thread_id is not None:
-                    run_threads.setdefault(event.run_id, event.thread_id)
-                if isinstance(event, e.RunFailed) and event.details:
-                    add_missing(event.details, missing)
-            case _:
-                pass
-    yield from backwards.rest()
+_OTHERS = frozenset(MEMORY_TOPICS) - {MESSAGE}
 
 
-def _message(row: Row) -> JournaledMessage:
-    """Return the message of a row without parsing its content.
+def _is_needed(row: Row) -> bool:
+    """Return whether memory needs an event; of the end of a run only its thread, and files that were missing."""
+    if row[3] not in {COMPLETED, FAILED}:
+        return True
+    return has_key(row, "thread_id") or (row[3] == FAILED and has_key(row, "missing_files"))
+
+
+def has_key(row: Row, name: str) -> bool:
+    """Return whether a payload may have a key, without parsing it."""
+    return f'"{name}"'.encode() in row[4]
+
+
+def _version_in(row: Row) -> int:
+    return row[2]
+
+
+def message_in_row(row: Row, stream: str | None = None) -> JournaledMessage:
+    """Return the message of a row without parsing its content; `stream` is the name of its stream if the row lacks it.
 
     Raises:
         CorruptEvent: the row cannot be read.
     """
-    _, _, version, _, state, _, at, _ = row
+    version, state, at = row[2], row[4], row[6]
     try:
         payload = e.payload_in(state)
         if not payload.keys() >= _MESSAGE_FIELDS:
             raise TypeError(f"missing fields: {', '.join(sorted(_MESSAGE_FIELDS - payload.keys()))}")
     except (ValueError, TypeError, RecursionError) as error:
-        raise corrupt(row, error) from error
+        raise corrupt(row if stream is None else (row[0], stream, *row[2:8]), error) from error
     return JournaledMessage.stored(payload, version, at)
+
+
+def id_in(row: Row) -> str:
+    """Return the id of a row's message.
+
+    Raises:
+        CorruptEvent: the row cannot be read.
+    """
+    try:
+        return _decode_id(row[4]).message_id
+    except msgspec.MsgspecError:  # half a character, or damaged
+        return message_in_row(row).message_id
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_plain = msgspec.json.Decoder(_Plain).decode
+_decode_id = msgspec.json.Decoder(_Id).decode

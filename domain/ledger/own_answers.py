@@ -54,9 +54,11 @@ def completion_of(answer: object, tool_calls: Iterable[object] | None, usage: ob
     Raises:
         InvalidMessage: the answer is empty, or cannot be stored.
     """
-    said = _said(answer)
-    facts["model"] = facts.get("model") or _get(answer, "model")
-    facts["finish_reason"] = facts.get("finish_reason") or _get(_first(answer, "choices"), "finish_reason")
+    said = answer
+    if not isinstance(answer, str):
+        said = _said(answer)
+        facts["model"] = facts.get("model") or _get(answer, "model")
+        facts["finish_reason"] = facts.get("finish_reason") or _get(_first(answer, "choices"), "finish_reason")
     try:
         message = _message(said, tool_calls)
     except InvalidMessage:
@@ -72,13 +74,13 @@ def completion_of(answer: object, tool_calls: Iterable[object] | None, usage: ob
     if not (calls or message.text.strip() or _has_other_parts(message)):
         raise InvalidMessage("the answer is empty: complete the run with a non-empty text, or let it fail")
     tokens = usage_of(_get(answer, "usage") if usage is None else usage)
-    known: dict[str, Any] = {name: _fact(value) for name, value in facts.items()}
+    known: dict[str, Any] = {name: _fact(value) for name, value in facts.items() if value is not None}
     return Completion((message,), usage=tokens, goes_on=calls, **known)
 
 
 def usage_of(given: object) -> Usage:
     """Return the token counts as the provider counts them; 0 for each that is missing or no number."""
-    return Usage(**{name: _count(given, paths) for name, paths in _COUNTS.items()})
+    return Usage(**{name: _count(given, paths) for name, paths in _COUNTS.items()}) if given is not None else Usage()
 
 
 def _message(answer: object, tool_calls: Iterable[object] | None) -> Message:

@@ -21,16 +21,16 @@ from ..limits import PARTIAL_TEXT_CHARS_MAX
 from .own_answers import completion_of
 
 if TYPE_CHECKING:
-    from ..conversation import Completion, Conversation
+    from ..conversation import Completion, Conversation, OpenExchange
+    from ..conversation.messages import JournaledMessage
     from ..effects import AsyncDriver, Effects, Wait
     from ..exchange import Conversing
     from ..journal import Journal
-    from ..memory import Memory
 
     OwnAnswer = str | Message | Mapping[str, Any] | Sequence[Mapping[str, Any]] | object
 
-SEARCHED_EVENTS = 200
-"""Number of a conversation's newest events in which a failed run is searched first, before all of them."""
+SEARCHED_EVENTS = (10, 200)
+"""Numbers of a conversation's newest events in which a failed run is searched first, before all of them."""
 
 GAVE_UP = "the app's own run failed"
 """Why the exchange of an app's own run is abandoned."""
@@ -123,20 +123,30 @@ class OwnRunning:
 
     def start(self) -> Effects[None]:
         """Record the start of the call."""
-        key, journal, group = self._conversing.key, self._conversing.journal, self._group
-        memory = yield from work(lambda: journal.memory(key))
-        reason = yield from work(lambda: self._why_failed(memory))
-        plan = replace(self._plan, memory_version=memory.version, memory_hash=memory.digest(), fallback_reason=reason)
+        group = self._group
         goes_on = group is not None and bool(group.exchange_id)
+        read: _Read | None = None
 
         def decide(conversation: Conversation, interrupting: bool = False) -> _Started:
+            if read is None and self._must_read(conversation):
+                raise _Unread
+            seen = read or _Read(conversation.version)
+            path, version = conversation.state.path_hash, conversation.version
+            if path is None:
+                path, version = seen.path_hash, seen.version
+            reason = self._reason() or seen.reason
+            plan = replace(self._plan, memory_version=version, memory_hash=path, path_hash=path, fallback_reason=reason)
             if interrupting and not goes_on:
                 conversation.interrupt()
             if group is not None and goes_on:
                 return _start(conversation, plan, group.exchange_id, group.last, must_be_open=True)
-            return _start(conversation, plan, unanswered_exchange(conversation, memory) or new_id())
+            return _start(conversation, plan, unanswered_exchange(conversation, seen) or new_id())
 
-        self.started = yield from self._conversing.when_free(decide)
+        try:
+            self.started = yield from self._conversing.when_free(decide)
+        except _Unread:
+            read = yield from work(self._read)
+            self.started = yield from self._conversing.when_free(decide)
         self._began = time.monotonic()
         if group is not None:
             group.exchange_id, group.last, group.failure = self.started.exchange_id, self.started, None
@@ -189,43 +199,82 @@ class OwnRunning:
         elif failure.status != "interrupted":  # an interrupted app is shutting down
             yield from self._conversing.mirror()
 
-    def _why_failed(self, memory: Memory) -> str:
-        """Return why the run before failed, if this one continues its exchange on another backend."""
+    def _reason(self) -> str:
+        """Return why the run before failed, if it is known from the block in which both are."""
+        return reason_of(self._group.failure) if self._group is not None and self._group.failure is not None else ""
+
+    def _must_read(self, conversation: Conversation) -> bool:
+        """Return whether the start needs more than the state; most runs need no more, however long the conversation is."""
+        if conversation.state.path_hash is None:
+            return True
+        exchange = _continued(conversation)
+        if exchange is None or (self._group is not None and self._group.exchange_id):
+            return False
+        falls_back = exchange.failed_run is not None and exchange.failed_backend != self._plan.backend
+        return exchange.messages != conversation.state.messages or (falls_back and not self._reason())
+
+    def _read(self) -> _Read:
+        """Read what a start needs besides the state: the hash of the path, newer messages, and why a run failed."""
         journal, key = self._conversing.journal, self._conversing.key
-        if self._group is not None and self._group.failure is not None:
-            return reason_of(self._group.failure)
         conversation = journal.load(key)
-        exchange_id = unanswered_exchange(conversation, memory) if conversation is not None else None
-        if conversation is None or exchange_id is None:
-            return ""
-        state = conversation.state
-        earlier = state.abandoned.get(exchange_id) or state.open_exchanges[exchange_id]
-        if not earlier.failed_run or earlier.failed_backend == self._plan.backend:
-            return ""
-        return why_failed(journal, key, earlier.failed_run)
+        if conversation is None:
+            return _Read()
+        state, version = conversation.state, conversation.version
+        seen = _Read(version, state.path_hash or journal.path_hash(key, version))
+        exchange = _continued(conversation)
+        if exchange is not None and exchange.messages != state.messages:
+            count = state.messages - (exchange.messages or 0)
+            seen = replace(seen, newer=journal.memory(key, version, last=count).messages)
+        exchange_id = unanswered_exchange(conversation, seen)
+        earlier = exchange if exchange_id is not None else None
+        if earlier is None or not earlier.failed_run or earlier.failed_backend == self._plan.backend:
+            return seen
+        return replace(seen, reason=why_failed(journal, key, earlier.failed_run))
 
     def _elapsed(self) -> float:
         return round(time.monotonic() - self._began, 6)
 
 
-def unanswered_exchange(conversation: Conversation, memory: Memory) -> str | None:
+class _Unread(Exception):
+    """Raised in a decision that needs more than the state of its conversation."""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Hold what a start may need besides the state of its conversation, read at one version."""
+
+    version: int = 0
+    path_hash: str | None = None
+    newer: Sequence[JournaledMessage] = ()
+    """At least the messages that were journaled since the exchange opened that the run may continue."""
+    reason: str = ""
+    """Why the run before failed, if the run continues its exchange on another backend."""
+
+
+def unanswered_exchange(conversation: Conversation, seen: _Read) -> str | None:
     """Return the exchange that a run of the app continues: the newest one, if it has no answer and no newer message.
 
     Tool calls and their results are part of it. None if an exchange is being answered, or has an answer.
     """
+    state, exchange = conversation.state, _continued(conversation)
+    if exchange is None or exchange.messages is None:
+        return None
+    count = state.messages - exchange.messages
+    since = seen.newer[-count:] if count else ()
+    is_read = not count or (conversation.version == seen.version and count <= len(seen.newer))
+    uses_tools = all(each.message.role is Role.TOOL or each.message.calls() for each in since)
+    return state.last_exchange_id if is_read and uses_tools else None
+
+
+def _continued(conversation: Conversation) -> OpenExchange | None:
+    """Return the newest exchange if it has no answer, and is not being answered."""
     state = conversation.state
     exchange_id = state.last_exchange_id or ""
     in_progress = state.open_exchanges.get(exchange_id)
     if in_progress is not None and in_progress.runs and in_progress.is_active(now()):
         return None
     exchange = in_progress or state.abandoned.get(exchange_id)
-    if exchange is None or exchange.messages is None:
-        return None
-    count = state.messages - exchange.messages
-    since = memory.messages[-count:] if count else ()
-    is_read = not count or (conversation.version == memory.version and count <= len(memory.messages))
-    uses_tools = all(each.message.role is Role.TOOL or each.message.calls() for each in since)
-    return exchange_id if is_read and uses_tools else None
+    return exchange if exchange is not None and exchange.messages is not None else None
 
 
 def _start(
@@ -251,8 +300,8 @@ def _start(
 
 def why_failed(journal: Journal, key: str, run_id: str) -> str:
     """Return why a run failed, as the reason of a fallback: cause and facts; empty if it did not fail."""
-    recent = max(journal.require(key).version - SEARCHED_EVENTS, 0)
-    for after in dict.fromkeys((recent, 0)):
+    version = journal.require(key).version
+    for after in dict.fromkeys((*(max(version - number, 0) for number in SEARCHED_EVENTS), 0)):
         for event in journal.history(key, after=after):
             if isinstance(event, e.RunFailed) and event.run_id == run_id:
                 return reason_of(Failure.of(event))

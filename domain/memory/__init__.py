@@ -6,24 +6,29 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .diff import MemoryChange, MemoryDiff, diff_memories
-    from .memory import INSTRUCTING, MEMORY_TOPICS, Memory, MemoryFold, fold_memory
+    from .fold import MemoryFold, fold_memory
+    from .memory import ALL, INSTRUCTING, MEMORY_TOPICS, RULE_2, Memory, MemorySource
     from .missing_files import MISSING_AT, MISSING_FILES, THREADS, add_missing, missing_files_in, unusable_files_in
     from .order import Backwards
     from .rendering import FUNCTION_NAME, original_name, response_items, shown_part, valid_arguments, valid_name
-    from .windows import ending_with_question, message_tokens, rule_in_copy, text_tokens
+    from .rule_1 import message_tokens, text_tokens
+    from .windows import ending_with_question, rule_in_copy, version_in_copy
 
 __all__ = [
+    "ALL",
     "FUNCTION_NAME",
     "INSTRUCTING",
     "MEMORY_TOPICS",
     "MISSING_AT",
     "MISSING_FILES",
+    "RULE_2",
     "THREADS",
     "Backwards",
     "Memory",
     "MemoryChange",
     "MemoryDiff",
     "MemoryFold",
+    "MemorySource",
     "add_missing",
     "diff_memories",
     "ending_with_question",
@@ -38,6 +43,7 @@ __all__ = [
     "unusable_files_in",
     "valid_arguments",
     "valid_name",
+    "version_in_copy",
 ]
 
 if not TYPE_CHECKING:
@@ -45,10 +51,12 @@ if not TYPE_CHECKING:
         __name__,
         {
             "diff": "MemoryChange MemoryDiff diff_memories",
-            "memory": "INSTRUCTING MEMORY_TOPICS Memory MemoryFold fold_memory",
+            "fold": "MemoryFold fold_memory",
+            "memory": "ALL INSTRUCTING MEMORY_TOPICS RULE_2 Memory MemorySource",
             "missing_files": "MISSING_AT MISSING_FILES THREADS add_missing missing_files_in unusable_files_in",
             "order": "Backwards",
             "rendering": "FUNCTION_NAME original_name response_items shown_part valid_arguments valid_name",
-            "windows": "ending_with_question message_tokens rule_in_copy text_tokens",
+            "rule_1": "message_tokens text_tokens",
+            "windows": "ending_with_question rule_in_copy version_in_copy",
         },
     )

@@ -1,24 +1,48 @@
 """Build memory, the messages that a model sees: a pure fold over a conversation's events, as of a version or time.
 
 The data is never changed. Providers reject a tool call without a result, a result whose call is not in view, and a late
-result: the view corrects these (`pairing.py`, `rendering.py`). A view can be limited to a budget.
+result: the view corrects these (`rule_1.py`, `rendering.py`). A view can be limited to a budget.
+
+Messages are read, and built, when they are used first: a run that answers in a thread needs none of them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
-from ..conversation import events as e
+from ..canonical import EMPTY_PATH, neutral_json, path_of
 from ..conversation.messages import JournaledMessage, Message, Role
 from ..errors import InvalidInput
-from ..ids import as_utc, now
-from .order import in_place
+from ..ids import now
+
+RULE_2 = "2;"
+"""Beginning of the rules by which views are described and hashed now; rules without it are of rule 1 (`rule_1.py`)."""
+
+ALL = f"{RULE_2}all"
+"""Rule of a view that is the whole memory."""
+
+
+class MemorySource(Protocol):
+    """Build the messages of a memory from stored rows."""
+
+    def messages(self) -> tuple[JournaledMessage, ...]:
+        """Return the messages.
+
+        Raises:
+            CorruptEvent: a row cannot be read.
+        """
+        ...
+
+    def plain(self) -> list[dict[str, Any]] | None:
+        """Return role and content of each message, newly created, if all of them are plain texts; None otherwise."""
+        ...
+
+    def newest_version(self) -> int:
+        """Return the version of the last message; 0 without messages."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,17 +52,89 @@ class Memory:
     `version` is the version of the last folded event; `rule` describes how the view was limited.
     """
 
-    messages: tuple[JournaledMessage, ...] = ()
+    # Fields with a factory have no value in the class: `__getattr__` provides them if they were not read yet.
+    messages: tuple[JournaledMessage, ...] = field(default_factory=tuple)
     version: int = 0
-    rule: str = "all"
+    rule: str = ALL
     run_threads: Mapping[str, str] = field(default_factory=dict)
     """Thread in which a run took place, by run id; the thread's run steps contain the run's tool calls."""
     run_marks: Mapping[str, int] = field(default_factory=dict)
     """Journal version that the thread contained when a run answered in it, by run id."""
     missing_files: Mapping[str, frozenset[str]] = field(default_factory=dict, compare=False)
     """References of files and images that are shown as texts, by the place (`missing_files.py`) that cannot read them."""
-    opening_version: int = field(default=0, compare=False)
+    opening_version: int = field(default_factory=int, compare=False)
     """Version of the last system message before any other message; a window keeps the messages up to it."""
+    first_version: int | None = field(default=None, compare=False)
+    """Version of the first message that a window did not leave out, not counting those up to `opening_version`; None if
+    it left out none."""
+    path_hash: str | None = field(default=None, compare=False)
+    """Hash of the whole memory as of `version`, whatever of it is in view; None if it was not computed."""
+
+    @classmethod
+    def of_source(cls, source: MemorySource, version: int, path_hash: str | None, **more: Any) -> Self:
+        """Create a whole memory whose messages are built when they are used; `more` are its other fields."""
+        memory = cls(version=version, path_hash=path_hash, **more)
+        values = vars(memory)
+        values["_source"], values["_hash_2"] = source, path_hash
+        del values["messages"]
+        return memory
+
+    def knowing(self, has_parts: bool | None) -> Self:
+        """Return this memory, for which it is known whether a message has content of parts, if that is not None."""
+        vars(self)["_has_parts"] = has_parts
+        return self
+
+    @classmethod
+    def read_later(cls, read: Callable[[], Memory], version: int, path_hash: str | None) -> Self:
+        """Create a whole memory that is read when its messages, or what is known of its runs and files, are used."""
+        memory = cls(version=version, path_hash=path_hash)
+        values = vars(memory)
+        for name in _READ:
+            del values[name]
+        values["_read"], values["_hash_2"] = read, path_hash
+        return memory
+
+    if not TYPE_CHECKING:  # for a type checker, only the fields exist
+
+        def __getattr__(self, name: str) -> Any:
+            values = vars(self)
+            if name in _READ and "_read" in values:
+                found = vars(values["_read"]())
+                values.update({each: found[each] for each in (*_READ, "_source") if each in found})
+                values.pop("_read", None)
+            if name == "messages" and "_source" in values:
+                values.setdefault(name, values["_source"].messages())
+            if name in _READ and name in values:
+                return values[name]
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def was_read(self) -> bool:
+        """Return whether the messages were read from the ledger."""
+        return "_read" not in vars(self)
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether no message is in view; a memory whose hash is known is not read for it."""
+        values = vars(self)
+        if values.get("_hash_2") is not None:
+            return bool(values["_hash_2"] == EMPTY_PATH)
+        return not self.newest_version
+
+    @property
+    def newest_version(self) -> int:
+        """Return the version of the last message in view; 0 without messages."""
+        values = vars(self)
+        if "messages" not in values and "_source" in values:
+            return int(values["_source"].newest_version())
+        return self.messages[-1].version if self.messages else 0
+
+    @property
+    def has_parts(self) -> bool:
+        """Return whether a message in view has content of parts, such as images; often known without reading them."""
+        if vars(self).get("_has_parts") is False or self._plain() is not None:
+            return False
+        return any(isinstance(each.message.content, tuple) for each in self.messages)
 
     def window(self, last: int | None = None, tokens: int | None = None) -> Memory:
         """Return the newest messages: at most `last` of them, within about `tokens`.
@@ -57,14 +153,20 @@ class Memory:
 
         return window_of(self, last, tokens)
 
-    def by_rule(self, rule: str) -> Memory:
-        """Return the view that a stored rule describes, so that a rerun sees what the failed run saw."""
+    def by_rule(self, rule: str, first_version: int | None = None) -> Memory:
+        """Return the view that a stored rule describes, so that a rerun sees what the failed run saw.
+
+        `first_version` is the version that was stored with the rule (`RunStarted.memory_first_version`).
+        """
         from .windows import view_by_rule
 
-        return view_by_rule(self, rule)
+        return view_by_rule(self, rule, first_version)
 
     def for_place(self, place: str = "threads") -> Memory:
         """Return the memory as one place is shown it: what another place could not read may be readable there."""
+        if not self.was_read:
+            later = Memory.read_later(lambda: self._all_read().for_place(place), self.version, self.path_hash)
+            return later.knowing(vars(self).get("_has_parts"))
         if not self.missing_files:
             return self
         from .missing_files import missing_at
@@ -87,7 +189,7 @@ class Memory:
 
     def paired(self) -> tuple[JournaledMessage, ...]:
         """Return the messages as providers accept them, with their places: tool calls and results are paired."""
-        from .pairing import pair_tool_calls
+        from .rule_1 import pair_tool_calls
 
         return pair_tool_calls([each for each in self.messages if each.message.role is not Role.UNKNOWN])
 
@@ -130,8 +232,9 @@ class Memory:
 
     def as_chat_messages(self) -> list[dict[str, Any]]:
         """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing."""
-        plain = self._plain()
-        if plain is not None and _can_be_sent(texts := [each["content"] for each in plain]):
+        plain = self._plain_to_send()
+        if plain is not None:
+            texts = [each["content"] for each in plain]
             says_something = all(texts) and not any(map(str.isspace, texts))
             return plain if says_something else [each for each in plain if each["content"].strip()]
         from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
@@ -141,8 +244,7 @@ class Memory:
 
     def as_response_items(self) -> list[dict[str, Any]]:
         """Return the `input` of a Responses API request: a valid view, without messages that say nothing."""
-        plain = self._plain()
-        if plain is not None and _can_be_sent([each["content"] for each in plain]):
+        if self._plain_to_send() is not None:
             return [{"type": "message"} | each for each in self.as_chat_messages()]
         from .rendering import response_items, valid_view
 
@@ -151,19 +253,39 @@ class Memory:
 
     def estimated_tokens(self) -> int:
         """Return the approximate number of input tokens of the view."""
-        from .windows import message_tokens
+        from .rule_1 import message_tokens
 
         return sum(message_tokens(message) for message in self.shown())
 
-    def digest(self) -> str:
-        """Return the SHA-256 (hex) of the messages in canonical JSON: equal digests mean equal memories.
+    def digest(self, rule: str | None = None) -> str:
+        """Return the SHA-256 (hex) of the messages: equal digests by one rule mean equal memories.
 
-        It covers what was said, not the valid view that is sent, and never changes: stored runs are compared with it.
+        It covers what was said, not the valid view that is sent, and never changes: stored runs are compared with it. How it
+        is computed depends on `rule`, by default the rule of the view: with `2;` it is the hash of a path of these messages
+        (`domain/canonical.py`), else that of rule 1.
         """
-        plain = self._plain()
-        said = plain if plain is not None else [message.as_chat_message() for message in self.shown()]
-        canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        is_rule_2 = (self.rule if rule is None else rule).startswith(RULE_2)
+        known, name = vars(self), "_hash_2" if is_rule_2 else "_hash_1"
+        if known.get(name) is None:
+            known[name] = self._path() if is_rule_2 else self._digest_by_rule_1()
+        found: str = known[name]
+        return found
+
+    def _path(self) -> str:
+        plain = self._plain() if "messages" not in vars(self) else None
+        if plain is not None:
+            return path_of(neutral_json(each["role"], each["content"]) for each in plain)
+        return path_of(each.neutral() for each in self.messages)
+
+    def _digest_by_rule_1(self) -> str:
+        from . import rule_1
+
+        return rule_1.digest(self.messages)
+
+    def _all_read(self) -> Memory:
+        """Return the memory, read."""
+        _ = self.run_threads
+        return self
 
     def _valid(self, messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
         plain = [each.as_plain_chat_message() for each in messages]
@@ -183,8 +305,24 @@ class Memory:
 
     def _plain(self) -> list[dict[str, Any]] | None:
         """Return the messages if all of them are plain texts, in which nothing has to be paired or made valid."""
+        if "messages" not in vars(self):
+            _ = self.run_threads  # reads the rows, if that was left for later
+            source: MemorySource | None = vars(self).get("_source")
+            if source is not None:
+                return source.plain()
         plain = [message.as_plain_chat_message() for message in self.messages]
         return None if None in plain else cast("list[dict[str, Any]]", plain)
+
+    def _plain_to_send(self) -> list[dict[str, Any]] | None:
+        """Return the same if all texts can be encoded."""
+        plain = self._plain()
+        if plain is None or ("messages" not in vars(self) and "_source" in vars(self)):
+            return plain  # what a source decodes has no half characters
+        return plain if _can_be_sent([each["content"] for each in plain]) else None
+
+
+_READ = frozenset({"messages", "run_threads", "run_marks", "missing_files", "opening_version"})
+"""Fields that a memory gets when it is read."""
 
 
 def _can_be_sent(texts: Iterable[str]) -> bool:
@@ -204,98 +342,3 @@ MEMORY_TOPICS = (
     *("RunCompleted", "RunFailed"),  # the thread in which a run took place, and files that were missing
 )
 """Names of the events that memory is built from."""
-
-
-class MemoryFold:
-    """Build memory step by step from events, oldest first."""
-
-    def __init__(self) -> None:
-        self.messages: dict[str, JournaledMessage] = {}
-        self.gone: dict[str, JournaledMessage] = {}
-        """Messages that left memory; their positions are still needed."""
-        self.behind: dict[str, str] = {}
-        """Id of the message that a message was placed behind, by message id."""
-        self.run_threads: dict[str, str] = {}
-        self.run_marks: dict[str, int] = {}
-        self.missing_files: dict[str, frozenset[str]] = {}
-        self._opening = True
-        """Whether only system messages were said so far."""
-        self.opening_version = 0
-
-    def say(self, message: JournaledMessage) -> None:
-        """Add a message."""
-        self.messages[message.message_id] = message
-        if self._opening:
-            self._opening = message.role_name in INSTRUCTING
-            self.opening_version = message.version if self._opening else self.opening_version
-
-    def take(self, event: e.Event) -> None:
-        """Apply one event. Never raises."""
-        match event:
-            case e.MessageJournaled():
-                self.say(journaled(event))
-            case e.MessageRetracted():
-                self._lose(event.message_id)
-            case e.MemoryCleared():
-                self.messages = _after(self.messages, event.up_to_version)
-                self.gone = _after(self.gone, event.up_to_version)
-            case e.RerunAccepted():
-                self._lose(event.superseded_message_id)
-                if event.behind_message_id is not None:
-                    every = (*self.messages.values(), *self.gone.values())
-                    ours = [each.message_id for each in every if each.run_id == event.run_id]
-                    self.behind |= dict.fromkeys(ours, event.behind_message_id)
-            case e.RunCompleted():
-                if event.thread_id is not None:
-                    self.run_threads[event.run_id] = event.thread_id
-                if event.thread_id is not None and event.thread_version is not None:
-                    self.run_marks[event.run_id] = event.thread_version
-            case e.RunFailed():
-                if event.thread_id is not None:
-                    self.run_threads[event.run_id] = event.thread_id
-                if event.details:
-                    from .missing_files import add_missing
-
-                    add_missing(event.details, self.missing_files)
-            case _:
-                pass
-
-    def memory(self, version: int) -> Memory:
-        """Return the memory built so far, as of a version."""
-        messages = in_place(self.messages.values(), self.gone, self.behind) if self.behind else self.messages.values()
-        return Memory(
-            tuple(messages),
-            version,
-            run_threads=self.run_threads,
-            run_marks=self.run_marks,
-            opening_version=self.opening_version,
-            missing_files=dict(self.missing_files),
-        )
-
-    def _lose(self, message_id: str | None) -> None:
-        lost = self.messages.pop(message_id or "", None)
-        if lost is not None:
-            self.gone[lost.message_id] = lost
-
-
-def _after(messages: dict[str, JournaledMessage], version: int) -> dict[str, JournaledMessage]:
-    return {id_: each for id_, each in messages.items() if each.version > version}
-
-
-def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> Memory:
-    """Fold events, oldest first, into memory as of a version or a time, both inclusive. Never raises."""
-    fold, version = MemoryFold(), 0
-    at = as_utc(at) if isinstance(at, datetime) else at
-    for event in events:
-        if (isinstance(at, int) and event.originator_version > at) or (
-            isinstance(at, datetime) and event.timestamp > at
-        ):
-            break
-        version = event.originator_version
-        fold.take(event)
-    return fold.memory(version)
-
-
-def journaled(event: e.MessageJournaled) -> JournaledMessage:
-    """Return a stored message with its place."""
-    return JournaledMessage.stored(e.payload_of(event), event.originator_version, event.timestamp)

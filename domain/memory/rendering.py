@@ -37,8 +37,7 @@ from ..limits import (
     IMAGE_TOKENS,
     JSON_LEVELS_MAX,
 )
-from .pairing import NO_RESULT
-from .windows import estimate_tokens
+from .rule_1 import NO_RESULT, estimate_tokens
 
 # Source of names, ids and shapes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`,
 # `FunctionCallOutputItemParam`, `ChatCompletionRequestMessage` and the parts that it refers to). November 2026.

@@ -20,6 +20,7 @@ from ..exchange import may_be_retried
 from ..failures import BACKEND_UNWELL, Cause, Failure, concerns_backend, diagnose, pause_before_retry
 from ..journal import Journal
 from ..limits import BREAKER_FAILURES, WAIT_BEFORE_FALLBACK_SECONDS
+from ..memory import ALL
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RecordedExchange:
     """Messages before the question in the memory of the first run."""
     runs: tuple[RecordedRun, ...]
     profile: Profile
-    memory_rule: str = "all"
+    memory_rule: str = ALL
     retries: int = 0
     """Number of retries after the first attempt of a backend, as inferred from the runs."""
     unwell: dict[str, int] = field(default_factory=dict)
@@ -90,7 +91,7 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
         memory=usable,
         runs=runs,
         profile=journal.profile(first.profile_hash) or Profile(),
-        memory_rule=next((each.memory_rule for each in chosen if each.memory_rule != "all"), "all"),
+        memory_rule=next((each.memory_rule for each in chosen if each.memory_rule not in {ALL, "all"}), ALL),
         retries=found_retries,
         unwell=unwell,
         linked=_linked(journal, key, chosen[-1].version),
@@ -101,7 +102,8 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
 
 def _without_window(rule: str) -> str:
     """Return only the part of a rule that leaves out what others wrote after the question."""
-    return rule.partition(",")[0] if rule.startswith("question=") else "all"
+    first = rule.partition(",")[0]
+    return first if "question=" in first else ALL
 
 
 def _refuse(run: RunRecord, chosen: Sequence[RunRecord], backends: Sequence[str]) -> None:

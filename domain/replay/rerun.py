@@ -37,7 +37,7 @@ from ..exchange import (
 from ..failures import RecordedFailure
 from ..journal import Journal
 from ..limits import QUEUE_LOOK_MAX_SECONDS
-from ..memory import Memory, rule_in_copy
+from ..memory import Memory, rule_in_copy, version_in_copy
 from .fork import exchange_in_fork, fork, fork_key, is_fork
 from .jobs import Jobs
 from .plan import CHANGED, ApplyOptions, JobRun, Plan, has_changed
@@ -343,8 +343,10 @@ class Rerunning:
         exchange_id = exchange_in_fork(self._journal, key)
         original = self._journal.memory(item.key, at)
         rule = rule_in_copy(seen.run.memory_rule, original)
-        memory = self._journal.memory(key, 1 + len(original.messages)).by_rule(rule)
-        if exchange_id is None or (seen.memory is not None and memory.digest() != seen.memory.digest()):
+        first = version_in_copy(seen.run.memory_first_version or 0, original)
+        memory = self._journal.memory(key, 1 + len(original.messages)).by_rule(rule, first)
+        copied, saw = ([each.message for each in view.messages] for view in (memory, seen.memory or memory))
+        if exchange_id is None or copied != saw:
             raise Conflict(f"the memory of the fork {key!r} differs from the memory of the run: plan again")
         recorded = self._journal.exchanges(key).by_id.get(exchange_id) or ExchangeRecord(exchange_id, key)
         last = recorded.last()

@@ -24,7 +24,7 @@ from ..journal import Journal
 from ..memory import Memory
 from .rerun_request import Wanted
 
-REPRODUCIBLE_RULE = re.compile(r"all|(question|last|tokens)=\d+(,((last|tokens)=\d+|v2))*")
+REPRODUCIBLE_RULE = re.compile(r"(2;)?(all|(question|last|tokens)=\d+(,((last|tokens)=\d+|v2))*)")
 """Rules of views that can be reproduced. A view that an app cut itself cannot be reproduced."""
 
 
@@ -60,7 +60,7 @@ class ExchangeLook:
     @property
     def in_thread(self) -> bool:
         """Return whether the current memory of the conversation equals the memory that the run used."""
-        return self.memory is not None and self.memory.digest() == self.present.digest()
+        return self.memory is not None and self.memory.digest() == self.present.digest(self.memory.rule)
 
 
 def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = None) -> ExchangeLook:
@@ -90,7 +90,8 @@ def reproduced_memory(journal: Journal, run: RunRecord) -> Memory | None:
     """
     if not REPRODUCIBLE_RULE.fullmatch(run.memory_rule):
         return None
-    memory = journal.memory(run.key, at=run.memory_version or run.version - 1).by_rule(run.memory_rule)
+    whole = journal.memory(run.key, at=run.memory_version or run.version - 1)
+    memory = whole.by_rule(run.memory_rule, run.memory_first_version)
     return memory if run.memory_hash in {None, memory.digest()} else None
 
 

@@ -221,7 +221,7 @@ def test_a_completed_run_has_its_answer_and_what_the_provider_told(recorded, led
         *("RunCompleted", "MessageJournaled"),
     ]
     (run,) = runs(ledger)
-    assert (run.backend, run.model, run.attempt, run.memory_rule) == ("chat", MODEL, 1, "all")
+    assert (run.backend, run.model, run.attempt, run.memory_rule) == ("chat", MODEL, 1, "2;all")
     assert (run.completed.remote_run_id, run.completed.request_id) == (answer.id, answer._request_id)
     assert run.completed.finish_reason == "stop"
     assert run.completed.usage["output_tokens"] == answer.usage.completion_tokens
@@ -476,7 +476,7 @@ def test_of_a_window_only_what_follows_the_models_last_message_is_journaled(reco
         messages += [{"role": "assistant", "content": answer.choices[0].message.content}, user(text)]
     recorded.chat.completions.create(model=MODEL, messages=messages[-3:])
     assert [text for role, text in said(ledger) if role == "user"] == ["one", "two", "three", "three"]
-    assert runs(ledger)[-1].memory_rule == "app"
+    assert runs(ledger)[-1].memory_rule == "2;app"
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])

@@ -81,7 +81,7 @@ PAGES = {
     "adapters.sql.recorder._PAGES_AT_ONCE": 2,
     "adapters.sql.subscription.SUBSCRIPTION_PAGE_EVENTS": 4,
     "adapters.sql.subscription.PAGES_AT_ONCE": 2,
-    "domain.journal.recall.PAGE_MAX": 2,
+    "domain.journal.newest.PAGE_MAX": 2,
 }
 """Small ones, so that a few events fill several."""
 

@@ -63,7 +63,7 @@ class Writer:
 
     def start(self, run: str, backend: str, exchange: str, attempt: int = 1, **more: Any) -> None:
         memory = fold_memory(self.past)
-        shown = {"memory_version": memory.version, "memory_hash": memory.digest(), "profile_hash": JOHN.hash}
+        shown = {"memory_version": memory.version, "memory_hash": memory.digest("all"), "profile_hash": JOHN.hash}
         made = {"run_id": run, "exchange_id": exchange, "attempt": attempt, "backend": backend, "model": "gpt-4o"}
         self.happen(events.RunStarted, 0.1, **made, **shown, **more)
 

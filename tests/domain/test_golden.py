@@ -3,6 +3,9 @@
 import hashlib
 import json
 import re
+import sqlite3
+from collections import Counter, defaultdict
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +32,8 @@ CHAIN = FILE.with_name("chain-4.jsonl")
 """A fallback to a named backend that lacks a tool."""
 IMPORTS = FILE.with_name("imports-4.jsonl")
 """Imported messages with the ids and times of their source."""
+VIEWS = FILE.with_name("memory-5.jsonl")
+"""Runs with the hashes of what they were shown, by rule 1: every kind of message, window and cut."""
 JOBS = FILE.with_name("jobs-4.jsonl")
 """A job as it was first stored."""
 
@@ -134,6 +139,7 @@ GOLDEN = {
     "events-4.jsonl": "b0bee5eb3424cca25c6bc005aa5a289aa5c33ff7c9a1c3c74eeeaa59084b4021",
     "imports-4.jsonl": "ffbb646937d651180a9ab5a3ce4ed1a2db273594841a6f886e9d7e7f46d0bb0e",
     "jobs-4.jsonl": "0cd13642ad5cc4685f6eb00392174f2c5257a4c29488ead4ff4fa5be2f9ad391",
+    "memory-5.jsonl": "690d5c990d66523e8e280cf1d75e9f4bca6d84a0a1ad6791a2118f7fea2dabe0",
     "schema-1.sql": "135222d16c1cd21464aadb0741e7ccbc516cc1d1916104745d7e99f121645898",
     "schema-2.sql": "c49a14bff508b49de3b3992fad17b6fd98defc513e8768aab597f288a47be684",
     "schema-3.sql": "8341d74cf47586884103871236dd975cb9f187157affa6e3062762c1bc2dea46",
@@ -216,7 +222,7 @@ def test_the_story_folds_to_the_memory_of_its_release(story):
     memory = fold_memory(story)
     assert [message.as_chat_message() for message in memory.shown()] == CHAT
     canonical = json.dumps(CHAT, sort_keys=True, separators=(",", ":"))
-    assert memory.digest() == hashlib.sha256(canonical.encode()).hexdigest()
+    assert memory.digest("all") == hashlib.sha256(canonical.encode()).hexdigest()
     assert memory.version == 29
     assert memory.run_threads["r-2"] == "conv_9"
     assert [each.message_id for each in memory.messages] == ["m-2", "m-3", "m-4", "m-5", "m-6", "m-8", "m-10", "m-11"]
@@ -237,7 +243,41 @@ def test_the_first_message_is_in_memory_as_of_the_version_before_it_was_cleared(
 
 
 def test_the_digest_of_the_memory_is_that_of_its_release(story):
-    assert fold_memory(story).digest() == "84a4caab4cf1dbece05efbdf3774cb20929170e310efb2eae52315bbd5b33c3d"
+    assert fold_memory(story).digest("all") == "84a4caab4cf1dbece05efbdf3774cb20929170e310efb2eae52315bbd5b33c3d"
+
+
+def logs_of_runs():
+    """Yield (name, events) of the conversations whose runs were stored with hashes by rule 1."""
+    yield VIEWS.name, [event_of(json.loads(line)) for line in VIEWS.read_text("ascii").splitlines()]
+    for schema in (2, 3, 4):
+        with closing(sqlite3.connect(":memory:")) as database:
+            database.executescript(FILE.with_name(f"schema-{schema}.sql").read_text("utf-8"))
+            names = ("stream", "version", "topic", "state", "event_id", "at", "schema")
+            query = f"SELECT {', '.join(names)} FROM events ORDER BY position"
+            rows = [dict(zip(names, row, strict=True)) for row in database.execute(query)]
+        streams = defaultdict(list)
+        for row in rows:
+            streams[row["stream"]].append(event_of(row | {"state": json.loads(row["state"])}))
+        for events in streams.values():
+            yield f"schema-{schema}.sql", events
+
+
+def test_every_hash_that_was_stored_by_rule_1_is_recomputed():
+    checked = Counter()
+    for name, events in logs_of_runs():
+        for run in events:
+            if isinstance(run, e.RunStarted) and run.memory_hash is not None:
+                view = fold_memory(events, at=run.memory_version).by_rule(run.memory_rule)
+                assert (name, run.run_id, view.digest()) == (name, run.run_id, run.memory_hash)
+                checked[name] += 1
+    assert checked["memory-5.jsonl"] == 36
+    assert all(checked[f"schema-{schema}.sql"] for schema in (2, 3, 4))
+
+
+def test_a_hash_by_rule_1_notices_another_word_in_the_frozen_code(monkeypatch):
+    monkeypatch.setattr("threadledger.domain.memory.rule_1.NO_RESULT", "[no result was recorded]")
+    with pytest.raises(AssertionError):
+        test_every_hash_that_was_stored_by_rule_1_is_recomputed()
 
 
 def test_the_story_folds_to_the_runs_of_its_release(story):

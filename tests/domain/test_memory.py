@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from threadledger.domain.canonical import EMPTY_PATH
 from threadledger.domain.conversation import events as e
 from threadledger.domain.conversation import parse_message
 from threadledger.domain.errors import InvalidInput
@@ -64,7 +65,7 @@ class TestAsOf:
 
     def test_without_a_moment_all_is_shown(self, events):
         memory = fold_memory(events)
-        assert (ids(memory), memory.version, memory.rule) == (["m1", "m2", "m3"], 4, "all")
+        assert (ids(memory), memory.version, memory.rule) == (["m1", "m2", "m3"], 4, "2;all")
 
     def test_the_version_is_that_of_the_last_event_not_of_the_last_message(self, log):
         assert fold_memory(log(said(1), fact(e.ThreadLinked, backend="b", thread_id="t"))).version == 2
@@ -238,20 +239,28 @@ class TestWindow:
     @pytest.mark.parametrize(
         ("bounds", "rule"),
         [
-            ({}, "all"),
-            ({"last": 2}, "last=2"),
-            ({"tokens": 30}, "tokens=30"),
-            ({"last": 3, "tokens": 20}, "last=3,tokens=20"),
+            ({}, "2;all"),
+            ({"last": 2}, "2;last=2"),
+            ({"tokens": 30}, "2;tokens=30"),
+            ({"last": 3, "tokens": 20}, "2;last=3,tokens=20"),
         ],
         ids=str,
     )
     def test_the_stored_rule_gives_the_same_view_again(self, memory, bounds, rule):
         window = memory.window(**bounds)
         assert window.rule == rule
-        assert memory.by_rule(rule) == window
+        assert memory.by_rule(rule) == memory.by_rule(rule, window.first_version) == window
 
-    def test_a_rule_of_a_newer_version_shows_all(self, memory):
-        assert memory.by_rule("summary").messages == memory.messages
+    def test_a_view_begins_with_the_message_that_was_stored_whatever_the_estimate_says_now(self, memory, monkeypatch):
+        window = memory.window(tokens=15)
+        assert window.first_version == window.messages[0].version > memory.messages[0].version
+        monkeypatch.setattr("threadledger.domain.memory.rule_1.estimate_tokens", lambda text: 1_000)
+        assert memory.by_rule(window.rule) != window
+        assert memory.by_rule(window.rule, window.first_version) == window
+
+    @pytest.mark.parametrize("rule", ["summary", "2;summary"])
+    def test_a_rule_of_a_newer_version_shows_all(self, memory, rule):
+        assert memory.by_rule(rule).messages == memory.messages
 
     def test_the_newest_message_is_shown_where_it_is_a_tool_result_too(self, memory_of):
         memory = memory_of(user("Where?"), assistant(None, "c1"), result("c1", "long " * 1_000))
@@ -387,9 +396,24 @@ class TestResponseItems:
 
 
 class TestDigest:
-    def test_it_is_the_hash_of_the_shown_messages_in_canonical_json(self, memory_of):
+    def test_by_rule_1_it_is_the_hash_of_the_shown_messages_in_canonical_json(self, memory_of):
         canonical = b'[{"content":"Hi","role":"user"}]'
-        assert memory_of(user("Hi")).digest() == hashlib.sha256(canonical).hexdigest()
+        memory = memory_of(user("Hi"))
+        assert memory.digest("all") == memory.by_rule("last=1").digest() == hashlib.sha256(canonical).hexdigest()
+
+    def test_by_rule_2_it_is_a_chain_that_each_message_extends(self, memory_of):
+        path = hashlib.sha256(b"threadledger memory 2").digest()
+        assert memory_of().digest() == path.hex()
+        for count, said in enumerate(("Hi", "Hello"), 1):
+            path = hashlib.sha256(path + b'{"content":"%b","role":"user"}' % said.encode()).digest()
+            assert memory_of(*map(user, ("Hi", "Hello")[:count])).digest() == path.hex()
+
+    def test_a_call_without_a_result_is_hashed_as_it_is_stored(self, memory_of):
+        memory = memory_of(assistant(None, "c1"))
+        assert len(memory.shown()) == 2
+        calls = b'[{"function":{"arguments":"{}","name":"f"},"id":"c1","type":"function"}]'
+        said = b'{"content":null,"role":"assistant","tool_calls":%b}' % calls
+        assert memory.digest() == hashlib.sha256(bytes.fromhex(EMPTY_PATH) + said).hexdigest()
 
     def test_equal_views_have_equal_digests_whatever_their_ids_and_times(self, log):
         one = fold_memory(log(said(1, "Hi"), said(2, "Hello", "assistant"), began=NOON))
@@ -443,6 +467,7 @@ class TestSystemMessages:
         first = {"role": "system", "content": "Be brief."}
         memory = memory_of(first, user("a"), user("b"))
         assert memory.by_rule("last=1").as_chat_messages() == [user("b")]
-        assert memory.window(last=1).rule == "last=1,v2"
         assert memory.by_rule("last=1,v2").as_chat_messages() == [first, user("b")]
-        assert memory.window(last=3).rule == "last=3"
+        assert memory.by_rule("all").window(last=1).rule == "last=1,v2"
+        assert memory.by_rule("all").window(last=3).rule == "last=3"
+        assert (memory.window(last=1).rule, memory.window(last=3).rule) == ("2;last=1", "2;last=3")

@@ -44,6 +44,9 @@ class Log:
     def version_at(self, stream: str, at: str, changed: Any = None) -> int:
         return sum(row[6] <= at for row in self.rows)
 
+    def checked_pages(self, stream: str, upto: int, changed: Any) -> Iterator[list[Any]]:
+        yield list(self.stream_rows(stream, 0, upto, changed=changed))
+
     def stream_rows(
         self,
         stream: str,

@@ -135,7 +135,7 @@ def test_a_rerun_sees_the_memory_of_a_run_without_the_notes_of_others(
     with pytest.raises(AllBackendsFailed):
         ledger.conversation("k").ask("Where is it?")
     failed = ledger.run(ledger.failures()[-1].run_id)[0]
-    assert failed.memory_rule.startswith("question=")
+    assert failed.memory_rule.startswith("2;question=")
     (item,) = ledger.replay.plan_rerun(failed=True, into=into, include=("overtaken",) if into == "tail" else ()).apply()
     assert (item.state, item.reason, item.answer) == ("answered", "", "You said: Where is it?")
     run = ledger.run(item.new_run_id or "")[0]

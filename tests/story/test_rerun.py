@@ -194,7 +194,7 @@ def test_a_window_of_memory_is_shown_again_as_it_was(
     assert [each["content"] for each in asked["input"]] == ["three", "You said: three", "Where is it?"]
     assert "conversation" not in asked
     run = wide.run(item.new_run_id or "")[0]
-    assert (run.memory_rule, run.memory_hash) == ("last=3", wide.run(run_id)[0].memory_hash)
+    assert (run.memory_rule, run.memory_hash) == ("2;last=3", wide.run(run_id)[0].memory_hash)
 
 
 def test_a_memory_that_is_not_what_the_run_was_shown_is_not_asked_with(

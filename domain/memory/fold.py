@@ -1,0 +1,110 @@
+"""Fold a conversation's events into memory, as of a version or a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from ..conversation import events as e
+from ..conversation.messages import JournaledMessage
+from ..ids import as_utc
+from .memory import INSTRUCTING, Memory
+from .order import in_place
+
+
+class MemoryFold:
+    """Build memory step by step from events, oldest first."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, JournaledMessage] = {}
+        self.gone: dict[str, JournaledMessage] = {}
+        """Messages that left memory; their positions are still needed."""
+        self.behind: dict[str, str] = {}
+        """Id of the message that a message was placed behind, by message id."""
+        self.run_threads: dict[str, str] = {}
+        self.run_marks: dict[str, int] = {}
+        self.missing_files: dict[str, frozenset[str]] = {}
+        self._opening = True
+        """Whether only system messages were said so far."""
+        self.opening_version = 0
+
+    def say(self, message: JournaledMessage) -> None:
+        """Add a message."""
+        self.messages[message.message_id] = message
+        if self._opening:
+            self._opening = message.role_name in INSTRUCTING
+            self.opening_version = message.version if self._opening else self.opening_version
+
+    def take(self, event: e.Event) -> None:
+        """Apply one event. Never raises."""
+        match event:
+            case e.MessageJournaled():
+                self.say(journaled(event))
+            case e.MessageRetracted():
+                self._lose(event.message_id)
+            case e.MemoryCleared():
+                self.messages = _after(self.messages, event.up_to_version)
+                self.gone = _after(self.gone, event.up_to_version)
+            case e.RerunAccepted():
+                self._lose(event.superseded_message_id)
+                if event.behind_message_id is not None:
+                    every = (*self.messages.values(), *self.gone.values())
+                    ours = [each.message_id for each in every if each.run_id == event.run_id]
+                    self.behind |= dict.fromkeys(ours, event.behind_message_id)
+            case e.RunCompleted():
+                if event.thread_id is not None:
+                    self.run_threads[event.run_id] = event.thread_id
+                if event.thread_id is not None and event.thread_version is not None:
+                    self.run_marks[event.run_id] = event.thread_version
+            case e.RunFailed():
+                if event.thread_id is not None:
+                    self.run_threads[event.run_id] = event.thread_id
+                if event.details:
+                    from .missing_files import add_missing
+
+                    add_missing(event.details, self.missing_files)
+            case _:
+                pass
+
+    def memory(self, version: int, path_hash: str | None = None) -> Memory:
+        """Return the memory built so far, as of a version, whose hash may be known."""
+        messages = in_place(self.messages.values(), self.gone, self.behind) if self.behind else self.messages.values()
+        memory = Memory(
+            tuple(messages),
+            version,
+            run_threads=self.run_threads,
+            run_marks=self.run_marks,
+            opening_version=self.opening_version,
+            missing_files=dict(self.missing_files),
+            path_hash=path_hash,
+        )
+        vars(memory)["_hash_2"] = path_hash
+        return memory
+
+    def _lose(self, message_id: str | None) -> None:
+        lost = self.messages.pop(message_id or "", None)
+        if lost is not None:
+            self.gone[lost.message_id] = lost
+
+
+def _after(messages: dict[str, JournaledMessage], version: int) -> dict[str, JournaledMessage]:
+    return {id_: each for id_, each in messages.items() if each.version > version}
+
+
+def fold_memory(events: Iterable[e.Event], at: int | datetime | None = None) -> Memory:
+    """Fold events, oldest first, into memory as of a version or a time, both inclusive. Never raises."""
+    fold, version = MemoryFold(), 0
+    at = as_utc(at) if isinstance(at, datetime) else at
+    for event in events:
+        if (isinstance(at, int) and event.originator_version > at) or (
+            isinstance(at, datetime) and event.timestamp > at
+        ):
+            break
+        version = event.originator_version
+        fold.take(event)
+    return fold.memory(version)
+
+
+def journaled(event: e.MessageJournaled) -> JournaledMessage:
+    """Return a stored message with its place."""
+    return JournaledMessage.stored(e.payload_of(event), event.originator_version, event.timestamp)
