@@ -254,6 +254,8 @@ class SQLite(Kind):
         self._wal_path = f"{self.path.resolve()}-wal"
         self._wal: tuple[int, int] | None = None
         self._in_wal = False
+        self.attached: str | None = None
+        """Address of another file, whose tables each connection finds if its own file does not have them."""
         if not create and not self.path.is_file():
             raise DatabaseMissing(
                 f"there is no database at {shown(url)}: create one with: threadledger init, or choose another with --db"
@@ -367,6 +369,8 @@ class SQLite(Kind):
         cursor.execute(f"PRAGMA synchronous = {self._synchronous}")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        if self.attached is not None:
+            cursor.execute("ATTACH ? AS attached", (self.attached,))
         cursor.close()
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .advice import advise
     from .diagnosis import BACKEND_UNWELL, DIAGNOSIS_VERSION, diagnose, may_succeed_when_retried
     from .failure import Cause, Failure, RecordedFailure
-    from .groups import RULE_VERSION, Decision, FailureGroup, GroupName, GroupState, tallied
+    from .groups import RULE_VERSION, Decision, FailureGroup, GroupName, GroupState, trend_borders
     from .health import BackendEnd, BackendHealth, Health, concerns_backend
     from .redaction import Redacting, fields_of, keep_secret, redact, redact_details, whole_text
     from .retry import is_worth_a_retry, pause_before_retry
@@ -46,7 +46,7 @@ __all__ = [
     "percentile",
     "redact",
     "redact_details",
-    "tallied",
+    "trend_borders",
     "whole_text",
 ]
 
@@ -57,7 +57,7 @@ if not TYPE_CHECKING:
             "advice": "advise",
             "diagnosis": "BACKEND_UNWELL DIAGNOSIS_VERSION diagnose may_succeed_when_retried",
             "failure": "Cause Failure RecordedFailure",
-            "groups": "RULE_VERSION Decision FailureGroup GroupName GroupState tallied",
+            "groups": "RULE_VERSION Decision FailureGroup GroupName GroupState trend_borders",
             "health": "BackendEnd BackendHealth Health concerns_backend",
             "redaction": "Redacting fields_of keep_secret redact redact_details whole_text",
             "retry": "is_worth_a_retry pause_before_retry",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -188,15 +189,17 @@ def _tally(group: str, name: GroupName, found: Sequence[GroupedRun], begin: date
 
 
 def _trend(times: Sequence[str], begin: datetime, end: datetime) -> tuple[int, ...]:
-    """Count the (sorted) times in each interval; the last interval includes its end."""
-    part = max((end - begin) / TREND_PARTS, timedelta(microseconds=1))
-    counts, number, border = [0] * TREND_PARTS, 0, to_iso(begin + part)
+    """Count the times in each interval; the last interval includes its end."""
+    counts, borders = [0] * TREND_PARTS, trend_borders(begin, end)
     for at in times:
-        while number < TREND_PARTS - 1 and at >= border:
-            number += 1
-            border = to_iso(begin + part * (number + 1))
-        counts[number] += 1
+        counts[bisect_right(borders, at)] += 1
     return tuple(counts)
+
+
+def trend_borders(begin: datetime, end: datetime) -> list[str]:
+    """Return the times (ISO 8601) between the intervals of a trend; each is the first time of the later interval."""
+    part = max((end - begin) / TREND_PARTS, timedelta(microseconds=1))
+    return [to_iso(begin + part * number) for number in range(1, TREND_PARTS)]
 
 
 RULE_VERSION = 1

@@ -386,8 +386,10 @@ class Journal(Application[str]):
         return found
 
     def status(self) -> dict[str, Any]:
-        """Return facts about the database; see `EventLog.status`."""
-        return dict(self._log.status())
+        """Return facts about the database; see `EventLog.status` and `Views.count`."""
+        facts = list(self._log.status().items())
+        place = [name for name, _ in facts].index("events") + 1
+        return dict([*facts[:place], ("conversations", self.views.count()), *facts[place:]])
 
     def has(self, stream: str) -> bool:
         """Return whether a stream has events."""

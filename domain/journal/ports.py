@@ -259,6 +259,10 @@ class Views(Protocol):
         """
         ...
 
+    def count(self) -> int:
+        """Return the number of conversations. No view is built or changed for it."""
+        ...
+
     def status(self) -> list[dict[str, Any]]:
         """Return the status of each view.
 

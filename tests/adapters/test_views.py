@@ -9,17 +9,19 @@ from datetime import UTC, datetime, timedelta
 from threading import Barrier
 
 import pytest
+from freezegun import freeze_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from threadledger.adapters.sql import Database
-from threadledger.adapters.sql.views import audit
+from threadledger.adapters.sql.views import audit, conversations
 from threadledger.adapters.sql.views import catching_up as projection
 from threadledger.adapters.sql.views.audit import AuditView
 from threadledger.adapters.sql.views.conversations import ConversationsView
 from threadledger.adapters.sql.views.search import SearchView
 from threadledger.domain import limits
 from threadledger.domain.conversation import (
+    STATE_SCHEMA,
     Conversation,
     ConversationState,
     FailureFilter,
@@ -590,16 +592,25 @@ def test_a_view_that_is_rebuilt_while_it_catches_up_catches_up(open_any_store, m
     fill(ledger)
     assert_right(ledger)
     fill(ledger)
-    holds, rebuilt = projection.Generations.holds, []
+    changes, fold, rebuilt = projection.Projection._changes, ConversationsView.fold, []
 
-    def and_then_rebuilt(self, connection, place):
-        held = holds(self, connection, place)
-        if self._view.name not in rebuilt:
-            rebuilt.append(self._view.name)
-            other.journal.views.rebuild([self._view.name])
-        return held
+    def rebuild(name):
+        if name not in rebuilt:
+            rebuilt.append(name)
+            other.journal.views.rebuild([name])
 
-    monkeypatch.setattr(projection.Generations, "holds", and_then_rebuilt)
+    def changes_and_then_rebuilt(self, place, batch):
+        found = changes(self, place, batch)
+        rebuild(self.view.name)
+        return found
+
+    def fold_and_then_rebuilt(self, taken, known):
+        folded = fold(self, taken, known)
+        rebuild("conversations")
+        return folded
+
+    monkeypatch.setattr(projection.Projection, "_changes", changes_and_then_rebuilt)
+    monkeypatch.setattr(ConversationsView, "fold", fold_and_then_rebuilt)
     assert_right(ledger)
     assert rebuilt == NAMES
 
@@ -727,26 +738,24 @@ def test_what_somebody_else_took_in_meanwhile_is_not_mistaken_for_an_event_that_
 ):
     ledger, reader = open_any_store(), open_any_store()
     fill(ledger, conversations=2)
-    fold, batch = ConversationsView.fold, projection.Projection._batch
+    fold, batch = AuditView.fold, projection.Projection._batch
 
     def fold_strictly(self, taken, known):
-        for stream, (state, _) in (known or {}).items():
-            following = [event.originator_version for _, event in taken if event.originator_id == stream]
-            if following[0] != ConversationState.from_json(state).version + 1:
-                raise ValueError("taken in already")
+        if known is not None and any(run.started >= taken[0][0] for run in known.folded.runs.values()):
+            raise ValueError("taken in already")
         return fold(self, taken, known)
 
     def batch_and_overtaken(self, after, target, size):
         if self._database is not reader.journal.views._database and after > 0:
-            reader.conversations()
+            reader.failures()
         return batch(self, after, target, size)
 
     monkeypatch.setattr(projection, "BATCH_EVENTS_MAX", 1)
-    monkeypatch.setattr(ConversationsView, "fold", fold_strictly)
+    monkeypatch.setattr(AuditView, "fold", fold_strictly)
     monkeypatch.setattr(projection.Projection, "_batch", batch_and_overtaken)
-    ledger.journal.views.rebuild(["conversations"])
+    ledger.journal.views.rebuild(["audit"])
     assert parked(any_database) == []
-    assert ledger.journal.views.conversations() == folded_states(ledger)
+    assert ledger.journal.views.failures(EVERYTHING) == folded_failures(ledger)
 
 
 def test_a_database_that_fails_poisons_no_event(open_any_store, any_database, monkeypatch):
@@ -759,7 +768,7 @@ def test_a_database_that_fails_poisons_no_event(open_any_store, any_database, mo
         def fails(*_):
             raise StoreUnavailable("the disk is full")
 
-        broken.setattr(ConversationsView, "load", fails)
+        broken.setattr(ConversationsView, "copy", fails)
         broken.setattr(SearchView, "apply", fails)
         with pytest.raises(StoreUnavailable, match="the disk is full"):
             ledger.conversations()
@@ -786,3 +795,132 @@ def test_the_end_of_a_run_that_was_changed_behind_its_back_is_refused_not_left_o
     any_database.execute(f"UPDATE view_audit_{AuditView.version}_1_runs SET failed = started")
     with pytest.raises(CorruptEvent, match="no longer belongs to the run"):
         ledger.health()
+
+
+# The view of conversations is copied from the heads of their streams
+
+
+WRITES = st.lists(
+    st.tuples(
+        st.sampled_from(["say", "import", "fail", "damage", "older", "foreign", "list", "page"]), st.sampled_from("abc")
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+def write_one(ledger, database, what, key):
+    """Append as an app, as an import or as another application, or damage the head of a conversation."""
+    stream = stream_of(key)
+    if what == "say":
+        ledger.conversation(key).append("user", "word")
+    elif what == "fail":
+        fail(ledger, key)
+    elif what in {"import", "foreign"}:
+        head = ledger.journal.recorder.select_head(stream)
+        version = head.version + 1 if head is not None else 1
+        written = {"written_at": "2025-01-01T00:00:00.000000Z"} if what == "import" else {}
+        payload = {"message_id": new_id(), "role": "user", "content": "odd \ud800 word"} | written
+        put_raw(ledger, key, "MessageJournaled", PlainJSON().encode(payload).decode(), version)
+        if what == "import":  # as an import leaves it: with a state in the head
+            state = ConversationState()
+            for event in ledger.journal.stream(stream):
+                evolve(state, event)
+            values = (STATE_SCHEMA, state.as_json(), stream)
+            database.execute("UPDATE streams SET state_schema = ?, snapshot = ? WHERE name = ?", values)
+    elif what == "damage":
+        database.execute("UPDATE streams SET snapshot = '{' WHERE name = ?", (stream,))
+    elif what == "older":
+        database.execute("UPDATE streams SET state_schema = 0 WHERE name = ?", (stream,))
+
+
+def listed_by_folding(ledger):
+    """The conversations as the events say, last changed first, with the time of the newest message if it was imported."""
+    states = folded_states(ledger)
+    for state in states:
+        for event in ledger.journal.stream(stream_of(state.key) if state.key else ""):
+            if isinstance(event, events.MessageJournaled):
+                state.written_at = event.written_at
+    return states
+
+
+@pytest.mark.parametrize("new_url", ["sqlite", "postgresql"], indirect=True)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(writes=WRITES)
+def test_conversations_copied_from_the_heads_equal_the_folded_ones(new_url, open_store_on, writes):
+    url = new_url()
+    database = Database(url)
+    with pytest.MonkeyPatch.context() as patched, open_store_on(url) as ledger, open_store_on(url) as other:
+        patched.setattr(projection, "BATCH_EVENTS_MAX", 2)
+        patched.setattr(conversations, "FOLDED_EVENTS_MAX", 3)
+        for key in "abc":
+            ledger.conversation(key).append("user", "word")
+        for what, key in writes:
+            if what == "list":
+                assert other.conversations() == listed_by_folding(ledger)
+            elif what == "page":  # a small part of the log at a time
+                patched.setattr(conversations, "CATCH_UP_EVENTS_MAX", 2)
+            elif what in {"damage", "older"}:  # noticed when the conversation changes, or the view is rebuilt
+                write_one(ledger, database, what, key)
+                other.rebuild_views(["conversations"])
+            else:
+                write_one(ledger, database, what, key)
+        assert ledger.conversations() == other.conversations() == listed_by_folding(ledger)
+        ledger.rebuild_views(["conversations"])
+        assert ledger.conversations() == listed_by_folding(ledger)
+        assert ledger.status()["conversations"] == len(ledger.conversations())
+        ledger.conversation("new").append("user", "word")
+        assert ledger.status()["conversations"] == len(ledger.conversations()) == 4
+    database.close()
+
+
+def test_building_the_list_reads_no_payloads_and_folds_nothing(open_any_store, monkeypatch):
+    ledger = open_any_store()
+    fill(ledger)
+    for name in ("restore", "evolve"):
+        monkeypatch.setattr(conversations, name, lambda *_: pytest.fail("an event was folded"))
+    assert [(state.key, state.messages) for state in ledger.conversations()] == [(f"k{n}", 6) for n in (4, 3, 2, 1, 0)]
+
+
+def test_readers_that_build_the_list_at_once_while_others_write_agree(open_any_store, monkeypatch):
+    ledger, readers = open_any_store(), [open_any_store() for _ in range(3)]
+    fill(ledger, conversations=12, messages=2)
+    monkeypatch.setattr(projection, "BATCH_EVENTS_MAX", 2)
+    barrier = Barrier(4)
+
+    def read(reader):
+        barrier.wait()
+        return len(reader.conversations())
+
+    def write():
+        barrier.wait()
+        for number in range(12):
+            ledger.conversation(f"k{number}").append("user", "one more word")
+
+    with ThreadPoolExecutor(4) as pool:
+        written = pool.submit(write)
+        found = list(pool.map(read, readers))
+        written.result()
+    assert found == [12] * 3
+    assert_right(ledger)
+
+
+def test_an_exchange_whose_runs_started_in_different_hours_is_counted_once(open_any_store):
+    ledger = open_any_store()
+    for hours in (0, 1, 26):
+        with freeze_time(BEGINNING + timedelta(hours=hours)):
+            ledger.journal.commit("k", lambda it: it.start_run("x", RunPlan("chat", "m")), create=True)
+            (run_id,) = ledger.journal.require("k").state.open_runs
+            ledger.journal.commit(
+                "k", lambda it, run_id=run_id: it.fail_run(run_id, Failure("failed", code="server_error"))
+            )
+            assert [row.exchanges for row in ledger.journal.views.summary("cause")] == [1]
+    views = ledger.journal.views
+    assert [(row.value, row.failed, row.exchanges) for row in views.summary("day")] == [
+        ("2026-11-22", 2, 1),
+        ("2026-11-23", 1, 1),
+    ]
+    since = BEGINNING + timedelta(minutes=30)
+    assert [(row.failed, row.exchanges) for row in views.summary("cause", since)] == [(2, 1)]
+    (group,) = views.failure_groups(since, BEGINNING + timedelta(hours=27))
+    assert (group.runs, group.exchanges, group.conversations, sum(group.trend)) == (2, 1, 1, 2)

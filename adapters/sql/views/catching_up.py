@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
-
-from sqlalchemy import BigInteger, Connection, CursorResult, Integer, Table, Text, column, inspect, table
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.types import TypeEngine
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import CONVERSATION, events, key_of
@@ -29,6 +25,7 @@ from ..connections import split_id
 from ..database import Database
 from ..kind_upkeep import upkeep_of
 from ..recorder import Recorder, rows_of
+from .transaction import Transaction
 
 logger = logging.getLogger("threadledger")
 stale = logging.getLogger("threadledger.views")
@@ -39,6 +36,9 @@ BATCH_EVENTS_MAX = 4_000
 
 BATCH_CHARS_MAX = 2_000_000
 """Number of payload characters after which a batch is closed, because appends wait while it is written."""
+
+EventId = str | bytes
+"""Id of an event as it is read from its column."""
 
 Progress = Callable[[str, int, int], None]
 """Callback with the name of a view, the position it has reached, and the last position of the log."""
@@ -64,10 +64,13 @@ class Moved(Exception):
 class Batch:
     """Represent events to process together, and the position of the view afterwards."""
 
-    taken: Sequence[Taken]
+    taken: Sequence[Any]
+    """Events, each in the form in which the view reads it."""
     upto: int
-    event_id: bytes | str | None
+    event_id: EventId | None
     """Id of the event at `upto` when the batch was read; None if no event was read, or if its id cannot be decoded."""
+    first: Row | None = None
+    """Row of the first event of `taken`."""
     poison: Poison | None = None
     """Reason why the event at `upto`, the only one in the batch, cannot be processed."""
 
@@ -157,14 +160,14 @@ class Projection:
             place = next((each for each in places if each.generation == own.generation), own)
             if place.lost:
                 own = place = _unfinished(places)
-            progress(self.view.name, min(place.position, end.position), end.position)
+            progress(self.view.name, self._reached(place, end.position), end.position)
         # If there was no live generation, a reader may have helped to build this one and parked an event that rebuild refuses.
         for position, reason in self._places.parked(own.generation):
-            raise _refusal(self.view, position, reason)
+            raise refusal(self.view, position, reason)
 
     def discard(self, generation: int) -> None:
         """Drop a generation whose rows cannot be read, even if it is live; the next reader builds the view again."""
-        self._database.write(lambda connection: self._places.discard(connection, generation))
+        Transaction.writing(self._database, lambda transaction: self._places.discard(transaction, generation))
 
     def _step(
         self, place: Generation, target: LogHead, size: int, ended: Callable[[Generation, Batch, Any, bool], None]
@@ -180,30 +183,39 @@ class Projection:
             except Poison as poison:
                 if len(batch.taken) > 1:
                     return len(batch.taken) // 2
-                position, event = batch.taken[0]
-                batch = Batch((), position, event.event_id, poison)
+                position, event_id = (batch.first[0], batch.first[5]) if batch.first else (batch.upto, batch.event_id)
+                batch = Batch((), position, _decoded(event_id), poison=poison)
         ended(place, batch, changes, place.live or batch.upto >= target.position)
         # After a poisoned event, the batch size grows slowly again, because more of them may follow.
         return min(size * 2, BATCH_EVENTS_MAX)
 
+    def _reached(self, place: Generation, end: int) -> int:
+        """Return the position that a rebuild has reached, to show its progress."""
+        return min(place.position, end)
+
     def _batch(self, after: int, target: LogHead, size: int) -> Batch:
         """Return the next events. An unreadable event ends the batch before it, and then forms its own batch."""
-        taken: list[Taken] = []
+        taken: list[Any] = []
+        read, first = self.view.read, None
         event_id, chars, seen = None, 0, 0
         for row in self._log.rows(after, target.position, self.view.topics):
             if seen == size or chars > BATCH_CHARS_MAX:
-                return Batch(taken, after, event_id)
+                return Batch(taken, after, _decoded(event_id), first)
             if str(row[1]).startswith(CONVERSATION):  # a damaged name may be a number
                 try:
-                    taken.append((row[0], restore(row)))
+                    event = read(row)
                 except CorruptEvent as error:
                     if seen:
-                        return Batch(taken, after, event_id)
-                    return Batch((), row[0], _decoded(row[5]), _unreadable(row, error))
-            after, event_id, seen, chars = row[0], _decoded(row[5]), seen + 1, chars + len(str(row[4]))
+                        return Batch(taken, after, _decoded(event_id), first)
+                    return Batch((), row[0], _decoded(row[5]), poison=_unreadable(row, error))
+                if event is not None:
+                    taken.append(event)
+                    first = first or row
+                    chars += len(row[4])
+            after, event_id, seen = row[0], row[5], seen + 1
         if after <= target.position:
-            return Batch(taken, target.position, target.event_id)
-        return Batch(taken, after, event_id)
+            return Batch(taken, target.position, target.event_id, first)
+        return Batch(taken, after, _decoded(event_id), first)
 
     def _changes(self, place: Generation, batch: Batch) -> Any:
         """Compute the changes of a batch.
@@ -213,17 +225,17 @@ class Projection:
             Poison: an event cannot be processed.
         """
 
-        def load(connection: Any) -> Any:
-            if not self._places.holds(connection, place):
+        def load(transaction: Transaction) -> Any:
+            if not self._places.holds(transaction, place):
                 raise Moved
-            return self.view.load(connection, place.generation, batch.taken)
+            return self.view.load(transaction, place.generation, batch.taken)
 
         try:
-            known = self._database.read(load) if place.claimed and batch.taken else None
+            known = Transaction.reading(self._database, load) if place.claimed and batch.taken else None
             return self.view.fold(batch.taken, known)
         except Moved:
             raise
-        except (StoreError, SQLAlchemyError) as error:
+        except StoreError as error:
             if isinstance(error, CorruptEvent):
                 raise _unfolded(batch, error) from error
             if place not in self._places.look()[1]:  # its tables were dropped: another process built a newer generation
@@ -235,33 +247,33 @@ class Projection:
     def _written(self, place: Generation, batch: Batch, changes: Any, live: bool) -> None:
         """Write rows, position and effects in one transaction, or nothing if another process has advanced the view."""
 
-        def write(connection: Any) -> bool:
-            if not self._places.advance(connection, place, batch, live):
+        def write(transaction: Transaction) -> bool:
+            if not self._places.advance(transaction, place, batch, live):
                 return False
             if not place.claimed:
-                self.view.create(connection, place.generation)
+                self.view.create(transaction, place.generation)
             if batch.poison is not None:
-                self._places.park(connection, place.generation, batch.upto, str(batch.poison))
+                self._places.park(transaction, place.generation, batch.upto, str(batch.poison))
             else:
-                self.view.apply(connection, place.generation, changes)
+                self.view.apply(transaction, place.generation, changes)
             if live and not place.live:
-                self._places.drop_older(connection, place.generation)
+                self._places.drop_older(transaction, place.generation)
             return True
 
-        if self._database.write(write) and batch.poison is not None:
+        if Transaction.writing(self._database, write) and batch.poison is not None:
             logger.warning("the view %s skipped one event: %s", self.view.name, batch.poison)
 
     def _refused(self, place: Generation, batch: Batch, changes: Any, live: bool) -> None:
         """Write the batch, but raise an error instead of parking an event."""
         if batch.poison is not None:
-            self._database.write(lambda connection: self._places.drop(connection, place.generation))
-            raise _refusal(self.view, batch.upto, str(batch.poison)) from batch.poison
+            Transaction.writing(self._database, lambda transaction: self._places.drop(transaction, place.generation))
+            raise refusal(self.view, batch.upto, str(batch.poison)) from batch.poison
         self._written(place, batch, changes, live)
 
 
-def _decoded(event_id: bytes | str | None) -> bytes | str | None:
+def _decoded(event_id: EventId | None) -> EventId | None:
     """Return the id of an event, or None if it could not be decoded and is therefore not found in the log."""
-    return None if event_id is None or (isinstance(event_id, str) and "\ufffd" in event_id) else event_id
+    return None if isinstance(event_id, str) and "\ufffd" in event_id else event_id
 
 
 def _live(places: Sequence[Generation]) -> Generation | None:
@@ -280,11 +292,12 @@ def _unreadable(row: Row, error: CorruptEvent) -> Poison:
 
 def _unfolded(batch: Batch, error: Exception) -> Poison:
     """Describe an error in folding by its type only, because its text may contain message content."""
-    event = batch.taken[0][1]
-    return Poison(event.originator_id, event.originator_version, events.topic_of(event), type(error).__name__)
+    _, stream, version, topic = batch.first[:4] if batch.first else (0, "", 0, "")
+    return Poison(stream, version, topic, type(error).__name__)
 
 
-def _refusal(view: View[Any, Any], position: int, reason: str) -> CorruptEvent:
+def refusal(view: View[Any, Any], position: int, reason: str) -> CorruptEvent:
+    """Create the error of a rebuild that met an event that it cannot process."""
     return CorruptEvent(
         f"the view {view.name} was not rebuilt and is unchanged: at position {position}, {reason}; "
         "restore the event from a backup, or upgrade threadledger, then rebuild again"
@@ -308,7 +321,7 @@ _ADVANCE = (
 )
 _LEAF = "SELECT {event_id}, e.leaf FROM events e WHERE e.position = ?"
 _FIND = "SELECT 1 FROM tracking WHERE view = ? AND version = ? AND generation = ? AND position = ?"
-_PARK = "INSERT INTO parked (view, version, generation, position, reason) VALUES (?, ?, ?, ?, ?)"
+_PARK = "INSERT INTO parked (view, version, generation, position, reason) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _PARKED = "SELECT position, reason FROM parked WHERE view = ? AND version = ? AND generation = ? ORDER BY position"
 
 
@@ -325,7 +338,7 @@ class LogHead:
     """Represent the last event of the log at one moment."""
 
     position: int = 0
-    event_id: bytes | str | None = None
+    event_id: EventId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,80 +376,67 @@ class Generations:
             places.append(Generation(generation, position, bool(live), claimed=True, lost=lost))
         return head, places
 
-    def holds(self, connection: Connection, place: Generation) -> bool:
+    def holds(self, transaction: Transaction, place: Generation) -> bool:
         """Return whether the stored position of a place is unchanged."""
-        return self._execute(connection, _FIND, (*self._named, place.generation, place.position)).first() is not None
+        return bool(transaction.rows(_FIND, (*self._named, place.generation, place.position)))
 
-    def advance(self, connection: Connection, place: Generation, batch: Batch, live: bool) -> bool:
+    def advance(self, transaction: Transaction, place: Generation, batch: Batch, live: bool) -> bool:
         """Advance a place to the end of a batch, or claim it if it does not exist.
 
         Returns False if another process has advanced it first, or if the log lost the batch after it was read.
         """
         leaf = None
         if batch.event_id is not None:
-            query = _LEAF.format(event_id=self._database.kind.event_id)
-            stored: Any = self._execute(connection, query, (batch.upto,)).first()
-            if stored is None or split_id(stored[0]) != split_id(batch.event_id):
+            stored = transaction.rows(_LEAF.format(event_id=self._database.kind.event_id), (batch.upto,))
+            if not stored or split_id(stored[0][0]) != split_id(batch.event_id):
                 return False
-            leaf = stored[1]
-        if not place.claimed:
-            claimed = (*self._named, place.generation, batch.upto, int(live), leaf)
-            return self._execute(connection, _CLAIM, claimed).rowcount == 1
-        found = (*self._named, place.generation, place.position, int(place.live))
-        return self._execute(connection, _ADVANCE, (batch.upto, int(live), leaf, *found)).rowcount == 1
+            leaf = stored[0][1]
+        return self.move(transaction, place, batch.upto, leaf, live)
 
-    def park(self, connection: Connection, generation: int, position: int, reason: str) -> None:
+    def move(self, transaction: Transaction, place: Generation, upto: int, leaf: bytes | None, live: bool) -> bool:
+        """Set the position and leaf of a place, or claim it; return False if another process has moved it."""
+        if not place.claimed:
+            return transaction.execute(_CLAIM, (*self._named, place.generation, upto, int(live), leaf)) == 1
+        before = (*self._named, place.generation, place.position, int(place.live))
+        return transaction.execute(_ADVANCE, (upto, int(live), leaf, *before)) == 1
+
+    def park(self, transaction: Transaction, generation: int, position: int, reason: str) -> None:
         """Record an event that could not be processed."""
-        self._execute(connection, _PARK, (*self._named, generation, position, reason))
+        transaction.execute(_PARK, (*self._named, generation, position, reason))
 
     def parked(self, generation: int) -> Sequence[tuple[int, str]]:
         """Return (position, reason) of the events that could not be processed."""
         return [(row[0], row[1]) for row in self._database.query(_PARKED, (*self._named, generation))]
 
-    def drop_older(self, connection: Connection, generation: int) -> None:
+    def drop_older(self, transaction: Transaction, generation: int) -> None:
         """Drop older generations and older versions of the view; newer versions are kept."""
         name, version = self._named
-        older = self._execute(connection, _OLDER, (name, version, version, generation)).fetchall()
-        for each in older:
-            self._drop(connection, each.version, each.generation)
+        for each in transaction.rows(_OLDER, (name, version, version, generation)):
+            self._drop(transaction, *each)
 
-    def drop(self, connection: Connection, generation: int) -> None:
+    def drop(self, transaction: Transaction, generation: int) -> None:
         """Drop a generation that was not completed; a live one is kept."""
         unfinished = f"DELETE FROM tracking {_FORGET} AND live = 0"
-        if self._execute(connection, unfinished, (*self._named, generation)).rowcount == 1:
-            self._drop(connection, self._view.version, generation)
+        if transaction.execute(unfinished, (*self._named, generation)) == 1:
+            self._drop(transaction, self._view.version, generation)
 
-    def discard(self, connection: Connection, generation: int) -> None:
+    def discard(self, transaction: Transaction, generation: int) -> None:
         """Drop a generation, even if it is live."""
-        self._drop(connection, self._view.version, generation)
+        self._drop(transaction, self._view.version, generation)
 
-    def _drop(self, connection: Connection, version: int, generation: int) -> None:
+    def _drop(self, transaction: Transaction, version: int, generation: int) -> None:
         for notes in ("tracking", "parked"):
-            self._execute(connection, f"DELETE FROM {notes} {_FORGET}", (self._view.name, version, generation))
-        begin = prefix(self._view.name, version, generation)
+            transaction.execute(f"DELETE FROM {notes} {_FORGET}", (self._view.name, version, generation))
         # Sorted, a full-text index precedes its internal tables, which are dropped with it.
-        for name in sorted(each for each in inspect(connection).get_table_names() if each.startswith(begin)):
-            connection.exec_driver_sql(f'DROP TABLE IF EXISTS "{name}"')
-
-    def _execute(self, connection: Connection, statement: str, values: tuple[Any, ...]) -> CursorResult[Any]:
-        return connection.exec_driver_sql(self._database.sql(statement), values)
+        for name in transaction.tables(prefix(self._view.name, version, generation)):
+            transaction.execute(f'DROP TABLE IF EXISTS "{name}"')
 
 
 Taken = tuple[int, events.Event]
-"""Event to process, with its position in the log."""
+"""Event to process, with its position in the log: what `View.read` returns, unless a view has a form of its own."""
 
 K = TypeVar("K")
 C = TypeVar("C")
-
-POSITION: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
-"""Type of a position in the log. SQLite's INTEGER has the same size, and only that type can be an alias of the rowid."""
-
-PLAIN_TEXT: TypeEngine[str] = Text(collation="C").with_variant(Text(), "sqlite")
-"""Type of text that is compared byte by byte, independent of the server's locale."""
-
-EVENTS = table("events", *map(column, ("position", "stream", "version", "topic", "state", "text_id", "at", "schema")))
-STREAMS = table("streams", column("stream"), column("name"))
-"""Columns of the log's tables that views use in joins."""
 
 
 class View(ABC, Generic[K, C]):
@@ -452,16 +452,24 @@ class View(ABC, Generic[K, C]):
     topics: ClassVar[Sequence[str]]
     """Types of events that the view processes; all if empty."""
 
+    def read(self, row: Row) -> Any:
+        """Return the event of a row in the form in which the view processes it; None if it has no effect.
+
+        Raises:
+            CorruptEvent: the row cannot be read.
+        """
+        return row[0], restore(row)
+
     @abstractmethod
-    def create(self, connection: Connection, generation: int) -> None:
+    def create(self, transaction: Transaction, generation: int) -> None:
         """Create the tables of a generation."""
 
     @abstractmethod
-    def load(self, connection: Connection, generation: int, taken: Sequence[Taken]) -> K:
+    def load(self, transaction: Transaction, generation: int, taken: Sequence[Any]) -> K:
         """Return the existing data that these events affect. Read-only."""
 
     @abstractmethod
-    def fold(self, taken: Sequence[Taken], known: K | None) -> C:
+    def fold(self, taken: Sequence[Any], known: K | None) -> C:
         """Compute the changes to write, without database access; `known` is None if the view is empty.
 
         Raises:
@@ -469,7 +477,7 @@ class View(ABC, Generic[K, C]):
         """
 
     @abstractmethod
-    def apply(self, connection: Connection, generation: int, changes: C) -> None:
+    def apply(self, transaction: Transaction, generation: int, changes: C) -> None:
         """Write the changes, without reading."""
 
     def prefix(self, generation: int) -> str:
@@ -480,33 +488,3 @@ class View(ABC, Generic[K, C]):
 def prefix(name: str, version: int, generation: int) -> str:
     """Return the prefix of the table names of one generation of a view."""
     return f"view_{name}_{version}_{generation}_"
-
-
-def upsert(connection: Connection, into: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows; replace existing ones with the same primary key."""
-    if not rows:
-        return
-    if connection.dialect.name == "postgresql":  # a local import, so that the other dialect is not loaded
-        from sqlalchemy.dialects.postgresql import insert as insert_postgresql
-
-        new: Any = insert_postgresql(into)
-    else:
-        from sqlalchemy.dialects.sqlite import insert as insert_sqlite
-
-        new = insert_sqlite(into)
-    key = [each.name for each in into.primary_key]
-    changed = {each.name: new.excluded[each.name] for each in into.columns if each.name not in key}
-    connection.execute(new.on_conflict_do_update(index_elements=key, set_=changed), rows)
-
-
-def put(connection: Connection, into: str, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Upsert rows given as tuples in the order of `columns`; plain SQL takes half the time of `upsert`."""
-    if not rows:
-        return
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    places = ", ".join([mark] * len(columns))
-    changed = ", ".join(f"{each} = excluded.{each}" for each in columns if each != key)
-    connection.exec_driver_sql(
-        f"INSERT INTO {into} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT ({key}) DO UPDATE SET {changed}",
-        [tuple(row) for row in rows],
-    )

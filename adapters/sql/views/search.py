@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any, Protocol
-
-from sqlalchemy import Column, ColumnElement, Connection, Index, MetaData, Select, Table, Text, bindparam, cast, select
+from typing import Protocol
 
 from threadledger.domain.conversation import events, key_of
 from threadledger.domain.conversation.messages import restore_message
 from threadledger.domain.errors import InvalidInput
 
-from .catching_up import EVENTS, POSITION, STREAMS, Taken, View
+from .catching_up import Taken, View
+from .transaction import Transaction
 
 Changes = Sequence[tuple[int, Sequence[str]]]
 """Positions of events, each with its words."""
@@ -31,53 +29,48 @@ class SearchView(View[None, Changes]):
     version = 1
     topics = ("ConversationStarted", "MessageJournaled")
 
-    def create(self, connection: Connection, generation: int) -> None:
-        _index(connection).create(connection, self.prefix(generation))
+    def create(self, transaction: Transaction, generation: int) -> None:
+        for statement in _index(transaction).tables(self.prefix(generation)):
+            transaction.execute(statement)
 
-    def load(self, connection: Connection, generation: int, taken: Sequence[Taken]) -> None:
+    def load(self, transaction: Transaction, generation: int, taken: Sequence[Taken]) -> None:
         """Do nothing: the words of a message depend on no other message."""
 
     def fold(self, taken: Sequence[Taken], known: None) -> Changes:
         found = [(position, words_of(_text(event))) for position, event in taken]
         return [(position, words) for position, words in found if words]
 
-    def apply(self, connection: Connection, generation: int, changes: Changes) -> None:
-        index = _index(connection)
-        table = index.table(self.prefix(generation))
-        if changes:
-            rows = [{"position": position, "entry": index.entry(words)} for position, words in changes]
-            connection.execute(index.insert(table), rows)
+    def apply(self, transaction: Transaction, generation: int, changes: Changes) -> None:
+        index = _index(transaction)
+        rows = [(position, index.entry(words)) for position, words in changes]
+        transaction.insert(f"{self.prefix(generation)}words", (index.position, "words"), rows)
 
-    def hits(self, connection: Connection, generation: int, search: str) -> list[tuple[str, int]]:
+    def hits(self, transaction: Transaction, generation: int, search: str) -> list[tuple[str, int]]:
         """Return (key, position) of the messages and keys that match a search, newest first."""
-        found = self._found(connection, generation, search, STREAMS.c.name, EVENTS.c.position)
+        found = self.streams(transaction, generation, search, "s.name, e.position")
         if found is None:
             return []
-        rows = connection.execute(found.order_by(EVENTS.c.position.desc()))
-        return [(key_of(row.name), row.position) for row in rows]
+        query, expression = found
+        rows = transaction.rows(f"{query} ORDER BY e.position DESC", (expression,))
+        return [(key_of(name), position) for name, position in rows]
 
-    def read_all(self, connection: Connection, generation: int) -> None:
+    def read_all(self, transaction: Transaction, generation: int) -> None:
         """Read the hits of a common letter, to find out whether the index can be read."""
-        self.hits(connection, generation, "a")
+        self.hits(transaction, generation, "a")
 
-    def streams(self, connection: Connection, generation: int, search: str) -> Select[Any] | None:
-        """Return a query for the streams that match a search, or None if the search has no words."""
-        return self._found(connection, generation, search, STREAMS.c.name)
-
-    def _found(
-        self, connection: Connection, generation: int, search: str, *columns: ColumnElement[Any]
-    ) -> Select[Any] | None:
+    def streams(
+        self, transaction: Transaction, generation: int, search: str, columns: str = "s.name"
+    ) -> tuple[str, str] | None:
+        """Return a query for the streams that match a search, and its only value; None if the search has no words."""
         phrases = phrases_of(search)
         if not phrases:
             return None
-        index = _index(connection)
-        table = index.table(self.prefix(generation))
-        return (
-            select(*columns)
-            .join_from(table, EVENTS, EVENTS.c.position == table.c.position)
-            .join(STREAMS, STREAMS.c.stream == EVENTS.c.stream)
-            .where(index.matches(table, phrases))
+        index = _index(transaction)
+        query = (
+            f"SELECT {columns} FROM {self.prefix(generation)}words w JOIN events e ON e.position = w.{index.position} "
+            f"JOIN streams s ON s.stream = e.stream WHERE {index.matches}"
         )
+        return query, index.expression(phrases)
 
 
 def _text(event: events.Event) -> str:
@@ -92,20 +85,21 @@ def _text(event: events.Event) -> str:
 class _FullText(Protocol):
     """Define the full-text index, the only part that differs between the databases."""
 
-    def table(self, begin: str) -> Table: ...
+    position: str
+    """Name of the column with the position of an event."""
+    matches: str
+    """Condition that an expression matches, for the index under the name `w`."""
 
-    def create(self, connection: Connection, begin: str) -> None: ...
-
-    def insert(self, table: Table) -> Any:
-        """Return a statement that inserts a `position` with an `entry`."""
+    def tables(self, begin: str) -> Sequence[str]:
+        """Return the statements that create the index."""
         ...
 
     def entry(self, words: Sequence[str]) -> str:
         """Return the words in the form that the database expects."""
         ...
 
-    def matches(self, table: Table, phrases: Sequence[Sequence[str]]) -> ColumnElement[bool]:
-        """Return a condition that all phrases occur.
+    def expression(self, phrases: Sequence[Sequence[str]]) -> str:
+        """Return the expression for entries in which all phrases occur.
 
         Phrases contain only folded words, so they contain no operators of the query language.
         """
@@ -118,24 +112,18 @@ class _FTS5:
     It stores no text (`content=''`). The tokenizer `ascii` splits at spaces and does not change the words.
     """
 
-    def table(self, begin: str) -> Table:
-        return _fts5_table(begin)
+    position = "rowid"
+    matches = "w.words MATCH ?"
 
-    def create(self, connection: Connection, begin: str) -> None:
-        name = self.table(begin).name
-        connection.exec_driver_sql(
-            f"CREATE VIRTUAL TABLE \"{name}\" USING fts5(words, content='', columnsize=0, tokenize='ascii')"
-        )
-
-    def insert(self, table: Table) -> Any:
-        return table.insert().values(words=bindparam("entry"))
+    def tables(self, begin: str) -> Sequence[str]:
+        columns = "words, content='', columnsize=0, tokenize='ascii'"
+        return (f'CREATE VIRTUAL TABLE "{begin}words" USING fts5({columns})',)
 
     def entry(self, words: Sequence[str]) -> str:
         return " ".join(words)
 
-    def matches(self, table: Table, phrases: Sequence[Sequence[str]]) -> ColumnElement[bool]:
-        expression = " AND ".join(f'"{" ".join(phrase)}" *' for phrase in phrases)
-        return table.c.words.op("MATCH", is_comparison=True)(expression)
+    def expression(self, phrases: Sequence[Sequence[str]]) -> str:
+        return " AND ".join(f'"{" ".join(phrase)}" *' for phrase in phrases)
 
 
 class _TsVector:
@@ -144,14 +132,14 @@ class _TsVector:
     The vector is built here, because PostgreSQL's parser splits words by the rules of the server's language.
     """
 
-    def table(self, begin: str) -> Table:
-        return _tsvector_table(begin)
+    position = "position"
+    matches = "w.words @@ CAST(? AS tsquery)"
 
-    def create(self, connection: Connection, begin: str) -> None:
-        self.table(begin).metadata.create_all(connection, checkfirst=False)
-
-    def insert(self, table: Table) -> Any:
-        return table.insert().values(words=cast(bindparam("entry", type_=Text), table.c.words.type))
+    def tables(self, begin: str) -> Sequence[str]:
+        return (
+            f"CREATE TABLE {begin}words (position BIGINT PRIMARY KEY, words TSVECTOR NOT NULL)",
+            f"CREATE INDEX {begin}by_words ON {begin}words USING gin (words)",
+        )
 
     def entry(self, words: Sequence[str]) -> str:
         places: dict[str, list[str]] = {}
@@ -159,41 +147,15 @@ class _TsVector:
             places.setdefault(word, []).append(str(place))
         return " ".join(f"'{word}':{','.join(at)}" for word, at in places.items())
 
-    def matches(self, table: Table, phrases: Sequence[Sequence[str]]) -> ColumnElement[bool]:
-        expression = " & ".join(" <-> ".join(f"'{word}'" for word in phrase) + ":*" for phrase in phrases)
-        return table.c.words.op("@@", is_comparison=True)(cast(bindparam(None, expression, type_=Text), _tsquery()))
+    def expression(self, phrases: Sequence[Sequence[str]]) -> str:
+        return " & ".join(" <-> ".join(f"'{word}'" for word in phrase) + ":*" for phrase in phrases)
 
 
-def _index(connection: Connection) -> _FullText:
-    return _INDEXES[connection.dialect.name]
+def _index(transaction: Transaction) -> _FullText:
+    return _INDEXES[transaction.kind]
 
 
 _INDEXES: Mapping[str, _FullText] = {"sqlite": _FTS5(), "postgresql": _TsVector()}
-
-
-@cache
-def _fts5_table(begin: str) -> Table:
-    return Table(f"{begin}words", MetaData(), Column("rowid", POSITION, key="position"), Column("words", Text))
-
-
-@cache
-def _tsvector_table(begin: str) -> Table:
-    from sqlalchemy.dialects.postgresql import TSVECTOR
-
-    table = Table(
-        f"{begin}words",
-        MetaData(),
-        Column("position", POSITION, primary_key=True, autoincrement=False),
-        Column("words", TSVECTOR, nullable=False),
-    )
-    Index(f"{begin}by_words", table.c.words, postgresql_using="gin")
-    return table
-
-
-def _tsquery() -> Any:
-    from sqlalchemy.dialects.postgresql import TSQUERY
-
-    return TSQUERY()
 
 
 SEARCH_TEXT_CHARS_MAX = 100_000

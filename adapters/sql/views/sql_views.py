@@ -11,14 +11,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sqlalchemy import Connection, event
-
 from threadledger.domain.errors import InvalidInput, StoreError, ThreadledgerError
 from threadledger.domain.journal import Finding
 
 from ..connections import DamagedDatabase
 from ..kind_upkeep import upkeep_of
 from .catching_up import NotBuilt, Progress, Projection, View, logger
+from .transaction import Transaction
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation import ConversationState, FailureFilter
@@ -69,41 +68,46 @@ class SqlViews:
         return SearchView()
 
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
-        return self._read(lambda connection, runs: self._audit.failures(connection, runs, wanted, limit), self._audit)
+        return self._read(lambda transaction, runs: self._audit.failures(transaction, runs, wanted, limit), self._audit)
 
     def failure_groups(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
-        return self._read(lambda connection, runs: self._audit.groups(connection, runs, since, until), self._audit)
+        return self._read(lambda transaction, runs: self._audit.groups(transaction, runs, since, until), self._audit)
 
     def summary(self, by: str, since: datetime | None = None, until: datetime | None = None) -> list[SummaryRow]:
-        return self._read(lambda connection, runs: self._audit.summary(connection, runs, by, since, until), self._audit)
+        return self._read(
+            lambda transaction, runs: self._audit.summary(transaction, runs, by, since, until), self._audit
+        )
 
     def failure_days(self, since: datetime | None = None, until: datetime | None = None) -> list[tuple[str, str, int]]:
         return self._read(
-            lambda connection, runs: self._audit.failure_days(connection, runs, since, until), self._audit
+            lambda transaction, runs: self._audit.failure_days(transaction, runs, since, until), self._audit
         )
 
     def find_runs(self, ending: str) -> list[tuple[str, str]]:
-        return self._read(lambda connection, runs: self._audit.find_runs(connection, runs, ending), self._audit)
+        return self._read(lambda transaction, runs: self._audit.find_runs(transaction, runs, ending), self._audit)
 
     def last_ends(self, per_backend: int) -> list[BackendEnd]:
-        return self._read(lambda connection, runs: self._audit.last_ends(connection, runs, per_backend), self._audit)
+        return self._read(lambda transaction, runs: self._audit.last_ends(transaction, runs, per_backend), self._audit)
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
         if search is None:
             return self._read(
-                lambda connection, states: self._conversations.conversations(connection, states, limit),
+                lambda transaction, states: self._conversations.conversations(transaction, states, limit),
                 self._conversations,
             )
 
-        def found(connection: Connection, words: int, states: int) -> list[ConversationState]:
-            among = self._search.streams(connection, words, search)
-            return self._conversations.conversations(connection, states, limit, among) if among is not None else []
+        def found(transaction: Transaction, words: int, states: int) -> list[ConversationState]:
+            among = self._search.streams(transaction, words, search)
+            return self._conversations.conversations(transaction, states, limit, among) if among is not None else []
 
         return self._read(found, self._search, self._conversations)
 
     def hits(self, search: str) -> list[tuple[str, int]]:
         """Return (key, position) of the messages and keys that contain all words of a search, newest first."""
-        return self._read(lambda connection, words: self._search.hits(connection, words, search), self._search)
+        return self._read(lambda transaction, words: self._search.hits(transaction, words, search), self._search)
+
+    def count(self) -> int:
+        return self._conversations.count(self._database, self._projection(self._conversations).live())
 
     def status(self) -> list[dict[str, Any]]:
         return [self._projection(view).status() for view in self._views()]
@@ -119,7 +123,7 @@ class SqlViews:
             try:
                 status, generation = projection.status(), projection.live()
                 if generation is not None:
-                    self._database.read(partial(read, generation=generation))
+                    Transaction.reading(self._database, partial(read, generation=generation))
             except (StoreError, *UNREADABLE) as error:
                 problem = f"{view.name} has a row that cannot be read ({type(error).__name__})"
                 yield Finding("view", f"{problem}: run threadledger db rebuild-views {view.name}")
@@ -146,14 +150,18 @@ class SqlViews:
         return self._audit, self._conversations, self._search
 
     def _projection(self, view: View[Any, Any]) -> Projection:
+        if view.name == self._conversations.name:  # it may be that of another instance: see `_aside`
+            from .conversations import HeadsProjection
+
+            return HeadsProjection(self._database, self._log, cast("ConversationsView", view))
         return Projection(self._database, self._log, view)
 
     def _read(self, work: Callable[..., T], *views: View[Any, Any]) -> T:
-        """Bring views up to date, then call `work` with a connection and the live generation of each."""
+        """Bring views up to date, then call `work` with a transaction and the live generation of each."""
         projections = [self._projection(view) for view in views]
 
         def read(*generations: int) -> T:
-            return self._database.read(lambda connection: work(connection, *generations))
+            return Transaction.reading(self._database, lambda transaction: work(transaction, *generations))
 
         is_rebuilt = False
         while True:
@@ -202,10 +210,7 @@ def _database_aside(ledger: Database) -> Database:
     folder = Path(tempfile.mkdtemp(prefix="threadledger-views-"))
     aside = Database(f"sqlite:///{folder / 'views.db'}", synchronous="OFF")
     kind = cast("SQLite", ledger.kind)
-
-    def attach(connection: Any, _record: Any) -> None:
-        connection.execute("ATTACH ? AS ledger", (address_for_reading(kind.path),))
-
+    cast("SQLite", aside.kind).attached = address_for_reading(kind.path)
     owner = os.getpid()
 
     def remove() -> None:
@@ -214,9 +219,8 @@ def _database_aside(ledger: Database) -> Database:
             shutil.rmtree(folder, ignore_errors=True)
 
     ledger.on_close.append(weakref.finalize(ledger, remove))
-    event.listen(aside.engine, "connect", attach)
     statements = [statement for step in kind.steps for statement in step if _POSITIONS.match(statement)]
-    aside.write(lambda connection: [connection.exec_driver_sql(statement) for statement in statements])
+    Transaction.writing(aside, lambda transaction: [transaction.execute(statement) for statement in statements])
     return aside
 
 

@@ -1,0 +1,120 @@
+"""Execute the statements of views: the same text on SQLite and PostgreSQL, sent by the driver's cursor.
+
+This is the only module of the views that knows what kind of connection a transaction has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from ..connections import Connections, Cursor
+
+T = TypeVar("T")
+
+Columns = Mapping[str, str]
+"""Names of columns, each with its type in PostgreSQL."""
+
+
+class Transaction:
+    """Represent a transaction that is in progress. `?` is the placeholder for a value in its statements."""
+
+    def __init__(self, database: Connections, connection: Any) -> None:
+        self.kind = database.kind.name
+        self.row_columns = database.kind.row_columns
+        self._database = database
+        self._connection = connection
+
+    @staticmethod
+    def reading(database: Connections, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a read transaction: all its queries see one snapshot."""
+        return database.read(lambda connection: work(Transaction(database, connection)))
+
+    @staticmethod
+    def writing(database: Connections, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a write transaction. It must be repeatable: it is retried if the connection is lost."""
+        return database.write(lambda connection: work(Transaction(database, connection)))
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return all rows of a query, as tuples of the driver."""
+        with self._cursor() as cursor:
+            cursor.execute(self._database.sql(statement), values)
+            found: list[Any] = cursor.fetchall()
+            return found
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
+        """Execute a statement and return the number of rows that it changed."""
+        with self._cursor() as cursor:
+            cursor.execute(self._database.sql(statement), values)
+            return int(cursor.rowcount)
+
+    def insert(self, table: str, columns: Iterable[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows that do not exist yet; the fastest way that the database offers."""
+        if not rows:
+            return
+        names = ", ".join(columns)
+        with self._cursor() as cursor:
+            if self.kind == "sqlite":
+                cursor.executemany(f"INSERT INTO {table} ({names}) VALUES ({_marks(columns)})", rows)
+                return
+            with cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
+
+    def put(self, table: str, key: Sequence[str], columns: Columns, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows; replace existing ones with the same key."""
+        changed = ", ".join(f"{each} = excluded.{each}" for each in columns if each not in key)
+        self.merge(table, key, columns, rows, changed)
+
+    def merge(
+        self, table: str, key: Sequence[str], columns: Columns, rows: Sequence[Sequence[Any]], changed: str
+    ) -> None:
+        """Insert rows with different keys; change existing ones with the same key as `changed` says."""
+        if not rows:
+            return
+        into = f"INSERT INTO {table} AS mine ({', '.join(columns)})"
+        changing = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
+        if self.kind == "sqlite":
+            self.update(f"{into} VALUES ({_marks(columns)}) {changing}", rows)
+            return
+        arrays = ", ".join(f"?::{kind}[]" for kind in columns.values())
+        self.execute(
+            f"{into} SELECT * FROM unnest({arrays}) {changing}", [list(each) for each in zip(*rows, strict=True)]
+        )
+
+    def update(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute a statement once for each row of values."""
+        if rows:
+            with self._cursor() as cursor:
+                cursor.executemany(self._database.sql(statement), rows)
+
+    def tables(self, prefix: str) -> list[str]:
+        """Return the names of the tables that begin with a prefix, sorted."""
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, 1, ?) = ? ORDER BY name"
+        if self.kind != "sqlite":
+            query = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND left(tablename, ?) = ?"
+        return sorted(name for (name,) in self.rows(query, (len(prefix), prefix)))
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Cursor]:
+        cursor = self._connection.connection.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()  # an open query would not let SQLite drop its table
+
+
+def values_of(kind: str, given: Sequence[Any]) -> tuple[str, Any]:
+    """Return a table `wanted` of one column `value` for a FROM clause, and the value of its placeholder.
+
+    A statement with it has the same text for any number of values, which have one type.
+    """
+    if kind == "sqlite":
+        return "json_each(?) AS wanted", json.dumps(given)
+    return f"unnest(?::{'bigint' if given and isinstance(given[0], int) else 'text'}[]) AS wanted(value)", list(given)
+
+
+def _marks(columns: Iterable[str]) -> str:
+    return ", ".join("?" for _ in columns)
