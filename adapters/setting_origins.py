@@ -15,8 +15,8 @@ def origins(settings: Settings) -> dict[str, str]:
     in_environment = {name.upper() for name, value in os.environ.items() if value}
     in_env_file = env_file_values(settings._dotenv or b"")
     found = {}
-    for key, field in Settings.model_fields.items():
-        name = str(field.validation_alias)
+    for key, field in Settings.fields.items():
+        name = field.name
         place = "environment" if name in in_environment else FOLDERS_FILE if name in in_env_file else "default"
         place = str(settings.config_file) if key in settings._from_file else place
         found[name] = "option" if key in settings._options else place
@@ -27,7 +27,7 @@ def folders_own(settings: Settings) -> set[str]:
     """Return the fields that only files of the working folder set: `.env`, and the `threadledger.toml` that it has."""
     places = origins(settings)
     files = {FOLDERS_FILE, *([str(settings.config_file)] if has_own_config(settings) else [])}
-    return {key for key, field in Settings.model_fields.items() if places[str(field.validation_alias)] in files}
+    return {key for key, field in Settings.fields.items() if places[field.name] in files}
 
 
 def has_own_config(settings: Settings) -> bool:

@@ -8,14 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
-
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Profile, parse_profile
@@ -33,88 +30,230 @@ DEFAULT_MODEL = "gpt-5.5"
 """Model used if neither OPENAI_MODEL nor the profile names one. Models retire: GET /models returns `shutdown_date`.
 gpt-5.5 is the model in the openai SDK's own examples (3.54, November 2026)."""
 
+RETRIES_MAX = 20
+"""Maximum number of retries of one backend."""
+
+TIMEOUT_SECONDS_MAX = 3_600.0
+"""Maximum timeout of one run, in seconds."""
+
 DEADLINE_SECONDS_MAX = 86_400.0
 """Maximum deadline of an exchange, in seconds: one day."""
 
 
-class Settings(BaseSettings):
+class SecretStr:
+    """Hold a secret text: neither `str` nor `repr` shows it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def get_secret_value(self) -> str:
+        """Return the text itself."""
+        return self._value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretStr) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __str__(self) -> str:
+        return "**********" if self._value else ""
+
+    def __repr__(self) -> str:
+        return f"SecretStr({str(self)!r})"
+
+
+def _text(given: object) -> str:
+    if isinstance(given, str):
+        return str(given)
+    raise ValueError("Input should be a valid string")
+
+
+def _secret(given: object) -> SecretStr | None:
+    if isinstance(given, SecretStr):
+        return given
+    key = _text(given).strip()  # a file that holds a key ends with a newline
+    return SecretStr(key) if key else None
+
+
+def _path(given: object) -> Path:
+    if isinstance(given, (str, os.PathLike)):
+        return Path(given)
+    raise ValueError("Input is not a valid path")
+
+
+def _names(given: object) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return tuple(name.strip() for name in given.split(",") if name.strip())
+    if isinstance(given, (list, tuple)):
+        return tuple(map(_text, given))
+    raise ValueError("Input should be a list of names")
+
+
+def _boolean(given: object) -> bool:
+    found = _BOOLEANS.get(str(given).lower()) if isinstance(given, (bool, int, str)) else None
+    if found is None:
+        raise ValueError("Input should be a valid boolean, unable to interpret input")
+    return found
+
+
+_BOOLEANS: Mapping[str, bool] = {
+    **dict.fromkeys(("true", "yes", "on", "y", "t", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "n", "f", "0"), False),
+}
+
+
+def _number(given: object) -> int | float | str:
+    if isinstance(given, bool):
+        raise ValueError("Input should be a number, not true or false")
+    if isinstance(given, (int, float, str)):
+        return given
+    raise ValueError("Input should be a number")
+
+
+def _whole(minimum: int, maximum: int | None = None) -> Callable[[object], int]:
+    """Return what reads a whole number from `minimum` to `maximum`."""
+
+    def read(given: object) -> int:
+        number = _number(given)
+        try:
+            value = int(number)
+        except (ValueError, OverflowError):
+            raise ValueError("Input should be a valid integer") from None
+        if isinstance(number, float) and value != number:
+            raise ValueError("Input should be a valid integer, got a number with a fractional part")
+        if value < minimum:
+            raise ValueError(f"Input should be greater than or equal to {minimum}")
+        if maximum is not None and value > maximum:
+            raise ValueError(f"Input should be less than or equal to {maximum}")
+        return value
+
+    return read
+
+
+def _seconds(maximum: float) -> Callable[[object], float]:
+    """Return what reads a number of seconds: more than 0, and at most `maximum`."""
+
+    def read(given: object) -> float:
+        try:
+            value = float(_number(given))
+        except (ValueError, OverflowError) as error:
+            raise ValueError(
+                str(error) if isinstance(given, bool) else "Input should be a valid number, unable to parse it"
+            ) from None
+        if not value > 0:
+            raise ValueError("Input should be greater than 0")
+        if value > maximum:
+            raise ValueError(f"Input should be less than or equal to {maximum:g}")
+        return value
+
+    return read
+
+
+def _choice(*choices: str) -> Callable[[object], str]:
+    def read(given: object) -> str:
+        if isinstance(given, str) and given in choices:
+            return given
+        *others, last = map(repr, choices)
+        raise ValueError(f"Input should be {', '.join(others)} or {last}")
+
+    return read
+
+
+class Field:
+    """Define one setting: its name in the environment, what reads a given value, and its default."""
+
+    __slots__ = ("default", "name", "read")
+
+    def __init__(self, name: str, read: Callable[[object], Any], default: Any) -> None:
+        self.name, self.read, self.default = name, read, default
+
+    @property
+    def is_secret(self) -> bool:
+        """Return whether the value is a secret."""
+        return self.read is _secret
+
+
+def _field(name: str, read: Callable[[object], Any], default: Any = None) -> Any:
+    """Return the field of a setting. It has the type of the value, because each instance has its own value in its place."""
+    return Field(name, read, default)
+
+
+class Settings:
     """Hold the settings of threadledger (see docs/settings.md)."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
-
-    db: str = Field("sqlite:///threadledger.db", validation_alias="THREADLEDGER_DB")
-    openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
-    openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL")
-    openai_org_id: str | None = Field(None, validation_alias="OPENAI_ORG_ID")
-    openai_project_id: str | None = Field(None, validation_alias="OPENAI_PROJECT_ID")
-    azure_openai_endpoint: str | None = Field(None, validation_alias="AZURE_OPENAI_ENDPOINT")
-    azure_openai_api_key: SecretStr | None = Field(None, validation_alias="AZURE_OPENAI_API_KEY")
-    azure_openai_ad_token: SecretStr | None = Field(None, validation_alias="AZURE_OPENAI_AD_TOKEN")
-    openai_api_version: str | None = Field(None, validation_alias="OPENAI_API_VERSION")
-    backends: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("responses", "chat"), validation_alias="THREADLEDGER_BACKENDS"
+    db: str = _field("THREADLEDGER_DB", _text, "sqlite:///threadledger.db")
+    openai_api_key: SecretStr | None = _field("OPENAI_API_KEY", _secret)
+    openai_base_url: str | None = _field("OPENAI_BASE_URL", _text)
+    openai_org_id: str | None = _field("OPENAI_ORG_ID", _text)
+    openai_project_id: str | None = _field("OPENAI_PROJECT_ID", _text)
+    azure_openai_endpoint: str | None = _field("AZURE_OPENAI_ENDPOINT", _text)
+    azure_openai_api_key: SecretStr | None = _field("AZURE_OPENAI_API_KEY", _secret)
+    azure_openai_ad_token: SecretStr | None = _field("AZURE_OPENAI_AD_TOKEN", _secret)
+    openai_api_version: str | None = _field("OPENAI_API_VERSION", _text)
+    backends: tuple[str, ...] = _field("THREADLEDGER_BACKENDS", _names, ("responses", "chat"))
+    config: Path | None = _field("THREADLEDGER_CONFIG", _path)
+    fallback: Literal["drop", "strict"] = _field("THREADLEDGER_FALLBACK", _choice("drop", "strict"), "drop")
+    stream_fallback: Literal["restart", "continue"] = _field(
+        "THREADLEDGER_STREAM_FALLBACK", _choice("restart", "continue"), "restart"
     )
-    config: Path | None = Field(None, validation_alias="THREADLEDGER_CONFIG")
-    fallback: Literal["drop", "strict"] = Field("drop", validation_alias="THREADLEDGER_FALLBACK")
-    stream_fallback: Literal["restart", "continue"] = Field("restart", validation_alias="THREADLEDGER_STREAM_FALLBACK")
-    threads_backend: str | None = Field(None, validation_alias="THREADLEDGER_THREADS_BACKEND")
-    use_assistants_api: bool | None = Field(None, validation_alias="USE_ASSISTANTS_API")
-    openai_assistant_id: str | None = Field(None, validation_alias="OPENAI_ASSISTANT_ID")
-    threads: Literal["conversations", "assistants", "none"] = Field(
-        "conversations", validation_alias="THREADLEDGER_THREADS"
+    threads_backend: str | None = _field("THREADLEDGER_THREADS_BACKEND", _text)
+    use_assistants_api: bool | None = _field("USE_ASSISTANTS_API", _boolean)
+    openai_assistant_id: str | None = _field("OPENAI_ASSISTANT_ID", _text)
+    threads: Literal["conversations", "assistants", "none"] = _field(
+        "THREADLEDGER_THREADS", _choice("conversations", "assistants", "none"), "conversations"
     )
-    profile: Path | None = Field(None, validation_alias="THREADLEDGER_PROFILE")
-    openai_model: str | None = Field(None, validation_alias="OPENAI_MODEL")
-    fallback_model: str | None = Field(None, validation_alias="THREADLEDGER_FALLBACK_MODEL")
-    retries: int = Field(limits.RETRIES_DEFAULT, ge=0, le=20, validation_alias="THREADLEDGER_RETRIES")
-    timeout_seconds: float = Field(
-        limits.BACKEND_TIMEOUT_SECONDS, gt=0, le=3600, validation_alias="THREADLEDGER_TIMEOUT_SECONDS"
+    profile: Path | None = _field("THREADLEDGER_PROFILE", _path)
+    openai_model: str | None = _field("OPENAI_MODEL", _text)
+    fallback_model: str | None = _field("THREADLEDGER_FALLBACK_MODEL", _text)
+    retries: int = _field("THREADLEDGER_RETRIES", _whole(0, RETRIES_MAX), limits.RETRIES_DEFAULT)
+    timeout_seconds: float = _field(
+        "THREADLEDGER_TIMEOUT_SECONDS", _seconds(TIMEOUT_SECONDS_MAX), limits.BACKEND_TIMEOUT_SECONDS
     )
-    deadline_seconds: float = Field(
-        limits.EXCHANGE_DEADLINE_SECONDS,
-        gt=0,
-        le=DEADLINE_SECONDS_MAX,
-        validation_alias="THREADLEDGER_DEADLINE_SECONDS",
+    deadline_seconds: float = _field(
+        "THREADLEDGER_DEADLINE_SECONDS", _seconds(DEADLINE_SECONDS_MAX), limits.EXCHANGE_DEADLINE_SECONDS
     )
-    while_running: Literal["reject", "queue", "interrupt"] = Field(
-        "reject", validation_alias="THREADLEDGER_WHILE_RUNNING"
+    while_running: Literal["reject", "queue", "interrupt"] = _field(
+        "THREADLEDGER_WHILE_RUNNING", _choice("reject", "queue", "interrupt"), "reject"
     )
-    stateless: bool = Field(False, validation_alias="THREADLEDGER_STATELESS")
-    background: bool = Field(False, validation_alias="THREADLEDGER_BACKGROUND")
-    tools: str | None = Field(None, validation_alias="THREADLEDGER_TOOLS")
-    memory_last: int | None = Field(None, ge=1, validation_alias="THREADLEDGER_MEMORY_LAST")
-    memory_tokens: int | None = Field(None, ge=1, validation_alias="THREADLEDGER_MEMORY_TOKENS")
-    log_format: Literal["text", "json"] = Field("text", validation_alias="THREADLEDGER_LOG_FORMAT")
-    log_text: bool = Field(False, validation_alias="THREADLEDGER_LOG_TEXT")
-    telemetry: bool = Field(False, validation_alias="THREADLEDGER_TELEMETRY")
-    synchronous: Literal["FULL", "NORMAL"] = Field("FULL", validation_alias="THREADLEDGER_SYNCHRONOUS")
+    stateless: bool = _field("THREADLEDGER_STATELESS", _boolean, False)
+    background: bool = _field("THREADLEDGER_BACKGROUND", _boolean, False)
+    tools: str | None = _field("THREADLEDGER_TOOLS", _text)
+    memory_last: int | None = _field("THREADLEDGER_MEMORY_LAST", _whole(1))
+    memory_tokens: int | None = _field("THREADLEDGER_MEMORY_TOKENS", _whole(1))
+    log_format: Literal["text", "json"] = _field("THREADLEDGER_LOG_FORMAT", _choice("text", "json"), "text")
+    log_text: bool = _field("THREADLEDGER_LOG_TEXT", _boolean, False)
+    telemetry: bool = _field("THREADLEDGER_TELEMETRY", _boolean, False)
+    synchronous: Literal["FULL", "NORMAL"] = _field("THREADLEDGER_SYNCHRONOUS", _choice("FULL", "NORMAL"), "FULL")
 
-    _options: frozenset[str] = PrivateAttr(frozenset())
-    """Names of the fields that were given as options."""
-    _file: Any = PrivateAttr(None)
-    """The `ConfigFile`, if there is one; its values are used for the fields in `_from_file`."""
-    _from_file: frozenset[str] = PrivateAttr(frozenset())
-    _dotenv: bytes | None = PrivateAttr(None)
-    """The content of `.env`, read once: what is checked (`trust.py`) is what is used."""
-    _trust: Any = PrivateAttr(None)
-    """The `FolderTrust` of a command; None in an app, which runs the code of its folder anyway."""
+    fields: ClassVar[Mapping[str, Field]]
+    """All settings by the names of their attributes."""
 
-    @field_validator("backends", mode="before")
-    @classmethod
-    def _split(cls, given: object) -> object:
-        return tuple(name.strip() for name in given.split(",") if name.strip()) if isinstance(given, str) else given
+    def __init__(self, **values: Any) -> None:
+        """Hold these values, which are not checked, and the defaults."""
+        self._options: frozenset[str] = frozenset()
+        """Names of the fields that were given as options."""
+        self._file: Any = None
+        """The `ConfigFile`, if there is one; its values are used for the fields in `_from_file`."""
+        self._from_file: frozenset[str] = frozenset()
+        self._dotenv: bytes | None = None
+        """The content of `.env`, read once: what is checked (`trust.py`) is what is used."""
+        self._trust: Any = None
+        """The `FolderTrust` of a command; None in an app, which runs the code of its folder anyway."""
+        vars(self).update({key: values.get(key, field.default) for key, field in self.fields.items()})
 
-    @field_validator("retries", "timeout_seconds", "deadline_seconds", "memory_last", "memory_tokens", mode="before")
-    @classmethod
-    def _refuse_boolean(cls, given: object) -> object:
-        if isinstance(given, bool):
-            raise ValueError("Input should be a number, not true or false")
-        return given
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            raise AttributeError("settings are frozen once read: load them again with other options")
+        super().__setattr__(name, value)
 
-    @field_validator("openai_api_key", "azure_openai_api_key", "azure_openai_ad_token", mode="before")
-    @classmethod
-    def _strip_key(cls, given: object) -> object:
-        return given.strip() or None if isinstance(given, str) else given  # a file that holds a key ends with a newline
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{key}={getattr(self, key)!r}' for key in self.fields)})"
 
     @property
     def config_file(self) -> str | None:
@@ -191,45 +330,57 @@ class Settings(BaseSettings):
         return (self.fallback_model or first) if is_fallback else first
 
 
+Settings.fields = {key: field for key, field in vars(Settings).items() if isinstance(field, Field)}
+
+
 def load_settings(**options: Any) -> Settings:
     """Read the settings; `options` (by field name) win over all other sources; options set to None are ignored.
 
     Raises:
         InvalidSettings: a setting is unknown or invalid; the message names it and says what is expected.
     """
-    unknown = options.keys() - Settings.model_fields.keys()
+    unknown = options.keys() - Settings.fields.keys()
     if unknown:
-        raise InvalidSettings(
-            f"there is no setting {min(unknown)!r}: use one or more of {', '.join(Settings.model_fields)}"
-        )
+        raise InvalidSettings(f"there is no setting {min(unknown)!r}: use one or more of {', '.join(Settings.fields)}")
+    given = _one_provider({key: value for key, value in options.items() if value is not None})
+    env_file, in_dotenv = _read_env_file()
+    outside = {**in_dotenv, **{name.upper(): value for name, value in os.environ.items() if value}}
+    path = _config_path(given, outside)
     file, in_file = None, dict[str, Any]()
-    try:
-        given = _one_provider({key: value for key, value in options.items() if value is not None})
-        env_file, in_dotenv = _read_env_file()
-        outside = {**in_dotenv, **{name.upper(): value for name, value in os.environ.items() if value}}
-        path = _config_path(given, outside)
-        if path is not None:
-            file = _read_config(path)
-            in_file = {key: each for key, each in file.settings.items() if not {key, _name(key)} & {*given, *outside}}
-        values: dict[str, Any] = {key: outside[_name(key)] for key in Settings.model_fields if _name(key) in outside}
-        settings = Settings(**{_name(key): value for key, value in (in_file | values | given).items()})
-        settings._options, settings._file, settings._from_file = frozenset(given), file, frozenset(in_file)
-        settings._dotenv = env_file
-        if file is not None and not file.backends.keys().isdisjoint(BACKENDS):
-            from .named_backends import with_settings_first
+    if path is not None:
+        file = _read_config(path)
+        in_file = {key: each for key, each in file.settings.items() if not {key, _name(key)} & {*given, *outside}}
+    values: dict[str, Any] = {key: outside[_name(key)] for key in Settings.fields if _name(key) in outside}
+    checked = {}
+    for key, field in Settings.fields.items():
+        for place, source in ((field.name, given), (field.name, values), (f"{path}: {key}", in_file)):
+            if key in source:
+                checked[key] = _read_value(field, source[key], place)
+                break
+    settings = Settings(**checked)
+    settings._options, settings._file, settings._from_file = frozenset(given), file, frozenset(in_file)
+    settings._dotenv = env_file
+    if file is not None and not file.backends.keys().isdisjoint(BACKENDS):
+        from .named_backends import with_settings_first
 
-            settings._file = with_settings_first(file, settings, {*values, *given})
-        _check_provider(settings)
-        _check_backends(settings)
-        return settings
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = first["loc"][0] if first["loc"] else "a setting"
-        key = next((key for key in in_file if _name(key) == name), None)
-        place = f"{file.path}: {key}" if file is not None and key is not None else name
-        raise InvalidSettings(
-            f"{place} cannot be used ({first['msg'].removeprefix('Value error, ')}): see .env.example"
-        ) from None
+        settings._file = with_settings_first(file, settings, {*values, *given})
+    _check_provider(settings)
+    _check_backends(settings)
+    return settings
+
+
+def _read_value(field: Field, given: object, place: str) -> Any:
+    """Return the value of a setting; None is the value of one that an option unsets.
+
+    Raises:
+        InvalidSettings: the value cannot be used. The message does not show it: it may be a secret.
+    """
+    if given is None and field.default is None:
+        return None
+    try:
+        return field.read(given)
+    except ValueError as error:
+        raise InvalidSettings(f"{place} cannot be used ({error}): see .env.example") from None
 
 
 def settings_alone(**options: Any) -> Settings:
@@ -238,7 +389,7 @@ def settings_alone(**options: Any) -> Settings:
     The environment and `.env` are not read, and nothing is validated.
     """
     key = options.pop("openai_api_key", None)
-    return Settings.model_construct(**options, openai_api_key=SecretStr(key) if key is not None else None)
+    return Settings(**options, openai_api_key=SecretStr(key) if key is not None else None)
 
 
 def _read_env_file() -> tuple[bytes | None, Mapping[str, str]]:
@@ -300,7 +451,7 @@ def _config_path(given: Mapping[str, Any], outside: Mapping[str, str]) -> Path |
 def _read_config(path: Path) -> ConfigFile:
     from .named_backends import read_config
 
-    return read_config(path, {key: "SecretStr" in str(each.annotation) for key, each in Settings.model_fields.items()})
+    return read_config(path, {key: field.is_secret for key, field in Settings.fields.items()})
 
 
 def _check_backends(settings: Settings) -> None:
@@ -344,4 +495,4 @@ def _check_provider(settings: Settings) -> None:
 
 def _name(key: str) -> str:
     """Return the environment name of a field."""
-    return str(Settings.model_fields[key].validation_alias)
+    return Settings.fields[key].name

@@ -413,7 +413,7 @@ def _set_variables(*names: str) -> list[str]:
 
 
 def _name(key: str) -> str:
-    return str(Settings.model_fields[key].validation_alias)
+    return Settings.fields[key].name
 
 
 def _shown(path: Path, folder: Path) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .main import KEY, TEXT, Exit, common, complete_keys, error_message, invocation, opened
-from .output import emit_many, emit_one, note, print_json, short
+from .output import emit_line, emit_many, emit_one, note, print_json, short
 from .terminal import printable
 
 if TYPE_CHECKING:
@@ -321,8 +321,5 @@ def append(key: str, role: str, text: str, idempotency_key: str | None) -> int:
     """
     with opened(create=True, sends=True) as ledger:
         message = ledger.conversation(key).append(role, text, idempotency_key=idempotency_key)
-        emit_one(
-            {"key": key} | message.as_json(),
-            lambda console: console.print(f"journaled as version {message.version} of {key}", markup=False),
-        )
+        emit_line({"key": key} | message.as_json(), f"journaled as version {message.version} of {key}")
     return Exit.DONE

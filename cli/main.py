@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 from importlib import import_module
@@ -39,7 +38,6 @@ GIVEN_CHARS_MAX = 60
 """Maximum characters of an invalid value shown in an error message."""
 
 
-@dataclass
 class Invocation:
     """Hold the global options of one invocation."""
 

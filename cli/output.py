@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .main import invocation, print_message
+from .main import invocation, print_message, wrapped
 from .terminal import printable, safe_json, safe_output, styled
 
 if TYPE_CHECKING:
@@ -61,6 +61,14 @@ def emit_one(thing: Row, as_table: Callable[[Console], None]) -> None:
     """Print one thing, as a JSON object or as drawn by `as_table`."""
     if invocation().output == "table":
         as_table(console())
+    else:
+        _emit_data([thing], one=True)
+
+
+def emit_line(thing: Row, line: str) -> None:
+    """Print one thing, as a JSON object or as a line of text, for which rich need not be loaded."""
+    if invocation().output == "table":
+        click.echo(wrapped(printable(line), sys.stdout))
     else:
         _emit_data([thing], one=True)
 

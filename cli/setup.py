@@ -85,9 +85,12 @@ def config(origin: bool) -> int:
     trust = FolderTrust(settings) if origin else None
     needs = {need.setting: trust.state for need in trust.needs()} if trust is not None else {}
     rows = []
-    for key, field in type(settings).model_fields.items():
-        name = str(field.validation_alias)
-        row: dict[str, Any] = {"name": name, "value": _shown(getattr(settings, key))}
+    for key, field in settings.fields.items():
+        name = field.name
+        row: dict[str, Any] = {
+            "name": name,
+            "value": MASK if field.is_secret and getattr(settings, key) else _shown(getattr(settings, key)),
+        }
         rows.append(row | {"origin": places[name], "trust": needs.get(name)} if origin else row)
     for name, backend in settings.named.items():
         shown = ", ".join(f"{key}={_shown(value)}" for key, value in backend.shown().items())
@@ -103,12 +106,8 @@ def config(origin: bool) -> int:
 
 
 def _shown(value: Any) -> Any:
-    from pydantic import SecretStr
-
     from threadledger.domain.failures import redact
 
-    if isinstance(value, SecretStr):
-        return MASK
     if isinstance(value, tuple):
         return ",".join(value)
     return value if value is None or isinstance(value, (bool, int, float)) else redact(str(value))

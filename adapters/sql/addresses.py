@@ -11,13 +11,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
-
-from sqlalchemy.engine import URL, make_url
 
 from threadledger.domain.errors import InvalidSettings
 
 from .database import parse_url
+from .file_url import FileURL
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 HOSTS = frozenset({"host", "hostaddr", "service"})
 """Parameters of a URL that name a PostgreSQL server."""
@@ -49,8 +52,8 @@ def database_place(url: str) -> DatabasePlace:
         parsed = parse_url(url)
     except ValueError:
         raise InvalidSettings("the database URL cannot be read") from None
-    if parsed.get_backend_name() == "sqlite":
-        path = str(parsed.database or "")
+    if isinstance(parsed, FileURL):
+        path = parsed.database
         # An address of SQLite (file:…) may lie anywhere: it is in no folder.
         return DatabasePlace(Path("/") if path.startswith("file:") else Path(path))
     named = [str(parsed.query[name]) for name in sorted(HOSTS & parsed.query.keys())]
@@ -72,7 +75,7 @@ def path_in_address(address: str) -> Path:
     return Path(unquote(urlsplit(address).path))
 
 
-def url_of_path(text: str) -> URL:
+def url_of_path(text: str) -> FileURL:
     """Return the URL of a SQLite file.
 
     Raises:
@@ -85,7 +88,7 @@ def url_of_path(text: str) -> URL:
             "sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE with --db or THREADLEDGER_DB"
         )
     try:
-        return URL.create("sqlite", database=str(Path(text).expanduser()))
+        return FileURL(str(Path(text).expanduser()))
     except RuntimeError:
         raise InvalidSettings(f"the database {text!r} is in the home of an unknown user: give its whole path") from None
 
@@ -99,10 +102,25 @@ def url_of_server(text: str) -> URL:
     """Return the URL of a server. It keeps several hosts as they were written, in `URL.host`.
 
     Raises:
-        InvalidSettings: a password contains an unescaped `@`.
-        sqlalchemy.exc.ArgumentError, ValueError: the text cannot be read.
+        InvalidSettings: the text cannot be read, a password contains an unescaped `@`, or the URL names a plugin.
     """
-    found = _SERVER.match(text)
+    from sqlalchemy import exc
+
+    try:
+        url = _url_of_server(text)
+    except (exc.ArgumentError, ValueError):  # ValueError: a port that is no number
+        raise InvalidSettings(
+            "the database URL cannot be read: set a file, or a URL like sqlite:///threadledger.db, with --db or THREADLEDGER_DB"
+        ) from None
+    if "plugin" in url.query:
+        raise InvalidSettings(f"{shown(url)} names a plugin of SQLAlchemy, which would run its code: leave it out")
+    return url
+
+
+def _url_of_server(text: str) -> URL:
+    from sqlalchemy import make_url
+
+    found = _SERVER.match(text) if text.startswith("postgres") else None
     if found is None:
         return make_url(text)
     if "@" in found["hosts"]:
@@ -114,6 +132,14 @@ def url_of_server(text: str) -> URL:
     if "," not in found["hosts"]:
         return make_url(text)
     return make_url(f"{found['begin']}pair{found['rest']}").set(host=found["hosts"])
+
+
+def shown(url: URL) -> str:
+    """Return the URL of a server for display, without its passwords."""
+    hidden = dict.fromkeys({"password", "sslpassword"} & url.query.keys(), "***")
+    text = url.update_query_dict(hidden).render_as_string(hide_password=True)
+    several = url.host is not None and "," in url.host  # SQLAlchemy takes the list for one IPv6 address
+    return text.replace(f"[{url.host}]", str(url.host)) if several else text
 
 
 def hosts(url: URL) -> tuple[URL, dict[str, str]]:
@@ -140,7 +166,8 @@ def hosts(url: URL) -> tuple[URL, dict[str, str]]:
     if any(ports):
         parameters["port"] = ",".join(ports)
     query = url.difference_update_query(["host", "port"]).query
-    return URL.create(url.drivername, url.username, url.password, database=url.database, query=query), parameters
+    alone = type(url).create(url.drivername, url.username, url.password, database=url.database, query=query)
+    return alone, parameters
 
 
 def pooled(url: URL) -> bool | None:

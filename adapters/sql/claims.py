@@ -21,13 +21,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Connection
-
 from threadledger.domain.errors import StoreError
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import TakenItems
 from threadledger.domain.limits import CLAIM_RENEWAL_SECONDS, CLAIM_SECONDS
 
+from .connections import Transaction
 from .database import Database
 
 logger = logging.getLogger("threadledger.claims")
@@ -224,9 +223,9 @@ class Renewal:
             with self.writing:
                 self._database.write(partial(self._extended, claims))
 
-    def _extended(self, claims: Sequence[tuple[Claim, str]], connection: Connection) -> None:
+    def _extended(self, claims: Sequence[tuple[Claim, str]], transaction: Transaction) -> None:
         for (statement, *values), until in claims:
-            connection.exec_driver_sql(self._database.sql(statement), (until, *values))
+            transaction.execute(statement, (until, *values))
 
     def _run(self, ended: threading.Event) -> None:
         try:
@@ -253,26 +252,27 @@ class SqlJobClaims:
         if not items:
             return TakenItems()
         places = ", ".join("?" * len(items))
-        query = self._database.sql(
-            f"SELECT item, ended, holder, held_until FROM job_items WHERE job = ? AND item IN ({places})"
-        )
-        claim = self._database.sql(
+        query = f"SELECT item, ended, holder, held_until FROM job_items WHERE job = ? AND item IN ({places})"
+        claim = (
             "INSERT INTO job_items (job, item, ended, holder, held_until) VALUES (?, ?, 0, ?, ?) "
             "ON CONFLICT (job, item) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until"
         )
 
-        def work(connection: Connection) -> TakenItems:
+        def work(transaction: Transaction) -> TakenItems:
             if not self._database.kind.locks_when_writing:
-                connection.exec_driver_sql("LOCK TABLE job_items IN EXCLUSIVE MODE")
+                transaction.execute("LOCK TABLE job_items IN EXCLUSIVE MODE")
             moment = to_iso(now())
-            rows = list(connection.exec_driver_sql(query, (job_id, *items)))
-            ended = {row.item for row in rows if row.ended}
-            others = [row for row in rows if not row.ended and row.holder not in {None, holder}]
-            held = {row.item: row.holder for row in others if is_held(row.holder, row.held_until, moment)}
+            rows = transaction.execute(query, (job_id, *items)).fetchall()
+            ended = {item for item, has_ended, _, _ in rows if has_ended}
+            others = {
+                item: (other, held_until)
+                for item, has_ended, other, held_until in rows
+                if not has_ended and other not in {None, holder}
+            }
+            held = {item: other for item, (other, held_until) in others.items() if is_held(other, held_until, moment)}
             taken = [item for item in items if item not in ended and item not in held]
-            if taken:
-                connection.exec_driver_sql(claim, [(job_id, item, holder, lease(until)) for item in taken])
-            return TakenItems(taken, {row.item for row in others} - held.keys(), held)
+            transaction.execute_many(claim, [(job_id, item, holder, lease(until)) for item in taken])
+            return TakenItems(taken, others.keys() - held.keys(), held)
 
         found = self._database.write(work)
         if found.taken:
@@ -280,12 +280,12 @@ class SqlJobClaims:
         return found
 
     def end(self, job_id: str, items: Sequence[int], holder: str) -> None:
-        statement = self._database.sql(
+        statement = (
             "UPDATE job_items SET ended = 1, holder = NULL, held_until = NULL WHERE job = ? AND item = ? AND holder = ?"
         )
         ended = [(job_id, item, holder) for item in items]
         if ended:
-            self._database.write(lambda connection: connection.exec_driver_sql(statement, ended))
+            self._database.write(lambda transaction: transaction.execute_many(statement, ended))
 
     def renew(self, job_id: str, holder: str, until: datetime) -> None:
         self._database.execute(EXTEND_ITEMS, (lease(until), job_id, holder))
@@ -297,10 +297,10 @@ class SqlJobClaims:
         self._database.execute(statement, (job_id, holder))
 
     def reopen(self, job_id: str, items: Sequence[int]) -> None:
-        statement = self._database.sql("UPDATE job_items SET ended = 0 WHERE job = ? AND item = ?")
+        statement = "UPDATE job_items SET ended = 0 WHERE job = ? AND item = ?"
         if items:
             reopened = [(job_id, item) for item in items]
-            self._database.write(lambda connection: connection.exec_driver_sql(statement, reopened))
+            self._database.write(lambda transaction: transaction.execute_many(statement, reopened))
 
     def holders(self, job_id: str, first: int = 0) -> Mapping[str, str]:
         query = (

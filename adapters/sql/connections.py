@@ -10,12 +10,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from hashlib import sha256
-from typing import Any, TypeVar
-
-from sqlalchemy import URL, Connection, Engine, exc
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from threadledger.domain.errors import InvalidSettings, StoreError, StoreUnavailable
 from threadledger.domain.ids import id_bytes
@@ -44,14 +41,15 @@ class Connections:
         self.shown_url = shown_url
         self.read_only = read_only
         """Whether the program opened it to read only: appends are refused, also where they were possible."""
+        self.on_connect: list[Callable[[Any], None]] = []
+        """Functions that are called with each new connection of the driver."""
         try:
-            self.engine: Engine = kind.engine()
-        except (ImportError, exc.ArgumentError, TypeError, ValueError) as error:  # a driver, a plugin or a parameter
+            self.pool = kind.pool(self.on_connect)
+        except (ImportError, TypeError, ValueError) as error:  # a driver, a plugin or a parameter
             raise InvalidSettings(
                 f"{shown_url} cannot be used ({error}): correct its driver and its parameters, or leave them out"
             ) from error
-        self.driver = self.engine.dialect.loaded_dbapi
-        """Module of the DB-API driver, which defines its exceptions."""
+        self.driver = self.pool.driver
         self.write_lock = self._new_write_lock()
         self.closed = False
         self.joined: tuple[int, Any] | None = None
@@ -61,6 +59,8 @@ class Connections:
         """Whether the server has answered before, be it with an error. It is waited for longer than one that never has."""
         self._idle: list[tuple[Any, Cursor]] = []
         """Idle connections with their cursors, reused by the next query: a checkout from the pool takes longer than the query."""
+        self._era = 0
+        """Number of times that the pool was disposed of: a connection of an earlier time is not kept when it is returned."""
 
     def query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of one query, as tuples of the driver. `?` is the placeholder for a value."""
@@ -74,32 +74,34 @@ class Connections:
 
         return self.reconnecting(fetch)
 
-    def read(self, work: Callable[[Connection], T]) -> T:
+    def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a read transaction: all its queries see one snapshot. It is repeated if the connection is lost."""
         return self.reconnecting(lambda: self._transaction(work, self.kind.begin_read))
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+    def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in one write transaction. It must be repeatable: it is retried if the connection is lost."""
         return self.reconnecting(lambda: self._exclusively(work))
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> None:
         """Execute one statement in its own transaction. `?` is the placeholder for a value."""
-        sql, bound = self.sql(statement), tuple(values)
-        self.write(lambda connection: connection.exec_driver_sql(sql, bound))
+        self.write(lambda transaction: transaction.execute(statement, values))
 
     def sql(self, statement: str) -> str:
         """Replace `?` with the driver's placeholder; the statement must not contain other `?` or `%`."""
         return statement.replace("?", self.kind.placeholder)
 
-    @contextmanager
-    def cursor(self) -> Iterator[Cursor]:
+    def cursor(self) -> AbstractContextManager[Cursor]:
         """Provide a cursor of the driver in autocommit mode, or of the transaction that this thread has joined."""
         self._still_open()
         if self.joined is not None and self.joined[0] == threading.get_ident():
-            with self.joined[1].cursor() as cursor:
-                yield cursor
-            return
-        pool = self.engine.pool
+            joined: AbstractContextManager[Cursor] = self.joined[1].cursor()
+            return joined
+        return self._own_cursor()
+
+    @contextmanager
+    def _own_cursor(self) -> Iterator[Cursor]:
+        """Provide a cursor of a connection that no other thread uses meanwhile; errors of the driver are named."""
+        era = self._era
         try:
             connection, cursor = self._idle.pop()
         except IndexError:
@@ -114,29 +116,28 @@ class Connections:
             if is_named and not isinstance(error, self.driver.IntegrityError):
                 raise self.named(error) from error
             raise
-        if self.closed or len(self._idle) >= IDLE_MAX or pool is not self.engine.pool:
-            self._give_back(connection, cursor, left=pool is not self.engine.pool)
+        if self.closed or len(self._idle) >= IDLE_MAX or era != self._era:
+            self._give_back(connection, cursor, left=era != self._era)
         else:
             self._idle.append((connection, cursor))
             if self.closed:  # closed meanwhile: `close` did not see this connection
                 self._close_idle()
 
     def check_out(self) -> Any:
-        """Return a connection of the driver from the pool; the caller must close it."""
+        """Return a connection from the pool; the caller must close it. `driver_connection` is the driver's own."""
         self._still_open()
-        return self.engine.raw_connection()
+        try:
+            return self.pool.check_out()
+        except AllInUse as error:
+            raise self.named(error) from error
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
         """Convert driver errors in the block to `StoreError`, except integrity errors, which the caller handles."""
         try:
             yield
-        except (exc.IntegrityError, self.driver.IntegrityError):
+        except self.driver.IntegrityError:
             raise
-        except exc.DBAPIError as error:
-            raise self.named(error.orig or error) from error
-        except exc.TimeoutError as error:
-            raise self.named(error) from error
         except (self.driver.Error, UnicodeDecodeError) as error:  # SQLite's driver also decodes error messages
             raise self.named(error) from error
 
@@ -178,25 +179,22 @@ class Connections:
         """Return the lock that serializes the writers of this process, which is faster than waiting for the database's lock."""
         return threading.Lock() if self.kind.locks_when_writing else nullcontext()
 
-    def _exclusively(self, work: Callable[[Connection], T]) -> T:
+    def _exclusively(self, work: Callable[[Transaction], T]) -> T:
         with self.write_lock:
             return self._transaction(work, self.kind.begin_write)
 
-    def _transaction(self, work: Callable[[Connection], T], begin: str) -> T:
-        with self.named_errors(), self._connected() as connection:
-            connection.exec_driver_sql(begin)
+    def _transaction(self, work: Callable[[Transaction], T], begin: str) -> T:
+        self._still_open()
+        with self._own_cursor() as cursor:
+            cursor.execute(begin)
             try:
-                result = work(connection)
-                self.commit(connection.exec_driver_sql)
+                result = work(Transaction(self, cursor.connection))
+                self.commit(cursor.execute)
                 return result
             except BaseException:
-                with suppress(exc.SQLAlchemyError):  # the connection is gone: the original error is raised
-                    connection.exec_driver_sql("ROLLBACK")
+                with suppress(self.driver.Error):  # the connection is gone: the original error is raised
+                    cursor.execute("ROLLBACK")
                 raise
-
-    def _connected(self) -> Connection:
-        self._still_open()
-        return self.engine.connect()
 
     def _still_open(self) -> None:
         if self.closed or self._at_work_when_forked:
@@ -212,8 +210,13 @@ class Connections:
             connection.invalidate()
         connection.close()
         if lost:  # the idle connections are probably lost too
-            self._close_idle()
-            self.engine.dispose()
+            self.dispose()
+
+    def dispose(self) -> None:
+        """Close every idle connection; those in use are closed when they are returned."""
+        self._close_idle()
+        self._era += 1
+        self.pool.dispose()
 
     def _close_idle(self) -> None:
         with suppress(IndexError):
@@ -224,23 +227,82 @@ class Connections:
         return isinstance(error, self.driver.Error) and self.kind.explain(error)[0] == "lost"
 
 
+class Transaction:
+    """Execute statements in one transaction, in which `?` is the placeholder for a value."""
+
+    __slots__ = ("_database", "driver_connection")
+
+    def __init__(self, database: Connections, driver_connection: Any) -> None:
+        self._database = database
+        self.driver_connection = driver_connection
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> Cursor:
+        """Execute one statement and return the driver's cursor: its rows are tuples, and it has a `rowcount`."""
+        cursor = self.driver_connection.cursor()
+        sql = self._database.sql(statement)
+        return cursor.execute(sql, values) if values else cursor.execute(sql)
+
+    def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute one statement for each of the rows of values."""
+        if rows:
+            self.driver_connection.cursor().executemany(self._database.sql(statement), rows)
+
+    def pages(self, query: str, size: int) -> Iterator[list[Any]]:
+        """Yield the rows of a query in lists of up to `size`, without keeping all of them in memory."""
+        with closing(self._database.kind.streaming_cursor(self.driver_connection)) as cursor:
+            cursor.execute(query)
+            while page := cursor.fetchmany(size):
+                yield page
+
+    def tables(self) -> set[str]:
+        """Return the names of the database's tables."""
+        return {str(name) for (name,) in self.execute(self._database.kind.tables)}
+
+    def columns(self, table: str) -> set[str]:
+        """Return the names of a table's columns; none if there is no such table."""
+        return {str(name) for (name,) in self.execute(self._database.kind.columns, (table,))}
+
+
+class AllInUse(Exception):
+    """Raised when every connection of a pool is in use for too long."""
+
+
+class Pool(Protocol):
+    """Keep the connections of one database for their next use."""
+
+    driver: Any
+    """Module of the DB-API driver, which defines its exceptions."""
+
+    def check_out(self) -> Any:
+        """Return a connection with `cursor()`, `invalidate()`, `close()` and `driver_connection`.
+
+        Raises:
+            AllInUse: no connection was returned in time.
+        """
+
+    def in_use(self) -> int:
+        """Return the number of connections that were checked out and not returned."""
+        ...
+
+    def dispose(self, close: bool = True) -> None:
+        """Close the connections in the pool (forget them without `close`). It counts none as in use afterwards."""
+
+
 LOCK_TIMEOUT_SECONDS = 30.0
 """Maximum time that a writer waits for a lock before the write fails, in seconds."""
 
 Cursor = Any
-"""Cursor of the DB-API 2.0 driver. Appends and long reads use it directly, because SQLAlchemy takes four times as long."""
+"""Cursor of the DB-API 2.0 driver."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundHead:
+class FoundHead(NamedTuple):
     """Represent the stored row of a stream: its number and its head."""
 
     number: int
     head: StreamHead
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """Represent the update of one stream to a new version; `found` is None for a new stream."""
 
     name: str
@@ -276,7 +338,7 @@ class Kind(ABC):
     """Define the operations of one kind of database."""
 
     name: str
-    """SQLAlchemy's name for this kind."""
+    """Name of this kind, as SQLAlchemy calls it."""
     placeholder: str
     """Placeholder for a value in the driver's SQL."""
     steps: Sequence[Sequence[str]]
@@ -297,20 +359,31 @@ class Kind(ABC):
     """Clause after a column of text that compares it byte by byte, if its own collation may not."""
     lock_heads: str
     """Clause at the end of a query for heads that locks the rows until the transaction ends."""
+    tables: str
+    """Query for the names of the tables."""
+    columns: str
+    """Query for the names of a table's columns, given the name of the table."""
 
     @abstractmethod
-    def engine(self) -> Engine:
-        """Return an engine with autocommit connections; BEGIN and COMMIT are sent explicitly."""
+    def pool(self, on_connect: Sequence[Callable[[Any], None]]) -> Pool:
+        """Return a pool of autocommit connections; BEGIN and COMMIT are sent explicitly.
+
+        Each new connection of the driver is passed to the functions in `on_connect`.
+        """
+
+    def streaming_cursor(self, connection: Any) -> Cursor:
+        """Return a cursor that does not read all rows of its query at once."""
+        return connection.cursor()
 
     @abstractmethod
-    def prepare_file(self, engine: Engine) -> None:
+    def prepare_file(self, cursor: Cursor) -> None:
         """Apply settings that are stored in the database itself; called after its schema has been checked."""
 
     @abstractmethod
-    def lock_schema(self, connection: Connection) -> None:
+    def lock_schema(self, transaction: Transaction) -> None:
         """Prevent other processes from creating or upgrading tables until the transaction ends."""
 
-    def lock_tables(self, connection: Connection) -> None:  # noqa: B027 - SQLite's write transactions exclude each other
+    def lock_tables(self, transaction: Transaction) -> None:  # noqa: B027 - SQLite's write transactions exclude each other
         """Prevent others from reading and writing events until the transaction ends."""
 
     @abstractmethod
@@ -337,14 +410,6 @@ class Kind(ABC):
     """Statement that a connection used only for appends executes first."""
     confirm: str = ""
     """Statement after which a commit waits for a synchronous standby, because it writes; empty if there can be none."""
-
-
-def shown(url: URL) -> str:
-    """Return the URL for display, without its passwords."""
-    hidden = dict.fromkeys({"password", "sslpassword"} & url.query.keys(), "***")
-    text = url.update_query_dict(hidden).render_as_string(hide_password=True)
-    several = url.host is not None and "," in url.host  # SQLAlchemy takes the list for one IPv6 address
-    return text.replace(f"[{url.host}]", str(url.host)) if several else text
 
 
 MARKS = ", ".join(

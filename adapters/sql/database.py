@@ -6,17 +6,17 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
-
-from sqlalchemy import QueuePool, exc
-from sqlalchemy.engine import URL, make_url
+from typing import TYPE_CHECKING
 
 from threadledger.domain.errors import InvalidSettings
 
-from .connections import Connections, Kind, shown
+from .connections import Connections, Kind
+from .file_url import FileURL
 from .group_commit import Group
 
 if TYPE_CHECKING:
+    from sqlalchemy import URL
+
     from .claims import Renewal
 
 
@@ -47,8 +47,8 @@ class Database(Connections):
     ) -> None:
         self.creates, self.upgrades = create and not read_only, upgrade and not read_only
         address = parse_url(url)
-        kind = _kind(address, self.creates, self.upgrades, synchronous)
-        super().__init__(kind, shown(address), read_only=read_only)
+        kind, shown = _kind(address, self.creates, self.upgrades, synchronous)
+        super().__init__(kind, shown, read_only=read_only)
         self.schema_is_open = False
         """Whether the tables are known to belong to a ledger of this schema version. Checked once, not by each recorder."""
         self.schema_before: int | None = None
@@ -66,8 +66,7 @@ class Database(Connections):
         self.group.close()  # waits for the current write
         if "renewal" in vars(self):
             self.renewal.stop()
-        self._close_idle()
-        self.engine.dispose()
+        self.dispose()
         for close in self.on_close:
             close()
 
@@ -80,8 +79,8 @@ class Database(Connections):
         self._renewing = self.renewal.writing if "renewal" in vars(self) else threading.Lock()
         self._renewing.acquire()
         self._close_idle()
-        self._at_work_when_forked = self.kind.name == "sqlite" and cast("QueuePool", self.engine.pool).checkedout() > 0
-        self.engine.dispose()
+        self._at_work_when_forked = self.kind.name == "sqlite" and self.pool.in_use() > 0
+        self.dispose()
 
     def after_fork_in_parent(self) -> None:
         """Resume work; connections are opened on demand."""
@@ -94,7 +93,7 @@ class Database(Connections):
         self.write_lock = self._new_write_lock()
         self.group.after_fork_in_child()
         vars(self).pop("renewal", None)  # its claims belong to the parent
-        self.engine.dispose(close=False)
+        self.pool.dispose(close=False)
 
 
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -136,37 +135,33 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def parse_url(url: str) -> URL:
+def parse_url(url: str) -> FileURL | URL:
     """Return the URL of a database; a text without `://` is the path of a SQLite file."""
     if "://" not in url and url.strip():
         from .addresses import url_of_path
 
         return url_of_path(url)
-    try:
-        if not url.startswith("postgres"):
-            return make_url(url)
-        from .addresses import url_of_server
+    file = FileURL.parse(url)
+    if file is not None:
+        return file
+    from .addresses import url_of_server
 
-        return url_of_server(url)
-    except (exc.ArgumentError, ValueError):  # ValueError: a port that is no number
+    return url_of_server(url)
+
+
+def _kind(url: FileURL | URL, create: bool, upgrade: bool, synchronous: str) -> tuple[Kind, str]:
+    """Return the kind of a database, and its URL as it is shown; the other kind of database is not loaded."""
+    if isinstance(url, FileURL):
+        from .sqlite import SQLite
+
+        return SQLite(url, create=create, upgrade=upgrade, synchronous=synchronous), str(url)
+    from .addresses import shown
+
+    if url.get_backend_name() != "postgresql":
         raise InvalidSettings(
-            "the database URL cannot be read: set a file, or a URL like sqlite:///threadledger.db, with --db or THREADLEDGER_DB"
-        ) from None
+            f"databases of kind {url.get_backend_name()!r} are not supported: "
+            "use a URL like sqlite:///threadledger.db or postgresql+psycopg://user@host/database"
+        )
+    from .postgres import PostgreSQL
 
-
-def _kind(url: URL, create: bool, upgrade: bool, synchronous: str) -> Kind:
-    if "plugin" in url.query:
-        raise InvalidSettings(f"{shown(url)} names a plugin of SQLAlchemy, which would run its code: leave it out")
-    match url.get_backend_name():  # the other kind of database is not loaded
-        case "sqlite":
-            from .sqlite import SQLite
-
-            return SQLite(url, create=create, upgrade=upgrade, synchronous=synchronous)
-        case "postgresql":
-            from .postgres import PostgreSQL
-
-            return PostgreSQL(url)
-    raise InvalidSettings(
-        f"databases of kind {url.get_backend_name()!r} are not supported: "
-        "use a URL like sqlite:///threadledger.db or postgresql+psycopg://user@host/database"
-    )
+    return PostgreSQL(url), shown(url)

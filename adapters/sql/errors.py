@@ -16,17 +16,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import exc
-
 from threadledger.domain.errors import DatabaseReadOnly, ForeignDatabase, StoreError, StoreUnavailable
 
-from .connections import ConnectionLost, Connections, DamagedDatabase, RolledBack
+from .connections import AllInUse, ConnectionLost, Connections, DamagedDatabase, RolledBack
 
 
 def named(connections: Connections, error: BaseException) -> StoreError:
     """Return the error that describes a driver's error."""
     url = connections.shown_url
-    if isinstance(error, exc.TimeoutError):
+    if isinstance(error, AllInUse):
         return StoreUnavailable(
             f"{url}: all connections of this program are in use; use fewer threads at once, or try again"
         )

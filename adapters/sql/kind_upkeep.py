@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from sqlalchemy import Connection
-
 from threadledger.domain.ids import to_iso
 
-from .connections import Connections
+from .connections import Connections, Transaction
 from .sqlite_files import why_read_only
 
 if TYPE_CHECKING:
@@ -33,21 +31,21 @@ class KindUpkeep(ABC):
         """Return the size on disk in bytes, including the write-ahead log."""
 
     @abstractmethod
-    def integrity(self, connection: Connection) -> Sequence[str]:
+    def integrity(self, transaction: Transaction) -> Sequence[str]:
         """Return the problems that the database's own integrity check reports; empty if there are none."""
 
     @abstractmethod
-    def last_position(self, connection: Connection) -> int:
+    def last_position(self, transaction: Transaction) -> int:
         """Return the last position ever assigned, even if its row is missing."""
 
     @abstractmethod
     def insert(
-        self, connection: Connection, table: str, columns: Sequence[str], page: Sequence[tuple[Any, ...]]
+        self, transaction: Transaction, table: str, columns: Sequence[str], page: Sequence[tuple[Any, ...]]
     ) -> None:
         """Insert the rows of a copy, with their numbers, as fast as the database takes them."""
 
     @abstractmethod
-    def number_streams(self, connection: Connection) -> None:
+    def number_streams(self, transaction: Transaction) -> None:
         """Set the counters for positions and stream numbers after a copy inserted them explicitly."""
 
     @abstractmethod
@@ -63,22 +61,23 @@ class _SQLiteUpkeep(KindUpkeep):
     def size_bytes(self) -> int:
         return sum(path.stat().st_size for path in (self._kind.path, Path(f"{self._kind.path}-wal")) if path.is_file())
 
-    def integrity(self, connection: Connection) -> Sequence[str]:
-        found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
-        found += [f"a row of {row[0]} has no parent" for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
+    def integrity(self, transaction: Transaction) -> Sequence[str]:
+        found = [str(row[0]) for row in transaction.execute("PRAGMA integrity_check")]
+        found += [f"a row of {row[0]} has no parent" for row in transaction.execute("PRAGMA foreign_key_check")]
         return [problem for problem in found if problem != "ok"]
 
-    def last_position(self, connection: Connection) -> int:
+    def last_position(self, transaction: Transaction) -> int:
         query = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
-        return int(connection.exec_driver_sql(query).scalar() or 0)
+        row = transaction.execute(query).fetchone()
+        return int(row[0] or 0) if row is not None else 0
 
     def insert(
-        self, connection: Connection, table: str, columns: Sequence[str], page: Sequence[tuple[Any, ...]]
+        self, transaction: Transaction, table: str, columns: Sequence[str], page: Sequence[tuple[Any, ...]]
     ) -> None:
         places = ", ".join("?" for _ in columns)
-        connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", list(page))
+        transaction.execute_many(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", page)
 
-    def number_streams(self, connection: Connection) -> None:
+    def number_streams(self, transaction: Transaction) -> None:
         """Do nothing: SQLite continues after the largest rowid."""
 
     def why_read_only(self) -> str | None:
@@ -101,20 +100,20 @@ class _PostgreSQLUpkeep(KindUpkeep):
         )
         return int(self._database.query(query)[0][0])
 
-    def integrity(self, connection: Connection) -> Sequence[str]:
+    def integrity(self, transaction: Transaction) -> Sequence[str]:
         """Report pages with a wrong checksum, which PostgreSQL detects on reading if checksums are enabled."""
         query = "SELECT coalesce(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()"
-        failures = int(connection.exec_driver_sql(query).scalar_one())
+        (failures,) = transaction.execute(query).fetchone()
         return [f"PostgreSQL has found {failures} pages with a wrong checksum"] if failures else []
 
-    def last_position(self, connection: Connection) -> int:
-        return int(connection.exec_driver_sql("SELECT position FROM log_head").scalar_one())
+    def last_position(self, transaction: Transaction) -> int:
+        return int(transaction.execute("SELECT position FROM log_head").fetchone()[0])
 
     def insert(
-        self, connection: Connection, table: str, columns: Sequence[str], page: Sequence[tuple[Any, ...]]
+        self, transaction: Transaction, table: str, columns: Sequence[str], page: Sequence[tuple[Any, ...]]
     ) -> None:
         """Use COPY: one message per row, no statement and no answer. It also sets the numbers of streams."""
-        cursor = cast("Any", connection.connection.driver_connection).cursor()
+        cursor = transaction.driver_connection.cursor()
         with cursor, cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
             at = list(columns).index("id") if table == "events" else None  # 16 bytes, which COPY would send as bytes
             for row in page:
@@ -122,9 +121,9 @@ class _PostgreSQLUpkeep(KindUpkeep):
                     row if at is None or row[at] is None else (*row[:at], UUID(bytes=row[at]), *row[at + 1 :])
                 )
 
-    def number_streams(self, connection: Connection) -> None:
-        connection.exec_driver_sql("UPDATE log_head SET position = (SELECT coalesce(max(position), 0) FROM events)")
-        connection.exec_driver_sql(
+    def number_streams(self, transaction: Transaction) -> None:
+        transaction.execute("UPDATE log_head SET position = (SELECT coalesce(max(position), 0) FROM events)")
+        transaction.execute(
             "SELECT setval(pg_get_serial_sequence('streams', 'stream'), (SELECT coalesce(max(stream), 1) FROM streams))"
         )
 

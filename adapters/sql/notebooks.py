@@ -12,12 +12,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
-
 from threadledger.domain.ids import from_iso, now, to_iso
 from threadledger.domain.journal import Also, NotedThread
 from threadledger.domain.threads import Doubt, MirrorHead, ThreadCreation
 
+from .connections import Transaction
 from .database import Database
 
 T = TypeVar("T")
@@ -42,26 +41,27 @@ class SqlMirrorHeads:
         from .claims import EXTEND_THREAD, holder_of, is_held, lease, renewal_of, unique_of
 
         owner = holder_of(holder)
-        query = self._database.sql(
-            f"SELECT thread_id, CASE WHEN {AHEAD} THEN 0 ELSE version END AS version, "
-            f"CASE WHEN {AHEAD} THEN 0 ELSE settled END AS settled, holder, held_until, doubts "
-            "FROM mirror_heads WHERE stream = ? AND mirror = ?"
+        query = (
+            f"SELECT thread_id, CASE WHEN {AHEAD} THEN 0 ELSE version END, CASE WHEN {AHEAD} THEN 0 ELSE settled END, "
+            "holder, held_until, doubts FROM mirror_heads WHERE stream = ? AND mirror = ?"
         )
 
-        def take(connection: Connection) -> MirrorHead | None:
-            row = connection.exec_driver_sql(query, (stream, mirror)).one_or_none()
-            left_by = unique_of(row.holder) if row is not None and row.holder is not None else None
-            is_others = row is not None and row.holder != owner and left_by not in given_up
-            if row is not None and is_others and is_held(row.holder, row.held_until, to_iso(now())):
-                return None
-            head = MirrorHead(thread_id, 0, settled=False)
-            if row is not None and row.thread_id == thread_id:
-                doubts = tuple(Doubt.from_json(doubt) for doubt in json.loads(row.doubts))
-                head = MirrorHead(thread_id, row.version, bool(row.settled), doubts)
-            self._write(connection, stream, mirror, replace(head, settled=False), owner, lease(until))
+        def take(transaction: Transaction) -> MirrorHead | None:
+            row = transaction.execute(query, (stream, mirror)).fetchone()
+            head, left_by = MirrorHead(thread_id, 0, settled=False), None
+            if row is not None:
+                known, version, settled, held_by, held_until, doubts = row
+                left_by = unique_of(held_by) if held_by is not None else None
+                is_others = held_by != owner and left_by not in given_up
+                if is_others and is_held(held_by, held_until, to_iso(now())):
+                    return None
+                if known == thread_id:
+                    noted = tuple(Doubt.from_json(doubt) for doubt in json.loads(doubts))
+                    head = MirrorHead(thread_id, version, bool(settled), noted)
+            self._write(transaction, stream, mirror, replace(head, settled=False), owner, lease(until))
             return replace(head, left_by=left_by)
 
-        taken = self._database.write(lambda connection: self._alone(connection, take))
+        taken = self._database.write(lambda transaction: self._alone(transaction, take))
         if taken is not None:
             renewal_of(self._database).keep((EXTEND_THREAD, stream, mirror, owner), until)
         return taken
@@ -82,15 +82,15 @@ class SqlMirrorHeads:
         self._database.execute(statement, (None if doubts is None else _stored(doubts), stream, mirror, owner))
 
     def put(self, stream: str, mirror: str, head: MirrorHead, holder: str) -> None:
-        query = self._database.sql("SELECT holder FROM mirror_heads WHERE stream = ? AND mirror = ?")
+        query = "SELECT holder FROM mirror_heads WHERE stream = ? AND mirror = ?"
         owner = self._dropped(stream, mirror, holder)
 
-        def note(connection: Connection) -> None:
-            held_by = connection.exec_driver_sql(query, (stream, mirror)).scalar()
-            if held_by in {None, owner}:
-                self._write(connection, stream, mirror, head, None, None)
+        def note(transaction: Transaction) -> None:
+            row = transaction.execute(query, (stream, mirror)).fetchone()
+            if row is None or row[0] in {None, owner}:
+                self._write(transaction, stream, mirror, head, None, None)
 
-        self._database.write(lambda connection: self._alone(connection, note))
+        self._database.write(lambda transaction: self._alone(transaction, note))
 
     def begun(self, stream: str, mirror: str, thread_id: str) -> Also:
         head = MirrorHead(thread_id, 0, settled=True)
@@ -163,15 +163,15 @@ class SqlMirrorHeads:
         renewal_of(self._database).drop((EXTEND_THREAD, stream, mirror, owner))
         return owner
 
-    def _alone(self, connection: Connection, work: Callable[[Connection], T]) -> T:
+    def _alone(self, transaction: Transaction, work: Callable[[Transaction], T]) -> T:
         """Run `work` as the only writer of `mirror_heads`; lock the table if the database allows several writers."""
         if not self._database.kind.locks_when_writing:
-            connection.exec_driver_sql(_LOCK)
-        return work(connection)
+            transaction.execute(_LOCK)
+        return work(transaction)
 
     def _write(
         self,
-        connection: Connection,
+        transaction: Transaction,
         stream: str,
         mirror: str,
         head: MirrorHead,
@@ -179,7 +179,7 @@ class SqlMirrorHeads:
         held_until: str | None,
     ) -> None:
         values = _values(stream, mirror, head, holder, held_until)
-        connection.exec_driver_sql(self._database.sql(_NOTE), values)
+        transaction.execute(_NOTE, values)
 
 
 _NOTE = (

@@ -6,17 +6,30 @@ The extra `postgres` installs the driver psycopg, which SQLAlchemy loads.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Engine, event, exc
 
 from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.journal import StoredRow
 
 from .addresses import hosts, pooled
-from .connections import GENERATION, LOCK_TIMEOUT_SECONDS, MARKS, Cursor, Kind, Move, Overtaken, leaf_prefix, split_id
+from .connections import (
+    GENERATION,
+    LOCK_TIMEOUT_SECONDS,
+    MARKS,
+    AllInUse,
+    Cursor,
+    Kind,
+    Move,
+    Overtaken,
+    Pool,
+    Transaction,
+    leaf_prefix,
+    split_id,
+)
 from .sqlstates import OTHER, connection_refusal, explained
 
 CONNECT_TIMEOUT_SECONDS = 5
@@ -291,6 +304,11 @@ class PostgreSQL(Kind):
     locks_when_writing = False
     in_byte_order = ' COLLATE "C"'
     lock_heads = " ORDER BY stream FOR UPDATE"
+    tables = (
+        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') "
+        "AND c.relpersistence <> 't' AND pg_table_is_visible(c.oid) AND n.nspname <> 'pg_catalog'"
+    )
+    columns = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(CAST(? AS TEXT)) AND attnum > 0 AND NOT attisdropped"
     # Otherwise the server plans the statement again for each append, which takes longer than running it.
     before_appends = "SET plan_cache_mode = force_generic_plan"
     confirm = "UPDATE log_head SET position = position"
@@ -305,27 +323,38 @@ class PostgreSQL(Kind):
         url, self._hosts = hosts(url.set(drivername="postgresql+psycopg").difference_update_query(["pgbouncer"]))
         self._url = url.update_query_dict({key: value for key, value in _PATIENCE.items() if key not in url.query})
 
-    def engine(self) -> Engine:
+    def pool(self, on_connect: Sequence[Callable[[Any], None]]) -> Pool:
+        def connected(connection: Any, _record: object) -> None:
+            self._prepare(connection)
+            for each in on_connect:
+                each(connection)
+
         # Autocommit: BEGIN is sent explicitly, and a single statement needs none. Statements are prepared at their second use.
         arguments = {"autocommit": True, "prepare_threshold": 1, **self._hosts}
-        engine = sqlalchemy.create_engine(self._url, connect_args=arguments, use_native_hstore=False)
-        event.listen(engine, "connect", lambda connection, _: self._prepare(connection))
-        return engine
+        try:
+            engine = sqlalchemy.create_engine(self._url, connect_args=arguments, use_native_hstore=False)
+        except exc.ArgumentError as error:
+            raise ValueError(str(error)) from error
+        event.listen(engine, "connect", connected)
+        return ServerPool(engine)
 
-    def prepare_file(self, engine: Engine) -> None:
+    def streaming_cursor(self, connection: Any) -> Cursor:
+        return connection.cursor(name="threadledger")
+
+    def prepare_file(self, cursor: Cursor) -> None:
         """Do nothing: the administrator configures the server's files."""
 
-    def lock_schema(self, connection: Connection) -> None:
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('threadledger schema'))")
-        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    def lock_schema(self, transaction: Transaction) -> None:
+        transaction.execute("SELECT pg_advisory_xact_lock(hashtext('threadledger schema'))")
+        encoding = transaction.execute("SHOW server_encoding").fetchone()[0]
         if encoding != "UTF8":
             raise InvalidSettings(
                 f"the encoding of the database is {encoding}, in which not every message can be stored: create one with "
                 "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
             )
 
-    def lock_tables(self, connection: Connection) -> None:
-        connection.exec_driver_sql("LOCK TABLE streams, log_head, events IN ACCESS EXCLUSIVE MODE")
+    def lock_tables(self, transaction: Transaction) -> None:
+        transaction.execute("LOCK TABLE streams, log_head, events IN ACCESS EXCLUSIVE MODE")
 
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
         streams = [
@@ -394,6 +423,29 @@ class PostgreSQL(Kind):
     @staticmethod
     def _patience() -> str:
         return f"; SET LOCAL lock_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}"
+
+
+class ServerPool:
+    """Keep connections in the pool of SQLAlchemy's engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.driver: Any = engine.dialect.loaded_dbapi
+
+    def check_out(self) -> Any:
+        try:
+            return self._engine.raw_connection()
+        except exc.TimeoutError:
+            raise AllInUse from None
+        except exc.DBAPIError as error:  # of a statement that SQLAlchemy executes on its first connection
+            raise error.orig or error from error
+
+    def in_use(self) -> int:
+        pool = self._engine.pool
+        return pool.checkedout() if isinstance(pool, sqlalchemy.QueuePool) else 0
+
+    def dispose(self, close: bool = True) -> None:
+        self._engine.dispose(close=close)
 
 
 _SETTINGS = """

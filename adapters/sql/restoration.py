@@ -28,6 +28,7 @@ from threadledger.domain.journal import Finding, quietly
 from ..private_files import rename_to_new
 from .addresses import path_in_address
 from .database import Database, parse_url
+from .file_url import FileURL
 from .schema import schema_version
 from .upgrading import upgrade
 from .upkeep import Progress, check, to_disk
@@ -81,7 +82,7 @@ def restore(url: str, backup: Path, confirm: Callable[[Mapping[str, Any]], None]
 
 def _target(url: str) -> Path:
     address = parse_url(url)
-    if address.get_backend_name() != "sqlite":
+    if not isinstance(address, FileURL):
         raise InvalidInput(
             "only a SQLite file can be replaced by a backup: create an empty database on the server, copy the backup "
             "there with threadledger --db FILE db copy URL, and set THREADLEDGER_DB to it"
@@ -99,7 +100,7 @@ def _facts(database: Database) -> tuple[int, str | None]:
     Raises:
         ForeignDatabase, NewerSchema: it is not a ledger that this version reads.
     """
-    if not database.read(lambda connection: schema_version(connection, database.shown_url)):
+    if not database.read(lambda transaction: schema_version(transaction, database.shown_url)):
         raise ForeignDatabase(f"{database.shown_url} contains no ledger: nothing was replaced; name another backup")
     ((events, last_at),) = database.query(_FACTS)
     return int(events), last_at
@@ -115,7 +116,7 @@ def _facts_of(target: Path) -> Mapping[str, Any] | None:
         return None
     with closing(Database(str(target), create=False, upgrade=False)) as database:
         try:
-            if database.read(lambda connection: schema_version(connection, database.shown_url)):
+            if database.read(lambda transaction: schema_version(transaction, database.shown_url)):
                 events, last_at = _facts(database)
                 return {"events": events, "last_at": last_at}
         except StoreError as error:

@@ -6,11 +6,10 @@ those written by a newer version are refused: neither is ever read as an empty l
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, inspect
-
 from threadledger.domain.errors import DatabaseMissing, ForeignDatabase, NewerSchema, OlderSchema
 from threadledger.domain.ids import new_id, now, to_iso
 
+from .connections import Transaction
 from .database import Database
 
 SCHEMA_VERSION = 6
@@ -33,7 +32,7 @@ def open_schema(database: Database) -> None:
     """
     if database.schema_is_open:
         return
-    reached = database.read(lambda connection: schema_version(connection, database.shown_url))
+    reached = database.read(lambda transaction: schema_version(transaction, database.shown_url))
     if not reached and not database.creates:
         raise DatabaseMissing(
             f"{database.shown_url} is empty: create a ledger there with: threadledger init, or choose another with --db"
@@ -49,20 +48,20 @@ def open_schema(database: Database) -> None:
                 f"{database.shown_url} has schema {reached}, and its upgrade to {SCHEMA_VERSION} rewrites the events: "
                 "nothing was changed; back it up with threadledger db backup FILE, then run: threadledger db upgrade"
             )
-        reached = database.schema_before = database.write(lambda connection: _upgrade(connection, database))
+        reached = database.schema_before = database.write(lambda transaction: _upgrade(transaction, database))
     if database.upgrades:
-        with database.named_errors():
-            database.kind.prepare_file(database.engine)
+        with database.cursor() as cursor:
+            database.kind.prepare_file(cursor)
     database.schema_is_open = True
 
 
-def schema_version(connection: Connection, shown_url: str) -> int:
+def schema_version(transaction: Transaction, shown_url: str) -> int:
     """Return the schema version of a database; 0 for one without tables.
 
     Raises:
         ForeignDatabase, NewerSchema: see `open_schema`.
     """
-    tables = set(inspect(connection).get_table_names())
+    tables = transaction.tables()
     if not tables:
         return 0
     if not tables >= OURS:
@@ -71,7 +70,7 @@ def schema_version(connection: Connection, shown_url: str) -> int:
             f"{shown_url} is not a threadledger database (its tables are {found}): nothing was changed; "
             "choose another one with --db or THREADLEDGER_DB"
         )
-    version = int(connection.exec_driver_sql("SELECT schema_version FROM threadledger").scalar_one())
+    version = int(transaction.execute("SELECT schema_version FROM threadledger").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise NewerSchema(
             f"{shown_url} has schema {version}, but this threadledger supports only up to {SCHEMA_VERSION}: "
@@ -80,28 +79,28 @@ def schema_version(connection: Connection, shown_url: str) -> int:
     return version
 
 
-def _upgrade(connection: Connection, database: Database) -> int:
-    database.kind.lock_schema(connection)
-    reached = schema_version(connection, database.shown_url)
+def _upgrade(transaction: Transaction, database: Database) -> int:
+    database.kind.lock_schema(transaction)
+    reached = schema_version(transaction, database.shown_url)
     if reached < SCHEMA_VERSION:
-        take_steps(connection, database, reached, SCHEMA_VERSION)
+        take_steps(transaction, database, reached, SCHEMA_VERSION)
         for statement in database.kind.swap if reached < EVENTS_REWRITTEN_BY else ():
-            connection.exec_driver_sql(statement)
+            transaction.execute(statement)
     return reached
 
 
-def take_steps(connection: Connection, database: Database, reached: int, wanted: int) -> None:
+def take_steps(transaction: Transaction, database: Database, reached: int, wanted: int) -> None:
     """Execute the statements of the steps after the one that was reached, and note the last one."""
     for statement in (statement for step in database.kind.steps[reached:wanted] for statement in step):
-        connection.exec_driver_sql(statement)
+        transaction.execute(statement)
     if reached == 0:
-        first = database.sql("INSERT INTO threadledger (schema_version, created_at) VALUES (?, ?)")
-        connection.exec_driver_sql(first, (wanted, to_iso(now())))
+        first = "INSERT INTO threadledger (schema_version, created_at) VALUES (?, ?)"
+        transaction.execute(first, (wanted, to_iso(now())))
     else:
-        connection.exec_driver_sql(database.sql("UPDATE threadledger SET schema_version = ?"), (wanted,))
+        transaction.execute("UPDATE threadledger SET schema_version = ?", (wanted,))
     if wanted >= _NAMED_BY:
-        unnamed = database.sql("UPDATE threadledger SET ledger_id = ? WHERE ledger_id IS NULL")
-        connection.exec_driver_sql(unnamed, (new_id(),))
+        unnamed = "UPDATE threadledger SET ledger_id = ? WHERE ledger_id IS NULL"
+        transaction.execute(unnamed, (new_id(),))
 
 
 _NAMED_BY = 5

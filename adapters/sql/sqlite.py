@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy
-from sqlalchemy import URL, Connection, Engine, event
-
 from threadledger.domain.errors import DatabaseMissing, InvalidSettings
 from threadledger.domain.journal import StoredRow
 
-from .connections import LOCK_TIMEOUT_SECONDS, MARKS, Cursor, Kind, Move, Overtaken, leaf_hash, noted, shown, split_id
+from .connections import (
+    LOCK_TIMEOUT_SECONDS,
+    MARKS,
+    AllInUse,
+    Cursor,
+    Kind,
+    Move,
+    Overtaken,
+    Transaction,
+    leaf_hash,
+    noted,
+    split_id,
+)
+from .file_url import FileURL
 
 CACHE_KIB = 8 * 1024
 """Page cache of one connection, in KiB. It halves the time to read a conversation of 1,000 messages again."""
@@ -30,6 +41,15 @@ _INSERT_EVENT = (
     "INSERT INTO events (position, stream, version, topic, schema, at, id, text_id, leaf, state) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
 )
+
+CONNECTIONS_MAX = 15
+"""Maximum number of open connections of one program to a file."""
+
+CONNECTIONS_KEPT_MAX = 5
+"""Maximum number of connections that the pool keeps for their next use."""
+
+CONNECTION_TIMEOUT_SECONDS = 30.0
+"""Maximum time that a thread waits for a connection, in seconds."""
 
 SWITCH_PAUSE_SECONDS = 0.02
 """Pause between attempts to switch a new file to a write-ahead log, in seconds."""
@@ -232,8 +252,10 @@ class SQLite(Kind):
     begin_write = "BEGIN IMMEDIATE"  # a deferred BEGIN fails at once if it writes after another writer committed
     locks_when_writing = True
     lock_heads = ""
+    tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
+    columns = "SELECT name FROM pragma_table_info(?)"
 
-    def __init__(self, url: URL, *, create: bool, upgrade: bool, synchronous: str) -> None:
+    def __init__(self, url: FileURL, *, create: bool, upgrade: bool, synchronous: str) -> None:
         if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
             raise InvalidSettings(
                 "an in-memory database is separate for each connection: use a file, like sqlite:///threadledger.db"
@@ -245,7 +267,7 @@ class SQLite(Kind):
             from .addresses import path_in_address
 
             path = path_in_address(url.database)
-        self.path = path.absolute()  # as SQLAlchemy does: the working folder may change
+        self.path = path.absolute()  # the working folder may change
         self._upgrade = upgrade
         self._synchronous = synchronous
         self._creates = create and not self._is_address
@@ -258,35 +280,30 @@ class SQLite(Kind):
         """Address of another file, whose tables each connection finds if its own file does not have them."""
         if not create and not self.path.is_file():
             raise DatabaseMissing(
-                f"there is no database at {shown(url)}: create one with: threadledger init, or choose another with --db"
+                f"there is no database at {url}: create one with: threadledger init, or choose another with --db"
             )
 
-    def engine(self) -> Engine:
-        engine = sqlalchemy.create_engine(self._url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "uri": True})
-        event.listen(engine, "do_connect", self._connect)
-        event.listen(engine, "connect", lambda connection, _: self._prepare(connection))
-        return engine
+    def pool(self, on_connect: Sequence[Callable[[Any], None]]) -> FilePool:
+        place, options = self._url.arguments()
+        options |= {"timeout": LOCK_TIMEOUT_SECONDS, "uri": True}
+        return FilePool(lambda: self._connected(place, options, on_connect))
 
-    def prepare_file(self, engine: Engine) -> None:
+    def prepare_file(self, cursor: Cursor) -> None:
         """Switch the file to WAL mode, so that readers and a writer do not block each other."""
-        connection = engine.raw_connection()
-        try:
-            cursor = connection.cursor()
-            until = time.monotonic() + LOCK_TIMEOUT_SECONDS
-            while cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                try:
-                    cursor.execute("PRAGMA journal_mode = WAL")
-                except sqlite3.OperationalError as error:
-                    # SQLite does not wait for the lock on this switch: another process is opening the new file.
-                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                        raise
-                    time.sleep(SWITCH_PAUSE_SECONDS)
-            self._in_wal = True
-        finally:
-            connection.close()
+        until = time.monotonic() + LOCK_TIMEOUT_SECONDS
+        while cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            try:
+                cursor.execute("PRAGMA journal_mode = WAL")
+                cursor.execute("SELECT 1 FROM sqlite_master").fetchall()  # ends the read lock that the switch may leave
+            except sqlite3.OperationalError as error:
+                # SQLite does not wait for the lock on this switch: another process is opening the new file.
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(SWITCH_PAUSE_SECONDS)
+        self._in_wal = True
 
     def check_file(self, commit: str = "") -> None:
-        lost = shown(self._url) if self._opened is not None and identity(self.path) != self._opened else None
+        lost = str(self._url) if self._opened is not None and identity(self.path) != self._opened else None
         if commit == "after" and self._in_wal and lost is None:
             before, self._wal = self._wal, identity(self._wal_path)
             if self._wal is None or before not in {None, self._wal}:
@@ -296,7 +313,7 @@ class SQLite(Kind):
 
             raise replaced(lost, commit)
 
-    def lock_schema(self, connection: Connection) -> None:
+    def lock_schema(self, transaction: Transaction) -> None:
         """Do nothing: the transaction already holds the write lock."""
 
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
@@ -348,21 +365,30 @@ class SQLite(Kind):
 
         return explain(error, self.path)
 
-    def _connect(self, dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+    def _connected(
+        self, place: str, options: Mapping[str, Any], on_connect: Sequence[Callable[[Any], None]]
+    ) -> sqlite3.Connection:
         """Connect, and remember the identity of the file, which must not change before it is opened."""
         if not self._upgrade and not self._is_address:  # an address has its own options
             from .sqlite_files import address_for_reading
 
-            arguments = (address_for_reading(self.path),)
+            place = address_for_reading(self.path)
         elif self._creates and not self.path.exists():
             with suppress(OSError):  # as `private_files.ensure_private`, which need not be loaded
                 os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         before = identity(self.path)
-        connection = dialect.connect(*arguments, **options)
+        connection: sqlite3.Connection = sqlite3.connect(place, **options)
         self._opened, self._wal = self._opened or before or identity(self.path), None
+        try:
+            self._prepare(connection)
+            for each in on_connect:
+                each(connection)
+        except BaseException:  # the error holds the connection, which would keep its locks
+            connection.close()
+            raise
         return connection
 
-    def _prepare(self, connection: Any) -> None:
+    def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.isolation_level = None  # BEGIN is sent explicitly: the driver sends it too late to hold the lock
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}")
@@ -372,6 +398,99 @@ class SQLite(Kind):
         if self.attached is not None:
             cursor.execute("ATTACH ? AS attached", (self.attached,))
         cursor.close()
+
+
+class FilePool:
+    """Keep the connections of one file for their next use; threads may share it."""
+
+    driver: Any = sqlite3
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._room = threading.Condition()
+        self._idle: list[sqlite3.Connection] = []
+        self._open = 0
+        """Number of connections that are idle or in use."""
+        self.era = 0
+        """Number of times that the pool was disposed of."""
+
+    def check_out(self) -> PooledConnection:
+        with self._room:
+            while not self._idle and self._open >= CONNECTIONS_MAX:
+                if not self._room.wait(CONNECTION_TIMEOUT_SECONDS):
+                    raise AllInUse
+            era = self.era
+            if self._idle:
+                return PooledConnection(self, self._idle.pop(), era)
+            self._open += 1
+        try:
+            return PooledConnection(self, self._connect(), era)
+        except BaseException:
+            self._leave(era)
+            raise
+
+    def in_use(self) -> int:
+        return self._open - len(self._idle)
+
+    def dispose(self, close: bool = True) -> None:
+        if not close:  # in a forked child, where no thread is left to release the lock
+            self._room = threading.Condition()
+        with self._room:
+            idle, self._idle, self._open = self._idle, [], 0
+            self.era += 1
+            self._room.notify_all()
+        for connection in idle if close else ():
+            connection.close()
+
+    def take_back(self, connection: sqlite3.Connection, era: int) -> None:
+        """Keep a connection that is no longer used, or close it."""
+        try:
+            connection.rollback()
+            with self._room:
+                if era == self.era and len(self._idle) < CONNECTIONS_KEPT_MAX:
+                    self._idle.append(connection)
+                    self._room.notify()
+                    return
+        except sqlite3.Error:  # it cannot be used again
+            pass
+        self.discard(connection, era)
+
+    def discard(self, connection: sqlite3.Connection, era: int) -> None:
+        """Close a connection that is no longer used."""
+        self._leave(era)
+        connection.close()
+
+    def _leave(self, era: int) -> None:
+        with self._room:
+            if era == self.era:
+                self._open -= 1
+                self._room.notify()
+
+
+class PooledConnection:
+    """Represent a connection that was checked out of a pool."""
+
+    __slots__ = ("_era", "_pool", "driver_connection")
+
+    def __init__(self, pool: FilePool, driver_connection: sqlite3.Connection, era: int) -> None:
+        self._pool: FilePool | None = pool
+        self.driver_connection = driver_connection
+        self._era = era
+
+    def cursor(self) -> sqlite3.Cursor:
+        return self.driver_connection.cursor()
+
+    def close(self) -> None:
+        """Return the connection to the pool."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.take_back(self.driver_connection, self._era)
+
+    def invalidate(self) -> None:
+        """Close the connection itself, so that it is not used again."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.discard(self.driver_connection, self._era)
 
 
 def identity(path: Path | str) -> tuple[int, int] | None:

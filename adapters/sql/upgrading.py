@@ -11,15 +11,12 @@ keys and the addresses of events are collected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from sqlalchemy import Connection, exc, inspect
 
 from threadledger.domain.errors import DatabaseMissing, StoreUnavailable
 from threadledger.domain.ids import id_bytes
 from threadledger.domain.journal import noted_row
 
-from .connections import noted
+from .connections import Transaction, noted
 from .database import Database
 from .schema import EVENTS_REWRITTEN_BY, SCHEMA_VERSION, open_schema, schema_version, take_steps
 
@@ -49,18 +46,18 @@ def upgrade(database: Database, progress: Callable[[int, int], None]) -> int | N
         DatabaseMissing, ForeignDatabase, NewerSchema: there is no ledger that this version can upgrade.
         StoreUnavailable: the events cannot be copied; the database works with its earlier schema as before.
     """
-    found = database.read(lambda connection: schema_version(connection, database.shown_url))
+    found = database.read(lambda transaction: schema_version(transaction, database.shown_url))
     if not found:
         raise DatabaseMissing(
             f"{database.shown_url} is empty: there is nothing to upgrade; create a ledger with: threadledger init"
         )
     if found < EVENTS_REWRITTEN_BY:
         try:
-            database.write(lambda connection: _begin(connection, database))
-            while not database.write(lambda connection: _copy_page(connection, database, progress)):
+            database.write(lambda transaction: _begin(transaction, database))
+            while not database.write(lambda transaction: _copy_page(transaction, database, progress)):
                 pass
-            database.write(lambda connection: _finish(connection, database))
-        except (exc.IntegrityError, database.driver.IntegrityError) as error:
+            database.write(lambda transaction: _finish(transaction, database))
+        except database.driver.IntegrityError as error:
             raise StoreUnavailable(
                 f"{database.shown_url} was not upgraded, because its rows contradict each other ({error.args[0]}): it works "
                 "with its earlier schema as before; list all damage with: threadledger db check"
@@ -69,72 +66,71 @@ def upgrade(database: Database, progress: Callable[[int, int], None]) -> int | N
     return found if found < SCHEMA_VERSION else None
 
 
-def _begin(connection: Connection, database: Database) -> None:
+def _begin(transaction: Transaction, database: Database) -> None:
     """Take the earlier steps, and create the new tables unless an upgrade that broke off has created them."""
-    database.kind.lock_schema(connection)
-    reached = schema_version(connection, database.shown_url)
+    database.kind.lock_schema(transaction)
+    reached = schema_version(transaction, database.shown_url)
     before = EVENTS_REWRITTEN_BY - 1
     if reached < before:
-        take_steps(connection, database, reached, before)
-    if reached < EVENTS_REWRITTEN_BY and not _is_begun(connection):
+        take_steps(transaction, database, reached, before)
+    if reached < EVENTS_REWRITTEN_BY and not _is_begun(transaction):
         for statement in database.kind.steps[before]:
-            connection.exec_driver_sql(statement)
+            transaction.execute(statement)
 
 
-def _is_begun(connection: Connection) -> bool:
-    return bool(inspect(connection).has_table("upgrading"))
+def _is_begun(transaction: Transaction) -> bool:
+    return "upgrading" in transaction.tables()
 
 
-def _copy_page(connection: Connection, database: Database, progress: Callable[[int, int], None]) -> bool:
+def _copy_page(transaction: Transaction, database: Database, progress: Callable[[int, int], None]) -> bool:
     """Copy the next page; return whether the newest event was reached."""
-    database.kind.lock_schema(connection)
-    if not _is_begun(connection):
+    database.kind.lock_schema(transaction)
+    if not _is_begun(transaction):
         return True  # another process has finished the upgrade
-    copied, last = _places(connection)
+    copied, last = _places(transaction)
     end = min(copied + UPGRADE_PAGE_EVENTS, last)
-    _copy(connection, database, copied, end)
+    _copy(transaction, database, copied, end)
     progress(end, last)
     return end == last
 
 
-def _places(connection: Connection) -> tuple[int, int]:
+def _places(transaction: Transaction) -> tuple[int, int]:
     query = "SELECT (SELECT position FROM upgrading), (SELECT coalesce(max(position), 0) FROM events)"
-    copied, last = connection.exec_driver_sql(query).one()
+    copied, last = transaction.execute(query).fetchone()
     return int(copied), int(last)
 
 
-def _copy(connection: Connection, database: Database, begin: int, end: int) -> None:
+def _copy(transaction: Transaction, database: Database, begin: int, end: int) -> None:
     """Copy the events after one position up to another, with their idempotency keys and addresses."""
     if database.kind.name == "sqlite":
-        driver: Any = connection.connection.driver_connection
-        driver.create_function("id_bytes", 1, _id_bytes, deterministic=True)
-        connection.exec_driver_sql(_COPY, (begin, end))
-    query = database.sql(_KEYED.format(payload=database.kind.payload))
-    found = connection.exec_driver_sql(query, (begin, end)).fetchall()
+        transaction.driver_connection.create_function("id_bytes", 1, _id_bytes, deterministic=True)
+        transaction.execute(_COPY, (begin, end))
+    found = transaction.execute(_KEYED.format(payload=database.kind.payload), (begin, end)).fetchall()
     rows = [noted_row((position, str(stream), *rest)) for position, stream, *rest in found]
     for statement, values in noted(rows, {str(row.originator_id): int(str(row.originator_id)) for row in rows}):
-        ignoring = f"{statement} ON CONFLICT DO NOTHING"  # of two equal keys, the first one counts
-        connection.exec_driver_sql(database.sql(ignoring), values)
-    connection.exec_driver_sql(database.sql("UPDATE upgrading SET position = ?"), (end,))
+        transaction.execute_many(
+            f"{statement} ON CONFLICT DO NOTHING", values
+        )  # of two equal keys, the first one counts
+    transaction.execute("UPDATE upgrading SET position = ?", (end,))
 
 
-def _finish(connection: Connection, database: Database) -> None:
+def _finish(transaction: Transaction, database: Database) -> None:
     """Copy what was appended since, and switch to the new tables."""
-    database.kind.lock_schema(connection)
-    if not _is_begun(connection):
+    database.kind.lock_schema(transaction)
+    if not _is_begun(transaction):
         return
-    database.kind.lock_tables(connection)
-    _copy(connection, database, *_places(connection))
+    database.kind.lock_tables(transaction)
+    _copy(transaction, database, *_places(transaction))
     if database.kind.name == "sqlite":
-        stored, copied = connection.exec_driver_sql(_COUNTS).one()
+        stored, copied = transaction.execute(_COUNTS).fetchone()
         if stored != copied:
             raise StoreUnavailable(
                 f"{database.shown_url} was not upgraded: {copied} of {stored} events could be copied; list all damage with: "
                 "threadledger db check"
             )
     for statement in database.kind.swap:
-        connection.exec_driver_sql(statement)
-    take_steps(connection, database, EVENTS_REWRITTEN_BY, EVENTS_REWRITTEN_BY)
+        transaction.execute(statement)
+    take_steps(transaction, database, EVENTS_REWRITTEN_BY, EVENTS_REWRITTEN_BY)
 
 
 def _id_bytes(text: object) -> bytes | None:

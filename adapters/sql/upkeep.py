@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, exc, inspect
-
 from threadledger.domain.conversation import CONVERSATION, STATE_SCHEMA, ConversationState, evolve, key_of
 from threadledger.domain.errors import ChangedEvent, Conflict, CorruptEvent, StoreError, StoreUnavailable
 from threadledger.domain.ids import now, to_iso
 from threadledger.domain.journal import Finding, NotedThread, noted_row, quietly, restore
 
-from .connections import ConnectionLost, leaves_of, noted, split_id
+from .connections import ConnectionLost, Transaction, leaves_of, noted, split_id
 from .damage import form_of, is_undecodable, replacing_characters
 from .database import Database
 from .kind_upkeep import upkeep_of
@@ -91,14 +89,14 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
     """Yield each problem found; call `progress` with the number of events checked and the total."""
 
     def query(statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        return database.read(lambda connection: _query_on(database, connection)(statement, values))
+        return database.read(lambda transaction: _query_on(database, transaction)(statement, values))
 
     try:
         yield from database.read(
-            lambda connection: [
-                *_database_itself(database, connection),
-                *_positions(database, connection),
-                *_ahead_of_the_log(connection),
+            lambda transaction: [
+                *_database_itself(database, transaction),
+                *_positions(database, transaction),
+                *_ahead_of_the_log(transaction),
             ]
         )
         yield from _streams(database, query, progress)
@@ -106,39 +104,40 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
         yield Finding("database", f"it cannot be read to its end: {error}")
 
 
-def _database_itself(database: Database, connection: Connection) -> Iterator[Finding]:
-    for problem in upkeep_of(database).integrity(connection):
+def _database_itself(database: Database, transaction: Transaction) -> Iterator[Finding]:
+    for problem in upkeep_of(database).integrity(transaction):
         yield Finding("database", problem)
     for table, every, _ in NOTES:
-        columns = _columns_in(database, connection, table, every)
+        columns = _columns_in(database, transaction, table, every)
         try:
-            for _row in connection.exec_driver_sql(f"SELECT {', '.join(columns)} FROM {table}") if columns else ():
+            for _row in transaction.execute(f"SELECT {', '.join(columns)} FROM {table}") if columns else ():
                 pass
-        except exc.DBAPIError as error:
+        except database.driver.Error as error:
             if not is_undecodable(error):
                 raise
-            yield Finding("database", f"{table} has a row that cannot be read: {error.orig}")
+            yield Finding("database", f"{table} has a row that cannot be read: {error}")
 
 
-def _query_on(database: Database, connection: Connection) -> Query:
+def _query_on(database: Database, transaction: Transaction) -> Query:
     """Return a function that queries in the transaction of a connection."""
 
     def query(statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        return connection.exec_driver_sql(database.sql(statement), tuple(values)).fetchall()
+        found: Sequence[Any] = transaction.execute(statement, values).fetchall()
+        return found
 
     def query_leniently(statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with replacing_characters(connection.connection.driver_connection):
+        with replacing_characters(transaction.driver_connection):
             return query(statement, values)
 
     return query_leniently if database.kind.name == "sqlite" else query
 
 
-def _positions(database: Database, connection: Connection) -> Iterator[Finding]:
+def _positions(database: Database, transaction: Transaction) -> Iterator[Finding]:
     """Check that each position from 1 to the last assigned one has an event."""
-    last = upkeep_of(database).last_position(connection)
-    first, newest = connection.exec_driver_sql("SELECT min(position), max(position) FROM events").one()
+    last = upkeep_of(database).last_position(transaction)
+    first, newest = transaction.execute("SELECT min(position), max(position) FROM events").fetchone()
     gaps = [(1, first - 1)] if first not in {None, 1} else []
-    gaps += [(begin, end) for begin, end in connection.exec_driver_sql(database.sql(_GAPS), (newest or 0,))]
+    gaps += transaction.execute(_GAPS, (newest or 0,)).fetchall()
     if (newest or 0) < last:
         gaps.append(((newest or 0) + 1, last))
     for begin, end in gaps:
@@ -158,12 +157,12 @@ _REWOUND_THREADS = (
 )
 
 
-def _ahead_of_the_log(connection: Connection) -> Iterator[Finding]:
+def _ahead_of_the_log(transaction: Transaction) -> Iterator[Finding]:
     """Report views and states of threads that are based on events which the log no longer has."""
-    for view, position in connection.exec_driver_sql(_REWOUND_VIEWS):
+    for view, position in transaction.execute(_REWOUND_VIEWS):
         problem = f"{view} contains events that are no longer in the log: it is rebuilt when it is read"
         yield Finding("view", problem, position=position)
-    for stream, mirror, version, journaled in connection.exec_driver_sql(_REWOUND_THREADS):
+    for stream, mirror, version, journaled in transaction.execute(_REWOUND_THREADS):
         problem = (
             f"the thread of {mirror} is at version {version}, the journal at {journaled}: the log was rewound; compare "
             "them with: threadledger replay verify"
@@ -253,6 +252,7 @@ class _CheckedStream:
         self.version, self.position = version, max(position, self.position)
         if form_of(row) is None:
             yield Finding("leaf", f"the {topic} was changed or moved after it was stored", **where)
+            self.state = None  # it contains a hash of what was said
         try:
             event = restore((position, self.name, version, topic, state, event_id, str(at), schema))
         except CorruptEvent as error:
@@ -326,10 +326,10 @@ NOTES = tuple(each for each in TABLES if each[0] not in {"streams", "events", "b
 Progress = Callable[[int, int], None]
 
 
-def _findings(database: Database, connection: Connection, progress: Progress) -> Iterator[Finding]:
+def _findings(database: Database, transaction: Transaction, progress: Progress) -> Iterator[Finding]:
     """Check a copy like `db check` does."""
-    yield from _positions(database, connection)
-    yield from _streams(database, _query_on(database, connection), progress)
+    yield from _positions(database, transaction)
+    yield from _streams(database, _query_on(database, transaction), progress)
 
 
 def refuse_damage(found: Iterable[Finding]) -> None:
@@ -408,15 +408,14 @@ def copy_ledger(source: Database, target: Database, progress: Progress) -> int:
     """
     open_schema(target)
 
-    def copy(reading: Connection) -> int:
+    def copy(reading: Transaction) -> int:
         refuse_damage(_positions(source, reading))
         return target.write(lambda writing: _copy(source, reading, target, writing, progress))
 
     try:
         return source.read(copy)
-    except (exc.IntegrityError, target.driver.IntegrityError) as error:  # COPY raises the driver's own
-        problem = error.orig if isinstance(error, exc.IntegrityError) else error
-        refuse_damage([Finding("database", f"rows contradict each other: {problem}")])
+    except target.driver.IntegrityError as error:
+        refuse_damage([Finding("database", f"rows contradict each other: {error}")])
         raise
 
 
@@ -427,8 +426,8 @@ def _write(database: Database, path: Path, progress: Progress) -> int:
     copy = Database(f"sqlite:///{path}", synchronous="NORMAL")
     try:
         if database.kind.name == "sqlite":  # VACUUM also copies an index that does not match its table
-            copy.read(lambda connection: refuse_damage([*_database_itself(copy, connection)]))
-            copy.read(lambda connection: refuse_damage(_findings(copy, connection, progress)))
+            copy.read(lambda transaction: refuse_damage([*_database_itself(copy, transaction)]))
+            copy.read(lambda transaction: refuse_damage(_findings(copy, transaction, progress)))
         else:
             copy_ledger(database, copy, progress)
         ((count,),) = copy.query("SELECT count(*) FROM events")
@@ -441,14 +440,14 @@ def _write(database: Database, path: Path, progress: Progress) -> int:
         copy.close()
 
 
-def _copy(source: Database, reading: Connection, target: Database, writing: Connection, progress: Progress) -> int:
-    if writing.exec_driver_sql("SELECT count(*) FROM streams").scalar_one():
+def _copy(source: Database, reading: Transaction, target: Database, writing: Transaction, progress: Progress) -> int:
+    if writing.execute("SELECT count(*) FROM streams").fetchone()[0]:
         raise Conflict(f"{target.shown_url} already contains a ledger: copy into an empty database")
     with _named_of(source):
-        events = int(reading.exec_driver_sql("SELECT count(*) FROM events").scalar_one())
+        events = int(reading.execute("SELECT count(*) FROM events").fetchone()[0])
         columns_of = {table: _columns_in(source, reading, table, columns) for table, columns, _ in TABLES}
         named = _columns_in(source, reading, "threadledger", "ledger_id")
-        name = reading.exec_driver_sql("SELECT ledger_id FROM threadledger").scalar_one() if named else None
+        name = reading.execute("SELECT ledger_id FROM threadledger").fetchone()[0] if named else None
     kind = upkeep_of(target)
     for table, _, order in TABLES:
         columns = columns_of[table]
@@ -462,7 +461,7 @@ def _copy(source: Database, reading: Connection, target: Database, writing: Conn
                     _collect(target, writing, columns, page)
     kind.number_streams(writing)
     if name is not None:
-        writing.exec_driver_sql(target.sql("UPDATE threadledger SET ledger_id = ?"), (name,))
+        writing.execute("UPDATE threadledger SET ledger_id = ?", (name,))
     refuse_damage(_findings(target, writing, quietly))
     return events
 
@@ -471,19 +470,18 @@ _EARLIER_NAMES = {"snapshot": "state", "id": "event_id", "text_id": "event_id"}
 """Names of columns before schema 6, which split the ids of events into two columns."""
 
 
-def _columns_in(source: Database, reading: Connection, table: str, columns: str) -> dict[str, str]:
+def _columns_in(source: Database, reading: Transaction, table: str, columns: str) -> dict[str, str]:
     """Return the columns that the source has, with their names there; those that an older schema lacks get their defaults."""
     chosen = columns.split(", ")
     if source.schema_is_open:  # of this version's schema: a table that is missing is damage
         return dict(zip(chosen, chosen, strict=True))
-    inspector = inspect(reading)
-    found = {each["name"] for each in inspector.get_columns(table)} if inspector.has_table(table) else set()
+    found = reading.columns(table)
     names = {each: each if each in found else _EARLIER_NAMES.get(each, each) for each in chosen}
     return {each: name for each, name in names.items() if name in found}
 
 
 def _pages(
-    source: Database, reading: Connection, table: str, columns: Mapping[str, str], order: str
+    source: Database, reading: Transaction, table: str, columns: Mapping[str, str], order: str
 ) -> Iterator[Sequence[tuple[Any, ...]]]:
     """Yield the rows of a table of the source, page by page; nothing if it has none of the columns.
 
@@ -493,11 +491,11 @@ def _pages(
         return
     query = f"SELECT {', '.join(columns.values())} FROM {table} ORDER BY {order}"
     is_lenient = table == "events" and source.kind.name == "sqlite"
-    leniently = replacing_characters(reading.connection.driver_connection) if is_lenient else nullcontext()
+    leniently = replacing_characters(reading.driver_connection) if is_lenient else nullcontext()
     page_rows = PAGE_CHUNKS if table == "blob_chunks" else PAGE_ROWS
     at = list(columns).index("id") if "id" in columns else None
-    with _named_of(source), leniently, reading.exec_driver_sql(query, execution_options=_STREAMED) as rows:
-        for page in rows.partitions(page_rows):
+    with _named_of(source), leniently:
+        for page in reading.pages(query, page_rows):
             yield [tuple(row) if at is None else (*row[:at], *_ids(*row[at : at + 2]), *row[at + 2 :]) for row in page]
 
 
@@ -508,7 +506,7 @@ def _ids(value: Any, text: str | None) -> tuple[bytes | None, str | None]:
     return (value, text) if value is None or isinstance(value, bytes) else split_id(value)
 
 
-def _collect(target: Database, writing: Connection, columns: Mapping[str, str], page: Iterable[Sequence[Any]]) -> None:
+def _collect(target: Database, writing: Transaction, columns: Mapping[str, str], page: Iterable[Sequence[Any]]) -> None:
     """Note the idempotency keys and addresses of events of an earlier schema, which has no tables for them."""
     found = [dict(zip(columns, row, strict=True)) for row in page]
     rows = [
@@ -522,10 +520,7 @@ def _collect(target: Database, writing: Connection, columns: Mapping[str, str], 
         if each["topic"] == "MessageJournaled"
     ]
     for statement, values in noted(rows, {str(row.originator_id): int(str(row.originator_id)) for row in rows}):
-        writing.exec_driver_sql(target.sql(f"{statement} ON CONFLICT DO NOTHING"), values)
-
-
-_STREAMED = {"stream_results": True}
+        writing.execute_many(f"{statement} ON CONFLICT DO NOTHING", values)
 
 
 @contextmanager

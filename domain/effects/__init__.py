@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .drivers import AsyncDriver, Wait, perform, stream
+    from .async_driver import AsyncDriver
+    from .drivers import Wait, perform, stream
     from .effects import Call, Effect, Effects, Emit, ListenerLeft, Pause, Use, attended, work
     from .own_loop import OwnLoop
 
@@ -30,7 +31,8 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "drivers": "AsyncDriver Wait perform stream",
+            "async_driver": "AsyncDriver",
+            "drivers": "Wait perform stream",
             "own_loop": "OwnLoop",
             "effects": "Call Effect Effects Emit ListenerLeft Pause Use attended work",
         },

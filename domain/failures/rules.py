@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from .failure import Cause, Failure
 
@@ -95,11 +95,13 @@ def _http(*statuses: int) -> Matches:
 
 
 def _says(pattern: str) -> Matches:
-    wording = re.compile(pattern, re.IGNORECASE | re.VERBOSE | re.DOTALL)
+    @cache  # compiled when a failure needs it: compiling all of them takes as long as a small command
+    def wording() -> re.Pattern[str]:
+        return re.compile(pattern, re.IGNORECASE | re.VERBOSE | re.DOTALL)
 
     @lru_cache(maxsize=256)  # an outage repeats one message many times
     def is_in(words: str) -> bool:
-        return wording.search(words) is not None
+        return wording().search(words) is not None
 
     return lambda failure: is_in(_words(failure))
 

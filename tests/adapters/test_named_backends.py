@@ -248,7 +248,7 @@ def test_other_sources_win_over_the_table_of_a_built_in_backend_only(monkeypatch
     in_file = load_settings()
     assert in_file.named["responses"].timeout_seconds == 5  # the table is more specific than the rest of the file
     value, left_out = OTHER_SOURCES[key]
-    name = Settings.model_fields[key].validation_alias
+    name = Settings.fields[key].name
     if place == "environment":
         monkeypatch.setenv(name, str(value))
     elif place == ".env":

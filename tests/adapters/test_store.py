@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-import sqlalchemy
 from eventsourcing.persistence import IntegrityError, StoredEvent, Tracking
 from sqlalchemy.engine import make_url
 
@@ -406,7 +405,7 @@ def counted(database):
     """What the driver is asked to do from here on, by whichever way it is reached."""
     statements = []
 
-    def watch(connection, _):
+    def watch(connection):
         if database.kind.name == "sqlite":
             connection.set_trace_callback(statements.append)
             return
@@ -418,7 +417,7 @@ def counted(database):
 
         connection.cursor_factory = Watched
 
-    sqlalchemy.event.listen(database.engine, "connect", watch)
+    database.on_connect.append(watch)
     return statements
 
 
@@ -449,7 +448,7 @@ def test_an_append_to_a_long_conversation_costs_as_many_statements_as_one_to_a_s
         database = Database(any_db_url)
         ledger = open_store_on(database)
         statements = counted(database)
-        database.engine.dispose()  # so that its connections are watched from their beginning
+        database.dispose()  # so that its connections are watched from their beginning
         ledger.conversation(key).append("user", "one more")
         costs[key] = [statement.split()[0] for statement in statements]
     assert costs["long"] == costs["short"]
@@ -534,7 +533,7 @@ def test_the_search_for_overdue_runs_does_not_read_every_conversation(open_store
     ledger = open_store()
     insert = any_database.sql("INSERT INTO streams (name, version, state_schema, snapshot) VALUES (?, 1, 1, '{}')")
     names = [(f"conversation:{number}",) for number in range(2_000)]
-    any_database.write(lambda connection: connection.exec_driver_sql(insert, names))
+    any_database.write(lambda transaction: transaction.execute_many(insert, names))
     on_sqlite = any_database.kind.name == "sqlite"
     if not on_sqlite:
         any_database.execute("ANALYZE streams")

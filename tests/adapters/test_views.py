@@ -140,9 +140,7 @@ def generations(database, name):
 
 def tables_of(database, name):
     """The versions and generations of a view that have tables."""
-    from sqlalchemy import inspect
-
-    found = inspect(database.engine).get_table_names()
+    found = database.read(lambda transaction: transaction.tables())
     return {tuple(map(int, each.split("_")[2:4])) for each in found if each.startswith(f"view_{name}_")}
 
 

@@ -44,7 +44,7 @@ from .runs import (
     taken_run,
     touched,
 )
-from .transaction import Transaction, values_of
+from .transaction import ViewTransaction, values_of
 
 FOUND_RUNS_MAX = 10
 """Maximum number of runs returned for one ending of the id."""
@@ -94,14 +94,14 @@ class AuditView(View[KnownRuns, RunChanges]):
     def read(self, row: Row) -> TakenRun | None:
         return taken_run(row)
 
-    def create(self, transaction: Transaction, generation: int) -> None:
+    def create(self, transaction: ViewTransaction, generation: int) -> None:
         begin, is_sqlite = self.prefix(generation), transaction.kind == "sqlite"
         # On SQLite, only INTEGER makes a primary key the number of the row.
         differing = {"plain": "" if is_sqlite else ' COLLATE "C"', "position": "INTEGER" if is_sqlite else "BIGINT"}
         for statement in (TABLE, *INDEXES, *figures.TABLES):
             transaction.execute(statement.format(begin=begin, runs=f"{begin}runs", **differing))
 
-    def load(self, transaction: Transaction, generation: int, taken: Sequence[TakenRun]) -> KnownRuns:
+    def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[TakenRun]) -> KnownRuns:
         exchange_ids, run_ids = touched(taken)
         runs = f"{self.prefix(generation)}runs"
         if run_ids:
@@ -124,7 +124,7 @@ class AuditView(View[KnownRuns, RunChanges]):
         new, old = folded.rows(taken[0][0] if taken else 0)
         return RunChanges(new, old, groups, known.counters, sorted(places))
 
-    def apply(self, transaction: Transaction, generation: int, changes: RunChanges) -> None:
+    def apply(self, transaction: ViewTransaction, generation: int, changes: RunChanges) -> None:
         begin, counters = self.prefix(generation), changes.counters
         counters.add_places(figures.last_failures(transaction, begin, changes.places), -1)
         transaction.insert(f"{begin}runs", COLUMNS, changes.new)
@@ -135,7 +135,7 @@ class AuditView(View[KnownRuns, RunChanges]):
         counters.write(transaction, begin)
 
     def failures(
-        self, transaction: Transaction, generation: int, wanted: FailureFilter, limit: int | None
+        self, transaction: ViewTransaction, generation: int, wanted: FailureFilter, limit: int | None
     ) -> list[RecordedFailure]:
         """Return the newest `limit` failed runs that match the filter, sorted by time of failure."""
         found: list[RecordedFailure] = []  # the newest first
@@ -148,24 +148,24 @@ class AuditView(View[KnownRuns, RunChanges]):
         return found[:limit][::-1]
 
     def groups(
-        self, transaction: Transaction, generation: int, since: datetime | None, until: datetime
+        self, transaction: ViewTransaction, generation: int, since: datetime | None, until: datetime
     ) -> list[FailureGroup]:
         """Return the groups of failures; see `failure_groups`."""
         return figures.failure_groups(transaction, self.prefix(generation), since, until)
 
     def summary(
-        self, transaction: Transaction, generation: int, by: str, since: datetime | None, until: datetime | None
+        self, transaction: ViewTransaction, generation: int, by: str, since: datetime | None, until: datetime | None
     ) -> list[SummaryRow]:
         """Return a summary of the runs; see `summary`."""
         return figures.summary(transaction, self.prefix(generation), by, since, until)
 
     def failure_days(
-        self, transaction: Transaction, generation: int, since: datetime | None, until: datetime | None
+        self, transaction: ViewTransaction, generation: int, since: datetime | None, until: datetime | None
     ) -> list[tuple[str, str, int]]:
         """Return the number of failures per day and cause; see `failure_days`."""
         return figures.failure_days(transaction, self.prefix(generation), since, until)
 
-    def find_runs(self, transaction: Transaction, generation: int, ending: str) -> list[tuple[str, str]]:
+    def find_runs(self, transaction: ViewTransaction, generation: int, ending: str) -> list[tuple[str, str]]:
         """Return (key, run id) of up to `FOUND_RUNS_MAX` runs whose id ends with `ending`."""
         begin = (storable(ending) or "")[::-1]
         query = (
@@ -175,7 +175,7 @@ class AuditView(View[KnownRuns, RunChanges]):
         found = transaction.rows(query, (begin, begin + _LAST_CHARACTER))
         return [(key_of(conversation), id_reversed[::-1]) for conversation, id_reversed in found]
 
-    def last_ends(self, transaction: Transaction, generation: int, per_backend: int) -> list[BackendEnd]:
+    def last_ends(self, transaction: ViewTransaction, generation: int, per_backend: int) -> list[BackendEnd]:
         """Return the newest outcomes that reflect each backend's health, grouped by backend, oldest first."""
         runs = f"{self.prefix(generation)}runs"
         newest = f"SELECT {_COLUMNS} FROM {runs} WHERE backend = ? AND tells = 1 ORDER BY ended_at DESC, started DESC LIMIT ?"
@@ -189,14 +189,14 @@ class AuditView(View[KnownRuns, RunChanges]):
             )
         return found
 
-    def read_all(self, transaction: Transaction, generation: int) -> None:
+    def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read every row, to find those that cannot be read."""
         self.failures(transaction, generation, FailureFilter(), None)
         self.groups(transaction, generation, None, now())
         self.summary(transaction, generation, "cause", None, None)
 
     def _pages(
-        self, transaction: Transaction, generation: int, wanted: FailureFilter, size: int
+        self, transaction: ViewTransaction, generation: int, wanted: FailureFilter, size: int
     ) -> Iterator[list[RecordedFailure]]:
         """Yield pages of failed runs, newest page first, each page sorted by time of failure.
 
@@ -244,7 +244,7 @@ _AMONG = {
 }
 
 
-def _among(transaction: Transaction, runs: str, columns: str, column: str, given: Sequence[str]) -> list[Any]:
+def _among(transaction: ViewTransaction, runs: str, columns: str, column: str, given: Sequence[str]) -> list[Any]:
     """Return the rows whose column has one of these values, found by the index of the column."""
     source, wanted = values_of(transaction.kind, given)
     query = _AMONG[transaction.kind].format(columns=columns, source=source, runs=runs, column=column)

@@ -25,7 +25,7 @@ from ..connections import split_id
 from ..database import Database
 from ..kind_upkeep import upkeep_of
 from ..recorder import Recorder, rows_of
-from .transaction import Transaction
+from .transaction import ViewTransaction
 
 logger = logging.getLogger("threadledger")
 stale = logging.getLogger("threadledger.views")
@@ -167,7 +167,7 @@ class Projection:
 
     def discard(self, generation: int) -> None:
         """Drop a generation whose rows cannot be read, even if it is live; the next reader builds the view again."""
-        Transaction.writing(self._database, lambda transaction: self._places.discard(transaction, generation))
+        ViewTransaction.writing(self._database, lambda transaction: self._places.discard(transaction, generation))
 
     def _step(
         self, place: Generation, target: LogHead, size: int, ended: Callable[[Generation, Batch, Any, bool], None]
@@ -225,13 +225,13 @@ class Projection:
             Poison: an event cannot be processed.
         """
 
-        def load(transaction: Transaction) -> Any:
+        def load(transaction: ViewTransaction) -> Any:
             if not self._places.holds(transaction, place):
                 raise Moved
             return self.view.load(transaction, place.generation, batch.taken)
 
         try:
-            known = Transaction.reading(self._database, load) if place.claimed and batch.taken else None
+            known = ViewTransaction.reading(self._database, load) if place.claimed and batch.taken else None
             return self.view.fold(batch.taken, known)
         except Moved:
             raise
@@ -247,7 +247,7 @@ class Projection:
     def _written(self, place: Generation, batch: Batch, changes: Any, live: bool) -> None:
         """Write rows, position and effects in one transaction, or nothing if another process has advanced the view."""
 
-        def write(transaction: Transaction) -> bool:
+        def write(transaction: ViewTransaction) -> bool:
             if not self._places.advance(transaction, place, batch, live):
                 return False
             if not place.claimed:
@@ -260,13 +260,15 @@ class Projection:
                 self._places.drop_older(transaction, place.generation)
             return True
 
-        if Transaction.writing(self._database, write) and batch.poison is not None:
+        if ViewTransaction.writing(self._database, write) and batch.poison is not None:
             logger.warning("the view %s skipped one event: %s", self.view.name, batch.poison)
 
     def _refused(self, place: Generation, batch: Batch, changes: Any, live: bool) -> None:
         """Write the batch, but raise an error instead of parking an event."""
         if batch.poison is not None:
-            Transaction.writing(self._database, lambda transaction: self._places.drop(transaction, place.generation))
+            ViewTransaction.writing(
+                self._database, lambda transaction: self._places.drop(transaction, place.generation)
+            )
             raise refusal(self.view, batch.upto, str(batch.poison)) from batch.poison
         self._written(place, batch, changes, live)
 
@@ -376,11 +378,11 @@ class Generations:
             places.append(Generation(generation, position, bool(live), claimed=True, lost=lost))
         return head, places
 
-    def holds(self, transaction: Transaction, place: Generation) -> bool:
+    def holds(self, transaction: ViewTransaction, place: Generation) -> bool:
         """Return whether the stored position of a place is unchanged."""
         return bool(transaction.rows(_FIND, (*self._named, place.generation, place.position)))
 
-    def advance(self, transaction: Transaction, place: Generation, batch: Batch, live: bool) -> bool:
+    def advance(self, transaction: ViewTransaction, place: Generation, batch: Batch, live: bool) -> bool:
         """Advance a place to the end of a batch, or claim it if it does not exist.
 
         Returns False if another process has advanced it first, or if the log lost the batch after it was read.
@@ -393,14 +395,14 @@ class Generations:
             leaf = stored[0][1]
         return self.move(transaction, place, batch.upto, leaf, live)
 
-    def move(self, transaction: Transaction, place: Generation, upto: int, leaf: bytes | None, live: bool) -> bool:
+    def move(self, transaction: ViewTransaction, place: Generation, upto: int, leaf: bytes | None, live: bool) -> bool:
         """Set the position and leaf of a place, or claim it; return False if another process has moved it."""
         if not place.claimed:
             return transaction.execute(_CLAIM, (*self._named, place.generation, upto, int(live), leaf)) == 1
         before = (*self._named, place.generation, place.position, int(place.live))
         return transaction.execute(_ADVANCE, (upto, int(live), leaf, *before)) == 1
 
-    def park(self, transaction: Transaction, generation: int, position: int, reason: str) -> None:
+    def park(self, transaction: ViewTransaction, generation: int, position: int, reason: str) -> None:
         """Record an event that could not be processed."""
         transaction.execute(_PARK, (*self._named, generation, position, reason))
 
@@ -408,23 +410,23 @@ class Generations:
         """Return (position, reason) of the events that could not be processed."""
         return [(row[0], row[1]) for row in self._database.query(_PARKED, (*self._named, generation))]
 
-    def drop_older(self, transaction: Transaction, generation: int) -> None:
+    def drop_older(self, transaction: ViewTransaction, generation: int) -> None:
         """Drop older generations and older versions of the view; newer versions are kept."""
         name, version = self._named
         for each in transaction.rows(_OLDER, (name, version, version, generation)):
             self._drop(transaction, *each)
 
-    def drop(self, transaction: Transaction, generation: int) -> None:
+    def drop(self, transaction: ViewTransaction, generation: int) -> None:
         """Drop a generation that was not completed; a live one is kept."""
         unfinished = f"DELETE FROM tracking {_FORGET} AND live = 0"
         if transaction.execute(unfinished, (*self._named, generation)) == 1:
             self._drop(transaction, self._view.version, generation)
 
-    def discard(self, transaction: Transaction, generation: int) -> None:
+    def discard(self, transaction: ViewTransaction, generation: int) -> None:
         """Drop a generation, even if it is live."""
         self._drop(transaction, self._view.version, generation)
 
-    def _drop(self, transaction: Transaction, version: int, generation: int) -> None:
+    def _drop(self, transaction: ViewTransaction, version: int, generation: int) -> None:
         for notes in ("tracking", "parked"):
             transaction.execute(f"DELETE FROM {notes} {_FORGET}", (self._view.name, version, generation))
         # Sorted, a full-text index precedes its internal tables, which are dropped with it.
@@ -461,11 +463,11 @@ class View(ABC, Generic[K, C]):
         return row[0], restore(row)
 
     @abstractmethod
-    def create(self, transaction: Transaction, generation: int) -> None:
+    def create(self, transaction: ViewTransaction, generation: int) -> None:
         """Create the tables of a generation."""
 
     @abstractmethod
-    def load(self, transaction: Transaction, generation: int, taken: Sequence[Any]) -> K:
+    def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Any]) -> K:
         """Return the existing data that these events affect. Read-only."""
 
     @abstractmethod
@@ -477,7 +479,7 @@ class View(ABC, Generic[K, C]):
         """
 
     @abstractmethod
-    def apply(self, transaction: Transaction, generation: int, changes: C) -> None:
+    def apply(self, transaction: ViewTransaction, generation: int, changes: C) -> None:
         """Write the changes, without reading."""
 
     def prefix(self, generation: int) -> str:

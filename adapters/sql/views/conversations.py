@@ -23,7 +23,7 @@ from ..database import Database
 from ..recorder import Recorder, rows_of
 from . import catching_up
 from .catching_up import Batch, Generation, LogHead, Poison, Projection, View, logger, refusal
-from .transaction import Transaction, values_of
+from .transaction import ViewTransaction, values_of
 
 COLUMNS = {"stream": "text", "position": "bigint", "state": "text", "written_at": "text"}
 """Columns of a row, in the order of its values, with their types in PostgreSQL."""
@@ -102,7 +102,7 @@ class ConversationsView(View[Any, Any]):
     version = 300 + STATE_SCHEMA  # 100 times our own number: a new state schema also rebuilds the view
     topics = ()
 
-    def create(self, transaction: Transaction, generation: int) -> None:
+    def create(self, transaction: ViewTransaction, generation: int) -> None:
         table, plain = self._table(generation), "" if transaction.kind == "sqlite" else ' COLLATE "C"'
         transaction.execute(
             f"CREATE TABLE {table} (stream TEXT{plain} NOT NULL PRIMARY KEY, position BIGINT NOT NULL, "
@@ -113,7 +113,7 @@ class ConversationsView(View[Any, Any]):
         transaction.execute(f"CREATE TABLE {self.prefix(generation)}total (conversations BIGINT NOT NULL)")
         transaction.execute(f"INSERT INTO {self.prefix(generation)}total VALUES (0)")
 
-    def load(self, transaction: Transaction, generation: int, taken: Sequence[Any]) -> None:
+    def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Any]) -> None:
         """Do nothing: see `HeadsProjection`."""
 
     def fold(self, taken: Iterable[Row], known: None) -> FoldedStreams:
@@ -136,10 +136,10 @@ class ConversationsView(View[Any, Any]):
             folded.rows.append((stream, last, state.as_json(), written_at))
         return folded
 
-    def apply(self, transaction: Transaction, generation: int, changes: FoldedStreams) -> None:
+    def apply(self, transaction: ViewTransaction, generation: int, changes: FoldedStreams) -> None:
         transaction.put(self._table(generation), ("stream",), COLUMNS, changes.rows)
 
-    def unusable(self, transaction: Transaction, where: str, values: Sequence[Any]) -> Unusable:
+    def unusable(self, transaction: ViewTransaction, where: str, values: Sequence[Any]) -> Unusable:
         """Return the conversations whose heads have no usable state, or whose last event is missing."""
         usable = f"{_USABLE[transaction.kind]} AND {_HAS_EVENT}"
         query = (
@@ -149,7 +149,7 @@ class ConversationsView(View[Any, Any]):
         return {number: (name, version) for number, name, version in found}
 
     def copy(
-        self, transaction: Transaction, generation: int, where: str, values: Sequence[Any], unusable: Unusable
+        self, transaction: ViewTransaction, generation: int, where: str, values: Sequence[Any], unusable: Unusable
     ) -> None:
         """Copy the heads of conversations that have a usable state, and count those that are new."""
         transaction.execute(
@@ -165,7 +165,7 @@ class ConversationsView(View[Any, Any]):
             (*values, *_CONVERSATIONS, STATE_SCHEMA),
         )
 
-    def copy_times(self, transaction: Transaction, generation: int, query: str, values: Sequence[Any]) -> None:
+    def copy_times(self, transaction: ViewTransaction, generation: int, query: str, values: Sequence[Any]) -> None:
         """Store when imported messages were written, which the heads do not know.
 
         The query returns the stream and the payload of messages, of which the last one of a stream counts.
@@ -207,7 +207,7 @@ class ConversationsView(View[Any, Any]):
 
     def conversations(
         self,
-        transaction: Transaction,
+        transaction: ViewTransaction,
         generation: int,
         limit: int | None,
         among: tuple[str, Any] | None = None,
@@ -223,7 +223,7 @@ class ConversationsView(View[Any, Any]):
             values.append(max(limit, 0))
         return [_state(*row) for row in transaction.rows(query, values)]
 
-    def read_all(self, transaction: Transaction, generation: int) -> None:
+    def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read every row, to find those that cannot be read."""
         self.conversations(transaction, generation, None)
 
@@ -274,7 +274,7 @@ class HeadsProjection(Projection):
         unusable, end = self._unusable(_PAGE, (last, upto))
         folded = self._folded(place, unusable, end, refuses)
 
-        def write(transaction: Transaction) -> bool:
+        def write(transaction: ViewTransaction) -> bool:
             _alone(transaction)
             if not self._places.holds(transaction, place):
                 return False
@@ -284,7 +284,7 @@ class HeadsProjection(Projection):
             self._put(transaction, place, folded)
             return True
 
-        if Transaction.writing(self._database, write):
+        if ViewTransaction.writing(self._database, write):
             self._filling = (generation, begin, upto)
         return True
 
@@ -294,7 +294,7 @@ class HeadsProjection(Projection):
         end = after
         folded = self._folded(place, unusable, after + CATCH_UP_EVENTS_MAX, refuses)
 
-        def write(transaction: Transaction) -> bool:
+        def write(transaction: ViewTransaction) -> bool:
             nonlocal end
             _alone(transaction)
             found = transaction.rows(_END, (after + CATCH_UP_EVENTS_MAX,))
@@ -315,7 +315,7 @@ class HeadsProjection(Projection):
                 self._places.drop_older(transaction, place.generation)
             return True
 
-        if Transaction.writing(self._database, write):
+        if ViewTransaction.writing(self._database, write):
             self._filling = (self._filling[0], end, self._filling[2])
             for position, poison in folded.poison:
                 if position > after or not place.live:
@@ -324,11 +324,11 @@ class HeadsProjection(Projection):
     def _unusable(self, where: str, values: Sequence[Any]) -> tuple[Unusable, int]:
         """Return the streams whose heads have no usable state, and the end of the log in the same snapshot."""
 
-        def read(transaction: Transaction) -> tuple[Unusable, int]:
+        def read(transaction: ViewTransaction) -> tuple[Unusable, int]:
             found = transaction.rows(_END, (POSITION_MAX,))
             return self._heads.unusable(transaction, where, values), found[0][0] if found else 0
 
-        return Transaction.reading(self._database, read)
+        return ViewTransaction.reading(self._database, read)
 
     def _folded(self, place: Generation, unusable: Unusable, upto: int, refuses: bool) -> FoldedStreams:
         """Fold the events of these streams up to a position, a few thousand at a time.
@@ -339,7 +339,9 @@ class HeadsProjection(Projection):
         folded = self._heads.fold(self._events(unusable, upto), None)
         if refuses and folded.poison:
             position, poison = folded.poison[0]
-            Transaction.writing(self._database, lambda transaction: self._places.drop(transaction, place.generation))
+            ViewTransaction.writing(
+                self._database, lambda transaction: self._places.drop(transaction, place.generation)
+            )
             raise refusal(self.view, position, str(poison)) from poison
         return folded
 
@@ -362,13 +364,13 @@ class HeadsProjection(Projection):
         source, wanted = values_of(self._database.kind.name, numbers)
         return rows_of(self._database, _EVENTS.format(source, columns=self._database.kind.row_columns), (wanted, upto))
 
-    def _put(self, transaction: Transaction, place: Generation, folded: FoldedStreams) -> None:
+    def _put(self, transaction: ViewTransaction, place: Generation, folded: FoldedStreams) -> None:
         self._heads.apply(transaction, place.generation, folded)
         for position, poison in folded.poison:
             self._places.park(transaction, place.generation, position, str(poison))
 
 
-def _alone(transaction: Transaction) -> None:
+def _alone(transaction: ViewTransaction) -> None:
     """Keep other writers of views out of the transaction, and let all its queries see one snapshot of the heads."""
     if transaction.kind == "postgresql":  # SQLite's write transactions are alone anyway
         transaction.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")

@@ -27,7 +27,7 @@ from threadledger.domain.failures import (
 from threadledger.domain.ids import from_iso, to_iso
 
 from .runs import RunRow
-from .transaction import Transaction, values_of
+from .transaction import ViewTransaction, values_of
 
 TABLES = (
     """CREATE TABLE {begin}hours (
@@ -196,7 +196,7 @@ class Counters:
         for group, at in last:
             self._groups[at[:HOUR_CHARS], group][3] += times
 
-    def write(self, transaction: Transaction, begin: str) -> None:
+    def write(self, transaction: ViewTransaction, begin: str) -> None:
         """Add the differences to the stored counters."""
         for (hour, *values), single in self._single.items():
             names = _names(str(hour), *values)
@@ -242,7 +242,7 @@ def _as_seconds(text: str) -> Iterator[float]:
     return map(float, text[:-1].split(",")) if text else iter(())
 
 
-def last_failures(transaction: Transaction, begin: str, places: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def last_failures(transaction: ViewTransaction, begin: str, places: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return group and time of the last failure of each (group, conversation) that has one."""
     if not places:
         return []
@@ -309,7 +309,7 @@ _RUN_COLUMNS = (
 )
 
 
-def _other_runs(transaction: Transaction, begin: str, period: Period) -> list[RunRow]:
+def _other_runs(transaction: ViewTransaction, begin: str, period: Period) -> list[RunRow]:
     """Return the runs of a period that its whole hours do not count."""
     within, values = ["spread = 1"], []
     if period.since is not None:
@@ -339,7 +339,7 @@ def _run_of(
 
 
 def summary(
-    transaction: Transaction, begin: str, by: str, since: datetime | None, until: datetime | None
+    transaction: ViewTransaction, begin: str, by: str, since: datetime | None, until: datetime | None
 ) -> list[SummaryRow]:
     """Return a summary of the runs that started in a period, grouped by one of `SUMMARY_BY`."""
     period = Period.of(since, until)
@@ -395,7 +395,7 @@ def _summary_row(by: str, value: str | None, tally: RunTally, all_runs: int | No
 
 
 def failure_days(
-    transaction: Transaction, begin: str, since: datetime | None, until: datetime | None
+    transaction: ViewTransaction, begin: str, since: datetime | None, until: datetime | None
 ) -> list[tuple[str, str, int]]:
     """Return (day, cause, count) of the failed runs that started in a period, sorted by day."""
     period = Period.of(since, until)
@@ -418,7 +418,9 @@ class _Group:
     hours: dict[str, int] = field(default_factory=dict)
 
 
-def failure_groups(transaction: Transaction, begin: str, since: datetime | None, until: datetime) -> list[FailureGroup]:
+def failure_groups(
+    transaction: ViewTransaction, begin: str, since: datetime | None, until: datetime
+) -> list[FailureGroup]:
     """Return the groups of the failures since a time, most recent failure first."""
     period = Period.of(since, None)
     groups: defaultdict[str, _Group] = defaultdict(_Group)
@@ -486,7 +488,7 @@ _LAST = (
 )
 
 
-def _facts(transaction: Transaction, begin: str, names: Sequence[str], since: str) -> dict[str, Sequence[Any]]:
+def _facts(transaction: ViewTransaction, begin: str, names: Sequence[str], since: str) -> dict[str, Sequence[Any]]:
     """Return cause, backend and message of each group, the times of its first and last failure, and its last code."""
     if not names:
         return {}
@@ -498,7 +500,7 @@ def _facts(transaction: Transaction, begin: str, names: Sequence[str], since: st
 
 
 def _trends(
-    transaction: Transaction, begin: str, groups: Mapping[str, _Group], borders: Sequence[str], period: Period
+    transaction: ViewTransaction, begin: str, groups: Mapping[str, _Group], borders: Sequence[str], period: Period
 ) -> dict[str, list[int]]:
     """Return the number of failures between the borders of a trend, by group."""
     divided = {border[:HOUR_CHARS] for border in borders} | {part[0][:HOUR_CHARS] for part in period.parts()}

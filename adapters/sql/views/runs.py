@@ -29,7 +29,7 @@ from threadledger.domain.failures import (
 from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.journal import Row, restore
 
-from .transaction import Transaction, values_of
+from .transaction import ViewTransaction, values_of
 
 TOKENS_MAX = 2**53
 """Maximum number of tokens accepted for a run; larger values are stored as 0."""
@@ -373,7 +373,7 @@ def storable(given: object) -> str | None:
     return _whole(given) if isinstance(given, str) else None
 
 
-def restored(transaction: Transaction, rows: Sequence[RunRow]) -> Exchanges:
+def restored(transaction: ViewTransaction, rows: Sequence[RunRow]) -> Exchanges:
     """Restore the folded runs from their rows and events.
 
     Raises:
@@ -391,7 +391,7 @@ def restored(transaction: Transaction, rows: Sequence[RunRow]) -> Exchanges:
     return folded
 
 
-def ends_of(transaction: Transaction, rows: Sequence[RunRow]) -> list[BackendEnd]:
+def ends_of(transaction: ViewTransaction, rows: Sequence[RunRow]) -> list[BackendEnd]:
     """Return the outcomes of ended runs, in the order of the rows.
 
     Raises:
@@ -409,7 +409,7 @@ def ends_of(transaction: Transaction, rows: Sequence[RunRow]) -> list[BackendEnd
     return found
 
 
-def because_of(cause: Cause, transaction: Transaction, rows: Sequence[RunRow]) -> list[RunRow]:
+def because_of(cause: Cause, transaction: ViewTransaction, rows: Sequence[RunRow]) -> list[RunRow]:
     """Return the failed runs with this cause; takes half the time of restoring them completely."""
     by_position = events_at(transaction, [row.failed for row in rows if row.failed is not None])
     failed = ((row, by_position.get(row.failed or 0)) for row in rows)
@@ -431,7 +431,7 @@ _EVENTS_AT = (
 )
 
 
-def events_at(transaction: Transaction, positions: Sequence[int]) -> dict[int, events.Event]:
+def events_at(transaction: ViewTransaction, positions: Sequence[int]) -> dict[int, events.Event]:
     """Return the events at these positions, in log order."""
     source, wanted = values_of(transaction.kind, positions)
     found = transaction.rows(_EVENTS_AT.format(source, columns=transaction.row_columns), (wanted,)) if positions else ()

@@ -16,7 +16,7 @@ from threadledger.domain.conversation.messages import restore_message
 from threadledger.domain.errors import InvalidInput
 
 from .catching_up import Taken, View
-from .transaction import Transaction
+from .transaction import ViewTransaction
 
 Changes = Sequence[tuple[int, Sequence[str]]]
 """Positions of events, each with its words."""
@@ -29,23 +29,23 @@ class SearchView(View[None, Changes]):
     version = 1
     topics = ("ConversationStarted", "MessageJournaled")
 
-    def create(self, transaction: Transaction, generation: int) -> None:
+    def create(self, transaction: ViewTransaction, generation: int) -> None:
         for statement in _index(transaction).tables(self.prefix(generation)):
             transaction.execute(statement)
 
-    def load(self, transaction: Transaction, generation: int, taken: Sequence[Taken]) -> None:
+    def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Taken]) -> None:
         """Do nothing: the words of a message depend on no other message."""
 
     def fold(self, taken: Sequence[Taken], known: None) -> Changes:
         found = [(position, words_of(_text(event))) for position, event in taken]
         return [(position, words) for position, words in found if words]
 
-    def apply(self, transaction: Transaction, generation: int, changes: Changes) -> None:
+    def apply(self, transaction: ViewTransaction, generation: int, changes: Changes) -> None:
         index = _index(transaction)
         rows = [(position, index.entry(words)) for position, words in changes]
         transaction.insert(f"{self.prefix(generation)}words", (index.position, "words"), rows)
 
-    def hits(self, transaction: Transaction, generation: int, search: str) -> list[tuple[str, int]]:
+    def hits(self, transaction: ViewTransaction, generation: int, search: str) -> list[tuple[str, int]]:
         """Return (key, position) of the messages and keys that match a search, newest first."""
         found = self.streams(transaction, generation, search, "s.name, e.position")
         if found is None:
@@ -54,12 +54,12 @@ class SearchView(View[None, Changes]):
         rows = transaction.rows(f"{query} ORDER BY e.position DESC", (expression,))
         return [(key_of(name), position) for name, position in rows]
 
-    def read_all(self, transaction: Transaction, generation: int) -> None:
+    def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read the hits of a common letter, to find out whether the index can be read."""
         self.hits(transaction, generation, "a")
 
     def streams(
-        self, transaction: Transaction, generation: int, search: str, columns: str = "s.name"
+        self, transaction: ViewTransaction, generation: int, search: str, columns: str = "s.name"
     ) -> tuple[str, str] | None:
         """Return a query for the streams that match a search, and its only value; None if the search has no words."""
         phrases = phrases_of(search)
@@ -151,7 +151,7 @@ class _TsVector:
         return " & ".join(" <-> ".join(f"'{word}'" for word in phrase) + ":*" for phrase in phrases)
 
 
-def _index(transaction: Transaction) -> _FullText:
+def _index(transaction: ViewTransaction) -> _FullText:
     return _INDEXES[transaction.kind]
 
 

@@ -17,7 +17,7 @@ from threadledger.domain.journal import Finding
 from ..connections import DamagedDatabase
 from ..kind_upkeep import upkeep_of
 from .catching_up import NotBuilt, Progress, Projection, View, logger
-from .transaction import Transaction
+from .transaction import ViewTransaction
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation import ConversationState, FailureFilter
@@ -96,7 +96,7 @@ class SqlViews:
                 self._conversations,
             )
 
-        def found(transaction: Transaction, words: int, states: int) -> list[ConversationState]:
+        def found(transaction: ViewTransaction, words: int, states: int) -> list[ConversationState]:
             among = self._search.streams(transaction, words, search)
             return self._conversations.conversations(transaction, states, limit, among) if among is not None else []
 
@@ -123,7 +123,7 @@ class SqlViews:
             try:
                 status, generation = projection.status(), projection.live()
                 if generation is not None:
-                    Transaction.reading(self._database, partial(read, generation=generation))
+                    ViewTransaction.reading(self._database, partial(read, generation=generation))
             except (StoreError, *UNREADABLE) as error:
                 problem = f"{view.name} has a row that cannot be read ({type(error).__name__})"
                 yield Finding("view", f"{problem}: run threadledger db rebuild-views {view.name}")
@@ -161,7 +161,7 @@ class SqlViews:
         projections = [self._projection(view) for view in views]
 
         def read(*generations: int) -> T:
-            return Transaction.reading(self._database, lambda transaction: work(transaction, *generations))
+            return ViewTransaction.reading(self._database, lambda transaction: work(transaction, *generations))
 
         is_rebuilt = False
         while True:
@@ -220,7 +220,7 @@ def _database_aside(ledger: Database) -> Database:
 
     ledger.on_close.append(weakref.finalize(ledger, remove))
     statements = [statement for step in kind.steps for statement in step if _POSITIONS.match(statement)]
-    Transaction.writing(aside, lambda transaction: [transaction.execute(statement) for statement in statements])
+    ViewTransaction.writing(aside, lambda transaction: [transaction.execute(statement) for statement in statements])
     return aside
 
 

@@ -18,7 +18,7 @@ Columns = Mapping[str, str]
 """Names of columns, each with its type in PostgreSQL."""
 
 
-class Transaction:
+class ViewTransaction:
     """Represent a transaction that is in progress. `?` is the placeholder for a value in its statements."""
 
     def __init__(self, database: Connections, connection: Any) -> None:
@@ -28,14 +28,14 @@ class Transaction:
         self._connection = connection
 
     @staticmethod
-    def reading(database: Connections, work: Callable[[Transaction], T]) -> T:
+    def reading(database: Connections, work: Callable[[ViewTransaction], T]) -> T:
         """Run `work` in a read transaction: all its queries see one snapshot."""
-        return database.read(lambda connection: work(Transaction(database, connection)))
+        return database.read(lambda connection: work(ViewTransaction(database, connection)))
 
     @staticmethod
-    def writing(database: Connections, work: Callable[[Transaction], T]) -> T:
+    def writing(database: Connections, work: Callable[[ViewTransaction], T]) -> T:
         """Run `work` in a write transaction. It must be repeatable: it is retried if the connection is lost."""
-        return database.write(lambda connection: work(Transaction(database, connection)))
+        return database.write(lambda connection: work(ViewTransaction(database, connection)))
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query, as tuples of the driver."""
@@ -99,7 +99,7 @@ class Transaction:
 
     @contextmanager
     def _cursor(self) -> Iterator[Cursor]:
-        cursor = self._connection.connection.cursor()
+        cursor = self._connection.driver_connection.cursor()
         try:
             yield cursor
         finally:
