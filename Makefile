@@ -58,6 +58,7 @@ bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/replay.py $(BENCH)
 	$(BIN)/python benchmarks/audit.py $(BENCH)
 	$(BIN)/python benchmarks/bulk.py $(BENCH)
+	$(BIN)/python benchmarks/concurrency.py
 
 lock:
 	uv pip compile pyproject.toml --all-extras --group dev --universal --no-annotate --no-header --no-emit-index-url \

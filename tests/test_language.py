@@ -51,7 +51,7 @@ IMPERATIVES = words(
     prevent print produce prompt provide query queue raise read rebuild receive reconcile record redact register
     rehearse release remove render reopen repair replace report represent rerun reserve reset resolve restore resume
     retire retry return rewrite run save see select send serve set show shut simulate sort speak split start store
-    submit support switch take track try turn undo upgrade upsert verify wrap write yield
+    submit support switch take track try turn undo upgrade upsert verify wait wake wrap write yield
     """
 )
 """Verbs that start the docstrings of this project. A new one may be added if it is a verb."""

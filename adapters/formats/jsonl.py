@@ -119,6 +119,7 @@ def conversation_as_line(ledger: Ledger, key: str, *, plain: bool = False) -> st
         place = each.as_json() | {"at": each.written_at}
         messages.append(message if plain else _placed(message, {name: place[name] for name in PLACE_FIELDS}))
     metadata = metadata_of(ledger, key)
+    ledger.journal.wait_until_durable()
     if metadata.keys() & {"id", "messages"}:
         metadata = {METADATA: metadata}
     return json.dumps({"id": key, **metadata, "messages": messages}, ensure_ascii=False)

@@ -44,6 +44,7 @@ def conversation_as_markdown(ledger: Ledger, key: str) -> str:
     for each in ledger.memory(key).messages:
         blocks.append(f"## {each.message.role.value} · {_clock(each)}")
         blocks += _blocks(each.message)
+    ledger.journal.wait_until_durable()
     return "\n\n".join(blocks) + "\n"
 
 

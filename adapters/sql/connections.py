@@ -32,6 +32,8 @@ UNREACHED_SECONDS = 2.0
 RECONNECT_PAUSE_SECONDS = 0.2
 """Pause between attempts to reconnect, in seconds."""
 
+_END = "SELECT position, leaf FROM events ORDER BY position DESC LIMIT 1"
+
 
 class Connections:
     """Manage the connections of one database. Threads may share an instance."""
@@ -57,6 +59,8 @@ class Connections:
         self._at_work_when_forked = False
         self._reached = False
         """Whether the server has answered before, be it with an error. It is waited for longer than one that never has."""
+        self._durable_end: list[Any] | None = None
+        """Position and leaf of the last event when it was last waited for that all are durable."""
         self._idle: list[tuple[Any, Cursor]] = []
         """Idle connections with their cursors, reused by the next query: a checkout from the pool takes longer than the query."""
         self._era = 0
@@ -169,10 +173,19 @@ class Connections:
                 time.sleep(RECONNECT_PAUSE_SECONDS)
         raise AssertionError("the last attempt returns or raises")
 
-    def commit(self, execute: Callable[[str], Any]) -> None:
+    def wait_until_durable(self) -> None:
+        """Wait until every event that was read before survives a failure of the server; see `Kind.flush`."""
+        if self.kind.flush:
+            with self.cursor() as cursor:  # not repeated: a server that was restarted may lack what was read before
+                end = cursor.execute(_END).fetchall()
+                if end != self._durable_end:
+                    cursor.execute(self.kind.flush)
+                    self._durable_end = end
+
+    def commit(self, execute: Callable[[str], Any], statement: str = "COMMIT") -> None:
         """Commit, unless the file was deleted or replaced; check after the commit too, as that may happen meanwhile."""
         self.kind.check_file("before")
-        execute("COMMIT")
+        execute(statement)
         self.kind.check_file("after")
 
     def _new_write_lock(self) -> AbstractContextManager[Any]:
@@ -394,6 +407,10 @@ class Kind(ABC):
             Overtaken: a stream no longer has its expected version.
         """
 
+    def append_durably(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
+        """Append as `append` does, in a transaction of its own, which is durable when this returns."""
+        raise NotImplementedError
+
     @abstractmethod
     def explain(self, error: BaseException) -> tuple[str, str]:
         """Return (category, advice) for a driver's error; the categories are described in `errors.py`."""
@@ -408,8 +425,10 @@ class Kind(ABC):
     """Whether a pooler gives the connection to others between transactions: no setting or lock may remain on it."""
     before_appends: str = ""
     """Statement that a connection used only for appends executes first."""
-    confirm: str = ""
-    """Statement after which a commit waits for a synchronous standby, because it writes; empty if there can be none."""
+    commit_append: str = "COMMIT"
+    """Statement that commits a transaction with an append, and returns when it is durable."""
+    flush: str = ""
+    """Statement that returns when every earlier commit is durable; empty if no commit can be seen before it is."""
 
 
 MARKS = ", ".join(

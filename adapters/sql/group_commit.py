@@ -1,7 +1,8 @@
 """Implement group commit: concurrent appends of several threads share one transaction and one fsync.
 
 There is no writer thread. The first thread takes the requests waiting behind it, decides for all of them, commits once,
-and returns the result of each. A single thread has no overhead. No caller gets its result before the commit.
+and wakes each of their threads with its result. Only the first thread of the queue waits for the lead; the others sleep
+until they have a result or are the first. A single thread has no overhead. No caller gets its result before the commit.
 """
 
 from __future__ import annotations
@@ -24,8 +25,13 @@ from .connections import ConnectionLost, Connections, Cursor, FoundHead, Move, O
 GROUP_MAX = 64
 """Maximum number of appends in one transaction."""
 
+SLEEP_SECONDS_MAX = 1.0
+"""Time after which a thread asks for the lead by itself, in seconds: the one that had to wake it may have been interrupted."""
+
 Decision = Callable[[Mapping[str, StreamHead]], Appending]
 """Function that returns what to append, given the heads of the existing streams. May be called again with newer heads."""
+
+Append = Callable[[Cursor, Sequence[Move], Sequence[StoredRow]], Sequence[int]]
 
 _HEADS = "SELECT stream, name, version, state_schema, snapshot, due_at FROM streams WHERE name IN "
 
@@ -45,6 +51,15 @@ class Request:
     error: Exception | None = None
     done: bool = False
     attempts: int = 0
+    sleeper: threading.Lock | None = None
+    """Lock on which the request's thread sleeps; None while it does not."""
+
+    def wake(self) -> None:
+        """Wake the request's thread if it sleeps; waking it twice does no harm."""
+        sleeper = self.sleeper
+        if sleeper is not None:
+            with suppress(RuntimeError):  # it was woken already
+                sleeper.release()
 
     def end(self, positions: Sequence[int] = (), error: Exception | None = None) -> None:
         self.positions, self.error, self.done = positions, error, True
@@ -80,19 +95,27 @@ class Group:
                 f"{self._database.shown_url} was opened with read_only=True: nothing was written; open it without that to write"
             )
         own = Request(streams, decide, also)
+        led: list[Request] = []
         self._waiting.append(own)
         try:
-            with self._turn:
-                if not own.done:
-                    self._leader = threading.get_ident()
-                    try:
-                        self._perform(own)
-                    finally:
-                        self._leader = None
+            if self._first() is not own:
+                self._sleep(own)
+            if not own.done:
+                with self._turn:
+                    if not own.done:
+                        self._leader = threading.get_ident()
+                        try:
+                            self._perform(own, led)
+                        finally:
+                            self._leader = None
         except BaseException:  # interrupted while waiting: no other thread may store it later
             with suppress(ValueError):
                 self._waiting.remove(own)
             raise
+        finally:
+            for each in (self._first(), *led):  # the thread that leads next, then those that have their result
+                if each is not None:
+                    each.wake()
         if own.error is not None:
             raise own.error
         return own.positions
@@ -118,14 +141,32 @@ class Group:
         self._waiting.clear()
         self._turn, self._leader = threading.Lock(), None
 
-    def _perform(self, own: Request) -> None:
+    def _first(self) -> Request | None:
+        try:
+            return self._waiting[0]
+        except IndexError:
+            return None
+
+    def _sleep(self, own: Request) -> None:
+        """Sleep until the request is done or the first of the queue; a change after the last look finds the lock."""
+        own.sleeper = sleeper = threading.Lock()
+        sleeper.acquire()
+        first = self._first()
+        if first is not own and not own.done:
+            if first is not None:
+                first.wake()  # it became the first before it showed its lock
+            sleeper.acquire(timeout=SLEEP_SECONDS_MAX)
+        own.sleeper = None
+
+    def _perform(self, own: Request, requests: list[Request]) -> None:
         """Complete this request and those waiting with it, and end each one even if an error occurs."""
-        requests = [own]
+        requests.append(own)
         try:
             with suppress(IndexError):
                 while len(requests) < GROUP_MAX:
                     each = self._waiting.popleft()
-                    requests += [] if each is own else [each]
+                    if each is not own:
+                        requests.append(each)
             self._database.reconnecting(lambda: self._attempt([each for each in requests if not each.done]))
         except Exception as error:  # noqa: BLE001 - raised again in the threads that wait for it
             from .errors import with_doubt
@@ -179,15 +220,23 @@ class Group:
 
     def _commit(self, requests: Sequence[Request]) -> None:
         cursor, kind = self._cursor(), self._database.kind
+        ended: list[Ending] = []
         first = all(each.attempts == 0 and each.also is None for each in requests)
         if first and not kind.locks_when_writing and not kind.pooled:
-            ended = self._store(cursor, requests, "")  # one statement: compare-and-set, autocommitted
+            ended = self._store(cursor, requests, "", kind.append_durably)  # one statement, which compares and sets
+            if kind.flush and not any(positions for _, positions, _ in ended):  # perhaps it is stored, and not durable
+                cursor.execute(kind.flush)
         else:
             cursor.execute(kind.begin_write)
             self._database.joined = (threading.get_ident(), self._connection) if kind.pooled else None
             try:
-                ended = self._store(cursor, requests, "" if first else kind.lock_heads)
-                self._database.commit(cursor.execute)
+                ended = self._store(cursor, requests, "" if first else kind.lock_heads, kind.append)
+                self._database.commit(cursor.execute, kind.commit_append)
+            except self._database.driver.Error as failed:
+                self._roll_back(cursor)
+                if ended and kind.flush:  # it may be committed, and not durable: the next attempt finds out
+                    raise ConnectionLost(f"the server did not confirm that an append is durable: {failed}") from failed
+                raise
             except BaseException:
                 self._roll_back(cursor)
                 raise
@@ -196,7 +245,7 @@ class Group:
         for each, positions, error in ended:
             each.end(positions, error)
 
-    def _store(self, cursor: Cursor, requests: Sequence[Request], lock: str) -> list[Ending]:
+    def _store(self, cursor: Cursor, requests: Sequence[Request], lock: str, append: Append) -> list[Ending]:
         """Decide each request on the heads left by the one before it, append once, and return the results to report on commit."""
         names = requests[0].streams if len(requests) == 1 else [name for each in requests for name in each.streams]
         found = self._heads(cursor, list(dict.fromkeys(names)), lock)
@@ -224,7 +273,7 @@ class Group:
             ended.append((each, slice(len(rows), len(rows) + len(each.appending.rows)), None))
             rows += each.appending.rows
         moves = [Move(name, found.get(name), head) for name, head in moved.items()]
-        positions = self._database.kind.append(cursor, moves, rows) if rows else ()
+        positions = append(cursor, moves, rows) if rows else ()
         return [(each, positions[at] if isinstance(at, slice) else at, error) for each, at, error in ended]
 
     def _heads(self, cursor: Cursor, names: Sequence[str], lock: str) -> dict[str, FoundHead]:
@@ -265,8 +314,8 @@ class Group:
 def stored_positions(database: Connections, cursor: Cursor, rows: Sequence[StoredRow]) -> Sequence[int] | None:
     """Return the positions of exactly these rows if all of them are stored already, else None.
 
-    If the connection was terminated while the commit waited for a synchronous standby, the rows are stored and visible,
-    but not on the standby: a commit after them waits for it again.
+    They are durable afterwards: a connection that was lost between an append and the commit that waits for the disk and
+    the synchronous standby leaves rows that are visible before they are durable.
     """
     query = database.sql(
         f"SELECT {database.kind.row_columns} FROM events e JOIN streams s USING (stream) WHERE s.name = ? AND e.version = ?"
@@ -278,8 +327,8 @@ def stored_positions(database: Connections, cursor: Cursor, rows: Sequence[Store
         if stored is None or stored[3:5] != (row.topic, row.state) or split_id(stored[5]) != split_id(row.event_id):
             return None
         positions.append(int(stored[0]))
-    if database.kind.confirm:
-        cursor.execute(database.kind.confirm)
+    if database.kind.flush:
+        cursor.execute(database.kind.flush)
     return positions
 
 

@@ -47,17 +47,19 @@ _PATIENCE = {
 }
 """Parameters of libpq, unless the URL sets them. Without the last four, a write to a vanished machine waits for minutes."""
 
+_PLACEHOLDER = "%s"
+
 _APPEND_BEGIN = """
 WITH given AS (
-    SELECT * FROM unnest(%b::text[], %s::bigint[], %s::bigint[], %s::int[], %b::text[], %s::text[])
+    SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::text[])
         AS given (name, expected, version, state_schema, snapshot, due_at)
 ), fresh AS (
     SELECT s.stream, given.* FROM given JOIN streams s USING (name)
     WHERE s.version = given.expected ORDER BY s.stream FOR UPDATE OF s
 ), head AS (
-    UPDATE log_head SET position = position + %s
+    UPDATE log_head SET position = position + %s::bigint
     WHERE (SELECT count(*) FROM fresh) = (SELECT count(*) FROM given WHERE expected >= 0)
-    RETURNING position - %s AS before
+    RETURNING position - %s::bigint AS before, set_config('synchronous_commit', 'off', true)
 ), moved AS (
     UPDATE streams s SET version = fresh.version, state_schema = fresh.state_schema, snapshot = fresh.snapshot,
         due_at = fresh.due_at
@@ -72,12 +74,12 @@ WITH given AS (
 
 _APPEND_NOTES = """, keyed AS (
     INSERT INTO idempotency_keys (stream, generation, key, version, fingerprint)
-    SELECT stream, %s, key, k.version, fingerprint
-    FROM unnest(%b::text[], %b::text[], %s::bigint[], %b::bytea[]) AS k (name, key, version, fingerprint)
+    SELECT stream, %s::int, key, k.version, fingerprint
+    FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bytea[]) AS k (name, key, version, fingerprint)
     JOIN stored USING (name)
 ), addressed AS (
     INSERT INTO addresses (address, stream, version)
-    SELECT address, stream, a.version FROM unnest(%b::text[], %b::text[], %s::bigint[]) AS a (name, address, version)
+    SELECT address, stream, a.version FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS a (name, address, version)
     JOIN stored USING (name)
 )
 """
@@ -89,7 +91,7 @@ SELECT head.before + o, s.stream, e.version, e.topic, e.schema, e.at, e.id::uuid
     || coalesce(uuid_send(e.id::uuid), convert_to(octet_length(e.text_id) || E'\\n' || e.text_id, 'UTF8'))
     || convert_to(e.state, 'UTF8')
 ), e.state
-FROM unnest(%b::text[], %s::bigint[], %b::text[], %s::int[], %b::text[], %s::text[], %s::text[], %b::text[], %b::text[])
+FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
     WITH ORDINALITY AS e (name, version, topic, schema, at, id, text_id, leaf_prefix, state, o)
 JOIN stored s USING (name), head
 RETURNING position
@@ -98,14 +100,36 @@ _APPEND = _APPEND_BEGIN + _APPEND_EVENTS
 """Append in one statement and one round trip.
 
 The statement first selects the streams that still have their expected version (-1: the stream does not exist yet). Only
-if all have it, the head of the log is advanced and rows are written. Texts are sent in binary (`%b`), because psycopg
-escapes each quote of a payload in an array with a separate call.
+if all have it, the head of the log is advanced and rows are written. Its transaction does not wait for the disk when it
+commits, because it would hold the head of the log meanwhile: `_FLUSH` follows. Each array is sent as one text, because
+psycopg's own arrays take most of the client's time.
 """
 
 _APPEND_WITH_NOTES = _APPEND_BEGIN + _APPEND_NOTES + _APPEND_EVENTS
 """The same with the idempotency keys and addresses of the events."""
+_FLUSH = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(true, 'threadledger', '')::text END"
+"""Write a message to the write-ahead log, which nothing reads.
+
+Its commit waits for the disk and the synchronous standby as the session is configured to, and so for every earlier commit,
+because the log is written and sent in order. A commit that writes nothing would not wait. A standby can only read what
+its primary has written to its disk, and cannot wait for more.
+"""
+
+
+def _numbered(statement: str) -> str:
+    """Return a statement with the placeholders of PostgreSQL itself."""
+    parts = enumerate(statement.split(_PLACEHOLDER))
+    return "".join(f"${number}{part}" if number else part for number, part in parts)
+
+
+_PREPARED = {
+    _APPEND: ("threadledger_append", _numbered(_APPEND)),
+    _APPEND_WITH_NOTES: ("threadledger_append_with_notes", _numbered(_APPEND_WITH_NOTES)),
+}
+"""Name and text under which each statement is prepared."""
 
 _NOT_THERE_YET = -1
+_BACKSLASH, _QUOTE = "\\", '"'
 
 STEPS: tuple[tuple[str, ...], ...] = (
     (),
@@ -271,29 +295,29 @@ SWAP = (
 )
 
 
-def _notes(rows: Sequence[StoredRow]) -> tuple[Any, ...]:
+def _notes(rows: Sequence[StoredRow]) -> list[str]:
     """Return the values of the idempotency keys and addresses of rows; nothing if there are none."""
     keyed = [row for row in rows if row.idempotency_key is not None]
     addressed = [(row, address) for row in rows for address in row.addresses]
     if not keyed and not addressed:
-        return ()
-    return (
-        GENERATION,
-        [str(row.originator_id) for row in keyed],
-        [row.idempotency_key for row in keyed],
-        [row.originator_version for row in keyed],
-        [row.fingerprint for row in keyed],
-        [str(row.originator_id) for row, _ in addressed],
-        [address for _, address in addressed],
-        [row.originator_version for row, _ in addressed],
-    )
+        return []
+    return [
+        str(GENERATION),
+        _array([str(row.originator_id) for row in keyed]),
+        _array([row.idempotency_key for row in keyed]),
+        _array([row.originator_version for row in keyed]),
+        _array([f"\\x{row.fingerprint.hex()}" if row.fingerprint is not None else None for row in keyed]),
+        _array([str(row.originator_id) for row, _ in addressed]),
+        _array([address for _, address in addressed]),
+        _array([row.originator_version for row, _ in addressed]),
+    ]
 
 
 class PostgreSQL(Kind):
     """Implement `Kind` for a PostgreSQL server."""
 
     name = "postgresql"
-    placeholder = "%s"
+    placeholder = _PLACEHOLDER
     steps = STEPS
     swap = SWAP
     payload = "convert_to(e.state, 'UTF8')"
@@ -311,7 +335,8 @@ class PostgreSQL(Kind):
     columns = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(CAST(? AS TEXT)) AND attnum > 0 AND NOT attisdropped"
     # Otherwise the server plans the statement again for each append, which takes longer than running it.
     before_appends = "SET plan_cache_mode = force_generic_plan"
-    confirm = "UPDATE log_head SET position = position"
+    flush = _FLUSH
+    commit_append = f"COMMIT; {_FLUSH}"
 
     def __init__(self, url: URL) -> None:
         if importlib.util.find_spec("psycopg") is None:
@@ -357,44 +382,14 @@ class PostgreSQL(Kind):
         transaction.execute("LOCK TABLE streams, log_head, events IN ACCESS EXCLUSIVE MODE")
 
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
-        streams = [
-            (
-                move.name,
-                _NOT_THERE_YET if move.found is None else move.expected,
-                move.head.version,
-                move.head.state_schema,
-                move.head.state,
-                move.head.due_at,
-            )
-            for move in moves
-        ]
-        events = []
-        for row in rows:
-            name, (id_, text_id) = str(row.originator_id), split_id(row.event_id)
-            prefix = leaf_prefix(name, row.topic, row.schema, row.event_id).decode()
-            short = id_.hex() if id_ is not None else None
-            events.append(
-                (
-                    name,
-                    row.originator_version,
-                    row.topic,
-                    row.schema,
-                    row.at,
-                    short,
-                    text_id,
-                    prefix,
-                    row.state.decode(),
-                )
-            )
-        begin = (*map(list, zip(*streams, strict=True)), len(rows), len(rows))
-        notes, statement = _notes(rows), _APPEND
-        if notes:
-            statement = _APPEND_WITH_NOTES
-        values = (*begin, *notes, *map(list, zip(*events, strict=True)))
-        positions = sorted(position for (position,) in cursor.execute(statement, values))
-        if len(positions) != len(rows):
-            raise Overtaken
-        return positions
+        statement, values = _statement(moves, rows)
+        return _all_of(rows, sorted(position for position, *_ in cursor.execute(statement, values)))
+
+    def append_durably(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
+        from .pipeline import append_durably
+
+        statement, values = _statement(moves, rows)
+        return _all_of(rows, append_durably(cursor.connection, *_PREPARED[statement], _FLUSH, values))
 
     def explain(self, error: BaseException) -> tuple[str, str]:
         # Connection errors have no SQLSTATE: libpq does not pass it on.
@@ -446,6 +441,51 @@ class ServerPool:
 
     def dispose(self, close: bool = True) -> None:
         self._engine.dispose(close=close)
+
+
+def _statement(moves: Sequence[Move], rows: Sequence[StoredRow]) -> tuple[str, list[str]]:
+    """Return the statement that appends, and its values as PostgreSQL's texts."""
+    streams = [
+        (
+            move.name,
+            _NOT_THERE_YET if move.found is None else move.expected,
+            move.head.version,
+            move.head.state_schema,
+            move.head.state,
+            move.head.due_at,
+        )
+        for move in moves
+    ]
+    events = []
+    for row in rows:
+        name, (value, text_id) = str(row.originator_id), split_id(row.event_id)
+        prefix = leaf_prefix(name, row.topic, row.schema, row.event_id).decode()
+        short = value.hex() if value is not None else None
+        place = (name, row.originator_version, row.topic, row.schema, row.at)
+        events.append((*place, short, text_id, prefix, row.state.decode()))
+    count, notes = str(len(rows)), _notes(rows)
+    begin = [*map(_array, zip(*streams, strict=True)), count, count]
+    statement = _APPEND_WITH_NOTES if notes else _APPEND
+    return statement, [*begin, *notes, *map(_array, zip(*events, strict=True))]
+
+
+def _array(values: Sequence[Any]) -> str:
+    """Return PostgreSQL's text of an array of texts, numbers and NULLs."""
+    texts = [
+        f'"{each.replace(_BACKSLASH, _BACKSLASH * 2).replace(_QUOTE, _BACKSLASH + _QUOTE)}"'
+        if isinstance(each, str)
+        else "NULL"
+        if each is None
+        else str(each)
+        for each in values
+    ]
+    return f"{{{','.join(texts)}}}"
+
+
+def _all_of(rows: Sequence[StoredRow], positions: Sequence[int]) -> Sequence[int]:
+    if len(positions) != len(rows):
+        raise Overtaken
+    return positions
 
 
 _SETTINGS = """

@@ -272,6 +272,10 @@ class Recorder(ApplicationRecorder):
 
         return LogPages(self._database).last_cursor()
 
+    def wait_until_durable(self) -> None:
+        """Wait until every event that was read before is durable; see `EventLog.wait_until_durable`."""
+        self._database.wait_until_durable()
+
     # Called by eventsourcing
 
     def insert_events(
@@ -322,7 +326,10 @@ class Recorder(ApplicationRecorder):
     ) -> Sequence[LoggedRow]:
         """Return events of the log, sorted by position."""
         after = 0 if start is None else start - 1 if inclusive_of_start else start
-        return [logged_row(row) for row in islice(self.rows(after, stop, topics, refuse_changed), limit)]
+        found = [logged_row(row) for row in islice(self.rows(after, stop, topics, refuse_changed), limit)]
+        if found:
+            self._database.wait_until_durable()
+        return found
 
     def max_notification_id(self) -> int | None:
         """Return the last position, or None if the log is empty."""

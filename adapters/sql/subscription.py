@@ -80,6 +80,8 @@ class LogPages:
         self._trail = ReadTrail()
         self.after = self._given.position
         """Position up to which the log was read."""
+        self._seen = self._durable = 0
+        """Last position of the log that was seen, and the one up to which the events are known to be durable."""
         if self._given.leaf is not None and self.after > 0:
             self._trail.add((self.after, self._given.leaf))
 
@@ -92,7 +94,7 @@ class LogPages:
             raise InvalidInput(
                 f"the cursor {str(self._given)!r} belongs to another ledger: pass a cursor of this ledger, or a position"
             )
-        self._ledger_id = end.ledger_id
+        self._ledger_id, self._seen = end.ledger_id, end.position
         if known is None and end.leaf is not None:
             self._trail.add((position, end.leaf))
         elif known is not None and end.leaf != known[1] and not (position > end.position and self._is_standby()):
@@ -138,7 +140,9 @@ class LogPages:
         return rows_of(self._database, f"{query} ORDER BY e.position", values)
 
     def passed(self, rows: Sequence[Any], topics: Sequence[str] = ()) -> list[tuple[Row, Place]]:
-        """Note the rows; return those of the topics without their leaf, and with their place."""
+        """Note the rows; return those of the topics without their leaf, and with their place, once they are durable."""
+        if rows:
+            self._wait_until_durable(rows[-1])
         after, ledger_id = self.after, self._ledger_id
         newest = rows[-ReadTrail.recent :]
         self._trail.add(*[(row[0], LogCursor.short(row[8])) for row in newest if row[0] > after])
@@ -151,6 +155,16 @@ class LogPages:
         rows_checked = checked(rows, self._changed, topics)
         return [(row, (ledger_id, leaves[row[0]])) for row in rows_checked if row[0] in leaves]
 
+    def _wait_until_durable(self, last: Any) -> None:
+        """Wait until the row that was read last is durable, and so all before it."""
+        if last[0] > self._durable and self._database.kind.flush:
+            self._database.wait_until_durable()
+            if self._end(last[0]).leaf != LogCursor.short(last[8]):
+                raise ConnectionLost(
+                    "the server was restarted, and lacks events that were not durable: read them again"
+                )
+            self._durable = max(last[0], self._seen)
+
     def report_missing(self, stream: str | None, begin: int, end: int, found: int) -> None:
         """Call `changed` if fewer versions of a stream, or positions of the log, exist after `begin` and up to `end`."""
         if found != end - begin:
@@ -161,6 +175,7 @@ class LogPages:
     def last_cursor(self) -> str:
         """Return the cursor of the last event of the log."""
         position = self.look()
+        self._database.wait_until_durable()
         return str(LogCursor(position, self._end(position).leaf, self._ledger_id))
 
     def _end(self, position: int) -> LogEnd:

@@ -463,6 +463,7 @@ def _copy(source: Database, reading: Transaction, target: Database, writing: Tra
     if name is not None:
         writing.execute("UPDATE threadledger SET ledger_id = ?", (name,))
     refuse_damage(_findings(target, writing, quietly))
+    source.wait_until_durable()
     return events
 
 

@@ -30,6 +30,7 @@ def rerun(chat: Conversing, exchange_id: str, policy: Policy | None, *, stream: 
     while True:
         recorded = yield from work(lambda: recorded_answer(chat.journal, chat.key, exchange_id))
         if recorded is not None:
+            yield from work(chat.journal.wait_until_durable)  # the process that stored it may still be waiting for that
             yield Emit(recorded)
             return recorded
         exchange = yield from work(lambda: _exchange_again(chat, exchange_id, policy, stream, live))

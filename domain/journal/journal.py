@@ -352,6 +352,10 @@ class Journal(Application[str]):
         """Return the cursor of the last event of the log."""
         return self._log.last_cursor()
 
+    def wait_until_durable(self) -> None:
+        """Wait until every event that was read before is durable; see `EventLog.wait_until_durable`."""
+        self._log.wait_until_durable()
+
     def keys(self) -> list[str]:
         """Return the keys of all conversations, sorted."""
         return sorted(self.keys_in_order())

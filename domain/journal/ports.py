@@ -217,6 +217,13 @@ class EventLog(Protocol):
         """Return the event of a stream that was stored with an idempotency key, or None."""
         ...
 
+    def wait_until_durable(self) -> None:
+        """Wait until every event that was read survives a failure of the database; called before events leave the ledger.
+
+        Otherwise another place could know an event that this log loses: it is visible while its append still waits.
+        """
+        ...
+
     def status(self) -> Mapping[str, Any]:
         """Return url (without secrets), dialect, schema_version, events, conversations and size_bytes."""
         ...

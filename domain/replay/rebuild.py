@@ -188,6 +188,7 @@ class Rebuilder:
         item = look.item
         if item.state == "skipped":
             return item
+        yield from work(self._journal.wait_until_durable)
         mirror = self._verifier.reach(item.backend)
         if (look.rebuilt or not fresh) and (yield from self._is_sound(look, mirror)):
             found = replace(item, thread_id=item.old_thread_id, verified=True)
@@ -453,4 +454,6 @@ class FileRebuildPlan:
         return RebuildItem(key, BACKEND, version, messages=len(messages), digest=self._file.digest(messages))
 
     def _messages(self, key: str) -> list[dict[str, Any]]:
-        return [each.message.as_chat_message() for each in self._journal.memory(key, self._at).messages]
+        messages = [each.message.as_chat_message() for each in self._journal.memory(key, self._at).messages]
+        self._journal.wait_until_durable()
+        return messages

@@ -299,6 +299,7 @@ class Reconciler:
             ours, lost, memory = ours_of(history, state.links[to].version, adopted_from(to, str(thread_id)))
             withdrawn = self._verifier.reach(to).render(replace(memory, messages=tuple(lost)), thread_id)
             drift = drift_of(journal, thread, replace(ours, withdrawn=withdrawn.items))
+        self._journal.wait_until_durable()
         return _ReconcileLook(journal, thread, drift, state.version)
 
     def _rewrite_thread(self, repair: _Repair) -> Effects[None]:

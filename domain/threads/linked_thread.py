@@ -56,6 +56,7 @@ class LinkedThread:
     def items(self) -> tuple[Sequence[ThreadItem], int]:
         """Return all items that the thread should contain, and their journal version."""
         memory = self._until_question(self.journal.memory(self.key)).settled()
+        self.journal.wait_until_durable()
         return self.mirror.render(memory, self.thread_id).items, _version_of(memory)
 
     def newer_items(self, head: MirrorHead) -> tuple[Sequence[ThreadItem], int]:
@@ -64,6 +65,7 @@ class LinkedThread:
         if any(each.message.role is Role.TOOL or each.message.calls() for each in newer.messages):
             newer = self.journal.memory(self.key)  # a tool call and its result must be rendered together
         newer = self._until_question(newer).settled()
+        self.journal.wait_until_durable()
         rendered = self.mirror.render(newer, self.thread_id).items
         return [item for item in rendered if item.version > head.version], max(_version_of(newer), head.version)
 

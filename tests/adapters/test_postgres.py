@@ -66,7 +66,7 @@ def test_an_append_whose_commit_was_not_acknowledged_is_there_once(postgres_url,
     database = Database(postgres_url)
     ledger = open_store_on(database)
     ledger.conversation("k").append("user", "before")
-    store, breaks = database.kind.append, []
+    store, breaks = database.kind.append_durably, []
 
     def store_and_break(*work):
         positions = store(*work)
@@ -76,7 +76,7 @@ def test_an_append_whose_commit_was_not_acknowledged_is_there_once(postgres_url,
         return positions
 
     with monkeypatch.context() as patch:
-        patch.setattr(database.kind, "append", store_and_break)
+        patch.setattr(database.kind, "append_durably", store_and_break)
         message_id = ledger.conversation("k").append("user", "after").message_id
     assert breaks == [[3]]
     assert [each.message_id for each in ledger.memory("k").messages][1:] == [message_id]

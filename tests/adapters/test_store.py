@@ -155,6 +155,7 @@ def test_whoever_is_overtaken_every_time_is_told_and_nothing_of_theirs_is_writte
 
     with monkeypatch.context() as patch:
         patch.setattr(database.kind, "append", overtaken)
+        patch.setattr(database.kind, "append_durably", overtaken)
         with pytest.raises(ConversationChanged, match="nothing was written"):
             ledger.journal.commit("k", decide, create=True)
     assert len(seen) == limits.DECIDE_ATTEMPTS_MAX

@@ -67,7 +67,8 @@ def test_an_object_whose_save_failed_is_dead_and_leaves_no_hole_however_often_it
         raise database.driver.DatabaseError("database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(database.kind, "append", full)
+        for append in ("append", "append_durably"):
+            patch.setattr(database.kind, append, full)
         with pytest.raises(StoreError, match="full"):
             ledger.journal.store(conversation)
     ledger.journal.store(conversation)
