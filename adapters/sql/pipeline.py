@@ -5,15 +5,15 @@ psycopg's own pipeline takes twice the client's CPU time for the same messages.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from psycopg import Connection, DataError, OperationalError, errors, pq, waiting
 
 from .connections import ConnectionLost
 
-_FLUSH = "_flush"
-"""End of the name under which `flush` is prepared with a statement."""
+FLUSH = "threadledger_flush"
+"""Name of the statement that waits until every earlier commit is durable."""
 
 _NOT_PREPARED = b"26000"
 """SQLSTATE of a statement that is not prepared on this connection."""
@@ -22,11 +22,11 @@ _Waiting = Generator[waiting.Wait, waiting.Ready | int, list[pq.abc.PGresult]]
 
 
 def append_durably(
-    connection: Connection[Any], name: str, append: str, flush: str, values: Sequence[str]
+    connection: Connection[Any], name: str, statements: Mapping[str, str], values: Sequence[str]
 ) -> Sequence[int]:
-    """Execute the statement `append` and then `flush`, each in its own transaction; return the positions from `append`.
+    """Execute the statement of this name and then `FLUSH`, each in its own transaction; return the positions from the first.
 
-    `name` is the one under which `append` is prepared, always with the same `flush`.
+    `statements` are all that a connection ever needs, by the name under which each is prepared: they are prepared together.
 
     Raises:
         ConnectionLost: the events may be stored, and it is not known whether they are durable.
@@ -35,13 +35,12 @@ def append_durably(
     if any("\0" in each for each in values):  # libpq would end the text there
         raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
     encoding = connection.info.encoding
-    given = [each.encode(encoding) for each in values]
-    statements: list[tuple[bytes, list[bytes]]] = [(name.encode(), given), (f"{name}{_FLUSH}".encode(), [])]
-    appended, flushed = _executed(connection, statements)
+    sent = [(name.encode(), [each.encode(encoding) for each in values]), (FLUSH.encode(), [])]
+    appended, flushed = _executed(connection, sent)
     if _error(appended) == _NOT_PREPARED:  # the first time, and after psycopg has deallocated all statements
-        connection.execute(f"PREPARE {name} AS {append}".encode())
-        connection.execute(f"PREPARE {name}{_FLUSH} AS {flush}".encode())
-        appended, flushed = _executed(connection, statements)
+        for each, statement in statements.items():
+            connection.execute(f"PREPARE {each} AS {statement}".encode())
+        appended, flushed = _executed(connection, sent)
     if _error(appended) is not None:
         raise errors.error_from_result(appended)
     if _error(flushed) is not None:

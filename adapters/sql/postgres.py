@@ -122,11 +122,9 @@ def _numbered(statement: str) -> str:
     return "".join(f"${number}{part}" if number else part for number, part in parts)
 
 
-_PREPARED = {
-    _APPEND: ("threadledger_append", _numbered(_APPEND)),
-    _APPEND_WITH_NOTES: ("threadledger_append_with_notes", _numbered(_APPEND_WITH_NOTES)),
-}
-"""Name and text under which each statement is prepared."""
+_NAMES = {_APPEND: "threadledger_append", _APPEND_WITH_NOTES: "threadledger_append_with_notes"}
+_PREPARED = {name: _numbered(statement) for statement, name in _NAMES.items()} | {"threadledger_flush": _FLUSH}
+"""Statements as they are prepared, by name."""
 
 _NOT_THERE_YET = -1
 _BACKSLASH, _QUOTE = "\\", '"'
@@ -389,7 +387,7 @@ class PostgreSQL(Kind):
         from .pipeline import append_durably
 
         statement, values = _statement(moves, rows)
-        return _all_of(rows, append_durably(cursor.connection, *_PREPARED[statement], _FLUSH, values))
+        return _all_of(rows, append_durably(cursor.connection, _NAMES[statement], _PREPARED, values))
 
     def explain(self, error: BaseException) -> tuple[str, str]:
         # Connection errors have no SQLSTATE: libpq does not pass it on.

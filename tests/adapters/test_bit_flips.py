@@ -99,7 +99,7 @@ SAME: dict[str, Callable[[Ledger, Path], Any]] = {
     ],
     "memory": lambda ledger, _: [(ledger.state(key).key, ledger.memory(key).as_chat_messages()) for key in KEYS],
     "export": lambda ledger, _: list(export_lines(ledger)),
-    "events": lambda ledger, _: [each.as_json() for each in ledger.events()],
+    "events": lambda ledger, _: [each.as_json() for each in ledger.events(checked=True)],
     "exchanges": lambda ledger, _: [(ledger.state(key).key, repr(ledger.exchanges(key))) for key in KEYS],
     "backup": backup,
     "copy": copied,

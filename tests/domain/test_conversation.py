@@ -118,30 +118,6 @@ class TestJournal:
         assert outcome.conversation.state.messages == 2
         assert len(fold_memory(outcome.emitted).messages) == 2
 
-    def test_the_same_idempotency_key_is_the_same_event_whoever_journals_it(self, given):
-        ids = {
-            given(started, *more).when(lambda it: it.journal(QUESTION, idempotency_key="req-1")).result.event_id
-            for more in [(), (asked,)]
-        }
-        assert len(ids) == 1
-
-    def test_another_idempotency_key_is_another_event(self, given):
-        first = given(started).when(lambda it: it.journal(QUESTION, idempotency_key="req-1")).result
-        second = given(started).when(lambda it: it.journal(QUESTION, idempotency_key="req-2")).result
-        assert first.event_id != second.event_id
-
-    @pytest.mark.parametrize(
-        ("one", "other"),
-        [(("a", "k"), ("b", "k")), (("a", "bk"), ("ab", "k")), (("a", "b\nc"), ("a\nb", "c"))],
-        ids=["keys", "beginnings", "line breaks"],
-    )
-    def test_an_idempotency_key_counts_within_its_own_conversation(self, one, other):
-        events = [
-            Conversation.start(key).journal(QUESTION, idempotency_key=idempotency_key)
-            for key, idempotency_key in (one, other)
-        ]
-        assert events[0].event_id != events[1].event_id
-
     @pytest.mark.parametrize("key", ["", "x" * (limits.IDEMPOTENCY_KEY_CHARS_MAX + 1), "\udfff"])
     def test_an_unusable_idempotency_key_is_refused(self, given, key):
         given(started).when(lambda it: it.journal(QUESTION, idempotency_key=key)).then_refused(

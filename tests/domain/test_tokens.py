@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from threadledger.domain.conversation import parse_message
 from threadledger.domain.memory import Memory
-from threadledger.domain.memory.windows import estimate_tokens
+from threadledger.domain.memory.rule_1 import estimate_tokens
 
 
 def test_nothing_costs_nothing():

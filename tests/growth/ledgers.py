@@ -8,10 +8,11 @@ conversations are copies of these texts with other ids and times, and are stored
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, TypeVar
+
+import msgspec
 
 from threadledger.adapters.sql import Database, Factory
 from threadledger.adapters.sql.connections import Move
@@ -122,6 +123,7 @@ def _pattern(kind: str) -> tuple[StreamHead, Sequence[StoredRow]]:
     for event in _short_events(kind):
         evolve(state, event)
         rows.append(_MAPPER.to_stored_event(event))
+    state.path_hash = None  # unknown: the texts of the copies differ
     return StreamHead("", state.version, STATE_SCHEMA, state.as_json(), state.next_deadline), rows
 
 
@@ -130,7 +132,7 @@ def _kind(number: int) -> str:
 
 
 def _head_like(head: StreamHead, number: int, at: str) -> StreamHead:
-    return replace(head, state=_stamped(head.state, number, at))
+    return msgspec.structs.replace(head, state=_stamped(head.state, number, at))
 
 
 def _row_like(row: StoredRow, number: int, each: int, at: str) -> StoredRow:

@@ -31,6 +31,7 @@ from threadledger.adapters.sql import SqlMirrorHeads
 from threadledger.adapters.sql.group_commit import Group
 from threadledger.domain import ids
 from threadledger.domain.effects import Pause
+from threadledger.domain.effects import async_driver
 from threadledger.domain.effects import drivers as driving
 from threadledger.domain.exchange import runs
 from threadledger.domain.ledger import AsyncLedger, Ledger
@@ -181,7 +182,7 @@ class Points:
     def watch(self) -> None:
         """Add points before and after each effect and each transaction."""
         _put_around(driving, "_performed", lambda effect, wait: type(effect).__name__, self.around)
-        driver: Any = driving.AsyncDriver
+        driver: Any = async_driver.AsyncDriver
         awaited, unbroken = driver._awaited, driver._unbroken
 
         async def watched(own: Any, effect: Any) -> Any:
