@@ -171,7 +171,9 @@ def upgrade() -> int:
     from threadledger.adapters import SCHEMA_VERSION, Database
     from threadledger.adapters import upgrade as upgraded
 
-    with closing(Database(load_settings().db, create=False)) as database, reported("events") as progress:
+    settings = load_settings()
+    settings.require_trust("database")
+    with closing(Database(settings.db, create=False)) as database, reported("events") as progress:
         before, shown_url = upgraded(database, progress), database.shown_url
     outcome = f"schema {SCHEMA_VERSION} is current"
     if before is not None:

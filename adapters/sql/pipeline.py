@@ -37,7 +37,7 @@ def append_durably(
     encoding = connection.info.encoding
     sent = [(name.encode(), [each.encode(encoding) for each in values]), (FLUSH.encode(), [])]
     appended, flushed = _executed(connection, sent)
-    if _error(appended) == _NOT_PREPARED:  # the first time, and after psycopg has deallocated all statements
+    if _error(appended) == _NOT_PREPARED:  # psycopg has deallocated all statements, as it does after a ROLLBACK
         for each, statement in statements.items():
             connection.execute(f"PREPARE {each} AS {statement}".encode())
         appended, flushed = _executed(connection, sent)

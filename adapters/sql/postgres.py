@@ -332,7 +332,9 @@ class PostgreSQL(Kind):
     )
     columns = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(CAST(? AS TEXT)) AND attnum > 0 AND NOT attisdropped"
     # Otherwise the server plans the statement again for each append, which takes longer than running it.
-    before_appends = "SET plan_cache_mode = force_generic_plan"
+    before_appends = "; ".join(
+        ["SET plan_cache_mode = force_generic_plan", *(f"PREPARE {name} AS {text}" for name, text in _PREPARED.items())]
+    )
     flush = _FLUSH
     commit_append = f"COMMIT; {_FLUSH}"
 

@@ -141,10 +141,10 @@ def test_eight_threads_behind_a_bad_line_append_each_message_once_and_in_order(
 ):
     with proxy(postgres_url) as between, ThreadPoolExecutor(8) as pool:
         ledger = open_store_on(shown(between.url))
-        between.fate = by_chance(7, b"said once", [LOSE_REQUEST, LOSE_ANSWER, LEAVE_UNDER_WAY], 0.3)
+        between.fate = by_chance(2, b"said once", [LOSE_REQUEST, LOSE_ANSWER, LEAVE_UNDER_WAY], 0.3)
 
         def append(number):
-            for index in range(16):
+            for index in range(8):
                 ledger.conversation(f"k{number % 2}").append("user", f"said once {number} {index}")
 
         list(pool.map(append, range(8)))
@@ -153,7 +153,7 @@ def test_eight_threads_behind_a_bad_line_append_each_message_once_and_in_order(
     said = [text for text in stored_texts(postgres_url) if text.startswith("said once")]
     for number in range(8):
         of_one = [text for text in said if text.startswith(f"said once {number} ")]
-        assert of_one == [f"said once {number} {index}" for index in range(16)]
+        assert of_one == [f"said once {number} {index}" for index in range(8)]
     assert_sound(postgres_url)
 
 

@@ -30,6 +30,7 @@ WHOLE_MEMORY = "the whole memory is read, to see whether the message is in it"
 FROM_THE_BEGINNING = "the events of a conversation are read from its beginning, whatever the position"
 MEMORY_OF_EACH = "the whole memory is read for each exchange"
 RUNS_OF_ALL = "the events about runs are searched in the whole conversation, also if its newest messages are shown"
+SPREAD = "exchanges whose runs started in different hours have no counters: an index of them is read"
 PLACES_COUNTED = "the conversations of a group are counted within the hour in progress"
 RUNS_COUNTED = "all runs are counted for each answer"
 DOCTOR = "it looks at the conversation of each unanswered failure"
@@ -61,6 +62,9 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("FailureGroups.all", CONVERSATIONS): _known(PLACES_COUNTED, {"steps": 1.3}),
     ("FailureGroups.get", CONVERSATIONS): _known(PLACES_COUNTED, {"steps": 1.3}),
     ("FailureGroups.orphans", CONVERSATIONS): _known(PLACES_COUNTED, {"steps": 1.3}),
+    ("Ledger.summary(hour)", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
+    ("threadledger audit summary", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
+    ("threadledger audit groups", CONVERSATIONS): _known(PLACES_COUNTED, {}),
     ("Ledger.summary", CONVERSATIONS): _known(RUNS_COUNTED, {"steps": 4.8}, "view_audit_runs"),
     ("threadledger audit report", CONVERSATIONS): _known(RUNS_COUNTED, {"steps": 4.6, "calls": 3.1}, "view_audit_runs"),
     ("threadledger doctor", CONVERSATIONS): _known(DOCTOR, {"statements": 3.0, "steps": 1.9, "calls": 2.7}),
