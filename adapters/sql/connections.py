@@ -499,7 +499,7 @@ def leaf_prefix(name: str, topic: str, schema: int, event_id: bytes | str) -> by
 
     A name may contain line breaks: its length in characters precedes it.
     """
-    is_text = isinstance(event_id, str) and id_bytes(event_id) is None
+    is_text = type(event_id) is not bytes and id_bytes(str(event_id)) is None
     begin = LEAF_BEGIN.replace("\n", f" {TEXT_ID}\n") if is_text else LEAF_BEGIN
     return f"{begin}{len(name)}\n{name}\n{topic}\n{schema}\n".encode()
 

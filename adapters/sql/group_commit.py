@@ -83,7 +83,7 @@ class Group:
         """Decide on the current heads of these streams and store the decision; return the events' positions.
 
         Raises:
-            IntegrityError: the events cannot be stored: an event id exists already, or other writers changed
+            IntegrityError: the events cannot be stored: an idempotency key exists already, or other writers changed
                 the streams during all attempts.
             StoreUnavailable: the database cannot be used.
             Exception: what `decide` raises; nothing was written.

@@ -131,7 +131,7 @@ class EventLog(Protocol):
         `also` is called after the decision and writes in the same transaction.
 
         Raises:
-            IntegrityError: an event id is taken, or other writers changed the stream during every attempt.
+            IntegrityError: an idempotency key is taken, or other writers changed the stream during every attempt.
             StoreUnavailable: the database cannot be used.
         """
         ...

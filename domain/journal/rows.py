@@ -15,7 +15,7 @@ from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transco
 from ..conversation.events import EVENTS, Event, MessageJournaled, payload_in, payload_of, restore_event, topic_of
 from ..conversation.messages import Source
 from ..errors import CorruptEvent, InvalidInput
-from ..ids import from_iso, id_text, is_id_of, to_iso
+from ..ids import from_iso, id_bytes, id_text, is_id_of, to_iso
 from .fingerprints import fingerprint_in, fingerprint_of_event
 
 
@@ -84,7 +84,7 @@ class EventMapper(Mapper[str]):
             originator_version=event.originator_version,
             topic=topic_of(event),
             state=state,
-            event_id=event.event_id,
+            event_id=id_bytes(event.event_id) or event.event_id,
             at=to_iso(event.timestamp),
             schema=ASCII_SCHEMA if state.isascii() else UTF8_SCHEMA,
             **_places_of(event),

@@ -30,8 +30,7 @@ from threadledger.adapters.openai import responses as making
 from threadledger.adapters.sql import SqlMirrorHeads
 from threadledger.adapters.sql.group_commit import Group
 from threadledger.domain import ids
-from threadledger.domain.effects import Pause
-from threadledger.domain.effects import async_driver
+from threadledger.domain.effects import Pause, async_driver
 from threadledger.domain.effects import drivers as driving
 from threadledger.domain.exchange import runs
 from threadledger.domain.ledger import AsyncLedger, Ledger
