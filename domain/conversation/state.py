@@ -267,9 +267,9 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
 def _extended(path: str, event: e.MessageJournaled) -> str | None:
     try:
         message = neutral_json(event.role, event.content, event.tool_calls, event.tool_call_id, event.extra)
+        return extended_path(path, message)
     except (ValueError, TypeError, RecursionError):  # only in rows that another program wrote
         return None
-    return extended_path(path, message)
 
 
 def _opened(state: ConversationState, exchange_id: str, question: str | None, active_at: str | None) -> OpenExchange:
