@@ -1,4 +1,4 @@
-"""Store events, the state of threads and the claims of jobs with SQLAlchemy, in SQLite or PostgreSQL."""
+"""Store events, the state of threads and the claims of jobs in SQLite or PostgreSQL."""
 
 from typing import TYPE_CHECKING
 
