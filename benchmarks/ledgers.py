@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,8 +15,9 @@ from audit import DAYS, Writer, opened
 
 import threadledger
 from threadledger.adapters.sql.connections import leaf_hash
-from threadledger.domain.conversation import stream_of
+from threadledger.domain.conversation import STATE_SCHEMA, ConversationState, evolve, stream_of
 from threadledger.domain.journal.rows import StoredRow
+from threadledger.domain.ledger import Ledger
 
 TEMPLATES = 50
 """Number of different conversations."""
@@ -73,17 +74,31 @@ def _templates(exchanges: int) -> Iterator[Template]:
         path = f"{folder}/templates.db"
         with opened(f"sqlite:///{path}") as ledger:
             Writer(ledger).write(TEMPLATES, exchanges)
+            heads = {stream_of(key): _head(ledger, key) for key, _ in ledger.journal.versions()}
         connection = sqlite3.connect(path)
         connection.row_factory = sqlite3.Row
         for stream in connection.execute(f"SELECT * FROM {STREAMS} ORDER BY stream").fetchall():
             query = f"SELECT * FROM {EVENTS} WHERE stream = ? ORDER BY version"
-            events = [_marked(row) for row in connection.execute(query, (stream["stream"],))]
-            yield Template(_marked(stream), events, len({row.columns["at"][:10] for row in events}) == 1)
+            events = [_marked(dict(row)) for row in connection.execute(query, (stream["stream"],))]
+            yield Template(
+                _marked({**dict(stream), **heads[stream["name"]]}),
+                events,
+                len({row.columns["at"][:10] for row in events}) == 1,
+            )
         connection.close()
 
 
-def _marked(row: sqlite3.Row) -> Marked:
-    columns = {name: _mark(row[name]) for name in row.keys()}  # noqa: SIM118 - iterating a Row yields values
+def _head(ledger: Ledger, key: str) -> dict[str, Any]:
+    """Return the columns of a stream that the writer leaves out: the state of the conversation."""
+    state = ConversationState()
+    for event in ledger.journal.history(key):
+        evolve(state, event)
+    state.path_hash = None  # unknown, because the texts of the copies differ
+    return {"state_schema": STATE_SCHEMA, "snapshot": state.as_json(), "due_at": state.next_deadline}
+
+
+def _marked(row: Mapping[str, Any]) -> Marked:
+    columns = {name: _mark(value) for name, value in row.items()}
     return Marked(
         columns, [name for name, value in columns.items() if isinstance(value, str) and {"\1", "\2"} & {*value}]
     )
@@ -118,7 +133,10 @@ def _copies(templates: Sequence[Template], conversations: int) -> Iterator[tuple
             if day is not None:
                 row["at"] = day + row["at"][10:]
             rows.append(row | {"leaf": leaf_hash(_stored(row, stream), position)})
-        yield _copied(template.stream, number), rows
+        head = _copied(template.stream, number)
+        if day is not None:
+            head["snapshot"] = head["snapshot"].replace(template.events[0].columns["at"][:10], day)
+        yield head, rows
 
 
 def _stored(row: dict[str, Any], stream: str) -> StoredRow:
