@@ -408,8 +408,8 @@ class Kind(ABC):
         """
 
     def append_durably(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
-        """Append as `append` does, in a transaction of its own, which is durable when this returns."""
-        raise NotImplementedError
+        """Append in a transaction of its own, which is durable when this returns: `append`, if it is one statement."""
+        return self.append(cursor, moves, rows)
 
     @abstractmethod
     def explain(self, error: BaseException) -> tuple[str, str]:
