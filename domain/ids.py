@@ -6,6 +6,8 @@ import os
 import time
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 ID_AGE_SECONDS_MAX = 60
 """Maximum time between the creation of a message's id and of its event, in seconds: a commit may be decided again."""
 
@@ -20,19 +22,45 @@ def new_id() -> str:
 
     It is implemented here because `uuid.uuid7` needs Python 3.14, and so that a frozen clock applies to ids too.
     """
-    milliseconds = f"{time.time_ns() // 1_000_000 & (2**48 - 1):012x}"
-    random = os.urandom(10).hex()  # 74 of its 80 bits are used; the variant digit takes two
-    variant = "89ab"[int(random[3], 16) & 3]
-    return f"{milliseconds[:8]}-{milliseconds[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[8:]}"
+    milliseconds = time.time_ns() // 1_000_000
+    known, begin = _LAST_BEGIN[0]
+    if milliseconds != known:
+        digits = f"{milliseconds & (2**48 - 1):012x}"
+        begin = f"{digits[:8]}-{digits[8:]}-7"
+        _LAST_BEGIN[0] = milliseconds, begin
+    try:
+        random = _RANDOM.pop()
+    except IndexError:
+        digits = os.urandom(10 * RANDOM_IDS).hex()
+        _RANDOM.extend(digits[each : each + 20] for each in range(0, len(digits), 20))
+        random = os.urandom(10).hex()
+    # 74 of the 80 bits are used: the variant digit takes two, and four are left out
+    return f"{begin}{random[:3]}-{_VARIANTS[random[3]]}{random[4:7]}-{random[8:]}"
+
+
+RANDOM_IDS = 64
+"""Number of ids whose random bits are read from the system at once: an append makes several."""
+
+_RANDOM: list[str] = []
+"""Random bits of ids (20 hexadecimal digits each), used once, and never by a process that was forked."""
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_RANDOM.clear)
+
+_VARIANTS = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
+
+_LAST_BEGIN = [(0, "")]
+"""The last millisecond and the begin of its ids, cached because an append makes several."""
 
 
 def id_bytes(text: str) -> bytes | None:
     """Return the 16 bytes of a UUID in its canonical form; None for any other text."""
+    digits = text.replace("-", "")
     try:
-        value = bytes.fromhex(text.replace("-", ""))
+        value = bytes.fromhex(digits)
     except ValueError:
         return None
-    return value if len(value) == 16 and id_text(value) == text else None
+    is_canonical = len(text) == 36 and text[8:24:5] == "----" and value.hex() == digits
+    return value if is_canonical and len(value) == 16 else None
 
 
 def is_id_of(text: str, moment: datetime) -> bool:
@@ -52,6 +80,8 @@ def id_text(stored: bytes) -> str:
     return f"{pairs[:4]}{pairs[5:29]}{pairs[30:34]}{pairs[35:]}"
 
 
+_encode = msgspec.json.Encoder().encode
+
 _LAST_FORMATTED: list[tuple[datetime | None, str]] = [(None, "")]
 """The last moment and its text, cached because an append formats the same moment many times."""
 
@@ -61,7 +91,10 @@ def to_iso(moment: datetime) -> str:
     last, text = _LAST_FORMATTED[0]
     if last is not moment:
         utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-        text = utc.isoformat("T", "microseconds")[:26] + "Z"  # without `+00:00`
+        if utc.microsecond and type(utc) is datetime:
+            text = _encode(utc)[1:-1].decode()  # many times as fast
+        else:
+            text = utc.isoformat("T", "microseconds")[:26] + "Z"  # without `+00:00`
         _LAST_FORMATTED[0] = (moment, text)
     return text
 

@@ -337,7 +337,7 @@ class _ExistingConversation:
 
 
 def _said(message: Message) -> Message:
-    return replace(message, extra_json="{}")
+    return message.replaced(extra_json="{}")
 
 
 SOURCE_ID_CHARS_MAX = 300

@@ -283,7 +283,7 @@ class RunRecording:
         def decide_late(conversation: Conversation) -> None:
             if self._begun.plan is None:
                 return
-            plan = replace(self._begun.plan, rerun_of=self.run_id)
+            plan = self._begun.plan.replaced(rerun_of=self.run_id)
             late = conversation.start_run(self.exchange_id, plan, alongside=True)
             conversation.complete_run(late, completion, source=Source.RERUN, duration_seconds=self._elapsed())
 

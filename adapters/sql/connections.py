@@ -372,6 +372,10 @@ class Kind(ABC):
     """Clause after a column of text that compares it byte by byte, if its own collation may not."""
     lock_heads: str
     """Clause at the end of a query for heads that locks the rows until the transaction ends."""
+    others_wrote: str = ""
+    """Query for a number that differs after another connection has committed; empty if there is none."""
+    end: int | None = None
+    """Position of the last event for the next `append`; None if the group that appends does not know it."""
     tables: str
     """Query for the names of the tables."""
     columns: str
@@ -431,14 +435,17 @@ class Kind(ABC):
     """Statement that returns when every earlier commit is durable; empty if no commit can be seen before it is."""
 
 
-MARKS = ", ".join(
-    f"'{topic}'"
+MARKS = " OR ".join(
+    f"topic = '{topic}'"
     for topic in (
         *("MessageRetracted", "MemoryCleared", "RerunAccepted", "BranchSelected", "MemoryCompacted", "MessagePinned"),
         "ConversationDeleted",
     )
 )
-"""Events that change which earlier messages are in memory, in SQL: they have an index of their own. Some are not written yet."""
+"""Condition for events that change which earlier messages are in memory: they have an index of their own.
+
+Some are not written yet. SQLite would build a table of the values of an `IN` for each append.
+"""
 
 GENERATION = 0
 """Generation of the key of a conversation. A deleted conversation will start again with the next one."""
@@ -481,17 +488,24 @@ TEXT_ID = "text"
 
 def leaf_hash(row: StoredRow, position: int) -> bytes:
     """Return the leaf hash of a row that is stored at a position."""
-    return sha256(
-        b"%b%a\n%a\n%b\n%b%b"  # `%a` and not `%d`, which would cut a number that is no integer
-        % (
-            leaf_prefix(str(row.originator_id), row.topic, row.schema, row.event_id),
-            position,
-            row.originator_version,
-            row.at.encode(),
-            leaf_id(row.event_id),
-            row.state,
-        )
-    ).digest()
+    return leaves_from(position, [row])[0]
+
+
+def leaves_from(first: int, rows: Iterable[StoredRow]) -> list[bytes]:
+    """Return the leaf hashes of rows that are stored at the positions from `first`."""
+    leaves: list[bytes] = []
+    known: tuple[Any, ...] = ()
+    prefix = b""
+    for position, row in enumerate(rows, first):
+        event_id = row.event_id
+        shared = (row.originator_id, row.topic, row.schema, type(event_id))
+        if shared != known or type(event_id) is not bytes:
+            prefix, known = leaf_prefix(str(row.originator_id), row.topic, row.schema, event_id), shared
+        hashed = event_id if type(event_id) is bytes else leaf_id(event_id)
+        # `%a` and not `%d`, which would cut a number that is no integer
+        text = b"%b%a\n%a\n%b\n%b%b" % (prefix, position, row.originator_version, row.at.encode(), hashed, row.state)
+        leaves.append(sha256(text).digest())
+    return leaves
 
 
 def leaf_prefix(name: str, topic: str, schema: int, event_id: bytes | str) -> bytes:

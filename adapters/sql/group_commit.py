@@ -25,6 +25,9 @@ from .connections import ConnectionLost, Connections, Cursor, FoundHead, Move, O
 GROUP_MAX = 64
 """Maximum number of appends in one transaction."""
 
+KEPT_HEADS_MAX = 1_000
+"""Maximum number of heads that are kept for the next append to their streams."""
+
 SLEEP_SECONDS_MAX = 1.0
 """Time after which a thread asks for the lead by itself, in seconds: the one that had to wake it may have been interrupted."""
 
@@ -68,6 +71,10 @@ class Request:
 Ending = tuple[Request, Sequence[int], Exception | None]
 
 
+class KeptHeadPassed(Exception):
+    """Raised when an append has to be decided again, because a kept head may be older than the stored one."""
+
+
 class Group:
     """Group the concurrent appends to one database."""
 
@@ -78,6 +85,12 @@ class Group:
         self._leader: int | None = None
         self._connection: Any = None
         self._held_cursor: Cursor = None
+        self._kept: dict[str, FoundHead] = {}
+        """Heads as the last appends of this connection left them, those of the oldest appends first."""
+        self._kept_as_of: object = None
+        """Result of `Kind.others_wrote` that the heads are valid for."""
+        self._stored: tuple[Sequence[Move], Sequence[int]] = (), ()
+        """Moves and positions of the last transaction."""
 
     def append(self, streams: Sequence[str], decide: Decision, also: Also | None = None) -> Sequence[int]:
         """Decide on the current heads of these streams and store the decision; return the events' positions.
@@ -162,11 +175,10 @@ class Group:
         """Complete this request and those waiting with it, and end each one even if an error occurs."""
         requests.append(own)
         try:
-            with suppress(IndexError):
-                while len(requests) < GROUP_MAX:
-                    each = self._waiting.popleft()
-                    if each is not own:
-                        requests.append(each)
+            while self._waiting and len(requests) < GROUP_MAX:  # only the leader takes requests
+                each = self._waiting.popleft()
+                if each is not own:
+                    requests.append(each)
             self._database.reconnecting(lambda: self._attempt([each for each in requests if not each.done]))
         except Exception as error:  # noqa: BLE001 - raised again in the threads that wait for it
             from .errors import with_doubt
@@ -219,18 +231,33 @@ class Group:
                 each.end(error=own_error)
 
     def _commit(self, requests: Sequence[Request]) -> None:
+        first = all(each.attempts == 0 and each.also is None for each in requests)
+        try:
+            try:
+                ended = self._transact(requests, first, use_kept=first)
+            except KeptHeadPassed:
+                for each in requests:
+                    each.appending = None
+                ended = self._transact(requests, first, use_kept=False)
+        except BaseException:
+            self._forget()
+            raise
+        for each, positions, error in ended:
+            each.end(positions, error)
+
+    def _transact(self, requests: Sequence[Request], first: bool, use_kept: bool) -> list[Ending]:
+        """Decide and store the requests in one transaction; return the results of each, which it has when this returns."""
         cursor, kind = self._cursor(), self._database.kind
         ended: list[Ending] = []
-        first = all(each.attempts == 0 and each.also is None for each in requests)
-        if first and not kind.locks_when_writing and not kind.pooled:
-            ended = self._store(cursor, requests, "", kind.append_durably)  # one statement, which compares and sets
+        if first and not kind.locks_when_writing and not kind.pooled:  # one statement, which compares and sets
+            ended = self._store(cursor, requests, "", kind.append_durably, use_kept)
             if kind.flush and not any(positions for _, positions, _ in ended):  # perhaps it is stored, and not durable
                 cursor.execute(kind.flush)
         else:
             cursor.execute(kind.begin_write)
             self._database.joined = (threading.get_ident(), self._connection) if kind.pooled else None
             try:
-                ended = self._store(cursor, requests, "" if first else kind.lock_heads, kind.append)
+                ended = self._store(cursor, requests, "" if first else kind.lock_heads, kind.append, use_kept)
                 self._database.commit(cursor.execute, kind.commit_append)
             except self._database.driver.Error as failed:
                 self._roll_back(cursor)
@@ -242,13 +269,21 @@ class Group:
                 raise
             finally:
                 self._database.joined = None
-        for each, positions, error in ended:
-            each.end(positions, error)
+        self._keep()
+        return ended
 
-    def _store(self, cursor: Cursor, requests: Sequence[Request], lock: str, append: Append) -> list[Ending]:
-        """Decide each request on the heads left by the one before it, append once, and return the results to report on commit."""
+    def _store(
+        self, cursor: Cursor, requests: Sequence[Request], lock: str, append: Append, use_kept: bool
+    ) -> list[Ending]:
+        """Decide each request on the heads left by the one before it, append once, and return the results to report on commit.
+
+        Raises:
+            KeptHeadPassed: a kept head may not be the newest one: nothing was written, and the heads have to be read.
+        """
         names = requests[0].streams if len(requests) == 1 else [name for each in requests for name in each.streams]
-        found = self._heads(cursor, list(dict.fromkeys(names)), lock)
+        kept = self._kept_heads(cursor, names, use_kept)
+        found = self._heads(cursor, list(dict.fromkeys(names)), lock) if kept is None else kept
+        uncertain = kept is not None and not self._database.kind.others_wrote
         heads = {name: each.head for name, each in found.items()}
         moved: dict[str, StreamHead] = {}
         rows: list[StoredRow] = []
@@ -264,8 +299,12 @@ class Group:
             except Exception as error:
                 if isinstance(error, self._database.driver.Error):
                     raise
+                if uncertain:
+                    raise KeptHeadPassed from error
                 ended.append((each, (), error))
                 continue
+            if uncertain and not each.appending.rows:  # nothing would compare the head with the stored one
+                raise KeptHeadPassed
             if each.also is not None:
                 each.also(cursor)  # an error here rolls back the transaction; the other requests are stored without it
             for head in each.appending.heads:
@@ -273,8 +312,44 @@ class Group:
             ended.append((each, slice(len(rows), len(rows) + len(each.appending.rows)), None))
             rows += each.appending.rows
         moves = [Move(name, found.get(name), head) for name, head in moved.items()]
-        positions = append(cursor, moves, rows) if rows else ()
+        try:
+            positions = append(cursor, moves, rows) if rows else ()
+        except Overtaken as error:
+            if kept is not None:
+                raise KeptHeadPassed from error
+            raise
+        self._stored = moves, positions
         return [(each, positions[at] if isinstance(at, slice) else at, error) for each, at, error in ended]
+
+    def _kept_heads(self, cursor: Cursor, names: Sequence[str], use_kept: bool) -> dict[str, FoundHead] | None:
+        """Return the kept heads of these streams; None if one is not known, or another connection has written meanwhile."""
+        others_wrote = self._database.kind.others_wrote
+        if others_wrote:  # within the transaction, so that the answer is true until its end
+            as_of = cursor.execute(others_wrote).fetchone()
+            if as_of != self._kept_as_of:
+                self._forget()
+                self._kept_as_of = as_of
+        kept = self._kept
+        try:
+            return {name: kept[name] for name in names} if use_kept and kept else None
+        except KeyError:
+            return None
+
+    def _forget(self) -> None:
+        self._kept.clear()
+        self._database.kind.end = None
+
+    def _keep(self) -> None:
+        """Keep the end of the log and the heads as a commit left them. The first append to a stream does not know its number."""
+        moves, positions = self._stored
+        if positions:
+            self._database.kind.end = positions[-1]
+        for name, found, head in moves:
+            self._kept.pop(name, None)
+            if found is not None:
+                self._kept[name] = FoundHead(found.number, head)
+        while len(self._kept) > KEPT_HEADS_MAX:
+            del self._kept[next(iter(self._kept))]
 
     def _heads(self, cursor: Cursor, names: Sequence[str], lock: str) -> dict[str, FoundHead]:
         if not names:
@@ -306,6 +381,7 @@ class Group:
 
     def _let_go(self) -> None:
         connection, self._connection, self._held_cursor = self._connection, None, None
+        self._forget()
         if connection is not None:
             connection.invalidate()
             connection.close()

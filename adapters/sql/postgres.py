@@ -240,7 +240,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE upgrading (position BIGINT NOT NULL)",
         "INSERT INTO upgrading VALUES (0)",
-        f"CREATE INDEX events_of_marks ON events (stream, version) WHERE topic IN ({MARKS})",
+        f"CREATE INDEX events_of_marks ON events (stream, version) WHERE {MARKS}",
         # The events that were stored with an idempotency key, by stream, generation of its key, and idempotency key.
         """CREATE TABLE idempotency_keys (
             stream BIGINT NOT NULL REFERENCES streams (stream),

@@ -23,7 +23,7 @@ from .connections import (
     Move,
     Overtaken,
     Transaction,
-    leaf_hash,
+    leaves_from,
     noted,
     split_id,
 )
@@ -32,7 +32,7 @@ from .file_url import FileURL
 CACHE_KIB = 8 * 1024
 """Page cache of one connection, in KiB. It halves the time to read a conversation of 1,000 messages again."""
 
-_POSITION = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
+_POSITION = "SELECT max(position) FROM events"
 _BEGIN_STREAM = "INSERT INTO streams (name, version, state_schema, snapshot, due_at) VALUES (?, ?, ?, ?, ?)"
 _ADVANCE_STREAM = (
     "UPDATE streams SET version = ?, state_schema = ?, snapshot = ?, due_at = ? WHERE stream = ? AND version = ?"
@@ -168,9 +168,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     (
         # Events are copied into this table, which then takes the place of the old one. The id of an event is 16 bytes, or a
-        # text if it is no UUID, and has no index. The payload comes last: the other columns are read without it.
+        # text if it is no UUID, and has no index. The payload comes last: the other columns are read without it. Positions are
+        # given by the append, without AUTOINCREMENT, which writes a page of its own in each commit.
         """CREATE TABLE copied_events (
-            position INTEGER PRIMARY KEY AUTOINCREMENT,
+            position INTEGER PRIMARY KEY,
             stream INTEGER NOT NULL REFERENCES streams (stream),
             version INTEGER NOT NULL,
             topic TEXT NOT NULL,
@@ -182,7 +183,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             state TEXT NOT NULL,
             UNIQUE (stream, version)
         )""",
-        f"CREATE INDEX events_of_marks ON copied_events (stream, version) WHERE topic IN ({MARKS})",
+        f"CREATE INDEX events_of_marks ON copied_events (stream, version) WHERE {MARKS}",
         "CREATE TABLE upgrading (position INTEGER NOT NULL)",
         "INSERT INTO upgrading VALUES (0)",
         # The events that were stored with an idempotency key, by stream, generation of its key, and idempotency key.
@@ -224,8 +225,6 @@ STEPS: tuple[tuple[str, ...], ...] = (
 )
 
 SWAP = (
-    "UPDATE sqlite_sequence SET seq = max(seq, (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events')) "
-    "WHERE name = 'copied_events'",
     "DROP TABLE events",
     "ALTER TABLE copied_events RENAME TO events",
     """CREATE TRIGGER events_are_not_changed BEFORE UPDATE ON events
@@ -252,6 +251,7 @@ class SQLite(Kind):
     begin_write = "BEGIN IMMEDIATE"  # a deferred BEGIN fails at once if it writes after another writer committed
     locks_when_writing = True
     lock_heads = ""
+    others_wrote = "PRAGMA data_version"
     tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
     columns = "SELECT name FROM pragma_table_info(?)"
 
@@ -268,6 +268,7 @@ class SQLite(Kind):
 
             path = path_in_address(url.database)
         self.path = path.absolute()  # the working folder may change
+        self._path = str(self.path)
         self._upgrade = upgrade
         self._synchronous = synchronous
         self._creates = create and not self._is_address
@@ -303,10 +304,10 @@ class SQLite(Kind):
         self._in_wal = True
 
     def check_file(self, commit: str = "") -> None:
-        lost = str(self._url) if self._opened is not None and identity(self.path) != self._opened else None
+        lost = str(self._url) if self._opened is not None and identity(self._path) != self._opened else None
         if commit == "after" and self._in_wal and lost is None:
             before, self._wal = self._wal, identity(self._wal_path)
-            if self._wal is None or before not in {None, self._wal}:
+            if self._wal is None or (before is not None and before != self._wal):
                 lost = f"the write-ahead log {self._wal_path}"
         if lost is not None:
             from .sqlite_files import replaced
@@ -317,8 +318,8 @@ class SQLite(Kind):
         """Do nothing: the transaction already holds the write lock."""
 
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
-        last = cursor.execute(_POSITION).fetchone()
-        first = (last[0] if last is not None else 0) + 1
+        end = self.end if self.end is not None else cursor.execute(_POSITION).fetchone()[0]
+        first = (end or 0) + 1
         numbers = {move.name: self._advance(cursor, move) for move in moves}
         cursor.executemany(
             _INSERT_EVENT,
@@ -331,15 +332,15 @@ class SQLite(Kind):
                     row.schema,
                     row.at,
                     *split_id(row.event_id),
-                    leaf_hash(row, position),
+                    leaf,
                     row.state,
                 )
-                for position, row in enumerate(rows, first)
+                for position, (row, leaf) in enumerate(zip(rows, leaves_from(first, rows), strict=True), first)
             ],
         )
         for statement, values in noted(rows, numbers):
             cursor.executemany(statement, values)
-        return list(range(first, first + len(rows)))
+        return range(first, first + len(rows))
 
     @staticmethod
     def _advance(cursor: Cursor, move: Move) -> int:

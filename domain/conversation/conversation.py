@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self, TypeVar
+
+import msgspec
 
 from ..errors import ConversationBusy, ConversationChanged, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
 from ..failures import Failure
@@ -27,7 +29,7 @@ from .state import ConversationState, OpenRun, evolve
 
 E = TypeVar("E", bound=e.Event)
 
-_NOT_STORED_OF_PLAN = {"timeout_seconds", "fallback_reason", "dropped"}
+_NOT_STORED_OF_PLAN = ("timeout_seconds", "fallback_reason", "dropped")
 
 
 @dataclass(frozen=True)
@@ -119,18 +121,22 @@ class Conversation:
             timestamp=self._moment(),
             event_id=new_id(),
             message_id=message_id or new_id(),
-            role=message.role.value,
+            role=str(message.role),  # faster than `value`
             content=content if isinstance(content, str) else [] if content == () else message.content_as_json(),
-            tool_calls=[call.as_json() for call in message.tool_calls] if message.tool_calls else [],
             tool_call_id=message.tool_call_id,
-            extra=message.extra(),
             exchange_id=exchange_id,
             run_id=run_id,
-            source=source.value,
+            source=str(source),
             idempotency_key=idempotency_key,
             written_at=written_at,
-            origin=dict(origin) if origin else {},
         )
+        if message.tool_calls or message.extra_json != "{}" or origin:  # few have them, and they make an event slower
+            event = msgspec.structs.replace(
+                event,
+                tool_calls=[call.as_json() for call in message.tool_calls],
+                extra=message.extra(),
+                origin=dict(origin or {}),
+            )
         evolve(self.state, event)
         self.pending.append(event)
         return event
@@ -279,7 +285,7 @@ class Conversation:
         Raises:
             ConversationBusy, ExchangeAnswered: the answer can no longer be placed.
         """
-        again = self.start_run(exchange_id, replace(plan, rerun_of=run_id))
+        again = self.start_run(exchange_id, plan.replaced(rerun_of=run_id))
         return again, self.complete_run(again, completion, source=Source.RERUN, place=place)
 
     def fail_run(self, run_id: str, failure: Failure, duration_seconds: float | None = None) -> None:
@@ -390,7 +396,9 @@ class Conversation:
         self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts, **more)
 
     def _started(self, exchange_id: str, plan: RunPlan) -> str:
-        carried = {name: value for name, value in vars(plan).items() if name not in _NOT_STORED_OF_PLAN}
+        carried = msgspec.structs.asdict(plan)
+        for name in _NOT_STORED_OF_PLAN:
+            del carried[name]
         state = self.state
         if plan.path_hash is None and state.path_version is not None and plan.memory_version >= state.path_version:
             carried["path_hash"] = state.path_hash
@@ -454,8 +462,7 @@ class ActiveRuns(StrEnum):
     """The question replaces the run: the run is closed as interrupted, and its exchange is abandoned."""
 
 
-@dataclass(frozen=True)
-class RunPlan:
+class RunPlan(msgspec.Struct, frozen=True):
     """Describe one attempt of one backend before it starts.
 
     With `memory_hash`, a rerun can verify that it uses the same memory.
@@ -487,6 +494,10 @@ class RunPlan:
     continues_run_id: str | None = None
     continued_chars: int = 0
     """The run whose streamed text this run continues, and how long it is: see `RunStarted`."""
+
+    def replaced(self, **fields: Any) -> Self:
+        """Return a copy with other values of some fields."""
+        return msgspec.structs.replace(self, **fields)
 
 
 SUPERSEDED_TOO = "its run's answer was superseded by a rerun's"

@@ -17,7 +17,7 @@ from msgspec.structs import astuple, fields
 JSON = dict[str, Any]
 
 
-class Event(Struct, frozen=True, kw_only=True):
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Define the fields of every event: its stream, its version there (from 1, without gaps), its time and its id.
 
     They have defaults only because a stored payload lacks them; whoever creates an event gives all four.
@@ -401,6 +401,28 @@ def payload_of(event: Event) -> JSON:
         for (name, default), value in zip(own, values, strict=True)
         if value is not default and value != default
     }
+
+
+def encoded(event: Event) -> bytes | None:
+    """Return what msgspec writes of `payload_of` an event, without creating it; None if the event is an unusual one.
+
+    Raises:
+        TypeError, UnicodeEncodeError: it contains a value or a text that msgspec does not write.
+    """
+    if type(event) is UnknownEvent:
+        return None
+    text = _encode(event)  # the fields of the base class come first, and the id is the last of them
+    # Within a text, every quotation mark follows a backslash, so these characters begin a field.
+    begin = text.find(b',"event_id":"') + _BEFORE_ID
+    end = text.find(b'"', begin)
+    if text[begin:end] != event.event_id.encode():
+        return None
+    return b"{" + text[end + 2 :] if text[end + 1] == _COMMA else b"{}"
+
+
+_BEFORE_ID = len(b',"event_id":"')
+_COMMA = ord(",")
+_encode = json.Encoder().encode
 
 
 def restore_event(topic: str, payload: JSON) -> Event:

@@ -13,6 +13,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from ..canonical import neutral_json
 from ..ids import from_iso, to_iso
 from ..limits import MESSAGE_BYTES_MAX
@@ -148,8 +151,7 @@ class Usage:
         return counts | {name: count for name, count in details.items() if count}
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """Represent what one participant said.
 
     `extra_json` is a JSON object with the other fields of an imported message.
@@ -160,6 +162,10 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     extra_json: str = "{}"
+
+    def replaced(self, **fields: Any) -> Self:
+        """Return a copy with other values of some fields."""
+        return replace(self, **fields)
 
     @property
     def text(self) -> str:
@@ -276,10 +282,10 @@ class JournaledMessage:
         self._is_stored = False
         self._payload: dict[str, Any] = {
             "message_id": message_id,
-            "role": message.role.value,
+            "role": str(message.role),
             "exchange_id": exchange_id,
             "run_id": run_id,
-            "source": source.value,
+            "source": str(source),
         }
         self.version = version
 

@@ -149,9 +149,9 @@ class ConversationState:
         for name in _MAY_BE_UNKNOWN:
             if values[name] is None:
                 del values[name]
-        for name, _ in _KINDS:
-            if parts := values[name]:
-                values[name] = {each: part.__dict__ for each, part in parts.items()}
+        if self.open_runs or self.open_exchanges or self.abandoned or self.shadow_runs or self.links:
+            for name, _ in _KINDS:
+                values[name] = {each: part.__dict__ for each, part in values[name].items()}
         with suppress(
             TypeError, UnicodeEncodeError
         ):  # msgspec writes no lone surrogates, which a provider's id may hold
@@ -172,6 +172,15 @@ class ConversationState:
                 values[name] = {each: _part(kind, part) for each, part in parts.items()}
         state = cls.__new__(cls)
         state.__dict__ = values
+        return state
+
+    def copy(self) -> ConversationState:
+        """Return a copy that `evolve` may change: the objects in it are never changed, only replaced."""
+        state = _new(ConversationState)
+        state.__dict__ = self.__dict__.copy()
+        state.open_runs, state.open_exchanges = self.open_runs.copy(), self.open_exchanges.copy()
+        state.abandoned, state.shadow_runs = self.abandoned.copy(), self.shadow_runs.copy()
+        state.links = self.links.copy()
         return state
 
     def agrees_with(self, folded: ConversationState) -> bool:

@@ -31,4 +31,4 @@ def with_beginning_said(memory: Memory, said: str) -> Memory:
 def joined(said: str, completion: Completion) -> Completion:
     """Return the completion of a continuing run with the text that it continues."""
     first, *others = completion.messages
-    return replace(completion, messages=(replace(first, content=said + first.text), *others))
+    return replace(completion, messages=(first.replaced(content=said + first.text), *others))

@@ -65,7 +65,7 @@ def _without_parts(memory: Memory, types: set[str], stored_files: bool) -> Memor
     def kept(each: JournaledMessage) -> JournaledMessage:
         if not isinstance(each.message.content, tuple):
             return each
-        message = replace(each.message, content=tuple(map(shown, each.message.content)))
+        message = each.message.replaced(content=tuple(map(shown, each.message.content)))
         return JournaledMessage(
             message, each.message_id, each.version, each.at, each.exchange_id, each.run_id, each.source
         )

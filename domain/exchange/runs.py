@@ -151,7 +151,7 @@ class RunRecords:
         if apart:
             present = self._journal.memory_later(self._journal.require(self._key))
             apart = present.digest(plan.memory_rule) != plan.memory_hash
-        return replace(plan, apart=apart, supersedes_run_id=self._mode.supersedes)
+        return plan.replaced(apart=apart, supersedes_run_id=self._mode.supersedes)
 
     def start(self, plan: RunPlan, failed: Run | None, must_be_open: bool) -> str:
         """Record that a backend is about to be called; return the run's id.
@@ -473,11 +473,11 @@ class Runs:
             dropped=dropped,
         )
         plan = self._records.plan(plan, backend.thread is not None)
-        plan = replace(plan, apart=True) if left is not None else plan
+        plan = plan.replaced(apart=True) if left is not None else plan
         said, said_by = self._said
         if said:  # outside the linked thread, which must not contain the unfinished text
             is_apart = plan.apart or backend.thread is not None
-            plan = replace(plan, apart=is_apart, continues_run_id=said_by, continued_chars=len(said))
+            plan = plan.replaced(apart=is_apart, continues_run_id=said_by, continued_chars=len(said))
         run_id = self._records.start(plan, self._failed, self._must_be_open)
         self._must_be_open = True
         if dropped:
@@ -619,7 +619,7 @@ class Runs:
     def _keep_tools(self, run: Run, messages: Sequence[Message]) -> None:
         """Journal what a tool did, whatever the run's outcome; a run that another process has closed is stopped."""
         if run.said and messages and messages[0].role is Role.ASSISTANT:  # the text comes before the calls
-            messages = [replace(messages[0], content=run.said + messages[0].text), *messages[1:]]
+            messages = [messages[0].replaced(content=run.said + messages[0].text), *messages[1:]]
             run.said = ""
         run.has_called_tools = True
         if not self._records.keep_tools(run, messages):

@@ -26,7 +26,7 @@ class ShadowRecords(RunRecords):
     def plan(self, plan: RunPlan, in_thread: bool) -> RunPlan:
         """Return the plan of a shadow run, which never uses the linked thread."""
         self._used = []
-        return replace(plan, shadow=True, apart=in_thread)
+        return plan.replaced(shadow=True, apart=in_thread)
 
     def start(self, plan: RunPlan, failed: Run | None, must_be_open: bool) -> str:
         """Record the run, and the fallback that led to it."""
@@ -50,7 +50,7 @@ class ShadowRecords(RunRecords):
         def decide(conversation: Conversation) -> tuple[str, int]:
             run_id = run.run_id
             if run_id not in conversation.state.shadow_runs:  # closed as interrupted: its deadline had passed
-                run_id = conversation.start_run(self._exchange_id, replace(run.plan, rerun_of=run_id))
+                run_id = conversation.start_run(self._exchange_id, run.plan.replaced(rerun_of=run_id))
             conversation.complete_shadow_run(run_id, shown, run.duration_seconds)
             return run_id, conversation.version
 

@@ -199,8 +199,7 @@ class Journal(Application[str]):
             ConversationChanged: other writers changed the conversation during all `DECIDE_ATTEMPTS_MAX` attempts.
             ThreadledgerError: raised by `decide`; nothing was written.
         """
-        from ..conversation import Conversation
-
+        conversation_class = self._conversation_class
         stream = stream_of(key)
         results: list[T] = []
         decided: list[e.Event] = []
@@ -208,10 +207,11 @@ class Journal(Application[str]):
         def decide_append(head: StreamHead | None) -> Appending:
             if head is None and not create:
                 raise _not_found(key)
-            conversation = Conversation(stream, self._state(head)) if head is not None else Conversation.start(key)
+            state = self._state(head) if head is not None else None
+            conversation = conversation_class.start(key) if state is None else conversation_class(stream, state)
             results[:] = [decide(conversation)]
             decided[:] = conversation.pending
-            return self._appending(conversation)
+            return self._appending(conversation, conversation.state)  # which is not changed any more
 
         try:
             self._log.append(stream, decide_append, also)
@@ -221,6 +221,12 @@ class Journal(Application[str]):
             ) from error
         self._report(decided)
         return results[0]
+
+    @cached_property
+    def _conversation_class(self) -> type[Conversation]:
+        from ..conversation import Conversation
+
+        return Conversation
 
     def _report(self, stored: Sequence[e.Event]) -> None:
         """Notify observers of a commit, unless it concerns no run, or would only be logged below the logger's level."""
@@ -399,13 +405,14 @@ class Journal(Application[str]):
         """Return whether a stream has events."""
         return self._log.select_head(stream) is not None
 
-    def _appending(self, conversation: Conversation) -> Appending:
+    def _appending(self, conversation: Conversation, decoded: ConversationState | None = None) -> Appending:
         """Return a conversation's pending events as rows, together with its new head."""
         pending = conversation.collect_events()
         if not pending:
             return Appending()
         state = conversation.state
-        head = StreamHead(conversation.id, state.version, STATE_SCHEMA, state.as_json(), state.next_deadline)
+        due_at = state.next_deadline
+        head = StreamHead(conversation.id, state.version, STATE_SCHEMA, state.as_json(), due_at, decoded)
         return Appending([self._mapper.to_stored_event(event) for event in pending], [head])
 
     def _start_of(self, stream: str, run_id: str) -> e.RunStarted | None:
@@ -446,6 +453,8 @@ class Journal(Application[str]):
         return cast("EventMapper", self.mapper)
 
     def _state(self, head: StreamHead) -> ConversationState:
+        if isinstance(head.decoded, ConversationState):
+            return head.decoded.copy()
         if head.state_schema == STATE_SCHEMA:
             with suppress(ValueError, TypeError, AttributeError, LookupError):  # damaged: it follows from the events
                 return ConversationState.from_json(head.state)

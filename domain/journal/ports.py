@@ -101,6 +101,8 @@ class StreamHead(Struct, frozen=True):
     state: str
     due_at: str | None = None
     """Time at which the first of its open runs is overdue (ISO 8601)."""
+    decoded: object = None
+    """The state itself, if it is known: a value that nobody changes. It is not stored."""
 
 
 class Appending(Struct, frozen=True):

@@ -12,7 +12,16 @@ from typing import Any, Protocol
 import msgspec
 from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transcoder
 
-from ..conversation.events import EVENTS, Event, MessageJournaled, payload_in, payload_of, restore_event, topic_of
+from ..conversation.events import (
+    EVENTS,
+    Event,
+    MessageJournaled,
+    encoded,
+    payload_in,
+    payload_of,
+    restore_event,
+    topic_of,
+)
 from ..conversation.messages import Source
 from ..errors import CorruptEvent, InvalidInput
 from ..ids import from_iso, id_bytes, id_text, is_id_of, to_iso
@@ -77,9 +86,10 @@ class EventMapper(Mapper[str]):
             InvalidInput: it contains a number that JSON does not have.
         """
         event: Event = domain_event
-        state = payload_text(payload_of(event))
+        state = event_text(event)
         row = object.__new__(StoredRow)
-        vars(row).update(  # a frozen dataclass is slow to create, it sets its fields one by one
+        values = row.__dict__
+        values.update(  # a frozen dataclass is slow to create, it sets its fields one by one
             originator_id=event.originator_id,
             originator_version=event.originator_version,
             topic=topic_of(event),
@@ -87,8 +97,12 @@ class EventMapper(Mapper[str]):
             event_id=id_bytes(event.event_id) or event.event_id,
             at=to_iso(event.timestamp),
             schema=ASCII_SCHEMA if state.isascii() else UTF8_SCHEMA,
-            **_places_of(event),
+            idempotency_key=None,
+            fingerprint=None,
+            addresses=(),
         )
+        if type(event) is MessageJournaled and (event.idempotency_key is not None or event.source == Source.IMPORT):
+            values.update(_places_of(event))
         return row
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
@@ -103,10 +117,8 @@ ASCII_SCHEMA, UTF8_SCHEMA = 1, 2
 """Schema numbers of rows: payloads of the first are ASCII, so that programs from before the second still read them."""
 
 
-def _places_of(event: Event) -> dict[str, Any]:
-    """Return the idempotency key of an event with its fingerprint, and its addresses, for a `StoredRow`."""
-    if not isinstance(event, MessageJournaled):
-        return {"idempotency_key": None, "fingerprint": None, "addresses": ()}
+def _places_of(event: MessageJournaled) -> dict[str, Any]:
+    """Return the idempotency key of a message with its fingerprint, and its addresses, for a `StoredRow`."""
     key = event.idempotency_key
     fingerprint = fingerprint_of_event(event) if key is not None else None
     ids = (event.message_id, event.origin.get("message_id")) if event.source == Source.IMPORT else ()
@@ -176,6 +188,17 @@ def _decoder(topic: str) -> Callable[[bytes | str], Event]:
 
 _DECODERS: dict[str, Callable[[bytes | str], Event]] = {}
 _set = msgspec.structs.force_setattr  # a decoded event is not in use anywhere yet
+
+
+def event_text(event: Event) -> bytes:
+    """Return the payload of an event as JSON; see `payload_text`."""
+    try:
+        text = encoded(event)
+        if text is not None and b"null" not in text:  # msgspec writes NaN and Infinity as null
+            return text
+    except (TypeError, UnicodeEncodeError):
+        pass
+    return payload_text(payload_of(event))
 
 
 def payload_text(payload: Any) -> bytes:

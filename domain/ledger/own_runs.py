@@ -135,7 +135,7 @@ class OwnRunning:
             if path is None:
                 path, version = seen.path_hash, seen.version
             reason = self._reason() or seen.reason
-            plan = replace(self._plan, memory_version=version, memory_hash=path, path_hash=path, fallback_reason=reason)
+            plan = self._plan.replaced(memory_version=version, memory_hash=path, path_hash=path, fallback_reason=reason)
             if interrupting and not goes_on:
                 conversation.interrupt()
             if group is not None and goes_on:
@@ -290,7 +290,9 @@ def _start(
     attempt = len(earlier.runs) + 1 if earlier is not None and again else 1
     if last is not None:
         attempt = last.attempt + 1 if last.backend == plan.backend else 1
-    plan = replace(plan, attempt=attempt, rerun_of=earlier.rerun_of if earlier is not None else None)
+    rerun_of = earlier.rerun_of if earlier is not None else None
+    if (attempt, rerun_of) != (plan.attempt, plan.rerun_of):
+        plan = plan.replaced(attempt=attempt, rerun_of=rerun_of)
     run_id = conversation.start_run(exchange_id, plan, must_be_open=must_be_open)
     fell_back = any(isinstance(each, e.FallbackUsed) for each in conversation.pending)
     earlier_source = last.source if last is not None and again else Source.RUN

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..conversation.messages import JournaledMessage, Part, Role, Text
@@ -105,7 +105,7 @@ def _without(each: JournaledMessage, missing: Collection[str]) -> JournaledMessa
     content = each.message.content
     if not isinstance(content, tuple):
         return each
-    return each.showing(replace(each.message, content=tuple(_present(part, missing) for part in content)))
+    return each.showing(each.message.replaced(content=tuple(_present(part, missing) for part in content)))
 
 
 def _present(part: Part, missing: Collection[str]) -> Part:

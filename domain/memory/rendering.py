@@ -72,7 +72,7 @@ def valid_view(
             if places:
                 place = places.pop(0)
                 answered = view[place].message.tool_call_id
-                view[place] = each.showing(replace(_valid(message, ()), tool_call_id=answered))
+                view[place] = each.showing(_valid(message, ()).replaced(tool_call_id=answered))
         elif message.role is not Role.UNKNOWN:
             original = _calls_of(message)
             made = [ids.distinct(call.id, f"{each.message_id}/{index}") for index, call in enumerate(original)]

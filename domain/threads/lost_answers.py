@@ -103,7 +103,7 @@ def _journaled(thread: LinkedThread, memory: Memory, read: ReadBack) -> bool:
     def decide(conversation: Conversation) -> None:
         exchange, plan = conversation.state.open_exchanges.get(last.exchange_id), _plan(last)
         if exchange is not None and exchange.is_active(now()):  # its own process reads, after its last attempt
-            run_id = conversation.start_run(last.exchange_id, replace(plan, rerun_of=exchange.rerun_of))
+            run_id = conversation.start_run(last.exchange_id, plan.replaced(rerun_of=exchange.rerun_of))
             conversation.complete_run(run_id, completion, place=place)
         else:
             conversation.accept_late(last.run_id, last.exchange_id, plan, completion, place)

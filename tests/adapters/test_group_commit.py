@@ -7,7 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from threadledger.adapters.sql import group_commit
 from threadledger.adapters.sql.group_commit import Group, Request
+from threadledger.domain.errors import ConversationBusy, RunNotOpen
+from threadledger.domain.journal import Appending
 
 from .writing import assert_sound, stored_texts
 
@@ -80,3 +83,97 @@ def test_nothing_sleeps_where_one_thread_appends(db_url, open_store_on, monkeypa
     for _ in range(3):
         ledger.conversation("k").append("user", "alone")
     assert stored_texts(db_url) == ["alone"] * 3
+
+
+# Heads that are kept for the next append
+
+
+@pytest.fixture
+def two_writers(open_any_store):
+    """Two programs with one ledger, the first of which keeps the head of the conversation."""
+    first, second = open_any_store(), open_any_store()
+    for text in ("one", "two"):
+        first.conversation("k").append("user", text)
+    return first.conversation("k"), second.conversation("k")
+
+
+def test_the_head_of_an_append_is_kept_and_not_read_by_the_next_one(open_any_store, monkeypatch):
+    chat = open_any_store().conversation("k")
+    for text in ("one", "two"):
+        chat.append("user", text)
+    reads = []
+    heads = Group._heads
+    monkeypatch.setattr(Group, "_heads", lambda *given: reads.append(given) or heads(*given))
+    for text in ("three", "four"):
+        chat.append("user", text)
+    assert reads == []
+    assert [each.message.text for each in chat.memory().messages] == ["one", "two", "three", "four"]
+
+
+def test_what_another_program_appended_is_known_to_the_next_decision(two_writers, any_db_url):
+    first, second = two_writers
+    second.append("user", "three")
+    assert first.append("user", "four").version == 5
+    assert stored_texts(any_db_url) == ["one", "two", "three", "four"]
+    assert_sound(any_db_url)
+
+
+def test_a_run_that_another_program_started_or_ended_is_known_to_the_next_decision(two_writers):
+    first, second = two_writers
+    with second.run("chat", "m") as run:
+        with pytest.raises(ConversationBusy), first.run("chat", "m"):
+            pass
+        run.complete("an answer")
+    with first.run("chat", "m") as own:
+        first.append("user", "meanwhile")
+        assert second._journal.commit("k", lambda conversation: conversation.close_runs([own.run_id])) is None
+        with second.run("chat", "m") as other:
+            other.complete("of the other program")
+        with pytest.raises(RunNotOpen):
+            own.complete("too late")
+
+
+def test_a_decision_that_stores_nothing_is_made_on_the_newest_head(two_writers):
+    first, second = two_writers
+    second.append("user", "three")
+    assert first._journal.commit("k", lambda conversation: conversation.version) == 4
+
+
+def test_a_program_whose_group_was_overtaken_stores_it_in_one_commit(open_any_store, monkeypatch):
+    first, second = open_any_store(), open_any_store()
+    for ledger in (first, first, second):
+        ledger.conversation("k").append("user", "hi")
+    sizes = []
+    store = Group._store
+    monkeypatch.setattr(Group, "_store", lambda group, *given: sizes.append(len(given[1])) or store(group, *given))
+    group = first.journal.recorder._database.group
+    decided = [lambda heads: Appending() for _ in range(3)]
+    requests = [Request(["conversation:k"], each) for each in decided]
+    with group._turn:
+        group._commit(requests)
+    assert set(sizes) == {3}
+
+
+def test_few_heads_are_kept(open_any_store, monkeypatch):
+    monkeypatch.setattr(group_commit, "KEPT_HEADS_MAX", 2)
+    ledger = open_any_store()
+    for key in ("a", "b", "c"):
+        for text in ("one", "two"):
+            ledger.conversation(key).append("user", text)
+    assert list(ledger.journal.recorder._database.group._kept) == ["conversation:b", "conversation:c"]
+    assert ledger.conversation("a").append("user", "three").version == 4
+
+
+def test_a_head_is_not_kept_beyond_an_append_that_failed(open_any_store, monkeypatch):
+    ledger = open_any_store()
+    chat = ledger.conversation("k")
+    for text in ("one", "two"):
+        chat.append("user", text)
+    with pytest.raises(OSError):
+        ledger.journal.commit("k", lambda conversation: conversation.clear_memory(), also=fails)
+    assert chat.append("user", "three").version == 4
+    assert [each.message.text for each in chat.memory().messages] == ["one", "two", "three"]
+
+
+def fails(cursor):
+    raise OSError

@@ -22,7 +22,22 @@ MAPPER = EventMapper(PlainJSON())
 NOON = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
 CALL = {"id": "c1", "type": "function", "function": {"name": "web_search", "arguments": "{}"}}
 
-odd_texts = st.sampled_from(["\ud800", "half \udfff a character", "\0", "_type_", "_data_", "💙", "é", "\u2028", ""])
+odd_texts = st.sampled_from(
+    [
+        "\ud800",
+        "half \udfff a character",
+        "\0",
+        "_type_",
+        "_data_",
+        "💙",
+        "é",
+        "\u2028",
+        "",
+        '"',
+        "\\",
+        '","event_id":"m1"',
+    ]
+)
 words = st.text(max_size=8) | odd_texts
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words
 json_values = st.recursive(
@@ -358,6 +373,15 @@ class TestFoldsNeverRefuse:
         for event in log:
             evolve(state, event)
         assert ConversationState.from_json(state.as_json()) == state
+
+    @for_all(any_log, any_event)
+    def test_a_copy_of_a_state_changes_as_a_snapshot_of_it_and_leaves_it_unchanged(self, log, event):
+        state = ConversationState()
+        for each in log:
+            evolve(state, each)
+        snapshot = state.as_json()
+        copied, read = evolve(state.copy(), event), evolve(ConversationState.from_json(snapshot), event)
+        assert (copied.as_json(), state.as_json()) == (read.as_json(), snapshot)
 
     @for_all(any_log, st.none() | st.integers(0, 20) | moments)
     def test_memory_takes_any_events_in_any_order(self, log, at):
