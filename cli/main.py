@@ -63,7 +63,7 @@ def common(command: F) -> F:
             "--db",
             type=TextParameter(),
             metavar="FILE|URL",
-            help="Database: a SQLite file, or a SQLAlchemy URL.",
+            help="Database: a SQLite file, or a URL.",
             **_shared("db"),
         ),
         click.option(

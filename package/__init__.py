@@ -96,7 +96,7 @@ def open(  # noqa: A001 - the name users know from files: threadledger.open()
     """Open a ledger.
 
     Args:
-        url: the database, as the path of a SQLite file or a SQLAlchemy URL; by default the one in the settings. It is
+        url: the database, as the path of a SQLite file or a URL; by default the one in the settings. It is
             created or upgraded if needed.
         tools: functions that a model may call, by their names in the profile.
         observer: receives every run's start and end (`threadledger.domain.Observer`), in addition to the log.

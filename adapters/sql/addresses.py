@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from threadledger.domain.errors import InvalidSettings
 
@@ -53,9 +53,8 @@ def database_place(url: str) -> DatabasePlace:
     except ValueError:
         raise InvalidSettings("the database URL cannot be read") from None
     if isinstance(parsed, FileURL):
-        path = parsed.database
         # An address of SQLite (file:…) may lie anywhere: it is in no folder.
-        return DatabasePlace(Path("/") if path.startswith("file:") else Path(path))
+        return DatabasePlace(Path("/") if parsed.is_address else Path(parsed.database))
     named = [str(parsed.query[name]) for name in sorted(HOSTS & parsed.query.keys())]
     return DatabasePlace(
         file=None,
@@ -87,6 +86,9 @@ def url_of_path(text: str) -> FileURL:
             f"the database cannot be read: {misspelt[1] or misspelt[2]}: is not followed by ://; give a file, "
             "sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE with --db or THREADLEDGER_DB"
         )
+    if text.startswith("file:"):
+        address, _, options = text.partition("?")
+        return FileURL(address, dict(parse_qsl(options)))
     try:
         return FileURL(str(Path(text).expanduser()))
     except RuntimeError:

@@ -43,11 +43,16 @@ class FileURL:
             )
         return cls(unquote(found["database"] or ""), dict(parse_qsl(found["query"] or "")), found["name"])
 
+    @property
+    def is_address(self) -> bool:
+        """Return whether it holds SQLite's own address, which has options of its own."""
+        return self.database.startswith("file:")
+
     def arguments(self) -> tuple[str, dict[str, Any]]:
         """Return the place of the file and the options for the driver.
 
         Raises:
-            ValueError: the driver is not supported, or an option has no valid value.
+            ValueError: the driver is not supported, or an option has no valid value or no effect.
         """
         if "plugin" in self.query:
             raise ValueError("plugins of SQLAlchemy are not supported")
@@ -57,12 +62,19 @@ class FileURL:
         options: dict[str, Any] = {
             name: read(query.pop(name)) for name, read in _DRIVER_OPTIONS.items() if name in self.query
         }
-        is_address = options.pop("uri", False)
+        options.pop("uri", None)
         options = {"check_same_thread": False} | options
-        if not is_address:
-            return os.path.abspath(self.database), options  # noqa: PTH100 - a path like file:x stays a path
+        if not self.is_address:
+            if without_effect := sorted(_ADDRESS_OPTIONS & query.keys()):
+                raise ValueError(
+                    f"{without_effect[0]} is an option of SQLite's own address: write sqlite:///file:PATH?…"
+                )
+            return os.path.abspath(self.database), options  # noqa: PTH100 - as SQLAlchemy: `resolve` follows links
         own = "&".join(f"{name}={query[name]}" for name in sorted(query))
-        return f"{self.database}?{own}" if own else self.database, options
+        place = self.database.removeprefix("file:")
+        if not place.startswith("/"):  # the working folder may change
+            place = f"{quote(os.getcwd())}/{place}"  # noqa: PTH109 - pathlib need not be loaded
+        return f"file:{place}?{own}" if own else f"file:{place}", options
 
     def __str__(self) -> str:
         shown = self.query | dict.fromkeys({"password", "sslpassword"} & self.query.keys(), "***")
@@ -86,6 +98,9 @@ def _boolean(text: str) -> bool:
         return False
     raise ValueError(f"{text!r} is not true or false")
 
+
+_ADDRESS_OPTIONS = frozenset({"cache", "immutable", "mode", "modeof", "nolock", "psow", "vfs"})
+"""Options that SQLite itself reads, from its own address only: a file with `?mode=ro` would be written all the same."""
 
 _DRIVER_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "uri": _boolean,

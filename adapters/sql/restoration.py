@@ -89,7 +89,7 @@ def _target(url: str) -> Path:
         )
     if not address.database or ":memory:" in address.database:
         raise InvalidInput("an in-memory database cannot be restored: use a file, like sqlite:///threadledger.db")
-    if address.database.startswith("file:"):
+    if address.is_address:
         return path_in_address(address.database).resolve()
     return Path(address.database).resolve()
 
@@ -196,7 +196,7 @@ def _copied(source: Database, fresh: Path, progress: Progress) -> tuple[int, Seq
     """Copy the backup, upgrade the copy to this schema and check it; the copy is what is verified, and on the disk."""
     with source.cursor() as cursor:
         cursor.execute("VACUUM INTO ?", (str(fresh),))
-    with closing(Database(f"sqlite:///{fresh}", synchronous="NORMAL")) as copy:
+    with closing(Database(str(fresh.absolute()), synchronous="NORMAL")) as copy:
         if upgrade(copy, quietly) is not None:
             copy.query("VACUUM")  # the upgrade leaves as much free space as the events take
         findings = tuple(check(copy, progress))

@@ -261,12 +261,14 @@ class SQLite(Kind):
                 "an in-memory database is separate for each connection: use a file, like sqlite:///threadledger.db"
             )
         self._url = url
-        self._is_address = url.database.startswith("file:")
+        self._is_address = url.is_address
         path = Path(url.database)
         if self._is_address:
             from .addresses import path_in_address
 
             path = path_in_address(url.database)
+        if "\0" in str(path):
+            raise InvalidSettings(f"no file can be named {url}, which contains a NUL: choose another with --db")
         self.path = path.absolute()  # the working folder may change
         self._path = str(self.path)
         self._upgrade = upgrade

@@ -423,7 +423,7 @@ def _write(database: Database, path: Path, progress: Progress) -> int:
     if database.kind.name == "sqlite":
         with database.cursor() as cursor:
             cursor.execute("VACUUM INTO ?", (str(path),))
-    copy = Database(f"sqlite:///{path}", synchronous="NORMAL")
+    copy = Database(str(path.absolute()), synchronous="NORMAL")
     try:
         if database.kind.name == "sqlite":  # VACUUM also copies an index that does not match its table
             copy.read(lambda transaction: refuse_damage([*_database_itself(copy, transaction)]))

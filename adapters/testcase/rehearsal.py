@@ -114,7 +114,7 @@ def _played(play: Play, script: Mapping[str, Any] | None, counted: Counting | No
         tempfile.TemporaryDirectory(prefix="threadledger-") as folder,
         Simulator(script=script, seed=None if script else SEED) as simulator,
     ):
-        db = f"sqlite:///{Path(folder, 'ledger.db')}"
+        db = str(Path(folder, "ledger.db"))
         profile = Path(folder, "profile.toml")
         profile.write_text('name = "rehearsal"\n', encoding="utf-8")
         shared = {"db": db, "profile": profile, "synchronous": "NORMAL"}

@@ -22,7 +22,7 @@ from ..failures import Failure
 from ..ids import from_iso, new_id, now, to_iso
 from ..limits import METADATA_BYTES_MAX, RUN_GRACE_SECONDS
 from . import events as e
-from .keys import check_idempotency_key, stream_of
+from .keys import check_idempotency_key, check_texts, stream_of
 from .messages import Message, Source, Usage
 from .parsing import plain_json
 from .state import ConversationState, OpenRun, evolve
@@ -384,10 +384,12 @@ class Conversation:
 
     def retract(self, message_id: str, reason: str = "") -> None:
         """Remove a message from memory; it remains in the log."""
+        check_texts(message_id=message_id, reason=reason)
         self._record(e.MessageRetracted, message_id=message_id, reason=reason)
 
     def clear_memory(self, reason: str = "") -> None:
         """Empty the memory as of now; the log is unchanged."""
+        check_texts(reason=reason)
         self._record(e.MemoryCleared, up_to_version=self.version, reason=reason)
 
     def _completed(self, run_id: str, completion: Completion, duration_seconds: float | None, **more: Any) -> None:
@@ -396,6 +398,7 @@ class Conversation:
         self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts, **more)
 
     def _started(self, exchange_id: str, plan: RunPlan) -> str:
+        check_texts(backend=plan.backend, model=plan.model)
         carried = msgspec.structs.asdict(plan)
         for name in _NOT_STORED_OF_PLAN:
             del carried[name]

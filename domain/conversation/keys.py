@@ -31,6 +31,17 @@ def key_of(stream: str) -> str:
     return stream.removeprefix(CONVERSATION)
 
 
+def check_texts(**given: object) -> None:
+    """Raise an error if a value, named by its keyword, is not text: JSON would store bytes, times and numbers as other values.
+
+    Raises:
+        InvalidInput: it has another type.
+    """
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise InvalidInput(f"{name} has type {type(value).__name__}: nothing was written; pass a text")
+
+
 def check_idempotency_key(idempotency_key: str) -> None:
     """Raise an error if the idempotency key is invalid.
 
@@ -39,6 +50,7 @@ def check_idempotency_key(idempotency_key: str) -> None:
     """
     from .parsing import plain_json
 
+    check_texts(idempotency_key=idempotency_key)
     if not 1 <= len(idempotency_key) <= IDEMPOTENCY_KEY_CHARS_MAX:
         raise InvalidInput(
             f"an idempotency key of {len(idempotency_key)} characters is invalid: "

@@ -22,7 +22,7 @@ from ..ids import new_id, now, to_iso
 from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
 from .ports import Also, Appending, EventLog, JobClaims, StreamHead, Upkeep, Views
-from .rows import EventMapper, OnChange, PlainJSON, refuse_changed, restore
+from .rows import EventMapper, OnChange, PlainJSON, indexed, refuse_changed, restore
 
 # Modules that only some methods need (decisions, memory, the fold of exchanges) are imported inside these methods.
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Journal(Application[str]):
 
     def keyed(self, key: str, idempotency_key: str) -> e.Event | None:
         """Return the event of a conversation that was stored with an idempotency key, or None."""
-        row = self._log.select_keyed(stream_of(key), idempotency_key)
+        row = self._log.select_keyed(stream_of(key), indexed(idempotency_key))
         return restore(row) if row is not None else None
 
     def load(self, key: str) -> Conversation | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Protocol
 
 import msgspec
@@ -122,7 +123,26 @@ def _places_of(event: MessageJournaled) -> dict[str, Any]:
     key = event.idempotency_key
     fingerprint = fingerprint_of_event(event) if key is not None else None
     ids = (event.message_id, event.origin.get("message_id")) if event.source == Source.IMPORT else ()
-    return {"idempotency_key": key, "fingerprint": fingerprint, "addresses": _addresses(ids, event.timestamp)}
+    return {
+        "idempotency_key": indexed(key) if key is not None else None,
+        "fingerprint": fingerprint,
+        "addresses": _addresses(ids, event.timestamp),
+    }
+
+
+INDEXED_CHARS_MAX = 600
+"""Maximum length of a text in an index, in characters: PostgreSQL allows 2,704 bytes for a whole entry."""
+
+
+def indexed(text: str) -> str:
+    """Return a key or an id as every database can index it: the text itself, or its hash if it is long or has odd characters.
+
+    The event holds the text as it is. Older versions and imports accepted NUL, half characters, and ids of any length.
+    """
+    is_odd = "\0" in text or (not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text))
+    if len(text) <= INDEXED_CHARS_MAX and not is_odd:
+        return text
+    return f"sha256:{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def noted_row(row: Row) -> StoredRow:
@@ -137,7 +157,7 @@ def noted_row(row: Row) -> StoredRow:
         ids = (payload.get("message_id"), (payload.get("origin") or {}).get("message_id"))
         return replace(
             stored,
-            idempotency_key=key,
+            idempotency_key=indexed(key),
             fingerprint=fingerprint_in(payload),
             addresses=_addresses(ids, from_iso(at)) if payload.get("source") == Source.IMPORT else (),
         )
@@ -147,7 +167,8 @@ def noted_row(row: Row) -> StoredRow:
 
 def _addresses(ids: Iterable[object], moment: datetime) -> tuple[str, ...]:
     """Return those ids of an imported message that do not tell when it was journaled, so that an index must."""
-    return tuple(dict.fromkeys(each for each in ids if isinstance(each, str) and not is_id_of(each, moment)))
+    others = (each for each in ids if isinstance(each, str) and not is_id_of(each, moment))
+    return tuple(dict.fromkeys(map(indexed, others)))
 
 
 def restore(row: Row) -> Event:

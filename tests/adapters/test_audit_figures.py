@@ -187,10 +187,40 @@ WITH_A_DATABASE = [HealthCheck.function_scoped_fixture]
 CASES = given(log=LOGS, since=st.none() | MOMENTS, until=st.none() | MOMENTS, batch=st.sampled_from([1, 3, 4_000]))
 SHORT = example(log=[(("start", "x1", "chat"), "one", BEGINNING, True)], since=None, until=None, batch=1)
 
+SAME_MOMENT = BEGINNING + timedelta(minutes=10)
+TIED = example(  # in a part of an hour, each exchange and conversation counts where its last failure is: one of two equal times
+    log=[
+        *[(("start", "x1", "chat"), "one", SAME_MOMENT, False) for _ in range(3)],
+        *[(("fail", number, "Sorry."), "one", SAME_MOMENT, False) for number in (0, 2)],
+    ],
+    since=BEGINNING + timedelta(minutes=5),
+    until=None,
+    batch=1,
+)
+
+MINUTES = (3, 10, 20, 30, 40)
+BORDERS = (
+    example(  # a period within an hour, whose borders are the times of runs: both count, and those beyond them do not
+        log=[
+            step
+            for number, minute in enumerate(MINUTES)
+            for step in (
+                (("start", f"x{number}", "chat"), "one", BEGINNING + timedelta(minutes=minute), False),
+                (("fail", number, "Sorry."), "one", BEGINNING + timedelta(minutes=minute), False),
+            )
+        ],
+        since=BEGINNING + timedelta(minutes=MINUTES[1]),
+        until=BEGINNING + timedelta(minutes=MINUTES[3]),
+        batch=3,
+    )
+)
+
 
 @settings(max_examples=30, suppress_health_check=WITH_A_DATABASE)
 @CASES
 @SHORT
+@TIED
+@BORDERS
 def test_on_sqlite_what_is_counted_after_any_prefix_equals_a_plain_fold(
     tmp_path, open_store_on, log, since, until, batch
 ):

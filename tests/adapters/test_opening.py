@@ -1,13 +1,26 @@
 """What cannot be opened, and is told in one sentence and left as it was."""
 
+import os
 import sqlite3
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import threadledger
-from threadledger.adapters.sql import Database
-from threadledger.domain.errors import DatabaseMissing, ForeignDatabase, InvalidSettings, StoreUnavailable
+from threadledger.adapters.sql import Database, restore
+from threadledger.domain.errors import (
+    DatabaseMissing,
+    DatabaseReadOnly,
+    ForeignDatabase,
+    InvalidSettings,
+    StoreUnavailable,
+)
+from threadledger.domain.journal import quietly
+
+from .writing import stored_texts
 
 
 def test_a_foreign_database_is_refused_and_left_byte_for_byte_as_it_was(db_path, open_store):
@@ -92,3 +105,74 @@ def test_a_misspelt_address_is_no_path_and_its_password_is_not_shown(tmp_path, m
         threadledger.open(typo)
     assert "secret" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+# Paths with characters that mean something in a URL
+
+
+ODD_FOLDERS = ["100%", "a%20b", "what?mode=ro", "é #1", "file:x"]
+
+
+@pytest.mark.parametrize("folder", ODD_FOLDERS)
+def test_a_backup_a_restore_and_views_aside_find_their_files_in_any_folder(
+    tmp_path, monkeypatch, open_store_on, folder
+):
+    place = tmp_path / folder
+    place.mkdir()
+    ledger = open_store_on(str(place / "ledger.db"))
+    ledger.conversation("k").append("user", "hi")
+    assert ledger.back_up(place / "backup.db") == 2
+    ledger.close()
+    assert restore(str(place / "ledger.db"), place / "backup.db", lambda facts: None, quietly).events == 2
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    with closing(Database(str(place / "ledger.db"), read_only=True)) as database:
+        monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK or "views" in str(path))
+        assert len(open_store_on(database).conversations()) == 1
+    assert {each.name for each in tmp_path.iterdir()} == {folder}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:a.db",
+        "file:a.db?mode=rwc",
+        "sqlite:///file:a.db",
+        "sqlite:///file:a.db?mode=rwc",
+        "sqlite:///file:a.db?uri=true",
+    ],
+)
+def test_an_address_of_sqlite_is_one_however_it_is_given_and_wherever_the_program_goes(
+    tmp_path, monkeypatch, open_store_on, address
+):
+    monkeypatch.chdir(tmp_path)
+    ledger = open_store_on(address)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ledger.conversation("k").append("user", "hi")
+    with ThreadPoolExecutor(4) as pool:  # connections of their own
+        assert list(pool.map(lambda _: len(ledger.memory("k").messages), range(8))) == [1] * 8
+    ledger.close()
+    assert {each.name for each in tmp_path.iterdir()} == {"a.db", "elsewhere"}
+    assert stored_texts(f"sqlite:///{tmp_path}/a.db") == ["hi"]
+
+
+@pytest.mark.parametrize("address", ["file:a.db?mode=ro", "sqlite:///file:a.db?mode=ro"])
+def test_an_address_for_reading_writes_nothing(tmp_path, monkeypatch, open_store_on, address):
+    monkeypatch.chdir(tmp_path)
+    open_store_on("a.db").conversation("k").append("user", "hi")
+    ledger = open_store_on(address)
+    assert ledger.status()["read_only"] == "its URL opens it for reading only"
+    with pytest.raises(DatabaseReadOnly):
+        ledger.conversation("k").append("user", "more")
+
+
+@pytest.mark.parametrize("options", ["mode=ro", "immutable=1", "mode=rwc&cache=shared", "vfs=unix-none"])
+def test_an_option_that_would_have_no_effect_is_refused(tmp_path, options):
+    with pytest.raises(InvalidSettings, match="is an option of SQLite's own address"):
+        Database(f"sqlite:///{tmp_path}/a.db?{options}")
+
+
+@pytest.mark.parametrize("url", ["sqlite:///a%00b.db", "sqlite:///file:a%2500b.db", "a\0b.db"])
+def test_a_path_with_a_nul_is_refused_in_one_sentence(url):
+    with pytest.raises(InvalidSettings, match="contains a NUL"):
+        Database(url)

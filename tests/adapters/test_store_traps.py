@@ -14,6 +14,8 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from decimal import Decimal
+from uuid import UUID
 
 import pytest
 import sqlalchemy
@@ -881,3 +883,37 @@ def test_eight_processes_that_begin_one_database_together_begin_it_once(any_db_u
         assert len(writing.wait()) == 16
     assert query(any_db_url, "SELECT count(*) FROM threadledger") == [(1,)]
     assert_sound(any_db_url)
+
+
+NO_TEXTS = [
+    datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+    b"x",
+    Decimal("1.5"),
+    UUID(int=1),
+    {1},
+    5,
+    1.5,
+    ["x"],
+    {"a": 1},
+    None,
+    print,
+]
+
+
+@pytest.mark.parametrize("value", NO_TEXTS, ids=lambda value: type(value).__name__)
+def test_a_value_that_is_no_text_is_refused_and_nothing_is_written(db_url, open_store_on, value):
+    """The encoder would write times, bytes and sets as other values, without an error."""
+    ledger = open_store_on(db_url)
+    chat = ledger.conversation("k")
+    said = chat.append("user", "hi")
+    calls = [
+        lambda: chat.run(value, "m").__enter__(),
+        lambda: chat.run("b", value).__enter__(),
+        lambda: chat.retract(said.message_id, value),
+        lambda: chat.clear(value),
+        *([] if value is None else [lambda: chat.append("user", "more", idempotency_key=value)]),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidInput, match=f"type {type(value).__name__}: nothing was written"):
+            call()
+    assert len(stored_events(db_url)) == 2

@@ -85,7 +85,7 @@ class AuditView(View[KnownRuns, RunChanges]):
 
     name = "audit"
     # Two digits each: the version of the tables, of the diagnosis table, and of the normalization rule.
-    version = 10_000 * 4 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
+    version = 10_000 * 5 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
     topics = RUN_TOPICS
 
     def __init__(self) -> None:

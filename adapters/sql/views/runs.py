@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
+from hashlib import sha256
 from math import isfinite
 from typing import Any
 
@@ -205,7 +206,8 @@ def taken_run(row: Row) -> TakenRun | None:
 
 
 def _is_id(given: Any) -> bool:
-    return given.__class__ is str and ((given.isascii() and "\0" not in given) or storable(given) == given)
+    is_plain = given.__class__ is str and len(given) <= VALUE_CHARS_MAX and given.isascii() and "\0" not in given
+    return is_plain or (given.__class__ is str and storable(given) == given)
 
 
 TIME_CHARS = 27
@@ -363,9 +365,17 @@ def _tokens(usage: Any, name: str) -> int:
     return given if isinstance(given, int) and 0 <= given <= TOKENS_MAX else 0
 
 
+VALUE_CHARS_MAX = 500
+"""Maximum length of a value in a row, in characters: some are in an index, whose entries PostgreSQL limits to 2,704 bytes."""
+
+
 @lru_cache(maxsize=1_024)
 def _whole(given: str) -> str:
-    return whole_text(given).replace("\0", "\ufffd")
+    text = whole_text(given).replace("\0", "\ufffd")
+    if len(text) <= VALUE_CHARS_MAX:
+        return text
+    end = f"… ({sha256(text.encode()).hexdigest()[:16]})"
+    return text[: VALUE_CHARS_MAX - len(end)] + end
 
 
 def storable(given: object) -> str | None:

@@ -208,7 +208,7 @@ def _database_aside(ledger: Database) -> Database:
     from ..sqlite_files import address_for_reading
 
     folder = Path(tempfile.mkdtemp(prefix="threadledger-views-"))
-    aside = Database(f"sqlite:///{folder / 'views.db'}", synchronous="OFF")
+    aside = Database(str(folder / "views.db"), synchronous="OFF")
     kind = cast("SQLite", ledger.kind)
     cast("SQLite", aside.kind).attached = address_for_reading(kind.path)
     owner = os.getpid()
