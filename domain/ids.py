@@ -86,14 +86,19 @@ _LAST_FORMATTED: list[tuple[datetime | None, str]] = [(None, "")]
 """The last moment and its text, cached because an append formats the same moment many times."""
 
 
+ISO_CHARS = len("2026-11-29T12:00:00.000000Z")
+
+
 def to_iso(moment: datetime) -> str:
     """Return ISO 8601 text in UTC with microseconds and a `Z`, the format in which times are stored and shown."""
     last, text = _LAST_FORMATTED[0]
     if last is not moment:
         utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-        if utc.microsecond and type(utc) is datetime:
+        try:
             text = _encode(utc)[1:-1].decode()  # many times as fast
-        else:
+        except TypeError:  # a subclass
+            text = ""
+        if len(text) != ISO_CHARS:  # without the fraction, if it is 0
             text = utc.isoformat("T", "microseconds")[:26] + "Z"  # without `+00:00`
         _LAST_FORMATTED[0] = (moment, text)
     return text

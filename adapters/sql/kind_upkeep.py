@@ -67,7 +67,9 @@ class _SQLiteUpkeep(KindUpkeep):
         return [problem for problem in found if problem != "ok"]
 
     def last_position(self, transaction: Transaction) -> int:
-        return int(transaction.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+        query = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
+        row = transaction.execute(query).fetchone()
+        return int(row[0] or 0) if row is not None else 0
 
     def insert(
         self, transaction: Transaction, table: str, columns: Sequence[str], page: Sequence[tuple[Any, ...]]

@@ -32,7 +32,7 @@ from .file_url import FileURL
 CACHE_KIB = 8 * 1024
 """Page cache of one connection, in KiB. It halves the time to read a conversation of 1,000 messages again."""
 
-_POSITION = "SELECT max(position) FROM events"
+_POSITION = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
 _BEGIN_STREAM = "INSERT INTO streams (name, version, state_schema, snapshot, due_at) VALUES (?, ?, ?, ?, ?)"
 _ADVANCE_STREAM = (
     "UPDATE streams SET version = ?, state_schema = ?, snapshot = ?, due_at = ? WHERE stream = ? AND version = ?"
@@ -168,10 +168,9 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     (
         # Events are copied into this table, which then takes the place of the old one. The id of an event is 16 bytes, or a
-        # text if it is no UUID, and has no index. The payload comes last: the other columns are read without it. Positions are
-        # given by the append, without AUTOINCREMENT, which writes a page of its own in each commit.
+        # text if it is no UUID, and has no index. The payload comes last: the other columns are read without it.
         """CREATE TABLE copied_events (
-            position INTEGER PRIMARY KEY,
+            position INTEGER PRIMARY KEY AUTOINCREMENT,
             stream INTEGER NOT NULL REFERENCES streams (stream),
             version INTEGER NOT NULL,
             topic TEXT NOT NULL,
@@ -225,6 +224,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
 )
 
 SWAP = (
+    "UPDATE sqlite_sequence SET seq = max(seq, (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events')) "
+    "WHERE name = 'copied_events'",
     "DROP TABLE events",
     "ALTER TABLE copied_events RENAME TO events",
     """CREATE TRIGGER events_are_not_changed BEFORE UPDATE ON events
@@ -320,8 +321,10 @@ class SQLite(Kind):
         """Do nothing: the transaction already holds the write lock."""
 
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
-        end = self.end if self.end is not None else cursor.execute(_POSITION).fetchone()[0]
-        first = (end or 0) + 1
+        end = self.end
+        if end is None:
+            end = next(iter(cursor.execute(_POSITION).fetchone() or ()), 0)
+        first = end + 1
         numbers = {move.name: self._advance(cursor, move) for move in moves}
         cursor.executemany(
             _INSERT_EVENT,
@@ -342,7 +345,7 @@ class SQLite(Kind):
         )
         for statement, values in noted(rows, numbers):
             cursor.executemany(statement, values)
-        return range(first, first + len(rows))
+        return list(range(first, first + len(rows)))
 
     @staticmethod
     def _advance(cursor: Cursor, move: Move) -> int:
