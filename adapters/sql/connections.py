@@ -364,6 +364,10 @@ class Kind(ABC):
     """Expression for the id of an event `e`."""
     row_columns: str
     """Columns of a `Row` in a query of events `e` and streams `s`."""
+    usual_columns: str
+    """Payload and time of an event `e` as bytes, and what else its check needs: position, id as 16 bytes, and leaf."""
+    head_columns: str
+    """State and `due_at` of the head `s` of a stream as bytes."""
     begin_read: str
     begin_write: str
     locks_when_writing: bool
@@ -543,11 +547,10 @@ def checked(rows: Iterable[Sequence[Any]], changed: OnChange, topics: Sequence[s
     yield from checked_closely(found, changed, topics)
 
 
-def leaves_of(rows: Iterable[Sequence[Any]], stream: str | None = None) -> list[bytes]:
+def leaves_of(rows: Iterable[Sequence[Any]]) -> list[bytes]:
     """Return the leaf hashes of rows that end with a leaf; an empty list if a column has a value of another type.
 
-    `stream` is the name of their stream if the rows lack it. The part that neighbours share is made once, because this runs
-    for each row of a memory.
+    The part that neighbours share is made once, because this runs for each row that is read.
     """
     leaves: list[bytes] = []
     add, prefix = leaves.append, b""
@@ -557,10 +560,28 @@ def leaves_of(rows: Iterable[Sequence[Any]], stream: str | None = None) -> list[
             hashed = event_id
             if topic != known_topic or schema is not known_schema or name != known_name or type(event_id) is not bytes:
                 known_name, known_topic, known_schema = name, topic, schema
-                prefix = leaf_prefix(name if stream is None else stream, topic, schema, event_id)
+                prefix = leaf_prefix(name, topic, schema, event_id)
                 if type(event_id) is not bytes:
                     hashed, known_topic = leaf_id(event_id), None
             add(sha256(b"%b%a\n%a\n%b\n%b%b" % (prefix, position, version, at.encode(), hashed, state)).digest())
     except (TypeError, AttributeError, UnicodeEncodeError):
         return []
     return leaves
+
+
+def match_leaves(rows: Sequence[Sequence[Any]], prefixes: Mapping[int, bytes], after: int) -> bool:
+    """Return whether the rows of a stream that follow a version match their leaf hashes; False if the id of one is no UUID.
+
+    A row has a number, by which `prefixes` has what is hashed first, and the `Kind.usual_columns`. This runs for each message
+    of a memory, so it is one loop without calls of its own.
+    """
+    version = after
+    try:
+        for number, state, at, position, event_id, leaf in rows:
+            version += 1
+            text = b"%b%d\n%d\n%b\n%b%b" % (prefixes[number], position, version, at, event_id, state)
+            if sha256(text).digest() != leaf:
+                return False
+    except TypeError:
+        return False
+    return True

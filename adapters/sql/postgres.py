@@ -321,6 +321,8 @@ class PostgreSQL(Kind):
     payload = "convert_to(e.state, 'UTF8')"
     event_id = "coalesce(e.id::text, e.text_id)"
     row_columns = f"e.position, s.name, e.version, e.topic, {payload}, {event_id}, e.at, e.schema"
+    usual_columns = f"{payload}, convert_to(e.at, 'UTF8'), e.position, uuid_send(e.id), e.leaf"
+    head_columns = "convert_to(s.snapshot, 'UTF8'), convert_to(s.due_at, 'UTF8')"
     begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     begin_write = "BEGIN"
     locks_when_writing = False

@@ -7,7 +7,7 @@ state of the stream. Positions have no gaps and become visible in commit order.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from eventsourcing.persistence import (
     Tracking,
 )
 
-from threadledger.domain.conversation.events import EVENTS
+from threadledger.domain.conversation.events import EVENTS, Event
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import (
     Also,
@@ -29,14 +29,13 @@ from threadledger.domain.journal import (
     DecideAppend,
     LoggedRow,
     OnChange,
-    Place,
     Row,
     StoredRow,
     StreamHead,
     refuse_changed,
 )
 
-from .connections import GENERATION, DamagedDatabase, checked, leaves_of
+from .connections import GENERATION, DamagedDatabase, checked, leaf_prefix, match_leaves
 from .database import Database
 from .group_commit import stored_positions
 from .schema import SCHEMA_VERSION, open_schema
@@ -140,20 +139,36 @@ class Recorder(ApplicationRecorder):
                 yield from self._checked(query, given, (stream, begin, end), topics, changed)
             after, upto = (after, begin) if newest_first else (end, upto)
 
-    def checked_pages(self, stream: str, upto: int, changed: OnChange) -> Iterator[Sequence[Row]]:
-        """Yield all rows of a stream up to a version, checked, in lists; see `EventLog.checked_pages`."""
-        columns = self._database.kind.row_columns.replace("s.name", "NULL")
+    def read_usual(
+        self, stream: str, upto: int, topics: Mapping[str, int], take: Callable[[int, Sequence[Sequence[Any]]], None]
+    ) -> bool:
+        """Read all rows of a stream, if they are usual; see `EventLog.read_usual`."""
+        number = " ".join(f"WHEN '{topic}' THEN {first}" for topic, first in topics.items())
         query = (
-            f"SELECT {columns}, e.leaf FROM events e WHERE e.stream = (SELECT stream FROM streams WHERE name = ?) "
-            "AND e.version > ? AND e.version <= ? ORDER BY e.version"
+            f"SELECT CASE e.topic {number} END + e.schema, {self._database.kind.usual_columns} FROM events e "
+            "WHERE e.stream = (SELECT stream FROM streams WHERE name = ?) AND e.version > ? AND e.version <= ? "
+            "ORDER BY e.version"
         )
+        prefixes = {
+            first + schema: leaf_prefix(stream, topic, schema, b"")
+            for topic, first in topics.items()
+            for schema in range(1, Event.SCHEMA + 1)
+        }
         for begin in range(0, upto, PAGE_EVENTS):
             end = min(begin + PAGE_EVENTS, upto)
-            found = rows_of(self._database, query, (stream, begin, end))
-            if len(found) == end - begin and leaves_of(found, stream) == [row[8] for row in found]:
-                yield found
-            else:
-                yield list(self.stream_rows(stream, begin, end, changed=changed))
+            rows = self._database.query(query, (stream, begin, end))
+            if len(rows) != end - begin or not {row[0] for row in rows} <= prefixes.keys():
+                return False
+            take(begin, rows)
+            if not match_leaves(rows, prefixes, begin):
+                return False
+        return True
+
+    def read_ends(self, stream: str, first: int, newest: int) -> tuple[StreamHead, Sequence[Sequence[Any]]] | None:
+        """Return the head of a stream with its first and its newest rows; see `EventLog.read_ends`."""
+        from .stream_ends import read_ends
+
+        return read_ends(self._database, stream, first, newest)
 
     def fingerprints(self, streams: Sequence[str]) -> Iterator[tuple[str, str, bytes | None]]:
         """Return the idempotency keys of streams with their fingerprints; see `EventLog.fingerprints`."""
@@ -251,15 +266,15 @@ class Recorder(ApplicationRecorder):
 
         return status(self._database, SCHEMA_VERSION)
 
-    def rows_after(
+    def pages_after(
         self,
         after: int | str = 0,
         topics: Sequence[str] = (),
         stream: str | None = None,
         changed: OnChange = refuse_changed,
         leaves: bool = True,
-    ) -> Iterator[tuple[Row, Place]]:
-        """Return the rows after a position or cursor, each with its place; see `EventLog.rows_after`."""
+    ) -> Iterator[tuple[str, Sequence[Sequence[Any]]]]:
+        """Return the rows after a position or cursor, page by page; see `EventLog.pages_after`."""
         from .subscription import read_log, read_stream
 
         if stream is not None:
@@ -379,9 +394,9 @@ def stored_row(row: Row, stream: UUID | str | None = None) -> StoredRow:
     return StoredRow(name if stream is None else stream, version, topic, state, event_id, at, schema)
 
 
-def logged_row(row: Row) -> LoggedRow:
-    """Convert a row to eventsourcing's notification."""
-    position, name, version, topic, state, event_id, at, schema = row
+def logged_row(row: Sequence[Any]) -> LoggedRow:
+    """Convert a `Row`, which may have more columns, to eventsourcing's notification."""
+    position, name, version, topic, state, event_id, at, schema = row[:8]
     return LoggedRow(name, version, topic, state, position, event_id, at, schema)
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from eventsourcing.persistence import ApplicationRecorder, Notification, Subscription
 
 from threadledger.domain.errors import InvalidInput, LogRewound
-from threadledger.domain.journal import LogCursor, OnChange, Place, ReadTrail, Row, refuse_changed
+from threadledger.domain.journal import LogCursor, OnChange, ReadTrail, refuse_changed
 
 from .connections import ConnectionLost, checked
 from .database import Database
@@ -40,7 +42,15 @@ _LOOK = (
 _LEAF = "SELECT leaf FROM events WHERE position = ?"
 _COUNT = "SELECT count(*) FROM events WHERE position > ? AND position <= ?"
 _STREAM_COUNT = "SELECT count(*) FROM events WHERE stream = ? AND version > ? AND version <= ?"
+_VERSION_BEFORE = (  # the last version of a stream up to a position, by halving steps; an earlier one if events are missing
+    "WITH RECURSIVE near (version, step) AS (SELECT CAST(0 AS bigint), CAST(? AS bigint) UNION ALL "
+    "SELECT n.version + CASE WHEN (SELECT e.position FROM events e WHERE e.stream = ? AND e.version = n.version + n.step) <= ? "
+    "THEN n.step ELSE 0 END, n.step / 2 FROM near n WHERE n.step > 0) SELECT max(version) FROM near"
+)
 _STREAM_VERSION = "SELECT stream, version FROM streams WHERE name = ?"
+
+
+_position = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +84,18 @@ class LogPages:
         self._database = database
         self._topics = tuple(topics)
         self._selects_few = bool(topics)
+        self._selects_most = False
         self._changed = changed
         self._given = LogCursor.parse(after)
-        self._ledger_id = ""
+        self.ledger_id = ""
+        """Id of the ledger, known after the first `look`."""
         self._trail = ReadTrail()
         self.after = self._given.position
         """Position up to which the log was read."""
         self._seen = self._durable = 0
         """Last position of the log that was seen, and the one up to which the events are known to be durable."""
         if self._given.leaf is not None and self.after > 0:
-            self._trail.add((self.after, self._given.leaf))
+            self._trail.extend([(self.after, self._given.leaf)])
 
     def look(self) -> int:
         """Return the last position of the log."""
@@ -94,15 +106,15 @@ class LogPages:
             raise InvalidInput(
                 f"the cursor {str(self._given)!r} belongs to another ledger: pass a cursor of this ledger, or a position"
             )
-        self._ledger_id, self._seen = end.ledger_id, end.position
+        self.ledger_id, self._seen = end.ledger_id, end.position
         if known is None and end.leaf is not None:
-            self._trail.add((position, end.leaf))
+            self._trail.extend([(position, end.leaf)])
         elif known is not None and end.leaf != known[1] and not (position > end.position and self._is_standby()):
             raise self._rewound(end.position)
         return end.position
 
-    def read(self, upto: int) -> list[tuple[Row, Place]]:
-        """Return the selected rows of the next page, each with its place; the page ends at or before `upto`.
+    def read(self, upto: int) -> Sequence[Sequence[Any]]:
+        """Return the selected rows of the next page, each with its leaf; the page ends at or before `upto`.
 
         The page is empty, and `after` as before, if a standby answers that lags behind what was read.
         """
@@ -120,10 +132,15 @@ class LogPages:
                 return []
             raise self._rewound(newest)
         self._selects_few = bool(self._topics) and len(rows) * PAGES_AT_ONCE <= end - begin
-        new = [row for row in rows if row[0] > self.after]
-        found = self._database.query(_COUNT, (self.after, end))[0][0] if self._topics else len(new)
+        new = rows[bisect_right(rows, self.after, key=_position) :]
+        found = len(new)
+        if found != end - self.after and self._topics and not self._selects_most:
+            found = self._database.query(_COUNT, (self.after, end))[0][0]
         self.report_missing(None, self.after, end, found)
         passed = self.passed(new, self._topics)
+        self._selects_most = (
+            not self._leaves and len(passed) * 2 > end - self.after
+        )  # then all are read, and not counted
         self.after = end
         return passed
 
@@ -133,27 +150,24 @@ class LogPages:
             "WHERE e.position BETWEEN ? AND ?"
         )
         values: list[int | str] = [begin, end]
-        if self._topics:  # the last event of a page is read too, because the next page is compared with it
+        if (
+            self._topics and not self._selects_most
+        ):  # the last event of a page is read too, because the next page is compared with it
             only, topics = among(self._topics, self._changed if self._leaves else None)
             query += f" AND ({only.removeprefix('AND ')} OR e.position IN (?, ?))"
             values += [*topics, begin, end]
         return rows_of(self._database, f"{query} ORDER BY e.position", values)
 
-    def passed(self, rows: Sequence[Any], topics: Sequence[str] = ()) -> list[tuple[Row, Place]]:
-        """Note the rows; return those of the topics without their leaf, and with their place, once they are durable."""
-        if rows:
-            self._wait_until_durable(rows[-1])
-        after, ledger_id = self.after, self._ledger_id
-        newest = rows[-ReadTrail.recent :]
-        self._trail.add(*[(row[0], LogCursor.short(row[8])) for row in newest if row[0] > after])
-        if not self._leaves:
-            wanted = set(topics)
-            return [
-                (row[:8], (ledger_id, row[8])) for row in rows if row[0] > after and (not wanted or row[3] in wanted)
-            ]
-        leaves = {row[0]: row[8] for row in rows if row[0] > after}
-        rows_checked = checked(rows, self._changed, topics)
-        return [(row, (ledger_id, leaves[row[0]])) for row in rows_checked if row[0] in leaves]
+    def passed(self, rows: Sequence[Sequence[Any]], topics: Sequence[str] = ()) -> Sequence[Sequence[Any]]:
+        """Note the rows, which are after those before; return those of the topics once they are durable."""
+        if not rows:
+            return rows
+        self._wait_until_durable(rows[-1])
+        self._trail.extend([(row[0], row[8]) for row in rows[-ReadTrail.recent :]])
+        if self._leaves:
+            by_position = {row[0]: row for row in rows}
+            return [by_position[row[0]] for row in checked(rows, self._changed, topics)]
+        return [row for row in rows if row[3] in topics] if topics else rows
 
     def _wait_until_durable(self, last: Any) -> None:
         """Wait until the row that was read last is durable, and so all before it."""
@@ -176,7 +190,7 @@ class LogPages:
         """Return the cursor of the last event of the log."""
         position = self.look()
         self._database.wait_until_durable()
-        return str(LogCursor(position, self._end(position).leaf, self._ledger_id))
+        return str(LogCursor(position, self._end(position).leaf, self.ledger_id))
 
     def _end(self, position: int) -> LogEnd:
         ((ledger_id, end, leaf),) = self._database.query(_LOOK, (position,))
@@ -210,17 +224,19 @@ class LogPages:
         return error
 
 
-def read_log(
-    database: Database, after: int | str, topics: Sequence[str], changed: OnChange, leaves: bool
-) -> Iterator[tuple[Row, Place]]:
-    """Return the rows after a position or cursor up to the current end of the log, each with its place."""
+Pages = Iterator[tuple[str, Sequence[Sequence[Any]]]]
+"""Pages of rows with their leaves, each with the id of the ledger."""
+
+
+def read_log(database: Database, after: int | str, topics: Sequence[str], changed: OnChange, leaves: bool) -> Pages:
+    """Return the rows after a position or cursor up to the current end of the log, page by page."""
     pages = LogPages(database, after, topics, changed, leaves)
 
-    def read() -> Iterator[tuple[Row, Place]]:
+    def read() -> Pages:
         end = pages.look()
         while pages.after < end:
             before = pages.after
-            yield from pages.read(end)
+            yield pages.ledger_id, pages.read(end)
             if pages.after == before:
                 end = pages.look()
 
@@ -229,8 +245,8 @@ def read_log(
 
 def read_stream(
     database: Database, after: int | str, topics: Sequence[str], stream: str, changed: OnChange, leaves: bool
-) -> Iterator[tuple[Row, Place]]:
-    """Return the rows of one stream after a position or cursor, each with its place."""
+) -> Pages:
+    """Return the rows of one stream after a position or cursor, page by page."""
     pages = LogPages(database, after, changed=changed, leaves=leaves)
     only, others = among(topics, changed if leaves else None)
     query = (
@@ -238,17 +254,21 @@ def read_stream(
         f"WHERE e.stream = ? AND e.version > ? AND e.version <= ? {only} ORDER BY e.version"
     )
 
-    def read() -> Iterator[tuple[Row, Place]]:
+    def read() -> Pages:
         pages.look()
         for number, version in database.query(_STREAM_VERSION, (stream,)):
-            for begin in range(0, version, SUBSCRIPTION_PAGE_EVENTS):
-                if begin:
+            first = 0
+            if pages.after > 0:
+                step = 1 << (version.bit_length() - 1)  # the greatest power of two that is no greater
+                ((first,),) = database.query(_VERSION_BEFORE, (step, number, pages.after))
+            for begin in range(first, version, SUBSCRIPTION_PAGE_EVENTS):
+                if begin > first:
                     pages.look()
                 end = min(begin + SUBSCRIPTION_PAGE_EVENTS, version)
                 found = rows_of(database, query, (number, begin, end, *others))
                 count = database.query(_STREAM_COUNT, (number, begin, end))[0][0] if topics else len(found)
                 pages.report_missing(stream, begin, end, count)
-                yield from pages.passed(found, topics)
+                yield pages.ledger_id, pages.passed([row for row in found if row[0] > pages.after], topics)
 
     return read()
 
@@ -295,8 +315,9 @@ class LogSubscription(Subscription[ApplicationRecorder]):
             if end <= self._pages.after:
                 return False
             before = self._pages.after
-            for row, place in self._pages.read(end):
-                self._page.append(replace(logged_row(row), cursor=LogCursor.at(row[0], place)))
+            for row in self._pages.read(end):
+                cursor = LogCursor.at(row[0], (self._pages.ledger_id, row[8]))
+                self._page.append(replace(logged_row(row), cursor=cursor))
         except ConnectionLost as lost:
             logger.warning("cannot read new events, retrying: %s", lost)
             return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,11 +92,11 @@ class ReadTrail:
     """Number of newest events that are needed of those read at once."""
 
     def __init__(self) -> None:
-        self._older: list[tuple[int, bytes]] = []
-        self._recent: list[tuple[int, bytes]] = []
+        self._older: list[tuple[int, object]] = []
+        self._recent: list[tuple[int, object]] = []
 
-    def add(self, *events: tuple[int, bytes]) -> None:
-        """Add the events (position and leaf) that were read last."""
+    def extend(self, events: Iterable[tuple[int, object]]) -> None:
+        """Add the events (position and leaf hash, whole or short) that were read last."""
         self._recent += events
         while len(self._recent) >= 2 * TRAIL_RECENT_EVENTS:
             self._older.append(self._recent[0])
@@ -107,7 +107,10 @@ class ReadTrail:
     @property
     def last(self) -> tuple[int, bytes] | None:
         """Return the event that was read last, or None."""
-        return self._recent[-1] if self._recent else None
+        if not self._recent:
+            return None
+        position, leaf = self._recent[-1]
+        return position, LogCursor.short(leaf)
 
     def common(self, holds: Callable[[int, bytes], bool]) -> int | None:
         """Return the last remembered position that the log still has, or None.
@@ -115,7 +118,7 @@ class ReadTrail:
         `holds` says whether the log has this event. It is called few times: once an event is lost, so are all after it.
         """
         passed = [*self._older, *self._recent]
-        number = bisect_left(passed, True, key=lambda each: not holds(*each))
+        number = bisect_left(passed, True, key=lambda each: not holds(each[0], LogCursor.short(each[1])))
         if number:
             return passed[number - 1][0]
         return 0 if passed and passed[0][0] == 1 else None

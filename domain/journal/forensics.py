@@ -8,7 +8,7 @@ from typing import Any
 from ..conversation import key_of
 from ..errors import ChangedEvent, CorruptEvent
 from .ports import EventLog, StreamHead
-from .rows import OnChange, Place, Row, restore
+from .rows import OnChange, Row, restore
 
 
 def changed_event(stream: str | None, version: int | None, position: int | None, problem: str) -> ChangedEvent:
@@ -46,22 +46,17 @@ class UncheckedLog:
         """Return the readable rows of one stream; see `EventLog.stream_rows`."""
         return self._readable(self._log.stream_rows(stream, *bounds, **options | {"changed": self._report}))
 
-    def checked_pages(self, stream: str, upto: int, changed: OnChange | None = None) -> Iterator[Sequence[Row]]:
-        """Return the readable rows of one stream; see `EventLog.checked_pages`."""
-        yield list(self.stream_rows(stream, 0, upto))
-
-    def rows_after(
+    def pages_after(
         self,
         after: int | str = 0,
         topics: Sequence[str] = (),
         stream: str | None = None,
         changed: OnChange | None = None,
         leaves: bool = True,
-    ) -> Iterator[tuple[Row, Place]]:
-        """Return the readable rows after a position or cursor; see `EventLog.rows_after`."""
-        for row, place in self._log.rows_after(after, topics, stream, self._report):
-            for readable in self._readable(iter((row,))):
-                yield readable, place
+    ) -> Iterator[tuple[str, Sequence[Sequence[Any]]]]:
+        """Return the readable rows after a position or cursor; see `EventLog.pages_after`."""
+        for ledger_id, rows in self._log.pages_after(after, topics, stream, self._report):
+            yield ledger_id, list(self._readable(iter(rows)))
 
     def version_at(self, stream: str, at: str, changed: OnChange | None = None) -> int:
         """See `EventLog.version_at`."""

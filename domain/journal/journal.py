@@ -17,7 +17,14 @@ from eventsourcing.utils import Environment
 
 from ..conversation import CONVERSATION, PROFILE, STATE_SCHEMA, ConversationState, evolve, key_of, stream_of
 from ..conversation import events as e
-from ..errors import ConversationChanged, ConversationNotFound, CorruptEvent, DatabaseReadOnly, RunNotFound
+from ..errors import (
+    ConversationChanged,
+    ConversationNotFound,
+    CorruptEvent,
+    DatabaseReadOnly,
+    InvalidInput,
+    RunNotFound,
+)
 from ..ids import new_id, now, to_iso
 from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
@@ -29,7 +36,6 @@ if TYPE_CHECKING:
     from ..conversation import Conversation, Exchanges, OpenRun, Profile, RunRecord
     from ..conversation.messages import JournaledMessage
     from ..memory import Memory
-    from .rows import Place
 
 T = TypeVar("T")
 
@@ -91,7 +97,15 @@ class Journal(Application[str]):
         return EventMapper(self.construct_transcoder())
 
     def history(self, key: str, after: int = 0, upto: int | None = None) -> Iterator[e.Event]:
-        """Return a conversation's events with versions greater than `after` and up to `upto`, oldest first."""
+        """Return a conversation's events with versions greater than `after` and up to `upto`, oldest first.
+
+        Raises:
+            InvalidInput: `after` is below 0.
+        """
+        if after < 0:
+            raise InvalidInput(
+                f"{after} is no version of a conversation: versions count from 1; pass the one after which to begin, or 0 for all"
+            )
         return map(restore, self._log.stream_rows(stream_of(key), after, upto, changed=refuse_changed))
 
     def parent(self, key: str) -> tuple[str, int] | None:
@@ -114,6 +128,12 @@ class Journal(Application[str]):
         from .recall import recall
 
         return recall(self._log, stream_of(key), at, last, tokens)
+
+    def remembers(self, key: str, message_id: str) -> bool:
+        """Return whether a message is in the memory of a conversation, reading from its end until it is found."""
+        from .newest import remembers
+
+        return remembers(self._log, stream_of(key), message_id)
 
     def memory_later(self, conversation: Conversation) -> Memory:
         """Return the whole memory of a conversation as it was loaded, read only when its messages are used.
@@ -334,12 +354,11 @@ class Journal(Application[str]):
         """Return (position, event) pairs of the log, from the position after `after` up to `upto` or its end."""
         return ((row[0], restore(row)) for row in self._log.rows(after, upto, topics, refuse_changed))
 
-    def placed(
+    def pages_after(
         self, after: int | str = 0, topics: Sequence[str] = (), key: str | None = None, leaves: bool = True
-    ) -> Iterator[tuple[int, e.Event, Place]]:
-        """Return (position, event, place) of the log, or of one conversation; see `EventLog.rows_after`."""
-        rows = self._log.rows_after(after, topics, stream_of(key) if key is not None else None, leaves=leaves)
-        return ((row[0], restore(row), place) for row, place in rows)
+    ) -> Iterator[tuple[str, Sequence[Sequence[Any]]]]:
+        """Return the rows of the log, or of one conversation, page by page; see `EventLog.pages_after`."""
+        return self._log.pages_after(after, topics, stream_of(key) if key is not None else None, leaves=leaves)
 
     def followed(self, after: int | str = 0, topics: Sequence[str] = ()) -> Iterator[tuple[int, e.Event, str]]:
         """Yield (position, event, cursor) of the whole log, then wait for new events forever."""

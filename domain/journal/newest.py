@@ -9,15 +9,18 @@ the newest run that recorded it and that no later event concerns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from msgspec import MsgspecError
 
 from ..canonical import EMPTY_PATH, path_of
 from ..conversation import events as e
 from ..conversation.messages import JournaledMessage
 from ..errors import InvalidInput
-from ..memory import INSTRUCTING, MEMORY_TOPICS, Backwards, Memory, MemoryFold, add_missing, text_tokens
-from .recall import ACCEPTED, MESSAGE, has_key, id_in, message_in_row
+from ..memory import INSTRUCTING, MEMORY_TOPICS, RULE_2, Backwards, Memory, MemoryFold, add_missing, text_tokens
+from .recall import ACCEPTED, MESSAGE, Texts, decode_said, has_key, id_in, known_in, message_in_row
 from .rows import Row, refuse_changed, restore
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ PAGE_MAX = 500
 
 NEWEST_ROWS = 12
 """Number of rows that are read first for the hash of a path: two exchanges with their runs."""
+
+OPENING_ROWS = 2
+"""Number of rows that are read from the beginning: a conversation starts, then usually the user speaks."""
 
 STARTED = e.RunStarted.__name__
 REMOVING = (e.MessageRetracted.__name__, e.MemoryCleared.__name__, ACCEPTED)
@@ -99,8 +105,54 @@ def folded(rows: Iterable[Row]) -> MemoryFold:
     return fold
 
 
-def window(log: EventLog, stream: str, version: int, path: str | None, last: int | None, tokens: int | None) -> Memory:
-    """Return the newest messages of a memory as of a version: at most `last`, within about `tokens`.
+def newest_window(log: EventLog, stream: str, last: int | None, tokens: int | None) -> Memory:
+    """Return the newest messages of a memory: at most `last`, within about `tokens`; usually by one query.
+
+    Raises:
+        InvalidInput: a bound below 1.
+    """
+    page = _page_of(last, tokens)
+    head, rows = log.read_ends(stream, OPENING_ROWS, page) or (log.select_head(stream, refuse_changed), ())
+    version = head.version if head is not None else 0
+    known = known_in(head, version)
+    usual = _usual_window(rows, last) if last is not None and tokens is None else None
+    if usual is not None:
+        texts, first = usual
+        rule = f"{RULE_2}last={last}"
+        return Memory.of_source(texts, version, known.path_hash, rule=rule, first_version=first).knowing(
+            known.has_parts
+        )
+    newest = [_opened(row, stream) for row in reversed(rows[-page:])]
+    return window(log, stream, version, known.path_hash, last, tokens, newest).knowing(known.has_parts)
+
+
+def _usual_window(rows: Sequence[Sequence[Any]], last: int) -> tuple[Texts, int] | None:
+    """Return the newest messages among the rows of both ends, and the version of the first; None if they need more care.
+
+    They are usual if each of the newest rows is a text that was said, one more than is shown, and the conversation began
+    with a text that is no instruction. An event that removes or moves a message is newer than the message.
+    """
+    newest, spoken = rows[-last - 1 :], e.MessageJournaled.SCHEMA
+    if len(newest) <= last or any(row[1] != MESSAGE or row[2] > spoken for row in (*newest, *rows[1:OPENING_ROWS])):
+        return None
+    try:
+        if decode_said(rows[1][3]).role in INSTRUCTING:
+            return None
+        texts = Texts(
+            [decode_said(row[3]) for row in newest[1:]], [row[0] for row in newest[1:]], [row[4] for row in newest[1:]]
+        )
+    except MsgspecError:
+        return None
+    return texts, newest[1][0]
+
+
+def _opened(row: Sequence[Any], stream: str) -> Row:
+    version, topic, schema, state, at, position, event_id, _ = row
+    return position, stream, version, topic, state, event_id, at.decode(), schema
+
+
+def _page_of(last: int | None, tokens: int | None) -> int:
+    """Return how many rows to read at once for a window.
 
     Raises:
         InvalidInput: a bound below 1.
@@ -109,8 +161,29 @@ def window(log: EventLog, stream: str, version: int, path: str | None, last: int
         if bound is not None and bound < 1:
             raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
     page = min(last or PAGE_MAX, (tokens or PAGE_MAX * TOKENS_PER_MESSAGE_GUESSED) // TOKENS_PER_MESSAGE_GUESSED)
-    page = max(min(page, PAGE_MAX), 1) + 1
-    rows = log.stream_rows(stream, upto=version, newest_first=True, page=page, changed=refuse_changed)
+    return max(min(page, PAGE_MAX), 1) + 1
+
+
+def window(
+    log: EventLog,
+    stream: str,
+    version: int,
+    path: str | None,
+    last: int | None,
+    tokens: int | None,
+    newest_rows: Sequence[Row] = (),
+) -> Memory:
+    """Return the newest messages of a memory as of a version: at most `last`, within about `tokens`.
+
+    `newest_rows` are its newest rows, newest first, if they were read already.
+
+    Raises:
+        InvalidInput: a bound below 1.
+    """
+    upto = version - len(newest_rows)
+    page = _page_of(last, tokens)
+    older = log.stream_rows(stream, upto=upto, newest_first=True, page=page, changed=refuse_changed)
+    rows = chain(newest_rows, older)
     run_threads: dict[str, str] = {}
     missing: dict[str, frozenset[str]] = {}
     newest = _newest_first(rows, run_threads, missing)
@@ -132,6 +205,13 @@ def window(log: EventLog, stream: str, version: int, path: str | None, last: int
         messages, version, run_threads=run_threads, opening_version=upto, missing_files=missing, path_hash=path
     )
     return view.window(last, tokens)
+
+
+def remembers(log: EventLog, stream: str, message_id: str) -> bool:
+    """Return whether a message is in memory; only the rows from the end of the stream to the message are read."""
+    head = log.select_head(stream, refuse_changed)
+    rows = _backwards(log, stream, head.version) if head is not None else iter(())
+    return any(each.message_id == message_id for each in _newest_first(rows, {}, {}))
 
 
 def _opening(log: EventLog, stream: str, version: int) -> tuple[JournaledMessage, ...]:

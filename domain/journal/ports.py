@@ -18,7 +18,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from ..conversation import ConversationState, FailureFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
-    from .rows import LoggedRow, OnChange, Place, Row, StoredRow
+    from .rows import LoggedRow, OnChange, Row, StoredRow
 
 
 class MemoryFile(Protocol):
@@ -144,16 +144,17 @@ class EventLog(Protocol):
         """Return the rows of the log, from the position after `after` up to `upto` (default: its current end)."""
         ...
 
-    def rows_after(
+    def pages_after(
         self,
         after: int | str = 0,
         topics: Sequence[str] = (),
         stream: str | None = None,
         changed: OnChange = ...,
         leaves: bool = True,
-    ) -> Iterator[tuple[Row, Place]]:
-        """Return the rows of the log, or of one stream, after a position or cursor, each with its place.
+    ) -> Iterator[tuple[str, Sequence[Sequence[Any]]]]:
+        """Return the rows of the log, or of one stream, after a position or cursor, page by page.
 
+        A page is the ledger's id and a list of rows; each has its leaf hash, as it is stored, after the columns of a `Row`.
         Changed and missing rows are refused unless `changed` is given. Without `leaves`, only missing ones are noticed.
 
         Raises:
@@ -165,7 +166,7 @@ class EventLog(Protocol):
     def subscribe(
         self, gt: int | str | None = None, topics: Sequence[str] = ()
     ) -> AbstractContextManager[Iterator[LoggedRow]]:
-        """Return a subscription to the log after a position or cursor; it raises the errors of `rows_after`."""
+        """Return a subscription to the log after a position or cursor; it raises the errors of `pages_after`."""
         ...
 
     def last_cursor(self) -> str: ...
@@ -186,10 +187,22 @@ class EventLog(Protocol):
         """
         ...
 
-    def checked_pages(self, stream: str, upto: int, changed: OnChange) -> Iterator[Sequence[Row]]:
-        """Yield all rows of a stream up to a version in lists, oldest first, each compared with its leaf hash.
+    def read_usual(
+        self, stream: str, upto: int, topics: Mapping[str, int], take: Callable[[int, Sequence[Sequence[Any]]], None]
+    ) -> bool:
+        """Read all rows of a stream up to a version, oldest first; call `take` with the version before each list of them.
 
-        It is the fastest way to read a long stream: a row may have None instead of the name of the stream, and more columns.
+        The columns of a row are a number, the payload, the time as bytes, and what its check needs. The number is that of
+        its topic plus its schema number. Return whether each row has one of these topics, a known schema, and matches its
+        leaf hash. If not, what was taken must not be used: read it by `stream_rows`.
+        """
+        ...
+
+    def read_ends(self, stream: str, first: int, newest: int) -> tuple[StreamHead, Sequence[Sequence[Any]]] | None:
+        """Return the head of a stream with its first and its newest rows, oldest first, by one query.
+
+        The columns of a row are version, topic, schema number, payload, time as bytes, position, event id and leaf. Return
+        None if there is no such stream, or if not all of these rows are there and match their leaf hashes.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -171,13 +171,13 @@ def _addresses(ids: Iterable[object], moment: datetime) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(indexed, others)))
 
 
-def restore(row: Row) -> Event:
-    """Return a row as an event; an event of a newer version becomes an `UnknownEvent`.
+def restore(row: Sequence[Any]) -> Event:
+    """Return a `Row`, which may have more columns, as an event; one of a newer version becomes an `UnknownEvent`.
 
     Raises:
         CorruptEvent: the row's payload or time cannot be read.
     """
-    _, stream, version, topic, state, event_id, at, schema = row
+    stream, version, topic, state, event_id, at, schema = row[1:8]
     try:
         if schema > Event.SCHEMA and topic in EVENTS:
             event = restore_event(f"{topic} of a newer schema", payload_in(state))
@@ -247,7 +247,7 @@ def payload_text(payload: Any) -> bytes:
     )
 
 
-def corrupt(row: Row, error: Exception) -> CorruptEvent:
+def corrupt(row: Sequence[Any], error: Exception) -> CorruptEvent:
     """Create the error for a row that cannot be read, with its location and what to do."""
     return CorruptEvent(
         f"event {row[2]} of {row[1]!r} ({row[3]}) cannot be read ({error}): "

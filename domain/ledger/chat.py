@@ -158,7 +158,11 @@ class Chat:
         return self._journal.memory(self.key, at, last, tokens)
 
     def events(self, after: int = 0) -> list[e.Event]:
-        """Return the conversation's own events after a version."""
+        """Return the conversation's own events after a version.
+
+        Raises:
+            InvalidInput: the version is below 0.
+        """
         return list(self._journal.history(self.key, after=after))
 
     def failures(self) -> list[RecordedFailure]:
@@ -167,7 +171,7 @@ class Chat:
 
     def retract(self, message_id: str, reason: str = "") -> None:
         """Remove a message from memory; it is kept in the log. Does nothing if it is not in memory."""
-        if any(each.message_id == message_id for each in self.memory().messages):
+        if self._journal.remembers(self.key, message_id):
             self._journal.commit(self.key, lambda conversation: conversation.retract(message_id, reason))
 
     def clear(self, reason: str = "") -> None:

@@ -15,7 +15,7 @@ from ..conversation import events as e
 from ..conversation import key_of, stream_of
 from ..errors import InvalidInput
 from ..ids import moment_of, now, to_iso
-from ..journal import Finding, quietly
+from ..journal import Finding, quietly, restore
 from ..limits import HEALTH_ENDS
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ class LoggedEvent(Struct, frozen=True):
         }
 
 
-def in_log(
-    logged: Iterator[tuple[int, e.Event, str]] | Iterator[tuple[int, e.Event, Place]], key: str | None = None
-) -> Iterator[LoggedEvent]:
+def in_log(logged: Iterator[tuple[int, e.Event, str]], key: str | None = None) -> Iterator[LoggedEvent]:
     """Return events with their positions, limited to one conversation if a key is given."""
     if key is None:
         return (LoggedEvent(*each) for each in logged)
@@ -172,7 +170,12 @@ class Ledger:
         topics = tuple(types)
         if follow:
             return in_log(self.journal.followed(after, topics), key)
-        return in_log(self.journal.placed(after, topics, key, leaves=checked))
+        pages = self.journal.pages_after(after, topics, key, leaves=checked)
+        return (
+            LoggedEvent(row[0], restore(row), (ledger_id, row[8]))  # written out: each layer of a fold costs a tenth
+            for ledger_id, rows in pages
+            for row in rows
+        )
 
     def failures(
         self,

@@ -72,10 +72,10 @@ class Memory:
 
     @classmethod
     def of_source(cls, source: MemorySource, version: int, path_hash: str | None, **more: Any) -> Self:
-        """Create a whole memory whose messages are built when they are used; `more` are its other fields."""
+        """Create a memory whose messages are built when they are used; `more` are its other fields."""
         memory = cls(version=version, path_hash=path_hash, **more)
         values = vars(memory)
-        values["_source"], values["_hash_2"] = source, path_hash
+        values["_source"], values["_hash_2"] = source, path_hash if memory.rule == ALL else None
         del values["messages"]
         return memory
 
@@ -234,9 +234,7 @@ class Memory:
         """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing."""
         plain = self._plain_to_send()
         if plain is not None:
-            texts = [each["content"] for each in plain]
-            says_something = all(texts) and not any(map(str.isspace, texts))
-            return plain if says_something else [each for each in plain if each["content"].strip()]
+            return [each for each in plain if each["content"].strip()]
         from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
 
         view = valid_view(self._available(self.messages), CHAT_CALL_ID_CHARS_MAX)

@@ -19,7 +19,7 @@ from threadledger.adapters.sql import leaf_hash
 from threadledger.adapters.sql.connections import checked, split_id
 from threadledger.adapters.sql.damage import form_of, leaf_of_form_1, leaf_of_form_2, leaf_of_form_3, leaf_of_form_4
 from threadledger.domain.conversation import Completion, Conversation, RunPlan, text_message
-from threadledger.domain.errors import ChangedEvent, ThreadledgerError
+from threadledger.domain.errors import ChangedEvent, InvalidInput, ThreadledgerError
 from threadledger.domain.failures import Failure
 from threadledger.domain.journal import StoredRow, refuse_changed
 from threadledger.domain.ledger import Ledger
@@ -91,6 +91,7 @@ def test_a_row_with_a_value_of_another_type_does_not_match_its_leaf(
     position, name, version, topic, state, event_id, at, schema = row
     assume(value not in {event_id, split_id(event_id)[0]})
     whole = (*row, leaf_hash(StoredRow(name, version, topic, state, event_id, at, schema), position))
+    assume(value != whole[column])
     with pytest.raises(ChangedEvent):
         list(checked([(*whole[:column], value, *whole[column + 1 :])], refuse_changed))
 
@@ -282,12 +283,15 @@ def test_memory_of_messages_among_many_runs_reads_every_event_once(
 
     def watched(statement: str, values: Any = ()) -> Any:
         found = query(statement, values)
-        returned.extend(row for row in found if len(row) == 9)
+        returned.extend(row[-1] for row in found if isinstance(row[-1], bytes))
         return found
 
     monkeypatch.setattr(database, "query", watched)
     ledger.memory("changed")
-    assert sorted(row[2] for row in returned) == [1, 2, 3, 4, 5, 6]
+    of_stream = "SELECT e.leaf FROM events e JOIN streams s USING (stream) WHERE s.name = 'conversation:changed'"
+    leaves = sorted(leaf for (leaf,) in query(of_stream))
+    assert len(leaves) == 6
+    assert sorted(returned) == leaves
 
 
 @pytest.mark.parametrize("position", [3, 7])  # of the conversation `changed`, or the end of the log
@@ -426,3 +430,61 @@ def test_a_column_of_another_type_is_a_finding_and_refuses_a_backup(tmp_path: Pa
             ledger.back_up(tmp_path / "backup.db")
         with pytest.raises(ChangedEvent, match="event three of 'k' is the newest one"):
             ledger.memory("k", at=3)
+
+
+def test_a_window_is_read_by_one_query_and_all_that_it_holds_is_checked(
+    ledger: Ledger, any_db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = ledger.conversation("long")
+    chat.extend([{"role": ("user", "assistant")[number % 2], "content": f"text {number}"} for number in range(100)])
+    database, asked = ledger.journal.recorder._database, list[str]()
+    query = database.query
+    monkeypatch.setattr(
+        database, "query", lambda statement, values=(): asked.append(statement) or query(statement, values)
+    )
+    window = chat.memory(last=20)
+    assert len(asked) == 1
+    assert [each["content"] for each in window.as_chat_messages()] == [f"text {number}" for number in range(80, 100)]
+    whole = ledger.memory("long").window(last=20)
+    assert window == whole
+    assert (window.first_version, window.digest()) == (whole.first_version, whole.digest())
+    tamper(any_db_url)
+    for version in (2, 90, 101):  # the beginning shows whether the conversation has instructions
+        of_event = (
+            f"WHERE version = {version} AND stream = (SELECT stream FROM streams WHERE name = 'conversation:long')"
+        )
+        execute(any_db_url, f"UPDATE events SET at = '1' || at {of_event}")
+        with pytest.raises(ChangedEvent) as caught:
+            chat.memory(last=20)
+        assert caught.value.version == version
+        execute(any_db_url, f"UPDATE events SET at = substr(at, 2) {of_event}")
+        assert chat.memory(last=20) == window
+
+
+def test_the_events_of_a_conversation_after_a_position_are_those_of_all_that_are_later(ledger: Ledger) -> None:
+    for number in range(23):
+        ledger.conversation(f"k{number % 3}").append("user", str(number))
+    logged = list(ledger.events(key="k1"))
+    for position in range(logged[-1].position + 2):
+        later = [each for each in logged if each.position > position]
+        assert list(ledger.events(after=position, key="k1")) == later
+        types = ("ConversationStarted",)
+        assert list(ledger.events(after=position, types=types, key="k1")) == [
+            each for each in later if each.type in types
+        ]
+
+
+def test_a_version_below_0_is_refused_as_input_and_not_called_damage(ledger: Ledger) -> None:
+    with pytest.raises(InvalidInput, match="-15 is no version"):
+        ledger.conversation("changed").events(after=-15)
+
+
+def test_a_message_is_retracted_wherever_it_is_in_memory_and_only_once(ledger: Ledger) -> None:
+    chat = ledger.conversation("many")
+    said = chat.extend([{"role": "user", "content": str(number)} for number in range(30)])
+    for message in (said[0], said[14], said[29], said[14]):
+        chat.retract(message.message_id)
+    chat.retract("of no message")
+    left = [str(number) for number in range(30) if number not in {0, 14, 29}]
+    assert [each.message.text for each in chat.memory().messages] == left
+    assert sum(event.originator_version > 31 for event in chat.events()) == 3

@@ -74,7 +74,7 @@ def test_what_a_follower_has_in_common_with_the_log_is_never_overstated(read: in
         patch.setattr("threadledger.domain.journal.cursor.TRAIL_OLDER_EVENTS", 4)
         trail, last = ReadTrail(), first + read - 1
         for position in range(first, last + 1):
-            trail.add((position, b""))
+            trail.extend([(position, b"")])
         assert trail.last == ((last, b"") if read else None)
         common = trail.common(lambda position, _: position <= kept)
         remembered = [*trail._older, *trail._recent]

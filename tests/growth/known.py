@@ -26,8 +26,6 @@ class Known:
 CAUSE_SOUGHT = "the failed run is searched among the newest events, and in all if it is not there"
 FOLD = "all exchanges of the conversation are folded, to find those of one run"
 BOTH_MEMORIES = "the memories before and after are both read whole"
-WHOLE_MEMORY = "the whole memory is read, to see whether the message is in it"
-FROM_THE_BEGINNING = "the events of a conversation are read from its beginning, whatever the position"
 MEMORY_OF_EACH = "the whole memory is read for each exchange"
 RUNS_OF_ALL = "the events about runs are searched in the whole conversation, also if its newest messages are shown"
 SPREAD = "exchanges whose runs started in different hours have no counters: an index of them is read"
@@ -49,8 +47,6 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("Chat.rerun", MESSAGES): _known(FOLD, {"steps": 32, "calls": 14}),
     ("threadledger audit show", MESSAGES): _known(FOLD, {"steps": 23, "calls": 3.4}),
     ("Ledger.diff(newest)", MESSAGES): _known(BOTH_MEMORIES, {"statements": 1.6, "steps": 74, "calls": 98}),
-    ("Chat.retract", MESSAGES): _known(WHOLE_MEMORY, {"steps": 39, "calls": 37}),
-    ("Ledger.events(key, after)", MESSAGES): _known(FROM_THE_BEGINNING, {"statements": 3.7, "steps": 80, "calls": 1.6}),
     ("Replay.plan_rerun(failed)", MESSAGES): _known(MEMORY_OF_EACH, {"steps": 66, "calls": 40}),
     ("Replay.plan_rerun(run)", MESSAGES): _known(MEMORY_OF_EACH, {"steps": 68, "calls": 47}),
     ("threadledger replay rerun", MESSAGES): _known(MEMORY_OF_EACH, {"steps": 52, "calls": 25}),

@@ -23,7 +23,7 @@ SHORT, LONG = 10, 2_000
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Return counts of what is read and written since they were cleared."""
     counts: Counter[str] = Counter()
-    rows_of, pages_of = Recorder.stream_rows, Recorder.checked_pages
+    rows_of, usual_of, ends_of = Recorder.stream_rows, Recorder.read_usual, Recorder.read_ends
     head_of, append = Recorder.select_head, Recorder.append
 
     def stream_rows(self: Recorder, *args: Any, **more: Any) -> Iterator[Any]:
@@ -32,11 +32,20 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             counts["rows"] += 1
             yield row
 
-    def checked_pages(self: Recorder, *args: Any, **more: Any) -> Iterator[Any]:
+    def read_usual(self: Recorder, stream: str, upto: int, topics: Any, take: Any) -> bool:
         counts["reads"] += 1
-        for page in pages_of(self, *args, **more):
-            counts["rows"] += len(page)
-            yield page
+
+        def counted(after: int, rows: Any) -> None:
+            counts["rows"] += len(rows)
+            take(after, rows)
+
+        return usual_of(self, stream, upto, topics, counted)
+
+    def read_ends(self: Recorder, *args: Any, **more: Any) -> Any:
+        counts["reads"] += 1
+        found = ends_of(self, *args, **more)
+        counts["rows"] += len(found[1]) if found is not None else 0
+        return found
 
     def select_head(self: Recorder, *args: Any, **more: Any) -> Any:
         counts["heads"] += 1
@@ -47,7 +56,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return append(self, *args, **more)
 
     monkeypatch.setattr(Recorder, "stream_rows", stream_rows)
-    monkeypatch.setattr(Recorder, "checked_pages", checked_pages)
+    monkeypatch.setattr(Recorder, "read_usual", read_usual)
+    monkeypatch.setattr(Recorder, "read_ends", read_ends)
     monkeypatch.setattr(Recorder, "select_head", select_head)
     monkeypatch.setattr(Recorder, "append", appending)
     return counts
