@@ -72,7 +72,7 @@ class Connections:
 
         def fetch() -> list[Any]:
             with self.cursor() as cursor:
-                cursor.execute(sql, values)
+                cursor.execute(sql, values, **self.kind.reading)
                 rows: list[Any] = cursor.fetchall()
                 return rows
 
@@ -368,6 +368,8 @@ class Kind(ABC):
     """Payload and time of an event `e` as bytes, and what else its check needs: position, id as 16 bytes, and leaf."""
     head_columns: str
     """State and `due_at` of the head `s` of a stream as bytes."""
+    reading: Mapping[str, Any] = {}
+    """Arguments of the driver's `execute` for a query."""
     begin_read: str
     begin_write: str
     locks_when_writing: bool

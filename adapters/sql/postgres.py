@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from sqlalchemy import URL, Engine, event, exc
@@ -31,6 +33,9 @@ from .connections import (
     split_id,
 )
 from .sqlstates import OTHER, connection_refusal, explained
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
 
 CONNECT_TIMEOUT_SECONDS = 5
 """Timeout of one connection attempt to one host, in seconds. `connect_timeout` in the URL overrides it."""
@@ -59,7 +64,8 @@ WITH given AS (
 ), head AS (
     UPDATE log_head SET position = position + %s::bigint
     WHERE (SELECT count(*) FROM fresh) = (SELECT count(*) FROM given WHERE expected >= 0)
-    RETURNING position - %s::bigint AS before, set_config('synchronous_commit', 'off', true)
+    RETURNING position - %s::bigint AS before,
+        CASE WHEN %s::bool THEN set_config('synchronous_commit', 'off', true) END
 ), moved AS (
     UPDATE streams s SET version = fresh.version, state_schema = fresh.state_schema, snapshot = fresh.snapshot,
         due_at = fresh.due_at
@@ -101,8 +107,8 @@ _APPEND = _APPEND_BEGIN + _APPEND_EVENTS
 
 The statement first selects the streams that still have their expected version (-1: the stream does not exist yet). Only
 if all have it, the head of the log is advanced and rows are written. Its transaction does not wait for the disk when it
-commits, because it would hold the head of the log meanwhile: `_FLUSH` follows. Each array is sent as one text, because
-psycopg's own arrays take most of the client's time.
+commits if another process may be waiting for the head of the log, which it would hold meanwhile: `_FLUSH` follows. Each
+array is sent as one text, because psycopg's own arrays take most of the client's time.
 """
 
 _APPEND_WITH_NOTES = _APPEND_BEGIN + _APPEND_NOTES + _APPEND_EVENTS
@@ -116,15 +122,14 @@ its primary has written to its disk, and cannot wait for more.
 """
 
 
+@cache
 def _numbered(statement: str) -> str:
     """Return a statement with the placeholders of PostgreSQL itself."""
     parts = enumerate(statement.split(_PLACEHOLDER))
     return "".join(f"${number}{part}" if number else part for number, part in parts)
 
 
-_NAMES = {_APPEND: "threadledger_append", _APPEND_WITH_NOTES: "threadledger_append_with_notes"}
-_PREPARED = {name: _numbered(statement) for statement, name in _NAMES.items()} | {"threadledger_flush": _FLUSH}
-"""Statements as they are prepared, by name."""
+_NAMES = {_APPEND: b"threadledger_append", _APPEND_WITH_NOTES: b"threadledger_append_with_notes"}
 
 _NOT_THERE_YET = -1
 _BACKSLASH, _QUOTE = "\\", '"'
@@ -323,6 +328,7 @@ class PostgreSQL(Kind):
     row_columns = f"e.position, s.name, e.version, e.topic, {payload}, {event_id}, e.at, e.schema"
     usual_columns = f"{payload}, convert_to(e.at, 'UTF8'), e.position, uuid_send(e.id), e.leaf"
     head_columns = "convert_to(s.snapshot, 'UTF8'), convert_to(s.due_at, 'UTF8')"
+    reading = MappingProxyType({"binary": True})  # as texts, bytes have twice their size
     begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     begin_write = "BEGIN"
     locks_when_writing = False
@@ -334,9 +340,7 @@ class PostgreSQL(Kind):
     )
     columns = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(CAST(? AS TEXT)) AND attnum > 0 AND NOT attisdropped"
     # Otherwise the server plans the statement again for each append, which takes longer than running it.
-    before_appends = "; ".join(
-        ["SET plan_cache_mode = force_generic_plan", *(f"PREPARE {name} AS {text}" for name, text in _PREPARED.items())]
-    )
+    before_appends = "SET plan_cache_mode = force_generic_plan"
     flush = _FLUSH
     commit_append = f"COMMIT; {_FLUSH}"
 
@@ -349,6 +353,11 @@ class PostgreSQL(Kind):
         """Whether the URL names a pooler; None if each connection finds out."""
         url, self._hosts = hosts(url.set(drivername="postgresql+psycopg").difference_update_query(["pgbouncer"]))
         self._url = url.update_query_dict({key: value for key, value in _PATIENCE.items() if key not in url.query})
+        self._pipeline: Pipeline | None = None
+        self._end = 0
+        """Position of the last event of the last durable append."""
+        self._alone = False
+        """Whether that append was the first after the one before it: no other process seems to append."""
 
     def pool(self, on_connect: Sequence[Callable[[Any], None]]) -> Pool:
         def connected(connection: Any, _record: object) -> None:
@@ -384,14 +393,26 @@ class PostgreSQL(Kind):
         transaction.execute("LOCK TABLE streams, log_head, events IN ACCESS EXCLUSIVE MODE")
 
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
-        statement, values = _statement(moves, rows)
+        statement, values = _statement(moves, rows, alone=False)
         return _all_of(rows, sorted(position for position, *_ in cursor.execute(statement, values)))
 
     def append_durably(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
-        from .pipeline import append_durably
+        """Append and wait for the disk: in one transaction if no other process appends, else in two.
 
-        statement, values = _statement(moves, rows)
-        return _all_of(rows, append_durably(cursor.connection, _NAMES[statement], _PREPARED, values))
+        A transaction that waits for the disk holds the head of the log meanwhile.
+        """
+        from .pipeline import Pipeline, long_append, short_append
+
+        if self._pipeline is None:
+            self._pipeline = Pipeline(_FLUSH)
+        alone, self._alone = self._alone, False
+        connection, appending = cursor.connection, short_append(moves, rows, alone)
+        if appending is None:
+            text, texts = _statement(moves, rows, alone)
+            appending = long_append(connection, _NAMES[text], _numbered(text), texts)
+        positions = _all_of(rows, self._pipeline.append(connection, *appending, flush=not alone))
+        self._end, self._alone = positions[-1], positions[0] == self._end + 1
+        return positions
 
     def explain(self, error: BaseException) -> tuple[str, str]:
         # Connection errors have no SQLSTATE: libpq does not pass it on.
@@ -445,8 +466,8 @@ class ServerPool:
         self._engine.dispose(close=close)
 
 
-def _statement(moves: Sequence[Move], rows: Sequence[StoredRow]) -> tuple[str, list[str]]:
-    """Return the statement that appends, and its values as PostgreSQL's texts."""
+def _statement(moves: Sequence[Move], rows: Sequence[StoredRow], alone: bool) -> tuple[str, list[str]]:
+    """Return the statement that appends, and its values as PostgreSQL's texts; `alone` if it waits for the disk itself."""
     streams = [
         (
             move.name,
@@ -466,7 +487,7 @@ def _statement(moves: Sequence[Move], rows: Sequence[StoredRow]) -> tuple[str, l
         place = (name, row.originator_version, row.topic, row.schema, row.at)
         events.append((*place, short, text_id, prefix, row.state.decode()))
     count, notes = str(len(rows)), _notes(rows)
-    begin = [*map(_array, zip(*streams, strict=True)), count, count]
+    begin = [*map(_array, zip(*streams, strict=True)), count, count, str(not alone)]
     statement = _APPEND_WITH_NOTES if notes else _APPEND
     return statement, [*begin, *notes, *map(_array, zip(*events, strict=True))]
 

@@ -10,8 +10,11 @@ from sqlalchemy.engine import make_url
 
 from threadledger.adapters.sql import Database, connections
 from threadledger.adapters.sql.connections import ConnectionLost
+from threadledger.adapters.sql.pipeline import SHORT_ROWS_MAX, Pipeline
 from threadledger.adapters.sql.recorder import Recorder
 from threadledger.domain.errors import StoreUnavailable
+
+from .writing import assert_sound
 
 HOWS = pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
 
@@ -81,6 +84,56 @@ def test_an_append_whose_commit_was_not_acknowledged_is_there_once(postgres_url,
     assert breaks == [[3]]
     assert [each.message_id for each in ledger.memory("k").messages][1:] == [message_id]
     assert texts(ledger) == ["before", "after"]
+
+
+def test_appends_of_every_length_store_rows_that_match_their_leaves(postgres_url, open_store_on):
+    ledger = open_store_on(postgres_url)
+    said = ["plain", "Größe, размер, 大小", "'\"{}\\,\n\t", "\x00", "𝄞", "\\x41"]
+    for key in ("k", "Schlüssel 'k'"):
+        for count in range(1, SHORT_ROWS_MAX + 3):
+            ledger.conversation(key).extend([{"role": "user", "content": f"{count} {text}"} for text in said[:count]])
+        expected = [f"{count} {text}" for count in range(1, SHORT_ROWS_MAX + 3) for text in said[:count]]
+        assert texts(ledger, key) == expected  # each was compared with its leaf
+    assert_sound(postgres_url)
+
+
+def test_an_append_waits_for_the_disk_in_its_own_transaction_only_while_no_other_process_appends(
+    postgres_url, open_store_on, monkeypatch
+):
+    stores = [open_store_on(postgres_url) for _ in range(2)]
+    append, flushed = Pipeline.append, []
+
+    def noted(self, connection, statement, values, flush):
+        flushed.append(flush)
+        return append(self, connection, statement, values, flush)
+
+    monkeypatch.setattr(Pipeline, "append", noted)
+    for number in (0, 0, 0, 1, 0, 0, 1, 1, 1):
+        stores[number].conversation("k").append("user", "x")
+    # The first append of a log is at position 1: the next is after it only if no other process appended meanwhile.
+    assert flushed == [True, False, False, True, False, True, True, True, False]
+    assert_sound(postgres_url)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_statements_that_the_connection_has_forgotten_are_prepared_again_and_append_once(
+    postgres_url, open_store_on, count
+):
+    database = Database(postgres_url)
+    ledger, other = open_store_on(database), open_store_on(postgres_url)
+    ledger.conversation("k").append("user", "before")
+    for alone in (False, True):
+        if not alone:
+            other.conversation("k").append("user", "theirs")
+        ledger.conversation("k").append("user", "before")
+        database.group._cursor().execute("DEALLOCATE ALL")
+        ledger.conversation("k").extend([{"role": "user", "content": "after"}] * count)
+        ledger.conversation("k").append("user", "after")
+    assert [text for text in texts(ledger) if text != "theirs"] == [
+        *("before", "before", *["after"] * (count + 1)),
+        *("before", *["after"] * (count + 1)),
+    ]
+    assert_sound(postgres_url)
 
 
 @HOWS

@@ -53,7 +53,7 @@ class Load:
         self.acknowledged: list[str] = []
         self.followed: list[tuple[int, str]] = []
         self._stop = threading.Event()
-        self._ledger, self._reader = open_at(url), open_at(url)
+        self._ledgers, self._reader = [open_at(url), open_at(url)], open_at(url)
         self._pool = ThreadPoolExecutor(WRITERS + 1)
         self._running = [self._pool.submit(self._write, number) for number in range(WRITERS)]
         self._following = self._pool.submit(self._follow)
@@ -63,7 +63,7 @@ class Load:
         while not self._stop.is_set():
             text = f"{writer} {index}"
             try:
-                self._ledger.conversation(f"k{writer % 3}").append("user", text)
+                self._ledgers[self._ledger_of(writer)].conversation(f"k{writer % 3}").append("user", text)
                 self.acknowledged.append(text)
             except StoreUnavailable:  # stored, or not
                 pass
@@ -86,11 +86,15 @@ class Load:
         self._stop.set()
         for each in self._running:
             each.result()
-        self._ledger.conversation("last").append("user", "the follower wakes up")
+        self._ledgers[0].conversation("last").append("user", "the follower wakes up")
         self._following.result(30)
         self._pool.shutdown()
-        self._ledger.close()
-        self._reader.close()
+        for each in (*self._ledgers, self._reader):
+            each.close()
+
+    def _ledger_of(self, writer: int) -> int:
+        """One ledger appends alone from time to time, and next to another one otherwise."""
+        return writer % 2 if len(self.acknowledged) // 20 % 2 else 0
 
     def _grew(self, count: int, seen: int) -> bool:
         return len(self.acknowledged) >= count + ACKNOWLEDGED_BEFORE_A_KILL and len(self.followed) > seen

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from threadledger.adapters.sql import Database
+from threadledger.adapters.sql.recorder import Recorder
 from threadledger.adapters.sql.views import audit, conversations
 from threadledger.adapters.sql.views import catching_up as projection
 from threadledger.adapters.sql.views.audit import AuditView
@@ -753,6 +754,22 @@ def test_what_somebody_else_took_in_meanwhile_is_not_mistaken_for_an_event_that_
     monkeypatch.setattr(projection.Projection, "_batch", batch_and_overtaken)
     ledger.journal.views.rebuild(["audit"])
     assert parked(any_database) == []
+    assert ledger.journal.views.failures(EVERYTHING) == folded_failures(ledger)
+
+
+def test_rows_that_a_batch_leaves_of_a_page_are_not_read_again(open_any_store, monkeypatch):
+    ledger = open_any_store()
+    fill(ledger)
+    rows, begun = Recorder.rows, []
+
+    def noted(self, after=0, *args, **kwargs):
+        begun.append(after)
+        return rows(self, after, *args, **kwargs)
+
+    monkeypatch.setattr(projection, "BATCH_EVENTS_MAX", 3)
+    monkeypatch.setattr(Recorder, "rows", noted)
+    ledger.journal.views.rebuild(["audit"])
+    assert begun == [0]
     assert ledger.journal.views.failures(EVERYTHING) == folded_failures(ledger)
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Generic, TypeVar
 
 from threadledger.domain import limits
@@ -83,6 +84,8 @@ class Projection:
         self._database = database
         self._log = log
         self._places = Generations(database, view)
+        self._unread: tuple[int, LogHead, Iterator[Row]] | None = None
+        """Position and target of the last batch if it left rows of its page, and those rows."""
 
     def caught_up(self) -> int:
         """Bring the view up to the current end of the log and return its live generation.
@@ -198,8 +201,10 @@ class Projection:
         taken: list[Any] = []
         read, first = self.view.read, None
         event_id, chars, seen = None, 0, 0
-        for row in self._log.rows(after, target.position, self.view.topics):
+        rows = self._rows(after, target)
+        for row in rows:
             if seen == size or chars > BATCH_CHARS_MAX:
+                self._unread = after, target, chain((row,), rows)
                 return Batch(taken, after, _decoded(event_id), first)
             if str(row[1]).startswith(CONVERSATION):  # a damaged name may be a number
                 try:
@@ -216,6 +221,13 @@ class Projection:
         if after <= target.position:
             return Batch(taken, target.position, target.event_id, first)
         return Batch(taken, after, _decoded(event_id), first)
+
+    def _rows(self, after: int, target: LogHead) -> Iterator[Row]:
+        """Return the rows after a position: those that the last batch left, if it ended there."""
+        unread, self._unread = self._unread, None
+        if unread is not None and unread[:2] == (after, target):
+            return unread[2]
+        return self._log.rows(after, target.position, self.view.topics)
 
     def _changes(self, place: Generation, batch: Batch) -> Any:
         """Compute the changes of a batch.

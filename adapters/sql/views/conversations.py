@@ -71,7 +71,10 @@ _EVENTS = (
     "WHERE e.position <= ? ORDER BY e.stream, e.version"
 )
 _END = "SELECT position, leaf FROM events WHERE position <= ? ORDER BY position DESC LIMIT 1"
-_PAGE_END = "SELECT max(stream) FROM (SELECT stream FROM streams WHERE stream > ? ORDER BY stream LIMIT ?) page"
+_PAGE_END = (
+    f"SELECT max(s.stream), count(CASE WHEN {_IS_CONVERSATION} THEN 1 END) "
+    "FROM (SELECT stream, name FROM streams WHERE stream > ? ORDER BY stream LIMIT ?) s"
+)
 
 POSITION_MAX = 2**63 - 1
 
@@ -148,20 +151,18 @@ class ConversationsView(View[Any, Any]):
         found = transaction.rows(query, (*values, *_CONVERSATIONS, STATE_SCHEMA))
         return {number: (name, version) for number, name, version in found}
 
-    def copy(
-        self, transaction: ViewTransaction, generation: int, where: str, values: Sequence[Any], unusable: Unusable
-    ) -> None:
-        """Copy the heads of conversations that have a usable state, and count those that are new."""
+    def copy(self, transaction: ViewTransaction, generation: int, where: str, values: Sequence[Any]) -> int:
+        """Copy the heads of conversations that have a usable state, and count those that are new; return their number."""
         transaction.execute(
             f"UPDATE {self.prefix(generation)}total SET conversations = conversations + ({self._new(generation, where)})",
             (*values, *_CONVERSATIONS),
         )
-        usable = _USABLE[transaction.kind] if unusable else _HAS_OUR_SCHEMA
-        transaction.execute(
+        return transaction.execute(
             f"INSERT INTO {self._table(generation)} (stream, position, state) "
             f"SELECT s.name, e.position, {_HEAD_STATE} FROM streams s "
             f"JOIN events e ON e.stream = s.stream AND e.version = s.version WHERE {where} AND {_IS_CONVERSATION} "
-            f"AND {usable} ON CONFLICT (stream) DO UPDATE SET position = excluded.position, state = excluded.state",
+            f"AND {_USABLE[transaction.kind]} "
+            "ON CONFLICT (stream) DO UPDATE SET position = excluded.position, state = excluded.state",
             (*values, *_CONVERSATIONS, STATE_SCHEMA),
         )
 
@@ -231,6 +232,10 @@ class ConversationsView(View[Any, Any]):
         return f"{self.prefix(generation)}states"
 
 
+class _Unusable(Exception):
+    """Raised when a page has heads that were not copied: they are searched for only then."""
+
+
 class HeadsProjection(Projection):
     """Keep the view of conversations up to date with the heads of the streams.
 
@@ -268,23 +273,30 @@ class HeadsProjection(Projection):
         if self._filling[0] != place.generation:
             self._filling = (place.generation, target.position, 0)
         generation, begin, last = self._filling
-        upto = self._database.query(_PAGE_END, (last, size))[0][0]
+        upto, conversations = self._database.query(_PAGE_END, (*_CONVERSATIONS, last, size))[0]
         if upto is None:
             return False
-        unusable, end = self._unusable(_PAGE, (last, upto))
-        folded = self._folded(place, unusable, end, refuses)
+        folded = FoldedStreams()
 
         def write(transaction: ViewTransaction) -> bool:
             _alone(transaction)
             if not self._places.holds(transaction, place):
                 return False
-            self._heads.copy(transaction, generation, _PAGE, (last, upto), unusable)
+            if self._heads.copy(transaction, generation, _PAGE, (last, upto)) != conversations and not searched:
+                raise _Unusable
             values = (_WRITTEN_AT, last, upto, *_CONVERSATIONS, _WRITTEN_AT)
             self._heads.copy_times(transaction, generation, _NEWEST_MESSAGES, values)
             self._put(transaction, place, folded)
             return True
 
-        if ViewTransaction.writing(self._database, write):
+        searched = False
+        try:
+            is_written = ViewTransaction.writing(self._database, write)
+        except _Unusable:
+            unusable, end = self._unusable(_PAGE, (last, upto))
+            folded, searched = self._folded(place, unusable, end, refuses), True
+            is_written = ViewTransaction.writing(self._database, write)
+        if is_written:
             self._filling = (generation, begin, upto)
         return True
 
@@ -308,7 +320,7 @@ class HeadsProjection(Projection):
                     return False
             elif not self._places.holds(transaction, place):
                 return False
-            self._heads.copy(transaction, place.generation, _CHANGED, (after, end), unusable)
+            self._heads.copy(transaction, place.generation, _CHANGED, (after, end))
             self._heads.copy_times(transaction, place.generation, _NEW_MESSAGES, (_WRITTEN_AT, after, end))
             self._put(transaction, place, folded)
             if is_last and not place.live:

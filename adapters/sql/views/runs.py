@@ -36,6 +36,10 @@ TOKENS_MAX = 2**53
 """Maximum number of tokens accepted for a run; larger values are stored as 0."""
 
 
+Flag = int
+"""0 or 1, in a column of its own type."""
+
+
 class RunRow(msgspec.Struct):
     """Represent one run: a row of the table, with the columns in this order."""
 
@@ -50,7 +54,7 @@ class RunRow(msgspec.Struct):
     model: str | None
     profile: str | None
     rerun_of: str | None
-    shadow: int
+    shadow: Flag
     completed: int | None = None
     failed: int | None = None
     ended_at: str | None = None
@@ -62,16 +66,16 @@ class RunRow(msgspec.Struct):
     input_tokens: int = 0
     output_tokens: int = 0
     next: str = "open"
-    tells: int = 0
+    tells: Flag = 0
     """Whether its end reflects the health of its backend."""
-    abandoned: int = 0
+    abandoned: Flag = 0
     """Whether its exchange was abandoned; this and the next fields are the same in all runs of an exchange."""
     answered_by: str | None = None
-    spread: int = 0
+    spread: Flag = 0
     """Whether the runs of its exchange started in different hours, so that counters by hour do not include them."""
 
 
-_TYPES = {"int": "bigint", "str": "text", "float": "double precision"}
+_TYPES = {"int": "bigint", "Flag": "smallint", "str": "text", "float": "double precision"}
 COLUMNS = {name: _TYPES[kind.split(" ")[0]] for name, kind in RunRow.__annotations__.items()}
 """Columns of the table, in the order of the values of a row, with their types in PostgreSQL."""
 
