@@ -170,6 +170,9 @@ TOOL_WORKERS = 32
 RUNS_WATCHED_MAX = 10_000
 """Maximum number of open runs that are remembered for observers; the start of an older run is read again."""
 
+UNANSWERED_CHECKED_MAX = 1_000
+"""Number of newest failed runs without an answer whose conversations `doctor` looks at."""
+
 LAGGING_CHECKED_MAX = 1_000
 """Number of most recently changed conversations whose threads `doctor` checks, by their stored state."""
 LAGGING_LOOKED_AT_MAX = LAGGING_CHECKED_MAX

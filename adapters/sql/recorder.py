@@ -229,11 +229,11 @@ class Recorder(ApplicationRecorder):
         overdue = f"{_HEAD} WHERE due_at < ? AND substr(name, 1, ?) = ? ORDER BY due_at, stream"
         return [StreamHead(*row) for row in self._database.query(overdue, (overdue_at, len(prefix), prefix))]
 
-    def _named(self, query: str, prefix: str) -> tuple[str, tuple[str, str]]:
+    def _named(self, query: str, prefix: str, order: str = "stream") -> tuple[str, tuple[str, str]]:
         """Return a query for the streams with this prefix as a range of their names, which have an index, and its values."""
         name = f"name{self._database.kind.in_byte_order}"
         after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        return f"{query} {name} >= ? AND {name} < ? ORDER BY stream", (prefix, after)
+        return f"{query} {name} >= ? AND {name} < ? ORDER BY {name if order == 'name' else order}", (prefix, after)
 
     def select_versions(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Yield (name, version) of the streams with this prefix, oldest first; omits the much larger states.
@@ -246,6 +246,11 @@ class Recorder(ApplicationRecorder):
         while page := self._database.query(query, (after, PAGE_STREAMS)):
             yield from ((name, version) for _, name, version in page if str(name).startswith(prefix))
             after = page[-1][0]
+
+    def select_first(self, prefix: str, limit: int) -> Sequence[tuple[str, int]]:
+        """Return (name, version) of the first `limit` streams with this prefix, sorted by name; the others are not read."""
+        query, values = self._named("SELECT name, version FROM streams WHERE", prefix, "name")
+        return [(name, version) for name, version in self._database.query(f"{query} LIMIT ?", (*values, limit))]
 
     def heads_of(self, streams: Sequence[str]) -> Sequence[StreamHead]:
         """Return the heads of those of these streams that exist, in no particular order."""

@@ -75,7 +75,7 @@ def _report(ledger: Ledger, since: datetime | None) -> Report:
         models=ledger.summary("model", since),
         days=ledger.journal.views.failure_days(since),
         groups=[each for each in groups if each.state is not GroupState.MUTED],
-        unanswered=len({failure.exchange_id for failure in ledger.failures(since, unanswered=True)}),
+        unanswered=len({run.exchange_id for run in ledger.journal.views.unanswered(since)}),
         muted=sum(each.state is GroupState.MUTED for each in groups),
     )
 

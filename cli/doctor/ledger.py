@@ -53,25 +53,32 @@ def check_unanswered(ledger: Ledger) -> Iterator[Checked]:
     from threadledger.domain.ids import now
 
     given_up_before = now().timestamp() - limits.BETWEEN_RUNS_SECONDS
+    found = ledger.journal.views.unanswered(limit=limits.UNANSWERED_CHECKED_MAX)
     given_up = [
         failure
-        for failure in ledger.failures(unanswered=True)
+        for failure in found
         if failure.next == "abandoned" or (failure.next == "open" and failure.at.timestamp() < given_up_before)
     ]
     exchanges = {(failure.key, failure.exchange_id) for failure in given_up}
-    newest = {key: ledger.state(key).last_exchange_id for key, _ in exchanges}
-    overtaken = {(key, exchange_id) for key, exchange_id in exchanges if newest[key] != exchange_id}
+    states = ledger.journal.states_of(dict.fromkeys(key for key, _ in sorted(exchanges)))
+    newest = {key: state.last_exchange_id for key, state in states}
+    overtaken = {(key, exchange_id) for key, exchange_id in exchanges if newest.get(key) != exchange_id}
     exchanges -= overtaken
+    checked = (
+        f" (of the newest {len(found):,} failed runs without one)"
+        if len(found) == limits.UNANSWERED_CHECKED_MAX
+        else ""
+    )
     if not exchanges:
         continued = (
             f"; in {counted(len(overtaken), 'exchange')} the conversation continued without one" if overtaken else ""
         )
-        yield Checked("unanswered", f"no failed exchange is waiting for an answer{continued}")
+        yield Checked("unanswered", f"no failed exchange is waiting for an answer{continued}{checked}")
         return
     conversations = counted(len({key for key, _ in exchanges}), "conversation")
     yield Checked(
         "unanswered",
-        f"{counted(len(exchanges), 'exchange')} of {conversations} without an answer: every backend failed",
+        f"{counted(len(exchanges), 'exchange')} of {conversations} without an answer{checked}: every backend failed",
         "list them with: threadledger audit failures --unanswered; rerun them with: threadledger replay rerun --failed",
     )
 

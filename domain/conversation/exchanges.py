@@ -161,6 +161,8 @@ class FailureFilter:
     code: str | None = None
     backend: str | None = None
     unanswered: bool = False
+    key: str | None = None
+    """Key of the conversation."""
 
     @classmethod
     def of(
@@ -190,6 +192,7 @@ class FailureFilter:
             and self.cause in {None, failure.cause}
             and self.code in {None, failure.facts.code}
             and self.backend in {None, failure.backend}
+            and self.key in {None, failure.key}
             and not (self.unanswered and failure.answered_by is not None)
         )
 

@@ -88,9 +88,12 @@ class Answer:
 StreamPart = Delta | ToolUse | StartedOver | Answer
 
 
-def recorded_answer(journal: Journal, key: str, exchange_id: str) -> Answer | None:
-    """Return the answer that the journal holds for an exchange; None if it has none."""
-    exchange = journal.exchanges(key).by_id.get(exchange_id)
+def recorded_answer(journal: Journal, key: str, exchange_id: str, after: int = 0) -> Answer | None:
+    """Return the answer that the journal holds for an exchange; None if it has none.
+
+    `after` is a version before the exchange's first run: earlier events are not read.
+    """
+    exchange = journal.exchanges(key, after).by_id.get(exchange_id)
     if exchange is None or exchange.answered_by is None:
         return None
     run = next(run for run in exchange.runs if run.run_id == exchange.answered_by)

@@ -114,7 +114,7 @@ class Conversing:
 
         searched: set[str] = set()
 
-        def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, int | None]:
+        def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, int, bool]:
             def search_first(exchange_id: str) -> None:
                 if conversation.state.links and exchange_id not in searched:
                     raise UnreadThread(exchange_id)
@@ -123,27 +123,33 @@ class Conversing:
             if earlier is None:
                 if interrupting:
                     conversation.interrupt()
-                return conversation.ask(question, idempotency_key, search_first), conversation.version
+                return conversation.ask(question, idempotency_key, search_first), conversation.version, True
             if earlier.exchange_id is None:
                 raise IdempotencyConflict(
                     f"the idempotency key {idempotency_key!r} belongs to a message that was only journaled in {self.key!r}: "
                     "use a different key for the question"
                 )
-            return earlier.exchange_id, None
+            return earlier.exchange_id, earlier.originator_version - 1, False
 
-        exchange_id, asked_at = yield from self._committed(decide, searched)
-        if asked_at is None:
-            return (yield from self.rerun(exchange_id, stream=stream))
+        exchange_id, asked_at, is_new = yield from self._committed(decide, searched)
+        if not is_new:
+            return (yield from self.rerun(exchange_id, stream=stream, after=asked_at))
         exchange = Exchange(self.journal, self.services, self.key, exchange_id, after=asked_at, stream=stream)
         return (yield from exchange.run())
 
     def rerun(
-        self, exchange_id: str, policy: Policy | None = None, *, stream: bool = False, live: bool = False
+        self,
+        exchange_id: str,
+        policy: Policy | None = None,
+        *,
+        stream: bool = False,
+        live: bool = False,
+        after: int | None = None,
     ) -> Effects[Answer]:
-        """Rerun an exchange; see `Chat.rerun`."""
+        """Rerun an exchange; see `Chat.rerun`. `after` is a version before its question, if that is known."""
         from .repeat import rerun
 
-        return rerun(self, exchange_id, policy, stream=stream, live=live)
+        return rerun(self, exchange_id, policy, stream=stream, live=live, after=after)
 
     @property
     def has_mirrors(self) -> bool:

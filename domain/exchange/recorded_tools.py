@@ -25,16 +25,16 @@ def not_bound(name: str) -> str:
 
 
 def tools_on_record(
-    journal: Journal, key: str, exchange_id: str, otherwise: Mapping[str, ToolFunction]
+    journal: Journal, key: str, exchange_id: str, otherwise: Mapping[str, ToolFunction], after: int = 0
 ) -> dict[str, ToolFunction]:
     """Return functions by name that answer the calls of an exchange as they were answered before.
 
     A call without a recorded result goes to the function of the same name in `otherwise`. If there is no such function,
-    the call fails with an error that names it.
+    the call fails with an error that names it. `after` is a version before the exchange: earlier events are not read.
     """
     called: dict[str, tuple[str, str]] = {}
     known: dict[str, dict[str, deque[str]]] = defaultdict(lambda: defaultdict(deque))
-    for event in journal.history(key):
+    for event in journal.history(key, after=after):
         if not isinstance(event, e.MessageJournaled) or event.exchange_id != exchange_id:
             continue
         message = restore_message(event)

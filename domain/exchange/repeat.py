@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..conversation import ActiveRuns
+from ..conversation.events import MessageJournaled
 from ..effects import Emit, Pause, work
 from ..errors import ConversationBusy, ConversationChanged
 from .answer import recorded_answer
@@ -15,25 +16,31 @@ from .runs import Mode
 
 if TYPE_CHECKING:
     from ..effects import Effects
+    from ..journal import Journal
     from .answer import Answer
     from .conversing import Conversing
     from .policy import Policy
 
 
-def rerun(chat: Conversing, exchange_id: str, policy: Policy | None, *, stream: bool, live: bool) -> Effects[Answer]:
-    """Rerun an exchange; see `Chat.rerun`.
+def rerun(
+    chat: Conversing, exchange_id: str, policy: Policy | None, *, stream: bool, live: bool, after: int | None
+) -> Effects[Answer]:
+    """Rerun an exchange; see `Chat.rerun`. `after` is a version before its question, if that is known.
 
     Recorded tool calls get their recorded results, and other calls use the app's functions; with `live`, all calls
     use the functions.
     """
     waits = chat.looks()
+    begin = (
+        after if after is not None else (yield from work(lambda: _before_question(chat.journal, chat.key, exchange_id)))
+    )
     while True:
-        recorded = yield from work(lambda: recorded_answer(chat.journal, chat.key, exchange_id))
+        recorded = yield from work(lambda: recorded_answer(chat.journal, chat.key, exchange_id, begin))
         if recorded is not None:
             yield from work(chat.journal.wait_until_durable)  # the process that stored it may still be waiting for that
             yield Emit(recorded)
             return recorded
-        exchange = yield from work(lambda: _exchange_again(chat, exchange_id, policy, stream, live))
+        exchange = yield from work(lambda: _exchange_again(chat, exchange_id, policy, stream, live, begin))
         try:
             return (yield from exchange.run())
         except ConversationBusy:
@@ -43,20 +50,35 @@ def rerun(chat: Conversing, exchange_id: str, policy: Policy | None, *, stream: 
             yield Pause(seconds)
 
 
-def _exchange_again(chat: Conversing, exchange_id: str, policy: Policy | None, stream: bool, live: bool) -> Exchange:
+def _before_question(journal: Journal, key: str, exchange_id: str) -> int:
+    """Return the version before an exchange's question, read from the end; 0 if its state does not know the question."""
+    conversation = journal.load(key)
+    state = conversation.state if conversation is not None else None
+    exchange = (
+        (state.open_exchanges.get(exchange_id) or state.abandoned.get(exchange_id)) if state is not None else None
+    )
+    if exchange is None or exchange.question is None:
+        return 0
+    newest = (each for each in journal.newest(key) if isinstance(each, MessageJournaled))
+    return next((each.originator_version - 1 for each in newest if each.message_id == exchange.question), 0)
+
+
+def _exchange_again(
+    chat: Conversing, exchange_id: str, policy: Policy | None, stream: bool, live: bool, after: int
+) -> Exchange:
     journal, services, key = chat.journal, chat.services, chat.key
-    recorded = journal.exchanges(key).by_id.get(exchange_id)
+    recorded = journal.exchanges(key, after).by_id.get(exchange_id)
     refusal = _why_not_again(chat, exchange_id, known=recorded is not None)
     if refusal:
         raise ConversationChanged(f"the exchange {exchange_id} of {key!r} cannot be rerun: {refusal}")
     last = recorded.last() if recorded is not None else None
-    recorded_tools = partial(tools_on_record, journal, key, exchange_id, services.tools)
+    recorded_tools = partial(tools_on_record, journal, key, exchange_id, services.tools, after)
     mode = Mode(
         again=True,
         rerun_of=last.run_id if last is not None else None,
         tools=None if live else recorded_tools,
     )
-    return Exchange(journal, services, key, exchange_id, mode=mode, policy=policy, stream=stream)
+    return Exchange(journal, services, key, exchange_id, mode=mode, policy=policy, after=after, stream=stream)
 
 
 def _why_not_again(chat: Conversing, exchange_id: str, *, known: bool) -> str:

@@ -423,7 +423,7 @@ class Runs:
             return None
         if not (yield from outbox.recover_answer(self._journal, key, exchange_id)):
             return None
-        return (yield from work(lambda: recorded_answer(self._journal, key, exchange_id)))
+        return (yield from work(lambda: recorded_answer(self._journal, key, exchange_id, self._after)))
 
     def abandon(self, reason: str) -> Effects[None]:
         """Record that the exchange has no answer."""

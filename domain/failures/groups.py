@@ -17,14 +17,17 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from ..ids import from_iso, to_iso
+from ..ids import as_utc, from_iso, to_iso
 from .advice import advise
 from .diagnosis import diagnose
 from .failure import Cause, Failure
 from .redaction import whole_text
 
 TREND_PARTS = 12
-"""Number of equal intervals in a trend; the trend counts the failures in each."""
+"""Number of intervals in a trend, equal to the hour; the trend counts the failures in each."""
+
+WHOLE_HOURS_MIN = 6
+"""Minimum length of an interval that begins with an hour, in hours."""
 
 
 class GroupState(StrEnum):
@@ -197,9 +200,15 @@ def _trend(times: Sequence[str], begin: datetime, end: datetime) -> tuple[int, .
 
 
 def trend_borders(begin: datetime, end: datetime) -> list[str]:
-    """Return the times (ISO 8601) between the intervals of a trend; each is the first time of the later interval."""
+    """Return the times (ISO 8601) between the intervals of a trend; each is the first time of the later interval.
+
+    Long intervals begin with an hour, so that failures counted by hour are in one of them.
+    """
     part = max((end - begin) / TREND_PARTS, timedelta(microseconds=1))
-    return [to_iso(begin + part * number) for number in range(1, TREND_PARTS)]
+    times = [as_utc(begin + part * number) for number in range(1, TREND_PARTS)]
+    if part >= timedelta(hours=WHOLE_HOURS_MIN):
+        times = [each.replace(minute=0, second=0, microsecond=0) for each in times]
+    return [to_iso(each) for each in times]
 
 
 RULE_VERSION = 1

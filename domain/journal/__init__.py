@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         NotedThread,
         StreamHead,
         TakenItems,
+        UnansweredRun,
         UpkeepProgress,
         quietly,
     )
@@ -47,6 +48,7 @@ __all__ = [
     "StoredRow",
     "StreamHead",
     "TakenItems",
+    "UnansweredRun",
     "UpkeepProgress",
     "fingerprint_of",
     "noted_row",
@@ -64,8 +66,8 @@ if not TYPE_CHECKING:
             "journal": "Journal",
             "observers": "ExchangeEnd Observer RunEnd RunLog SeenRun",
             "ports": (
-                "Also Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead TakenItems UpkeepProgress "
-                "quietly"
+                "Also Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead TakenItems UnansweredRun "
+                "UpkeepProgress quietly"
             ),
             "rows": "LoggedRow OnChange Place Row StoredRow noted_row refuse_changed restore",
         },

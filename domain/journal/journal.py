@@ -42,6 +42,9 @@ T = TypeVar("T")
 PAGE_STATES = 500
 """Number of states read per query."""
 
+PAGE_NEWEST_FIRST, PAGE_NEWEST_MAX = 10, 1_000
+"""Numbers of events that are read first, and at most, by a query of a reader from the end."""
+
 NEVER = "9999"
 """Timestamp later than any deadline (ISO 8601)."""
 
@@ -108,6 +111,19 @@ class Journal(Application[str]):
             )
         return map(restore, self._log.stream_rows(stream_of(key), after, upto, changed=refuse_changed))
 
+    def newest(self, key: str) -> Iterator[e.Event]:
+        """Yield a conversation's events, newest first: a few, then twice as many, and so on, for a reader that stops."""
+        stream, page = stream_of(key), PAGE_NEWEST_FIRST
+        head = self._log.select_head(stream, refuse_changed)
+        upto = head.version if head is not None else 0
+        while upto > 0:
+            after = max(upto - page, 0)
+            yield from map(
+                restore,
+                self._log.stream_rows(stream, after, upto, newest_first=True, page=page, changed=refuse_changed),
+            )
+            upto, page = after, min(page * 2, PAGE_NEWEST_MAX)
+
     def parent(self, key: str) -> tuple[str, int] | None:
         """Return the key and version of the conversation that this one was forked from, or None if it is not a fork."""
         first = next(self.history(key, upto=1), None)
@@ -160,7 +176,7 @@ class Journal(Application[str]):
         return fold_exchanges(self.history(key, after=after))
 
     def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
-        """Return a run, by its id or an unambiguous ending of it, and all exchanges of its conversation.
+        """Return a run, by its id or an unambiguous ending of it, and its exchange.
 
         Raises:
             RunNotFound: no run, or more than one, has this id or ending.
@@ -170,8 +186,8 @@ class Journal(Application[str]):
         if len(exact) != 1:
             problem = f"{len(exact)} runs end in {run_id!r}" if exact else f"no run {run_id!r}"
             raise RunNotFound(f"{problem}: list failed runs with: threadledger audit failures")
-        ((key, whole_id),) = exact
-        folded = self.exchanges(key)
+        ((_, whole_id),) = exact
+        folded = self.views.exchange(whole_id)
         if whole_id not in folded.runs:
             raise RunNotFound(f"the view of runs is damaged at {whole_id!r}: run threadledger db rebuild-views audit")
         return folded.runs[whole_id], folded
@@ -389,8 +405,10 @@ class Journal(Application[str]):
         """Yield the keys of all conversations, oldest first, read page by page."""
         return (key_of(stream) for stream, _ in self._log.select_versions(CONVERSATION))
 
-    def versions(self) -> list[tuple[str, int]]:
-        """Return (key, version) pairs of all conversations, sorted by key."""
+    def versions(self, limit: int | None = None) -> list[tuple[str, int]]:
+        """Return (key, version) pairs of all conversations, or of the first `limit`, sorted by key."""
+        if limit is not None:
+            return [(key_of(stream), version) for stream, version in self._log.select_first(CONVERSATION, limit)]
         return sorted((key_of(stream), version) for stream, version in self._log.select_versions(CONVERSATION))
 
     def states_of(self, keys: Iterable[str]) -> Iterator[tuple[str, ConversationState]]:
@@ -435,7 +453,7 @@ class Journal(Application[str]):
         return Appending([self._mapper.to_stored_event(event) for event in pending], [head])
 
     def _start_of(self, stream: str, run_id: str) -> e.RunStarted | None:
-        starts = (event for event in self.stream(stream, ("RunStarted",)) if isinstance(event, e.RunStarted))
+        starts = (event for event in self.newest(key_of(stream)) if isinstance(event, e.RunStarted))
         return next((event for event in starts if event.run_id == run_id), None)
 
     def _question_of(self, run: SeenRun) -> str | None:

@@ -11,12 +11,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from ..conversation import ConversationState, FailureFilter
+    from ..conversation import ConversationState, Exchanges, FailureFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from .rows import LoggedRow, OnChange, Row, StoredRow
 
@@ -224,6 +224,10 @@ class EventLog(Protocol):
         """Yield (stream, version) pairs of the streams with this prefix, oldest first, read page by page."""
         ...
 
+    def select_first(self, prefix: str, limit: int) -> Sequence[tuple[str, int]]:
+        """Return (stream, version) pairs of the first streams with this prefix, sorted by name; the others are not read."""
+        ...
+
     def heads_of(self, streams: Sequence[str]) -> Sequence[StreamHead]:
         """Return the heads of those of these streams that exist, in no particular order."""
         ...
@@ -244,11 +248,26 @@ class EventLog(Protocol):
         ...
 
 
+class UnansweredRun(NamedTuple):
+    """Name a failed run whose exchange has no answer."""
+
+    key: str
+    exchange_id: str
+    at: datetime
+    """Time of the failure."""
+    next: str
+    """What followed: see `RecordedFailure.next`."""
+
+
 class Views(Protocol):
     """Query read models, each of which catches up with the log when it is read."""
 
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         """Return failed runs in the order of failure, or the newest `limit` of them."""
+        ...
+
+    def unanswered(self, since: datetime | None = None, limit: int | None = None) -> list[UnansweredRun]:
+        """Return failed runs without an answer since a time, or the newest `limit` of them, newest first."""
         ...
 
     def failure_groups(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
@@ -268,6 +287,16 @@ class Views(Protocol):
 
     def find_runs(self, ending: str) -> list[tuple[str, str]]:
         """Return (key, run id) pairs of runs whose id ends with `ending`, at most a few."""
+        ...
+
+    def exchange(self, run_id: str) -> Exchanges:
+        """Return all runs of the exchange of this run, read by their positions, however long the conversation is.
+
+        There are none if no run has this id.
+
+        Raises:
+            ChangedEvent: one of their events was changed.
+        """
         ...
 
     def last_ends(self, per_backend: int) -> list[BackendEnd]:

@@ -261,8 +261,9 @@ class ShownMemory:
 
 def memory_shown(journal: Journal, run: RunRecord) -> ShownMemory:
     """Return the memory that a run's model saw; it is never stored, but computed from the conversation's events."""
-    whole = journal.memory(run.key, at=run.memory_version or run.version - 1)
-    memory = whole.by_rule(run.memory_rule, run.memory_first_version)
+    from ..replay import viewed_memory
+
+    memory = viewed_memory(journal, run)
     return ShownMemory(memory, memory.digest(), run.memory_hash)
 
 

@@ -167,7 +167,9 @@ class Chat:
 
     def failures(self) -> list[RecordedFailure]:
         """Return every failed run of this conversation."""
-        return list(self._journal.exchanges(self.key).failures())
+        from ..conversation import FailureFilter
+
+        return self._journal.views.failures(FailureFilter(key=self.key))
 
     def retract(self, message_id: str, reason: str = "") -> None:
         """Remove a message from memory; it is kept in the log. Does nothing if it is not in memory."""

@@ -305,7 +305,9 @@ class Ledger:
         return diff_memories(key, first, last, self.journal.history(key, after=older, upto=newer))
 
     def run(self, run_id: str) -> tuple[RunRecord, Exchanges]:
-        """Return a run, by its id or an unambiguous ending of it, and all exchanges of its conversation.
+        """Return a run, by its id or an unambiguous ending of it, and its exchange.
+
+        `exchanges` returns all exchanges of a conversation.
 
         Raises:
             RunNotFound: no run, or more than one, has this id or ending.

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     OwnAnswer = str | Message | Mapping[str, Any] | Sequence[Mapping[str, Any]] | object
 
-SEARCHED_EVENTS = (10, 200)
-"""Numbers of a conversation's newest events in which a failed run is searched first, before all of them."""
-
 GAVE_UP = "the app's own run failed"
 """Why the exchange of an app's own run is abandoned."""
 
@@ -302,12 +299,9 @@ def _start(
 
 def why_failed(journal: Journal, key: str, run_id: str) -> str:
     """Return why a run failed, as the reason of a fallback: cause and facts; empty if it did not fail."""
-    version = journal.require(key).version
-    for after in dict.fromkeys((*(max(version - number, 0) for number in SEARCHED_EVENTS), 0)):
-        for event in journal.history(key, after=after):
-            if isinstance(event, e.RunFailed) and event.run_id == run_id:
-                return reason_of(Failure.of(event))
-    return ""
+    about = (each for each in journal.newest(key) if isinstance(each, (e.RunStarted, e.RunFailed)))
+    event = next((each for each in about if each.run_id == run_id), None)
+    return reason_of(Failure.of(event)) if isinstance(event, e.RunFailed) else ""
 
 
 class _Open:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .recorded import RecordedExchange, RecordedRun, recorded_exchange
     from .replay import Replay
     from .rerun import RerunPlan
+    from .rerun_obstacles import viewed_memory
     from .rerun_request import RerunItem
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "RerunPlan",
     "forked",
     "recorded_exchange",
+    "viewed_memory",
 ]
 
 if not TYPE_CHECKING:
@@ -53,6 +55,7 @@ if not TYPE_CHECKING:
             "recorded": "RecordedExchange RecordedRun recorded_exchange",
             "replay": "Replay",
             "rerun": "RerunPlan",
+            "rerun_obstacles": "viewed_memory",
             "rerun_request": "RerunItem",
         },
     )

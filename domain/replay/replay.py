@@ -60,7 +60,7 @@ class Replay:
         """
         target = to or self._services.mirrored_to
         self.verifier.reach(target)
-        pinned = self._pinned(keys, search)[:limit]
+        pinned = self._pinned(keys, search, limit)[:limit]
         return RebuildPlan(self._jobs, self._services.wait, self.rebuilder, pinned, target, at, fresh)
 
     def plan_orphans(self) -> OrphanPlan:
@@ -87,7 +87,7 @@ class Replay:
         """
         if self._services.memory_file is None:
             raise InvalidInput("this ledger was created without a MemoryFile: pass one to Services")
-        pinned = self._pinned(keys, search)[:limit]
+        pinned = self._pinned(keys, search, limit)[:limit]
         return FileRebuildPlan(self._journal, self._services.memory_file, Path(path), pinned, at)
 
     def plan_rerun(
@@ -284,14 +284,16 @@ class Replay:
         """Return the kinds of thread that a conversation has, including lost ones, else the kind that is mirrored to."""
         return [kind for kind in state.links if kind in self._services.mirrors] or [self._services.mirrored_to]
 
-    def _pinned(self, keys: Iterable[str] | None, search: str | None = None) -> Sequence[tuple[str, int]]:
-        """Return keys with the current versions of their conversations."""
+    def _pinned(
+        self, keys: Iterable[str] | None, search: str | None = None, limit: int | None = None
+    ) -> Sequence[tuple[str, int]]:
+        """Return keys with the current versions of their conversations; of all conversations, only the first `limit`."""
         if keys is not None:
             return [(key, self._journal.require(key).version) for key in dict.fromkeys(keys)]
         if search is not None:
             found = (each.key for each in self._journal.views.conversations(search=search))
             return [(key, state.version) for key, state in self._journal.states_of(found)]
-        return self._journal.versions()
+        return self._journal.versions(limit if limit is not None and limit >= 0 else None)
 
     def keys(self, keys: Iterable[str] | None) -> Sequence[str]:
         """Return these keys without duplicates, or the keys of all conversations."""

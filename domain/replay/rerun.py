@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import Any
 
 from ..conversation import (
@@ -44,10 +44,6 @@ from .plan import CHANGED, ApplyOptions, JobRun, Plan, has_changed
 from .rerun_obstacles import ExchangeLook, Obstacle, by_rerun, is_left, look, looking_first, obstacles, placed
 from .rerun_request import INCLUDE, Budget, Limits, RerunItem, Wanted
 
-CONVERSATIONS_KEPT = 64
-"""Number of conversations whose runs are cached while a plan is made: failures of one conversation follow each
-other."""
-
 
 class RerunPlan(Plan[RerunItem]):
     """Plan to rerun exchanges; `apply` calls the models."""
@@ -71,12 +67,12 @@ class RerunPlan(Plan[RerunItem]):
 
     def planned(self) -> Iterator[RerunItem]:
         """Yield the planned items, one exchange at a time."""
-        folded = lru_cache(CONVERSATIONS_KEPT)(self._journal.exchanges)
         for key, run_ids in self._chosen().values():
-            runs = folded(key).runs
+            exchanges = self._journal.views.exchange(run_ids[-1])
+            runs = exchanges.runs
             named = [run_id for run_id in run_ids if not runs[run_id].shadow or run_id in (self.wanted.runs or ())]
             if named:
-                yield self._rerunning.planned(key, named[-1], folded(key))
+                yield self._rerunning.planned(key, named[-1], exchanges)
 
     def options(self) -> dict[str, Any]:
         return self.wanted.as_json()
@@ -175,7 +171,9 @@ class RerunPlan(Plan[RerunItem]):
         wanted = self.wanted
         if wanted.failed or wanted.keys:
             matching = wanted.matching(unanswered=not wanted.includes("answered"))
-            for failure in self._journal.views.failures(matching):
+            among = [matching] if wanted.keys is None else [replace(matching, key=key) for key in wanted.keys]
+            found = [failure for each in among for failure in self._journal.views.failures(each)]
+            for failure in sorted(found, key=lambda failure: failure.at) if len(among) > 1 else found:
                 yield failure.key, failure.exchange_id, failure.run_id
 
     def _listed(self, found: Mapping[int, RerunItem]) -> list[RerunItem]:
@@ -214,7 +212,7 @@ class Rerunning:
         self._turns = Turns()
 
     def planned(self, key: str, run_id: str, exchanges: Exchanges | None = None) -> RerunItem:
-        """Return the planned rerun of one run's exchange. No model is called."""
+        """Return the planned rerun of one run's exchange, which is among `exchanges`. No model is called."""
         seen = look(self._journal, key, run_id, exchanges)
         item = RerunItem(key, seen.exchange.exchange_id, run_id, version=seen.state.version)
         if self._wanted.into == "fork":
@@ -282,13 +280,14 @@ class Rerunning:
 
     def _examined(self, item: RerunItem) -> tuple[ExchangeLook, RerunItem]:
         """Return the exchange as of now, and the item: done by an earlier attempt, skipped, or still planned."""
-        seen = look(self._journal, item.key, item.run_id)
+        every = self._journal.exchanges(item.key)
+        seen = look(self._journal, item.key, item.run_id, every)
         if self._wanted.into != "tail":
             item = replace(item, original=self._original(seen))
         done = self._done_before(item, seen)
         if done is not None:
             return seen, done
-        if has_changed(self._journal, seen.run.key, item.version, by_rerun(seen)):
+        if has_changed(self._journal, seen.run.key, item.version, by_rerun(every)):
             return seen, replace(item, state="skipped", reason=CHANGED, kind="changed")
         found = obstacles(seen, self._wanted, self._services, self.policy)
         since = [run for run in seen.exchange.runs if run.version > item.version and run.completed and not run.shadow]

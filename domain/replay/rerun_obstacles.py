@@ -27,6 +27,12 @@ from .rerun_request import Wanted
 REPRODUCIBLE_RULE = re.compile(r"(2;)?(all|(question|last|tokens)=\d+(,((last|tokens)=\d+|v2))*)")
 """Rules of views that can be reproduced. A view that an app cut itself cannot be reproduced."""
 
+NEWEST_RULE = re.compile(r"2;last=(\d+)")
+"""Rule of a view that holds the newest messages, however long they are."""
+
+LOOK_BACK_MESSAGES = 5
+"""Number of the newest messages in which the question of an exchange is searched first."""
+
 
 @dataclass(frozen=True)
 class Obstacle:
@@ -45,9 +51,9 @@ class ExchangeLook:
 
     run: RunRecord
     exchange: ExchangeRecord
-    exchanges: Exchanges
     state: ConversationState
-    present: Memory
+    present: Callable[[], Memory]
+    """Function that returns the whole memory of the conversation as of now; its hash is known without reading it."""
     memory: Memory | None
     """Memory that the run used; None if it cannot be recomputed."""
     tools_in_doubt: Sequence[str] = ()
@@ -60,21 +66,20 @@ class ExchangeLook:
     @property
     def in_thread(self) -> bool:
         """Return whether the current memory of the conversation equals the memory that the run used."""
-        return self.memory is not None and self.memory.digest() == self.present.digest(self.memory.rule)
+        return self.memory is not None and self.memory.digest() == self.present().digest(self.memory.rule)
 
 
 def look(journal: Journal, key: str, run_id: str, exchanges: Exchanges | None = None) -> ExchangeLook:
     """Return a run and its exchange as they are now."""
     exchanges = exchanges or journal.exchanges(key)
     run = exchanges.runs[run_id]
-    exchange, present, memory = exchanges.exchange_of(run), journal.memory(key), reproduced_memory(journal, run)
-    where, overtaken_by = placed(present, memory or Memory(), exchange)
+    exchange, memory, conversation = exchanges.exchange_of(run), reproduced_memory(journal, run), journal.require(key)
+    where, overtaken_by = place_in(journal, key, memory or Memory(), exchange)
     return ExchangeLook(
         run,
         exchange,
-        exchanges,
-        journal.require(key).state,
-        present,
+        conversation.state,
+        partial(journal.memory_later, conversation),
         memory,
         tools_in_doubt=list(_in_doubt(journal, exchange)),
         overtaken_by=overtaken_by,
@@ -90,9 +95,38 @@ def reproduced_memory(journal: Journal, run: RunRecord) -> Memory | None:
     """
     if not REPRODUCIBLE_RULE.fullmatch(run.memory_rule):
         return None
-    whole = journal.memory(run.key, at=run.memory_version or run.version - 1)
-    memory = whole.by_rule(run.memory_rule, run.memory_first_version)
+    memory = viewed_memory(journal, run)
     return memory if run.memory_hash in {None, memory.digest()} else None
+
+
+def viewed_memory(journal: Journal, run: RunRecord) -> Memory:
+    """Return the memory as of a run's version, viewed by the rule that the run recorded."""
+    version = run.memory_version or run.version - 1
+    newest = NEWEST_RULE.fullmatch(run.memory_rule)
+    if newest is not None:  # a window of so many messages: the others are not read
+        memory = journal.memory(run.key, version, int(newest[1]))
+        if run.memory_hash in {None, memory.digest()}:
+            return memory
+    return journal.memory(run.key, version).by_rule(run.memory_rule, run.memory_first_version)
+
+
+def place_in(
+    journal: Journal, key: str, memory: Memory, exchange: ExchangeRecord
+) -> tuple[Place | None, frozenset[str]]:
+    """Return what `placed` says of the memory of a conversation as of now, reading from its end to the question."""
+    asked, last = _asked(memory, exchange), LOOK_BACK_MESSAGES
+    while asked:
+        present = journal.memory(key, last=last)
+        is_met = any(each.message_id in asked and each.version > present.opening_version for each in present.messages)
+        if is_met or present.first_version is None:
+            return placed(present, memory, exchange)
+        last *= 2
+    return None, frozenset()
+
+
+def _asked(memory: Memory, exchange: ExchangeRecord) -> set[str]:
+    asked = {each.message_id for each in memory.messages if each.exchange_id == exchange.exchange_id}
+    return asked or {each.message_id for each in memory.messages[-1:]}
 
 
 def placed(present: Memory, memory: Memory, exchange: ExchangeRecord) -> tuple[Place | None, frozenset[str]]:
@@ -101,8 +135,7 @@ def placed(present: Memory, memory: Memory, exchange: ExchangeRecord) -> tuple[P
     The answer replaces the exchange's current answer. Without one, it follows what the exchange produced before any
     newer message. The place is None if the question is no longer in memory.
     """
-    asked = {each.message_id for each in memory.messages if each.exchange_id == exchange.exchange_id}
-    asked = asked or {each.message_id for each in memory.messages[-1:]}
+    asked = _asked(memory, exchange)
     if not any(each.message_id in asked for each in present.messages):
         return None, frozenset()
     superseded = [each.message_id for each in present.messages if each.run_id and each.run_id == exchange.answered_by]
@@ -122,14 +155,14 @@ def obstacles(seen: ExchangeLook, wanted: Wanted, services: Services, policy: Po
     return [each for each in found if not wanted.includes(each.kind)]
 
 
-def by_rerun(seen: ExchangeLook) -> Callable[[e.Event], bool]:
+def by_rerun(every: Exchanges) -> Callable[[e.Event], bool]:
     """Return a function that tells whether an event was recorded by a rerun, of this or another exchange.
 
     They are no change since the plan, not even those of a rerun whose process was killed: their results are checked
-    separately.
+    separately. `every` holds the exchanges of the conversation.
     """
-    runs = {run.run_id for run in seen.exchanges.runs.values() if run.rerun_of is not None}
-    exchanges = {run.exchange_id for run in seen.exchanges.runs.values() if run.run_id in runs}
+    runs = {run.run_id for run in every.runs.values() if run.rerun_of is not None}
+    exchanges = {run.exchange_id for run in every.runs.values() if run.run_id in runs}
     return partial(_by_rerun, runs=runs, exchanges=exchanges)
 
 
@@ -200,6 +233,8 @@ def _in_doubt(journal: Journal, exchange: ExchangeRecord) -> Iterator[str]:
         return
     called: dict[str, str] = {}
     for event in journal.history(exchange.key, after=last.version):
+        if isinstance(event, e.RunFailed) and event.run_id == last.run_id:
+            break  # it journaled nothing more
         if isinstance(event, e.MessageJournaled) and event.run_id == last.run_id:
             message = restore_message(event)
             called |= {call.id: call.name for call in message.calls()}

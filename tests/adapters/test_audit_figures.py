@@ -132,9 +132,10 @@ def answered_of(failures):
 
 def plain_trend(times, begin, end):
     part = max((end - begin) / TREND_PARTS, timedelta(microseconds=1))
-    counts = Counter(
-        next((n for n in range(TREND_PARTS - 1) if at < begin + part * (n + 1)), TREND_PARTS - 1) for at in times
-    )
+    borders = [begin + part * number for number in range(1, TREND_PARTS)]
+    if part >= timedelta(hours=6):
+        borders = [each.replace(minute=0, second=0, microsecond=0) for each in borders]
+    counts = Counter(next((n for n, border in enumerate(borders) if at < border), TREND_PARTS - 1) for at in times)
     return [counts[number] for number in range(TREND_PARTS)]
 
 

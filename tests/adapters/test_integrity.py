@@ -247,6 +247,14 @@ def test_a_removed_event_or_conversation_is_missed_by_reads_of_some_event_types_
     assert missing[0] == (None, None, 1, "is missing")
 
 
+def test_a_run_is_not_shown_from_a_changed_event(ledger: Ledger, any_db_url: str) -> None:
+    (run_id,) = ledger.exchanges("changed").runs
+    assert ledger.run(run_id)[0].model == "m"
+    tamper(any_db_url, """UPDATE events SET state = replace(state, '"m"', '"n"') WHERE topic = 'RunStarted'""")
+    with pytest.raises(ChangedEvent, match="of 'changed' at position 4 was changed"):
+        ledger.run(run_id)
+
+
 def test_an_event_of_another_key_is_refused(ledger: Ledger, any_db_url: str) -> None:
     tamper(any_db_url, "UPDATE streams SET name = 'conversation:other' WHERE name = 'conversation:changed'")
     with pytest.raises(ChangedEvent, match="event 1 of 'other' at position 1 was changed"):

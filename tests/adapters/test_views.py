@@ -120,6 +120,13 @@ def assert_right(ledger):
     """Every view equals the domain's fold of the whole log; each message is found once."""
     views = ledger.journal.views
     assert views.failures(EVERYTHING) == folded_failures(ledger)
+    unanswered = [each for each in folded_failures(ledger) if each.answered_by is None]
+    assert [run[1:] for run in views.unanswered()[::-1]] == [
+        (each.exchange_id, each.at, each.next) for each in unanswered
+    ]
+    folded = fold_exchanges(event for _, event in ledger.journal.logged())
+    for run in folded.runs.values():
+        assert views.exchange(run.run_id).by_id == {run.exchange_id: folded.exchange_of(run)}
     assert views.last_ends(3) == folded_ends(ledger, 3)
     assert views.conversations() == folded_states(ledger)
     words = [
@@ -244,7 +251,8 @@ def event_of(happening, common, started):
             return events.RunFailed(run_id=RUNS[number], status=status, code=code, partial_text="half", **common)
         case ("fall back", number, _):
             backends = {"from_backend": "responses", "to_backend": "chat", "reason": "it failed"}
-            return events.FallbackUsed(exchange_id="any", failed_run_id=RUNS[number], **backends, **common)
+            dropped = {"dropped": [f"tool:{number}"]}
+            return events.FallbackUsed(exchange_id="any", failed_run_id=RUNS[number], **backends, **dropped, **common)
         case ("abandon", exchange_id, _):
             return events.ExchangeAbandoned(exchange_id=exchange_id, **common)
     return events.MessageJournaled(message_id=new_id(), role="user", content="word", **common)
@@ -301,6 +309,23 @@ def test_a_better_table_of_causes_explains_old_failures_at_once(open_any_store, 
     monkeypatch.setattr("threadledger.domain.failures.rules.RULES", [(Cause.NETWORK, lambda failure: True)])
     assert [failure.cause for failure in ledger.failures(cause="network")] == [Cause.NETWORK]
     assert ledger.failures(cause="unknown") == []
+
+
+def test_the_failures_of_a_conversation_are_those_of_no_other(open_any_store):
+    ledger = open_any_store()
+    fill(ledger, conversations=3)
+    fail(ledger, "k1", "again")
+    for key in ("k0", "k1", "k2", "k3"):
+        assert ledger.conversation(key).failures() == list(ledger.exchanges(key).failures())
+    assert len(ledger.conversation("k1").failures()) == 2
+
+
+def test_the_newest_runs_without_an_answer_come_first(open_any_store):
+    ledger = open_any_store()
+    fill(ledger, conversations=5)
+    views, newest = ledger.journal.views, ledger.failures()[::-1]
+    assert [run.exchange_id for run in views.unanswered(limit=2)] == [each.exchange_id for each in newest[:2]]
+    assert [run.key for run in views.unanswered(since=newest[1].at)] == ["k4", "k3"]
 
 
 def test_runs_are_found_by_their_ending(open_any_store):

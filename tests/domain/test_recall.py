@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threadledger.domain.conversation import Conversation, events, parse_message
+from threadledger.domain.conversation import Conversation, ExchangeRecord, events, parse_message
 from threadledger.domain.errors import InvalidInput
 from threadledger.domain.ids import to_iso
 from threadledger.domain.journal import StreamHead
 from threadledger.domain.journal.recall import recall
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
 from threadledger.domain.memory import fold_memory
+from threadledger.domain.replay.rerun_obstacles import place_in, placed
 
 BEGAN = datetime(2026, 11, 22, tzinfo=UTC)
 STREAM = "conversation:k"
@@ -165,6 +167,31 @@ def test_a_window_read_from_the_end_is_the_window_of_the_whole(
     assert [each.message_id for each in seen.messages] == [each.message_id for each in expected.messages]
     assert (seen.version, seen.rule) == (expected.version, expected.rule)
     assert whole.by_rule(expected.rule).digest() == expected.digest()
+
+
+@settings(max_examples=300)
+@given(steps, st.none() | st.integers(1, 4), st.integers(0, 35))
+def test_the_place_of_an_answer_read_from_the_end_is_that_in_the_whole_memory(
+    given_steps: list[tuple[str, int]], last: int | None, version: int
+) -> None:
+    kept = conversation_of(given_steps)
+    log, exchange = Log(kept), ExchangeRecord("x", "k")
+    journal: Any = SimpleNamespace(memory=lambda key, at=None, last=None: recall(log, STREAM, at, last))
+    seen = fold_memory(kept[:version]).window(last)
+    expected = placed(fold_memory(kept), seen, exchange) if seen.messages else (None, frozenset())
+    assert place_in(journal, "k", seen, exchange) == expected
+
+
+def test_the_place_of_an_answer_in_a_long_conversation_costs_as_many_rows_as_in_a_short_one() -> None:
+    read = []
+    for length in (50, 500):
+        log = Log(conversation_of([("says", 1)] * length))
+        journal: Any = SimpleNamespace(memory=lambda key, at=None, last=None, log=log: recall(log, STREAM, at, last))
+        seen = recall(log, STREAM, length - 2, last=5)
+        log.read = 0
+        assert place_in(journal, "k", seen, ExchangeRecord("x", "k"))[1]
+        read.append(log.read)
+    assert read[0] == read[1]
 
 
 def test_a_window_reaches_an_answer_that_was_put_behind_an_earlier_message_where_it_stands() -> None:

@@ -42,7 +42,7 @@ def tools(log, sent):
         return "sent now"
 
     def make(*facts, live=True):
-        journal = SimpleNamespace(history=lambda key: log(*facts))
+        journal = SimpleNamespace(history=lambda key, after=0: log(*facts))
         return tools_on_record(journal, "k", "x1", {"send": send} if live else {})
 
     return make

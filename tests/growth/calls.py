@@ -141,6 +141,12 @@ def _own_exchange(place: Place) -> None:
         _own_run(place)
 
 
+def _answered(place: Place) -> tuple[Place, str]:
+    key = place.new
+    place.chat.ask("Where is it?", idempotency_key=key)
+    return place, key
+
+
 def _abandoned(place: Place) -> tuple[Place, str]:
     place.provider.add_fault("*", refuse={"status": 400, "message": "no"})
     with suppress(AllBackendsFailed):
@@ -183,7 +189,9 @@ CALLS: dict[str, Call] = {
     "Ledger.conversations(search of one)": Call(lambda it: it.ledger.conversations(search="0000020"), searches=True),
     "Ledger.copy_to": whole(*BOTH, do=lambda it: it.ledger.copy_to(f"sqlite:///{it.new_file}"), brief=True),
     "Ledger.diff": whole(MESSAGES, do=lambda it: it.ledger.diff(it.key), per=_events),
-    "Ledger.diff(newest)": Call(lambda it: it.ledger.diff(it.key, it.ledger.state(it.key).version - 2)),
+    "Ledger.diff(newest)": whole(
+        MESSAGES, do=lambda it: it.ledger.diff(it.key, it.ledger.state(it.key).version - 2).entries
+    ),
     "Ledger.events": whole(*BOTH, do=lambda it: it.ledger.events()),
     "Ledger.events(key)": whole(MESSAGES, do=lambda it: it.ledger.events(key=it.key)),
     "Ledger.events(key, after)": Call(lambda it: it[0].ledger.events(it[1], key=it[0].key), given=_last_position),
@@ -217,6 +225,9 @@ CALLS: dict[str, Call] = {
     "Chat.append(again)": Call(lambda it: it.chat.append("user", "And now?", idempotency_key="again"), writes=True),
     "Chat.append(new)": Call(lambda it: it.ledger.conversation(it.new).append("user", "Hello."), writes=True),
     "Chat.ask": Call(lambda it: it.chat.ask("Where is it?"), writes=True),
+    "Chat.ask(again)": Call(
+        lambda it: it[0].chat.ask("Where is it?", idempotency_key=it[1]), given=_answered, writes=True
+    ),
     "Chat.clear": Call(lambda it: it.chat.clear(), axes=frozenset({CONVERSATIONS}), writes=True),
     "Chat.events": whole(MESSAGES, do=lambda it: it.chat.events()),
     "Chat.events(after)": Call(lambda it: it.chat.events(max(it.ledger.state(it.key).version - LIMIT, 0))),
@@ -238,10 +249,10 @@ CALLS: dict[str, Call] = {
     "FailureGroups.orphans": Call(lambda it: it.groups.orphans()),
     "defined_profile": Call(lambda it: defined_profile(it.ledger.journal, "0" * 64)),
     "follow_failures": Call(lambda it: islice(follow_failures(it.ledger.journal, FailureFilter(), 2), 2)),
-    "memory_shown": whole(
-        MESSAGES,
-        do=lambda it: memory_shown(it[0].ledger.journal, it[1]).memory.messages,
+    "memory_shown": Call(
+        lambda it: memory_shown(it[0].ledger.journal, it[1]).memory.messages,
         given=lambda it: (it, it.ledger.run(it.run)[0]),
+        paged=True,
     ),
     "threads_behind": Call(lambda it: threads_behind(it.ledger.journal, it.ledger.services), threads=True),
     "unanswered_exchanges": whole(

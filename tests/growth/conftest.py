@@ -16,7 +16,7 @@ import threadledger
 
 from ..conftest import POSTGRES_PLACE
 from .calls import CONVERSATIONS, MESSAGES, Place
-from .ledgers import LONG, fill_conversations, fill_messages, key_of_number, run_of_number
+from .ledgers import LONG, SHOWN, fill_conversations, fill_messages, key_of_number, run_of_number
 from .metering import Meter
 
 TEN, FEW, TWICE_FEW, THOUSAND, TWO_THOUSAND, FIVE_THOUSAND, MOST = 10, 250, 500, 1_000, 2_000, 5_000, 100_000
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "openai_api_key": "sk-test",
     "backends": ("chat",),
     "retries": 0,
-    "memory_last": 5,
+    "memory_last": SHOWN,
     "synchronous": "NORMAL",
 }
 

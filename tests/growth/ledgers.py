@@ -25,7 +25,7 @@ from threadledger.domain.ledger import Ledger
 Text = TypeVar("Text", str, bytes)
 
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
-DAYS = 3
+DAYS = 1
 """Length of the period in which all conversations were written, whatever their number: counts by hour do not grow."""
 
 NUMBER = "4815162"
@@ -39,6 +39,9 @@ BATCH = 10_000
 
 RUN_EVERY, FAILED_EVERY = 10, 20
 """One conversation of this many has a run, and one has a failed run."""
+
+SHOWN = 5
+"""Number of messages that a run was shown, as by the setting THREADLEDGER_MEMORY_LAST."""
 
 LAST_EXCHANGES = 4
 """Number of exchanges at the end of the long conversation; every second one failed. Before them are plain messages."""
@@ -203,6 +206,7 @@ class _Writer:
 
     def run(self, exchange: str, run: str, *, failed: bool, version: int) -> Iterator[events.Event]:
         started = {"backend": "chat" if failed else "assistants", "model": "gpt-4o", "memory_version": version}
+        started["memory_rule"] = f"2;last={SHOWN}"
         yield self(events.RunStarted, run_id=run, exchange_id=exchange, attempt=1, **started)
         if failed:
             facts = {"status": "failed", "code": "server_error", "message": "Sorry, something went wrong."}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from threadledger.domain.conversation import RUN_TOPICS, FailureFilter, key_of
+from threadledger.domain.conversation import RUN_TOPICS, Exchanges, FailureFilter, key_of, stream_of
 from threadledger.domain.failures import (
     DIAGNOSIS_VERSION,
     RULE_VERSION,
@@ -24,8 +24,8 @@ from threadledger.domain.failures import (
     RecordedFailure,
     SummaryRow,
 )
-from threadledger.domain.ids import now, to_iso
-from threadledger.domain.journal import Row
+from threadledger.domain.ids import from_iso, now, to_iso
+from threadledger.domain.journal import Row, UnansweredRun, refuse_changed
 
 from . import figures
 from .catching_up import View
@@ -147,6 +147,20 @@ class AuditView(View[KnownRuns, RunChanges]):
                 break
         return found[:limit][::-1]
 
+    def unanswered(
+        self, transaction: ViewTransaction, generation: int, since: datetime | None, limit: int | None
+    ) -> list[UnansweredRun]:
+        """Return the newest `limit` failed runs without an answer; their events are not read."""
+        conditions, given = _conditions(FailureFilter(since=since, unanswered=True))
+        query = (
+            f"SELECT conversation, exchange_id, ended_at, next FROM {self.prefix(generation)}runs WHERE {conditions} "
+            f"ORDER BY ended_at DESC, started DESC{' LIMIT ?' if limit is not None else ''}"
+        )
+        found = transaction.rows(query, given if limit is None else (*given, limit))
+        return [
+            UnansweredRun(key_of(stream), exchange_id, from_iso(at), then) for stream, exchange_id, at, then in found
+        ]
+
     def groups(
         self, transaction: ViewTransaction, generation: int, since: datetime | None, until: datetime
     ) -> list[FailureGroup]:
@@ -174,6 +188,16 @@ class AuditView(View[KnownRuns, RunChanges]):
         )
         found = transaction.rows(query, (begin, begin + _LAST_CHARACTER))
         return [(key_of(conversation), id_reversed[::-1]) for conversation, id_reversed in found]
+
+    def exchange(self, transaction: ViewTransaction, generation: int, run_id: str) -> Exchanges:
+        """Return all runs of a run's exchange; their events are compared with their leaf hashes."""
+        runs = f"{self.prefix(generation)}runs"
+        query = (
+            f"SELECT {_COLUMNS} FROM {runs} WHERE exchange_id IN "
+            f"(SELECT exchange_id FROM {runs} WHERE id_reversed = ?) ORDER BY started"
+        )
+        found = transaction.rows(query, ((storable(run_id) or "")[::-1],))
+        return restored(transaction, [RunRow(*row) for row in found], refuse_changed)
 
     def last_ends(self, transaction: ViewTransaction, generation: int, per_backend: int) -> list[BackendEnd]:
         """Return the newest outcomes that reflect each backend's health, grouped by backend, oldest first."""
@@ -225,6 +249,7 @@ def _conditions(wanted: FailureFilter) -> tuple[str, list[Any]]:
         ("ended_at <= ?", to_iso(until) if until is not None else None),
         ("backend = ?", storable(wanted.backend)),
         ("code = ?", storable(wanted.code)),
+        ("conversation = ?", stream_of(wanted.key) if wanted.key is not None else None),
     ]
     conditions = ["failed IS NOT NULL", *(condition for condition, value in given if value is not None)]
     conditions += ["answered_by IS NULL"] if wanted.unanswered else []

@@ -68,6 +68,9 @@ HOUR_CHARS = 13
 _AFTER = "~"
 """Character after every one in a time: an hour with it is after all times in this hour."""
 
+_HOUR_BEGINS = ":00:00.000000Z"
+"""Rest of the first time in an hour."""
+
 _COUNTS = ("runs", "failed", "fallbacks", "exchanges", "answered", "input_tokens", "output_tokens")
 _GROUP_COUNTS = ("runs", "exchanges", "answered", "conversations")
 _HOUR_COLUMNS = {
@@ -283,7 +286,7 @@ class Period:
         """Return a text that is not after the first whole hour of the period, but after the hour before it."""
         since = self.since or ""
         hour = since[:HOUR_CHARS]
-        return hour if since <= f"{hour}:00:00.000000Z" else hour + _AFTER
+        return hour if since <= hour + _HOUR_BEGINS else hour + _AFTER
 
     @property
     def last_hour(self) -> str:
@@ -503,12 +506,13 @@ def _trends(
     transaction: ViewTransaction, begin: str, groups: Mapping[str, _Group], borders: Sequence[str], period: Period
 ) -> dict[str, list[int]]:
     """Return the number of failures between the borders of a trend, by group."""
-    divided = {border[:HOUR_CHARS] for border in borders} | {part[0][:HOUR_CHARS] for part in period.parts()}
+    divided = {border[:HOUR_CHARS] for border in borders if not border.endswith(_HOUR_BEGINS)}
+    divided |= {part[0][:HOUR_CHARS] for part in period.parts()}
     trends = {name: [0] * (len(borders) + 1) for name in groups}
     for name, group in groups.items():
         for hour, runs in group.hours.items():
             if hour not in divided:
-                trends[name][bisect_right(borders, hour)] += runs
+                trends[name][bisect_right(borders, hour + _HOUR_BEGINS)] += runs
     source, wanted = values_of(transaction.kind, sorted(divided))
     query = (
         f"SELECT r.failure_group, r.ended_at FROM {source} CROSS JOIN {begin}runs r WHERE r.failed IS NOT NULL "

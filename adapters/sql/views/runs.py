@@ -28,8 +28,9 @@ from threadledger.domain.failures import (
     whole_text,
 )
 from threadledger.domain.ids import from_iso, to_iso
-from threadledger.domain.journal import Row, restore
+from threadledger.domain.journal import OnChange, Row, restore
 
+from ..connections import checked
 from .transaction import ViewTransaction, values_of
 
 TOKENS_MAX = 2**53
@@ -57,6 +58,8 @@ class RunRow(msgspec.Struct):
     shadow: Flag
     completed: int | None = None
     failed: int | None = None
+    fallback: int | None = None
+    """Position of the newest fallback after it."""
     ended_at: str | None = None
     code: str | None = None
     cause: str | None = None
@@ -92,6 +95,7 @@ TABLE = """CREATE TABLE {runs} (
     shadow SMALLINT NOT NULL,
     completed BIGINT,
     failed BIGINT,
+    fallback BIGINT,
     ended_at TEXT{plain},
     code TEXT,
     cause TEXT,
@@ -113,8 +117,9 @@ INDEXES = (
     "CREATE INDEX {begin}by_spread ON {runs} (started_at) WHERE spread = 1",
     "CREATE INDEX {begin}by_backend ON {runs} (backend, ended_at, started) WHERE tells = 1",
     "CREATE INDEX {begin}by_end ON {runs} (ended_at, started) WHERE failed IS NOT NULL",
+    "CREATE INDEX {begin}by_unanswered ON {runs} (ended_at, started) WHERE failed IS NOT NULL AND answered_by IS NULL",
     "CREATE INDEX {begin}by_group ON {runs} (failure_group, ended_at, started) WHERE failed IS NOT NULL",
-    "CREATE INDEX {begin}by_place ON {runs} (failure_group, conversation, ended_at) WHERE failed IS NOT NULL",
+    "CREATE INDEX {begin}by_place ON {runs} (conversation, failure_group, ended_at) WHERE failed IS NOT NULL",
 )
 
 
@@ -253,7 +258,7 @@ class FoldedRuns:
                     _fail(run, position, at, fact, groups, causes)
             elif kind is FallbackFacts:
                 if (run := runs.get(fact.failed_run_id)) is not None:
-                    run.next = "fallback"
+                    run.next, run.fallback = "fallback", position
             else:
                 self._abandon(fact.exchange_id)
 
@@ -387,14 +392,18 @@ def storable(given: object) -> str | None:
     return _whole(given) if isinstance(given, str) else None
 
 
-def restored(transaction: ViewTransaction, rows: Sequence[RunRow]) -> Exchanges:
-    """Restore the folded runs from their rows and events.
+def restored(transaction: ViewTransaction, rows: Sequence[RunRow], changed: OnChange | None = None) -> Exchanges:
+    """Restore the folded runs from their rows and events. What runs were not given is only known with `changed`.
+
+    `changed` is called for each event that does not match its leaf hash.
 
     Raises:
         CorruptEvent: an event has changed since it was processed.
     """
-    places = [at for row in rows for at in (row.started, row.completed, row.failed) if at is not None]
-    folded = fold_exchanges(events_at(transaction, places).values())
+    fallbacks = [row.fallback for row in rows if changed is not None]
+    ends = [*(at for row in rows for at in (row.started, row.completed, row.failed)), *fallbacks]
+    found = events_at(transaction, [at for at in ends if at is not None], changed)
+    folded = fold_exchanges(found.values())
     for row in rows:
         run = folded.runs.get(row.id_reversed[::-1])
         if run is None:
@@ -445,8 +454,11 @@ _EVENTS_AT = (
 )
 
 
-def events_at(transaction: ViewTransaction, positions: Sequence[int]) -> dict[int, events.Event]:
-    """Return the events at these positions, in log order."""
+def events_at(
+    transaction: ViewTransaction, positions: Sequence[int], changed: OnChange | None = None
+) -> dict[int, events.Event]:
+    """Return the events at these positions, in log order; `changed` is called for each that does not match its leaf hash."""
     source, wanted = values_of(transaction.kind, positions)
-    found = transaction.rows(_EVENTS_AT.format(source, columns=transaction.row_columns), (wanted,)) if positions else ()
-    return {row[0]: restore(row) for row in found}
+    columns = transaction.row_columns if changed is None else f"{transaction.row_columns}, e.leaf"
+    found = transaction.rows(_EVENTS_AT.format(source, columns=columns), (wanted,)) if positions else []
+    return {row[0]: restore(row) for row in (found if changed is None else checked(found, changed))}

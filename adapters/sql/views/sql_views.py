@@ -20,8 +20,9 @@ from .catching_up import NotBuilt, Progress, Projection, View, logger
 from .transaction import ViewTransaction
 
 if TYPE_CHECKING:
-    from threadledger.domain.conversation import ConversationState, FailureFilter
+    from threadledger.domain.conversation import ConversationState, Exchanges, FailureFilter
     from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
+    from threadledger.domain.journal import UnansweredRun
 
     from ..database import Database
     from ..recorder import Recorder
@@ -70,6 +71,11 @@ class SqlViews:
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         return self._read(lambda transaction, runs: self._audit.failures(transaction, runs, wanted, limit), self._audit)
 
+    def unanswered(self, since: datetime | None = None, limit: int | None = None) -> list[UnansweredRun]:
+        return self._read(
+            lambda transaction, runs: self._audit.unanswered(transaction, runs, since, limit), self._audit
+        )
+
     def failure_groups(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
         return self._read(lambda transaction, runs: self._audit.groups(transaction, runs, since, until), self._audit)
 
@@ -85,6 +91,9 @@ class SqlViews:
 
     def find_runs(self, ending: str) -> list[tuple[str, str]]:
         return self._read(lambda transaction, runs: self._audit.find_runs(transaction, runs, ending), self._audit)
+
+    def exchange(self, run_id: str) -> Exchanges:
+        return self._read(lambda transaction, runs: self._audit.exchange(transaction, runs, run_id), self._audit)
 
     def last_ends(self, per_backend: int) -> list[BackendEnd]:
         return self._read(lambda transaction, runs: self._audit.last_ends(transaction, runs, per_backend), self._audit)
