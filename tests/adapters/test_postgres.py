@@ -109,7 +109,7 @@ def test_an_append_waits_for_the_disk_in_its_own_transaction_only_while_no_other
 
     monkeypatch.setattr(Pipeline, "append", noted)
     for number in (0, 0, 0, 1, 0, 0, 1, 1, 1):
-        stores[number].conversation("k").append("user", "x")
+        stores[number].conversation(f"k{number}").append("user", "x")
     # The first append of a log is at position 1: the next is after it only if no other process appended meanwhile.
     assert flushed == [True, False, False, True, False, True, True, True, False]
     assert_sound(postgres_url)
