@@ -89,11 +89,13 @@ def _templates(exchanges: int) -> Iterator[Template]:
 
 
 def _head(ledger: Ledger, key: str) -> dict[str, Any]:
-    """Return the columns of a stream that the writer leaves out: the state of the conversation."""
+    """Return the columns of a stream that the writer leaves out: the state of the conversation.
+
+    Its path hash is that of the copies too: they say the same, and only their ids and keys differ.
+    """
     state = ConversationState()
     for event in ledger.journal.history(key):
         evolve(state, event)
-    state.path_hash = None  # unknown, because the texts of the copies differ
     return {"state_schema": STATE_SCHEMA, "snapshot": state.as_json(), "due_at": state.next_deadline}
 
 

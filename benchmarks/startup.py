@@ -3,9 +3,11 @@
 python benchmarks/startup.py [runs]
 
 Each round runs every command once, so that a slow moment of the machine affects all of them. A command reads a small
-ledger, and a key is set. `append` adds a message each time. Times are user and system time; ratios are comparable between
-machines, times are not. The last line counts the product's own lines that a process has loaded after `threadledger.open()`
-and one question to a chat-only ledger, including blank lines and docstrings.
+ledger, and a key is set. `append k` adds a message each time, to a conversation that has no thread; `append m` also sends it
+to its thread at a simulator, which takes the openai SDK: it has no aim, and `import openai` shows the SDK's part. Times are
+user and system time; ratios are comparable between machines, times are not. The last line counts the product's own lines
+that a process has loaded after `threadledger.open()` and one question to a chat-only ledger, including blank lines and
+docstrings.
 
 Aims: `--version` takes at most 1.2 times a bare click program, the commands of every day at most 4 times, all others at
 most 8 times; 13,000 lines.
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from elsewhere import simulator_elsewhere
@@ -48,6 +51,12 @@ COMMANDS = {
     "export k": OTHER_AIM,
 }
 """Commands with their aims; RUN stands for the id of the failed run."""
+
+WITHOUT_THREADS = {"append k user hi": {"THREADLEDGER_THREADS": "none"}}
+"""Additional environment of commands."""
+
+MIRRORED = "append m user hi"
+SDK = "import openai"
 
 BARE = """
 import click
@@ -80,12 +89,13 @@ print(len(ours), sum(len(Path(module.__file__).read_text(encoding="utf-8").split
 """
 
 
-def run(place: Path, *arguments: str) -> str:
+def run(place: Path, *arguments: str, more: Mapping[str, str] | None = None) -> str:
     # Modules are compiled once, in the first round, as in an installed package.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
         "PYTHONPYCACHEPREFIX": str(place / "bytecode"),
         "OPENAI_API_KEY": "sk-none",
         "THREADLEDGER_DB": "sqlite:///threadledger.db",
+        **(more or {}),
     }
     command = [sys.executable, *arguments]
     done = subprocess.run(
@@ -96,10 +106,10 @@ def run(place: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def seconds(place: Path, *arguments: str) -> tuple[float, float]:
+def seconds(place: Path, *arguments: str, more: Mapping[str, str] | None = None) -> tuple[float, float]:
     """Return CPU and wall time."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    run(place, *arguments)
+    run(place, *arguments, more=more)
     after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - began
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
@@ -118,35 +128,34 @@ def write_ledger(url: str) -> str:
         return ledger.failures()[0].run_id
 
 
-def measure(place: Path, runs: int) -> None:
+def measure(place: Path, runs: int, simulator: str) -> None:
     (place / "bare.py").write_text(BARE)
     (place / "ours.py").write_text(OURS)
     run_id = write_ledger(f"sqlite:///{place / 'threadledger.db'}")
     rounds: list[dict[str, tuple[float, float]]] = []
     for _ in range(runs + 1):  # the first one fills caches
-        floor = {"": seconds(place, "bare.py", "--version")}
-        rounds.append(
-            floor | {each: seconds(place, "ours.py", *each.replace("RUN", run_id).split()) for each in COMMANDS}
-        )
+        taken = {"": seconds(place, "bare.py", "--version"), SDK: seconds(place, "-c", SDK)}
+        for each in COMMANDS:
+            arguments = each.replace("RUN", run_id).split()
+            taken[each] = seconds(place, "ours.py", *arguments, more=WITHOUT_THREADS.get(each))
+        taken[MIRRORED] = seconds(place, "ours.py", *MIRRORED.split(), more={"OPENAI_BASE_URL": simulator})
+        rounds.append(taken)
     rounds = rounds[1:]
     print(f"{runs} rounds{'':24} CPU ms  best  ratio   range          wall ratio")
-    for name in ("", *COMMANDS):
+    for name in ("", *COMMANDS, MIRRORED, SDK):
         cpu = [each[name][0] for each in rounds]
         ratios, walls = (sorted(each[name][part] / each[""][part] for each in rounds) for part in (0, 1))
-        shown = f"threadledger {name}" if name else "a bare click program"
+        shown = name if name == SDK else f"threadledger {name}" if name else "a bare click program"
         times = f"{statistics.median(cpu) * 1000:6.0f} {min(cpu) * 1000:6.0f} {statistics.median(ratios):6.2f}"
-        aim = (
-            f"({ratios[0]:.2f} to {ratios[-1]:.2f}) {statistics.median(walls):8.2f}; aim {COMMANDS[name]}"
-            if name
-            else ""
-        )
+        aim = f"({ratios[0]:.2f} to {ratios[-1]:.2f}) {statistics.median(walls):8.2f}" if name else ""
+        aim += f"; aim {COMMANDS[name]}" if name in COMMANDS else ""
         print(f"{shown:<32} {times}   {aim}".rstrip())
 
 
 def main(runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder, simulator_elsewhere() as url:
         place = Path(folder)
-        measure(place, runs)
+        measure(place, runs, url)
         modules, lines = run(place, "-c", ONE_QUESTION, url).split()
     print(f"lines loaded by open() and one question: {int(lines):,} in {modules} modules; aim {LINES_AIM:,}")
 

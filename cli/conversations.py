@@ -35,19 +35,21 @@ if TYPE_CHECKING:
 def list_(search: str | None, limit: int | None) -> int:
     """List conversations, newest first."""
     with opened(reads=True) as ledger:
-        rows = [as_json(state) for state in ledger.conversations(limit, search)]
-    if invocation().output == "table":
-        last = [clock(row["written_at"] or row["last_at"]) for row in rows]
-        threads = [_thread_ids(row["threads"]) for row in rows]
-        rows = [row | {"last": last[n], "threads": threads[n]} for n, row in enumerate(rows)]
-    columns = ("key", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
-    nothing = (
-        f"no conversation contains {search!r}"
-        if search
-        else "no conversations yet: start one with: threadledger ask KEY TEXT"
-    )
-    emit_many(rows, columns, empty=nothing, spare=("exchanges", "messages", "threads"))
+        states = ledger.journal.views.each_conversation(limit, search)
+        rows = map(_as_row if invocation().output == "table" else as_json, states)
+        columns = ("key", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
+        nothing = (
+            f"no conversation contains {search!r}"
+            if search
+            else "no conversations yet: start one with: threadledger ask KEY TEXT"
+        )
+        emit_many(rows, columns, empty=nothing, spare=("exchanges", "messages", "threads"))
     return Exit.DONE
+
+
+def _as_row(state: ConversationState) -> dict[str, Any]:
+    row = as_json(state)
+    return row | {"last": clock(row["written_at"] or row["last_at"]), "threads": _thread_ids(row["threads"])}
 
 
 def as_json(state: ConversationState) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -53,6 +54,9 @@ THREAD_ID_ENDING_CHARS = 8
 WIDE_TERMINAL = 100
 """Terminal width, in columns, from which on wide layouts are used."""
 
+ROWS_PER_TABLE = 1_000
+"""Maximum number of rows of a table: rich needs several kilobytes for each."""
+
 PIPE_WIDTH = 200
 """Width, in columns, of a table that is not printed to a terminal."""
 
@@ -78,16 +82,19 @@ def emit_many(
 ) -> None:
     """Print several things: an array in JSON, or one object per line in JSON Lines.
 
-    A table shows the chosen columns. If the terminal is too narrow, columns of `spare` are dropped, in their order.
+    A table shows the chosen columns. If the terminal is too narrow, columns of `spare` are dropped, in their order. Many
+    rows are printed as several tables, because a table is in memory as a whole.
     """
     if invocation().output != "table":
         _emit_data(rows, one=False)
         return
-    found = list(rows)
-    if found:
-        console().print(table(found, _that_fit(found, columns, spare)))
-    else:
+    remaining = iter(rows)
+    found = list(islice(remaining, ROWS_PER_TABLE))
+    if not found:
         note(empty)
+    while found:
+        console().print(table(found, _that_fit(found, columns, spare)))
+        found = list(islice(remaining, ROWS_PER_TABLE))
 
 
 def table(rows: Sequence[Row], columns: Sequence[str]) -> Any:

@@ -80,13 +80,11 @@ def id_text(stored: bytes) -> str:
     return f"{pairs[:4]}{pairs[5:29]}{pairs[30:34]}{pairs[35:]}"
 
 
-_encode = msgspec.json.Encoder().encode
+ISO_CHARS = 27
+"""Length of a time as it is stored and shown, in characters."""
 
 _LAST_FORMATTED: list[tuple[datetime | None, str]] = [(None, "")]
 """The last moment and its text, cached because an append formats the same moment many times."""
-
-
-ISO_CHARS = len("2026-11-29T12:00:00.000000Z")
 
 
 def to_iso(moment: datetime) -> str:
@@ -94,11 +92,8 @@ def to_iso(moment: datetime) -> str:
     last, text = _LAST_FORMATTED[0]
     if last is not moment:
         utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-        try:
-            text = _encode(utc)[1:-1].decode()  # many times as fast
-        except TypeError:  # a subclass
-            text = ""
-        if len(text) != ISO_CHARS:  # without the fraction, if it is 0
+        text = msgspec.to_builtins(utc, enc_hook=str)  # a tenth of the time of `isoformat`
+        if len(text) != ISO_CHARS:  # a whole second has no fraction there; a class derived from `datetime` is not known
             text = utc.isoformat("T", "microseconds")[:26] + "Z"  # without `+00:00`
         _LAST_FORMATTED[0] = (moment, text)
     return text

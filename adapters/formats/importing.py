@@ -128,7 +128,9 @@ class _Batch:
 
 def _chars(message: Message) -> int:
     content = message.content
-    return len(content) if isinstance(content, str) else len(repr(message))
+    if isinstance(content, tuple):
+        return len(repr(message))
+    return len(content or "") + len(message.extra_json) + sum(len(call.arguments) for call in message.tool_calls)
 
 
 def _failed(found: Found, error: Exception) -> Imported:
@@ -453,7 +455,7 @@ class MessageReader:
         self._problem = ""
 
     def add_plain(self, message: Message, place: str, name: str) -> None:
-        """Add a message that consists of a role and text, of a source that has no ids."""
+        """Add a message that needs no repair (`usual_message`), of a source that has no ids."""
         self._waiting.note(message)
         self.entries.append(Entry(message, place, name))
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from threadledger.domain.conversation import events
-from threadledger.domain.conversation.messages import plain_message
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
@@ -28,6 +27,7 @@ from .importing import (
     with_repeated,
 )
 from .json_values import Value, lines_of
+from .repairs import usual_message
 
 PLACE_FIELDS = ("message_id", "at", "source", "exchange_id", "run_id")
 """Fields that an export adds to each message: its id, timestamp, source, exchange and run."""
@@ -40,9 +40,6 @@ OWN = "own"
 
 SOURCE_ID = "source_id"
 """Metadata field in which a line's own `id` is kept if it is not the key."""
-
-_PLAIN = {"role", "content"}
-"""The fields of most messages."""
 
 METADATA = "metadata"
 """Field that holds the conversation's metadata if that has fields named `id` or `messages`."""
@@ -155,11 +152,10 @@ def _placed(message: dict[str, Any], place: Mapping[str, Any]) -> dict[str, Any]
 
 def _read(given: object, index: int, reader: MessageReader) -> None:
     """Read one message of a line. Place fields added by an export are removed from the message."""
-    if type(given) is dict and given.keys() == _PLAIN and type(given["role"]) is str:
-        plain = plain_message(given["role"], given["content"])
-        if plain is not None:
-            reader.add_plain(plain, str(index), f"message {index + 1}")
-            return
+    usual = usual_message(given) if isinstance(given, dict) else None
+    if usual is not None:
+        reader.add_plain(usual, str(index), f"message {index + 1}")
+        return
     place: Any = None
     message: Any = given
     if isinstance(given, dict):

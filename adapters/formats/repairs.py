@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from threadledger.domain.conversation import parse_message
-from threadledger.domain.conversation.messages import Message
+from threadledger.domain.conversation.messages import Message, Role, ToolCall, is_short_text, plain_message
 from threadledger.domain.errors import InvalidInput, InvalidMessage
 from threadledger.domain.failures import whole_text
 
@@ -66,6 +66,43 @@ def repaired(
     if not isinstance(given, Mapping):
         raise InvalidInput(f"it is {type(given).__name__}: an object with role and content is expected")
     yield from _MessageRepair(place, waiting, counts, kept).messages(given)
+
+
+USUAL_CALLS_MAX = 64
+"""Maximum number of tool calls of a usual message: what their JSON adds to their texts is then within any limit."""
+
+
+def usual_message(given: Mapping[str, Any]) -> Message | None:
+    """Return a text, calls of functions, or a tool's result, in exactly the shape that is stored; None for anything else.
+
+    It is what `repaired` yields, in a fraction of the time: nearly all messages of nearly all files are like this.
+    """
+    role, content = given.get("role"), given.get("content")
+    if not isinstance(role, str) or "content" not in given:
+        return None
+    if len(given) == 2:
+        return plain_message(role, content) if isinstance(content, str) else None
+    if len(given) != 3 or not (content is None or isinstance(content, str)):
+        return None
+    call_id, calls = given.get("tool_call_id"), given.get("tool_calls")
+    if role == Role.TOOL and isinstance(call_id, str) and call_id and content is not None:
+        return Message(Role.TOOL, content, (), call_id) if is_short_text(content + call_id) else None
+    if role != Role.ASSISTANT or not isinstance(calls, list) or not 0 < len(calls) <= USUAL_CALLS_MAX:
+        return None
+    made: list[ToolCall] = []
+    texts = [content or ""]
+    for call in calls:
+        match call:
+            case {"id": str(of), "type": "function", "function": {"name": str(name), "arguments": str(arguments)}} if (
+                of
+            ):
+                if len(call) != 3 or len(call["function"]) != 2:
+                    return None
+                made.append(ToolCall(of, name, arguments))
+                texts += (of, name, arguments)
+            case _:
+                return None
+    return Message(Role.ASSISTANT, content, tuple(made)) if is_short_text("".join(texts)) else None
 
 
 def is_odd(given: object) -> bool:
@@ -194,7 +231,9 @@ class OpenCalls:
         """Add the calls of a message; remove the call that it answers."""
         calls = message.calls()
         if calls:
-            self._names = (self._names if self._grows else {}) | {call.id: call.name for call in calls}
+            if not self._grows:
+                self._names = {}
+            self._names.update((call.id, call.name) for call in calls)
         elif message.tool_call_id is not None:
             self._names.pop(message.tool_call_id, None)
         self._grows = bool(calls)

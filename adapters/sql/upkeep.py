@@ -10,13 +10,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
+from msgspec.structs import force_setattr as set_field
+
 from threadledger.domain.conversation import CONVERSATION, STATE_SCHEMA, ConversationState, evolve, key_of
+from threadledger.domain.conversation.events import EVENTS, Event
 from threadledger.domain.errors import ChangedEvent, Conflict, CorruptEvent, StoreError, StoreUnavailable
-from threadledger.domain.ids import now, to_iso
+from threadledger.domain.ids import from_iso, now, to_iso
 from threadledger.domain.journal import Finding, NotedThread, noted_row, quietly, restore
 
 from .connections import ConnectionLost, Transaction, leaves_of, noted, split_id
@@ -126,7 +132,12 @@ def _query_on(database: Database, transaction: Transaction) -> Query:
         return found
 
     def query_leniently(statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with replacing_characters(transaction.driver_connection):
+        try:
+            return query(statement, values)
+        except database.driver.Error as error:
+            if not is_undecodable(error):
+                raise
+        with replacing_characters(transaction.driver_connection):  # several times as slow
             return query(statement, values)
 
     return query_leniently if database.kind.name == "sqlite" else query
@@ -135,9 +146,10 @@ def _query_on(database: Database, transaction: Transaction) -> Query:
 def _positions(database: Database, transaction: Transaction) -> Iterator[Finding]:
     """Check that each position from 1 to the last assigned one has an event."""
     last = upkeep_of(database).last_position(transaction)
-    first, newest = transaction.execute("SELECT min(position), max(position) FROM events").fetchone()
+    first, newest, count = transaction.execute("SELECT min(position), max(position), count(*) FROM events").fetchone()
     gaps = [(1, first - 1)] if first not in {None, 1} else []
-    gaps += transaction.execute(_GAPS, (newest or 0,)).fetchall()
+    if count and newest - first + 1 != count:
+        gaps += transaction.execute(_GAPS, (newest,)).fetchall()
     if (newest or 0) < last:
         gaps.append(((newest or 0) + 1, last))
     for begin, end in gaps:
@@ -188,17 +200,22 @@ def _each_stream(database: Database, query: Query, progress: Callable[[int, int]
     seen, after = 0, (0, -1)
     stream: _CheckedStream | None = None
     latest = to_iso(now() + timedelta(minutes=CLOCK_AHEAD_MINUTES_MAX))
-    while page := [tuple(row) for row in query(events, after)]:
+    while page := query(events, after):
         rows = [row[1:] for row in page]
         is_same = leaves_of(rows) == [row[8] for row in rows]
         first = stream.number if stream is not None else page[0][0]
         stored = {row[0]: row[1:] for row in query(heads, (first, page[-1][0]))}
-        for number, row in zip((each[0] for each in page), rows, strict=True):
+        begin = 0
+        for number, each in groupby(page, key=itemgetter(0)):
+            end = begin + len(list(each))
             if stream is None or stream.number != number:
                 yield from stream.end(stored) if stream is not None else ()
-                stream = _CheckedStream(number, row[1], latest)
-            if not (is_same and stream.follow(row)):
-                yield from stream.take(row)
+                stream = _CheckedStream(number, rows[begin][1], latest)
+            while begin < end:
+                begin += stream.follow(rows[begin:end]) if is_same else 0
+                if begin < end:
+                    yield from stream.take(rows[begin])
+                    begin += 1
         seen += len(page)
         progress(seen, total)
         if len(page) < CHECK_PAGE_EVENTS:
@@ -224,19 +241,33 @@ class _CheckedStream:
         """Latest time that is not in the future."""
         self.state: ConversationState | None = ConversationState()
 
-    def follow(self, row: Sequence[Any]) -> bool:
-        """Apply the next event, whose leaf matches; return False, without an effect, if something else is wrong."""
-        position, version, at = row[0], row[2], row[6]
-        if version != self.version + 1 or position < self.position or not self.at <= at <= self.latest:
-            return False
-        if self.state is not None:
-            try:
-                event = restore((position, self.name, version, *row[3:8]))
-            except CorruptEvent:
-                return False
-            evolve(self.state, event)
-        self.version, self.position, self.at = version, position, at
-        return True
+    def follow(self, rows: Sequence[Sequence[Any]]) -> int:
+        """Apply events whose leaves match, up to the first one that has another problem; return their number."""
+        expected, position, at, latest, state = self.version, self.position, self.at, self.latest, self.state
+        count, moment = 0, None
+        for row in rows:  # written out, because it runs for each event of the log
+            before = position
+            expected += 1
+            position, _, version, topic, payload, _, time, schema, _ = row
+            if version != expected or position < before or not at <= time <= latest:
+                break
+            if state is not None:
+                try:
+                    if moment is None or time != at:
+                        moment = from_iso(time)
+                    event = _decoded(topic, schema, payload)
+                    set_field(event, "originator_version", version)  # that and the time are all that `evolve` reads
+                    set_field(event, "timestamp", moment)
+                except (ValueError, TypeError, RecursionError):
+                    try:
+                        event = restore((position, self.name, version, *row[3:8]))
+                    except CorruptEvent:
+                        break
+                evolve(state, event)
+            count += 1
+            self.version, self.position, self.at = version, position, time
+            at = time
+        return count
 
     def take(self, row: Sequence[Any]) -> Iterator[Finding]:
         """Check the next event, and name its problems."""
@@ -286,6 +317,25 @@ class _CheckedStream:
             yield Finding("state", "the stored state of the stream does not match its events", key=key)
 
 
+def _decoded(topic: str, schema: int, payload: bytes) -> Event:
+    """Return the event of a payload, without the fields that are columns.
+
+    Raises:
+        ValueError: the general way has to read it.
+    """
+    decode = _DECODERS.get(topic)
+    if decode is None:
+        if topic not in EVENTS:
+            raise ValueError(topic)
+        decode = _DECODERS[topic] = msgspec.json.Decoder(EVENTS[topic]).decode
+    if schema > Event.SCHEMA:
+        raise ValueError(topic)
+    return decode(payload)
+
+
+_DECODERS: dict[str, Callable[[bytes | str], Event]] = {}
+
+
 def _matches(stored: str, due_at: str | None, state: ConversationState) -> bool:
     """Return whether a stored state equals this one; fields added after it was stored have their defaults."""
     try:
@@ -293,7 +343,7 @@ def _matches(stored: str, due_at: str | None, state: ConversationState) -> bool:
             not stored.isascii() or due_at != state.next_deadline
         ):  # what cannot be decoded was replaced, and is not ASCII
             return False
-        return ConversationState.from_json(stored).agrees_with(state)
+        return stored == state.as_json() or ConversationState.from_json(stored).agrees_with(state)
     except (ValueError, TypeError, AttributeError):
         return False
 

@@ -203,7 +203,7 @@ class Journal(Application[str]):
 
         stream = stream_of(key)
         head = self._log.select_head(stream)
-        return Conversation(stream, self._state(head)) if head is not None else None
+        return Conversation(stream, self.state_of(head)) if head is not None else None
 
     def require(self, key: str) -> Conversation:
         """Load a conversation that must exist.
@@ -243,7 +243,7 @@ class Journal(Application[str]):
         def decide_append(head: StreamHead | None) -> Appending:
             if head is None and not create:
                 raise _not_found(key)
-            state = self._state(head) if head is not None else None
+            state = self.state_of(head) if head is not None else None
             conversation = conversation_class.start(key) if state is None else conversation_class(stream, state)
             results[:] = [decide(conversation)]
             decided[:] = conversation.pending
@@ -298,7 +298,7 @@ class Journal(Application[str]):
     def open_runs(self) -> list[tuple[str, str, OpenRun]]:
         """Return (key, run id, run) of every open run in all conversations, shadow runs included."""
         waiting = self._log.select_heads(CONVERSATION, overdue_at=NEVER)
-        states = ((key_of(head.stream), self._state(head)) for head in waiting)
+        states = ((key_of(head.stream), self.state_of(head)) for head in waiting)
         return [(key, *run) for key, state in states for run in (*state.open_runs.items(), *state.shadow_runs.items())]
 
     def define_profile(self, profile: Profile) -> str:
@@ -405,18 +405,21 @@ class Journal(Application[str]):
         """Yield the keys of all conversations, oldest first, read page by page."""
         return (key_of(stream) for stream, _ in self._log.select_versions(CONVERSATION))
 
-    def versions(self, limit: int | None = None) -> list[tuple[str, int]]:
-        """Return (key, version) pairs of all conversations, or of the first `limit`, sorted by key."""
-        if limit is not None:
-            return [(key_of(stream), version) for stream, version in self._log.select_first(CONVERSATION, limit)]
-        return sorted((key_of(stream), version) for stream, version in self._log.select_versions(CONVERSATION))
+    def versions(self, limit: int | None = None) -> Iterator[tuple[str, int]]:
+        """Yield (key, version) pairs of all conversations, oldest first, read page by page; of the first `limit` by key."""
+        found = self._log.select_versions(CONVERSATION) if limit is None else self._log.select_first(CONVERSATION, limit)
+        return ((key_of(stream), version) for stream, version in found)
 
     def states_of(self, keys: Iterable[str]) -> Iterator[tuple[str, ConversationState]]:
         """Yield (key, state) of those of these conversations that exist, in their order, read page by page."""
+        return ((key_of(head.stream), self.state_of(head)) for head in self.heads_of(keys))
+
+    def heads_of(self, keys: Iterable[str]) -> Iterator[StreamHead]:
+        """Yield the heads of those of these conversations that exist, in their order, read page by page."""
         remaining = iter(keys)
         while streams := [stream_of(key) for key in islice(remaining, PAGE_STATES)]:
             found = {head.stream: head for head in self._log.heads_of(streams)}
-            yield from ((key_of(stream), self._state(found[stream])) for stream in streams if stream in found)
+            yield from (found[stream] for stream in streams if stream in found)
 
     def versions_of(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the versions of those of these conversations that exist, by one query."""
@@ -489,7 +492,8 @@ class Journal(Application[str]):
     def _mapper(self) -> EventMapper:
         return cast("EventMapper", self.mapper)
 
-    def _state(self, head: StreamHead) -> ConversationState:
+    def state_of(self, head: StreamHead) -> ConversationState:
+        """Return the state of a conversation: that of its head, or one folded from its events if it is unusable."""
         if isinstance(head.decoded, ConversationState):
             return head.decoded.copy()
         if head.state_schema == STATE_SCHEMA:

@@ -310,6 +310,10 @@ class Views(Protocol):
         """
         ...
 
+    def each_conversation(self, limit: int | None = None, search: str | None = None) -> Iterator[ConversationState]:
+        """Yield the same, each as it is when it is read; only their names are kept in memory."""
+        ...
+
     def count(self) -> int:
         """Return the number of conversations. No view is built or changed for it."""
         ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -18,6 +19,7 @@ from ..failures import Cause
 from ..journal import Journal
 from ..threads import Verification, Verifier
 from .jobs import Jobs, JobState
+from .pinned import Pinned
 from .plan import ApplyKeywords, Plan, Progress
 from .rebuild import FileRebuildPlan, Rebuilder, RebuildPlan, at_in
 from .reconcile import ReconcilePlan, Reconciler
@@ -60,7 +62,7 @@ class Replay:
         """
         target = to or self._services.mirrored_to
         self.verifier.reach(target)
-        pinned = self._pinned(keys, search, limit)[:limit]
+        pinned = self._pinned(keys, search, limit)
         return RebuildPlan(self._jobs, self._services.wait, self.rebuilder, pinned, target, at, fresh)
 
     def plan_orphans(self) -> OrphanPlan:
@@ -87,7 +89,7 @@ class Replay:
         """
         if self._services.memory_file is None:
             raise InvalidInput("this ledger was created without a MemoryFile: pass one to Services")
-        pinned = self._pinned(keys, search, limit)[:limit]
+        pinned = self._pinned(keys, search, limit)
         return FileRebuildPlan(self._journal, self._services.memory_file, Path(path), pinned, at)
 
     def plan_rerun(
@@ -245,7 +247,7 @@ class Replay:
             case "rebuild":
                 self.verifier.reach(options["to"])
                 at, fresh = at_in(options), bool(options.get("fresh"))
-                return RebuildPlan(self._jobs, self._services.wait, self.rebuilder, (), options["to"], at, fresh)
+                return RebuildPlan(self._jobs, self._services.wait, self.rebuilder, Pinned(), options["to"], at, fresh)
             case "rerun":
                 return RerunPlan(self._jobs, self._journal, self._services, Wanted.from_json(options))
             case "reconcile":
@@ -284,16 +286,18 @@ class Replay:
         """Return the kinds of thread that a conversation has, including lost ones, else the kind that is mirrored to."""
         return [kind for kind in state.links if kind in self._services.mirrors] or [self._services.mirrored_to]
 
-    def _pinned(
-        self, keys: Iterable[str] | None, search: str | None = None, limit: int | None = None
-    ) -> Sequence[tuple[str, int]]:
+    def _pinned(self, keys: Iterable[str] | None, search: str | None, limit: int | None) -> Pinned:
         """Return keys with the current versions of their conversations; of all conversations, only the first `limit`."""
         if keys is not None:
-            return [(key, self._journal.require(key).version) for key in dict.fromkeys(keys)]
-        if search is not None:
+            pairs = [(key, self._journal.require(key).version) for key in dict.fromkeys(keys)]
+        elif search is not None:
             found = (each.key for each in self._journal.views.conversations(search=search))
-            return [(key, state.version) for key, state in self._journal.states_of(found)]
-        return self._journal.versions(limit if limit is not None and limit >= 0 else None)
+            pairs = [(key, state.version) for key, state in self._journal.states_of(found)]
+        elif limit is None:
+            return Pinned.in_order(self._journal.versions())
+        else:
+            pairs = [*self._journal.versions(max(limit, 0))]
+        return Pinned(pairs[:limit])
 
     def keys(self, keys: Iterable[str] | None) -> Sequence[str]:
         """Return these keys without duplicates, or the keys of all conversations."""

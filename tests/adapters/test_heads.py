@@ -45,8 +45,8 @@ def test_keys_and_versions_read_names_alone_a_page_per_query(
 ) -> None:
     monkeypatch.setattr(recorder, "PAGE_STREAMS", 2)
     assert ledger.journal.keys() == ["a", "b", "c", "empty"]
-    assert ledger.journal.versions() == [("a", 2), ("b", 2), ("c", 3), ("empty", 1)]
-    assert [ledger.journal.versions(limit=limit) for limit in (0, 2)] == [[], [("a", 2), ("b", 2)]]
+    assert sorted(ledger.journal.versions()) == [("a", 2), ("b", 2), ("c", 3), ("empty", 1)]
+    assert [[*ledger.journal.versions(limit=limit)] for limit in (0, 2)] == [[], [("a", 2), ("b", 2)]]
     del statements[-2:]
     assert list(ledger.journal.keys_in_order()) == ["b", "c", "a", "empty"]
     assert len(statements) == 3 * (4 // 2 + 1)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from threadledger.adapters.formats.importing import Found, MessageReader
 from threadledger.adapters.formats.jsonl import found_in_values
+from threadledger.adapters.formats.repairs import OpenCalls, repaired, usual_message
 from threadledger.domain.conversation import parse_message
 from threadledger.domain.conversation.messages import Source
 
@@ -322,3 +323,52 @@ def test_a_repaired_message_is_not_repaired_again(message):
         second.add(entry.message.as_chat_message(), str(number), "message")
     assert [entry.message for entry in second.entries] == [entry.message for entry in first.entries]
     assert not second.left_out
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+USUAL = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "assistant", "content": "looking", "tool_calls": [CALL, CALL | {"id": "d"}]},
+    {"role": "tool", "tool_call_id": "c", "content": ""},
+]
+
+
+@pytest.mark.parametrize("given", USUAL)
+def test_a_usual_message_is_read_as_any_other(given: dict[str, object]) -> None:
+    assert usual_message(given) == parse_message(given) == next(repaired(given, "0", OpenCalls(), Counter(), {}))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"role": "user"},
+        {"role": "tool", "content": "x"},
+        {"role": "other", "content": "x"},
+        {"role": "user", "content": "half \ud800"},
+        {"role": "user", "content": "x", "tool_calls": [CALL]},
+        {"role": "user", "content": "x", "tool_call_id": "c"},
+        {"role": "user", "content": "x", "name": "Ann"},
+        {"role": "user", "content": [{"type": "text", "text": "x"}]},
+        {"role": "tool", "tool_call_id": "", "content": "x"},
+        {"role": "tool", "tool_call_id": "c", "content": None},
+        {"role": "assistant", "content": "x", "tool_calls": []},
+        {"role": "assistant", "content": "x", "tool_calls": [CALL | {"index": 0}]},
+        {"role": "assistant", "content": "x", "tool_calls": [CALL | {"id": ""}]},
+        {"role": "assistant", "content": "x", "tool_calls": [CALL | {"type": "custom"}]},
+        {"role": "assistant", "content": "x", "tool_calls": [CALL | {"function": {"name": "f", "arguments": {}}}]},
+        {"role": "assistant", "tool_calls": [CALL], "refusal": None},
+    ],
+)
+def test_a_message_of_any_other_shape_is_not_usual(given: dict[str, object]) -> None:
+    assert usual_message(given) is None
+
+
+def test_calls_in_a_row_wait_together_for_their_results() -> None:
+    waiting = OpenCalls()
+    for name in ("c", "d"):
+        waiting.note(parse_message({"role": "assistant", "content": None, "tool_calls": [CALL | {"id": name}]}))
+    assert waiting.oldest(None) == "c"
+    waiting.note(parse_message({"role": "user", "content": "hi"}))
+    waiting.note(parse_message({"role": "assistant", "content": None, "tool_calls": [CALL | {"id": "e"}]}))
+    assert waiting.oldest(None) == "e"

@@ -458,3 +458,13 @@ def test_postgresql_refuses_to_change_or_delete_an_event(postgres_url: str, stat
             database.execute(statement)
         database.close()
         assert len(list(ledger.events())) == 2
+
+
+def test_the_index_of_marks_costs_an_insert_no_table_of_topics(db_url: str) -> None:
+    Ledger(Journal(Factory(database=Database(db_url)))).close()
+    with closing(sqlite3.connect(db_url.removeprefix("sqlite:///"))) as connection:
+        values = "(1, 1, 'MessageJournaled', 1, '', x'00', '{}')"
+        steps = connection.execute(
+            f"EXPLAIN INSERT INTO events (stream, version, topic, schema, at, leaf, state) VALUES {values}"
+        ).fetchall()
+    assert not [step for step in steps if step[1] in {"OpenEphemeral", "OpenAutoindex"}]

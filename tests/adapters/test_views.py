@@ -1,5 +1,6 @@
 """Views: what is read equals what the events say, whoever reads, however often, and whatever happens in between."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,15 +14,17 @@ from freezegun import freeze_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from threadledger.adapters.formats.jsonl import conversation_as_line, import_lines
 from threadledger.adapters.sql import Database
 from threadledger.adapters.sql.recorder import Recorder
-from threadledger.adapters.sql.views import audit, conversations
+from threadledger.adapters.sql.views import audit, conversations, sql_views
 from threadledger.adapters.sql.views import catching_up as projection
 from threadledger.adapters.sql.views.audit import AuditView
 from threadledger.adapters.sql.views.conversations import ConversationsView
 from threadledger.adapters.sql.views.search import SearchView
 from threadledger.domain import limits
 from threadledger.domain.conversation import (
+    IMPORTED,
     STATE_SCHEMA,
     Conversation,
     ConversationState,
@@ -868,6 +871,10 @@ def write_one(ledger, database, what, key):
                 evolve(state, event)
             values = (STATE_SCHEMA, state.as_json(), stream)
             database.execute("UPDATE streams SET state_schema = ?, snapshot = ? WHERE name = ?", values)
+            noted = (
+                "INSERT INTO idempotency_keys (stream, generation, key, version) SELECT stream, 0, ?, ? FROM streams"
+            )
+            database.execute(f"{noted} WHERE name = ?", (f"{IMPORTED}{version}", version, stream))
     elif what == "damage":
         database.execute("UPDATE streams SET snapshot = '{' WHERE name = ?", (stream,))
     elif what == "older":
@@ -964,3 +971,26 @@ def test_an_exchange_whose_runs_started_in_different_hours_is_counted_once(open_
     assert [(row.failed, row.exchanges) for row in views.summary("cause", since)] == [(2, 1)]
     (group,) = views.failure_groups(since, BEGINNING + timedelta(hours=27))
     assert (group.runs, group.exchanges, group.conversations, sum(group.trend)) == (2, 1, 1, 2)
+
+
+def test_conversations_read_one_by_one_are_those_of_the_list(any_db_url, open_store_on, monkeypatch):
+    monkeypatch.setattr(sql_views, "CONVERSATIONS_AT_ONCE", 2)
+    with open_store_on(any_db_url) as ledger:
+        for key in "abcde":
+            ledger.conversation(key).append("user", "odd word" if key in "ace" else "word")
+        views = ledger.journal.views
+        for limit in (None, 1, 2, 3, 9):
+            for search in (None, "odd", "nowhere"):
+                assert list(views.each_conversation(limit, search)) == ledger.conversations(limit, search)
+
+
+def test_a_first_list_knows_when_the_messages_of_a_fork_were_written(any_db_url, open_store_on):
+    with open_store_on(any_db_url) as ledger:
+        given = {"id": "a", "messages": [{"role": "user", "content": "hi"}]}
+        first = conversation_as_line(ledger, "a") if list(import_lines(ledger, [json.dumps(given).encode()])) else ""
+        list(import_lines(ledger, [first.replace('"a"', '"b"').encode()]))
+        ledger.fork("b", "c")
+        ledger.rebuild_views(["conversations"])
+        times = {state.key: state.written_at for state in ledger.conversations()}
+        assert times["a"] is None
+        assert times["c"] == times["b"] is not None

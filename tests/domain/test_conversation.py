@@ -1,7 +1,7 @@
 """The aggregate: each command emits, refuses, or stays quiet."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial as fact
 
 import pytest
@@ -690,3 +690,13 @@ def test_events_are_handed_over_once(given):
 def test_the_state_knows_a_recorded_event_before_it_is_stored(given):
     outcome = given(started).when(lambda it: it.journal(QUESTION))
     assert (outcome.conversation.version, outcome.conversation.state.messages) == (2, 1)
+
+
+def test_a_time_is_text_of_one_length_in_utc() -> None:
+    class Moment(datetime):
+        """A class derived from `datetime`, as some libraries and clocks of tests have."""
+
+    east = timezone(timedelta(hours=2))
+    assert to_iso(datetime(2026, 11, 29, 14, 0, 0, 7, tzinfo=east)) == "2026-11-29T12:00:00.000007Z"
+    assert to_iso(datetime(2026, 11, 29, 12, tzinfo=UTC)) == "2026-11-29T12:00:00.000000Z"
+    assert to_iso(Moment(2026, 11, 29, 12, 0, 0, 7, tzinfo=UTC)) == "2026-11-29T12:00:00.000007Z"

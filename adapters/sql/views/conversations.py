@@ -15,7 +15,15 @@ from typing import Any
 
 import msgspec
 
-from threadledger.domain.conversation import CONVERSATION, STATE_SCHEMA, ConversationState, events, evolve, key_of
+from threadledger.domain.conversation import (
+    CONVERSATION,
+    IMPORTED,
+    STATE_SCHEMA,
+    ConversationState,
+    events,
+    evolve,
+    key_of,
+)
 from threadledger.domain.errors import CorruptEvent
 from threadledger.domain.journal import Row, restore
 
@@ -30,6 +38,9 @@ COLUMNS = {"stream": "text", "position": "bigint", "state": "text", "written_at"
 
 CATCH_UP_EVENTS_MAX = 20_000
 """Maximum number of events passed in one transaction once the view is filled, because appends wait meanwhile."""
+
+ROWS_READ_AT_ONCE = 1_000
+"""Number of rows read per query by a check."""
 
 FOLDED_EVENTS_MAX = 4_000
 """Maximum number of events read per query to fold streams whose heads have no usable state."""
@@ -61,6 +72,9 @@ _NEWEST_MESSAGES = (
     "FROM events n WHERE n.stream = s.stream AND n.topic = 'MessageJournaled' ORDER BY n.version DESC LIMIT 1) "
     f"WHERE {_PAGE} AND {_IS_CONVERSATION} AND {{marked}}(m.state, ?) > 0"
 )
+_ANY_IMPORTED = f"SELECT 1 FROM idempotency_keys WHERE substr(key, 1, {len(IMPORTED)}) = '{IMPORTED}' LIMIT 1"
+"""Query for an imported message. Without one, no message has a time of its own: forks copy only those of this ledger."""
+
 _NEW_MESSAGES = (
     "SELECT s.name, {} FROM events m JOIN streams s ON s.stream = m.stream "
     "WHERE m.topic = 'MessageJournaled' AND m.position > ? AND m.position <= ? ORDER BY m.position"
@@ -214,7 +228,22 @@ class ConversationsView(View[Any, Any]):
         among: tuple[str, Any] | None = None,
     ) -> list[ConversationState]:
         """Return conversations, last changed first; `among` is a query for the streams to return, and its value."""
-        query, values = f"SELECT stream, state, written_at FROM {self._table(generation)}", []
+        found = self._newest_first(transaction, generation, "stream, state, written_at", limit, among)
+        return [_state(*row) for row in found]
+
+    def streams(self, transaction: ViewTransaction, generation: int, among: tuple[str, Any] | None = None) -> list[str]:
+        """Return the streams of conversations, last changed first; see `conversations`."""
+        return [name for (name,) in self._newest_first(transaction, generation, "stream", None, among)]
+
+    def _newest_first(
+        self,
+        transaction: ViewTransaction,
+        generation: int,
+        columns: str,
+        limit: int | None,
+        among: tuple[str, Any] | None,
+    ) -> list[Any]:
+        query, values = f"SELECT {columns} FROM {self._table(generation)}", []
         if among is not None:
             query += f" WHERE stream IN ({among[0]})"
             values.append(among[1])
@@ -222,11 +251,18 @@ class ConversationsView(View[Any, Any]):
         if limit is not None:
             query += " LIMIT ?"
             values.append(max(limit, 0))
-        return [_state(*row) for row in transaction.rows(query, values)]
+        return transaction.rows(query, values)
 
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read every row, to find those that cannot be read."""
-        self.conversations(transaction, generation, None)
+        query = (
+            f"SELECT stream, state, written_at FROM {self._table(generation)} WHERE stream > ? ORDER BY stream LIMIT ?"
+        )
+        after = ""
+        while page := transaction.rows(query, (after, ROWS_READ_AT_ONCE)):
+            for row in page:
+                _state(*row)
+            after = page[-1][0]
 
     def _table(self, generation: int) -> str:
         return f"{self.prefix(generation)}states"
@@ -249,6 +285,8 @@ class HeadsProjection(Projection):
         self._heads = view
         self._filling = (0, 0, 0)
         """Generation that is being filled, position that the log had when this began, and the last stream copied."""
+        self._any_imported = True
+        """Whether the log had imported messages then; later ones are found when the view catches up."""
 
     def _step(
         self, place: Generation, target: LogHead, size: int, ended: Callable[[Generation, Batch, Any, bool], None]
@@ -272,6 +310,7 @@ class HeadsProjection(Projection):
         """Copy the heads of the next streams to a generation that is not live; return False after the last one."""
         if self._filling[0] != place.generation:
             self._filling = (place.generation, target.position, 0)
+            self._any_imported = bool(self._database.query(_ANY_IMPORTED))
         generation, begin, last = self._filling
         upto, conversations = self._database.query(_PAGE_END, (*_CONVERSATIONS, last, size))[0]
         if upto is None:
@@ -284,8 +323,9 @@ class HeadsProjection(Projection):
                 return False
             if self._heads.copy(transaction, generation, _PAGE, (last, upto)) != conversations and not searched:
                 raise _Unusable
-            values = (_WRITTEN_AT, last, upto, *_CONVERSATIONS, _WRITTEN_AT)
-            self._heads.copy_times(transaction, generation, _NEWEST_MESSAGES, values)
+            if self._any_imported:
+                values = (_WRITTEN_AT, last, upto, *_CONVERSATIONS, _WRITTEN_AT)
+                self._heads.copy_times(transaction, generation, _NEWEST_MESSAGES, values)
             self._put(transaction, place, folded)
             return True
 

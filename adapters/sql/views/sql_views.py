@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,7 +18,7 @@ from threadledger.domain.journal import Finding
 from ..connections import DamagedDatabase
 from ..kind_upkeep import upkeep_of
 from .catching_up import NotBuilt, Progress, Projection, View, logger
-from .transaction import ViewTransaction
+from .transaction import ViewTransaction, values_of
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation import ConversationState, Exchanges, FailureFilter
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from .search import SearchView
 
 T = TypeVar("T")
+
+CONVERSATIONS_AT_ONCE = 1_000
+"""Number of conversations read per query, if not all of them are wanted at once."""
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """Errors in reading a row whose JSON or columns are not as they were written."""
@@ -110,6 +114,31 @@ class SqlViews:
             return self._conversations.conversations(transaction, states, limit, among) if among is not None else []
 
         return self._read(found, self._search, self._conversations)
+
+    def each_conversation(self, limit: int | None = None, search: str | None = None) -> Iterator[ConversationState]:
+        if limit is not None and limit <= CONVERSATIONS_AT_ONCE:
+            yield from self.conversations(limit, search)
+            return
+
+        def found(transaction: ViewTransaction, states: int, words: int | None = None) -> list[str]:
+            among = (
+                self._search.streams(transaction, words, search) if words is not None and search is not None else None
+            )
+            if search is not None and among is None:
+                return []
+            return self._conversations.streams(transaction, states, among)
+
+        views = (self._conversations, self._search) if search is not None else (self._conversations,)
+        names = iter(self._read(found, *views)[:limit])
+        while page := list(islice(names, CONVERSATIONS_AT_ONCE)):
+            source, wanted = values_of(self._database.kind.name, page)
+            among = (f"SELECT wanted.value FROM {source}", wanted)
+            yield from self._read(
+                lambda transaction, states, among=among: self._conversations.conversations(
+                    transaction, states, None, among
+                ),
+                self._conversations,
+            )
 
     def hits(self, search: str) -> list[tuple[str, int]]:
         """Return (key, position) of the messages and keys that contain all words of a search, newest first."""
