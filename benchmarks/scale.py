@@ -1,12 +1,12 @@
 """Compare a large ledger with a small one: appends and commands. This takes minutes, and is run by hand.
 
-python benchmarks/scale.py [--conversations 10000 200000] [--postgres URL] [--disk DIR]
+python benchmarks/scale.py [--conversations 10000 200000] [--rounds 6] [--postgres URL] [--disk DIR]
 
 The ledgers have about 23 events a conversation, inserted by SQL. Appends alternate between the two ledgers, each to a
 conversation that was not used before. A command is a process of its own, once on each ledger in turn: the first round
 updates the views and is printed as "first"; the ratio is that of the other rounds. `rebuild` plans every conversation,
 so its ratio is per conversation. Time is CPU time of the client on SQLite, and wall time on PostgreSQL. Peak memory is
-that of the command on the large ledger, in any round.
+that of the command on the large ledger, in any round. "all found" searches a word of every conversation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ FLAT_LIMIT = 1.2
 
 COMMANDS = {
     "list": "list --limit 50",
-    "search": "list --search parcel --limit 20",
+    "search, all found": "list --search parcel --limit 20",
+    "search, few found": "list --search customer-4242 --limit 20",
     "audit failures": "audit failures --limit 50",
     "audit groups": "audit groups",
     "audit summary": "audit summary",
@@ -130,6 +131,7 @@ class Bench:
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--conversations", nargs=2, type=int, default=[10_000, 200_000], metavar="N")
+    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="how often each command runs")
     parser.add_argument("--postgres", metavar="URL", help="use new databases of this server instead of SQLite")
     args = parser.parse_args()
     sizes = [200, 2_000] if args.quick else args.conversations
@@ -143,7 +145,7 @@ def main() -> int:
         table = Table(args.markdown, floor=f"{sizes[0]:,}")
         bench = Bench(table, urls, sizes, args.postgres is not None)
         bench.appends()
-        bench.commands(3 if args.quick else 6)
+        bench.commands(3 if args.quick else args.rounds)
     finally:
         places.close()
     return 1 if table.missed and not args.quick else 0

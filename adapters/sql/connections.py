@@ -260,10 +260,11 @@ class Transaction:
         if rows:
             self.driver_connection.cursor().executemany(self._database.sql(statement), rows)
 
-    def pages(self, query: str, size: int) -> Iterator[list[Any]]:
+    def pages(self, query: str, size: int, values: Sequence[Any] = ()) -> Iterator[list[Any]]:
         """Yield the rows of a query in lists of up to `size`, without keeping all of them in memory."""
         with closing(self._database.kind.streaming_cursor(self.driver_connection)) as cursor:
-            cursor.execute(query)
+            sql = self._database.sql(query)
+            _ = cursor.execute(sql, values) if values else cursor.execute(sql)
             while page := cursor.fetchmany(size):
                 yield page
 

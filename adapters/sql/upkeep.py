@@ -116,7 +116,7 @@ def _database_itself(database: Database, transaction: Transaction) -> Iterator[F
     for table, every, _ in NOTES:
         columns = _columns_in(database, transaction, table, every)
         try:
-            for _row in transaction.execute(f"SELECT {', '.join(columns)} FROM {table}") if columns else ():
+            for _page in transaction.pages(f"SELECT {', '.join(columns)} FROM {table}", PAGE_ROWS) if columns else ():
                 pass
         except database.driver.Error as error:
             if not is_undecodable(error):

@@ -407,7 +407,9 @@ class Journal(Application[str]):
 
     def versions(self, limit: int | None = None) -> Iterator[tuple[str, int]]:
         """Yield (key, version) pairs of all conversations, oldest first, read page by page; of the first `limit` by key."""
-        found = self._log.select_versions(CONVERSATION) if limit is None else self._log.select_first(CONVERSATION, limit)
+        found = (
+            self._log.select_versions(CONVERSATION) if limit is None else self._log.select_first(CONVERSATION, limit)
+        )
         return ((key_of(stream), version) for stream, version in found)
 
     def states_of(self, keys: Iterable[str]) -> Iterator[tuple[str, ConversationState]]:
@@ -498,7 +500,9 @@ class Journal(Application[str]):
             return head.decoded.copy()
         if head.state_schema == STATE_SCHEMA:
             with suppress(ValueError, TypeError, AttributeError, LookupError):  # damaged: it follows from the events
-                return ConversationState.from_json(head.state)
+                state = ConversationState.from_json(head.state)
+                if state.key in {"", key_of(head.stream)}:
+                    return state
         state = ConversationState()
         for row in self._log.stream_rows(head.stream):
             evolve(state, restore(row))

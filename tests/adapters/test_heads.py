@@ -68,6 +68,15 @@ def test_the_heads_of_a_prefix_are_searched_by_the_index_on_names(ledger: Any, s
             assert "SEARCH streams" in plan[0]
 
 
+def test_a_state_that_names_another_conversation_is_damaged_and_folded_from_the_events(ledger: Any) -> None:
+    database = ledger.journal.recorder._database
+    database.execute(
+        "UPDATE streams SET snapshot = replace(snapshot, ?, ?) WHERE name = ?", ('"b"', '"x"', "conversation:b")
+    )
+    assert (ledger.state("b").key, ledger.state("b").version) == ("b", 2)
+    assert ledger.conversation("b").append("user", "ho").version == 3
+
+
 def test_a_prefix_ends_where_it_ends(ledger: Any) -> None:
     for key in ("conv", "\U0010ffff", "zz"):
         ledger.journal.store(Conversation.start(key))

@@ -171,10 +171,22 @@ def test_an_upgrade_that_breaks_off_goes_on_and_misses_nothing_that_was_written_
 
 
 MANY_EVENTS = 1_000_000 if os.environ.get("THREADLEDGER_SOAK") else 12_000
+MEMORY_MAX_KIB = 150 * 1024
+
+MEASURED = """
+import re, sys
+from contextlib import suppress
+from pathlib import Path
+from threadledger.adapters.sql import Database, upgrade
+upgrade(Database(sys.argv[1]), lambda done, total: None)
+with suppress(OSError):
+    print(re.findall(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[0])
+"""
+"""Program that upgrades a database and prints its peak memory in KiB, on Linux only."""
 
 
 @pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
-def test_many_events_of_any_earlier_schema_are_upgraded(number: int, tmp_path: Path) -> None:
+def test_many_events_of_any_earlier_schema_are_upgraded_in_little_memory(number: int, tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     url = stored(number, path)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -208,7 +220,8 @@ def test_many_events_of_any_earlier_schema_are_upgraded(number: int, tmp_path: P
             connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.execute("COMMIT")
         before = digest_of(connection, "event_id")
-    upgraded(url)
+    peak = subprocess.run([sys.executable, "-c", MEASURED, url], check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert int(peak or 0) <= MEMORY_MAX_KIB
     with closing(sqlite3.connect(path)) as connection:
         assert digest_of(connection, "coalesce(text_id, id_text(id))") == before
         keys = connection.execute("SELECT count(*) FROM idempotency_keys WHERE stream >= 100").fetchone()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from re import findall
+from typing import Any
 
 import pytest
 
-from threadledger.adapters.sql import Database, Factory
+from threadledger.adapters.sql import Database, Factory, upkeep
+from threadledger.adapters.sql.connections import Transaction
 from threadledger.adapters.sql.sqlite import STEPS
 from threadledger.adapters.sql.upkeep import TABLES
+from threadledger.adapters.sql.views import audit, transaction
+from threadledger.adapters.sql.views.transaction import ViewTransaction
 from threadledger.domain.errors import ChangedEvent, Conflict, StoreError, StoreUnavailable
 from threadledger.domain.journal import Journal
 from threadledger.domain.ledger import Ledger
@@ -281,3 +285,33 @@ def test_an_error_of_the_copied_database_names_it_and_not_the_target(
         ledger.copy_to(f"sqlite:///{tmp_path / 'target.db'}")
     assert str(refused.value).startswith(any_db_url.partition("://")[0])
     assert "target.db" not in str(refused.value)
+
+
+def test_a_check_reads_notes_and_views_a_few_rows_at_a_time(
+    any_db_url: str, opened: Callable[[str], Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, pages = 20, 5
+    ledger = opened(any_db_url)
+    for number in range(most + 1):
+        chat = ledger.conversation(f"k{number}")
+        chat.append("user", "a question", idempotency_key="first")
+        with suppress(RuntimeError), chat.run("chat", "m"):
+            raise RuntimeError("no")
+    ledger.conversations(search="question")
+    assert len(ledger.failures()) == most + 1
+    rows, execute = ViewTransaction.rows, Transaction.execute
+
+    def read(transaction: ViewTransaction, *query: Any) -> list[Any]:
+        found = rows(transaction, *query)
+        assert len(found) <= most or "r.failure_group" in query[0], query  # failures of the hour in progress
+        return found
+
+    def executed(transaction: Transaction, statement: str, values: Sequence[Any] = ()) -> Any:
+        assert "FROM idempotency_keys" not in statement, "all keys at once"
+        return execute(transaction, statement, values)
+
+    monkeypatch.setattr(ViewTransaction, "rows", read)
+    monkeypatch.setattr(Transaction, "execute", executed)
+    for module, name in ((audit, "PAGE_FAILURES"), (transaction, "PAGE_ROWS"), (upkeep, "PAGE_ROWS")):
+        monkeypatch.setattr(module, name, pages)
+    assert list(ledger.check()) == []

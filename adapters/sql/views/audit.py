@@ -215,7 +215,8 @@ class AuditView(View[KnownRuns, RunChanges]):
 
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read every row, to find those that cannot be read."""
-        self.failures(transaction, generation, FailureFilter(), None)
+        for _page in self._pages(transaction, generation, FailureFilter(), PAGE_FAILURES):
+            pass
         self.groups(transaction, generation, None, now())
         self.summary(transaction, generation, "cause", None, None)
 

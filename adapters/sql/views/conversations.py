@@ -207,10 +207,12 @@ class ConversationsView(View[Any, Any]):
             values: tuple[Any, ...] = _CONVERSATIONS
             query = f"SELECT count(*) FROM streams s WHERE {_IS_CONVERSATION}"
         else:
-            where = "s.stream IN (SELECT e.stream FROM tracking t JOIN events e ON e.position > t.position "
-            where += "WHERE t.view = ? AND t.version = ? AND t.generation = ?)"
+            # As a value, because PostgreSQL expects a third of all events after a position that it has to look up.
+            place = "SELECT position FROM tracking WHERE view = ? AND version = ? AND generation = ?"
+            found = database.query(place, (self.name, self.version, generation))
+            where = "s.stream IN (SELECT e.stream FROM events e WHERE e.position > ?)"
             query = f"SELECT conversations + ({self._new(generation, where)}) FROM {self.prefix(generation)}total"
-            values = (self.name, self.version, generation, *_CONVERSATIONS)
+            values = (found[0][0] if found else 0, *_CONVERSATIONS)
         return int(database.query(query, values)[0][0])
 
     def _new(self, generation: int, where: str) -> str:
@@ -255,14 +257,10 @@ class ConversationsView(View[Any, Any]):
 
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read every row, to find those that cannot be read."""
-        query = (
-            f"SELECT stream, state, written_at FROM {self._table(generation)} WHERE stream > ? ORDER BY stream LIMIT ?"
-        )
-        after = ""
-        while page := transaction.rows(query, (after, ROWS_READ_AT_ONCE)):
-            for row in page:
-                _state(*row)
-            after = page[-1][0]
+        for row in transaction.each(
+            f"SELECT stream, state, written_at FROM {self._table(generation)} ORDER BY position"
+        ):
+            _state(*row)
 
     def _table(self, generation: int) -> str:
         return f"{self.prefix(generation)}states"

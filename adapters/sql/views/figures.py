@@ -518,6 +518,7 @@ def _trends(
         f"SELECT r.failure_group, r.ended_at FROM {source} CROSS JOIN {begin}runs r WHERE r.failed IS NOT NULL "
         f"AND r.ended_at >= wanted.value AND r.ended_at < wanted.value || '{_AFTER}' AND r.ended_at >= ?"
     )
-    for name, at in transaction.rows(query, (wanted, period.since or "")):
+    earliest = max(period.since or "", min(divided, default=""))  # so that PostgreSQL expects few rows
+    for name, at in transaction.rows(query, (wanted, earliest)):
         trends[name][bisect_right(borders, at)] += 1
     return trends

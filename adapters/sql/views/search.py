@@ -56,7 +56,9 @@ class SearchView(View[None, Changes]):
 
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read the hits of a common letter, to find out whether the index can be read."""
-        self.hits(transaction, generation, "a")
+        query, expression = self.streams(transaction, generation, "a") or ("", "")
+        for (name,) in transaction.each(query, (expression,)):
+            key_of(name)
 
     def streams(
         self, transaction: ViewTransaction, generation: int, search: str, columns: str = "s.name"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,9 @@ T = TypeVar("T")
 
 Columns = Mapping[str, str]
 """Names of columns, each with its type in PostgreSQL."""
+
+PAGE_ROWS = 1_000
+"""Number of rows in memory while all rows of a large table are read."""
 
 
 class ViewTransaction:
@@ -45,6 +49,10 @@ class ViewTransaction:
             cursor.execute(self._database.sql(statement), values)
             found: list[Any] = cursor.fetchall()
             return found
+
+    def each(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Any]:
+        """Yield the rows of a query, of which there may be very many, without keeping all of them in memory."""
+        return chain.from_iterable(self._connection.pages(statement, PAGE_ROWS, values))
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Execute a statement and return the number of rows that it changed."""
