@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from .failures.groups import FailureGroup, GroupState
     from .failures.health import BackendHealth
     from .failures.summary import SummaryRow
+    from .journal.facilities import Finding
     from .journal.journal import Journal
     from .journal.observers import ExchangeEnd, Observer, RunEnd, SeenRun
-    from .journal.ports import Finding
     from .ledger.audit import LaggingThread
     from .ledger.awaited import AsyncChat, AsyncLedger
     from .ledger.chat import Chat
@@ -165,7 +165,7 @@ _HOMES = {
     "failures.summary": "SummaryRow",
     "journal.journal": "Journal",
     "journal.observers": "ExchangeEnd Observer RunEnd SeenRun",
-    "journal.ports": "Finding",
+    "journal.facilities": "Finding",
     "ledger.audit": "LaggingThread",
     "ledger.awaited": "AsyncChat AsyncLedger",
     "ledger.chat": "Chat",
@@ -216,7 +216,8 @@ _EARLIER = {
     "failures.summary": "BY_FAILURE SUMMARY_BY in_order=SummaryRow.ranked percentile",
     "ids": "from_iso new_id now to_iso",
     "journal.observers": "RunLog",
-    "journal.ports": "Appending DecideAppend EventLog JobClaims MemoryFile NotedThread StreamHead Upkeep Views",
+    "journal.facilities": "JobClaims MemoryFile NotedThread Upkeep Views",
+    "journal.ports": "Appending DecideAppend EventLog StreamHead",
     "journal.rows": "EventMapper LoggedRow PlainJSON Row StoredRow restore",
     "ledger.audit": (
         "FailureGroups Lags ShownMemory defined_profile follow_failures memory_shown threads_behind tool_names"

@@ -6,23 +6,18 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .cursor import LogCursor, ReadTrail
-    from .fingerprints import fingerprint_of
-    from .journal import Journal
-    from .observers import ExchangeEnd, Observer, RunEnd, RunLog, SeenRun
-    from .ports import (
-        Also,
-        Appending,
-        DecideAppend,
+    from .facilities import (
         Finding,
         JobClaims,
         MemoryFile,
         NotedThread,
-        StreamHead,
         TakenItems,
         UnansweredRun,
-        UpkeepProgress,
-        quietly,
     )
+    from .fingerprints import fingerprint_of
+    from .journal import Journal
+    from .observers import ExchangeEnd, Observer, RunEnd, RunLog, SeenRun
+    from .ports import Also, Appending, DecideAppend, StreamHead, UpkeepProgress, quietly
     from .rows import LoggedRow, OnChange, Place, Row, StoredRow, noted_row, refuse_changed, restore
 
 __all__ = [
@@ -62,13 +57,11 @@ if not TYPE_CHECKING:
         __name__,
         {
             "cursor": "LogCursor ReadTrail",
+            "facilities": ("Finding JobClaims MemoryFile NotedThread TakenItems UnansweredRun"),
             "fingerprints": "fingerprint_of",
             "journal": "Journal",
             "observers": "ExchangeEnd Observer RunEnd RunLog SeenRun",
-            "ports": (
-                "Also Appending DecideAppend Finding JobClaims MemoryFile NotedThread StreamHead TakenItems UnansweredRun "
-                "UpkeepProgress quietly"
-            ),
+            "ports": "Also Appending DecideAppend StreamHead UpkeepProgress quietly",
             "rows": "LoggedRow OnChange Place Row StoredRow noted_row refuse_changed restore",
         },
     )

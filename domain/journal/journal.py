@@ -28,7 +28,7 @@ from ..errors import (
 from ..ids import new_id, now, to_iso
 from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
-from .ports import Also, Appending, EventLog, JobClaims, StreamHead, Upkeep, Views
+from .ports import Also, Appending, EventLog, StreamHead
 from .rows import EventMapper, OnChange, PlainJSON, indexed, refuse_changed, restore
 
 # Modules that only some methods need (decisions, memory, the fold of exchanges) are imported inside these methods.
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..conversation import Conversation, Exchanges, OpenRun, Profile, RunRecord
     from ..conversation.messages import JournaledMessage
     from ..memory import Memory
+    from .facilities import JobClaims, Upkeep, Views
 
 T = TypeVar("T")
 

@@ -15,14 +15,14 @@ from ..conversation import events as e
 from ..conversation import key_of, stream_of
 from ..errors import InvalidInput
 from ..ids import moment_of, now, to_iso
-from ..journal import Finding, quietly, restore
+from ..journal import quietly, restore
 from ..limits import HEALTH_ENDS
 
 if TYPE_CHECKING:
     from ..conversation import ConversationState, Exchanges, RunRecord
     from ..exchange import Services
     from ..failures import BackendHealth, Cause, FailureGroup, GroupState, RecordedFailure, SummaryRow
-    from ..journal import Journal, Place, UpkeepProgress
+    from ..journal import Finding, Journal, Place, UpkeepProgress
     from ..memory import Memory, MemoryDiff
     from ..replay import Replay
     from .audit import FailureGroups
