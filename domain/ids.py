@@ -29,24 +29,27 @@ def new_id() -> str:
         begin = f"{digits[:8]}-{digits[8:]}-7"
         _LAST_BEGIN[0] = milliseconds, begin
     try:
-        random = _RANDOM.pop()
+        return begin + _ENDS.pop()
     except IndexError:
-        digits = os.urandom(10 * RANDOM_IDS).hex()
-        _RANDOM.extend(digits[each : each + 20] for each in range(0, len(digits), 20))
-        random = os.urandom(10).hex()
-    # 74 of the 80 bits are used: the variant digit takes two, and four are left out
-    return f"{begin}{random[:3]}-{_VARIANTS[random[3]]}{random[4:7]}-{random[8:]}"
+        _ENDS.extend(_random_ends(IDS_AT_ONCE))
+        return begin + _random_ends(1)[0]
 
 
-RANDOM_IDS = 64
-"""Number of ids whose random bits are read from the system at once: an append makes several."""
+IDS_AT_ONCE = 64
+"""Number of ids whose random ends are made at once, which takes less time than making each when it is needed."""
 
-_RANDOM: list[str] = []
-"""Random bits of ids (20 hexadecimal digits each), used once, and never by a process that was forked."""
+_ENDS: list[str] = []
+"""Random ends of ids, each of which is used once, and never by a process that was forked."""
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=_RANDOM.clear)
+    os.register_at_fork(after_in_child=_ENDS.clear)
 
-_VARIANTS = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
+
+def _random_ends(count: int) -> list[str]:
+    variant = "89ab"[os.urandom(1)[0] & 3]  # two of the random bits, the same for all
+    random = os.urandom(9 * count).hex()
+    places = range(0, len(random), 18)
+    return [f"{random[at : at + 3]}-{variant}{random[at + 3 : at + 6]}-{random[at + 6 : at + 18]}" for at in places]
+
 
 _LAST_BEGIN = [(0, "")]
 """The last millisecond and the begin of its ids, cached because an append makes several."""

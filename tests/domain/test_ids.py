@@ -17,7 +17,7 @@ from threadledger.domain.ids import from_iso, id_bytes, id_text, new_id, to_iso
 
 def test_an_id_is_a_uuid_of_version_7_with_the_time_of_the_clock() -> None:
     with freeze_time("2026-11-29T12:00:00Z"):
-        made = [UUID(new_id()) for _ in range(3 * ids.RANDOM_IDS)]
+        made = [UUID(new_id()) for _ in range(3 * ids.IDS_AT_ONCE)]
     assert {(each.version, each.variant) for each in made} == {(7, "specified in RFC 4122")}
     assert {each.int >> 80 for each in made} == {1_795_953_600_000}
     assert len(set(made)) == len(made)
@@ -26,7 +26,7 @@ def test_an_id_is_a_uuid_of_version_7_with_the_time_of_the_clock() -> None:
 def test_later_ids_sort_behind_earlier_ones() -> None:
     with freeze_time("2026-11-29T12:00:00Z") as clock:
         earlier = new_id()
-        clock.tick(timedelta(milliseconds=1))
+        clock.tick(timedelta(milliseconds=2))
         assert earlier < new_id()
 
 
