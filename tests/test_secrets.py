@@ -266,9 +266,9 @@ def test_the_password_of_the_providers_address_is_nowhere(
 def test_no_secret_is_in_the_traceback_that_debugging_shows(
     planted: Ledger, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ledger, "conversations", lambda self, *given, **named: broken())
+    monkeypatch.setattr(Ledger, "summary", lambda self, *given, **named: broken())
     monkeypatch.setenv("THREADLEDGER_DEBUG", "1")
-    code, told = run("list")
+    code, told = run("audit", "summary")
     assert (code, told.count("Traceback (most recent call last)")) == (1, 2)
     assert "tests/test_secrets.py" in told
     assert found_in(told) == []

@@ -205,7 +205,7 @@ def test_a_memory_that_is_not_what_the_run_was_shown_is_not_asked_with(
     exchange_id = ledger.failures()[-1].exchange_id
 
     def forged(conversation: Any) -> None:
-        plan = replace(PLAN, memory_version=2, memory_hash="0" * 64, rerun_of=run_id)
+        plan = PLAN.replaced(memory_version=2, memory_hash="0" * 64, rerun_of=run_id)
         again = conversation.start_run(exchange_id, plan)
         conversation.fail_run(again, threadledger.domain.Failure("error", message="as it was"))
 
