@@ -12,6 +12,10 @@ ID_AGE_SECONDS_MAX = 60
 """Maximum time between the creation of a message's id and of its event, in seconds: a commit may be decided again."""
 
 
+MOMENT_CHARS = 13
+"""Number of characters of an id that say in which millisecond it was made."""
+
+
 def now() -> datetime:
     """Return the current time in UTC."""
     return datetime.now(UTC)

@@ -25,7 +25,7 @@ from ..conversation.events import (
 )
 from ..conversation.messages import Source
 from ..errors import CorruptEvent, InvalidInput
-from ..ids import from_iso, id_bytes, id_text, is_id_of, to_iso
+from ..ids import MOMENT_CHARS, from_iso, id_bytes, id_text, is_id_of, to_iso
 from .fingerprints import fingerprint_in, fingerprint_of_event
 
 
@@ -122,11 +122,17 @@ def _places_of(event: MessageJournaled) -> dict[str, Any]:
     """Return the idempotency key of a message with its fingerprint, and its addresses, for a `StoredRow`."""
     key = event.idempotency_key
     fingerprint = fingerprint_of_event(event) if key is not None else None
-    ids = (event.message_id, event.origin.get("message_id")) if event.source == Source.IMPORT else ()
+    addresses: tuple[str, ...] = ()
+    if event.source == Source.IMPORT:
+        given = event.origin.get("message_id")
+        # Most ids are made for the import, in the millisecond of the event's own one.
+        is_made = event.message_id[:MOMENT_CHARS] == event.event_id[:MOMENT_CHARS]
+        if not is_made or given is not None:
+            addresses = _addresses((given,) if is_made else (event.message_id, given), event.timestamp)
     return {
         "idempotency_key": indexed(key) if key is not None else None,
         "fingerprint": fingerprint,
-        "addresses": _addresses(ids, event.timestamp),
+        "addresses": addresses,
     }
 
 
