@@ -127,8 +127,8 @@ def test_a_run_that_another_program_started_or_ended_is_known_to_the_next_decisi
     with first.run("chat", "m") as own:
         first.append("user", "meanwhile")
         assert second._journal.commit("k", lambda conversation: conversation.close_runs([own.run_id])) is None
-        with second.run("chat", "m") as other:
-            other.complete("of the other program")
+        with first.run("chat", "m") as other:  # its kept head says that a run is open
+            other.complete("another answer")
         with pytest.raises(RunNotOpen):
             own.complete("too late")
 
