@@ -85,10 +85,18 @@ class Node:
         """Start the server, and wait until it answers."""
         settings = {**_QUICK, "port": str(self.port), "unix_socket_directories": str(self.data.parent)}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with (self.data.parent / f"{self.data.name}.log").open("ab") as log:
-            command = [str(self._programs / "postgres"), "-D", str(self.data), *options]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, user=self._user, cwd=self.data.parent)
-        wait_for(lambda: bool(self.ask("SELECT 1")))
+        command = [str(self._programs / "postgres"), "-D", str(self.data), *options]
+
+        def answers() -> bool:
+            """A server that finds its port or its memory still in use ends at once, and is started again."""
+            if self._process is None or self._process.poll() is not None:
+                with (self.data.parent / f"{self.data.name}.log").open("ab") as log:
+                    self._process = subprocess.Popen(
+                        command, stdout=log, stderr=log, user=self._user, cwd=self.data.parent
+                    )
+            return bool(self.ask("SELECT 1"))
+
+        wait_for(answers)
 
     def ask(self, statement: str) -> list[Any]:
         """Return the rows of a statement; none if the server does not answer."""
