@@ -318,10 +318,11 @@ def trusted_places() -> tuple[Path, ...]:
     """Return the folders that the environment trusts, with those below them.
 
     Raises:
-        InvalidSettings: one of them is not an absolute path.
+        InvalidSettings: one of them is not an absolute path, or there are only separators.
     """
-    given = [each for each in os.environ.get(TRUST_DIR, "").split(os.pathsep) if each]
-    relative = next((each for each in given if not Path(each).is_absolute()), None)
+    text = os.environ.get(TRUST_DIR, "")
+    given = [each for each in text.split(os.pathsep) if each]
+    relative = next((each for each in given or [text] if each and not Path(each).is_absolute()), None)
     if relative is not None:
         raise InvalidSettings(f"{TRUST_DIR} cannot be used ({relative!r} is not an absolute path): give absolute paths")
     return tuple(Path(each).resolve() for each in given)

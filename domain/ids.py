@@ -56,7 +56,7 @@ def _random_ends(count: int) -> list[str]:
 
 
 _LAST_BEGIN = [(0, "")]
-"""The last millisecond and the begin of its ids, cached because an append makes several."""
+"""The last millisecond and the beginning of its ids, cached because an append makes several."""
 
 
 def id_bytes(text: str) -> bytes | None:

@@ -198,7 +198,7 @@ _CHECKS: Mapping[str, Callable[[Json, str], None]] = {
 
 
 def _check_calls(contents: list[list[Json]]) -> None:
-    """Check that every call has one result at the begin of the next message, and every result a call before it."""
+    """Check that every call has one result at the beginning of the next message, and every result a call before it."""
     seen: set[str] = set()
     for index, blocks in enumerate(contents):
         before = {block["id"] for block in contents[index - 1] if block["type"] == "tool_use"} if index else set()

@@ -81,10 +81,10 @@ def check_backends(settings: Settings) -> Iterator[Checked]:
     """Check that at least one backend is configured and that each of them can still answer."""
     order = settings.order
     if not order:
-        left_out = " except assistants, which USE_ASSISTANTS_API=false removes" if settings.backends else ""
         yield Checked(
             "backends",
-            f"THREADLEDGER_BACKENDS names no backend{left_out}: every question fails",
+            "THREADLEDGER_BACKENDS names no backend except assistants, which USE_ASSISTANTS_API=false removes: every question "
+            "fails",
             "set THREADLEDGER_BACKENDS=responses,chat",
         )
         return

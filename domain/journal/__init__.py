@@ -57,7 +57,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             "cursor": "LogCursor ReadTrail",
-            "facilities": ("Finding JobClaims MemoryFile NotedThread TakenItems UnansweredRun"),
+            "facilities": "Finding JobClaims MemoryFile NotedThread TakenItems UnansweredRun",
             "fingerprints": "fingerprint_of",
             "journal": "Journal",
             "observers": "ExchangeEnd Observer RunEnd RunLog SeenRun",

@@ -119,7 +119,7 @@ BAD = {
     "THREADLEDGER_RETRIES": ["many", "-1", "1.5", "21"],
     "THREADLEDGER_TIMEOUT_SECONDS": ["soon", "0", "-5", "nan", "inf", "999999"],
     "THREADLEDGER_THREADS": ["postgres"],
-    "THREADLEDGER_BACKENDS": ["responses,gpt"],
+    "THREADLEDGER_BACKENDS": ["responses,gpt", ",", " ", ",,", " , "],
     "USE_ASSISTANTS_API": ["perhaps"],
     "THREADLEDGER_DEADLINE_SECONDS": ["soon", "0", "-1", "nan", "inf", "86401"],
     "THREADLEDGER_WHILE_RUNNING": ["wait"],
@@ -150,6 +150,16 @@ def test_a_bad_option_is_named_like_the_setting_it_stands_for():
 def test_a_backend_that_does_not_exist_is_refused_however_it_is_given(backends):
     with pytest.raises(InvalidSettings, match=r"'gpt'.*assistants, responses, chat"):
         load_settings(backends=backends)
+
+
+@pytest.mark.parametrize("backends", [(), [], ",", " ", ""])
+def test_a_chain_without_a_backend_is_refused_wherever_it_is_given(backends):
+    with pytest.raises(InvalidSettings, match=r"^THREADLEDGER_BACKENDS cannot be used .*at least one name"):
+        load_settings(backends=backends)
+    value = f'"{backends}"' if isinstance(backends, str) and backends else "[]"
+    Path("threadledger.toml").write_text(f"chain = {value}\n")
+    with pytest.raises(InvalidSettings, match=r"^threadledger\.toml: chain "):
+        load_settings()
 
 
 def test_a_dotenv_that_is_not_text_is_refused_in_one_sentence():

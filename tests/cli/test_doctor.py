@@ -110,9 +110,9 @@ class TestAllIsWell:
         ),
         (
             {"THREADLEDGER_BACKENDS": ","},
-            "backends",
-            "names no backend: every question fails",
-            "THREADLEDGER_BACKENDS=",
+            "settings",
+            "THREADLEDGER_BACKENDS cannot be used (Input should have at least one name)",
+            "threadledger config",
         ),
         (
             {"USE_ASSISTANTS_API": "true", "OPENAI_BASE_URL": ""},
