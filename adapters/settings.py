@@ -467,7 +467,9 @@ def _check_backends(settings: Settings) -> None:
     there_are = tuple(dict.fromkeys((*BACKENDS, *settings.named)))
     unknown = [name for name in settings.backends if name not in there_are]
     if unknown:
-        place = f"{settings.config_file}: {_KEYS['backends']}" if "backends" in settings._from_file else _name("backends")
+        place = (
+            f"{settings.config_file}: {_KEYS['backends']}" if "backends" in settings._from_file else _name("backends")
+        )
         raise InvalidSettings(
             f"{place} cannot be used (there is no backend {unknown[0]!r}: use one or more of {', '.join(there_are)}): "
             "see .env.example"

@@ -136,7 +136,7 @@ def _group(group: FailureGroup) -> str:
         f'<p class="said">{escape(group.message)}</p>'
         f'<div class="numbers">{sparkline(group.trend)}<span>{group.exchanges:,} exchanges, {waits}; '
         f"{group.runs:,} runs in {group.conversations:,} conversations</span>"
-        f"<span>{_clock(group.first_at)} to {_clock(group.last_at)}</span></div>"
+        f"<span>{group.failures_range}</span></div>"
         f'<p class="advice">{escape(group.advice)}</p>{note}</article>'
     )
 

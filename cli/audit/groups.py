@@ -136,8 +136,7 @@ def _draw_groups(found: Sequence[FailureGroup]) -> None:
         emit_many(rows, COLUMNS)
     else:
         _draw_narrow(rows)
-    begin, end = (clock(found[0].as_json()[name])[:16] for name in ("trend_since", "trend_until"))
-    console().print(Text(f"trend: {len(found[0].trend)} parts from {begin} to {end}", style="dim"))
+    console().print(Text(f"trend: {len(found[0].trend)} parts {found[0].trend_range}", style="dim"))
 
 
 def _draw_narrow(rows: Sequence[dict[str, Any]]) -> None:

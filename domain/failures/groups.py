@@ -122,6 +122,16 @@ class FailureGroup:
         """Return the number of exchanges that have no answer."""
         return self.exchanges - self.answered
 
+    @property
+    def failures_range(self) -> str:
+        """Return when the failures were: "at" a minute, or "from" one "to" another (UTC)."""
+        return _range(self.first_at, self.last_at)
+
+    @property
+    def trend_range(self) -> str:
+        """Return the time that the trend covers, in the same words."""
+        return _range(self.trend_since, self.trend_until)
+
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of a group; docs/commands.md and docs/audit.md list its keys."""
         decided = self.decision or Decision("open", "", RULE_VERSION)
@@ -147,6 +157,11 @@ class FailureGroup:
             "note": decided.note,
             "exchanges": self.exchanges,
         }
+
+
+def _range(first: datetime, last: datetime) -> str:
+    since, until = (to_iso(moment)[:16].replace("T", " ") for moment in (first, last))
+    return f"at {since}" if since == until else f"from {since} to {until}"
 
 
 GroupedRun = tuple[str, str, str, "str | None", bool, str]

@@ -336,7 +336,9 @@ def test_the_folder_cannot_trust_itself(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_folders_of_the_environment_that_are_not_absolute_paths_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for folders in (".", " ", os.pathsep, f"{os.getcwd()}{os.pathsep} "):
+    for folders in (".", " ", os.pathsep, f"{Path.cwd()}{os.pathsep} "):
         monkeypatch.setenv("THREADLEDGER_TRUST_DIR", folders)
-        with pytest.raises(InvalidSettings, match=r"THREADLEDGER_TRUST_DIR cannot be used \('.' is not an absolute path\)"):
+        with pytest.raises(
+            InvalidSettings, match=r"THREADLEDGER_TRUST_DIR cannot be used \('.' is not an absolute path\)"
+        ):
             assert found().state

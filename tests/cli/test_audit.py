@@ -15,7 +15,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import IO, Any
@@ -77,6 +78,30 @@ def fail(ledger: Ledger, key: str = "k", text: str = "no") -> str:
 
 
 # What is promised
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "at 2026-11-29 19:45"),
+        (59, "at 2026-11-29 19:45"),
+        (60, "from 2026-11-29 19:45 to 2026-11-29 19:46"),
+        (86_400, "from 2026-11-29 19:45 to 2026-11-30 19:45"),
+    ],
+)
+def test_times_of_one_minute_are_shown_as_one_time(
+    command: Command, story: Ledger, monkeypatch: pytest.MonkeyPatch, seconds: int, said: str
+) -> None:
+    first = datetime(2026, 11, 29, 20, 45, tzinfo=timezone(timedelta(hours=1)))
+    last = first + timedelta(seconds=seconds)
+    groups = [
+        replace(group, first_at=first, last_at=last, trend_since=first, trend_until=last)
+        for group in story.failure_groups()
+    ]
+    monkeypatch.setattr(Ledger, "failure_groups", lambda *_: groups)
+    assert f"trend: 12 parts {said}\n" in command("audit", "groups").out
+    assert command("audit", "report", "--output", "report.html").code == 0
+    assert f"<span>{said}</span>" in Path("report.html").read_text(encoding="utf-8")
 
 
 def test_groups_have_the_promised_keys_in_their_order(command: Command, story: Ledger) -> None:
