@@ -14,7 +14,7 @@ from threadledger.adapters.sql.pipeline import SHORT_ROWS_MAX, Pipeline
 from threadledger.adapters.sql.recorder import Recorder
 from threadledger.domain.errors import StoreUnavailable
 
-from .writing import assert_sound
+from .writing import assert_sound, query
 
 HOWS = pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
 
@@ -94,6 +94,8 @@ def test_appends_of_every_length_store_rows_that_match_their_leaves(postgres_url
             ledger.conversation(key).extend([{"role": "user", "content": f"{count} {text}"} for text in said[:count]])
         expected = [f"{count} {text}" for count in range(1, SHORT_ROWS_MAX + 3) for text in said[:count]]
         assert texts(ledger, key) == expected  # each was compared with its leaf
+    assert list(ledger.check()) == []
+    assert query(postgres_url, "SELECT count(*) FROM events WHERE id IS NULL OR text_id IS NOT NULL") == [(0,)]
     assert_sound(postgres_url)
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from threadledger.domain.conversation import Conversation, ExchangeRecord, events, parse_message
@@ -171,6 +171,9 @@ def test_a_window_read_from_the_end_is_the_window_of_the_whole(
 
 @settings(max_examples=300)
 @given(steps, st.none() | st.integers(1, 4), st.integers(0, 35))
+@example(
+    [("instructs", 0), *[("says", 1)] * 9], None, 2
+)  # the question is shown by every window, and all later messages count
 def test_the_place_of_an_answer_read_from_the_end_is_that_in_the_whole_memory(
     given_steps: list[tuple[str, int]], last: int | None, version: int
 ) -> None:
