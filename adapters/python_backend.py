@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from functools import partial
 from typing import Any, cast
 
 from threadledger.domain import limits
-from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation import Completion, parse_message
 from threadledger.domain.conversation.messages import JournaledMessage, Message, Role
 from threadledger.domain.effects import Call, Effects, Emit, OwnLoop, Use
 from threadledger.domain.errors import InvalidSettings, ProviderRefused
@@ -121,10 +122,31 @@ class PythonBackend:
         if isinstance(given, str):
             return Message(Role.ASSISTANT, given), in_pieces
         if isinstance(given, Message) and given.role is Role.ASSISTANT:
-            return given, in_pieces
+            return _checked(given, self.name), in_pieces
         what = f"a message of role {given.role.value}" if isinstance(given, Message) else f"{type(given).__name__}"
         expected = "return text, an assistant Message, or an iterator of texts"
         raise _failed("error", type="TypeError", message=f"the function of {self.name} returned {what}: {expected}")
+
+
+def _checked(message: Message, name: str) -> Message:
+    """Return what a function answered, with half characters replaced. Its fields may hold anything: only parsing checks them.
+
+    Raises:
+        ProviderRefused: a field holds a value that JSON does not have, or another type than it should.
+    """
+    if message.content in (None, "", ()) and not message.tool_calls:
+        return message  # empty, which is a failure of its own
+    try:
+        given = message.as_chat_message()
+        text = json.dumps(given, ensure_ascii=False, allow_nan=False)
+        whole = whole_text(text)
+        parsed = parse_message(given if whole == text else json.loads(whole))
+        if len(parsed.tool_calls) != len(message.tool_calls):
+            raise TypeError("id, name and arguments of a tool call are texts")
+        return parsed
+    except (AttributeError, TypeError, ValueError) as error:
+        said = f"the function of {name} returned a message that cannot be stored: {error}"
+        raise _failed("error", type=type(error).__name__, message=said) from error
 
 
 def _limited(function: Callable[[BackendRequest], Any], request: BackendRequest, deadline: float) -> Callable[[], Any]:

@@ -208,9 +208,9 @@ _SPEAKERS = {role.value: role for role in Role if role not in {Role.TOOL, Role.U
 """Roles of the messages that consist of text alone."""
 
 
-def plain_message(role: str, text: str) -> Message | None:
+def plain_message(role: object, text: str) -> Message | None:
     """Return a message of plain text that needs no further check; None if it has to be parsed."""
-    speaker = _SPEAKERS.get(role)
+    speaker = _SPEAKERS.get(role) if isinstance(role, str) else None
     return Message(speaker, text) if speaker is not None and is_short_text(text) else None
 
 

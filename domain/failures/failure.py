@@ -86,26 +86,34 @@ class Failure:
         return cls(status, **facts_of_exception(error))
 
     def redacted(self) -> Failure:
-        """Return a copy without secrets, storable and within the size limits. A second call changes nothing."""
-        texts: dict[str, Any] = {
-            name: redact(value)
-            for name, value in vars(self).items()
-            if isinstance(value, str) and name not in {"partial_text", "remote_run_id", "thread_id"}
-        }
-        retry_after = self.retry_after_seconds
-        return replace(
-            self,
-            **texts,
-            partial_text=self.partial_text and whole_text(self.partial_text)[:PARTIAL_TEXT_CHARS_MAX],
-            retry_after_seconds=retry_after if retry_after is not None and math.isfinite(retry_after) else None,
-            details=redact_details(self.details),
-        )
+        """Return a copy without secrets, storable and within the size limits. A second call changes nothing.
+
+        A value of another type than its field has is stored as text, or among the details if the field is a number.
+        """
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        details = given.pop("details", {})
+        numbers = {name: given.pop(name) for name in _NUMBERS if name in given}
+        odd = {name: value for name, value in numbers.items() if not isinstance(value, (int, float))}
+        facts: dict[str, Any] = dict.fromkeys(_NUMBERS) | {name: _stored(name, value) for name, value in given.items()}
+        facts |= {name: value for name, value in numbers.items() if name not in odd and math.isfinite(value)}
+        details = {**(details if isinstance(details, Mapping) else {"details": details}), **odd}
+        return replace(self, **facts, details=redact_details(details))
 
     def summary(self) -> str:
         """Return the HTTP status, the code and the message in one line."""
         kind = self.code or (self.type if self.status == "error" else None) or self.status
         facts = [f"HTTP {self.http_status}" if self.http_status else None, kind, self.message]
         return ": ".join(fact for fact in facts if fact)
+
+
+_NUMBERS = ("http_status", "retry_after_seconds")
+
+
+def _stored(name: str, value: object) -> str:
+    text = value if isinstance(value, str) else str(value)
+    if name in {"partial_text", "remote_run_id", "thread_id"}:  # an answer, and ids: no secret is searched in them
+        return whole_text(text)[:PARTIAL_TEXT_CHARS_MAX]
+    return redact(text)
 
 
 @dataclass(frozen=True)

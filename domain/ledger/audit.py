@@ -117,6 +117,8 @@ class FailureGroups:
             GroupNotFound: see `get`.
             InvalidInput: `until` is not in the future.
         """
+        if until is not None and not isinstance(until, datetime):
+            raise InvalidInput(f"until has type {type(until).__name__}: nothing was written; pass a datetime or None")
         if until is not None and as_utc(until) <= now():
             raise InvalidInput(
                 f"a group cannot be muted until {to_iso(as_utc(until))}, which is in the past: pass a future time"
@@ -149,6 +151,8 @@ class FailureGroups:
     def _decide(
         self, group: str, event_class: type[e.Event], wanted: GroupState, note: str, **more: Any
     ) -> FailureGroup:
+        if not isinstance(note, str):
+            raise InvalidInput(f"note has type {type(note).__name__}: nothing was written; pass a text")
         found, at = self.get(group), now()
         note = redact(note, NOTE_CHARS_MAX)
         named = {"group": found.group, "rule": RULE_VERSION, "cause": found.cause.value, "backend": found.backend}

@@ -85,7 +85,7 @@ def usage_of(given: object) -> Usage:
 
 def _message(answer: object, tool_calls: Iterable[object] | None) -> Message:
     if isinstance(answer, Message) and tool_calls is None:
-        return answer
+        return parse_message(answer.as_chat_message())  # its fields may hold anything: only parsing checks them
     if isinstance(answer, str) and tool_calls is None:
         return text_message(Role.ASSISTANT.value, answer)
     given = _fields(answer)
