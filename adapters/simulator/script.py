@@ -53,11 +53,11 @@ class Script:
         except (OSError, UnicodeDecodeError) as error:
             raise ScriptError(f"script {path}: cannot be read: {error}") from error
         try:
-            return cls.parse(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise ScriptError(f"script {path}: not JSON: {error}") from error
+            return cls.parse(json.loads(text, object_pairs_hook=_object))
         except ScriptError as error:
             raise ScriptError(f"script {path}: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ScriptError(f"script {path}: not JSON: {error}") from error
 
     @classmethod
     def parse(cls, value: Any) -> Script:
@@ -75,6 +75,15 @@ class Script:
             retired_apis=reader.strings("retired_apis", APIS),
             rate_limits=parse_limits(reader.value("rate_limits") or {}, "rate_limits"),
         )
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of the file; one that has a key twice is refused, because only one value would count."""
+    made = dict(pairs)
+    for name, _ in pairs if len(made) < len(pairs) else ():
+        if sum(each == name for each, _ in pairs) > 1:
+            raise ScriptError(f"the key {name!r} is given more than once in an object: keep one of them")
+    return made
 
 
 def parse_answers(values: Sequence[Any], where: str) -> tuple[ScriptedAnswer, ...]:

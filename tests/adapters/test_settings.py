@@ -152,6 +152,12 @@ def test_a_backend_that_does_not_exist_is_refused_however_it_is_given(backends):
         load_settings(backends=backends)
 
 
+def test_a_key_of_the_configuration_that_is_given_twice_is_refused():
+    Path("threadledger.toml").write_text("retries = 1\nretries = 2\n")
+    with pytest.raises(InvalidSettings, match=r"^threadledger\.toml is not TOML"):
+        load_settings()
+
+
 @pytest.mark.parametrize("backends", [(), [], ",", " ", ""])
 def test_a_chain_without_a_backend_is_refused_wherever_it_is_given(backends):
     with pytest.raises(InvalidSettings, match=r"^THREADLEDGER_BACKENDS cannot be used .*at least one name"):
@@ -218,6 +224,8 @@ def test_the_profile_of_the_repository_can_be_read():
 
 PROFILES = {
     "not TOML": ('name = "', InvalidProfile),
+    "a field given twice": ("name = 'x'\nname = 'y'", InvalidProfile),
+    "a key given twice in a tool": ("tools = [{type = 'x', type = 'y'}]", InvalidProfile),
     "not UTF-8": (b'name = "\xff"', InvalidProfile),
     "an unknown field": ("nam = 'x'", InvalidProfile),
     "a field of another type": ("name = 1", InvalidProfile),

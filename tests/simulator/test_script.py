@@ -86,7 +86,15 @@ def test_a_script_that_cannot_be_understood_names_the_key(script, words):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"{", "not JSON"), (b"\xff", "cannot be read"), (b'{"x":1}', "x: unk")]
+    ("content", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"\xff", "cannot be read"),
+        (b'{"x":1}', "x: unk"),
+        (b'{"seed":1,"seed":2}', "'seed' is given more than once"),
+        (b'{"answers":[{"tool_calls":[],"tool_calls":[]}]}', "'tool_calls' is given more than once"),
+    ],
 )
 def test_a_file_that_is_no_script_is_refused_with_its_name(tmp_path, content, words):
     file = tmp_path / "script.json"
