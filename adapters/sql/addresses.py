@@ -148,7 +148,7 @@ def hosts(url: URL) -> tuple[URL, dict[str, str]]:
     """Return the URL without its hosts, and the connection parameters that name them; unchanged if there is only one.
 
     Raises:
-        InvalidSettings: a host or port cannot be read, or there are not as many ports as hosts.
+        InvalidSettings: a host or port cannot be read, a host is empty, or there are not as many ports as hosts.
     """
     given = (
         (url.host or "").split(",") if url.host else [each for part in _listed(url, "host") for each in part.split(",")]
@@ -156,6 +156,8 @@ def hosts(url: URL) -> tuple[URL, dict[str, str]]:
     if len(given) < 2:
         return url, {}
     pairs = [_host(each) for each in given]
+    if not all(host for host, _ in pairs):  # libpq would take it for the server of this machine
+        raise InvalidSettings("the database URL names an empty host: write its hosts as h1:5432,h2:5432")
     ports = [port for _, port in pairs]
     common = [each for part in _listed(url, "port") for each in part.split(",")]
     if common:
