@@ -182,10 +182,12 @@ class Server:
 
     def _accept(self) -> None:
         while True:
-            self.listener.accept()[0].close()
+            accepted = self.listener.accept()[0]
+            if not self._stopped:
+                self.connections += 1  # before the client can notice that it was closed
+            accepted.close()
             if self._stopped:
                 return
-            self.connections += 1
 
     def stop(self) -> None:
         self._stopped = True
