@@ -152,9 +152,11 @@ def with_settings_first(file: ConfigFile, settings: Settings, given: Set[str]) -
 
 
 def _chain(given: object, path: Path) -> tuple[str, ...]:
-    if isinstance(given, list) and all(isinstance(name, str) for name in given):
+    if isinstance(given, list) and given and all(isinstance(name, str) for name in given):
         return tuple(given)
-    raise InvalidSettings(f'{path}: chain is not a list of names: give chain = ["responses", "chat"]')
+    raise InvalidSettings(
+        f'{path}: chain is not a list of names, with at least one: give chain = ["responses", "chat"]'
+    )
 
 
 def _table(name: str, given: object, path: Path) -> NamedBackend:

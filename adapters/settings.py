@@ -39,9 +39,6 @@ TIMEOUT_SECONDS_MAX = 3_600.0
 DEADLINE_SECONDS_MAX = 86_400.0
 """Maximum deadline of an exchange, in seconds: one day."""
 
-_KEYS = {"backends": "chain"}
-"""Keys of `threadledger.toml` that are not the names of their fields."""
-
 
 class SecretStr:
     """Hold a secret text: neither `str` nor `repr` shows it."""
@@ -91,16 +88,13 @@ def _path(given: object) -> Path:
 
 
 def _names(given: object) -> tuple[str, ...]:
-    """Return the names in a list, or in a text with commas; a list without names is refused."""
     if isinstance(given, str):
-        names = tuple(name.strip() for name in given.split(",") if name.strip())
-    elif isinstance(given, (list, tuple)):
-        names = tuple(map(_text, given))
-    else:
+        given = [name.strip() for name in given.split(",") if name.strip()]
+    if not isinstance(given, (list, tuple)):
         raise ValueError("Input should be a list of names")
-    if not names:
+    if not given:
         raise ValueError("Input should have at least one name")
-    return names
+    return tuple(map(_text, given))
 
 
 def _boolean(given: object) -> bool:
@@ -361,7 +355,7 @@ def load_settings(**options: Any) -> Settings:
     values: dict[str, Any] = {key: outside[_name(key)] for key in Settings.fields if _name(key) in outside}
     checked = {}
     for key, field in Settings.fields.items():
-        for place, source in ((field.name, given), (field.name, values), (f"{path}: {_KEYS.get(key, key)}", in_file)):
+        for place, source in ((field.name, given), (field.name, values), (f"{path}: {key}", in_file)):
             if key in source:
                 checked[key] = _read_value(field, source[key], place)
                 break
@@ -467,9 +461,7 @@ def _check_backends(settings: Settings) -> None:
     there_are = tuple(dict.fromkeys((*BACKENDS, *settings.named)))
     unknown = [name for name in settings.backends if name not in there_are]
     if unknown:
-        place = (
-            f"{settings.config_file}: {_KEYS['backends']}" if "backends" in settings._from_file else _name("backends")
-        )
+        place = f"{settings.config_file}: chain" if "backends" in settings._from_file else _name("backends")
         raise InvalidSettings(
             f"{place} cannot be used (there is no backend {unknown[0]!r}: use one or more of {', '.join(there_are)}): "
             "see .env.example"
