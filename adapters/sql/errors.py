@@ -16,9 +16,11 @@
 
 from __future__ import annotations
 
-from threadledger.domain.errors import DatabaseReadOnly, ForeignDatabase, StoreError, StoreUnavailable
+from contextlib import suppress
 
-from .connections import AllInUse, ConnectionLost, Connections, DamagedDatabase, RolledBack
+from threadledger.domain.errors import DatabaseReadOnly, ForeignDatabase, NewerSchema, StoreError, StoreUnavailable
+
+from .connections import AllInUse, ConnectionLost, Connections, DamagedDatabase, RolledBack, Transaction
 
 
 def named(connections: Connections, error: BaseException) -> StoreError:
@@ -40,6 +42,9 @@ def named(connections: Connections, error: BaseException) -> StoreError:
         case "full":
             return ConnectionLost(f"{url} accepts no more connections ({reason}); {advice}")
         case "damaged":
+            upgraded = _upgraded_meanwhile(connections)
+            if upgraded is not None:
+                return upgraded
             reason = reason.partition(" with text ")[0]  # SQLite quotes a text that it cannot decode
             return DamagedDatabase(f"{url} is damaged ({reason}): nothing was written; {advice}")
         case "read-only":
@@ -48,6 +53,22 @@ def named(connections: Connections, error: BaseException) -> StoreError:
             return RolledBack(f"{url} rolled the transaction back ({reason}): nothing was written; {advice}")
         case _:
             return StoreUnavailable(f"{url} cannot be used ({reason}): nothing was written; {advice}")
+
+
+def _upgraded_meanwhile(connections: Connections) -> NewerSchema | None:
+    """Return the error for a database that a newer version has upgraded while this program was running."""
+    from .schema import schema_version
+
+    with suppress(StoreError, AllInUse, connections.driver.Error):  # it is really damaged
+        connection = connections.pool.check_out()
+        try:
+            schema_version(Transaction(connections, connection.driver_connection), connections.shown_url)
+        except NewerSchema as newer:
+            return NewerSchema(f"{newer}, then start this program again")
+        finally:
+            connection.invalidate()
+            connection.close()
+    return None
 
 
 def not_open(connections: Connections) -> StoreUnavailable:

@@ -21,7 +21,7 @@ from msgspec.structs import force_setattr as set_field
 
 from threadledger.domain.conversation import CONVERSATION, STATE_SCHEMA, ConversationState, evolve, key_of
 from threadledger.domain.conversation.events import EVENTS, Event
-from threadledger.domain.errors import ChangedEvent, Conflict, CorruptEvent, StoreError, StoreUnavailable
+from threadledger.domain.errors import ChangedEvent, Conflict, CorruptEvent, NewerSchema, StoreError, StoreUnavailable
 from threadledger.domain.ids import from_iso, now, to_iso
 from threadledger.domain.journal import Finding, NotedThread, noted_row, quietly, restore
 
@@ -106,6 +106,8 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
             ]
         )
         yield from _streams(database, query, progress)
+    except NewerSchema:  # it was upgraded meanwhile, and is not damaged
+        raise
     except StoreError as error:
         yield Finding("database", f"it cannot be read to its end: {error}")
 

@@ -553,6 +553,28 @@ def test_a_database_of_a_newer_version_is_refused_with_what_to_do(open_store, an
         open_store()
 
 
+@pytest.mark.parametrize(
+    "used",
+    [
+        lambda ledger: ledger.conversation("k").append("user", "hello"),
+        lambda ledger: ledger.conversation("k").memory(),
+        lambda ledger: list(ledger.events()),
+        lambda ledger: ledger.conversations(),
+        lambda ledger: ledger.failures(),
+        lambda ledger: list(ledger.check()),
+    ],
+    ids=["append", "memory", "events", "conversations", "failures", "check"],
+)
+def test_a_database_that_a_newer_version_has_upgraded_meanwhile_is_not_called_damaged(open_store, any_database, used):
+    ledger = open_store()
+    ledger.conversation("k").append("user", "hello")
+    any_database.execute("UPDATE threadledger SET schema_version = ?", (SCHEMA_VERSION + 1,))
+    any_database.execute("ALTER TABLE streams RENAME COLUMN snapshot TO head")
+    any_database.execute("ALTER TABLE events RENAME COLUMN state TO payload")
+    with pytest.raises(NewerSchema, match=f"schema {SCHEMA_VERSION + 1}.*start this program again"):
+        used(ledger)
+
+
 # eventsourcing's recorder, where the conversations' own rules do not reach
 
 
