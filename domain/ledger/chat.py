@@ -124,6 +124,7 @@ class Chat:
 
         Raises:
             ConversationBusy: a run is open.
+            InvalidInput: the backend or model is no text, or the timeout no number of seconds up to a day.
         """
         from .own_runs import OwnRun, OwnRunning
 

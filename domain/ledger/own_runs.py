@@ -13,7 +13,7 @@ from ..conversation import RunPlan
 from ..conversation import events as e
 from ..conversation.messages import Message, Role, Source, Usage
 from ..effects import perform, work
-from ..errors import InvalidMessage, RunNotOpen
+from ..errors import InvalidInput, InvalidMessage, RunNotOpen
 from ..exchange import reason_of
 from ..failures import Failure, whole_text
 from ..ids import new_id, now
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ..journal import Journal
 
     OwnAnswer = str | Message | Mapping[str, Any] | Sequence[Mapping[str, Any]] | object
+
+RUN_SECONDS_MAX = 86_400.0
+"""Maximum time that an app may allow for one run of its own, in seconds: a day."""
 
 GAVE_UP = "the app's own run failed"
 """Why the exchange of an app's own run is abandoned."""
@@ -109,6 +112,10 @@ class OwnRunning:
     def __init__(
         self, conversing: Conversing, backend: str, model: str, timeout_seconds: float, journal: bool = True
     ) -> None:
+        if isinstance(timeout_seconds, bool) or not isinstance(timeout_seconds, int | float):
+            raise InvalidInput(f"timeout_seconds is {type(timeout_seconds).__name__}: give a number of seconds")
+        if not 0 < timeout_seconds <= RUN_SECONDS_MAX:
+            raise InvalidInput(f"timeout_seconds={timeout_seconds} is not between 0 and {RUN_SECONDS_MAX:,.0f} seconds")
         self._conversing = conversing
         self._plan = RunPlan(backend, model, timeout_seconds=timeout_seconds)
         self._group = next((each for each in reversed(_EXCHANGES.get()) if each.holds(conversing)), None)

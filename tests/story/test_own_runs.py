@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from openai.types.chat import ChatCompletion
 import threadledger
 from threadledger.domain.conversation import events, text_message
 from threadledger.domain.conversation.messages import ToolCall, Usage
-from threadledger.domain.errors import ConversationBusy, ExchangeAnswered, InvalidMessage, RunNotOpen
+from threadledger.domain.errors import ConversationBusy, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
 from threadledger.domain.failures import Cause
 from threadledger.domain.ledger import AsyncLedger, Ledger
 from threadledger.domain.ledger.own_answers import KEPT_FIELDS, completion_of
@@ -596,3 +597,14 @@ def test_awaited_runs_of_an_exchange_are_recorded_the_same(ledger: Ledger, in_lo
     assert fallbacks(ledger) == [("claude", "llama", REASON)]
     assert [failure.facts.partial_text for failure in ledger.failures()] == ["It "]
     assert types(ledger)[-2:] == ["RunStarted", "RunCompleted"]
+
+
+@pytest.mark.parametrize(
+    "seconds", ["5", None, True, b"5", [], timedelta(seconds=5), 0, -1, float("nan"), float("inf"), 1e300], ids=repr
+)
+def test_a_timeout_that_is_no_number_of_seconds_is_refused_before_the_run(ledger: Ledger, seconds: Any) -> None:
+    chat = ledger.conversation("k")
+    chat.append("user", "How are you?")
+    with pytest.raises(InvalidInput, match="timeout_seconds"), chat.run("llama", "m", timeout_seconds=seconds):
+        pass
+    assert types(ledger) == ["ConversationStarted", "MessageJournaled"]
