@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from threadledger.domain.conversation.events import Event
 from threadledger.domain.errors import InvalidSettings, StoreError, StoreUnavailable
 from threadledger.domain.ids import id_bytes
 from threadledger.domain.journal import OnChange, StoredRow, StreamHead
@@ -305,6 +306,9 @@ class Pool(Protocol):
 LOCK_TIMEOUT_SECONDS = 30.0
 """Maximum time that a writer waits for a lock before the write fails, in seconds."""
 
+Topics = tuple[tuple[str, int], ...]
+"""Topics, each with the number to which the schema number of a row is added; see `EventLog.read_usual`."""
+
 Cursor = Any
 """Cursor of the DB-API 2.0 driver."""
 
@@ -572,19 +576,36 @@ def leaves_of(rows: Iterable[Sequence[Any]]) -> list[bytes]:
     return leaves
 
 
-def match_leaves(rows: Sequence[Sequence[Any]], prefixes: Mapping[int, bytes], after: int) -> bool:
-    """Return whether the rows of a stream that follow a version match their leaf hashes; False if the id of one is no UUID.
+class Prefixes(dict[int, bytes]):
+    """Hold what is hashed first of the rows of a stream, by the numbers that stand for their topic and schema."""
 
-    A row has a number, by which `prefixes` has what is hashed first, and the `Kind.usual_columns`. This runs for each message
-    of a memory, so it is one loop without calls of its own.
+    def __init__(self, stream: str, topics: Topics) -> None:
+        super().__init__()
+        self._stream, self._topics = stream, topics
+
+    def __missing__(self, number: int) -> bytes:
+        topic, first = next((each for each in self._topics if 0 < number - each[1] <= Event.SCHEMA), ("", number))
+        self[number] = prefix = leaf_prefix(self._stream, topic, number - first, b"")
+        return prefix
+
+
+def number_in(topics: Topics) -> str:
+    """Return the expression for the number of an event `e`; that of another topic is below 0."""
+    numbers = (f"WHEN '{topic}' THEN {f'{first} + ' if first else ''}e.schema" for topic, first in topics)
+    return f"CASE e.topic {' '.join(numbers)} ELSE -1 END"
+
+
+def match_leaves(rows: Sequence[Sequence[Any]], versions: Iterable[int], prefixes: Prefixes) -> bool:
+    """Return whether rows, which have these versions, match their leaf hashes; False if the id of one is no UUID.
+
+    A row is a number and the `Kind.usual_columns`. This runs for each message of a memory, so it is one loop without calls of
+    its own; lists of texts and hashes are slower.
     """
-    version = after
     try:
-        for number, state, at, position, event_id, leaf in rows:
-            version += 1
+        for version, (number, state, at, position, event_id, leaf) in zip(versions, rows, strict=True):
             text = b"%b%d\n%d\n%b\n%b%b" % (prefixes[number], position, version, at, event_id, state)
             if sha256(text).digest() != leaf:
                 return False
-    except TypeError:
+    except (TypeError, ValueError):  # a column has a value of another type, or a row is missing
         return False
     return True

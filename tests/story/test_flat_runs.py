@@ -32,7 +32,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             counts["rows"] += 1
             yield row
 
-    def read_usual(self: Recorder, stream: str, upto: int, topics: Any, take: Any) -> bool:
+    def read_usual(self: Recorder, stream: str, upto: int | None, topics: Any, take: Any) -> Any:
         counts["reads"] += 1
 
         def counted(after: int, rows: Any) -> None:
