@@ -69,15 +69,23 @@ class Connections:
 
     def query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of one query, as tuples of the driver. `?` is the placeholder for a value."""
-        sql = self.sql(statement)
+        return self.reconnecting(lambda: self._fetch(statement.replace("?", self.kind.placeholder), values))
 
-        def fetch() -> list[Any]:
+    def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        """Return all rows of one query, by `cursor`; with an idle connection, without the calls of its context manager."""
+        if not self._idle or self.joined is not None:
             with self.cursor() as cursor:
-                cursor.execute(sql, values, **self.kind.reading)
-                rows: list[Any] = cursor.fetchall()
+                rows: list[Any] = cursor.execute(sql, values, **self.kind.reading).fetchall()
                 return rows
-
-        return self.reconnecting(fetch)
+        self._still_open()
+        lent = self._lend()
+        try:
+            rows = lent[2].execute(sql, values, **self.kind.reading).fetchall()
+        except BaseException as error:
+            self._take_back(*lent, error)
+            raise
+        self._take_back(*lent)
+        return rows
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a read transaction: all its queries see one snapshot. It is repeated if the connection is lost."""
@@ -106,22 +114,36 @@ class Connections:
     @contextmanager
     def _own_cursor(self) -> Iterator[Cursor]:
         """Provide a cursor of a connection that no other thread uses meanwhile; errors of the driver are named."""
+        lent = self._lend()
+        try:
+            yield lent[2]
+        except BaseException as error:
+            self._take_back(*lent, error)
+            raise
+        self._take_back(*lent)
+
+    def _lend(self) -> tuple[int, Any, Cursor]:
+        """Return the arguments of `_take_back`: the era, a connection that no other thread uses meanwhile, and its cursor."""
         era = self._era
         try:
-            connection, cursor = self._idle.pop()
+            return era, *self._idle.pop()
         except IndexError:
             with self.named_errors():
                 connection = self.check_out()
-                cursor = connection.cursor()
-        try:
-            yield cursor
-        except BaseException as error:
+                return era, connection, connection.cursor()
+
+    def _take_back(self, era: int, connection: Any, cursor: Cursor, error: BaseException | None = None) -> None:
+        """Take back a connection, whose use may have ended with an error.
+
+        Raises:
+            StoreError: the error of the driver, named.
+        """
+        if error is not None:
             self._give_back(connection, cursor, lost=self._is_lost(error))
             is_named = isinstance(error, (self.driver.Error, UnicodeDecodeError))
             if is_named and not isinstance(error, self.driver.IntegrityError):
                 raise self.named(error) from error
-            raise
-        if self.closed or len(self._idle) >= IDLE_MAX or era != self._era:
+        elif self.closed or len(self._idle) >= IDLE_MAX or era != self._era:
             self._give_back(connection, cursor, left=era != self._era)
         else:
             self._idle.append((connection, cursor))
@@ -584,9 +606,11 @@ class Prefixes(dict[int, bytes]):
         self._stream, self._topics = stream, topics
 
     def __missing__(self, number: int) -> bytes:
-        topic, first = next((each for each in self._topics if 0 < number - each[1] <= Event.SCHEMA), ("", number))
-        self[number] = prefix = leaf_prefix(self._stream, topic, number - first, b"")
-        return prefix
+        for topic, first in self._topics:
+            if first < number <= first + Event.SCHEMA:
+                self[number] = prefix = leaf_prefix(self._stream, topic, number - first, b"")
+                return prefix
+        raise TypeError(number)
 
 
 def number_in(topics: Topics) -> str:

@@ -75,9 +75,11 @@ class Memory:
         """Create a memory whose messages are built when they are used; `more` are its other fields."""
         memory = object.__new__(cls)  # its `__init__` sets each field by a call
         values = vars(memory)
-        values.update(run_threads={}, run_marks={}, missing_files={}, opening_version=0)
-        values.update(more, version=version, path_hash=path_hash, _source=source)
-        values["_hash_2"] = path_hash if memory.rule == ALL else None
+        values["_source"], values["_hash_2"] = source, path_hash if more.get("rule", ALL) == ALL else None
+        values.update(
+            run_threads={}, run_marks={}, missing_files={}, opening_version=0, version=version, path_hash=path_hash
+        )
+        values.update(more)
         return memory
 
     def knowing(self, has_parts: bool | None) -> Self:
