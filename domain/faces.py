@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -32,3 +33,12 @@ def lazy_face(room: str, *homes: Mapping[str, str]) -> Callable[[str], Any]:
         return value
 
     return load
+
+
+def on_first_use(caller: str, module: str, name: str) -> Callable[[], Any]:
+    """Return a function that imports a name of a module when it is first called, and returns it.
+
+    It is for code that runs often: an import statement in a function takes up to 3 µs each time. The module is in the same
+    room as the caller, a module's `__name__`.
+    """
+    return cache(lambda: getattr(import_module(f"{caller.rpartition('.')[0]}.{module}"), name))

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from threadledger.domain.conversation.events import Event
 from threadledger.domain.errors import InvalidSettings, StoreError, StoreUnavailable
 from threadledger.domain.ids import id_bytes
 from threadledger.domain.journal import OnChange, StoredRow, StreamHead
@@ -68,15 +69,23 @@ class Connections:
 
     def query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of one query, as tuples of the driver. `?` is the placeholder for a value."""
-        sql = self.sql(statement)
+        return self.reconnecting(lambda: self._fetch(statement.replace("?", self.kind.placeholder), values))
 
-        def fetch() -> list[Any]:
+    def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        """Return all rows of one query, by `cursor`; with an idle connection, without the calls of its context manager."""
+        if not self._idle or self.joined is not None:
             with self.cursor() as cursor:
-                cursor.execute(sql, values, **self.kind.reading)
-                rows: list[Any] = cursor.fetchall()
+                rows: list[Any] = cursor.execute(sql, values, **self.kind.reading).fetchall()
                 return rows
-
-        return self.reconnecting(fetch)
+        self._still_open()
+        lent = self._lend()
+        try:
+            rows = lent[2].execute(sql, values, **self.kind.reading).fetchall()
+        except BaseException as error:
+            self._take_back(*lent, error)
+            raise
+        self._take_back(*lent)
+        return rows
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a read transaction: all its queries see one snapshot. It is repeated if the connection is lost."""
@@ -105,22 +114,36 @@ class Connections:
     @contextmanager
     def _own_cursor(self) -> Iterator[Cursor]:
         """Provide a cursor of a connection that no other thread uses meanwhile; errors of the driver are named."""
+        lent = self._lend()
+        try:
+            yield lent[2]
+        except BaseException as error:
+            self._take_back(*lent, error)
+            raise
+        self._take_back(*lent)
+
+    def _lend(self) -> tuple[int, Any, Cursor]:
+        """Return the arguments of `_take_back`: the era, a connection that no other thread uses meanwhile, and its cursor."""
         era = self._era
         try:
-            connection, cursor = self._idle.pop()
+            return era, *self._idle.pop()
         except IndexError:
             with self.named_errors():
                 connection = self.check_out()
-                cursor = connection.cursor()
-        try:
-            yield cursor
-        except BaseException as error:
+                return era, connection, connection.cursor()
+
+    def _take_back(self, era: int, connection: Any, cursor: Cursor, error: BaseException | None = None) -> None:
+        """Take back a connection, whose use may have ended with an error.
+
+        Raises:
+            StoreError: the error of the driver, named.
+        """
+        if error is not None:
             self._give_back(connection, cursor, lost=self._is_lost(error))
             is_named = isinstance(error, (self.driver.Error, UnicodeDecodeError))
             if is_named and not isinstance(error, self.driver.IntegrityError):
                 raise self.named(error) from error
-            raise
-        if self.closed or len(self._idle) >= IDLE_MAX or era != self._era:
+        elif self.closed or len(self._idle) >= IDLE_MAX or era != self._era:
             self._give_back(connection, cursor, left=era != self._era)
         else:
             self._idle.append((connection, cursor))
@@ -304,6 +327,9 @@ class Pool(Protocol):
 
 LOCK_TIMEOUT_SECONDS = 30.0
 """Maximum time that a writer waits for a lock before the write fails, in seconds."""
+
+Topics = tuple[tuple[str, int], ...]
+"""Topics, each with the number to which the schema number of a row is added; see `EventLog.read_usual`."""
 
 Cursor = Any
 """Cursor of the DB-API 2.0 driver."""
@@ -572,19 +598,38 @@ def leaves_of(rows: Iterable[Sequence[Any]]) -> list[bytes]:
     return leaves
 
 
-def match_leaves(rows: Sequence[Sequence[Any]], prefixes: Mapping[int, bytes], after: int) -> bool:
-    """Return whether the rows of a stream that follow a version match their leaf hashes; False if the id of one is no UUID.
+class Prefixes(dict[int, bytes]):
+    """Hold what is hashed first of the rows of a stream, by the numbers that stand for their topic and schema."""
 
-    A row has a number, by which `prefixes` has what is hashed first, and the `Kind.usual_columns`. This runs for each message
-    of a memory, so it is one loop without calls of its own.
+    def __init__(self, stream: str, topics: Topics) -> None:
+        super().__init__()
+        self._stream, self._topics = stream, topics
+
+    def __missing__(self, number: int) -> bytes:
+        for topic, first in self._topics:
+            if first < number <= first + Event.SCHEMA:
+                self[number] = prefix = leaf_prefix(self._stream, topic, number - first, b"")
+                return prefix
+        raise TypeError(number)
+
+
+def number_in(topics: Topics) -> str:
+    """Return the expression for the number of an event `e`; that of another topic is below 0."""
+    numbers = (f"WHEN '{topic}' THEN {f'{first} + ' if first else ''}e.schema" for topic, first in topics)
+    return f"CASE e.topic {' '.join(numbers)} ELSE -1 END"
+
+
+def match_leaves(rows: Sequence[Sequence[Any]], versions: Iterable[int], prefixes: Prefixes) -> bool:
+    """Return whether rows, which have these versions, match their leaf hashes; False if the id of one is no UUID.
+
+    A row is a number and the `Kind.usual_columns`. This runs for each message of a memory, so it is one loop without calls of
+    its own; lists of texts and hashes are slower.
     """
-    version = after
     try:
-        for number, state, at, position, event_id, leaf in rows:
-            version += 1
+        for version, (number, state, at, position, event_id, leaf) in zip(versions, rows, strict=True):
             text = b"%b%d\n%d\n%b\n%b%b" % (prefixes[number], position, version, at, event_id, state)
             if sha256(text).digest() != leaf:
                 return False
-    except TypeError:
+    except (TypeError, ValueError):  # a column has a value of another type, or a row is missing
         return False
     return True

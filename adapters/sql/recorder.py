@@ -21,7 +21,8 @@ from eventsourcing.persistence import (
     Tracking,
 )
 
-from threadledger.domain.conversation.events import EVENTS, Event
+from threadledger.domain.conversation.events import EVENTS
+from threadledger.domain.faces import on_first_use
 from threadledger.domain.ids import new_id, now, to_iso
 from threadledger.domain.journal import (
     Also,
@@ -35,7 +36,7 @@ from threadledger.domain.journal import (
     refuse_changed,
 )
 
-from .connections import GENERATION, DamagedDatabase, checked, leaf_prefix, match_leaves
+from .connections import GENERATION, DamagedDatabase, Prefixes, Topics, checked, match_leaves, number_in
 from .database import Database
 from .group_commit import stored_positions
 from .schema import SCHEMA_VERSION, open_schema
@@ -43,11 +44,18 @@ from .schema import SCHEMA_VERSION, open_schema
 PAGE_EVENTS = 1_000
 """Number of events read per query."""
 
+PAGE_USUAL = 2_000
+"""Number of events read per query for a memory of plain texts. Smaller pages cost more than what a core's cache saves."""
+
 PAGE_STREAMS = 1_000
 """Number of streams read per query."""
 
 _PAGES_AT_ONCE = 10
 """Number of pages scanned per query when only some event types are selected."""
+
+_read_ends: Callable[[], Callable[..., tuple[StreamHead, Sequence[Sequence[Any]]] | None]] = on_first_use(
+    __name__, "stream_ends", "read_ends"
+)
 
 _HEAD = "SELECT name, version, state_schema, snapshot, due_at FROM streams"
 _BY_KEY = (
@@ -140,35 +148,33 @@ class Recorder(ApplicationRecorder):
             after, upto = (after, begin) if newest_first else (end, upto)
 
     def read_usual(
-        self, stream: str, upto: int, topics: Mapping[str, int], take: Callable[[int, Sequence[Sequence[Any]]], None]
+        self, stream: str, upto: int, topics: Topics, take: Callable[[int, Sequence[Sequence[Any]]], None]
     ) -> bool:
         """Read all rows of a stream, if they are usual; see `EventLog.read_usual`."""
-        number = " ".join(f"WHEN '{topic}' THEN {first}" for topic, first in topics.items())
         query = (
-            f"SELECT CASE e.topic {number} END + e.schema, {self._database.kind.usual_columns} FROM events e "
+            f"SELECT {number_in(topics)} AS number, {self._database.kind.usual_columns} FROM events e "
             "WHERE e.stream = (SELECT stream FROM streams WHERE name = ?) AND e.version > ? AND e.version <= ? "
             "ORDER BY e.version"
         )
-        prefixes = {
-            first + schema: leaf_prefix(stream, topic, schema, b"")
-            for topic, first in topics.items()
-            for schema in range(1, Event.SCHEMA + 1)
-        }
-        for begin in range(0, upto, PAGE_EVENTS):
-            end = min(begin + PAGE_EVENTS, upto)
+        prefixes = Prefixes(stream, topics)
+        for begin in range(0, upto, PAGE_USUAL):
+            end = min(begin + PAGE_USUAL, upto)
             rows = self._database.query(query, (stream, begin, end))
-            if len(rows) != end - begin or not {row[0] for row in rows} <= prefixes.keys():
+            if len(rows) != end - begin:
                 return False
-            take(begin, rows)
-            if not match_leaves(rows, prefixes, begin):
+            try:
+                take(begin, rows)
+            except TypeError:  # the schema of a row is no number
+                return False
+            if not match_leaves(rows, range(begin + 1, end + 1), prefixes):
                 return False
         return True
 
-    def read_ends(self, stream: str, first: int, newest: int) -> tuple[StreamHead, Sequence[Sequence[Any]]] | None:
-        """Return the head of a stream with its first and its newest rows; see `EventLog.read_ends`."""
-        from .stream_ends import read_ends
-
-        return read_ends(self._database, stream, first, newest)
+    def read_ends(
+        self, stream: str, first: int, newest: int, topics: Topics
+    ) -> tuple[StreamHead, Sequence[Sequence[Any]]] | None:
+        """Return the head of a stream with a row near its beginning and its newest rows; see `EventLog.read_ends`."""
+        return _read_ends()(self._database, stream, first, newest, topics)
 
     def fingerprints(self, streams: Sequence[str]) -> Iterator[tuple[str, str, bytes | None]]:
         """Return the idempotency keys of streams with their fingerprints; see `EventLog.fingerprints`."""

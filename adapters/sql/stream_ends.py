@@ -4,53 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from hashlib import sha256
 from typing import Any
 
 from threadledger.domain.journal import StreamHead
 
-from .connections import Connections, leaf_prefix
+from .connections import Connections, Prefixes, Topics, match_leaves, number_in
 
 
 def read_ends(
-    database: Connections, stream: str, first: int, newest: int
+    database: Connections, stream: str, first: int, newest: int, topics: Topics
 ) -> tuple[StreamHead, Sequence[Sequence[Any]]] | None:
-    """Return the head of a stream with its first and its newest rows; see `EventLog.read_ends`."""
-    query = _query(database.kind.usual_columns, database.kind.head_columns)
-    found = database.query(query, (stream, stream, first, stream, newest))
-    if not found or found[0][7] is not None:
+    """Return the head of a stream with a row near its beginning and its newest rows; see `EventLog.read_ends`."""
+    query = _ends_query(database.kind.usual_columns, database.kind.head_columns, topics)
+    rows = database.query(query, (stream, stream, first, stream, newest))
+    if not rows or rows[0][5] is not None:
         return None
-    version, _, schema, state, due_at, *_ = found.pop(0)
-    try:
-        if [row[0] for row in found] != [*range(1, first + 1), *range(version - newest + 1, version + 1)]:
-            found = sorted({row[0]: row for row in found}.values())  # the ends overlap, or the order is another
-            if len(found) != min(version, first + newest) or found[0][0] != 1 or found[-1][0] != version:
-                return None
-        if not _match(found, stream):
-            return None
-    except (TypeError, IndexError):  # a column has a value of another type, an id is no UUID, or no event is left
+    version, state, due_at, schema, *_ = rows.pop(0)
+    if not isinstance(version, int) or len(rows) != min(version, newest) + 1:
         return None
-    return StreamHead(stream, version, schema, state.decode(), due_at.decode() if due_at else None), found
+    if not match_leaves(rows, (first, *range(version - len(rows) + 2, version + 1)), Prefixes(stream, topics)):
+        return None  # or the database returned them in another order
+    return StreamHead(stream, version, schema, state.decode(), due_at.decode() if due_at else None), rows
 
 
 @cache
-def _query(usual_columns: str, head_columns: str) -> str:
-    """Return the query for the head of a stream, which has no leaf, and for its first and its newest rows."""
+def _ends_query(usual_columns: str, head_columns: str, topics: Topics) -> str:
+    """Return the query for the head of a stream, which has no leaf, the row of a version, and the newest rows."""
     events = (
-        f"SELECT e.version, e.topic, e.schema, {usual_columns} FROM streams s JOIN events e ON e.stream = s.stream "
+        f"SELECT {number_in(topics)}, {usual_columns} FROM streams s JOIN events e ON e.stream = s.stream "
         "WHERE s.name = ? AND e.version"
     )
-    head = f"SELECT s.version, s.name, s.state_schema, {head_columns}, NULL, NULL, NULL FROM streams s WHERE s.name = ?"
-    return f"{head} UNION ALL {events} <= ? UNION ALL {events} > s.version - ?"
-
-
-def _match(rows: Sequence[Sequence[Any]], stream: str) -> bool:
-    """Return whether rows match their leaf hashes."""
-    prefixes: dict[tuple[str, int], bytes] = {}
-    for version, topic, schema, state, at, position, event_id, leaf in rows:
-        prefix = prefixes.get((topic, schema))
-        if prefix is None:
-            prefix = prefixes[topic, schema] = leaf_prefix(stream, topic, schema, b"")
-        if sha256(b"%b%d\n%d\n%b\n%b%b" % (prefix, position, version, at, event_id, state)).digest() != leaf:
-            return False
-    return True
+    head = f"SELECT s.version, {head_columns}, s.state_schema, NULL, NULL FROM streams s WHERE s.name = ?"
+    return f"{head} UNION ALL {events} = ? UNION ALL {events} > s.version - ?"

@@ -25,6 +25,7 @@ from ..errors import (
     InvalidInput,
     RunNotFound,
 )
+from ..faces import on_first_use
 from ..ids import new_id, now, to_iso
 from ..limits import RUN_ENDING_CHARS_MIN
 from .observers import WATCHED, RunLog, SeenRun, Watch, run_logger
@@ -48,6 +49,8 @@ PAGE_NEWEST_FIRST, PAGE_NEWEST_MAX = 10, 1_000
 
 NEVER = "9999"
 """Timestamp later than any deadline (ISO 8601)."""
+
+_recall: Callable[[], Callable[..., Memory]] = on_first_use(__name__, "recall", "recall")
 
 
 class Store(Protocol):
@@ -142,9 +145,7 @@ class Journal(Application[str]):
         Raises:
             InvalidInput: a bound below 1.
         """
-        from .recall import recall
-
-        return recall(self._log, stream_of(key), at, last, tokens)
+        return _recall()(self._log, stream_of(key), at, last, tokens)
 
     def remembers(self, key: str, message_id: str) -> bool:
         """Return whether a message is in the memory of a conversation, reading from its end until it is found."""

@@ -9,7 +9,7 @@ the newest run that recorded it and that no later event concerns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,12 @@ from msgspec import MsgspecError
 
 from ..canonical import EMPTY_PATH, path_of
 from ..conversation import events as e
+from ..conversation.events import EVENTS
 from ..conversation.messages import JournaledMessage
 from ..errors import InvalidInput
-from ..memory import INSTRUCTING, MEMORY_TOPICS, RULE_2, Backwards, Memory, MemoryFold, add_missing, text_tokens
-from .recall import ACCEPTED, MESSAGE, Texts, decode_said, has_key, id_in, known_in, message_in_row
+from ..memory import INSTRUCTING, MEMORY_TOPICS, RULE_2, Backwards, Memory, add_missing, text_tokens
+from .message_rows import ACCEPTED, folded, has_key, id_in, message_in_row
+from .recall import MESSAGE, STARTED, Texts, decode_said, known_in
 from .rows import Row, refuse_changed, restore
 
 if TYPE_CHECKING:
@@ -35,10 +37,10 @@ PAGE_MAX = 500
 NEWEST_ROWS = 12
 """Number of rows that are read first for the hash of a path: two exchanges with their runs."""
 
-OPENING_ROWS = 2
-"""Number of rows that are read from the beginning: a conversation starts, then usually the user speaks."""
+OPENING_VERSION = 2
+"""Version whose row is read from the beginning: a conversation starts, then usually the user speaks."""
 
-STARTED = e.RunStarted.__name__
+RUN_STARTED = e.RunStarted.__name__
 REMOVING = (e.MessageRetracted.__name__, e.MemoryCleared.__name__, ACCEPTED)
 """Events that remove messages from memory."""
 
@@ -69,7 +71,7 @@ def path_hash(log: EventLog, stream: str, version: int) -> str:
             event = restore(row)
             cleared = max(cleared, event.up_to_version) if isinstance(event, e.MemoryCleared) else cleared
             named.update(_named_by(event))
-        elif row[3] == STARTED and not checkpoint[1] and has_key(row, "path_hash"):
+        elif row[3] == RUN_STARTED and not checkpoint[1] and has_key(row, "path_hash"):
             started = restore(row)
             if isinstance(started, e.RunStarted) and started.path_hash:
                 checkpoint = (started.memory_version, started.path_hash)
@@ -94,17 +96,6 @@ def _named_by(event: e.Event) -> Iterator[str]:
             pass
 
 
-def folded(rows: Iterable[Row]) -> MemoryFold:
-    """Return the fold of rows of messages and of events that remove or move them, oldest first."""
-    fold = MemoryFold()
-    for row in rows:
-        if row[3] == MESSAGE:
-            fold.say(message_in_row(row))
-        else:
-            fold.take(restore(row))
-    return fold
-
-
 def newest_window(log: EventLog, stream: str, last: int | None, tokens: int | None) -> Memory:
     """Return the newest messages of a memory: at most `last`, within about `tokens`; usually by one query.
 
@@ -112,43 +103,44 @@ def newest_window(log: EventLog, stream: str, last: int | None, tokens: int | No
         InvalidInput: a bound below 1.
     """
     page = _page_of(last, tokens)
-    head, rows = log.read_ends(stream, OPENING_ROWS, page) or (log.select_head(stream, refuse_changed), ())
+    head, rows = log.read_ends(stream, OPENING_VERSION, page, _TOPICS) or (log.select_head(stream, refuse_changed), ())
     version = head.version if head is not None else 0
     known = known_in(head, version)
-    usual = _usual_window(rows, last) if last is not None and tokens is None else None
-    if usual is not None:
-        texts, first = usual
-        rule = f"{RULE_2}last={last}"
+    if last is not None and tokens is None and (texts := _usual_window(rows, version, last)) is not None:
+        rule, first = f"{RULE_2}last={last}", version - last + 1
         return Memory.of_source(texts, version, known.path_hash, rule=rule, first_version=first).knowing(
             known.has_parts
         )
-    newest = [_opened(row, stream) for row in reversed(rows[-page:])]
+    newest = [_opened(row, stream, version - age) for age, row in enumerate(reversed(rows[1:]))]
     return window(log, stream, version, known.path_hash, last, tokens, newest).knowing(known.has_parts)
 
 
-def _usual_window(rows: Sequence[Sequence[Any]], last: int) -> tuple[Texts, int] | None:
-    """Return the newest messages among the rows of both ends, and the version of the first; None if they need more care.
+def _usual_window(rows: Sequence[Sequence[Any]], version: int, last: int) -> Texts | None:
+    """Return the newest messages of rows that `read_ends` returned with a version; None if they need more care.
 
     They are usual if each of the newest rows is a text that was said, one more than is shown, and the conversation began
     with a text that is no instruction. An event that removes or moves a message is newer than the message.
     """
-    newest, spoken = rows[-last - 1 :], e.MessageJournaled.SCHEMA
-    if len(newest) <= last or any(row[1] != MESSAGE or row[2] > spoken for row in (*newest, *rows[1:OPENING_ROWS])):
+    if len(rows) < last + 2 or rows[0][0] >= STARTED or rows[-last - 1][0] >= STARTED:
         return None
+    texts = Texts()
     try:
-        if decode_said(rows[1][3]).role in INSTRUCTING:
+        if decode_said(rows[0][1]).role in INSTRUCTING:
             return None
-        texts = Texts(
-            [decode_said(row[3]) for row in newest[1:]], [row[0] for row in newest[1:]], [row[4] for row in newest[1:]]
-        )
+        texts.take(version - last, rows[-last:])
     except MsgspecError:
         return None
-    return texts, newest[1][0]
+    return texts if len(texts) == last else None
 
 
-def _opened(row: Sequence[Any], stream: str) -> Row:
-    version, topic, schema, state, at, position, event_id, _ = row
-    return position, stream, version, topic, state, event_id, at.decode(), schema
+def _opened(row: Sequence[Any], stream: str, version: int) -> Row:
+    number, state, at, position, event_id, _ = row
+    topic, first = _TOPICS[number // STARTED]
+    return position, stream, version, topic, state, event_id, at.decode(), number - first
+
+
+_TOPICS = tuple((topic, STARTED * place) for place, topic in enumerate(sorted(EVENTS, key=MESSAGE.__ne__)))
+"""All events with the number of their rows, messages first."""
 
 
 def _page_of(last: int | None, tokens: int | None) -> int:
@@ -157,11 +149,11 @@ def _page_of(last: int | None, tokens: int | None) -> int:
     Raises:
         InvalidInput: a bound below 1.
     """
-    for name, bound in (("last", last), ("tokens", tokens)):
-        if bound is not None and bound < 1:
-            raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
-    page = min(last or PAGE_MAX, (tokens or PAGE_MAX * TOKENS_PER_MESSAGE_GUESSED) // TOKENS_PER_MESSAGE_GUESSED)
-    return max(min(page, PAGE_MAX), 1) + 1
+    if (last is not None and last < 1) or (tokens is not None and tokens < 1):
+        name, bound = ("tokens", tokens) if last is None or last > 0 else ("last", last)
+        raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
+    page = PAGE_MAX if last is None else min(last, PAGE_MAX)
+    return (page if tokens is None else max(min(page, tokens // TOKENS_PER_MESSAGE_GUESSED), 1)) + 1
 
 
 def window(

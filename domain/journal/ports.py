@@ -108,21 +108,29 @@ class EventLog(Protocol):
         ...
 
     def read_usual(
-        self, stream: str, upto: int, topics: Mapping[str, int], take: Callable[[int, Sequence[Sequence[Any]]], None]
+        self,
+        stream: str,
+        upto: int,
+        topics: tuple[tuple[str, int], ...],
+        take: Callable[[int, Sequence[Sequence[Any]]], None],
     ) -> bool:
         """Read all rows of a stream up to a version, oldest first; call `take` with the version before each list of them.
 
-        The columns of a row are a number, the payload, the time as bytes, and what its check needs. The number is that of
-        its topic plus its schema number. Return whether each row has one of these topics, a known schema, and matches its
-        leaf hash. If not, what was taken must not be used: read it by `stream_rows`.
+        The columns of a row are a number, the payload, the time as bytes, position, and what else its check needs. The
+        number is that of its topic plus its schema number; it is below 0 for another topic. Return whether each row has one
+        of these topics, a known schema, and matches its leaf hash. If not, what was taken must not be used: read it by
+        `stream_rows`.
         """
         ...
 
-    def read_ends(self, stream: str, first: int, newest: int) -> tuple[StreamHead, Sequence[Sequence[Any]]] | None:
-        """Return the head of a stream with its first and its newest rows, oldest first, by one query.
+    def read_ends(
+        self, stream: str, first: int, newest: int, topics: tuple[tuple[str, int], ...]
+    ) -> tuple[StreamHead, Sequence[Sequence[Any]]] | None:
+        """Return the head of a stream, the row of version `first`, and then the newest rows, oldest first, by one query.
 
-        The columns of a row are version, topic, schema number, payload, time as bytes, position, event id and leaf. Return
-        None if there is no such stream, or if not all of these rows are there and match their leaf hashes.
+        A row is as in `read_usual`, and the event's id as bytes follows its position. Return None if the stream has no such
+        version, or if not all of these rows are there, have one of these topics and a known schema, and match their leaf
+        hashes.
         """
         ...
 

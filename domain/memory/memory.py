@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..canonical import EMPTY_PATH, neutral_json, path_of
 from ..conversation.messages import JournaledMessage, Message, Role
@@ -36,8 +36,8 @@ class MemorySource(Protocol):
         """
         ...
 
-    def plain(self) -> list[dict[str, Any]] | None:
-        """Return role and content of each message, newly created, if all of them are plain texts; None otherwise."""
+    def plain(self, blank: bool) -> list[dict[str, Any]] | None:
+        """Return role and content of each message (also of `blank` ones), newly created; None if not all are plain texts."""
         ...
 
     def newest_version(self) -> int:
@@ -73,10 +73,13 @@ class Memory:
     @classmethod
     def of_source(cls, source: MemorySource, version: int, path_hash: str | None, **more: Any) -> Self:
         """Create a memory whose messages are built when they are used; `more` are its other fields."""
-        memory = cls(version=version, path_hash=path_hash, **more)
+        memory = object.__new__(cls)  # its `__init__` sets each field by a call
         values = vars(memory)
-        values["_source"], values["_hash_2"] = source, path_hash if memory.rule == ALL else None
-        del values["messages"]
+        values["_source"], values["_hash_2"] = source, path_hash if more.get("rule", ALL) == ALL else None
+        values.update(
+            run_threads={}, run_marks={}, missing_files={}, opening_version=0, version=version, path_hash=path_hash
+        )
+        values.update(more)
         return memory
 
     def knowing(self, has_parts: bool | None) -> Self:
@@ -232,9 +235,9 @@ class Memory:
 
     def as_chat_messages(self) -> list[dict[str, Any]]:
         """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing."""
-        plain = self._plain_to_send()
+        plain = self._plain_to_send(blank=False)
         if plain is not None:
-            return [each for each in plain if each["content"].strip()]
+            return plain
         from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
 
         view = valid_view(self._available(self.messages), CHAT_CALL_ID_CHARS_MAX)
@@ -242,8 +245,9 @@ class Memory:
 
     def as_response_items(self) -> list[dict[str, Any]]:
         """Return the `input` of a Responses API request: a valid view, without messages that say nothing."""
-        if self._plain_to_send() is not None:
-            return [{"type": "message"} | each for each in self.as_chat_messages()]
+        plain = self._plain_to_send(blank=False)
+        if plain is not None:
+            return [{"type": "message"} | each for each in plain]
         from .rendering import response_items, valid_view
 
         view = valid_view(self._available(self.messages))
@@ -301,19 +305,19 @@ class Memory:
 
         return without_files(messages, frozenset().union(*self.missing_files.values()))
 
-    def _plain(self) -> list[dict[str, Any]] | None:
-        """Return the messages if all of them are plain texts, in which nothing has to be paired or made valid."""
+    def _plain(self, blank: bool = True) -> list[dict[str, Any]] | None:
+        """Return the messages if all of them are plain texts, in which nothing has to be paired; see `MemorySource.plain`."""
         if "messages" not in vars(self):
             _ = self.run_threads  # reads the rows, if that was left for later
             source: MemorySource | None = vars(self).get("_source")
             if source is not None:
-                return source.plain()
+                return source.plain(blank)
         plain = [message.as_plain_chat_message() for message in self.messages]
-        return None if None in plain else cast("list[dict[str, Any]]", plain)
+        return None if None in plain else [each for each in plain if each and (blank or each["content"].strip())]
 
-    def _plain_to_send(self) -> list[dict[str, Any]] | None:
+    def _plain_to_send(self, blank: bool) -> list[dict[str, Any]] | None:
         """Return the same if all texts can be encoded."""
-        plain = self._plain()
+        plain = self._plain(blank)
         if plain is None or ("messages" not in vars(self) and "_source" in vars(self)):
             return plain  # what a source decodes has no half characters
         return plain if _can_be_sent([each["content"] for each in plain]) else None

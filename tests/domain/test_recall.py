@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec import MsgspecError
 
 from threadledger.domain.conversation import Conversation, ExchangeRecord, events, parse_message
 from threadledger.domain.errors import InvalidInput
 from threadledger.domain.ids import to_iso
 from threadledger.domain.journal import StreamHead
-from threadledger.domain.journal.recall import recall
+from threadledger.domain.journal.recall import Texts, recall
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
 from threadledger.domain.memory import fold_memory
 from threadledger.domain.replay.rerun_obstacles import place_in, placed
@@ -46,23 +47,27 @@ class Log:
     def version_at(self, stream: str, at: str, changed: Any = None) -> int:
         return sum(row[6] <= at for row in self.rows)
 
-    def read_usual(self, stream: str, upto: int, topics: Mapping[str, int], take: Any) -> bool:
-        rows = [(topics.get(row[3], -9) + row[7], row[4], row[6].encode()) for row in self.rows[:upto]]
+    @staticmethod
+    def numbered(rows: Sequence[Any], topics: tuple[tuple[str, int], ...]) -> list[Any]:
+        first = dict(topics)
+        return [
+            (first.get(topic, -9) + schema, state, at.encode(), position, event_id, b"")
+            for position, _, _, topic, state, event_id, at, schema in rows
+        ]
+
+    def read_usual(self, stream: str, upto: int, topics: tuple[tuple[str, int], ...], take: Any) -> bool:
+        rows = self.numbered(self.rows[:upto], topics)
         if any(row[0] < 0 for row in rows):
             return False
         for begin in range(0, len(rows), 3):
             take(begin, rows[begin : begin + 3])
         return True
 
-    def read_ends(self, stream: str, first: int, newest: int) -> Any:
-        ends = [row for row in self.rows if row[2] <= first or row[2] > len(self.rows) - newest]
+    def read_ends(self, stream: str, first: int, newest: int, topics: tuple[tuple[str, int], ...]) -> Any:
+        ends = [*self.rows[first - 1 : first], *self.rows[-newest:]]
         self.read += len(ends)
-        opened = [
-            (version, topic, schema, state, at.encode(), position, event_id, b"")
-            for position, _, version, topic, state, event_id, at, schema in ends
-        ]
         head = self.select_head(stream)
-        return (head, opened) if head is not None else None
+        return (head, self.numbered(ends, topics)) if head is not None and len(self.rows) >= first else None
 
     def stream_rows(
         self,
@@ -212,7 +217,7 @@ def test_the_last_messages_of_a_long_conversation_cost_as_many_rows_as_those_of_
         log = Log(conversation_of([("says", 1)] * length))
         assert len(recall(log, STREAM, last=20).messages) == 20
         read.append(log.read)
-    assert read == [23, 23]  # those of the beginning show that the conversation does not begin with a system message
+    assert read == [22, 22]  # the one of the beginning shows that the conversation does not begin with a system message
 
 
 def test_of_what_was_before_the_clearing_only_the_ends_are_read() -> None:
@@ -247,3 +252,14 @@ def test_answers_that_are_put_behind_earlier_messages_are_neither_lost_nor_doubl
     superseded = {e.superseded_message_id for e in kept if isinstance(e, events.RerunAccepted)}
     expected = {each.message_id for each in fold_memory(left).messages} - superseded
     assert sorted(each.message_id for each in whole.messages) == sorted(expected)
+
+
+def test_a_run_in_a_thread_is_noticed_wherever_its_row_is_in_a_page() -> None:
+    said, ended, in_thread = b'{"message_id":"m","role":"user","content":"x"}', b'{"run_id":"r"}', b'{"thread_id":"t"}'
+    for payloads in ((ended, said, said), (said, ended, said), (said, said, ended)):
+        rows = [(31 if payload == ended else 2, payload, b"2026-11-29T12:00:00.000000Z") for payload in payloads]
+        texts = Texts()
+        texts.take(7, rows)
+        assert [each.version for each in texts.messages()] == [8 + n for n, row in enumerate(rows) if row[0] == 2]
+        with pytest.raises(MsgspecError):
+            Texts().take(7, [(row[0], in_thread if row[1] == ended else said, row[2]) for row in rows])
