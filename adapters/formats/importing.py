@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from threadledger.domain.conversation import IMPORTED, Conversation, events, stream_of
 from threadledger.domain.conversation.messages import Message, Source, restore_message
@@ -32,7 +32,7 @@ from threadledger.domain.journal import fingerprint_of
 from threadledger.domain.ledger import Ledger
 
 from .json_values import parsed
-from .repairs import OpenCalls, can_be_stored, repaired, whole
+from .repairs import OpenCalls, can_be_stored, repaired, usual_fingerprint, usual_message, whole
 
 BATCH_CONVERSATIONS = 500
 """Maximum number of conversations stored in one transaction."""
@@ -106,7 +106,7 @@ class _Batch:
         self.keys.add(found.key)
         self._found.append(found)
         self._messages += len(found.entries)
-        self._chars += sum(_chars(entry.message) for entry in found.entries)
+        self._chars += found.chars
 
     def stored(self) -> Sequence[Imported]:
         """Store the batch and return the results in the order of the source."""
@@ -124,13 +124,6 @@ class _Batch:
         except ConversationChanged:  # another process started one of them: store each in its own transaction
             return {each.key: _store_one(self._ledger, each) for each in found}
         return {each.key: _imported(each) for each in found}
-
-
-def _chars(message: Message) -> int:
-    content = message.content
-    if isinstance(content, tuple):
-        return len(repr(message))
-    return len(content or "") + len(message.extra_json) + sum(len(call.arguments) for call in message.tool_calls)
 
 
 def _failed(found: Found, error: Exception) -> Imported:
@@ -197,6 +190,8 @@ Known = Mapping[str, bytes | None]
 
 def _extended(ledger: Ledger, found: Found, known: Known) -> Imported:
     """Add what an existing conversation lacks."""
+    if isinstance(found.entries, UsualEntries) and found.entries.are_in(known):
+        return Imported(found.line, found.key, "unchanged", 0, found.note, found.left_out)
     try:
         missing = _known_to_be_missing(ledger, found, known)
         if missing is None:
@@ -369,6 +364,58 @@ class Entry(NamedTuple):
     """Ids, times and metadata of the message at its source."""
 
 
+@dataclass
+class UsualEntries(Sequence[Entry]):
+    """Hold the messages of a conversation that are all stored exactly as they are given, of a source without ids.
+
+    Their entries are made when one of them is needed: in a file that was imported before, none is.
+    """
+
+    given: Sequence[Mapping[str, Any]]
+    """Messages of which each `is_usual`."""
+    _made: list[Entry] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def chars(self) -> int:
+        """Return about how many characters the messages have."""
+        return sum(
+            len(each["content"] or "") + (len(str(calls)) if (calls := each.get("tool_calls")) else 0)
+            for each in self.given
+        )
+
+    def are_in(self, known: Known) -> bool:
+        """Return whether each message is known by its place, with its fingerprint."""
+        return len(known) >= len(self.given) and all(
+            known.get(f"{IMPORTED}{place}") == usual_fingerprint(each) for place, each in enumerate(self.given)
+        )
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        if not self._made:
+            self._made = [
+                Entry(usual_message(each), str(place), name_of(place)) for place, each in enumerate(self.given)
+            ]
+        return self._made[index]
+
+
+def name_of(index: int) -> str:
+    """Return the name of a message in a list, as messages to users call it."""
+    return f"message {index + 1}"
+
+
+def _chars(message: Message) -> int:
+    content = message.content
+    if isinstance(content, tuple):
+        return len(repr(message))
+    return len(content or "") + len(message.extra_json) + sum(len(call.arguments) for call in message.tool_calls)
+
+
 @dataclass(frozen=True)
 class Found:
     """Represent a conversation read from a source. `left_out` counts, by kind, what could not be imported."""
@@ -387,6 +434,13 @@ class Found:
     """Whether the places are ids that the source assigned."""
     note: str = ""
     """What to do about a conversation that the file holds only in part."""
+
+    @property
+    def chars(self) -> int:
+        """Return about how many characters the messages have."""
+        if isinstance(self.entries, UsualEntries):
+            return self.entries.chars
+        return sum(_chars(entry.message) for entry in self.entries)
 
 
 @dataclass(frozen=True)

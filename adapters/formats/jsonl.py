@@ -8,8 +8,8 @@ those are added.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from threadledger.domain.conversation import events
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
@@ -17,17 +17,20 @@ from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
 
 from .importing import (
+    Entry,
     Found,
     Imported,
     MessageReader,
+    UsualEntries,
     conversation_key,
     import_found,
     json_of,
     made_keys,
+    name_of,
     with_repeated,
 )
 from .json_values import Value, lines_of
-from .repairs import usual_message
+from .repairs import is_usual, usual_message
 
 PLACE_FIELDS = ("message_id", "at", "source", "exchange_id", "run_id")
 """Fields that an export adds to each message: its id, timestamp, source, exchange and run."""
@@ -76,16 +79,28 @@ def found_in_values(values: Iterable[Value], key_from: str = "id", file: str = "
                 raise InvalidInput('the line has no list "messages": write {"id": KEY, "messages": [...]}')
             reader = MessageReader()
             key = made if key_from == LINE else conversation_key(_field(given, key_from), made, reader.left_out)
-            for index, message in enumerate(given["messages"]):
-                _read(message, index, reader)
-            reader.check()
+            entries = _entries(given["messages"], reader)
             metadata = {name: value for name, value in given.items() if name not in {"id", "messages"}}
             if given.get("id") is not None and given["id"] != key and str(given["id"]) != key:
                 metadata.setdefault(SOURCE_ID, given["id"])
-            found = Found(number, key, metadata, reader.entries, reader.left_out, has_ids=False)
+            found = Found(number, key, metadata, entries, reader.left_out, has_ids=False)
             yield with_repeated(found, repeated)
         except ThreadledgerError as error:
             yield Imported(number, key, "failed", reason=str(error))
+
+
+def _entries(messages: Sequence[object], reader: MessageReader) -> Sequence[Entry]:
+    """Return the entries of the messages of a line.
+
+    Raises:
+        InvalidInput: none of them can be read.
+    """
+    if all(isinstance(message, dict) and is_usual(message) for message in messages):
+        return UsualEntries(cast("Sequence[dict[str, Any]]", messages))
+    for index, message in enumerate(messages):
+        _read(message, index, reader)
+    reader.check()
+    return reader.entries
 
 
 def _field(given: Mapping[str, Any], name: str) -> Any:
@@ -152,9 +167,8 @@ def _placed(message: dict[str, Any], place: Mapping[str, Any]) -> dict[str, Any]
 
 def _read(given: object, index: int, reader: MessageReader) -> None:
     """Read one message of a line. Place fields added by an export are removed from the message."""
-    usual = usual_message(given) if isinstance(given, dict) else None
-    if usual is not None:
-        reader.add_plain(usual, str(index), f"message {index + 1}")
+    if isinstance(given, dict) and is_usual(given):
+        reader.add_plain(usual_message(given), str(index), name_of(index))
         return
     place: Any = None
     message: Any = given
@@ -169,7 +183,7 @@ def _read(given: object, index: int, reader: MessageReader) -> None:
         else:
             place = None
     origin = {name: place[name] for name in PLACE_FIELDS} if place else None
-    reader.add(message, str(index), f"message {index + 1}", place["at"] if place else None, origin, is_ours=bool(place))
+    reader.add(message, str(index), name_of(index), place["at"] if place else None, origin, is_ours=bool(place))
 
 
 def _is_place(given: object) -> bool:

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from threadledger.domain.conversation import parse_message
-from threadledger.domain.conversation.messages import Message, Role, ToolCall, is_short_text, plain_message
+from threadledger.domain.conversation.messages import Message, Role, ToolCall, is_short_text
 from threadledger.domain.errors import InvalidInput, InvalidMessage
 from threadledger.domain.failures import whole_text
+from threadledger.domain.journal import fingerprint_in
 
 from .json_values import UNREADABLE
 
@@ -68,41 +69,54 @@ def repaired(
     yield from _MessageRepair(place, waiting, counts, kept).messages(given)
 
 
+SPEAKERS = frozenset(role.value for role in Role if role not in {Role.TOOL, Role.UNKNOWN})
+"""Roles of the messages that consist of text alone."""
+
 USUAL_CALLS_MAX = 64
 """Maximum number of tool calls of a usual message: what their JSON adds to their texts is then within any limit."""
 
 
-def usual_message(given: Mapping[str, Any]) -> Message | None:
-    """Return a text, calls of functions, or a tool's result, in exactly the shape that is stored; None for anything else.
+def is_usual(given: Mapping[str, Any]) -> bool:
+    """Return whether this is a text, calls of functions, or a tool's result, in exactly the shape that is stored.
 
-    It is what `repaired` yields, in a fraction of the time: nearly all messages of nearly all files are like this.
+    Nearly all messages of nearly all files are like this. They need none of what `repaired` does, and a fraction of its time.
     """
     role, content = given.get("role"), given.get("content")
-    if not isinstance(role, str) or "content" not in given:
-        return None
     if len(given) == 2:
-        return plain_message(role, content) if isinstance(content, str) else None
-    if len(given) != 3 or not (content is None or isinstance(content, str)):
-        return None
+        return isinstance(role, str) and role in SPEAKERS and is_short_text(content)
+    if len(given) != 3 or "content" not in given or not (content is None or isinstance(content, str)):
+        return False
     call_id, calls = given.get("tool_call_id"), given.get("tool_calls")
     if role == Role.TOOL and isinstance(call_id, str) and call_id and content is not None:
-        return Message(Role.TOOL, content, (), call_id) if is_short_text(content + call_id) else None
+        return is_short_text(content + call_id)
     if role != Role.ASSISTANT or not isinstance(calls, list) or not 0 < len(calls) <= USUAL_CALLS_MAX:
-        return None
-    made: list[ToolCall] = []
-    texts = [content or ""]
+        return False
+    texts: list[Any] = [content or ""]
     for call in calls:
-        match call:
-            case {"id": str(of), "type": "function", "function": {"name": str(name), "arguments": str(arguments)}} if (
-                of
-            ):
-                if len(call) != 3 or len(call["function"]) != 2:
-                    return None
-                made.append(ToolCall(of, name, arguments))
-                texts += (of, name, arguments)
-            case _:
-                return None
-    return Message(Role.ASSISTANT, content, tuple(made)) if is_short_text("".join(texts)) else None
+        function = call.get("function") if isinstance(call, dict) and len(call) == 3 else None
+        if not isinstance(function, dict) or len(function) != 2 or call.get("type") != "function":
+            return False
+        said = call.get("id"), function.get("name"), function.get("arguments")
+        if not said[0] or not all(isinstance(text, str) for text in said):
+            return False
+        texts += said
+    return is_short_text("".join(texts))
+
+
+def usual_message(given: Mapping[str, Any]) -> Message:
+    """Return a message that `is_usual`: what `repaired` yields."""
+    calls = (ToolCall(call["id"], **call["function"]) for call in given.get("tool_calls", ()))
+    return Message(Role(given["role"]), given["content"], tuple(calls), given.get("tool_call_id"))
+
+
+def usual_fingerprint(given: Mapping[str, Any]) -> bytes:
+    """Return the fingerprint of a message that `is_usual`, without making the message: it has the names of stored fields."""
+    calls = given.get("tool_calls")
+    if calls is None:
+        return fingerprint_in(given)
+    return fingerprint_in(
+        {**given, "tool_calls": [ToolCall(call["id"], **call["function"]).as_json() for call in calls]}
+    )
 
 
 def is_odd(given: object) -> bool:

@@ -50,7 +50,7 @@ _VERSION_BEFORE = (  # the last version of a stream up to a position, by halving
 _STREAM_VERSION = "SELECT stream, version FROM streams WHERE name = ?"
 
 
-_position = itemgetter(0)
+_position, _position_and_leaf = itemgetter(0), itemgetter(0, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class LogPages:
         if not rows:
             return rows
         self._wait_until_durable(rows[-1])
-        self._trail.extend([(row[0], row[8]) for row in rows[-ReadTrail.recent :]])
+        self._trail.extend(map(_position_and_leaf, rows[-ReadTrail.recent :]))
         if self._leaves:
             by_position = {row[0]: row for row in rows}
             return [by_position[row[0]] for row in checked(rows, self._changed, topics)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         TakenItems,
         UnansweredRun,
     )
-    from .fingerprints import fingerprint_of
+    from .fingerprints import fingerprint_in, fingerprint_of
     from .journal import Journal
     from .observers import ExchangeEnd, Observer, RunEnd, RunLog, SeenRun
     from .ports import Also, Appending, DecideAppend, StreamHead, UpkeepProgress, quietly
@@ -45,6 +45,7 @@ __all__ = [
     "TakenItems",
     "UnansweredRun",
     "UpkeepProgress",
+    "fingerprint_in",
     "fingerprint_of",
     "noted_row",
     "quietly",
@@ -58,7 +59,7 @@ if not TYPE_CHECKING:
         {
             "cursor": "LogCursor ReadTrail",
             "facilities": "Finding JobClaims MemoryFile NotedThread TakenItems UnansweredRun",
-            "fingerprints": "fingerprint_of",
+            "fingerprints": "fingerprint_in fingerprint_of",
             "journal": "Journal",
             "observers": "ExchangeEnd Observer RunEnd RunLog SeenRun",
             "ports": "Also Appending DecideAppend StreamHead UpkeepProgress quietly",

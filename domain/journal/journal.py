@@ -434,10 +434,10 @@ class Journal(Application[str]):
 
         The rows are not compared with their leaf hashes, so this only shows that a message equals another one.
         """
-        found: dict[str, dict[str, bytes | None]] = {key: {} for key in keys}
-        for stream, idempotency_key, fingerprint in self._log.fingerprints([*map(stream_of, keys)]):
-            found[key_of(stream)][idempotency_key] = fingerprint
-        return found
+        found: dict[str, dict[str, bytes | None]] = {stream_of(key): {} for key in keys}
+        for stream, idempotency_key, fingerprint in self._log.fingerprints([*found]):
+            found[stream][idempotency_key] = fingerprint
+        return {key_of(stream): each for stream, each in found.items()}
 
     def status(self) -> dict[str, Any]:
         """Return facts about the database; see `EventLog.status` and `Views.count`."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -180,10 +180,34 @@ def _addresses(ids: Iterable[object], moment: datetime) -> tuple[str, ...]:
 def restore(row: Sequence[Any]) -> Event:
     """Return a `Row`, which may have more columns, as an event; one of a newer version becomes an `UnknownEvent`.
 
+    This runs for each event of a fold, so only what usual rows need comes first, without calls that can be left out.
+
     Raises:
         CorruptEvent: the row's payload or time cannot be read.
     """
     stream, version, topic, state, event_id, at, schema = row[1:8]
+    try:
+        event = _DECODERS[topic](state)
+        moment = _moment_of(at)
+        if schema > _NEWEST_SCHEMA or moment.tzinfo is not UTC:
+            event, moment = _restore_unusual(row)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        event, moment = _restore_unusual(row)
+    # The columns also replace fields of these names that a payload may have.
+    _set(event, "originator_id", stream)
+    _set(event, "originator_version", version)
+    _set(event, "timestamp", moment)
+    _set(event, "event_id", id_text(event_id) if type(event_id) is bytes else event_id)
+    return event
+
+
+def _restore_unusual(row: Sequence[Any]) -> tuple[Event, datetime]:
+    """Return the event of any row, without the fields that have columns, and its time.
+
+    Raises:
+        CorruptEvent: the row's payload or time cannot be read.
+    """
+    topic, state, _, at, schema = row[3:8]
     try:
         if schema > Event.SCHEMA and topic in EVENTS:
             event = restore_event(f"{topic} of a newer schema", payload_in(state))
@@ -192,15 +216,9 @@ def restore(row: Sequence[Any]) -> Event:
                 event = (_DECODERS.get(topic) or _decoder(topic))(state)
             except ValueError:  # a newer version's types, or text that only the standard library reads
                 event = restore_event(topic, payload_in(state))
-        moment = from_iso(at)
-        # The columns also replace fields of these names that a payload may have.
-        _set(event, "originator_id", stream)
-        _set(event, "originator_version", version)
-        _set(event, "timestamp", moment)
-        _set(event, "event_id", id_text(event_id) if isinstance(event_id, bytes) else event_id)
+        return event, from_iso(at)
     except (ValueError, TypeError, RecursionError) as error:
         raise corrupt(row, error) from error
-    return event
 
 
 def _decoder(topic: str) -> Callable[[bytes | str], Event]:
@@ -214,6 +232,7 @@ def _decoder(topic: str) -> Callable[[bytes | str], Event]:
 
 
 _DECODERS: dict[str, Callable[[bytes | str], Event]] = {}
+_NEWEST_SCHEMA, _moment_of = Event.SCHEMA, datetime.fromisoformat
 _set = msgspec.structs.force_setattr  # a decoded event is not in use anywhere yet
 
 

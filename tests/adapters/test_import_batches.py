@@ -156,6 +156,47 @@ def test_the_same_file_again_is_recognised_without_reading_events(
     assert [each.state for each in jsonl.import_lines(ledger, lines)] == ["unchanged"]
 
 
+USUAL: list[dict[str, Any]] = [MESSAGES[0], MESSAGES[3], {"role": "tool", "tool_call_id": "c", "content": "42"}]
+
+
+def test_the_same_usual_file_again_makes_no_messages(open_any_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = open_any_store()
+    lines = [json.dumps({"id": key, "messages": USUAL}).encode() for key in "ab"]
+    assert [each.state for each in jsonl.import_lines(ledger, lines)] == ["imported", "imported"]
+    monkeypatch.setattr(importing, "usual_message", None)
+    assert [each.state for each in jsonl.import_lines(ledger, lines)] == ["unchanged", "unchanged"]
+
+
+@pytest.mark.parametrize(
+    ("place", "field", "value"),
+    [
+        (0, "content", "Be brief"),
+        (0, "role", "user"),
+        (1, "content", "looking"),
+        (1, "tool_calls", [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "[]"}}]),
+        (2, "tool_call_id", "d"),
+    ],
+)
+def test_a_usual_file_that_differs_or_has_grown_is_noticed(
+    open_any_store: Any, place: int, field: str, value: object
+) -> None:
+    ledger = open_any_store()
+
+    def states(messages: list[dict[str, Any]]) -> list[str]:
+        return [
+            each.state for each in jsonl.import_lines(ledger, [json.dumps({"id": "k", "messages": messages}).encode()])
+        ]
+
+    assert states(USUAL) == ["imported"]
+    different = [*USUAL]
+    different[place] = USUAL[place] | {field: value}
+    assert states(different) == ["failed"]
+    assert states([USUAL[0], *USUAL]) == ["failed"]
+    assert states(USUAL[:2]) == ["unchanged"]
+    assert states([*USUAL, {"role": "user", "content": "more"}]) == ["extended"]
+    assert states([]) == ["unchanged"]
+
+
 def test_only_new_messages_of_a_longer_file_are_added_without_reading_events(
     open_any_store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

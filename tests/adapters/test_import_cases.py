@@ -16,9 +16,16 @@ from hypothesis import strategies as st
 
 from threadledger.adapters.formats.importing import Found, MessageReader
 from threadledger.adapters.formats.jsonl import found_in_values
-from threadledger.adapters.formats.repairs import OpenCalls, repaired, usual_message
+from threadledger.adapters.formats.repairs import (
+    OpenCalls,
+    is_usual,
+    repaired,
+    usual_fingerprint,
+    usual_message,
+)
 from threadledger.domain.conversation import parse_message
 from threadledger.domain.conversation.messages import Source
+from threadledger.domain.journal import fingerprint_of
 
 from .importing import end, imported, memory, said
 
@@ -336,6 +343,7 @@ USUAL = [
 
 @pytest.mark.parametrize("given", USUAL)
 def test_a_usual_message_is_read_as_any_other(given: dict[str, object]) -> None:
+    assert is_usual(given)
     assert usual_message(given) == parse_message(given) == next(repaired(given, "0", OpenCalls(), Counter(), {}))
 
 
@@ -361,7 +369,18 @@ def test_a_usual_message_is_read_as_any_other(given: dict[str, object]) -> None:
     ],
 )
 def test_a_message_of_any_other_shape_is_not_usual(given: dict[str, object]) -> None:
-    assert usual_message(given) is None
+    assert not is_usual(given)
+
+
+REORDERED = {"function": {"arguments": "{}", "name": "find"}, "type": "function", "id": "c"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [*USUAL, {"tool_calls": [REORDERED], "content": "é", "role": "assistant"}, {"content": "x", "role": "user"}],
+)
+def test_a_usual_message_has_the_fingerprint_of_what_is_stored_of_it(given: dict[str, object]) -> None:
+    assert usual_fingerprint(given) == fingerprint_of(parse_message(given))
 
 
 def test_calls_in_a_row_wait_together_for_their_results() -> None:

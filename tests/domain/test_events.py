@@ -221,6 +221,20 @@ class TestRoundTrip:
         event = restore((7, *row, "e2", "2026-11-22T12:00:00.123456Z", 1))
         assert e.payload_of(event) == payload
 
+    @pytest.mark.parametrize("at", ["2026-11-22T14:00:00+02:00", "2026-11-22T12:00:00", "2026-11-22T12:00:00.000000Z"])
+    def test_a_time_in_any_form_comes_back_in_utc(self, at):
+        row = ("conversation:k", 2, "MessageRetracted", b'{"message_id":"m1"}')
+        for _ in range(2):  # the first event of a topic also creates its decoder
+            moment = restore((7, *row, "e2", at, 1)).timestamp
+            assert (moment, moment.tzinfo) == (datetime(2026, 11, 22, 12, tzinfo=UTC), UTC)
+
+    @pytest.mark.parametrize("schema", [3, 99])
+    def test_a_row_of_a_newer_schema_is_unknown_after_one_of_its_topic(self, schema):
+        columns = ("e2", "2026-11-22T12:00:00.000000Z")
+        row = ("conversation:k", 2, "MessageRetracted", b'{"message_id":"m1"}')
+        assert isinstance(restore((7, *row, *columns, 1)), e.MessageRetracted)
+        assert isinstance(restore((7, *row, *columns, schema)), e.UnknownEvent)
+
     @for_all(unknown_events)
     def test_an_event_of_a_newer_version_comes_back_as_it_was_stored(self, event):
         assert MAPPER.to_domain_event(stored(event)) == event
