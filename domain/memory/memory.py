@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from ..canonical import EMPTY_PATH, neutral_json, path_of
 from ..conversation.messages import JournaledMessage, Message, Role
 from ..errors import InvalidInput
+from ..faces import on_first_use
 from ..ids import now
 
 RULE_2 = "2;"
@@ -23,6 +24,8 @@ RULE_2 = "2;"
 
 ALL = f"{RULE_2}all"
 """Rule of a view that is the whole memory."""
+
+_window_of: Callable[[], Callable[..., Memory]] = on_first_use(__name__, "windows", "window_of")
 
 
 class MemorySource(Protocol):
@@ -152,9 +155,7 @@ class Memory:
         for name, bound in (("last", last), ("tokens", tokens)):
             if bound is not None and bound < 1:
                 raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
-        from .windows import window_of
-
-        return window_of(self, last, tokens)
+        return _window_of()(self, last, tokens)
 
     def by_rule(self, rule: str, first_version: int | None = None) -> Memory:
         """Return the view that a stored rule describes, so that a rerun sees what the failed run saw.
