@@ -36,9 +36,8 @@ def lazy_face(room: str, *homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def on_first_use(caller: str, module: str, name: str) -> Callable[[], Any]:
-    """Return a function that imports a name of a module when it is first called, and returns it.
+    """Return a function that imports a name of a module in the caller's room when it is first called, and returns it.
 
-    It is for code that runs often: an import statement in a function takes up to 3 µs each time. The module is in the same
-    room as the caller, a module's `__name__`.
+    It is for code that runs often: an import statement in a function takes up to 3 µs each time.
     """
     return cache(lambda: getattr(import_module(f"{caller.rpartition('.')[0]}.{module}"), name))

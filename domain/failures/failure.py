@@ -6,7 +6,6 @@ explains old failures better.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from ..ids import to_iso
 from ..limits import PARTIAL_TEXT_CHARS_MAX
-from .redaction import redact, redact_details, whole_text
+from .redaction import cleaned, redact, redact_details, text_of, whole_text
 
 
 class Cause(StrEnum):
@@ -92,10 +91,10 @@ class Failure:
         """
         given = {name: value for name, value in vars(self).items() if value is not None}
         details = given.pop("details", {})
-        numbers = {name: given.pop(name) for name in _NUMBERS if name in given}
+        numbers = {name: cleaned(name, given.pop(name)) for name in _NUMBERS if name in given}
         odd = {name: value for name, value in numbers.items() if not isinstance(value, (int, float))}
         facts: dict[str, Any] = dict.fromkeys(_NUMBERS) | {name: _stored(name, value) for name, value in given.items()}
-        facts |= {name: value for name, value in numbers.items() if name not in odd and math.isfinite(value)}
+        facts |= {name: value for name, value in numbers.items() if name not in odd}
         details = {**(details if isinstance(details, Mapping) else {"details": details}), **odd}
         return replace(self, **facts, details=redact_details(details))
 
@@ -110,7 +109,7 @@ _NUMBERS = ("http_status", "retry_after_seconds")
 
 
 def _stored(name: str, value: object) -> str:
-    text = value if isinstance(value, str) else str(value)
+    text = value if isinstance(value, str) else text_of(value)
     if name in {"partial_text", "remote_run_id", "thread_id"}:  # an answer, and ids: no secret is searched in them
         return whole_text(text)[:PARTIAL_TEXT_CHARS_MAX]
     return redact(text)

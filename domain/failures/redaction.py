@@ -12,6 +12,7 @@ import re
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -104,7 +105,7 @@ def redact_details(details: Mapping[str, Any]) -> dict[str, Any]:
 
     If the facts exceed `DETAILS_BYTES_MAX`, only numbers, booleans and nulls are kept, and `left_out` says so.
     """
-    kept = {str(name): cleaned(str(name), value) for name, value in details.items()}
+    kept = {text_of(name): cleaned(text_of(name), value) for name, value in details.items()}
     if len(json.dumps(kept, ensure_ascii=False).encode()) <= DETAILS_BYTES_MAX:
         return kept
     small = {name: value for name, value in kept.items() if value is None or isinstance(value, (bool, int, float))}
@@ -125,18 +126,25 @@ def whole_text(text: str) -> str:
 
 def cleaned(name: str, value: Any) -> Any:
     """Return a value as plain JSON without secrets; `name` is the field that holds it."""
-    if value is None or isinstance(value, (bool, int)):
-        return value
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**63):
+        return value  # a greater number is kept as text: it is no 64-bit integer, as readers of JSON expect
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {redact(str(each)): cleaned(str(each), inner) for each, inner in value.items()}
+        return {redact(text_of(each)): cleaned(text_of(each), inner) for each, inner in value.items()}
     if isinstance(value, (list, tuple)):
         match value:
             case [str(header), str(said)] if _is_secret(header) and any(map(str.isdigit, said)):
                 return [header, MASK]
         return [cleaned(name, inner) for inner in value]
-    return redact(str(value), DETAILS_BYTES_MAX, name)
+    return redact(text_of(value), DETAILS_BYTES_MAX, name)
+
+
+def text_of(value: object) -> str:
+    """Return the text of any value, or the name of its type if it has none, like a number of over 4,300 digits."""
+    with suppress(Exception):  # an object of an app may raise anything
+        return str(value)
+    return type(value).__name__
 
 
 LOGGERS = tuple(f"threadledger{each}" for each in ("", ".runs", ".threads", ".views", ".claims"))

@@ -40,6 +40,11 @@ class Pair(msgspec.Struct):
     x: int = 1
 
 
+class Unreadable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
 MOMENT = datetime.datetime(2026, 11, 29, tzinfo=datetime.UTC)
 VALUES: list[Any] = [
     *(MOMENT, MOMENT.date(), MOMENT.time(), datetime.timedelta(1), b"x", bytearray(b"x"), memoryview(b"x")),
@@ -166,7 +171,7 @@ def test_what_is_known_of_a_run_is_stored_as_text(ledger: Ledger, chat: Chat, va
 NUMBERS = ("http_status", "retry_after_seconds")
 
 
-@values
+@pytest.mark.parametrize("value", [*VALUES, 10**5_000, Unreadable()], ids=lambda value: type(value).__name__)
 def test_a_failure_holds_texts_numbers_and_plain_details(value: Any) -> None:
     names = [name for name in Failure.__dataclass_fields__ if name != "details"]
     failure = Failure(**dict.fromkeys(names, value), details={"when": value, "all": [value]}).redacted()
