@@ -32,6 +32,9 @@ EXCHANGE_DEADLINE_SECONDS = 300.0
 ATTEMPT_SECONDS_MIN = 1.0
 """Minimum time for an attempt, in seconds; with less, it is not started. Half of the deadline, if that is less."""
 
+OWN_RUN_SECONDS_MAX = 86_400.0
+"""Maximum time that an app may allow for one run of its own, in seconds: a day."""
+
 RUN_GRACE_SECONDS = 30.0
 """Time after an attempt's limit, in seconds, in which its process may record the end; then it counts as crashed."""
 

@@ -44,7 +44,7 @@ from .schema import SCHEMA_VERSION, open_schema
 PAGE_EVENTS = 1_000
 """Number of events read per query."""
 
-PAGE_USUAL = 2_000
+PAGE_USUAL_EVENTS = 2_000
 """Number of events read per query for a memory of plain texts. Smaller pages cost more than what a core's cache saves."""
 
 PAGE_STREAMS = 1_000
@@ -157,8 +157,8 @@ class Recorder(ApplicationRecorder):
             "ORDER BY e.version"
         )
         prefixes = Prefixes(stream, topics)
-        for begin in range(0, upto, PAGE_USUAL):
-            end = min(begin + PAGE_USUAL, upto)
+        for begin in range(0, upto, PAGE_USUAL_EVENTS):
+            end = min(begin + PAGE_USUAL_EVENTS, upto)
             rows = self._database.query(query, (stream, begin, end))
             if len(rows) != end - begin:
                 return False

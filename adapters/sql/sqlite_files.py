@@ -26,9 +26,8 @@ def address_for_reading(path: Path) -> str:
         return f"{address}?mode=rw"
     real = path.resolve()
     sides = [Path(f"{real}{side}") for side in ("-shm", "-wal")]
-    if all(
-        os.access(side, os.R_OK) for side in sides
-    ):  # also if the log is empty: a program may be about to write to it
+    # Also if the log is empty: a program may be about to write to it.
+    if all(os.access(side, os.R_OK) for side in sides):
         return f"{address}?mode=ro"
     if not any(_has_content(Path(f"{real}{side}")) for side in ("-wal", "-journal")):
         return f"{address}?mode=ro&immutable=1"

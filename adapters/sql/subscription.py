@@ -138,9 +138,8 @@ class LogPages:
             found = self._database.query(_COUNT, (self.after, end))[0][0]
         self.report_missing(None, self.after, end, found)
         passed = self.passed(new, self._topics)
-        self._selects_most = (
-            not self._leaves and len(passed) * 2 > end - self.after
-        )  # then all are read, and not counted
+        # If most are selected, all rows of a page are read, and not counted.
+        self._selects_most = not self._leaves and len(passed) * 2 > end - self.after
         self.after = end
         return passed
 
@@ -150,9 +149,8 @@ class LogPages:
             "WHERE e.position BETWEEN ? AND ?"
         )
         values: list[int | str] = [begin, end]
-        if (
-            self._topics and not self._selects_most
-        ):  # the last event of a page is read too, because the next page is compared with it
+        if self._topics and not self._selects_most:
+            # The last event of a page is read too, because the next page is compared with it.
             only, topics = among(self._topics, self._changed if self._leaves else None)
             query += f" AND ({only.removeprefix('AND ')} OR e.position IN (?, ?))"
             values += [*topics, begin, end]

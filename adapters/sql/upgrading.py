@@ -108,9 +108,8 @@ def _copy(transaction: Transaction, database: Database, begin: int, end: int) ->
     found = transaction.execute(_KEYED.format(payload=database.kind.payload), (begin, end)).fetchall()
     rows = [noted_row((position, str(stream), *rest)) for position, stream, *rest in found]
     for statement, values in noted(rows, {str(row.originator_id): int(str(row.originator_id)) for row in rows}):
-        transaction.execute_many(
-            f"{statement} ON CONFLICT DO NOTHING", values
-        )  # of two equal keys, the first one counts
+        # Of two equal keys, the first one counts.
+        transaction.execute_many(f"{statement} ON CONFLICT DO NOTHING", values)
     transaction.execute("UPDATE upgrading SET position = ?", (end,))
 
 

@@ -341,9 +341,8 @@ _DECODERS: dict[str, Callable[[bytes | str], Event]] = {}
 def _matches(stored: str, due_at: str | None, state: ConversationState) -> bool:
     """Return whether a stored state equals this one; fields added after it was stored have their defaults."""
     try:
-        if (
-            not stored.isascii() or due_at != state.next_deadline
-        ):  # what cannot be decoded was replaced, and is not ASCII
+        # What cannot be decoded was replaced, and is not ASCII.
+        if not stored.isascii() or due_at != state.next_deadline:
             return False
         return stored == state.as_json() or ConversationState.from_json(stored).agrees_with(state)
     except (ValueError, TypeError, AttributeError):

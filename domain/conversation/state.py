@@ -152,9 +152,8 @@ class ConversationState:
         if self.open_runs or self.open_exchanges or self.abandoned or self.shadow_runs or self.links:
             for name, _ in _KINDS:
                 values[name] = {each: part.__dict__ for each, part in values[name].items()}
-        with suppress(
-            TypeError, UnicodeEncodeError
-        ):  # msgspec writes no lone surrogates, which a provider's id may hold
+        # msgspec writes no lone surrogates, which a provider's id may hold.
+        with suppress(TypeError, UnicodeEncodeError):
             text = _encode(values)
             if text.isascii():
                 return text.decode()

@@ -17,7 +17,7 @@ from ..errors import InvalidInput, InvalidMessage, RunNotOpen
 from ..exchange import reason_of
 from ..failures import Failure, whole_text
 from ..ids import new_id, now
-from ..limits import PARTIAL_TEXT_CHARS_MAX
+from ..limits import OWN_RUN_SECONDS_MAX, PARTIAL_TEXT_CHARS_MAX
 from .own_answers import completion_of
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from ..journal import Journal
 
     OwnAnswer = str | Message | Mapping[str, Any] | Sequence[Mapping[str, Any]] | object
-
-RUN_SECONDS_MAX = 86_400.0
-"""Maximum time that an app may allow for one run of its own, in seconds: a day."""
 
 GAVE_UP = "the app's own run failed"
 """Why the exchange of an app's own run is abandoned."""
@@ -114,8 +111,10 @@ class OwnRunning:
     ) -> None:
         if isinstance(timeout_seconds, bool) or not isinstance(timeout_seconds, int | float):
             raise InvalidInput(f"timeout_seconds is {type(timeout_seconds).__name__}: give a number of seconds")
-        if not 0 < timeout_seconds <= RUN_SECONDS_MAX:
-            raise InvalidInput(f"timeout_seconds={timeout_seconds} is not between 0 and {RUN_SECONDS_MAX:,.0f} seconds")
+        if not 0 < timeout_seconds <= OWN_RUN_SECONDS_MAX:
+            raise InvalidInput(
+                f"timeout_seconds={timeout_seconds}: give more than 0 and at most {OWN_RUN_SECONDS_MAX:,.0f} seconds"
+            )
         self._conversing = conversing
         self._plan = RunPlan(backend, model, timeout_seconds=timeout_seconds)
         self._group = next((each for each in reversed(_EXCHANGES.get()) if each.holds(conversing)), None)
