@@ -12,7 +12,8 @@ from .faces import lazy_face
 if TYPE_CHECKING:
     from .conversation.conversation import Completion
     from .conversation.exchanges import ExchangeRecord, FailureFilter, RunRecord
-    from .conversation.messages import File, Image, JournaledMessage, Message, Part, Role, Source, Text, ToolCall, Usage
+    from .conversation.messages import JournaledMessage, Message, Role, Source, ToolCall, Usage
+    from .conversation.parts import File, Image, Part, Text
     from .conversation.profiles import Profile
     from .errors import (
         AllBackendsFailed,
@@ -147,7 +148,8 @@ __all__ = [
 _HOMES = {
     "conversation.conversation": "Completion",
     "conversation.exchanges": "ExchangeRecord FailureFilter RunRecord",
-    "conversation.messages": "File Image JournaledMessage Message Part Role Source Text ToolCall Usage",
+    "conversation.messages": "JournaledMessage Message Role Source ToolCall Usage",
+    "conversation.parts": "File Image Part Text",
     "conversation.profiles": "Profile",
     "exchange.answer": "Answer Delta StartedOver StreamPart ToolUse",
     "errors": (
@@ -189,7 +191,8 @@ _EARLIER = {
     "conversation.conversation": "ActiveRuns Conversation RunPlan",
     "conversation.exchanges": "Exchanges RUN_TOPICS fold_exchanges recorded_failure",
     "conversation.keys": "CONVERSATION IMPORTED key_of stream_of",
-    "conversation.messages": "Verbatim restore_message",
+    "conversation.messages": "restore_message",
+    "conversation.parts": "Verbatim",
     "conversation.parsing": "parse_message text_message",
     "conversation.profiles": "parse_profile",
     "conversation.state": "ConversationState STATE_SCHEMA evolve",

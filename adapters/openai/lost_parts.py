@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from threadledger.domain.conversation.messages import Image, Role, Text
+from threadledger.domain.conversation.messages import Role
+from threadledger.domain.conversation.parts import Image, Text
 from threadledger.domain.memory import Memory, shown_part
 
 # Source: the unions of content parts in OpenAI's OpenAPI description distributed with openai-python 3.3.1, and what

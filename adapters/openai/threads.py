@@ -18,15 +18,8 @@ from typing import Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
-from threadledger.domain.conversation.messages import (
-    FOUND_IN_THREAD,
-    Image,
-    JournaledMessage,
-    Message,
-    Part,
-    Role,
-    Text,
-)
+from threadledger.domain.conversation.messages import FOUND_IN_THREAD, JournaledMessage, Message, Role
+from threadledger.domain.conversation.parts import Image, Part, Text
 from threadledger.domain.effects import Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendRequest, Delta

@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion, Conversation, ConversationState, RunPlan, events, stream_of
-from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, Text, ToolCall
+from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, ToolCall
+from threadledger.domain.conversation.parts import Text
 from threadledger.domain.errors import ConversationChanged, RunNotOpen
 from threadledger.domain.failures import Failure, keep_secret
 from threadledger.domain.ids import new_id, now

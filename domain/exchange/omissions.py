@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..conversation.messages import JournaledMessage, Text
+from ..conversation.messages import JournaledMessage
+from ..conversation.parts import Text
 
 if TYPE_CHECKING:
     from ..conversation import Profile

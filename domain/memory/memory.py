@@ -19,6 +19,10 @@ from ..errors import InvalidInput
 from ..faces import on_first_use
 from ..ids import now
 
+if TYPE_CHECKING:
+    from ..conversation.attachments import Read
+    from .sending import Sent
+
 RULE_2 = "2;"
 """Beginning of the rules by which views are described and hashed now; rules without it are of rule 1 (`rule_1.py`)."""
 
@@ -72,6 +76,8 @@ class Memory:
     it left out none."""
     path_hash: str | None = field(default=None, compare=False)
     """Hash of the whole memory as of `version`, whatever of it is in view; None if it was not computed."""
+    read_blob: Read | None = field(default=None, compare=False, repr=False)
+    """Function that returns the bytes of an attachment; None if the memory was not read from a ledger."""
 
     @classmethod
     def of_source(cls, source: MemorySource, version: int, path_hash: str | None, **more: Any) -> Self:
@@ -234,25 +240,42 @@ class Memory:
         added = [JournaledMessage(each, f"new/{index}", self.version, at) for index, each in enumerate(messages)]
         return replace(self, messages=(*self.messages, *added))
 
-    def as_chat_messages(self) -> list[dict[str, Any]]:
-        """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing."""
+    def as_chat_messages(self, sent: Sent | None = None, dialect: str = "chat") -> list[dict[str, Any]]:
+        """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing.
+
+        Attachments are inside, as data, unless `sent` says otherwise; `dialect` names the API that is sent these messages.
+
+        Raises:
+            StoreError: an attachment is missing.
+            CorruptEvent: an attachment was changed.
+        """
         plain = self._plain_to_send(blank=False)
         if plain is not None:
             return plain
         from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
 
-        view = valid_view(self._available(self.messages), CHAT_CALL_ID_CHARS_MAX)
-        return [each.message.as_chat_message() for each in view if not is_empty(each.message)]
+        view = valid_view(self.available(), CHAT_CALL_ID_CHARS_MAX)
+        return self._resolved(
+            (each.message.as_chat_message() for each in view if not is_empty(each.message)), dialect, sent
+        )
 
-    def as_response_items(self) -> list[dict[str, Any]]:
-        """Return the `input` of a Responses API request: a valid view, without messages that say nothing."""
+    def as_response_items(self, sent: Sent | None = None) -> list[dict[str, Any]]:
+        """Return the `input` of a Responses API request: a valid view, without messages that say nothing.
+
+        Attachments and errors are those of `as_chat_messages`.
+        """
         plain = self._plain_to_send(blank=False)
         if plain is not None:
             return [{"type": "message"} | each for each in plain]
         from .rendering import response_items, valid_view
 
-        view = valid_view(self._available(self.messages))
-        return [item for each in view for item in response_items(each.message)]
+        view = valid_view(self.available())
+        return self._resolved((item for each in view for item in response_items(each.message)), "responses", sent)
+
+    def _resolved(self, entries: Iterable[dict[str, Any]], dialect: str, sent: Sent | None) -> list[dict[str, Any]]:
+        from .sending import Sent, resolved, unread
+
+        return resolved(entries, dialect, sent or Sent(self.read_blob or unread))
 
     def estimated_tokens(self) -> int:
         """Return the approximate number of input tokens of the view."""
@@ -296,10 +319,11 @@ class Memory:
             return tuple(messages)
         from .rendering import valid_view
 
-        return valid_view(self._available(messages))
+        return valid_view(self.available(messages))
 
-    def _available(self, messages: Sequence[JournaledMessage]) -> Sequence[JournaledMessage]:
-        """Return the messages without the files and images that the provider no longer has."""
+    def available(self, messages: Sequence[JournaledMessage] | None = None) -> Sequence[JournaledMessage]:
+        """Return the messages (by default all in view) with a text in place of each file that the provider cannot read."""
+        messages = self.messages if messages is None else messages
         if not self.missing_files:
             return messages
         from .missing_files import without_files

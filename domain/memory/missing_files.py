@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..conversation.messages import JournaledMessage, Part, Role, Text
+from ..conversation.messages import JournaledMessage, Role
+from ..conversation.parts import Part, Text
 
 MISSING_FILES = "missing_files"
 """Key in a failure's details for the references of the files and images that the provider could not read."""
