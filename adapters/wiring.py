@@ -90,23 +90,25 @@ def open_ledger(
         database.close()
         raise
     journal.watch.observers = (RunLog(settings.log_text), *watching)
-    return Ledger(journal, partial(_services, settings, database, profile, functions, wait))
+    return Ledger(journal, partial(_services, settings, database, journal, profile, functions, wait))
 
 
 # Called when a ledger is first asked something: a command that only reads what is stored loads none of this.
 def _services(
     settings: Settings,
     database: Database,
+    journal: Journal,
     profile: Profile,
     tools: Mapping[str, ToolFunction],
     wait: Callable[[float], None],
 ) -> Services:
     from threadledger.domain.exchange import Services
+    from threadledger.domain.journal.uploads import Uploads
     from threadledger.domain.threads import ThreadOutbox
 
     from .formats import MemoryLines
 
-    client = client_of(settings)
+    client = replace(client_of(settings), uploads=Uploads(journal))
     endpoints = _endpoints(settings, client)
     mirrors = _mirrors(endpoints.home if endpoints is not None else client)
     always = [settings.threads] if settings.threads in mirrors else []
@@ -158,6 +160,7 @@ def _policy(settings: Settings, profile: Profile) -> Policy:
         deadline_seconds=settings.deadline_seconds,
         while_running=settings.while_running,
         fallback=settings.fallback,
+        on_loss=settings.on_loss,
         stream_fallback=settings.stream_fallback,
     )
 

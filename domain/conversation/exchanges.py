@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -43,6 +43,8 @@ class RunRecord:
     continued_chars: int = 0
     dropped: Sequence[str] = ()
     """What the backend was not given, as the fallback to it recorded."""
+    losses: Mapping[str, int] = field(default_factory=dict)
+    """Number of parts in view that the backend could not be shown, by kind."""
     ended_at: datetime | None = None
     completed: e.RunCompleted | None = None
     failure: Failure | None = None

@@ -171,6 +171,11 @@ _SPEAKERS = {role.value: role for role in Role if role not in {Role.TOOL, Role.U
 """Roles of the messages that consist of text alone."""
 
 
+def is_attached(message: Message) -> bool:
+    """Return whether a message has a part that is not text."""
+    return isinstance(message.content, tuple) and any(not hasattr(part, "text") for part in message.content)
+
+
 def plain_message(role: object, text: str) -> Message | None:
     """Return a message of plain text that needs no further check; None if it has to be parsed."""
     speaker = _SPEAKERS.get(role) if isinstance(role, str) else None

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .answer import Answer, Delta, StartedOver, StreamPart, ToolUse, recorded_answer
+    from .answer import Answer, Delta, NotShown, StartedOver, StreamPart, ToolUse, losses_of, recorded_answer
     from .backend import Backend, BackendOptions, BackendRequest, ToolFunction
     from .conversing import Conversing
     from .exchange import Exchange
@@ -30,6 +30,7 @@ __all__ = [
     "Exchange",
     "ExchangeOptions",
     "Mode",
+    "NotShown",
     "Pieces",
     "Policy",
     "Services",
@@ -40,6 +41,7 @@ __all__ = [
     "Turns",
     "failure_of_error",
     "has_stored_file",
+    "losses_of",
     "may_be_retried",
     "names_stored_file",
     "not_bound",
@@ -53,7 +55,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "answer": "Answer Delta StartedOver StreamPart ToolUse recorded_answer",
+            "answer": "Answer Delta NotShown StartedOver StreamPart ToolUse losses_of recorded_answer",
             "backend": "Backend BackendOptions BackendRequest ToolFunction",
             "conversing": "Conversing",
             "exchange": "Exchange",

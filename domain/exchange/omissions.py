@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..conversation.messages import JournaledMessage
 from ..conversation.parts import Text
+from ..failures import Cause, Failure
+from ..memory import not_shown
 
 if TYPE_CHECKING:
     from ..conversation import Profile
@@ -30,6 +32,16 @@ def without(request: BackendRequest, dropped: Sequence[str]) -> BackendRequest:
     parts = {name.removeprefix(PART) for name in dropped if name.startswith(PART) and name != STORED_FILE}
     memory = _without_parts(request.memory, parts, STORED_FILE in dropped) if parts or STORED_FILE in dropped else None
     return replace(request, profile=_without_tools(request.profile, types), memory=memory or request.memory)
+
+
+def refused_loss(losses: Mapping[str, int]) -> Failure:
+    """Return the failure of a run that is not made, because its backend could not be shown parts of the memory."""
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(losses.items()))
+    return Failure(
+        "refused",
+        code=Cause.CONTENT_NOT_SUPPORTED.value,
+        message=f"the backend cannot be shown {counts}, and THREADLEDGER_ON_LOSS is refuse",
+    )
 
 
 def has_stored_file(memory: Memory) -> bool:
@@ -61,7 +73,7 @@ def _without_parts(memory: Memory, types: set[str], stored_files: bool) -> Memor
         kind = given.get("type", "content")
         if stored_files and names_stored_file(given):
             return Text(f"[{kind} not shown: it is stored at another provider]")
-        return Text(f"[{kind} not shown]") if kind in types else part
+        return Text(not_shown(given)) if kind in types else part
 
     def kept(each: JournaledMessage) -> JournaledMessage:
         if not isinstance(each.message.content, tuple):

@@ -8,10 +8,19 @@ if TYPE_CHECKING:
     from .diff import MemoryChange, MemoryDiff, diff_memories
     from .fold import MemoryFold, fold_memory
     from .memory import ALL, INSTRUCTING, MEMORY_TOPICS, RULE_2, Memory, MemorySource
-    from .missing_files import MISSING_AT, MISSING_FILES, THREADS, add_missing, missing_files_in, unusable_files_in
+    from .missing_files import (
+        MISSING_AT,
+        MISSING_FILES,
+        THREADS,
+        UPLOADS_GONE,
+        add_missing,
+        missing_files_in,
+        unusable_files_in,
+    )
     from .order import Backwards
     from .rendering import FUNCTION_NAME, original_name, response_items, shown_part, valid_arguments, valid_name
     from .rule_1 import message_tokens, text_tokens
+    from .sending import Read, Sent, default_name, not_shown, parts_in, resolved, takes
     from .windows import ending_with_question, rule_in_copy, version_in_copy
 
 __all__ = [
@@ -23,22 +32,30 @@ __all__ = [
     "MISSING_FILES",
     "RULE_2",
     "THREADS",
+    "UPLOADS_GONE",
     "Backwards",
     "Memory",
     "MemoryChange",
     "MemoryDiff",
     "MemoryFold",
     "MemorySource",
+    "Read",
+    "Sent",
     "add_missing",
+    "default_name",
     "diff_memories",
     "ending_with_question",
     "fold_memory",
     "message_tokens",
     "missing_files_in",
+    "not_shown",
     "original_name",
+    "parts_in",
+    "resolved",
     "response_items",
     "rule_in_copy",
     "shown_part",
+    "takes",
     "text_tokens",
     "unusable_files_in",
     "valid_arguments",
@@ -53,10 +70,13 @@ if not TYPE_CHECKING:
             "diff": "MemoryChange MemoryDiff diff_memories",
             "fold": "MemoryFold fold_memory",
             "memory": "ALL INSTRUCTING MEMORY_TOPICS RULE_2 Memory MemorySource",
-            "missing_files": "MISSING_AT MISSING_FILES THREADS add_missing missing_files_in unusable_files_in",
+            "missing_files": (
+                "MISSING_AT MISSING_FILES THREADS UPLOADS_GONE add_missing missing_files_in unusable_files_in"
+            ),
             "order": "Backwards",
             "rendering": "FUNCTION_NAME original_name response_items shown_part valid_arguments valid_name",
             "rule_1": "message_tokens text_tokens",
+            "sending": "Read Sent default_name not_shown parts_in resolved takes",
             "windows": "ending_with_question rule_in_copy version_in_copy",
         },
     )

@@ -21,7 +21,6 @@ from ..ids import now
 
 if TYPE_CHECKING:
     from ..conversation.attachments import Read
-    from .sending import Sent
 
 RULE_2 = "2;"
 """Beginning of the rules by which views are described and hashed now; rules without it are of rule 1 (`rule_1.py`)."""
@@ -176,6 +175,7 @@ class Memory:
         """Return the memory as one place is shown it: what another place could not read may be readable there."""
         if not self.was_read:
             later = Memory.read_later(lambda: self._all_read().for_place(place), self.version, self.path_hash)
+            vars(later)["read_blob"] = self.read_blob
             return later.knowing(vars(self).get("_has_parts"))
         if not self.missing_files:
             return self
@@ -240,42 +240,58 @@ class Memory:
         added = [JournaledMessage(each, f"new/{index}", self.version, at) for index, each in enumerate(messages)]
         return replace(self, messages=(*self.messages, *added))
 
-    def as_chat_messages(self, sent: Sent | None = None, dialect: str = "chat") -> list[dict[str, Any]]:
+    def as_chat_messages(self) -> list[dict[str, Any]]:
         """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing.
 
-        Attachments are inside, as data, unless `sent` says otherwise; `dialect` names the API that is sent these messages.
+        Attachments are inside, as data.
 
         Raises:
-            StoreError: an attachment is missing.
-            CorruptEvent: an attachment was changed.
+            BlobMissing, ChangedBlob: an attachment cannot be read.
         """
+        return self._with_data(self.chat_entries(), "chat")
+
+    def chat_entries(self) -> list[dict[str, Any]]:
+        """Return the same messages with attachments in the stored shapes, for `resolved`."""
         plain = self._plain_to_send(blank=False)
         if plain is not None:
             return plain
         from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
 
         view = valid_view(self.available(), CHAT_CALL_ID_CHARS_MAX)
-        return self._resolved(
-            (each.message.as_chat_message() for each in view if not is_empty(each.message)), dialect, sent
-        )
+        return [each.message.as_chat_message() for each in view if not is_empty(each.message)]
 
-    def as_response_items(self, sent: Sent | None = None) -> list[dict[str, Any]]:
+    def as_response_items(self) -> list[dict[str, Any]]:
         """Return the `input` of a Responses API request: a valid view, without messages that say nothing.
 
         Attachments and errors are those of `as_chat_messages`.
         """
+        return self._with_data(self.response_entries(), "responses")
+
+    def response_entries(self) -> list[dict[str, Any]]:
+        """Return the same items with attachments in the stored shapes, for `resolved`."""
         plain = self._plain_to_send(blank=False)
         if plain is not None:
             return [{"type": "message"} | each for each in plain]
         from .rendering import response_items, valid_view
 
-        view = valid_view(self.available())
-        return self._resolved((item for each in view for item in response_items(each.message)), "responses", sent)
+        return [item for each in valid_view(self.available()) for item in response_items(each.message)]
 
-    def _resolved(self, entries: Iterable[dict[str, Any]], dialect: str, sent: Sent | None) -> list[dict[str, Any]]:
-        from .sending import Sent, resolved, unread
+    def _with_data(self, entries: list[dict[str, Any]], dialect: str) -> list[dict[str, Any]]:
+        if not self.has_parts:
+            return entries
+        from .sending import Sent, resolved
 
-        return resolved(entries, dialect, sent or Sent(self.read_blob or unread))
+        return resolved(entries, dialect, Sent(self.read_blob))
+
+    def lost_parts(
+        self, dialect: str, unknown: Callable[[dict[str, Any]], bool] | None = None
+    ) -> tuple[Mapping[str, int], list[str]]:
+        """Return how many parts an API is not shown, and the names of those of which it is shown none; see `sending.py`."""
+        if not self.has_parts:
+            return {}, []
+        from .sending import lost_parts
+
+        return lost_parts(self, dialect, unknown)
 
     def estimated_tokens(self) -> int:
         """Return the approximate number of input tokens of the view."""

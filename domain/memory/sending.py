@@ -6,14 +6,15 @@ replaced by the data, or by the id under which the provider has the file (`Sent`
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..conversation.attachments import Read, data_url, inline
-from ..conversation.messages import JournaledMessage, Role
-from ..conversation.parts import Audio, File, Image, Part, Text, Verbatim, blob_of
+from ..conversation.messages import Role
+from ..conversation.parts import Audio, File, Image, Part, Text, Verbatim, blob_of, part_of
 from ..errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -29,18 +30,21 @@ PART = "part:"
 class Sent:
     """Describe how the attachments of a request are sent: as data, or by the id under which the provider has them."""
 
-    read: Read
+    given: Read | None = None
+    """Function that reads an attachment; None if the memory was not read from a ledger."""
     file_ids: Mapping[str, str] = field(default_factory=dict)
     """Ids at the provider, by address."""
 
+    def read(self, address: str) -> Iterable[bytes]:
+        """Return the bytes of an attachment.
 
-def unread(address: str) -> Iterable[bytes]:
-    """Refuse to read an attachment of a memory that was not read from a ledger.
-
-    Raises:
-        InvalidInput: always.
-    """
-    raise InvalidInput(f"the attachment {address} cannot be read: this memory was not read from a ledger")
+        Raises:
+            InvalidInput: the memory was not read from a ledger.
+            BlobMissing, ChangedBlob: they cannot be read.
+        """
+        if self.given is None:
+            raise InvalidInput(f"the attachment {address} cannot be read: this memory was not read from a ledger")
+        return self.given(address)
 
 
 def resolved(entries: Iterable[JSON], dialect: str, sent: Sent) -> list[JSON]:
@@ -122,9 +126,15 @@ def _chat_file(**file: str) -> JSON:
     return {"type": "file", "file": file}
 
 
+_NAMES = {"application/pdf": "file.pdf", "text/plain": "file.txt"} | {
+    f"image/{kind}": f"image.{ending}"
+    for kind, ending in (("png", "png"), ("jpeg", "jpg"), ("gif", "gif"), ("webp", "webp"))
+}
+
+
 def default_name(media_type: str) -> str:
-    """Return the name under which a file without one is sent."""
-    return {"application/pdf": "file.pdf", "text/plain": "file.txt"}.get(media_type, "file")
+    """Return the name under which a file without one is sent: providers take its type from its name."""
+    return _NAMES.get(media_type, "file")
 
 
 def not_shown(part: Mapping[str, Any]) -> str:
@@ -146,10 +156,13 @@ _TAKEN: Mapping[str, frozenset[str]] = {
 """Types of parts with data, an id or an address inside that each API takes in a user's message."""
 
 
-def lost_parts(memory: Memory, dialect: str) -> tuple[Counter[str], list[str]]:
+def lost_parts(
+    memory: Memory, dialect: str, unknown: Callable[[JSON], bool] | None = None
+) -> tuple[Counter[str], list[str]]:
     """Return how many parts an API is not shown, and the names of those of which it is shown none in users' messages.
 
-    A loss is named `part:TYPE`. Parts that say something in words are shown as these words. No attachment is read.
+    A loss is named `part:TYPE`. Parts that say something in words are shown as these words; those that are `unknown` to
+    the provider are not shown. No attachment is read.
     """
     lost: Counter[str] = Counter()
     asked: dict[str, bool] = {}
@@ -161,10 +174,11 @@ def lost_parts(memory: Memory, dialect: str) -> tuple[Counter[str], list[str]]:
         for part, left in zip(given, content, strict=True):
             if not isinstance(part, Text):
                 name = f"{PART}{part.as_json().get('type', 'content')}"
-                is_shown = left is part and _is_shown(part, is_users, dialect)
+                is_known = left is part and not (unknown is not None and unknown(part.as_json()))
+                is_shown = is_known and _is_shown(part, is_users, dialect)
                 lost[name] += not is_shown
                 if is_users:
-                    asked[name] = asked.get(name, False) or is_shown or left is not part
+                    asked[name] = asked.get(name, False) or is_shown or not is_known
     return +lost, sorted(name for name, is_shown in asked.items() if not is_shown) if dialect in _TAKEN else []
 
 
@@ -195,17 +209,20 @@ def takes(part: Part, dialect: str) -> bool:
 
 
 _NOTHING = Sent(lambda _: ())
+"""Sends no attachment; it only tells whether one could be sent."""
 
 
-def attachments(messages: Sequence[JournaledMessage]) -> list[Part]:
-    """Return the parts of users' messages that are not text, in their order, in a valid form."""
-    from .rendering import shown_part
+def parts_in(entries: Iterable[JSON]) -> list[Part]:
+    """Return the parts of messages or items that are not text and have a stored shape, or data inside."""
+    found: list[Part] = []
+    for entry in entries:
+        content = entry.get("content")
+        for part in content if isinstance(content, list) else ():
+            each = part_of(part, _text_of)
+            if not isinstance(each, Text) and part.get("type") != "input_text":
+                found.append(each)
+    return found
 
-    parts = (
-        shown_part(part)
-        for each in messages
-        if each.role_name == Role.USER.value and isinstance(each.message.content, tuple)
-        for part in each.message.content
-        if not isinstance(part, Text)
-    )
-    return [part for part in parts if not isinstance(part, Text)]
+
+def _text_of(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
