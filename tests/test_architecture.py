@@ -23,7 +23,10 @@ import pytest
 LAYERS = ("domain", "adapters", "cli")
 ROOMS = ("failures", "conversation", "memory", "effects", "journal", "threads", "exchange", "replay", "ledger")
 """Rooms of the domain; an import goes to the left. Modules at the root of the domain are below all rooms."""
-OPEN_MODULES = {"threadledger.domain.conversation.events", "threadledger.domain.conversation.messages"}
+OPEN_MODULES = {
+    *("threadledger.domain.conversation.events", "threadledger.domain.conversation.messages"),
+    "threadledger.domain.journal.blobs",
+}
 OPEN_ROOM = "threadledger.adapters.wire"
 """Modules that a room shows in addition to its face, and a room of which all modules are shown."""
 
@@ -38,7 +41,7 @@ FAMILIES = {"httpx2": "openai"}
 """Libraries that are part of the interface of another one, which installs them."""
 FOREIGN = {
     *("eventsourcing", "sqlalchemy", "openai", "click", "rich", "starlette", "uvicorn"),
-    *("genai_prices", "opentelemetry", "dotenv", "anthropic", "msgspec", "psycopg"),
+    *("genai_prices", "opentelemetry", "dotenv", "anthropic", "msgspec", "psycopg", "fsspec"),
 }
 SLOW = {
     *("sqlalchemy", "openai", "anthropic", "eventsourcing", "pydantic", "dotenv"),

@@ -21,6 +21,7 @@ from .database import Database
 from .recorder import Recorder
 
 if TYPE_CHECKING:
+    from .blobs import SqlBlobs
     from .claims import SqlJobClaims
     from .tracking import Tracker
     from .upkeep import SqlUpkeep
@@ -77,6 +78,12 @@ class Factory(InfrastructureFactory["Tracker"]):
         from .claims import SqlJobClaims
 
         return SqlJobClaims(self.database)
+
+    def blobs(self) -> SqlBlobs:
+        """Return the store of the bytes of attachments."""
+        from .blobs import SqlBlobs
+
+        return SqlBlobs(self.database)
 
     def close(self) -> None:
         self.database.close()

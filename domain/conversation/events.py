@@ -64,6 +64,8 @@ class MessageJournaled(Event, frozen=True, kw_only=True):
     """Time at which the original was written (ISO 8601), if an import knows it."""
     origin: JSON = field(default_factory=dict)
     """Ids, times and metadata of the original at its source, if it was imported."""
+    blobs: list[str] = field(default_factory=list)
+    """Addresses of the attachments that it refers to."""
 
 
 class RunStarted(Event, frozen=True, kw_only=True):

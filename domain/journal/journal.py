@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..conversation import Conversation, Exchanges, OpenRun, Profile, RunRecord
     from ..conversation.messages import JournaledMessage
     from ..memory import Memory
+    from .blobs import BlobStore
     from .facilities import JobClaims, Upkeep, Views
 
 T = TypeVar("T")
@@ -61,6 +62,8 @@ class Store(Protocol):
     def upkeep(self) -> Upkeep: ...
 
     def job_claims(self) -> JobClaims: ...
+
+    def blobs(self) -> BlobStore: ...
 
 
 class Journal(Application[str]):
@@ -89,6 +92,11 @@ class Journal(Application[str]):
     def job_claims(self) -> JobClaims:
         """Return the claims on items of bulk jobs."""
         return cast("Store", self._given_factory).job_claims()
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        """Return the store of the bytes of attachments."""
+        return cast("Store", self._given_factory).blobs()
 
     def construct_env(self, name: str, env: object = None) -> Environment:
         """Return an empty environment, so that the process's environment cannot change how events are stored."""
