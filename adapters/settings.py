@@ -190,6 +190,7 @@ class Settings:
     """Hold the settings of threadledger (see docs/settings.md)."""
 
     db: str = _field("THREADLEDGER_DB", _text, "sqlite:///threadledger.db")
+    blobs: str | None = _field("THREADLEDGER_BLOBS", _text)
     openai_api_key: SecretStr | None = _field("OPENAI_API_KEY", _secret)
     openai_base_url: str | None = _field("OPENAI_BASE_URL", _text)
     openai_org_id: str | None = _field("OPENAI_ORG_ID", _text)

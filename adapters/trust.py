@@ -1,8 +1,8 @@
 """Check whether the user trusts the working folder, before a command uses code or a host that only the folder names.
 
 An app that opens a ledger runs the code of its folder anyway: only the commands are checked (`Settings.require_trust`). A folder
-needs trust for code that it holds or names, and for a host that only its `.env` or `threadledger.toml` names, if a key, a
-password or text would be sent there that is not the folder's own.
+needs trust for code that it holds or names, for a host that only its `.env` or `threadledger.toml` names, if a key, a
+password or text would be sent there that is not the folder's own, and for a place of attachments outside it that only they name.
 
 A trusted folder is one file below `~/.config/threadledger/trust`, with the hash of each file that was trusted. The hashes are
 compared with the bytes that are used, not with those of a later read.
@@ -45,8 +45,8 @@ SDK_VARIABLES = {
 }
 """Variables of the environment that the SDKs send to any host."""
 
-Action = Literal["database", "provider", "code"]
-ACTIONS: tuple[Action, ...] = ("database", "provider", "code")
+Action = Literal["database", "blobs", "provider", "code"]
+ACTIONS: tuple[Action, ...] = ("database", "blobs", "provider", "code")
 
 
 class FolderNotTrusted(InvalidSettings):
@@ -79,7 +79,7 @@ class FolderTrust:
 
     def needs(self, *actions: Action) -> tuple[Need, ...]:
         """Return what needs trust; for all actions if none is given."""
-        find = {"database": self._database, "provider": self._hosts, "code": self._code}
+        find = {"database": self._database, "blobs": self._blobs, "provider": self._hosts, "code": self._code}
         for action in actions or ACTIONS:
             if action not in self._needs:
                 self._needs[action] = tuple(find[action]())
@@ -190,6 +190,19 @@ class FolderTrust:
         with suppress(InvalidSettings):
             return database_place(self._settings.db)
         return None
+
+    # Attachments
+
+    def _blobs(self) -> Iterator[Need]:
+        """Yield why the place of attachments needs trust: which credentials fsspec finds and sends there is not known."""
+        address = self._settings.blobs
+        if address is None or "blobs" not in self._own:
+            return
+        from .blob_files import SETTING, local_folder
+
+        folder = local_folder(address)
+        if folder is None or not inside(self.folder, self.folder / folder):
+            yield Need(SETTING, f"{SETTING} ({self._origins[SETTING]}) keeps attachments at {_place_of(address)}")
 
     # The provider and named backends
 
@@ -403,6 +416,12 @@ def _host(address: str) -> str:
     except ValueError:
         return "an address that is not valid"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
+
+
+def _place_of(address: str) -> str:
+    """Return an address as it is shown: without its user and password, and without a query."""
+    begin, separator, rest = address.partition("?")[0].rpartition("@")
+    return f"{begin.partition('://')[0]}://{rest}" if separator and "://" in begin else f"{begin}{separator}{rest}"
 
 
 def _sends(setting: str, place: str, sent: Sequence[str], address: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from threadledger.domain.errors import InvalidSettings
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from threadledger.domain.conversation import Profile
     from threadledger.domain.exchange import Backend, BackendOptions, Policy, Services, ToolFunction
     from threadledger.domain.journal import Observer
+    from threadledger.domain.journal.blobs import BlobFiles
+    from threadledger.domain.journal.uploads import Uploads
     from threadledger.domain.threads import MirrorHeads, ThreadMirror
 
     from .named_backends import Endpoints
@@ -84,6 +86,8 @@ def open_ledger(
     watching = _observers(settings, profile, observer)
     synchronous = settings.synchronous
     database = Database(settings.db, create=create, upgrade=upgrade, read_only=read_only, synchronous=synchronous)
+    if settings.blobs is not None:
+        database.blob_files = cache(partial(_blob_files, settings))
     try:
         journal = Journal(Factory(database=database))
     except BaseException:
@@ -91,6 +95,12 @@ def open_ledger(
         raise
     journal.watch.observers = (RunLog(settings.log_text), *watching)
     return Ledger(journal, partial(_services, settings, database, journal, profile, functions, wait))
+
+
+def _blob_files(settings: Settings) -> BlobFiles:
+    from .blob_files import files_of
+
+    return files_of(settings)
 
 
 # Called when a ledger is first asked something: a command that only reads what is stored loads none of this.
@@ -103,12 +113,11 @@ def _services(
     wait: Callable[[float], None],
 ) -> Services:
     from threadledger.domain.exchange import Services
-    from threadledger.domain.journal.uploads import Uploads
     from threadledger.domain.threads import ThreadOutbox
 
     from .formats import MemoryLines
 
-    client = replace(client_of(settings), uploads=Uploads(journal))
+    client = replace(client_of(settings), open_uploads=partial(_uploads, journal))
     endpoints = _endpoints(settings, client)
     mirrors = _mirrors(endpoints.home if endpoints is not None else client)
     always = [settings.threads] if settings.threads in mirrors else []
@@ -128,6 +137,12 @@ def _services(
         close=(endpoints or client).close,
         aclose=(endpoints or client).aclose,
     )
+
+
+def _uploads(journal: Journal) -> Uploads:
+    from threadledger.domain.journal.uploads import Uploads
+
+    return Uploads(journal)
 
 
 def _heads(database: Database) -> MirrorHeads:

@@ -46,8 +46,12 @@ def attachment_options(command: Any) -> Any:
     """Add the options that attach files to a question; a command receives them as `image`, `file` and `audio`."""
     options = (
         click.option("--image", multiple=True, metavar="FILE|URL", help="Attach an image; can be repeated."),
-        click.option("--file", multiple=True, metavar="FILE|URL", help="Attach a file, such as a PDF; can be repeated."),
-        click.option("--audio", multiple=True, metavar="FILE", help="Attach a recording (WAV or MP3); can be repeated."),
+        click.option(
+            "--file", multiple=True, metavar="FILE|URL", help="Attach a file, such as a PDF; can be repeated."
+        ),
+        click.option(
+            "--audio", multiple=True, metavar="FILE", help="Attach a recording (WAV or MP3); can be repeated."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -278,9 +282,7 @@ NOT_THE_ANSWER = "[interrupted: this is not the answer]"
 """Line that ends the text of a failed run on stdout; the reason goes to stderr, which may be redirected elsewhere."""
 
 
-def streamed(
-    chat: Chat, text: str | list[dict[str, Any]], idempotency_key: str | None, options: AskKeywords
-) -> Answer:
+def streamed(chat: Chat, text: str | list[dict[str, Any]], idempotency_key: str | None, options: AskKeywords) -> Answer:
     """Ask a question, show the answer while it arrives, and return it; with `-o json` and `csv` nothing is shown."""
     from threadledger.domain.exchange import Answer
 

@@ -5,13 +5,15 @@ ThreadledgerError
 │   ├── InvalidKey
 │   ├── InvalidMessage
 │   ├── InvalidProfile
-│   └── InvalidSettings
+│   ├── InvalidSettings
+│   └── BlobTooLarge
 ├── NotFound (LookupError)           no such conversation, run, file or database
 │   ├── ConversationNotFound
 │   ├── RunNotFound
 │   ├── JobNotFound
 │   ├── GroupNotFound
 │   ├── FileMissing
+│   ├── BlobMissing
 │   └── DatabaseMissing
 ├── Conflict                         another process changed the data first; nothing was written
 │   ├── ConversationBusy             a run is open
@@ -29,7 +31,8 @@ ThreadledgerError
     │   ├── DatabaseReadOnly         it can be read, but not written
     │   └── DatabaseReplaced         its file was deleted or replaced while open
     ├── CorruptEvent                 a stored row cannot be read
-    │   └── ChangedEvent             it was changed after it was stored, or is missing
+    │   ├── ChangedEvent             it was changed after it was stored, or is missing
+    │   └── ChangedBlob              the bytes of an attachment were changed after they were stored
     └── LogRewound                   events that a follower has read are no longer in the log
 """
 
@@ -66,6 +69,10 @@ class InvalidSettings(InvalidInput):
     """Raised when a setting has an invalid value."""
 
 
+class BlobTooLarge(InvalidInput):
+    """Raised when an attachment has too many bytes; nothing was stored."""
+
+
 class NotFound(ThreadledgerError, LookupError):
     """Raised when the requested object does not exist."""
 
@@ -88,6 +95,10 @@ class GroupNotFound(NotFound):
 
 class FileMissing(NotFound):
     """Raised when a given file does not exist or cannot be read."""
+
+
+class BlobMissing(NotFound):
+    """Raised when the bytes of an attachment are not stored, or not completely."""
 
 
 class DatabaseMissing(NotFound):
@@ -201,6 +212,10 @@ class ChangedEvent(CorruptEvent):
     ) -> None:
         super().__init__(message)
         self.key, self.version, self.position = key, version, position
+
+
+class ChangedBlob(CorruptEvent):
+    """Raised when the stored bytes of an attachment do not match their hash."""
 
 
 class LogRewound(StoreError):

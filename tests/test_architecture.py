@@ -23,7 +23,11 @@ import pytest
 LAYERS = ("domain", "adapters", "cli")
 ROOMS = ("failures", "conversation", "memory", "effects", "journal", "threads", "exchange", "replay", "ledger")
 """Rooms of the domain; an import goes to the left. Modules at the root of the domain are below all rooms."""
-OPEN_MODULES = {f"threadledger.domain.conversation.{name}" for name in ("events", "messages", "parts")}
+OPEN_MODULES = {
+    *(f"threadledger.domain.conversation.{name}" for name in ("events", "messages", "parts", "attachments")),
+    *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads")),
+    "threadledger.domain.memory.sending",
+}
 OPEN_ROOM = "threadledger.adapters.wire"
 """Modules that a room shows in addition to its face, and a room of which all modules are shown."""
 
@@ -38,7 +42,7 @@ FAMILIES = {"httpx2": "openai"}
 """Libraries that are part of the interface of another one, which installs them."""
 FOREIGN = {
     *("eventsourcing", "sqlalchemy", "openai", "click", "rich", "starlette", "uvicorn"),
-    *("genai_prices", "opentelemetry", "dotenv", "anthropic", "msgspec", "psycopg"),
+    *("genai_prices", "opentelemetry", "dotenv", "anthropic", "msgspec", "psycopg", "fsspec"),
 }
 SLOW = {
     *("sqlalchemy", "openai", "anthropic", "eventsourcing", "pydantic", "dotenv"),

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from threadledger.domain.conversation.messages import ToolCall, loose_call
-from threadledger.domain.memory import not_shown
+from threadledger.domain.memory.sending import not_shown
 
 from ..openai import INSTRUCTIONS, whole
 

@@ -63,8 +63,8 @@ class Client:
     allow: Callable[[], object] = field(default=lambda: None, repr=False, compare=False)
     """Called before the SDK is used; raises if nothing may be sent there."""
 
-    uploads: Uploads | None = field(default=None, repr=False, compare=False)
-    """The record of uploaded attachments; None: nothing is uploaded."""
+    open_uploads: Callable[[], Uploads | None] = field(default=lambda: None, repr=False, compare=False)
+    """Returns the record of uploaded attachments; None: nothing is uploaded."""
 
     has_no_files: bool = field(default=False, repr=False, compare=False)
     """Whether the provider was found to have no Files API."""
@@ -143,6 +143,11 @@ class Client:
         parts = urlsplit(base_url or OPENAI_BASE_URL)
         host = parts.netloc.rpartition("@")[2]
         return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+
+    @cached_property
+    def uploads(self) -> Uploads | None:
+        """Return the record of uploaded attachments; None: nothing is uploaded."""
+        return self.open_uploads()
 
     @property
     def files_place(self) -> str:

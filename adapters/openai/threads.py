@@ -21,20 +21,14 @@ from typing import TYPE_CHECKING, Any
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.messages import FOUND_IN_THREAD, JournaledMessage, Message, Role
+from threadledger.domain.conversation.parts import blob_of
 from threadledger.domain.effects import Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendRequest, Delta
 from threadledger.domain.failures import Cause, Failure, diagnose, whole_text
 from threadledger.domain.journal.blobs import hashed_address
-from threadledger.domain.memory import (
-    Memory,
-    default_name,
-    parts_in,
-    response_items,
-    takes,
-    valid_arguments,
-    valid_name,
-)
+from threadledger.domain.memory import Memory, response_items, valid_arguments, valid_name
+from threadledger.domain.memory.sending import default_name, parts_in, takes
 from threadledger.domain.threads import LEFT_IN_THREAD, Rendering, ThreadItem
 
 from .assistant_setup import shut_down_or
@@ -208,7 +202,7 @@ class ConversationThreads:
             read = self._client.uploads.read if self._client.uploads is not None else None
             seconds = self._client.timeout_seconds
             entries, _ = yield from on_wire(self._client, entries, "responses", read, seconds)
-        # Sent as `extra_body`: the SDK would compare each item of the argument with about thirty types, which takes longer
+        # Attachments as `extra_body`: the SDK would compare each item of the argument with about thirty types, which takes longer
         # than the request, and then send it unchanged.
         sent = {"items": entries}
         yield from one_page(

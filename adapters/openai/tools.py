@@ -143,9 +143,9 @@ def lacks(kind: str, request: BackendRequest, is_home: bool = True) -> list[str]
     found = [f"tool:{tool_type}" for tool_type in _types_lacking(kind, request, is_home)]
     if not request.memory.has_parts:
         return found
-    from threadledger.domain.exchange import has_stored_file
+    from threadledger.domain.exchange import number_of_stored_files
 
-    parts = ["part:file"] if not is_home and has_stored_file(request.memory) else []
+    parts = ["part:file"] if not is_home and number_of_stored_files(request.memory) else []
     return [*found, *dict.fromkeys([*parts, *request.memory.lost_parts(kind)[1]])]
 
 

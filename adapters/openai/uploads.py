@@ -9,20 +9,22 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from threadledger.domain.conversation.parts import Audio, File, Image, Part, Verbatim
+from threadledger.domain.conversation.parts import Audio, File, Image, Part, Verbatim, blob_of
 from threadledger.domain.effects import Effects, work
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Cause, Failure, diagnose
 from threadledger.domain.limits import INLINE_BYTES_MAX, UPLOAD_BYTES_MIN
-from threadledger.domain.memory import UPLOADS_GONE, Sent, default_name, parts_in, resolved, takes
+from threadledger.domain.memory import UPLOADS_GONE
+from threadledger.domain.memory.sending import Attachments, default_name, parts_in, resolved, takes
 
 from .client import Client
 from .objects import deleted, fetched
 
 if TYPE_CHECKING:
-    from threadledger.domain.memory import Read
+    from threadledger.domain.memory.sending import Read
 
 FILES = "POST /files"
 NO_FILES_API = frozenset({404, 405, 410, 501})
@@ -31,7 +33,7 @@ NO_FILES_API = frozenset({404, 405, 410, 501})
 
 def on_wire(
     client: Client, entries: Sequence[dict[str, Any]], dialect: str, read: Read | None, seconds: float
-) -> Effects[tuple[list[dict[str, Any]], Sent]]:
+) -> Effects[tuple[list[dict[str, Any]], Attachments]]:
     """Return messages or items as they are sent, and how their attachments are; upload what has to be uploaded.
 
     Args:
@@ -45,7 +47,7 @@ def on_wire(
         ProviderRefused: an upload failed, or what is left is too large for one request; nothing was asked.
     """
     taken: list[Any] = [part for part in parts_in(entries) if is_on_wire(part) or takes(part, dialect)]
-    sent, ids = Sent(read), dict[str, str]()
+    sent, ids = Attachments(read), dict[str, str]()
     for part in {part.blob: part for part in taken if is_uploaded(part, dialect)}.values():
         file_id = yield from uploaded(client, part, sent, seconds)
         if file_id is not None:
@@ -62,7 +64,7 @@ def is_on_wire(part: Part) -> bool:
 
 def is_uploaded(part: Part, dialect: str) -> bool:
     """Return whether an attachment is uploaded: it is large, and the API takes the id of a file in its place."""
-    if not part.blob:
+    if not blob_of(part):
         return False
     if dialect == "assistants":
         return isinstance(part, Image)  # a thread takes no data
@@ -96,7 +98,7 @@ def refuse_too_large(chars: int) -> None:
         raise ProviderRefused(Failure("refused", code=Cause.CONTENT_NOT_SUPPORTED.value, message=message))
 
 
-def uploaded(client: Client, part: Any, sent: Sent, seconds: float) -> Effects[str | None]:
+def uploaded(client: Client, part: Any, sent: Attachments, seconds: float) -> Effects[str | None]:
     """Return the id of the uploaded file, uploading it if it was not; None if the provider has no Files API."""
     from threadledger.domain.journal.uploads import upload_of
 
@@ -125,16 +127,17 @@ def uploaded(client: Client, part: Any, sent: Sent, seconds: float) -> Effects[s
     return record.file_id
 
 
-def without_gone_uploads(client: Client, refused: ProviderRefused, sent: Sent) -> Effects[ProviderRefused]:
+def without_gone_uploads(client: Client, refused: ProviderRefused, sent: Attachments) -> Effects[ProviderRefused]:
     """Record that the provider no longer has uploaded files, if this is why it refused; the retry uploads them again."""
     failure = refused.failure
-    if not sent.file_ids or diagnose(failure) is not Cause.FILE_MISSING or client.uploads is None:
+    uploads = client.uploads
+    if not sent.file_ids or diagnose(failure) is not Cause.FILE_MISSING or uploads is None:
         return refused
     said = f"{failure.message} {failure.param} {failure.details.get('body')}"
     named = {address: file_id for address, file_id in sent.file_ids.items() if file_id in said}
     gone = named or dict(sent.file_ids)
     for address, file_id in gone.items():
-        yield from work(lambda place=(address, file_id): client.uploads.forget(client.files_place, *place, "gone"))
+        yield from work(partial(uploads.forget, client.files_place, address, file_id, "gone"))
     return ProviderRefused(replace(failure, details=dict(failure.details) | {UPLOADS_GONE: sorted(gone.values())}))
 
 

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -24,10 +24,11 @@ from typing import Any, TypeVar
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion, Conversation, ConversationState, RunPlan, events, stream_of
 from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, ToolCall
-from threadledger.domain.conversation.parts import Text
-from threadledger.domain.errors import ConversationChanged, RunNotOpen
-from threadledger.domain.failures import Failure, keep_secret
+from threadledger.domain.conversation.parts import Part, Text, blob_of
+from threadledger.domain.errors import ConversationChanged, InvalidInput, RunNotOpen
+from threadledger.domain.failures import Failure, keep_secret, whole_text
 from threadledger.domain.ids import new_id, now
+from threadledger.domain.journal import Journal
 from threadledger.domain.ledger import Ledger, why_failed
 from threadledger.domain.memory import ALL, RULE_2, Memory
 
@@ -468,7 +469,9 @@ def kept_messages(journal: Journal, messages: Sequence[Message], memory: Memory 
     """
     if all(not isinstance(each.content, tuple) for each in messages):
         return tuple(messages)
-    known = {blob_of(part) for each in memory.messages for part in _parts_of(each.message)} if memory is not None else set()
+    known = (
+        {blob_of(part) for each in memory.messages for part in _parts_of(each.message)} if memory is not None else set()
+    )
     return tuple(_kept(journal, each, known) for each in messages)
 
 

@@ -29,8 +29,8 @@ __all__ = [
 
 _EARLIER = {
     "connections": "leaf_hash",
-    "factory": "Processor Tracker",
     "recorder": "Recorder",
+    "tracking": "Processor Tracker",
 }
 """Names that earlier versions offered here."""
 

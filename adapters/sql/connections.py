@@ -483,26 +483,6 @@ Some are not written yet. SQLite would build a table of the values of an `IN` fo
 GENERATION = 0
 """Generation of the key of a conversation. A deleted conversation will start again with the next one."""
 
-_INSERT_KEY = "INSERT INTO idempotency_keys (stream, generation, key, version, fingerprint) VALUES (?, ?, ?, ?, ?)"
-_INSERT_ADDRESS = "INSERT INTO addresses (address, stream, version) VALUES (?, ?, ?)"
-
-
-def noted(rows: Iterable[StoredRow], numbers: Mapping[str, int]) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
-    """Yield the statements, each with its values, that note the keys and addresses of rows; `numbers` are their streams'."""
-    keys: list[tuple[Any, ...]] = []
-    addresses: list[tuple[Any, ...]] = []
-    for row in rows:
-        if row.idempotency_key is None and not row.addresses:
-            continue
-        number, version = numbers[str(row.originator_id)], row.originator_version
-        if row.idempotency_key is not None:
-            keys.append((number, GENERATION, row.idempotency_key, version, row.fingerprint))
-        addresses += [(address, number, version) for address in row.addresses]
-    if keys:
-        yield _INSERT_KEY, keys
-    if addresses:
-        yield _INSERT_ADDRESS, addresses
-
 
 def split_id(event_id: bytes | str) -> tuple[bytes | None, str | None]:
     """Return the id of an event for its two columns: 16 bytes, or the text of one that is no UUID."""

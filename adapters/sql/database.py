@@ -17,6 +17,8 @@ from .group_commit import Group
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
+    from threadledger.domain.journal.blobs import BlobFiles
+
     from .claims import Renewal
 
 
@@ -35,6 +37,8 @@ class Database(Connections):
 
     renewal: Renewal
     """What extends the claims of this process; set with the first claim."""
+    blob_files: Callable[[], BlobFiles] | None = None
+    """Function that returns where the bytes of blobs are, if not in the database."""
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ def short_append(moves: Sequence[Move], rows: Sequence[StoredRow], alone: bool) 
     ]
     for version, row in enumerate(rows, found.head.version + 1):
         event_id = row.event_id
-        if row.idempotency_key is not None or row.addresses or type(event_id) is not bytes:
+        if row.idempotency_key is not None or row.addresses or row.blobs or type(event_id) is not bytes:
             return None
         if row.originator_version != version:
             return None

@@ -16,6 +16,7 @@ from sqlalchemy import URL, Engine, event, exc
 
 from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.journal import StoredRow
+from threadledger.domain.journal.blobs import missing
 
 from .addresses import hosts, pooled
 from .connections import (
@@ -63,7 +64,7 @@ WITH given AS (
     WHERE s.version = given.expected ORDER BY s.stream FOR UPDATE OF s
 ), head AS (
     UPDATE log_head SET position = position + %s::bigint
-    WHERE (SELECT count(*) FROM fresh) = (SELECT count(*) FROM given WHERE expected >= 0)
+    WHERE (SELECT count(*) FROM fresh) = (SELECT count(*) FROM given WHERE expected >= 0) {if_present}
     RETURNING position - %s::bigint AS before,
         CASE WHEN %s::bool THEN set_config('synchronous_commit', 'off', true) END
 ), moved AS (
@@ -90,6 +91,19 @@ _APPEND_NOTES = """, keyed AS (
 )
 """
 
+_APPEND_REFERENCES = """, referring AS (
+    INSERT INTO blob_refs (blob, stream, version)
+    SELECT address, stream, r.version FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS r (name, address, version)
+    JOIN present USING (address) JOIN stored USING (name)
+)
+"""
+
+_PRESENT = """
+WITH present AS MATERIALIZED (
+    SELECT address FROM blobs WHERE address = ANY (%s::text[]) AND complete = 1 FOR SHARE
+), given AS ("""
+"""The blobs that the events refer to, locked against their removal until the references are committed."""
+
 _APPEND_EVENTS = """
 INSERT INTO events (position, stream, version, topic, schema, at, id, text_id, leaf, state)
 SELECT head.before + o, s.stream, e.version, e.topic, e.schema, e.at, e.id::uuid, e.text_id, sha256(
@@ -102,7 +116,7 @@ FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::int[], %s::text[], %s::tex
 JOIN stored s USING (name), head
 RETURNING position
 """
-_APPEND = _APPEND_BEGIN + _APPEND_EVENTS
+_APPEND = _APPEND_BEGIN.format(if_present="") + _APPEND_EVENTS
 """Append in one statement and one round trip.
 
 The statement first selects the streams that still have their expected version (-1: the stream does not exist yet). Only
@@ -111,8 +125,19 @@ commits if another process may be waiting for the head of the log, which it woul
 array is sent as one text, because psycopg's own arrays take most of the client's time.
 """
 
-_APPEND_WITH_NOTES = _APPEND_BEGIN + _APPEND_NOTES + _APPEND_EVENTS
+_APPEND_WITH_NOTES = _APPEND_BEGIN.format(if_present="") + _APPEND_NOTES + _APPEND_EVENTS
 """The same with the idempotency keys and addresses of the events."""
+
+_APPEND_WITH_BLOBS = (
+    _APPEND_BEGIN.replace("\nWITH given AS (", _PRESENT).format(
+        if_present="AND (SELECT count(*) FROM present) = %s::bigint"
+    )
+    + _APPEND_NOTES
+    + _APPEND_REFERENCES
+    + _APPEND_EVENTS
+)
+"""The same with their references to blobs; nothing is stored if one of the blobs is not there, or incomplete."""
+_COMPLETE = "SELECT address FROM blobs WHERE address = ANY (%s) AND complete = 1"
 _FLUSH = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(true, 'threadledger', '')::text END"
 """Write a message to the write-ahead log, which nothing reads.
 
@@ -129,7 +154,11 @@ def _numbered(statement: str) -> str:
     return "".join(f"${number}{part}" if number else part for number, part in parts)
 
 
-_NAMES = {_APPEND: b"threadledger_append", _APPEND_WITH_NOTES: b"threadledger_append_with_notes"}
+_NAMES = {
+    _APPEND: b"threadledger_append",
+    _APPEND_WITH_NOTES: b"threadledger_append_with_notes",
+    _APPEND_WITH_BLOBS: b"threadledger_append_with_blobs",
+}
 
 _NOT_THERE_YET = -1
 _BACKSLASH, _QUOTE = "\\", '"'
@@ -298,11 +327,11 @@ SWAP = (
 )
 
 
-def _notes(rows: Sequence[StoredRow]) -> list[str]:
-    """Return the values of the idempotency keys and addresses of rows; nothing if there are none."""
+def _notes(rows: Sequence[StoredRow], *, always: bool) -> list[str]:
+    """Return the values of the idempotency keys and addresses of rows; nothing if there are none, except with `always`."""
     keyed = [row for row in rows if row.idempotency_key is not None]
     addressed = [(row, address) for row in rows for address in row.addresses]
-    if not keyed and not addressed:
+    if not keyed and not addressed and not always:
         return []
     return [
         str(GENERATION),
@@ -394,7 +423,7 @@ class PostgreSQL(Kind):
 
     def append(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
         statement, values = _statement(moves, rows, alone=False)
-        return _all_of(rows, sorted(position for position, *_ in cursor.execute(statement, values)))
+        return _all_of(rows, sorted(position for position, *_ in cursor.execute(statement, values)), cursor)
 
     def append_durably(self, cursor: Cursor, moves: Sequence[Move], rows: Sequence[StoredRow]) -> Sequence[int]:
         """Append and wait for the disk: in one transaction if no other process appends, else in two.
@@ -410,7 +439,7 @@ class PostgreSQL(Kind):
         if appending is None:
             text, texts = _statement(moves, rows, alone)
             appending = long_append(connection, _NAMES[text], _numbered(text), texts)
-        positions = _all_of(rows, self._pipeline.append(connection, *appending, flush=not alone))
+        positions = _all_of(rows, self._pipeline.append(connection, *appending, flush=not alone), cursor)
         self._end, self._alone = positions[-1], positions[0] == self._end + 1
         return positions
 
@@ -486,10 +515,19 @@ def _statement(moves: Sequence[Move], rows: Sequence[StoredRow], alone: bool) ->
         short = value.hex() if value is not None else None
         place = (name, row.originator_version, row.topic, row.schema, row.at)
         events.append((*place, short, text_id, prefix, row.state.decode()))
-    count, notes = str(len(rows)), _notes(rows)
-    begin = [*map(_array, zip(*streams, strict=True)), count, count, str(not alone)]
-    statement = _APPEND_WITH_NOTES if notes else _APPEND
-    return statement, [*begin, *notes, *map(_array, zip(*events, strict=True))]
+    references = [(str(row.originator_id), each, row.originator_version) for row in rows for each in row.blobs]
+    count, notes = str(len(rows)), _notes(rows, always=bool(references))
+    begin, rest = [*map(_array, zip(*streams, strict=True)), count], map(_array, zip(*events, strict=True))
+    if references:
+        needed = list(_needed(rows))
+        begin = [_array(needed), *begin, str(len(needed)), count, str(not alone), *notes]
+        return _APPEND_WITH_BLOBS, [*begin, *map(_array, zip(*references, strict=True)), *rest]
+    return _APPEND_WITH_NOTES if notes else _APPEND, [*begin, count, str(not alone), *notes, *rest]
+
+
+def _needed(rows: Sequence[StoredRow]) -> dict[str, None]:
+    """Return the addresses of the blobs that rows refer to, each once."""
+    return dict.fromkeys(address for row in rows for address in row.blobs)
 
 
 def _array(values: Sequence[Any]) -> str:
@@ -505,10 +543,20 @@ def _array(values: Sequence[Any]) -> str:
     return f"{{{','.join(texts)}}}"
 
 
-def _all_of(rows: Sequence[StoredRow], positions: Sequence[int]) -> Sequence[int]:
-    if len(positions) != len(rows):
-        raise Overtaken
-    return positions
+def _all_of(rows: Sequence[StoredRow], positions: Sequence[int], cursor: Cursor) -> Sequence[int]:
+    """Return the positions, if all of the rows were stored.
+
+    Raises:
+        BlobMissing: a blob that a row refers to is not stored.
+        Overtaken: another writer was first.
+    """
+    if len(positions) == len(rows):
+        return positions
+    if needed := _needed(rows):
+        stored = {address for (address,) in cursor.execute(_COMPLETE, ([*needed],)).fetchall()}
+        if lacking := [address for address in needed if address not in stored]:
+            raise missing(lacking)
+    raise Overtaken
 
 
 _SETTINGS = """

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from threadledger.domain.errors import DatabaseMissing, InvalidSettings
+from threadledger.domain.faces import on_first_use
 from threadledger.domain.journal import StoredRow
 
 from .connections import (
@@ -24,7 +25,6 @@ from .connections import (
     Overtaken,
     Transaction,
     leaves_from,
-    noted,
     split_id,
 )
 from .file_url import FileURL
@@ -41,6 +41,8 @@ _INSERT_EVENT = (
     "INSERT INTO events (position, stream, version, topic, schema, at, id, text_id, leaf, state) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
 )
+
+_note: Callable[[], Callable[..., None]] = on_first_use(__name__, "notes", "note")
 
 CONNECTIONS_MAX = 15
 """Maximum number of open connections of one program to a file."""
@@ -345,8 +347,8 @@ class SQLite(Kind):
                 for position, (row, leaf) in enumerate(zip(rows, leaves_from(first, rows), strict=True), first)
             ],
         )
-        for statement, values in noted(rows, numbers):
-            cursor.executemany(statement, values)
+        if any(row.idempotency_key is not None or row.addresses or row.blobs for row in rows):
+            _note()(cursor, rows, numbers)
         return list(range(first, first + len(rows)))
 
     @staticmethod

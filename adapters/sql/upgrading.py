@@ -16,8 +16,9 @@ from threadledger.domain.errors import DatabaseMissing, StoreUnavailable
 from threadledger.domain.ids import id_bytes
 from threadledger.domain.journal import noted_row
 
-from .connections import Transaction, noted
+from .connections import Transaction
 from .database import Database
+from .notes import noted
 from .schema import EVENTS_REWRITTEN_BY, SCHEMA_VERSION, open_schema, schema_version, take_steps
 
 UPGRADE_PAGE_EVENTS = 5_000

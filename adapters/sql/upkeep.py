@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -25,11 +26,13 @@ from threadledger.domain.errors import ChangedEvent, Conflict, CorruptEvent, New
 from threadledger.domain.ids import from_iso, now, to_iso
 from threadledger.domain.journal import Finding, NotedThread, noted_row, quietly, restore
 
-from .connections import ConnectionLost, Transaction, leaves_of, noted, split_id
+from .blobs import check_blobs, copy_file, kept_in_files, unreferenced
+from .connections import ConnectionLost, Transaction, leaves_of, split_id
 from .damage import form_of, is_undecodable, replacing_characters
 from .database import Database
 from .kind_upkeep import upkeep_of
 from .notebooks import noted_threads, unsettled_threads
+from .notes import noted
 from .schema import EVENTS_REWRITTEN_BY, open_schema, schema_version
 
 
@@ -106,6 +109,7 @@ def check(database: Database, progress: Callable[[int, int], None]) -> Iterator[
             ]
         )
         yield from _streams(database, query, progress)
+        yield from check_blobs(database, database.read)
     except NewerSchema:  # it was upgraded meanwhile, and is not damaged
         raise
     except StoreError as error:
@@ -218,6 +222,7 @@ def _each_stream(database: Database, query: Query, progress: Callable[[int, int]
                 if begin < end:
                     yield from stream.take(rows[begin])
                     begin += 1
+        yield from unreferenced(query, page)
         seen += len(page)
         progress(seen, total)
         if len(page) < CHECK_PAGE_EVENTS:
@@ -352,7 +357,7 @@ def _matches(stored: str, due_at: str | None, state: ConversationState) -> bool:
 PAGE_ROWS = 2_000
 """Number of rows copied per statement."""
 
-PAGE_CHUNKS = 16
+PAGE_CHUNKS = 2
 """Number of chunks of attachments copied per statement; each has up to 1 MiB."""
 
 TABLES: Sequence[tuple[str, str, str]] = (
@@ -381,6 +386,7 @@ def _findings(database: Database, transaction: Transaction, progress: Progress) 
     """Check a copy like `db check` does."""
     yield from _positions(database, transaction)
     yield from _streams(database, _query_on(database, transaction), progress)
+    yield from check_blobs(database, lambda work: work(transaction))
 
 
 def refuse_damage(found: Iterable[Finding]) -> None:
@@ -477,6 +483,8 @@ def _write(database: Database, path: Path, progress: Progress) -> int:
     copy = Database(str(path.absolute()), synchronous="NORMAL")
     try:
         if database.kind.name == "sqlite":  # VACUUM also copies an index that does not match its table
+            for address in copy.read(_kept_in_files):
+                copy.write(partial(copy_file, address, database.blob_files))
             copy.read(lambda transaction: refuse_damage([*_database_itself(copy, transaction)]))
             copy.read(lambda transaction: refuse_damage(_findings(copy, transaction, progress)))
         else:
@@ -489,6 +497,10 @@ def _write(database: Database, path: Path, progress: Progress) -> int:
         return int(count)
     finally:
         copy.close()
+
+
+def _kept_in_files(transaction: Transaction) -> list[str]:
+    return kept_in_files(transaction) if "blobs" in transaction.tables() else []  # a copy of an earlier schema
 
 
 def _copy(source: Database, reading: Transaction, target: Database, writing: Transaction, progress: Progress) -> int:
@@ -510,6 +522,8 @@ def _copy(source: Database, reading: Transaction, target: Database, writing: Tra
                 progress(copied, events)
                 if columns["id"] == "event_id":
                     _collect(target, writing, columns, page)
+    for address in kept_in_files(writing):
+        copy_file(address, source.blob_files, writing)
     kind.number_streams(writing)
     if name is not None:
         writing.execute("UPDATE threadledger SET ledger_id = ?", (name,))

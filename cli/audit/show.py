@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger, ShownMemory
 
 FACTS = (
-    *("key", "backend", "model", "endpoint", "dropped", "losses", "attempt", "started_at", "duration_seconds", "status", "code"),
+    *(
+        "key",
+        "backend",
+        "model",
+        "endpoint",
+        "dropped",
+        "losses",
+        "attempt",
+        "started_at",
+        "duration_seconds",
+        "status",
+        "code",
+    ),
     *("type", "message", "http_status", "request_id", "remote_run_id", "thread_id", "memory_version", "memory_rule"),
     *("rerun_of", "continues_run_id", "continued_chars", "details"),
 )
@@ -51,7 +63,6 @@ def show(run: str, with_memory: bool) -> int:
 
 def _as_json(ledger: Ledger, run: RunRecord, folded: Exchanges) -> dict[str, Any]:
     from threadledger.domain.conversation import recorded_failure
-    from threadledger.domain.exchange import losses_of
     from threadledger.domain.failures import GroupName
     from threadledger.domain.ids import to_iso
 
@@ -75,14 +86,13 @@ def _as_json(ledger: Ledger, run: RunRecord, folded: Exchanges) -> dict[str, Any
         "rerun": _rerun(run, exchange.answered_by),
         "exchange": [_step_as_json(each) for each in exchange.runs],
         "dropped": list(run.dropped),
-        "losses": losses_of(run.losses, run.completed.losses if run.completed is not None else {}),
+        "losses": run.all_losses,
         "continues_run_id": run.continues_run_id,
         "continued_chars": run.continued_chars or None,
     }
 
 
 def _step_as_json(run: RunRecord) -> dict[str, Any]:
-    from threadledger.domain.exchange import losses_of
     from threadledger.domain.failures import diagnose
     from threadledger.domain.ids import to_iso
 
@@ -100,7 +110,7 @@ def _step_as_json(run: RunRecord) -> dict[str, Any]:
         "shadow": run.shadow,
         "endpoint": run.endpoint,
         "dropped": list(run.dropped),
-        "losses": losses_of(run.losses, run.completed.losses if run.completed is not None else {}),
+        "losses": run.all_losses,
     }
 
 

@@ -52,6 +52,17 @@ class RunRecord:
     next: str = "open"
 
     @property
+    def all_losses(self) -> dict[str, int]:
+        """Return the number of parts, by kind, that the model was not shown, or that of its answer could not be kept."""
+        completed = self.completed.losses if self.completed is not None else {}
+        counts = ((kind, count) for each in (self.losses, completed) for kind, count in each.items())
+        found: dict[str, int] = {}
+        for kind, count in counts:
+            if type(count) is int:  # a newer version may store something else
+                found[kind] = found.get(kind, 0) + count
+        return found
+
+    @property
     def state(self) -> str:
         """Return `open`, `completed` or `failed`."""
         return "completed" if self.completed else "failed" if self.failure else "open"

@@ -7,8 +7,6 @@ from ..limits import IDEMPOTENCY_KEY_CHARS_MAX, KEY_CHARS_MAX
 
 CONVERSATION = "conversation:"
 PROFILE = "profile:"
-UPLOAD = "upload:"
-"""Prefixes of the names of streams: conversations, profiles, and the copies of attachments at providers."""
 
 IMPORTED = "import:"
 """Prefix of the idempotency keys of imported messages; an app's own keys must not start with it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..conversation import events as e
 from ..conversation.messages import Source, Usage, restore_message
@@ -101,16 +101,6 @@ class Answer:
 StreamPart = Delta | ToolUse | StartedOver | NotShown | Answer
 
 
-def losses_of(started: Mapping[str, Any], completed: Mapping[str, Any]) -> dict[str, int]:
-    """Return the losses of a run, before and after its call, together."""
-    every = (each for losses in (started, completed) for each in losses.items())
-    found: dict[str, int] = {}
-    for kind, count in every:
-        if type(count) is int:
-            found[kind] = found.get(kind, 0) + count
-    return found
-
-
 def recorded_answer(journal: Journal, key: str, exchange_id: str, after: int = 0) -> Answer | None:
     """Return the answer that the journal holds for an exchange; None if it has none.
 
@@ -141,5 +131,5 @@ def recorded_answer(journal: Journal, key: str, exchange_id: str, after: int = 0
         version=answers[-1].originator_version,
         usage=Usage(*(usage.get(each.name, 0) for each in fields(Usage))),
         dropped=tuple(run.dropped),
-        losses=losses_of(run.losses, run.completed.losses),
+        losses=run.all_losses,
     )

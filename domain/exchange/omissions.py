@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..conversation.messages import JournaledMessage
 from ..conversation.parts import Text
 from ..failures import Cause, Failure
-from ..memory import not_shown
+from ..memory.sending import not_shown
 
 if TYPE_CHECKING:
     from ..conversation import Profile
@@ -44,9 +44,11 @@ def refused_loss(losses: Mapping[str, int]) -> Failure:
     )
 
 
-def has_stored_file(memory: Memory) -> bool:
-    """Return whether a message in view refers to a file by an id."""
-    return memory.has_parts and any(
+def number_of_stored_files(memory: Memory) -> int:
+    """Return how many parts in view refer to a file by an id."""
+    if not memory.has_parts:
+        return 0
+    return sum(
         names_stored_file(part.as_json())
         for each in memory.messages
         if each.as_plain_chat_message() is None and isinstance(each.message.content, tuple)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from ..errors import Conflict, ConversationBusy, CorruptEvent, ExchangeAnswered,
 from ..failures import Cause, Failure, diagnose, whole_text
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
 from ..memory import ALL
-from .answer import Answer, Delta, NotShown, StartedOver, losses_of, recorded_answer
+from .answer import Answer, Delta, NotShown, StartedOver, recorded_answer
 from .backend import BackendRequest
 from .policy import reason_of
 
@@ -663,7 +664,7 @@ class Runs:
             version=accepted.version,
             usage=completion.usage,
             dropped=run.plan.dropped,
-            losses=losses_of(run.plan.losses, completion.losses),
+            losses=dict(Counter(run.plan.losses) + Counter(completion.losses)),
         )
 
     def _settle(self, run: Run, thread_id: str | None, version: int) -> None:

@@ -6,6 +6,7 @@ from ..faces import lazy_face
 
 if TYPE_CHECKING:
     from .cursor import LogCursor, ReadTrail
+    from .earlier_rows import noted_row
     from .facilities import (
         Finding,
         JobClaims,
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .journal import Journal
     from .observers import ExchangeEnd, Observer, RunEnd, RunLog, SeenRun
     from .ports import Also, Appending, DecideAppend, StreamHead, UpkeepProgress, quietly
-    from .rows import LoggedRow, OnChange, Place, Row, StoredRow, noted_row, refuse_changed, restore
+    from .rows import LoggedRow, OnChange, Place, Row, StoredRow, refuse_changed, restore
 
 __all__ = [
     "Also",
@@ -58,11 +59,12 @@ if not TYPE_CHECKING:
         __name__,
         {
             "cursor": "LogCursor ReadTrail",
+            "earlier_rows": "noted_row",
             "facilities": "Finding JobClaims MemoryFile NotedThread TakenItems UnansweredRun",
             "fingerprints": "fingerprint_in fingerprint_of",
             "journal": "Journal",
             "observers": "ExchangeEnd Observer RunEnd RunLog SeenRun",
             "ports": "Also Appending DecideAppend StreamHead UpkeepProgress quietly",
-            "rows": "LoggedRow OnChange Place Row StoredRow noted_row refuse_changed restore",
+            "rows": "LoggedRow OnChange Place Row StoredRow refuse_changed restore",
         },
     )

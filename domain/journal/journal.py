@@ -63,6 +63,8 @@ class Store(Protocol):
 
     def job_claims(self) -> JobClaims: ...
 
+    def blobs(self) -> BlobStore: ...
+
 
 class Journal(Application[str]):
     """Hold all events of one database, by conversation and in commit order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Protocol
@@ -25,8 +25,9 @@ from ..conversation.events import (
 )
 from ..conversation.messages import Source
 from ..errors import CorruptEvent, InvalidInput
+from ..faces import on_first_use
 from ..ids import MOMENT_CHARS, from_iso, id_bytes, id_text, is_id_of, to_iso
-from .fingerprints import fingerprint_in, fingerprint_of_event
+from .fingerprints import fingerprint_of_event
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class StoredRow(StoredEvent):
     """Hash of what an event with an idempotency key says, so that another message with the same key is refused."""
     addresses: tuple[str, ...] = ()
     """Ids under which others know the event."""
+    blobs: tuple[str, ...] = ()
+    """Addresses of the attachments that the event refers to; the row is refused unless they are stored."""
 
 
 Row = tuple[int, str, int, str, bytes, bytes | str, str, int]
@@ -101,7 +104,10 @@ class EventMapper(Mapper[str]):
             idempotency_key=None,
             fingerprint=None,
             addresses=(),
+            blobs=(),
         )
+        if blobs := getattr(event, "blobs", None):
+            values["blobs"] = _referred()(blobs)
         if type(event) is MessageJournaled and (event.idempotency_key is not None or event.source == Source.IMPORT):
             values.update(_places_of(event))
         return row
@@ -113,6 +119,8 @@ class EventMapper(Mapper[str]):
         place = getattr(stored, "id", 0), str(stored.originator_id), stored.originator_version
         return restore((*place, stored.topic, stored.state, getattr(stored, "event_id", ""), at, schema))
 
+
+_referred: Callable[[], Callable[[Iterable[object]], tuple[str, ...]]] = on_first_use(__name__, "blobs", "referred")
 
 ASCII_SCHEMA, UTF8_SCHEMA = 1, 2
 """Schema numbers of rows: payloads of the first are ASCII, so that programs from before the second still read them."""
@@ -128,7 +136,7 @@ def _places_of(event: MessageJournaled) -> dict[str, Any]:
         # Most ids are made for the import, in the millisecond of the event's own one.
         is_made = event.message_id[:MOMENT_CHARS] == event.event_id[:MOMENT_CHARS]
         if not is_made or given is not None:
-            addresses = _addresses((given,) if is_made else (event.message_id, given), event.timestamp)
+            addresses = addresses_of((given,) if is_made else (event.message_id, given), event.timestamp)
     return {
         "idempotency_key": indexed(key) if key is not None else None,
         "fingerprint": fingerprint,
@@ -151,27 +159,7 @@ def indexed(text: str) -> str:
     return f"sha256:{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def noted_row(row: Row) -> StoredRow:
-    """Return a row of an earlier schema with its idempotency key and addresses; without them if it cannot be read."""
-    _, stream, version, topic, state, event_id, at, schema = row
-    stored = StoredRow(stream, version, topic, state, event_id, at, schema)
-    try:
-        payload = payload_in(state)
-        key = payload.get("idempotency_key")
-        if not isinstance(key, str):
-            return stored
-        ids = (payload.get("message_id"), (payload.get("origin") or {}).get("message_id"))
-        return replace(
-            stored,
-            idempotency_key=indexed(key),
-            fingerprint=fingerprint_in(payload),
-            addresses=_addresses(ids, from_iso(at)) if payload.get("source") == Source.IMPORT else (),
-        )
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return stored
-
-
-def _addresses(ids: Iterable[object], moment: datetime) -> tuple[str, ...]:
+def addresses_of(ids: Iterable[object], moment: datetime) -> tuple[str, ...]:
     """Return those ids of an imported message that do not tell when it was journaled, so that an index must."""
     others = (each for each in ids if isinstance(each, str) and not is_id_of(each, moment))
     return tuple(dict.fromkeys(map(indexed, others)))

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..conversation import events as e
-from ..conversation.keys import UPLOAD
 from ..ids import new_id, now, to_iso
 from .ports import StreamHead
 
 if TYPE_CHECKING:
     from .journal import Journal
+
+UPLOAD = "upload:"
+"""Prefix of the names of these streams."""
 
 UPLOAD_STATE_SCHEMA = 1
 """Schema number of the states of these streams."""

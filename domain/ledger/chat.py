@@ -78,7 +78,7 @@ class Chat:
     ) -> Answer:
         """Answer a question in one exchange: journal it, run, retry, fall back, and journal the answer.
 
-        `text` may also be a list of parts in the format of Chat Completions, such as images; `Ledger.attach` makes a part of a file.
+        `text` may also be a list of parts in the format of Chat Completions: `Ledger.attach` makes one of a file or an image.
 
         Repeating an idempotency key returns the first answer, or reruns the exchange if it is unanswered. The setting
         THREADLEDGER_WHILE_RUNNING determines what happens to a second question while a run is open.

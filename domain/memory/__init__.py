@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .order import Backwards
     from .rendering import FUNCTION_NAME, original_name, response_items, shown_part, valid_arguments, valid_name
     from .rule_1 import message_tokens, text_tokens
-    from .sending import Read, Sent, default_name, not_shown, parts_in, resolved, takes
     from .windows import ending_with_question, rule_in_copy, version_in_copy
 
 __all__ = [
@@ -39,23 +38,16 @@ __all__ = [
     "MemoryDiff",
     "MemoryFold",
     "MemorySource",
-    "Read",
-    "Sent",
     "add_missing",
-    "default_name",
     "diff_memories",
     "ending_with_question",
     "fold_memory",
     "message_tokens",
     "missing_files_in",
-    "not_shown",
     "original_name",
-    "parts_in",
-    "resolved",
     "response_items",
     "rule_in_copy",
     "shown_part",
-    "takes",
     "text_tokens",
     "unusable_files_in",
     "valid_arguments",
@@ -76,7 +68,6 @@ if not TYPE_CHECKING:
             "order": "Backwards",
             "rendering": "FUNCTION_NAME original_name response_items shown_part valid_arguments valid_name",
             "rule_1": "message_tokens text_tokens",
-            "sending": "Read Sent default_name not_shown parts_in resolved takes",
             "windows": "ending_with_question rule_in_copy version_in_copy",
         },
     )

@@ -279,9 +279,9 @@ class Memory:
     def _with_data(self, entries: list[dict[str, Any]], dialect: str) -> list[dict[str, Any]]:
         if not self.has_parts:
             return entries
-        from .sending import Sent, resolved
+        from .sending import Attachments, resolved
 
-        return resolved(entries, dialect, Sent(self.read_blob))
+        return resolved(entries, dialect, Attachments(self.read_blob))
 
     def lost_parts(
         self, dialect: str, unknown: Callable[[dict[str, Any]], bool] | None = None

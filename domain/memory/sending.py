@@ -1,7 +1,7 @@
 """Convert content parts to what each API accepts, count what it is not shown, and put attachments in place.
 
 A valid view (`rendering.py`) refers to attachments by the addresses of blobs. Before a request is sent, each address is
-replaced by the data, or by the id under which the provider has the file (`Sent`).
+replaced by the data, or by the id under which the provider has the file (`Attachments`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..conversation.attachments import Read, data_url, inline
+from ..conversation.attachments import data_url, inline
 from ..conversation.messages import Role
 from ..conversation.parts import Audio, File, Image, Part, Text, Verbatim, blob_of, part_of
 from ..errors import InvalidInput
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from .memory import Memory
 
 JSON = dict[str, Any]
+Read = Callable[[str], Iterable[bytes]]
+"""Function that returns the bytes of an attachment by its address; see `BlobStore.read`."""
 
 PART = "part:"
 """Beginning of the name of a loss: what follows is the type of the parts."""
 
 
 @dataclass(frozen=True)
-class Sent:
+class Attachments:
     """Describe how the attachments of a request are sent: as data, or by the id under which the provider has them."""
 
     given: Read | None = None
@@ -47,12 +49,12 @@ class Sent:
         return self.given(address)
 
 
-def resolved(entries: Iterable[JSON], dialect: str, sent: Sent) -> list[JSON]:
+def resolved(entries: Iterable[JSON], dialect: str, sent: Attachments) -> list[JSON]:
     """Return messages or items with what the API accepts in place of each attachment that is a blob, or a file by its URL."""
     return [_resolved(entry, dialect, sent) for entry in entries]
 
 
-def _resolved(entry: JSON, dialect: str, sent: Sent) -> JSON:
+def _resolved(entry: JSON, dialect: str, sent: Attachments) -> JSON:
     content = entry.get("content")
     if not isinstance(content, list) or not any(map(_is_stored, content)):
         return entry
@@ -65,7 +67,7 @@ def _is_stored(part: Any) -> bool:
     return isinstance(inner, dict) and ("blob" in inner or (part["type"] == "file" and "url" in inner))
 
 
-def _in_place(part: JSON, dialect: str, sent: Sent) -> JSON:
+def _in_place(part: JSON, dialect: str, sent: Attachments) -> JSON:
     found = wire_part(part, dialect, sent)
     if found is not None:
         return found
@@ -81,7 +83,7 @@ ANTHROPIC_IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/web
 ANTHROPIC_FILES = frozenset({"application/pdf", "text/plain"})
 
 
-def wire_part(part: JSON, dialect: str, sent: Sent) -> JSON | None:
+def wire_part(part: JSON, dialect: str, sent: Attachments) -> JSON | None:
     """Return a stored part of a valid view in the form of an API; None if the API has no place for it."""
     match part:
         case {"type": "image_url", "image_url": {"blob": str(address), **rest}}:
@@ -97,7 +99,7 @@ def wire_part(part: JSON, dialect: str, sent: Sent) -> JSON | None:
     return None
 
 
-def _image(part: JSON, address: str, rest: Mapping[Any, Any], dialect: str, sent: Sent) -> JSON | None:
+def _image(part: JSON, address: str, rest: Mapping[Any, Any], dialect: str, sent: Attachments) -> JSON | None:
     file_id, detail = sent.file_ids.get(address), rest.get("detail")
     if dialect == THREADS:
         known = {"detail": detail} if detail else {}
@@ -110,7 +112,7 @@ def _image(part: JSON, address: str, rest: Mapping[Any, Any], dialect: str, sent
     return inline(part, sent.read)
 
 
-def _file(part: JSON, address: str, rest: Mapping[Any, Any], dialect: str, sent: Sent) -> JSON | None:
+def _file(part: JSON, address: str, rest: Mapping[Any, Any], dialect: str, sent: Attachments) -> JSON | None:
     file_id = sent.file_ids.get(address)
     media_type = rest.get("media_type", "")
     if dialect == THREADS or (dialect == ANTHROPIC and media_type not in ANTHROPIC_FILES):
@@ -208,7 +210,7 @@ def takes(part: Part, dialect: str) -> bool:
     return kind in _TAKEN.get(dialect, frozenset())
 
 
-_NOTHING = Sent(lambda _: ())
+_NOTHING = Attachments(lambda _: ())
 """Sends no attachment; it only tells whether one could be sent."""
 
 

@@ -10,8 +10,8 @@ from sqlalchemy.engine import make_url
 
 from threadledger.adapters.sql import SCHEMA_VERSION, Database
 from threadledger.adapters.sql.connections import Overtaken
-from threadledger.adapters.sql.factory import Processor
 from threadledger.adapters.sql.recorder import Recorder
+from threadledger.adapters.sql.tracking import Processor
 from threadledger.domain import limits
 from threadledger.domain.conversation import STATE_SCHEMA, Conversation, ConversationState, evolve, text_message
 from threadledger.domain.errors import ConversationChanged, CorruptEvent, IdempotencyConflict, NewerSchema

@@ -15,8 +15,8 @@ from eventsourcing.tests import projection as esp
 from eventsourcing.utils import Environment
 
 from threadledger.adapters.sql import Database, Factory
-from threadledger.adapters.sql.factory import Processor, Tracker
 from threadledger.adapters.sql.recorder import Recorder
+from threadledger.adapters.sql.tracking import Processor, Tracker
 from threadledger.domain.journal import Appending
 
 

@@ -14,7 +14,7 @@ from eventsourcing.persistence import Tracking
 from freezegun import freeze_time
 
 from threadledger.adapters.sql import Database
-from threadledger.adapters.sql.factory import Processor
+from threadledger.adapters.sql.tracking import Processor
 from threadledger.domain.conversation import Completion, RunPlan, text_message
 from threadledger.domain.errors import StoreUnavailable
 from threadledger.domain.journal import StoredRow

@@ -25,8 +25,8 @@ from eventsourcing.utils import resolve_topic
 from freezegun import freeze_time
 
 from threadledger.adapters.sql import Database, Factory, leaf_hash
-from threadledger.adapters.sql.factory import Processor, Tracker
 from threadledger.adapters.sql.recorder import Recorder
+from threadledger.adapters.sql.tracking import Processor, Tracker
 from threadledger.domain.conversation import Conversation, RunPlan, events, parse_message, text_message
 from threadledger.domain.effects import Call
 from threadledger.domain.errors import ConversationChanged, InvalidInput, InvalidMessage, InvalidSettings, StoreError
