@@ -171,6 +171,7 @@ class AsyncLedger(AsyncFace[Ledger]):
         return await self.driver.work(lambda: list(self.ledger.check(progress)))
 
     attach = awaited(Ledger.attach)
+    uploads = awaited(Ledger.uploads)
     conversations = awaited(Ledger.conversations)
     state = awaited(Ledger.state)
     failures = awaited(Ledger.failures)

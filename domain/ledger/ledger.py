@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..exchange import Services
     from ..failures import BackendHealth, Cause, FailureGroup, GroupState, RecordedFailure, SummaryRow
     from ..journal import Finding, Journal, Place, UpkeepProgress
+    from ..journal.uploads import Upload
     from ..memory import Memory, MemoryDiff
     from ..replay import Replay
     from .audit import FailureGroups
@@ -152,6 +153,12 @@ class Ledger:
         from .attachments import attach
 
         return attach(self.journal, source, filename, media_type)
+
+    def uploads(self) -> list[Upload]:
+        """Return the copies of attachments that providers have, by endpoint and attachment."""
+        from ..journal.uploads import Uploads
+
+        return list(Uploads(self.journal).listed())
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
         """Return facts about each conversation without reading its messages, most recently changed first.
