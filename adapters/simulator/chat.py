@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..wire import ApiError, EventStream, Json, bodies, errors, events, objects, pages, sse, validation
+from ..wire import ApiError, EventStream, Json, bodies, errors, events, objects, options, pages, sse, validation
 from .answers import (
     ScriptedAnswer,
     ScriptedFailure,
@@ -29,8 +29,9 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json | EventStream:
         raise errors.bad_request("you must provide a model parameter")
     model = store.accept_model(validation.string(body["model"], "model"))
     metadata, stream = validation.metadata_of(body), validation.flag(body, "stream")
-    options = validation.stream_options(body, ("include_usage", "include_obfuscation"))
+    streaming = validation.stream_options(body, ("include_usage", "include_obfuscation"))
     messages, choices = bodies.chat_messages(body), bodies.chat_choices(body)
+    options.check_chat_options(body, messages)
     if isinstance(call.outcome, ScriptedFailure):
         if stream:
             return failing_stream(store, model, call.outcome)
@@ -41,7 +42,7 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json | EventStream:
     completion["usage"] = _usage(messages, answer, choices)
     record = SimulatedCompletion(completion, messages, validation.flag(body, "store"))
     if stream:
-        return completion_stream(store, record, options)
+        return completion_stream(store, record, streaming)
     store.remember(record)
     return completion
 
@@ -110,9 +111,9 @@ def _find(store: ProviderStore, call: SimulatedCall) -> SimulatedCompletion:
     return found
 
 
-def completion_stream(store: ProviderStore, record: SimulatedCompletion, options: Json) -> EventStream:
+def completion_stream(store: ProviderStore, record: SimulatedCompletion, streaming: Json) -> EventStream:
     """Return a completion as a stream of chunks; the provider stores it after the last one."""
-    return EventStream("chat", _frames(store, record, usage=options.get("include_usage", False)))
+    return EventStream("chat", _frames(store, record, usage=streaming.get("include_usage", False)))
 
 
 def failing_stream(store: ProviderStore, model: str, failure: ScriptedFailure) -> EventStream:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..wire import EventStream, Json, bodies, errors, events, items, objects, pages, sse, validation
+from ..wire import EventStream, Json, bodies, errors, events, items, objects, options, pages, sse, validation
 from .answers import ScriptedEnd, ScriptedFailure, ScriptedIncompletion, echo, first_half, token_count
 from .conversations import append, require_free
 from .requests import SimulatedCall
@@ -36,7 +36,10 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json | EventStream:
     earlier = _earlier_items(store, body, conversation)
     given = bodies.response_input(body, store.ids, has_context=bool(conversation or earlier))
     context = [*earlier, *given]
+    items.require_own_ids(context, "input")
     items.require_paired_calls(context)
+    items.require_followed_reasoning(context)
+    options.check_response_options(body, lambda: context)
     record = _plan(store, call, conversation, given, context)
     if body.get("store") is not False:
         store.responses[record.object["id"]] = record
