@@ -32,6 +32,7 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json | EventStream:
     streaming = validation.stream_options(body, ("include_usage", "include_obfuscation"))
     messages, choices = bodies.chat_messages(body), bodies.chat_choices(body)
     options.check_chat_options(body, messages)
+    store.require_files(messages, "messages")
     if isinstance(call.outcome, ScriptedFailure):
         if stream:
             return failing_stream(store, model, call.outcome)

@@ -14,6 +14,7 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json:
     record = SimulatedConversation(objects.conversation(conversation_id, now, validation.metadata_of(call.body)))
     created = bodies.conversation_items(call.body.get("items") or [], store.ids)
     items.require_own_ids(created, "items")
+    store.require_files(created, "items")
     append(record, created)
     store.conversations[conversation_id] = record
     return record.object
@@ -50,6 +51,7 @@ def create_items(store: ProviderStore, call: SimulatedCall) -> Json:
         raise errors.missing("items")
     created = bodies.conversation_items(call.body["items"], store.ids)
     items.require_own_ids([*record.items.values(), *created], "items")
+    store.require_files(created, "items")
     append(record, created)
     return pages.envelope(created)
 

@@ -36,6 +36,9 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json | EventStream:
     earlier = _earlier_items(store, body, conversation)
     given = bodies.response_input(body, store.ids, has_context=bool(conversation or earlier))
     context = [*earlier, *given]
+    # A deleted file is refused in the input, and where an earlier message names it.
+    store.require_files(given, "input")
+    store.require_files(earlier, "conversation" if conversation is not None else "previous_response_id")
     items.require_own_ids(context, "input")
     items.require_paired_calls(context)
     items.require_followed_reasoning(context)

@@ -30,6 +30,7 @@ from .store import (
     ProviderStore,
     SimulatedCompletion,
     SimulatedConversation,
+    SimulatedFile,
     SimulatedResponse,
     SimulatedRun,
     SimulatedThread,
@@ -139,6 +140,8 @@ class StateFile:
             store.responses[key] = response_of(value)
         for _, key, value in self._rows("completion"):
             store.completions[key] = completion_of(value)
+        for _, key, value in self._rows("file"):
+            store.files[key] = SimulatedFile(**value)
 
     def _prepare(self) -> bool:
         self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -194,6 +197,7 @@ def _shelves(provider: Provider) -> Iterator[Shelf]:
     yield "conversation", "", store.conversations, conversation_json
     yield "response", "", store.responses, response_json
     yield "completion", "", store.completions, completion_json
+    yield "file", "", store.files, vars
 
 
 def _cancel_unread_responses(store: ProviderStore) -> None:

@@ -102,9 +102,12 @@ def add_message(store: ProviderStore, thread: SimulatedThread, body: Json, where
     """Check a message from a request and append it; `where` is put before field names in error messages."""
     if where:
         validation.only_known(body, fields.THREAD_MESSAGE_FIELDS, where)
+    attachments = bodies.message_attachments(body, where)
     role, content = bodies.message_role(body, where), bodies.message_content(body, where)
     message = new_message(store, thread, role, content)
-    message |= {"metadata": validation.metadata_of(body), "attachments": bodies.message_attachments(body, where)}
+    store.require_files(content, f"{where}content")
+    store.require_files({"attachments": attachments}, where.rstrip("."))
+    message |= {"metadata": validation.metadata_of(body), "attachments": attachments}
     thread.messages[message["id"]] = message
     return message
 

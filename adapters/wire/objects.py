@@ -198,6 +198,12 @@ def model(name: str, created: int, shutdown_date: str | None) -> Json:
     return {"id": name, "object": "model", "created": created, "owned_by": "system", "shutdown_date": shutdown_date}
 
 
+def file(file_id: str, now: int, filename: str, size: int, purpose: str, expires_at: int | None) -> Json:
+    """Return an uploaded file of `size` bytes."""
+    created: Json = {"id": file_id, "object": "file", "bytes": size, "created_at": now, "expires_at": expires_at}
+    return created | {"filename": filename, "purpose": purpose, "status": "processed", "status_details": None}
+
+
 def deletion(identifier: str, kind: str) -> Json:
     """Return the confirmation that an object was deleted; `kind` is such as `thread.deleted`."""
     return {"id": identifier, "object": kind, "deleted": True}

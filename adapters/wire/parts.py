@@ -244,4 +244,4 @@ def files_named(value: Any, where: str) -> Iterator[tuple[str, str]]:
         yield from files_named(value.get(name), f"{where}.{name}")
     for index, attached in enumerate(value.get("attachments") or []):
         if isinstance(attached, dict) and isinstance(attached.get("file_id"), str):
-            yield attached["file_id"], f"{where}.attachments[{index}].file_id"
+            yield attached["file_id"], f"{where}.attachments[{index}].file_id".lstrip(".")

@@ -176,7 +176,8 @@ def filled(text: str, ids: dict[str, str]) -> str:
 
 def test_the_tour_misses_no_route():
     shapes = {f"{method} {re.sub(r'{[^}]*}', '{}', template)}" for method, template, _, _ in TOUR}
-    ours = [route for route in ROUTES if route.api != "messages"]  # Anthropic's, which the description does not have
+    # Anthropic's, and OpenAI's files, which our part of the description does not have; the SDK validates those.
+    ours = [route for route in ROUTES if route.api not in ("messages", "files")]
     assert {re.sub(r"\{[^}]*\}", "{}", route.name) for route in ours} == shapes
 
 
