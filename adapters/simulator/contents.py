@@ -21,7 +21,7 @@ class FileContents:
         return self._inside(f"upload-{next(self._numbers)}")
 
     def keep(self, file_id: str, upload: Path) -> None:
-        """Move an upload to its id."""
+        """Keep an upload under the id of its file."""
         upload.replace(self._inside(file_id))
 
     def path(self, file_id: str) -> Path | None:

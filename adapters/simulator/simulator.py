@@ -171,7 +171,7 @@ class Simulator:
         self.provider.save()
 
     def answer(self, *answers: ScriptedAnswer | str | Mapping[str, Any]) -> None:
-        """Append answers to the queue: texts, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
+        """Append answers to the queue: texts, {"tool_calls": [{"name": …, "arguments": {…}}]}, or {"output": [items]}."""
         parsed = parse_answers(answers, "answers")
         with self.provider.lock:
             self.provider.store.answers.add(parsed)

@@ -1,7 +1,7 @@
 """Define the items of conversations and responses besides messages and calls of the app's functions.
 
-A model's answer contains them: reasoning, and calls of the tools that the provider runs itself. Source: OpenAI's OpenAPI
-description. Items of rarely used tools are only checked for the fields that they must have.
+A model's answer contains them: reasoning, and calls of the tools that the provider runs itself. The source is OpenAI's
+OpenAPI description. Items of rarely used tools are only checked for the fields that they must have.
 """
 
 from __future__ import annotations

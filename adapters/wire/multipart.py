@@ -88,7 +88,7 @@ class FormReader:
     def _fail(self, problem: ApiError) -> None:
         self._upload.problem = problem
 
-    # Each step reads from the buffer and returns whether the next one can go on with what is left.
+    # Each step reads from the buffer and returns whether the next step can continue with the rest.
 
     def _body(self) -> bool:
         end = self._buffer.find(self._delimiter)

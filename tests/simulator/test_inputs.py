@@ -116,7 +116,7 @@ def test_chat_completions_refuse(client, name):
 ITEMS_ACCEPTED = {
     "text": [user({"type": "input_text", "text": "x"})],
     "image by address": [user({"type": "input_image", "image_url": "https://a.example/b.png", "detail": "original"})],
-    "image in base64": [user({"type": "input_image", "image_url": PNG})],
+    "image in base64": [user({"type": "input_image", "image_url": PNG, "detail": "auto"})],
     "file as a data URL": [user({"type": "input_file", "file_data": PDF, "filename": "a.pdf"})],
     "file by address": [user({"type": "input_file", "file_url": "https://a.example/a.pdf", "detail": "low"})],
     "citation": [assistant({"type": "output_text", "text": "hi", "annotations": [CITED]}), ASKED],
