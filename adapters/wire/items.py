@@ -5,26 +5,33 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Protocol
 
-from .errors import bad_request, missing, wrong_type
+from .errors import bad_request, missing, wrong_type, wrong_value
+from .item_shapes import ANSWERED_WITH, ID_PREFIXES, ITEMS
 from .limits import CALL_ID_MAX_CHARS, ITEM_ROLES, ITEM_TEXT_MAX_CHARS
 from .objects import text_of
+from .parts import ITEM_PARTS, stored_part
+from .shapes import Check, anything, choice, nullable, record
 from .validation import (
     Json,
     an_object,
     array,
     function_arguments,
     function_name,
-    image_address,
-    image_detail,
     one_of,
-    optional_string,
     required_string,
     string,
 )
 
-ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
+ITEM_TYPES = ("message", "function_call", "function_call_output", *ITEMS)
 INPUT_PARTS = ("input_text", "input_image", "input_file")
 OUTPUT_PARTS = ("output_text", "refusal")
+PHASES = ("commentary", "final_answer")
+STATUSES = ("in_progress", "completed", "incomplete")
+
+_STATUS: dict[str, Check] = {"id": nullable(anything), "status": nullable(choice(*STATUSES))}
+_MESSAGE = record({}, _STATUS | dict.fromkeys(("type", "role", "content", "phase"), anything))
+_CALL = record({}, _STATUS | dict.fromkeys(("type", "call_id", "name", "arguments", "namespace", "caller"), anything))
+_OUTPUT = record({}, _STATUS | dict.fromkeys(("type", "call_id", "name", "output", "namespace", "caller"), anything))
 
 
 class IdSource(Protocol):
@@ -54,13 +61,20 @@ def stored_item(given: Any, where: str, ids: IdSource) -> Json:
         case "function_call_output":
             return _function_call_output(item, where, ids)
         case _:
-            return _reasoning(item, where)
+            return _other(item, kind, where, ids)
 
 
 def answer_message(item_id: str, text: str, status: str = "completed") -> Json:
     """Return a message item with a model's text."""
     content = [_output_text(text)]
     return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+def id_prefix(kind: str) -> str:
+    """Return the beginning of the ids of items of a type."""
+    return {"message": "msg_", "function_call": "fc_", "function_call_output": "fco_"}.get(
+        kind, ID_PREFIXES.get(kind, "item_")
+    )
 
 
 def function_call(item_id: str, call_id: str, name: str, arguments: str) -> Json:
@@ -74,25 +88,53 @@ def require_paired_calls(context: list[Json]) -> None:
 
     OpenAI refuses a second output of a call; Anthropic refuses an id that is used twice.
     """
-    for kind in ("function_call", "function_call_output"):
+    for output_kind, call_kind in ANSWERED_WITH.items():
+        _require_pairs(context, call_kind, output_kind)
+
+
+def _require_pairs(context: list[Json], call_kind: str, output_kind: str) -> None:
+    for kind in (call_kind, output_kind):
         for call_id, count in Counter(item["call_id"] for item in context if item["type"] == kind).items():
             if count > 1:
                 raise bad_request(f"Duplicate {kind} with call_id {call_id}: call ids must be unique.", "input")
-    called = {item["call_id"] for item in context if item["type"] == "function_call"}
-    answered = {item["call_id"] for item in context if item["type"] == "function_call_output"}
+    called = {item["call_id"] for item in context if item["type"] == call_kind}
+    answered = {item["call_id"] for item in context if item["type"] == output_kind}
+    words = call_kind.replace("_", " ")
     for item in context:
         kind, call_id = item["type"], item.get("call_id")
-        if kind == "function_call" and call_id not in answered:
-            raise bad_request(f"No tool output found for function call {call_id}.", "input")
-        if kind == "function_call_output" and call_id not in called:
-            raise bad_request(f"No tool call found for function call output with call_id {call_id}.", "input")
+        if kind == call_kind and call_id not in answered:
+            raise bad_request(f"No tool output found for {words} {call_id}.", "input")
+        if kind == output_kind and call_id not in called:
+            raise bad_request(f"No tool call found for {words} output with call_id {call_id}.", "input")
+
+
+def require_followed_reasoning(context: list[Json]) -> None:
+    """Raise a 400 for a reasoning item that no other output of the model follows."""
+    for item, following in zip(context, [*context[1:], None], strict=True):
+        if item["type"] == "reasoning" and not _is_output(following):
+            problem = f"Item '{item['id']}' of type 'reasoning' was provided without its required following item."
+            raise bad_request(problem, "input")
+
+
+def _is_output(item: Json | None) -> bool:
+    if item is None:
+        return False
+    return bool(item["role"] == "assistant") if item["type"] == "message" else not item["type"].endswith("_output")
+
+
+def require_own_ids(context: list[Json], param: str) -> None:
+    """Raise a 400 for two items with one id."""
+    for item_id, count in Counter(item["id"] for item in context).items():
+        if count > 1:
+            problem = f"Duplicate item found with id {item_id}. Remove duplicate items from your input and try again."
+            raise bad_request(problem, param)
 
 
 def item_text(item: Json) -> str:
     """Return the text of an item, for counting tokens."""
-    if item["type"] == "function_call":
+    if item["type"] in ("function_call", "mcp_call"):
         return f"{item['name']} {item['arguments']}"
-    return text_of(item.get("output", item.get("content")))
+    return text_of(item.get("output", item.get("content", item.get("summary"))))
 
 
 def last_user_text(context: list[Json]) -> str:
@@ -103,6 +145,7 @@ def last_user_text(context: list[Json]) -> str:
 
 def _message(item: Json, where: str, ids: IdSource) -> Json:
     role = one_of(required_string(item, "role", f"{where}.role"), f"{where}.role", ITEM_ROLES)
+    _MESSAGE(item, where)
     content = item.get("content")
     if content is None:
         raise missing(f"{where}.content")
@@ -113,34 +156,25 @@ def _message(item: Json, where: str, ids: IdSource) -> Json:
         parts = [_part(part, role, f"{where}.content[{index}]") for index, part in enumerate(content)]
     else:
         raise wrong_type(f"{where}.content", "one of a string or array of objects", content)
-    stored: Json = {"id": ids.long("msg_"), "type": "message", "status": "completed", "role": role, "content": parts}
+    stored: Json = {"id": ids.long("msg_"), "type": "message", "status": item.get("status") or "completed"}
+    stored |= {"role": role, "content": parts}
     if role == "assistant" and item.get("phase") is not None:
-        stored["phase"] = one_of(item["phase"], f"{where}.phase", ("commentary", "final_answer"))
+        stored["phase"] = one_of(item["phase"], f"{where}.phase", PHASES)
     return stored
 
 
 def _part(part: Any, role: str, where: str) -> Json:
     supported = OUTPUT_PARTS if role == "assistant" else INPUT_PARTS
-    # In this error the provider names the part, not its type field.
-    kind = one_of(an_object(part, where).get("type"), where, supported)
-    if kind == "input_image":
-        if optional_string(part, "file_id") is None:
-            image_address(part.get("image_url"), f"{where}.image_url")
-        image_detail(part.get("detail"), f"{where}.detail")
-        return dict(part)
-    if kind == "input_file":
-        if not any(optional_string(part, name) for name in ("file_id", "file_data", "file_url")):
-            raise missing(f"{where}.file_id")
-        return dict(part)
-    field = "refusal" if kind == "refusal" else "text"
-    text = required_string(part, field, f"{where}.{field}", ITEM_TEXT_MAX_CHARS)
-    if kind == "output_text":
-        return _output_text(text, part.get("annotations"))
-    return {"type": kind, field: text}
+    kind = an_object(part, where).get("type")
+    if not isinstance(kind, str) or kind not in supported:
+        # In this error the provider names the part, not its type field.
+        raise wrong_value(where, kind, supported)
+    ITEM_PARTS[kind](part, where)
+    return stored_part(part)
 
 
-def _output_text(text: str, annotations: list[Any] | None = None) -> Json:
-    return {"type": "output_text", "text": text, "annotations": annotations or [], "logprobs": []}
+def _output_text(text: str) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def _function_call(item: Json, where: str, ids: IdSource) -> Json:
@@ -149,6 +183,7 @@ def _function_call(item: Json, where: str, ids: IdSource) -> Json:
         raise bad_request(f"Invalid '{where}.call_id': empty string.", f"{where}.call_id", "invalid_value")
     name = function_name(item.get("name"), f"{where}.name")
     arguments = function_arguments(item.get("arguments"), f"{where}.arguments")
+    _CALL(item, where)
     return function_call(ids.long("fc_"), call_id, name, arguments)
 
 
@@ -161,13 +196,20 @@ def _function_call_output(item: Json, where: str, ids: IdSource) -> Json:
         output = [_part(part, "tool", f"{where}.output[{index}]") for index, part in enumerate(output)]
     else:
         output = string(output, f"{where}.output", ITEM_TEXT_MAX_CHARS)
+    _OUTPUT(item, where)
     stored: Json = {"id": ids.long("fco_"), "type": "function_call_output", "status": "completed"}
     return stored | {"call_id": call_id, "output": output}
 
 
-def _reasoning(item: Json, where: str) -> Json:
-    stored: Json = {"id": required_string(item, "id", f"{where}.id"), "type": "reasoning"}
-    if "summary" not in item:
-        raise missing(f"{where}.summary")
-    stored["summary"] = array(item["summary"], f"{where}.summary")
-    return stored | {name: item[name] for name in ("content", "encrypted_content", "status") if name in item}
+def _other(item: Json, kind: str, where: str, ids: IdSource) -> Json:
+    """Return a reasoning item, a call of a tool of the provider, or another item that is stored as it was given."""
+    ITEMS[kind](item, where)
+    if kind == "custom_tool_call_output" and isinstance(item["output"], list):
+        for index, part in enumerate(array(item["output"], f"{where}.output")):
+            _part(part, "tool", f"{where}.output[{index}]")
+    given = {name: value for name, value in item.items() if value is not None or name in _KEPT_NULLS}
+    return {"id": ids.long(id_prefix(kind)), **given}
+
+
+_KEPT_NULLS = ("code", "outputs", "result", "error", "output")
+"""Fields of items in which null has a meaning, or which the description requires."""
