@@ -140,7 +140,7 @@ def show_answer(answer: Answer) -> None:
     if answer.fallback:
         note(f"answered by fallback: {answer.backend} ({answer.model}){_without(answer.dropped)}")
     if answer.losses:
-        note(f"not shown to the model, or not kept of its answer: {_counts(answer.losses)}")
+        note(f"lost in this exchange (not shown to the model, or not kept of its answer): {_counts(answer.losses)}")
     emit_one(_as_json(answer), lambda console: _print_exactly(f"{answer.text}\n"))
 
 

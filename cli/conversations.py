@@ -195,9 +195,11 @@ def _draw_unanswered(console: Console, key: str, exchange: dict[str, Any]) -> No
 
 
 def shown_part(part: dict[str, Any]) -> str:
-    """Return the text of a content part, or the name of its type."""
+    """Return the text of a content part, or what else it is."""
+    from threadledger.domain.conversation.attachments import described
+
     text = part.get("text")
-    return text if isinstance(text, str) else f"[{part.get('type', 'content')}]"
+    return text if isinstance(text, str) else f"[{described(part)}]"
 
 
 def _described(kind: str, data: dict[str, Any]) -> str:

@@ -85,12 +85,17 @@ def _part(part: Mapping[str, Any]) -> Iterator[str]:
         case {"type": "image_url", "image_url": {"url": str(url)}}:
             data = data_by_reference(url)
             yield f"image: {as_link(url) if data is None else _facts(data)}"
+        case {"type": str(kind), **rest} if isinstance(inner := rest.get(kind), dict) and "blob" in inner:
+            yield f"{_KINDS.get(kind, kind)}: {_facts(inner)}"
         case {"type": "file", "file": {"file_id": str()} as file}:
             yield f"file: {_facts(file)}"
         case {"type": "image_file", "image_file": {"file_id": str()} as file}:
             yield f"image: {_facts(file)}"
         case _:
             yield fenced(_pretty(by_reference(part)), "json")
+
+
+_KINDS = {"image_url": "image", "input_audio": "recording"}
 
 
 def _result(message: Message) -> Iterator[str]:

@@ -168,6 +168,30 @@ def as_base64(address: str, read: Read) -> str:
     return b64encode(b"".join(read(address))).decode("ascii")
 
 
+# Attachments as people see them
+
+
+def described(part: Mapping[str, Any]) -> str:
+    """Return what a part is in one line for people: its kind, name, type, size or address, without its data."""
+    kind = str(part.get("type", "content"))
+    inner = part.get(kind)
+    if not isinstance(inner, Mapping):
+        return kind
+    known = {"image_url": "image", "file": "file", "input_audio": "recording"}.get(kind, kind)
+    facts = [inner.get("filename"), inner.get("media_type") or inner.get("format"), _size(inner.get("size"))]
+    if "blob" not in inner:
+        facts.append(inner.get("file_id") or _address(inner.get("url")))
+    return ", ".join([known, *(str(fact) for fact in facts if fact)])
+
+
+def _size(size: object) -> str:
+    return f"{size:,} bytes" if isinstance(size, int) else ""
+
+
+def _address(url: object) -> str:
+    return url if isinstance(url, str) and not url.startswith("data:") else ""
+
+
 # Attachments that an app makes of a file
 
 _SIGNATURES = (
