@@ -373,6 +373,10 @@ class Endpoints:
         placed = {name: str(self.options(name).endpoint) for name in self._named}
         return {name: at(endpoint) for name, endpoint in placed.items() if endpoint != self._client.endpoint}
 
+    def every(self) -> list[Client]:
+        """Return the clients of all named backends."""
+        return [self.client(name) for name in self._named]
+
     def close(self) -> None:
         """Close all connections."""
         for client in (self._client, *self._own.values()):

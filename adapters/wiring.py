@@ -17,6 +17,7 @@ from .sql import Database, Factory
 
 if TYPE_CHECKING:
     from threadledger.domain.conversation import Profile
+    from threadledger.domain.effects import Effects
     from threadledger.domain.exchange import Backend, BackendOptions, Policy, Services, ToolFunction
     from threadledger.domain.journal import Observer
     from threadledger.domain.journal.blobs import BlobFiles
@@ -132,6 +133,7 @@ def _services(
         profile=profile,
         tools=tools,
         load=partial(_load_code, settings, tools) if settings.tools or settings.named else None,
+        remove_file=partial(_remove_file, client, endpoints),
         memory_file=MemoryLines(),
         wait=wait,
         close=(endpoints or client).close,
@@ -143,6 +145,24 @@ def _uploads(journal: Journal) -> Uploads:
     from threadledger.domain.journal.uploads import Uploads
 
     return Uploads(journal)
+
+
+def _remove_file(client: Client, endpoints: Endpoints | None, place: str, file_id: str) -> Effects[None]:
+    """Delete a file that was uploaded to the endpoint of one of the backends.
+
+    Raises:
+        InvalidInput: there is no such backend.
+        ProviderRefused: the file was not deleted.
+    """
+    from threadledger.domain.errors import InvalidInput
+
+    from .openai.uploads import removed
+
+    clients = [client, *(endpoints.every() if endpoints is not None else ())]
+    found = next((each for each in clients if each.files_place == place), None)
+    if found is None:
+        raise InvalidInput(f"no backend at {place} is configured: the file {file_id} was not deleted")
+    return removed(found, file_id)
 
 
 def _heads(database: Database) -> MirrorHeads:

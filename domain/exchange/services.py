@@ -18,6 +18,7 @@ from ..failures import Health
 from .policy import Policy
 
 if TYPE_CHECKING:
+    from ..effects import Effects
     from ..journal import MemoryFile
     from ..threads import ThreadMirror, ThreadOutbox
     from .backend import Backend, ToolFunction
@@ -72,6 +73,8 @@ class Services:
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
     load: Callable[[], None] | None = None
     """Function that imports the code that a run needs; called before a question is stored, and before a rerun."""
+    remove_file: Callable[[str, str], Effects[None]] | None = None
+    """Function that deletes an uploaded file: it gets the endpoint, as the upload was recorded, and the provider's id."""
     memory_file: MemoryFile | None = None
     """Port that writes memories to a file."""
     wait: Callable[[float], None] = time.sleep

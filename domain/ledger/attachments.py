@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..conversation.attachments import media_type_of, part_for
+from ..effects import Effects, work
 from ..errors import FileMissing, InvalidInput
+from ..ids import from_iso
 
 if TYPE_CHECKING:
+    from ..exchange import Services
     from ..journal import Journal
+    from ..journal.uploads import Upload
+
+
+def unused_uploads(journal: Journal, before: datetime) -> list[Upload]:
+    """Return the copies at providers, made before a time, of attachments that no event refers to."""
+    from ..journal.uploads import Uploads
+
+    copies = [each for each in Uploads(journal).listed() if from_iso(each.at) < before]
+    if not copies:
+        return []
+    used = {each.address for each in journal.blobs.listed() if each.references}
+    return [each for each in copies if each.blob not in used]
+
+
+def remove_upload(journal: Journal, services: Services, upload: Upload) -> Effects[None]:
+    """Delete the copy of an attachment at its provider, and record it.
+
+    Raises:
+        ProviderRefused: it was not deleted.
+        InvalidInput: no backend at its endpoint is configured.
+    """
+    from ..journal.uploads import Uploads
+
+    if services.remove_file is None:
+        raise InvalidInput(f"no backend at {upload.endpoint} is configured: the copy of {upload.blob} was not deleted")
+    yield from services.remove_file(upload.endpoint, upload.file_id)
+    yield from work(partial(Uploads(journal).forget, upload.endpoint, upload.blob, upload.file_id, PRUNED))
+
+
+PRUNED = "no event refers to the attachment"
+"""Why a copy was deleted that is not used any more."""
 
 READ_BYTES = 1024 * 1024
 """Size of the pieces in which a file is read, in bytes."""

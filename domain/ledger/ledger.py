@@ -154,6 +154,24 @@ class Ledger:
 
         return attach(self.journal, source, filename, media_type)
 
+    def unused_uploads(self, before: datetime) -> list[Upload]:
+        """Return the copies at providers, made before a time, of attachments that no event refers to."""
+        from .attachments import unused_uploads
+
+        return unused_uploads(self.journal, before)
+
+    def remove_upload(self, upload: Upload) -> None:
+        """Delete the copy of an attachment at its provider, and record it.
+
+        Raises:
+            ProviderRefused: it was not deleted.
+            InvalidInput: no backend at its endpoint is configured.
+        """
+        from ..effects import perform
+        from .attachments import remove_upload
+
+        perform(remove_upload(self.journal, self.services, upload), self.services.wait)
+
     def uploads(self) -> list[Upload]:
         """Return the copies of attachments that providers have, by endpoint and attachment."""
         from ..journal.uploads import Uploads

@@ -71,7 +71,9 @@ def _in_place(part: JSON, dialect: str, sent: Attachments) -> JSON:
     found = wire_part(part, dialect, sent)
     if found is not None:
         return found
-    if dialect == THREADS and part["type"] == "image_url":  # not uploaded: the thread is compared by this text all the same
+    if (
+        dialect == THREADS and part["type"] == "image_url"
+    ):  # not uploaded: the thread is compared by this text all the same
         return {"type": "text", "text": f"[image {part['image_url'].get('blob')}]"}
     return {"type": "input_text" if dialect == RESPONSES else "text", "text": not_shown(part)}
 
