@@ -186,7 +186,8 @@ def _greet(ledger: Ledger, key: str, options: AskKeywords) -> None:
     """Print where questions go and how to end the chat; an invalid option is refused here."""
     from threadledger.domain.exchange import ExchangeOptions
 
-    candidates = ExchangeOptions(**options).services_of(ledger.services).policy.candidates
+    chosen: dict[str, Any] = dict(options)
+    candidates = ExchangeOptions(**chosen).services_of(ledger.services).policy.candidates
     asked = ", then ".join(f"{each.backend} ({each.model})" for each in candidates) or "no backend"
     note(f"threadledger chat in {printable(key, lines=False)}, answered by {asked}")
     note("Type a question; /help lists the commands, /quit ends the chat.")

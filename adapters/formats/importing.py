@@ -120,7 +120,7 @@ class _Batch:
 
     def _stored_new(self, found: Sequence[Found]) -> dict[str, Imported]:
         try:
-            self._ledger.journal.store(*map(_new, found))
+            self._ledger.journal.store(*(_new(each, self._ledger) for each in found))
         except ConversationChanged:  # another process started one of them: store each in its own transaction
             return {each.key: _store_one(self._ledger, each) for each in found}
         return {each.key: _imported(each) for each in found}
@@ -156,14 +156,14 @@ def _with_stored_metadata(found: Found) -> Found:
 
 def _store_one(ledger: Ledger, found: Found) -> Imported:
     try:
-        ledger.journal.store(_new(found))
+        ledger.journal.store(_new(found, ledger))
         return _imported(found)
     except ConversationChanged:
         return _extended(ledger, found, {})
 
 
-def _new(found: Found) -> Conversation:
-    conversation = Conversation.start(found.key, found.metadata)
+def _new(found: Found, ledger: Ledger) -> Conversation:
+    conversation = Conversation.start(found.key, found.metadata, actor=ledger.journal.actor)
     _journal(conversation, found.entries)
     return conversation
 

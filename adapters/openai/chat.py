@@ -21,7 +21,7 @@ from threadledger.domain.failures import Failure
 
 from .bodies import Context, Seen, answer_text, no_answer
 from .client import Client, Spent, call, calling, context_of, extra_body, read_reply
-from .tools import answer_calls, lacks, offered_tools, preflight, too_many_rounds, unknown_calls
+from .tools import answer_calls, has_options, lacks, offered_tools, preflight, too_many_rounds, unknown_calls
 
 ENDPOINT = "POST /chat/completions"
 
@@ -47,7 +47,7 @@ class ChatBackend:
         return preflight(self._context.backend, request, is_home=self._set.is_home)
 
     def lacks(self, request: BackendRequest) -> list[str]:
-        return lacks(self._context.backend, request, self._set.is_home)
+        return lacks(self._context.backend, request, self._set.is_home, self._set.extra)
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
         spent = Spent()
@@ -77,14 +77,14 @@ class ChatBackend:
         raise too_many_rounds()
 
     def _created(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> Effects[Seen]:
-        options, resource = self._options(request, messages, deadline), attrgetter(self._resource)
+        options, resource = self._options(request, messages, deadline, number), attrgetter(self._resource)
         with calling(self._context.endpoint):
             raw = yield call(self._client, lambda sdk: resource(sdk).with_raw_response.create(**options))
         return read_reply(raw, self._context)
 
     def _streamed(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> Effects[Seen]:
         """Stream a completion and pass on its text. A stream that ends without a `finish_reason` is a failure."""
-        options, resource = self._options(request, messages, deadline), attrgetter(self._resource)
+        options, resource = self._options(request, messages, deadline, number), attrgetter(self._resource)
         from .folds import fold_of
         from .streams import closing, emit_rest, followed, opened
 
@@ -103,14 +103,18 @@ class ChatBackend:
             yield from emit_rest(answer_text(seen.outcome.messages[-1]), "".join(emitted), number)
         return seen
 
-    def _options(self, request: BackendRequest, messages: list[Any], deadline: float) -> dict[str, Any]:
-        tools = offered_tools(request.profile, request.tools)
+    def _options(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> dict[str, Any]:
+        tools, extra = offered_tools(request.profile, request.tools), extra_body(self._set)
+        if has_options(request):
+            from .options import body_with_options
+
+            extra = body_with_options(self._context.backend, request, self._set.extra, number, tools)
         options: dict[str, Any] = {
             "model": request.model,
             "messages": messages,
             "timeout": max(deadline - time.monotonic(), 0.001),
         }
-        return options | ({"tools": tools} if tools else {}) | extra_body(self._set)
+        return options | ({"tools": tools} if tools else {}) | extra
 
     def _too_late(self, request: BackendRequest) -> Failure:
         message = f"the stream had not ended after {round(request.timeout_seconds, 1):g} seconds"

@@ -135,12 +135,19 @@ def _result(function: ToolFunction | None, called: ToolCall) -> Effects[str]:
         return f"[the tool failed: {type(error).__name__}: {redact(str(error))}]"
 
 
-def lacks(kind: str, request: BackendRequest, is_home: bool = True) -> list[str]:
-    """Return what of the request a backend of this kind does not have: `tool:TYPE` and `part:TYPE`.
+def lacks(
+    kind: str, request: BackendRequest, is_home: bool = True, extra: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return what of the request a backend of this kind does not have: `tool:TYPE`, `part:TYPE` and `option:NAME`.
 
     Files exist at one endpoint only, so neither their ids nor tools that name them are sent to another (`is_home`).
+    `extra` are the parameters of a named backend.
     """
     found = [f"tool:{tool_type}" for tool_type in _types_lacking(kind, request, is_home)]
+    if has_options(request):
+        from .options import options_lacking
+
+        found += options_lacking(kind, request, extra or {})
     if not request.memory.has_parts:
         return found
     from threadledger.domain.exchange import has_stored_file
@@ -149,6 +156,11 @@ def lacks(kind: str, request: BackendRequest, is_home: bool = True) -> list[str]
 
     parts = ["part:file"] if not is_home and has_stored_file(request.memory) else []
     return [*found, *dict.fromkeys([*parts, *lost_parts(kind, request.memory)])]
+
+
+def has_options(request: BackendRequest) -> bool:
+    """Return whether a request has settings or metadata; few have."""
+    return request.profile.settings_json != "{}" or bool(request.metadata)
 
 
 def _types_lacking(kind: str, request: BackendRequest, is_home: bool) -> list[str]:
@@ -170,6 +182,11 @@ def preflight(backend: str, request: BackendRequest, pinned: bool = False, *, is
     """
     if request.memory.is_empty:
         return _refused(Cause.EMPTY_MEMORY, "there is no message to answer")
+    if has_options(request):
+        from .options import refused_options
+
+        if (refused := refused_options(backend, request)) is not None:
+            return _refused(Cause.ASSISTANT_MISCONFIGURED, refused)
     if pinned:
         return None
     return (

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .pieces import Pieces
     from .policy import Candidate, Policy, may_be_retried, reason_of
     from .recorded_tools import FAILED, not_bound, only_harmless, tools_on_record
+    from .requests import SentOptions
     from .runs import Mode, failure_of_error
     from .services import Services, Turns
 
@@ -32,6 +33,7 @@ __all__ = [
     "Mode",
     "Pieces",
     "Policy",
+    "SentOptions",
     "Services",
     "StartedOver",
     "StreamPart",
@@ -62,6 +64,7 @@ if not TYPE_CHECKING:
             "pieces": "Pieces",
             "policy": "Candidate Policy may_be_retried reason_of",
             "recorded_tools": "FAILED not_bound only_harmless tools_on_record",
+            "requests": "SentOptions",
             "runs": "Mode failure_of_error",
             "services": "Services Turns",
         },

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..conversation import events as e
 from ..conversation.messages import Source, Usage, restore_message
@@ -16,6 +16,7 @@ from ..conversation.messages import Source, Usage, restore_message
 if TYPE_CHECKING:
     from ..failures import RecordedFailure
     from ..journal import Journal
+    from .services import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +81,34 @@ class Answer:
     version: int = 0
     usage: Usage = field(default_factory=Usage)
     dropped: Sequence[str] = ()
-    """What the backend was not given, because it does not have it: `tool:TYPE`, `part:TYPE`."""
+    """What the backend was not given, because it does not have it: `tool:TYPE`, `part:TYPE`, `option:NAME`."""
     type: Literal["answer"] = "answer"
     """Type name that distinguishes the parts of a stream."""
+    response_format: Any = field(default=None, repr=False, compare=False)
+    """What the answer was to fit: a model class or a response format; None if any text fits."""
+
+    @property
+    def parsed(self) -> Any:
+        """Return the answer as an object of the model class, or as a JSON value; None if no structure was asked for.
+
+        Raises:
+            AnswerDoesNotFit: it is another value; the answer was paid for and is journaled, so `text` has it.
+        """
+        from .structured import parsed
+
+        return parsed(self)
 
 
 StreamPart = Delta | ToolUse | StartedOver | Answer
 
 
-def recorded_answer(journal: Journal, key: str, exchange_id: str, after: int = 0) -> Answer | None:
+def recorded_answer(
+    journal: Journal, key: str, exchange_id: str, after: int = 0, services: Services | None = None
+) -> Answer | None:
     """Return the answer that the journal holds for an exchange; None if it has none.
 
-    `after` is a version before the exchange's first run: earlier events are not read.
+    `after` is a version before the exchange's first run: earlier events are not read. The services know what the answer
+    was to fit, unless its run had another profile.
     """
     exchange = journal.exchanges(key, after).by_id.get(exchange_id)
     if exchange is None or exchange.answered_by is None:
@@ -105,6 +122,11 @@ def recorded_answer(journal: Journal, key: str, exchange_id: str, after: int = 0
     if not answers or run.completed is None:
         return None
     usage = run.completed.usage
+    wanted = None
+    if services is not None:
+        same = run.profile_hash in (None, services.profile.hash)
+        profile = services.profile if same else journal.profile(run.profile_hash)
+        wanted = services.answer_type or (profile.settings.get("response_format") if profile is not None else None)
     return Answer(
         text=restore_message(answers[-1]).text,
         key=key,
@@ -118,4 +140,5 @@ def recorded_answer(journal: Journal, key: str, exchange_id: str, after: int = 0
         version=answers[-1].originator_version,
         usage=Usage(*(usage.get(each.name, 0) for each in fields(Usage))),
         dropped=tuple(run.dropped),
+        response_format=wanted,
     )

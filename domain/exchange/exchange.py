@@ -124,7 +124,9 @@ class Exchange:
         try:
             answer = yield from self._answer()
         except ExchangeAnswered:  # another caller with the same idempotency key got the answer first
-            answer = yield from work(lambda: recorded_answer(self._journal, self._key, self._exchange_id, self._after))
+            answer = yield from work(
+                lambda: recorded_answer(self._journal, self._key, self._exchange_id, self._after, self._services)
+            )
             if answer is None:
                 raise
         except Exception as error:

@@ -423,7 +423,7 @@ class Runs:
             return None
         if not (yield from outbox.recover_answer(self._journal, key, exchange_id)):
             return None
-        return (yield from work(lambda: recorded_answer(self._journal, key, exchange_id, self._after)))
+        return (yield from work(lambda: recorded_answer(self._journal, key, exchange_id, self._after, self._services)))
 
     def abandon(self, reason: str) -> Effects[None]:
         """Record that the exchange has no answer."""
@@ -452,6 +452,7 @@ class Runs:
             profile=self._services.profile,
             memory=memory,
             timeout_seconds=timeout_seconds,
+            metadata=self._services.metadata,
             tools=self._mode.tools() if self._mode.tools is not None else self._services.tools,
             stream=self._stream,
         )
@@ -500,8 +501,11 @@ class Runs:
     def _dropped(self, candidate: Candidate, backend: Backend, request: BackendRequest) -> tuple[str, ...]:
         """Return what the backend is not given: parts that it lacks and, if it is a fallback, tools that it lacks."""
         lacks = tuple(getattr(backend, "lacks", _lacks_nothing)(request))
-        is_first = candidate.backend == self._policy.candidates[0].backend
-        if is_first or self._policy.fallback == "strict":
+        if self._policy.fallback == "strict":  # preflight refuses them; metadata changes no answer
+            return tuple(
+                each for each in lacks if each == "option:metadata" or not each.startswith(("tool:", "option:"))
+            )
+        if candidate.backend == self._policy.candidates[0].backend:
             return tuple(name for name in lacks if not name.startswith("tool:"))  # preflight refuses tools
         return lacks
 
@@ -653,6 +657,7 @@ class Runs:
             version=accepted.version,
             usage=completion.usage,
             dropped=run.plan.dropped,
+            response_format=self._services.answer_type or self._services.profile.settings.get("response_format"),
         )
 
     def _settle(self, run: Run, thread_id: str | None, version: int) -> None:

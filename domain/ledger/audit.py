@@ -156,7 +156,7 @@ class FailureGroups:
         found, at = self.get(group), now()
         note = redact(note, NOTE_CHARS_MAX)
         named = {"group": found.group, "rule": RULE_VERSION, "cause": found.cause.value, "backend": found.backend}
-        carried = named | {"message": found.message, "note": note} | more
+        carried: dict[str, Any] = named | {"message": found.message, "note": note} | more
         decided: list[FailureGroup] = []
 
         def decide(head: StreamHead | None) -> tuple[e.Event, StreamHead] | None:

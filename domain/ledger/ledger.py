@@ -19,7 +19,7 @@ from ..journal import quietly, restore
 from ..limits import HEALTH_ENDS
 
 if TYPE_CHECKING:
-    from ..conversation import ConversationState, Exchanges, RunRecord
+    from ..conversation import ConversationState, Exchanges, Profile, RunRecord
     from ..exchange import Services
     from ..failures import BackendHealth, Cause, FailureGroup, GroupState, RecordedFailure, SummaryRow
     from ..journal import Finding, Journal, Place, UpkeepProgress
@@ -49,6 +49,11 @@ class LoggedEvent(Struct, frozen=True):
         from ..journal import LogCursor
 
         return self.place if isinstance(self.place, str) else LogCursor.at(self.position, self.place)
+
+    @property
+    def actor(self) -> str | None:
+        """Return who caused it; None if that is not known."""
+        return self.event.actor
 
     @property
     def key(self) -> str:
@@ -122,15 +127,26 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def conversation(self, key: str) -> Chat:
+    def conversation(self, key: str, *, profile: Profile | None = None) -> Chat:
         """Return the conversation of this key; it starts with its first message.
+
+        With `profile`, its questions use that profile instead of the ledger's, and its model.
 
         Raises:
             InvalidKey: the key is not a string of 1 to 200 storable characters.
+            InvalidInput: the profile cannot be used.
         """
         from .chat import Chat
 
-        return Chat(self.journal, self.services, key)
+        return Chat(self.journal, self.services, key, profile)
+
+    def as_actor(self, name: str) -> Ledger:
+        """Return the same ledger for an actor, whose name all events carry that it stores; close only the original.
+
+        Raises:
+            InvalidInput: the name is not valid, or reserved.
+        """
+        return Ledger(self.journal.as_actor(name), lambda: self.services)
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
         """Return facts about each conversation without reading its messages, most recently changed first.

@@ -56,7 +56,7 @@ def fork(
     taken = f"the conversation {new_key!r} already exists: choose another key for the fork"
     if new_key == key or journal.load(new_key) is not None:
         raise Conflict(taken)
-    conversation = Conversation.start(new_key, _metadata(journal, key), key, memory.version)
+    conversation = Conversation.start(new_key, _metadata(journal, key), key, memory.version, journal.actor)
     _journal(conversation, memory, asked_in)
     try:
         journal.store(conversation)
