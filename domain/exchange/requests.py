@@ -81,8 +81,9 @@ class SentOptions:
         return ExchangeOptions(**kept | chosen)
 
     def copied(self) -> dict[str, Any]:
-        """Return the fields of the event, for the same request of another exchange."""
-        return {name: value for name, value in payload_of(self.event).items() if name not in {"exchange_id", "actor"}}
+        """Return the fields of the event, for the same request of an exchange in another conversation."""
+        own = {"exchange_id", "actor", "question_message_id", "question_version"}
+        return {name: value for name, value in payload_of(self.event).items() if name not in own}
 
 
 def _is_question(event: MessageJournaled, exchange_id: str) -> bool:
