@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from .ledger.audit import LaggingThread
     from .ledger.awaited import AsyncChat, AsyncLedger
     from .ledger.chat import Chat
-    from .ledger.ledger import Ledger, LoggedEvent
+    from .ledger.ledger import Ledger
+    from .ledger.logged_events import LoggedEvent
     from .ledger.own_runs import AsyncOwnRun, OwnRun
     from .memory.diff import MemoryChange, MemoryDiff
     from .memory.memory import Memory
@@ -169,7 +170,8 @@ _HOMES = {
     "ledger.audit": "LaggingThread",
     "ledger.awaited": "AsyncChat AsyncLedger",
     "ledger.chat": "Chat",
-    "ledger.ledger": "Ledger LoggedEvent",
+    "ledger.ledger": "Ledger",
+    "ledger.logged_events": "LoggedEvent",
     "ledger.own_runs": "AsyncOwnRun OwnRun",
     "memory.diff": "MemoryChange MemoryDiff",
     "memory.memory": "Memory",
@@ -191,7 +193,7 @@ _EARLIER = {
     "conversation.keys": "CONVERSATION IMPORTED key_of stream_of",
     "conversation.messages": "Verbatim restore_message",
     "conversation.parsing": "parse_message text_message",
-    "conversation.profiles": "parse_profile",
+    "conversation.profile_files": "parse_profile",
     "conversation.state": "ConversationState STATE_SCHEMA evolve",
     "effects.async_driver": "AsyncDriver",
     "effects.drivers": "heard=stream perform",
@@ -199,7 +201,7 @@ _EARLIER = {
     "errors": ("DatabaseMissing FileMissing ForeignDatabase GroupNotFound NewerSchema RunNotFound RunNotOpen"),
     "exchange.backend": "ToolFunction",
     "exchange.conversing": "Conversing",
-    "exchange.answer": "recorded_answer",
+    "exchange.recorded_answers": "recorded_answer",
     "exchange.exchange": "Asking=Exchange",
     "exchange.policy": "Candidate",
     "exchange.recorded_tools": "not_bound",

@@ -36,7 +36,8 @@ from .threads import (
     left_there,
     thread_text,
 )
-from .tools import answer_calls, has_options, lacks, preflight, too_many_rounds
+from .tool_calls import answer_calls, too_many_rounds
+from .tools import has_options, lacks, preflight
 
 KIND = "assistants"
 RUNS = "POST /threads/{thread_id}/runs"

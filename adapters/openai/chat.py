@@ -21,7 +21,7 @@ from threadledger.domain.failures import Failure
 
 from .bodies import Context, Seen, answer_text, no_answer
 from .client import Client, Spent, call, calling, context_of, extra_body, read_reply
-from .tools import answer_calls, has_options, lacks, offered_tools, preflight, too_many_rounds, unknown_calls
+from .tools import has_options, lacks, offered_tools, preflight
 
 ENDPOINT = "POST /chat/completions"
 
@@ -66,15 +66,17 @@ class ChatBackend:
                 raise ProviderRefused(seen.outcome or no_answer(None, self._context))
             [message] = seen.outcome.messages
             text, calls = answer_text(message), message.tool_calls
-            if not calls and seen.outcome.goes_on:
-                raise unknown_calls(message)
-            if not calls:
+            if not calls and not seen.outcome.goes_on:
                 return replace(seen.outcome, messages=(Message(Role.ASSISTANT, text),), usage=spent.usage)
+            from .tool_calls import answer_calls, too_many_rounds, unknown_calls
+
+            if not calls:
+                raise unknown_calls(message)
             if number == limits.TOOL_ROUNDS_MAX:
-                break
+                raise too_many_rounds()
             results = yield from answer_calls(calls, request, text)
             memory = memory.with_messages([Message(Role.ASSISTANT, text or None, calls), *results])
-        raise too_many_rounds()
+        raise AssertionError("the last round returns or raises")
 
     def _created(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> Effects[Seen]:
         options, resource = self._options(request, messages, deadline, number), attrgetter(self._resource)

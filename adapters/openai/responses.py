@@ -28,7 +28,8 @@ from .folds import ResponseFold
 from .objects import fetched
 from .streams import closing, emit_rest, followed, opened
 from .threads import found_answer, is_there, left_there
-from .tools import answer_calls, has_options, lacks, preflight, response_tools, too_many_rounds, tool_call
+from .tool_calls import answer_calls, too_many_rounds, tool_call
+from .tools import has_options, lacks, preflight, response_tools
 
 
 class ResponsesBackend:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .answer import Answer, Delta, StartedOver, StreamPart, ToolUse, recorded_answer
+    from .answer import Answer, Delta, StartedOver, StreamPart, ToolUse
     from .backend import Backend, BackendOptions, BackendRequest, ToolFunction
     from .conversing import Conversing
     from .exchange import Exchange
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .options import AskKeywords, ExchangeOptions
     from .pieces import Pieces
     from .policy import Candidate, Policy, may_be_retried, reason_of
+    from .recorded_answers import recorded_answer
     from .recorded_tools import FAILED, not_bound, only_harmless, tools_on_record
     from .requests import SentOptions
     from .runs import Mode, failure_of_error
@@ -55,7 +56,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "answer": "Answer Delta StartedOver StreamPart ToolUse recorded_answer",
+            "answer": "Answer Delta StartedOver StreamPart ToolUse",
             "backend": "Backend BackendOptions BackendRequest ToolFunction",
             "conversing": "Conversing",
             "exchange": "Exchange",
@@ -63,6 +64,7 @@ if not TYPE_CHECKING:
             "options": "AskKeywords ExchangeOptions",
             "pieces": "Pieces",
             "policy": "Candidate Policy may_be_retried reason_of",
+            "recorded_answers": "recorded_answer",
             "recorded_tools": "FAILED not_bound only_harmless tools_on_record",
             "requests": "SentOptions",
             "runs": "Mode failure_of_error",

@@ -9,8 +9,8 @@ from ..conversation import ActiveRuns
 from ..conversation.events import MessageJournaled
 from ..effects import Emit, Pause, work
 from ..errors import ConversationBusy, ConversationChanged
-from .answer import recorded_answer
 from .exchange import Exchange
+from .recorded_answers import recorded_answer
 from .recorded_tools import tools_on_record
 from .requests import as_requested
 from .runs import Mode

@@ -16,7 +16,7 @@ from ..errors import Conflict, ConversationBusy, CorruptEvent, ExchangeAnswered,
 from ..failures import Cause, Failure, diagnose, whole_text
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
 from ..memory import ALL
-from .answer import Answer, Delta, StartedOver, recorded_answer
+from .answer import Answer, Delta, StartedOver
 from .backend import BackendRequest
 from .policy import reason_of
 
@@ -423,6 +423,8 @@ class Runs:
             return None
         if not (yield from outbox.recover_answer(self._journal, key, exchange_id)):
             return None
+        from .recorded_answers import recorded_answer
+
         return (yield from work(lambda: recorded_answer(self._journal, key, exchange_id, self._after, self._services)))
 
     def abandon(self, reason: str) -> Effects[None]:
@@ -643,7 +645,9 @@ class Runs:
         failures: Sequence[RecordedFailure] = []
         if self._failed is not None or self._mode.again or accepted.run_id != run.run_id:
             failures = self._journal.exchanges(self._key, self._after).by_id[self._exchange_id].failures()
-        completion = accepted.completion
+        completion, profile, wanted = accepted.completion, self._services.profile, self._services.answer_type
+        if wanted is None and profile.settings_json != "{}":
+            wanted = profile.settings.get("response_format")
         return Answer(
             text=completion.messages[-1].text,
             key=self._key,
@@ -657,7 +661,7 @@ class Runs:
             version=accepted.version,
             usage=completion.usage,
             dropped=run.plan.dropped,
-            response_format=self._services.answer_type or self._services.profile.settings.get("response_format"),
+            response_format=wanted,
         )
 
     def _settle(self, run: Run, thread_id: str | None, version: int) -> None:

@@ -25,7 +25,8 @@ from ..journal import Finding, Journal, UpkeepProgress, quietly
 from ..limits import ASYNC_WORKERS, TOOL_WORKERS
 from ..replay import ApplyKeywords, Item, JobState, Plan, Progress, Replay, forked
 from .chat import OWN_RUN_TIMEOUT_SECONDS, Chat
-from .ledger import Ledger, LoggedEvent, in_log
+from .ledger import Ledger
+from .logged_events import LoggedEvent, in_log
 from .own_runs import AsyncOwnRun, OwnExchange, OwnRunning
 
 P = ParamSpec("P")
