@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from threadledger.domain import limits
-from threadledger.domain.conversation import Profile, parse_profile
+from threadledger.domain.conversation import Profile
 from threadledger.domain.errors import FileMissing, InvalidProfile, InvalidSettings
 
 if TYPE_CHECKING:
@@ -302,6 +302,8 @@ class Settings:
         if path is None:
             return Profile()
         import tomllib
+
+        from threadledger.domain.conversation import parse_profile
 
         try:
             text = read_named_file(path).decode("utf-8-sig").replace("\r\n", "\n")

@@ -36,6 +36,22 @@ def exchange_options(command: Any) -> Any:
             help="Use this profile instead of the configured one.",
         ),
         click.option("--backend", type=KEY, metavar="NAME", help="Call only this backend; there is no fallback."),
+        click.option("--temperature", type=float, metavar="T", help="Sampling temperature, from 0 to 2."),
+        click.option("--max-output-tokens", type=int, metavar="N", help="Limit of the answer, in tokens, at least 16."),
+        click.option(
+            "--reasoning-effort",
+            metavar="E",
+            help="How long the model thinks: none, minimal, low, medium, high, xhigh, max.",
+        ),
+        click.option(
+            "--response-format",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            metavar="FILE",
+            help='Ask for an answer in the format of this JSON file, like {"type": "json_schema", …}.',
+        ),
+        click.option(
+            "--timeout", type=float, metavar="SECONDS", help="Limit of one attempt instead of the configured one."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -90,10 +106,41 @@ def _as_file(part: dict[str, Any], path: str) -> dict[str, Any]:
 
 def _keywords(ledger: Ledger, chosen: dict[str, Any]) -> AskKeywords:
     """Return the options that were given as the keyword arguments of `Chat.ask`."""
-    given: AskKeywords = {"model": chosen["model"], "instructions": chosen["system"], "backend": chosen["backend"]}
+    given: AskKeywords = {
+        "model": chosen["model"],
+        "instructions": chosen["system"],
+        "backend": chosen["backend"],
+        "temperature": chosen["temperature"],
+        "max_output_tokens": chosen["max_output_tokens"],
+        "reasoning_effort": chosen["reasoning_effort"],
+        "timeout_seconds": chosen["timeout"],
+    }
     if chosen["profile"] is not None:  # the ledger was opened with it
         given["profile"] = ledger.services.profile
-    return {} if set(given.values()) == {None} else given
+    if chosen["response_format"] is not None:
+        given["response_format"] = _read_format(chosen["response_format"])
+    return {} if all(value is None for value in given.values()) else given
+
+
+def _read_format(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        InvalidInput: the file is not a JSON object in UTF-8.
+    """
+    import json
+
+    from threadledger.domain.errors import InvalidInput
+
+    try:
+        given = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"{path} is not JSON ({error}): give a response format in the form of Chat Completions"
+        ) from None
+    if not isinstance(given, dict):
+        raise InvalidInput(f"{path} holds no object: give a response format in the form of Chat Completions")
+    return given
 
 
 @click.command()
@@ -250,7 +297,8 @@ def _greet(ledger: Ledger, key: str, options: AskKeywords) -> None:
     """Print where questions go and how to end the chat; an invalid option is refused here."""
     from threadledger.domain.exchange import ExchangeOptions
 
-    candidates = ExchangeOptions(**options).services_of(ledger.services).policy.candidates
+    chosen: dict[str, Any] = dict(options)
+    candidates = ExchangeOptions(**chosen).services_of(ledger.services).policy.candidates
     asked = ", then ".join(f"{each.backend} ({each.model})" for each in candidates) or "no backend"
     note(f"threadledger chat in {printable(key, lines=False)}, answered by {asked}")
     note("Type a question; /help lists the commands, /quit ends the chat.")
@@ -379,13 +427,20 @@ def _names(part: StreamPart) -> tuple[str, ...]:
 @click.argument("role")
 @click.argument("text", type=TEXT)
 @click.option("--idempotency-key", metavar="K", help="Makes retries safe: the same key again changes nothing.")
+@click.option(
+    "--expected-version",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Append only if the conversation has version N, 0 if it is new; otherwise exit 7.",
+)
 @common
-def append(key: str, role: str, text: str, idempotency_key: str | None) -> int:
+def append(key: str, role: str, text: str, idempotency_key: str | None, expected_version: int | None) -> int:
     """Journal a message of ROLE (user, assistant, system, developer) in conversation KEY.
 
     No model is called; linked threads are updated from the journal. Pass - as TEXT to read standard input.
     """
     with opened(create=True, sends=True) as ledger:
-        message = ledger.conversation(key).append(role, text, idempotency_key=idempotency_key)
+        chat = ledger.conversation(key)
+        message = chat.append(role, text, idempotency_key=idempotency_key, expected_version=expected_version)
         emit_line({"key": key} | message.as_json(), f"journaled as version {message.version} of {key}")
     return Exit.DONE

@@ -126,10 +126,27 @@ def opened(*, create: bool = False, reads: bool = False, sends: bool = False, **
         settings.require_trust("provider")
     _set_up_logging(settings.log_format)
     ledger = open_ledger(settings, create=create, upgrade=not reads)
+    if not reads:
+        ledger.journal.actor = _user()
     try:
         yield ledger
     finally:
         ledger.close()
+
+
+ACTOR_CHARS_MAX = 200
+"""Maximum characters of the name under which a command's events are stored."""
+
+
+def _user() -> str | None:
+    """Return the actor of a command's events, `cli:` and the login name; None if the system does not know it."""
+    import getpass
+
+    try:
+        name = getpass.getuser().encode("utf-8", "replace").decode()
+    except (OSError, KeyError, ImportError):
+        return None
+    return f"cli:{name}"[:ACTOR_CHARS_MAX]
 
 
 class TextParameter(click.ParamType[str]):

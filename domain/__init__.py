@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from .ledger.audit import LaggingThread
     from .ledger.awaited import AsyncChat, AsyncLedger
     from .ledger.chat import Chat
-    from .ledger.ledger import Ledger, LoggedEvent
+    from .ledger.ledger import Ledger
+    from .ledger.logged_events import LoggedEvent
     from .ledger.own_runs import AsyncOwnRun, OwnRun
     from .memory.diff import MemoryChange, MemoryDiff
     from .memory.memory import Memory
@@ -171,7 +172,8 @@ _HOMES = {
     "ledger.audit": "LaggingThread",
     "ledger.awaited": "AsyncChat AsyncLedger",
     "ledger.chat": "Chat",
-    "ledger.ledger": "Ledger LoggedEvent",
+    "ledger.ledger": "Ledger",
+    "ledger.logged_events": "LoggedEvent",
     "ledger.own_runs": "AsyncOwnRun OwnRun",
     "memory.diff": "MemoryChange MemoryDiff",
     "memory.memory": "Memory",

@@ -22,6 +22,7 @@ ThreadledgerError
 │   ├── ExchangeAnswered             another run answered first
 │   └── RunNotOpen                   the run has already ended
 ├── AllBackendsFailed                the exchange has no answer; carries every failure
+├── AnswerDoesNotFit (ValueError)    the answer has another structure than it was asked for; it is journaled
 ├── ProviderRefused                  a call to a provider failed; carries the `Failure`
 └── StoreError                       the database cannot be used
     ├── ForeignDatabase              it does not belong to threadledger
@@ -42,6 +43,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .exchange import Answer
     from .failures import Failure, RecordedFailure
 
 
@@ -122,7 +124,13 @@ class IdempotencyConflict(Conflict):
 
 
 class ExchangeAnswered(Conflict):
-    """Raised when another run has already answered the exchange."""
+    """Raised when another run has already answered the exchange.
+
+    Attributes:
+        answer: the answer, if it was read.
+    """
+
+    answer: Answer | None = None
 
 
 class RunNotOpen(Conflict):
@@ -154,6 +162,18 @@ class AllBackendsFailed(ThreadledgerError):
 
     def _last_of_each_backend(self) -> Sequence[RecordedFailure]:
         return list({each.backend: each for each in self.failures}.values())
+
+
+class AnswerDoesNotFit(ThreadledgerError, ValueError):
+    """Raised when an answer does not have the structure that it was asked for.
+
+    Attributes:
+        answer: the answer, which is journaled.
+    """
+
+    def __init__(self, answer: Answer, where: str) -> None:
+        self.answer = answer
+        super().__init__(f"the answer of run {answer.run_id} does not fit ({where}): it is journaled; read answer.text")
 
 
 class ProviderRefused(ThreadledgerError):

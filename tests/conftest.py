@@ -170,6 +170,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, c
         if name.startswith(("THREADLEDGER_", "OPENAI_", "AZURE_OPENAI_", "ANTHROPIC_", "USE_ASSISTANTS")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(config_home))
+    monkeypatch.setenv("LOGNAME", "tester")
     monkeypatch.chdir(tmp_path)
 
 

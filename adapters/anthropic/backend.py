@@ -50,8 +50,8 @@ class AnthropicBackend(ChatBackend):
         super().__init__(client, options or BackendOptions(name, extra=parameters or {}))
         self._max_tokens = max_tokens
 
-    def _options(self, request: BackendRequest, messages: list[Any], deadline: float) -> dict[str, Any]:
-        chat = super()._options(request, messages, deadline)
+    def _options(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> dict[str, Any]:
+        chat = super()._options(request, messages, deadline, number)
         rendered = request_of(messages, chat.get("tools", ()))
         options = {"model": request.model, "max_tokens": self._max_tokens, **rendered}
         options["timeout"] = max(deadline - time.monotonic(), 0.001)

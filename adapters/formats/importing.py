@@ -163,7 +163,7 @@ def _store_one(ledger: Ledger, found: Found) -> Imported:
 
 
 def _new(ledger: Ledger, found: Found) -> Conversation:
-    conversation = Conversation.start(found.key, found.metadata)
+    conversation = Conversation.start(found.key, found.metadata, actor=ledger.journal.actor)
     _journal(conversation, _kept(ledger, found.entries))
     return conversation
 

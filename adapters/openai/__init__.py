@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .run_bodies import with_messages
     from .thread_import import ThreadReader
     from .threads import AssistantsThreads, ConversationThreads
+    from .tool_calls import answer_calls
     from .tool_definitions import tool_problems
-    from .tools import answer_calls
 
 __all__ = [
     "INSTRUCTIONS",
@@ -77,7 +77,7 @@ if not TYPE_CHECKING:
             "thread_import": "ThreadReader",
             "threads": "AssistantsThreads ConversationThreads",
             "tool_definitions": "tool_problems",
-            "tools": "answer_calls",
+            "tool_calls": "answer_calls",
         },
         _EARLIER,
     )

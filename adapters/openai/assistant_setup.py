@@ -53,7 +53,7 @@ class Assistants:
         """
         if self.pinned:
             return self.pinned
-        wanted = replace(profile, model=model)
+        wanted = profile_of_assistant(profile, model)
         endpoint, profile_hash = self._client.endpoint, wanted.hash
         known = yield from work(lambda: self._remembered.get(endpoint, profile_hash))
         if known is None:
@@ -66,7 +66,7 @@ class Assistants:
         """Remove a cached assistant id after the provider reported it missing; the next run finds or creates one."""
 
         def forget() -> None:
-            known = self._remembered.get(self._client.endpoint, replace(profile, model=model).hash)
+            known = self._remembered.get(self._client.endpoint, profile_of_assistant(profile, model).hash)
             if known is not None:
                 self._remembered.forget(known)
 
@@ -92,6 +92,11 @@ class Assistants:
             ),
         )
         return str(made["id"])
+
+
+def profile_of_assistant(profile: Profile, model: str) -> Profile:
+    """Return what an assistant is made from: settings are sent with each run."""
+    return replace(profile, model=model, settings_json="{}")
 
 
 def search_assistants(client: Client, found: Callable[[list[dict[str, Any]]], T | None]) -> Effects[T | None]:

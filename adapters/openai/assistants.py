@@ -36,7 +36,8 @@ from .threads import (
     left_there,
     thread_text,
 )
-from .tools import answer_calls, lacks, losses, preflight, too_many_rounds
+from .tool_calls import answer_calls, too_many_rounds
+from .tools import has_options, lacks, losses, preflight
 
 KIND = "assistants"
 RUNS = "POST /threads/{thread_id}/runs"
@@ -171,10 +172,14 @@ class AssistantsBackend:
 
     def _create(self, at: Following, assistant_id: str) -> Effects[None]:
         request = at.request
-        options: dict[str, Any] = {
-            "assistant_id": assistant_id,
-            "metadata": {EXCHANGE_ID: request.exchange_id, RUN_ID: request.run_id},
-        } | extra_body(self._set)
+        own = {EXCHANGE_ID: request.exchange_id, RUN_ID: request.run_id}
+        extra = extra_body(self._set)
+        if has_options(request):
+            from .options import body_with_options
+
+            tools = request.profile.tools
+            extra = body_with_options(KIND, request, self._set.extra, 0, tools, own)
+        options: dict[str, Any] = {"assistant_id": assistant_id, "metadata": own} | extra
         if request.stream:
             return (
                 yield from self._listen(

@@ -22,7 +22,7 @@ from threadledger.domain.failures import Failure
 
 from .bodies import Context, Seen, answer_text, no_answer
 from .client import Client, Spent, call, calling, context_of, extra_body, read_reply, with_attachments
-from .tools import answer_calls, lacks, losses, offered_tools, preflight, too_many_rounds, unknown_calls
+from .tools import has_options, lacks, losses, offered_tools, preflight
 
 ENDPOINT = "POST /chat/completions"
 
@@ -48,7 +48,7 @@ class ChatBackend:
         return preflight(self._context.backend, request, is_home=self._set.is_home)
 
     def lacks(self, request: BackendRequest) -> list[str]:
-        return lacks(self._context.backend, request, self._set.is_home)
+        return lacks(self._context.backend, request, self._set.is_home, self._set.extra)
 
     def losses(self, request: BackendRequest) -> Mapping[str, int]:
         return losses(self._context.backend, request, self._set.is_home)
@@ -74,25 +74,27 @@ class ChatBackend:
                 raise ProviderRefused(seen.outcome or no_answer(None, self._context))
             [message] = seen.outcome.messages
             text, calls = answer_text(message), message.tool_calls
-            if not calls and seen.outcome.goes_on:
-                raise unknown_calls(message)
-            if not calls:
+            if not calls and not seen.outcome.goes_on:
                 return replace(seen.outcome, messages=(Message(Role.ASSISTANT, text),), usage=spent.usage)
+            from .tool_calls import answer_calls, too_many_rounds, unknown_calls
+
+            if not calls:
+                raise unknown_calls(message)
             if number == limits.TOOL_ROUNDS_MAX:
-                break
+                raise too_many_rounds()
             results = yield from answer_calls(calls, request, text)
             memory = memory.with_messages([Message(Role.ASSISTANT, text or None, calls), *results])
-        raise too_many_rounds()
+        raise AssertionError("the last round returns or raises")
 
     def _created(self, request: BackendRequest, deadline: float, number: int, messages: list[Any]) -> Effects[Seen]:
-        options, resource = self._options(request, messages, deadline), attrgetter(self._resource)
+        options, resource = self._options(request, messages, deadline, number), attrgetter(self._resource)
         with calling(self._context.endpoint):
             raw = yield call(self._client, lambda sdk: resource(sdk).with_raw_response.create(**options))
         return read_reply(raw, self._context)
 
     def _streamed(self, request: BackendRequest, deadline: float, number: int, messages: list[Any]) -> Effects[Seen]:
         """Stream a completion and pass on its text. A stream that ends without a `finish_reason` is a failure."""
-        options, resource = self._options(request, messages, deadline), attrgetter(self._resource)
+        options, resource = self._options(request, messages, deadline, number), attrgetter(self._resource)
         from .folds import fold_of
         from .streams import closing, emit_rest, followed, opened
 
@@ -111,14 +113,18 @@ class ChatBackend:
             yield from emit_rest(answer_text(seen.outcome.messages[-1]), "".join(emitted), number)
         return seen
 
-    def _options(self, request: BackendRequest, messages: list[Any], deadline: float) -> dict[str, Any]:
-        tools = offered_tools(request.profile, request.tools)
+    def _options(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> dict[str, Any]:
+        tools, extra = offered_tools(request.profile, request.tools), extra_body(self._set)
+        if has_options(request):
+            from .options import body_with_options
+
+            extra = body_with_options(self._context.backend, request, self._set.extra, number, tools)
         options: dict[str, Any] = {
             "model": request.model,
             "messages": messages,
             "timeout": max(deadline - time.monotonic(), 0.001),
         }
-        return options | ({"tools": tools} if tools else {}) | extra_body(self._set)
+        return options | ({"tools": tools} if tools else {}) | extra
 
     def _too_late(self, request: BackendRequest) -> Failure:
         message = f"the stream had not ended after {round(request.timeout_seconds, 1):g} seconds"

@@ -11,7 +11,7 @@ from threadledger.domain.conversation import Profile
 from threadledger.domain.effects import perform
 from threadledger.domain.errors import ProviderRefused
 
-from .assistant_setup import ASSISTANTS, profile_hash_of, search_assistants
+from .assistant_setup import ASSISTANTS, profile_hash_of, profile_of_assistant, search_assistants
 from .client import Client
 from .limits import ASSISTANT_NAME_CHARS_MAX, ASSISTANT_TOOLS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX
 from .objects import fetched, one_page
@@ -124,7 +124,7 @@ class ProviderLook:
         Raises:
             ProviderRefused: the list of assistants cannot be read.
         """
-        wanted = replace(profile, model=model).hash
+        wanted = profile_of_assistant(profile, model).hash
 
         def found(assistants: list[dict[str, Any]]) -> SeenAssistant | None:
             return next((_seen(each) for each in assistants if profile_hash_of(each) == wanted), None)

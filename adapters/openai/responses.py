@@ -30,7 +30,8 @@ from .folds import ResponseFold
 from .objects import fetched
 from .streams import closing, emit_rest, followed, opened
 from .threads import found_answer, is_there, left_there
-from .tools import answer_calls, lacks, losses, preflight, response_tools, too_many_rounds, tool_call
+from .tool_calls import answer_calls, too_many_rounds, tool_call
+from .tools import has_options, lacks, losses, preflight, response_tools
 
 
 class ResponsesBackend:
@@ -55,7 +56,7 @@ class ResponsesBackend:
         """
         self._client = client
         self._set = options = options or BackendOptions(KIND)
-        self._making = ResponseMaker(client, background, extra_body(options))
+        self._making = ResponseMaker(client, background, options)
         self.name, self.endpoint = options.name, options.endpoint
         self.thread = "conversations" if in_conversations else None
 
@@ -66,7 +67,7 @@ class ResponsesBackend:
         return preflight(KIND, request, is_home=self._set.is_home)
 
     def lacks(self, request: BackendRequest) -> list[str]:
-        return lacks(KIND, request, self._set.is_home)
+        return lacks(KIND, request, self._set.is_home, self._set.extra)
 
     def losses(self, request: BackendRequest) -> Mapping[str, int]:
         return losses(KIND, request, self._set.is_home)
@@ -181,10 +182,10 @@ class ResponseTask:
 class ResponseMaker:
     """Create responses and wait for their end."""
 
-    def __init__(self, client: Client, background: bool, body: Mapping[str, Any]) -> None:
+    def __init__(self, client: Client, background: bool, options: BackendOptions) -> None:
         self._client = client
         self._background = background
-        self._body = body
+        self._set = options
 
     def response(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[Seen]:
         """Create a response and wait until it has ended, completed or not.
@@ -212,7 +213,7 @@ class ResponseMaker:
         return (yield from self._made(asked, given, number))
 
     def _made(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[Seen]:
-        options = self._options(asked, given)
+        options = self._options(asked, given, number)
         emitted = ""
         if asked.request.stream:
             stream = opened(self._client, lambda sdk: sdk.responses.create(stream=True, **options), asked.left)
@@ -229,14 +230,10 @@ class ResponseMaker:
             yield from emit_rest(seen.outcome.messages[-1].text, emitted, number)
         return seen
 
-    def _options(self, asked: ResponseTask, given: list[Any]) -> dict[str, Any]:
+    def _options(self, asked: ResponseTask, given: list[Any], number: int) -> dict[str, Any]:
         request = asked.request
-        options: dict[str, Any] = {
-            "model": request.model,
-            "input": given,
-            "metadata": {"exchange_id": request.exchange_id, "run_id": request.run_id},
-            "timeout": asked.left,
-        }
+        own = {"exchange_id": request.exchange_id, "run_id": request.run_id}
+        options: dict[str, Any] = {"model": request.model, "input": given, "metadata": own, "timeout": asked.left}
         if asked.conversation is not None:
             options["conversation"] = asked.conversation
         elif not self._background:
@@ -247,7 +244,11 @@ class ResponseMaker:
             options["instructions"] = request.profile.instructions
         if asked.tools:
             options["tools"] = asked.tools
-        return options | dict(self._body)
+        if not has_options(request):
+            return options | extra_body(self._set)
+        from .options import body_with_options
+
+        return options | body_with_options(KIND, request, self._set.extra, number, asked.tools, own)
 
     def _listen(self, asked: ResponseTask, opening: Call, number: int) -> Effects[tuple[Seen, str]]:
         """Follow a stream and pass on its text.

@@ -158,6 +158,7 @@ def _play(exchange: RecordedExchange, veil: Veil, settings: Settings, *, streame
         question=veil(exchange.question),
         memory=memory,
         profile=veil.profile(exchange.profile),
+        metadata=veil.metadata(exchange.metadata),
         settings=_settings(exchange, settings),
         results=results,
         unwell=unwell,
@@ -323,9 +324,10 @@ class ExportedTest:
         yield HEAD.format(name=self.name, names=", ".join(self._names()))
         yield from self._data()
         yield FIXTURE.replace("<KEY>", KEY).replace("<UNWELL>", UNWELL if self.play.unwell else "")
-        ask = f'answer = ledger.conversation("{KEY}").ask(QUESTION)'
+        asked = "QUESTION, metadata=METADATA" if self.play.metadata else "QUESTION"
+        ask = f'answer = ledger.conversation("{KEY}").ask({asked})'
         if self.play.streamed:
-            ask = f'*_, answer = ledger.conversation("{KEY}").stream(QUESTION)'
+            ask = f'*_, answer = ledger.conversation("{KEY}").stream({asked})'
         if outcome.answer is None:
             yield UNANSWERED.format(name=self.name, ask=ask.partition(" = ")[2] if not self.play.streamed else ask)
         else:
@@ -363,9 +365,14 @@ class ExportedTest:
         fields = {"name": profile.name, "instructions": profile.instructions, "model": profile.model}
         given = "".join(f"    {name}={literal(value)},\n" for name, value in fields.items())
         tools = literal(json.loads(profile.tools_json), 4)
-        yield f"\nPROFILE = Profile(\n{given}    tools_json=json.dumps({tools}),\n)\n"
+        settings = literal(profile.settings, 4)
+        given += f"    tools_json=json.dumps({tools}),\n"
+        given += f"    settings_json=json.dumps({settings}),\n" if profile.settings else ""
+        yield f"\nPROFILE = Profile(\n{given})\n"
         yield _named("MEMORY", list(play.memory))
         yield _named("QUESTION", play.question)
+        if play.metadata:
+            yield _named("METADATA", dict(play.metadata))
         results = {name: list(given) for name, given in play.results.items()}
         yield _named("RESULTS", results, "Results of each tool, in the order of its calls.", "dict[str, list[str]]")
         if play.unwell:

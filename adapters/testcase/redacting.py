@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -57,7 +58,12 @@ class Veil:
     def profile(self, profile: Profile) -> Profile:
         """Return a profile without account data: its tools may contain file ids, server addresses and credentials."""
         tools = json.dumps(self._tool(profile.tools), ensure_ascii=False)
-        return replace(profile, instructions=self(profile.instructions), tools_json=tools)
+        settings = json.dumps(self._tool(profile.settings), ensure_ascii=False)
+        return replace(profile, instructions=self(profile.instructions), tools_json=tools, settings_json=settings)
+
+    def metadata(self, pairs: Mapping[str, str]) -> dict[str, str]:
+        """Return the metadata of a question, without secrets."""
+        return {key: self(redact(value, TOOL_CHARS_MAX, key)) for key, value in pairs.items()}
 
     def _tool(self, value: Any, name: str = "") -> Any:
         if isinstance(value, str):

@@ -50,6 +50,8 @@ class Play:
     memory: tuple[Mapping[str, Any], ...]
     profile: Profile
     settings: Mapping[str, Any]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Metadata that is sent with the question."""
     results: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Results of each function, in the order of the calls."""
     unwell: Mapping[str, tuple[int, Mapping[str, Any]]] = field(default_factory=dict)
@@ -139,14 +141,14 @@ def _played(play: Play, script: Mapping[str, Any] | None, counted: Counting | No
 
 def _asked(chat: Chat, play: Play) -> Outcome:
     try:
-        answer = _last(chat, play) if play.streamed else chat.ask(play.question)
+        answer = _last(chat, play) if play.streamed else chat.ask(play.question, metadata=play.metadata or None)
     except AllBackendsFailed as error:
         return Outcome(_named(error.failures))
     return Outcome(_named(answer.failures), (answer.backend, answer.text))
 
 
 def _last(chat: Chat, play: Play) -> Answer:
-    *_, answer = chat.stream(play.question)
+    *_, answer = chat.stream(play.question, metadata=play.metadata or None)
     assert isinstance(answer, Answer)  # noqa: S101 - a stream always ends with an Answer
     return answer
 

@@ -120,7 +120,8 @@ def _profile_as_json(ledger: Ledger, profile_hash: str | None) -> dict[str, Any]
     profile = defined_profile(ledger.journal, profile_hash)
     if profile is None:
         return None
-    return {"hash": profile_hash, "name": profile.name, "model": profile.model, "tools": tool_names(profile)}
+    named = {"hash": profile_hash, "name": profile.name, "model": profile.model, "tools": tool_names(profile)}
+    return named | {"settings": profile.settings}
 
 
 def _memory_as_json(shown: ShownMemory) -> dict[str, Any]:
@@ -131,6 +132,23 @@ def _memory_as_json(shown: ShownMemory) -> dict[str, Any]:
         "recorded_hash": shown.recorded_hash,
         "same": shown.same,
         "messages": [each.as_json() for each in shown.memory.paired()],
+        "instructions": shown.profile.instructions if shown.profile is not None else None,
+        "tools": shown.profile.tools if shown.profile is not None else None,
+        "options": _options_as_json(shown),
+    }
+
+
+def _options_as_json(shown: ShownMemory) -> dict[str, Any] | None:
+    """Return what the question was asked with beyond the defaults; None if there was nothing."""
+    if shown.sent is None:
+        return None
+    sent = shown.sent
+    return {
+        "model": sent.model,
+        "backend": sent.backend,
+        "profile_hash": sent.profile_hash,
+        "metadata": sent.metadata,
+        "timeout_seconds": sent.timeout_seconds,
     }
 
 
@@ -183,10 +201,23 @@ def _facts(thing: dict[str, Any]) -> Any:
         if value not in (None, {}, ""):
             facts.add_row(Text(name.replace("_", " "), style="dim"), Text(printable(str(value))))
     if thing["profile_hash"]:
-        profile = thing["profile"] or {"name": "(not in this ledger)", "model": None, "tools": []}
+        profile = thing["profile"] or {"name": "(not in this ledger)", "model": None, "tools": [], "settings": {}}
         parts = [profile["name"], profile["model"], ", ".join(profile["tools"]), thing["profile_hash"][:HASH_CHARS]]
         facts.add_row(Text("profile", style="dim"), Text(printable(" · ".join(filter(None, parts)), lines=False)))
+        for name, value in profile["settings"].items():
+            facts.add_row(Text(name.replace("_", " "), style="dim"), Text(printable(_short_json(value), lines=False)))
     return facts
+
+
+SETTING_CHARS_MAX = 200
+"""Maximum characters of a setting that is shown in a table, such as the schema of an answer."""
+
+
+def _short_json(value: Any) -> str:
+    import json
+
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SETTING_CHARS_MAX else f"{text[:SETTING_CHARS_MAX]}…"
 
 
 def _draw_memory(console: Console, memory: dict[str, Any]) -> None:
@@ -204,6 +235,9 @@ def _draw_memory(console: Console, memory: dict[str, Any]) -> None:
     )
     console.print(head)
     console.print(Text(f"  {said}", style=style))
+    for name, value in (memory["options"] or {}).items():
+        if value:
+            console.print(Text(f"  {name.replace('_', ' ')} {printable(_short_json(value), lines=False)}", style="dim"))
     for message in memory["messages"]:
         console.print()
         line = Text(f"{message['role']}", style="bold")

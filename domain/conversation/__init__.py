@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     )
     from .keys import CONVERSATION, IMPORTED, PROFILE, check_idempotency_key, key_of, stream_of
     from .parsing import parse_message, text_message
-    from .profiles import Profile, parse_profile
+    from .profile_files import parse_profile
+    from .profiles import Profile
     from .state import STATE_SCHEMA, ConversationState, OpenExchange, OpenRun, ThreadLink, evolve
 
 __all__ = [
@@ -66,7 +67,8 @@ if not TYPE_CHECKING:
             ),
             "keys": "CONVERSATION IMPORTED PROFILE check_idempotency_key key_of stream_of",
             "parsing": "parse_message text_message",
-            "profiles": "Profile parse_profile",
+            "profile_files": "parse_profile",
+            "profiles": "Profile",
             "state": "STATE_SCHEMA ConversationState OpenExchange OpenRun ThreadLink evolve",
         },
     )

@@ -51,9 +51,10 @@ _AT_THE_END = Place()
 class Conversation:
     """Represent one conversation by the state that its decisions need: see `ConversationState`."""
 
-    def __init__(self, stream: str, state: ConversationState) -> None:
+    def __init__(self, stream: str, state: ConversationState, actor: str | None = None) -> None:
         self.id = stream
         self.state = state
+        self.actor = actor
         self.pending: list[e.Event] = []
 
     @classmethod
@@ -63,14 +64,15 @@ class Conversation:
         metadata: Mapping[str, Any] | None = None,
         parent_key: str | None = None,
         parent_version: int | None = None,
+        actor: str | None = None,
     ) -> Self:
-        """Create a conversation.
+        """Create a conversation. `actor` is who causes its events from now on.
 
         Raises:
             InvalidKey: see `stream_of`.
             InvalidInput: the metadata is not JSON, or too large.
         """
-        conversation = cls(stream_of(key), ConversationState())
+        conversation = cls(stream_of(key), ConversationState(), actor)
         metadata_json = plain_json(metadata or {}, "the metadata")
         if len(metadata_json.encode()) > METADATA_BYTES_MAX:
             raise InvalidInput(f"the metadata of {key!r} exceeds {METADATA_BYTES_MAX:,} bytes: store it elsewhere")
@@ -110,11 +112,12 @@ class Conversation:
         exchange_id: str | None = None,
         run_id: str | None = None,
         idempotency_key: str | None = None,
+        batch: int = 1,
         message_id: str | None = None,
         written_at: str | None = None,
         origin: Mapping[str, Any] | None = None,
     ) -> e.MessageJournaled:
-        """Record a message. The store keeps one event for each idempotency key."""
+        """Record a message. The store keeps one event for each idempotency key, which may stand for a `batch` of messages."""
         if idempotency_key is not None and source is not Source.IMPORT:
             check_idempotency_key(idempotency_key)
         content = message.content
@@ -123,6 +126,7 @@ class Conversation:
             originator_version=self.state.version + 1,
             timestamp=self._moment(),
             event_id=new_id(),
+            actor=self.actor,
             message_id=message_id or new_id(),
             role=str(message.role),  # faster than `value`
             content=content if isinstance(content, str) else [] if content == () else message.content_as_json(),
@@ -131,6 +135,7 @@ class Conversation:
             run_id=run_id,
             source=str(source),
             idempotency_key=idempotency_key,
+            batch=batch,
             written_at=written_at,
         )
         if message.tool_calls or message.extra_json != "{}" or origin:  # few have them, and they make an event slower
@@ -169,6 +174,10 @@ class Conversation:
         exchange_id = new_id()
         self.journal(question, exchange_id=exchange_id, idempotency_key=idempotency_key)
         return exchange_id
+
+    def request(self, exchange_id: str, sent: Mapping[str, Any]) -> None:
+        """Record what is sent with a question that this commit journals: fields of `ExchangeRequested`."""
+        self._record(e.ExchangeRequested, exchange_id=exchange_id, **sent)
 
     def start_run(self, exchange_id: str, plan: RunPlan, must_be_open: bool = False, alongside: bool = False) -> str:
         """Record that a backend is about to be called; return the run's id.
@@ -447,6 +456,7 @@ class Conversation:
             originator_version=self.state.version + 1,
             timestamp=self._moment(),
             event_id=new_id(),
+            actor=self.actor,
             **carried,
         )
         evolve(self.state, event)
@@ -509,6 +519,8 @@ class RunPlan(msgspec.Struct, frozen=True):
     continues_run_id: str | None = None
     continued_chars: int = 0
     """The run whose streamed text this run continues, and how long it is: see `RunStarted`."""
+    idempotency_key: str | None = None
+    """Key of the app's own run that starts the exchange."""
 
     def replaced(self, **fields: Any) -> Self:
         """Return a copy with other values of some fields."""

@@ -18,9 +18,10 @@ JSON = dict[str, Any]
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Define the fields of every event: its stream, its version there (from 1, without gaps), its time and its id.
+    """Define the fields of every event: its stream, its version there (from 1, without gaps), its time, id and actor.
 
-    They have defaults only because a stored payload lacks them; whoever creates an event gives all four.
+    They have defaults only because a stored payload lacks them; whoever creates an event gives the first four. These have
+    columns of their own, the actor is part of the payload.
     """
 
     SCHEMA: ClassVar[int] = 2
@@ -30,6 +31,8 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     originator_version: int = 0
     timestamp: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     event_id: str = ""
+    actor: str | None = None
+    """Who caused it: a name given by the app, or `cli:USER` for a command."""
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
@@ -60,6 +63,8 @@ class MessageJournaled(Event, frozen=True, kw_only=True):
     run_id: str | None = None
     source: str = "app"
     idempotency_key: str | None = None
+    batch: int = 1
+    """Number of messages of its commit, this one first, that its idempotency key stands for."""
     written_at: str | None = None
     """Time at which the original was written (ISO 8601), if an import knows it."""
     origin: JSON = field(default_factory=dict)
@@ -106,6 +111,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     """Version of the first message of the view that a window did not leave out; None if it left out none."""
     losses: JSON = field(default_factory=dict)
     """Number of parts in view that the backend cannot be shown, by kind (`part:TYPE`)."""
+    idempotency_key: str | None = None
+    """Key under which an app started the exchange with its own run; later runs of the exchange do not repeat it."""
 
 
 class RunCompleted(Event, frozen=True, kw_only=True):
@@ -169,6 +176,33 @@ class FallbackUsed(Event, frozen=True, kw_only=True):
     reason: str
     dropped: list[str] = field(default_factory=list)
     """What the next backend is not given, because it does not have it: `tool:TYPE`, `part:TYPE`."""
+
+
+class ExchangeRequested(Event, frozen=True, kw_only=True):
+    """Record what was sent with a question beyond the defaults, so that a rerun can send it again.
+
+    It is stored in one commit with the question, and only if there is anything. What is None was not sent: it is whatever
+    the settings say by then. The profile holds instructions, tools and sampling.
+    """
+
+    exchange_id: str
+    profile_hash: str | None = None
+    model: str | None = None
+    backend: str | None = None
+    metadata: JSON = field(default_factory=dict)
+    """Pairs of text for the provider, bounded by the checks of the options."""
+    timeout_seconds: float | None = None
+    question_message_id: str | None = None
+    """Id of the question, and its version, if the exchange answers a message that it did not journal."""
+    question_version: int | None = None
+    surface: str | None = None
+    """Where the request came from; None for a call in the app's own process."""
+    deadline: str | None = None
+    """Time limit of the whole exchange (ISO 8601)."""
+    background: bool = False
+    """Whether the caller does not wait for the answer."""
+    blobs: list[str] = field(default_factory=list)
+    """Addresses of the blobs that the event needs."""
 
 
 class ExchangeAbandoned(Event, frozen=True, kw_only=True):
@@ -268,6 +302,8 @@ class ProfileDefined(Event, frozen=True, kw_only=True):
     instructions: str
     model: str | None = None
     tools: list[JSON] = field(default_factory=list)
+    settings: JSON = field(default_factory=dict)
+    """Sampling, tool choice and the format of answers, by name."""
 
 
 class AttachmentUploaded(Event, frozen=True, kw_only=True):
@@ -384,6 +420,7 @@ EVENTS: dict[str, type[Event]] = {
         RunCompleted,
         RunFailed,
         FallbackUsed,
+        ExchangeRequested,
         ExchangeAbandoned,
         ThreadLinked,
         ThreadLost,
@@ -407,7 +444,7 @@ EVENTS: dict[str, type[Event]] = {
 """All known events by the name in a stored row; a row with any other name becomes an `UnknownEvent`."""
 
 
-COMMON_FIELDS = frozenset(Event.__struct_fields__)
+COMMON_FIELDS = frozenset(("originator_id", "originator_version", "timestamp", "event_id"))
 """Names of the fields that have their own columns."""
 
 
@@ -417,10 +454,11 @@ def topic_of(event: Event) -> str:
 
 
 def fields_of(event: Event) -> JSON:
-    """Return an event's own fields, including those that are equal to their default."""
+    """Return an event's own fields, including those that are equal to their default, and its actor if it has one."""
     if isinstance(event, UnknownEvent):
         return event.data
-    return {name: getattr(event, name) for name in _defaults_of(type(event))}
+    own = {name: getattr(event, name) for name in _defaults_of(type(event))}
+    return own if event.actor is not None else {name: value for name, value in own.items() if name != "actor"}
 
 
 def payload_of(event: Event) -> JSON:
@@ -444,7 +482,7 @@ def encoded(event: Event) -> bytes | None:
     """
     if type(event) is UnknownEvent:
         return None
-    text = _encode(event)  # the fields of the base class come first, and the id is the last of them
+    text = _encode(event)  # the fields of the base class come first, and the id is the last of those with a column
     # Within a text, every quotation mark follows a backslash, so these characters begin a field.
     begin = text.find(b',"event_id":"') + _BEFORE_ID
     end = text.find(b'"', begin)
@@ -468,7 +506,8 @@ def restore_event(topic: str, payload: JSON) -> Event:
     """
     event_class = EVENTS.get(topic)
     if event_class is None:
-        return UnknownEvent(topic=topic, data=payload)
+        actor = payload.get("actor")
+        return UnknownEvent(topic=topic, data=payload, actor=actor if isinstance(actor, str) else None)
     known = _defaults_of(event_class)
     return event_class(**{name: value for name, value in payload.items() if name in known})
 

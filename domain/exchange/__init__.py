@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .answer import Answer, Delta, NotShown, StartedOver, StreamPart, ToolUse, recorded_answer
+    from .answer import Answer, Delta, NotShown, StartedOver, StreamPart, ToolUse
     from .backend import Backend, BackendOptions, BackendRequest, ToolFunction
     from .conversing import Conversing
     from .exchange import Exchange
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .options import AskKeywords, ExchangeOptions
     from .pieces import Pieces
     from .policy import Candidate, Policy, may_be_retried, reason_of
+    from .recorded_answers import recorded_answer
     from .recorded_tools import FAILED, not_bound, only_harmless, tools_on_record
+    from .requests import SentOptions
     from .runs import Mode, failure_of_error
     from .services import Services, Turns
 
@@ -33,6 +35,7 @@ __all__ = [
     "NotShown",
     "Pieces",
     "Policy",
+    "SentOptions",
     "Services",
     "StartedOver",
     "StreamPart",
@@ -54,7 +57,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "answer": "Answer Delta NotShown StartedOver StreamPart ToolUse recorded_answer",
+            "answer": "Answer Delta NotShown StartedOver StreamPart ToolUse",
             "backend": "Backend BackendOptions BackendRequest ToolFunction",
             "conversing": "Conversing",
             "exchange": "Exchange",
@@ -62,7 +65,9 @@ if not TYPE_CHECKING:
             "options": "AskKeywords ExchangeOptions",
             "pieces": "Pieces",
             "policy": "Candidate Policy may_be_retried reason_of",
+            "recorded_answers": "recorded_answer",
             "recorded_tools": "FAILED not_bound only_harmless tools_on_record",
+            "requests": "SentOptions",
             "runs": "Mode failure_of_error",
             "services": "Services Turns",
         },

@@ -7,15 +7,13 @@ pieces before a `StartedOver` belong to a run that failed, and are part of the a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..conversation import events as e
-from ..conversation.messages import Source, Usage, restore_message
+from ..conversation.messages import Usage
 
 if TYPE_CHECKING:
     from ..failures import RecordedFailure
-    from ..journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,45 +89,24 @@ class Answer:
     version: int = 0
     usage: Usage = field(default_factory=Usage)
     dropped: Sequence[str] = ()
-    """What the backend was not given, because it does not have it: `tool:TYPE`, `part:TYPE`."""
+    """What the backend was not given, because it does not have it: `tool:TYPE`, `part:TYPE`, `option:NAME`."""
     losses: Mapping[str, int] = field(default_factory=dict)
     """Number of parts, by kind, that the model was not shown (`part:TYPE`) or that of its answer could not be kept."""
     type: Literal["answer"] = "answer"
     """Type name that distinguishes the parts of a stream."""
+    response_format: Any = field(default=None, repr=False, compare=False)
+    """What the answer was to fit: a model class or a response format; None if any text fits."""
+
+    @property
+    def parsed(self) -> Any:
+        """Return the answer as an object of the model class, or as a JSON value; None if no structure was asked for.
+
+        Raises:
+            AnswerDoesNotFit: it is another value; the answer was paid for and is journaled, so `text` has it.
+        """
+        from .structured import parsed
+
+        return parsed(self)
 
 
 StreamPart = Delta | ToolUse | StartedOver | NotShown | Answer
-
-
-def recorded_answer(journal: Journal, key: str, exchange_id: str, after: int = 0) -> Answer | None:
-    """Return the answer that the journal holds for an exchange; None if it has none.
-
-    `after` is a version before the exchange's first run: earlier events are not read.
-    """
-    exchange = journal.exchanges(key, after).by_id.get(exchange_id)
-    if exchange is None or exchange.answered_by is None:
-        return None
-    run = next(run for run in exchange.runs if run.run_id == exchange.answered_by)
-    answers = [
-        event
-        for event in journal.history(key, after=run.version)
-        if isinstance(event, e.MessageJournaled) and event.run_id == run.run_id and event.role == "assistant"
-    ]
-    if not answers or run.completed is None:
-        return None
-    usage = run.completed.usage
-    return Answer(
-        text=restore_message(answers[-1]).text,
-        key=key,
-        exchange_id=exchange_id,
-        run_id=run.run_id,
-        message_id=answers[-1].message_id,
-        backend=run.backend,
-        model=run.completed.model or run.model,
-        fallback=answers[-1].source == Source.FALLBACK,
-        failures=exchange.failures(),
-        version=answers[-1].originator_version,
-        usage=Usage(*(usage.get(each.name, 0) for each in fields(Usage))),
-        dropped=tuple(run.dropped),
-        losses=run.all_losses,
-    )

@@ -28,6 +28,8 @@ class BackendRequest:
     profile: Profile
     memory: Memory
     timeout_seconds: float
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Pairs of text for the provider, besides the ids that a backend sends itself."""
     thread_id: str | None = None
     thread_version: int = 0
     """Journal version that the thread contains once the unsent items have been delivered."""
@@ -91,7 +93,8 @@ class Backend(Protocol):
         """
 
     def lacks(self, request: BackendRequest) -> Sequence[str]:
-        """Return what of the request the backend does not have: `tool:TYPE` for hosted tools, `part:TYPE` for message parts.
+        """Return what of the request the backend does not have: `tool:TYPE` for hosted tools, `part:TYPE` for message parts,
+        `option:NAME` for settings of the profile and metadata.
 
         A fallback is called without it. A backend without this method takes everything.
         """

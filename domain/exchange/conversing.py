@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ..effects import Effects
     from ..journal import Journal
     from .answer import Answer
-    from .options import AskKeywords
+    from .options import AskKeywords, ExchangeOptions
     from .policy import Policy
     from .services import Services
 
@@ -49,19 +50,32 @@ class Conversing:
         self.stream = stream_of(key)
         self.key = key
         self.journal = journal
-        self.services = services
+        self.services = self.base = services
+        self.own: Mapping[str, Any] = {}
+        """Options of all exchanges of the conversation."""
+        self.given: Mapping[str, Any] = {}
+        """Options of one exchange, which made `services` of the `base`."""
+        self.options: ExchangeOptions | None = None
 
-    def using(self, options: AskKeywords) -> Conversing:
-        """Return the operations with the options of one exchange.
+    def using(self, options: AskKeywords, own: bool = False) -> Conversing:
+        """Return the operations with the options of one exchange, or with its `own` options for all of them.
 
         Raises:
             InvalidInput: an option is not valid.
         """
         if not options:
             return self
-        from .options import ExchangeOptions
+        from .options import using
 
-        return Conversing(self.journal, ExchangeOptions(**options).services_of(self.services), self.key)
+        return using(self, options, own)
+
+    def acting(self, actor: str | None) -> Conversing:
+        """Return the operations with an actor for what they store."""
+        if actor is None:
+            return self
+        acting = copy(self)
+        acting.journal = self.journal.as_actor(actor)
+        return acting
 
     def append(
         self,
@@ -69,6 +83,7 @@ class Conversing:
         content: str | Sequence[Mapping[str, Any]] | None,
         idempotency_key: str | None,
         fields: Mapping[str, Any],
+        expected_version: int | None = None,
     ) -> JournaledMessage:
         """Journal a message without mirroring it; see `Chat.append`."""
         given = self._message(role, content, fields)
@@ -76,25 +91,22 @@ class Conversing:
 
         def decide(conversation: Conversation) -> e.MessageJournaled:
             earlier = self._earlier(idempotency_key, message, given)
+            if earlier is None and expected_version is not None:
+                from .batches import expect
+
+                expect(conversation, expected_version)
             return earlier or conversation.journal(message, idempotency_key=idempotency_key)
 
         journaled = self.journal.commit(self.key, decide, create=True)
         return JournaledMessage(message, journaled.message_id, journaled.originator_version, journaled.timestamp)
 
-    def extend(self, messages: Iterable[Mapping[str, Any]]) -> list[JournaledMessage]:
+    def extend(
+        self, messages: Iterable[Mapping[str, Any]], idempotency_key: str | None, expected_version: int | None
+    ) -> list[JournaledMessage]:
         """Journal several messages in one commit without mirroring them; see `Chat.extend`."""
-        parsed = [self.journal.keep(parse_message(message)) for message in messages]
-        if not parsed:
-            return []
+        from .batches import extended
 
-        def decide(conversation: Conversation) -> list[e.MessageJournaled]:
-            return [conversation.journal(message) for message in parsed]
-
-        events = self.journal.commit(self.key, decide, create=True)
-        return [
-            JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
-            for message, event in zip(parsed, events, strict=True)
-        ]
+        return extended(self, messages, idempotency_key, expected_version)
 
     def mirrored(self, append: Callable[[], T]) -> Effects[T]:
         """Journal messages, then send what is missing to the conversation's threads."""
@@ -115,6 +127,11 @@ class Conversing:
             self.services.load()
 
         searched: set[str] = set()
+        sent: Mapping[str, Any] = {}
+        if self.options is not None:
+            from .requests import sent as sent_with
+
+            sent = yield from work(partial(sent_with, self.journal, self.options, self.services))
 
         def decide(conversation: Conversation, interrupting: bool = False) -> tuple[str, int, bool]:
             def search_first(exchange_id: str) -> None:
@@ -125,7 +142,10 @@ class Conversing:
             if earlier is None:
                 if interrupting:
                     conversation.interrupt()
-                return conversation.ask(question, idempotency_key, search_first), conversation.version, True
+                exchange_id, asked_at = conversation.ask(question, idempotency_key, search_first), conversation.version
+                if sent:
+                    conversation.request(exchange_id, sent)
+                return exchange_id, asked_at, True
             if earlier.exchange_id is None:
                 raise IdempotencyConflict(
                     f"the idempotency key {idempotency_key!r} belongs to a message that was only journaled in {self.key!r}: "
@@ -230,7 +250,8 @@ class Conversing:
             return None
         check_idempotency_key(idempotency_key)
         event = self.journal.keyed(self.key, idempotency_key)
-        if isinstance(event, e.MessageJournaled) and restore_message(event) in (message, given):
+        said = (message, given)
+        if isinstance(event, e.MessageJournaled) and event.batch == 1 and restore_message(event) in said:
             return event
         if event is not None:
             raise IdempotencyConflict(

@@ -16,7 +16,6 @@ from ..conversation import Completion
 from ..effects import Emit, Pause, work
 from ..errors import AllBackendsFailed, CorruptEvent, ExchangeAnswered, ThreadledgerError
 from ..failures import diagnose
-from .answer import recorded_answer
 from .policy import Pace
 from .runs import NEW_QUESTION, NoFurtherRuns, Runs, failure_of_error, failure_of_stop
 
@@ -124,7 +123,11 @@ class Exchange:
         try:
             answer = yield from self._answer()
         except ExchangeAnswered:  # another caller with the same idempotency key got the answer first
-            answer = yield from work(lambda: recorded_answer(self._journal, self._key, self._exchange_id, self._after))
+            from .recorded_answers import recorded_answer
+
+            answer = yield from work(
+                lambda: recorded_answer(self._journal, self._key, self._exchange_id, self._after, self._services)
+            )
             if answer is None:
                 raise
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Remove from a request what its backend does not have, named `tool:TYPE` (hosted tools) and `part:TYPE` (parts).
+"""Remove from a request what its backend does not have: `tool:TYPE` (hosted tools), `part:TYPE` (parts), `option:NAME`.
 
 `part:file` names the parts that refer to a file by an id: it exists at one provider only, and is never sent to another.
 """
@@ -20,17 +20,22 @@ if TYPE_CHECKING:
     from ..memory import Memory
     from .backend import BackendRequest
 
-TOOL, PART = "tool:", "part:"
+TOOL, PART, OPTION = "tool:", "part:", "option:"
 STORED_FILE = f"{PART}file"
 FILE_FIELDS = frozenset({"file_id", "file_ids", "vector_store_ids"})
 """Fields whose values are ids of files or collections of files at one provider."""
 
 
 def without(request: BackendRequest, dropped: Sequence[str]) -> BackendRequest:
-    """Return the request without these tools; each of these parts is replaced by a text that names its type."""
+    """Return the request without these tools and options; each of these parts is replaced by a text that names its type."""
     types = {name.removeprefix(TOOL) for name in dropped if name.startswith(TOOL)}
     parts = {name.removeprefix(PART) for name in dropped if name.startswith(PART) and name != STORED_FILE}
     memory = _without_parts(request.memory, parts, STORED_FILE in dropped) if parts or STORED_FILE in dropped else None
+    if options := [name.removeprefix(OPTION) for name in dropped if name.startswith(OPTION)]:
+        from .options import without_settings
+
+        metadata = {} if "metadata" in options else request.metadata
+        request = replace(request, profile=without_settings(request.profile, options), metadata=metadata)
     return replace(request, profile=_without_tools(request.profile, types), memory=memory or request.memory)
 
 

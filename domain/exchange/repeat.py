@@ -9,9 +9,10 @@ from ..conversation import ActiveRuns
 from ..conversation.events import MessageJournaled
 from ..effects import Emit, Pause, work
 from ..errors import ConversationBusy, ConversationChanged
-from .answer import recorded_answer
 from .exchange import Exchange
+from .recorded_answers import recorded_answer
 from .recorded_tools import tools_on_record
+from .requests import as_requested
 from .runs import Mode
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ def rerun(
         after if after is not None else (yield from work(lambda: _before_question(chat.journal, chat.key, exchange_id)))
     )
     while True:
-        recorded = yield from work(lambda: recorded_answer(chat.journal, chat.key, exchange_id, begin))
+        recorded = yield from work(lambda: recorded_answer(chat.journal, chat.key, exchange_id, begin, chat.services))
         if recorded is not None:
             yield from work(chat.journal.wait_until_durable)  # the process that stored it may still be waiting for that
             yield Emit(recorded)
             return recorded
-        exchange = yield from work(lambda: _exchange_again(chat, exchange_id, policy, stream, live, begin))
+        again = yield from work(lambda: as_requested(chat, exchange_id))
+        exchange = yield from work(partial(_exchange_again, again, exchange_id, policy, stream, live, begin))
         try:
             return (yield from exchange.run())
         except ConversationBusy:

@@ -17,7 +17,7 @@ from ..errors import Conflict, ConversationBusy, CorruptEvent, ExchangeAnswered,
 from ..failures import Cause, Failure, diagnose, whole_text
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
 from ..memory import ALL
-from .answer import Answer, Delta, NotShown, StartedOver, recorded_answer
+from .answer import Answer, Delta, NotShown, StartedOver
 from .backend import BackendRequest
 from .policy import reason_of
 
@@ -426,7 +426,9 @@ class Runs:
             return None
         if not (yield from outbox.recover_answer(self._journal, key, exchange_id)):
             return None
-        return (yield from work(lambda: recorded_answer(self._journal, key, exchange_id, self._after)))
+        from .recorded_answers import recorded_answer
+
+        return (yield from work(lambda: recorded_answer(self._journal, key, exchange_id, self._after, self._services)))
 
     def abandon(self, reason: str) -> Effects[None]:
         """Record that the exchange has no answer."""
@@ -455,6 +457,7 @@ class Runs:
             profile=self._services.profile,
             memory=memory,
             timeout_seconds=timeout_seconds,
+            metadata=self._services.metadata,
             tools=self._mode.tools() if self._mode.tools is not None else self._services.tools,
             stream=self._stream,
         )
@@ -505,8 +508,11 @@ class Runs:
     def _dropped(self, candidate: Candidate, backend: Backend, request: BackendRequest) -> tuple[str, ...]:
         """Return what the backend is not given: parts that it lacks and, if it is a fallback, tools that it lacks."""
         lacks = tuple(getattr(backend, "lacks", _lacks_nothing)(request))
-        is_first = candidate.backend == self._policy.candidates[0].backend
-        if is_first or self._policy.fallback == "strict":
+        if self._policy.fallback == "strict":  # preflight refuses them; metadata changes no answer
+            return tuple(
+                each for each in lacks if each == "option:metadata" or not each.startswith(("tool:", "option:"))
+            )
+        if candidate.backend == self._policy.candidates[0].backend:
             return tuple(name for name in lacks if not name.startswith("tool:"))  # preflight refuses tools
         return lacks
 
@@ -650,7 +656,9 @@ class Runs:
         failures: Sequence[RecordedFailure] = []
         if self._failed is not None or self._mode.again or accepted.run_id != run.run_id:
             failures = self._journal.exchanges(self._key, self._after).by_id[self._exchange_id].failures()
-        completion = accepted.completion
+        completion, profile, wanted = accepted.completion, self._services.profile, self._services.answer_type
+        if wanted is None and profile.settings_json != "{}":
+            wanted = profile.settings.get("response_format")
         return Answer(
             text=completion.messages[-1].text,
             key=self._key,
@@ -665,6 +673,7 @@ class Runs:
             usage=completion.usage,
             dropped=run.plan.dropped,
             losses=dict(Counter(run.plan.losses) + Counter(completion.losses)),
+            response_format=wanted,
         )
 
     def _settle(self, run: Run, thread_id: str | None, version: int) -> None:

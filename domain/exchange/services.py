@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..conversation import Profile
 from ..failures import Health
@@ -70,6 +70,10 @@ class Services:
     price_at: Mapping[str, Callable[[str, int, int], float | None]] = field(default_factory=dict)
     """The same function for each backend whose provider has prices of its own, by backend name."""
     profile: Profile = field(default_factory=Profile)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Pairs of text that are sent to providers that store them."""
+    answer_type: type[Any] | None = None
+    """Model class that `Answer.parsed` is an object of; None if the profile says what it is."""
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
     load: Callable[[], None] | None = None
     """Function that imports the code that a run needs; called before a question is stored, and before a rerun."""

@@ -34,18 +34,26 @@ def fingerprint_in(fields: Mapping[str, Any]) -> bytes:
         fields.get("tool_calls") or (),
         fields.get("tool_call_id"),
         fields.get("extra") or {},
+        fields.get("batch", 1),
     )
 
 
 def fingerprint_of_event(event: MessageJournaled) -> bytes:
     """Return the same of an event."""
-    return _fingerprint(event.role, event.content, event.tool_calls, event.tool_call_id, event.extra)
+    return _fingerprint(event.role, event.content, event.tool_calls, event.tool_call_id, event.extra, event.batch)
 
 
 def _fingerprint(
-    role: str, content: Any, tool_calls: Sequence[Any], tool_call_id: str | None, extra: Mapping[str, Any]
+    role: str,
+    content: Any,
+    tool_calls: Sequence[Any],
+    tool_call_id: str | None,
+    extra: Mapping[str, Any],
+    batch: int = 1,
 ) -> bytes:
-    said = (role, content, tool_calls, tool_call_id, extra)
+    said: tuple[Any, ...] = (role, content, tool_calls, tool_call_id, extra)
+    if batch != 1:  # it stands for several messages, and never for this one alone
+        said = (*said, batch)
     try:
         text = _encode(said)
     except (OverflowError, ValueError):  # a long integer, or a lone surrogate

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from eventsourcing.application import Application
 from eventsourcing.persistence import InfrastructureFactory, IntegrityError, Mapper, Transcoder
 from eventsourcing.utils import Environment
+from msgspec.structs import replace
 
 from ..conversation import CONVERSATION, PROFILE, STATE_SCHEMA, ConversationState, evolve, key_of, stream_of
 from ..conversation import events as e
@@ -75,6 +77,8 @@ class Journal(Application[str]):
         self._given_factory = factory
         self._profiles: set[str] = set()
         self._unchecked: EventLog | None = None
+        self.actor: str | None = None
+        """Who causes the events that are stored; None if it is not known."""
         super().__init__()
         self.watch = Watch(self._start_of, self._question_of)
 
@@ -97,6 +101,18 @@ class Journal(Application[str]):
     def job_claims(self) -> JobClaims:
         """Return the claims on items of bulk jobs."""
         return cast("Store", self._given_factory).job_claims()
+
+    def as_actor(self, name: str) -> Journal:
+        """Return a journal of the same database whose events carry this actor.
+
+        Raises:
+            InvalidInput: the name is not valid, or reserved.
+        """
+        from .actors import checked_actor
+
+        journal = copy(self)
+        journal.actor = checked_actor(name)
+        return journal
 
     def construct_env(self, name: str, env: object = None) -> Environment:
         """Return an empty environment, so that the process's environment cannot change how events are stored."""
@@ -123,11 +139,14 @@ class Journal(Application[str]):
             )
         return map(restore, self._log.stream_rows(stream_of(key), after, upto, changed=refuse_changed))
 
-    def newest(self, key: str) -> Iterator[e.Event]:
-        """Yield a conversation's events, newest first: a few, then twice as many, and so on, for a reader that stops."""
+    def newest(self, key: str, upto: int | None = None) -> Iterator[e.Event]:
+        """Yield a conversation's events, newest first: a few, then twice as many, and so on, for a reader that stops.
+
+        `upto` is the version to begin with, by default the newest.
+        """
         stream, page = stream_of(key), PAGE_NEWEST_FIRST
-        head = self._log.select_head(stream, refuse_changed)
-        upto = head.version if head is not None else 0
+        head = self._log.select_head(stream, refuse_changed) if upto is None else None
+        upto = upto or (head.version if head is not None else 0)
         while upto > 0:
             after = max(upto - page, 0)
             yield from map(
@@ -239,7 +258,7 @@ class Journal(Application[str]):
 
         stream = stream_of(key)
         head = self._log.select_head(stream)
-        return Conversation(stream, self.state_of(head)) if head is not None else None
+        return Conversation(stream, self.state_of(head), self.actor) if head is not None else None
 
     def require(self, key: str) -> Conversation:
         """Load a conversation that must exist.
@@ -280,7 +299,10 @@ class Journal(Application[str]):
             if head is None and not create:
                 raise _not_found(key)
             state = self.state_of(head) if head is not None else None
-            conversation = conversation_class.start(key) if state is None else conversation_class(stream, state)
+            if state is None:
+                conversation = conversation_class.start(key, actor=self.actor)
+            else:
+                conversation = conversation_class(stream, state, self.actor)
             results[:] = [decide(conversation)]
             decided[:] = conversation.pending
             return self._appending(conversation, conversation.state)  # which is not changed any more
@@ -347,11 +369,13 @@ class Journal(Application[str]):
                 originator_version=1,
                 timestamp=now(),
                 event_id=new_id(),
+                actor=self.actor,
                 profile_hash=profile_hash,
                 name=profile.name,
                 instructions=profile.instructions,
                 model=profile.model,
                 tools=profile.tools,
+                settings=profile.settings,
             )
             with suppress(ConversationChanged):  # another process stored the same content at the same moment
                 self.put(defined)
@@ -364,7 +388,8 @@ class Journal(Application[str]):
 
         for event in self.stream(PROFILE + profile_hash) if profile_hash else ():
             if isinstance(event, e.ProfileDefined):
-                return Profile(event.name, event.instructions, event.model, json.dumps(event.tools, ensure_ascii=False))
+                tools, settings = (json.dumps(each, ensure_ascii=False) for each in (event.tools, event.settings))
+                return Profile(event.name, event.instructions, event.model, tools, settings_json=settings)
         return None
 
     def put(self, event: e.Event) -> None:
@@ -384,6 +409,8 @@ class Journal(Application[str]):
 
         def decide_append(head: StreamHead | None) -> Appending:
             decided = decide(head)
+            if decided and self.actor is not None:
+                decided = (replace(decided[0], actor=self.actor), decided[1])
             return Appending([self._mapper.to_stored_event(decided[0])], [decided[1]]) if decided else Appending()
 
         self._log.append(stream, decide_append)

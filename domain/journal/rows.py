@@ -17,6 +17,7 @@ from ..conversation.events import (
     EVENTS,
     Event,
     MessageJournaled,
+    RunStarted,
     encoded,
     payload_in,
     payload_of,
@@ -110,6 +111,8 @@ class EventMapper(Mapper[str]):
             values["blobs"] = _referred()(blobs)
         if type(event) is MessageJournaled and (event.idempotency_key is not None or event.source == Source.IMPORT):
             values.update(_places_of(event))
+        elif type(event) is RunStarted and event.idempotency_key is not None:
+            values["idempotency_key"] = indexed(event.idempotency_key)
         return row
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:

@@ -156,7 +156,7 @@ class FailureGroups:
         found, at = self.get(group), now()
         note = redact(note, NOTE_CHARS_MAX)
         named = {"group": found.group, "rule": RULE_VERSION, "cause": found.cause.value, "backend": found.backend}
-        carried = named | {"message": found.message, "note": note} | more
+        carried: dict[str, Any] = named | {"message": found.message, "note": note} | more
         decided: list[FailureGroup] = []
 
         def decide(head: StreamHead | None) -> tuple[e.Event, StreamHead] | None:
@@ -256,6 +256,10 @@ class ShownMemory:
     """Hash of the recomputed memory."""
     recorded_hash: str | None
     """Hash of the memory, as recorded when the run started; None if the run recorded none."""
+    sent: e.ExchangeRequested | None = None
+    """What was sent with the question beyond the defaults; None if there was nothing."""
+    profile: Profile | None = None
+    """Instructions, tools and settings that were sent."""
 
     @property
     def same(self) -> bool | None:
@@ -265,10 +269,13 @@ class ShownMemory:
 
 def memory_shown(journal: Journal, run: RunRecord) -> ShownMemory:
     """Return the memory that a run's model saw; it is never stored, but computed from the conversation's events."""
+    from ..exchange import SentOptions
     from ..replay import viewed_memory
 
     memory = viewed_memory(journal, run)
-    return ShownMemory(memory, memory.digest(), run.memory_hash)
+    sent = SentOptions.of(journal, run.key, run.exchange_id, run.version)
+    event = sent.event if sent is not None else None
+    return ShownMemory(memory, memory.digest(), run.memory_hash, event, journal.profile(run.profile_hash))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from copy import copy
 from datetime import datetime
 from functools import partial, wraps
 from itertools import islice
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
+from ..conversation import Profile
 from ..conversation.messages import JournaledMessage
 from ..effects import AsyncDriver, Effects
 from ..exchange import Answer, AskKeywords, Policy, Services, StreamPart
@@ -23,7 +25,8 @@ from ..journal import Finding, Journal, UpkeepProgress, quietly
 from ..limits import ASYNC_WORKERS, TOOL_WORKERS
 from ..replay import ApplyKeywords, Item, JobState, Plan, Progress, Replay, forked
 from .chat import OWN_RUN_TIMEOUT_SECONDS, Chat
-from .ledger import Ledger, LoggedEvent, in_log
+from .ledger import Ledger
+from .logged_events import LoggedEvent, in_log
 from .own_runs import AsyncOwnRun, OwnExchange, OwnRunning
 
 P = ParamSpec("P")
@@ -131,9 +134,15 @@ class AsyncLedger(AsyncFace[Ledger]):
         """See `Ledger.replay`."""
         return AsyncReplay(self.ledger.replay, self.driver)
 
-    def conversation(self, key: str) -> AsyncChat:
+    def conversation(self, key: str, *, profile: Profile | None = None) -> AsyncChat:
         """See `Ledger.conversation`."""
-        return AsyncChat(self.ledger.journal, self.ledger.services, key, self.driver)
+        return AsyncChat(self.ledger.journal, self.ledger.services, key, self.driver, profile)
+
+    def as_actor(self, name: str) -> AsyncLedger:
+        """See `Ledger.as_actor`."""
+        acting = copy(self)
+        acting.ledger = acting._blocking = self.ledger.as_actor(name)
+        return acting
 
     async def fork(self, key: str, new_key: str, at: int | datetime | None = None) -> AsyncChat:
         """See `Ledger.fork`."""
@@ -196,8 +205,10 @@ class AsyncLedger(AsyncFace[Ledger]):
 class AsyncChat(AsyncFace[Chat]):
     """Represent a conversation by its key; it starts with its first message. `Chat` documents the methods."""
 
-    def __init__(self, journal: Journal, services: Services, key: str, driver: AsyncDriver) -> None:
-        super().__init__(Chat(journal, services, key), driver)
+    def __init__(
+        self, journal: Journal, services: Services, key: str, driver: AsyncDriver, profile: Profile | None = None
+    ) -> None:
+        super().__init__(Chat(journal, services, key, profile), driver)
         self._conversing = self._blocking._conversing
         self.key = key
 
@@ -207,15 +218,27 @@ class AsyncChat(AsyncFace[Chat]):
         content: str | Sequence[Mapping[str, Any]] | None,
         *,
         idempotency_key: str | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
         **fields: Any,
     ) -> JournaledMessage:
         """See `Chat.append`."""
-        append = partial(self._conversing.append, role, content, idempotency_key, fields)
-        return await self._driver.perform(self._conversing.mirrored(append))
+        chat = self._conversing.acting(actor)
+        append = partial(chat.append, role, content, idempotency_key, fields, expected_version)
+        return await self._driver.perform(chat.mirrored(append))
 
-    async def extend(self, messages: Iterable[Mapping[str, Any]]) -> list[JournaledMessage]:
+    async def extend(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
+    ) -> list[JournaledMessage]:
         """See `Chat.extend`."""
-        return await self._driver.perform(self._conversing.mirrored(partial(self._conversing.extend, messages)))
+        chat = self._conversing.acting(actor)
+        extend = partial(chat.extend, messages, idempotency_key, expected_version)
+        return await self._driver.perform(chat.mirrored(extend))
 
     async def ask(
         self,
@@ -237,16 +260,25 @@ class AsyncChat(AsyncFace[Chat]):
         """See `Chat.stream`: `async for part in chat.stream(text)`."""
         return self._driver.stream(self._conversing.using(options).ask(text, idempotency_key, stream=True))
 
-    async def rerun(self, exchange_id: str, policy: Policy | None = None, *, live: bool = False) -> Answer:
+    async def rerun(
+        self, exchange_id: str, policy: Policy | None = None, *, live: bool = False, **options: Unpack[AskKeywords]
+    ) -> Answer:
         """See `Chat.rerun`."""
-        return await self._driver.perform(self._conversing.rerun(exchange_id, policy, live=live))
+        return await self._driver.perform(self._conversing.using(options).rerun(exchange_id, policy, live=live))
 
     @asynccontextmanager
     async def run(
-        self, backend: str, model: str, timeout_seconds: float = OWN_RUN_TIMEOUT_SECONDS, *, journal: bool = True
+        self,
+        backend: str,
+        model: str,
+        timeout_seconds: float = OWN_RUN_TIMEOUT_SECONDS,
+        *,
+        journal: bool = True,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
     ) -> AsyncIterator[AsyncOwnRun]:
         """See `Chat.run`: `async with chat.run(…) as run`."""
-        running = OwnRunning(self._conversing, backend, model, timeout_seconds, journal)
+        running = OwnRunning(self._conversing.acting(actor), backend, model, timeout_seconds, journal, idempotency_key)
         await self._driver.perform(running.start())
         try:
             yield AsyncOwnRun(running, self._driver)

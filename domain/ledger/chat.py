@@ -15,6 +15,7 @@ from ..faces import lazy_face
 # `own_runs` is imported on first use: an app that calls no model itself does not need it.
 
 if TYPE_CHECKING:
+    from ..conversation import Profile
     from ..conversation import events as e
     from ..conversation.messages import JournaledMessage
     from ..effects import Effects
@@ -36,8 +37,10 @@ OWN_RUN_TIMEOUT_SECONDS = 600.0
 class Chat:
     """Represent a conversation by its key; it starts with its first message."""
 
-    def __init__(self, journal: Journal, services: Services, key: str) -> None:
+    def __init__(self, journal: Journal, services: Services, key: str, profile: Profile | None = None) -> None:
         self._conversing = Conversing(journal, services, key)
+        if profile is not None:
+            self._conversing = self._conversing.using({"profile": profile}, own=True)
         self._journal = journal
         self._services = services
         self.key = key
@@ -48,26 +51,41 @@ class Chat:
         content: str | Sequence[Mapping[str, Any]] | None,
         *,
         idempotency_key: str | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
         **fields: Any,
     ) -> JournaledMessage:
         """Journal a message and bring linked threads up to date; no model is called.
 
         `content` is text or parts in the format of Chat Completions; `fields` are its other fields (`tool_calls`,
-        `tool_call_id`). Repeating an idempotency key returns the message that was journaled first.
+        `tool_call_id`). Repeating an idempotency key returns the message that was journaled first. `expected_version` is
+        that of the conversation when it was read, 0 if there was none. `actor` is who caused it.
 
         Raises:
-            InvalidMessage, InvalidInput: the message or the key is not valid; nothing was written.
+            InvalidMessage, InvalidInput: the message, the key or the actor is not valid; nothing was written.
             IdempotencyConflict: the key was used for another message.
+            ConversationChanged: the conversation has another version; nothing was written.
         """
-        return self._appended(partial(self._conversing.append, role, content, idempotency_key, fields))
+        chat = self._conversing.acting(actor)
+        return self._appended(chat, partial(chat.append, role, content, idempotency_key, fields, expected_version))
 
-    def extend(self, messages: Iterable[Mapping[str, Any]]) -> list[JournaledMessage]:
+    def extend(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
+    ) -> list[JournaledMessage]:
         """Journal several messages, in the format of Chat Completions, in one commit: all of them or none.
 
+        The options are those of `append`; the key stands for the whole list.
+
         Raises:
-            InvalidMessage: one of the messages is not valid; nothing was written.
+            The errors of `append`; nothing was written.
         """
-        return self._appended(partial(self._conversing.extend, messages))
+        chat = self._conversing.acting(actor)
+        return self._appended(chat, partial(chat.extend, messages, idempotency_key, expected_version))
 
     def ask(
         self,
@@ -83,8 +101,9 @@ class Chat:
         Repeating an idempotency key returns the first answer, or reruns the exchange if it is unanswered. The setting
         THREADLEDGER_WHILE_RUNNING determines what happens to a second question while a run is open.
 
-        `options` apply to this exchange: `model` (of every backend), `instructions` (instead of the profile's),
-        `profile`, and `backend` (only this one is called). A recorded answer is returned whatever the options.
+        `options` apply to this exchange, see `ExchangeOptions`: `model` (of every backend), `instructions`, `profile`,
+        `backend` (only this one is called), tools, sampling, the format of the answer, and more. They are recorded, and a
+        rerun sends them again. A recorded answer is returned whatever the options.
 
         Raises:
             InvalidMessage, InvalidInput: the question, the key or an option is not valid; nothing was written.
@@ -111,36 +130,47 @@ class Chat:
         """
         return stream(self._conversing.using(options).ask(text, idempotency_key, stream=True), self._services.wait)
 
-    def rerun(self, exchange_id: str, policy: Policy | None = None, *, live: bool = False) -> Answer:
+    def rerun(
+        self, exchange_id: str, policy: Policy | None = None, *, live: bool = False, **options: Unpack[AskKeywords]
+    ) -> Answer:
         """Rerun an unanswered exchange. If it already has an answer, return that instead.
 
         This costs as much as a run; `Ledger.replay` shows a plan first. A tool call with a recorded result gets that
-        result, unless `live` is set.
+        result, unless `live` is set. The recorded options of its question are sent again, except those in `options`.
 
         Raises:
+            InvalidInput: an option is not valid.
             ConversationBusy: a run is open.
             AllBackendsFailed: again, no backend answered.
             ConversationChanged: there is no such exchange, or newer messages follow it.
         """
-        return self._perform(self._conversing.rerun(exchange_id, policy, live=live))
+        return self._perform(self._conversing.using(options).rerun(exchange_id, policy, live=live))
 
     @contextmanager
     def run(
-        self, backend: str, model: str, timeout_seconds: float = OWN_RUN_TIMEOUT_SECONDS, *, journal: bool = True
+        self,
+        backend: str,
+        model: str,
+        timeout_seconds: float = OWN_RUN_TIMEOUT_SECONDS,
+        *,
+        journal: bool = True,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
     ) -> Iterator[OwnRun]:
         """Record an app's own model call as a run.
 
         `run.complete(text)` journals the answer; with `journal=False` it only ends the run, because the app journals the
         answer by other means. An exception is recorded as `RunFailed` and raised again. A run after a failed one
-        continues its exchange: on another backend, as a fallback.
+        continues its exchange: on another backend, as a fallback. So does a run with the same idempotency key.
 
         Raises:
             ConversationBusy: a run is open.
+            ExchangeAnswered: a run with this idempotency key has answered; the error has the `answer`.
             InvalidInput: the backend or model is no text, or the timeout no number of seconds up to a day.
         """
         from .own_runs import OwnRun, OwnRunning
 
-        running = OwnRunning(self._conversing, backend, model, timeout_seconds, journal)
+        running = OwnRunning(self._conversing.acting(actor), backend, model, timeout_seconds, journal, idempotency_key)
         self._perform(running.start())
         try:
             yield OwnRun(running, self._services.wait)
@@ -184,17 +214,19 @@ class Chat:
 
         return self._journal.views.failures(FailureFilter(key=self.key))
 
-    def retract(self, message_id: str, reason: str = "") -> None:
+    def retract(self, message_id: str, reason: str = "", *, actor: str | None = None) -> None:
         """Remove a message from memory; it is kept in the log. Does nothing if it is not in memory."""
-        if self._journal.remembers(self.key, message_id):
-            self._journal.commit(self.key, lambda conversation: conversation.retract(message_id, reason))
+        journal = self._conversing.acting(actor).journal
+        if journal.remembers(self.key, message_id):
+            journal.commit(self.key, lambda conversation: conversation.retract(message_id, reason))
 
-    def clear(self, reason: str = "") -> None:
+    def clear(self, reason: str = "", *, actor: str | None = None) -> None:
         """Clear the memory; the log is kept."""
-        self._journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
+        journal = self._conversing.acting(actor).journal
+        journal.commit(self.key, lambda conversation: conversation.clear_memory(reason))
 
-    def _appended(self, append: Callable[[], T]) -> T:
-        return self._perform(self._conversing.mirrored(append)) if self._conversing.has_mirrors else append()
+    def _appended(self, chat: Conversing, append: Callable[[], T]) -> T:
+        return self._perform(chat.mirrored(append)) if chat.has_mirrors else append()
 
     def _perform(self, effects: Effects[T]) -> T:
         return perform(effects, self._services.wait)

@@ -9,77 +9,25 @@ from threading import Lock
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from msgspec import Struct
-
-from ..conversation import events as e
-from ..conversation import key_of, stream_of
 from ..errors import InvalidInput
-from ..ids import moment_of, now, to_iso
+from ..ids import moment_of, now
 from ..journal import quietly, restore
 from ..limits import HEALTH_ENDS
 
 if TYPE_CHECKING:
-    from ..conversation import ConversationState, Exchanges, RunRecord
+    from ..conversation import ConversationState, Exchanges, Profile, RunRecord
     from ..exchange import Services
     from ..failures import BackendHealth, Cause, FailureGroup, GroupState, RecordedFailure, SummaryRow
-    from ..journal import Finding, Journal, Place, UpkeepProgress
+    from ..journal import Finding, Journal, UpkeepProgress
     from ..journal.uploads import Upload
     from ..memory import Memory, MemoryDiff
     from ..replay import Replay
     from .audit import FailureGroups
     from .chat import Chat
+    from .logged_events import LoggedEvent
 
 # Modules that only some methods need (asking, replay, groups, differences) are imported inside them, so that a command
 # that lists conversations or failures does not load them.
-
-
-class LoggedEvent(Struct, frozen=True):
-    """Represent an event with its position in the whole log."""
-
-    position: int
-    event: e.Event
-    place: str | Place = ""
-    """Cursor of the event, or what `cursor` makes it of: a fold over the log needs no text."""
-
-    @property
-    def cursor(self) -> str:
-        """Return position and leaf as text, for `Ledger.events(after=…)`.
-
-        Unlike a position, it detects a log that was rewound.
-        """
-        from ..journal import LogCursor
-
-        return self.place if isinstance(self.place, str) else LogCursor.at(self.position, self.place)
-
-    @property
-    def key(self) -> str:
-        """Return the conversation's key (or the name of another stream)."""
-        return key_of(self.event.originator_id)
-
-    @property
-    def type(self) -> str:
-        """Return the name under which the event is stored."""
-        return e.topic_of(self.event)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of an event; its `data` holds all fields, including fields with default values."""
-        return {
-            "position": self.position,
-            "key": self.key,
-            "version": self.event.originator_version,
-            "type": self.type,
-            "at": to_iso(self.event.timestamp),
-            "data": e.fields_of(self.event),
-            "cursor": self.cursor,
-        }
-
-
-def in_log(logged: Iterator[tuple[int, e.Event, str]], key: str | None = None) -> Iterator[LoggedEvent]:
-    """Return events with their positions, limited to one conversation if a key is given."""
-    if key is None:
-        return (LoggedEvent(*each) for each in logged)
-    stream = stream_of(key)
-    return (LoggedEvent(*each) for each in logged if each[1].originator_id == stream)
 
 
 class Ledger:
@@ -123,15 +71,26 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def conversation(self, key: str) -> Chat:
+    def conversation(self, key: str, *, profile: Profile | None = None) -> Chat:
         """Return the conversation of this key; it starts with its first message.
+
+        With `profile`, its questions use that profile instead of the ledger's, and its model.
 
         Raises:
             InvalidKey: the key is not a string of 1 to 200 storable characters.
+            InvalidInput: the profile cannot be used.
         """
         from .chat import Chat
 
-        return Chat(self.journal, self.services, key)
+        return Chat(self.journal, self.services, key, profile)
+
+    def as_actor(self, name: str) -> Ledger:
+        """Return the same ledger for an actor, whose name all events carry that it stores; close only the original.
+
+        Raises:
+            InvalidInput: the name is not valid, or reserved.
+        """
+        return Ledger(self.journal.as_actor(name), lambda: self.services)
 
     def attach(
         self, source: str | Path | bytes | IO[bytes], *, filename: str | None = None, media_type: str | None = None
@@ -213,6 +172,8 @@ class Ledger:
             InvalidInput: the cursor cannot be read, or belongs to another ledger.
             LogRewound: events before the cursor, or that were read here, are no longer in the log.
         """
+        from .logged_events import LoggedEvent, in_log
+
         topics = tuple(types)
         if follow:
             return in_log(self.journal.followed(after, topics), key)

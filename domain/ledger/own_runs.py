@@ -9,12 +9,19 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from ..conversation import RunPlan
+from ..conversation import RunPlan, check_idempotency_key
 from ..conversation import events as e
 from ..conversation.messages import Message, Role, Source, Usage
 from ..effects import perform, work
-from ..errors import InvalidInput, InvalidMessage, RunNotOpen
-from ..exchange import reason_of
+from ..errors import (
+    ConversationBusy,
+    ExchangeAnswered,
+    IdempotencyConflict,
+    InvalidInput,
+    InvalidMessage,
+    RunNotOpen,
+)
+from ..exchange import reason_of, recorded_answer
 from ..failures import Failure, whole_text
 from ..ids import new_id, now
 from ..limits import OWN_RUN_SECONDS_MAX, PARTIAL_TEXT_CHARS_MAX
@@ -64,8 +71,9 @@ class OwnExchange:
         """Why the newest run failed."""
 
     def holds(self, conversing: Conversing) -> bool:
-        """Return whether runs of this conversation belong to the exchange."""
-        return (self._conversing.journal, self._conversing.key) == (conversing.journal, conversing.key)
+        """Return whether runs of this conversation belong to the exchange, whoever causes them."""
+        ours, theirs = self._conversing, conversing
+        return (ours.journal.recorder, ours.key) == (theirs.journal.recorder, theirs.key)
 
     @contextmanager
     def entered(self) -> Iterator[OwnExchange]:
@@ -107,7 +115,13 @@ class OwnRunning:
     """Record the run as effects: `OwnRun` performs them, `AsyncOwnRun` awaits them."""
 
     def __init__(
-        self, conversing: Conversing, backend: str, model: str, timeout_seconds: float, journal: bool = True
+        self,
+        conversing: Conversing,
+        backend: str,
+        model: str,
+        timeout_seconds: float,
+        journal: bool = True,
+        idempotency_key: str | None = None,
     ) -> None:
         if isinstance(timeout_seconds, bool) or not isinstance(timeout_seconds, int | float):
             raise InvalidInput(f"timeout_seconds is {type(timeout_seconds).__name__}: give a number of seconds")
@@ -116,6 +130,9 @@ class OwnRunning:
                 f"timeout_seconds={timeout_seconds}: give more than 0 and at most {OWN_RUN_SECONDS_MAX:,.0f} seconds"
             )
         self._conversing = conversing
+        if idempotency_key is not None:
+            check_idempotency_key(idempotency_key)
+        self._key = idempotency_key
         self._plan = RunPlan(backend, model, timeout_seconds=timeout_seconds)
         self._group = next((each for each in reversed(_EXCHANGES.get()) if each.holds(conversing)), None)
         self._journals = journal
@@ -139,8 +156,13 @@ class OwnRunning:
                 path, version = seen.path_hash, seen.version
             reason = self._reason() or seen.reason
             plan = self._plan.replaced(memory_version=version, memory_hash=path, path_hash=path, fallback_reason=reason)
+            earlier = self._earlier(conversation) if self._key is not None else None
             if interrupting and not goes_on:
                 conversation.interrupt()
+            if earlier is not None:
+                return _start(conversation, plan, earlier)
+            if self._key is not None:
+                plan = plan.replaced(idempotency_key=self._key)
             if group is not None and goes_on:
                 return _start(conversation, plan, group.exchange_id, group.last, must_be_open=True)
             return _start(conversation, plan, unanswered_exchange(conversation, seen) or new_id())
@@ -204,6 +226,40 @@ class OwnRunning:
             self._group.failure = failure
         elif failure.status != "interrupted":  # an interrupted app is shutting down
             yield from self._conversing.mirror()
+
+    def _earlier(self, conversation: Conversation) -> str | None:
+        """Return the exchange that a run with the same idempotency key started and that has no answer; None if none did.
+
+        Raises:
+            IdempotencyConflict: the key belongs to a message.
+            ExchangeAnswered: the exchange has an answer, which the error has.
+            ConversationBusy: a run of it is open, or it continues after tool calls.
+        """
+        journal, key = self._conversing.journal, self._conversing.key
+        event = journal.keyed(key, self._key or "")
+        if event is None:
+            return None
+        if not isinstance(event, e.RunStarted):
+            raise IdempotencyConflict(
+                f"the idempotency key {self._key!r} belongs to a message of {key!r}: use a different key for the run"
+            )
+        exchange_id, begin = event.exchange_id, event.originator_version - 1
+        exchange = journal.exchanges(key, begin).by_id[exchange_id]
+        if exchange.answered_by is not None:
+            answered = ExchangeAnswered(
+                f"the run of {key!r} with the idempotency key {self._key!r} has already answered: use error.answer"
+            )
+            answered.answer = recorded_answer(journal, key, exchange_id, begin)
+            raise answered
+        conversation.close_overdue_runs()
+        last, state = exchange.runs[-1], conversation.state
+        in_progress = state.open_exchanges.get(exchange_id)
+        waits = last.failure is None and in_progress is not None and in_progress.is_active(now())
+        if waits or any(run.exchange_id == exchange_id for run in state.open_runs.values()):
+            raise ConversationBusy(
+                f"the run of {key!r} with the idempotency key {self._key!r} is in progress: wait until it ends, then try again"
+            )
+        return exchange_id
 
     def _reason(self) -> str:
         """Return why the run before failed, if it is known from the block in which both are."""

@@ -11,6 +11,7 @@ from ..conversation import events as e
 from ..conversation.messages import Role
 from ..effects import work
 from ..errors import Conflict, ConversationChanged, InvalidInput
+from ..exchange import SentOptions
 from ..ids import new_id
 from ..limits import KEY_CHARS_MAX
 
@@ -39,7 +40,7 @@ def fork(
     """Start a conversation from the memory of another, at a version or time, in one commit.
 
     The messages keep role, content, tool calls, other fields, source and the time at which they were written; their ids
-    are new. With `asked_in`, the question of that exchange belongs to an open exchange of the fork.
+    are new. With `asked_in`, the question of that exchange belongs to an open exchange of the fork, with its options.
 
     Raises:
         ConversationNotFound: there is no conversation to fork.
@@ -56,8 +57,11 @@ def fork(
     taken = f"the conversation {new_key!r} already exists: choose another key for the fork"
     if new_key == key or journal.load(new_key) is not None:
         raise Conflict(taken)
-    conversation = Conversation.start(new_key, _metadata(journal, key), key, memory.version)
-    _journal(conversation, memory, asked_in)
+    conversation = Conversation.start(new_key, _metadata(journal, key), key, memory.version, journal.actor)
+    own = _journal(conversation, memory, asked_in)
+    sent = SentOptions.of(journal, key, asked_in, memory.version) if asked_in is not None else None
+    if sent is not None:
+        conversation.request(own, sent.copied())
     try:
         journal.store(conversation)
     except ConversationChanged as error:
@@ -95,7 +99,8 @@ def _metadata(journal: Journal, key: str) -> e.JSON:
     return first.metadata if isinstance(first, e.ConversationStarted) else {}
 
 
-def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -> None:
+def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -> str:
+    """Journal the messages of a memory, and return the new id of the exchange that is answered again."""
     question = _question(memory, asked_in) if asked_in is not None else None
     own = new_id()
     for each in memory.messages:
@@ -107,6 +112,7 @@ def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -
             exchange_id=own if is_open_here else None,
             written_at=each.written_at,
         )
+    return own
 
 
 def _question(memory: Memory, exchange_id: str | None) -> JournaledMessage | None:

@@ -16,7 +16,7 @@ from ..conversation import Profile, RunRecord
 from ..conversation import events as e
 from ..conversation.messages import Message, Role, ToolCall, restore_message
 from ..errors import InvalidInput
-from ..exchange import may_be_retried
+from ..exchange import SentOptions, may_be_retried
 from ..failures import BACKEND_UNWELL, Cause, Failure, concerns_backend, diagnose, pause_before_retry
 from ..journal import Journal
 from ..limits import BREAKER_FAILURES, WAIT_BEFORE_FALLBACK_SECONDS
@@ -43,6 +43,8 @@ class RecordedExchange:
     """Kinds of thread that held the memory, newest last."""
     results: tuple[tuple[str, str, str], ...] = ()
     """Tool calls as (function, arguments, result), in the order in which they were answered."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Metadata that was sent with the question."""
     left_out: tuple[str, ...] = ()
     """Descriptions of parts that could not be included, one sentence each."""
 
@@ -84,6 +86,7 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
     runs = tuple(_merged([_recorded(each, spoken[each.run_id]) for each in chosen]))
     found_retries, unwell = policy_of(runs, retries)
     usable = tuple(message for message in before if message.role is not Role.UNKNOWN)
+    sent = SentOptions.of(journal, key, run.exchange_id, first.version)
     return RecordedExchange(
         key=key,
         exchange_id=run.exchange_id,
@@ -96,6 +99,7 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
         unwell=unwell,
         linked=_linked(journal, key, chosen[-1].version),
         results=tuple(_results([message for each in chosen for message in spoken[each.run_id]])),
+        metadata=sent.event.metadata if sent is not None else {},
         left_out=tuple(_left_out(asked, own, before, usable)),
     )
 

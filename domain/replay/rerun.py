@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any
@@ -27,6 +28,7 @@ from ..exchange import (
     Exchange,
     Mode,
     Policy,
+    SentOptions,
     Services,
     ToolFunction,
     Turns,
@@ -207,6 +209,7 @@ class Rerunning:
         """
         self.policy = wanted.policy_of(services)
         self._journal = journal
+        self._configured = services
         self._services = wanted.services_of(services)
         self._wanted = wanted
         self._turns = Turns()
@@ -217,9 +220,33 @@ class Rerunning:
         item = RerunItem(key, seen.exchange.exchange_id, run_id, version=seen.state.version)
         if self._wanted.into == "fork":
             item = replace(item, fork=fork_key(self._journal, key, run_id, self._memory_version(seen)))
-        found = obstacles(seen, self._wanted, self._services, self.policy)
-        if found or not self.policy.candidates:
+        try:
+            own = self._as_requested(seen)
+        except InvalidInput as error:
+            return skipped(item, [Obstacle("options", str(error))])
+        found = obstacles(seen, self._wanted, own._services, own.policy)
+        if found or not own.policy.candidates:
             return skipped(item, found)
+        return own._estimated(item, seen)
+
+    def _as_requested(self, seen: ExchangeLook) -> Rerunning:
+        """Return the rerun of an exchange: with the options that were recorded with its question, except those of the rerun.
+
+        Raises:
+            InvalidInput: one of them is not valid any more.
+        """
+        first = seen.exchange.runs[0].version
+        sent = SentOptions.of(self._journal, seen.run.key, seen.exchange.exchange_id, first)
+        if sent is None:
+            return self
+        own, wanted = copy(self), self._wanted
+        own._services = sent.services_of(
+            self._configured, {"model": wanted.model, "profile": wanted.profile, "backend": wanted.on}
+        )
+        own.policy = own._services.policy
+        return own
+
+    def _estimated(self, item: RerunItem, seen: ExchangeLook) -> RerunItem:
         estimate = self._estimate(seen.memory or Memory())
         return replace(self._with_backend(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
 
@@ -261,27 +288,35 @@ class Rerunning:
             self._turns.give_back(item.key, ticket)
 
     def _rerun(self, item: RerunItem, budget: Budget) -> Effects[RerunItem]:
-        seen, item = yield from work(partial(self._examined, item))
+        own, seen, item = yield from work(partial(self._examined, item))
         if item.state != "planned":
             return item
-        estimate = self._estimate(seen.memory or Memory())
-        item = replace(self._with_backend(item), estimated_tokens=estimate.tokens, estimated_cost=estimate.cost)
-        limit = budget.begin(estimate.cost or 0.0)
+        item = own._estimated(item, seen)
+        estimated = item.estimated_cost
+        if estimated is None and budget.limits.max_cost is not None:
+            reason = f"the cost is limited, and no price is known for the recorded model {item.model!r}"
+            return replace(item, state="skipped", reason=reason, kind="price")
+        limit = budget.begin(estimated or 0.0)
         if limit:
             return replace(item, reason=limit)
-        cost = estimate.cost or 0.0  # used if the actual cost remains unknown
+        cost = estimated or 0.0  # used if the actual cost remains unknown
         try:
-            exchange = yield from work(partial(self._exchange, item, seen, budget))
+            exchange = yield from work(partial(own._exchange, item, seen, budget))
             item = yield from _ran(exchange, item)
-            cost, item = yield from work(partial(self._paid, exchange, item, cost))
+            cost, item = yield from work(partial(own._paid, exchange, item, cost))
             return item
         finally:
-            budget.end(estimate.cost or 0.0, cost)
+            budget.end(estimated or 0.0, cost)
 
-    def _examined(self, item: RerunItem) -> tuple[ExchangeLook, RerunItem]:
-        """Return the exchange as of now, and the item: done by an earlier attempt, skipped, or still planned."""
+    def _examined(self, item: RerunItem) -> tuple[Rerunning, ExchangeLook, RerunItem]:
+        """Return the rerun with the exchange's recorded options, and what `_checked` returns."""
         every = self._journal.exchanges(item.key)
         seen = look(self._journal, item.key, item.run_id, every)
+        own = self._as_requested(seen)
+        return own, *own._checked(item, seen, every)
+
+    def _checked(self, item: RerunItem, seen: ExchangeLook, every: Exchanges) -> tuple[ExchangeLook, RerunItem]:
+        """Return the exchange as of now, and the item: done by an earlier attempt, skipped, or still planned."""
         if self._wanted.into != "tail":
             item = replace(item, original=self._original(seen))
         done = self._done_before(item, seen)

@@ -16,7 +16,7 @@ from threadledger.adapters.sql.recorder import Recorder
 from threadledger.adapters.sql.subscription import LogPages
 from threadledger.domain.errors import StoreUnavailable
 from threadledger.domain.ledger import Ledger
-from threadledger.domain.ledger.ledger import LoggedEvent
+from threadledger.domain.ledger.logged_events import LoggedEvent
 
 from .writing import Writers, assert_sound, open_at, query, writers
 

@@ -125,6 +125,7 @@ class TestRegistry:
             "RunCompleted",
             "RunFailed",
             "FallbackUsed",
+            "ExchangeRequested",
             "ExchangeAbandoned",
             "ThreadLinked",
             "ThreadLost",

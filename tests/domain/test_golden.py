@@ -13,7 +13,7 @@ import pytest
 
 from threadledger import __version__
 from threadledger.adapters import SCHEMA_VERSION
-from threadledger.domain.conversation import ConversationState, evolve, fold_exchanges
+from threadledger.domain.conversation import ConversationState, Profile, evolve, fold_exchanges
 from threadledger.domain.conversation import events as e
 from threadledger.domain.journal import StoredRow
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
@@ -36,6 +36,9 @@ VIEWS = FILE.with_name("memory-5.jsonl")
 """Runs with the hashes of what they were shown, by rule 1: every kind of message, window and cut."""
 JOBS = FILE.with_name("jobs-4.jsonl")
 """A job as it was first stored."""
+
+OPTIONS = FILE.with_name("options-6.jsonl")
+"""A question with options, actors, and keys of a batch and of a run."""
 
 COMMON = {"originator_id", "originator_version", "timestamp", "event_id"}
 DEFAULTS = {
@@ -140,6 +143,7 @@ GOLDEN = {
     "imports-4.jsonl": "ffbb646937d651180a9ab5a3ce4ed1a2db273594841a6f886e9d7e7f46d0bb0e",
     "jobs-4.jsonl": "0cd13642ad5cc4685f6eb00392174f2c5257a4c29488ead4ff4fa5be2f9ad391",
     "memory-5.jsonl": "690d5c990d66523e8e280cf1d75e9f4bca6d84a0a1ad6791a2118f7fea2dabe0",
+    "options-6.jsonl": "da69f078bce995d54c684f86523fad257e088dd2c01685f5de033ab4fd15992a",
     "schema-1.sql": "135222d16c1cd21464aadb0741e7ccbc516cc1d1916104745d7e99f121645898",
     "schema-2.sql": "c49a14bff508b49de3b3992fad17b6fd98defc513e8768aab597f288a47be684",
     "schema-3.sql": "8341d74cf47586884103871236dd975cb9f187157affa6e3062762c1bc2dea46",
@@ -311,6 +315,31 @@ def test_a_row_of_reruns_forks_groups_and_chains_restores_to_its_event(line):
     event = event_of(row)
     assert type(event) is e.EVENTS[row["topic"]]
     assert e.payload_of(event) == row["state"]
+
+
+@pytest.mark.parametrize("line", OPTIONS.read_text("ascii").splitlines())
+def test_a_row_of_options_actors_and_keys_restores_to_its_event_and_is_stored_the_same(line):
+    row = json.loads(line)
+    event = event_of(row)
+    assert type(event) is e.EVENTS[row["topic"]]
+    assert (e.payload_of(event), event.actor) == (row["state"], row["state"].get("actor"))
+    assert json.loads(EventMapper(PlainJSON()).to_stored_event(event).state) == row["state"]
+    if isinstance(event, e.ProfileDefined):
+        tools, settings = json.dumps(event.tools), json.dumps(event.settings)
+        profile = Profile(event.name, event.instructions, event.model, tools, settings_json=settings)
+        assert profile.hash == event.profile_hash
+
+
+def test_what_is_sent_with_a_question_changes_no_memory_and_no_state():
+    rows = [json.loads(line) for line in OPTIONS.read_text("ascii").splitlines()][1:]
+    every = [event_of(row) for row in rows]
+    without = [each for each in every if not isinstance(each, e.ExchangeRequested)]
+    folded, plain = ConversationState(), ConversationState()
+    for events, state in ((every, folded), (without, plain)):
+        for event in events:
+            evolve(state, event)
+    assert folded.as_json() == plain.as_json()
+    assert fold_memory(every).digest() == fold_memory(without).digest()
 
 
 @pytest.mark.parametrize("line", IMPORTS.read_text("ascii").splitlines())

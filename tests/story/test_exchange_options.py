@@ -101,7 +101,7 @@ def test_an_option_that_is_not_valid_is_refused_before_anything_is_stored(
     for message, options in REFUSED.items():
         with pytest.raises(InvalidInput, match=message):
             ask(open_ledger(**BOTH), way, **options)
-    with pytest.raises(TypeError, match="modle"):
+    with pytest.raises(InvalidInput, match="there is no option 'modle': use model, instructions"):
         ask(open_ledger(**BOTH), way, modle="gpt-4.1")
     assert list(open_ledger(**BOTH).events()) == []
 

@@ -1,0 +1,91 @@
+"""Journal several messages in one commit, once for each idempotency key, and expect a version of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..conversation import check_idempotency_key, parse_message
+from ..conversation import events as e
+from ..conversation.messages import JournaledMessage, restore_message
+from ..errors import ConversationChanged, IdempotencyConflict, InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..conversation import Conversation
+    from ..conversation.messages import Message
+    from .conversing import Conversing
+
+
+def expect(conversation: Conversation, version: int | None) -> None:
+    """Check that nothing was stored in a conversation since a version; 0 is that of one that does not exist yet.
+
+    Raises:
+        ConversationChanged: it has another version.
+        InvalidInput: the version is no whole number, or below 0.
+    """
+    if version is None:
+        return
+    given: object = version
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise InvalidInput(
+            f"expected_version={version!r} is no version: give a whole number, 0 if there is nothing yet"
+        )
+    stored = conversation.version - len(conversation.pending)
+    if stored != version:
+        raise ConversationChanged(
+            f"{conversation.state.key!r} has version {stored}, not {version}: nothing was written; read what is new, then "
+            "try again"
+        )
+
+
+def extended(
+    chat: Conversing, messages: Iterable[Mapping[str, Any]], idempotency_key: str | None, expected_version: int | None
+) -> list[JournaledMessage]:
+    """Journal several messages in one commit without mirroring them; see `Chat.extend`."""
+    parsed = [chat.journal.keep(parse_message(message)) for message in messages]
+    if not parsed:
+        return []
+
+    def decide(conversation: Conversation) -> Sequence[e.MessageJournaled]:
+        earlier = _earlier(chat, idempotency_key, parsed)
+        if earlier:
+            return earlier
+        expect(conversation, expected_version)
+        keys = [idempotency_key, *[None] * (len(parsed) - 1)]
+        batch = len(parsed) if idempotency_key is not None else 1
+        return [
+            conversation.journal(message, idempotency_key=key, batch=batch if key is not None else 1)
+            for message, key in zip(parsed, keys, strict=True)
+        ]
+
+    events = chat.journal.commit(chat.key, decide, create=True)
+    return [
+        JournaledMessage(message, event.message_id, event.originator_version, event.timestamp)
+        for message, event in zip(parsed, events, strict=True)
+    ]
+
+
+def _earlier(chat: Conversing, idempotency_key: str | None, messages: Sequence[Message]) -> list[e.MessageJournaled]:
+    """Return the messages that were journaled under a key; an empty list if there are none.
+
+    Raises:
+        IdempotencyConflict: the key belongs to other messages.
+    """
+    if idempotency_key is None:
+        return []
+    check_idempotency_key(idempotency_key)
+    first = chat.journal.keyed(chat.key, idempotency_key)
+    if first is None:
+        return []
+    if isinstance(first, e.MessageJournaled) and first.batch == len(messages):
+        begin = first.originator_version
+        stored = chat.journal.history(chat.key, after=begin - 1, upto=begin + first.batch - 1)
+        found = [each for each in stored if isinstance(each, e.MessageJournaled)]
+        if [restore_message(each) for each in found] == list(messages):
+            return found
+    raise IdempotencyConflict(
+        f"the idempotency key {idempotency_key!r} belongs to other messages of {chat.key!r}: nothing was written; use a "
+        "different key for each list"
+    )
