@@ -156,13 +156,11 @@ def _remove_file(client: Client, endpoints: Endpoints | None, place: str, file_i
     """
     from threadledger.domain.errors import InvalidInput
 
-    from .openai.uploads import removed
-
-    clients = [client, *(endpoints.every() if endpoints is not None else ())]
+    clients: list[Client] = [client, *(endpoints.every() if endpoints is not None else ())]
     found = next((each for each in clients if each.files_place == place), None)
     if found is None:
         raise InvalidInput(f"no backend at {place} is configured: the file {file_id} was not deleted")
-    return removed(found, file_id)
+    return found.delete_file(file_id)
 
 
 def _heads(database: Database) -> MirrorHeads:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         StoreUnavailable,
         ThreadledgerError,
     )
-    from .exchange.answer import Answer, Delta, StartedOver, StreamPart, ToolUse
+    from .exchange.answer import Answer, Delta, NotShown, StartedOver, StreamPart, ToolUse
     from .exchange.backend import Backend, BackendRequest
     from .exchange.policy import Policy
     from .exchange.services import Services
@@ -110,6 +110,7 @@ __all__ = [
     "MemoryDiff",
     "Message",
     "NotFound",
+    "NotShown",
     "Observer",
     "OwnRun",
     "Part",
@@ -152,7 +153,7 @@ _HOMES = {
     "conversation.messages": "JournaledMessage Message Role Source ToolCall Usage",
     "conversation.parts": "File Image Part Text",
     "conversation.profiles": "Profile",
-    "exchange.answer": "Answer Delta StartedOver StreamPart ToolUse",
+    "exchange.answer": "Answer Delta NotShown StartedOver StreamPart ToolUse",
     "errors": (
         "AllBackendsFailed Conflict ConversationBusy ConversationChanged ConversationNotFound "
         "CorruptEvent ExchangeAnswered IdempotencyConflict InvalidInput InvalidKey InvalidMessage "

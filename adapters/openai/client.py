@@ -154,6 +154,12 @@ class Client:
         """Return where uploaded files are: another key at the same endpoint may be another account."""
         return self.endpoint if self.is_home else f"{self.endpoint} ({self.key_name})"
 
+    def delete_file(self, file_id: str) -> Effects[None]:
+        """Delete an uploaded file; see `uploads.py`."""
+        from .uploads import delete_file
+
+        return delete_file(self, file_id)
+
     def close(self) -> None:
         """Close the connections of `sdk`, if it was used; the next call opens new ones."""
         if "sdk" in self.__dict__:

@@ -40,7 +40,7 @@ from .objects import deleted, every, fetched, one_page
 from .run_bodies import rises, written_by
 
 if TYPE_CHECKING:
-    from threadledger.domain.journal.uploads import Upload
+    from threadledger.domain.journal.uploads import AttachmentCopy
 
 KEY = "threadledger_key"
 MESSAGE_ID = "threadledger_message"
@@ -49,7 +49,7 @@ WRITTEN_AT = "threadledger_written_at"
 PRECEDING_IDS = "beside"
 """Payload key for the ids of preceding items (reasoning) that must be deleted together with an item."""
 
-CopyOf = Callable[[str], "Upload | None"]
+CopyOf = Callable[[str], "AttachmentCopy | None"]
 """Function that returns the record of an uploaded file by the provider's id, or None if it is not known."""
 
 

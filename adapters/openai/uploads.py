@@ -141,7 +141,7 @@ def without_gone_uploads(client: Client, refused: ProviderRefused, sent: Attachm
     return ProviderRefused(replace(failure, details=dict(failure.details) | {UPLOADS_GONE: sorted(gone.values())}))
 
 
-def removed(client: Client, file_id: str) -> Effects[None]:
+def delete_file(client: Client, file_id: str) -> Effects[None]:
     """Delete an uploaded file; one that is already gone is ignored.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .answer import Answer, Delta, NotShown, StartedOver, StreamPart, ToolUse
+    from .answer import Answer, Delta, StartedOver, StreamPart, ToolUse
     from .backend import Backend, BackendOptions, BackendRequest, ToolFunction
     from .conversing import Conversing
     from .exchange import Exchange
@@ -32,7 +32,6 @@ __all__ = [
     "Exchange",
     "ExchangeOptions",
     "Mode",
-    "NotShown",
     "Pieces",
     "Policy",
     "SentOptions",
@@ -57,7 +56,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "answer": "Answer Delta NotShown StartedOver StreamPart ToolUse",
+            "answer": "Answer Delta StartedOver StreamPart ToolUse",
             "backend": "Backend BackendOptions BackendRequest ToolFunction",
             "conversing": "Conversing",
             "exchange": "Exchange",

@@ -25,7 +25,7 @@ UPLOAD_STATE_SCHEMA = 1
 """Schema number of the states of these streams."""
 
 
-class Upload(msgspec.Struct, frozen=True):
+class AttachmentCopy(msgspec.Struct, frozen=True):
     """Describe the copy of an attachment at a provider."""
 
     blob: str
@@ -50,14 +50,14 @@ class Uploads:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._found: dict[tuple[str, str], Upload] = {}
+        self._found: dict[tuple[str, str], AttachmentCopy] = {}
         """Copies that were found, by endpoint and attachment."""
 
     def read(self, address: str) -> Iterable[bytes]:
         """Return the bytes of an attachment; see `BlobStore.read`."""
         return self._journal.read_blob(address)
 
-    def find(self, endpoint: str, blob: str) -> Upload | None:
+    def find(self, endpoint: str, blob: str) -> AttachmentCopy | None:
         """Return the newest copy that a provider has of an attachment, by one row; None if it has none.
 
         One that another process removed since it was found here is still returned: a request shows that it is gone.
@@ -69,15 +69,15 @@ class Uploads:
                 found = self._found[endpoint, blob] = copies[-1]
         return found
 
-    def copy_of(self, endpoint: str, file_id: str) -> Upload | None:
+    def copy_of(self, endpoint: str, file_id: str) -> AttachmentCopy | None:
         """Return a copy that was found or made in this process, by the provider's id of the file."""
         copies = (each for each in self._found.values() if (each.endpoint, each.file_id) == (endpoint, file_id))
         return next(copies, None)
 
-    def note(self, upload: Upload) -> None:
+    def note(self, upload: AttachmentCopy) -> None:
         """Record a copy."""
 
-        def add(copies: list[Upload]) -> tuple[type[e.Event], dict[str, Any]] | None:
+        def add(copies: list[AttachmentCopy]) -> tuple[type[e.Event], dict[str, Any]] | None:
             copies.append(upload)
             facts = msgspec.structs.asdict(upload)
             del facts["at"]
@@ -89,7 +89,7 @@ class Uploads:
     def forget(self, endpoint: str, blob: str, file_id: str, reason: str) -> None:
         """Record that a provider no longer has a copy; do nothing if this is known."""
 
-        def remove(copies: list[Upload]) -> tuple[type[e.Event], dict[str, Any]] | None:
+        def remove(copies: list[AttachmentCopy]) -> tuple[type[e.Event], dict[str, Any]] | None:
             left = [each for each in copies if each.file_id != file_id]
             if len(left) == len(copies):
                 return None
@@ -100,13 +100,16 @@ class Uploads:
         self._decide(endpoint, blob, remove)
         self._found.pop((endpoint, blob), None)
 
-    def listed(self) -> Iterator[Upload]:
+    def listed(self) -> Iterator[AttachmentCopy]:
         """Yield the copies that providers have, by place and attachment."""
         for head in self._journal.heads(UPLOAD):
             yield from _copies_in(head)
 
     def _decide(
-        self, endpoint: str, blob: str, change: Callable[[list[Upload]], tuple[type[e.Event], dict[str, Any]] | None]
+        self,
+        endpoint: str,
+        blob: str,
+        change: Callable[[list[AttachmentCopy]], tuple[type[e.Event], dict[str, Any]] | None],
     ) -> None:
         stream = _stream(endpoint, blob)
 
@@ -125,14 +128,14 @@ class Uploads:
 
 def upload_of(
     blob: str, endpoint: str, file_id: str, *, purpose: str = "", filename: str = "", size: int = 0
-) -> Upload:
+) -> AttachmentCopy:
     """Return the record of a copy that was made now."""
-    return Upload(blob, endpoint, file_id, purpose, filename, size, to_iso(now()))
+    return AttachmentCopy(blob, endpoint, file_id, purpose, filename, size, to_iso(now()))
 
 
 def _stream(endpoint: str, blob: str) -> str:
     return f"{UPLOAD}{sha256(endpoint.encode()).hexdigest()[:16]}:{blob}"
 
 
-def _copies_in(head: StreamHead | None) -> list[Upload]:
-    return msgspec.json.decode(head.state, type=list[Upload]) if head is not None else []
+def _copies_in(head: StreamHead | None) -> list[AttachmentCopy]:
+    return msgspec.json.decode(head.state, type=list[AttachmentCopy]) if head is not None else []

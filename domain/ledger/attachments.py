@@ -17,10 +17,10 @@ from ..ids import from_iso
 if TYPE_CHECKING:
     from ..exchange import Services
     from ..journal import Journal
-    from ..journal.uploads import Upload
+    from ..journal.uploads import AttachmentCopy
 
 
-def unused_uploads(journal: Journal, before: datetime) -> list[Upload]:
+def unused_uploads(journal: Journal, before: datetime) -> list[AttachmentCopy]:
     """Return the copies at providers, made before a time, of attachments that no event refers to."""
     from ..journal.uploads import Uploads
 
@@ -31,7 +31,7 @@ def unused_uploads(journal: Journal, before: datetime) -> list[Upload]:
     return [each for each in copies if each.blob not in used]
 
 
-def remove_upload(journal: Journal, services: Services, upload: Upload) -> Effects[None]:
+def remove_upload(journal: Journal, services: Services, upload: AttachmentCopy) -> Effects[None]:
     """Delete the copy of an attachment at its provider, and record it.
 
     Raises:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..exchange import Services
     from ..failures import BackendHealth, Cause, FailureGroup, GroupState, RecordedFailure, SummaryRow
     from ..journal import Finding, Journal, UpkeepProgress
-    from ..journal.uploads import Upload
+    from ..journal.uploads import AttachmentCopy
     from ..memory import Memory, MemoryDiff
     from ..replay import Replay
     from .audit import FailureGroups
@@ -113,13 +113,13 @@ class Ledger:
 
         return attach(self.journal, source, filename, media_type)
 
-    def unused_uploads(self, before: datetime) -> list[Upload]:
+    def unused_uploads(self, before: datetime) -> list[AttachmentCopy]:
         """Return the copies at providers, made before a time, of attachments that no event refers to."""
         from .attachments import unused_uploads
 
         return unused_uploads(self.journal, before)
 
-    def remove_upload(self, upload: Upload) -> None:
+    def remove_upload(self, upload: AttachmentCopy) -> None:
         """Delete the copy of an attachment at its provider, and record it.
 
         Raises:
@@ -131,7 +131,7 @@ class Ledger:
 
         perform(remove_upload(self.journal, self.services, upload), self.services.wait)
 
-    def uploads(self) -> list[Upload]:
+    def uploads(self) -> list[AttachmentCopy]:
         """Return the copies of attachments that providers have, by endpoint and attachment."""
         from ..journal.uploads import Uploads
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from threadledger.adapters import Simulator
+from threadledger.domain import NotShown
 from threadledger.domain.errors import (
     AllBackendsFailed,
     BlobMissing,
@@ -20,7 +21,6 @@ from threadledger.domain.errors import (
     InvalidInput,
     InvalidMessage,
 )
-from threadledger.domain.exchange import NotShown
 from threadledger.domain.journal.blobs import BLOB_BYTES_MAX
 from threadledger.domain.ledger import AsyncLedger, Ledger
 from threadledger.domain.limits import INLINE_BYTES_MAX, UPLOAD_BYTES_MIN
