@@ -86,7 +86,9 @@ def _part(part: Mapping[str, Any]) -> Iterator[str]:
             data = data_by_reference(url)
             yield f"image: {as_link(url) if data is None else _facts(data)}"
         case {"type": str(kind), **rest} if isinstance(inner := rest.get(kind), dict) and "blob" in inner:
-            yield f"{_KINDS.get(kind, kind)}: {_facts(inner)}"
+            given = {"name": "filename", "type": "media_type", "format": "format", "bytes": "size", "address": "blob"}
+            known = {fact: inner[name] for fact, name in given.items() if name in inner}
+            yield f"{_KINDS.get(kind, kind)}: {_facts(known)}"
         case {"type": "file", "file": {"file_id": str()} as file}:
             yield f"file: {_facts(file)}"
         case {"type": "image_file", "image_file": {"file_id": str()} as file}:

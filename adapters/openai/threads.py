@@ -273,9 +273,9 @@ def _within_size(entries: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, A
 
 def look_up_uploads(client: Client, memory: Memory, dialect: str) -> None:
     """Read which attachments of a memory were uploaded, so that they are recognised in a thread that is read back."""
-    uploads = client.uploads
-    if uploads is None or not memory.has_parts:
+    if not memory.has_parts or client.uploads is None:
         return
+    uploads = client.uploads
     from .uploads import is_uploaded
 
     for each in memory.messages:
@@ -328,7 +328,7 @@ def _read_items(items: Sequence[Any], copy: CopyOf = _no_copy) -> list[ThreadIte
     return found
 
 
-def _read_item(given: Mapping[str, Any], copy: CopyOf) -> ThreadItem | None:
+def _read_item(given: Mapping[str, Any], copy: CopyOf = _no_copy) -> ThreadItem | None:
     """Return an item in the form that is compared with memory; None if it is not memory (reasoning, hosted calls)."""
     item_id = str(given.get("id") or "")
     match given:

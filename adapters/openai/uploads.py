@@ -85,7 +85,7 @@ def inline_chars(part: Part) -> int:
 
 
 def refuse_too_large(chars: int) -> None:
-    """Refuse a request with too much data inside.
+    """Check that a request has not too much data inside.
 
     Raises:
         ProviderRefused: it is more than `INLINE_BYTES_MAX`.
@@ -172,7 +172,7 @@ class BlobReader(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to the beginning or the end, as HTTP clients do to learn the size."""
+        """Set the place to the beginning or the end, as HTTP clients do to learn the size."""
         target = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
         if target != self._at:
             if target not in {0, self._size}:

@@ -1,4 +1,4 @@
-"""Move the bytes inside messages to blobs, and back: a message in the ledger has only their addresses.
+"""Store the bytes inside messages as blobs, and put them back: a message in the ledger has only their addresses.
 
 What comes back is equal to what was there, byte for byte. So data is moved only if its base64 is the canonical one of its
 bytes; any other text stays in the message as it is.

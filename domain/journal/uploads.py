@@ -1,4 +1,4 @@
-"""Remember which attachments a provider has a copy of, and under which ids: one stream for each attachment at each place.
+"""Record which attachments a provider has a copy of, and under which ids: one stream for each attachment at each place.
 
 Losing a record would cost another upload, and leave a file at the provider that nothing removes. So each is an event.
 """

@@ -40,7 +40,7 @@ class Attached:
     kind: str
     """`file`, `image` or `audio`."""
     reference: str
-    """Id of a file, or a hash of the address or data, because these may contain secrets and are long."""
+    """Id of a file, a hash of its address or data, because these may contain secrets and are long, or the address of a blob."""
     name: str = ""
     """Id or address under which a provider may name it; empty for data inside the message."""
 
@@ -126,11 +126,11 @@ def _attached_by(part: Part) -> Attached | None:
     given: Any = part.as_json() if not isinstance(part, Text) else {}
     match given:
         case {"image_url": {"blob": str(address)}}:
-            return Attached("image", address)
+            return Attached("image", f"image {address}")
         case {"input_audio": {"blob": str(address)}}:
-            return Attached("audio", address)
+            return Attached("audio", f"audio {address}")
         case {"file": {"blob": str(address)}}:
-            return Attached("file", address)
+            return Attached("file", f"file {address}")
         case {"file": {"url": str(url)}} if url:
             return Attached("file", _digest(url), url)
         case (

@@ -1,6 +1,6 @@
 """Convert content parts to what each API accepts, count what it is not shown, and put attachments in place.
 
-A valid view (`rendering.py`) refers to attachments by the addresses of blobs. Before a request is sent, each address is
+A valid view (`rendering.py`) contains the addresses of blobs in place of attachments. Before a request is sent, each address is
 replaced by the data, or by the id under which the provider has the file (`Attachments`).
 """
 

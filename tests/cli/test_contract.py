@@ -87,6 +87,7 @@ def test_ask_in_json_has_the_promised_keys(command: Command, provider: Any) -> N
         "version",
         "usage",
         "dropped",
+        "losses",
     ]
     assert list(told) == promised
     assert told["fallback"] is True

@@ -65,7 +65,7 @@ def test_a_transcript_tells_images_files_and_attachments_by_reference(
     assert "](<https://x/a%20b.png>)" in told
     assert "QUJD" not in told
     assert (
-        "image: type: image/png, bytes: 3, sha256: b5d4045c3f466fa91fe2cc6abe79232a1a57cdf104f7a26e716e0a1e2789df78"
+        "image: type: image/png, bytes: 3, address: sha256:b5d4045c3f466fa91fe2cc6abe79232a1a57cdf104f7a26e716e0a1e2789df78"
         in told
     )
     assert "(<javascript" not in told

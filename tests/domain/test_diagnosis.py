@@ -194,6 +194,7 @@ CASES = [
     (Cause.HISTORY_REFUSED, http(400, "Invalid.", body='{"detail": [{"loc": ["body", "messages"]}]}')),
     (Cause.HISTORY_REFUSED, http(404, "Item with id 'rs_abc' not found.", None, REQUEST, "input", "POST /responses")),
     (Cause.THREAD_MISSING, http(400, "Previous response with id 'resp_a' not found.", "previous_response_not_found")),
+    (Cause.CONTENT_NOT_SUPPORTED, Failure("refused", "content_not_supported")),
     (Cause.FILE_MISSING, http(404, "No such File object: file-abc", kind=REQUEST, endpoint="POST /responses")),
     (Cause.FILE_MISSING, http(400, "Timeout while downloading https://files.example/a.png.", "invalid_value", REQUEST)),
     # An error in a response with HTTP 200: its numeric code counts as the status.
@@ -247,8 +248,8 @@ def test_every_cause_has_a_case():
 
 def test_the_causes_are_those_of_the_contract():
     assert " ".join(Cause) == (
-        "assistant_missing assistant_misconfigured instructions_too_long too_many_tools tool_not_supported empty_memory "
-        "rate_limited quota_exhausted context_too_long content_filtered authentication permission model_unavailable "
+        "assistant_missing assistant_misconfigured instructions_too_long too_many_tools tool_not_supported "
+        "content_not_supported empty_memory rate_limited quota_exhausted context_too_long content_filtered authentication permission model_unavailable "
         "provider_error provider_gone thread_missing thread_busy timed_out network expired cancelled incomplete "
         "tool_failed history_refused file_missing interrupted unknown"
     )

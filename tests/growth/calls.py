@@ -16,6 +16,7 @@ from typing import Any
 from threadledger.domain.conversation import FailureFilter
 from threadledger.domain.conversation.profiles import Profile
 from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.ids import now
 from threadledger.domain.ledger import (
     Ledger,
     defined_profile,
@@ -174,6 +175,7 @@ def _items(plan: Any) -> Any:
 
 CALLS: dict[str, Call] = {
     # Ledger
+    "Ledger.attach": Call(lambda it: it.ledger.attach(b"%PDF-1.7", filename="a.pdf"), writes=True),
     "Ledger.back_up": whole(*BOTH, do=lambda it: it.ledger.back_up(it.new_file), brief=True),
     "Ledger.check": whole(*BOTH, do=lambda it: list(it.ledger.check()), per=_events),
     "Ledger.close_overdue_runs": Call(lambda it: it.ledger.close_overdue_runs()),
@@ -214,6 +216,8 @@ CALLS: dict[str, Call] = {
     "Ledger.resolve_group": Call(
         lambda it: it[0].ledger.resolve_group(it[1]), given=lambda it: (it, it.group), writes=True
     ),
+    "Ledger.uploads": Call(lambda it: it.ledger.uploads()),
+    "Ledger.unused_uploads": Call(lambda it: it.ledger.unused_uploads(now())),
     "Ledger.run": Call(lambda it: it.ledger.run(it.run)),
     "Ledger.state": Call(lambda it: it.ledger.state(it.key)),
     "Ledger.status": Call(lambda it: str(it.ledger.status())),
@@ -307,6 +311,10 @@ CALLS: dict[str, Call] = {
     **{
         f"Memory.{name}": whole(MESSAGES, do=do, given=lambda it: it.memory, axes=frozenset({MESSAGES}), per=_events)
         for name, do in {
+            "available": lambda it: it.available(),
+            "chat_entries": lambda it: it.chat_entries(),
+            "lost_parts": lambda it: it.lost_parts("chat"),
+            "response_entries": lambda it: it.response_entries(),
             "as_chat_messages": lambda it: it.as_chat_messages(),
             "as_response_items": lambda it: it.as_response_items(),
             "by_rule": lambda it: it.by_rule("all"),
@@ -336,6 +344,10 @@ FIRST: dict[str, Call] = {
 """Calls that build a view from nothing: they read every event by nature, and the cost of each is compared."""
 
 EXCEPTIONS: dict[str, str] = {
+    "Ledger.as_actor": "makes objects; reads no rows",
+    "Ledger.remove_upload": "deletes one file at a provider, and writes one event to its own stream",
+    "Memory.read_blob": "a function",
+    "AsyncLedger.as_actor": "makes objects; reads no rows",
     "Ledger.close": "closes files; reads no rows",
     "Ledger.outside": "an older name of services",
     "Ledger.replay": "makes an object; its plans are in the table",
