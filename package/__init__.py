@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllBackendsFailed",
     "Answer",
+    "AnswerDoesNotFit",
     "AsyncChat",
     "AsyncLedger",
     "BlobMissing",

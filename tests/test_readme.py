@@ -35,6 +35,19 @@ def test_the_code_of_the_readme_runs(
     names["ledger"].close()
 
 
+def test_the_block_of_options_runs(
+    simulator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    [block] = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "options-of-a-call.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    simulator.answer('{"city": "Bern", "days": null}')
+    exec(block, {"__name__": "options"})
+    assert capsys.readouterr().out == "Bern []\n"
+
+
 def test_the_blocks_of_streaming_and_async_run(
     simulator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,9 +111,9 @@ def parsed(answer: Answer) -> Any:
 
 def _where(error: ValueError) -> str:
     """Return where an answer does not fit, without its text, which may be long."""
-    listed = getattr(error, "errors", None)
+    listed: Any = getattr(error, "errors", list)  # pydantic's error has them
     try:
-        found = [*listed()] if callable(listed) else []
+        found: list[Any] = list(listed())
         first = found[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""

@@ -1,14 +1,28 @@
-"""Check the names of actors: who caused an event."""
+"""Name the actor of a journal: who causes the events that it stores."""
 
 from __future__ import annotations
 
+from copy import copy
+from typing import TYPE_CHECKING
+
 from ..errors import InvalidInput
+
+if TYPE_CHECKING:
+    from .journal import Journal
 
 ACTOR_CHARS_MAX = 200
 """Maximum length of an actor's name, in characters."""
 
 RESERVED = ("key:", "cli:")
 """Beginnings of names that only threadledger gives: to callers of its servers, and to users of its commands."""
+
+
+def acting(journal: Journal, name: object) -> Journal:
+    """Return a journal of the same database whose events carry this actor; see `Journal.as_actor`."""
+    actor = checked_actor(name)
+    copied = copy(journal)
+    copied._copied, copied.actor = journal, actor
+    return copied
 
 
 def checked_actor(name: object) -> str:

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from copy import copy
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
@@ -72,6 +71,7 @@ class Journal(Application[str]):
     """Hold all events of one database, by conversation and in commit order."""
 
     name = "threadledger"
+    _copied: Journal | None = None
 
     def __init__(self, factory: InfrastructureFactory[Any]) -> None:
         self._given_factory = factory
@@ -108,11 +108,13 @@ class Journal(Application[str]):
         Raises:
             InvalidInput: the name is not valid, or reserved.
         """
-        from .actors import checked_actor
+        from .actors import acting
 
-        journal = copy(self)
-        journal.actor = checked_actor(name)
-        return journal
+        return acting(self, name)
+
+    def __del__(self) -> None:
+        if self._copied is None:  # the database is that of the original
+            super().__del__()
 
     def construct_env(self, name: str, env: object = None) -> Environment:
         """Return an empty environment, so that the process's environment cannot change how events are stored."""
@@ -290,8 +292,7 @@ class Journal(Application[str]):
             ConversationChanged: other writers changed the conversation during all `DECIDE_ATTEMPTS_MAX` attempts.
             ThreadledgerError: raised by `decide`; nothing was written.
         """
-        conversation_class = self._conversation_class
-        stream = stream_of(key)
+        kind, stream = self._conversation_class, stream_of(key)
         results: list[T] = []
         decided: list[e.Event] = []
 
@@ -299,10 +300,7 @@ class Journal(Application[str]):
             if head is None and not create:
                 raise _not_found(key)
             state = self.state_of(head) if head is not None else None
-            if state is None:
-                conversation = conversation_class.start(key, actor=self.actor)
-            else:
-                conversation = conversation_class(stream, state, self.actor)
+            conversation = kind.start(key, actor=self.actor) if state is None else kind(stream, state, self.actor)
             results[:] = [decide(conversation)]
             decided[:] = conversation.pending
             return self._appending(conversation, conversation.state)  # which is not changed any more

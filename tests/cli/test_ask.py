@@ -97,3 +97,53 @@ def test_a_line_with_a_slash_is_a_command_and_two_slashes_send_it(command: Comma
     assert "//text  send /text" in done.err
     assert "there is no command /model: /help lists the commands" in done.err
     assert "begin it with //" in done.err
+
+
+def test_ask_takes_sampling_a_format_and_a_time_limit(command: Command, provider: Any, tmp_path: Path) -> None:
+    wanted = tmp_path / "place.json"
+    wanted.write_text('{"type": "json_object"}', encoding="utf-8")
+    sampling = ("--temperature", "0.2", "--max-output-tokens", "300", "--reasoning-effort", "low")
+    more = ("--response-format", str(wanted), "--timeout", "9")
+    assert command("ask", "k", "Where is it?", "--backend", "chat", *sampling, *more, "-o", "json").code == 0
+    body = provider.requests[-1].body
+    assert (body["temperature"], body["max_completion_tokens"], body["reasoning_effort"]) == (0.2, 300, "low")
+    assert body["response_format"] == {"type": "json_object"}
+    [requested] = command("events", "k", "--type", "ExchangeRequested", "-o", "json").json
+    assert (requested["data"]["timeout_seconds"], requested["data"]["backend"]) == (9.0, "chat")
+    [run] = command("events", "k", "--type", "RunStarted", "-o", "json").json
+    shown = command("audit", "show", run["data"]["run_id"], "--memory", "-o", "json").json
+    assert shown["profile"]["settings"]["temperature"] == 0.2
+    assert shown["memory"]["options"]["timeout_seconds"] == 9.0
+    assert "temperature        0.2" in command("audit", "show", run["data"]["run_id"]).out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("not JSON", "is not JSON"),
+        ("[]", "holds no object: give a response format"),
+        ('{"type": "yaml"}', "response_format={'type': 'yaml'} is not valid"),
+    ],
+)
+def test_a_file_that_holds_no_format_is_refused(
+    command: Command, provider: Any, tmp_path: Path, given: str, message: str
+) -> None:
+    path = tmp_path / "place.json"
+    path.write_text(given, encoding="utf-8")
+    done = command("ask", "k", "Where is it?", "--response-format", str(path))
+    assert (done.code, message in done.err.replace("\n", " ")) == (2, True)
+    assert provider.requests == []
+
+
+def test_commands_that_change_something_say_whose_user_did_it(command: Command, provider: Any) -> None:
+    command("append", "k", "user", "Hello.")
+    command("ask", "k", "Where is it?")
+    assert {each["data"]["actor"] for each in command("events", "k", "-o", "json").json} == {"cli:tester"}
+
+
+def test_append_expects_a_version(command: Command, provider: Any) -> None:
+    assert command("append", "k", "user", "One.", "--expected-version", "0").code == 0
+    done = command("append", "k", "user", "Two.", "--expected-version", "1")
+    assert (done.code, "'k' has version 2, not 1: nothing was written" in done.err) == (7, True)
+    assert command("append", "k", "user", "Two.", "--expected-version", "2").code == 0
+    assert command("append", "k", "user", "Two.", "--expected-version", "-1").code == 2
