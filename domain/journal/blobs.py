@@ -198,7 +198,7 @@ def verified(address: str, size: int, chunks: Iterable[bytes]) -> Iterator[bytes
             yield held
         held = chunk
     if length != size:
-        raise changed(address, f"has {'more than ' if length > size else ''}{min(length, size):,} of {size:,} bytes")
+        raise changed(address, f"has {'more than its' if length > size else f'{length:,} of its'} {size:,} bytes")
     if hashed_address(hashed.digest()) != address:
         raise changed(address, "does not match its hash")
     if held:
