@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .blob_files import problem_of_blobs
     from .formats import (
         FORMATS,
         Imported,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .named_backends import problem_of_backend
     from .openai import ProviderLook, tool_problems
     from .prices import prices_from
-    from .private_files import private_file
+    from .private_files import private_bytes, private_file
     from .recording import in_conversation, record
     from .report import Report, render_report
     from .setting_origins import origins
@@ -66,7 +67,9 @@ _PLACES = {
     "open_ledger": ".wiring",
     "origins": ".setting_origins",
     "prices_from": ".prices",
+    "private_bytes": ".private_files",
     "private_file": ".private_files",
+    "problem_of_blobs": ".blob_files",
     "problem_of_tools": ".tool_loading",
     "problem_of_backend": ".named_backends",
     "record": ".recording",
@@ -113,8 +116,10 @@ __all__ = [
     "open_ledger",
     "origins",
     "prices_from",
+    "private_bytes",
     "private_file",
     "problem_of_backend",
+    "problem_of_blobs",
     "problem_of_tools",
     "record",
     "render_report",

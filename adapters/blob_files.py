@@ -40,6 +40,15 @@ def files_of(settings: Settings) -> BlobFiles:
     return FsspecFiles(settings.blobs or "")
 
 
+def problem_of_blobs(address: str) -> tuple[str, str | None, str | None]:
+    """Return the place as it is shown, why it cannot be used, and what to do; nothing is contacted."""
+    try:
+        return FsspecFiles(address).shown, None, None
+    except InvalidSettings as error:
+        problem, _, fix = str(error).rpartition(": ")
+        return redact(address), problem, fix
+
+
 def local_folder(address: str) -> Path | None:
     """Return the folder of this machine that an address names; None if it names another place."""
     protocol, separator, rest = address.partition("://")

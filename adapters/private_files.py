@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 PRIVATE = 0o600
 """Mode of a new file: its owner reads and writes it. On Windows, the folder decides who else may read it."""
@@ -42,6 +42,32 @@ def unfinished_file(path: Path) -> tuple[Path, TextIO]:
     with suppress(FileNotFoundError):
         unfinished.unlink()  # left over by a process that was killed
     return unfinished, open(create_private(unfinished), "w", encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def private_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Write a new file of bytes, which has its name once it is complete. A device or a pipe (`/dev/stdout`) is written to.
+
+    Raises:
+        FileExistsError: the file exists.
+        OSError: the file cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as device:
+            yield device
+        return
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists already")
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with suppress(FileNotFoundError):
+        unfinished.unlink()  # left over by a process that was killed
+    try:
+        with open(create_private(unfinished), "wb") as stream:
+            yield stream
+        rename_to_new(unfinished, path)
+    finally:
+        with suppress(FileNotFoundError):
+            unfinished.unlink()
 
 
 @contextmanager

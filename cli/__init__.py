@@ -29,6 +29,7 @@ COMMANDS = {
     "replay": (".replay", "replay", "Rebuild, verify and reconcile threads; rerun exchanges."),
     "import": (".exchange_files", "import_", "Import conversations from files or live threads."),
     "export": (".exchange_files", "export", "Export conversations as JSON Lines or Markdown."),
+    "blobs": (".blobs", "blobs", "List, extract and prune attachments."),
     "db": (".db", "db", "Inspect, check, back up and upgrade the database."),
     "trust": (".trust", "trust", "Trust a folder's code and the hosts that it names."),
     "config": (".setup", "config", "Show the effective settings."),

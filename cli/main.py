@@ -402,9 +402,9 @@ def _whole_story() -> str:
 
 def code_of(error: Exception) -> Exit:
     """Return the exit code of an error."""
-    from threadledger.domain.errors import ChangedEvent, Conflict, InvalidInput, LogRewound, NotFound
+    from threadledger.domain.errors import ChangedBlob, ChangedEvent, Conflict, InvalidInput, LogRewound, NotFound
 
-    if isinstance(error, ChangedEvent):
+    if isinstance(error, (ChangedEvent, ChangedBlob)):
         return Exit.FOUND_SOMETHING
     if isinstance(error, InvalidInput):
         return Exit.USAGE

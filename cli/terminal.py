@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, BinaryIO
 
 HIDDEN_RANGES = (
     (0x00, 0x08),  # C0 controls but tab and line feed
@@ -105,6 +105,11 @@ def safe_output() -> Iterator[None]:
 def styled(stream: Any) -> Any:
     """Return a stream for rich that writes to `stream` and also lets through `OWN_SEQUENCES`."""
     return _Styled(stream) if isinstance(stream, SafeStream) else stream
+
+
+def binary_output() -> BinaryIO | None:
+    """Return stdout as a stream of bytes, for a pipe or a file; None if it is a terminal, which bytes could control."""
+    return None if sys.stdout.isatty() else sys.stdout.buffer
 
 
 class SafeStream:

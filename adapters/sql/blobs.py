@@ -389,9 +389,8 @@ def unreferenced(
     query: Callable[[str, Sequence[Any]], Sequence[Any]], rows: Sequence[Sequence[Any]]
 ) -> Iterator[Finding]:
     """Yield the events of a page of the check (stream number, then the columns of a `Row`) whose references are missing."""
-    for number, position, name, version, _, state, *_ in rows:
-        if not isinstance(state, bytes) or MARK not in state:
-            continue
+    marked = [row[:6] for row in rows if type(row[5]) is bytes and MARK in row[5]]  # of each event of the log
+    for number, position, name, version, _, state in marked:
         noted = {
             blob for (blob,) in query("SELECT blob FROM blob_refs WHERE stream = ? AND version = ?", (number, version))
         }

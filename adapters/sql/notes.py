@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from threadledger.domain.journal import StoredRow
-from threadledger.domain.journal.blobs import missing
+from threadledger.domain.journal.blobs import missing, referred
 
 from .connections import GENERATION, Cursor
 
@@ -41,7 +41,7 @@ def note(cursor: Cursor, rows: Sequence[StoredRow], numbers: Mapping[str, int]) 
     """Note the keys, addresses and references of rows in the transaction of an append to SQLite.
 
     Raises:
-        BlobMissing: a blob that a row refers to is not stored.
+        BlobMissing, InvalidInput: a blob that a row refers to is not stored, or cannot be.
     """
     for statement, values in noted(rows, numbers):
         cursor.executemany(statement, values)
@@ -49,8 +49,8 @@ def note(cursor: Cursor, rows: Sequence[StoredRow], numbers: Mapping[str, int]) 
         (numbers[str(row.originator_id)], row.originator_version, address) for row in rows for address in row.blobs
     ]
     if references:
+        needed = referred(rows)
         cursor.executemany(_INSERT_REFERENCE, references)
         if cursor.rowcount != len(references):
             query = "SELECT 1 FROM blobs WHERE address = ? AND complete = 1"
-            needed = dict.fromkeys(address for *_, address in references)
             raise missing([each for each in needed if cursor.execute(query, (each,)).fetchone() is None])

@@ -16,7 +16,7 @@ from sqlalchemy import URL, Engine, event, exc
 
 from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.journal import StoredRow
-from threadledger.domain.journal.blobs import missing
+from threadledger.domain.journal.blobs import missing, referred
 
 from .addresses import hosts, pooled
 from .connections import (
@@ -519,15 +519,10 @@ def _statement(moves: Sequence[Move], rows: Sequence[StoredRow], alone: bool) ->
     count, notes = str(len(rows)), _notes(rows, always=bool(references))
     begin, rest = [*map(_array, zip(*streams, strict=True)), count], map(_array, zip(*events, strict=True))
     if references:
-        needed = list(_needed(rows))
+        needed = referred(rows)
         begin = [_array(needed), *begin, str(len(needed)), count, str(not alone), *notes]
         return _APPEND_WITH_BLOBS, [*begin, *map(_array, zip(*references, strict=True)), *rest]
     return _APPEND_WITH_NOTES if notes else _APPEND, [*begin, count, str(not alone), *notes, *rest]
-
-
-def _needed(rows: Sequence[StoredRow]) -> dict[str, None]:
-    """Return the addresses of the blobs that rows refer to, each once."""
-    return dict.fromkeys(address for row in rows for address in row.blobs)
 
 
 def _array(values: Sequence[Any]) -> str:
@@ -552,8 +547,8 @@ def _all_of(rows: Sequence[StoredRow], positions: Sequence[int], cursor: Cursor)
     """
     if len(positions) == len(rows):
         return positions
-    if needed := _needed(rows):
-        stored = {address for (address,) in cursor.execute(_COMPLETE, ([*needed],)).fetchall()}
+    if needed := referred(rows):
+        stored = {address for (address,) in cursor.execute(_COMPLETE, (needed,)).fetchall()}
         if lacking := [address for address in needed if address not in stored]:
             raise missing(lacking)
     raise Overtaken

@@ -167,6 +167,19 @@ def check_trust(settings: Settings) -> Iterator[Checked]:
         yield Checked("trust", trust.described())
 
 
+def check_attachments(settings: Settings) -> Iterator[Checked]:
+    """Check that the place of attachments can be used, if it is not the database; it is not contacted."""
+    from threadledger.adapters import FolderTrust, problem_of_blobs
+
+    if settings.blobs is None:
+        return
+    trust = FolderTrust(settings)
+    if trust.state != "trusted" and trust.needs("blobs"):
+        return  # another check reports it
+    place, problem, fix = problem_of_blobs(settings.blobs)
+    yield Checked("attachments", problem or f"their bytes are kept at {place}", fix)
+
+
 SETTINGS_CHECKS = {
     "trust": check_trust,
     "address": check_address,
@@ -174,6 +187,7 @@ SETTINGS_CHECKS = {
     "backends": check_backends,
     "named backends": check_named_backends,
     "threads": check_threads,
+    "attachments": check_attachments,
     "time": check_time,
 }
 

@@ -11,11 +11,14 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
 from ..errors import BlobMissing, BlobTooLarge, ChangedBlob, InvalidInput
+
+if TYPE_CHECKING:
+    from .rows import StoredRow
 
 BLOB_BYTES_MAX = 64 * 1024 * 1024
 """Maximum size of one blob, in bytes."""
@@ -143,13 +146,13 @@ def hashed_address(digest: bytes) -> str:
     return f"sha256:{digest.hex()}"
 
 
-def referred(addresses: Iterable[object]) -> tuple[str, ...]:
-    """Return the addresses that an event refers to, each once.
+def referred(rows: Iterable[StoredRow]) -> list[str]:
+    """Return the addresses of the blobs that rows refer to, each once.
 
     Raises:
         InvalidInput: one of them cannot be an address.
     """
-    found = tuple(dict.fromkeys(map(str, addresses)))
+    found = list(dict.fromkeys(address for row in rows for address in row.blobs))
     wrong = next((each for each in found if not is_address(each)), None)
     if wrong is not None:
         raise InvalidInput(
@@ -198,7 +201,7 @@ def verified(address: str, size: int, chunks: Iterable[bytes]) -> Iterator[bytes
             yield held
         held = chunk
     if length != size:
-        raise changed(address, f"has {'more than ' if length > size else ''}{min(length, size):,} of {size:,} bytes")
+        raise changed(address, f"has {'more than its' if length > size else f'{length:,} of its'} {size:,} bytes")
     if hashed_address(hashed.digest()) != address:
         raise changed(address, "does not match its hash")
     if held:

@@ -116,7 +116,8 @@ class Finding:
     """Describe data that differs from what was stored, and its location."""
 
     subject: str
-    """One of `database`, `position`, `stream`, `version`, `order`, `time`, `leaf`, `payload`, `state`, `thread` and `view`."""
+    """One of `database`, `position`, `stream`, `version`, `order`, `time`, `leaf`, `payload`, `state`, `thread`, `view` and
+    `blob`."""
     problem: str
     key: str | None = None
     position: int | None = None

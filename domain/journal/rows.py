@@ -26,7 +26,6 @@ from ..conversation.events import (
 )
 from ..conversation.messages import Source
 from ..errors import CorruptEvent, InvalidInput
-from ..faces import on_first_use
 from ..ids import MOMENT_CHARS, from_iso, id_bytes, id_text, is_id_of, to_iso
 from .fingerprints import fingerprint_of_event
 
@@ -108,7 +107,7 @@ class EventMapper(Mapper[str]):
             blobs=(),
         )
         if blobs := getattr(event, "blobs", None):
-            values["blobs"] = _referred()(blobs)
+            values["blobs"] = tuple(dict.fromkeys(map(str, blobs)))
         if type(event) is MessageJournaled and (event.idempotency_key is not None or event.source == Source.IMPORT):
             values.update(_places_of(event))
         elif type(event) is RunStarted and event.idempotency_key is not None:
@@ -122,8 +121,6 @@ class EventMapper(Mapper[str]):
         place = getattr(stored, "id", 0), str(stored.originator_id), stored.originator_version
         return restore((*place, stored.topic, stored.state, getattr(stored, "event_id", ""), at, schema))
 
-
-_referred: Callable[[], Callable[[Iterable[object]], tuple[str, ...]]] = on_first_use(__name__, "blobs", "referred")
 
 ASCII_SCHEMA, UTF8_SCHEMA = 1, 2
 """Schema numbers of rows: payloads of the first are ASCII, so that programs from before the second still read them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def database_of(ledger: Ledger) -> Any:
 
 def pattern(size: int, seed: int = 0) -> bytes:
     """Bytes of which no two chunks are equal."""
-    return b"".join(b"%07d\n" % (number + seed) for number in range(size // 8 + 1))[:size]
+    return random.Random(seed).randbytes(size)
 
 
 def refer(ledger: Ledger, key: str, *addresses: str, text: str = "See this.") -> None:
@@ -73,3 +74,10 @@ def in_pieces(data: bytes, size: int = 700_001) -> Iterator[bytes]:
 
 
 SIZES = (0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 5)
+
+ATTACHMENTS = 40
+"""Different attachments, the largest of more than 2 MiB: writers add the same ones at the same time."""
+
+
+def attachment(number: int) -> bytes:
+    return pattern(number % 5 * 550_000, seed=number)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -434,3 +436,105 @@ def test_an_error_of_a_place_shows_no_password() -> None:
     with pytest.raises(BlobMissing) as raised:
         list(files.read("sha256/00"))
     assert "very-secret-word" not in str(raised.value)
+
+
+# Removal while others append
+
+
+def test_an_event_that_is_appended_before_a_removal_keeps_its_attachment(ledger: Ledger) -> None:
+    blobs = ledger.journal.blobs
+    address = blobs.add([b"abc"]).address
+    listed = [each.address for each in blobs.prunable(soon())]
+    refer(ledger, "k", address)
+    assert [blobs.remove(each, soon()) for each in listed] == [False]
+    assert b"".join(blobs.read(address)) == b"abc"
+
+
+def test_an_event_that_is_appended_between_the_steps_of_a_removal_is_refused(
+    open_ledger_again: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, remover = open_ledger_again(), open_ledger_again()
+    address, refused = ledger.journal.blobs.add([b"abc"]).address, []
+    database: Any = database_of(remover)
+    write = database.write
+
+    def write_then_append(work: Any) -> Any:
+        result = write(work)
+        with pytest.raises(BlobMissing):
+            refer(ledger, "k", address)
+        refused.append(result)
+        return result
+
+    monkeypatch.setattr(database, "write", write_then_append)
+    assert remover.journal.blobs.remove(address, soon())
+    assert refused == [True, True]
+
+
+@pytest.mark.parametrize("place", ["sqlite", "postgresql", "postgresql and memory"], indirect=True)
+def test_a_race_of_appends_and_removals_leaves_no_reference_without_its_bytes(
+    open_ledger_again: Callable[[], Ledger],
+) -> None:
+    ledgers = [open_ledger_again() for _ in range(4)]
+
+    def append(number: int) -> int:
+        stored = 0
+        for round_ in range(12):
+            data = b"%d" % (round_ % 3)
+            address = ledgers[number].journal.blobs.add([data]).address
+            with suppress(BlobMissing):
+                refer(ledgers[number], f"k{number}-{round_}", address)
+                stored += 1
+        return stored
+
+    def remove(number: int) -> int:
+        removed = 0
+        while not done.is_set():
+            for each in ledgers[number].journal.blobs.prunable(soon()):
+                removed += ledgers[number].journal.blobs.remove(each.address, soon())
+        return removed
+
+    done = Event()
+    with ThreadPoolExecutor(4) as threads:
+        removing = [threads.submit(remove, number) for number in (2, 3)]
+        stored = sum(threads.map(append, (0, 1)))
+        done.set()
+        assert sum(each.result() for each in removing) + stored > 0
+    ledger = ledgers[0]
+    assert len(references(ledger)) == stored
+    assert list(ledger.check()) == []
+
+
+PAUSE = 20_261_130
+"""Key of the lock on which an append waits in the middle of its statement."""
+
+
+def test_a_removal_waits_for_an_append_that_has_seen_the_attachment(postgres_url: str) -> None:
+    url = f"{postgres_url}&application_name=pausing"
+    appending, removing, holding = (open_blobs(url) for _ in range(3))
+    address = appending.journal.blobs.add([b"abc"]).address
+    holder = database_of(holding)
+    holder.execute(
+        f"CREATE FUNCTION paused() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN PERFORM pg_advisory_xact_lock_shared({PAUSE}); RETURN NEW; END $$"
+    )
+    holder.execute("CREATE TRIGGER paused BEFORE INSERT ON blob_refs FOR EACH ROW EXECUTE FUNCTION paused()")
+
+    def wait_for(waiting: int, end: Any) -> None:
+        """Wait until so many sessions of this test wait for a lock, or the thread has ended."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'pausing'"
+        while not end.done() and holder.query(query)[0][0] < waiting:
+            pass
+
+    with ThreadPoolExecutor(2) as threads:
+        with holder.cursor() as cursor:
+            cursor.execute(f"SELECT pg_advisory_lock({PAUSE})")
+            append = threads.submit(refer, appending, "k", address)
+            wait_for(1, append)
+            removal = threads.submit(removing.journal.blobs.remove, address, soon())
+            wait_for(2, removal)
+            cursor.execute(f"SELECT pg_advisory_unlock({PAUSE})")
+        append.result()
+        assert removal.result() is False
+    assert list(appending.check()) == []
+    for ledger in (appending, removing, holding):
+        ledger.close()

@@ -90,7 +90,7 @@ def test_keys_of_earlier_schemas_with_a_nul_are_collected_by_an_upgrade(
     any_database: Any, open_store_on: Callable[[Any], Ledger]
 ) -> None:
     """The upgrade of a database calls this for each event with a key; PostgreSQL stores no NUL outside the payload."""
-    from threadledger.adapters.sql.connections import noted
+    from threadledger.adapters.sql.notes import noted
     from threadledger.domain.journal import noted_row
 
     event = open_store_on(any_database).conversation("k").append("user", "once")

@@ -12,6 +12,8 @@ from threadledger.domain.journal.rows import EventMapper, PlainJSON
 from threadledger.domain.ledger import Ledger
 from threadledger.domain.memory import fold_memory
 
+from .command_table import ATTACHMENT
+
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 JOHN = Profile(
@@ -115,6 +117,7 @@ def open_story(url: str) -> Ledger:
     """The ledger of a URL, with the story in it."""
     ledger = Ledger(Journal(Factory(database=Database(url))))
     write_story(ledger)
+    ledger.journal.blobs.add([ATTACHMENT])
     return ledger
 
 

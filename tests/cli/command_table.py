@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 
 import click
 
 KEY = "customer-1"
 RUN = "aaaa1111"
+ATTACHMENT = b"An attachment."
+ADDRESS = f"sha256:{sha256(ATTACHMENT).hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("replay", "cancel"): Entry(("replay", "cancel", "00000000")),
     ("import",): Entry(("import", "-")),
     ("export",): Entry(("export", "--all"), writes=("--output", "FILE"), reads=True),
+    ("blobs", "list"): Entry(("blobs", "list"), reads=True),
+    ("blobs", "extract"): Entry(("blobs", "extract", ADDRESS, "--output", "FILE"), reads=True),
+    ("blobs", "prune"): Entry(("blobs", "prune"), reads=True),
     ("db", "status"): Entry(("db", "status"), reads=True),
     ("db", "check"): Entry(("db", "check"), reads=True),
     ("db", "backup"): Entry(("db", "backup", "FILE"), reads=True),

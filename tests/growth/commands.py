@@ -6,7 +6,7 @@ import io
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
-from ..cli.command_table import TABLE
+from ..cli.command_table import ADDRESS, TABLE
 from .calls import BOTH, CONVERSATIONS, LIMIT, MESSAGES, Call, Place, whole
 
 READING = {path for path, entry in TABLE.items() if entry.reads}
@@ -64,6 +64,9 @@ COMMANDS: dict[str, Call] = {
     "replay reconcile": _whole(BOTH, "replay", "reconcile", "--all", brief=True),
     "replay jobs": _flat("replay", "jobs"),
     "export": _whole(BOTH, "export", "--all", brief=True),
+    "blobs list": _flat("blobs", "list"),
+    "blobs extract": _flat("blobs", "extract", ADDRESS, "--output", "FILE"),
+    "blobs prune": _flat("blobs", "prune"),
     "db status": _flat("db", "status"),
     "db check": _whole(BOTH, "db", "check", brief=True),
     "db backup": _whole(BOTH, "db", "backup", "FILE", brief=True),

@@ -22,6 +22,8 @@ from threadledger.domain.journal import Journal, StoredRow, StreamHead
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
 from threadledger.domain.ledger import Ledger
 
+from ..cli.command_table import ATTACHMENT
+
 Text = TypeVar("Text", str, bytes)
 
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
@@ -111,6 +113,7 @@ class _Filler:
 
     def close(self) -> int:
         self._connection.close()
+        self._ledger.journal.blobs.add([ATTACHMENT])
         self._ledger.close()
         return self.events
 
