@@ -249,9 +249,9 @@ def test_every_cause_has_a_case():
 def test_the_causes_are_those_of_the_contract():
     assert " ".join(Cause) == (
         "assistant_missing assistant_misconfigured instructions_too_long too_many_tools tool_not_supported "
-        "content_not_supported empty_memory rate_limited quota_exhausted context_too_long content_filtered authentication permission model_unavailable "
-        "provider_error provider_gone thread_missing thread_busy timed_out network expired cancelled incomplete "
-        "tool_failed history_refused file_missing interrupted unknown"
+        "content_not_supported empty_memory rate_limited quota_exhausted context_too_long content_filtered authentication "
+        "permission model_unavailable provider_error provider_gone thread_missing thread_busy timed_out network expired "
+        "cancelled incomplete tool_failed history_refused file_missing interrupted unknown"
     )
 
 
