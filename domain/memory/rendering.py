@@ -8,6 +8,7 @@ already is not changed, and neither is an item of a thread that was written from
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import json
 import math
@@ -363,7 +364,7 @@ def _shapes(given: Any) -> Iterator[Part]:
         case {"type": "input_file"}:
             yield from _file(given)
         case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(kind)}}:
-            if data and kind in AUDIO_FORMATS:
+            if kind in AUDIO_FORMATS and _is_base64(data):
                 yield Verbatim(_text_of_json({"type": "input_audio", "input_audio": {"data": data, "format": kind}}))
         case _:
             pass
@@ -382,7 +383,7 @@ def _stored(part: Part) -> Part | None:
 
 
 def _image(url: str, detail: object) -> Iterator[Part]:
-    if IMAGE_ADDRESS.fullmatch(url):
+    if IMAGE_ADDRESS.fullmatch(url) and (not url.startswith("data:") or _is_base64(url.partition(",")[2])):
         yield Image(url, detail if isinstance(detail, str) and detail in IMAGE_DETAILS else None)
 
 
@@ -390,13 +391,25 @@ def _file(inner: Mapping[str, Any]) -> Iterator[Part]:
     match inner:
         case {"file_id": str(file_id)} if file_id.strip():
             yield File(file_id)
-        case {"file_data": str(data), "filename": str(name)} if data and name.strip():
+        case {"file_data": str(data), "filename": str(name)} if name.strip() and _is_base64(_without_type(data)):
             file = {"filename": name, "file_data": data}
             yield Verbatim(_text_of_json({"type": "file", "file": file}))
         case {"file_url": str(url)} if url.startswith(("http://", "https://")):
             yield File(url=url)
         case _:
             pass
+
+
+def _without_type(data: str) -> str:
+    return data.partition(",")[2] if data.startswith("data:") else data
+
+
+def _is_base64(data: str) -> bool:
+    """Return whether data can be decoded: a provider refuses a request with any other."""
+    try:
+        return bool(binascii.a2b_base64(data, strict_mode=True))
+    except ValueError:  # also text that is not ASCII
+        return False
 
 
 def _words(given: Any) -> str:

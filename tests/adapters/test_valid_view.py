@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from threadledger.adapters.anthropic import request_of
-from threadledger.adapters.openai import AssistantsThreads, ConversationThreads
+from threadledger.adapters.openai import AssistantsThreads, Client, ConversationThreads
 from threadledger.adapters.simulator.ids import SeededIds
 from threadledger.adapters.wire import ApiError, bodies, items, messages_api
 from threadledger.domain.conversation.messages import JournaledMessage
@@ -20,7 +20,7 @@ from threadledger.domain.memory import Memory
 
 from .poison import AUDIO, HELLO, POISONED, Stored, call, calling, said
 
-NO_CLIENT = cast("Any", None)
+NO_CLIENT = Client()
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 
 

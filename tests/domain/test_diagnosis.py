@@ -273,6 +273,8 @@ def test_every_cause_has_advice_that_names_a_setting_or_a_command(cause):
 
 
 SETTINGS = {
+    "THREADLEDGER_ON_LOSS",
+    "THREADLEDGER_MEMORY_LAST",
     "OPENAI_API_KEY",
     "OPENAI_BASE_URL",
     "AZURE_OPENAI_ENDPOINT",

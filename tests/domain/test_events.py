@@ -135,6 +135,8 @@ class TestRegistry:
             "MemoryCleared",
             "RerunAccepted",
             "ProfileDefined",
+            "AttachmentUploaded",
+            "AttachmentRemoved",
             "JobItemsPlanned",
             "JobStarted",
             "JobItemsEnded",

@@ -15,7 +15,6 @@ from uuid import uuid4
 import pytest
 
 from threadledger.adapters import Simulator
-from threadledger.adapters.openai.lost_parts import lost_parts
 from threadledger.domain import limits
 from threadledger.domain.conversation import Profile, parse_message
 from threadledger.domain.errors import AllBackendsFailed
@@ -369,9 +368,9 @@ def test_ids_of_threads_and_files_stay_at_their_endpoint(
 )
 def test_a_part_that_a_kind_of_backend_does_not_take_is_dropped_and_named(kind: str, part: Any) -> None:
     memory = Memory().with_messages([parse_message({"role": "user", "content": [part, HEARD]})])
-    assert lost_parts(kind, memory) == [f"part:{part['type']}"]
+    assert memory.lost_parts(kind)[1] == [f"part:{part['type']}"]
     memory = Memory().with_messages([parse_message({"role": "user", "content": [HEARD, PICTURE]})])
-    assert lost_parts(kind, memory) == []
+    assert memory.lost_parts(kind)[1] == []
 
 
 def test_an_answer_says_which_parts_its_fallback_was_not_given(open_ledger: Open, simulator: Simulator) -> None:
