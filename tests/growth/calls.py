@@ -232,16 +232,29 @@ CALLS: dict[str, Call] = {
     "Chat.ask(again)": Call(
         lambda it: it[0].chat.ask("Where is it?", idempotency_key=it[1]), given=_answered, writes=True
     ),
+    "Chat.ask(options)": Call(
+        lambda it: it.chat.ask("Where is it?", temperature=0.5, metadata={"ticket": "7"}, actor="ann"), writes=True
+    ),
+    "Chat.append(expected)": Call(
+        lambda it: it[0].chat.append("user", "And now?", expected_version=it[1]),
+        given=lambda it: (it, it.ledger.state(it.key).version),
+        writes=True,
+    ),
     "Chat.clear": Call(lambda it: it.chat.clear(), axes=frozenset({CONVERSATIONS}), writes=True),
     "Chat.events": whole(MESSAGES, do=lambda it: it.chat.events()),
     "Chat.events(after)": Call(lambda it: it.chat.events(max(it.ledger.state(it.key).version - LIMIT, 0))),
     "Chat.exchange": Call(_own_exchange, writes=True),
     "Chat.extend": Call(lambda it: it.chat.extend([{"role": "user", "content": "One more."}] * LIMIT), writes=True),
+    "Chat.extend(again)": Call(
+        lambda it: it.chat.extend([{"role": "user", "content": "One more."}] * LIMIT, idempotency_key="list"),
+        writes=True,
+    ),
     "Chat.failures": Call(lambda it: it.chat.failures()),
     "Chat.memory": whole(MESSAGES, do=lambda it: it.chat.memory().messages),
     "Chat.memory(last)": Call(lambda it: it.chat.memory(last=5).messages),
     "Chat.memory(tokens)": Call(lambda it: it.chat.memory(tokens=50).messages),
     "Chat.rerun": Call(lambda it: it[0].chat.rerun(it[1]), given=_abandoned, writes=True),
+    "Chat.rerun(options)": Call(lambda it: it[0].chat.rerun(it[1], temperature=0.5), given=_abandoned, writes=True),
     "Chat.retract": Call(lambda it: it[0].chat.retract(it[1]), given=_newest_message, writes=True),
     "Chat.run": Call(_own_run, writes=True),
     "Chat.run(failed)": Call(_failed_run, writes=True),
