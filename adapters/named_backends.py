@@ -401,6 +401,7 @@ class Endpoints:
             key_name=name,
             is_home=False,
             allow=self._client.allow,
+            open_uploads=self._client.open_uploads,
         )
         if named.base_url is not None and elsewhere.endpoint != self._client.endpoint:
             return elsewhere

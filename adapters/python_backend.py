@@ -28,7 +28,7 @@ from threadledger.domain.exchange import (
     Delta,
     Pieces,
     failure_of_error,
-    has_stored_file,
+    number_of_stored_files,
 )
 from threadledger.domain.failures import Cause, Failure, whole_text
 from threadledger.domain.ids import now
@@ -57,7 +57,11 @@ class PythonBackend:
 
     def lacks(self, request: BackendRequest) -> list[str]:
         hosted = [f"tool:{kind}" for kind in _hosted_tools(request)]
-        return [*hosted, "part:file"] if has_stored_file(request.memory) else hosted
+        return [*hosted, "part:file"] if number_of_stored_files(request.memory) else hosted
+
+    def losses(self, request: BackendRequest) -> dict[str, int]:
+        count = number_of_stored_files(request.memory)
+        return {"part:file": count} if count else {}
 
     def preflight(self, request: BackendRequest) -> Failure | None:
         if request.memory.is_empty:

@@ -202,6 +202,7 @@ class Settings:
     backends: tuple[str, ...] = _field("THREADLEDGER_BACKENDS", _names, ("responses", "chat"))
     config: Path | None = _field("THREADLEDGER_CONFIG", _path)
     fallback: Literal["drop", "strict"] = _field("THREADLEDGER_FALLBACK", _choice("drop", "strict"), "drop")
+    on_loss: Literal["allow", "refuse"] = _field("THREADLEDGER_ON_LOSS", _choice("allow", "refuse"), "allow")
     stream_fallback: Literal["restart", "continue"] = _field(
         "THREADLEDGER_STREAM_FALLBACK", _choice("restart", "continue"), "restart"
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from threadledger.domain.exchange import Backend, BackendOptions, Policy, Services, ToolFunction
     from threadledger.domain.journal import Observer
     from threadledger.domain.journal.blobs import BlobFiles
+    from threadledger.domain.journal.uploads import Uploads
     from threadledger.domain.threads import MirrorHeads, ThreadMirror
 
     from .named_backends import Endpoints
@@ -93,7 +94,7 @@ def open_ledger(
         database.close()
         raise
     journal.watch.observers = (RunLog(settings.log_text), *watching)
-    return Ledger(journal, partial(_services, settings, database, profile, functions, wait))
+    return Ledger(journal, partial(_services, settings, database, journal, profile, functions, wait))
 
 
 def _blob_files(settings: Settings) -> BlobFiles:
@@ -106,6 +107,7 @@ def _blob_files(settings: Settings) -> BlobFiles:
 def _services(
     settings: Settings,
     database: Database,
+    journal: Journal,
     profile: Profile,
     tools: Mapping[str, ToolFunction],
     wait: Callable[[float], None],
@@ -115,7 +117,7 @@ def _services(
 
     from .formats import MemoryLines
 
-    client = client_of(settings)
+    client = replace(client_of(settings), open_uploads=partial(_uploads, journal))
     endpoints = _endpoints(settings, client)
     mirrors = _mirrors(endpoints.home if endpoints is not None else client)
     always = [settings.threads] if settings.threads in mirrors else []
@@ -135,6 +137,12 @@ def _services(
         close=(endpoints or client).close,
         aclose=(endpoints or client).aclose,
     )
+
+
+def _uploads(journal: Journal) -> Uploads:
+    from threadledger.domain.journal.uploads import Uploads
+
+    return Uploads(journal)
 
 
 def _heads(database: Database) -> MirrorHeads:
@@ -167,6 +175,7 @@ def _policy(settings: Settings, profile: Profile) -> Policy:
         deadline_seconds=settings.deadline_seconds,
         while_running=settings.while_running,
         fallback=settings.fallback,
+        on_loss=settings.on_loss,
         stream_fallback=settings.stream_fallback,
     )
 

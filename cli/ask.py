@@ -17,7 +17,7 @@ from .output import emit_line, emit_many, emit_one, note, print_json, short
 from .terminal import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from threadledger.domain.errors import AllBackendsFailed
     from threadledger.domain.exchange import Answer, AskKeywords, StartedOver, StreamPart
@@ -42,6 +42,52 @@ def exchange_options(command: Any) -> Any:
     return command
 
 
+def attachment_options(command: Any) -> Any:
+    """Add the options that attach files to a question; a command receives them as `image`, `file` and `audio`."""
+    options = (
+        click.option("--image", multiple=True, metavar="FILE|URL", help="Attach an image; can be repeated."),
+        click.option(
+            "--file", multiple=True, metavar="FILE|URL", help="Attach a file, such as a PDF; can be repeated."
+        ),
+        click.option(
+            "--audio", multiple=True, metavar="FILE", help="Attach a recording (WAV or MP3); can be repeated."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _question_with(ledger: Ledger, text: str, chosen: dict[str, Any]) -> str | list[dict[str, Any]]:
+    """Return a question with the attachments that were given, whose files are stored first."""
+    from threadledger.domain.errors import InvalidInput
+
+    parts: list[dict[str, Any]] = []
+    for kind, wanted in (("image", "image_url"), ("file", "file"), ("audio", "input_audio")):
+        for given in chosen[kind]:
+            if given.lower().startswith(("http://", "https://")):
+                if kind == "audio":
+                    raise InvalidInput(f"--audio {given}: no API takes a recording by its URL; give a file")
+                parts.append({"type": wanted, wanted: {"url": given}})
+                continue
+            part = ledger.attach(given)
+            if kind != "file" and part["type"] != wanted:
+                what = "an image" if kind == "image" else "a WAV or MP3 recording"
+                raise InvalidInput(f"--{kind} {given}: the file is not {what}; use --file to attach it as it is")
+            parts.append(part if kind != "file" else _as_file(part, given))
+    return [{"type": "text", "text": text}, *parts] if parts else text
+
+
+def _as_file(part: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return a part that refers to the same bytes as a file, whatever they are."""
+    if part["type"] == "file":
+        return part
+    inner = part[part["type"]]
+    media_type = inner.get("media_type") or {"wav": "audio/wav", "mp3": "audio/mpeg"}.get(inner.get("format", ""))
+    facts = {"blob": inner["blob"], "media_type": media_type, "size": inner["size"], "filename": Path(path).name}
+    return {"type": "file", "file": facts}
+
+
 def _keywords(ledger: Ledger, chosen: dict[str, Any]) -> AskKeywords:
     """Return the options that were given as the keyword arguments of `Chat.ask`."""
     given: AskKeywords = {"model": chosen["model"], "instructions": chosen["system"], "backend": chosen["backend"]}
@@ -58,6 +104,7 @@ def _keywords(ledger: Ledger, chosen: dict[str, Any]) -> AskKeywords:
 )
 @click.option("--idempotency-key", metavar="K", help="Makes retries safe: the same key again returns the first answer.")
 @exchange_options
+@attachment_options
 @common
 def ask(key: str, text: str, stream: bool, idempotency_key: str | None, **chosen: Any) -> int:
     """Ask a question in conversation KEY and print the answer.
@@ -69,11 +116,12 @@ def ask(key: str, text: str, stream: bool, idempotency_key: str | None, **chosen
 
     with opened(create=True, sends=True, profile=chosen["profile"]) as ledger:
         chat, options = ledger.conversation(key), _keywords(ledger, chosen)
+        question = _question_with(ledger, text, chosen)
         try:
             if stream:
-                answer = streamed(chat, text, idempotency_key, options)
+                answer = streamed(chat, question, idempotency_key, options)
             else:
-                answer = chat.ask(text, idempotency_key=idempotency_key, **options)
+                answer = chat.ask(question, idempotency_key=idempotency_key, **options)
                 show_answer(answer)
         except AllBackendsFailed as error:
             if invocation().output != "table":
@@ -91,6 +139,8 @@ def show_answer(answer: Answer) -> None:
         note(f"run {short(failure.run_id)} on {failure.backend} failed: {failure.cause.value} ({failure.summary()})")
     if answer.fallback:
         note(f"answered by fallback: {answer.backend} ({answer.model}){_without(answer.dropped)}")
+    if answer.losses:
+        note(f"not shown to the model, or not kept of its answer: {_counts(answer.losses)}")
     emit_one(_as_json(answer), lambda console: _print_exactly(f"{answer.text}\n"))
 
 
@@ -113,6 +163,7 @@ def _as_json(answer: Answer) -> dict[str, Any]:
         "version": answer.version,
         "usage": answer.usage.as_json(),
         "dropped": list(answer.dropped),
+        "losses": dict(answer.losses),
     }
 
 
@@ -125,7 +176,11 @@ def _unanswered(error: AllBackendsFailed) -> dict[str, Any]:
     nothing = dict.fromkeys(("answer", "backend", "model", "run_id", "version", "usage"))
     failures = [failure.as_json() for failure in error.failures]
     ids = {"key": error.key, "exchange_id": error.exchange_id}
-    return {**ids, **nothing, "fallback": False, "failures": failures, "dropped": []}
+    return {**ids, **nothing, "fallback": False, "failures": failures, "dropped": [], "losses": {}}
+
+
+def _counts(losses: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(losses.items()))
 
 
 def _without(dropped: Sequence[str]) -> str:
@@ -135,6 +190,7 @@ def _without(dropped: Sequence[str]) -> str:
 @click.command()
 @click.argument("key", type=KEY, shell_complete=complete_keys)
 @exchange_options
+@attachment_options
 @common
 def chat(key: str, **chosen: Any) -> int:
     """Chat in conversation KEY: each line is a question; /quit, Ctrl-D or an empty line ends the chat.
@@ -147,7 +203,7 @@ def chat(key: str, **chosen: Any) -> int:
         _greet(ledger, key, options)
         for each in conversation.memory(last=6).messages:
             note(f"{each.message.role.value}: {each.message.text}")
-        answered = _answered(conversation, options)
+        answered = _answered(conversation, options, lambda line: _question_with(ledger, line, chosen))
         if invocation().output == "csv":
             emit_many(answered, ())
         else:
@@ -157,16 +213,24 @@ def chat(key: str, **chosen: Any) -> int:
     return Exit.DONE
 
 
-def _answered(conversation: Chat, options: AskKeywords) -> Iterator[dict[str, Any]]:
-    """Ask each line of standard input and yield the answer, or the failed runs of a question without an answer."""
+def _answered(
+    conversation: Chat, options: AskKeywords, first: Callable[[str], str | list[dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """Ask each line of standard input and yield the answer, or the failed runs of a question without an answer.
+
+    `first` returns the first question with what is attached to it.
+    """
+    is_first = True
     from threadledger.domain.errors import AllBackendsFailed, InvalidInput
 
     while (line := _question()) and line.split()[0] not in QUITTING:
         if line.startswith("/") and not line.startswith("//"):
             note(_about_command(line.split()[0]))
             continue
+        text = line.removeprefix("/")
+        question, is_first = first(text) if is_first else text, False
         try:
-            yield _as_last_part(streamed(conversation, line.removeprefix("/"), None, options))
+            yield _as_last_part(streamed(conversation, question, None, options))
         except AllBackendsFailed as error:
             note(error_message(error))
             yield _unanswered(error)
@@ -218,7 +282,7 @@ NOT_THE_ANSWER = "[interrupted: this is not the answer]"
 """Line that ends the text of a failed run on stdout; the reason goes to stderr, which may be redirected elsewhere."""
 
 
-def streamed(chat: Chat, text: str, idempotency_key: str | None, options: AskKeywords) -> Answer:
+def streamed(chat: Chat, text: str | list[dict[str, Any]], idempotency_key: str | None, options: AskKeywords) -> Answer:
     """Ask a question, show the answer while it arrives, and return it; with `-o json` and `csv` nothing is shown."""
     from threadledger.domain.exchange import Answer
 
@@ -266,6 +330,8 @@ class _Shown:
                 note(f"calls {part.name} {printable(part.arguments[:ARGUMENTS_SHOWN_CHARS], lines=False)}")
             case "started_over":
                 self._start_over(part)
+            case "not_shown":
+                note(f"not shown to {part.backend}: {_counts(part.losses)}")
             case "answer":
                 if self._at is None or self._at[0] != part.run_id:
                     continued = self._chars if part.run_id == self._continues else 0

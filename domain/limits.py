@@ -91,6 +91,13 @@ ABANDONED_KEPT = 50
 ANSWERED_KEPT = 20
 """Number of answered exchanges in the aggregate's state, so that a late caller cannot answer one of them again."""
 
+INLINE_BYTES_MAX = 20 * 1024 * 1024
+"""Maximum size of the data inside one request, in bytes of base64; OpenAI takes images of up to 20 MB there. More is refused
+before the call."""
+
+UPLOAD_BYTES_MIN = 4 * 1024 * 1024
+"""Size of an attachment, in bytes, above which it is uploaded once instead of being sent inside each request."""
+
 IMAGE_LOW_TOKENS = 85
 IMAGE_TOKENS = 765
 """Tokens of an image in a budget: with the detail `low`, and otherwise: 85 and 170 for each of the four tiles of 512 pixels

@@ -24,8 +24,9 @@ LAYERS = ("domain", "adapters", "cli")
 ROOMS = ("failures", "conversation", "memory", "effects", "journal", "threads", "exchange", "replay", "ledger")
 """Rooms of the domain; an import goes to the left. Modules at the root of the domain are below all rooms."""
 OPEN_MODULES = {
-    *("threadledger.domain.conversation.events", "threadledger.domain.conversation.messages"),
-    "threadledger.domain.journal.blobs",
+    *(f"threadledger.domain.conversation.{name}" for name in ("events", "messages", "parts", "attachments")),
+    *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads")),
+    "threadledger.domain.memory.sending",
 }
 OPEN_ROOM = "threadledger.adapters.wire"
 """Modules that a room shows in addition to its face, and a room of which all modules are shown."""

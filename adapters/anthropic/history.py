@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from threadledger.domain.conversation.messages import ToolCall, loose_call
+from threadledger.domain.memory.sending import not_shown
 
 from ..openai import INSTRUCTIONS, whole
 
@@ -31,7 +32,11 @@ NAME_CHARS_MAX = 64
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 """Media types of images. Source: `Base64ImageSourceParam` of the SDK (anthropic 2.14)."""
 
+DOCUMENT_TYPES = frozenset({"application/pdf", "text/plain"})
+"""Media types of documents. Source: `Base64PDFSourceParam` and `PlainTextSourceParam` of the SDK (anthropic 2.14)."""
+
 _FOREIGN = re.compile(r"[^a-zA-Z0-9_-]")
+_FILE_DATA = re.compile(r"data:([^,;]+);base64,(.+)", re.DOTALL)
 _DATA_URL = re.compile(r"data:(image/[a-z]+);base64,(.+)", re.DOTALL | re.IGNORECASE)
 
 
@@ -141,6 +146,9 @@ def _blocks(content: Any) -> list[Block]:
         match part:
             case {"type": "image_url", "image_url": {"url": str(url)}} if source := _source_of(url):
                 found.append({"type": "image", "source": source})
+            case {"type": "file", "file": dict(file)} if source := _document_of(file):
+                title = file.get("filename")
+                found.append({"type": "document", "source": source} | ({"title": title} if title else {}))
             case _:
                 found += [_text(text) for text in _texts([part], others=True)]
     return found
@@ -161,6 +169,22 @@ def _source_of(url: str) -> dict[str, str] | None:
     return {"type": "base64", "media_type": found[1].lower(), "data": data} if data else None
 
 
+def _document_of(file: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return a document's source; None if it is neither a URL of the web, nor a PDF or a text as data."""
+    if isinstance(file.get("url"), str):
+        return {"type": "url", "url": file["url"]}
+    found = _FILE_DATA.fullmatch(str(file.get("file_data")))
+    if found is None or found[1] not in DOCUMENT_TYPES:
+        return None
+    if found[1] == "application/pdf":
+        return {"type": "base64", "media_type": found[1], "data": found[2]}
+    try:
+        text = binascii.a2b_base64(found[2], strict_mode=True).decode("utf-8", "replace")
+    except ValueError:
+        return None
+    return {"type": "text", "media_type": found[1], "data": text} if text.strip() else None
+
+
 def _texts(content: Any, *, others: bool = False) -> list[str]:
     """Return the texts that are not blank; with `others`, also a text for each part of another type."""
     if isinstance(content, str):
@@ -171,7 +195,7 @@ def _texts(content: Any, *, others: bool = False) -> list[str]:
             case {"type": "text", "text": str(text)} | {"type": "refusal", "refusal": str(text)}:
                 found.append(text)
             case _ if others:
-                found.append(f"[{part.get('type', 'content')} not shown]")
+                found.append(not_shown(part))
     return [text for text in found if text.strip()]
 
 

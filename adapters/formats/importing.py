@@ -120,7 +120,7 @@ class _Batch:
 
     def _stored_new(self, found: Sequence[Found]) -> dict[str, Imported]:
         try:
-            self._ledger.journal.store(*map(_new, found))
+            self._ledger.journal.store(*(_new(self._ledger, each) for each in found))
         except ConversationChanged:  # another process started one of them: store each in its own transaction
             return {each.key: _store_one(self._ledger, each) for each in found}
         return {each.key: _imported(each) for each in found}
@@ -156,16 +156,23 @@ def _with_stored_metadata(found: Found) -> Found:
 
 def _store_one(ledger: Ledger, found: Found) -> Imported:
     try:
-        ledger.journal.store(_new(found))
+        ledger.journal.store(_new(ledger, found))
         return _imported(found)
     except ConversationChanged:
         return _extended(ledger, found, {})
 
 
-def _new(found: Found) -> Conversation:
+def _new(ledger: Ledger, found: Found) -> Conversation:
     conversation = Conversation.start(found.key, found.metadata)
-    _journal(conversation, found.entries)
+    _journal(conversation, _kept(ledger, found.entries))
     return conversation
+
+
+def _kept(ledger: Ledger, entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Store the data inside messages, and return the messages with the addresses of their attachments."""
+    if isinstance(entries, UsualEntries):
+        return entries
+    return [each._replace(message=ledger.journal.keep(each.message)) for each in entries]
 
 
 def _imported(found: Found) -> Imported:
@@ -198,8 +205,9 @@ def _extended(ledger: Ledger, found: Found, known: Known) -> Imported:
             return _extend(ledger, found)
         if not missing:
             return Imported(found.line, found.key, "unchanged", 0, found.note, found.left_out)
+        kept = _kept(ledger, missing)
         try:
-            ledger.journal.commit(found.key, lambda conversation: _journal(conversation, missing))
+            ledger.journal.commit(found.key, lambda conversation: _journal(conversation, kept))
         except ConversationChanged:  # another process imports the same
             return _extend(ledger, found)
         return Imported(found.line, found.key, "extended", len(missing), found.note, found.left_out)
@@ -215,13 +223,21 @@ def _known_to_be_missing(ledger: Ledger, found: Found, known: Known) -> Sequence
     missing = found.entries[count:]
     if found.other_branches or (missing and not known):
         return None
-    if any(known[IMPORTED + entry.place] != fingerprint_of(entry.message) for entry in found.entries[:count]):
+    if not all(_is_known_as(ledger, entry, known[IMPORTED + entry.place]) for entry in found.entries[:count]):
         return None
     if any(each.message_id or each.piece_of or each.whole or IMPORTED + each.place in known for each in missing):
         return None
     if found.thread_id is not None and ledger.journal.require(found.key).state.links:
         return None  # it may be this ledger's own thread
     return missing
+
+
+def _is_known_as(ledger: Ledger, entry: Entry, fingerprint: bytes | None) -> bool:
+    """Return whether a message has this fingerprint: with its data inside, as earlier versions stored it, or without."""
+    if fingerprint == fingerprint_of(entry.message):
+        return True
+    kept = ledger.journal.keep(entry.message)
+    return kept is not entry.message and fingerprint == fingerprint_of(kept)
 
 
 def _extend(ledger: Ledger, found: Found) -> Imported:
@@ -285,10 +301,12 @@ class _ExistingConversation:
         if not missing and not gone:
             return Imported(found.line, found.key, "unchanged", 0, found.note, found.left_out)
 
+        kept = _kept(self._ledger, missing)
+
         def decide(conversation: Conversation) -> None:
             for message_id in gone:
                 conversation.retract(message_id, LEFT_BRANCH)
-            _journal(conversation, missing)
+            _journal(conversation, kept)
 
         self._ledger.journal.commit(found.key, decide)
         left_out = dict(found.left_out) | ({"retracted": len(gone)} if gone else {})
@@ -313,7 +331,9 @@ class _ExistingConversation:
 
     def _compare(self, earlier: events.MessageJournaled, entry: Entry) -> None:
         before = restore_message(earlier)
-        if not self._is_equal(before, entry.message) and not self._was_repaired(before, entry):
+        kept = self._ledger.journal.keep(entry.message) if earlier.blobs else entry.message
+        is_equal = self._is_equal(before, entry.message) or self._is_equal(before, kept)
+        if not is_equal and not self._was_repaired(before, entry):
             raise IdempotencyConflict(
                 f"{entry.name} of {self._found.key!r} differs from the one imported earlier: nothing of this "
                 "conversation was imported; give the changed conversation another id"

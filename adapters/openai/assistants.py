@@ -8,7 +8,7 @@ from the thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,7 +36,7 @@ from .threads import (
     left_there,
     thread_text,
 )
-from .tools import answer_calls, lacks, preflight, too_many_rounds
+from .tools import answer_calls, lacks, losses, preflight, too_many_rounds
 
 KIND = "assistants"
 RUNS = "POST /threads/{thread_id}/runs"
@@ -116,6 +116,9 @@ class AssistantsBackend:
     def lacks(self, request: BackendRequest) -> list[str]:
         found = lacks(KIND, request, self._set.is_home)
         return [name for name in found if not (self._assistants.pinned and name.startswith("tool:"))]
+
+    def losses(self, request: BackendRequest) -> Mapping[str, int]:
+        return losses(KIND, request, self._set.is_home)
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
         deadline = time.monotonic() + request.timeout_seconds

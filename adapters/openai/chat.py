@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -20,8 +21,8 @@ from threadledger.domain.exchange import BackendOptions, BackendRequest
 from threadledger.domain.failures import Failure
 
 from .bodies import Context, Seen, answer_text, no_answer
-from .client import Client, Spent, call, calling, context_of, extra_body, read_reply
-from .tools import answer_calls, lacks, offered_tools, preflight, too_many_rounds, unknown_calls
+from .client import Client, Spent, call, calling, context_of, extra_body, read_reply, with_attachments
+from .tools import answer_calls, lacks, losses, offered_tools, preflight, too_many_rounds, unknown_calls
 
 ENDPOINT = "POST /chat/completions"
 
@@ -49,6 +50,9 @@ class ChatBackend:
     def lacks(self, request: BackendRequest) -> list[str]:
         return lacks(self._context.backend, request, self._set.is_home)
 
+    def losses(self, request: BackendRequest) -> Mapping[str, int]:
+        return losses(self._context.backend, request, self._set.is_home)
+
     def answer(self, request: BackendRequest) -> Effects[Completion]:
         spent = Spent()
         with spent.reported():
@@ -60,7 +64,11 @@ class ChatBackend:
         system: list[Any] = [{"role": "system", "content": instructions}] if instructions else []
         make = self._streamed if request.stream else self._created
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
-            seen = yield from make(request, [*system, *memory.as_chat_messages()], deadline, number)
+            given = [*system, *memory.chat_entries()]
+            left = deadline - time.monotonic()
+            seen = yield from with_attachments(
+                self._client, given, self._context.backend, memory, left, partial(make, request, deadline, number)
+            )
             spent.add(seen.usage)
             if not isinstance(seen.outcome, Completion):
                 raise ProviderRefused(seen.outcome or no_answer(None, self._context))
@@ -76,13 +84,13 @@ class ChatBackend:
             memory = memory.with_messages([Message(Role.ASSISTANT, text or None, calls), *results])
         raise too_many_rounds()
 
-    def _created(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> Effects[Seen]:
+    def _created(self, request: BackendRequest, deadline: float, number: int, messages: list[Any]) -> Effects[Seen]:
         options, resource = self._options(request, messages, deadline), attrgetter(self._resource)
         with calling(self._context.endpoint):
             raw = yield call(self._client, lambda sdk: resource(sdk).with_raw_response.create(**options))
         return read_reply(raw, self._context)
 
-    def _streamed(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> Effects[Seen]:
+    def _streamed(self, request: BackendRequest, deadline: float, number: int, messages: list[Any]) -> Effects[Seen]:
         """Stream a completion and pass on its text. A stream that ends without a `finish_reason` is a failure."""
         options, resource = self._options(request, messages, deadline), attrgetter(self._resource)
         from .folds import fold_of

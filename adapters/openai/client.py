@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from threadledger.domain.conversation.messages import Usage
-from threadledger.domain.effects import Call
+from threadledger.domain.effects import Call, Effects
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Failure, keep_secret
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     from threadledger.domain.exchange import BackendOptions
+    from threadledger.domain.journal.uploads import Uploads
+    from threadledger.domain.memory import Memory
 
 SDK = TypeVar("SDK")
 
@@ -60,6 +62,12 @@ class Client:
 
     allow: Callable[[], object] = field(default=lambda: None, repr=False, compare=False)
     """Called before the SDK is used; raises if nothing may be sent there."""
+
+    open_uploads: Callable[[], Uploads | None] = field(default=lambda: None, repr=False, compare=False)
+    """Returns the record of uploaded attachments; None: nothing is uploaded."""
+
+    has_no_files: bool = field(default=False, repr=False, compare=False)
+    """Whether the provider was found to have no Files API."""
 
     def __post_init__(self) -> None:
         keep_secret(self.api_key)
@@ -135,6 +143,16 @@ class Client:
         parts = urlsplit(base_url or OPENAI_BASE_URL)
         host = parts.netloc.rpartition("@")[2]
         return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+
+    @cached_property
+    def uploads(self) -> Uploads | None:
+        """Return the record of uploaded attachments; None: nothing is uploaded."""
+        return self.open_uploads()
+
+    @property
+    def files_place(self) -> str:
+        """Return where uploaded files are: another key at the same endpoint may be another account."""
+        return self.endpoint if self.is_home else f"{self.endpoint} ({self.key_name})"
 
     def close(self) -> None:
         """Close the connections of `sdk`, if it was used; the next call opens new ones."""
@@ -212,6 +230,30 @@ def _quieten() -> None:
 def call(client: Client, do: Callable[[Any], Any]) -> Call:
     """Return the effect of one SDK call: `do` receives the SDK's client and returns the response, or an awaitable of it."""
     return Call(lambda: do(client.sdk), lambda: do(client.async_sdk))
+
+
+def with_attachments(
+    client: Client,
+    entries: list[Any],
+    dialect: str,
+    memory: Memory,
+    seconds: float,
+    send: Callable[[list[Any]], Effects[SDK]],
+) -> Effects[SDK]:
+    """Send messages or items with their attachments, as data or by the ids of files that are uploaded first.
+
+    Raises:
+        ProviderRefused: an upload or the request failed, or the data is too large for a request.
+    """
+    if not memory.has_parts:
+        return (yield from send(entries))
+    from .uploads import on_wire, without_gone_uploads
+
+    given, sent = yield from on_wire(client, entries, dialect, memory.read_blob, seconds)
+    try:
+        return (yield from send(given))
+    except ProviderRefused as refused:
+        raise (yield from without_gone_uploads(client, refused, sent)) from refused
 
 
 @contextmanager

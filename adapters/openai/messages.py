@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from threadledger.domain.conversation import parse_message
-from threadledger.domain.conversation.messages import Message, Role, Text, ToolCall
+from threadledger.domain.conversation.messages import Message, Role, ToolCall
+from threadledger.domain.conversation.parts import Text
 from threadledger.domain.errors import InvalidMessage
 from threadledger.domain.failures import whole_text
 from threadledger.domain.ids import new_id

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from threadledger.domain import limits
@@ -24,12 +25,12 @@ from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_w
 from threadledger.domain.memory import response_items
 
 from .bodies import Context, Seen, no_answer
-from .client import Client, Spent, call, calling, context_of, extra_body, read_reply
+from .client import Client, Spent, call, calling, context_of, extra_body, read_reply, with_attachments
 from .folds import ResponseFold
 from .objects import fetched
 from .streams import closing, emit_rest, followed, opened
 from .threads import found_answer, is_there, left_there
-from .tools import answer_calls, lacks, preflight, response_tools, too_many_rounds, tool_call
+from .tools import answer_calls, lacks, losses, preflight, response_tools, too_many_rounds, tool_call
 
 
 class ResponsesBackend:
@@ -67,6 +68,9 @@ class ResponsesBackend:
     def lacks(self, request: BackendRequest) -> list[str]:
         return lacks(KIND, request, self._set.is_home)
 
+    def losses(self, request: BackendRequest) -> Mapping[str, int]:
+        return losses(KIND, request, self._set.is_home)
+
     def answer(self, request: BackendRequest) -> Effects[Completion]:
         known = yield from found_answer(request)
         if known is not None:
@@ -82,7 +86,7 @@ class ResponsesBackend:
         conversation = request.thread_id if request.unsent else None
         given: list[Any] = [dict(item.payload) for item in request.unsent] if conversation else []
         memory = request.memory
-        given = given or memory.as_response_items()
+        given = given or memory.response_entries()
         waiting = _calls_found(request)
         if waiting:  # the thread has tool calls of an earlier run whose response was lost
             conversation = request.thread_id
@@ -91,7 +95,9 @@ class ResponsesBackend:
         asked = ResponseTask(request, conversation, deadline, response_tools(request.profile, request.tools))
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
             try:
-                seen = yield from self._making.response(asked, given, number)
+                seen = yield from with_attachments(
+                    self._client, given, KIND, memory, asked.left, partial(self._making.response, asked, number=number)
+                )
             except ProviderRefused as refused:
                 raise (yield from self._explained(refused, conversation)) from refused
             spent.add(seen.usage)
@@ -106,7 +112,7 @@ class ResponsesBackend:
             results = yield from answer_calls(calls, request, message.text)
             memory = memory.with_messages([Message(Role.ASSISTANT, None, calls), *results])
             outputs = [item for result in results for item in response_items(result)]
-            given = outputs if conversation else memory.as_response_items()
+            given = outputs if conversation else memory.response_entries()
         raise too_many_rounds()
 
     def _explained(self, refused: ProviderRefused, conversation: str | None) -> Effects[ProviderRefused]:

@@ -6,32 +6,29 @@ active: `ThreadRuns` finds, cancels and cleans up runs.
 
 from __future__ import annotations
 
+import binascii
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
-from threadledger.domain.conversation.messages import (
-    FOUND_IN_THREAD,
-    Image,
-    JournaledMessage,
-    Message,
-    Part,
-    Role,
-    Text,
-)
+from threadledger.domain.conversation.messages import FOUND_IN_THREAD, JournaledMessage, Message, Role
+from threadledger.domain.conversation.parts import blob_of
 from threadledger.domain.effects import Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendRequest, Delta
 from threadledger.domain.failures import Cause, Failure, diagnose, whole_text
+from threadledger.domain.journal.blobs import hashed_address
 from threadledger.domain.memory import Memory, response_items, valid_arguments, valid_name
+from threadledger.domain.memory.sending import default_name, parts_in, takes
 from threadledger.domain.threads import LEFT_IN_THREAD, Rendering, ThreadItem
 
 from .assistant_setup import shut_down_or
@@ -42,12 +39,22 @@ from .messages import text_in
 from .objects import deleted, every, fetched, one_page
 from .run_bodies import rises, written_by
 
+if TYPE_CHECKING:
+    from threadledger.domain.journal.uploads import Upload
+
 KEY = "threadledger_key"
 MESSAGE_ID = "threadledger_message"
 WRITTEN_AT = "threadledger_written_at"
 """Metadata key for the time a message was written (ISO 8601); the thread's own date is the time of the copy."""
 PRECEDING_IDS = "beside"
 """Payload key for the ids of preceding items (reasoning) that must be deleted together with an item."""
+
+CopyOf = Callable[[str], "Upload | None"]
+"""Function that returns the record of an uploaded file by the provider's id, or None if it is not known."""
+
+
+def _no_copy(_: str) -> None:
+    return None
 
 
 class AssistantsThreads:
@@ -69,6 +76,7 @@ class AssistantsThreads:
         losses: Counter[str] = Counter()
         items: list[ThreadItem] = []
         stored = {each.message_id: each.message for each in memory.messages}
+        look_up_uploads(self._client, memory, self.name)
         for each in memory.in_thread(thread_id):
             if memory.ran_in(each, thread_id) and (each.message.calls() or each.message.role is Role.TOOL):
                 continue  # they are in the steps of the run
@@ -98,6 +106,9 @@ class AssistantsThreads:
 
     def _add(self, thread_id: str, item: ThreadItem) -> Effects[None]:
         content: Any = item.payload.get("content", item.content)
+        if isinstance(content, list):
+            [entry] = yield from self._sent([{"content": content}])
+            content = entry["content"]
         metadata = {MESSAGE_ID: item.message_id} | ({WRITTEN_AT: item.written_at} if item.written_at else {})
         yield from fetched(
             self._client,
@@ -108,6 +119,12 @@ class AssistantsThreads:
             thread_id,
         )
 
+    def _sent(self, entries: list[dict[str, Any]]) -> Effects[list[dict[str, Any]]]:
+        from .uploads import on_wire
+
+        read = self._client.uploads.read if self._client.uploads is not None else None
+        return (yield from on_wire(self._client, entries, self.name, read, self._client.timeout_seconds))[0]
+
     def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
         try:
             messages = yield from every(
@@ -116,7 +133,8 @@ class AssistantsThreads:
                 lambda sdk, **options: sdk.beta.threads.messages.with_raw_response.list(thread_id, **options),
                 thread_id,
             )
-            return [_read_message(message) for message in messages if message.get("thread_id") in (None, thread_id)]
+            ours = (message for message in messages if message.get("thread_id") in (None, thread_id))
+            return [_read_message(message, copies_at(self._client)) for message in ours]
         except ProviderRefused as refused:
             raise (yield from shut_down_or(refused, self._client)) from refused
 
@@ -156,6 +174,7 @@ class ConversationThreads:
         losses: Counter[str] = Counter()
         items = []
         stored = {each.message_id: each.message for each in memory.messages}
+        look_up_uploads(self._client, memory, "responses")
         for each in memory.in_thread(thread_id):
             items += conversation_items(each, stored.get(each.message_id, each.message), losses)
         return Rendering(tuple(items), dict(losses))
@@ -170,28 +189,40 @@ class ConversationThreads:
         return str(made["id"])
 
     def add(self, thread_id: str, items: Sequence[ThreadItem]) -> Effects[None]:
-        # Sent as `extra_body`: the SDK would compare each item of the argument with about thirty types, which takes longer
-        # than the request, and then send it unchanged.
-        sent = {"items": [dict(item.payload) for item in items]}
         try:
-            yield from one_page(
-                self._client,
-                "POST /conversations/{conversation_id}/items",
-                lambda sdk: sdk.conversations.items.with_raw_response.create(thread_id, items=[], extra_body=sent),
-                thread_id,
-            )
+            for entries in _within_size([dict(item.payload) for item in items]):
+                yield from self._add(thread_id, entries)
         except ProviderRefused as refused:
             raise (yield from self._explained(refused, thread_id)) from refused
+
+    def _add(self, thread_id: str, entries: list[dict[str, Any]]) -> Effects[None]:
+        if any(isinstance(entry.get("content"), list) for entry in entries):
+            from .uploads import on_wire
+
+            read = self._client.uploads.read if self._client.uploads is not None else None
+            seconds = self._client.timeout_seconds
+            entries, _ = yield from on_wire(self._client, entries, "responses", read, seconds)
+        # Attachments as `extra_body`: the SDK would compare each item of the argument with about thirty types, which takes longer
+        # than the request, and then send it unchanged.
+        sent = {"items": entries}
+        yield from one_page(
+            self._client,
+            "POST /conversations/{conversation_id}/items",
+            lambda sdk: sdk.conversations.items.with_raw_response.create(thread_id, items=[], extra_body=sent),
+            thread_id,
+        )
 
     def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
         try:
             items = yield from every(
                 self._client,
                 "GET /conversations/{conversation_id}/items",
-                lambda sdk, **options: sdk.conversations.items.with_raw_response.list(thread_id, **options),
+                lambda sdk, **options: sdk.conversations.items.with_raw_response.list(
+                    thread_id, include=[IMAGE_URLS], **options
+                ),
                 thread_id,
             )
-            return _read_items(items)
+            return _read_items(items, copies_at(self._client))
         except ProviderRefused as refused:
             raise (yield from self._explained(refused, thread_id)) from refused
 
@@ -216,6 +247,50 @@ class ConversationThreads:
         return refused
 
 
+IMAGE_URLS = "message.input_image.image_url"
+"""What a list of items contains only if it is asked for: the addresses of images. Source: OpenAI's API description."""
+
+
+def _within_size(entries: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the same items in requests whose data is within the limit, as far as each item is."""
+    if not any(isinstance(entry.get("content"), list) for entry in entries):
+        yield list(entries)
+        return
+    from .uploads import inline_chars, is_uploaded
+
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for entry in entries:
+        parts = parts_in([entry])
+        own = sum(inline_chars(part) for part in parts if not is_uploaded(part, "responses"))
+        if batch and size + own > limits.INLINE_BYTES_MAX:
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += own
+    yield batch
+
+
+def look_up_uploads(client: Client, memory: Memory, dialect: str) -> None:
+    """Read which attachments of a memory were uploaded, so that they are recognised in a thread that is read back."""
+    uploads = client.uploads
+    if uploads is None or not memory.has_parts:
+        return
+    from .uploads import is_uploaded
+
+    for each in memory.messages:
+        content = each.message.content
+        for part in content if isinstance(content, tuple) else ():
+            if is_uploaded(part, dialect):
+                uploads.find(client.files_place, blob_of(part))
+
+
+def copies_at(client: Client) -> CopyOf:
+    """Return a function that finds the record of an uploaded file by the provider's id, if this process knows it."""
+    uploads, place = client.uploads, client.files_place
+    return lambda file_id: uploads.copy_of(place, file_id) if uploads is not None else None
+
+
 def _delete_thread(sdk: Any, thread_id: str) -> Any:
     return sdk.beta.threads.with_raw_response.delete(thread_id)
 
@@ -228,13 +303,14 @@ def _delete_item(sdk: Any, thread_id: str, item_id: str) -> Any:
     return sdk.conversations.items.with_raw_response.delete(item_id, conversation_id=thread_id)
 
 
-def _read_message(message: Mapping[str, Any]) -> ThreadItem:
+def _read_message(message: Mapping[str, Any], copy: CopyOf) -> ThreadItem:
     metadata, role = message.get("metadata"), message.get("role")
     ours = metadata.get(MESSAGE_ID) if isinstance(metadata, dict) else None
-    return ThreadItem("message", str(role), thread_text(message), message_id=str(ours or ""), item_id=message["id"])
+    text = thread_text(message, copy)
+    return ThreadItem("message", str(role), text, message_id=str(ours or ""), item_id=message["id"])
 
 
-def _read_items(items: Sequence[Any]) -> list[ThreadItem]:
+def _read_items(items: Sequence[Any], copy: CopyOf = _no_copy) -> list[ThreadItem]:
     """Return the items in the form that is compared with memory.
 
     The ids of preceding items that are not memory (reasoning) are attached to an item, because the provider refuses
@@ -243,7 +319,7 @@ def _read_items(items: Sequence[Any]) -> list[ThreadItem]:
     found: list[ThreadItem] = []
     preceding: list[str] = []
     for each in items:
-        item = _read_item(each)
+        item = _read_item(each, copy)
         if item is None:
             preceding.append(each["id"])
         else:
@@ -252,12 +328,12 @@ def _read_items(items: Sequence[Any]) -> list[ThreadItem]:
     return found
 
 
-def _read_item(given: Mapping[str, Any]) -> ThreadItem | None:
+def _read_item(given: Mapping[str, Any], copy: CopyOf) -> ThreadItem | None:
     """Return an item in the form that is compared with memory; None if it is not memory (reasoning, hosted calls)."""
     item_id = str(given.get("id") or "")
     match given:
         case {"type": "message", "role": str(role), "content": (str() | list()) as content}:
-            return ThreadItem("message", role, item_words(content), item_id=item_id)
+            return ThreadItem("message", role, item_words(content, copy), item_id=item_id)
         case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
             # A call that a model made in the thread is compared in the form in which memory shows it.
             return ThreadItem("tool_call", valid_name(name), valid_arguments(arguments), call_id, item_id=item_id)
@@ -282,7 +358,7 @@ def thread_items(each: JournaledMessage, stored: Message, losses: Counter[str]) 
         return
     role = "user" if message.role is Role.USER else "assistant"
     parts = _image_parts(message) if role == "user" else []
-    _count_parts(stored, PLACED_IN_THREAD if parts else {"text"}, losses)
+    _count_parts(stored, PLACED_IN_THREAD if parts else {"text"}, losses, AssistantsThreads.name)
     texts = [_words(message)] if message.role is not Role.TOOL else []
     for called in message.calls():
         losses["tool_calls_as_text"] += 1
@@ -305,45 +381,65 @@ def _words(message: Message) -> str:
     content = message.content_as_json()
     if not isinstance(content, list):
         return content or ""
-    shown = (_part_words(part) for part in content)
-    return "\n\n".join("[image not shown]" if words.startswith("[image data:") else words for words in shown)
+    return "\n\n".join("[image not shown]" if _has_data(part) else _part_words(part) for part in content)
 
 
-def _part_words(part: dict[str, Any]) -> str:
+def _has_data(part: dict[str, Any]) -> bool:
+    """Return whether this is an image with its data inside, as versions without blobs stored it."""
+    inner = part.get("image_url")
+    return isinstance(inner, dict) and str(inner.get("url")).startswith("data:")
+
+
+def _part_words(part: dict[str, Any], copy: CopyOf = _no_copy) -> str:
+    """Return what a part is compared by: its text, its address or id, or the address of the attachment that it is."""
     match part:
+        case {"image_url": {"blob": str(address)}}:
+            return f"[image {address}]"
+        case {"image_url": {"url": str(url)} | str(url)} if url.startswith("data:"):
+            return f"[image {_address_of(url)}]"
+        case {"type": "input_image", "file_id": str(file_id)}:
+            known = copy(file_id)
+            return f"[image {known.blob}]" if known is not None else f"[file {file_id}]"
+        case {"file": {"blob": str(), **rest}}:
+            return f"[file {rest.get('filename') or default_name(str(rest.get('media_type')))}]"
+        case {"file": {"url": str(url)}} | {"type": "input_file", "file_url": str(url)}:
+            return f"[file {url}]"
+        case {"type": "input_file", "filename": str(name)} if name:
+            return f"[file {name}]"
         case {"type": "text", "text": str(text)} | {"type": "input_text" | "output_text", "text": str(text)}:
             return text
         case {"type": "image_url", "image_url": {"url": str(url)}} | {"type": "input_image", "image_url": str(url)}:
             return f"[image {url}]"
         case {"type": "file", "file": {"file_id": str(file_id)}} | {"type": "input_file", "file_id": str(file_id)}:
-            return f"[file {file_id}]"
+            known = copy(file_id)
+            return f"[file {known.filename if known is not None else file_id}]"
         case {"type": "refusal", "refusal": str(refusal)}:
             return refusal
     return f"[{part.get('type', 'content')} not shown]"
 
 
 def _image_parts(message: Message) -> list[dict[str, Any]]:
-    """Return the parts of a message with images; none if it has no image, or a part that a thread does not support."""
+    """Return the parts of a message with images, others as text; none if the thread takes no image of it."""
     content = message.content
-    if not isinstance(content, tuple) or not any(isinstance(part, Image) for part in content):
+    if not isinstance(content, tuple) or not any(takes(part, AssistantsThreads.name) for part in content):
         return []
-    placed = all(isinstance(part, Text) or _is_external(part) for part in content)
-    return [part.as_json() for part in content] if placed else []
+    placed = (part.as_json() for part in content)
+    words = [part if _is_placed(part) else {"type": "text", "text": _part_words(part)} for part in placed]
+    return [part for part in words if part.get("text") != ""]
 
 
-def _is_external(part: Part) -> bool:
-    """Return whether this is an image by its address; a thread accepts no image in a data URL."""
-    return isinstance(part, Image) and not part.url.startswith("data:")
+def _is_placed(part: dict[str, Any]) -> bool:
+    return part["type"] == "image_url" and not _has_data(part)
 
 
-def _count_parts(message: Message, placed: Collection[str], losses: Counter[str]) -> None:
+def _count_parts(message: Message, placed: Collection[str], losses: Counter[str], dialect: str = "responses") -> None:
     """Count the content parts that are converted to text or omitted."""
     content = message.content
     if not isinstance(content, tuple):
         return
     for part in content:
         kind = part.as_json().get("type")
-        if kind not in placed:
+        if kind not in placed or (blob_of(part) and not takes(part, dialect)):
             losses[_PARTS.get(str(kind), "other_parts")] += 1
 
 
@@ -377,11 +473,19 @@ def conversation_item(payload: dict[str, Any], each: JournaledMessage) -> Thread
     return ThreadItem("message", payload["role"], item_words(payload["content"]), **place)
 
 
-def item_words(content: str | list[dict[str, Any]]) -> str:
-    return content if isinstance(content, str) else "\n\n".join(_part_words(part) for part in content)
+def item_words(content: str | list[dict[str, Any]], copy: CopyOf = _no_copy) -> str:
+    return content if isinstance(content, str) else "\n\n".join(_part_words(part, copy) for part in content)
 
 
-def thread_text(message: Mapping[str, Any]) -> str:
+def _address_of(url: str) -> str:
+    """Return the address that the data of an image has in the ledger; a hash of the text if it is no base64."""
+    data = url.partition(",")[2]
+    with suppress(ValueError):
+        return hashed_address(sha256(binascii.a2b_base64(data)).digest())
+    return hashed_address(sha256(url.encode(errors="surrogatepass")).digest())
+
+
+def thread_text(message: Mapping[str, Any], copy: CopyOf = _no_copy) -> str:
     """Return the text of a message, with images and files as references in the mirror's format."""
     content = message.get("content")
     if not isinstance(content, list):
@@ -392,7 +496,8 @@ def thread_text(message: Mapping[str, Any]) -> str:
             case {"type": "image_url", "image_url": {"url": str(url)}}:
                 parts.append(f"[image {url}]")
             case {"type": "image_file", "image_file": {"file_id": str(file_id)}}:
-                parts.append(f"[file {file_id}]")
+                known = copy(file_id)
+                parts.append(f"[image {known.blob}]" if known is not None else f"[file {file_id}]")
             case _:
                 parts.append(text_in(part))
     return "\n\n".join(part for part in parts if part)

@@ -143,12 +143,21 @@ def lacks(kind: str, request: BackendRequest, is_home: bool = True) -> list[str]
     found = [f"tool:{tool_type}" for tool_type in _types_lacking(kind, request, is_home)]
     if not request.memory.has_parts:
         return found
-    from threadledger.domain.exchange import has_stored_file
+    from threadledger.domain.exchange import number_of_stored_files
 
-    from .lost_parts import lost_parts
+    parts = ["part:file"] if not is_home and number_of_stored_files(request.memory) else []
+    return [*found, *dict.fromkeys([*parts, *request.memory.lost_parts(kind)[1]])]
 
-    parts = ["part:file"] if not is_home and has_stored_file(request.memory) else []
-    return [*found, *dict.fromkeys([*parts, *lost_parts(kind, request.memory)])]
+
+def losses(kind: str, request: BackendRequest, is_home: bool = True) -> Mapping[str, int]:
+    """Return how many parts in view a backend of this kind is not shown, by kind."""
+    if not request.memory.has_parts:
+        return {}
+    if is_home:
+        return request.memory.lost_parts(kind)[0]
+    from threadledger.domain.exchange import names_stored_file
+
+    return request.memory.lost_parts(kind, names_stored_file)[0]
 
 
 def _types_lacking(kind: str, request: BackendRequest, is_home: bool) -> list[str]:

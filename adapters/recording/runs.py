@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -23,10 +23,12 @@ from typing import Any, TypeVar
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion, Conversation, ConversationState, RunPlan, events, stream_of
-from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, Text, ToolCall
-from threadledger.domain.errors import ConversationChanged, RunNotOpen
-from threadledger.domain.failures import Failure, keep_secret
+from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, ToolCall
+from threadledger.domain.conversation.parts import Part, Text, blob_of
+from threadledger.domain.errors import ConversationChanged, InvalidInput, RunNotOpen
+from threadledger.domain.failures import Failure, keep_secret, whole_text
 from threadledger.domain.ids import new_id, now
+from threadledger.domain.journal import Journal
 from threadledger.domain.ledger import Ledger, why_failed
 from threadledger.domain.memory import ALL, RULE_2, Memory
 
@@ -152,6 +154,7 @@ class RunRecording:
             unanswered = earlier is not None and newest not in earlier.state.answered
             self._read_max = len(self.asked.messages) + (UNANSWERED_MESSAGES_READ if unanswered else 1)
             memory = self._journal.memory(self.key, last=self._read_max)
+            self.asked = replace(self.asked, messages=kept_messages(self._journal, self.asked.messages, memory))
             reason = self._why_failed(earlier, memory) if earlier is not None and unanswered else ""
             path = memory.path_hash or self._journal.path_hash(self.key, memory.version)
             decide = partial(self._decide, memory, reason, path)
@@ -198,8 +201,10 @@ class RunRecording:
         """Journal tool calls of the model, or results of the app, while the run is in progress."""
         source, run_id = (Source.RUN, self.run_id) if from_run else (Source.APP, None)
 
+        kept = kept_messages(self._journal, messages)
+
         def decide(conversation: Conversation) -> None:
-            for message in messages:
+            for message in kept:
                 conversation.journal(message, source=source, exchange_id=self.exchange_id, run_id=run_id)
 
         self._journal.commit(self.key, decide)
@@ -276,6 +281,8 @@ class RunRecording:
             self.journal([Message(Role.ASSISTANT, None, new)], from_run=True)
 
     def _complete(self, completion: Completion) -> None:
+        completion = replace(completion, messages=kept_messages(self._journal, completion.messages))
+
         def decide(conversation: Conversation) -> None:
             source = self._begun.source
             conversation.complete_run(self.run_id, completion, source=source, duration_seconds=self._elapsed())
@@ -425,6 +432,8 @@ class RecordedMessages:
             return
         self._recorder.follows(self._key, seen.thread_id)
         try:
+            kept = kept_messages(self._recorder.ledger.journal, self._written.messages)
+            self._written = replace(self._written, messages=kept)
             posted = self._recorder.ledger.journal.commit(self._key, self._decide, create=True)
             self._recorder.posted(self._key, posted)
         except Exception as error:  # noqa: BLE001 - an error in recording must not cost the app its answer
@@ -450,6 +459,31 @@ class RecordedMessages:
                 exchange_id = new_id()
             conversation.journal(message, exchange_id=exchange_id if message.role is Role.USER else None)
         return posted
+
+
+def kept_messages(journal: Journal, messages: Sequence[Message], memory: Memory | None = None) -> tuple[Message, ...]:
+    """Store the data inside messages, and return them with the addresses of their attachments.
+
+    What the memory refers to is not stored again: an app sends its whole history with each request. One that cannot be
+    stored is replaced by a text, because the app's call must not fail for it.
+    """
+    if all(not isinstance(each.content, tuple) for each in messages):
+        return tuple(messages)
+    known = (
+        {blob_of(part) for each in memory.messages for part in _parts_of(each.message)} if memory is not None else set()
+    )
+    return tuple(_kept(journal, each, known) for each in messages)
+
+
+def _parts_of(message: Message) -> tuple[Part, ...]:
+    return message.content if isinstance(message.content, tuple) else ()
+
+
+def _kept(journal: Journal, message: Message, known: Collection[str]) -> Message:
+    try:
+        return journal.keep(message, known)
+    except InvalidInput as refusal:
+        return Message(message.role, f"[a message was not kept: {whole_text(str(refusal))}]")
 
 
 T = TypeVar("T")

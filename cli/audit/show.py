@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from threadledger.domain.ledger import Ledger, ShownMemory
 
 FACTS = (
-    *("key", "backend", "model", "endpoint", "dropped", "attempt", "started_at", "duration_seconds", "status", "code"),
+    *(
+        "key",
+        "backend",
+        "model",
+        "endpoint",
+        "dropped",
+        "losses",
+        "attempt",
+        "started_at",
+        "duration_seconds",
+        "status",
+        "code",
+    ),
     *("type", "message", "http_status", "request_id", "remote_run_id", "thread_id", "memory_version", "memory_rule"),
     *("rerun_of", "continues_run_id", "continued_chars", "details"),
 )
@@ -74,6 +86,7 @@ def _as_json(ledger: Ledger, run: RunRecord, folded: Exchanges) -> dict[str, Any
         "rerun": _rerun(run, exchange.answered_by),
         "exchange": [_step_as_json(each) for each in exchange.runs],
         "dropped": list(run.dropped),
+        "losses": run.all_losses,
         "continues_run_id": run.continues_run_id,
         "continued_chars": run.continued_chars or None,
     }
@@ -97,6 +110,7 @@ def _step_as_json(run: RunRecord) -> dict[str, Any]:
         "shadow": run.shadow,
         "endpoint": run.endpoint,
         "dropped": list(run.dropped),
+        "losses": run.all_losses,
     }
 
 
@@ -164,6 +178,8 @@ def _facts(thing: dict[str, Any]) -> Any:
     facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for name in FACTS:
         value = ", ".join(thing[name]) if name == "dropped" else thing[name]
+        if name == "losses":
+            value = ", ".join(f"{count} {kind}" for kind, count in sorted(thing[name].items()))
         if value not in (None, {}, ""):
             facts.add_row(Text(name.replace("_", " "), style="dim"), Text(printable(str(value))))
     if thing["profile_hash"]:

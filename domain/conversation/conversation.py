@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
@@ -26,6 +26,9 @@ from .keys import check_idempotency_key, check_texts, stream_of
 from .messages import Message, Source, Usage
 from .parsing import plain_json
 from .state import ConversationState, OpenRun, evolve
+
+if TYPE_CHECKING:
+    from .parts import Part
 
 E = TypeVar("E", bound=e.Event)
 
@@ -137,6 +140,8 @@ class Conversation:
                 extra=message.extra(),
                 origin=dict(origin or {}),
             )
+        if content and isinstance(content, tuple):
+            event = msgspec.structs.replace(event, blobs=_attached(content))
         evolve(self.state, event)
         self.pending.append(event)
         return event
@@ -262,7 +267,9 @@ class Conversation:
         """
         self._require_open(run_id)
         said = [message.as_chat_message() for message in completion.messages]
-        self._completed(run_id, completion, duration_seconds, shadow_messages=said)
+        parts = [part for each in completion.messages if isinstance(each.content, tuple) for part in each.content]
+        blobs = _attached(tuple(parts)) if parts else []
+        self._completed(run_id, completion, duration_seconds, shadow_messages=said, blobs=blobs)
 
     def complete_run_elsewhere(
         self, run_id: str, completion: Completion, duration_seconds: float | None = None
@@ -393,7 +400,10 @@ class Conversation:
         self._record(e.MemoryCleared, up_to_version=self.version, reason=reason)
 
     def _completed(self, run_id: str, completion: Completion, duration_seconds: float | None, **more: Any) -> None:
-        facts: dict[str, Any] = vars(completion) | {"usage": completion.usage.as_json()}
+        facts: dict[str, Any] = vars(completion) | {
+            "usage": completion.usage.as_json(),
+            "losses": dict(completion.losses),
+        }
         del facts["messages"]
         self._record(e.RunCompleted, run_id=run_id, duration_seconds=duration_seconds, **facts, **more)
 
@@ -482,6 +492,8 @@ class RunPlan(msgspec.Struct, frozen=True):
     path_hash: str | None = None
     """Hash of the whole memory as of `memory_version`; None: `start_run` stores it if the state knows it."""
     memory_first_version: int | None = None
+    losses: dict[str, int] = {}
+    """Number of parts in view that the backend cannot be shown, by kind."""
     rerun_of: str | None = None
     supersedes_run_id: str | None = None
     """Id of the run whose answer this run's answer replaces; without it, an answered exchange is left unchanged."""
@@ -501,6 +513,12 @@ class RunPlan(msgspec.Struct, frozen=True):
     def replaced(self, **fields: Any) -> Self:
         """Return a copy with other values of some fields."""
         return msgspec.structs.replace(self, **fields)
+
+
+def _attached(content: tuple[Part, ...]) -> list[str]:
+    from .attachments import blobs_in
+
+    return blobs_in(content)
 
 
 SUPERSEDED_TOO = "its run's answer was superseded by a rerun's"
@@ -526,3 +544,5 @@ class Completion:
     """Journal version that the thread contained when the run answered in it."""
     goes_on: bool = False
     """Whether the model called tools; their results are sent to it in another run of the exchange."""
+    losses: Mapping[str, int] = field(default_factory=dict)
+    """Number of parts of the answer that could not be kept, by kind."""

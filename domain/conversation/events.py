@@ -104,6 +104,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     """Hash of the whole memory as of `memory_version`, whatever of it the run is shown: see `domain/canonical.py`."""
     memory_first_version: int | None = None
     """Version of the first message of the view that a window did not leave out; None if it left out none."""
+    losses: JSON = field(default_factory=dict)
+    """Number of parts in view that the backend cannot be shown, by kind (`part:TYPE`)."""
 
 
 class RunCompleted(Event, frozen=True, kw_only=True):
@@ -126,6 +128,10 @@ class RunCompleted(Event, frozen=True, kw_only=True):
     """Whether the model called tools: the exchange is not answered yet and continues in another run."""
     shadow_messages: list[JSON] = field(default_factory=list)
     """Messages and tool calls of a shadow run, the answer last; they are journaled nowhere else."""
+    losses: JSON = field(default_factory=dict)
+    """Number of parts of the answer that could not be kept, by kind."""
+    blobs: list[str] = field(default_factory=list)
+    """Addresses of the attachments that `shadow_messages` refer to."""
 
 
 class RunFailed(Event, frozen=True, kw_only=True):
@@ -264,6 +270,29 @@ class ProfileDefined(Event, frozen=True, kw_only=True):
     tools: list[JSON] = field(default_factory=list)
 
 
+class AttachmentUploaded(Event, frozen=True, kw_only=True):
+    """Record that a provider has a copy of an attachment, on the stream of that attachment at that endpoint."""
+
+    blob: str
+    endpoint: str
+    file_id: str
+    """The provider's id of the file."""
+    purpose: str = ""
+    """What it was uploaded for, as the provider names it."""
+    filename: str = ""
+    size: int = 0
+    """Size in bytes."""
+
+
+class AttachmentRemoved(Event, frozen=True, kw_only=True):
+    """Record that a provider no longer has the copy of an attachment, on the same stream."""
+
+    blob: str
+    endpoint: str
+    file_id: str
+    reason: str = ""
+
+
 class JobItemsPlanned(Event, frozen=True, kw_only=True):
     """Record part of a job's plan, on the job's own stream: its items from number `first` on.
 
@@ -364,6 +393,8 @@ EVENTS: dict[str, type[Event]] = {
         MemoryCleared,
         RerunAccepted,
         ProfileDefined,
+        AttachmentUploaded,
+        AttachmentRemoved,
         JobItemsPlanned,
         JobStarted,
         JobItemsEnded,

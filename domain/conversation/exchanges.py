@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -43,11 +43,24 @@ class RunRecord:
     continued_chars: int = 0
     dropped: Sequence[str] = ()
     """What the backend was not given, as the fallback to it recorded."""
+    losses: Mapping[str, int] = field(default_factory=dict)
+    """Number of parts in view that the backend could not be shown, by kind."""
     ended_at: datetime | None = None
     completed: e.RunCompleted | None = None
     failure: Failure | None = None
     duration_seconds: float | None = None
     next: str = "open"
+
+    @property
+    def all_losses(self) -> dict[str, int]:
+        """Return the number of parts, by kind, that the model was not shown, or that of its answer could not be kept."""
+        completed = self.completed.losses if self.completed is not None else {}
+        counts = ((kind, count) for each in (self.losses, completed) for kind, count in each.items())
+        found: dict[str, int] = {}
+        for kind, count in counts:
+            if type(count) is int:  # a newer version may store something else
+                found[kind] = found.get(kind, 0) + count
+        return found
 
     @property
     def state(self) -> str:

@@ -7,7 +7,7 @@ imported message are stored unchanged (`Verbatim`, `extra_json`), so that an imp
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -17,11 +17,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..canonical import neutral_json
+from ..faces import lazy_face
 from ..ids import from_iso, to_iso
 from ..limits import MESSAGE_BYTES_MAX
 
 if TYPE_CHECKING:
     from .events import MessageJournaled
+    from .parts import Part
+
+    Content = str | tuple[Part, ...] | None
+    """Text, parts or None. The empty tuple represents a message without a `content` key."""
+else:  # most messages are plain texts and need no part
+    __getattr__ = lazy_face(__package__, {"parts": "Audio File Image Part Text Verbatim"})
+    Content = Any
 
 
 class Role(StrEnum):
@@ -58,53 +66,6 @@ class Source(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> Source:
         return cls.UNKNOWN
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Represent a piece of text."""
-
-    text: str
-
-    def as_json(self) -> dict[str, Any]:
-        return {"type": "text", "text": self.text}
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """Represent an image by its URL."""
-
-    url: str
-    detail: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return {"type": "image_url", "image_url": {"url": self.url} | ({"detail": self.detail} if self.detail else {})}
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """Represent a file by the id under which the provider stores it."""
-
-    file_id: str
-
-    def as_json(self) -> dict[str, Any]:
-        return {"type": "file", "file": {"file_id": self.file_id}}
-
-
-@dataclass(frozen=True, slots=True)
-class Verbatim:
-    """Represent a content part of an unsupported type by its original JSON."""
-
-    json: str
-
-    def as_json(self) -> dict[str, Any]:
-        part: dict[str, Any] = json.loads(self.json)
-        return part
-
-
-Part = Text | Image | File | Verbatim
-Content = str | tuple[Part, ...] | None
-"""Text, parts or None. The empty tuple represents a message without a `content` key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +135,9 @@ class Message(Struct, frozen=True):
             return self.content
         if self.content is None:
             return str(self.extra().get("refusal") or "")
-        return "\n\n".join(part.text for part in self.content if isinstance(part, Text))
+        from .parts import text_of
+
+        return text_of(self.content)
 
     def calls(self) -> tuple[ToolCall, ...]:
         """Return all tool calls; calls of other shapes (in `extra_json`) have only the fields that can be read."""
@@ -208,6 +171,11 @@ _SPEAKERS = {role.value: role for role in Role if role not in {Role.TOOL, Role.U
 """Roles of the messages that consist of text alone."""
 
 
+def is_attached(message: Message) -> bool:
+    """Return whether a message has a part that is not text."""
+    return isinstance(message.content, tuple) and any(not hasattr(part, "text") for part in message.content)
+
+
 def plain_message(role: object, text: str) -> Message | None:
     """Return a message of plain text that needs no further check; None if it has to be parsed."""
     speaker = _SPEAKERS.get(role) if isinstance(role, str) else None
@@ -230,7 +198,7 @@ def message_in(stored: Mapping[str, Any]) -> Message:
         calls, extra = (), {"tool_calls": given} | extra
     return Message(
         Role(stored["role"]),
-        tuple(part_of(part, _compact) for part in content) if isinstance(content, list) else content,
+        _parts(content) if isinstance(content, list) else content,
         calls,
         stored.get("tool_call_id"),
         _compact(extra) if extra else "{}",
@@ -409,18 +377,10 @@ class JournaledMessage:
         return (self.message, self.message_id, self.version, self.at, self.exchange_id, self.run_id, self.source)
 
 
-def part_of(given: Mapping[str, Any], to_text: Callable[[Any], str]) -> Part:
-    """Return a content part; one of an unknown shape is kept as the JSON text that `to_text` returns."""
-    match given:
-        case {"type": "text", "text": str(text)}:
-            part: Part = Text(text)
-        case {"type": "image_url", "image_url": {"url": str(url), **rest}} if rest.keys() <= {"detail"}:
-            part = Image(url, str(rest["detail"]) if rest.get("detail") else None)
-        case {"type": "file", "file": {"file_id": str(file_id)}}:
-            part = File(file_id)
-        case _:
-            return Verbatim(to_text(given))
-    return part if part.as_json() == given else Verbatim(to_text(given))
+def _parts(content: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
+    from .parts import part_of
+
+    return tuple(part_of(part, _compact) for part in content)
 
 
 def _tool_call(given: Mapping[str, Any]) -> ToolCall:

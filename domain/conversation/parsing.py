@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InvalidMessage
 from ..limits import JSON_LEVELS_MAX, MESSAGE_BYTES_MAX
-from .messages import Content, Message, Role, ToolCall, is_short_text, part_of, plain_message
+from .messages import Content, Message, Role, ToolCall, is_short_text, plain_message
 
 
 def text_message(role: str, text: str) -> Message:
@@ -45,6 +45,10 @@ def parse_message(given: Mapping[str, Any]) -> Message:
     extra = {name: value for name, value in given.items() if name not in known}
     message = Message(role, content, calls, call_id, plain_json(extra, "the message"))
     size = len(plain_json(message.as_chat_message(), "the message").encode())
+    if isinstance(content, tuple):  # data is stored apart, and has a limit of its own
+        from .attachments import inline_bytes
+
+        size -= sum(map(inline_bytes, content))
     if size > MESSAGE_BYTES_MAX:
         raise InvalidMessage(
             f"a message of {size:,} bytes is over the limit of {MESSAGE_BYTES_MAX:,} bytes for one message: "
@@ -121,6 +125,8 @@ def _content(value: object) -> Content:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, Sequence) and value and all(isinstance(part, Mapping) for part in value):
+        from .parts import part_of
+
         return tuple(part_of(part, lambda part: plain_json(part, "a content part")) for part in value)
     raise InvalidMessage(
         f"a message's content is {type(value).__name__}: give a string, or a list of parts like "

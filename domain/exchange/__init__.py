@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from ..faces import lazy_face
 
 if TYPE_CHECKING:
-    from .answer import Answer, Delta, StartedOver, StreamPart, ToolUse, recorded_answer
+    from .answer import Answer, Delta, NotShown, StartedOver, StreamPart, ToolUse, recorded_answer
     from .backend import Backend, BackendOptions, BackendRequest, ToolFunction
     from .conversing import Conversing
     from .exchange import Exchange
-    from .omissions import has_stored_file, names_stored_file
+    from .omissions import names_stored_file, number_of_stored_files
     from .options import AskKeywords, ExchangeOptions
     from .pieces import Pieces
     from .policy import Candidate, Policy, may_be_retried, reason_of
@@ -30,6 +30,7 @@ __all__ = [
     "Exchange",
     "ExchangeOptions",
     "Mode",
+    "NotShown",
     "Pieces",
     "Policy",
     "Services",
@@ -39,10 +40,10 @@ __all__ = [
     "ToolUse",
     "Turns",
     "failure_of_error",
-    "has_stored_file",
     "may_be_retried",
     "names_stored_file",
     "not_bound",
+    "number_of_stored_files",
     "only_harmless",
     "reason_of",
     "recorded_answer",
@@ -53,11 +54,11 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
-            "answer": "Answer Delta StartedOver StreamPart ToolUse recorded_answer",
+            "answer": "Answer Delta NotShown StartedOver StreamPart ToolUse recorded_answer",
             "backend": "Backend BackendOptions BackendRequest ToolFunction",
             "conversing": "Conversing",
             "exchange": "Exchange",
-            "omissions": "has_stored_file names_stored_file",
+            "omissions": "names_stored_file number_of_stored_files",
             "options": "AskKeywords ExchangeOptions",
             "pieces": "Pieces",
             "policy": "Candidate Policy may_be_retried reason_of",

@@ -6,7 +6,7 @@ pieces before a `StartedOver` belong to a run that failed, and are part of the a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
@@ -64,6 +64,17 @@ class StartedOver:
     type: Literal["started_over"] = "started_over"
 
 
+@dataclass(frozen=True, slots=True)
+class NotShown:
+    """Represent the start of a run whose backend cannot be shown parts of the memory, such as images."""
+
+    losses: Mapping[str, int]
+    """Number of these parts by kind, `part:TYPE`."""
+    run_id: str
+    backend: str
+    type: Literal["not_shown"] = "not_shown"
+
+
 @dataclass(frozen=True)
 class Answer:
     """Represent the answer of an exchange, journaled before it is returned."""
@@ -81,11 +92,13 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     dropped: Sequence[str] = ()
     """What the backend was not given, because it does not have it: `tool:TYPE`, `part:TYPE`."""
+    losses: Mapping[str, int] = field(default_factory=dict)
+    """Number of parts, by kind, that the model was not shown (`part:TYPE`) or that of its answer could not be kept."""
     type: Literal["answer"] = "answer"
     """Type name that distinguishes the parts of a stream."""
 
 
-StreamPart = Delta | ToolUse | StartedOver | Answer
+StreamPart = Delta | ToolUse | StartedOver | NotShown | Answer
 
 
 def recorded_answer(journal: Journal, key: str, exchange_id: str, after: int = 0) -> Answer | None:
@@ -118,4 +131,5 @@ def recorded_answer(journal: Journal, key: str, exchange_id: str, after: int = 0
         version=answers[-1].originator_version,
         usage=Usage(*(usage.get(each.name, 0) for each in fields(Usage))),
         dropped=tuple(run.dropped),
+        losses=run.all_losses,
     )

@@ -97,6 +97,13 @@ class Backend(Protocol):
         """
         return ()
 
+    def losses(self, request: BackendRequest) -> Mapping[str, int]:
+        """Return how many parts of the memory in the request the backend cannot be shown, by kind: `part:TYPE`.
+
+        They are recorded with the run. A backend without this method shows everything.
+        """
+        return {}
+
     def preflight(self, request: BackendRequest) -> Failure | None:
         """Return the failure that the provider would report, without calling it, or None if there is none."""
         ...

@@ -13,10 +13,9 @@ from ..conversation import (
     check_idempotency_key,
     parse_message,
     stream_of,
-    text_message,
 )
 from ..conversation import events as e
-from ..conversation.messages import JournaledMessage, plain_message, restore_message
+from ..conversation.messages import JournaledMessage, is_attached, plain_message, restore_message
 from ..effects import Pause, work
 from ..errors import ConversationBusy, IdempotencyConflict, InvalidMessage
 from ..limits import QUEUE_LOOK_FIRST_SECONDS, QUEUE_LOOK_MAX_SECONDS
@@ -72,11 +71,11 @@ class Conversing:
         fields: Mapping[str, Any],
     ) -> JournaledMessage:
         """Journal a message without mirroring it; see `Chat.append`."""
-        plain = plain_message(role, content) if isinstance(content, str) and not fields else None
-        message = plain or parse_message({"role": role, "content": content, **fields})
+        given = self._message(role, content, fields)
+        message = self.journal.keep(given)
 
         def decide(conversation: Conversation) -> e.MessageJournaled:
-            earlier = self._earlier(idempotency_key, message)
+            earlier = self._earlier(idempotency_key, message, given)
             return earlier or conversation.journal(message, idempotency_key=idempotency_key)
 
         journaled = self.journal.commit(self.key, decide, create=True)
@@ -84,7 +83,7 @@ class Conversing:
 
     def extend(self, messages: Iterable[Mapping[str, Any]]) -> list[JournaledMessage]:
         """Journal several messages in one commit without mirroring them; see `Chat.extend`."""
-        parsed = [parse_message(message) for message in messages]
+        parsed = [self.journal.keep(parse_message(message)) for message in messages]
         if not parsed:
             return []
 
@@ -104,11 +103,14 @@ class Conversing:
             yield from self.mirror()
         return journaled
 
-    def ask(self, text: str, idempotency_key: str | None = None, stream: bool = False) -> Effects[Answer]:
+    def ask(
+        self, content: str | Sequence[Mapping[str, Any]], idempotency_key: str | None = None, stream: bool = False
+    ) -> Effects[Answer]:
         """Answer a question in one exchange; see `Chat.ask`. With `stream`, its parts are reported as they arrive."""
-        question = plain_message("user", text) or text_message("user", text)
-        if not text.strip():
+        given = self._message("user", content)
+        if not (given.text.strip() or is_attached(given)):
             raise InvalidMessage("the question is empty: nothing was stored or sent; pass a non-empty text")
+        question = yield from self._kept(given)
         if self.services.load is not None:
             self.services.load()
 
@@ -119,7 +121,7 @@ class Conversing:
                 if conversation.state.links and exchange_id not in searched:
                     raise UnreadThread(exchange_id)
 
-            earlier = self._earlier(idempotency_key, question)
+            earlier = self._earlier(idempotency_key, question, given)
             if earlier is None:
                 if interrupting:
                     conversation.interrupt()
@@ -203,12 +205,32 @@ class Conversing:
             yield seconds
             seconds = min(seconds * 2, QUEUE_LOOK_MAX_SECONDS)
 
-    def _earlier(self, idempotency_key: str | None, message: Message) -> e.MessageJournaled | None:
+    def _message(
+        self, role: str, content: str | Sequence[Mapping[str, Any]] | None, fields: Mapping[str, Any] | None = None
+    ) -> Message:
+        """Return a message from outside, checked.
+
+        Raises:
+            InvalidMessage: it cannot be stored.
+        """
+        plain = plain_message(role, content) if isinstance(content, str) and not fields else None
+        return plain or parse_message({"role": role, "content": content, **(fields or {})})
+
+    def _kept(self, message: Message) -> Effects[Message]:
+        """Store the data inside a message; a message of text needs no work."""
+        if isinstance(message.content, str):
+            return message
+        return (yield from work(lambda: self.journal.keep(message)))
+
+    def _earlier(
+        self, idempotency_key: str | None, message: Message, given: Message | None = None
+    ) -> e.MessageJournaled | None:
+        """Return the message that was stored with a key; versions without blobs stored it as it was given."""
         if idempotency_key is None:
             return None
         check_idempotency_key(idempotency_key)
         event = self.journal.keyed(self.key, idempotency_key)
-        if isinstance(event, e.MessageJournaled) and restore_message(event) == message:
+        if isinstance(event, e.MessageJournaled) and restore_message(event) in (message, given):
             return event
         if event is not None:
             raise IdempotencyConflict(

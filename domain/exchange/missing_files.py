@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..failures import Cause, Failure, diagnose
-from ..memory import MISSING_AT, MISSING_FILES, THREADS, missing_files_in, unusable_files_in
+from ..memory import MISSING_AT, MISSING_FILES, THREADS, UPLOADS_GONE, missing_files_in, unusable_files_in
 
 if TYPE_CHECKING:
     from ..memory import Memory
@@ -53,7 +53,7 @@ def with_missing_files(failure: Failure, memory: Memory, place: str) -> Failure:
         place: where it was given it.
     """
     cause = diagnose(failure)
-    if cause not in _MAY_CONCERN_A_PART:
+    if cause not in _MAY_CONCERN_A_PART or UPLOADS_GONE in failure.details:
         return failure
     said = f"{failure.code} {failure.type} {failure.message} {failure.param} {failure.details.get('body')}"
     shown = [each for each in memory.messages if each.message.role.value != "unknown"]

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..conversation.messages import JournaledMessage, Text
+from ..conversation.messages import JournaledMessage
+from ..conversation.parts import Text
+from ..failures import Cause, Failure
+from ..memory.sending import not_shown
 
 if TYPE_CHECKING:
     from ..conversation import Profile
@@ -31,9 +34,21 @@ def without(request: BackendRequest, dropped: Sequence[str]) -> BackendRequest:
     return replace(request, profile=_without_tools(request.profile, types), memory=memory or request.memory)
 
 
-def has_stored_file(memory: Memory) -> bool:
-    """Return whether a message in view refers to a file by an id."""
-    return memory.has_parts and any(
+def refused_loss(losses: Mapping[str, int]) -> Failure:
+    """Return the failure of a run that is not made, because its backend could not be shown parts of the memory."""
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(losses.items()))
+    return Failure(
+        "refused",
+        code=Cause.CONTENT_NOT_SUPPORTED.value,
+        message=f"the backend cannot be shown {counts}, and THREADLEDGER_ON_LOSS is refuse",
+    )
+
+
+def number_of_stored_files(memory: Memory) -> int:
+    """Return how many parts in view refer to a file by an id."""
+    if not memory.has_parts:
+        return 0
+    return sum(
         names_stored_file(part.as_json())
         for each in memory.messages
         if each.as_plain_chat_message() is None and isinstance(each.message.content, tuple)
@@ -60,7 +75,7 @@ def _without_parts(memory: Memory, types: set[str], stored_files: bool) -> Memor
         kind = given.get("type", "content")
         if stored_files and names_stored_file(given):
             return Text(f"[{kind} not shown: it is stored at another provider]")
-        return Text(f"[{kind} not shown]") if kind in types else part
+        return Text(not_shown(given)) if kind in types else part
 
     def kept(each: JournaledMessage) -> JournaledMessage:
         if not isinstance(each.message.content, tuple):

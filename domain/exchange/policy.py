@@ -54,6 +54,8 @@ class Policy:
     """What happens to a second question while a run is open: `reject`, `queue` or `interrupt`."""
     fallback: str = "drop"
     """What a fallback does without the tools that it lacks: `drop` calls it without them, `strict` refuses."""
+    on_loss: str = "allow"
+    """What happens if a backend cannot be shown a part of the memory: `allow` calls it all the same, `refuse` does not."""
     stream_fallback: str = "restart"
     """What a run does after a stream that broke: `restart` answers again, `continue` continues the text."""
     others: tuple[Candidate, ...] = ()
@@ -169,7 +171,7 @@ def may_be_retried(failure: Failure, failed: Counter[Cause], retries: int) -> bo
 
 def _can_be_avoided(failure: Failure) -> bool:
     """Return whether the next run is given something else: another thread, a window, or no missing file."""
-    from ..memory import MISSING_FILES
+    from ..memory import MISSING_FILES, UPLOADS_GONE
     from .left_threads import reason_to_leave
 
-    return reason_to_leave(failure) is not None or MISSING_FILES in failure.details
+    return reason_to_leave(failure) is not None or not failure.details.keys().isdisjoint({MISSING_FILES, UPLOADS_GONE})

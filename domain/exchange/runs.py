@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from ..errors import Conflict, ConversationBusy, CorruptEvent, ExchangeAnswered,
 from ..failures import Cause, Failure, diagnose, whole_text
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
 from ..memory import ALL
-from .answer import Answer, Delta, StartedOver, recorded_answer
+from .answer import Answer, Delta, NotShown, StartedOver, recorded_answer
 from .backend import BackendRequest
 from .policy import reason_of
 
@@ -348,6 +349,8 @@ class Runs:
         self.made.append(run.run_id)
         if self._failed is not None:
             yield Emit(self._started_over(self._failed, run))
+        if run.plan.losses:
+            yield Emit(NotShown(run.plan.losses, run.run_id, candidate.backend))
         return run
 
     def call(self, run: Run) -> Effects[Completion | Failure]:
@@ -456,6 +459,7 @@ class Runs:
             stream=self._stream,
         )
         dropped = self._dropped(candidate, backend, request)
+        losses = getattr(backend, "losses", _loses_nothing)(request)
         plan = RunPlan(
             backend=candidate.backend,
             model=candidate.model,
@@ -471,6 +475,7 @@ class Runs:
             rerun_of=self._mode.rerun_of,
             fallback_reason=self._why_failed(),
             dropped=dropped,
+            losses=dict(losses),
         )
         plan = self._records.plan(plan, backend.thread is not None)
         plan = plan.replaced(apart=True) if left is not None else plan
@@ -575,6 +580,10 @@ class Runs:
             apart=run.plan.apart,
         )
         refusal = backend.preflight(request)
+        if run.plan.losses and self._policy.on_loss == "refuse":
+            from .omissions import refused_loss
+
+            refusal = refused_loss(run.plan.losses)
         if refusal is not None:
             return refusal.redacted()
         if backend.thread is not None and self._services.outbox is not None and not request.apart:
@@ -622,7 +631,7 @@ class Runs:
             messages = [messages[0].replaced(content=run.said + messages[0].text), *messages[1:]]
             run.said = ""
         run.has_called_tools = True
-        if not self._records.keep_tools(run, messages):
+        if not self._records.keep_tools(run, [*map(self._journal.keep, messages)]):
             raise Superseded(SUPERSEDED)
         if run.thread is not None:
             run.thread = run.thread.after_tools(messages)
@@ -634,6 +643,8 @@ class Runs:
             from .continuation import joined
 
             completion = joined(run.said, completion)
+        if not all(isinstance(each.content, str) for each in completion.messages):
+            completion = replace(completion, messages=tuple(map(self._journal.keep, completion.messages)))
         accepted = self._records.complete(run, completion, fallback)
         self._settle(run, completion.thread_id, accepted.version)
         failures: Sequence[RecordedFailure] = []
@@ -653,6 +664,7 @@ class Runs:
             version=accepted.version,
             usage=completion.usage,
             dropped=run.plan.dropped,
+            losses=dict(Counter(run.plan.losses) + Counter(completion.losses)),
         )
 
     def _settle(self, run: Run, thread_id: str | None, version: int) -> None:
@@ -679,6 +691,11 @@ class Runs:
 
 def _load_nothing() -> None:
     """Do nothing, for a backend without libraries to load."""
+
+
+def _loses_nothing(_: BackendRequest) -> Mapping[str, int]:
+    """Return nothing, for a backend that does not say what it cannot be shown."""
+    return {}
 
 
 def _lacks_nothing(_: BackendRequest) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ ADVICE: dict[Cause, str] = {
     Cause.INSTRUCTIONS_TOO_LONG: "Shorten the instructions in THREADLEDGER_PROFILE: assistants accept at most 256,000 characters.",
     Cause.TOO_MANY_TOOLS: "Remove tools from THREADLEDGER_PROFILE: assistants and Chat Completions accept at most 128.",
     Cause.TOOL_NOT_SUPPORTED: "The backend does not support one of the profile's tools: change the tool in THREADLEDGER_PROFILE, or remove the backend from THREADLEDGER_BACKENDS.",
+    Cause.CONTENT_NOT_SUPPORTED: "The backend cannot be sent an attachment of the conversation (too large, or of a type that it does not take): add a backend that takes it to THREADLEDGER_BACKENDS, lower THREADLEDGER_MEMORY_LAST, or set THREADLEDGER_ON_LOSS=allow to send the rest.",
     Cause.EMPTY_MEMORY: "The memory sent to the model was empty: inspect it with: threadledger show KEY --view memory.",
     Cause.RATE_LIMITED: "Too many requests or tokens per minute: wait, raise THREADLEDGER_RETRIES, or ask the provider for a higher limit.",
     Cause.QUOTA_EXHAUSTED: "The account has no credit left: add credit at the provider, then run: threadledger replay rerun --failed --cause quota_exhausted.",

@@ -26,6 +26,7 @@ class Cause(StrEnum):
     INSTRUCTIONS_TOO_LONG = "instructions_too_long"
     TOO_MANY_TOOLS = "too_many_tools"
     TOOL_NOT_SUPPORTED = "tool_not_supported"
+    CONTENT_NOT_SUPPORTED = "content_not_supported"
     EMPTY_MEMORY = "empty_memory"
     RATE_LIMITED = "rate_limited"
     QUOTA_EXHAUSTED = "quota_exhausted"

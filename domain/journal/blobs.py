@@ -8,7 +8,7 @@ it is compared, never parsed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
@@ -222,3 +222,17 @@ def in_chunks(data: Iterable[bytes]) -> Iterator[bytes]:
                 held.clear()
     if held:
         yield bytes(held)
+
+
+def unless_known(add: Callable[[Iterable[bytes]], Blob], known: Collection[str]) -> Callable[[Iterable[bytes]], Blob]:
+    """Return a function that stores bytes by `add`, except those at addresses that are stored and referred to already."""
+
+    def keep(chunks: Iterable[bytes]) -> Blob:
+        held = list(chunks)
+        hashed = sha256()
+        for chunk in held:
+            hashed.update(chunk)
+        address = hashed_address(hashed.digest())
+        return Blob(address, sum(map(len, held))) if address in known else add(held)
+
+    return keep

@@ -35,7 +35,7 @@ from .rows import EventMapper, OnChange, PlainJSON, indexed, refuse_changed, res
 # Modules that only some methods need (decisions, memory, the fold of exchanges) are imported inside these methods.
 if TYPE_CHECKING:
     from ..conversation import Conversation, Exchanges, OpenRun, Profile, RunRecord
-    from ..conversation.messages import JournaledMessage
+    from ..conversation.messages import JournaledMessage, Message
     from ..memory import Memory
     from .blobs import BlobStore
     from .facilities import JobClaims, Upkeep, Views
@@ -89,14 +89,14 @@ class Journal(Application[str]):
         return cast("Store", self._given_factory).upkeep()
 
     @cached_property
-    def job_claims(self) -> JobClaims:
-        """Return the claims on items of bulk jobs."""
-        return cast("Store", self._given_factory).job_claims()
-
-    @cached_property
     def blobs(self) -> BlobStore:
         """Return the store of the bytes of attachments."""
         return cast("Store", self._given_factory).blobs()
+
+    @cached_property
+    def job_claims(self) -> JobClaims:
+        """Return the claims on items of bulk jobs."""
+        return cast("Store", self._given_factory).job_claims()
 
     def construct_env(self, name: str, env: object = None) -> Environment:
         """Return an empty environment, so that the process's environment cannot change how events are stored."""
@@ -143,6 +143,29 @@ class Journal(Application[str]):
             return None
         return first.parent_key, first.parent_version or 0
 
+    def keep(self, message: Message, known: Collection[str] = ()) -> Message:
+        """Store the data inside a message as blobs and return the message with their addresses.
+
+        Those at addresses that are `known` to be in the conversation already are not stored again.
+
+        To be called before the message is journaled: a blob is there before the event that refers to it. A message without
+        data is returned unchanged.
+
+        Raises:
+            BlobTooLarge: an attachment is too large.
+            StoreError: it cannot be stored.
+        """
+        if not isinstance(message.content, tuple):
+            return message
+        from ..conversation.attachments import with_blobs
+        from .blobs import unless_known
+
+        return with_blobs(message, unless_known(self.blobs.add, known) if known else self.blobs.add)
+
+    def read_blob(self, address: str) -> Iterator[bytes]:
+        """Return the bytes of an attachment, chunk by chunk; see `BlobStore.read`."""
+        return self.blobs.read(address)
+
     def memory(
         self, key: str, at: int | datetime | None = None, last: int | None = None, tokens: int | None = None
     ) -> Memory:
@@ -153,7 +176,9 @@ class Journal(Application[str]):
         Raises:
             InvalidInput: a bound below 1.
         """
-        return _recall()(self._log, stream_of(key), at, last, tokens)
+        memory = _recall()(self._log, stream_of(key), at, last, tokens)
+        vars(memory)["read_blob"] = self.read_blob
+        return memory
 
     def remembers(self, key: str, message_id: str) -> bool:
         """Return whether a message is in the memory of a conversation, reading from its end until it is found."""
@@ -171,6 +196,7 @@ class Journal(Application[str]):
         key, version = key_of(conversation.id), conversation.version
         path = conversation.state.path_hash or self.path_hash(key, version)
         later = Memory.read_later(lambda: self.memory(key, version), version, path)
+        vars(later)["read_blob"] = self.read_blob
         return later.knowing(conversation.state.has_parts)
 
     def path_hash(self, key: str, version: int) -> str:

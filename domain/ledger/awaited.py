@@ -170,6 +170,7 @@ class AsyncLedger(AsyncFace[Ledger]):
         """See `Ledger.check`; returns all findings at once."""
         return await self.driver.work(lambda: list(self.ledger.check(progress)))
 
+    attach = awaited(Ledger.attach)
     conversations = awaited(Ledger.conversations)
     state = awaited(Ledger.state)
     failures = awaited(Ledger.failures)
@@ -215,12 +216,22 @@ class AsyncChat(AsyncFace[Chat]):
         """See `Chat.extend`."""
         return await self._driver.perform(self._conversing.mirrored(partial(self._conversing.extend, messages)))
 
-    async def ask(self, text: str, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]) -> Answer:
+    async def ask(
+        self,
+        text: str | Sequence[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[AskKeywords],
+    ) -> Answer:
         """See `Chat.ask`. If it is cancelled, the run ends as interrupted."""
         return await self._driver.perform(self._conversing.using(options).ask(text, idempotency_key))
 
     def stream(
-        self, text: str, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]
+        self,
+        text: str | Sequence[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[AskKeywords],
     ) -> AsyncGenerator[StreamPart, None]:
         """See `Chat.stream`: `async for part in chat.stream(text)`."""
         return self._driver.stream(self._conversing.using(options).ask(text, idempotency_key, stream=True))

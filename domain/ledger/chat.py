@@ -69,8 +69,16 @@ class Chat:
         """
         return self._appended(partial(self._conversing.extend, messages))
 
-    def ask(self, text: str, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]) -> Answer:
+    def ask(
+        self,
+        text: str | Sequence[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[AskKeywords],
+    ) -> Answer:
         """Answer a question in one exchange: journal it, run, retry, fall back, and journal the answer.
+
+        `text` may also be a list of parts in the format of Chat Completions: `Ledger.attach` makes one of a file or an image.
 
         Repeating an idempotency key returns the first answer, or reruns the exchange if it is unanswered. The setting
         THREADLEDGER_WHILE_RUNNING determines what happens to a second question while a run is open.
@@ -86,7 +94,11 @@ class Chat:
         return self._perform(self._conversing.using(options).ask(text, idempotency_key))
 
     def stream(
-        self, text: str, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]
+        self,
+        text: str | Sequence[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[AskKeywords],
     ) -> Generator[StreamPart, None, Answer]:
         """Answer a question like `ask`, but yield the parts of the answer as they arrive.
 

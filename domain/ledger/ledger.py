@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from msgspec import Struct
 
@@ -131,6 +131,27 @@ class Ledger:
         from .chat import Chat
 
         return Chat(self.journal, self.services, key)
+
+    def attach(
+        self, source: str | Path | bytes | IO[bytes], *, filename: str | None = None, media_type: str | None = None
+    ) -> dict[str, Any]:
+        """Store a file and return the content part that refers to it, for `append`, `ask` and `stream`.
+
+        The bytes are stored once, however often they are attached, and are read piece by piece. An image becomes an
+        `image_url`, a recording that a model can hear an `input_audio`, anything else a `file`.
+
+        Args:
+            source: the path of the file, its bytes, or a file that is open as binary.
+            filename: the name that a model is told; by default that of the path.
+            media_type: the type of the content; by default found by its first bytes, or by the name.
+
+        Raises:
+            FileMissing: the file cannot be read.
+            InvalidInput, BlobTooLarge: it is empty, or larger than 64 MiB.
+        """
+        from .attachments import attach
+
+        return attach(self.journal, source, filename, media_type)
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
         """Return facts about each conversation without reading its messages, most recently changed first.

@@ -8,7 +8,8 @@ from enum import Enum
 from typing import Any
 
 from ..conversation import Completion, parse_message, text_message
-from ..conversation.messages import Message, Role, Text, ToolCall, Usage
+from ..conversation.messages import Message, Role, ToolCall, Usage
+from ..conversation.parts import Text
 from ..errors import InvalidMessage
 from ..failures import whole_text
 from ..ids import new_id

@@ -159,6 +159,9 @@ class OwnRunning:
         """Journal the answer and end the run."""
         key, journal = self._conversing.key, self._conversing.journal
         run, elapsed = self.started, self._elapsed()
+        if not all(isinstance(each.content, str) for each in completion.messages):
+            kept = yield from work(lambda: tuple(map(journal.keep, completion.messages)))
+            completion = replace(completion, messages=kept)
 
         def decide(conversation: Conversation) -> None:
             if self._journals:

@@ -8,7 +8,15 @@ if TYPE_CHECKING:
     from .diff import MemoryChange, MemoryDiff, diff_memories
     from .fold import MemoryFold, fold_memory
     from .memory import ALL, INSTRUCTING, MEMORY_TOPICS, RULE_2, Memory, MemorySource
-    from .missing_files import MISSING_AT, MISSING_FILES, THREADS, add_missing, missing_files_in, unusable_files_in
+    from .missing_files import (
+        MISSING_AT,
+        MISSING_FILES,
+        THREADS,
+        UPLOADS_GONE,
+        add_missing,
+        missing_files_in,
+        unusable_files_in,
+    )
     from .order import Backwards
     from .rendering import FUNCTION_NAME, original_name, response_items, shown_part, valid_arguments, valid_name
     from .rule_1 import message_tokens, text_tokens
@@ -23,6 +31,7 @@ __all__ = [
     "MISSING_FILES",
     "RULE_2",
     "THREADS",
+    "UPLOADS_GONE",
     "Backwards",
     "Memory",
     "MemoryChange",
@@ -53,7 +62,9 @@ if not TYPE_CHECKING:
             "diff": "MemoryChange MemoryDiff diff_memories",
             "fold": "MemoryFold fold_memory",
             "memory": "ALL INSTRUCTING MEMORY_TOPICS RULE_2 Memory MemorySource",
-            "missing_files": "MISSING_AT MISSING_FILES THREADS add_missing missing_files_in unusable_files_in",
+            "missing_files": (
+                "MISSING_AT MISSING_FILES THREADS UPLOADS_GONE add_missing missing_files_in unusable_files_in"
+            ),
             "order": "Backwards",
             "rendering": "FUNCTION_NAME original_name response_items shown_part valid_arguments valid_name",
             "rule_1": "message_tokens text_tokens",

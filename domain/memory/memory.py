@@ -19,6 +19,9 @@ from ..errors import InvalidInput
 from ..faces import on_first_use
 from ..ids import now
 
+if TYPE_CHECKING:
+    from ..conversation.attachments import Read
+
 RULE_2 = "2;"
 """Beginning of the rules by which views are described and hashed now; rules without it are of rule 1 (`rule_1.py`)."""
 
@@ -72,6 +75,8 @@ class Memory:
     it left out none."""
     path_hash: str | None = field(default=None, compare=False)
     """Hash of the whole memory as of `version`, whatever of it is in view; None if it was not computed."""
+    read_blob: Read | None = field(default=None, compare=False, repr=False)
+    """Function that returns the bytes of an attachment; None if the memory was not read from a ledger."""
 
     @classmethod
     def of_source(cls, source: MemorySource, version: int, path_hash: str | None, **more: Any) -> Self:
@@ -170,6 +175,7 @@ class Memory:
         """Return the memory as one place is shown it: what another place could not read may be readable there."""
         if not self.was_read:
             later = Memory.read_later(lambda: self._all_read().for_place(place), self.version, self.path_hash)
+            vars(later)["read_blob"] = self.read_blob
             return later.knowing(vars(self).get("_has_parts"))
         if not self.missing_files:
             return self
@@ -235,24 +241,57 @@ class Memory:
         return replace(self, messages=(*self.messages, *added))
 
     def as_chat_messages(self) -> list[dict[str, Any]]:
-        """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing."""
+        """Return the `messages` of a Chat Completions request: a valid view, without messages that say nothing.
+
+        Attachments are inside, as data.
+
+        Raises:
+            BlobMissing, ChangedBlob: an attachment cannot be read.
+        """
+        return self._with_data(self.chat_entries(), "chat")
+
+    def chat_entries(self) -> list[dict[str, Any]]:
+        """Return the same messages with attachments in the stored shapes, for `resolved`."""
         plain = self._plain_to_send(blank=False)
         if plain is not None:
             return plain
         from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
 
-        view = valid_view(self._available(self.messages), CHAT_CALL_ID_CHARS_MAX)
+        view = valid_view(self.available(), CHAT_CALL_ID_CHARS_MAX)
         return [each.message.as_chat_message() for each in view if not is_empty(each.message)]
 
     def as_response_items(self) -> list[dict[str, Any]]:
-        """Return the `input` of a Responses API request: a valid view, without messages that say nothing."""
+        """Return the `input` of a Responses API request: a valid view, without messages that say nothing.
+
+        Attachments and errors are those of `as_chat_messages`.
+        """
+        return self._with_data(self.response_entries(), "responses")
+
+    def response_entries(self) -> list[dict[str, Any]]:
+        """Return the same items with attachments in the stored shapes, for `resolved`."""
         plain = self._plain_to_send(blank=False)
         if plain is not None:
             return [{"type": "message"} | each for each in plain]
         from .rendering import response_items, valid_view
 
-        view = valid_view(self._available(self.messages))
-        return [item for each in view for item in response_items(each.message)]
+        return [item for each in valid_view(self.available()) for item in response_items(each.message)]
+
+    def _with_data(self, entries: list[dict[str, Any]], dialect: str) -> list[dict[str, Any]]:
+        if not self.has_parts:
+            return entries
+        from .sending import Attachments, resolved
+
+        return resolved(entries, dialect, Attachments(self.read_blob))
+
+    def lost_parts(
+        self, dialect: str, unknown: Callable[[dict[str, Any]], bool] | None = None
+    ) -> tuple[Mapping[str, int], list[str]]:
+        """Return how many parts an API is not shown, and the names of those of which it is shown none; see `sending.py`."""
+        if not self.has_parts:
+            return {}, []
+        from .sending import lost_parts
+
+        return lost_parts(self, dialect, unknown)
 
     def estimated_tokens(self) -> int:
         """Return the approximate number of input tokens of the view."""
@@ -296,10 +335,11 @@ class Memory:
             return tuple(messages)
         from .rendering import valid_view
 
-        return valid_view(self._available(messages))
+        return valid_view(self.available(messages))
 
-    def _available(self, messages: Sequence[JournaledMessage]) -> Sequence[JournaledMessage]:
-        """Return the messages without the files and images that the provider no longer has."""
+    def available(self, messages: Sequence[JournaledMessage] | None = None) -> Sequence[JournaledMessage]:
+        """Return the messages (by default all in view) with a text in place of each file that the provider cannot read."""
+        messages = self.messages if messages is None else messages
         if not self.missing_files:
             return messages
         from .missing_files import without_files

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..conversation.messages import JournaledMessage, Part, Role, Text
+from ..conversation.messages import JournaledMessage, Role
+from ..conversation.parts import Part, Text
 
 MISSING_FILES = "missing_files"
 """Key in a failure's details for the references of the files and images that the provider could not read."""
@@ -24,6 +25,9 @@ THREADS = "threads"
 
 EVERYWHERE = ""
 """Place of the files that were missing when a run failed that does not say where."""
+
+UPLOADS_GONE = "uploads_gone"
+"""Key in a failure's details for the ids of uploaded attachments that the provider no longer has: a retry uploads them."""
 
 MISSING_FILES_MAX = 50
 """Maximum number of references in one failure."""
@@ -121,6 +125,14 @@ def _present(part: Part, missing: Collection[str]) -> Part:
 def _attached_by(part: Part) -> Attached | None:
     given: Any = part.as_json() if not isinstance(part, Text) else {}
     match given:
+        case {"image_url": {"blob": str(address)}}:
+            return Attached("image", address)
+        case {"input_audio": {"blob": str(address)}}:
+            return Attached("audio", address)
+        case {"file": {"blob": str(address)}}:
+            return Attached("file", address)
+        case {"file": {"url": str(url)}} if url:
+            return Attached("file", _digest(url), url)
         case (
             {"file": {"file_id": str(file_id)}} | {"image_file": {"file_id": str(file_id)}} | {"file_id": str(file_id)}
         ) if file_id:

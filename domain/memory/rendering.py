@@ -16,18 +16,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..conversation.messages import (
-    Content,
-    File,
-    Image,
-    JournaledMessage,
-    Message,
-    Part,
-    Role,
-    Text,
-    ToolCall,
-    Verbatim,
-)
+from ..conversation.messages import Content, JournaledMessage, Message, Role, ToolCall
+from ..conversation.parts import Audio, File, Image, Part, Text, Verbatim
 from ..limits import (
     AUDIO_BYTES_PER_TOKEN,
     FILE_BYTES_PER_TOKEN,
@@ -38,6 +28,7 @@ from ..limits import (
     JSON_LEVELS_MAX,
 )
 from .rule_1 import NO_RESULT, estimate_tokens
+from .sending import not_shown
 
 # Source of names, ids and shapes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`,
 # `FunctionCallOutputItemParam`, `ChatCompletionRequestMessage` and the parts that it refers to). November 2026.
@@ -150,7 +141,10 @@ def _input_content(message: Message) -> str | list[dict[str, Any]]:
 
 
 def _input_part(part: dict[str, Any]) -> dict[str, Any]:
+    """Return a part in the form of Responses; an attachment whose bytes are in the ledger stays for `resolved`."""
     match part:
+        case {"image_url": {"blob": _}} | {"file": {"blob": _} | {"url": _}}:
+            return part
         case {"type": "text", "text": text}:
             return {"type": "input_text", "text": text}
         case {"type": "image_url", "image_url": {"url": url, **rest}}:
@@ -159,7 +153,7 @@ def _input_part(part: dict[str, Any]) -> dict[str, Any]:
             return {"type": "input_file", "file_id": file_id}
         case {"type": "file", "file": {"file_data": data, "filename": name}}:
             return {"type": "input_file", "file_data": data, "filename": name}
-    return {"type": "input_text", "text": f"[{part.get('type', 'content')} not shown]"}
+    return {"type": "input_text", "text": not_shown(part)}
 
 
 def part_tokens(message: Message) -> int:
@@ -175,10 +169,12 @@ def _tokens_of(part: Part) -> int:
         case Text(text):
             return estimate_tokens(text)
         case Image(url, detail):
-            data = len(url) * 3 // 4 // IMAGE_BYTES_PER_TOKEN if url.startswith("data:") else 0
-            return max(IMAGE_LOW_TOKENS if detail == "low" else IMAGE_TOKENS, data)
+            size = len(url) * 3 // 4 if url.startswith("data:") else part.size
+            return max(IMAGE_LOW_TOKENS if detail == "low" else IMAGE_TOKENS, size // IMAGE_BYTES_PER_TOKEN)
         case File():
-            return FILE_TOKENS_GUESSED
+            return part.size // FILE_BYTES_PER_TOKEN or FILE_TOKENS_GUESSED
+        case Audio():
+            return part.size // AUDIO_BYTES_PER_TOKEN
         case _:
             is_audio = '"input_audio"' in part.json[:40]
             return len(part.json) * 3 // 4 // (AUDIO_BYTES_PER_TOKEN if is_audio else FILE_BYTES_PER_TOKEN)
@@ -343,7 +339,7 @@ def _valid_part(part: Part, in_words: bool) -> Part:
     if isinstance(part, Text):
         return part
     given: Any = part.as_json()
-    valid = next(_shapes(given), None)
+    valid = _stored(part) or next(_shapes(given), None)
     if valid is None or (in_words and not isinstance(valid, Text)):
         return Text(_words(given))
     return valid
@@ -373,6 +369,18 @@ def _shapes(given: Any) -> Iterator[Part]:
             pass
 
 
+def _stored(part: Part) -> Part | None:
+    """Return an attachment whose bytes are in the ledger, or a file at an address of the web, if it can be sent as it is."""
+    match part:
+        case Image() if part.blob and part.media_type.startswith("image/"):
+            return part if part.detail in {None, *IMAGE_DETAILS} else replace(part, detail=None)
+        case File() if part.blob or part.url.startswith(("http://", "https://")):
+            return part
+        case Audio() if part.format in AUDIO_FORMATS:
+            return part
+    return None
+
+
 def _image(url: str, detail: object) -> Iterator[Part]:
     if IMAGE_ADDRESS.fullmatch(url):
         yield Image(url, detail if isinstance(detail, str) and detail in IMAGE_DETAILS else None)
@@ -385,6 +393,8 @@ def _file(inner: Mapping[str, Any]) -> Iterator[Part]:
         case {"file_data": str(data), "filename": str(name)} if data and name.strip():
             file = {"filename": name, "file_data": data}
             yield Verbatim(_text_of_json({"type": "file", "file": file}))
+        case {"file_url": str(url)} if url.startswith(("http://", "https://")):
+            yield File(url=url)
         case _:
             pass
 
@@ -409,4 +419,4 @@ def _words(given: Any) -> str:
             return f"[image {url}]"
         case {"file": {"file_id": str(file_id)}} | {"image_file": {"file_id": str(file_id)}} if file_id.strip():
             return f"[file {file_id}]"
-    return f"[{kind if isinstance(kind, str) and kind.strip() else 'content'} not shown]"
+    return not_shown(given)

@@ -338,7 +338,8 @@ class _Repair:
 
         Does nothing if another writer has changed the conversation: the foreign entries must then be determined again.
         """
-        item, messages = self.item, adoptable(look.drift.foreign)
+        item = self.item
+        messages = [(self._journal.keep(message), item_id) for message, item_id in adoptable(look.drift.foreign)]
         place = adopted_from(item.backend, str(item.thread_id))
 
         def decide(conversation: Conversation) -> int:

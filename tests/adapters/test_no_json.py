@@ -21,7 +21,8 @@ import pytest
 
 import threadledger
 from threadledger.domain import Message, Role
-from threadledger.domain.conversation.messages import Text, ToolCall
+from threadledger.domain.conversation.messages import ToolCall
+from threadledger.domain.conversation.parts import Text
 from threadledger.domain.errors import AllBackendsFailed, InvalidInput
 from threadledger.domain.failures import Failure
 from threadledger.domain.ledger import Chat, Ledger

@@ -1,0 +1,211 @@
+"""Move the bytes inside messages to blobs, and back: a message in the ledger has only their addresses.
+
+What comes back is equal to what was there, byte for byte. So data is moved only if its base64 is the canonical one of its
+bytes; any other text stays in the message as it is.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from .messages import Message
+from .parts import Audio, File, Image, Part, Verbatim, blob_of
+
+JSON = dict[str, Any]
+Read = Callable[[str], Iterable[bytes]]
+"""Function that returns the bytes of an address in chunks; it raises an error if they are not there, or were changed."""
+
+
+class Kept(Protocol):
+    """Describe a stored blob."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+Keep = Callable[[Iterable[bytes]], Kept]
+"""Function that stores bytes given in chunks, once however often they are given, and returns their address."""
+
+_DATA_URL = re.compile(r"data:([^,;]+);base64,")
+_CHUNK_BYTES = 1024 * 1024
+
+
+def with_blobs(message: Message, keep: Keep) -> Message:
+    """Return a message whose data was stored as blobs; a message without data is returned unchanged."""
+    content = message.content
+    if not isinstance(content, tuple):
+        return message
+    parts = tuple(_with_blob(part, keep) for part in content)
+    return message if parts == content else message.replaced(content=parts)
+
+
+def blobs_in(content: Iterable[Part]) -> list[str]:
+    """Return the addresses that parts refer to, each once."""
+    return list(dict.fromkeys(filter(None, map(blob_of, content))))
+
+
+def inline_bytes(part: Part) -> int:
+    """Return the size of the data in a part in characters of base64; 0 if it has none that `with_blobs` would move."""
+    data = _data_in(part)
+    return len(data[1]) if data is not None else 0
+
+
+def _with_blob(part: Part, keep: Keep) -> Part:
+    found = _data_in(part)
+    data = _decoded(found[1]) if found is not None else None
+    if found is None or data is None:
+        return part
+    blob, media_type = keep(_chunks(data)), found[0]
+    if isinstance(part, Image):
+        return Image(detail=part.detail, blob=blob.address, media_type=media_type, size=blob.size)
+    given = part.as_json()
+    if given["type"] == "input_audio":
+        return Audio(blob.address, given["input_audio"]["format"], blob.size)
+    name = given["file"].get("filename") or ""
+    return File(filename=name, blob=blob.address, media_type=media_type, size=blob.size)
+
+
+def _data_in(part: Part) -> tuple[str, str] | None:
+    """Return the media type of the data in a part, as it is written there, and the data; None if there is none."""
+    if isinstance(part, Image) and part.url.startswith("data:"):
+        return _of_url(part.url)
+    if not isinstance(part, Verbatim) or not part.json.startswith(_WITH_DATA):
+        return None
+    match part.as_json():
+        case {"type": "file", "file": {"file_data": str(data), **rest}, **more} if not more:
+            if rest.keys() <= {"filename"} and all(isinstance(each, str) and each for each in rest.values()):
+                return _of_url(data) if data.startswith("data:") else ("", data)
+        case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(kind), **rest}, **more}:
+            if not rest and not more and kind:
+                return "", data
+    return None
+
+
+_WITH_DATA = ('{"type":"file"', '{"type":"input_audio"', '{"file"', '{"input_audio"')
+"""Beginnings of the JSON of parts that may have data."""
+
+
+def _of_url(url: str) -> tuple[str, str] | None:
+    found = _DATA_URL.match(url)
+    return (found[1], url[found.end() :]) if found is not None else None
+
+
+def _decoded(data: str) -> bytes | None:
+    """Return the bytes of base64; None if it is not canonical, or empty."""
+    try:
+        decoded = binascii.a2b_base64(data, strict_mode=True)
+    except ValueError:  # also text that is not ASCII
+        return None
+    return decoded if decoded and b64encode(decoded).decode() == data else None
+
+
+def _chunks(data: bytes) -> Iterable[bytes]:
+    view = memoryview(data)
+    return (bytes(view[start : start + _CHUNK_BYTES]) for start in range(0, len(data), _CHUNK_BYTES))
+
+
+# The way back
+
+UNKNOWN_TYPE = "application/octet-stream"
+"""Media type of bytes of which nothing is known (RFC 2046, section 4.5.1)."""
+
+
+def inlined(message: Mapping[str, Any], read: Read) -> JSON:
+    """Return a message in the format of Chat Completions with its data in place of addresses of blobs.
+
+    Raises:
+        StoreError: a blob is missing.
+        CorruptEvent: the bytes of a blob were changed.
+    """
+    content = message.get("content")
+    if not isinstance(content, Sequence) or isinstance(content, str):
+        return dict(message)
+    return {**message, "content": [inline(part, read) for part in content]}
+
+
+def inline(part: Mapping[str, Any], read: Read) -> JSON:
+    """Return a content part with its data in place of the address of a blob; any other part is returned unchanged.
+
+    Raises:
+        StoreError: the blob is missing.
+        CorruptEvent: the bytes of the blob were changed.
+    """
+    match part:
+        case {"type": "image_url", "image_url": {"blob": str(address), **rest}}:
+            url = data_url(_text(rest.get("media_type")), address, read)
+            return {"type": "image_url", "image_url": {"url": url} | _only(rest, "detail")}
+        case {"type": "file", "file": {"blob": str(address), **rest}}:
+            media_type = _text(rest.get("media_type"))
+            data = data_url(media_type, address, read) if media_type else as_base64(address, read)
+            return {"type": "file", "file": _only(rest, "filename") | {"file_data": data}}
+        case {"type": "input_audio", "input_audio": {"blob": str(address), "format": kind}}:
+            return {"type": "input_audio", "input_audio": {"data": as_base64(address, read), "format": kind}}
+    return dict(part)
+
+
+def data_url(media_type: str, address: str, read: Read) -> str:
+    """Return the bytes of a blob as a `data:` URL."""
+    return f"data:{media_type or UNKNOWN_TYPE};base64,{as_base64(address, read)}"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _only(given: Mapping[Any, Any], name: str) -> JSON:
+    return {name: given[name]} if name in given else {}
+
+
+def as_base64(address: str, read: Read) -> str:
+    """Return the bytes of a blob as base64."""
+    return b64encode(b"".join(read(address))).decode("ascii")
+
+
+# Attachments that an app makes of a file
+
+_SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"%PDF-", "application/pdf"),
+    (b"ID3", "audio/mpeg"),
+    (b"\xff\xfb", "audio/mpeg"),
+)
+"""First bytes of common files. Source: the formats' own specifications."""
+
+_AUDIO_FORMATS = {
+    "audio/wav": "wav",
+    "audio/x-wav": "wav",
+    "audio/wave": "wav",
+    "audio/mpeg": "mp3",
+    "audio/mp3": "mp3",
+}
+"""Formats of recordings that Chat Completions have, by media type."""
+
+
+def media_type_of(begin: bytes, filename: str = "") -> str:
+    """Return the media type of a file by its first bytes (at least 12, if it has so many), else by its name."""
+    for signature, media_type in _SIGNATURES:
+        if begin.startswith(signature):
+            return media_type
+    if begin[:4] == b"RIFF" and begin[8:12] in {b"WEBP", b"WAVE"}:
+        return "image/webp" if begin[8:12] == b"WEBP" else "audio/wav"
+    import mimetypes
+
+    return mimetypes.guess_type(filename)[0] or UNKNOWN_TYPE
+
+
+def part_for(blob: Kept, media_type: str, filename: str = "") -> JSON:
+    """Return the content part for a stored file: an image, a recording that a model can hear, or any other file."""
+    if media_type.startswith("image/"):
+        return Image(blob=blob.address, media_type=media_type, size=blob.size).as_json()
+    if media_type in _AUDIO_FORMATS:
+        return Audio(blob.address, _AUDIO_FORMATS[media_type], blob.size).as_json()
+    return File(blob=blob.address, filename=filename, media_type=media_type, size=blob.size).as_json()
