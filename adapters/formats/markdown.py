@@ -84,10 +84,8 @@ _KINDS = {"image_url": "image", "file": "file", "input_audio": "audio"}
 
 def _part(part: Mapping[str, Any]) -> Iterator[str]:
     match part:
-        case {"type": str(kind), **rest} if kind in _KINDS and "blob" in (inner := rest.get(kind) or {}):
-            scheme, _, value = str(inner["blob"]).partition(":")
-            facts = {"filename": inner.get("filename"), "type": inner.get("media_type") or inner.get("format")}
-            yield f"{_KINDS[kind]}: {_facts({**facts, 'bytes': inner.get('size'), scheme: value})}"
+        case {"type": str(kind), **rest} if kind in _KINDS and _is_attachment(rest.get(kind)):
+            yield f"{_KINDS[kind]}: {_facts(_attachment(rest[kind]))}"
         case {"type": "text", "text": str(text)}:
             if text.strip():
                 yield escaped(text)
@@ -102,6 +100,17 @@ def _part(part: Mapping[str, Any]) -> Iterator[str]:
             yield f"image: {_facts(file)}"
         case _:
             yield fenced(_pretty(by_reference(part)), "json")
+
+
+def _is_attachment(inner: object) -> bool:
+    return isinstance(inner, dict) and isinstance(inner.get("blob"), str)
+
+
+def _attachment(inner: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts about an attachment: its name, type, size, and hash."""
+    kind, _, value = str(inner["blob"]).partition(":")
+    facts = {"filename": inner.get("filename"), "type": inner.get("media_type") or inner.get("format")}
+    return {**facts, "bytes": inner.get("size"), kind: value}
 
 
 def _result(message: Message) -> Iterator[str]:
