@@ -53,8 +53,16 @@ ROWS_SHOWN_MAX = 50
     help="Field that holds the conversation's key: of a thread's metadata, else its id is used (`id`: always); of a jsonl "
     "line or its metadata, else `id` is used. `line`: the key of a jsonl line is FILE:LINE.",
 )
+@click.option(
+    "--blobs",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Folder with the attachments of FILE, as export --blobs wrote it.",
+)
 @common
-def import_(file: str | None, kind: str | None, ids: Any, base_url: str | None, key_from: str) -> int:
+def import_(
+    file: str | None, kind: str | None, ids: Any, base_url: str | None, key_from: str, blobs: Path | None
+) -> int:
     """Import conversations from FILE, or from live threads with --threads.
 
     FILE may be - for standard input; gzip files are decompressed. Formats: jsonl (one conversation per line), threads
@@ -72,22 +80,24 @@ def import_(file: str | None, kind: str | None, ids: Any, base_url: str | None, 
         raise click.UsageError("--from requires --threads", context)
     if kind is not None and ids is not None:
         raise click.UsageError("--format applies only to FILE, not to --threads", context)
+    if blobs is not None and ids is not None:
+        raise click.UsageError("--blobs applies only to FILE, not to --threads", context)
     tally = _Tally()
     if file is None:
         _import_live(ids, base_url, key_from, tally)
     else:
-        _import_file(file, kind, key_from, tally)
+        _import_file(file, kind, key_from, blobs, tally)
     return Exit.SOME_FAILED if tally.states["failed"] else Exit.DONE
 
 
-def _import_file(file: str, kind: str | None, key_from: str, tally: _Tally) -> None:
+def _import_file(file: str, kind: str | None, key_from: str, blobs: Path | None, tally: _Tally) -> None:
     from threadledger.adapters import import_found, import_source
 
     with import_source(file, kind, key_from) as source, opened(create=True) as ledger:
         if source.detected:
             note(f"{'standard input' if file == '-' else file} is read as {source.format}")
         found = tracked(source.found, source.total, "importing")
-        _show(tally.watched(import_found(ledger, found)), tally)
+        _show(tally.watched(import_found(ledger, found, blobs)), tally)
 
 
 def _import_live(ids: Any, base_url: str | None, key_from: str, tally: _Tally) -> None:
@@ -174,33 +184,44 @@ class _Tally:
 @click.option(
     "--unchecked", is_flag=True, help="Export damaged events too, and name them on stderr. Exit 4 if there are any."
 )
+@click.option(
+    "--blobs",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write attachments into this folder, named by their hash; messages keep their addresses.",
+)
 @common
-def export(keys: tuple[str, ...], everything: bool, kind: str, file: Path | None, unchecked: bool) -> int:
+def export(
+    keys: tuple[str, ...], everything: bool, kind: str, file: Path | None, unchecked: bool, blobs: Path | None
+) -> int:
     """Export conversations as JSON Lines or Markdown.
 
     The formats jsonl and messages write one object per line: {"id": KEY, ..., "messages": [Chat Completions messages]}.
-    Files in both formats can be imported again. Every event is compared with its leaf hash; if one was changed or is
-    missing, the export stops there and FILE is not written (exit 4).
+    Files in both formats can be imported again; without --blobs, they have the bytes of attachments inside. Every event is
+    compared with its leaf hash and every attachment with its own; if one was changed or is missing, the export stops there
+    and FILE is not written (exit 4).
     """
-    from threadledger.adapters import export_lines, export_markdown, private_file
+    from threadledger.adapters import export_lines, export_markdown, forgiving, inside, into_folder, private_file
     from threadledger.domain.errors import FileMissing
 
     if bool(keys) == everything:
         raise click.UsageError("name conversations or pass --all, but not both", click.get_current_context())
     result: Callable[[], int] | None = None
     with opened(reads=True) as ledger:
+        attach = into_folder(ledger, blobs) if blobs is not None else inside(ledger)
         if unchecked:
             from .forensics import uncheck
 
-            result = uncheck(ledger)
+            problems: list[str] = []
+            result, attach = uncheck(ledger, problems), forgiving(attach, problems)
         total = sum(1 for _ in ledger.journal.keys_in_order()) if everything else len(keys)
         for key in keys:
             ledger.state(key)
         chosen = None if everything else keys
         if kind == "markdown":
-            texts = export_markdown(ledger, chosen)
+            texts = export_markdown(ledger, chosen, attach if blobs is not None else None)
         else:
-            lines = export_lines(ledger, chosen, plain=kind == "messages")
+            lines = export_lines(ledger, chosen, plain=kind == "messages", attach=attach)
             texts = (f"{line if file else safe_json(line)}\n" for line in lines)
         target = private_file(file, overwrite=True) if file else nullcontext(sys.stdout)
         try:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from threadledger.domain.faces import lazy_face
 
 if TYPE_CHECKING:
+    from .attachments import forgiving, inside, into_folder
     from .importing import Imported, import_found
     from .jsonl import conversation_as_line, export_lines, import_lines
     from .live import import_threads
@@ -19,10 +20,13 @@ __all__ = [
     "conversation_as_line",
     "export_lines",
     "export_markdown",
+    "forgiving",
     "import_found",
     "import_lines",
     "import_source",
     "import_threads",
+    "inside",
+    "into_folder",
 ]
 
 _EARLIER = {
@@ -35,6 +39,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_face(
         __name__,
         {
+            "attachments": "forgiving inside into_folder",
             "importing": "Imported import_found",
             "jsonl": "conversation_as_line export_lines import_lines",
             "live": "import_threads",

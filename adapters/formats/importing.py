@@ -15,12 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
 from threadledger.domain.conversation import IMPORTED, Conversation, events, stream_of
 from threadledger.domain.conversation.messages import Message, Source, restore_message
 from threadledger.domain.errors import (
+    BlobMissing,
     ConversationChanged,
     IdempotencyConflict,
     InvalidInput,
@@ -31,6 +33,7 @@ from threadledger.domain.ids import from_iso, to_iso
 from threadledger.domain.journal import fingerprint_of
 from threadledger.domain.ledger import Ledger
 
+from .attachments import ImportedAttachments
 from .json_values import parsed
 from .repairs import OpenCalls, can_be_stored, repaired, usual_fingerprint, usual_message, whole
 
@@ -49,16 +52,22 @@ BATCH_SECONDS = 1.0
 EXTEND_ATTEMPTS_MAX = 3
 """Maximum number of attempts to extend a conversation while other imports change it at the same time."""
 
+_UNSTORED = (BlobMissing, InvalidInput)
+"""Errors about an attachment of one conversation, which stop no other."""
+
 LEFT_BRANCH = "another branch took its place where it was imported from"
 
 
-def import_found(ledger: Ledger, found: Iterable[Found | Imported]) -> Iterator[Imported]:
+def import_found(ledger: Ledger, found: Iterable[Found | Imported], blobs: Path | None = None) -> Iterator[Imported]:
     """Import conversations batch by batch; a failed one stores nothing and does not stop the others.
+
+    `blobs` is the folder with the attachments to which messages refer by their addresses.
 
     A conversation that could not be read (`Imported`) is passed through, and exceptions from the source propagate.
     What was read before is stored first.
     """
     batch, reading = _Batch(ledger), iter(found)
+    attachments = ImportedAttachments(ledger, blobs)
     problem: Exception | None = None
     while problem is None:
         try:
@@ -74,12 +83,19 @@ def import_found(ledger: Ledger, found: Iterable[Found | Imported]) -> Iterator[
             yield from batch.stored()
             batch = _Batch(ledger)
         try:
+            _store_attachments(attachments, read)
             batch.add(_with_stored_metadata(read))
         except ThreadledgerError as error:
             yield _failed(read, error)
     yield from batch.stored()
     if problem is not None:
         raise problem
+
+
+def _store_attachments(attachments: ImportedAttachments, found: Found) -> None:
+    if not isinstance(found.entries, UsualEntries):  # which are texts
+        for entry in found.entries:
+            attachments.store(entry.message, entry.name)
 
 
 class _Batch:
@@ -121,7 +137,7 @@ class _Batch:
     def _stored_new(self, found: Sequence[Found]) -> dict[str, Imported]:
         try:
             self._ledger.journal.store(*(_new(self._ledger, each) for each in found))
-        except ConversationChanged:  # another process started one of them: store each in its own transaction
+        except (ConversationChanged, *_UNSTORED):  # of one of them: store each in its own transaction
             return {each.key: _store_one(self._ledger, each) for each in found}
         return {each.key: _imported(each) for each in found}
 
@@ -160,6 +176,8 @@ def _store_one(ledger: Ledger, found: Found) -> Imported:
         return _imported(found)
     except ConversationChanged:
         return _extended(ledger, found, {})
+    except _UNSTORED as error:
+        return _failed(found, error)
 
 
 def _new(ledger: Ledger, found: Found) -> Conversation:

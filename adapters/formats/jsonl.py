@@ -16,6 +16,7 @@ from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
 
+from .attachments import Attach, inside
 from .importing import (
     Entry,
     Found,
@@ -109,25 +110,31 @@ def _field(given: Mapping[str, Any], name: str) -> Any:
     return given.get("id") if found is None else found
 
 
-def export_lines(ledger: Ledger, keys: Iterable[str] | None = None, *, plain: bool = False) -> Iterator[str]:
+def export_lines(
+    ledger: Ledger, keys: Iterable[str] | None = None, *, plain: bool = False, attach: Attach | None = None
+) -> Iterator[str]:
     """Yield one line per conversation, ordered by creation; `plain` omits ids, timestamps and sources.
+
+    `attach` returns each message as it is written; by default, the bytes of attachments are put into the messages.
 
     Raises:
         ConversationNotFound: there is no conversation with one of the keys.
+        BlobMissing, ChangedBlob: an attachment is missing or was changed.
     """
     for key in keys if keys is not None else keys_in_order(ledger):
         ledger.state(key)
-        yield conversation_as_line(ledger, key, plain=plain)
+        yield conversation_as_line(ledger, key, plain=plain, attach=attach)
 
 
-def conversation_as_line(ledger: Ledger, key: str, *, plain: bool = False) -> str:
-    """Return one conversation as a line: its key, metadata and messages.
+def conversation_as_line(ledger: Ledger, key: str, *, plain: bool = False, attach: Attach | None = None) -> str:
+    """Return one conversation as a line: its key, metadata and messages; for `attach`, see `export_lines`.
 
     Messages have their ids, timestamps and sources unless `plain` is set.
     """
     messages = []
+    attach = attach or inside(ledger)
     for each in ledger.memory(key).messages:
-        message = each.message.as_chat_message()
+        message = attach(each.message, each.message.as_chat_message())
         place = each.as_json() | {"at": each.written_at}
         messages.append(message if plain else _placed(message, {name: place[name] for name in PLACE_FIELDS}))
     metadata = metadata_of(ledger, key)

@@ -17,6 +17,7 @@ from threadledger.domain.conversation.messages import JournaledMessage, Message,
 from threadledger.domain.ledger import Ledger
 
 from .agents_sqlite import data_by_reference
+from .attachments import Attach
 from .jsonl import keys_in_order, metadata_of
 from .repairs import by_reference
 
@@ -24,19 +25,19 @@ LATER_HEADING = "\n---\n\n"
 """Separator between two conversations."""
 
 
-def export_markdown(ledger: Ledger, keys: Iterable[str] | None = None) -> Iterator[str]:
-    """Yield one transcript per conversation, ordered by creation.
+def export_markdown(ledger: Ledger, keys: Iterable[str] | None = None, attach: Attach | None = None) -> Iterator[str]:
+    """Yield one transcript per conversation, ordered by creation. `attach` is called with each message.
 
     Raises:
         ConversationNotFound: there is no conversation with one of the keys.
     """
     for index, key in enumerate(keys if keys is not None else keys_in_order(ledger)):
         ledger.state(key)
-        yield (LATER_HEADING if index else "") + conversation_as_markdown(ledger, key)
+        yield (LATER_HEADING if index else "") + conversation_as_markdown(ledger, key, attach)
 
 
-def conversation_as_markdown(ledger: Ledger, key: str) -> str:
-    """Return the transcript of one conversation's memory."""
+def conversation_as_markdown(ledger: Ledger, key: str, attach: Attach | None = None) -> str:
+    """Return the transcript of one conversation's memory. `attach` is called with each message."""
     blocks = [f"# {escaped_line(key)}"]
     metadata = metadata_of(ledger, key)
     if metadata:
@@ -44,6 +45,8 @@ def conversation_as_markdown(ledger: Ledger, key: str) -> str:
     for each in ledger.memory(key).messages:
         blocks.append(f"## {each.message.role.value} · {_clock(each)}")
         blocks += _blocks(each.message)
+        if attach is not None:
+            attach(each.message, {})
     ledger.journal.wait_until_durable()
     return "\n\n".join(blocks) + "\n"
 
@@ -75,8 +78,14 @@ def _parts(message: Message) -> Sequence[Any]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content or []
 
 
+_KINDS = {"image_url": "image", "file": "file", "input_audio": "audio"}
+"""Names of the parts that may have an attachment, by their type."""
+
+
 def _part(part: Mapping[str, Any]) -> Iterator[str]:
     match part:
+        case {"type": str(kind), **rest} if kind in _KINDS and _is_attachment(rest.get(kind)):
+            yield f"{_KINDS[kind]}: {_facts(_attachment(rest[kind]))}"
         case {"type": "text", "text": str(text)}:
             if text.strip():
                 yield escaped(text)
@@ -85,10 +94,6 @@ def _part(part: Mapping[str, Any]) -> Iterator[str]:
         case {"type": "image_url", "image_url": {"url": str(url)}}:
             data = data_by_reference(url)
             yield f"image: {as_link(url) if data is None else _facts(data)}"
-        case {"type": str(kind), **rest} if isinstance(inner := rest.get(kind), dict) and "blob" in inner:
-            given = {"name": "filename", "type": "media_type", "format": "format", "bytes": "size", "address": "blob"}
-            known = {fact: inner[name] for fact, name in given.items() if name in inner}
-            yield f"{_KINDS.get(kind, kind)}: {_facts(known)}"
         case {"type": "file", "file": {"file_id": str()} as file}:
             yield f"file: {_facts(file)}"
         case {"type": "image_file", "image_file": {"file_id": str()} as file}:
@@ -97,7 +102,14 @@ def _part(part: Mapping[str, Any]) -> Iterator[str]:
             yield fenced(_pretty(by_reference(part)), "json")
 
 
-_KINDS = {"image_url": "image", "input_audio": "recording"}
+def _is_attachment(inner: object) -> bool:
+    return isinstance(inner, dict) and isinstance(inner.get("blob"), str)
+
+
+def _attachment(inner: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts about an attachment: its name, type, size and address."""
+    facts = {"filename": inner.get("filename"), "type": inner.get("media_type") or inner.get("format")}
+    return {**facts, "bytes": inner.get("size"), "address": inner["blob"]}
 
 
 def _result(message: Message) -> Iterator[str]:
