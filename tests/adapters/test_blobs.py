@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any
+from uuid import UUID
 
 import pytest
 from freezegun import freeze_time
@@ -26,7 +28,7 @@ from threadledger.domain.errors import (
     InvalidInput,
     StoreUnavailable,
 )
-from threadledger.domain.ids import now
+from threadledger.domain.ids import from_iso, now
 from threadledger.domain.journal.blobs import BLOB_BYTES_MAX, CHUNK_BYTES
 from threadledger.domain.ledger import Ledger
 
@@ -413,10 +415,34 @@ def test_bytes_elsewhere_are_not_found_without_their_place_and_those_in_the_data
 def test_a_file_is_private_has_the_name_of_its_hash_and_no_other_file_is_left(db_url: str, tmp_path: Path) -> None:
     ledger = open_blobs(db_url, files_at("folder", tmp_path))
     address = ledger.journal.blobs.add([pattern(2 * MIB)]).address
-    (path,) = (each for each in (tmp_path / "attachments").rglob("*") if each.is_file())
+    (path,) = (each for each in (tmp_path / "attachments").rglob("*") if each.is_file())  # no unfinished one is left
     assert path.relative_to(tmp_path / "attachments").as_posix() == address.replace(":", "/")
     assert path.stat().st_mode & 0o777 == 0o600
     ledger.close()
+
+
+def test_what_a_stopped_writer_left_elsewhere_is_removed_after_a_day(tmp_path: Path) -> None:
+    files = FsspecFiles(str(tmp_path))
+
+    def stopped() -> Iterator[bytes]:
+        yield b"half"
+        os.link(next((tmp_path / "unfinished").iterdir()), tmp_path / "kept")
+        raise KeyboardInterrupt
+
+    for moment in ("2026-11-01T00:00:00Z", "2026-11-02T12:00:00Z"):
+        with freeze_time(moment), pytest.raises(KeyboardInterrupt):
+            files.write("sha256/00", stopped())
+        (tmp_path / "kept").rename(tmp_path / "unfinished" / f"sha256-00.{_id_at(moment)}")
+    (tmp_path / "unfinished" / "of somebody else").touch()
+    with freeze_time("2026-11-03T00:00:00Z"):
+        FsspecFiles(str(tmp_path)).remove("sha256/00")
+    left = {path.name for path in (tmp_path / "unfinished").iterdir()}
+    assert left == {"of somebody else", f"sha256-00.{_id_at('2026-11-02T12:00:00Z')}"}
+
+
+def _id_at(moment: str) -> str:
+    milliseconds = int(from_iso(moment).timestamp() * 1000)
+    return str(UUID(int=(milliseconds << 80) | 0x7000_8000_0000_0000_0000))
 
 
 def test_a_place_that_cannot_be_written_says_so_and_leaves_no_complete_blob(db_url: str, tmp_path: Path) -> None:
