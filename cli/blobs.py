@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from datetime import datetime, timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from .terminal import binary_output
 
 if TYPE_CHECKING:
     from threadledger.domain.journal.blobs import BlobStore, StoredBlob
+    from threadledger.domain.journal.uploads import AttachmentCopy
+    from threadledger.domain.ledger import Ledger
 
 
 @click.group(
@@ -35,8 +38,9 @@ def blobs() -> None:
 @click.command("list")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show at most N attachments.")
 @click.option("--after", type=KEY, default="", metavar="ADDRESS", help="Continue after this address.")
+@click.option("--uploads", is_flag=True, help="List the copies of attachments that providers have instead.")
 @common
-def list_(limit: int | None, after: str) -> int:
+def list_(limit: int | None, after: str, uploads: bool) -> int:
     """List attachments, sorted by address: size in bytes, number of events that refer to it, and age.
 
     A page ends with --limit; the next one begins --after its last address. An incomplete attachment is being written, or
@@ -45,6 +49,11 @@ def list_(limit: int | None, after: str) -> int:
     from threadledger.domain.ids import now
 
     with opened(reads=True) as ledger:
+        if uploads:
+            copies = (each.as_json() for each in ledger.uploads() if each.blob > after)
+            columns = ("blob", "endpoint", "file_id", "purpose", "filename", "size", "at")
+            emit_many(islice(copies, limit), columns, empty="no uploads", spare=("purpose", "at"))
+            return Exit.DONE
         moment = now()
         rows = (_as_row(each, moment) for each in ledger.journal.blobs.listed(after, limit))
         columns = ("address", "size", "references", "age", "state")
@@ -113,20 +122,23 @@ def prune(apply: bool, yes: bool) -> int:
     """Remove attachments that no event refers to and that were last added more than a day ago.
 
     Without --apply, only list them. An attachment is stored before the event that refers to it: younger ones are kept, and
-    so is one to which an event refers by the time it is removed.
+    so is one to which an event refers by the time it is removed. Copies that were uploaded to a provider are deleted there.
     """
     from threadledger.domain.ids import now
     from threadledger.domain.journal.blobs import UNREFERENCED_SECONDS_MIN
 
     before = now() - timedelta(seconds=UNREFERENCED_SECONDS_MIN)
-    with opened(reads=not apply) as ledger:
+    with opened(reads=not apply, sends=apply) as ledger:
         store = ledger.journal.blobs
-        count = size = 0
+        copies = ledger.unused_uploads(before)
+        count, size = len(copies), 0
         for each in store.prunable(before):
             count, size = count + 1, size + each.size
         if apply:
-            confirm(count, f"remove {counted(count, 'attachment')} of {counted(size, 'byte')}", yes)
-        failed = _show(_pruned(store, before) if apply else _planned(store, before))
+            what = f"{counted(count - len(copies), 'attachment')} of {counted(size, 'byte')}"
+            confirm(count, f"remove {what} and {counted(len(copies), 'upload')}", yes)
+        rows = _pruned(store, before) if apply else _planned(store, before)
+        failed = _show(chain(_uploads(ledger, copies, apply), rows))
     if not apply and count:
         note(
             f"{counted(count, 'attachment')} of {counted(size, 'byte')}: nothing was removed; remove them with --apply"
@@ -134,7 +146,21 @@ def prune(apply: bool, yes: bool) -> int:
     return Exit.SOME_FAILED if failed else Exit.DONE
 
 
-# Each row has its kind: copies of attachments at providers are to be pruned with the same command.
+def _uploads(ledger: Ledger, copies: Iterable[AttachmentCopy], apply: bool) -> Iterator[dict[str, Any]]:
+    """Delete copies at providers, before the attachments that they are copies of, and yield a row for each."""
+    from threadledger.domain.errors import InvalidInput, ProviderRefused
+
+    for each in copies:
+        state, reason = "removed" if apply else "planned", ""
+        if apply:
+            try:
+                ledger.remove_upload(each)
+            except (ProviderRefused, InvalidInput) as error:
+                state, reason = "failed", str(error)
+        facts = {"address": each.blob, "size": each.size, "endpoint": each.endpoint, "file_id": each.file_id}
+        yield {"kind": "upload", **facts, "state": state, "reason": reason}
+
+
 def _planned(store: BlobStore, before: datetime) -> Iterator[dict[str, Any]]:
     for each in store.prunable(before):
         yield _item(each, before, "planned")

@@ -103,7 +103,7 @@ POISONED: Mapping[str, Sequence[Stored]] = {
     "an image file": shown({"type": "image_file", "image_file": {"file_id": "file-1"}}),
     "a file without id": shown({"type": "file", "file": {"file_id": ""}}),
     "a file with its data": shown({"type": "file", "file": {"filename": "a.pdf", "file_data": "data:text/csv;base64,AAAA"}}),
-    "a file with broken data": shown({"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,A"}}),
+    "a file with broken data": shown({"type": "file", "file": {"filename": "a", "file_data": "data:text/csv;base64,A"}}),
     "an image with broken data": shown({"type": "image_url", "image_url": {"url": "data:image/png;base64,A"}}),
     "a recording with broken data": shown({"type": "input_audio", "input_audio": {"data": "A", "format": "wav"}}),
     "a page that was read": shown({"type": "tether_quote", "text": "the text of the page", "url": "https://x.test"}),
