@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .main import KEY, Exit, LazyGroup, common, invocation, opened
+from .main import KEY, Exit, LazyGroup, MomentParameter, common, invocation, opened
 from .output import clock, counted, emit_many, note, span
 from .replay.plans import apply_options, confirm
 from .terminal import binary_output
@@ -51,8 +51,8 @@ def list_(limit: int | None, after: str, uploads: bool) -> int:
     with opened(reads=True) as ledger:
         if uploads:
             copies = (each.as_json() for each in ledger.uploads() if each.blob > after)
-            columns = ("blob", "endpoint", "file_id", "purpose", "filename", "size", "at")
-            emit_many(islice(copies, limit), columns, empty="no uploads", spare=("purpose", "at"))
+            facts = ("blob", "endpoint", "file_id", "purpose", "filename", "size", "at")
+            emit_many(islice(copies, limit), facts, empty="no uploads", spare=("purpose", "at"))
             return Exit.DONE
         moment = now()
         rows = (_as_row(each, moment) for each in ledger.journal.blobs.listed(after, limit))
@@ -117,12 +117,19 @@ COLUMNS = ("kind", "address", "size", "age", "state", "reason")
 
 
 @click.command()
+@click.option(
+    "--uploads",
+    type=MomentParameter(),
+    metavar="T",
+    help="Also delete copies uploaded before T (ISO 8601, or 24h, 7d).",
+)
 @apply_options
-def prune(apply: bool, yes: bool) -> int:
+def prune(apply: bool, yes: bool, uploads: datetime | None) -> int:
     """Remove attachments that no event refers to and that were last added more than a day ago.
 
     Without --apply, only list them. An attachment is stored before the event that refers to it: younger ones are kept, and
-    so is one to which an event refers by the time it is removed. Copies that were uploaded to a provider are deleted there.
+    so is one to which an event refers by the time it is removed. Copies of theirs that were uploaded to a provider are deleted
+    there; with --uploads, also those of other attachments: one that is needed again is uploaded again.
     """
     from threadledger.domain.ids import now
     from threadledger.domain.journal.blobs import UNREFERENCED_SECONDS_MIN
@@ -130,7 +137,7 @@ def prune(apply: bool, yes: bool) -> int:
     before = now() - timedelta(seconds=UNREFERENCED_SECONDS_MIN)
     with opened(reads=not apply, sends=apply) as ledger:
         store = ledger.journal.blobs
-        copies = ledger.unused_uploads(before)
+        copies = ledger.removable_uploads(before, uploads)
         count, size = len(copies), 0
         for each in store.prunable(before):
             count, size = count + 1, size + each.size

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from ..journal.uploads import AttachmentCopy
 
 
-def unused_uploads(journal: Journal, before: datetime) -> list[AttachmentCopy]:
-    """Return the copies at providers, made before a time, of attachments that no event refers to."""
+def removable_uploads(journal: Journal, before: datetime, also: datetime | None) -> list[AttachmentCopy]:
+    """Return the copies at providers that can be deleted; see `Ledger.removable_uploads`."""
     from ..journal.uploads import Uploads
 
-    copies = [each for each in Uploads(journal).listed() if from_iso(each.at) < before]
-    if not copies:
-        return []
-    used = {each.address for each in journal.blobs.listed() if each.references}
-    return [each for each in copies if each.blob not in used]
+    copies = [each for each in Uploads(journal).listed() if from_iso(each.at) < max(before, also or before)]
+    used: set[str] = set()
+    if copies:
+        used = {each.address for each in journal.blobs.listed() if each.references}
+    is_old = {each.file_id: also is not None and from_iso(each.at) < also for each in copies}
+    return [each for each in copies if is_old[each.file_id] or (each.blob not in used and from_iso(each.at) < before)]
 
 
 def remove_upload(journal: Journal, services: Services, upload: AttachmentCopy) -> Effects[None]:
@@ -46,8 +47,8 @@ def remove_upload(journal: Journal, services: Services, upload: AttachmentCopy) 
     yield from work(partial(Uploads(journal).forget, upload.endpoint, upload.blob, upload.file_id, PRUNED))
 
 
-PRUNED = "no event refers to the attachment"
-"""Why a copy was deleted that is not used any more."""
+PRUNED = "pruned"
+"""Why a copy was deleted by the operator."""
 
 READ_BYTES = 1024 * 1024
 """Size of the pieces in which a file is read, in bytes."""

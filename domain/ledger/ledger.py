@@ -113,11 +113,14 @@ class Ledger:
 
         return attach(self.journal, source, filename, media_type)
 
-    def unused_uploads(self, before: datetime) -> list[AttachmentCopy]:
-        """Return the copies at providers, made before a time, of attachments that no event refers to."""
-        from .attachments import unused_uploads
+    def removable_uploads(self, before: datetime, also: datetime | None = None) -> list[AttachmentCopy]:
+        """Return the copies at providers, made before a time, of attachments that no event refers to.
 
-        return unused_uploads(self.journal, before)
+        With `also`, return every copy that was made before that time: one that is needed again is uploaded again.
+        """
+        from .attachments import removable_uploads
+
+        return removable_uploads(self.journal, before, also)
 
     def remove_upload(self, upload: AttachmentCopy) -> None:
         """Delete the copy of an attachment at its provider, and record it.

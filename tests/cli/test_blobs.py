@@ -259,3 +259,33 @@ def test_a_place_that_only_the_folder_names_needs_trust_unless_it_is_inside(
         assert "keeps attachments at" in done.err
         assert command("trust").code == 0
         assert "threadledger trust" not in command("blobs", "extract", stored["used"], "--output", "new.bin").err
+
+
+def test_uploads_are_listed_and_pruned_at_their_provider(command: Command, provider: Any) -> None:
+    content = b"%PDF-1.7\n" + bytes(5 * 1024 * 1024)
+    Path("large.pdf").write_bytes(content)
+    assert command("ask", "k", "What does it say?", "--file", "large.pdf", "--backend", "chat").code == 0
+    [copy] = command("blobs", "list", "--uploads", "-o", "json").json
+    assert (copy["size"], copy["filename"], copy["purpose"]) == (len(content), "large.pdf", "user_data")
+    assert copy["file_id"] in command("blobs", "list", "--uploads").out
+    assert command("blobs", "prune", "-o", "json").json == []
+    planned = command("blobs", "prune", "--uploads", "0s", "-o", "json").json
+    assert [(row["kind"], row["state"]) for row in planned] == [("upload", "planned")]
+    assert not [request for request in provider.requests if request.method == "DELETE"]
+    removed = command("blobs", "prune", "--uploads", "0s", "--apply", "--yes", "-o", "json").json
+    assert [(row["kind"], row["state"], row["file_id"]) for row in removed] == [("upload", "removed", copy["file_id"])]
+    assert [request.template for request in provider.requests if request.method == "DELETE"] == [
+        "DELETE /files/{file_id}"
+    ]
+    assert command("blobs", "list", "--uploads", "-o", "json").json == []
+    assert command("ask", "k", "And now?", "--backend", "chat").code == 0
+    assert len(command("blobs", "list", "--uploads", "-o", "json").json) == 1
+
+
+def test_an_upload_that_cannot_be_deleted_is_kept_and_reported(command: Command, provider: Any) -> None:
+    Path("large.pdf").write_bytes(b"%PDF-1.7\n" + bytes(5 * 1024 * 1024))
+    assert command("ask", "k", "What does it say?", "--file", "large.pdf", "--backend", "chat").code == 0
+    provider.add_fault("DELETE /files/{file_id}", refuse={"status": 500, "message": "broken"})
+    done = command("blobs", "prune", "--uploads", "0s", "--apply", "--yes", "-o", "json")
+    assert (done.code, [row["state"] for row in done.json]) == (3, ["failed"])
+    assert len(command("blobs", "list", "--uploads", "-o", "json").json) == 1

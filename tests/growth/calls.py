@@ -217,7 +217,7 @@ CALLS: dict[str, Call] = {
         lambda it: it[0].ledger.resolve_group(it[1]), given=lambda it: (it, it.group), writes=True
     ),
     "Ledger.uploads": Call(lambda it: it.ledger.uploads()),
-    "Ledger.unused_uploads": Call(lambda it: it.ledger.unused_uploads(now())),
+    "Ledger.removable_uploads": Call(lambda it: it.ledger.removable_uploads(now())),
     "Ledger.run": Call(lambda it: it.ledger.run(it.run)),
     "Ledger.state": Call(lambda it: it.ledger.state(it.key)),
     "Ledger.status": Call(lambda it: str(it.ledger.status())),
