@@ -21,7 +21,7 @@ def acting(journal: Journal, name: object) -> Journal:
     """Return a journal of the same database whose events carry this actor; see `Journal.as_actor`."""
     actor = checked_actor(name)
     copied = copy(journal)
-    copied._copied, copied.actor = journal, actor
+    copied.copied, copied.actor = journal, actor
     return copied
 
 

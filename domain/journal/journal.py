@@ -71,7 +71,7 @@ class Journal(Application[str]):
     """Hold all events of one database, by conversation and in commit order."""
 
     name = "threadledger"
-    _copied: Journal | None = None
+    copied: Journal | None = None  # the journal that opened the database, if this one is a copy for an actor
 
     def __init__(self, factory: InfrastructureFactory[Any]) -> None:
         self._given_factory = factory
@@ -112,9 +112,9 @@ class Journal(Application[str]):
 
         return acting(self, name)
 
-    def __del__(self) -> None:
-        if self._copied is None:  # the database is that of the original
-            super().__del__()
+    def close(self) -> None:
+        if self.copied is None:
+            super().close()
 
     def construct_env(self, name: str, env: object = None) -> Environment:
         """Return an empty environment, so that the process's environment cannot change how events are stored."""

@@ -113,6 +113,8 @@ class AsyncLedger(AsyncFace[Ledger]):
 
     async def close(self) -> None:
         """Close streams that were not read to the end, the database, and the connections to the provider."""
+        if self.ledger.journal.copied is not None:  # of an actor
+            return
         await self.driver.close()
         if self._closed:
             return

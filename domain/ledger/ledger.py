@@ -60,7 +60,7 @@ class Ledger:
     def close(self) -> None:
         """Close the database and the connections to the provider."""
         self.journal.close()
-        if self._services is not None:
+        if self._services is not None and self.journal.copied is None:
             self._services.close()
 
     def __enter__(self) -> Self:
@@ -85,7 +85,7 @@ class Ledger:
         return Chat(self.journal, self.services, key, profile)
 
     def as_actor(self, name: str) -> Ledger:
-        """Return the same ledger for an actor, whose name all events carry that it stores; close only the original.
+        """Return the same ledger for an actor, whose name all events carry that it stores; closing it has no effect.
 
         Raises:
             InvalidInput: the name is not valid, or reserved.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -126,7 +126,10 @@ def _one_of(name: str, given: object, known: Collection[str]) -> None:
 
 
 def _profile_as_json(profile: Profile | None) -> dict[str, Any] | None:
-    return vars(profile) | {"read_only": list(profile.read_only)} if profile is not None else None
+    if profile is None:
+        return None
+    given = {each.name: getattr(profile, each.name) for each in fields(profile)}  # `vars` may also have its hash
+    return given | {"read_only": list(profile.read_only)}
 
 
 _NOT_REPORTED = frozenset({"version", "kind", "runs_made"})

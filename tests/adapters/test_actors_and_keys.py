@@ -63,6 +63,8 @@ def test_a_ledger_of_an_actor_writes_in_its_name_and_is_cheap(ledger: Ledger) ->
     assert actors(ledger) == ["ann", "ann", "bob", None]
     assert actors(ledger, "copy") == ["ann", "ann", "ann"]
     assert acting.services is ledger.services
+    with acting:
+        pass
     del acting
     assert texts(ledger) == ["Hello.", "Mine.", "Nobody's."]  # the database is still open
 
@@ -70,7 +72,8 @@ def test_a_ledger_of_an_actor_writes_in_its_name_and_is_cheap(ledger: Ledger) ->
 def test_an_awaited_ledger_of_an_actor_does_the_same(ledger: Ledger) -> None:
     async def scenario() -> None:
         async with AsyncLedger(ledger) as awaited:
-            chat = awaited.as_actor("ann").conversation("k")
+            async with awaited.as_actor("ann") as acting:
+                chat = acting.conversation("k")
             await chat.append("user", "Hello.")
             await chat.append("user", "Mine.", actor="bob")
             await chat.extend(TWO, actor="carl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -277,3 +278,9 @@ def test_very_long_texts_are_compared_as_a_whole():
     long = "word " * 5_000
     sides = [ComparedRun("r", "chat", "m", text, None, Usage(), 0.1) for text in (long, long + "more")]
     assert [kind for kind, _ in RerunComparison(*sides).difference()] == ["removed", "added"]
+
+
+def test_a_profile_whose_hash_is_known_is_part_of_the_options_of_a_job() -> None:
+    profile = Profile("Jane", "You are Jane.", settings_json='{"temperature":0.5}')
+    assert profile.hash
+    assert Wanted.from_json(json.loads(json.dumps(Wanted(profile=profile).as_json()))).profile == profile
