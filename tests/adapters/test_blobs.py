@@ -16,12 +16,14 @@ from threading import Event
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from freezegun import freeze_time
 
 from threadledger.adapters.blob_files import FsspecFiles
 from threadledger.adapters.sql import blobs as sql_blobs
 from threadledger.adapters.sql.blobs import name_of
+from threadledger.domain.conversation import Conversation, text_message
 from threadledger.domain.errors import (
     BlobMissing,
     BlobTooLarge,
@@ -280,6 +282,25 @@ def test_a_message_with_an_idempotency_key_keeps_its_references_and_is_stored_on
     refer(ledger, "k", address)
     ledger.conversation("k").append("user", "first", idempotency_key="i")
     assert references(ledger) == [("k", address, 3)]
+
+
+def test_references_are_written_with_the_notes_of_the_same_transaction(ledger: Ledger) -> None:
+    address = ledger.journal.blobs.add([b"one"]).address
+    absent = "sha256:" + "0" * 64
+
+    def decide(blob: str) -> Callable[[Conversation], None]:
+        def journal(conversation: Conversation) -> None:
+            event = conversation.journal(text_message("user", "See this."), idempotency_key=blob)
+            conversation.pending[-1] = msgspec.structs.replace(event, blobs=[blob])
+
+        return journal
+
+    ledger.journal.commit("k", decide(address), create=True, also=lambda cursor: None)
+    with pytest.raises(BlobMissing):
+        ledger.journal.commit("k", decide(absent), also=lambda cursor: None)
+    assert references(ledger) == [("k", address, 2)]
+    assert ledger.journal.keyed("k", address) is not None
+    assert ledger.journal.keyed("k", absent) is None
 
 
 def test_a_read_only_ledger_adds_nothing(ledger: Ledger) -> None:
