@@ -7,6 +7,7 @@ which events refer to them is recorded in the database alone: nothing is listed 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,8 +16,8 @@ from urllib.parse import urlsplit
 
 from threadledger.domain.errors import BlobMissing, InvalidSettings, StoreUnavailable
 from threadledger.domain.failures import keep_secret, redact
-from threadledger.domain.ids import new_id
-from threadledger.domain.journal.blobs import CHUNK_BYTES, BlobFiles
+from threadledger.domain.ids import id_bytes, new_id
+from threadledger.domain.journal.blobs import CHUNK_BYTES, UNREFERENCED_SECONDS_MIN, BlobFiles
 
 from .private_files import PRIVATE
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 SETTING = "THREADLEDGER_BLOBS"
+
+UNFINISHED = "unfinished"
+"""Folder of the files that are not complete. Their names end with an id that begins with the time."""
 
 LOCAL = ("file", "local")
 """Protocols of fsspec for files of this machine."""
@@ -87,14 +91,20 @@ class FsspecFiles:
                 "it needs for it"
             ) from None
         self._root = str(root).rstrip("/")
-        self._is_local = local_folder(address) is not None
+        self._is_local = (
+            local_folder(address) is not None and os.name != "nt"
+        )  # Windows has neither modes nor folders to sync
+        self._is_tidy = False
 
     def write(self, name: str, chunks: Iterable[bytes]) -> None:
         """Write a file under a temporary name, and move it to its own; see `BlobFiles.write`."""
         path = f"{self._root}/{name}"
-        unfinished = f"{path}.{new_id()}.part"
+        unfinished = (
+            f"{self._root}/{UNFINISHED}/{name.replace('/', '-')}.{new_id()}"  # two writers have files of their own
+        )
         with self._named("written"):
-            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            for each in (path, unfinished):
+                self._files.makedirs(each.rpartition("/")[0], exist_ok=True)
             try:
                 with self._files.open(unfinished, "wb") as file:
                     if self._is_local:
@@ -124,10 +134,28 @@ class FsspecFiles:
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
 
+    def size(self, name: str) -> int | None:
+        """Return the size of a file; see `BlobFiles.size`."""
+        with self._named("found"), suppress(FileNotFoundError):
+            return self._files.size(f"{self._root}/{name}")
+        return None
+
     def remove(self, name: str) -> None:
         """Remove a file; see `BlobFiles.remove`."""
-        with self._named("removed"), suppress(FileNotFoundError):
-            self._files.rm_file(f"{self._root}/{name}")
+        with self._named("removed"):
+            with suppress(FileNotFoundError):
+                self._files.rm_file(f"{self._root}/{name}")
+            if not self._is_tidy:
+                self._tidy()
+                self._is_tidy = True
+
+    def _tidy(self) -> None:
+        """Remove the files of writers that were stopped, if they began more than a day ago: their names say when."""
+        with suppress(FileNotFoundError):
+            for path in self._files.ls(f"{self._root}/{UNFINISHED}", detail=False):
+                value = id_bytes(path.rpartition(".")[2])
+                if value is not None and int.from_bytes(value[:6]) / 1000 < time.time() - UNREFERENCED_SECONDS_MIN:
+                    self._files.rm_file(path)
 
     @staticmethod
     def _to_disk(file: Any) -> None:

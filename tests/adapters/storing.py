@@ -17,7 +17,7 @@ from threadledger.domain.journal import Journal
 from threadledger.domain.journal.blobs import CHUNK_BYTES
 from threadledger.domain.ledger import Ledger
 
-PLACES = ("sqlite", "postgresql", "sqlite and a folder", "postgresql and memory")
+PLACES = ("sqlite", "postgresql", "sqlite and a folder", "sqlite and memory")
 """Kinds of databases, and where the bytes are if they are not in the database."""
 
 

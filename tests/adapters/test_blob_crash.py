@@ -21,7 +21,7 @@ from .writing import Writers, assert_sound, writers
 
 pytestmark = pytest.mark.crash
 
-ROUNDS = 40 if "THREADLEDGER_SOAK" in os.environ else 4
+ROUNDS = 40 if "THREADLEDGER_SOAK" in os.environ else 3
 SEED = 20_261_130
 LINES_BEFORE_THE_KILL_MAX = 12
 

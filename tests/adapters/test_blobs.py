@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +14,16 @@ from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
 from freezegun import freeze_time
 
 from threadledger.adapters.blob_files import FsspecFiles
 from threadledger.adapters.sql import blobs as sql_blobs
 from threadledger.adapters.sql.blobs import name_of
+from threadledger.domain.conversation import Conversation, text_message
 from threadledger.domain.errors import (
     BlobMissing,
     BlobTooLarge,
@@ -26,7 +32,7 @@ from threadledger.domain.errors import (
     InvalidInput,
     StoreUnavailable,
 )
-from threadledger.domain.ids import now
+from threadledger.domain.ids import from_iso, now
 from threadledger.domain.journal.blobs import BLOB_BYTES_MAX, CHUNK_BYTES
 from threadledger.domain.ledger import Ledger
 
@@ -278,6 +284,25 @@ def test_a_message_with_an_idempotency_key_keeps_its_references_and_is_stored_on
     assert references(ledger) == [("k", address, 3)]
 
 
+def test_references_are_written_with_the_notes_of_the_same_transaction(ledger: Ledger) -> None:
+    address = ledger.journal.blobs.add([b"one"]).address
+    absent = "sha256:" + "0" * 64
+
+    def decide(blob: str) -> Callable[[Conversation], None]:
+        def journal(conversation: Conversation) -> None:
+            event = conversation.journal(text_message("user", "See this."), idempotency_key=blob)
+            conversation.pending[-1] = msgspec.structs.replace(event, blobs=[blob])
+
+        return journal
+
+    ledger.journal.commit("k", decide(address), create=True, also=lambda cursor: None)
+    with pytest.raises(BlobMissing):
+        ledger.journal.commit("k", decide(absent), also=lambda cursor: None)
+    assert references(ledger) == [("k", address, 2)]
+    assert ledger.journal.keyed("k", address) is not None
+    assert ledger.journal.keyed("k", absent) is None
+
+
 def test_a_read_only_ledger_adds_nothing(ledger: Ledger) -> None:
     database_of(ledger).read_only = True
     with pytest.raises(DatabaseReadOnly, match="read_only=True: nothing was written"):
@@ -366,6 +391,57 @@ def test_a_blob_that_is_removed_while_it_is_written_is_written_again(
     assert b"".join(remover.journal.blobs.read(address)) == data
 
 
+def test_a_blob_that_was_removed_and_begun_again_is_not_marked_as_complete_without_its_bytes(
+    open_ledger_again: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer is about to end when its blob is removed, and a third process that begins to write it again is killed."""
+    writer, other, data = open_ledger_again(), open_ledger_again(), pattern(2 * MIB)
+    blobs, database, calls = writer.journal.blobs, database_of(writer), []
+    write = database.write
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def write_late(work: Any) -> Any:
+        if "_end" in work.__code__.co_names and not calls:  # the last step of the writer
+            (left,) = other.journal.blobs.listed()
+            calls.append(other.journal.blobs.remove(left.address, soon()))
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(database_of(other), "execute", stop)
+                patch.setattr(FsspecFiles, "write", stop)
+                other.journal.blobs.add([data])
+        return write(work)
+
+    monkeypatch.setattr(database, "write", write_late)
+    address = blobs.add([data]).address
+    assert calls == [True]
+    assert b"".join(blobs.read(address)) == data
+    assert list(other.check()) == []
+
+
+def test_a_full_disk_of_temporary_files_is_named(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def __init__(self, max_size: int) -> None:
+            super().__init__()
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sql_blobs, "SpooledTemporaryFile", Full)
+    with pytest.raises(StoreUnavailable, match=r"temporary file \(No space left on device\): nothing was stored"):
+        ledger.journal.blobs.add([b"abc"])
+    assert rows_of(ledger) == (0, 0, 0)
+
+
+def test_an_error_of_the_file_that_is_read_is_its_own(ledger: Ledger) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"abc"
+        raise PermissionError("of the app's file")
+
+    with pytest.raises(PermissionError, match="of the app's file"):
+        ledger.journal.blobs.add(broken())
+
+
 @pytest.mark.parametrize("place", [each for each in PLACES if "memory" not in each], indirect=True)
 def test_a_large_blob_is_added_read_checked_and_backed_up_in_little_memory(ledger: Ledger) -> None:
     size = 24 * MIB
@@ -413,10 +489,34 @@ def test_bytes_elsewhere_are_not_found_without_their_place_and_those_in_the_data
 def test_a_file_is_private_has_the_name_of_its_hash_and_no_other_file_is_left(db_url: str, tmp_path: Path) -> None:
     ledger = open_blobs(db_url, files_at("folder", tmp_path))
     address = ledger.journal.blobs.add([pattern(2 * MIB)]).address
-    (path,) = (each for each in (tmp_path / "attachments").rglob("*") if each.is_file())
+    (path,) = (each for each in (tmp_path / "attachments").rglob("*") if each.is_file())  # no unfinished one is left
     assert path.relative_to(tmp_path / "attachments").as_posix() == address.replace(":", "/")
     assert path.stat().st_mode & 0o777 == 0o600
     ledger.close()
+
+
+def test_what_a_stopped_writer_left_elsewhere_is_removed_after_a_day(tmp_path: Path) -> None:
+    files = FsspecFiles(str(tmp_path))
+
+    def stopped() -> Iterator[bytes]:
+        yield b"half"
+        os.link(next((tmp_path / "unfinished").iterdir()), tmp_path / "kept")
+        raise KeyboardInterrupt
+
+    for moment in ("2026-11-01T00:00:00Z", "2026-11-02T12:00:00Z"):
+        with freeze_time(moment), pytest.raises(KeyboardInterrupt):
+            files.write("sha256/00", stopped())
+        (tmp_path / "kept").rename(tmp_path / "unfinished" / f"sha256-00.{_id_at(moment)}")
+    (tmp_path / "unfinished" / "of somebody else").touch()
+    with freeze_time("2026-11-03T00:00:00Z"):
+        FsspecFiles(str(tmp_path)).remove("sha256/00")
+    left = {path.name for path in (tmp_path / "unfinished").iterdir()}
+    assert left == {"of somebody else", f"sha256-00.{_id_at('2026-11-02T12:00:00Z')}"}
+
+
+def _id_at(moment: str) -> str:
+    milliseconds = int(from_iso(moment).timestamp() * 1000)
+    return str(UUID(int=(milliseconds << 80) | 0x7000_8000_0000_0000_0000))
 
 
 def test_a_place_that_cannot_be_written_says_so_and_leaves_no_complete_blob(db_url: str, tmp_path: Path) -> None:
