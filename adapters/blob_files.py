@@ -134,6 +134,12 @@ class FsspecFiles:
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
 
+    def size(self, name: str) -> int | None:
+        """Return the size of a file; see `BlobFiles.size`."""
+        with self._named("found"), suppress(FileNotFoundError):
+            return self._files.size(f"{self._root}/{name}")
+        return None
+
     def remove(self, name: str) -> None:
         """Remove a file; see `BlobFiles.remove`."""
         with self._named("removed"):

@@ -50,6 +50,7 @@ _BEGIN = (
 _IS_COMPLETE = "SELECT complete FROM blobs WHERE address = ?"
 _PUT = "INSERT INTO blob_chunks (address, n, data) VALUES (?, ?, ?) ON CONFLICT (address, n) DO UPDATE SET data = excluded.data"
 _COMPLETE = "UPDATE blobs SET complete = 1 WHERE address = ?"
+_LENGTH = "SELECT sum(length(data)) FROM blob_chunks WHERE address = ?"
 _CHUNK = "SELECT data FROM blob_chunks WHERE address = ? AND n = ?"
 _LISTED = (
     "SELECT b.address, b.size, b.complete, b.at, (SELECT count(*) FROM blob_refs r WHERE r.blob = b.address) FROM blobs b "
@@ -82,11 +83,6 @@ class SqlBlobs:
                     except self._database.driver.IntegrityError:  # its row was removed meanwhile: it begins again
                         if attempt == WRITE_ATTEMPTS_MAX:
                             raise
-        except OSError as error:
-            raise StoreUnavailable(
-                f"an attachment cannot be kept in a temporary file ({error.strerror}): nothing was stored; free space, or "
-                "set TMPDIR to a folder that has some"
-            ) from error
         except self._database.driver.IntegrityError as error:
             raise StoreUnavailable(
                 "an attachment was removed each time while it was written: nothing was stored; try again"
@@ -117,11 +113,17 @@ class SqlBlobs:
         else:
             for chunk in chunks:
                 self._database.execute(_PUT, (blob.address, *chunk))
-        self._database.write(lambda transaction: self._end(transaction, blob))
+        self._database.write(lambda transaction: self._end(transaction, blob, files))
 
-    def _end(self, transaction: Transaction, blob: Blob) -> None:
-        if transaction.execute(_COMPLETE, (blob.address,)).rowcount != 1:
-            raise self._database.driver.IntegrityError("the row of the blob was removed")
+    def _end(self, transaction: Transaction, blob: Blob, files: BlobFiles | None) -> None:
+        """Mark a blob as complete if its bytes are there: another process may have removed them, and a third begun again."""
+        is_there = transaction.execute(_COMPLETE, (blob.address,)).rowcount == 1  # which locks the row
+        if is_there and files is not None:
+            is_there = files.size(name_of(blob.address)) == blob.size
+        elif is_there:
+            is_there = transaction.execute(_LENGTH, (blob.address,)).fetchone()[0] == blob.size
+        if not is_there:
+            raise self._database.driver.IntegrityError("the blob was removed")
 
     def read(self, address: str) -> Iterator[bytes]:
         """Return the bytes of a blob; see `BlobStore.read`."""
@@ -215,6 +217,7 @@ def _spooled(chunks: Iterable[bytes], spool: IO[bytes]) -> Blob:
 
     Raises:
         BlobTooLarge: they are more than `BLOB_BYTES_MAX` bytes.
+        StoreUnavailable: there is no space for the file.
     """
     hashed, size = sha256(), 0
     for chunk in chunks:
@@ -222,8 +225,19 @@ def _spooled(chunks: Iterable[bytes], spool: IO[bytes]) -> Blob:
         if size > BLOB_BYTES_MAX:
             raise too_large()
         hashed.update(chunk)
-        spool.write(chunk)
+        _to_spool(spool.write, chunk)
+    _to_spool(spool.flush)
     return Blob(hashed_address(hashed.digest()), size)
+
+
+def _to_spool(write: Callable[..., object], *chunk: bytes) -> None:
+    try:
+        write(*chunk)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"an attachment cannot be kept in a temporary file ({error.strerror}): nothing was stored; free space, or set "
+            "TMPDIR to a folder that has some"
+        ) from error
 
 
 def _stored_chunks(

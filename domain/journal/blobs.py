@@ -121,6 +121,14 @@ class BlobFiles(Protocol):
         """
         ...
 
+    def size(self, name: str) -> int | None:
+        """Return the size of a file in bytes; None if there is no such file.
+
+        Raises:
+            StoreUnavailable: that cannot be found out.
+        """
+        ...
+
     def remove(self, name: str) -> None:
         """Remove a file, if it exists.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -14,12 +16,14 @@ from threading import Event
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from freezegun import freeze_time
 
 from threadledger.adapters.blob_files import FsspecFiles
 from threadledger.adapters.sql import blobs as sql_blobs
 from threadledger.adapters.sql.blobs import name_of
+from threadledger.domain.conversation import Conversation, text_message
 from threadledger.domain.errors import (
     BlobMissing,
     BlobTooLarge,
@@ -280,6 +284,25 @@ def test_a_message_with_an_idempotency_key_keeps_its_references_and_is_stored_on
     assert references(ledger) == [("k", address, 3)]
 
 
+def test_references_are_written_with_the_notes_of_the_same_transaction(ledger: Ledger) -> None:
+    address = ledger.journal.blobs.add([b"one"]).address
+    absent = "sha256:" + "0" * 64
+
+    def decide(blob: str) -> Callable[[Conversation], None]:
+        def journal(conversation: Conversation) -> None:
+            event = conversation.journal(text_message("user", "See this."), idempotency_key=blob)
+            conversation.pending[-1] = msgspec.structs.replace(event, blobs=[blob])
+
+        return journal
+
+    ledger.journal.commit("k", decide(address), create=True, also=lambda cursor: None)
+    with pytest.raises(BlobMissing):
+        ledger.journal.commit("k", decide(absent), also=lambda cursor: None)
+    assert references(ledger) == [("k", address, 2)]
+    assert ledger.journal.keyed("k", address) is not None
+    assert ledger.journal.keyed("k", absent) is None
+
+
 def test_a_read_only_ledger_adds_nothing(ledger: Ledger) -> None:
     database_of(ledger).read_only = True
     with pytest.raises(DatabaseReadOnly, match="read_only=True: nothing was written"):
@@ -366,6 +389,57 @@ def test_a_blob_that_is_removed_while_it_is_written_is_written_again(
     address = blobs.add([data]).address
     assert removed == [True, True]
     assert b"".join(remover.journal.blobs.read(address)) == data
+
+
+def test_a_blob_that_was_removed_and_begun_again_is_not_marked_as_complete_without_its_bytes(
+    open_ledger_again: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer is about to end when its blob is removed, and a third process that begins to write it again is killed."""
+    writer, other, data = open_ledger_again(), open_ledger_again(), pattern(2 * MIB)
+    blobs, database, calls = writer.journal.blobs, database_of(writer), []
+    write = database.write
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def write_late(work: Any) -> Any:
+        if "_end" in work.__code__.co_names and not calls:  # the last step of the writer
+            (left,) = other.journal.blobs.listed()
+            calls.append(other.journal.blobs.remove(left.address, soon()))
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(database_of(other), "execute", stop)
+                patch.setattr(FsspecFiles, "write", stop)
+                other.journal.blobs.add([data])
+        return write(work)
+
+    monkeypatch.setattr(database, "write", write_late)
+    address = blobs.add([data]).address
+    assert calls == [True]
+    assert b"".join(blobs.read(address)) == data
+    assert list(other.check()) == []
+
+
+def test_a_full_disk_of_temporary_files_is_named(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def __init__(self, max_size: int) -> None:
+            super().__init__()
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sql_blobs, "SpooledTemporaryFile", Full)
+    with pytest.raises(StoreUnavailable, match=r"temporary file \(No space left on device\): nothing was stored"):
+        ledger.journal.blobs.add([b"abc"])
+    assert rows_of(ledger) == (0, 0, 0)
+
+
+def test_an_error_of_the_file_that_is_read_is_its_own(ledger: Ledger) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"abc"
+        raise PermissionError("of the app's file")
+
+    with pytest.raises(PermissionError, match="of the app's file"):
+        ledger.journal.blobs.add(broken())
 
 
 @pytest.mark.parametrize("place", [each for each in PLACES if "memory" not in each], indirect=True)
