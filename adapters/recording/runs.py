@@ -467,7 +467,7 @@ def kept_messages(journal: Journal, messages: Sequence[Message], memory: Memory 
     What the memory refers to is not stored again: an app sends its whole history with each request. One that cannot be
     stored is replaced by a text, because the app's call must not fail for it.
     """
-    if all(not isinstance(each.content, tuple) for each in messages):
+    if all(not isinstance(each.content, tuple) and not each.native_json for each in messages):
         return tuple(messages)
     known = (
         {blob_of(part) for each in memory.messages for part in _parts_of(each.message)} if memory is not None else set()

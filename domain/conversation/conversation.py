@@ -130,7 +130,8 @@ class Conversation:
             idempotency_key=idempotency_key,
             written_at=written_at,
         )
-        if message.tool_calls or message.extra_json != "{}" or origin or message.native_json:  # few have them, and they make an event slower
+        # Few have the others, and they make an event slower.
+        if message.tool_calls or message.extra_json != "{}" or origin or message.native_json:
             event = msgspec.structs.replace(
                 event,
                 tool_calls=[call.as_json() for call in message.tool_calls],

@@ -364,9 +364,7 @@ class JournaledMessage:
         message = self.message
         content = [] if message.content == () else message.content_as_json()
         calls = [call.as_json() for call in message.tool_calls]
-        return neutral_json(
-            message.role.value, content, calls, message.tool_call_id, message.extra(), message.native()
-        )
+        return neutral_json(message.role.value, content, calls, message.tool_call_id, message.extra(), message.native())
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of a message; docs/commands.md lists its keys."""

@@ -41,6 +41,9 @@ NATIVE_TEXT_BYTES_MAX = 64 * 1024 * 1024
 LOSS = "native:"
 """Beginning of the name of a loss: what follows is the type of the items."""
 
+_STUB_BYTES, _STUBS_BYTES = 128, 1_024
+"""Size of a stub of an item that is lost, in bytes, and what is reserved for them."""
+
 _ADDRESS_NOMINAL = "a" * 128
 """An address as long as any is expected to be, by which the size is computed before a text is stored."""
 
@@ -55,13 +58,14 @@ def native_of(dialect: str, items: Iterable[JSON], lost: Counter[str]) -> str:
     for item in items:
         kind = str(item.get("type") or "field")
         own = _size_of(item)
-        if own is None or size + own > NATIVE_BYTES_MAX - 1024:
+        fits = own is not None and size + own <= NATIVE_BYTES_MAX - _STUBS_BYTES
+        if not fits:
             lost[f"{LOSS}{kind[:64]}"] += 1
-            item, own = {"type": "unknown", "was": kind[:64]}, 64
+            own = _STUB_BYTES
             if size + own > NATIVE_BYTES_MAX:
                 continue
-        kept.append(item)
-        size += own
+        kept.append(item if fits else {"type": "unknown", "was": kind[:64]})
+        size += own or 0
     return plain_json({"dialect": dialect, "items": kept}, "an item") if kept else ""
 
 
