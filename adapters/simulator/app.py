@@ -99,6 +99,8 @@ class SimulatorApp:
                 self._provider.record(admitted, None)
                 return None
         reply = None if fault is not None and fault.undone else self._provider.perform(admitted)
+        if fault is not None and fault.undone and fault.land_late is None and admitted.call.upload is not None:
+            admitted.call.upload.discard()
         if fault is not None and fault.lose_answer:
             if reply is not None and reply.stream is not None:
                 self._provider.drain(reply.stream)
@@ -159,6 +161,7 @@ class Sender:
         ends = asyncio.ensure_future(self._end())
         try:
             if reply.file is not None:
+                await self._pause(ends, fault.slow if fault is not None else None)
                 await self._file(reply.file)
             elif reply.stream is None:
                 await self._pause(ends, fault.slow if fault is not None else None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, Protocol
 
-from .errors import bad_request, missing, wrong_type, wrong_value
+from .errors import ApiError, bad_request, missing, wrong_type, wrong_value
 from .item_shapes import ANSWERED_WITH, ID_PREFIXES, ITEMS
-from .limits import CALL_ID_MAX_CHARS, ITEM_ROLES, ITEM_TEXT_MAX_CHARS
+from .limits import CALL_ID_MAX_CHARS, ITEM_ID_MAX_CHARS, ITEM_ROLES, ITEM_TEXT_MAX_CHARS
 from .objects import text_of
 from .parts import ITEM_PARTS, stored_part
 from .shapes import Check, anything, choice, nullable, record
@@ -17,6 +19,7 @@ from .validation import (
     array,
     function_arguments,
     function_name,
+    identifier,
     one_of,
     required_string,
     string,
@@ -25,6 +28,9 @@ from .validation import (
 ITEM_TYPES = ("message", "function_call", "function_call_output", *ITEMS)
 INPUT_PARTS = ("input_text", "input_image", "input_file")
 OUTPUT_PARTS = ("output_text", "refusal")
+PREFIXED = ("message", "function_call", "reasoning", "custom_tool_call")
+"""Types of items whose ids must have the beginning of their kind, as public reports show."""
+
 PHASES = ("commentary", "final_answer")
 STATUSES = ("in_progress", "completed", "incomplete")
 
@@ -53,6 +59,10 @@ def stored_item(given: Any, where: str, ids: IdSource) -> Json:
     """
     item = an_object(given, where)
     kind = one_of(item.get("type", "message" if "role" in item else None), f"{where}.type", ITEM_TYPES)
+    if item.get("id") is not None:
+        item_id = string(item["id"], f"{where}.id", ITEM_ID_MAX_CHARS)
+        if kind in PREFIXED:
+            identifier(item_id, f"{where}.id", id_prefix(kind))
     match kind:
         case "message":
             return _message(item, where, ids)
@@ -120,6 +130,38 @@ def _is_output(item: Json | None) -> bool:
     if item is None:
         return False
     return bool(item["role"] == "assistant") if item["type"] == "message" else not item["type"].endswith("_output")
+
+
+def require_known_reasoning(given: Any, outputs: Iterable[list[Json]], added: Iterable[Json]) -> None:
+    """Raise the provider's refusal for the items of a request that name reasoning it cannot read.
+
+    Reasoning without its encrypted content must be in one of the kept `outputs` of responses, or among the items that were
+    `added` to conversations. An item that followed reasoning in an output is refused without it.
+    """
+    items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    if not any(item.get("id") for item in items):
+        return
+    lists = list(outputs)
+    known = {item["id"] for listed in [*lists, added] for item in listed if item["type"] == "reasoning"}
+    needed = {
+        following["id"]: item["id"]
+        for listed in lists
+        for item, following in pairwise(listed)
+        if item["type"] == "reasoning"
+    }
+    for before, item in zip([{}, *items], items, strict=False):
+        item_id, kind = item.get("id"), item.get("type", "message")
+        if kind == "reasoning" and not item.get("encrypted_content") and item_id not in known:
+            problem = f"Item with id '{item_id}' not found. Items are not persisted when `store` is set to false. "
+            raise ApiError(
+                404, f"{problem}Try again with `store` set to true, or remove this item from your input.", param="input"
+            )
+        wanted = needed.get(item_id)
+        if wanted is not None and before.get("id") != wanted:
+            problem = (
+                f"Item '{item_id}' of type '{kind}' was provided without its required 'reasoning' item: '{wanted}'."
+            )
+            raise bad_request(problem, "input")
 
 
 def require_own_ids(context: list[Json], param: str) -> None:

@@ -21,6 +21,7 @@ CONVERSATION_ITEMS_PER_CALL_MAX = 20  # [Y]
 ITEM_ROLES = ("assistant", "system", "developer", "user")  # [Y] EasyInputMessage
 ITEM_TEXT_MAX_CHARS = 10_485_760  # [Y] InputTextContentParam and FunctionCallOutputItemParam
 CALL_ID_MAX_CHARS = 64  # [Y]
+ITEM_ID_MAX_CHARS = 64  # as refusals in public reports say
 FUNCTION_NAME_PATTERN = r"[a-zA-Z0-9_-]+"  # [Y] in words at FunctionObject; the refusal shows the pattern
 FUNCTION_NAME_MAX_CHARS = 64  # [Y]
 IMAGE_DETAILS = ("low", "high", "auto", "original")  # [Y] DetailEnum
