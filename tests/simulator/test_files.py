@@ -221,6 +221,18 @@ def test_a_body_above_the_limit_is_refused(client, simulator, monkeypatch):
     assert simulator.provider.responses == {}
 
 
+def test_a_body_above_the_limit_of_the_messages_api_is_refused(simulator, monkeypatch):
+    import anthropic
+
+    monkeypatch.setattr(limits, "MESSAGES_BODY_MAX_BYTES", 1000)
+    with (
+        anthropic.Anthropic(base_url=simulator.azure_endpoint, api_key="k", max_retries=0) as client,
+        pytest.raises(anthropic.APIStatusError) as caught,
+    ):
+        client.messages.create(model="m", max_tokens=1, messages=[{"role": "user", "content": "x" * 1000}])
+    assert (caught.value.status_code, caught.value.body["error"]["type"]) == (413, "request_too_large")
+
+
 FORM = (
     b'preamble\r\n--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
     b'--B\r\nContent-Disposition: form-data; name="empty"\r\n\r\n\r\n'
