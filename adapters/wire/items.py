@@ -12,7 +12,6 @@ from .item_shapes import ANSWERED_WITH, ID_PREFIXES, ITEMS
 from .limits import CALL_ID_MAX_CHARS, ITEM_ID_MAX_CHARS, ITEM_ROLES, ITEM_TEXT_MAX_CHARS
 from .objects import text_of
 from .parts import ITEM_PARTS, stored_part
-from .shapes import Check, anything, choice, nullable, record
 from .validation import (
     Json,
     an_object,
@@ -21,6 +20,7 @@ from .validation import (
     function_name,
     identifier,
     one_of,
+    only_known,
     required_string,
     string,
 )
@@ -34,10 +34,10 @@ PREFIXED = ("message", "function_call", "reasoning", "custom_tool_call")
 PHASES = ("commentary", "final_answer")
 STATUSES = ("in_progress", "completed", "incomplete")
 
-_STATUS: dict[str, Check] = {"id": nullable(anything), "status": nullable(choice(*STATUSES))}
-_MESSAGE = record({}, _STATUS | dict.fromkeys(("type", "role", "content", "phase"), anything))
-_CALL = record({}, _STATUS | dict.fromkeys(("type", "call_id", "name", "arguments", "namespace", "caller"), anything))
-_OUTPUT = record({}, _STATUS | dict.fromkeys(("type", "call_id", "name", "output", "namespace", "caller"), anything))
+_EVERY = {"id", "type", "status"}
+_MESSAGE = frozenset(_EVERY | {"role", "content", "phase"})
+_CALL = frozenset(_EVERY | {"call_id", "name", "arguments", "namespace", "caller"})
+_OUTPUT = frozenset(_EVERY | {"call_id", "name", "output", "namespace", "caller"})
 
 
 class IdSource(Protocol):
@@ -185,9 +185,17 @@ def last_user_text(context: list[Json]) -> str:
     return next((text_of(item["content"]) for item in messages), "")
 
 
+def _require_fields(item: Json, where: str, known: frozenset[str]) -> None:
+    """Check the fields that every item may have; a long history has many, so this is no table."""
+    if not item.keys() <= known:
+        only_known(item, known, f"{where}.")
+    if item.get("status") is not None:
+        one_of(item["status"], f"{where}.status", STATUSES)
+
+
 def _message(item: Json, where: str, ids: IdSource) -> Json:
     role = one_of(required_string(item, "role", f"{where}.role"), f"{where}.role", ITEM_ROLES)
-    _MESSAGE(item, where)
+    _require_fields(item, where, _MESSAGE)
     content = item.get("content")
     if content is None:
         raise missing(f"{where}.content")
@@ -225,7 +233,7 @@ def _function_call(item: Json, where: str, ids: IdSource) -> Json:
         raise bad_request(f"Invalid '{where}.call_id': empty string.", f"{where}.call_id", "invalid_value")
     name = function_name(item.get("name"), f"{where}.name")
     arguments = function_arguments(item.get("arguments"), f"{where}.arguments")
-    _CALL(item, where)
+    _require_fields(item, where, _CALL)
     return function_call(ids.long("fc_"), call_id, name, arguments)
 
 
@@ -238,7 +246,7 @@ def _function_call_output(item: Json, where: str, ids: IdSource) -> Json:
         output = [_part(part, "tool", f"{where}.output[{index}]") for index, part in enumerate(output)]
     else:
         output = string(output, f"{where}.output", ITEM_TEXT_MAX_CHARS)
-    _OUTPUT(item, where)
+    _require_fields(item, where, _OUTPUT)
     stored: Json = {"id": ids.long("fco_"), "type": "function_call_output", "status": "completed"}
     return stored | {"call_id": call_id, "output": output}
 
