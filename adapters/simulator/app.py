@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..wire import EventStream, IncomingRequest, Reply
+from ..wire import EventStream, IncomingRequest, Reply, limits, messages_api, multipart
 from .control import CONTROL_PREFIX, control
 from .faults import BROKEN, GARBLED, Fault, Hang
+from .limits import FILE_PIECE_BYTES
 from .provider import Provider
 from .requests import AdmittedRequest
 
@@ -50,7 +53,7 @@ class SimulatorApp:
         if scope["type"] != "http":
             return
         try:
-            incoming = await _incoming(Request(scope, receive))
+            incoming = await self._incoming(Request(scope, receive))
         except ClientDisconnect:
             return
         if incoming.path.startswith(CONTROL_PREFIX):
@@ -65,6 +68,29 @@ class SimulatorApp:
         sender = Sender(self._provider, receive, send, self._stopping, partial(self._close, scope, receive))
         await sender.reply(reply, admitted.fault)
 
+    async def _incoming(self, request: Request) -> IncomingRequest:
+        raw_path: bytes = request.scope.get("raw_path") or request.url.path.encode()
+        path = raw_path.partition(b"?")[0].decode("ascii", "replace")
+        kind = request.headers.get("content-type", "")
+        incoming = IncomingRequest(request.method, path, dict(request.query_params), request.headers)
+        if kind.startswith(multipart.FORM) and path.endswith("/files"):
+            form = multipart.FormReader(kind, self._provider.store.contents.new)
+            async for piece in request.stream():
+                form.feed(piece)
+            return replace(incoming, upload=form.close())
+        anthropic = messages_api.VERSION_HEADER in request.headers
+        maximum = limits.MESSAGES_BODY_MAX_BYTES if anthropic else limits.BODY_MAX_BYTES
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in request.stream():
+            size += len(piece)
+            if size <= maximum:
+                pieces.append(piece)
+            else:
+                pieces.clear()
+        problem = multipart.too_large(maximum, size) if size > maximum else None
+        return replace(incoming, body=b"".join(pieces), problem=problem)
+
     async def _answer(self, admitted: AdmittedRequest, receive: Receive) -> Reply | None:
         """Return the answer, or None to close the connection without an answer."""
         fault = admitted.fault
@@ -75,6 +101,8 @@ class SimulatorApp:
                 self._provider.record(admitted, None)
                 return None
         reply = None if fault is not None and fault.undone else self._provider.perform(admitted)
+        if fault is not None and fault.undone and fault.land_late is None and admitted.call.upload is not None:
+            admitted.call.upload.discard()
         if fault is not None and fault.lose_answer:
             if reply is not None and reply.stream is not None:
                 self._provider.drain(reply.stream)
@@ -100,12 +128,6 @@ class SimulatorApp:
         # If this returned before the server noticed the closed connection, the server would answer with a 500.
         while (await receive())["type"] != "http.disconnect":
             pass
-
-
-async def _incoming(request: Request) -> IncomingRequest:
-    raw_path: bytes = request.scope.get("raw_path") or request.url.path.encode()
-    path = raw_path.partition(b"?")[0].decode("ascii", "replace")
-    return IncomingRequest(request.method, path, dict(request.query_params), request.headers, await request.body())
 
 
 class ClientGone(Exception):
@@ -134,12 +156,16 @@ class Sender:
 
     async def reply(self, reply: Reply, fault: Fault | None) -> None:
         """Send the whole answer, or as much of it as the fault allows."""
-        length = {} if reply.stream is not None else {"content-length": str(len(reply.body))}
+        whole = reply.stream is None and reply.file is None
+        length = {"content-length": str(len(reply.body))} if whole else {}
         headers = [(name.encode(), value.encode()) for name, value in (reply.headers | length).items()]
         await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
         ends = asyncio.ensure_future(self._end())
         try:
-            if reply.stream is None:
+            if reply.file is not None:
+                await self._pause(ends, fault.slow if fault is not None else None)
+                await self._file(reply.file)
+            elif reply.stream is None:
                 await self._pause(ends, fault.slow if fault is not None else None)
                 await self._part(reply.body, more=False)
             else:
@@ -150,6 +176,12 @@ class Sender:
             await self._close()
         finally:
             ends.cancel()
+
+    async def _file(self, path: Path) -> None:
+        with path.open("rb") as file:
+            while piece := file.read(FILE_PIECE_BYTES):
+                await self._part(piece)
+        await self._part(b"", more=False)
 
     async def _events(self, stream: EventStream, fault: Fault | None, ends: asyncio.Future[None]) -> None:
         number = 0

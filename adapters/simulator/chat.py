@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..wire import ApiError, EventStream, Json, bodies, errors, events, objects, pages, sse, validation
+from ..wire import ApiError, EventStream, Json, bodies, errors, events, objects, options, pages, sse, validation
+from . import outputs
 from .answers import (
     ScriptedAnswer,
     ScriptedFailure,
     ScriptedIncompletion,
+    answer_usage,
     call_of,
     echo,
     first_half,
     token_count,
 )
+from .limits import AUDIO_SECONDS
 from .requests import SimulatedCall
 from .store import ProviderStore, SimulatedCompletion
 
@@ -29,42 +32,55 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json | EventStream:
         raise errors.bad_request("you must provide a model parameter")
     model = store.accept_model(validation.string(body["model"], "model"))
     metadata, stream = validation.metadata_of(body), validation.flag(body, "stream")
-    options = validation.stream_options(body, ("include_usage", "include_obfuscation"))
+    streaming = validation.stream_options(body, ("include_usage", "include_obfuscation"))
     messages, choices = bodies.chat_messages(body), bodies.chat_choices(body)
+    options.check_chat_options(body, messages)
+    store.require_files(messages, "messages")
     if isinstance(call.outcome, ScriptedFailure):
         if stream:
             return failing_stream(store, model, call.outcome)
         raise ApiError(500, call.outcome.message, kind="server_error", code=call.outcome.code)
-    answer, reason = _next_answer(store, call, messages)
+    answer, reason = _next_answer(store, call, messages, options.chat_format(body))
     completion = objects.completion(store.ids.short("chatcmpl-"), store.now(), model, metadata)
     completion["choices"] = [_choice(store, index, answer, reason) for index in range(choices)]
     completion["usage"] = _usage(messages, answer, choices)
     record = SimulatedCompletion(completion, messages, validation.flag(body, "store"))
     if stream:
-        return completion_stream(store, record, options)
+        return completion_stream(store, record, streaming)
     store.remember(record)
     return completion
 
 
-def _next_answer(store: ProviderStore, call: SimulatedCall, messages: list[Json]) -> tuple[ScriptedAnswer, str]:
+def _next_answer(
+    store: ProviderStore, call: SimulatedCall, messages: list[Json], wanted: Json
+) -> tuple[ScriptedAnswer, str]:
     questions = (objects.text_of(m.get("content")) for m in reversed(messages) if m["role"] == "user")
     question = next(questions, "")
     if isinstance(call.outcome, ScriptedIncompletion):
         finish = "content_filter" if call.outcome.reason == "content_filter" else "length"
         return ScriptedAnswer(first_half(echo(question).text)), finish
-    answer = store.answers.next(question)
+    answer = store.answers.next(question, wanted)
     return answer, "tool_calls" if answer.tool_calls else "stop"
 
 
 def _choice(store: ProviderStore, index: int, answer: ScriptedAnswer, reason: str) -> Json:
     calls = [call_of(store.ids, scripted) for scripted in answer.tool_calls]
-    return objects.completion_choice(index, answer.text, calls, reason)
+    choice = objects.completion_choice(index, answer.text, calls, reason)
+    if answer.output:
+        choice["message"], choice["logprobs"] = outputs.chat_message(answer.output, choice["message"])
+    if answer.audio is not None:
+        expires = store.now() + AUDIO_SECONDS
+        choice["message"] |= {
+            "content": None,
+            "audio": {"id": store.ids.short("audio_"), "expires_at": expires, **answer.audio},
+        }
+    return choice
 
 
 def _usage(messages: list[Json], answer: ScriptedAnswer, choices: int) -> Json:
     prompt = sum(token_count(objects.text_of(message.get("content"))) for message in messages)
     written = token_count(answer.text) + sum(token_count(f"{c.name} {c.arguments}") for c in answer.tool_calls)
-    return objects.completion_usage(prompt, written * choices)
+    return objects.completion_usage(*answer_usage(answer, prompt, written * choices))
 
 
 def list_(store: ProviderStore, call: SimulatedCall) -> Json:
@@ -110,9 +126,9 @@ def _find(store: ProviderStore, call: SimulatedCall) -> SimulatedCompletion:
     return found
 
 
-def completion_stream(store: ProviderStore, record: SimulatedCompletion, options: Json) -> EventStream:
+def completion_stream(store: ProviderStore, record: SimulatedCompletion, streaming: Json) -> EventStream:
     """Return a completion as a stream of chunks; the provider stores it after the last one."""
-    return EventStream("chat", _frames(store, record, usage=options.get("include_usage", False)))
+    return EventStream("chat", _frames(store, record, usage=streaming.get("include_usage", False)))
 
 
 def failing_stream(store: ProviderStore, model: str, failure: ScriptedFailure) -> EventStream:

@@ -99,6 +99,7 @@ def state(provider: Provider, _body: Any = None) -> dict[str, Any]:
             "conversations": [{**value, "items": items[key]} for key, value in provider.conversations.items()],
             "responses": list(provider.responses.values()),
             "chat_completions": provider.completions,
+            "files": list(provider.files.values()),
             "answers": [answer_json(answer) for answer in provider.store.answers.left],
             "faults": _faults(provider),
             "retired_apis": list(provider.retired_apis),
@@ -115,6 +116,10 @@ def _requests(provider: Provider, _body: Any) -> dict[str, Any]:
             for r in provider.requests
         ]
         return {"requests": listed, "counts": provider.request_counts}
+
+
+def _files(provider: Provider, _body: Any) -> dict[str, Any]:
+    return {"files": list(provider.files.values())}
 
 
 def _add_faults(provider: Provider, body: Any) -> dict[str, Any]:
@@ -146,7 +151,7 @@ def _lose(provider: Provider, body: Any) -> dict[str, Any]:
         provider.lose(identifier)
     except KeyError as error:
         raise ApiError(
-            404, f"Nothing with id '{identifier}': pass the id of an assistant, thread, conversation or response."
+            404, f"Nothing with id '{identifier}': pass the id of an assistant, thread, conversation, response or file."
         ) from error
     return {"lost": identifier}
 
@@ -189,6 +194,7 @@ def _faults(provider: Provider) -> list[dict[str, Any]]:
 ACTIONS: dict[tuple[str, str], Callable[[Provider, Any], dict[str, Any]]] = {
     ("GET", "/state"): state,
     ("GET", "/requests"): _requests,
+    ("GET", "/files"): _files,
     ("POST", "/faults"): _add_faults,
     ("DELETE", "/faults"): _clear_faults,
     ("POST", "/answers"): _add_answers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..wire import Json, bodies, errors, objects, pages, validation
+from ..wire import Json, bodies, errors, items, objects, pages, validation
 from .requests import SimulatedCall
 from .store import ProviderStore, SimulatedConversation
 
@@ -12,7 +12,10 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json:
     call.refuse_unknown_fields()
     conversation_id, now = store.ids.long("conv_"), store.now()
     record = SimulatedConversation(objects.conversation(conversation_id, now, validation.metadata_of(call.body)))
-    append(record, bodies.conversation_items(call.body.get("items") or [], store.ids))
+    created = bodies.conversation_items(call.body.get("items") or [], store.ids)
+    items.require_own_ids(created, "items")
+    store.require_files(created, "items")
+    append(record, created)
     store.conversations[conversation_id] = record
     return record.object
 
@@ -47,6 +50,8 @@ def create_items(store: ProviderStore, call: SimulatedCall) -> Json:
     if "items" not in call.body:
         raise errors.missing("items")
     created = bodies.conversation_items(call.body["items"], store.ids)
+    items.require_own_ids([*record.items.values(), *created], "items")
+    store.require_files(created, "items")
     append(record, created)
     return pages.envelope(created)
 
@@ -79,6 +84,6 @@ def require_free(record: SimulatedConversation) -> None:
         raise errors.bad_request(errors.LOCKED, "conversation", "conversation_locked")
 
 
-def append(record: SimulatedConversation, items: list[Json]) -> None:
+def append(record: SimulatedConversation, added: list[Json]) -> None:
     """Append items; the order of creation is the order of the conversation."""
-    record.items.add((item["id"], item) for item in items)
+    record.items.add((item["id"], item) for item in added)

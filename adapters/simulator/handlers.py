@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..wire import EventStream, Json
-from . import assistants, chat, conversations, messages, models, responses, runs, threads
+from . import assistants, chat, conversations, files, messages, models, responses, runs, threads
 from .requests import SimulatedCall
 from .store import ProviderStore
 
-Handler = Callable[[ProviderStore, SimulatedCall], Json | EventStream]
+Handler = Callable[[ProviderStore, SimulatedCall], Json | EventStream | files.Download]
 
 HANDLERS: Mapping[str, Handler] = {
     "list_assistants": assistants.list_,
@@ -56,6 +56,11 @@ HANDLERS: Mapping[str, Handler] = {
     "delete_completion": chat.delete,
     "list_completion_messages": chat.list_messages,
     "create_message_reply": messages.create,
+    "create_file": files.create,
+    "list_files": files.list_,
+    "retrieve_file": files.retrieve,
+    "delete_file": files.delete,
+    "retrieve_file_content": files.content,
     "list_models": models.list_,
     "retrieve_model": models.retrieve,
 }

@@ -29,6 +29,7 @@ from ..wire import (
     sse,
 )
 from .faults import Fault, Faults, Refusal
+from .files import Download, form_fields
 from .handlers import HANDLERS
 from .limits import REQUESTS_KEPT
 from .rates import UNLIMITED, RateLimits, requested_tokens
@@ -73,7 +74,7 @@ class Provider(ProviderViews):
         A streamed request is carried out as the stream is pulled.
         """
         with self.lock:
-            body: Json | EventStream
+            body: Json | EventStream | Download
             try:
                 status, body = 200, self._perform(admitted)
                 headers = dict(admitted.call.headers)
@@ -81,6 +82,9 @@ class Provider(ProviderViews):
                 status, body, headers = refusal.status, refusal.body(), refusal.headers
                 if messages_api.VERSION_HEADER in admitted.incoming.headers:
                     body = messages_api.error_body(status, refusal.kind, refusal.message, admitted.request_id)
+            finally:
+                if admitted.call.upload is not None:
+                    admitted.call.upload.discard()
             elapsed = max(1, round((time.perf_counter() - admitted.started) * 1000))
             headers |= reply_headers(admitted.request_id, elapsed) | self.rates.headers()
             if messages_api.VERSION_HEADER in admitted.incoming.headers:
@@ -89,6 +93,9 @@ class Provider(ProviderViews):
                 headers |= sse.STREAM_HEADERS
                 self.save()
                 return Reply(status, headers, stream=body)
+            if isinstance(body, Download):
+                headers |= {"content-type": "application/octet-stream", "content-length": str(body.size)}
+                return Reply(status, headers, file=body.path)
             # Encode under the lock, so that no other thread changes the object meanwhile.
             reply = Reply(status, headers, json.dumps(body).encode())
             self.save()
@@ -187,12 +194,13 @@ class Provider(ProviderViews):
             )
         admitted.route, ids = found
         admitted.call = SimulatedCall(admitted.route, ids, incoming.query)
+        admitted.call.upload = incoming.upload
         if admitted.route.api in self._retired:
             raise errors.gone(admitted.route.api)
         require_beta(incoming.headers, admitted.route.api)
         malformed: ApiError | None = None
         try:
-            admitted.call.body = json_body(incoming)
+            admitted.call.body = _body_of(incoming)
         except ApiError as refusal:
             malformed = refusal
         if address.deployment is not None:
@@ -206,7 +214,7 @@ class Provider(ProviderViews):
         model = body.get("model")
         self.rates.charge(requested_tokens(body) if route.makes else 0, model if isinstance(model, str) else "default")
 
-    def _perform(self, admitted: AdmittedRequest) -> Json | EventStream:
+    def _perform(self, admitted: AdmittedRequest) -> Json | EventStream | Download:
         route, fault, call = admitted.route, admitted.fault, admitted.call
         if fault is not None and fault.refuse is not None:
             raise _scripted(fault.refuse)
@@ -235,6 +243,17 @@ class Provider(ProviderViews):
 
     def _is_retired(self, address: Address) -> bool:
         return "assistants" in self._retired and address.path.split("/")[1:2] in (["assistants"], ["threads"])
+
+
+def _body_of(incoming: IncomingRequest) -> Json:
+    """Return the body of a request as JSON; of an upload, its fields and the name and size of its file."""
+    if incoming.upload is None:
+        return json_body(incoming)
+    upload = incoming.upload
+    body = form_fields(upload.fields)
+    if upload.path is not None:
+        body["file"] = {"filename": upload.filename, "bytes": upload.size}
+    return body
 
 
 def _scripted(refusal: Refusal) -> ApiError:

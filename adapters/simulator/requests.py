@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..wire import ApiError, IncomingRequest, Json, Route, RouteCall
+from ..wire import ApiError, IncomingRequest, Json, Route, RouteCall, multipart
 from .answers import ScriptedOutcome
 from .faults import Fault
 
 
 @dataclass
 class SimulatedCall(RouteCall):
-    """Hold the parts of one request that a handler uses; `outcome` is how a fault requires the answer to end."""
+    """Hold the parts of one request that a handler uses.
+
+    `outcome` is how a fault requires the answer to end; `upload` is the form of an upload.
+    """
 
     outcome: ScriptedOutcome | None = None
+    upload: multipart.Upload | None = None
 
 
 @dataclass

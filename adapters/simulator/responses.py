@@ -12,8 +12,18 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..wire import EventStream, Json, bodies, errors, events, items, objects, pages, sse, validation
-from .answers import ScriptedEnd, ScriptedFailure, ScriptedIncompletion, echo, first_half, token_count
+from ..wire import EventStream, Json, bodies, errors, events, items, objects, options, pages, sse, validation
+from . import outputs
+from .answers import (
+    ScriptedAnswer,
+    ScriptedEnd,
+    ScriptedFailure,
+    ScriptedIncompletion,
+    answer_usage,
+    echo,
+    first_half,
+    token_count,
+)
 from .conversations import append, require_free
 from .requests import SimulatedCall
 from .store import ProviderStore, SimulatedConversation, SimulatedResponse
@@ -36,7 +46,16 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json | EventStream:
     earlier = _earlier_items(store, body, conversation)
     given = bodies.response_input(body, store.ids, has_context=bool(conversation or earlier))
     context = [*earlier, *given]
+    # A deleted file is refused in the input, and where an earlier message names it.
+    store.require_files(given, "input")
+    store.require_files(earlier, "conversation" if conversation is not None else "previous_response_id")
+    outputs_kept = (response.object["output"] for response in store.responses.values())
+    added = (item for kept in store.conversations.values() for item in kept.items.values())
+    items.require_known_reasoning(body.get("input"), outputs_kept, added)
+    items.require_own_ids(context, "input")
     items.require_paired_calls(context)
+    items.require_followed_reasoning(context)
+    options.check_response_options(body, lambda: context)
     record = _plan(store, call, conversation, given, context)
     if body.get("store") is not False:
         store.responses[record.object["id"]] = record
@@ -163,21 +182,29 @@ def _decide_end(store: ProviderStore, call: SimulatedCall, response: Json, conte
             partial = items.answer_message(store.ids.long("msg_"), first_half(echo(question).text), "incomplete")
             response |= {"status": "incomplete", "incomplete_details": {"reason": reason}, "output": [partial]}
         case _:
-            answer = store.answers.next(question)
-            calls = [
-                items.function_call(store.ids.long("fc_"), store.ids.short("call_"), scripted.name, scripted.arguments)
-                for scripted in answer.tool_calls
-            ]
-            output = calls or [items.answer_message(store.ids.long("msg_"), answer.text)]
-            response |= {"status": "completed", "completed_at": store.now(), "output": output}
+            answer = store.answers.next(question, options.text_format(response))
+            response |= {"status": "completed", "completed_at": store.now(), "output": _output(store, answer)}
+            response["usage"] = _usage(response["instructions"], context, response["output"], answer)
+            return
     response["usage"] = _usage(response["instructions"], context, response["output"])
 
 
-def _usage(instructions: Any, context: list[Json], output: list[Json]) -> Json:
-    """Return the tokens of the input and the output, counted in words."""
+def _output(store: ProviderStore, answer: ScriptedAnswer) -> list[Json]:
+    if answer.output:
+        return outputs.with_ids(answer.output, store.ids)
+    calls = [
+        items.function_call(store.ids.long("fc_"), store.ids.short("call_"), scripted.name, scripted.arguments)
+        for scripted in answer.tool_calls
+    ]
+    return calls or [items.answer_message(store.ids.long("msg_"), answer.text)]
+
+
+def _usage(instructions: Any, context: list[Json], output: list[Json], answer: ScriptedAnswer | None = None) -> Json:
+    """Return the tokens of the input and the output, counted in words unless the answer's script says otherwise."""
     given = token_count(instructions) if isinstance(instructions, str) else 0
     given += sum(token_count(items.item_text(item)) for item in context)
-    return objects.response_usage(given, sum(token_count(items.item_text(item)) for item in output))
+    written = sum(token_count(items.item_text(item)) for item in output)
+    return objects.response_usage(*answer_usage(answer or ScriptedAnswer(), given, written))
 
 
 def advance(store: ProviderStore, record: SimulatedResponse) -> None:

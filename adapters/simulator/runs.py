@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..wire import Event, EventStream, Json, bodies, errors, events, fields, objects, pages, sse, validation
+from ..wire import Event, EventStream, Json, bodies, errors, events, fields, objects, options, pages, sse, validation
+from . import outputs
 from .answers import (
     ScriptedAnswer,
     ScriptedEnd,
     ScriptedFailure,
     ScriptedIncompletion,
     ScriptedOutcome,
+    answer_usage,
     call_of,
     echo,
     first_half,
@@ -250,6 +252,8 @@ def _finish(store: ProviderStore, thread: SimulatedThread, record: SimulatedRun)
     if not thread.messages and outcome is None:
         # Observed on the real service: a run on an empty thread fails without a reason.
         outcome = ScriptedFailure()
+    for file_id, _ in store.missing_files(list(thread.messages.values())):
+        outcome = outcome or ScriptedFailure("server_error", errors.no_such_file(file_id).message)
     prompt = token_count(run["instructions"]) if thread.messages else 0
     # A message that this run has already started is not part of its prompt.
     prompt += sum(
@@ -258,17 +262,23 @@ def _finish(store: ProviderStore, thread: SimulatedThread, record: SimulatedRun)
     if outcome is not None:
         yield from _end_badly(store, thread, record, outcome, prompt)
         return
-    answer = record.answer = record.answer or store.answers.next(_question(thread))
+    answer = record.answer = record.answer or store.answers.next(_question(thread), _format_of(run))
     if answer.tool_calls:
         calls = [call_of(store.ids, scripted) for scripted in answer.tool_calls]
         record.answer = None
         run |= {"status": "requires_action", "required_action": objects.required_action(calls)}
         yield from request_outputs(store, record, calls)
         return
-    yield from write_message(store, thread, record, answer.text)
+    yield from write_message(store, thread, record, answer.text, content=outputs.thread_parts(answer.output))
     if run["status"] == "in_progress":
-        usage = objects.token_usage(prompt, token_count(answer.text))
+        usage = objects.token_usage(*answer_usage(answer, prompt, token_count(answer.text))[:2])
         run |= {"status": "completed", "completed_at": store.now(), "expires_at": None, "usage": usage}
+
+
+def _format_of(run: Json) -> Json | None:
+    """Return the format of a run's answer, in the form of `text.format` of a response."""
+    wanted = run["response_format"]
+    return options.chat_format({"response_format": wanted}) if isinstance(wanted, dict) else None
 
 
 def _question(thread: SimulatedThread) -> str:
@@ -312,11 +322,17 @@ def _end_run(store: ProviderStore, thread: SimulatedThread, record: SimulatedRun
 
 
 def write_message(
-    store: ProviderStore, thread: SimulatedThread, record: SimulatedRun, text: str, incomplete: str | None = None
+    store: ProviderStore,
+    thread: SimulatedThread,
+    record: SimulatedRun,
+    text: str,
+    incomplete: str | None = None,
+    content: list[Json] | None = None,
 ) -> Iterator[Event]:
     """Add an answer to the thread and yield its events.
 
-    `incomplete` is the reason why the answer is cut short. The function stops if another request ends the run.
+    `incomplete` is the reason why the answer is cut short. `content` are its parts, if it is more than its text. The
+    function stops if another request ends the run.
     """
     if record.message_id is None or record.step_id is None:
         yield from _begin_message(store, thread, record)
@@ -326,7 +342,7 @@ def write_message(
         if record.object["status"] != "in_progress":
             return
     now, whole = store.now(), incomplete is None
-    message |= {"status": "completed" if whole else "incomplete", "content": [objects.text_part(text)]}
+    message |= {"status": "completed" if whole else "incomplete", "content": content or [objects.text_part(text)]}
     message |= {"completed_at" if whole else "incomplete_at": now}
     message["incomplete_details"] = None if whole else {"reason": incomplete}
     yield f"thread.message.{message['status']}", message

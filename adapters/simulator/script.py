@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..wire import APIS, errors, route_named
+from ..wire import APIS, ApiError, errors, route_named
+from . import outputs
 from .answers import ScriptedAnswer, ScriptedFailure, ScriptedToolCall
 from .faults import (
     ACTIONS,
@@ -26,6 +27,9 @@ from .faults import (
     Truncation,
 )
 from .rates import UNLIMITED, RateAllowance
+
+USAGE = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+"""Numbers of tokens that a script can set."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_answers(values: Sequence[Any], where: str) -> tuple[ScriptedAnswer, ...]:
-    """Return answers: each is a string, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
+    """Return answers: each is a string, {"tool_calls": [{"name": …, "arguments": {…}}]}, or {"output": [items]}."""
     return tuple(_answer(value, f"{where}[{index}]") for index, value in enumerate(values))
 
 
@@ -105,15 +109,49 @@ def _answer(value: Any, where: str) -> ScriptedAnswer:
     if isinstance(value, str):
         return ScriptedAnswer(value)
     if not isinstance(value, Mapping):
-        raise ScriptError(f"{where}: must be a string or an object with tool_calls")
+        raise ScriptError(f"{where}: must be a string or an object with tool_calls or output")
     reader = Reader(value, where)
-    reader.only(("tool_calls",))
+    reader.only(("tool_calls", "output", "audio", "usage"))
+    if reader.value("output") is not None or reader.value("audio") is not None:
+        return _output(reader)
     calls = reader.array("tool_calls")
     if not calls:
         raise ScriptError(f"{where}.tool_calls: must be an array of at least one call")
     return ScriptedAnswer(
-        tool_calls=tuple(_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls))
+        tool_calls=tuple(_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)),
+        usage=_usage(reader),
     )
+
+
+def _output(reader: Reader) -> ScriptedAnswer:
+    """Return an answer that is written as items of a response, with its sound if it has one."""
+    try:
+        output = outputs.parse_items(reader.array("output"), reader.name("output"))
+    except ApiError as error:
+        raise ScriptError(outputs.problem_of(error)) from error
+    if reader.value("tool_calls") is not None:
+        raise ScriptError(f"{reader.name('tool_calls')}: write the calls as items of output, with type function_call")
+    calls = tuple(
+        ScriptedToolCall(item["name"], item["arguments"], item.get("call_id"))
+        for item in output
+        if item["type"] == "function_call"
+    )
+    return ScriptedAnswer(outputs.text_of(output), calls, output, _audio(reader), _usage(reader))
+
+
+def _audio(reader: Reader) -> dict[str, str] | None:
+    if reader.value("audio") is None:
+        return None
+    inner = Reader(reader.value("audio"), reader.name("audio"))
+    inner.only(("data", "transcript"))
+    return {"data": inner.required_string("data"), "transcript": inner.string("transcript", None) or ""}
+
+
+def _usage(reader: Reader) -> dict[str, int]:
+    inner = Reader(reader.value("usage") or {}, reader.name("usage"))
+    inner.only(USAGE)
+    counts = {name: inner.integer(name, None, minimum=0) for name in USAGE}
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _tool_call(value: Any, where: str) -> ScriptedToolCall:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..wire import objects
 from .answers import AnswerQueue, ScriptedAnswer
 from .faults import Fault
 from .ids import SeededIds
@@ -19,7 +21,7 @@ from .requests import RecordedRequest
 from .script import Script, parse_answers, parse_fault, parse_limits
 from .server import ServerThread
 from .state_file import StateFile
-from .store import ProviderStore
+from .store import ProviderStore, SimulatedFile
 
 SEED_BITS = 32
 
@@ -169,14 +171,37 @@ class Simulator:
         self.provider.save()
 
     def answer(self, *answers: ScriptedAnswer | str | Mapping[str, Any]) -> None:
-        """Append answers to the queue: texts, or {"tool_calls": [{"name": …, "arguments": {…}}]}."""
+        """Append answers to the queue: texts, {"tool_calls": [{"name": …, "arguments": {…}}]}, or {"output": [items]}."""
         parsed = parse_answers(answers, "answers")
         with self.provider.lock:
             self.provider.store.answers.add(parsed)
         self.provider.save()
 
+    def add_file(
+        self,
+        content: bytes = b"",
+        filename: str = "file.bin",
+        purpose: str = "user_data",
+        *,
+        file_id: str | None = None,
+    ) -> str:
+        """Add a file without a request, as if an app had uploaded it earlier, and return its id.
+
+        `file_id` sets the id, for a history that names one.
+        """
+        with self.provider.lock:
+            store = self.provider.store
+            size, sha256 = len(content), hashlib.sha256(content).hexdigest()
+            added = objects.file(file_id or store.ids.short("file-"), store.now(), filename, size, purpose, None)
+            path = store.contents.new()
+            path.write_bytes(content)
+            store.contents.keep(added["id"], path)
+            store.files[added["id"]] = SimulatedFile(added, sha256)
+        self.provider.save()
+        return str(added["id"])
+
     def lose(self, identifier: str) -> None:
-        """Delete an assistant, a thread, a conversation or a response, which answers 404 from now on.
+        """Delete an assistant, a thread, a conversation, a response or a file, which answers 404 from now on.
 
         Raises `KeyError` if there is no object with this id.
         """

@@ -19,17 +19,17 @@ from .answers import (
     ScriptedFailure,
     ScriptedIncompletion,
     ScriptedOutcome,
-    ScriptedToolCall,
 )
 from .faults import FaultState, as_json
 from .provider import Provider
 from .rates import Bucket
 from .responses import end
-from .script import parse_fault
+from .script import parse_answers, parse_fault
 from .store import (
     ProviderStore,
     SimulatedCompletion,
     SimulatedConversation,
+    SimulatedFile,
     SimulatedResponse,
     SimulatedRun,
     SimulatedThread,
@@ -139,6 +139,8 @@ class StateFile:
             store.responses[key] = response_of(value)
         for _, key, value in self._rows("completion"):
             store.completions[key] = completion_of(value)
+        for _, key, value in self._rows("file"):
+            store.files[key] = SimulatedFile(**value)
 
     def _prepare(self) -> bool:
         self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -194,6 +196,7 @@ def _shelves(provider: Provider) -> Iterator[Shelf]:
     yield "conversation", "", store.conversations, conversation_json
     yield "response", "", store.responses, response_json
     yield "completion", "", store.completions, completion_json
+    yield "file", "", store.files, vars
 
 
 def _cancel_unread_responses(store: ProviderStore) -> None:
@@ -245,19 +248,18 @@ def _fault_state(value: dict[str, Any]) -> FaultState:
 
 
 def answer_json(answer: ScriptedAnswer) -> Any:
-    """Return an answer in the script format: a text, or {"tool_calls": […]}."""
+    """Return an answer in the script format: a text, {"tool_calls": […]} or {"output": […]}."""
+    more = {"usage": answer.usage} if answer.usage else {}
+    if answer.output or answer.audio is not None:
+        return {"output": list(answer.output), "audio": answer.audio, **more}
     if not answer.tool_calls:
         return answer.text
-    return {"tool_calls": [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls]}
+    return {"tool_calls": [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls], **more}
 
 
 def answer_of(value: Any) -> ScriptedAnswer:
     """Return the answer that `answer_json` wrote."""
-    if isinstance(value, str):
-        return ScriptedAnswer(value)
-    return ScriptedAnswer(
-        tool_calls=tuple(ScriptedToolCall(call["name"], call["arguments"]) for call in value["tool_calls"])
-    )
+    return parse_answers([value], "answers")[0]
 
 
 def run_json(record: SimulatedRun) -> Json:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..wire import Json, errors, validation
+from ..wire import Json, errors, parts, validation
 from .answers import AnswerQueue, ScriptedAnswer, ScriptedOutcome
+from .contents import FileContents
 from .ids import SeededIds
 from .limits import COMPLETIONS_KEPT, POLL_AFTER_DEFAULT_MS
 from .tracked_dict import TrackedDict
@@ -75,6 +76,15 @@ class SimulatedCompletion:
 
 
 @dataclass
+class SimulatedFile:
+    """Hold an uploaded file without its content, also after it was deleted; `sha256` is of its content."""
+
+    object: Json
+    sha256: str
+    deleted: bool = False
+
+
+@dataclass
 class ProviderStore:
     """Hold the provider's state.
 
@@ -92,6 +102,8 @@ class ProviderStore:
     conversations: TrackedDict[SimulatedConversation] = field(default_factory=TrackedDict[SimulatedConversation])
     responses: TrackedDict[SimulatedResponse] = field(default_factory=TrackedDict[SimulatedResponse])
     completions: TrackedDict[SimulatedCompletion] = field(default_factory=TrackedDict[SimulatedCompletion])
+    files: TrackedDict[SimulatedFile] = field(default_factory=TrackedDict[SimulatedFile])
+    contents: FileContents = field(default_factory=FileContents)
 
     def seconds(self) -> float:
         """Return the Unix time in seconds.
@@ -115,7 +127,10 @@ class ProviderStore:
             self.conversations,
             self.responses,
             self.completions,
+            self.files,
         )
+        for file_id in self.files:
+            self.contents.drop(file_id)
         for kind in kinds:
             for key in list(kind):
                 del kind[key]
@@ -127,6 +142,41 @@ class ProviderStore:
         self.completions[record.object["id"]] = record
         if len(self.completions) > COMPLETIONS_KEPT:
             del self.completions[next(iter(self.completions))]
+
+    def file(self, file_id: str) -> SimulatedFile:
+        """Return a file by id, or raise the provider's 404."""
+        found = self.files.get(file_id)
+        if found is None or not self.is_kept(found):
+            raise errors.no_such_file(file_id)
+        return found
+
+    def is_kept(self, record: SimulatedFile) -> bool:
+        """Return whether a file was not deleted and has not expired."""
+        expires = record.object["expires_at"]
+        return not record.deleted and (expires is None or self.clock() < expires)
+
+    def drop_file(self, record: SimulatedFile) -> None:
+        """Delete a file and its content; what was uploaded is still listed for tests."""
+        record.deleted = True
+        self.contents.drop(record.object["id"])
+
+    def require_file(self, file_id: str, param: str) -> None:
+        """Raise the provider's 404 if a file is not there; `param` is the field that names it."""
+        record = dict.get(self.files, file_id)
+        if record is None or not self.is_kept(record):
+            raise errors.no_such_file(file_id, param)
+
+    def require_files(self, content: list[Any], where: str) -> None:
+        """Raise the provider's 404 if messages, items or parts name a file that is not there."""
+        for file_id, param in self.missing_files(content, where):
+            raise errors.no_such_file(file_id, param)
+
+    def missing_files(self, content: list[Any], where: str = "") -> Iterator[tuple[str, str]]:
+        """Yield the ids of files that are not there, each with the name of the field that names it."""
+        for file_id, param in parts.files_named(content, where):
+            record = dict.get(self.files, file_id)
+            if record is None or not self.is_kept(record):
+                yield file_id, param
 
     def accept_model(self, model: str) -> str:
         """Return `model`, or raise the provider's 404 if it is retired or unknown."""

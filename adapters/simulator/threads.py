@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..wire import Json, bodies, errors, objects, pages, validation
+from ..wire import Json, bodies, errors, fields, objects, pages, validation
 from .requests import SimulatedCall
 from .store import ProviderStore, SimulatedThread
 
@@ -100,9 +100,15 @@ def active_run(thread: SimulatedThread) -> str | None:
 
 def add_message(store: ProviderStore, thread: SimulatedThread, body: Json, where: str = "") -> Json:
     """Check a message from a request and append it; `where` is put before field names in error messages."""
+    if where:
+        validation.only_known(body, fields.THREAD_MESSAGE_FIELDS, where)
+    attachments = bodies.message_attachments(body, where)
     role, content = bodies.message_role(body, where), bodies.message_content(body, where)
     message = new_message(store, thread, role, content)
-    message |= {"metadata": validation.metadata_of(body), "attachments": body.get("attachments") or []}
+    store.require_files(content, f"{where}content")
+    for index, attached in enumerate(attachments):
+        store.require_file(attached["file_id"], f"{where}attachments[{index}].file_id")
+    message |= {"metadata": validation.metadata_of(body), "attachments": attachments}
     thread.messages[message["id"]] = message
     return message
 

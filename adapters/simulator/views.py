@@ -67,8 +67,17 @@ class ProviderViews:
         with self.lock:
             return [record.object for record in self.store.completions.values()]
 
+    @property
+    def files(self) -> dict[str, Json]:
+        """Return every upload by id, oldest first: the file, the `sha256` of its content, and whether it is `deleted`."""
+        with self.lock:
+            return {
+                key: {**record.object, "sha256": record.sha256, "deleted": not self.store.is_kept(record)}
+                for key, record in self.store.files.items()
+            }
+
     def lose(self, identifier: str) -> None:
-        """Delete an assistant, a thread, a conversation or a response, which answers 404 from now on.
+        """Delete an assistant, a thread, a conversation, a response or a file, which answers 404 from now on.
 
         Raises `KeyError` if there is no object with this id.
         """
@@ -83,4 +92,7 @@ class ProviderViews:
                 if identifier in kind:
                     del kind[identifier]
                     return
+            if identifier in self.store.files:
+                self.store.drop_file(self.store.files[identifier])
+                return
         raise KeyError(identifier)

@@ -16,11 +16,10 @@ from .limits import (
     ASSISTANT_NAME_MAX_CHARS,
     ASSISTANT_TOOL_TYPES,
     ASSISTANT_TOOLS_MAX,
-    AUDIO_FORMATS,
     CHAT_CALL_ID_MAX_CHARS,
     CHAT_CHOICES_MAX,
     CHAT_IMAGE_DETAILS,
-    CHAT_PARTS,
+    CHAT_PARTS_OF_ROLES,
     CHAT_ROLES,
     CONVERSATION_ITEMS_PER_CALL_MAX,
     INSTRUCTIONS_MAX_CHARS,
@@ -29,14 +28,15 @@ from .limits import (
     THREAD_ROLES,
 )
 from .objects import text_part
+from .options import ASSISTANT_OPTIONS, RUN_OPTIONS, check_options
+from .parts import CHAT_PARTS, image_url
+from .shapes import anything, listed, record, tagged, text
 from .validation import (
     Json,
     an_object,
     array,
     function_arguments,
     function_name,
-    image_address,
-    image_detail,
     metadata_of,
     one_of,
     optional_string,
@@ -45,6 +45,14 @@ from .validation import (
 )
 
 CONTENT_TYPES = ("text", "image_url", "image_file")
+_ATTACHMENTS = listed(
+    record(
+        {
+            "file_id": text(),
+            "tools": listed(tagged({kind: record({"type": anything}) for kind in ("code_interpreter", "file_search")})),
+        }
+    )
+)
 
 
 def assistant_values(body: Json) -> Json:
@@ -52,6 +60,7 @@ def assistant_values(body: Json) -> Json:
     optional_string(body, "name", ASSISTANT_NAME_MAX_CHARS)
     optional_string(body, "description", ASSISTANT_DESCRIPTION_MAX_CHARS)
     optional_string(body, "instructions", INSTRUCTIONS_MAX_CHARS)
+    check_options(body, ASSISTANT_OPTIONS)
     given = {name: body[name] for name in fields.ASSISTANT_FIELDS if name in body}
     if "tools" in given:
         given["tools"] = assistant_tools(given["tools"] or [])
@@ -100,11 +109,22 @@ def _content_part(part: Any, where: str) -> Json:
         return text_part(required_string(part, "text", f"{where}.text", THREAD_MESSAGE_MAX_CHARS))
     inner = an_object(part.get(kind), f"{where}.{kind}")
     if kind == "image_url":
-        image_address(inner.get("url"), f"{where}.image_url.url", ("http:", "https:"))  # "the external URL" [Y]
+        address = required_string(inner, "url", f"{where}.image_url.url")
+        if address.startswith("data:"):  # "the external URL" [Y]
+            raise bad_request(f"Invalid '{where}.image_url.url'. Expected a valid URL.", f"{where}.image_url.url")
+        image_url(address, f"{where}.image_url.url")
     else:
         required_string(inner, "file_id", f"{where}.image_file.file_id")
-    image_detail(inner.get("detail"), f"{where}.{kind}.detail")
+    if inner.get("detail") is not None:
+        one_of(inner["detail"], f"{where}.{kind}.detail", CHAT_IMAGE_DETAILS)
     return {"type": kind, kind: inner}
+
+
+def message_attachments(body: Json, where: str = "") -> list[Json]:
+    """Return the files attached to a thread's message; each names the tools that read it."""
+    given: list[Json] = body.get("attachments") or []
+    _ATTACHMENTS(given, f"{where}attachments")
+    return given
 
 
 def run_instructions(body: Json, assistant: Json) -> str:
@@ -115,7 +135,8 @@ def run_instructions(body: Json, assistant: Json) -> str:
 
 
 def run_tools(body: Json, assistant: Json) -> list[Json]:
-    """Return the tools of a run: its own or the assistant's."""
+    """Return the tools of a run: its own or the assistant's; check the run's other options."""
+    check_options(body, RUN_OPTIONS)
     tools: list[Json] = assistant_tools(body["tools"], RUN_TOOLS_MAX) if body.get("tools") else assistant["tools"]
     return tools
 
@@ -174,11 +195,8 @@ def response_conversation(body: Json) -> str | None:
 
 
 def response_tools(body: Json) -> list[Json]:
-    """Return the tools of a response; each needs a type."""
-    tools = array(body.get("tools") or [], "tools")
-    for index, tool in enumerate(tools):
-        required_string(an_object(tool, f"tools[{index}]"), "type", f"tools[{index}].type")
-    return tools
+    """Return the tools of a response, which `options` has checked."""
+    return array(body.get("tools") or [], "tools")
 
 
 def chat_choices(body: Json) -> int:
@@ -238,20 +256,8 @@ def _check_message(message: Json, index: int) -> None:
 
 
 def _check_part(part: Json, role: str, where: str) -> None:
-    kind = one_of(part.get("type"), f"{where}.type", CHAT_PARTS.get(role, ("text",)))
-    if kind in {"text", "refusal"}:
-        required_string(part, kind, f"{where}.{kind}")
-        return
-    inner = an_object(part.get(kind), f"{where}.{kind}")
-    if kind == "image_url":
-        image_address(inner.get("url"), f"{where}.image_url.url")
-        if inner.get("detail") is not None:
-            one_of(inner["detail"], f"{where}.image_url.detail", CHAT_IMAGE_DETAILS)
-    elif kind == "input_audio":
-        required_string(inner, "data", f"{where}.input_audio.data")
-        one_of(inner.get("format"), f"{where}.input_audio.format", AUDIO_FORMATS)
-    elif not any(optional_string(inner, name) for name in ("file_id", "file_data")):
-        raise missing(f"{where}.file.file_id")
+    kind = one_of(part.get("type"), f"{where}.type", CHAT_PARTS_OF_ROLES.get(role, ("text",)))
+    CHAT_PARTS[kind](part, where)
 
 
 def _check_call(call: Json, where: str) -> None:

@@ -78,6 +78,11 @@ def not_found(kind: str, identifier: str) -> ApiError:
     return ApiError(404, f"{kind} with id '{identifier}' not found.")
 
 
+def no_such_file(file_id: str, param: str | None = "id") -> ApiError:
+    """Return a 404 for a file that was deleted, has expired or never existed; `param` is the field that names it."""
+    return ApiError(404, f"No such File object: {file_id}", param=param)
+
+
 def unknown_model(model: str) -> ApiError:
     """Return a 404 for a model that is retired or never existed."""
     message = f"The model `{model}` does not exist or you do not have access to it."
@@ -90,11 +95,11 @@ def unknown_url(method: str, path: str) -> ApiError:
 
 
 def gone(api: str) -> ApiError:
-    """Return the refusal of an API that was shut down: a 404 of the Assistants API, else a 410.
+    """Return the refusal of an API that was shut down: a 404 of the Assistants API and of files, else a 410.
 
-    The provider's real body is not known, so this one names no id and has no code.
+    The provider's real body is not known, so this one names no id and has no code. Providers without files answer 404.
     """
-    return ApiError(404 if api == "assistants" else 410, "Not found")
+    return ApiError(404 if api in ("assistants", "files") else 410, "Not found")
 
 
 def json_kind(value: object) -> str:

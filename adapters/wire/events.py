@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .item_events import item_events
 from .objects import UNFINISHED
 from .sse import pieces
 from .validation import Json
@@ -25,8 +26,12 @@ def completion_chunks(completion: Json, *, usage: bool = False) -> Iterator[Json
     if usage:
         base["usage"] = None
     for choice in completion["choices"]:
+        logprobs = choice["logprobs"]
         for delta in _message_deltas(choice["message"]):
-            yield {**base, "choices": [_chunk_choice(choice["index"], delta)]}
+            # The first piece of text has the probabilities of all tokens.
+            shown = logprobs if delta.get("content") else None
+            logprobs = logprobs if shown is None else None
+            yield {**base, "choices": [_chunk_choice(choice["index"], delta, logprobs=shown)]}
         yield {**base, "choices": [_chunk_choice(choice["index"], {}, choice["finish_reason"])]}
     if usage:
         yield {**base, "choices": [], "usage": completion["usage"]}
@@ -41,14 +46,27 @@ def _message_deltas(message: Json) -> Iterator[Json]:
     calls = message.get("tool_calls")
     if not calls:
         yield {"role": "assistant", "content": "", "refusal": None}
-        yield from ({"content": piece} for piece in pieces(message["content"]))
-        return
-    yield {"role": "assistant", "content": None}
-    for index, call in enumerate(calls):
+    else:
+        yield {"role": "assistant", "content": None}
+    yield from ({"content": piece} for piece in pieces(message["content"] or ""))
+    yield from ({"refusal": piece} for piece in pieces(message.get("refusal") or ""))
+    yield from _audio_deltas(message.get("audio") or {})
+    if message.get("annotations"):
+        yield {"annotations": message["annotations"]}
+    for index, call in enumerate(calls or []):
         begun = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
         yield {"tool_calls": [begun]}
         for piece in pieces(call["function"]["arguments"]):
             yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+
+def _audio_deltas(audio: Json) -> Iterator[Json]:
+    """Yield a sound in parts: its id, the transcript, the data, and when it expires."""
+    if audio:
+        yield {"audio": {"id": audio["id"], "transcript": ""}}
+        yield from ({"audio": {"transcript": piece}} for piece in pieces(audio["transcript"]))
+        yield from ({"audio": {"data": piece}} for piece in pieces(audio["data"]))
+        yield {"audio": {"expires_at": audio["expires_at"]}}
 
 
 def _chunk_base(completion: Json) -> Json:
@@ -56,8 +74,8 @@ def _chunk_base(completion: Json) -> Json:
     return {**same, "object": "chat.completion.chunk", "service_tier": "default", "system_fingerprint": None}
 
 
-def _chunk_choice(index: int, delta: Json, reason: str | None = None) -> Json:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+def _chunk_choice(index: int, delta: Json, reason: str | None = None, logprobs: Json | None = None) -> Json:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
 def response_events(final: Json) -> Iterator[Json]:
@@ -73,36 +91,11 @@ def response_events(final: Json) -> Iterator[Json]:
     else:
         yield {"type": "response.created", "response": begun | {"status": "in_progress"}}
     yield {"type": "response.in_progress", "response": begun | {"status": "in_progress"}}
+    partial_images = sum(int(tool.get("partial_images") or 0) for tool in final["tools"])
     for index, item in enumerate(final["output"]):
-        yield from _message_events(item, index) if item["type"] == "message" else _function_call_events(item, index)
+        yield from item_events(item, index, partial_images)
     if f"response.{final['status']}" in TERMINAL:
         yield {"type": f"response.{final['status']}", "response": final}
-
-
-def _message_events(item: Json, index: int) -> Iterator[Json]:
-    where = {"item_id": item["id"], "output_index": index, "content_index": 0}
-    part = item["content"][0]
-    yield _item_event("added", index, item | {"status": "in_progress", "content": []})
-    yield {"type": "response.content_part.added", **where, "part": part | {"text": ""}}
-    for piece in pieces(part["text"]):
-        yield {"type": "response.output_text.delta", **where, "delta": piece, "logprobs": []}
-    yield {"type": "response.output_text.done", **where, "text": part["text"], "logprobs": []}
-    yield {"type": "response.content_part.done", **where, "part": part}
-    yield _item_event("done", index, item)
-
-
-def _function_call_events(item: Json, index: int) -> Iterator[Json]:
-    where = {"item_id": item["id"], "output_index": index}
-    yield _item_event("added", index, item | {"status": "in_progress", "arguments": ""})
-    for piece in pieces(item["arguments"]):
-        yield {"type": "response.function_call_arguments.delta", **where, "delta": piece}
-    done = {"name": item["name"], "arguments": item["arguments"]}
-    yield {"type": "response.function_call_arguments.done", **where, **done}
-    yield _item_event("done", index, item)
-
-
-def _item_event(change: str, index: int, item: Json) -> Json:
-    return {"type": f"response.output_item.{change}", "output_index": index, "item": item}
 
 
 def message_delta(message_id: str, piece: str) -> Event:

@@ -7,6 +7,7 @@ The source is OpenAI's OpenAPI description as of openai-python 3.3.1; for the Me
 from __future__ import annotations
 
 METADATA_FIELDS = ("metadata",)
+FILE_FIELDS = ("file", "purpose", "expires_after")
 
 ASSISTANT_FIELDS = (
     "model", "name", "description", "instructions", "reasoning_effort", "tools", "tool_resources", "metadata",

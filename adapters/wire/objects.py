@@ -145,13 +145,13 @@ def response(
     return created | {name: default if body.get(name) is None else body[name] for name, default in defaults.items()}
 
 
-def response_usage(input_tokens: int, output_tokens: int) -> Json:
-    """Return the usage of a response."""
+def response_usage(input_tokens: int, output_tokens: int, cached: int = 0, reasoning: int = 0) -> Json:
+    """Return the usage of a response; `cached` input and `reasoning` output tokens are part of the totals."""
     return {
         "input_tokens": input_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
         "output_tokens": output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": reasoning},
         "total_tokens": input_tokens + output_tokens,
     }
 
@@ -170,13 +170,13 @@ def completion_choice(index: int, text: str, calls: list[Json], reason: str) -> 
     return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
 
 
-def completion_usage(prompt: int, completion: int) -> Json:
-    """Return the usage of a chat completion."""
+def completion_usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> Json:
+    """Return the usage of a chat completion; `cached` prompt and `reasoning` tokens are part of the totals."""
     return {
         **token_usage(prompt, completion),
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": reasoning,
             "audio_tokens": 0,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
@@ -196,6 +196,12 @@ def stored_message(completion_id: str, index: int, message: Json) -> Json:
 def model(name: str, created: int, shutdown_date: str | None) -> Json:
     """Return a model; `shutdown_date` is an ISO 8601 date."""
     return {"id": name, "object": "model", "created": created, "owned_by": "system", "shutdown_date": shutdown_date}
+
+
+def file(file_id: str, now: int, filename: str, size: int, purpose: str, expires_at: int | None) -> Json:
+    """Return an uploaded file of `size` bytes."""
+    created: Json = {"id": file_id, "object": "file", "bytes": size, "created_at": now, "expires_at": expires_at}
+    return created | {"filename": filename, "purpose": purpose, "status": "processed", "status_details": None}
 
 
 def deletion(identifier: str, kind: str) -> Json:

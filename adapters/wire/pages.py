@@ -6,16 +6,25 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from .errors import bad_request
-from .limits import PAGE_DEFAULT, PAGE_MAX
+from .limits import FILES_PAGE_MAX, PAGE_DEFAULT, PAGE_MAX
 from .validation import Json, one_of
 
 
 def page(objects: Iterable[Json], query: Mapping[str, str]) -> Json:
     """Return one page of `objects`, which are in order of creation; newest first unless `order=asc`."""
+    return _page(objects, query, PAGE_DEFAULT, PAGE_MAX)
+
+
+def page_of_files(files: Iterable[Json], query: Mapping[str, str]) -> Json:
+    """Return one page of files, which is longer than a page of other objects."""
+    return _page(files, query, FILES_PAGE_MAX, FILES_PAGE_MAX)
+
+
+def _page(objects: Iterable[Json], query: Mapping[str, str], default: int, maximum: int) -> Json:
     ordered = list(objects)
     if one_of(query.get("order", "desc"), "order", ("asc", "desc")) == "desc":
         ordered.reverse()
-    limit = _limit(query)
+    limit = _limit(query, default, maximum)
     after, before = query.get("after"), query.get("before")
     start = _position(ordered, after, "after") + 1 if after else 0
     end = _position(ordered, before, "before") if before else len(ordered)
@@ -36,16 +45,16 @@ def envelope(data: Sequence[Json], *, has_more: bool = False) -> Json:
     }
 
 
-def _limit(query: Mapping[str, str]) -> int:
+def _limit(query: Mapping[str, str], default: int, maximum: int) -> int:
     raw = query.get("limit")
     if raw is None:
-        return PAGE_DEFAULT
+        return default
     if not re.fullmatch(r"-?[0-9]{1,9}", raw):
         message = f"Invalid type for 'limit': expected an integer, but got '{raw}' instead."
         raise bad_request(message, "limit", "invalid_type")
     limit = int(raw)
-    if limit > PAGE_MAX:
-        expected = f"Expected a value <= {PAGE_MAX}, but got {limit} instead."
+    if limit > maximum:
+        expected = f"Expected a value <= {maximum}, but got {limit} instead."
         raise bad_request(
             f"Invalid 'limit': integer above maximum value. {expected}", "limit", "integer_above_max_value"
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .errors import ApiError, wrong_type
 from .messages_api import VERSION_HEADER
+from .multipart import Upload
 from .routes import Route
 from .sse import EventStream
 from .validation import Json, only_known
@@ -32,13 +34,18 @@ BETA_MISSING = (
 
 @dataclass(frozen=True)
 class IncomingRequest:
-    """Represent a request as received: the path is still encoded, header names are in lower case."""
+    """Represent a request as received: the path is still encoded, header names are in lower case.
+
+    `upload` is the form of an upload, whose body is not in `body`. `problem` is why the body was not read, or None.
+    """
 
     method: str
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    upload: Upload | None = None
+    problem: ApiError | None = None
 
 
 @dataclass
@@ -74,16 +81,19 @@ class RouteCall:
 
 @dataclass(frozen=True)
 class Reply:
-    """Represent an answer for the wire: a body, or a stream of events that are created as they are read."""
+    """Represent an answer for the wire: a body, a stream of events that are created as they are read, or a file."""
 
     status: int
     headers: dict[str, str]
     body: bytes = b""
     stream: EventStream | None = None
+    file: Path | None = None
 
 
 def json_body(incoming: IncomingRequest) -> Json:
     """Return the JSON object in a request's body, {} if the body is empty, or raise the provider's 400."""
+    if incoming.problem is not None:
+        raise incoming.problem
     if not incoming.body.strip():
         return {}
     try:

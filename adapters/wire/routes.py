@@ -116,6 +116,11 @@ ROUTES: tuple[Route, ...] = (
     _chat("delete_completion", "DELETE", _COMPLETION),
     _chat("list_completion_messages", "GET", _COMPLETION + "/messages"),
     Route("create_message_reply", "POST", "/messages", "messages", fields.MESSAGES_FIELDS, CHAT, streams=True),
+    Route("create_file", "POST", "/files", "files", fields.FILE_FIELDS),
+    Route("list_files", "GET", "/files", "files"),
+    Route("retrieve_file", "GET", "/files/{file_id}", "files"),
+    Route("delete_file", "DELETE", "/files/{file_id}", "files"),
+    Route("retrieve_file_content", "GET", "/files/{file_id}/content", "files"),
     Route("list_models", "GET", "/models", "models"),
     Route("retrieve_model", "GET", "/models/{model}", "models"),
 )

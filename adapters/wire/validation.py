@@ -11,7 +11,6 @@ from .errors import bad_request, missing, wrong_type, wrong_value
 from .limits import (
     FUNCTION_NAME_MAX_CHARS,
     FUNCTION_NAME_PATTERN,
-    IMAGE_DETAILS,
     METADATA_KEY_MAX_CHARS,
     METADATA_PAIRS_MAX,
     METADATA_VALUE_MAX_CHARS,
@@ -20,12 +19,12 @@ from .limits import (
 Json = dict[str, Any]
 
 
-def only_known(body: Json, known: Iterable[str]) -> None:
-    """Raise a 400 for a top-level field that the API does not have."""
+def only_known(body: Json, known: Iterable[str], where: str = "") -> None:
+    """Raise a 400 for a field that the API does not have; `where` is put before its name."""
     allowed = frozenset(known)
     for name in body:
         if name not in allowed:
-            raise bad_request(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
+            raise bad_request(f"Unknown parameter: '{where}{name}'.", f"{where}{name}", "unknown_parameter")
 
 
 def metadata_of(body: Json) -> dict[str, str]:
@@ -175,17 +174,3 @@ def function_arguments(value: Any, param: str) -> str:
     if not isinstance(parsed, dict):
         raise wrong_type(param, "a JSON object in text", parsed)
     return text
-
-
-def image_address(value: Any, param: str, schemes: Sequence[str] = ("http:", "https:", "data:image/")) -> str:
-    """Return `value` if it is the address of an image."""
-    if value is None:
-        raise missing(param)
-    if not string(value, param).startswith(tuple(schemes)):
-        raise bad_request(f"Invalid '{param}'. Expected a valid URL.", param, "invalid_value")
-    return str(value)
-
-
-def image_detail(value: Any, param: str) -> str | None:
-    """Return `value` if it is a level of detail, or None if it is absent or null."""
-    return None if value is None else one_of(value, param, IMAGE_DETAILS)

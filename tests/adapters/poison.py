@@ -102,7 +102,7 @@ POISONED: Mapping[str, Sequence[Stored]] = {
     ),
     "an image file": shown({"type": "image_file", "image_file": {"file_id": "file-1"}}),
     "a file without id": shown({"type": "file", "file": {"file_id": ""}}),
-    "a file with its data": shown({"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,A"}}),
+    "a file with its data": shown({"type": "file", "file": {"filename": "a.pdf", "file_data": "data:text/csv;base64,AAAA"}}),
     "a page that was read": shown({"type": "tether_quote", "text": "the text of the page", "url": "https://x.test"}),
     "spoken words of a phone": shown({"type": "audio_transcription", "text": "spoken words"}),
     "a thought": shown({"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, role="assistant"),

@@ -169,7 +169,8 @@ EVERYTHING = (
 )  # fmt: skip
 
 
-def test_everything_a_memory_can_hold_is_written_read_back_and_equal(mirror):
+def test_everything_a_memory_can_hold_is_written_read_back_and_equal(mirror, simulator):
+    simulator.add_file(file_id="file-1")
     items = mirror.render(memory(*EVERYTHING)).items
     thread_id = mirror.create("k")
     in_batches(mirror, thread_id, items)

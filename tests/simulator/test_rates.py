@@ -57,7 +57,7 @@ def test_every_answer_says_what_is_left_and_when_it_is_back(client, simulator, c
         "remaining-tokens": "6000",
         "reset-tokens": "0ms",
     }
-    ask(client, words=90, max_output_tokens=10)
+    ask(client, words=84, max_output_tokens=16)
     told = headers(client)
     assert (told["remaining-requests"], told["reset-requests"]) == ("57", "3s")
     assert (told["remaining-tokens"], told["reset-tokens"]) == ("5900", "1s")

@@ -14,7 +14,8 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types import Model
+from openai._legacy_response import HttpxBinaryResponseContent
+from openai.types import FileDeleted, FileObject, Model
 from openai.types.beta import Assistant, AssistantDeleted, Thread, ThreadDeleted
 from openai.types.beta.threads import Message, MessageDeleted, Run
 from openai.types.beta.threads.runs import RunStep
@@ -35,7 +36,7 @@ NOT_SERVED = {"responses.compact", "responses.connect", "models.delete"}
 SURFACES = (
     "beta.assistants", "beta.threads", "beta.threads.messages", "beta.threads.runs", "beta.threads.runs.steps",
     "conversations", "conversations.items", "responses", "responses.input_items", "responses.input_tokens",
-    "chat.completions", "chat.completions.messages", "models",
+    "chat.completions", "chat.completions.messages", "models", "files",
 )  # fmt: skip
 
 
@@ -58,6 +59,7 @@ class World:
     response: str
     background: str
     completion: str
+    file: str
 
     @property
     def outputs(self) -> list[Any]:
@@ -91,6 +93,7 @@ def world(simulator):
             client.responses.create(model="any-model", input="x").id,
             client.responses.create(model="any-model", input="x", background=True).id,
             client.chat.completions.create(model="any-model", messages=HELLO, store=True).id,
+            client.files.create(file=("a.pdf", b"%PDF"), purpose="user_data").id,
         )
 
 
@@ -181,6 +184,13 @@ CALLS: dict[str, tuple[Any, Any]] = {
     "chat.completions.list": (lambda c, w: c(), [ChatCompletion]),
     "chat.completions.delete": (lambda c, w: c(w.completion), ChatCompletionDeleted),
     "chat.completions.messages.list": (lambda c, w: c(w.completion), [ChatCompletionStoreMessage]),
+    "files.create": (lambda c, w: c(file=("a.pdf", b"%PDF"), purpose="user_data"), FileObject),
+    "files.retrieve": (lambda c, w: c(w.file), FileObject),
+    "files.list": (lambda c, w: c(), [FileObject]),
+    "files.delete": (lambda c, w: c(w.file), FileDeleted),
+    "files.content": (lambda c, w: c(w.file), HttpxBinaryResponseContent),
+    "files.retrieve_content": (lambda c, w: c(w.file), str),
+    "files.wait_for_processing": (lambda c, w: c(w.file), FileObject),
     "models.list": (lambda c, w: c(), [Model]),
     "models.retrieve": (lambda c, w: c("gpt-5.5"), Model),
 }
