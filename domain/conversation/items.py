@@ -47,6 +47,12 @@ def objects(given: Any) -> list[JSON]:
     return [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
 
 
+def kind_of(item: Mapping[str, Any]) -> str:
+    """Return the type of an item or a part; empty if it has none."""
+    kind = item.get("type")
+    return kind if isinstance(kind, str) else ""
+
+
 def text_in(content: Any) -> str:
     """Return the text in a content of any shape: a string, a number, a part, or a list of them. Other content has none."""
     match content:
@@ -353,14 +359,14 @@ def _read_message(item: JSON, draft: Draft) -> None:
         if not isinstance(part, dict):
             draft.say(text_in(part))
             continue
-        kind, text = part.get("type"), text_in(part)
+        kind, text = kind_of(part), text_in(part)
         draft.say(text, part.get("annotations"))
         if kind == "refusal":
             draft.refuse(text)
         rest = {name: value for name, value in part.items() if name not in _SAID_OF_PART and value}
-        if kind not in _TEXT_TYPES and kind is not None:
+        if kind and kind not in _TEXT_TYPES:
             beyond.append(part)
-            draft.show(unknown_part(str(kind)))
+            draft.show(unknown_part(kind))
         elif rest:
             beyond.append({"type": kind, **rest})
     phase = item.get("phase")
@@ -421,7 +427,7 @@ def _readable(message: Message) -> Message:
 
 def _read_part(part: Any, draft: Draft, rest: JSON) -> None:
     text = text_in(part)
-    kind = part.get("type") if isinstance(part, Mapping) else None
+    kind = kind_of(part) if isinstance(part, Mapping) else ""
     if not isinstance(part, dict) or text or kind in _TEXT_TYPES:
         draft.say(text, part.get("annotations") if isinstance(part, dict) else None)
         return
@@ -431,7 +437,7 @@ def _read_part(part: Any, draft: Draft, rest: JSON) -> None:
     elif kind == "image_url":
         draft.show(*_chat_image(part))
     else:
-        draft.show(unknown_part(str(kind)))
+        draft.show(unknown_part(kind))
 
 
 def _chat_image(image: Mapping[str, Any]) -> Iterator[Part]:
@@ -459,8 +465,8 @@ def block_message(content: Any, lost: Counter[str]) -> Message:
     """Return the blocks of an answer of the Messages API as a message."""
     draft = Draft(ANTHROPIC)
     for block in content if isinstance(content, list) else [content]:
-        kind = block.get("type") if isinstance(block, dict) else None
-        if not isinstance(block, dict) or kind in {None, "text", "output_text"}:
+        kind = kind_of(block) if isinstance(block, dict) else ""
+        if not isinstance(block, dict) or kind in {"", "text", "output_text"}:
             _read_text_block(block, draft)
         elif kind == "tool_use":
             arguments = block.get("input")
@@ -469,10 +475,10 @@ def block_message(content: Any, lost: Counter[str]) -> Message:
             draft.place({"type": "tool_use"})
         elif kind in REASONING:
             draft.aside(block, *reasoning_part(text_in(block.get("thinking"))))
-        elif str(kind).endswith(_HOSTED_ENDINGS):
-            draft.aside(block, *([] if str(kind).endswith("_tool_result") else [hosted_part(str(kind), block)]))
+        elif kind.endswith(_HOSTED_ENDINGS):
+            draft.aside(block, *([] if kind.endswith("_tool_result") else [hosted_part(kind, block)]))
         else:
-            draft.aside(block, unknown_part(str(kind)))
+            draft.aside(block, unknown_part(kind))
     return draft.message(lost)
 
 
