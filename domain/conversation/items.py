@@ -418,6 +418,14 @@ def chat_answer(given: Mapping[str, Any], lost: Counter[str]) -> Message:
     return _readable(draft.message(lost))
 
 
+def with_fields(message: Message, fields: JSON, lost: Counter[str]) -> Message:
+    """Return a message with what other fields of a model's message in Chat Completions say (`chat_answer`)."""
+    read = chat_answer({"content": message.text, **fields}, lost)
+    if isinstance(message.content, tuple) or read.content == message.text:
+        return message.replaced(native_json=read.native_json)
+    return message.replaced(content=read.content, native_json=read.native_json)
+
+
 def _readable(message: Message) -> Message:
     """Return a refusal without content as it has always been stored: without content."""
     if message.content == "" and message.extra_json != "{}":
