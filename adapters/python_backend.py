@@ -85,12 +85,13 @@ class PythonBackend:
                 )
             if request.stream and text and not in_pieces:
                 yield Emit(Delta(text, message=number))
+            said = message if isinstance(message.content, tuple) else Message(Role.ASSISTANT, text or None, calls)
             if not calls:
-                return Completion((Message(Role.ASSISTANT, text),))
+                return Completion((said,))
             if number == limits.TOOL_ROUNDS_MAX:
                 break
-            results = yield from answer_calls(calls, request, text)
-            request = _continued(request, Message(Role.ASSISTANT, text or None, calls), *results)
+            results = yield from answer_calls(calls, request, said)
+            request = _continued(request, said, *results)
         raise _failed("error", code="tool_failed", message=TOO_MANY_ROUNDS)
 
     def _imported(self) -> Effects[Callable[[BackendRequest], Any]]:

@@ -44,16 +44,17 @@ def neutral_json(
     tool_calls: Sequence[Any] = (),
     tool_call_id: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    native: Any = None,
 ) -> bytes:
     """Return the canonical JSON of a message in its neutral form: as it is stored, without its place.
 
     Fields that a message lacks are omitted, except for its content. Of other fields (`extra`), the name of the speaker is
-    covered as it is, and the rest by a hash.
+    covered as it is, and the rest by a hash; so are the provider's items (`native`).
 
     Raises:
         ValueError, RecursionError: see `canonical_json`.
     """
-    if type(content) is str and not tool_calls and not extra and tool_call_id is None:
+    if type(content) is str and not tool_calls and not extra and tool_call_id is None and not native:
         try:
             return b'{"content":%b,"role":%b}' % (_text(content), _text(role))
         except UnicodeEncodeError:
@@ -69,6 +70,8 @@ def neutral_json(
             message[NAME] = others.pop(NAME)
         if others:
             message["extra"] = sha256(canonical_json(others)).hexdigest()
+    if native:
+        message["native"] = sha256(canonical_json(native)).hexdigest()
     return canonical_json(message)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadledger.domain.exchange import BackendOptions, BackendRequest
 
@@ -12,6 +12,9 @@ from ..openai import ChatBackend, Context
 from .client import AnthropicClient
 from .history import request_of
 from .replies import MessagesFold, read_message
+
+if TYPE_CHECKING:
+    from threadledger.domain.memory import Memory
 
 ENDPOINT = "POST /v1/messages"
 
@@ -49,6 +52,9 @@ class AnthropicBackend(ChatBackend):
         """
         super().__init__(client, options or BackendOptions(name, extra=parameters or {}))
         self._max_tokens = max_tokens
+
+    def _entries(self, memory: Memory) -> list[dict[str, Any]]:
+        return memory.chat_entries("anthropic", self._client.files_place)
 
     def _options(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> dict[str, Any]:
         chat = super()._options(request, messages, deadline, number)

@@ -26,6 +26,9 @@ NOTHING_SAID = "[empty message]"
 NO_RESULT = "[no result of this call was recorded]"
 """Texts in the place of messages that the API requires and the history does not have."""
 
+THINKING = frozenset({"thinking", "redacted_thinking"})
+"""Types of blocks that have to come back with the calls of the same turn. Source: Anthropic's guide to extended thinking."""
+
 NAME_CHARS_MAX = 64
 """Maximum length of a tool's name. Source: Anthropic's documentation of tool definitions, `^[a-zA-Z0-9_-]{1,64}$`."""
 
@@ -89,10 +92,28 @@ def _spoken(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[B
             texts = [_text(text) for text in _texts(content or message.get("refusal"), others=True)]
             calls = [loose_call(each) for each in _objects(message.get("tool_calls"))]
             used, results = _exchanged(calls, _results_behind(messages, index), taken)
-            yield "assistant", texts + used
+            yield "assistant", _in_place(_objects(message.get("native")), texts, used)
             yield "user", results
         elif message.get("role") != "tool":
             yield "user", _blocks(content)
+
+
+def _in_place(native: Sequence[Block], texts: list[Block], calls: list[Block]) -> list[Block]:
+    """Return texts and calls with the thinking that the API wants back unchanged, in the places where the model had it.
+
+    Stubs in `native` say where texts and calls were: the first of texts stands for all of them, which were joined.
+    """
+    placed: list[Block] = []
+    for block in native:
+        if block.get("type") in THINKING:
+            placed.append(block)
+        elif block.get("type") == "text":
+            placed += texts
+            texts = []
+        elif block.get("type") == "tool_use":
+            placed += calls[:1]
+            calls = calls[1:]
+    return [*placed, *texts, *calls]
 
 
 def _results_behind(messages: Sequence[Mapping[str, Any]], index: int) -> dict[str, list[Any]]:

@@ -1,18 +1,18 @@
-"""Read the replies of the Messages API on the wire: a complete message, or the events of a stream.
-
-Thinking, and calls that the provider makes itself, are not part of the answer.
-"""
+"""Read the replies of the Messages API on the wire: a complete message, or the events of a stream."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from threadledger.domain.conversation.items import block_message, objects, text_in
 from threadledger.domain.conversation.messages import Usage
 
-from ..openai import Context, EventFold, Seen, answer_message, answered, whole
+from ..openai import Context, EventFold, Seen, answered, whole
 
 REFUSED = "refusal"
 FILTERED = "content_filter"
@@ -21,33 +21,19 @@ FILTERED = "content_filter"
 
 def read_message(body: dict[str, Any], context: Context) -> Seen:
     """Read the answer or the failure in a complete message."""
-    content = body.get("content")
-    blocks = _objects(content)
-    calls = [
-        {"id": block.get("id"), "function": {"name": block.get("name"), "arguments": _arguments(block.get("input"))}}
-        for block in blocks
-        if block.get("type") == "tool_use"
-    ]
+    lost: Counter[str] = Counter()
     reason, usage, remote_id = _text(body.get("stop_reason")), usage_of(body.get("usage")), _text(body.get("id"))
     outcome = answered(
-        answer_message({"content": _said(content) or None, "tool_calls": calls}),
+        block_message(body.get("content"), lost),
         context,
         body,
         finish_reason=FILTERED if reason == REFUSED else reason,
         remote_id=remote_id,
         model=_text(body.get("model")),
         usage=usage,
+        losses=lost,
     )
     return Seen(outcome, remote_id, usage=usage)
-
-
-def _said(content: Any) -> str:
-    """Return the text of an answer's blocks. Servers that imitate the API send strings and blocks of other APIs too."""
-    if isinstance(content, list):
-        return "".join(_said(each) for each in content)
-    if isinstance(content, dict) and content.get("type") in (None, "text", "output_text"):
-        content = content.get("text")
-    return content if isinstance(content, str) else ""
 
 
 def usage_of(given: Any) -> Usage:
@@ -108,6 +94,7 @@ class MessagesFold(EventFold):
 
     def _add(self, index: Any, delta: Mapping[str, Any]) -> None:
         text, arguments = delta.get("text"), delta.get("partial_json")
+        cited = delta.get("citation")
         block = self._blocks.setdefault(index, {"type": "tool_use" if isinstance(arguments, str) else "text"})
         if isinstance(text, str) and text and block.get("type") == "text":
             block["text"] = block.get("text", "") + text
@@ -115,23 +102,24 @@ class MessagesFold(EventFold):
         if isinstance(arguments, str) and arguments:
             written = block.get("input")
             block["input"] = (written if isinstance(written, str) else "") + arguments
+        for name in ("thinking", "signature"):
+            if isinstance(delta.get(name), str):
+                block[name] = text_in(block.get(name)) + delta[name]
+        if isinstance(cited, dict):
+            block["citations"] = [*objects(block.get("citations")), cited]
 
     def _done(self) -> None:
         if self._facts["stop_reason"] is not None and self.seen.outcome is None:
+            for block in self._blocks.values():
+                if block.get("type") != "tool_use" and isinstance(block.get("input"), str):
+                    with suppress(ValueError, RecursionError):  # a call of the provider's own tool
+                        block["input"] = json.loads(block["input"])
             message = whole({**self._facts, "content": list(self._blocks.values())})
             self.seen = read_message(message, self.context)
 
 
-def _arguments(given: Any) -> str:
-    return given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
-
-
 def _mapping(given: Any) -> Mapping[str, Any]:
     return given if isinstance(given, Mapping) else {}
-
-
-def _objects(given: Any) -> list[dict[str, Any]]:
-    return [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
 
 
 def _text(value: Any) -> str | None:

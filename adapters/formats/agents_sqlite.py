@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from threadledger.domain.conversation.items import CALLS
+from threadledger.domain.conversation.native import RESPONSES
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso, to_iso
 
@@ -155,7 +157,7 @@ def _found(
 ) -> Found | Imported:
     key = ""
     try:
-        reader = MessageReader()
+        reader = MessageReader(RESPONSES)
         made = made_key(file, number)
         key = conversation_key(None, made, reader.left_out) if session is None else _text(session, "the session's id")
         if others:
@@ -200,6 +202,8 @@ def _read(row: int, data: Any, created_at: Any, reader: MessageReader, repeated:
         text = data if isinstance(data, bytes) else str(data).encode(errors="surrogatepass")
         item = json_of(text, "row", repeated)
         given = chat_message(item, reader.left_out)
+        if is_of_the_provider(item):
+            reader.keep(item)
     except InvalidInput as error:
         reader.leave_out(f"{name}: {error}")
         return
@@ -270,6 +274,13 @@ def chat_message(item: Any, left_out: Counter[str]) -> dict[str, Any] | None:
     if ENCRYPTED in item:
         return None
     raise InvalidInput("it has neither a role nor a type: an item of the Responses API is expected")
+
+
+def is_of_the_provider(item: Any) -> bool:
+    """Return whether an item is one that only the provider can use again, which `chat_message` leaves out or says in words."""
+    if not isinstance(item, Mapping) or not isinstance(item.get("type"), str) or "role" in item:
+        return False
+    return item["type"] not in {"message", *CALLS} and not item["type"].endswith("_call_output")
 
 
 def _calling(call: dict[str, Any]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def conversation_of(given: Any, number: int, made: str) -> Found | Imported:
     try:
         if not isinstance(given, Mapping) or not isinstance(given.get("mapping"), Mapping):
             raise InvalidInput('it has no object "mapping": pass a conversation in the form of ChatGPT\'s data export')
-        reader = MessageReader()
+        reader = MessageReader("chatgpt")
         key = conversation_key(given.get("conversation_id") or given.get("id"), made, reader.left_out)
         branch, others = branch_of(given["mapping"], given.get("current_node"), is_said, reader.left_out)
         _read(branch, key, reader)
@@ -228,6 +228,8 @@ def _read(branch: Branch, key: str, reader: MessageReader) -> None:
         except InvalidInput as error:
             reader.leave_out(str(error))
             continue
+        if given is None and _kind(message["content"]) in REASONING:
+            reader.keep(message["content"] | {"type": _kind(message["content"])})
         if given is not None:
             created_at = message.get("create_time")
             origin = {"message_id": node_id, "thread_id": key, "created_at": created_at}

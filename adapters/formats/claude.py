@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from threadledger.domain.conversation.native import ANTHROPIC
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
 from .chatgpt import Branch, branch_of, found_by
@@ -39,7 +40,7 @@ def conversation_of(given: Any, number: int, made: str) -> Found | Imported:
             raise InvalidInput(
                 'it has no list "chat_messages": pass a conversation in the form of Claude\'s data export'
             )
-        reader = MessageReader()
+        reader = MessageReader(ANTHROPIC)
         key = conversation_key(given.get("uuid"), made, reader.left_out)
         branch, others = _branch(given, reader)
         for node_id, node in branch:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, overload
 
 from threadledger.domain.conversation import IMPORTED, Conversation, events, stream_of
 from threadledger.domain.conversation.messages import Message, Source, restore_message
+from threadledger.domain.conversation.native import CHAT, native_of
 from threadledger.domain.errors import (
     BlobMissing,
     ConversationChanged,
@@ -35,7 +36,7 @@ from threadledger.domain.ledger import Ledger
 
 from .attachments import ImportedAttachments
 from .json_values import parsed
-from .repairs import OpenCalls, can_be_stored, repaired, usual_fingerprint, usual_message, whole
+from .repairs import ITEMS, OpenCalls, can_be_stored, json_text, repaired, usual_fingerprint, usual_message, whole
 
 BATCH_CONVERSATIONS = 500
 """Maximum number of conversations stored in one transaction."""
@@ -368,6 +369,8 @@ class _ExistingConversation:
 
     def _is_equal(self, before: Message, after: Message) -> bool:
         # With ids of the source, extra fields are not compared: they vary, e.g. a dump has file sizes and a live thread has none.
+        # What the provider's items hold besides is never compared: earlier versions left it out (import rule 1).
+        before, after = before.replaced(native_json=""), after.replaced(native_json="")
         return (_said(before) == _said(after)) if self._found.has_ids else (before == after)
 
 
@@ -451,7 +454,8 @@ def _chars(message: Message) -> int:
     content = message.content
     if isinstance(content, tuple):
         return len(repr(message))
-    return len(content or "") + len(message.extra_json) + sum(len(call.arguments) for call in message.tool_calls)
+    others = len(message.extra_json) + len(message.native_json)
+    return len(content or "") + others + sum(len(call.arguments) for call in message.tool_calls)
 
 
 @dataclass(frozen=True)
@@ -540,9 +544,13 @@ def source_id(value: object, what: str) -> str:
 class MessageReader:
     """Read the messages of one conversation into entries; count what is changed, and what cannot be read."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: str = CHAT) -> None:
+        """Create a reader; `dialect` names the form of the source's items."""
         self.entries: list[Entry] = []
         self.left_out: Counter[str] = Counter()
+        self._dialect = dialect
+        self._items: list[Mapping[str, Any]] = []
+        """Items that are no message of their own, kept with the next message."""
         self._waiting = OpenCalls()
         self._problem = ""
 
@@ -561,8 +569,12 @@ class MessageReader:
         message_id: str | None = None,
         piece_of: str | None = None,
         is_ours: bool = False,
+        native: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add the message at a place of the source, or count it. One that a ledger exported is not converted."""
+        """Add the message at a place of the source, or count it.
+
+        One that a ledger exported is not converted; `native` is what its items held besides.
+        """
         counts: Counter[str] = Counter()
         kept: dict[str, Any] = {}
         try:
@@ -571,6 +583,11 @@ class MessageReader:
             self.leave_out(f"{name}: {error}")
             return
         self.left_out.update(counts)
+        self._items += kept.pop(ITEMS, ())
+        if messages and native is not None:
+            messages[0] = messages[0].replaced(native_json=json_text(native))
+        elif messages and self._items:
+            messages[0] = self._with_items(messages[0])
         source = _origin({**(origin or {}), **kept}, self.left_out) if origin or kept else {}
         for number, message in enumerate(messages):
             entry = Entry(message, place, name, written_at, message_id, piece_of, origin=source)
@@ -579,19 +596,41 @@ class MessageReader:
                 entry = entry._replace(place=f"{place}/{number}", message_id=None, piece_of=ours, whole=place)
             self.entries.append(entry)
 
+    def keep(self, item: Mapping[str, Any]) -> None:
+        """Keep an item that is no message, or only words in one, as it is: with the next message."""
+        self._items.append(item)
+
+    def _with_items(self, message: Message) -> Message:
+        items, self._items = self._items, []
+        lost: Counter[str] = Counter()
+        native = native_of(self._dialect, [_storable(item) for item in items], lost)
+        self.left_out.update(lost)
+        return message.replaced(native_json=message.native_json or native)
+
     def leave_out(self, problem: str, kind: str = "unreadable_messages") -> None:
         """Count a message that cannot be read."""
         self.left_out[kind] += 1
         self._problem = self._problem or problem
 
     def check(self) -> None:
-        """Check that the conversation is not made of unreadable messages alone.
+        """Check that the conversation is not made of unreadable messages alone; called after the last message.
 
         Raises:
             InvalidInput: none of its messages can be read; the text names the first and its problem.
         """
+        if self._items and self.entries:
+            last = self.entries[-1]
+            self.entries[-1] = last._replace(message=self._with_items(last.message))
         if self._problem and not self.entries:
             raise InvalidInput(f"none of its messages can be read: {self._problem}")
+
+
+def _storable(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item with storable text; one that is nested too deep, or has odd numbers, is a stub of its type."""
+    with suppress(InvalidInput):
+        found: dict[str, Any] = whole(dict(item), Counter())
+        return found
+    return {"type": "unknown", "was": str(item.get("type"))[:64]}
 
 
 def _origin(given: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from threadledger.domain.conversation import events
+from threadledger.domain.conversation.native import ANTHROPIC, is_native
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
@@ -41,6 +42,9 @@ PLACE = "threadledger_place"
 
 OWN = "own"
 """Field inside `PLACE` that holds the message's own value of the field named `PLACE`."""
+
+NATIVE = "threadledger_native"
+"""Field that an export adds to a message: what the provider's items hold beyond its content."""
 
 SOURCE_ID = "source_id"
 """Metadata field in which a line's own `id` is kept if it is not the key."""
@@ -78,7 +82,7 @@ def found_in_values(values: Iterable[Value], key_from: str = "id", file: str = "
             given = json_of(text, "line", repeated)
             if not isinstance(given, dict) or not isinstance(given.get("messages"), list):
                 raise InvalidInput('the line has no list "messages": write {"id": KEY, "messages": [...]}')
-            reader = MessageReader()
+            reader = MessageReader(ANTHROPIC)  # whose blocks have items besides; other parts are stored as they are
             key = made if key_from == LINE else conversation_key(_field(given, key_from), made, reader.left_out)
             entries = _entries(given["messages"], reader)
             metadata = {name: value for name, value in given.items() if name not in {"id", "messages"}}
@@ -135,6 +139,8 @@ def conversation_as_line(ledger: Ledger, key: str, *, plain: bool = False, attac
     attach = attach or inside(ledger)
     for each in ledger.memory(key).messages:
         message = attach(each.message, each.message.as_chat_message())
+        if each.message.native_json:
+            message[NATIVE] = each.message.native()
         place = each.as_json() | {"at": each.written_at}
         messages.append(message if plain else _placed(message, {name: place[name] for name in PLACE_FIELDS}))
     metadata = metadata_of(ledger, key)
@@ -178,6 +184,10 @@ def _read(given: object, index: int, reader: MessageReader) -> None:
         reader.add_plain(usual_message(given), str(index), name_of(index))
         return
     place: Any = None
+    native: Any = None
+    if isinstance(given, dict) and is_native(given.get(NATIVE)):
+        native = given[NATIVE]
+        given = {field: value for field, value in given.items() if field != NATIVE}
     message: Any = given
     if isinstance(given, dict):
         place = given.get(PLACE)
@@ -190,7 +200,9 @@ def _read(given: object, index: int, reader: MessageReader) -> None:
         else:
             place = None
     origin = {name: place[name] for name in PLACE_FIELDS} if place else None
-    reader.add(message, str(index), name_of(index), place["at"] if place else None, origin, is_ours=bool(place))
+    written_at = place["at"] if place else None
+    is_ours = bool(place) or native is not None
+    reader.add(message, str(index), name_of(index), written_at, origin, is_ours=is_ours, native=native)
 
 
 def _is_place(given: object) -> bool:

@@ -37,6 +37,9 @@ RECORDING_TYPES = frozenset(
 )
 """Parts of ChatGPT's voice mode that only name a recording; the transcript is a part of its own."""
 
+ITEMS = "items"
+"""Key of what is kept whole with a message: parts that only the provider can use again."""
+
 HOSTED_SUFFIXES = ("_tool_use", "_tool_result")
 """Endings of Anthropic's block types for tools that the provider runs itself."""
 
@@ -49,8 +52,9 @@ def repaired(
 ) -> Iterator[Message]:
     """Yield the messages that one given message consists of: none if it is empty, several if it has tool results.
 
-    What is changed is counted in `counts`; parts that lose fields are added to `kept`, which becomes the origin. A
-    message that a ledger exported (`is_ours`) is only changed if it cannot be stored.
+    What is changed is counted in `counts`; parts that lose fields are added to `kept`, which becomes the origin, and parts
+    that are left out or become words to its list `ITEMS`. A message that a ledger exported (`is_ours`) is only changed if it
+    cannot be stored.
 
     Raises:
         InvalidInput: the message cannot be read.
@@ -433,6 +437,7 @@ class _MessageRepair:
         kind = part.get("type", "text")
         if kind in REASONING_TYPES or kind in COMPACTION_TYPES:
             self._counts["reasoning" if kind in REASONING_TYPES else "compaction_items"] += 1
+            self._kept.setdefault(ITEMS, []).append(dict(part))
             return None
         if kind in TEXT_TYPES:
             return self._text(part, message)
@@ -448,6 +453,7 @@ class _MessageRepair:
             self._kept.setdefault("parts", []).append(dict(part))
             return {"type": "text", "text": spoken}
         self._counts["hosted_calls_as_text"] += 1
+        self._kept.setdefault(ITEMS, []).append(dict(part))
         return {"type": "text", "text": f"[tool call {kind} {json_text(by_reference(part))}]"}
 
     def _text(self, part: Mapping[str, Any], message: JSON) -> JSON | None:

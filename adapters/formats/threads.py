@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from threadledger.domain.conversation.native import ASSISTANTS, RESPONSES
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
-from .agents_sqlite import chat_message, hosted_call
+from .agents_sqlite import chat_message, hosted_call, is_of_the_provider
 from .importing import (
     Found,
     Imported,
@@ -98,7 +99,7 @@ def conversation_of(thread: Thread, key_from: str = KEY) -> Found | Imported:
     """Return the conversation of a complete thread."""
     key = ""
     try:
-        reader = MessageReader()
+        reader = MessageReader(ASSISTANTS if thread.items is None else RESPONSES)
         named = thread.metadata.get(key_from) if key_from != THREAD_ID else None
         found = named if isinstance(named, str) and named else thread.thread_id
         key = conversation_key(found, thread.made, reader.left_out)
@@ -237,6 +238,8 @@ def _items(thread: Thread, reader: MessageReader) -> None:
         except InvalidInput as error:
             reader.leave_out(f"{name}: {error}")
             continue
+        if is_of_the_provider(item):
+            reader.keep(item)
         if given is not None:
             created_at = item.get("created_at")
             origin = {"message_id": item["id"], "thread_id": thread.thread_id, "created_at": created_at}
@@ -348,6 +351,7 @@ def _read_step(step: Mapping[str, Any], name: str, thread_id: str, reader: Messa
     calls = _as_mapping(step.get("step_details")).get("tool_calls")
     functions: list[dict[str, Any]] = []
     others: list[tuple[str, dict[str, Any]]] = []
+    hosted: dict[int, Mapping[str, Any]] = {}
     for call in calls if isinstance(calls, list) else ():
         match call:
             case {"type": "function", "id": str(call_id), "function": {"name": str(function), "arguments": str(wish)}}:
@@ -360,6 +364,7 @@ def _read_step(step: Mapping[str, Any], name: str, thread_id: str, reader: Messa
                     others.append((call_id, {"role": "tool", "tool_call_id": call_id, "content": output}))
             case {"type": str(kind)}:
                 message = hosted_call(kind, _as_mapping(call.get(kind)), reader.left_out)
+                hosted[id(message)] = call
                 others.append((str(call.get("id", len(others))), message))
             case _:
                 reader.left_out["other_calls"] += 1
@@ -371,6 +376,8 @@ def _read_step(step: Mapping[str, Any], name: str, thread_id: str, reader: Messa
         except InvalidInput as error:
             reader.leave_out(str(error))
             continue
+        if id(given) in hosted:
+            reader.keep(hosted[id(given)])
         reader.add(given, place, name, moment(step.get("created_at")), origin)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .doctor import ProviderLook
     from .failures import failure_of, failure_of_event, failure_of_response
     from .folds import EventFold, Fold, fold_of
-    from .messages import INSTRUCTIONS, answer_message, chat_messages, kept, response_messages, thread_messages, whole
+    from .messages import INSTRUCTIONS, chat_messages, kept, response_messages, thread_messages, whole
     from .responses import ResponsesBackend
     from .run_bodies import with_messages
     from .thread_import import ThreadReader
@@ -37,7 +37,6 @@ __all__ = [
     "Seen",
     "ThreadReader",
     "answer_calls",
-    "answer_message",
     "answered",
     "chat_messages",
     "failure_of",
@@ -70,7 +69,7 @@ if not TYPE_CHECKING:
             "client": "Client request_id_in",
             "doctor": "ProviderLook",
             "failures": "failure_of failure_of_event failure_of_response",
-            "messages": "INSTRUCTIONS answer_message chat_messages kept response_messages thread_messages whole",
+            "messages": "INSTRUCTIONS chat_messages kept response_messages thread_messages whole",
             "responses": "ResponsesBackend",
             "folds": "EventFold Fold fold_of",
             "run_bodies": "with_messages",

@@ -14,6 +14,7 @@ from typing import Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.items import thread_parts
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
 from threadledger.domain.effects import Call, Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
@@ -22,9 +23,10 @@ from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_w
 from threadledger.domain.threads import is_uncertain
 
 from .assistant_setup import Assistants, shut_down_or
-from .bodies import RUN_ENDED, Context, Seen, no_answer, seen_in
+from .bodies import RUN_ENDED, Context, Seen, answer_text, no_answer, seen_in
 from .client import Client, Spent, call, calling, context_of, extra_body, read_reply
 from .folds import RunFold
+from .messages import kept
 from .streams import END, Stream, closing, emit_rest, next_bytes, opened
 from .threads import (
     EXCHANGE_ID,
@@ -354,17 +356,17 @@ class AssistantsBackend:
             if isinstance(run.outcome, Failure):
                 failure = replace(run.outcome, request_id=run.outcome.request_id or at.request_id)
                 raise ProviderRefused((yield from self._cleaned(at, failure)))
-            texts = yield from self._said(at)
-        if not any(text.strip() for text in texts):
+            said = yield from self._said(at)
+        if not any(answer_text(each).strip() for each in said):
             message = "the run completed without a message"
             raise ProviderRefused(
                 Failure(
                     "incomplete", code="empty_answer", message=message, remote_run_id=at.remote_id, thread_id=thread_id
                 )
             )
-        yield from _emit_rest(at, texts)
+        yield from _emit_rest(at, [each.text for each in said])
         return Completion(
-            tuple(Message(Role.ASSISTANT, text) for text in texts),
+            tuple(said),
             finish_reason=run.status,
             remote_run_id=at.remote_id,
             thread_id=thread_id,
@@ -373,14 +375,14 @@ class AssistantsBackend:
             usage=spent.usage,
         )
 
-    def _said(self, at: Following) -> Effects[list[str]]:
-        """Return the texts that the run wrote. If they cannot be read, the next run of the exchange may find them in the
+    def _said(self, at: Following) -> Effects[list[Message]]:
+        """Return the messages that the run wrote. If they cannot be read, the next run of the exchange may find them in the
         thread."""
         try:
             messages = yield from self._runs.written(at.thread_id, at.remote_id)
         except ProviderRefused as refused:
             raise ProviderRefused(left_there(refused.failure)) from refused
-        return [text for text in map(thread_text, messages) if text]
+        return [_message_of(each, text) for each in messages if (text := thread_text(each))]
 
     def _cleaned(self, at: Following, failure: Failure) -> Effects[Failure]:
         """Delete the messages that the run left in the thread and return the failure with their text and ids."""
@@ -393,6 +395,14 @@ class AssistantsBackend:
         details = dict(failure.details) | {"deleted_messages": [message["id"] for message in left]}
         text = "\n\n".join(thread_text(message) for message in left)
         return replace(failure, partial_text=text or None, details=details)
+
+
+def _message_of(given: Mapping[str, Any], text: str) -> Message:
+    """Return a message of a thread; its words if it has no other text."""
+    parts = thread_parts(given.get("content"))
+    if isinstance(parts, str) or not any(part.get("type") == "text" and part["text"].strip() for part in parts):
+        return Message(Role.ASSISTANT, text)
+    return kept({"role": Role.ASSISTANT.value, "content": parts})
 
 
 def _emit_rest(at: Following, texts: list[str]) -> Effects[None]:

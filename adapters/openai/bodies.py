@@ -8,6 +8,7 @@ that was truncated, filtered or is empty is a failure.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -210,14 +211,22 @@ def not_json(body: bytes, context: Context) -> Failure:
 
 
 def answered(
-    message: Message, context: Context, body: Any, *, finish_reason: str | None, remote_id: str | None, **facts: Any
+    message: Message,
+    context: Context,
+    body: Any,
+    *,
+    finish_reason: str | None,
+    remote_id: str | None,
+    before: tuple[Message, ...] = (),
+    **facts: Any,
 ) -> Completion | Failure:
     """Return the completion for a message, or the failure if the answer is incomplete or empty.
 
-    `body` is kept in the failure. `facts` are other fields of the completion.
+    `body` is kept in the failure. `before` are earlier messages of the answer, `facts` other fields of the completion.
     """
     calls, text = bool(message.calls()), answer_text(message)
-    if finish_reason in NOT_FINISHED or finish_reason == FAILED or not (text.strip() or calls):
+    is_empty = not (text.strip() or calls or before or has_image(message))
+    if finish_reason in NOT_FINISHED or finish_reason == FAILED or is_empty:
         return context.failure(
             "error" if finish_reason == FAILED else "incomplete",
             code=None if text.strip() or finish_reason == FAILED else "empty_answer",
@@ -227,7 +236,7 @@ def answered(
             details={"finish_reason": finish_reason, "body": body_text(body)},
         )
     return Completion(
-        (message,),
+        (*before, message),
         finish_reason=finish_reason,
         remote_run_id=remote_id,
         thread_id=context.thread_id,
@@ -244,6 +253,15 @@ def answer_text(message: Message) -> str:
     from .messages import text_of_parts
 
     return text_of_parts(message)
+
+
+def has_image(message: Message) -> bool:
+    """Return whether an answer has an image, which needs no text besides."""
+    if not isinstance(message.content, tuple):
+        return False
+    from threadledger.domain.conversation.parts import Image
+
+    return any(isinstance(part, Image) for part in message.content)
 
 
 def usage_of(given: Any) -> Usage:
@@ -281,7 +299,8 @@ def _chat(body: dict[str, Any], context: Context) -> Seen:
         if isinstance(choices, list):
             failure = replace(failure, message="the provider answered without a choice")
         return Seen(failure, usage=usage)
-    message = _message_in(first)
+    lost: Counter[str] = Counter()
+    message = _message_in(first, lost)
     if first.get("error") and says_error(first["error"]):
         partial = answer_text(message) or None
         failure = context.failure_of_body(first, partial_text=partial, remote_run_id=remote_id)
@@ -294,11 +313,12 @@ def _chat(body: dict[str, Any], context: Context) -> Seen:
         remote_id=remote_id,
         model=text_of(body.get("model")),
         usage=usage,
+        losses=lost,
     )
     return Seen(outcome, remote_id, usage=usage)
 
 
-def _message_in(choice: Mapping[str, Any]) -> Message:
+def _message_in(choice: Mapping[str, Any], lost: Counter[str]) -> Message:
     """Return the message of a choice; the completions API of old has a text instead."""
     given = choice.get("message")
     said = given if isinstance(given, dict) else {"content": choice.get("text")}
@@ -307,6 +327,6 @@ def _message_in(choice: Mapping[str, Any]) -> Message:
     plain = plain_message("assistant", content) if isinstance(content, str) and not any(others) else None
     if plain is not None:
         return plain
-    from .messages import answer_message
+    from threadledger.domain.conversation.items import chat_answer
 
-    return answer_message(said)
+    return chat_answer(said, lost)

@@ -6,15 +6,16 @@ A backend for another stateless API derives from it and replaces what is sent an
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
-from threadledger.domain.conversation.messages import Message, Role
+from threadledger.domain.conversation.messages import Message
 from threadledger.domain.effects import Effects
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendOptions, BackendRequest
@@ -23,6 +24,9 @@ from threadledger.domain.failures import Failure
 from .bodies import Context, Seen, answer_text, no_answer
 from .client import Client, Spent, call, calling, context_of, extra_body, read_reply, with_attachments
 from .tools import has_options, lacks, losses, offered_tools, preflight
+
+if TYPE_CHECKING:
+    from threadledger.domain.memory import Memory
 
 ENDPOINT = "POST /chat/completions"
 
@@ -61,10 +65,11 @@ class ChatBackend:
     def _answered(self, request: BackendRequest, spent: Spent) -> Effects[Completion]:
         deadline = time.monotonic() + request.timeout_seconds
         memory, instructions = request.memory, request.profile.instructions
+        losses: Counter[str] = Counter()
         system: list[Any] = [{"role": "system", "content": instructions}] if instructions else []
         make = self._streamed if request.stream else self._created
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
-            given = [*system, *memory.chat_entries()]
+            given = [*system, *self._entries(memory)]
             left = deadline - time.monotonic()
             seen = yield from with_attachments(
                 self._client, given, self._context.backend, memory, left, partial(make, request, deadline, number)
@@ -73,18 +78,34 @@ class ChatBackend:
             if not isinstance(seen.outcome, Completion):
                 raise ProviderRefused(seen.outcome or no_answer(None, self._context))
             [message] = seen.outcome.messages
-            text, calls = answer_text(message), message.tool_calls
+            calls = message.tool_calls
+            said = self._said(message)
+            losses += Counter(seen.outcome.losses)
             if not calls and not seen.outcome.goes_on:
-                return replace(seen.outcome, messages=(Message(Role.ASSISTANT, text),), usage=spent.usage)
+                return replace(seen.outcome, messages=(said,), usage=spent.usage, losses=losses)
             from .tool_calls import answer_calls, too_many_rounds, unknown_calls
 
             if not calls:
                 raise unknown_calls(message)
             if number == limits.TOOL_ROUNDS_MAX:
                 raise too_many_rounds()
-            results = yield from answer_calls(calls, request, text)
-            memory = memory.with_messages([Message(Role.ASSISTANT, text or None, calls), *results])
+            results = yield from answer_calls(calls, request, said)
+            memory = memory.with_messages([said, *results])
         raise AssertionError("the last round returns or raises")
+
+    def _entries(self, memory: Memory) -> list[dict[str, Any]]:
+        """Return the messages that are sent."""
+        return memory.chat_entries()
+
+    def _said(self, message: Message) -> Message:
+        """Return an answer as it is journaled: a refusal is text too."""
+        if not message.content and not message.tool_calls:
+            message = message.replaced(content=answer_text(message))
+        if not message.native_json:
+            return message
+        from threadledger.domain.conversation.native import at_place
+
+        return at_place(message, self._client.files_place)
 
     def _created(self, request: BackendRequest, deadline: float, number: int, messages: list[Any]) -> Effects[Seen]:
         options, resource = self._options(request, messages, deadline, number), attrgetter(self._resource)
@@ -96,10 +117,10 @@ class ChatBackend:
         """Stream a completion and pass on its text. A stream that ends without a `finish_reason` is a failure."""
         options, resource = self._options(request, messages, deadline, number), attrgetter(self._resource)
         from .folds import fold_of
-        from .streams import closing, emit_rest, followed, opened
+        from .streams import closing, emit_rests, followed, opened
 
         options |= self._streaming
-        emitted: list[str] = []
+        emitted: list[tuple[int, str]] = []
         with calling(self._context.endpoint):
             seconds = deadline - time.monotonic()
             stream = yield opened(self._client, lambda sdk: resource(sdk).create(**options), seconds)
@@ -110,7 +131,7 @@ class ChatBackend:
                 yield closing(stream)
         seen = fold.end("stream_broken", "the stream ended before the answer did")
         if isinstance(seen.outcome, Completion):
-            yield from emit_rest(answer_text(seen.outcome.messages[-1]), "".join(emitted), number)
+            yield from emit_rests([answer_text(seen.outcome.messages[-1])], emitted, number)
         return seen
 
     def _options(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.items import OTHER_PARTS, arguments_text, chat_answer, objects, text_in
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.exchange import Pieces
 from threadledger.domain.failures import Failure, redact, whole_text
@@ -31,7 +33,7 @@ from .bodies import (
     text_of,
     usage_of,
 )
-from .messages import answer_message, arguments_text, text_in, thread_messages, whole
+from .messages import thread_messages, whole
 
 ENDED_EARLY = "stream_ended"
 """Failure code for a stream that ended without its last event."""
@@ -93,6 +95,10 @@ class Fold(ABC):
     def take(self, chunk: bytes) -> list[str]:
         """Read the next bytes of the body; return the parts of the answer's text that they complete."""
 
+    def texts(self, chunk: bytes) -> list[tuple[int, str]]:
+        """Read the next bytes; return the parts of text that they complete, each with the number of its message."""
+        return [(0, text) for text in self.take(chunk)]
+
     def text(self) -> str:
         """Return the text received so far."""
         return ""
@@ -151,9 +157,12 @@ class EventFold(Fold):
         self._has_events = False
 
     def take(self, chunk: bytes) -> list[str]:
+        return [text for _, text in self.texts(chunk)]
+
+    def texts(self, chunk: bytes) -> list[tuple[int, str]]:
         if not self._has_events:
             self._before += chunk
-        return [text for _, text in self._apply(self._events.take(chunk))]
+        return self._apply(self._events.take(chunk))
 
     def _apply(self, events: Iterator[tuple[str, str]]) -> list[tuple[int, str]]:
         self._parts = []
@@ -254,6 +263,8 @@ class ChatFold(EventFold):
         self._content: list[str] = []
         self._refused: list[str] = []
         self._calls: list[dict[str, Any]] = []
+        self._others: dict[str, Any] = {}
+        """Other fields of the message, of which texts arrive in pieces and lists grow."""
         self._choice: Any = None
         """Index of the choice that is read: the first one that is sent."""
         self._facts: dict[str, Any] = {"id": None, "model": None, "usage": None, "finish_reason": None}
@@ -284,8 +295,10 @@ class ChatFold(EventFold):
                 self._say(text)
         audio = delta.get("audio")
         if isinstance(audio, dict) and text_in(audio.get("transcript")):
-            self._content.append(text_in(audio["transcript"]))
-            self._say(self._content[-1])
+            self._say(text_in(audio["transcript"]))
+        others = {name: value for name, value in delta.items() if name not in _READ_OF_DELTA and value}
+        parts = [each for each in objects(delta.get("content")) if not text_in(each)]
+        self._others = _joined(self._others, others | ({OTHER_PARTS: parts} if parts else {}))
         calls = delta.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict):
@@ -340,24 +353,48 @@ class ChatFold(EventFold):
         in_order = sorted(self._calls, key=lambda each: each["index"] if isinstance(each["index"], int) else 0)
         calls = [{"id": each["id"], "type": "function", "function": each} for each in whole(in_order)]
         content, refusal = whole_text("".join(self._content)), whole_text("".join(self._refused))
-        said = {"content": content or None, "refusal": refusal or None, "tool_calls": calls}
-        facts = whole(self._facts)
+        said = {"content": content or None, "refusal": refusal or None, "tool_calls": calls} | whole(self._others)
+        facts, lost = whole(self._facts), Counter[str]()
         return answered(
-            answer_message(said),
+            chat_answer(said, lost),
             self.context,
             said | facts,
             finish_reason=text_of(facts["finish_reason"]),
             remote_id=text_of(facts["id"]),
             model=text_of(facts["model"]),
             usage=usage_of(facts["usage"]),
+            losses=lost,
         )
+
+
+_READ_OF_DELTA = frozenset({"role", "content", "refusal", "tool_calls"})
+
+
+def _joined(some: Any, more: Any) -> Any:
+    """Return what two pieces of a value give: texts and lists are joined, objects by their fields."""
+    if isinstance(some, dict) and isinstance(more, dict):
+        return {**some, **{name: _joined(some.get(name), value) for name, value in more.items()}}
+    is_longer = (isinstance(some, str) and isinstance(more, str)) or (isinstance(some, list) and isinstance(more, list))
+    return some + more if is_longer else some if more is None else more
 
 
 class ResponseFold(EventFold):
     """Read the events of the Responses API; events with the response contain all of it."""
 
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._messages = 0
+        self._items: list[Any] = []
+        """The items that are complete, for a server whose last event has none of them."""
+
     def event(self, name: str, data: Any) -> None:
-        if data.get("type") in ("response.output_text.delta", "response.refusal.delta"):
+        kind, item = data.get("type"), data.get("item")
+        if kind == "response.output_item.added" and isinstance(item, dict) and item.get("type") == "message":
+            self._messages += 1
+            self._message = self._messages - 1
+        elif kind == "response.output_item.done" and isinstance(item, dict):
+            self._items.append(item)
+        elif kind in ("response.output_text.delta", "response.refusal.delta"):
             self._say(text_in(data.get("delta")))
         response = data.get("response")
         if isinstance(response, dict):
@@ -366,6 +403,8 @@ class ResponseFold(EventFold):
             self._see({"id": self.seen.remote_id, "status": "completed", "output": []})
 
     def _see(self, response: dict[str, Any]) -> None:
+        if self._items and not response.get("output") and response.get("status") == "completed":
+            response = response | {"output": whole(self._items)}
         seen, text = seen_in(response, self.context), self.text()
         if isinstance(seen.outcome, Failure) and seen.outcome.code == "empty_answer" and text.strip():
             seen = seen_in(response | {"output_text": text}, self.context)  # its events had the answer
@@ -380,11 +419,6 @@ class RunFold(EventFold):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._messages: list[Message] = []
-
-    def texts(self, chunk: bytes) -> list[tuple[int, str]]:
-        """Read the next bytes; return the parts of text that they complete, each with the number of its message, from 1."""
-        self.take(chunk)
-        return self._parts
 
     def event(self, name: str, data: Any) -> None:
         if name == "thread.message.created":

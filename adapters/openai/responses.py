@@ -9,7 +9,8 @@ A response is streamed or not, with an open connection or in the background (`Re
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,8 +18,9 @@ from typing import Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
-from threadledger.domain.conversation.messages import Message, Role, ToolCall
-from threadledger.domain.effects import Call, Effects, Pause
+from threadledger.domain.conversation.messages import Message, ToolCall
+from threadledger.domain.conversation.native import at_place
+from threadledger.domain.effects import Call, Effects, Pause, work
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendOptions, BackendRequest
 from threadledger.domain.failures import Cause, Failure, diagnose, may_succeed_when_retried
@@ -28,7 +30,7 @@ from .bodies import Context, Seen, no_answer
 from .client import Client, Spent, call, calling, context_of, extra_body, read_reply, with_attachments
 from .folds import ResponseFold
 from .objects import fetched
-from .streams import closing, emit_rest, followed, opened
+from .streams import closing, emit_rests, followed, opened
 from .threads import found_answer, is_there, left_there
 from .tool_calls import answer_calls, too_many_rounds, tool_call
 from .tools import has_options, lacks, losses, preflight, response_tools
@@ -87,34 +89,48 @@ class ResponsesBackend:
         conversation = request.thread_id if request.unsent else None
         given: list[Any] = [dict(item.payload) for item in request.unsent] if conversation else []
         memory = request.memory
-        given = given or memory.response_entries()
+        given = given or memory.response_entries(self._client.files_place)
         waiting = _calls_found(request)
         if waiting:  # the thread has tool calls of an earlier run whose response was lost
             conversation = request.thread_id
             results = yield from answer_calls(waiting, request, found=True)
             given = [item for result in results for item in response_items(result)]
         asked = ResponseTask(request, conversation, deadline, response_tools(request.profile, request.tools))
+        losses: Counter[str] = Counter()
+        said = 0  # number of messages so far
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
             try:
                 seen = yield from with_attachments(
-                    self._client, given, KIND, memory, asked.left, partial(self._making.response, asked, number=number)
+                    self._client, given, KIND, memory, asked.left, partial(self._making.response, asked, number=said)
                 )
             except ProviderRefused as refused:
                 raise (yield from self._explained(refused, conversation)) from refused
             spent.add(seen.usage)
             if not isinstance(seen.outcome, Completion):
                 raise ProviderRefused(seen.outcome or no_answer(None, asked.context))
-            [message] = seen.outcome.messages
-            calls = message.tool_calls
-            if not calls:
-                return replace(seen.outcome, thread_id=conversation, usage=spent.usage)
+            *before, message = self._said(seen.outcome.messages, request.model)
+            losses += Counter(seen.outcome.losses)
+            if not message.tool_calls:
+                messages = (*before, message)
+                return replace(
+                    seen.outcome, messages=messages, thread_id=conversation, usage=spent.usage, losses=losses
+                )
             if number == limits.TOOL_ROUNDS_MAX:
                 break
-            results = yield from answer_calls(calls, request, message.text)
-            memory = memory.with_messages([Message(Role.ASSISTANT, None, calls), *results])
+            if before:
+                yield from work(partial(request.journal, before))
+            results = yield from answer_calls(message.tool_calls, request, message)
+            said += len(before) + 1
+            memory = memory.with_messages([*before, message, *results])
             outputs = [item for result in results for item in response_items(result)]
-            given = outputs if conversation else memory.response_entries()
+            given = outputs if conversation else memory.response_entries(self._client.files_place)
         raise too_many_rounds()
+
+    def _said(self, messages: Sequence[Message], model: str) -> list[Message]:
+        """Return messages as they are journaled, noting whether the model reasons."""
+        self._making.saw(messages, model)
+        place = self._client.files_place
+        return [each if not each.native_json else at_place(each, place) for each in messages]
 
     def _explained(self, refused: ProviderRefused, conversation: str | None) -> Effects[ProviderRefused]:
         """Return the refusal; if a 410 does not say whether the Conversation or the API is gone, read the Conversation.
@@ -141,6 +157,8 @@ def _calls_found(request: BackendRequest) -> list[ToolCall]:
 KIND = "responses"
 ENDPOINT = "POST /responses"
 RESPONSE = "GET /responses/{response_id}"
+ENCRYPTED_REASONING = "reasoning.encrypted_content"
+"""What a response contains only if it is asked for: reasoning that can be sent again to a provider that stored none of it."""
 POLL_SECONDS = 1.0
 """Pause between two polls of a background response, and between two attempts in a locked Conversation, in seconds."""
 
@@ -186,6 +204,13 @@ class ResponseMaker:
         self._client = client
         self._background = background
         self._set = options
+        self._reasoning: set[str] = set()
+        """Models that were seen to reason: others refuse to be asked for their reasoning."""
+
+    def saw(self, messages: Sequence[Message], model: str) -> None:
+        """Note whether a model reasons, from its answer."""
+        if any(each.native_json and '"type":"reasoning"' in each.native_json for each in messages):
+            self._reasoning.add(model)
 
     def response(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[Seen]:
         """Create a response and wait until it has ended, completed or not.
@@ -193,7 +218,7 @@ class ResponseMaker:
         Args:
             asked: the values shared by all responses of the run.
             given: the input items.
-            number: the index of this response in the run, from 0.
+            number: the index of its first message in the run, from 0.
 
         Returns:
             The response, with its outcome.
@@ -214,7 +239,7 @@ class ResponseMaker:
 
     def _made(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[Seen]:
         options = self._options(asked, given, number)
-        emitted = ""
+        emitted: Sequence[tuple[int, str]] = ()
         if asked.request.stream:
             stream = opened(self._client, lambda sdk: sdk.responses.create(stream=True, **options), asked.left)
             seen, emitted = yield from self._listen(asked, stream, number)
@@ -227,7 +252,7 @@ class ResponseMaker:
         if isinstance(seen.outcome, Failure) and seen.remote_id is None:
             raise ProviderRefused(seen.outcome)  # no response was created
         if isinstance(seen.outcome, Completion) and asked.request.stream:
-            yield from emit_rest(seen.outcome.messages[-1].text, emitted, number)
+            yield from emit_rests([each.text for each in seen.outcome.messages], emitted, number)
         return seen
 
     def _options(self, asked: ResponseTask, given: list[Any], number: int) -> dict[str, Any]:
@@ -238,6 +263,8 @@ class ResponseMaker:
             options["conversation"] = asked.conversation
         elif not self._background:
             options["store"] = False
+            if request.model in self._reasoning:
+                options["include"] = [ENCRYPTED_REASONING]
         if self._background:
             options["background"] = True
         if request.profile.instructions:
@@ -250,7 +277,9 @@ class ResponseMaker:
 
         return options | body_with_options(KIND, request, self._set.extra, number, asked.tools, own)
 
-    def _listen(self, asked: ResponseTask, opening: Call, number: int) -> Effects[tuple[Seen, str]]:
+    def _listen(
+        self, asked: ResponseTask, opening: Call, number: int
+    ) -> Effects[tuple[Seen, Sequence[tuple[int, str]]]]:
         """Follow a stream and pass on its text.
 
         Returns:
@@ -261,7 +290,7 @@ class ResponseMaker:
             ProviderRefused: the stream broke, and the response cannot be polled.
         """
         fold = ResponseFold(asked.context)
-        emitted: list[str] = []
+        emitted: list[tuple[int, str]] = []
         try:
             with calling(asked.endpoint, asked.conversation):
                 stream = yield opening
@@ -275,14 +304,14 @@ class ResponseMaker:
         except ProviderRefused:
             if not self._background or fold.seen.remote_id is None:
                 raise
-            return replace(fold.seen, outcome=None), "".join(emitted)
+            return replace(fold.seen, outcome=None), emitted
         except BaseException:
             if self._background and fold.seen.remote_id is not None:
                 yield from self._cancelled(fold.seen.remote_id)
             raise
         if self._background and fold.seen.outcome is None and fold.seen.remote_id is not None:
-            return fold.seen, "".join(emitted)
-        return fold.end("stream_broken", "the stream ended before the response did"), "".join(emitted)
+            return fold.seen, emitted
+        return fold.end("stream_broken", "the stream ended before the response did"), emitted
 
     def _awaited(self, asked: ResponseTask, seen: Seen) -> Effects[Seen]:
         """Poll a response until it has ended; cancel it after an error, or when the deadline has passed."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.items import function_calls, output_messages, text_in
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
 from threadledger.domain.failures import Failure, redact
 from threadledger.domain.provider_errors import ProviderError, error_in
@@ -24,7 +26,7 @@ from .bodies import (
     text_of,
     usage_of,
 )
-from .messages import function_calls, output_message, text_in, thread_messages
+from .messages import thread_messages
 
 
 def with_messages(seen: Seen, page: Any, context: Context) -> Seen:
@@ -76,12 +78,14 @@ def rises(objects: list[dict[str, Any]]) -> bool:
 
 def _response(body: dict[str, Any], context: Context) -> Seen:
     remote_id, status = text_of(body.get("id")), (text_of(body.get("status")) or "").lower() or None
-    output = output_message(body.get("output"))
-    if output == Message(Role.ASSISTANT, ""):
+    lost: Counter[str] = Counter()
+    *before, output = output_messages(body.get("output"), lost)
+    if not before and output == Message(Role.ASSISTANT, ""):
         output = Message(Role.ASSISTANT, text_in(body.get("output_text")))
-    if output != Message(Role.ASSISTANT, "") and status not in RESPONSE_ENDED | RESPONSE_ACTIVE:
+    says_nothing = not before and output == Message(Role.ASSISTANT, "")
+    if not says_nothing and status not in RESPONSE_ENDED | RESPONSE_ACTIVE:
         status = "completed"  # the answer is there: a missing or unknown status does not cost it
-    if status is None or (status == "completed" and not output.text and not isinstance(body.get("output"), list)):
+    if status is None or (status == "completed" and says_nothing and not isinstance(body.get("output"), list)):
         return Seen(no_answer(body, context))
     conversation = body.get("conversation")
     thread_id = text_of(conversation.get("id")) if isinstance(conversation, dict) else text_of(conversation)
@@ -90,7 +94,8 @@ def _response(body: dict[str, Any], context: Context) -> Seen:
     if status not in RESPONSE_ENDED:
         return seen if remote_id else Seen(no_answer(body, context))
     if status != "completed" or (body.get("error") and says_error(body["error"])):
-        return replace(seen, outcome=_not_completed(body | {"status": status}, output.text, context))
+        text = "\n\n".join(each.text for each in (*before, output) if each.text)
+        return replace(seen, outcome=_not_completed(body | {"status": status}, text, context))
     outcome = answered(
         output,
         context,
@@ -99,6 +104,8 @@ def _response(body: dict[str, Any], context: Context) -> Seen:
         remote_id=remote_id,
         model=text_of(body.get("model")),
         usage=seen.usage,
+        before=tuple(before),
+        losses=lost,
     )
     if isinstance(outcome, Failure):
         outcome = replace(outcome, message="the response completed without text")

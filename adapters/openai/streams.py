@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from threadledger.domain.effects import Call, Effects, Emit
@@ -79,29 +79,35 @@ def followed(
     number: int,
     deadline: float,
     too_late: Callable[[], Failure],
-    emitted: list[str],
+    emitted: list[tuple[int, str]],
 ) -> Effects[None]:
     """Read an open stream to its end and pass its text on; `fold` has the state of the run afterwards.
 
     Args:
         stream: the stream; it is not closed.
         fold: reads the bytes.
-        number: index of the message in the run, for the listener.
+        number: index of the first message of this stream in the run, for the listener.
         deadline: monotonic time after which the stream is given up.
         too_late: returns the failure of a stream that is still open at the deadline.
-        emitted: receives the parts that were passed on.
+        emitted: receives the parts that were passed on, each with the number of its message in this stream.
 
     Raises:
         ProviderRefused: the deadline has passed.
     """
     while (chunk := (yield next_bytes(stream))) is not END:
-        for text in fold.take(chunk):
-            emitted.append(text)
-            yield Emit(Delta(text, message=number))
+        for message, text in fold.texts(chunk):
+            emitted.append((message, text))
+            yield Emit(Delta(text, message=number + message))
         if fold.is_over or isinstance(fold.seen.outcome, Failure):
             break
         if time.monotonic() > deadline:
             raise ProviderRefused(too_late())
+
+
+def emit_rests(texts: Sequence[str], emitted: Sequence[tuple[int, str]], number: int) -> Effects[None]:
+    """Give the listener what a stream did not deliver of its messages."""
+    for index, text in enumerate(texts):
+        yield from emit_rest(text, "".join(each for message, each in emitted if message == index), number + index)
 
 
 def emit_rest(text: str, emitted: str, number: int) -> Effects[None]:

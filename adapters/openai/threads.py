@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
+from threadledger.domain.conversation.items import text_in
 from threadledger.domain.conversation.messages import FOUND_IN_THREAD, JournaledMessage, Message, Role
 from threadledger.domain.conversation.parts import blob_of
 from threadledger.domain.effects import Effects, Emit, Pause
@@ -35,7 +36,6 @@ from .assistant_setup import shut_down_or
 from .bodies import RUN_ENDED
 from .client import Client
 from .limits import CONVERSATION_BATCH_ITEMS, METADATA_VALUE_CHARS_MAX, PAGE_ITEMS, THREAD_MESSAGE_CHARS_MAX
-from .messages import text_in
 from .objects import deleted, every, fetched, one_page
 from .run_bodies import rises, written_by
 
@@ -332,6 +332,9 @@ def _read_item(given: Mapping[str, Any], copy: CopyOf = _no_copy) -> ThreadItem 
     """Return an item in the form that is compared with memory; None if it is not memory (reasoning, hosted calls)."""
     item_id = str(given.get("id") or "")
     match given:
+        case {"type": "message", "role": "assistant", "content": list(content)}:
+            text = "".join(_part_words(part, copy) for part in content)
+            return ThreadItem("message", "assistant", text, item_id=item_id)
         case {"type": "message", "role": str(role), "content": (str() | list()) as content}:
             return ThreadItem("message", role, item_words(content, copy), item_id=item_id)
         case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
@@ -342,6 +345,9 @@ def _read_item(given: Mapping[str, Any], copy: CopyOf = _no_copy) -> ThreadItem 
             return ThreadItem("tool_result", "", words, call_id, item_id=item_id)
     return None
 
+
+PHASE = "phase"
+"""The only other field of a message that a Conversation takes."""
 
 PLACED_IN_CONVERSATION = frozenset({"text", "image_url", "file"})
 """Types of content parts that a Conversation supports in a user message."""
@@ -443,7 +449,7 @@ def _count_parts(message: Message, placed: Collection[str], losses: Counter[str]
             losses[_PARTS.get(str(kind), "other_parts")] += 1
 
 
-_PARTS = {"image_url": "images", "file": "files"}
+_PARTS = {"image_url": "images", "file": "files", "reasoning": "reasoning", "hosted_call": "hosted_calls"}
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -457,7 +463,7 @@ def conversation_items(each: JournaledMessage, stored: Message, losses: Counter[
     made = [conversation_item(item, each) for item in response_items(message) if item.get("content") != ""]
     if not made:
         losses["empty_messages"] += 1
-    if stored.extra() and message.role is not Role.TOOL:
+    if stored.extra().keys() - {PHASE} and message.role is not Role.TOOL:
         losses["extra_fields"] += 1
     _count_parts(stored, {"text"} if message.role in {Role.ASSISTANT, Role.TOOL} else PLACED_IN_CONVERSATION, losses)
     return made

@@ -15,7 +15,7 @@ from threadledger.domain.failures import Failure, redact, whole_text
 
 
 def answer_calls(
-    calls: Sequence[ToolCall], request: BackendRequest, text: str = "", *, found: bool = False
+    calls: Sequence[ToolCall], request: BackendRequest, said: Message | None = None, *, found: bool = False
 ) -> Effects[tuple[Message, ...]]:
     """Call the functions that a model requested; journal the calls before and the results after they run.
 
@@ -25,7 +25,7 @@ def answer_calls(
     Args:
         calls: the tool calls of one response.
         request: the request that the run answers.
-        text: the text of the message with the calls.
+        said: the message with the calls; None if there is nothing but the calls.
         found: the calls are from an earlier run and were found in the thread; that run may have journaled them already.
 
     Returns:
@@ -35,7 +35,7 @@ def answer_calls(
         ProviderRefused: a function is not bound.
     """
     calls = [_under_own_name(called, request) for called in calls]
-    wish = Message(Role.ASSISTANT, whole_text(text) or None, tuple(calls))
+    wish = (said or Message(Role.ASSISTANT)).replaced(tool_calls=tuple(calls))
     earlier = request.memory.messages if found else ()  # a run that answers in a thread need not read them otherwise
     known = {called.id for each in earlier for called in each.message.calls()}
     if not found or any(called.id not in known for called in calls):

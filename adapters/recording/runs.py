@@ -88,7 +88,8 @@ class GivenAnswer:
     exchange_id: str
     newest_exchange_id: str | None
     """The conversation's newest exchange when the run completed; after a newer one, a message is not this answer."""
-    text: str
+    texts: frozenset[str]
+    """Its last message, and all of them as one text."""
     thread_id: str | None
     """The thread that has the answer already."""
 
@@ -303,7 +304,9 @@ class RunRecording:
 
     def _answer_of(self, completion: Completion) -> GivenAnswer:
         newest = self._journal.require(self.key).state.last_exchange_id
-        return GivenAnswer(self.exchange_id, newest, completion.messages[-1].text.strip(), completion.thread_id)
+        said = [each.text for each in completion.messages]
+        texts = frozenset({said[-1].strip(), "".join(said).strip()})
+        return GivenAnswer(self.exchange_id, newest, texts, completion.thread_id)
 
     def _fail(self, failure: Failure) -> None:
         def decide(conversation: Conversation) -> None:
@@ -467,7 +470,7 @@ def kept_messages(journal: Journal, messages: Sequence[Message], memory: Memory 
     What the memory refers to is not stored again: an app sends its whole history with each request. One that cannot be
     stored is replaced by a text, because the app's call must not fail for it.
     """
-    if all(not isinstance(each.content, tuple) for each in messages):
+    if all(not isinstance(each.content, tuple) and not each.native_json for each in messages):
         return tuple(messages)
     known = (
         {blob_of(part) for each in memory.messages for part in _parts_of(each.message)} if memory is not None else set()
@@ -549,7 +552,7 @@ class CallRecorder:
             return None
         for each in self._answers.get(key, ()):
             is_elsewhere = each.thread_id is None or each.thread_id != thread_id
-            if is_elsewhere and each.newest_exchange_id == newest and each.text == message.text.strip():
+            if is_elsewhere and each.newest_exchange_id == newest and message.text.strip() in each.texts:
                 return each
         return None
 
@@ -615,6 +618,8 @@ def first_new(sent: Sequence[Message], memory: Sequence[Message], held: bool = F
     """
     if all_read and not held and len(memory) <= len(sent) and _same(sent[: len(memory)], memory):
         return len(memory)
+    if all_read and not held and (end := _end_of_same_turns(sent, memory)) is not None:
+        return end
     begin = 0 if held else _after_the_model(sent)
     waiting = memory[_after_the_model(memory) :]
     for place in range(len(waiting)):  # an app may leave out earlier questions that were not answered
@@ -622,6 +627,31 @@ def first_new(sent: Sequence[Message], memory: Sequence[Message], held: bool = F
         if _same(sent[begin : begin + len(again)], again):
             return begin + len(again)
     return begin
+
+
+def _end_of_same_turns(sent: Sequence[Message], memory: Sequence[Message]) -> int | None:
+    """Return the index behind the messages that say all of memory, with what the model said in a row as one message.
+
+    Two messages of one response are two in memory. An app may send its text back as one, and earlier versions stored it so.
+    """
+    known, given = [turn for turn, _ in _turns(memory)], list(_turns(sent))
+    if not known or len(known) > len(given) or [turn for turn, _ in given[: len(known)]] != known:
+        return None
+    return given[len(known) - 1][1]
+
+
+def _turns(messages: Sequence[Message]) -> Iterator[tuple[tuple[Any, ...], int]]:
+    """Yield what is compared of each message, and the index behind it; messages of the model in a row are one."""
+    text, calls = "", list[Any]()
+    for index, message in enumerate(messages):
+        role, said, called, call_id = _compared(message)
+        if role is not Role.ASSISTANT:
+            yield (role, said, called, call_id), index + 1
+            continue
+        text, calls = text + "".join(said), [*calls, *called]
+        if index + 1 == len(messages) or messages[index + 1].role is not Role.ASSISTANT:
+            yield (role, text, calls), index + 1
+            text, calls = "", []
 
 
 def _after_the_model(messages: Sequence[Message]) -> int:
@@ -634,11 +664,13 @@ def _same(some: Sequence[Message], others: Sequence[Message]) -> bool:
     )
 
 
-def _compared(message: Message) -> tuple[Any, ...]:
+def _compared(message: Message) -> tuple[Role, list[Any], list[Any], str | None]:
     """Return the parts of a message that decide equality. Other fields are ignored, because apps and the SDK add their own."""
     content = message.content
     if content is None:
         content = message.text  # a refusal has no content
+    if isinstance(content, tuple) and message.role is Role.ASSISTANT:
+        content = "".join(part.text for part in content if isinstance(part, Text))  # the others only say what it did
     said = (
         [part.text if isinstance(part, Text) else part.as_json() for part in content]
         if isinstance(content, tuple)

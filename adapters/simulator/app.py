@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..wire import EventStream, IncomingRequest, Reply, limits, multipart
+from ..wire import EventStream, IncomingRequest, Reply, limits, messages_api, multipart
 from .control import CONTROL_PREFIX, control
 from .faults import BROKEN, GARBLED, Fault, Hang
 from .limits import FILE_PIECE_BYTES
@@ -78,15 +78,17 @@ class SimulatorApp:
             async for piece in request.stream():
                 form.feed(piece)
             return replace(incoming, upload=form.close())
+        anthropic = messages_api.VERSION_HEADER in request.headers
+        maximum = limits.MESSAGES_BODY_MAX_BYTES if anthropic else limits.BODY_MAX_BYTES
         pieces: list[bytes] = []
         size = 0
         async for piece in request.stream():
             size += len(piece)
-            if size <= limits.BODY_MAX_BYTES:
+            if size <= maximum:
                 pieces.append(piece)
             else:
                 pieces.clear()
-        problem = multipart.too_large(limits.BODY_MAX_BYTES, size) if size > limits.BODY_MAX_BYTES else None
+        problem = multipart.too_large(maximum, size) if size > maximum else None
         return replace(incoming, body=b"".join(pieces), problem=problem)
 
     async def _answer(self, admitted: AdmittedRequest, receive: Receive) -> Reply | None:
@@ -99,6 +101,8 @@ class SimulatorApp:
                 self._provider.record(admitted, None)
                 return None
         reply = None if fault is not None and fault.undone else self._provider.perform(admitted)
+        if fault is not None and fault.undone and fault.land_late is None and admitted.call.upload is not None:
+            admitted.call.upload.discard()
         if fault is not None and fault.lose_answer:
             if reply is not None and reply.stream is not None:
                 self._provider.drain(reply.stream)
@@ -159,6 +163,7 @@ class Sender:
         ends = asyncio.ensure_future(self._end())
         try:
             if reply.file is not None:
+                await self._pause(ends, fault.slow if fault is not None else None)
                 await self._file(reply.file)
             elif reply.stream is None:
                 await self._pause(ends, fault.slow if fault is not None else None)

@@ -47,7 +47,7 @@ def list_(store: ProviderStore, call: SimulatedCall) -> Json:
     purpose = call.query.get("purpose")
     kept = (record.object for record in store.files.values() if store.is_kept(record))
     chosen = (each for each in kept if purpose is None or each["purpose"] == purpose)
-    return pages.page(chosen, call.query, limits.FILES_PAGE_MAX, limits.FILES_PAGE_MAX)
+    return pages.page_of_files(chosen, call.query)
 
 
 def retrieve(store: ProviderStore, call: SimulatedCall) -> Json:

@@ -193,7 +193,8 @@ class Provider(ProviderViews):
                 else errors.unknown_url(incoming.method, incoming.path)
             )
         admitted.route, ids = found
-        admitted.call = SimulatedCall(admitted.route, ids, incoming.query, upload=incoming.upload)
+        admitted.call = SimulatedCall(admitted.route, ids, incoming.query)
+        admitted.call.upload = incoming.upload
         if admitted.route.api in self._retired:
             raise errors.gone(admitted.route.api)
         require_beta(incoming.headers, admitted.route.api)

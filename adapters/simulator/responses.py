@@ -49,6 +49,9 @@ def create(store: ProviderStore, call: SimulatedCall) -> Json | EventStream:
     # A deleted file is refused in the input, and where an earlier message names it.
     store.require_files(given, "input")
     store.require_files(earlier, "conversation" if conversation is not None else "previous_response_id")
+    outputs_kept = (response.object["output"] for response in store.responses.values())
+    added = (item for kept in store.conversations.values() for item in kept.items.values())
+    items.require_known_reasoning(body.get("input"), outputs_kept, added)
     items.require_own_ids(context, "input")
     items.require_paired_calls(context)
     items.require_followed_reasoning(context)

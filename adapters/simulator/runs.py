@@ -252,7 +252,7 @@ def _finish(store: ProviderStore, thread: SimulatedThread, record: SimulatedRun)
     if not thread.messages and outcome is None:
         # Observed on the real service: a run on an empty thread fails without a reason.
         outcome = ScriptedFailure()
-    for file_id, _ in store.missing_files([message["content"] for message in thread.messages.values()]):
+    for file_id, _ in store.missing_files(list(thread.messages.values())):
         outcome = outcome or ScriptedFailure("server_error", errors.no_such_file(file_id).message)
     prompt = token_count(run["instructions"]) if thread.messages else 0
     # A message that this run has already started is not part of its prompt.

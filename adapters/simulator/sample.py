@@ -130,9 +130,8 @@ def _number(schema: Json, *, whole: bool) -> float | int:
         return 0
     step = schema.get("multipleOf") or (1 if whole else None)
     if step is not None:
-        nearest = _least_multiple(low, above, step)
-        if low <= 0 and above < 0:
-            nearest = -_least_multiple(-high, -below, step)
+        upwards = low > 0 or above >= 0
+        nearest = _least_multiple(low, above, step) if upwards else -_least_multiple(-high, -below, step)
         return int(nearest * step) if whole else nearest * step
     if low > max(0, above):
         return float(low)

@@ -160,12 +160,18 @@ class ProviderStore:
         record.deleted = True
         self.contents.drop(record.object["id"])
 
-    def require_files(self, content: Any, where: str) -> None:
+    def require_file(self, file_id: str, param: str) -> None:
+        """Raise the provider's 404 if a file is not there; `param` is the field that names it."""
+        record = dict.get(self.files, file_id)
+        if record is None or not self.is_kept(record):
+            raise errors.no_such_file(file_id, param)
+
+    def require_files(self, content: list[Any], where: str) -> None:
         """Raise the provider's 404 if messages, items or parts name a file that is not there."""
         for file_id, param in self.missing_files(content, where):
             raise errors.no_such_file(file_id, param)
 
-    def missing_files(self, content: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    def missing_files(self, content: list[Any], where: str = "") -> Iterator[tuple[str, str]]:
         """Yield the ids of files that are not there, each with the name of the field that names it."""
         for file_id, param in parts.files_named(content, where):
             record = dict.get(self.files, file_id)

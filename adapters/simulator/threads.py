@@ -106,7 +106,8 @@ def add_message(store: ProviderStore, thread: SimulatedThread, body: Json, where
     role, content = bodies.message_role(body, where), bodies.message_content(body, where)
     message = new_message(store, thread, role, content)
     store.require_files(content, f"{where}content")
-    store.require_files({"attachments": attachments}, where.rstrip("."))
+    for index, attached in enumerate(attachments):
+        store.require_file(attached["file_id"], f"{where}attachments[{index}].file_id")
     message |= {"metadata": validation.metadata_of(body), "attachments": attachments}
     thread.messages[message["id"]] = message
     return message

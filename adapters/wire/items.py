@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, Protocol
 
-from .errors import bad_request, missing, wrong_type, wrong_value
+from .errors import ApiError, bad_request, missing, wrong_type, wrong_value
 from .item_shapes import ANSWERED_WITH, ID_PREFIXES, ITEMS
-from .limits import CALL_ID_MAX_CHARS, ITEM_ROLES, ITEM_TEXT_MAX_CHARS
+from .limits import CALL_ID_MAX_CHARS, ITEM_ID_MAX_CHARS, ITEM_ROLES, ITEM_TEXT_MAX_CHARS
 from .objects import text_of
 from .parts import ITEM_PARTS, stored_part
-from .shapes import Check, anything, choice, nullable, record
 from .validation import (
     Json,
     an_object,
     array,
     function_arguments,
     function_name,
+    identifier,
     one_of,
+    only_known,
     required_string,
     string,
 )
@@ -25,13 +28,16 @@ from .validation import (
 ITEM_TYPES = ("message", "function_call", "function_call_output", *ITEMS)
 INPUT_PARTS = ("input_text", "input_image", "input_file")
 OUTPUT_PARTS = ("output_text", "refusal")
+PREFIXED = ("message", "function_call", "reasoning", "custom_tool_call")
+"""Types of items whose ids must have the beginning of their kind, as public reports show."""
+
 PHASES = ("commentary", "final_answer")
 STATUSES = ("in_progress", "completed", "incomplete")
 
-_STATUS: dict[str, Check] = {"id": nullable(anything), "status": nullable(choice(*STATUSES))}
-_MESSAGE = record({}, _STATUS | dict.fromkeys(("type", "role", "content", "phase"), anything))
-_CALL = record({}, _STATUS | dict.fromkeys(("type", "call_id", "name", "arguments", "namespace", "caller"), anything))
-_OUTPUT = record({}, _STATUS | dict.fromkeys(("type", "call_id", "name", "output", "namespace", "caller"), anything))
+_EVERY = {"id", "type", "status"}
+_MESSAGE = frozenset(_EVERY | {"role", "content", "phase"})
+_CALL = frozenset(_EVERY | {"call_id", "name", "arguments", "namespace", "caller"})
+_OUTPUT = frozenset(_EVERY | {"call_id", "name", "output", "namespace", "caller"})
 
 
 class IdSource(Protocol):
@@ -53,6 +59,10 @@ def stored_item(given: Any, where: str, ids: IdSource) -> Json:
     """
     item = an_object(given, where)
     kind = one_of(item.get("type", "message" if "role" in item else None), f"{where}.type", ITEM_TYPES)
+    if item.get("id") is not None:
+        item_id = string(item["id"], f"{where}.id", ITEM_ID_MAX_CHARS)
+        if kind in PREFIXED:
+            identifier(item_id, f"{where}.id", id_prefix(kind))
     match kind:
         case "message":
             return _message(item, where, ids)
@@ -122,6 +132,38 @@ def _is_output(item: Json | None) -> bool:
     return bool(item["role"] == "assistant") if item["type"] == "message" else not item["type"].endswith("_output")
 
 
+def require_known_reasoning(given: Any, outputs: Iterable[list[Json]], added: Iterable[Json]) -> None:
+    """Raise the provider's refusal for the items of a request that name reasoning it cannot read.
+
+    Reasoning without its encrypted content must be in one of the kept `outputs` of responses, or among the items that were
+    `added` to conversations. An item that followed reasoning in an output is refused without it.
+    """
+    items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    if not any(item.get("id") for item in items):
+        return
+    lists = list(outputs)
+    known = {item["id"] for listed in [*lists, added] for item in listed if item["type"] == "reasoning"}
+    needed = {
+        following["id"]: item["id"]
+        for listed in lists
+        for item, following in pairwise(listed)
+        if item["type"] == "reasoning"
+    }
+    for before, item in zip([{}, *items], items, strict=False):
+        item_id, kind = item.get("id"), item.get("type", "message")
+        if kind == "reasoning" and not item.get("encrypted_content") and item_id not in known:
+            problem = f"Item with id '{item_id}' not found. Items are not persisted when `store` is set to false. "
+            raise ApiError(
+                404, f"{problem}Try again with `store` set to true, or remove this item from your input.", param="input"
+            )
+        wanted = needed.get(item_id)
+        if wanted is not None and before.get("id") != wanted:
+            problem = (
+                f"Item '{item_id}' of type '{kind}' was provided without its required 'reasoning' item: '{wanted}'."
+            )
+            raise bad_request(problem, "input")
+
+
 def require_own_ids(context: list[Json], param: str) -> None:
     """Raise a 400 for two items with one id."""
     for item_id, count in Counter(item["id"] for item in context).items():
@@ -143,9 +185,17 @@ def last_user_text(context: list[Json]) -> str:
     return next((text_of(item["content"]) for item in messages), "")
 
 
+def _require_fields(item: Json, where: str, known: frozenset[str]) -> None:
+    """Check the fields that every item may have; a long history has many, so this is no table."""
+    if not item.keys() <= known:
+        only_known(item, known, f"{where}.")
+    if item.get("status") is not None:
+        one_of(item["status"], f"{where}.status", STATUSES)
+
+
 def _message(item: Json, where: str, ids: IdSource) -> Json:
     role = one_of(required_string(item, "role", f"{where}.role"), f"{where}.role", ITEM_ROLES)
-    _MESSAGE(item, where)
+    _require_fields(item, where, _MESSAGE)
     content = item.get("content")
     if content is None:
         raise missing(f"{where}.content")
@@ -183,7 +233,7 @@ def _function_call(item: Json, where: str, ids: IdSource) -> Json:
         raise bad_request(f"Invalid '{where}.call_id': empty string.", f"{where}.call_id", "invalid_value")
     name = function_name(item.get("name"), f"{where}.name")
     arguments = function_arguments(item.get("arguments"), f"{where}.arguments")
-    _CALL(item, where)
+    _require_fields(item, where, _CALL)
     return function_call(ids.long("fc_"), call_id, name, arguments)
 
 
@@ -196,7 +246,7 @@ def _function_call_output(item: Json, where: str, ids: IdSource) -> Json:
         output = [_part(part, "tool", f"{where}.output[{index}]") for index, part in enumerate(output)]
     else:
         output = string(output, f"{where}.output", ITEM_TEXT_MAX_CHARS)
-    _OUTPUT(item, where)
+    _require_fields(item, where, _OUTPUT)
     stored: Json = {"id": ids.long("fco_"), "type": "function_call_output", "status": "completed"}
     return stored | {"call_id": call_id, "output": output}
 

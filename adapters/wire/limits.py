@@ -21,6 +21,7 @@ CONVERSATION_ITEMS_PER_CALL_MAX = 20  # [Y]
 ITEM_ROLES = ("assistant", "system", "developer", "user")  # [Y] EasyInputMessage
 ITEM_TEXT_MAX_CHARS = 10_485_760  # [Y] InputTextContentParam and FunctionCallOutputItemParam
 CALL_ID_MAX_CHARS = 64  # [Y]
+ITEM_ID_MAX_CHARS = 64  # as refusals in public reports say
 FUNCTION_NAME_PATTERN = r"[a-zA-Z0-9_-]+"  # [Y] in words at FunctionObject; the refusal shows the pattern
 FUNCTION_NAME_MAX_CHARS = 64  # [Y]
 IMAGE_DETAILS = ("low", "high", "auto", "original")  # [Y] DetailEnum
@@ -40,6 +41,7 @@ CHAT_IMAGE_DETAILS = ("auto", "low", "high")  # [Y]
 AUDIO_FORMATS = ("wav", "mp3")  # [Y]
 
 BODY_MAX_BYTES = 104_857_600  # [own] public reports show a 413 of a proxy; its limit is not documented
+MESSAGES_BODY_MAX_BYTES = 33_554_432  # docs.claude.com/en/api/errors: 32 MB for the Messages API
 FILE_MAX_BYTES = 536_870_912  # [S] files.create: 512 MB
 FILE_FORM_FIELDS_MAX_BYTES = 65_536  # [own] all fields of an upload besides the file
 FILE_PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")  # [S] FilePurpose

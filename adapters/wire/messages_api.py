@@ -39,10 +39,11 @@ _OF_OPENAI = frozenset({INVALID_REQUEST, "server_error", "requests", "tokens"})
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 CALL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
-BLOCKS = {"user": ("text", "image", "tool_result"), "assistant": ("text", "tool_use")}
+BLOCKS = {"user": ("text", "image", "document", "tool_result"), "assistant": ("text", "tool_use")}
 FIELDS = {
     "text": {"text", "citations"},
     "image": {"source"},
+    "document": {"source", "title", "context", "citations"},
     "tool_use": {"id", "name", "input"},
     "tool_result": {"tool_use_id", "content", "is_error"},
 }
@@ -165,13 +166,36 @@ def _check_image(block: Json, where: str) -> None:
         case {"type": "url", "url": str(url)} if url.startswith(("http://", "https://")):
             return
         case {"type": "base64", "media_type": str(media_type), "data": str(data)} if media_type in IMAGE_TYPES:
-            try:
-                binascii.a2b_base64(data, strict_mode=True)
-            except ValueError as error:
-                raise refused(f"{where}.image.source.base64.data", "invalid base64 data") from error
-            if data:
-                return
+            _require_base64(data, f"{where}.image.source.base64.data")
+            return
     raise refused(f"{where}.image.source", "Input should be an image of a supported type, or its URL")
+
+
+def _check_document(block: Json, where: str) -> None:
+    match block.get("source"):
+        case {"type": "url", "url": str(url)} if url.startswith(("http://", "https://")):
+            return
+        case {"type": "base64", "media_type": "application/pdf", "data": str(data)}:
+            _require_base64(data, f"{where}.document.source.base64.data")
+            return
+        case {"type": "text", "media_type": "text/plain", "data": str()}:
+            return
+        case {"type": "content", "content": str()}:
+            return
+        case {"type": "content", "content": list(blocks)}:
+            for index, inner in enumerate(blocks):
+                _check_block(inner, ("text", "image"), f"{where}.document.source.content.{index}")
+            return
+    raise refused(f"{where}.document.source", "Input should be a PDF in base64, a plain text, content blocks, or a URL")
+
+
+def _require_base64(data: str, where: str) -> None:
+    try:
+        binascii.a2b_base64(data, strict_mode=True)
+    except ValueError as error:
+        raise refused(where, "invalid base64 data") from error
+    if not data:
+        raise refused(where, "data cannot be empty")
 
 
 def _check_use(block: Json, where: str) -> None:
@@ -186,12 +210,13 @@ def _check_result(block: Json, where: str) -> None:
     content = block.get("content", "")
     if not isinstance(content, str):
         for index, inner in enumerate(_list(content, f"{where}.tool_result.content")):
-            _check_block(inner, ("text", "image"), f"{where}.tool_result.content.{index}")
+            _check_block(inner, ("text", "image", "document"), f"{where}.tool_result.content.{index}")
 
 
 _CHECKS: Mapping[str, Callable[[Json, str], None]] = {
     "text": _check_text,
     "image": _check_image,
+    "document": _check_document,
     "tool_use": _check_use,
     "tool_result": _check_result,
 }

@@ -6,17 +6,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from .errors import bad_request
-from .limits import PAGE_DEFAULT, PAGE_MAX
+from .limits import FILES_PAGE_MAX, PAGE_DEFAULT, PAGE_MAX
 from .validation import Json, one_of
 
 
-def page(
-    objects: Iterable[Json], query: Mapping[str, str], default: int = PAGE_DEFAULT, maximum: int = PAGE_MAX
-) -> Json:
-    """Return one page of `objects`, which are in order of creation; newest first unless `order=asc`.
+def page(objects: Iterable[Json], query: Mapping[str, str]) -> Json:
+    """Return one page of `objects`, which are in order of creation; newest first unless `order=asc`."""
+    return _page(objects, query, PAGE_DEFAULT, PAGE_MAX)
 
-    `default` is the number of objects if the query names none, and `maximum` the greatest that it may name.
-    """
+
+def page_of_files(files: Iterable[Json], query: Mapping[str, str]) -> Json:
+    """Return one page of files, which is longer than a page of other objects."""
+    return _page(files, query, FILES_PAGE_MAX, FILES_PAGE_MAX)
+
+
+def _page(objects: Iterable[Json], query: Mapping[str, str], default: int, maximum: int) -> Json:
     ordered = list(objects)
     if one_of(query.get("order", "desc"), "order", ("asc", "desc")) == "desc":
         ordered.reverse()

@@ -220,28 +220,40 @@ def stored_part(part: Json) -> Json:
 # Files that content names
 
 
-def files_named(value: Any, where: str) -> Iterator[tuple[str, str]]:
+_NAMING = frozenset(("input_image", "input_file", "file", "image_file"))
+
+
+def files_named(listed: list[Any], where: str) -> Iterator[tuple[str, str]]:
     """Yield the ids of the files that messages, items or parts name as input, each with the name of its field.
 
     Annotations are left out: an answer may cite a file that has been deleted since.
     """
-    if isinstance(value, list):
-        for index, each in enumerate(value):
-            yield from files_named(each, f"{where}[{index}]")
-        return
-    if not isinstance(value, dict):
-        return
+    for index, each in enumerate(listed):
+        # Most messages of a long history are texts: do not look further into those.
+        if isinstance(each, dict) and (_is_naming(each) or any(map(_is_naming, _inner(each)))):
+            yield from _named(each, f"{where}[{index}]")
+
+
+def _inner(value: Json) -> list[Any]:
+    inner = value.get("content", value.get("output"))
+    return inner if isinstance(inner, list) else []
+
+
+def _is_naming(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("type") in _NAMING
+
+
+def _named(value: Json, where: str) -> Iterator[tuple[str, str]]:
     match value.get("type"):
         case "input_image" | "input_file":
-            named = [(value.get("file_id"), f"{where}.file_id")]
+            yield from _id_in(value, where)
         case "file" | "image_file" as kind:
-            inner = value.get(kind)
-            named = [(inner.get("file_id"), f"{where}.{kind}.file_id")] if isinstance(inner, dict) else []
-        case _:
-            named = []
-    yield from ((file_id, field) for file_id, field in named if isinstance(file_id, str) and file_id)
+            yield from _id_in(value.get(kind), f"{where}.{kind}")
     for name in ("content", "output"):
-        yield from files_named(value.get(name), f"{where}.{name}")
-    for index, attached in enumerate(value.get("attachments") or []):
-        if isinstance(attached, dict) and isinstance(attached.get("file_id"), str):
-            yield attached["file_id"], f"{where}.attachments[{index}].file_id".lstrip(".")
+        if isinstance(value.get(name), list):
+            yield from files_named(value[name], f"{where}.{name}")
+
+
+def _id_in(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and isinstance(value.get("file_id"), str) and value["file_id"]:
+        yield value["file_id"], f"{where}.file_id"

@@ -39,6 +39,10 @@ _CHUNK_BYTES = 1024 * 1024
 
 def with_blobs(message: Message, keep: Keep) -> Message:
     """Return a message whose data was stored as blobs; a message without data is returned unchanged."""
+    if message.native_json:
+        from .native import with_texts_kept
+
+        message = message.replaced(native_json=with_texts_kept(message.native_json, keep))
     content = message.content
     if not isinstance(content, tuple):
         return message
@@ -51,6 +55,16 @@ def blobs_in(content: Iterable[Part]) -> list[str]:
     return list(dict.fromkeys(filter(None, map(blob_of, content))))
 
 
+def blobs_of(message: Message) -> list[str]:
+    """Return the addresses that a message refers to, each once."""
+    found = blobs_in(message.content) if isinstance(message.content, tuple) else []
+    if message.native_json:
+        from .native import blobs_in_native
+
+        found += blobs_in_native(message.native())
+    return list(dict.fromkeys(found))
+
+
 def inline_bytes(part: Part) -> int:
     """Return the size of the data in a part in characters of base64; 0 if it has none that `with_blobs` would move."""
     data = _data_in(part)
@@ -59,10 +73,10 @@ def inline_bytes(part: Part) -> int:
 
 def _with_blob(part: Part, keep: Keep) -> Part:
     found = _data_in(part)
-    data = _decoded(found[1]) if found is not None else None
+    data = decoded(found[1]) if found is not None else None
     if found is None or data is None:
         return part
-    blob, media_type = keep(_chunks(data)), found[0]
+    blob, media_type = keep(chunks_of(data)), found[0]
     if isinstance(part, Image):
         return Image(detail=part.detail, blob=blob.address, media_type=media_type, size=blob.size)
     given = part.as_json()
@@ -97,7 +111,7 @@ def _of_url(url: str) -> tuple[str, str] | None:
     return (found[1], url[found.end() :]) if found is not None else None
 
 
-def _decoded(data: str) -> bytes | None:
+def decoded(data: str) -> bytes | None:
     """Return the bytes of base64; None if it is not canonical, or empty."""
     try:
         decoded = binascii.a2b_base64(data, strict_mode=True)
@@ -106,7 +120,7 @@ def _decoded(data: str) -> bytes | None:
     return decoded if decoded and b64encode(decoded).decode() == data else None
 
 
-def _chunks(data: bytes) -> Iterable[bytes]:
+def chunks_of(data: bytes) -> Iterable[bytes]:
     view = memoryview(data)
     return (bytes(view[start : start + _CHUNK_BYTES]) for start in range(0, len(data), _CHUNK_BYTES))
 

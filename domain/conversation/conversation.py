@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -26,9 +26,6 @@ from .keys import check_idempotency_key, check_texts, stream_of
 from .messages import Message, Source, Usage
 from .parsing import plain_json
 from .state import ConversationState, OpenRun, evolve
-
-if TYPE_CHECKING:
-    from .parts import Part
 
 E = TypeVar("E", bound=e.Event)
 
@@ -138,15 +135,17 @@ class Conversation:
             batch=batch,
             written_at=written_at,
         )
-        if message.tool_calls or message.extra_json != "{}" or origin:  # few have them, and they make an event slower
+        # Few have the others, and they make an event slower.
+        if message.tool_calls or message.extra_json != "{}" or origin or message.native_json:
             event = msgspec.structs.replace(
                 event,
                 tool_calls=[call.as_json() for call in message.tool_calls],
                 extra=message.extra(),
                 origin=dict(origin or {}),
+                native=message.native(),
             )
-        if content and isinstance(content, tuple):
-            event = msgspec.structs.replace(event, blobs=_attached(content))
+        if (content and isinstance(content, tuple)) or message.native_json:
+            event = msgspec.structs.replace(event, blobs=_attached(message))
         evolve(self.state, event)
         self.pending.append(event)
         return event
@@ -276,8 +275,8 @@ class Conversation:
         """
         self._require_open(run_id)
         said = [message.as_chat_message() for message in completion.messages]
-        parts = [part for each in completion.messages if isinstance(each.content, tuple) for part in each.content]
-        blobs = _attached(tuple(parts)) if parts else []
+        shown = [each.replaced(native_json="") for each in completion.messages if isinstance(each.content, tuple)]
+        blobs = list(dict.fromkeys(blob for each in shown for blob in _attached(each)))
         self._completed(run_id, completion, duration_seconds, shadow_messages=said, blobs=blobs)
 
     def complete_run_elsewhere(
@@ -527,10 +526,10 @@ class RunPlan(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, **fields)
 
 
-def _attached(content: tuple[Part, ...]) -> list[str]:
-    from .attachments import blobs_in
+def _attached(message: Message) -> list[str]:
+    from .attachments import blobs_of
 
-    return blobs_in(content)
+    return blobs_of(message)
 
 
 SUPERSEDED_TOO = "its run's answer was superseded by a rerun's"

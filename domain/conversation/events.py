@@ -71,6 +71,8 @@ class MessageJournaled(Event, frozen=True, kw_only=True):
     """Ids, times and metadata of the original at its source, if it was imported."""
     blobs: list[str] = field(default_factory=list)
     """Addresses of the attachments that it refers to."""
+    native: JSON = field(default_factory=dict)
+    """What the provider's items hold beyond the content, word for word: see `native.py`."""
 
 
 class RunStarted(Event, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from ..canonical import neutral_json
@@ -115,7 +115,8 @@ class Usage:
 class Message(Struct, frozen=True):
     """Represent what one participant said.
 
-    `extra_json` is a JSON object with the other fields of an imported message.
+    `extra_json` is a JSON object with the other fields of an imported message, `native_json` one with what the provider's
+    items hold beyond all of this (`native.py`), or empty.
     """
 
     role: Role
@@ -123,6 +124,7 @@ class Message(Struct, frozen=True):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     extra_json: str = "{}"
+    native_json: str = ""
 
     def replaced(self, **fields: Any) -> Self:
         """Return a copy with other values of some fields."""
@@ -154,6 +156,10 @@ class Message(Struct, frozen=True):
         """Return the other fields of an imported message."""
         carried: dict[str, Any] = json.loads(self.extra_json) if self.extra_json != "{}" else {}
         return carried
+
+    def native(self) -> dict[str, Any]:
+        """Return what the provider's items hold beyond the content, newly created; empty if that is nothing."""
+        return _native(self.native_json)
 
     def as_chat_message(self) -> dict[str, Any]:
         """Return the message in the Chat Completions format."""
@@ -202,10 +208,21 @@ def message_in(stored: Mapping[str, Any]) -> Message:
         calls,
         stored.get("tool_call_id"),
         _compact(extra) if extra else "{}",
+        _native_text(stored.get("native")),
     )
 
 
-_SAID = frozenset({"content", "tool_calls", "tool_call_id", "extra"})
+def _native_text(native: Any) -> str:
+    """Return a stored field `native` as JSON text; rows are read without parsing it."""
+    return bytes(native).decode() if type(native) is Raw else _compact(native) if native else ""
+
+
+def _native(text: str) -> dict[str, Any]:
+    native: dict[str, Any] = json.loads(text) if text else {}
+    return native
+
+
+_SAID = frozenset({"content", "tool_calls", "tool_call_id", "extra", "native"})
 """Stored fields that say what a message consists of; the others are its place."""
 
 _SHORT_CHARS_MAX = MESSAGE_BYTES_MAX // 8
@@ -342,11 +359,12 @@ class JournaledMessage:
         if self._is_stored:
             given = self._payload.get
             calls, call_id, extra = given("tool_calls", ()), given("tool_call_id"), given("extra")
-            return neutral_json(self._payload["role"], given("content"), calls, call_id, extra)
+            native = _native(_native_text(given("native")))
+            return neutral_json(self._payload["role"], given("content"), calls, call_id, extra, native)
         message = self.message
         content = [] if message.content == () else message.content_as_json()
         calls = [call.as_json() for call in message.tool_calls]
-        return neutral_json(message.role.value, content, calls, message.tool_call_id, message.extra())
+        return neutral_json(message.role.value, content, calls, message.tool_call_id, message.extra(), message.native())
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of a message; docs/commands.md lists its keys."""

@@ -274,8 +274,8 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
 
 def _extended(path: str, event: e.MessageJournaled) -> str | None:
     try:
-        message = neutral_json(event.role, event.content, event.tool_calls, event.tool_call_id, event.extra)
-        return extended_path(path, message)
+        said = (event.content, event.tool_calls, event.tool_call_id, event.extra, event.native)
+        return extended_path(path, neutral_json(event.role, *said))
     except (ValueError, TypeError, RecursionError):  # only in rows that another program wrote
         return None
 

@@ -31,4 +31,13 @@ def with_beginning_said(memory: Memory, said: str) -> Memory:
 def joined(said: str, completion: Completion) -> Completion:
     """Return the completion of a continuing run with the text that it continues."""
     first, *others = completion.messages
-    return replace(completion, messages=(first.replaced(content=said + first.text), *others))
+    return replace(completion, messages=(beginning_with(said, first), *others))
+
+
+def beginning_with(said: str, message: Message) -> Message:
+    """Return a message that begins with a text; its other parts stay."""
+    if not isinstance(message.content, tuple):
+        return message.replaced(content=said + message.text)
+    from ..conversation.items import with_beginning
+
+    return message.replaced(content=with_beginning(said, message.content))

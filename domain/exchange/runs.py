@@ -634,7 +634,9 @@ class Runs:
     def _keep_tools(self, run: Run, messages: Sequence[Message]) -> None:
         """Journal what a tool did, whatever the run's outcome; a run that another process has closed is stopped."""
         if run.said and messages and messages[0].role is Role.ASSISTANT:  # the text comes before the calls
-            messages = [messages[0].replaced(content=run.said + messages[0].text), *messages[1:]]
+            from .continuation import beginning_with
+
+            messages = [beginning_with(run.said, messages[0]), *messages[1:]]
             run.said = ""
         run.has_called_tools = True
         if not self._records.keep_tools(run, [*map(self._journal.keep, messages)]):
@@ -649,7 +651,7 @@ class Runs:
             from .continuation import joined
 
             completion = joined(run.said, completion)
-        if not all(isinstance(each.content, str) for each in completion.messages):
+        if not all(isinstance(each.content, str) and not each.native_json for each in completion.messages):
             completion = replace(completion, messages=tuple(map(self._journal.keep, completion.messages)))
         accepted = self._records.complete(run, completion, fallback)
         self._settle(run, completion.thread_id, accepted.version)

@@ -176,7 +176,7 @@ class Journal(Application[str]):
             BlobTooLarge: an attachment is too large.
             StoreError: it cannot be stored.
         """
-        if not isinstance(message.content, tuple):
+        if not isinstance(message.content, tuple) and not message.native_json:
             return message
         from ..conversation.attachments import with_blobs
         from .blobs import unless_known

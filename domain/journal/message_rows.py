@@ -118,12 +118,20 @@ def message_in_row(row: Row) -> JournaledMessage:
     """
     version, state, at = row[2], row[4], row[6]
     try:
-        payload = e.payload_in(state)
+        payload = _payload_with_native(state) if b'"native":' in state else e.payload_in(state)
         if not payload.keys() >= _MESSAGE_FIELDS:
             raise TypeError(f"missing fields: {', '.join(sorted(_MESSAGE_FIELDS - payload.keys()))}")
     except (ValueError, TypeError, RecursionError) as error:
         raise corrupt(row, error) from error
     return JournaledMessage.stored(payload, version, at)
+
+
+def _payload_with_native(text: bytes) -> dict[str, Any]:
+    """Return the payload of a message whose `native`, which may be large, is not parsed until it is used."""
+    try:
+        return {name: raw if name == "native" else _decode_value(raw) for name, raw in _decode_fields(text).items()}
+    except msgspec.MsgspecError:
+        return e.payload_in(text)
 
 
 def id_in(row: Row) -> str:
@@ -144,4 +152,6 @@ class _Id(msgspec.Struct):
     message_id: str
 
 
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_value = msgspec.json.Decoder().decode
 _decode_id = msgspec.json.Decoder(_Id).decode

@@ -89,6 +89,8 @@ class Said(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     idempotency_key: str | None = None
     written_at: str | None = None
     origin: msgspec.Raw = msgspec.Raw()
+    blobs: msgspec.Raw = msgspec.Raw()
+    native: msgspec.Raw = msgspec.Raw()
 
 
 class _Ended(msgspec.Struct):
@@ -153,9 +155,11 @@ _USUAL = ((MESSAGE, 0), (e.ConversationStarted.__name__, STARTED), (e.RunStarted
 """Events of a conversation of plain texts, whose runs took place in no thread, with the number of their rows."""
 
 
-def as_plain(said: Sequence[Said], blank: bool) -> list[dict[str, Any]]:
-    """Return messages in the form of Chat Completions, newly created."""
+def as_plain(said: Sequence[Said], blank: bool) -> list[dict[str, Any]] | None:
+    """Return messages in the form of Chat Completions, newly created; with `blank`, None if these are not all that is said."""
     if blank:
+        if any(each.native for each in said):
+            return None
         return [{"role": each.role, "content": each.content} for each in said]
     # `isspace`, as it looks at the beginning of a text only, and in the same pass: long texts are no longer in the cache
     return [{"role": each.role, "content": text} for each in said if (text := each.content) and not text.isspace()]

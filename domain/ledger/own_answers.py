@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 from ..conversation import Completion, parse_message, text_message
+from ..conversation.items import CALLS, block_message, output_messages, with_fields
 from ..conversation.messages import Message, Role, ToolCall, Usage
 from ..conversation.parts import Text
 from ..errors import InvalidMessage
 from ..failures import whole_text
 from ..ids import new_id
 
-KEPT_FIELDS = ("content", "refusal", "name", "audio", "annotations", "function_call")
+KEPT_FIELDS = ("content", "refusal", "name", "function_call")
 """Fields of an answer that are read; an SDK's object also has the facts of its request."""
 
-HIDDEN_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
-"""Types of content parts that are not part of the answer."""
+NATIVE_FIELDS: dict[str, type] = {
+    "annotations": list,
+    "audio": dict,
+    "reasoning_content": str,
+    "reasoning": str,
+    "reasoning_details": list,
+    "images": list,
+}
+"""Fields of an answer of Chat Completions, or of a server that imitates it, that are kept as the provider sent them, with
+the type of each."""
 
 TOKENS_MAX = 2**53
 """Largest number of tokens that is believed: JSON readers keep whole numbers up to here."""
@@ -60,8 +70,9 @@ def completion_of(answer: object, tool_calls: Iterable[object] | None, usage: ob
         said = _said(answer)
         facts["model"] = facts.get("model") or _get(answer, "model")
         facts["finish_reason"] = facts.get("finish_reason") or _get(_first(answer, "choices"), "finish_reason")
+    lost: Counter[str] = Counter()
     try:
-        message = _message(said, tool_calls)
+        *before, message = _messages(said, tool_calls, lost)
     except InvalidMessage:
         raise
     except Exception as error:
@@ -72,16 +83,40 @@ def completion_of(answer: object, tool_calls: Iterable[object] | None, usage: ob
             f"the answer has the role {message.role.value!r}: complete a run with the assistant's message"
         )
     calls = bool(message.calls())
-    if not (calls or message.text.strip() or _has_other_parts(message)):
+    if not (calls or before or message.text.strip() or _has_other_parts(message)):
         raise InvalidMessage("the answer is empty: complete the run with a non-empty text, or let it fail")
     tokens = usage_of(_get(answer, "usage") if usage is None else usage)
     known: dict[str, Any] = {name: _fact(value) for name, value in facts.items() if value is not None}
-    return Completion((message,), usage=tokens, goes_on=calls, **known)
+    return Completion((*before, message), usage=tokens, goes_on=calls, losses=lost, **known)
 
 
 def usage_of(given: object) -> Usage:
     """Return the token counts as the provider counts them; 0 for each that is missing or no number."""
     return Usage(**{name: _count(given, paths) for name, paths in _COUNTS.items()}) if given is not None else Usage()
+
+
+def _messages(answer: object, tool_calls: Iterable[object] | None, lost: Counter[str]) -> Sequence[Message]:
+    """Return the messages of an answer: the items of Responses may have several, anything else is one."""
+    content = answer if isinstance(answer, list | tuple) else _get(answer, "content")
+    parts: Sequence[object] = content if isinstance(content, list | tuple) else ()
+    kinds = {kind for each in parts if isinstance(kind := _get(each, "type"), str)}
+    if tool_calls is None and parts and not isinstance(answer, Message):
+        is_items = bool(kinds & {"message", "reasoning", *CALLS}) or any(kind.endswith("_call") for kind in kinds)
+        is_blocks = bool(kinds & {"thinking", "redacted_thinking", "tool_use"}) or any(
+            _get(each, "citations") for each in parts
+        )
+        if is_items or is_blocks or any(kind.endswith("_tool_use") for kind in kinds):
+            for each in parts:
+                if _get(each, "type") in _CALLS:
+                    _call(each)  # one without a name is refused
+            read = [_plain(each) for each in parts]
+            return output_messages(read, lost) if is_items else [block_message(read, lost)]
+    message = _message(answer, tool_calls)
+    if isinstance(answer, str | Message | Sequence):
+        return [message]
+    given = {name: _plain(_get(answer, name)) for name in NATIVE_FIELDS}
+    others = {name: value for name, value in given.items() if value and isinstance(value, NATIVE_FIELDS[name])}
+    return [with_fields(message, others, lost)] if others else [message]
 
 
 def _message(answer: object, tool_calls: Iterable[object] | None) -> Message:
@@ -98,8 +133,9 @@ def _message(answer: object, tool_calls: Iterable[object] | None) -> Message:
         if tool_calls is None:
             calls += [_call(each) for each in content if _get(each, "type") in _CALLS]
         parts = list(_parts(content))
-        given["content"] = parts[0]["text"] if len(parts) == 1 and parts[0].get("type") == "text" else parts or None
-    spoken = _get(given.pop("audio", None), "transcript")
+        is_text = len(parts) == 1 and parts[0].keys() == {"type", "text"} and parts[0]["type"] == "text"
+        given["content"] = parts[0]["text"] if is_text else parts or None
+    spoken = _get(_get(answer, "audio"), "transcript")
     if not given.get("content") and isinstance(spoken, str):
         given["content"] = spoken
     if not calls and not given.get("content") and not given.get("refusal"):
@@ -157,20 +193,16 @@ def _fields(answer: object) -> dict[str, Any]:
 
 
 def _parts(content: Iterable[object]) -> Iterator[dict[str, Any]]:
-    """Yield the content parts of an answer; the messages among the items of Responses have parts of their own.
-
-    Reasoning, and calls of the provider's own tools, are left out.
-    """
-    are_items = any(_get(each, "type") == "message" for each in content)
+    """Yield the content parts of an answer that has no items or blocks of the APIs."""
     for part in content:
         kind, text = _get(part, "type"), _get(part, "text")
-        if are_items and kind == "message":
-            inner = _get(part, "content") or ()
-            yield from _parts([inner] if isinstance(inner, str) else inner)
-        elif are_items or kind in HIDDEN_PARTS or kind in _CALLS:
+        if kind in _CALLS:
             continue
-        elif isinstance(part, str) or (kind in {"text", "output_text"} and isinstance(text, str)):
-            yield {"type": "text", "text": part if isinstance(part, str) else text}
+        if isinstance(part, str) or (kind in {"text", "output_text"} and isinstance(text, str)):
+            noted = _plain(_get(part, "annotations"))
+            yield {"type": "text", "text": part if isinstance(part, str) else text} | (
+                {"annotations": noted} if isinstance(noted, list) and noted else {}
+            )
         elif isinstance(plain := _plain(part), dict):
             refusal = plain.get("refusal")
             yield {"type": "text", "text": refusal} if kind == "refusal" and isinstance(refusal, str) else plain

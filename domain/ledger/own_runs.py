@@ -181,7 +181,7 @@ class OwnRunning:
         """Journal the answer and end the run."""
         key, journal = self._conversing.key, self._conversing.journal
         run, elapsed = self.started, self._elapsed()
-        if not all(isinstance(each.content, str) for each in completion.messages):
+        if not all(isinstance(each.content, str) and not each.native_json for each in completion.messages):
             kept = yield from work(lambda: tuple(map(journal.keep, completion.messages)))
             completion = replace(completion, messages=kept)
 

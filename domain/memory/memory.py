@@ -213,10 +213,11 @@ class Memory:
         """
         marks = {run: mark for run, mark in self.run_marks.items() if self.run_threads.get(run) == thread_id}
         here = self.for_place()
+        messages = self._held_by(thread_id) if thread_id is not None and self.has_parts else self.messages
         if thread_id is None or not marks:
-            return here._valid(self.messages)
+            return here._valid(messages)
         placed: list[JournaledMessage] = []
-        for each in self.messages:
+        for each in messages:
             mark = marks.get(each.run_id or "")
             index = len(placed)
             while mark is not None and index and placed[index - 1].version > mark:
@@ -225,6 +226,11 @@ class Memory:
                 index -= 1
             placed.insert(index, each)
         return here._valid(placed)
+
+    def _held_by(self, thread_id: str) -> list[JournaledMessage]:
+        from .rendering import without_generated
+
+        return [without_generated(each) if self.ran_in(each, thread_id) else each for each in self.messages]
 
     def ran_in(self, message: JournaledMessage, thread_id: str | None) -> bool:
         """Return whether the run that produced a message took place in this thread."""
@@ -250,15 +256,19 @@ class Memory:
         """
         return self._with_data(self.chat_entries(), "chat")
 
-    def chat_entries(self) -> list[dict[str, Any]]:
-        """Return the same messages with attachments in the stored shapes, for `resolved`."""
+    def chat_entries(self, dialect: str = "chat", place: str = "") -> list[dict[str, Any]]:
+        """Return the same messages with attachments in the stored shapes, for `resolved`.
+
+        For a provider at a `place` that speaks another dialect, they have its own items as `native`, where it needs them.
+        """
         plain = self._plain_to_send(blank=False)
         if plain is not None:
             return plain
-        from .rendering import CHAT_CALL_ID_CHARS_MAX, is_empty, valid_view
+        from .rendering import CHAT_CALL_ID_CHARS_MAX, chat_entry, is_empty, since_question, valid_view
 
         view = valid_view(self.available(), CHAT_CALL_ID_CHARS_MAX)
-        return [each.message.as_chat_message() for each in view if not is_empty(each.message)]
+        said = since_question(view, dialect, place, self.read_blob)
+        return [chat_entry(message, items) for message, items in said if not is_empty(message)]
 
     def as_response_items(self) -> list[dict[str, Any]]:
         """Return the `input` of a Responses API request: a valid view, without messages that say nothing.
@@ -267,14 +277,15 @@ class Memory:
         """
         return self._with_data(self.response_entries(), "responses")
 
-    def response_entries(self) -> list[dict[str, Any]]:
-        """Return the same items with attachments in the stored shapes, for `resolved`."""
+    def response_entries(self, place: str = "") -> list[dict[str, Any]]:
+        """Return the same items with attachments in the stored shapes, for `resolved`, and reasoning that came from a place."""
         plain = self._plain_to_send(blank=False)
         if plain is not None:
             return [{"type": "message"} | each for each in plain]
-        from .rendering import response_items, valid_view
+        from .rendering import response_items, since_question, valid_view
 
-        return [item for each in valid_view(self.available()) for item in response_items(each.message)]
+        said = since_question(valid_view(self.available()), "responses", place, self.read_blob)
+        return [item for message, items in said for item in response_items(message, items)]
 
     def _with_data(self, entries: list[dict[str, Any]], dialect: str) -> list[dict[str, Any]]:
         if not self.has_parts:
@@ -380,7 +391,7 @@ def _can_be_sent(texts: Iterable[str]) -> bool:
 INSTRUCTING = frozenset({Role.SYSTEM, Role.DEVELOPER})
 """Roles of messages that a window keeps at the beginning of a conversation."""
 
-MEMORY_TOPICS = (
+MEMORY_TOPICS: tuple[str, ...] = (
     *("MessageJournaled", "MessageRetracted", "MemoryCleared", "RerunAccepted"),
     *("RunCompleted", "RunFailed"),  # the thread in which a run took place, and files that were missing
 )

@@ -15,8 +15,9 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..conversation.items import is_aside
 from ..conversation.messages import Content, JournaledMessage, Message, Role, ToolCall
 from ..conversation.parts import Audio, File, Image, Part, Text, Verbatim
 from ..limits import (
@@ -31,6 +32,9 @@ from ..limits import (
 from .rule_1 import NO_RESULT, estimate_tokens
 from .sending import not_shown
 
+if TYPE_CHECKING:
+    from ..conversation.attachments import Read
+
 # Source of names, ids and shapes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`,
 # `FunctionCallOutputItemParam`, `ChatCompletionRequestMessage` and the parts that it refers to). November 2026.
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
@@ -42,6 +46,11 @@ CHAT_CALL_ID_CHARS_MAX = 40
 IMAGE_ADDRESS = re.compile(r"https?://\S+|data:image/[\w.+-]+;base64,\S+")
 IMAGE_DETAILS = frozenset({"auto", "low", "high"})
 AUDIO_FORMATS = frozenset({"wav", "mp3"})
+
+PHASE = "phase"
+PHASES = frozenset({"commentary", "final_answer"})
+"""Field of an assistant's message that Responses wants back, and its values. Source: OpenAI's OpenAPI description
+(`MessagePhase`); November 2026."""
 
 UNPARSED = "unparsed_arguments"
 """Key under which a view keeps arguments that are not a JSON object."""
@@ -75,6 +84,13 @@ def valid_view(
                 waiting[call.id].append(len(view))
                 view.append(each.showing(Message(Role.TOOL, NO_RESULT, tool_call_id=call_id), made_up=True))
     return tuple(view)
+
+
+def chat_entry(message: Message, native: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one message of a valid view in the format of Chat Completions, with the provider's items if there are any."""
+    entry = message.as_chat_message()
+    entry.pop(PHASE, None)
+    return entry | ({"native": native} if native else {})
 
 
 def is_empty(message: Message) -> bool:
@@ -117,18 +133,69 @@ def valid_arguments(arguments: object) -> str:
     return _text_of_json(arguments if isinstance(arguments, dict) else {UNPARSED: arguments})
 
 
-def response_items(message: Message) -> Sequence[dict[str, Any]]:
+def since_question(
+    view: Sequence[JournaledMessage], dialect: str, place: str, read: Read | None
+) -> Iterator[tuple[Message, list[dict[str, Any]]]]:
+    """Yield the messages of a valid view, each with the provider's items of it that a request needs besides.
+
+    These are the items that came from the same dialect and place, since the newest question: a provider requires its
+    reasoning only while the model calls tools.
+    """
+    asked = max((index for index, each in enumerate(view) if each.message.role is Role.USER), default=-1)
+    for index, each in enumerate(view):
+        items: list[dict[str, Any]] = []
+        if index > asked and each.message.native_json:
+            from ..conversation.native import items_in
+            from .sending import Attachments
+
+            items = items_in(each.message.native_json, dialect, place, Attachments(read).read)
+        yield each.message, items
+
+
+def without_generated(each: JournaledMessage) -> JournaledMessage:
+    """Return an answer without the images that the model generated, which its thread holds as items of their own."""
+    content = each.message.content
+    if each.role_name != Role.ASSISTANT.value or not isinstance(content, tuple):
+        return each
+    left = tuple(part for part in content if not (isinstance(part, Image) and part.blob))
+    return each if left == content else each.showing(each.message.replaced(content=left or None))
+
+
+def response_items(message: Message, native: Sequence[Mapping[str, Any]] = ()) -> Sequence[dict[str, Any]]:
     """Return one message as items of the Responses API and of Conversations.
 
-    Assistant text becomes a plain string, the only form that is valid without the provider's own ids.
+    Assistant text becomes a plain string, the only form that is valid without the provider's own ids. Reasoning among the
+    provider's items (`native`) is placed before the item that it belongs to: without that, it is refused.
     """
+    items = _response_items(message)
+    if not native:
+        return items
+    said = [item for item in items if item["type"] == "message"]
+    calls = [item for item in items if item["type"] != "message"]
+    placed: list[dict[str, Any]] = []
+    reasons: list[dict[str, Any]] = []
+    for each in native:
+        kind = each.get("type")
+        if kind == "reasoning":
+            if each.get("encrypted_content"):
+                reasons.append({name: value for name, value in each.items() if value is not None})
+            continue
+        source = said if kind == "message" else calls if kind in {"function_call", "custom_tool_call"} else []
+        placed += [*reasons, source.pop(0)] if source else []
+        reasons = []
+    return [*placed, *said, *calls]
+
+
+def _response_items(message: Message) -> Sequence[dict[str, Any]]:
     if message.role is Role.TOOL:
         return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}]
     items: list[dict[str, Any]] = []
     if message.content:
         content = message.text if message.role is Role.ASSISTANT else _input_content(message)
         if content:
-            items.append({"type": "message", "role": message.role.value, "content": content})
+            phase = message.extra().get(PHASE) if message.role is Role.ASSISTANT else None
+            kept = {PHASE: phase} if phase else {}
+            items.append({"type": "message", "role": message.role.value, "content": content} | kept)
     items.extend(
         {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
         for call in message.calls()
@@ -185,7 +252,7 @@ def _tokens_of(part: Part) -> int:
 
 
 def _valid(message: Message, calls: tuple[ToolCall, ...]) -> Message:
-    """Return a message of a valid view; only a valid `name` is left of its other fields."""
+    """Return a message of a valid view; only a valid `name`, and a `phase`, are left of its other fields."""
     content = _content(message)
     if message.role is not Role.USER and isinstance(content, tuple):
         content = "\n\n".join(part.text for part in content if isinstance(part, Text))
@@ -195,10 +262,12 @@ def _valid(message: Message, calls: tuple[ToolCall, ...]) -> Message:
         content = None
     if isinstance(content, str) and not content.isascii():
         content = content.encode(errors="replace").decode()
-    name = message.extra().get("name")
-    is_named = isinstance(name, str) and FUNCTION_NAME.fullmatch(name)
-    extra = json.dumps({"name": name}, separators=(",", ":")) if is_named else "{}"
-    return Message(message.role, content, calls, message.tool_call_id, extra)
+    others = message.extra()
+    name, phase = others.get("name"), others.get(PHASE)
+    left = {"name": name} if isinstance(name, str) and FUNCTION_NAME.fullmatch(name) else {}
+    left |= {PHASE: phase} if phase in PHASES and message.role is Role.ASSISTANT else {}
+    extra = json.dumps(left, separators=(",", ":")) if left else "{}"
+    return Message(message.role, content, calls, message.tool_call_id, extra, message.native_json)
 
 
 def _content(message: Message) -> Content:
@@ -206,7 +275,8 @@ def _content(message: Message) -> Content:
     content = message.content
     if isinstance(content, tuple):
         role = message.role
-        parts = [_valid_part(part, in_words=role is not Role.USER) for part in content]
+        shown = [part for part in content if role is not Role.ASSISTANT or not is_aside(part)]
+        parts = [_valid_part(part, in_words=role is not Role.USER) for part in shown]
         kept = tuple(part for part in parts if not isinstance(part, Text) or part.text.strip())
         if kept:
             return kept
@@ -338,7 +408,7 @@ def shown_part(part: Part) -> Part:
 def _valid_part(part: Part, in_words: bool) -> Part:
     """Return a part in the provider's shape, or as text; with `in_words`, only text is valid."""
     if isinstance(part, Text):
-        return part
+        return Text(part.text) if part.annotations_json else part
     given: Any = part.as_json()
     valid = _stored(part) or next(_shapes(given), None)
     if valid is None or (in_words and not isinstance(valid, Text)):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..conversation.attachments import data_url, inline
+from ..conversation.items import is_aside
 from ..conversation.messages import Role
 from ..conversation.parts import Audio, File, Image, Part, Text, Verbatim, blob_of, part_of
 from ..errors import InvalidInput
@@ -178,7 +179,7 @@ def lost_parts(
             continue
         is_users = before.role_name == Role.USER.value
         for part, left in zip(given, content, strict=True):
-            if not isinstance(part, Text):
+            if not isinstance(part, Text) and (is_users or not is_aside(part)):
                 name = f"{PART}{part.as_json().get('type', 'content')}"
                 is_known = left is part and not (unknown is not None and unknown(part.as_json()))
                 is_shown = is_known and _is_shown(part, is_users, dialect)

@@ -248,6 +248,10 @@ def test_every_text_that_is_not_blank_is_sent_in_its_order(history):
     assert [each for each in sent if each not in fillers] == said
 
 
+PNG = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
+PDF = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+
+
 @pytest.mark.parametrize(
     ("change", "refused"),
     [
@@ -264,6 +268,13 @@ def test_every_text_that_is_not_blank_is_sent_in_its_order(history):
         ({"messages": [user([text("a") | {"x": 1}])]}, "Extra inputs are not permitted"),
         ({"messages": [user([{"type": "file"}])]}, "does not match any of the expected tags"),
         ({"messages": [user([{"type": "image", "source": {"type": "base64", "data": "#"}}])]}, "source"),
+        (
+            {"messages": [user([{"type": "image", "source": PNG | {"data": ""}}])]},
+            "image.source.base64.data: data cannot be",
+        ),
+        ({"messages": [user([{"type": "document", "source": PNG}])]}, "document.source: Input should be a PDF"),
+        ({"messages": [user([{"type": "document", "source": PDF | {"data": "A"}}])]}, "invalid base64 data"),
+        ({"messages": [user([{"type": "document", "source": PDF, "name": "a"}])]}, "document.name: Extra inputs"),
         ({"tools": [{"name": "a.b", "input_schema": {"type": "object"}}]}, "should match pattern"),
         ({"tools": [{"name": "a"}]}, "input_schema"),
         ({"tools": [{"name": "a", "input_schema": {"type": "object"}}] * 2}, "must be unique"),
@@ -273,6 +284,21 @@ def test_the_check_refuses_what_the_api_refuses(change, refused):
     body = {"model": "claude", "max_tokens": 1, "messages": [user("hi")]} | change
     with pytest.raises(ApiError, match=refused):
         messages_api.check_request(body)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        PDF,
+        {"type": "text", "media_type": "text/plain", "data": "a"},
+        {"type": "url", "url": "https://a.example/a.pdf"},
+        {"type": "content", "content": "a"},
+        {"type": "content", "content": [text("a"), {"type": "image", "source": PNG}]},
+    ],
+)
+def test_the_check_accepts_documents(source):
+    document = {"type": "document", "source": source, "title": "a.pdf"}
+    messages_api.check_request({"model": "claude", "max_tokens": 1, "messages": [user([document])]})
 
 
 USE = {"type": "tool_use", "id": "c", "name": "f", "input": {}}

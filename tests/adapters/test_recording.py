@@ -1109,3 +1109,46 @@ def test_without_a_ledger_the_one_of_the_settings_is_used(client, simulator, mon
         recorded.responses.create(model=MODEL, input="Hello?")
     with threadledger.open() as ledger:
         assert [role for role, _ in said(ledger)] == ["user", "assistant"]
+
+
+TWO_MESSAGES: Any = [
+    {
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": "One step."}],
+        "encrypted_content": "gAAAAAB",
+    },
+    {"type": "message", "content": "I look.", "phase": "commentary"},
+    {"type": "web_search_call", "action": {"type": "search", "query": "x"}},
+    {"type": "message", "content": "It is 7.", "phase": "final_answer"},
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_all_of_a_recorded_answer_is_kept_and_its_items_are_not_journaled_again(recorded, simulator, ledger, stream):
+    simulator.answer({"output": TWO_MESSAGES})
+    answered: Any = recorded.responses.create(model=MODEL, input="What time is it?", stream=stream)
+    response = list(answered)[-1].response if stream else answered
+    expected = [("user", "What time is it?"), ("assistant", "I look."), ("assistant", "It is 7.")]
+    assert said(ledger) == expected
+    memory = ledger.memory("customer-42").messages
+    assert [part.as_json()["type"] for part in memory[1].message.content] == ["reasoning", "text"]
+    assert [item["type"] for item in memory[2].message.native()["items"]] == ["web_search_call", "message"]
+    history: Any = [user("What time is it?"), *response.to_dict()["output"], user("Thanks.")]
+    recorded.responses.create(model=MODEL, input=history)
+    assert said(ledger)[:4] == [*expected, ("user", "Thanks.")]
+    as_text: Any = [user("What time is it?"), {"role": "assistant", "content": response.output_text}, user("Thanks.")]
+    later: Any = [{"role": "assistant", "content": "You said: Thanks."}, user("Bye.")]
+    recorded.responses.create(model=MODEL, input=[*as_text, *later])
+    assert [text for role, text in said(ledger) if role == "user"] == ["What time is it?", "Thanks.", "Bye."]
+    assert len(said(ledger)) == 7
+
+
+def test_the_citations_of_a_recorded_chat_are_kept_and_it_goes_on_with_its_own_history(recorded, simulator, ledger):
+    cited = {"type": "url_citation", "start_index": 0, "end_index": 2, "url": "https://a.example", "title": "A"}
+    text = {"type": "output_text", "text": "It is.", "annotations": [cited]}
+    simulator.answer({"output": [{"type": "message", "content": [text]}]})
+    answer = recorded.chat.completions.create(model=MODEL, messages=[user("Is it?")]).choices[0].message
+    [part] = ledger.memory("customer-42").messages[-1].message.content
+    assert [each["type"] for each in part.as_json()["annotations"]] == ["url_citation"]
+    recorded.chat.completions.create(model=MODEL, messages=[user("Is it?"), answer.to_dict(), user("Thanks.")])
+    assert [text for _, text in said(ledger)] == ["Is it?", "It is.", "Thanks.", "You said: Thanks."]

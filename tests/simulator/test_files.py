@@ -163,11 +163,28 @@ def test_a_provider_without_files_answers_404(client, simulator):
 
 
 def test_an_upload_can_fail_and_leaves_nothing(client, simulator):
+    import openai
+
     simulator.add_fault("POST /files", refuse={"status": 503})
     assert refused(upload, client).status_code == 503
+    simulator.add_fault("POST /files", drop=True)
+    with pytest.raises(openai.APIConnectionError):
+        upload(client)
     assert simulator.provider.files == {}
     [folder] = {path.parent for path in [simulator.provider.store.contents.new()]}
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", [{"lose_answer": True}, {"land_late": 1}])
+def test_an_upload_whose_answer_is_lost_is_kept(client, simulator, fault):
+    import openai
+
+    simulator.add_fault("POST /files", **fault)
+    with pytest.raises(openai.APIConnectionError):
+        upload(client)
+    client.models.list()
+    [made] = client.files.list()
+    assert client.files.content(made.id).read() == PDF
 
 
 def test_the_next_simulator_on_a_state_file_knows_the_files_but_not_their_contents(tmp_path):
@@ -202,6 +219,18 @@ def test_a_body_above_the_limit_is_refused(client, simulator, monkeypatch):
     error = refused(client.responses.create, **MODEL, input="x" * 1000)
     assert (error.status_code, error.type) == (413, "invalid_request_error")
     assert simulator.provider.responses == {}
+
+
+def test_a_body_above_the_limit_of_the_messages_api_is_refused(simulator, monkeypatch):
+    import anthropic
+
+    monkeypatch.setattr(limits, "MESSAGES_BODY_MAX_BYTES", 1000)
+    with (
+        anthropic.Anthropic(base_url=simulator.azure_endpoint, api_key="k", max_retries=0) as client,
+        pytest.raises(anthropic.APIStatusError) as caught,
+    ):
+        client.messages.create(model="m", max_tokens=1, messages=[{"role": "user", "content": "x" * 1000}])
+    assert (caught.value.status_code, caught.value.body["error"]["type"]) == (413, "request_too_large")
 
 
 FORM = (

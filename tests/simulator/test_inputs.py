@@ -12,7 +12,8 @@ WAV = "UklGRg=="
 MODEL = {"model": "any-model"}
 CITED = {"type": "url_citation", "url": "https://a.example/", "title": "A", "start_index": 0, "end_index": 2}
 SEARCHED = {"id": "ws_1", "type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "x"}}
-THOUGHT = {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
+SUMMARY = [{"type": "summary_text", "text": "hm"}]
+THOUGHT = {"id": "rs_1", "type": "reasoning", "summary": SUMMARY, "encrypted_content": "gAAA"}
 SAID = {"role": "assistant", "content": "hi"}
 ASKED = {"role": "user", "content": "x"}
 
@@ -132,7 +133,7 @@ ITEMS_ACCEPTED = {
         ASKED,
     ],
     "refusal": [assistant({"type": "refusal", "refusal": "no"}), ASKED],
-    "reasoning with its answer": [ASKED, THOUGHT | {"encrypted_content": "gAAA"}, SAID, ASKED],
+    "reasoning with its answer": [ASKED, THOUGHT, SAID, ASKED],
     "reasoning with its search": [ASKED, THOUGHT, SEARCHED, SAID, ASKED],
     "code": [
         {
@@ -203,6 +204,12 @@ ITEMS_REFUSED = {
     "search without an action": ({**SEARCHED, "action": {"type": "guess"}}, "input[0].action.type", "'open_page'"),
     "unknown status": ({**SEARCHED, "status": "done"}, "input[0].status", "Invalid value: 'done'"),
     "reasoning without its id": ({"type": "reasoning", "summary": []}, "input[0].id", "Missing required parameter"),
+    "id of another kind": ({**SAID, "type": "message", "id": "fc_1"}, "input[0].id", "an ID that begins with 'msg'."),
+    "id of a call": (
+        {"type": "function_call", "call_id": "c", "id": "call_1", "name": "f", "arguments": "{}"}, "input[0].id",
+        "Invalid 'input[0].id': 'call_1'. Expected an ID that begins with 'fc'.",
+    ),
+    "long id": ({**SEARCHED, "id": "ws_" + "1" * 62}, "input[0].id", "Expected a string with maximum length 64"),
     "unknown type": ({"type": "riddle"}, "input[0].type", "Invalid value: 'riddle'"),
     "image too long": (
         user({"type": "input_image", "image_url": PNG + "A" * 20_971_520}), f"{IN_ITEM}.image_url", "string too long",
@@ -241,6 +248,32 @@ def test_items_that_do_not_stand_together_are_refused_when_a_response_is_asked_f
     error = refused(ask, client, *given)
     assert (error.status_code, error.param) == (400, "input")
     assert words in error.body["message"]
+
+
+def test_reasoning_that_the_provider_did_not_keep_is_refused_unless_its_content_is_sent(client, simulator):
+    output = [{"type": "reasoning", "summary": SUMMARY}, "It is 7."]
+    simulator.answer(*[{"output": output}] * 2)
+    kept, lost = (client.responses.create(**MODEL, input="x", store=store) for store in (True, False))
+    again = [ASKED, *(item.to_dict() for item in kept.output), ASKED]
+    assert ask(client, *again).status == "completed"
+    thought, said = (item.to_dict() for item in lost.output)
+    error = refused(ask, client, ASKED, thought, said, ASKED)
+    assert (error.status_code, error.param) == (404, "input")
+    assert error.body["message"].startswith(f"Item with id '{thought['id']}' not found. Items are not persisted when")
+    assert ask(client, ASKED, thought | {"encrypted_content": "gAAA"}, said, ASKED).status == "completed"
+
+
+def test_an_answer_without_the_reasoning_it_followed_is_refused(client, simulator):
+    simulator.answer({"output": [{"type": "reasoning", "summary": SUMMARY}, "It is 7."]})
+    thought, said = (item.to_dict() for item in client.responses.create(**MODEL, input="x").output)
+    error = refused(ask, client, ASKED, said, ASKED)
+    assert (error.status_code, error.param) == (400, "input")
+    problem = (
+        f"Item '{said['id']}' of type 'message' was provided without its required 'reasoning' item: '{thought['id']}'."
+    )
+    assert error.body["message"] == problem
+    del said["id"]
+    assert ask(client, ASKED, {"role": "assistant", "content": "It is 7."}, ASKED).status == "completed"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

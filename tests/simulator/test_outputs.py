@@ -298,3 +298,28 @@ def test_the_sdk_parses_an_answer_into_a_class(client):
     assert parsed == Solution(steps=[], answer=0)
     said = client.chat.completions.parse(**HELLO, response_format=Solution).choices[0].message
     assert said.parsed == Solution(steps=[], answer=0)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "integer"}, 0),
+        ({"type": "integer", "minimum": 2.5}, 3),
+        ({"type": "integer", "maximum": -2.5}, -3),
+        ({"type": "integer", "exclusiveMaximum": -4}, -5),
+        ({"type": "integer", "exclusiveMinimum": 0}, 1),
+        ({"type": "integer", "multipleOf": 4, "maximum": -1}, -4),
+        ({"type": "number", "minimum": 0.5}, 0.5),
+        ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.5}, 0.25),
+        ({"type": "number", "multipleOf": 0.5, "exclusiveMinimum": 1}, 1.5),
+        ({"type": "null"}, None),
+        ({"type": "array"}, []),
+        ({"type": "object", "properties": {"a": {"type": "string"}}}, {}),
+        ({"allOf": [{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}]}, {"a": 1}),
+        ({"oneOf": [{"type": "boolean"}]}, False),
+    ],
+)
+def test_the_smallest_value_of_a_schema(schema, value):
+    from threadledger.adapters.simulator.sample import smallest
+
+    assert smallest(schema) == value

@@ -341,13 +341,47 @@ ANSWERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+WITH_MORE = {
+    "parts": ["thinking", "text"],
+    "a spoken answer": ["message"],
+    "a response": ["reasoning", "web_search_call", "message"],
+    "the output of a response": ["reasoning", "web_search_call", "message"],
+}
+"""Answers that are more than a text, and the types of the items that are kept."""
+
+
 @pytest.mark.parametrize("shape", ANSWERS)
 def test_an_answer_is_journaled_whatever_its_shape(ledger: Ledger, shape: str) -> None:
     answer, more = ANSWERS[shape]
     with ledger.conversation("k").run("my-llm", "llama") as run:
         run.complete(answer, request_id="req_7", **more)
-    assert [each.message for each in ledger.memory("k").messages] == [text_message("assistant", "Well.")]
+    [message] = [each.message for each in ledger.memory("k").messages]
+    assert ledger.memory("k").as_chat_messages() == [{"role": "assistant", "content": "Well."}]
+    assert (message == text_message("assistant", "Well.")) is (shape not in WITH_MORE)
+    assert [item["type"] for item in message.native().get("items", ())] == WITH_MORE.get(shape, [])
     assert the_only(ledger, events.RunCompleted).request_id == "req_7"
+
+
+def test_all_of_an_answer_of_an_sdk_is_kept(ledger: Ledger) -> None:
+    cited = {"type": "url_citation", "url_citation": {"start_index": 0, "end_index": 4, "url": "u", "title": "t"}}
+    message = COMPLETION["choices"][0]["message"] | {"annotations": [cited], "refusal": None}
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        run.complete(
+            ChatCompletion.model_validate(COMPLETION | {"choices": [COMPLETION["choices"][0] | {"message": message}]})
+        )
+    two = [*OUTPUT, {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Good."}]}]
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        run.complete(SimpleNamespace(output=[SimpleNamespace(**each) for each in two]))
+    first, *others = [each.message for each in ledger.memory("k").messages]
+    assert [part["annotations"] for part in first.content_as_json()] == [[cited]]
+    assert [each.text for each in others] == ["Well.", "Good."]
+
+
+def test_what_is_too_large_of_an_own_answer_is_a_loss(ledger: Ledger) -> None:
+    search = {"type": "web_search_call", "id": "ws_1", "results": ["y" * 4_000] * 20}
+    with ledger.conversation("k").run("my-llm", "llama") as run:
+        run.complete({"output": [search, OUTPUT[-1]]})
+    assert the_only(ledger, events.RunCompleted).losses == {"native:web_search_call": 1}
 
 
 def test_a_complete_answer_of_an_sdk_brings_its_facts(ledger: Ledger) -> None:

@@ -302,7 +302,7 @@ def test_a_server_that_counts_its_calls_from_zero_again_loses_none(
     def numbered_from_zero(calls: Any) -> list[dict[str, Any]]:
         return [{**each, "id": "call_0"} for each in calls or ()]
 
-    monkeypatch.setattr("threadledger.adapters.openai.messages.made_whole", numbered_from_zero)
+    monkeypatch.setattr("threadledger.domain.conversation.items.made_whole", numbered_from_zero)
     ledger = open_ledger({"weather": tool.weather}, **KINDS["chat"], profile=profile)
     for called in (BERN, CHUR):
         simulator.answer({"tool_calls": [called]})
