@@ -5,29 +5,22 @@ from __future__ import annotations
 import http.client
 import json
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.described import DESCRIPTION, Schemas
 from threadledger.adapters.wire.routes import ROUTES
 
 from . import test_inputs
 from .helpers import OUTPUTS
 
-DESCRIPTION = Path(__file__).parents[3] / "shared" / "data" / "openai-openapi.json"
 pytestmark = pytest.mark.skipif(not DESCRIPTION.exists(), reason="OpenAI's OpenAPI description is not here")
 HELLO = [{"role": "user", "content": "hello there"}]
 ASKED = {"model": "any-model", "messages": HELLO, "store": True}
 ASKED_RESPONSE = {"model": "any-model", "input": "x y", "stream": True}
 TOOL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}
-KINDS: dict[str, Any] = {
-    "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
-    "null": type(None),
-}  # fmt: skip
-# The schemas do not allow null here, but the examples in the same description contain it.
-NULL_IN_EXAMPLES = ("usage", "user", "system_fingerprint")
 # Its schema only allows the role of an answer, although questions are listed as well.
 TOO_NARROW = "GET /chat/completions/{completion}/messages .data[0].role: 'user' is none of ['assistant']"
 RUN = "/threads/{thread}/runs/{run}"
@@ -108,36 +101,6 @@ def speak(simulator):
 @pytest.fixture(scope="module")
 def described():
     return json.loads(DESCRIPTION.read_text(encoding="utf-8"))
-
-
-class Schemas:
-    """Report where a value does not match a schema."""
-
-    def __init__(self, described: Any) -> None:
-        self._named = described["components"]["schemas"]
-
-    def faults(self, value: Any, schema: Any, where: str = "") -> list[str]:
-        if "$ref" in schema:
-            return self.faults(value, self._named[schema["$ref"].rpartition("/")[2]], where)
-        if value is None and schema.get("nullable"):
-            return []
-        found = [fault for part in schema.get("allOf", []) for fault in self.faults(value, part, where)]
-        for one_of in ("anyOf", "oneOf"):
-            tried = [self.faults(value, part, where) for part in schema.get(one_of, [])]
-            found += min(tried, key=len) if tried else []
-        kind = schema.get("type")
-        if isinstance(kind, str) and (not isinstance(value, KINDS[kind]) or (kind != "boolean" and value is True)):
-            return [*found, f"{where}: {value!r} is no {kind}"]
-        if "enum" in schema and value not in schema["enum"]:
-            found.append(f"{where}: {value!r} is none of {schema['enum']}")
-        if isinstance(value, dict):
-            found += [f"{where}: lacks {name}" for name in schema.get("required", []) if name not in value]
-            for name, part in schema.get("properties", {}).items():
-                if name in value and not (value[name] is None and name in NULL_IN_EXAMPLES):
-                    found += self.faults(value[name], part, f"{where}.{name}")
-        if isinstance(value, list) and "items" in schema:
-            found += [f for i, each in enumerate(value) for f in self.faults(each, schema["items"], f"{where}[{i}]")]
-        return found
 
 
 @pytest.fixture(scope="module")
