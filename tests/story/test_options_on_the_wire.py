@@ -192,6 +192,12 @@ def test_what_a_backend_does_not_take_is_dropped_by_name_or_refused(
         assert len(bodies(simulator, backend)) == 1
 
 
+def test_a_long_definition_of_a_tool_is_no_secret(open_on: Open, simulator: Any) -> None:
+    grammar = {"type": "custom", "name": "sql", "description": "SELECT ... " * 500}
+    ask(open_on("responses"), "ask", tools=[grammar])
+    assert bodies(simulator, "responses")[-1]["tools"] == [grammar]
+
+
 def test_a_fallback_says_which_options_it_was_not_given(open_on: Open, simulator: Any) -> None:
     simulator.add_fault(ROUTES["responses"], refuse={"status": 500})
     ledger = open_on("responses", "claude")
@@ -286,6 +292,7 @@ REFUSED: dict[str, dict[str, Any]] = {
         "tools": [{"type": "mcp", "server_url": "https://x.test", "headers": {"X": "y"}}]
     },
     "the tool 'web' holds a secret": {"tools": [{"type": "web", "api_key": "sk-abcdefghijklmnop12345"}]},
+    "the tool 'mcp' holds": {"tools": [{"type": "mcp", "server_url": "https://ann:s3cret-pass@x.test/mcp"}]},
     "response_format is the class int: give a pydantic model": {"response_format": int},
     "metadata is list: give a dict of texts": {"metadata": ["a"]},
     "metadata has 17 pairs: give at most 16": {"metadata": {str(number): "v" for number in range(17)}},
@@ -450,6 +457,18 @@ def test_a_rerun_with_another_model_changes_just_that(open_on: Open, simulator: 
     assert second == first | {"model": "gpt-4.1"}
     assert third == first | {"temperature": 0.75}
     assert len(requested(ledger)) == 1
+
+
+@pytest.mark.parametrize("into", ["tail", "shadow"])
+def test_a_recorded_profile_does_not_bring_its_model(open_on: Open, simulator: Any, into: str) -> None:
+    Path("john.toml").write_text('name = "John"\nmodel = "of-the-profile"\n', encoding="utf-8")
+    ledger = open_on("chat", profile=Path("john.toml"), openai_model="configured")
+    simulator.add_fault(ROUTES["chat"], **FAILS)
+    with pytest.raises(AllBackendsFailed) as failed:
+        ledger.conversation("k").ask("Where is it?", temperature=0.25)
+    [item] = ledger.replay.plan_rerun(runs=[failed.value.failures[0].run_id], into=into).apply()
+    assert item.state == "answered"
+    assert [body["model"] for body in bodies(simulator, "chat")] == ["configured", "configured"]
 
 
 def test_a_rerun_with_another_profile_replaces_all_of_the_recorded_one(open_on: Open, simulator: Any) -> None:
