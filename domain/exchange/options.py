@@ -233,8 +233,6 @@ def _check_tools(tools: Sequence[Mapping[str, Any]], services: Services) -> None
     Raises:
         InvalidInput: a function is not bound, or a field of a tool is named like a secret.
     """
-    from ..failures import redact_details
-
     for tool in tools:
         name = tool.get("function", {}).get("name") if tool.get("type") == "function" else None
         if name is not None and name not in services.tools:
@@ -242,11 +240,22 @@ def _check_tools(tools: Sequence[Mapping[str, Any]], services: Services) -> None
                 f"no function is bound to the tool {name!r}: pass it to open(tools={{{name!r}: function}}), or name a module "
                 "with THREADLEDGER_TOOLS"
             )
-        if name is None and (tool.keys() & {"authorization", "headers"} or redact_details(tool) != tool):
+        if name is None and _holds_secret(tool):
             raise InvalidInput(
                 f"the tool {tool.get('type')!r} holds a secret, which would be stored with the profile: remove its "
                 "authorization, headers and passwords"
             )
+
+
+def _holds_secret(value: object, name: str = "") -> bool:
+    """Return whether a text in a definition is a secret by its name or its shape; headers are, whatever they hold."""
+    from ..failures import redact
+
+    if isinstance(value, str):
+        return redact(value, len(value) + 1, name) != value
+    if isinstance(value, Mapping):
+        return any(key in {"authorization", "headers"} or _holds_secret(each, key) for key, each in value.items())
+    return isinstance(value, Sequence) and any(_holds_secret(each, name) for each in value)
 
 
 def chosen_keywords(options: Mapping[str, Any]) -> dict[str, Any]:

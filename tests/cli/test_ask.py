@@ -104,7 +104,7 @@ def test_ask_takes_sampling_a_format_and_a_time_limit(command: Command, provider
     wanted.write_text('{"type": "json_object"}', encoding="utf-8")
     sampling = ("--temperature", "0.2", "--max-output-tokens", "300", "--reasoning-effort", "low")
     more = ("--response-format", str(wanted), "--timeout", "9")
-    assert command("ask", "k", "Where is it, in JSON?", "--backend", "chat", *sampling, *more, "-o", "json").code == 0
+    assert command("ask", "k", "Where is it? In JSON.", "--backend", "chat", *sampling, *more, "-o", "json").code == 0
     body = provider.requests[-1].body
     assert (body["temperature"], body["max_completion_tokens"], body["reasoning_effort"]) == (0.2, 300, "low")
     assert body["response_format"] == {"type": "json_object"}

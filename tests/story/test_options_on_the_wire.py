@@ -31,9 +31,16 @@ ROUTES = {
     "assistants": "POST /threads/{thread_id}/runs",
     "claude": "POST /messages",
 }
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+QUESTION = "Where is it? Answer in JSON."
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 PLACE = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+FILE_SEARCH = {"type": "file_search", "vector_store_ids": ["vs_1"]}
 OPTIONS: dict[str, Any] = {
     "temperature": 0.25,
     "top_p": 0.5,
@@ -106,13 +113,13 @@ def bodies(simulator: Any, backend: str) -> list[dict[str, Any]]:
 
 def ask(ledger: Ledger, way: str, **options: Any) -> Any:
     if way == "ask":
-        return ledger.conversation("k").ask("Where is it?", **options)
+        return ledger.conversation("k").ask(QUESTION, **options)
     if way == "stream":
-        return list(ledger.conversation("k").stream("Where is it?", **options))[-1]
+        return list(ledger.conversation("k").stream(QUESTION, **options))[-1]
 
     async def asking() -> Any:
         async with AsyncLedger(ledger) as awaited:
-            return await awaited.conversation("k").ask("Where is it?", **options)
+            return await awaited.conversation("k").ask(QUESTION, **options)
 
     return asyncio.run(asking())
 
@@ -167,7 +174,7 @@ DROPPED = {
     ("claude", "temperature"): {"temperature": 1.5},
     ("claude", "reasoning_effort"): {"reasoning_effort": "minimal"},
     ("claude", "response_format"): {"response_format": {"type": "json_object"}},
-    ("chat", "tool_choice"): {"tool_choice": {"type": "file_search"}, "tools": [WEATHER, {"type": "file_search"}]},
+    ("chat", "tool_choice"): {"tool_choice": {"type": "file_search"}, "tools": [WEATHER, FILE_SEARCH]},
 }
 
 
@@ -190,6 +197,12 @@ def test_what_a_backend_does_not_take_is_dropped_by_name_or_refused(
         assert failure.facts.message is not None
         assert name in failure.facts.message
         assert len(bodies(simulator, backend)) == 1
+
+
+def test_a_long_definition_of_a_tool_is_no_secret(open_on: Open, simulator: Any) -> None:
+    grammar = {"type": "custom", "name": "sql", "description": "SELECT ... " * 500}
+    ask(open_on("responses"), "ask", tools=[grammar])
+    assert bodies(simulator, "responses")[-1]["tools"] == [grammar]
 
 
 def test_a_fallback_says_which_options_it_was_not_given(open_on: Open, simulator: Any) -> None:
@@ -286,6 +299,7 @@ REFUSED: dict[str, dict[str, Any]] = {
         "tools": [{"type": "mcp", "server_url": "https://x.test", "headers": {"X": "y"}}]
     },
     "the tool 'web' holds a secret": {"tools": [{"type": "web", "api_key": "sk-abcdefghijklmnop12345"}]},
+    "the tool 'mcp' holds": {"tools": [{"type": "mcp", "server_url": "https://ann:s3cret-pass@x.test/mcp"}]},
     "response_format is the class int: give a pydantic model": {"response_format": int},
     "metadata is list: give a dict of texts": {"metadata": ["a"]},
     "metadata has 17 pairs: give at most 16": {"metadata": {str(number): "v" for number in range(17)}},
@@ -380,12 +394,7 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
-PAIRS = [
-    (backend, what)
-    for backend in ("chat", "responses")
-    for what in ASKED
-    if (backend, what) != ("responses", "a backend")
-]
+PAIRS = [*(("chat", what) for what in ASKED), ("responses", "everything"), ("responses", "metadata alone")]
 
 
 def comparable(body: dict[str, Any], ids: bool = False) -> bytes:
@@ -450,6 +459,18 @@ def test_a_rerun_with_another_model_changes_just_that(open_on: Open, simulator: 
     assert second == first | {"model": "gpt-4.1"}
     assert third == first | {"temperature": 0.75}
     assert len(requested(ledger)) == 1
+
+
+@pytest.mark.parametrize("into", ["tail", "shadow"])
+def test_a_recorded_profile_does_not_bring_its_model(open_on: Open, simulator: Any, into: str) -> None:
+    Path("john.toml").write_text('name = "John"\nmodel = "of-the-profile"\n', encoding="utf-8")
+    ledger = open_on("chat", profile=Path("john.toml"), openai_model="configured")
+    simulator.add_fault(ROUTES["chat"], **FAILS)
+    with pytest.raises(AllBackendsFailed) as failed:
+        ledger.conversation("k").ask("Where is it?", temperature=0.25)
+    [item] = ledger.replay.plan_rerun(runs=[failed.value.failures[0].run_id], into=into).apply()
+    assert item.state == "answered"
+    assert [body["model"] for body in bodies(simulator, "chat")] == ["configured", "configured"]
 
 
 def test_a_rerun_with_another_profile_replaces_all_of_the_recorded_one(open_on: Open, simulator: Any) -> None:
@@ -551,7 +572,7 @@ options_given = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(options_given)
 def test_a_stored_request_that_is_read_back_gives_the_same_request(open_ledger: Open, options: dict[str, Any]) -> None:
     ledger = _LEDGERS.setdefault("one", open_ledger(backends=("chat",), threads="none", tools={"weather": print}))
