@@ -10,7 +10,7 @@ that a process has loaded after `threadledger.open()` and one question to a chat
 docstrings.
 
 Aims: `--version` takes at most 1.2 times a bare click program, the commands of every day at most 4 times, all others at
-most 8 times; 13,700 lines.
+most 8 times; 14,200 lines.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import threadledger
 VERSION_AIM = 1.2
 COMMAND_AIM = 4.0
 OTHER_AIM = 8.0
-LINES_AIM = 13_700
+LINES_AIM = 14_200
 
 COMMANDS = {
     "--version": VERSION_AIM,

@@ -60,5 +60,5 @@ _HOMES = {
     "conversation.events": "events=",
 }
 
-earlier_name = lazy_face(__package__, _HOMES)
+earlier_name = lazy_face(__name__.rpartition(".")[0], _HOMES)
 """Function that returns the value of one of these names, and raises an `AttributeError` for any other."""

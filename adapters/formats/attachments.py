@@ -14,6 +14,7 @@ from typing import Any
 
 from threadledger.domain.conversation.attachments import blobs_in, inlined
 from threadledger.domain.conversation.messages import Message
+from threadledger.domain.conversation.native import blobs_in_native, with_texts_in_place
 from threadledger.domain.errors import BlobMissing, ChangedBlob, Conflict, FileMissing, InvalidInput
 from threadledger.domain.journal.blobs import CHUNK_BYTES
 from threadledger.domain.ledger import Ledger
@@ -21,6 +22,9 @@ from threadledger.domain.ledger import Ledger
 from ..private_files import private_bytes
 
 JSON = dict[str, Any]
+NATIVE = "threadledger_native"
+"""Key of an exported message for what the provider's items held besides."""
+
 Attach = Callable[[Message, JSON], JSON]
 """Function that returns the JSON of a message as an export writes it, given the message and its JSON in the ledger."""
 
@@ -45,7 +49,9 @@ def inside(ledger: Ledger) -> Attach:
     """Return the function that writes the bytes of attachments into their messages."""
 
     def attach(message: Message, given: JSON) -> JSON:
-        return inlined(given, ledger.journal.read_blob) if isinstance(message.content, tuple) else given
+        read = ledger.journal.read_blob
+        whole = inlined(given, read) if isinstance(message.content, tuple) else given
+        return whole | {NATIVE: with_texts_in_place(whole[NATIVE], read)} if NATIVE in whole else whole
 
     return attach
 
@@ -58,13 +64,19 @@ def into_folder(ledger: Ledger, folder: Path) -> Attach:
     written: set[str] = set()
 
     def attach(message: Message, given: JSON) -> JSON:
-        for address in blobs_in(message.content) if isinstance(message.content, tuple) else ():
+        for address in _addresses_in(message):
             if address not in written:
                 _write(ledger, folder, address)
                 written.add(address)
         return given
 
     return attach
+
+
+def _addresses_in(message: Message) -> list[str]:
+    """Return the addresses of the attachments of a message, and of the long texts in its items."""
+    content = blobs_in(message.content) if isinstance(message.content, tuple) else []
+    return [*content, *blobs_in_native(message.native())] if message.native_json else content
 
 
 def _write(ledger: Ledger, folder: Path, address: str) -> None:
@@ -111,7 +123,7 @@ class ImportedAttachments:
             InvalidInput: one of them is in neither place, is too large, or its file has other bytes.
             FileMissing: its file cannot be read.
         """
-        for address in blobs_in(message.content) if isinstance(message.content, tuple) else ():
+        for address in _addresses_in(message):
             path = self._folder / file_name(address) if self._folder is not None else None
             if path is not None and path.is_file():
                 self._add(path, address)

@@ -17,7 +17,7 @@ from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
 
-from .attachments import Attach, inside
+from .attachments import NATIVE, Attach, inside
 from .importing import (
     Entry,
     Found,
@@ -42,9 +42,6 @@ PLACE = "threadledger_place"
 
 OWN = "own"
 """Field inside `PLACE` that holds the message's own value of the field named `PLACE`."""
-
-NATIVE = "threadledger_native"
-"""Field that an export adds to a message: what the provider's items hold beyond its content."""
 
 SOURCE_ID = "source_id"
 """Metadata field in which a line's own `id` is kept if it is not the key."""
@@ -138,9 +135,10 @@ def conversation_as_line(ledger: Ledger, key: str, *, plain: bool = False, attac
     messages = []
     attach = attach or inside(ledger)
     for each in ledger.memory(key).messages:
-        message = attach(each.message, each.message.as_chat_message())
+        given = each.message.as_chat_message()
         if each.message.native_json:
-            message[NATIVE] = each.message.native()
+            given[NATIVE] = each.message.native()
+        message = attach(each.message, given)
         place = each.as_json() | {"at": each.written_at}
         messages.append(message if plain else _placed(message, {name: place[name] for name in PLACE_FIELDS}))
     metadata = metadata_of(ledger, key)

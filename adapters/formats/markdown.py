@@ -205,7 +205,7 @@ def _line(line: str) -> str:
     indented = len(shown) - len(shown.lstrip(" \t"))
     indent = shown[:indented].replace("\t", "    ").replace(" ", "\u00a0")  # plain indentation would start a code block
     rest = shown[indented:].rstrip(" \t")
-    if not rest:
+    if not rest.strip():  # a line of spaces of any kind would leave the break before it visible
         return ""
     rest = _ADDRESS.sub(_unlinked, _MEANING.sub(r"\\\1", rest))
     return indent + (rest if indent else _AT_THE_BEGINNING.sub(_kept, rest))

@@ -112,7 +112,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     memory_first_version: int | None = None
     """Version of the first message of the view that a window did not leave out; None if it left out none."""
     losses: JSON = field(default_factory=dict)
-    """Number of parts in view that the backend cannot be shown, by kind (`part:TYPE`)."""
+    """What the backend is not given of the request: the number of parts in view that it cannot be shown, by kind
+    (`part:TYPE`), and options that it does not have (`option:NAME`)."""
     idempotency_key: str | None = None
     """Key under which an app started the exchange with its own run; later runs of the exchange do not repeat it."""
 

@@ -101,6 +101,16 @@ def items_in(native_json: str, dialect: str, place: str, read: Read) -> list[JSO
     return [_restored(item, read) for item in items if isinstance(item, dict)]
 
 
+def with_texts_in_place(native: Mapping[str, Any], read: Read) -> JSON:
+    """Return items, as they are stored, with their long texts in place of the addresses.
+
+    Raises:
+        BlobMissing, ChangedBlob: a text cannot be read.
+    """
+    whole: JSON = _restored(dict(native), read)
+    return whole
+
+
 def is_native(given: Any) -> bool:
     """Return whether a value has the form of `MessageJournaled.native`."""
     return (

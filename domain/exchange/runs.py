@@ -478,7 +478,7 @@ class Runs:
             rerun_of=self._mode.rerun_of,
             fallback_reason=self._why_failed(),
             dropped=dropped,
-            losses=dict(losses),
+            losses={**losses, **{name: 1 for name in dropped if name.startswith("option:")}},
         )
         plan = self._records.plan(plan, backend.thread is not None)
         plan = plan.replaced(apart=True) if left is not None else plan

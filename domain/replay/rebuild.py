@@ -19,6 +19,7 @@ import msgspec
 
 from ..conversation import STATE_SCHEMA, Conversation, ThreadLink
 from ..conversation import events as e
+from ..conversation.attachments import inlined
 from ..effects import Effects, Wait, work
 from ..errors import ConversationChanged, ProviderRefused, StoreError, ThreadledgerError
 from ..failures import Cause, diagnose
@@ -483,6 +484,9 @@ class FileRebuildPlan:
         return RebuildItem(key, BACKEND, version, messages=len(messages), digest=self._file.digest(messages))
 
     def _messages(self, key: str) -> list[dict[str, Any]]:
-        messages = [each.message.as_chat_message() for each in self._journal.memory(key, self._at).messages]
+        read = self._journal.read_blob  # the file stands alone: attachments are inside
+        messages = [
+            inlined(each.message.as_chat_message(), read) for each in self._journal.memory(key, self._at).messages
+        ]
         self._journal.wait_until_durable()
         return messages

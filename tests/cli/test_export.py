@@ -102,6 +102,7 @@ MEANT = st.text(
 
 @given(MEANT)
 @example("text\n===")
+@example("0\r\xa0")
 @example("[a]: b\n\n[a]")
 @example("a | b\n--- | ---\n1 | 2")
 @example("&amp; &#35; <!-- <b> https://x.y a@b.c ~~~\n    code\n\tcode\n\n- x\n+ y\n1) z\n> q")
