@@ -24,7 +24,10 @@ LAYERS = ("domain", "adapters", "cli")
 ROOMS = ("failures", "conversation", "memory", "effects", "journal", "threads", "exchange", "replay", "ledger")
 """Rooms of the domain; an import goes to the left. Modules at the root of the domain are below all rooms."""
 OPEN_MODULES = {
-    *(f"threadledger.domain.conversation.{name}" for name in ("events", "messages", "parts", "attachments", "items", "native")),
+    *(
+        f"threadledger.domain.conversation.{name}"
+        for name in ("events", "messages", "parts", "attachments", "items", "native")
+    ),
     *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads")),
     "threadledger.domain.memory.sending",
 }
