@@ -64,6 +64,7 @@ def test_the_blocks_of_streaming_and_async_run(
     streamed = "You said: Where is my parcel?"
     assert shown == [
         f"{streamed}\nresponses answered: {streamed}\n",
+        "",  # a plain answer has no parts
         f"{streamed}\nYou said: And the other one?\n",
         "In Bern.\n",
         "I have read 1 message(s).\n",

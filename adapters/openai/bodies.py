@@ -257,11 +257,8 @@ def answer_text(message: Message) -> str:
 
 def has_image(message: Message) -> bool:
     """Return whether an answer has an image, which needs no text besides."""
-    if not isinstance(message.content, tuple):
-        return False
-    from threadledger.domain.conversation.parts import Image
-
-    return any(isinstance(part, Image) for part in message.content)
+    content = message.content
+    return isinstance(content, tuple) and any(part.as_json()["type"] == "image_url" for part in content)
 
 
 def usage_of(given: Any) -> Usage:

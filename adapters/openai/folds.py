@@ -374,8 +374,11 @@ def _joined(some: Any, more: Any) -> Any:
     """Return what two pieces of a value give: texts and lists are joined, objects by their fields."""
     if isinstance(some, dict) and isinstance(more, dict):
         return {**some, **{name: _joined(some.get(name), value) for name, value in more.items()}}
-    is_longer = (isinstance(some, str) and isinstance(more, str)) or (isinstance(some, list) and isinstance(more, list))
-    return some + more if is_longer else some if more is None else more
+    if isinstance(some, str) and isinstance(more, str):
+        return some + more
+    if isinstance(some, list) and isinstance(more, list):
+        return [*some, *more]
+    return some if more is None else more
 
 
 class ResponseFold(EventFold):

@@ -123,7 +123,7 @@ def _function_call(call: Mapping[str, Any]) -> ToolCall | None:
 
 
 class Draft:
-    """Collect the items of one message of a model, in order."""
+    """Build one message of a model from its items, in order."""
 
     def __init__(self, dialect: str) -> None:
         self._dialect = dialect

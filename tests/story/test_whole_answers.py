@@ -264,3 +264,64 @@ def test_what_is_too_large_to_be_kept_is_a_loss_of_the_run(
     assert completed.losses == answer.losses
     kinds = [each["type"] for each in journaled(ledger)[-1].native["items"]]
     assert kinds == ["unknown", "web_search_call", "message"]
+
+
+def lines_of(ledger: Any, plain: bool) -> list[bytes]:
+    from threadledger.adapters import export_lines
+
+    return [line.encode() for line in export_lines(ledger, ["k"], plain=plain)]
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["jsonl", "messages"])
+def test_an_export_and_its_import_are_an_identity(
+    open_ledger: Callable[..., Any], simulator: Simulator, plain: bool
+) -> None:
+    from threadledger.adapters import import_lines
+
+    ledger = open_ledger(**STATELESS)
+    simulator.answer({"output": EVERYTHING}, {"output": OUTPUTS["refusal"]}, {"output": OUTPUTS["citations"]})
+    for _ in range(3):
+        ledger.conversation("k").ask("Where?")
+    lines = lines_of(ledger, plain)
+    renamed = [line.replace(b'{"id": "k"', b'{"id": "copy"', 1) for line in lines]
+    assert [each.state for each in import_lines(ledger, renamed)] == ["imported"]
+    copy, original = ledger.memory("copy"), ledger.memory("k")
+    assert [each.message for each in copy.messages] == [each.message for each in original.messages]
+    assert copy.path_hash == original.path_hash
+    assert [each.state for each in import_lines(ledger, renamed)] == ["unchanged"]
+
+
+def test_a_fork_has_all_of_an_answer(open_ledger: Callable[..., Any], simulator: Simulator) -> None:
+    ledger = open_ledger(**STATELESS)
+    simulator.answer({"output": EVERYTHING})
+    ledger.conversation("k").ask("Where?")
+    ledger.fork("k", "copy")
+    copy, original = ledger.memory("copy"), ledger.memory("k")
+    assert [each.message for each in copy.messages] == [each.message for each in original.messages]
+    assert [each.blobs for each in journaled(ledger, "copy")] == [each.blobs for each in journaled(ledger)]
+
+
+def test_a_thread_that_is_rebuilt_says_what_it_does_not_hold(
+    open_ledger: Callable[..., Any], simulator: Simulator
+) -> None:
+    ledger = open_ledger(**IN_CONVERSATION)
+    simulator.answer({"output": EVERYTHING})
+    ledger.conversation("k").ask("Where?")
+    plan = ledger.replay.plan_rebuild(keys=["k"], to="conversations", fresh=True)
+    [item] = plan.apply()
+    assert (item.verified, dict(item.losses)) == (True, {"reasoning": 1, "hosted_calls": 1, "images": 1})
+    [verified] = ledger.replay.verify(keys=["k"])
+    assert verified.found.state == "same"
+
+
+def test_the_next_run_of_an_exchange_is_sent_the_reasoning_from_the_journal(
+    open_ledger: Callable[..., Any], simulator: Simulator, tmp_path: Any
+) -> None:
+    settings = STATELESS | {"retries": 1}
+    ledger = open_ledger({"weather": lambda city: "sunny"}, profile=weather_profile(tmp_path), **settings)
+    simulator.answer({"output": [REASONING, WEATHER]}, "Sunny.")
+    simulator.add_fault("POST /responses", refuse={"status": 500}, after=1)
+    assert ledger.conversation("k").ask("Weather?").text == "Sunny."
+    items = sent_items(simulator)
+    assert [each["type"] for each in items] == ["message", "reasoning", "function_call", "function_call_output"]
+    assert items[1] == REASONING
