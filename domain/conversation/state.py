@@ -138,7 +138,7 @@ class ConversationState:
     path_version: int | None = None
     """Version of the newest event that changed memory; None if it is unknown, as in snapshots of earlier versions."""
     has_parts: bool | None = None
-    """Whether a message in memory has content of parts; True until memory is cleared. None if it is unknown."""
+    """Whether a message in memory has parts besides text; True until memory is cleared. None if it is unknown."""
     written_at: str | None = None
     """Time at which the newest message was written, if it was imported. Only lists know it; no decision needs it."""
 
@@ -256,7 +256,7 @@ def _started(state: ConversationState, event: e.ConversationStarted) -> None:
 def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
     state.messages += 1
     state.path_version = event.originator_version
-    state.has_parts = True if isinstance(event.content, list) and event.content else state.has_parts
+    state.has_parts = True if isinstance(event.content, list) and _has_parts(event) else state.has_parts
     if state.path_hash is not None:
         state.path_hash = _extended(state.path_hash, event)
     exchange_id = event.exchange_id
@@ -270,6 +270,16 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
     else:  # it continues with what its runs left
         state.last_exchange_id = exchange_id
         state.open_exchanges[exchange_id] = _changed(abandoned, unanswered=True, active_at=state.last_at)
+
+
+def _has_parts(event: e.MessageJournaled) -> bool:
+    """Return whether a message has parts besides text; what only says what a model did is shown to none, and does not count."""
+    aside = _ASIDES if event.role == "assistant" else _ASIDES[:1]
+    parts: list[Any] = event.content if isinstance(event.content, list) else []
+    return any(not isinstance(part, dict) or part.get("type") not in aside for part in parts)
+
+
+_ASIDES = ("text", "reasoning", "hosted_call", "unknown")
 
 
 def _extended(path: str, event: e.MessageJournaled) -> str | None:

@@ -325,3 +325,17 @@ def test_the_next_run_of_an_exchange_is_sent_the_reasoning_from_the_journal(
     items = sent_items(simulator)
     assert [each["type"] for each in items] == ["message", "reasoning", "function_call", "function_call_output"]
     assert items[1] == REASONING
+
+
+def test_an_answer_with_citations_makes_later_questions_read_no_memory(
+    open_ledger: Callable[..., Any], simulator: Simulator
+) -> None:
+    ledger = open_ledger(**IN_CONVERSATION)
+    chat = ledger.conversation("k")
+    simulator.answer({"output": OUTPUTS["web search"]}, {"output": OUTPUTS["image"]})
+    chat.ask("Where?")
+    state = ledger.journal.require("k").state
+    assert isinstance(journaled(ledger)[-1].content, list)
+    assert state.has_parts is False
+    chat.ask("Draw it.")
+    assert ledger.journal.require("k").state.has_parts is True
