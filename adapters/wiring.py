@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from threadledger.domain.errors import InvalidSettings
 from threadledger.domain.failures import keep_secret, redact
@@ -31,17 +31,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class OnFirstUse(Mapping[str, T]):
-    """Build each value when it is first used: a ledger loads only the backends and the kinds of threads that it needs."""
+class OnFirstUse(dict[str, T]):
+    """Build each value when it is first used: a ledger loads only the backends and the kinds of threads that it needs.
+
+    It is a dict of what was built, which looks up a value without our code, but shows all names.
+    """
 
     def __init__(self, builders: Mapping[str, Callable[[], T]]) -> None:
+        super().__init__()
         self._builders = builders
-        self._built: dict[str, T] = {}
 
-    def __getitem__(self, name: str) -> T:
-        if name not in self._built:
-            self._built.setdefault(name, self._builders[name]())  # if two threads are first, both use the same value
-        return self._built[name]
+    def __missing__(self, name: str) -> T:
+        return self.setdefault(name, self._builders[name]())  # if two threads are first, both use the same value
 
     def __contains__(self, name: object) -> bool:
         return name in self._builders
@@ -51,6 +52,18 @@ class OnFirstUse(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._builders)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self._builders else default
+
+    def keys(self) -> Any:
+        return KeysView(self)
+
+    def values(self) -> Any:
+        return ValuesView(self)
+
+    def items(self) -> Any:
+        return ItemsView(self)
 
 
 def open_ledger(

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from .policy import Candidate, Policy, may_be_retried, reason_of
     from .recorded_answers import recorded_answer
     from .recorded_tools import FAILED, not_bound, only_harmless, tools_on_record
+    from .records import Mode
     from .requests import SentOptions
-    from .runs import Mode, failure_of_error
+    from .runs import failure_of_error
     from .services import Services, Turns
 
 __all__ = [
@@ -67,7 +68,8 @@ if not TYPE_CHECKING:
             "recorded_answers": "recorded_answer",
             "recorded_tools": "FAILED not_bound only_harmless tools_on_record",
             "requests": "SentOptions",
-            "runs": "Mode failure_of_error",
+            "records": "Mode",
+            "runs": "failure_of_error",
             "services": "Services Turns",
         },
     )

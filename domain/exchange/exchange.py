@@ -17,7 +17,8 @@ from ..effects import Emit, Pause, work
 from ..errors import AllBackendsFailed, CorruptEvent, ExchangeAnswered, ThreadledgerError
 from ..failures import diagnose
 from .policy import Pace
-from .runs import NEW_QUESTION, NoFurtherRuns, Runs, failure_of_error, failure_of_stop
+from .records import NEW_QUESTION
+from .runs import NoFurtherRuns, Runs, failure_of_error, failure_of_stop
 
 if TYPE_CHECKING:
     from ..effects import Effects
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..journal import Journal
     from .answer import Answer
     from .policy import Policy
-    from .runs import Mode
+    from .records import Mode
     from .services import Services
 
 

@@ -12,8 +12,8 @@ from ..errors import ConversationBusy, ConversationChanged
 from .exchange import Exchange
 from .recorded_answers import recorded_answer
 from .recorded_tools import tools_on_record
+from .records import Mode
 from .requests import as_requested
-from .runs import Mode
 
 if TYPE_CHECKING:
     from ..effects import Effects

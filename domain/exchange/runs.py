@@ -1,25 +1,26 @@
-"""Execute and record the runs of one exchange: each is recorded before its backend is called and after it has ended."""
+"""Execute the runs of one exchange: each is recorded (`records.py`) before its backend is called and after it has ended."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..conversation import TOO_LATE, Place, RunPlan
+from ..conversation import RunPlan
 from ..conversation.events import MessageJournaled
-from ..conversation.messages import Role, Source
+from ..conversation.messages import Role
 from ..effects import Emit, ListenerLeft, Pause, attended, work
 from ..errors import Conflict, ConversationBusy, CorruptEvent, ExchangeAnswered, ProviderRefused, StoreUnavailable
 from ..failures import Cause, Failure, diagnose, whole_text
-from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX, PARTIAL_TEXT_CHARS_MAX
+from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX
 from ..memory import ALL
 from .answer import Answer, Delta, NotShown, StartedOver
 from .backend import BackendRequest
 from .policy import reason_of
+from .records import Run, RunRecords
 
 if TYPE_CHECKING:
     from ..conversation import Completion, Conversation, ThreadLink
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from ..journal import Journal
     from ..memory import Memory
     from ..threads import PreparedThread
-    from .backend import Backend, ToolFunction
+    from .backend import Backend
     from .policy import Candidate, Policy
+    from .records import Mode
     from .services import Services
 
 logger = logging.getLogger("threadledger")
@@ -46,238 +48,6 @@ class Superseded(BaseException):
 
 class NoFurtherRuns(Exception):
     """Raised when an exchange starts no further runs: a newer question replaced it, or a rerun's limit is reached."""
-
-
-@dataclass(frozen=True)
-class Mode:
-    """Describe how the runs of an exchange differ from those of a new question.
-
-    A rerun uses a recorded memory and chooses the place of its answer; a fork does the same in a copy of the
-    conversation; a shadow run is only recorded, and its answer changes nothing.
-    """
-
-    again: bool = False
-    """Whether the exchange may have been abandoned before; otherwise a run is refused if it was."""
-    rerun_of: str | None = None
-    """Id of the run that is run again."""
-    memory: Memory | None = None
-    """Memory that every run uses; None uses the conversation's current memory at each run."""
-    tools: Callable[[], Mapping[str, ToolFunction]] | None = None
-    """Function that returns the tools of a run, called for each run; None uses the app's functions."""
-    supersedes: str | None = None
-    """Id of the run whose answer is replaced."""
-    place: Callable[[], Place] = Place
-    """Function that returns the place of the answer in memory."""
-    shadow: bool = False
-    """Whether the runs are only recorded."""
-    admit: Callable[[], str] = lambda: ""
-    """Function that counts one more run, or returns the limit that prevents it."""
-    give_back: Callable[[], None] = lambda: None
-    """Function that removes a counted run that was not started."""
-
-
-NEW_QUESTION = Mode()
-"""The mode of a question that has no run yet."""
-
-
-@dataclass
-class Run:
-    """Hold one attempt of one backend in progress."""
-
-    run_id: str
-    candidate: Candidate
-    plan: RunPlan
-    memory: Memory
-    """The recorded view of the memory, whatever of it the backend is shown."""
-    asked: BackendRequest
-    """What the backend is to answer, without its thread."""
-    began: float
-    """Monotonic time at which the run was recorded."""
-    called: float | None = None
-    """Monotonic time at which the backend was called; None while its thread is prepared."""
-    request: BackendRequest | None = None
-    """What the backend was sent, once its thread was prepared; None if the run uses no thread."""
-    thread: PreparedThread | None = None
-    """The thread that is claimed for the run; None if it uses none, or if no mirror is configured for its backend."""
-    failure: Failure | None = None
-    """Why the run failed, once this is recorded."""
-    partial: list[str] = field(default_factory=list)
-    """Text that was streamed so far."""
-    said: str = ""
-    """Text of failed runs that this run continues; empty once it is journaled with the run's first tool calls."""
-    has_called_tools: bool = False
-
-    @property
-    def duration_seconds(self) -> float:
-        """Return the seconds since the backend was called; if it was not, since the run was recorded."""
-        return round(time.monotonic() - (self.called or self.began), 6)
-
-    def with_partial_text(self, failure: Failure) -> Failure:
-        """Return the failure with the text that was streamed before it."""
-        if failure.partial_text is not None or not self.partial:
-            return failure
-        return replace(failure, partial_text="".join(self.partial)[:PARTIAL_TEXT_CHARS_MAX])
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """Describe an answer that was recorded."""
-
-    completion: Completion
-    run_id: str
-    message_id: str
-    version: int
-    """Version of the conversation with the answer."""
-
-
-class RunRecords:
-    """Record the runs of an exchange in its conversation."""
-
-    def __init__(self, journal: Journal, key: str, exchange_id: str, mode: Mode, after: int = 0) -> None:
-        self._journal = journal
-        self._key = key
-        self._exchange_id = exchange_id
-        self._mode = mode
-        self.asked_at = 0 if mode.again or mode.memory is not None else after
-        """Version of the question, with which the memory of its runs ends; 0 in a rerun."""
-        self.has_threads = True
-        """Whether the conversation had linked threads when the newest run started; True before the first run."""
-
-    def plan(self, plan: RunPlan, in_thread: bool) -> RunPlan:
-        """Return the plan as this mode records it; `in_thread` says that the backend answers in a thread.
-
-        A rerun uses the linked thread only if the thread shows the memory that the failed run saw.
-        """
-        apart = in_thread and self._mode.memory is not None
-        if apart:
-            present = self._journal.memory_later(self._journal.require(self._key))
-            apart = present.digest(plan.memory_rule) != plan.memory_hash
-        return plan.replaced(apart=apart, supersedes_run_id=self._mode.supersedes)
-
-    def start(self, plan: RunPlan, failed: Run | None, must_be_open: bool) -> str:
-        """Record that a backend is about to be called; return the run's id.
-
-        Raises:
-            Conflict: see `Conversation.start_run`.
-        """
-
-        def decide(conversation: Conversation) -> str:
-            self.has_threads = bool(conversation.state.links)
-            return conversation.start_run(self._exchange_id, plan, must_be_open=must_be_open)
-
-        return self._journal.commit(self._key, decide)
-
-    def keep_tools(self, run: Run, messages: Sequence[Message]) -> bool:
-        """Journal tool calls and their results; return whether the run is still open."""
-
-        def decide(conversation: Conversation) -> bool:
-            is_open = self._is_open(conversation, run)
-            for message in messages:
-                conversation.journal(message, source=Source.RUN, exchange_id=self._exchange_id, run_id=run.run_id)
-            return is_open
-
-        return self._journal.commit(self._key, decide)
-
-    def complete(self, run: Run, completion: Completion, fallback: bool) -> Accepted:
-        """Record the answer; if another process closed the run as interrupted, record it as a new run.
-
-        Raises:
-            ConversationBusy: another run is open.
-            Conflict: the answer can no longer be placed.
-            LogRewound: the log no longer has the run.
-        """
-        source = Source.RERUN if self._mode.rerun_of else Source.FALLBACK if fallback else Source.RUN
-        place = self._mode.place()
-
-        def decide(conversation: Conversation) -> tuple[str, str, int]:
-            if not self._is_open(conversation, run):
-                at = place if place != Place() else self._late_place(run)
-                late = conversation.accept_late(run.run_id, self._exchange_id, run.plan, completion, at)
-                return *late, conversation.version
-            message_id = conversation.complete_run(
-                run.run_id,
-                completion,
-                source=source,
-                duration_seconds=run.duration_seconds,
-                place=self._place_behind_question(conversation, run) if place == Place() else place,
-            )
-            return run.run_id, message_id, conversation.version
-
-        return Accepted(completion, *self._journal.commit(self._key, decide))
-
-    def fail(self, run: Run, failure: Failure) -> bool:
-        """Record the failure; return False if another process has closed the run."""
-        from .left_threads import leave_threads
-
-        cause = diagnose(failure)
-
-        def decide(conversation: Conversation) -> bool:
-            if not self._is_open(conversation, run):
-                return False
-            conversation.fail_run(run.run_id, failure, run.duration_seconds)
-            if cause in {Cause.THREAD_MISSING, Cause.PROVIDER_GONE} and failure.thread_id:
-                for mirror in conversation.state.links:
-                    conversation.lose_thread(mirror, failure.thread_id, cause.value)
-            leave_threads(conversation, failure, run.memory, run.plan.apart)
-            return True
-
-        is_ours = self._journal.commit(self._key, decide)
-        if self._mode.place() != Place():
-            self._retract_tools(run)
-        return is_ours
-
-    def abandon(self, reason: str) -> None:
-        """Record that the exchange has no answer."""
-        self._journal.commit(self._key, lambda it: it.abandon(self._exchange_id, reason))
-
-    def give_up(self, run: Run | None, failure: Failure) -> None:
-        """Close the open run and the exchange, so that the next question need not wait."""
-
-        def decide(conversation: Conversation) -> None:
-            if run is not None and run.run_id in conversation.state.open_runs:
-                conversation.fail_run(run.run_id, failure, run.duration_seconds)
-            conversation.abandon(self._exchange_id, failure.message or failure.status)
-
-        self._journal.commit(self._key, decide)
-
-    def _is_open(self, conversation: Conversation, run: Run) -> bool:
-        """Return whether a run is open; if another process closed it, the log must still have its start."""
-        if run.run_id in conversation.state.open_runs:
-            return True
-        from .later_messages import require_start
-
-        require_start(self._journal, self._key, run.run_id, run.plan.memory_version)
-        return False
-
-    def _place_behind_question(self, conversation: Conversation, run: Run) -> Place:
-        """Return the place of an answer: after its question, before what others wrote since then."""
-        exchange = conversation.state.open_exchanges.get(self._exchange_id)
-        if not self.asked_at or exchange is None or exchange.messages == conversation.state.messages:
-            return Place()  # nothing was journaled since the question
-        from .later_messages import place_behind_question
-
-        sent = run.request.thread_version if run.request is not None else 0
-        return place_behind_question(self._journal, self._key, self._exchange_id, run.run_id, self.asked_at, sent)
-
-    def _late_place(self, run: Run) -> Place:
-        """Return the place of an answer that comes after newer messages: behind the question and what followed it."""
-        behind = run.memory.messages[-1].message_id if run.memory.messages else None
-        for event in self._journal.history(self._key, after=run.plan.memory_version):
-            if isinstance(event, MessageJournaled):
-                if event.exchange_id != self._exchange_id:
-                    return Place(behind=behind)
-                behind = event.message_id
-        return Place()
-
-    def _retract_tools(self, run: Run) -> None:
-        """Retract a failed rerun's tool messages: at the end of a memory that has continued they would be out of place."""
-        used = [each.message_id for each in self._journal.memory(self._key).messages if each.run_id == run.run_id]
-
-        def decide(conversation: Conversation) -> None:
-            for message_id in used:
-                conversation.retract(message_id, TOO_LATE)
-
-        self._journal.commit(self._key, decide)
 
 
 class Runs:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .runs import Accepted, RunRecords
+from .records import Accepted, RunRecords
 
 if TYPE_CHECKING:
     from ..conversation import Completion, Conversation, RunPlan
     from ..conversation.messages import Message
     from ..failures import Failure
     from ..journal import Journal
-    from .runs import Mode, Run
+    from .records import Mode, Run
 
 
 class ShadowRecords(RunRecords):

@@ -14,7 +14,7 @@ from freezegun import freeze_time
 
 from threadledger.domain.conversation import events
 from threadledger.domain.errors import AllBackendsFailed
-from threadledger.domain.exchange.runs import RunRecords
+from threadledger.domain.exchange.records import RunRecords
 from threadledger.domain.ids import now
 from threadledger.domain.ledger import Ledger, memory_shown
 from threadledger.domain.threads import ThreadState
