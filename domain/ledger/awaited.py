@@ -22,6 +22,7 @@ from ..conversation.messages import JournaledMessage
 from ..effects import AsyncDriver, Effects
 from ..exchange import Answer, AskKeywords, Policy, Services, StreamPart
 from ..journal import Finding, Journal, UpkeepProgress, quietly
+from ..journal.uploads import AttachmentCopy
 from ..limits import ASYNC_WORKERS, TOOL_WORKERS
 from ..replay import ApplyKeywords, Item, JobState, Plan, Progress, Replay, forked
 from .chat import OWN_RUN_TIMEOUT_SECONDS, Chat
@@ -146,6 +147,12 @@ class AsyncLedger(AsyncFace[Ledger]):
         acting.ledger = acting._blocking = self.ledger.as_actor(name)
         return acting
 
+    async def remove_upload(self, upload: AttachmentCopy) -> None:
+        """See `Ledger.remove_upload`."""
+        from .attachments import remove_upload
+
+        await self.driver.perform(remove_upload(self.ledger.journal, self.ledger.services, upload))
+
     async def fork(self, key: str, new_key: str, at: int | datetime | None = None) -> AsyncChat:
         """See `Ledger.fork`."""
         await self.driver.perform(forked(self.ledger.journal, self.ledger.services, key, new_key, at))
@@ -183,6 +190,7 @@ class AsyncLedger(AsyncFace[Ledger]):
 
     attach = awaited(Ledger.attach)
     uploads = awaited(Ledger.uploads)
+    removable_uploads = awaited(Ledger.removable_uploads)
     conversations = awaited(Ledger.conversations)
     state = awaited(Ledger.state)
     failures = awaited(Ledger.failures)

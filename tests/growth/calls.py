@@ -360,6 +360,7 @@ EXCEPTIONS: dict[str, str] = {
     "Ledger.as_actor": "makes objects; reads no rows",
     "Ledger.remove_upload": "deletes one file at a provider, and writes one event to its own stream",
     "Memory.read_blob": "a function",
+    "AsyncLedger.remove_upload": "the effects of Ledger.remove_upload",
     "AsyncLedger.as_actor": "makes objects; reads no rows",
     "Ledger.close": "closes files; reads no rows",
     "Ledger.outside": "an older name of services",
