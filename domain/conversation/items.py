@@ -20,7 +20,7 @@ from typing import Any
 from ..failures import whole_text
 from ..ids import new_id
 from .messages import Message, Role, ToolCall
-from .native import ANTHROPIC, CHAT, RESPONSES, native_of
+from .native import ANTHROPIC, CHAT, NATIVE_TEXT_BYTES_MAX, RESPONSES, native_of
 from .parts import Image, Part, Text, Verbatim
 
 JSON = dict[str, Any]
@@ -269,7 +269,7 @@ def unknown_part(kind: str) -> Part:
 
 
 def image_part(data: Any) -> Iterator[Part]:
-    """Yield the part for an image that a model generated, given as base64."""
+    """Yield the part for an image that a model generated, given as base64; none if it is larger than what is stored."""
     if not isinstance(data, str) or not data:
         return
     try:
@@ -280,7 +280,7 @@ def image_part(data: Any) -> Iterator[Part]:
 
     media_type = media_type_of(content[:16])
     media_type = media_type if media_type.startswith("image/") else "image/png"
-    if content:
+    if 0 < len(content) <= NATIVE_TEXT_BYTES_MAX:
         yield Image(f"data:{media_type};base64,{b64encode(content).decode()}")
 
 
@@ -450,6 +450,8 @@ def _read_part(part: Any, draft: Draft, rest: JSON) -> None:
 
 def _chat_image(image: Mapping[str, Any]) -> Iterator[Part]:
     match image.get("image_url"):
+        case {"url": str(url)} | str(url) if url[:5].lower() == "data:":
+            yield from image_part(url.partition(",")[2])
         case {"url": str(url)} | str(url) if url:
             yield Image(url)
 

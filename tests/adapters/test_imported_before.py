@@ -57,10 +57,13 @@ def stored_before(ledger: Any, name: str) -> None:
 
 
 @EVERY
+@pytest.mark.parametrize("by", ["fingerprint", "message"])
 def test_importing_a_file_again_that_an_earlier_version_imported_changes_nothing(
-    open_store: Callable[[], Any], tmp_path: Path, name: str
+    open_store: Callable[[], Any], tmp_path: Path, name: str, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = open_store()
+    if by == "message":
+        monkeypatch.setattr(type(ledger.journal), "fingerprints", lambda _, keys: {key: {} for key in keys})
     stored_before(ledger, name)
     before = end(ledger)
     outcomes = imported(ledger, opened(name, tmp_path))

@@ -1143,6 +1143,15 @@ def test_all_of_a_recorded_answer_is_kept_and_its_items_are_not_journaled_again(
     assert len(said(ledger)) == 7
 
 
+def test_a_history_with_two_messages_as_one_text_is_known_and_what_follows_is_journaled(recorded, simulator, ledger):
+    simulator.answer({"output": TWO_MESSAGES})
+    text = recorded.responses.create(model=MODEL, input="What time is it?").output_text
+    elsewhere: Any = [user("Thanks."), {"role": "assistant", "content": "From elsewhere."}, user("Bye.")]
+    history: Any = [user("What time is it?"), {"role": "assistant", "content": text}, *elsewhere]
+    recorded.responses.create(model=MODEL, input=history)
+    assert [text for _, text in said(ledger)][3:] == ["Thanks.", "From elsewhere.", "Bye.", "You said: Bye."]
+
+
 def test_the_citations_of_a_recorded_chat_are_kept_and_it_goes_on_with_its_own_history(recorded, simulator, ledger):
     cited = {"type": "url_citation", "start_index": 0, "end_index": 2, "url": "https://a.example", "title": "A"}
     text = {"type": "output_text", "text": "It is.", "annotations": [cited]}

@@ -234,16 +234,18 @@ def test_phases_are_sent_again(open_ledger: Callable[..., Any], simulator: Simul
 
 
 def test_the_hash_of_a_memory_covers_what_is_kept_besides(
-    open_ledger: Callable[..., Any], simulator: Simulator
+    open_ledger: Callable[..., Any], simulator: Simulator, any_db_url: str
 ) -> None:
-    ledger = open_ledger(**STATELESS)
+    ledger = open_ledger(db=any_db_url, **STATELESS)
     simulator.answer({"output": [REASONING | {"summary": []}, "Hello."]})
     chat = ledger.conversation("k")
     chat.ask("Hello?")
     memory, state = chat.memory(), ledger.journal.require("k").state
     assert journaled(ledger)[-1].content == "Hello."
     assert memory.path_hash == state.path_hash == chat.memory(last=10).digest()
-    assert all(each.message.content for each in memory.messages)
+    chat.append("user", "Thanks.")
+    earlier = ledger.memory("k", at=memory.version)
+    assert earlier.digest() == memory.path_hash  # computed from the rows
     plain = ledger.conversation("plain")
     plain.extend([{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}])
     assert plain.memory().path_hash != memory.path_hash
@@ -339,3 +341,32 @@ def test_an_answer_with_citations_makes_later_questions_read_no_memory(
     assert state.has_parts is False
     chat.ask("Draw it.")
     assert ledger.journal.require("k").state.has_parts is True
+
+
+def test_both_messages_follow_their_question_and_not_what_others_wrote_meanwhile(
+    open_ledger: Callable[..., Any], simulator: Simulator, tmp_path: Any
+) -> None:
+    def weather(city: str) -> str:
+        ledger.conversation("k").append("user", "Never mind.")
+        return "sunny"
+
+    ledger = open_ledger({"weather": weather}, profile=weather_profile(tmp_path), **STATELESS)
+    simulator.answer({"output": [WEATHER]}, {"output": OUTPUTS["two messages"]})
+    assert ledger.conversation("k").ask("What time is it?").text == "It is 7."
+    texts = [each.message.text for each in ledger.memory("k").messages]
+    assert texts == ["What time is it?", "", "sunny", "I look.", "It is 7.", "Never mind."]
+
+
+@HOW
+def test_both_messages_of_a_response_are_journaled_before_its_calls(
+    open_ledger: Callable[..., Any], simulator: Simulator, tmp_path: Any, streamed: bool
+) -> None:
+    ledger = open_ledger({"weather": lambda city: "sunny"}, profile=weather_profile(tmp_path), **IN_CONVERSATION)
+    simulator.answer({"output": ["I look.", "Outside.", WEATHER]}, {"output": ["Sunny.", "Enjoy."]})
+    answer, pieces = asked(ledger.conversation("k"), streamed)
+    assert answer.text == "Enjoy."
+    texts = [each.message.text for each in ledger.memory("k").messages]
+    assert texts == ["Where?", "I look.", "Outside.", "sunny", "Sunny.", "Enjoy."]
+    assert pieces in ([], ["I look.", "Outside.", "Sunny.", "Enjoy."])
+    [verified] = ledger.replay.verify(keys=["k"])
+    assert verified.found.state == "same"
