@@ -136,6 +136,7 @@ def story():
 
 
 GOLDEN = {
+    "attachments-6.jsonl": "209b074fd20640e6e33559379cfeb6d281afa90ed56444d825d58635fd4ccfaa",
     "chain-4.jsonl": "f13db1f902f41114eb75c97912d227450129f3a7e92f8ede8ebbc45d1e140a50",
     "events-1.jsonl": "dd30b08c7faa80eed114f4ab4fd938ff9f3a39a39f1c8dd52f40a53d08eff721",
     "events-3.jsonl": "2f03b1f6e2c05c01e958870459067aa8f9dafadc93b0c622a89efd98a7bf754d",
@@ -380,3 +381,25 @@ def test_the_profile_is_that_of_its_release():
     profile = event_of(ROWS[0])
     assert isinstance(profile, e.ProfileDefined)
     assert (profile.name, profile.model, len(profile.tools)) == ("John", "gpt-6-astra", 2)
+
+
+ATTACHMENTS = [json.loads(line) for line in FILE.with_name("attachments-6.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_attachments_and_whole_answers_of_schema_6_are_read_for_ever():
+    events = [event_of(row) for row in ATTACHMENTS]
+    assert [e.payload_of(event) for event in events] == [row["state"] for row in ATTACHMENTS]
+    conversation = [event for event in events if event.originator_id == "conversation:customer-42"]
+    started = next(event for event in conversation if isinstance(event, e.RunStarted))
+    seen = fold_memory(conversation, started.memory_version)
+    assert seen.digest(started.memory_rule) == started.memory_hash == started.path_hash
+    assert started.losses == {"part:input_audio": 1}
+    contract, question, answer = (each.message for each in fold_memory(conversation).messages)
+    assert [type(part).__name__ for part in question.content] == ["Text", "Image", "File", "Audio", "File"]
+    assert (contract.content[1].url, question.content[2].filename) == ("https://files.example/a.pdf", "a.pdf")
+    assert answer.text == "It is valid."
+    assert [item["type"] for item in answer.native()["items"]] == ["reasoning", "web_search_call", "message"]
+    state = ConversationState()
+    for event in conversation:
+        evolve(state, event)
+    assert state.path_hash == fold_memory(conversation).digest()

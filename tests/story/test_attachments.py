@@ -6,13 +6,19 @@ import asyncio
 import json
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from threadledger.adapters import Simulator
-from threadledger.domain import NotShown
+from threadledger.adapters.formats import export_lines, import_lines
+from threadledger.adapters.python_backend import PythonBackend
+from threadledger.adapters.sql import Database, Factory
+from threadledger.domain import NotShown, Policy, Services
 from threadledger.domain.errors import (
     AllBackendsFailed,
     BlobMissing,
@@ -21,8 +27,10 @@ from threadledger.domain.errors import (
     InvalidInput,
     InvalidMessage,
 )
+from threadledger.domain.exchange import BackendOptions, Candidate
+from threadledger.domain.journal import Journal
 from threadledger.domain.journal.blobs import BLOB_BYTES_MAX
-from threadledger.domain.ledger import AsyncLedger, Ledger
+from threadledger.domain.ledger import AsyncLedger, Ledger, memory_shown
 from threadledger.domain.limits import INLINE_BYTES_MAX, UPLOAD_BYTES_MIN
 from threadledger.domain.threads import ThreadState
 
@@ -346,3 +354,66 @@ def test_the_run_that_a_rerun_repeats_is_shown_the_same_attachments(open_ledger:
     assert first["messages"] == second["messages"]
     first_run, second_run = [each.event for each in ledger.events(types=["RunStarted"])]
     assert first_run.memory_hash == second_run.memory_hash
+
+
+# What holds for any content
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+DATA = st.binary(min_size=1, max_size=40).map(base64)
+CONTENTS = st.lists(
+    st.one_of(
+        st.builds(lambda text: {"type": "text", "text": text}, TEXTS),
+        st.builds(lambda data: {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}, DATA),
+        st.builds(lambda data: {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}\n"}}, DATA),
+        st.just({"type": "image_url", "image_url": {"url": "https://images.example/a.png", "detail": "low"}}),
+        st.builds(lambda data, name: {"type": "file", "file": {"file_data": data, "filename": name}}, DATA, TEXTS),
+        st.builds(lambda data: {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}, DATA),
+        st.just({"type": "file", "file": {"url": "https://files.example/a.pdf"}}),
+        st.builds(lambda text: {"type": "video_url", "video_url": {"url": text}}, TEXTS),
+    ),
+    min_size=1,
+    max_size=4,
+)
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.sampled_from([0.0, 0.5, 2.0]),
+        "instructions": st.sampled_from(["Be brief.", "Be kind."]),
+        "metadata": st.sampled_from([{"ticket": "7"}]),
+        "max_output_tokens": st.sampled_from([16, 300]),
+        "response_format": st.just({"type": "json_object"}),
+    },
+)
+
+
+def answer_of_the_app(request: Any) -> str:
+    return f"{len(request.memory.as_chat_messages())} messages"
+
+
+@settings(max_examples=25)
+@given(questions=st.lists(st.tuples(CONTENTS, OPTIONS), min_size=1, max_size=4), last=st.sampled_from([None, 1, 2]))
+def test_what_a_run_was_shown_is_reproducible_by_hash_and_an_export_is_an_identity(
+    tmp_path_factory: pytest.TempPathFactory, questions: Any, last: int | None
+) -> None:
+    place = tmp_path_factory.mktemp("ledger")
+    policy = Policy((Candidate("own", "m"),), memory_last=last, retries=0)
+    backend = PythonBackend(answer_of_the_app, BackendOptions("own"))
+    with closing(Journal(Factory(database=Database(f"sqlite:///{place}/one.db")))) as journal:
+        ledger = Ledger(journal, Services(policy=policy, backends={"own": backend}))
+        chat = ledger.conversation("k")
+        for content, options in questions:
+            with suppress(InvalidMessage):  # it says nothing
+                chat.ask([LOOK, *content], **options)
+        runs = [run for exchange in journal.exchanges("k").by_id.values() for run in exchange.runs]
+        assert runs
+        for run in runs:
+            assert memory_shown(journal, run).same, run
+        exported = list(export_lines(ledger))
+        with closing(Journal(Factory(database=Database(f"sqlite:///{place}/two.db")))) as other:
+            copy = Ledger(other)
+            [imported] = import_lines(copy, [line.encode() for line in exported])
+            assert imported.state == "imported"
+            assert copy.memory("k").digest() == ledger.memory("k").digest()
+            assert copy.memory("k").as_chat_messages() == ledger.memory("k").as_chat_messages()
+            [again] = import_lines(copy, [line.encode() for line in exported])
+            assert again.state == "unchanged"
