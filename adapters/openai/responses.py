@@ -206,11 +206,24 @@ class ResponseMaker:
         self._set = options
         self._reasoning: set[str] = set()
         """Models that were seen to reason: others refuse to be asked for their reasoning."""
+        self._without_reasoning: set[str] = set()
+        """Models that refused it although they reason, as some compatible servers do."""
 
     def saw(self, messages: Sequence[Message], model: str) -> None:
         """Note whether a model reasons, from its answer."""
         if any(each.native_json and '"type":"reasoning"' in each.native_json for each in messages):
             self._reasoning.add(model)
+
+    def _refuses_reasoning(self, asked: ResponseTask, failure: Failure) -> bool:
+        """Return whether a request was refused because it asked for reasoning; then it is not asked for again."""
+        model = asked.request.model
+        if failure.http_status != 400 or model not in self._reasoning - self._without_reasoning:
+            return False
+        said = f"{failure.param} {failure.message}".lower()
+        if asked.conversation is not None or not ("include" in said or "encrypted" in said):
+            return False
+        self._without_reasoning.add(model)
+        return True
 
     def response(self, asked: ResponseTask, given: list[Any], number: int) -> Effects[Seen]:
         """Create a response and wait until it has ended, completed or not.
@@ -230,6 +243,8 @@ class ResponseMaker:
             try:
                 return (yield from self._made(asked, given, number))
             except ProviderRefused as refused:
+                if self._refuses_reasoning(asked, refused.failure):
+                    continue
                 left = asked.deadline - time.monotonic()
                 made = refused.failure.remote_run_id is not None  # it exists: another attempt would create a second one
                 if made or diagnose(refused.failure) is not Cause.THREAD_BUSY or left < POLL_SECONDS:
@@ -263,7 +278,7 @@ class ResponseMaker:
             options["conversation"] = asked.conversation
         elif not self._background:
             options["store"] = False
-            if request.model in self._reasoning:
+            if request.model in self._reasoning - self._without_reasoning:
                 options["include"] = [ENCRYPTED_REASONING]
         if self._background:
             options["background"] = True

@@ -213,6 +213,22 @@ def test_reasoning_is_requested_once_a_model_was_seen_to_reason(
     assert included == [None, None, ["reasoning.encrypted_content"]]
 
 
+def test_a_server_that_does_not_know_encrypted_reasoning_is_not_asked_for_it_again(
+    open_ledger: Callable[..., Any], simulator: Simulator
+) -> None:
+    ledger = open_ledger(**STATELESS)
+    chat = ledger.conversation("k")
+    simulator.answer({"output": [REASONING, "Hm."]})
+    chat.ask("Hello?")
+    refusal = {"status": 400, "message": "Encrypted content is not supported with this model.", "param": "include"}
+    simulator.add_fault("POST /responses", refuse=refusal)
+    answer = chat.ask("And now?")
+    assert (answer.text, answer.failures) == ("You said: And now?", [])
+    chat.ask("Thanks.")
+    bodies: list[Any] = [each.body for each in simulator.requests]
+    assert ["include" in body for body in bodies] == [False, True, False, False]
+
+
 def weather_profile(folder: Any) -> str:
     path = folder / "profile.toml"
     path.write_text(
