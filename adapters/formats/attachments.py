@@ -12,9 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from threadledger.domain.conversation.attachments import blobs_in, inlined
+from threadledger.domain.conversation.attachments import blobs_of, inlined
 from threadledger.domain.conversation.messages import Message
-from threadledger.domain.conversation.native import blobs_in_native, with_texts_in_place
+from threadledger.domain.conversation.native import with_texts_in_place
 from threadledger.domain.errors import BlobMissing, ChangedBlob, Conflict, FileMissing, InvalidInput
 from threadledger.domain.journal.blobs import CHUNK_BYTES
 from threadledger.domain.ledger import Ledger
@@ -64,19 +64,13 @@ def into_folder(ledger: Ledger, folder: Path) -> Attach:
     written: set[str] = set()
 
     def attach(message: Message, given: JSON) -> JSON:
-        for address in _addresses_in(message):
+        for address in blobs_of(message):
             if address not in written:
                 _write(ledger, folder, address)
                 written.add(address)
         return given
 
     return attach
-
-
-def _addresses_in(message: Message) -> list[str]:
-    """Return the addresses of the attachments of a message, and of the long texts in its items."""
-    content = blobs_in(message.content) if isinstance(message.content, tuple) else []
-    return [*content, *blobs_in_native(message.native())] if message.native_json else content
 
 
 def _write(ledger: Ledger, folder: Path, address: str) -> None:
@@ -123,7 +117,7 @@ class ImportedAttachments:
             InvalidInput: one of them is in neither place, is too large, or its file has other bytes.
             FileMissing: its file cannot be read.
         """
-        for address in _addresses_in(message):
+        for address in blobs_of(message):
             path = self._folder / file_name(address) if self._folder is not None else None
             if path is not None and path.is_file():
                 self._add(path, address)
