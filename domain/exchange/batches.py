@@ -18,15 +18,13 @@ if TYPE_CHECKING:
     from .conversing import Conversing
 
 
-def expect(conversation: Conversation, version: int | None) -> None:
+def expect(conversation: Conversation, version: int) -> None:
     """Check that nothing was stored in a conversation since a version; 0 is that of one that does not exist yet.
 
     Raises:
         ConversationChanged: it has another version.
         InvalidInput: the version is no whole number, or below 0.
     """
-    if version is None:
-        return
     given: object = version
     if isinstance(given, bool) or not isinstance(given, int) or given < 0:
         raise InvalidInput(
@@ -49,16 +47,15 @@ def extended(
         return []
 
     def decide(conversation: Conversation) -> Sequence[e.MessageJournaled]:
-        earlier = _earlier(chat, idempotency_key, parsed)
+        earlier = _earlier(chat, idempotency_key, parsed) if idempotency_key is not None else []
         if earlier:
             return earlier
-        expect(conversation, expected_version)
-        keys = [idempotency_key, *[None] * (len(parsed) - 1)]
-        batch = len(parsed) if idempotency_key is not None else 1
-        return [
-            conversation.journal(message, idempotency_key=key, batch=batch if key is not None else 1)
-            for message, key in zip(parsed, keys, strict=True)
-        ]
+        if expected_version is not None:
+            expect(conversation, expected_version)
+        if idempotency_key is None:
+            return [conversation.journal(message) for message in parsed]
+        first = conversation.journal(parsed[0], idempotency_key=idempotency_key, batch=len(parsed))
+        return [first, *map(conversation.journal, parsed[1:])]
 
     events = chat.journal.commit(chat.key, decide, create=True)
     return [
@@ -67,14 +64,12 @@ def extended(
     ]
 
 
-def _earlier(chat: Conversing, idempotency_key: str | None, messages: Sequence[Message]) -> list[e.MessageJournaled]:
+def _earlier(chat: Conversing, idempotency_key: str, messages: Sequence[Message]) -> list[e.MessageJournaled]:
     """Return the messages that were journaled under a key; an empty list if there are none.
 
     Raises:
         IdempotencyConflict: the key belongs to other messages.
     """
-    if idempotency_key is None:
-        return []
     check_idempotency_key(idempotency_key)
     first = chat.journal.keyed(chat.key, idempotency_key)
     if first is None:

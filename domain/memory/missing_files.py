@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..conversation.messages import JournaledMessage, Role
-from ..conversation.parts import Part, Text
+
+if TYPE_CHECKING:  # every memory needs this module, few have parts
+    from ..conversation.parts import Part
 
 MISSING_FILES = "missing_files"
 """Key in a failure's details for the references of the files and images that the provider could not read."""
@@ -116,6 +118,8 @@ def _present(part: Part, missing: Collection[str]) -> Part:
     each = _attached_by(part)
     if each is None or each.reference not in missing:
         return part
+    from ..conversation.parts import Text
+
     if not each.name:
         return Text(f"[{each.kind} not shown: it could not be read]")
     shown = each.name if each.kind == "file" and len(each.name) <= 100 else ""
@@ -123,7 +127,7 @@ def _present(part: Part, missing: Collection[str]) -> Part:
 
 
 def _attached_by(part: Part) -> Attached | None:
-    given: Any = part.as_json() if not isinstance(part, Text) else {}
+    given: Any = part.as_json() if not hasattr(part, "text") else {}  # a text
     match given:
         case {"image_url": {"blob": str(address)}}:
             return Attached("image", f"image {address}")
