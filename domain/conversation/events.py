@@ -115,7 +115,7 @@ class RunStarted(Event, frozen=True, kw_only=True):
     """What the backend is not given of the request: the number of parts in view that it cannot be shown, by kind
     (`part:TYPE`), and options that it does not have (`option:NAME`)."""
     idempotency_key: str | None = None
-    """Key under which an app started the exchange with its own run; later runs of the exchange do not repeat it."""
+    """Key under which an app started the exchange with its own run, or a rerun; later runs do not repeat it."""
 
 
 class RunCompleted(Event, frozen=True, kw_only=True):

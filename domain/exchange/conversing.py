@@ -167,11 +167,12 @@ class Conversing:
         stream: bool = False,
         live: bool = False,
         after: int | None = None,
+        idempotency_key: str | None = None,
     ) -> Effects[Answer]:
         """Rerun an exchange; see `Chat.rerun`. `after` is a version before its question, if that is known."""
         from .repeat import rerun
 
-        return rerun(self, exchange_id, policy, stream=stream, live=live, after=after)
+        return rerun(self, exchange_id, policy, stream=stream, live=live, after=after, idempotency_key=idempotency_key)
 
     @property
     def has_mirrors(self) -> bool:

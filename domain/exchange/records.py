@@ -35,6 +35,8 @@ class Mode:
     """Whether the exchange may have been abandoned before; otherwise a run is refused if it was."""
     rerun_of: str | None = None
     """Id of the run that is run again."""
+    idempotency_key: str | None = None
+    """Key that is stored with the first run."""
     memory: Memory | None = None
     """Memory that every run uses; None uses the conversation's current memory at each run."""
     tools: Callable[[], Mapping[str, ToolFunction]] | None = None

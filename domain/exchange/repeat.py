@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..conversation import ActiveRuns
+from ..conversation import ActiveRuns, check_idempotency_key
 from ..conversation.events import MessageJournaled
 from ..effects import Emit, Pause, work
-from ..errors import ConversationBusy, ConversationChanged
+from ..errors import ConversationBusy, ConversationChanged, IdempotencyConflict
 from .exchange import Exchange
 from .recorded_answers import recorded_answer
 from .recorded_tools import tools_on_record
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 
 def rerun(
-    chat: Conversing, exchange_id: str, policy: Policy | None, *, stream: bool, live: bool, after: int | None
+    chat: Conversing,
+    exchange_id: str,
+    policy: Policy | None,
+    *,
+    stream: bool,
+    live: bool,
+    after: int | None,
+    idempotency_key: str | None,
 ) -> Effects[Answer]:
     """Rerun an exchange; see `Chat.rerun`. `after` is a version before its question, if that is known.
 
@@ -36,13 +43,14 @@ def rerun(
         after if after is not None else (yield from work(lambda: _before_question(chat.journal, chat.key, exchange_id)))
     )
     while True:
+        key = yield from work(partial(_new_key, chat, idempotency_key, exchange_id))
         recorded = yield from work(lambda: recorded_answer(chat.journal, chat.key, exchange_id, begin, chat.services))
         if recorded is not None:
             yield from work(chat.journal.wait_until_durable)  # the process that stored it may still be waiting for that
             yield Emit(recorded)
             return recorded
         again = yield from work(lambda: as_requested(chat, exchange_id))
-        exchange = yield from work(partial(_exchange_again, again, exchange_id, policy, stream, live, begin))
+        exchange = yield from work(partial(_exchange_again, again, exchange_id, policy, stream, live, begin, key))
         try:
             return (yield from exchange.run())
         except ConversationBusy:
@@ -50,6 +58,25 @@ def rerun(
             if seconds is None:
                 raise
             yield Pause(seconds)
+
+
+def _new_key(chat: Conversing, idempotency_key: str | None, exchange_id: str) -> str | None:
+    """Return a key if it is still to be stored with a run of the exchange.
+
+    Raises:
+        InvalidInput: it is no key.
+        IdempotencyConflict: it belongs to something else.
+    """
+    if idempotency_key is None:
+        return None
+    check_idempotency_key(idempotency_key)
+    event = chat.journal.keyed(chat.key, idempotency_key)
+    if event is not None and getattr(event, "exchange_id", None) != exchange_id:
+        raise IdempotencyConflict(
+            f"the idempotency key {idempotency_key!r} belongs to something else in {chat.key!r}: nothing was run; use a "
+            "different key for each exchange"
+        )
+    return idempotency_key if event is None else None
 
 
 def _before_question(journal: Journal, key: str, exchange_id: str) -> int:
@@ -66,7 +93,13 @@ def _before_question(journal: Journal, key: str, exchange_id: str) -> int:
 
 
 def _exchange_again(
-    chat: Conversing, exchange_id: str, policy: Policy | None, stream: bool, live: bool, after: int
+    chat: Conversing,
+    exchange_id: str,
+    policy: Policy | None,
+    stream: bool,
+    live: bool,
+    after: int,
+    idempotency_key: str | None,
 ) -> Exchange:
     journal, services, key = chat.journal, chat.services, chat.key
     recorded = journal.exchanges(key, after).by_id.get(exchange_id)
@@ -78,6 +111,7 @@ def _exchange_again(
     mode = Mode(
         again=True,
         rerun_of=last.run_id if last is not None else None,
+        idempotency_key=idempotency_key,
         tools=None if live else recorded_tools,
     )
     return Exchange(journal, services, key, exchange_id, mode=mode, policy=policy, after=after, stream=stream)

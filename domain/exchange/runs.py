@@ -251,6 +251,8 @@ class Runs:
             losses={**losses, **{name: 1 for name in dropped if name.startswith("option:")}},
         )
         plan = self._records.plan(plan, backend.thread is not None)
+        if self._mode.idempotency_key is not None and not self._must_be_open:
+            plan = plan.replaced(idempotency_key=self._mode.idempotency_key)
         plan = plan.replaced(apart=True) if left is not None else plan
         said, said_by = self._said
         if said:  # outside the linked thread, which must not contain the unfinished text

@@ -271,10 +271,18 @@ class AsyncChat(AsyncFace[Chat]):
         return self._driver.stream(self._conversing.using(options).ask(text, idempotency_key, stream=True))
 
     async def rerun(
-        self, exchange_id: str, policy: Policy | None = None, *, live: bool = False, **options: Unpack[AskKeywords]
+        self,
+        exchange_id: str,
+        policy: Policy | None = None,
+        *,
+        live: bool = False,
+        idempotency_key: str | None = None,
+        **options: Unpack[AskKeywords],
     ) -> Answer:
         """See `Chat.rerun`."""
-        return await self._driver.perform(self._conversing.using(options).rerun(exchange_id, policy, live=live))
+        return await self._driver.perform(
+            self._conversing.using(options).rerun(exchange_id, policy, live=live, idempotency_key=idempotency_key)
+        )
 
     @asynccontextmanager
     async def run(

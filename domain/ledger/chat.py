@@ -131,20 +131,30 @@ class Chat:
         return stream(self._conversing.using(options).ask(text, idempotency_key, stream=True), self._services.wait)
 
     def rerun(
-        self, exchange_id: str, policy: Policy | None = None, *, live: bool = False, **options: Unpack[AskKeywords]
+        self,
+        exchange_id: str,
+        policy: Policy | None = None,
+        *,
+        live: bool = False,
+        idempotency_key: str | None = None,
+        **options: Unpack[AskKeywords],
     ) -> Answer:
         """Rerun an unanswered exchange. If it already has an answer, return that instead.
 
         This costs as much as a run; `Ledger.replay` shows a plan first. A tool call with a recorded result gets that
         result, unless `live` is set. The recorded options of its question are sent again, except those in `options`.
+        However often it is called, with a key or without, the exchange is answered once; a key is of one exchange.
 
         Raises:
             InvalidInput: an option is not valid.
+            IdempotencyConflict: the key belongs to something else.
             ConversationBusy: a run is open.
             AllBackendsFailed: again, no backend answered.
             ConversationChanged: there is no such exchange, or newer messages follow it.
         """
-        return self._perform(self._conversing.using(options).rerun(exchange_id, policy, live=live))
+        return self._perform(
+            self._conversing.using(options).rerun(exchange_id, policy, live=live, idempotency_key=idempotency_key)
+        )
 
     @contextmanager
     def run(

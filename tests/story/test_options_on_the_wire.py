@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 import threadledger
 from threadledger.domain.conversation import Profile, events
-from threadledger.domain.errors import AllBackendsFailed, AnswerDoesNotFit, InvalidInput
+from threadledger.domain.errors import AllBackendsFailed, AnswerDoesNotFit, IdempotencyConflict, InvalidInput
 from threadledger.domain.exchange import BackendRequest, SentOptions
 from threadledger.domain.failures import Cause
 from threadledger.domain.ledger import AsyncLedger, Ledger, memory_shown
@@ -442,6 +442,26 @@ def test_a_rerun_sends_what_was_sent_byte_by_byte(
         assert {name: value for name, value in events.payload_of(copied).items() if name not in ids} == {
             name: value for name, value in events.payload_of(original).items() if name not in ids
         }
+
+
+def test_the_key_of_a_rerun_stands_for_one_exchange(open_on: Open, simulator: Any) -> None:
+    simulator.add_fault(ROUTES["chat"], refuse={"status": 500}, times=2)
+    ledger = open_on("chat")
+    chat = ledger.conversation("k")
+    chat.append("user", "Hello", idempotency_key="greeting")
+    with pytest.raises(AllBackendsFailed) as failed:
+        chat.ask("Where is it?", idempotency_key="question")
+    exchange = failed.value.exchange_id
+    with pytest.raises(AllBackendsFailed):
+        chat.rerun(exchange, idempotency_key="again")
+    with pytest.raises(IdempotencyConflict):
+        chat.rerun(exchange, idempotency_key="greeting")
+    first = chat.rerun(exchange, idempotency_key="again")
+    second = chat.rerun(exchange, idempotency_key="question")
+    assert second.message_id == first.message_id
+    other = chat.ask("And where is that?").exchange_id
+    with pytest.raises(IdempotencyConflict):
+        chat.rerun(other, idempotency_key="again")
 
 
 def test_a_rerun_with_another_model_changes_just_that(open_on: Open, simulator: Any) -> None:
