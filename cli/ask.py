@@ -17,7 +17,7 @@ from .output import emit_line, emit_many, emit_one, note, print_json, short
 from .terminal import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from threadledger.domain.errors import AllBackendsFailed
     from threadledger.domain.exchange import Answer, AskKeywords, StartedOver, StreamPart
@@ -187,7 +187,10 @@ def show_answer(answer: Answer) -> None:
     if answer.fallback:
         note(f"answered by fallback: {answer.backend} ({answer.model}){_without(answer.dropped)}")
     if answer.losses:
-        note(f"lost in this exchange (not shown to the model, or not kept of its answer): {_counts(answer.losses)}")
+        from threadledger.domain.memory.sending import losses_in_words
+
+        lost = losses_in_words(answer.losses)
+        note(f"lost in this exchange (not shown to the model, or not kept of its answer): {lost}")
     emit_one(_as_json(answer), lambda console: _print_exactly(f"{answer.text}\n"))
 
 
@@ -224,10 +227,6 @@ def _unanswered(error: AllBackendsFailed) -> dict[str, Any]:
     failures = [failure.as_json() for failure in error.failures]
     ids = {"key": error.key, "exchange_id": error.exchange_id}
     return {**ids, **nothing, "fallback": False, "failures": failures, "dropped": [], "losses": {}}
-
-
-def _counts(losses: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(losses.items()))
 
 
 def _without(dropped: Sequence[str]) -> str:
@@ -379,7 +378,9 @@ class _Shown:
             case "started_over":
                 self._start_over(part)
             case "not_shown":
-                note(f"not shown to {part.backend}: {_counts(part.losses)}")
+                from threadledger.domain.memory.sending import losses_in_words
+
+                note(f"not shown to {part.backend}: {losses_in_words(part.losses)}")
             case "answer":
                 if self._at is None or self._at[0] != part.run_id:
                     continued = self._chars if part.run_id == self._continues else 0

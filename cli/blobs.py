@@ -138,18 +138,17 @@ def prune(apply: bool, yes: bool, uploads: datetime | None) -> int:
     with opened(reads=not apply, sends=apply) as ledger:
         store = ledger.journal.blobs
         copies = ledger.removable_uploads(before, uploads)
-        count, size = len(copies), 0
-        for each in store.prunable(before):
-            count, size = count + 1, size + each.size
+        sizes = [each.size for each in store.prunable(before)]
+        planned = {"attachment": sizes, "upload": [each.size for each in copies]}
+        what = " and ".join(
+            f"{counted(len(found), kind)} of {counted(sum(found), 'byte')}" for kind, found in planned.items() if found
+        )
         if apply:
-            what = f"{counted(count - len(copies), 'attachment')} of {counted(size, 'byte')}"
-            confirm(count, f"remove {what} and {counted(len(copies), 'upload')}", yes)
+            confirm(len(sizes) + len(copies), f"remove {what}", yes)
         rows = _pruned(store, before) if apply else _planned(store, before)
         failed = _show(chain(_uploads(ledger, copies, apply), rows))
-    if not apply and count:
-        note(
-            f"{counted(count, 'attachment')} of {counted(size, 'byte')}: nothing was removed; remove them with --apply"
-        )
+    if not apply and what:
+        note(f"{what}: nothing was removed; remove them with --apply")
     return Exit.SOME_FAILED if failed else Exit.DONE
 
 

@@ -304,7 +304,9 @@ def events(key: str | None, after: str, types: tuple[str, ...], follow: bool) ->
 
 
 def _brief(data: dict[str, object]) -> str:
+    last = {name: data[name] for name in ("actor",) if name in data}  # what happened is said first
+    told = {name: value for name, value in data.items() if name not in last} | last
     text = json.dumps(
-        {name: value for name, value in data.items() if value not in (None, [], {}, "")}, ensure_ascii=False
+        {name: value for name, value in told.items() if value not in (None, [], {}, "")}, ensure_ascii=False
     )
     return text if len(text) <= 120 else text[:119] + "…"

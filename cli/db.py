@@ -59,12 +59,10 @@ def check() -> int:
         with reported("events") as progress:
             found = [finding.as_json() for finding in ledger.check(progress)]
         thing = ledger.status()
-    emit_many(
-        found,
-        FINDING,
-        empty=f"no problems found: {counted(thing['events'], 'event')} of "
-        f"{counted(thing['conversations'], 'conversation')} are intact",
-    )
+        attachments = 0 if found else sum(1 for _ in ledger.journal.blobs.listed())
+    checked = f"{counted(thing['events'], 'event')} of {counted(thing['conversations'], 'conversation')}"
+    checked += f" and {counted(attachments, 'attachment')}" if attachments else ""
+    emit_many(found, FINDING, empty=f"no problems found: {checked} are intact")
     if found and invocation().output == "table":
         note("nothing was changed; go back to a backup, which is checked first, with: threadledger db restore FILE")
     return Exit.FOUND_SOMETHING if found else Exit.DONE

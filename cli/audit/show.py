@@ -193,11 +193,13 @@ def _facts(thing: dict[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from threadledger.domain.memory.sending import losses_in_words
+
     facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for name in FACTS:
         value = ", ".join(thing[name]) if name == "dropped" else thing[name]
         if name == "losses":
-            value = ", ".join(f"{count} {kind}" for kind, count in sorted(thing[name].items()))
+            value = losses_in_words(thing[name])
         if value not in (None, {}, ""):
             facts.add_row(Text(name.replace("_", " "), style="dim"), Text(printable(str(value))))
     if thing["profile_hash"]:

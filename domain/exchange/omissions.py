@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..conversation.messages import JournaledMessage
 from ..conversation.parts import Text
 from ..failures import Cause, Failure
-from ..memory.sending import not_shown
+from ..memory.sending import losses_in_words, not_shown
 
 if TYPE_CHECKING:
     from ..conversation import Profile
@@ -41,11 +41,10 @@ def without(request: BackendRequest, dropped: Sequence[str]) -> BackendRequest:
 
 def refused_loss(losses: Mapping[str, int]) -> Failure:
     """Return the failure of a run that is not made, because its backend could not be shown parts of the memory."""
-    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(losses.items()))
     return Failure(
         "refused",
         code=Cause.CONTENT_NOT_SUPPORTED.value,
-        message=f"the backend cannot be shown {counts}, and THREADLEDGER_ON_LOSS is refuse",
+        message=f"the backend cannot be shown {losses_in_words(losses)}, and THREADLEDGER_ON_LOSS is refuse",
     )
 
 

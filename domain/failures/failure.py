@@ -139,8 +139,8 @@ class RecordedFailure:
     """Where the backend was reached; None for runs of a ledger without named backends."""
 
     def summary(self) -> str:
-        """Return the facts in one line."""
-        return self.facts.summary()
+        """Return the facts in one line; a code that is the cause itself is not repeated."""
+        return self.facts.summary().removeprefix(f"{self.cause.value}: ")
 
     def advice_here(self) -> str:
         """Return the advice with RUN replaced by the end of this run's id, and KEY by the conversation's key."""

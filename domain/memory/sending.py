@@ -163,6 +163,23 @@ _TAKEN: Mapping[str, frozenset[str]] = {
 """Types of parts with data, an id or an address inside that each API takes in a user's message."""
 
 
+def losses_in_words(losses: Mapping[str, int]) -> str:
+    """Return what was lost in words, such as `1 image, 2 recordings`; the kinds are those of a run's `losses`."""
+    return ", ".join(_loss_in_words(kind, count) for kind, count in sorted(losses.items()))
+
+
+def _loss_in_words(kind: str, count: int) -> str:
+    what, _, name = kind.partition(":")
+    if what == "option":
+        return f"the option {name}"
+    known = _LOST.get(kind)
+    number = f"{count:,} {known or ('part' if what == 'part' else 'item')}{'s' if count != 1 else ''}"
+    return number if known else f"{number} of type {name or kind}"
+
+
+_LOST = {f"{PART}image_url": "image", f"{PART}file": "file", f"{PART}input_audio": "recording"}
+
+
 def lost_parts(
     memory: Memory, dialect: str, unknown: Callable[[JSON], bool] | None = None
 ) -> tuple[Counter[str], list[str]]:

@@ -269,8 +269,10 @@ def test_uploads_are_listed_and_pruned_at_their_provider(command: Command, provi
     assert (copy["size"], copy["filename"], copy["purpose"]) == (len(content), "large.pdf", "user_data")
     assert copy["file_id"] in command("blobs", "list", "--uploads").out
     assert command("blobs", "prune", "-o", "json").json == []
-    planned = command("blobs", "prune", "--uploads", "0s", "-o", "json").json
-    assert [(row["kind"], row["state"]) for row in planned] == [("upload", "planned")]
+    planned = command("blobs", "prune", "--uploads", "0s", "-o", "json")
+    assert [(row["kind"], row["state"]) for row in planned.json] == [("upload", "planned")]
+    assert f"1 upload of {len(content):,} bytes: nothing was removed" in planned.err
+    assert "of 1 conversation and 1 attachment are intact" in command("db", "check").err
     assert not [request for request in provider.requests if request.method == "DELETE"]
     removed = command("blobs", "prune", "--uploads", "0s", "--apply", "--yes", "-o", "json").json
     assert [(row["kind"], row["state"], row["file_id"]) for row in removed] == [("upload", "removed", copy["file_id"])]

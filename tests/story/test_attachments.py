@@ -237,7 +237,7 @@ def test_with_refuse_a_backend_that_cannot_be_shown_a_part_is_not_called(
     assert [request.template for request in simulator.requests] == ["POST /chat/completions"]
     [failure] = ledger.failures()
     assert (failure.cause.value, failure.facts.status) == ("content_not_supported", "refused")
-    assert "1 part:input_audio" in str(failure.facts.message)
+    assert "1 recording, and" in str(failure.facts.message)
 
 
 def test_without_refuse_the_rest_is_answered_and_the_loss_is_in_the_audit(open_ledger: Open) -> None:
