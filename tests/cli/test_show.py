@@ -72,7 +72,7 @@ def test_an_open_question_is_being_answered_until_its_run_is_overdue(ledger: Led
     assert waiting[-1] == "see: threadledger show k --view timeline"
     ledger.frozen.tick(timedelta(hours=1))  # type: ignore[attr-defined] - see the fixture
     left = said(command("show", "k"))
-    assert "not answered: interrupted (interrupted: the process stopped before the run ended)" in left
+    assert "not answered: interrupted (the process stopped before the run ended)" in left
     assert left[-1] == f"see: threadledger audit show {run_id[-8:]}"
 
 
