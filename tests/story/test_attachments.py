@@ -168,6 +168,67 @@ def test_a_part_that_refers_to_bytes_which_are_not_stored_is_refused(open_ledger
     assert chat.events() == []
 
 
+ODD: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "a URL besides": lambda inner: inner | {"url": "https://example.com/a.png"},
+    "an id besides": lambda inner: inner | {"file_id": "file-1"},
+    "an unknown field": lambda inner: inner | {"own": 1},
+    "a size of another type": lambda inner: inner | {"size": True},
+    "an address of another type": lambda inner: inner | {"blob": 7},
+    "another size": lambda inner: inner | {"size": inner["size"] + 1},
+    "a negative size": lambda inner: inner | {"size": -1},
+    "a media type with line breaks": lambda inner: inner | {"media_type": "image/png\r\nX-Own: 1"},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("data", [PNG, PDF, WAV])
+def test_a_part_whose_bytes_would_not_be_kept_or_sent_as_it_says_is_refused(
+    open_ledger: Open, data: bytes, odd: str
+) -> None:
+    ledger = open_ledger(**KINDS["chat"])
+    chat = ledger.conversation("k")
+    part = ledger.attach(data)
+    changed = part | {part["type"]: ODD[odd](part[part["type"]])}
+    ways: list[Callable[[], Any]] = [
+        lambda: chat.append("user", [changed]),
+        lambda: chat.extend([{"role": "user", "content": [changed]}]),
+        lambda: chat.ask([LOOK, changed]),
+    ]
+    for way in ways:
+        with pytest.raises(InvalidMessage, match="nothing was written"):
+            way()
+    assert chat.events() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_without_its_size_is_stored_and_sent_like_one_with_it(
+    open_ledger: Open, simulator: Simulator, kind: str
+) -> None:
+    ledger = open_ledger(**KINDS[kind])
+    whole = [ledger.attach(LARGE), ledger.attach(b"%PDF-1.7\n" + LARGE)]
+    parts = [
+        {"type": part["type"], part["type"]: {name: each for name, each in part[part["type"]].items() if name != "size"}}
+        for part in whole
+    ]
+    chat = ledger.conversation("k")
+    chat.ask([LOOK, *parts])
+    [question, _] = [each.event for each in ledger.events(types=["MessageJournaled"])]
+    assert question.content[1:] == whole
+    assert uploads(simulator) == len(list(ledger.uploads())) > 0
+
+
+def test_a_media_type_that_none_is_stays_in_the_address_of_its_data(open_ledger: Open) -> None:
+    ledger = open_ledger(**KINDS["chat"])
+    chat = ledger.conversation("k")
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png\r\nX-Own: 1;base64,{base64(PNG)}"}}
+    answer = chat.ask([LOOK, part])
+    assert answer.losses == {"part:image_url": 1}
+    [question, _] = [each.event for each in ledger.events(types=["MessageJournaled"])]
+    assert question.content[1] == part
+    with pytest.raises(InvalidInput, match="image/png"):
+        ledger.attach(PNG, media_type="image/png\r\nX-Own: 1")
+
+
 def test_a_repeated_key_is_one_question_also_with_parts(open_ledger: Open) -> None:
     ledger = open_ledger(**KINDS["chat"])
     chat = ledger.conversation("k")
