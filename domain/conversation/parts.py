@@ -157,7 +157,9 @@ def problem_of(part: Part) -> str:
     if inner is None or "blob" not in inner:
         return ""
     known = sorted({"blob", *_FIELDS_WITH_BLOB[part.as_json()["type"]]} - {"size"})
-    return f"refers to stored bytes in another shape than that of {', '.join(known)} and size, whose values are not empty"
+    return (
+        f"refers to stored bytes in another shape than that of {', '.join(known)} and size, whose values are not empty"
+    )
 
 
 def _inner_of(part: Verbatim) -> Mapping[str, Any] | None:

@@ -63,7 +63,9 @@ def attach(
         if given is not None and not isinstance(given, str):
             raise InvalidInput(f"{name} is {type(given).__name__}: give a text, or omit it")
     if media_type and MEDIA_TYPE.fullmatch(media_type) is None:
-        raise InvalidInput(f"the media type {media_type[:100]!a} has other characters than one has: give one like image/png")
+        raise InvalidInput(
+            f"the media type {media_type[:100]!a} has other characters than one has: give one like image/png"
+        )
     if isinstance(source, bytes):
         return _stored(journal, iter([source]), filename or "", media_type)
     if not isinstance(source, (str, Path)):

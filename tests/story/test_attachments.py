@@ -207,7 +207,10 @@ def test_a_part_without_its_size_is_stored_and_sent_like_one_with_it(
     ledger = open_ledger(**KINDS[kind])
     whole = [ledger.attach(LARGE), ledger.attach(b"%PDF-1.7\n" + LARGE)]
     parts = [
-        {"type": part["type"], part["type"]: {name: each for name, each in part[part["type"]].items() if name != "size"}}
+        {
+            "type": part["type"],
+            part["type"]: {name: each for name, each in part[part["type"]].items() if name != "size"},
+        }
         for part in whole
     ]
     chat = ledger.conversation("k")
