@@ -7,7 +7,7 @@ and removed. Nothing is read into memory whole: the bytes are streamed from the 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from .client import Client
 from .objects import deleted, fetched
 
 if TYPE_CHECKING:
+    from threadledger.domain.memory import Memory
     from threadledger.domain.memory.sending import Read
 
 FILES = "POST /files"
@@ -127,18 +128,85 @@ def uploaded(client: Client, part: Any, sent: Attachments, seconds: float) -> Ef
     return record.file_id
 
 
-def without_gone_uploads(client: Client, refused: ProviderRefused, sent: Attachments) -> Effects[ProviderRefused]:
-    """Record that the provider no longer has uploaded files, if this is why it refused; the retry uploads them again."""
-    failure = refused.failure
+def sent_to_thread(
+    client: Client, entries: list[dict[str, Any]], dialect: str, send: Callable[[list[dict[str, Any]]], Effects[Any]]
+) -> Effects[None]:
+    """Add messages or items to a thread with their attachments; files that are gone by now are uploaded again.
+
+    Raises:
+        ProviderRefused: an upload or the request failed.
+    """
+    read = client.uploads.read if client.uploads is not None else None
+    for attempt in (1, 2):
+        given, sent = yield from on_wire(client, entries, dialect, read, client.timeout_seconds)
+        try:
+            yield from send(given)
+            return
+        except ProviderRefused as refused:
+            explained = yield from without_gone_uploads(client, refused, sent.file_ids)
+            if attempt == 2 or UPLOADS_GONE not in explained.failure.details:
+                raise explained from refused
+
+
+def uploaded_of(client: Client, memory: Memory, dialect: str) -> dict[str, str]:
+    """Return the ids of the uploaded files of a memory, by address: its thread may refer to them.
+
+    The id is empty if there is no copy any more: it was removed.
+    """
     uploads = client.uploads
-    if not sent.file_ids or diagnose(failure) is not Cause.FILE_MISSING or uploads is None:
+    if uploads is None or not memory.has_parts:
+        return {}
+    contents = [each.message.content for each in memory.messages]
+    parts = [part for content in contents if isinstance(content, tuple) for part in content]
+    addresses = [blob_of(part) for part in parts if is_uploaded(part, dialect)]
+    found = {address: uploads.find(client.files_place, address) for address in addresses}
+    return {address: copy.file_id if copy is not None else "" for address, copy in found.items()}
+
+
+def without_gone_uploads(
+    client: Client,
+    refused: ProviderRefused,
+    file_ids: Mapping[str, str],
+    memory: Memory | None = None,
+    dialect: str = "",
+) -> Effects[ProviderRefused]:
+    """Record that the provider no longer has uploaded files, if this is why it refused; the retry uploads them again.
+
+    A provider names one of them at most. Each of the others is looked for, so that one retry is enough.
+
+    Args:
+        client: the connection to the provider.
+        refused: what it said.
+        file_ids: ids that were sent, by address.
+        memory: what the request's thread holds, if it has one.
+        dialect: the form in which that was sent there.
+    """
+    failure, uploads = refused.failure, client.uploads
+    if uploads is None or client.has_no_files or diagnose(failure) is not Cause.FILE_MISSING:
         return refused
+    were_removed = False
+    if memory is not None and failure.thread_id is not None:
+        in_thread = yield from work(lambda: uploaded_of(client, memory, dialect))
+        file_ids = {address: file_id for address, file_id in in_thread.items() if file_id} | dict(file_ids)
+        were_removed = "" in in_thread.values()
     said = f"{failure.message} {failure.param} {failure.details.get('body')}"
-    named = {address: file_id for address, file_id in sent.file_ids.items() if file_id in said}
-    gone = named or dict(sent.file_ids)
-    for address, file_id in gone.items():
-        yield from work(partial(uploads.forget, client.files_place, address, file_id, "gone"))
-    return ProviderRefused(replace(failure, details=dict(failure.details) | {UPLOADS_GONE: sorted(gone.values())}))
+    gone: list[str] = []
+    for address, file_id in file_ids.items():
+        if file_id in said or not (yield from _is_there(client, file_id)):
+            yield from work(partial(uploads.forget, client.files_place, address, file_id, "gone"))
+            gone.append(file_id)
+    if not gone and not were_removed:
+        return refused
+    return ProviderRefused(replace(failure, details=dict(failure.details) | {UPLOADS_GONE: sorted(gone)}))
+
+
+def _is_there(client: Client, file_id: str) -> Effects[bool]:
+    """Return whether the provider has a file; also if it does not say."""
+    try:
+        yield from fetched(client, "GET /files/{file_id}", lambda sdk: sdk.files.with_raw_response.retrieve(file_id))
+    except ProviderRefused as refused:
+        return refused.failure.http_status not in {404, 410}
+    return True
 
 
 def delete_file(client: Client, file_id: str) -> Effects[None]:

@@ -350,6 +350,61 @@ def test_an_upload_that_the_provider_no_longer_has_is_made_again(open_ledger: Op
     assert types == ["AttachmentUploaded", "AttachmentRemoved", "AttachmentUploaded"]
 
 
+@pytest.mark.parametrize("how", ["lost at the provider", "removed by the operator"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_when_all_uploads_are_gone_the_next_question_is_answered_after_one_retry(
+    open_ledger: Open, simulator: Simulator, kind: str, how: str
+) -> None:
+    ledger = open_ledger(**KINDS[kind], retries=1)
+    chat = ledger.conversation("k")
+    documents = [ledger.attach(b"%PDF-1.7\n" + each + LARGE, filename="large.pdf") for each in (b"1", b"2")]
+    chat.ask([LOOK, *documents, ledger.attach(LARGE), ledger.attach(LARGE + PNG)])
+    before = list(ledger.uploads())
+    for each in before:
+        if how == "lost at the provider":
+            simulator.lose(each.file_id)
+        else:
+            ledger.remove_upload(each)
+    chat = open_ledger(**KINDS[kind], retries=1).conversation("k")
+    answer = chat.ask("And now?")
+    assert {each.cause.value for each in answer.failures} <= {"file_missing"}
+    assert chat.ask("And again?").failures == []
+    after = list(ledger.uploads())
+    assert len(after) == len(before) >= 2
+    assert not {each.file_id for each in before} & {each.file_id for each in after}
+
+
+def test_a_thread_is_written_with_an_upload_that_the_provider_no_longer_had(
+    open_ledger: Open, simulator: Simulator
+) -> None:
+    ledger = open_ledger(**KINDS["chat"])
+    ledger.conversation("k").append("user", [LOOK, ledger.attach(LARGE)])
+    for number, to in enumerate(["conversations", "assistants", "conversations"], 1):
+        plan = ledger.replay.plan_rebuild(keys=["k"], to=to, fresh=True)
+        plan.apply()
+        [item] = plan.items
+        assert (item.state, item.verified) == ("done", True)
+        [copy] = ledger.uploads()
+        assert uploads(simulator) == number
+        simulator.lose(copy.file_id)
+
+
+def test_an_image_that_no_thread_can_hold_without_a_files_api_is_a_loss(
+    open_ledger: Open, simulator: Simulator
+) -> None:
+    simulator.retire("files")
+    ledger = open_ledger(**KINDS["assistants"])
+    chat = ledger.conversation("k")
+    for _ in range(2):
+        answer = chat.ask([LOOK, IMAGE])
+        run, _ = ledger.run(answer.run_id)
+        assert answer.losses == run.all_losses
+    assert answer.losses == {"part:image_url": 2}
+    plan = ledger.replay.plan_rebuild(keys=["k"], to="assistants", fresh=True)
+    plan.apply()
+    assert plan.items[0].losses["images"] == 2
+
+
 NO_FILES = {"status": 404, "message": "Not Found"}
 
 
