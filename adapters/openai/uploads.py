@@ -1,21 +1,24 @@
 """Send attachments: inside the request as data, or, if they are large, by the id of a file that was uploaded once.
 
 An upload is recorded in the ledger, for each endpoint, so that no attachment is uploaded twice and every copy can be listed
-and removed. Nothing is read into memory whole: the bytes are streamed from the ledger.
+and removed. The bytes of an upload are never in memory whole: they are sent from a temporary file.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, TYPE_CHECKING, Any
 
 from threadledger.domain.conversation.parts import Audio, File, Image, Part, Verbatim, blob_of
-from threadledger.domain.effects import Effects, work
-from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.effects import Effects, Pause, work
+from threadledger.domain.errors import ProviderRefused, StoreUnavailable
 from threadledger.domain.failures import Cause, Failure, diagnose
+from threadledger.domain.journal.blobs import CHUNK_BYTES
 from threadledger.domain.limits import INLINE_BYTES_MAX, UPLOAD_BYTES_MIN
 from threadledger.domain.memory import UPLOADS_GONE
 from threadledger.domain.memory.sending import Attachments, default_name, parts_in, resolved, takes
@@ -24,12 +27,16 @@ from .client import Client
 from .objects import deleted, fetched
 
 if TYPE_CHECKING:
+    from threadledger.domain.journal.uploads import Uploads
     from threadledger.domain.memory import Memory
     from threadledger.domain.memory.sending import Read
 
 FILES = "POST /files"
 NO_FILES_API = frozenset({404, 405, 410, 501})
 """HTTP statuses by which a server says that it has no Files API."""
+
+UPLOAD_LOOK_SECONDS = 0.1
+"""Pause between two looks for the end of another upload of the same attachment, in seconds."""
 
 
 def on_wire(
@@ -100,18 +107,40 @@ def refuse_too_large(chars: int) -> None:
 
 
 def uploaded(client: Client, part: Any, sent: Attachments, seconds: float) -> Effects[str | None]:
-    """Return the id of the uploaded file, uploading it if it was not; None if the provider has no Files API."""
+    """Return the id of the uploaded file, uploading it if it was not; None if the provider has no Files API.
+
+    Another thread or task that is uploading the same is waited for, at most as long as an upload may take.
+    """
+    uploads, place = client.uploads, client.files_place
+    if uploads is None:
+        return None
+    until = time.monotonic() + seconds
+    while not client.has_no_files:
+        known = yield from work(lambda: uploads.find(place, part.blob))
+        if known is not None:
+            return known.file_id
+        if uploads.begin(place, part.blob):
+            try:
+                return (yield from _upload(client, uploads, part, sent, seconds))
+            finally:
+                uploads.end(place, part.blob)
+        if time.monotonic() > until:
+            message = f"another upload of {part.blob} did not end within {seconds:g} seconds"
+            raise ProviderRefused(Failure("timed_out", message=message, details={"endpoint": FILES}))
+        yield Pause(UPLOAD_LOOK_SECONDS)
+    return None
+
+
+def _upload(client: Client, uploads: Uploads, part: Any, sent: Attachments, seconds: float) -> Effects[str | None]:
     from threadledger.domain.journal.uploads import upload_of
 
-    uploads, place = client.uploads, client.files_place
-    if uploads is None or client.has_no_files:
-        return None
-    known = yield from work(lambda: uploads.find(place, part.blob))
-    if known is not None:
+    known = yield from work(lambda: uploads.find(client.files_place, part.blob))
+    if known is not None:  # it was uploaded since it was looked for
         return known.file_id
     purpose = "vision" if isinstance(part, Image) else "user_data"
     filename = getattr(part, "filename", "") or default_name(part.media_type)
-    given = (filename, BlobReader(part.size, lambda: sent.read(part.blob)), part.media_type or None)
+    file = yield from work(lambda: _spooled(sent.read(part.blob)))
+    given = (filename, file, part.media_type or None)
     try:
         made = yield from fetched(
             client,
@@ -123,7 +152,10 @@ def uploaded(client: Client, part: Any, sent: Attachments, seconds: float) -> Ef
             raise
         client.has_no_files = True
         return None
-    record = upload_of(part.blob, place, str(made["id"]), purpose=purpose, filename=filename, size=part.size)
+    finally:
+        file.close()
+    place, file_id = client.files_place, str(made["id"])
+    record = upload_of(part.blob, place, file_id, purpose=purpose, filename=filename, size=part.size)
     yield from work(lambda: uploads.note(record))
     return record.file_id
 
@@ -218,45 +250,23 @@ def delete_file(client: Client, file_id: str) -> Effects[None]:
     yield from deleted(client, "DELETE /files/{file_id}", "", lambda sdk: sdk.files.with_raw_response.delete(file_id))
 
 
-class BlobReader(io.RawIOBase):
-    """Read the bytes of an attachment as a file, which an HTTP client sends piece by piece."""
+def _spooled(chunks: Iterable[bytes]) -> IO[bytes]:
+    """Return a temporary file with these bytes, which an HTTP client sends piece by piece.
 
-    def __init__(self, size: int, chunks: Callable[[], Iterable[bytes]]) -> None:
-        super().__init__()
-        self._size = size
-        self._open = chunks
-        self._chunks: Iterator[bytes] = iter(())
-        self._left = memoryview(b"")
-        self._at = 0
-        self._is_open = False
+    An asynchronous client reads it in its event loop, which must not wait for the database.
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the place to the beginning or the end, as HTTP clients do to learn the size."""
-        target = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
-        if target != self._at:
-            if target not in {0, self._size}:
-                raise io.UnsupportedOperation("an attachment is read from its beginning")
-            self._at, self._is_open = target, False
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        if self._at >= self._size and self._size:
-            return 0
-        if not self._is_open:
-            self._chunks, self._left, self._is_open = iter(self._open()), memoryview(b""), True
-        if not self._left:
-            self._left = memoryview(next(self._chunks, b""))
-        taken = self._left[: len(buffer)]
-        buffer[: len(taken)] = taken
-        self._left = self._left[len(taken) :]
-        self._at += len(taken)
-        return len(taken)
+    Raises:
+        StoreUnavailable: there is no space for it.
+    """
+    try:
+        with ExitStack() as stack:
+            file = stack.enter_context(SpooledTemporaryFile(max_size=CHUNK_BYTES))
+            file.writelines(chunks)
+            file.seek(0)
+            stack.pop_all()
+            return file
+    except OSError as error:
+        raise StoreUnavailable(
+            f"an attachment cannot be kept in a temporary file ({error.strerror}): it was not uploaded; free space, or set "
+            "TMPDIR to a folder that has some"
+        ) from error

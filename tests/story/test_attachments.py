@@ -350,6 +350,60 @@ def test_an_upload_that_the_provider_no_longer_has_is_made_again(open_ledger: Op
     assert types == ["AttachmentUploaded", "AttachmentRemoved", "AttachmentUploaded"]
 
 
+def test_questions_at_the_same_time_about_a_file_upload_it_once(open_ledger: Open, simulator: Simulator) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    ledger = open_ledger(**KINDS["chat"])
+    part = ledger.attach(b"%PDF-1.7\n" + LARGE, filename="large.pdf")
+    with ThreadPoolExecutor(4) as threads:
+        asked = threads.map(lambda number: ledger.conversation(f"t{number}").ask([LOOK, part]), range(4))
+        assert [each.losses for each in asked] == [{}] * 4
+    assert (uploads(simulator), len(list(ledger.uploads()))) == (1, 1)
+
+    async def asking() -> None:
+        async with AsyncLedger(ledger) as awaited:
+            other = awaited.conversation
+            await asyncio.gather(*(other(f"a{number}").ask([LOOK, large]) for number in range(4)))
+
+    large = ledger.attach(b"%PDF-1.7\n" + LARGE + PNG, filename="large.pdf")
+    asyncio.run(asking())
+    assert (uploads(simulator), len(list(open_ledger(**KINDS["chat"]).uploads()))) == (2, 2)
+
+
+def test_an_upload_that_fails_is_made_by_the_next_question(open_ledger: Open, simulator: Simulator) -> None:
+    simulator.add_fault(UPLOAD, refuse={"status": 500, "message": "broken"})
+    ledger = open_ledger(**KINDS["chat"], retries=0)
+    part = ledger.attach(b"%PDF-1.7\n" + LARGE, filename="large.pdf")
+    with pytest.raises(AllBackendsFailed):
+        ledger.conversation("k").ask([LOOK, part])
+    assert ledger.conversation("k").ask([LOOK, part]).losses == {}
+    assert len(list(ledger.uploads())) == 1
+
+
+def test_no_event_loop_waits_for_the_bytes_of_an_attachment(
+    open_ledger: Open, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    from threadledger.adapters.sql.blobs import SqlBlobs
+
+    ledger = open_ledger(**KINDS["responses"])
+    question = [LOOK, IMAGE, ledger.attach(LARGE), ledger.attach(b"%PDF-1.7\n" + LARGE)]
+    places: set[int] = set()
+
+    def seen(own: Any) -> Any:
+        def call(*given: Any) -> Any:
+            places.add(threading.get_ident())
+            return own(*given)
+
+        return call
+
+    for name in ("_chunks", "size", "add"):
+        monkeypatch.setattr(SqlBlobs, name, seen(getattr(SqlBlobs, name)))
+    asks(ledger, "async stream", question)
+    assert places and threading.get_ident() not in places
+
+
 @pytest.mark.parametrize("how", ["lost at the provider", "removed by the operator"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_when_all_uploads_are_gone_the_next_question_is_answered_after_one_retry(
