@@ -36,6 +36,7 @@ from .threads import (
     ThreadRuns,
     found_answer,
     left_there,
+    stored_images,
     thread_text,
 )
 from .tool_calls import answer_calls, too_many_rounds
@@ -46,6 +47,9 @@ RUNS = "POST /threads/{thread_id}/runs"
 OUTPUTS = "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs"
 POLL_SECONDS = 1.0
 """Pause between two polls of a run, in seconds, if the response has no header `openai-poll-after-ms`."""
+
+IMAGES = "part:image_url"
+"""Name of the loss of images."""
 
 LOOKS_MAX = 4
 """Maximum number of attempts for one poll of a run. If all fail, the result of the run is unknown."""
@@ -104,6 +108,8 @@ class AssistantsBackend:
         self._assistants = assistants
         self._runs = ThreadRuns(client)
         self._threads = AssistantsThreads(client)
+        self._counts_images = False
+        """Whether images whose bytes are in the ledger were known to be lost before the last run: there is no Files API."""
 
     def load(self) -> None:
         self._client.load("beta.threads.runs")
@@ -121,7 +127,9 @@ class AssistantsBackend:
         return [name for name in found if not (self._assistants.pinned and name.startswith("tool:"))]
 
     def losses(self, request: BackendRequest) -> Mapping[str, int]:
-        return losses(KIND, request, self._set.is_home)
+        found = losses(KIND, request, self._set.is_home)
+        self._counts_images = self._client.has_no_files
+        return _with_images(found, request) if self._counts_images else found
 
     def answer(self, request: BackendRequest) -> Effects[Completion]:
         deadline = time.monotonic() + request.timeout_seconds
@@ -137,10 +145,17 @@ class AssistantsBackend:
             assistant_id = yield from self._assistants.for_profile(request.profile, request.model)
             yield from self._start(at, assistant_id)
             yield from self._follow(at)
-            return (yield from self._completed(at))
+            completion = yield from self._completed(at)
+            if self._client.has_no_files and not self._counts_images:  # found out when the thread was written
+                completion = replace(completion, losses=_with_images(completion.losses, request))
+            return completion
         except ProviderRefused as refused:
             if diagnose(refused.failure) is Cause.ASSISTANT_MISSING:
                 yield from self._assistants.forget(request.profile, request.model)
+            if request.memory.has_parts:
+                from .uploads import without_gone_uploads
+
+                refused = yield from without_gone_uploads(self._client, refused, {}, request.memory, KIND)
             raise (yield from shut_down_or(refused, self._client)) from refused
         except BaseException:  # the caller no longer waits for the run
             if at.run is not None and not at.has_ended:
@@ -421,3 +436,9 @@ def _pause(header: str | None) -> float:
         return max(float(header or ""), 0.0) / 1000
     except ValueError:
         return POLL_SECONDS
+
+
+def _with_images(lost: Mapping[str, int], request: BackendRequest) -> dict[str, int]:
+    """Return the losses with the images that a thread takes only as files, of a provider without a Files API."""
+    images = stored_images(request.memory)
+    return dict(lost) | ({IMAGES: lost.get(IMAGES, 0) + images} if images else {})

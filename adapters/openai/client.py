@@ -259,7 +259,7 @@ def with_attachments(
     try:
         return (yield from send(given))
     except ProviderRefused as refused:
-        raise (yield from without_gone_uploads(client, refused, sent)) from refused
+        raise (yield from without_gone_uploads(client, refused, sent.file_ids, memory, dialect)) from refused
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
 from threadledger.domain.conversation.items import text_in
-from threadledger.domain.conversation.messages import FOUND_IN_THREAD, JournaledMessage, Message, Role
-from threadledger.domain.conversation.parts import blob_of
+from threadledger.domain.conversation.messages import FOUND_IN_THREAD, Content, JournaledMessage, Message, Role
+from threadledger.domain.conversation.parts import Image, Part, blob_of
 from threadledger.domain.effects import Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.exchange import BackendRequest, Delta
@@ -81,7 +81,9 @@ class AssistantsThreads:
             if memory.ran_in(each, thread_id) and (each.message.calls() or each.message.role is Role.TOOL):
                 continue  # they are in the steps of the run
             items += thread_items(each, stored.get(each.message_id, each.message), losses)
-        return Rendering(tuple(items), dict(losses))
+        if self._client.has_no_files:
+            losses["images"] += stored_images(memory)
+        return Rendering(tuple(items), dict(+losses))
 
     def create(self, key: str) -> Effects[str]:
         metadata = {KEY: key[:METADATA_VALUE_CHARS_MAX]}
@@ -106,9 +108,16 @@ class AssistantsThreads:
 
     def _add(self, thread_id: str, item: ThreadItem) -> Effects[None]:
         content: Any = item.payload.get("content", item.content)
-        if isinstance(content, list):
-            [entry] = yield from self._sent([{"content": content}])
-            content = entry["content"]
+        if not isinstance(content, list):
+            return (yield from self._post(thread_id, item, content))
+        from .uploads import sent_to_thread
+
+        def post(entries: list[dict[str, Any]]) -> Effects[None]:
+            return self._post(thread_id, item, entries[0]["content"])
+
+        return (yield from sent_to_thread(self._client, [{"content": content}], self.name, post))
+
+    def _post(self, thread_id: str, item: ThreadItem, content: Any) -> Effects[None]:
         metadata = {MESSAGE_ID: item.message_id} | ({WRITTEN_AT: item.written_at} if item.written_at else {})
         yield from fetched(
             self._client,
@@ -118,12 +127,6 @@ class AssistantsThreads:
             ),
             thread_id,
         )
-
-    def _sent(self, entries: list[dict[str, Any]]) -> Effects[list[dict[str, Any]]]:
-        from .uploads import on_wire
-
-        read = self._client.uploads.read if self._client.uploads is not None else None
-        return (yield from on_wire(self._client, entries, self.name, read, self._client.timeout_seconds))[0]
 
     def read(self, thread_id: str) -> Effects[Sequence[ThreadItem]]:
         try:
@@ -197,11 +200,12 @@ class ConversationThreads:
 
     def _add(self, thread_id: str, entries: list[dict[str, Any]]) -> Effects[None]:
         if any(isinstance(entry.get("content"), list) for entry in entries):
-            from .uploads import on_wire
+            from .uploads import sent_to_thread
 
-            read = self._client.uploads.read if self._client.uploads is not None else None
-            seconds = self._client.timeout_seconds
-            entries, _ = yield from on_wire(self._client, entries, "responses", read, seconds)
+            return (yield from sent_to_thread(self._client, entries, "responses", partial(self._post, thread_id)))
+        return (yield from self._post(thread_id, entries))
+
+    def _post(self, thread_id: str, entries: list[dict[str, Any]]) -> Effects[None]:
         # Attachments as `extra_body`: the SDK would compare each item of the argument with about thirty types, which takes longer
         # than the request, and then send it unchanged.
         sent = {"items": entries}
@@ -285,6 +289,18 @@ def look_up_uploads(client: Client, memory: Memory, dialect: str) -> None:
                 uploads.find(client.files_place, blob_of(part))
 
 
+def stored_images(memory: Memory) -> int:
+    """Return how many images of the user's messages have their bytes in the ledger: a thread takes them only as files."""
+    if not memory.has_parts:
+        return 0
+    contents = (each.message.content for each in memory.messages if each.message.role is Role.USER)
+    return sum(isinstance(part, Image) and bool(part.blob) for each in contents for part in _parts_in(each))
+
+
+def _parts_in(content: Content) -> tuple[Part, ...]:
+    return content if isinstance(content, tuple) else ()
+
+
 def copies_at(client: Client) -> CopyOf:
     """Return a function that finds the record of an uploaded file by the provider's id, if this process knows it."""
     uploads, place = client.uploads, client.files_place
@@ -364,7 +380,6 @@ def thread_items(each: JournaledMessage, stored: Message, losses: Counter[str]) 
         return
     role = "user" if message.role is Role.USER else "assistant"
     parts = _image_parts(message) if role == "user" else []
-    _count_parts(stored, PLACED_IN_THREAD if parts else {"text"}, losses, AssistantsThreads.name)
     texts = [_words(message)] if message.role is not Role.TOOL else []
     for called in message.calls():
         losses["tool_calls_as_text"] += 1
@@ -373,11 +388,13 @@ def thread_items(each: JournaledMessage, stored: Message, losses: Counter[str]) 
         losses["tool_results_as_text"] += 1
         texts.append(f"[tool result {message.text}]")
     texts = [piece for text in texts if text.strip() for piece in _pieces(text)]
+    is_placed = bool(parts) and len(texts) == 1
+    _count_parts(stored, PLACED_IN_THREAD if is_placed else {"text"}, losses, AssistantsThreads.name)
     if not texts:
         losses["empty_messages"] += 1
     if stored.extra() and message.role is not Role.TOOL:
         losses["extra_fields"] += 1
-    payload = {"content": parts} if parts and len(texts) == 1 else {}
+    payload = {"content": parts} if is_placed else {}
     for text in texts:
         yield ThreadItem("message", role, text, "", each.message_id, each.version, payload, written_at=each.written_at)
 

@@ -1,21 +1,24 @@
 """Send attachments: inside the request as data, or, if they are large, by the id of a file that was uploaded once.
 
 An upload is recorded in the ledger, for each endpoint, so that no attachment is uploaded twice and every copy can be listed
-and removed. Nothing is read into memory whole: the bytes are streamed from the ledger.
+and removed. The bytes of an upload are never in memory whole: they are sent from a temporary file.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, TYPE_CHECKING, Any
 
 from threadledger.domain.conversation.parts import Audio, File, Image, Part, Verbatim, blob_of
-from threadledger.domain.effects import Effects, work
-from threadledger.domain.errors import ProviderRefused
+from threadledger.domain.effects import Effects, Pause, work
+from threadledger.domain.errors import ProviderRefused, StoreUnavailable
 from threadledger.domain.failures import Cause, Failure, diagnose
+from threadledger.domain.journal.blobs import CHUNK_BYTES
 from threadledger.domain.limits import INLINE_BYTES_MAX, UPLOAD_BYTES_MIN
 from threadledger.domain.memory import UPLOADS_GONE
 from threadledger.domain.memory.sending import Attachments, default_name, parts_in, resolved, takes
@@ -24,11 +27,16 @@ from .client import Client
 from .objects import deleted, fetched
 
 if TYPE_CHECKING:
+    from threadledger.domain.journal.uploads import Uploads
+    from threadledger.domain.memory import Memory
     from threadledger.domain.memory.sending import Read
 
 FILES = "POST /files"
 NO_FILES_API = frozenset({404, 405, 410, 501})
 """HTTP statuses by which a server says that it has no Files API."""
+
+UPLOAD_LOOK_SECONDS = 0.1
+"""Pause between two looks for the end of another upload of the same attachment, in seconds."""
 
 
 def on_wire(
@@ -99,18 +107,40 @@ def refuse_too_large(chars: int) -> None:
 
 
 def uploaded(client: Client, part: Any, sent: Attachments, seconds: float) -> Effects[str | None]:
-    """Return the id of the uploaded file, uploading it if it was not; None if the provider has no Files API."""
+    """Return the id of the uploaded file, uploading it if it was not; None if the provider has no Files API.
+
+    Another thread or task that is uploading the same is waited for, at most as long as an upload may take.
+    """
+    uploads, place = client.uploads, client.files_place
+    if uploads is None:
+        return None
+    until = time.monotonic() + seconds
+    while not client.has_no_files:
+        known = yield from work(lambda: uploads.find(place, part.blob))
+        if known is not None:
+            return known.file_id
+        if uploads.begin(place, part.blob):
+            try:
+                return (yield from _upload(client, uploads, part, sent, seconds))
+            finally:
+                uploads.end(place, part.blob)
+        if time.monotonic() > until:
+            message = f"another upload of {part.blob} did not end within {seconds:g} seconds"
+            raise ProviderRefused(Failure("timed_out", message=message, details={"endpoint": FILES}))
+        yield Pause(UPLOAD_LOOK_SECONDS)
+    return None
+
+
+def _upload(client: Client, uploads: Uploads, part: Any, sent: Attachments, seconds: float) -> Effects[str | None]:
     from threadledger.domain.journal.uploads import upload_of
 
-    uploads, place = client.uploads, client.files_place
-    if uploads is None or client.has_no_files:
-        return None
-    known = yield from work(lambda: uploads.find(place, part.blob))
-    if known is not None:
+    known = yield from work(lambda: uploads.find(client.files_place, part.blob))
+    if known is not None:  # it was uploaded since it was looked for
         return known.file_id
     purpose = "vision" if isinstance(part, Image) else "user_data"
     filename = getattr(part, "filename", "") or default_name(part.media_type)
-    given = (filename, BlobReader(part.size, lambda: sent.read(part.blob)), part.media_type or None)
+    file = yield from work(lambda: _spooled(sent.read(part.blob)))
+    given = (filename, file, part.media_type or None)
     try:
         made = yield from fetched(
             client,
@@ -122,23 +152,93 @@ def uploaded(client: Client, part: Any, sent: Attachments, seconds: float) -> Ef
             raise
         client.has_no_files = True
         return None
-    record = upload_of(part.blob, place, str(made["id"]), purpose=purpose, filename=filename, size=part.size)
+    finally:
+        file.close()
+    place, file_id = client.files_place, str(made["id"])
+    record = upload_of(part.blob, place, file_id, purpose=purpose, filename=filename, size=part.size)
     yield from work(lambda: uploads.note(record))
     return record.file_id
 
 
-def without_gone_uploads(client: Client, refused: ProviderRefused, sent: Attachments) -> Effects[ProviderRefused]:
-    """Record that the provider no longer has uploaded files, if this is why it refused; the retry uploads them again."""
-    failure = refused.failure
+def sent_to_thread(
+    client: Client, entries: list[dict[str, Any]], dialect: str, send: Callable[[list[dict[str, Any]]], Effects[Any]]
+) -> Effects[None]:
+    """Add messages or items to a thread with their attachments; files that are gone by now are uploaded again.
+
+    Raises:
+        ProviderRefused: an upload or the request failed.
+    """
+    read = client.uploads.read if client.uploads is not None else None
+    for attempt in (1, 2):
+        given, sent = yield from on_wire(client, entries, dialect, read, client.timeout_seconds)
+        try:
+            yield from send(given)
+            return
+        except ProviderRefused as refused:
+            explained = yield from without_gone_uploads(client, refused, sent.file_ids)
+            if attempt == 2 or UPLOADS_GONE not in explained.failure.details:
+                raise explained from refused
+
+
+def uploaded_of(client: Client, memory: Memory, dialect: str) -> dict[str, str]:
+    """Return the ids of the uploaded files of a memory, by address: its thread may refer to them.
+
+    The id is empty if there is no copy any more: it was removed.
+    """
     uploads = client.uploads
-    if not sent.file_ids or diagnose(failure) is not Cause.FILE_MISSING or uploads is None:
+    if uploads is None or not memory.has_parts:
+        return {}
+    contents = [each.message.content for each in memory.messages]
+    parts = [part for content in contents if isinstance(content, tuple) for part in content]
+    addresses = [blob_of(part) for part in parts if is_uploaded(part, dialect)]
+    found = {address: uploads.find(client.files_place, address) for address in addresses}
+    return {address: copy.file_id if copy is not None else "" for address, copy in found.items()}
+
+
+def without_gone_uploads(
+    client: Client,
+    refused: ProviderRefused,
+    file_ids: Mapping[str, str],
+    memory: Memory | None = None,
+    dialect: str = "",
+) -> Effects[ProviderRefused]:
+    """Record that the provider no longer has uploaded files, if this is why it refused; the retry uploads them again.
+
+    A provider names one of them at most. Each of the others is looked for, so that one retry is enough.
+
+    Args:
+        client: the connection to the provider.
+        refused: what it said.
+        file_ids: ids that were sent, by address.
+        memory: what the request's thread holds, if it has one.
+        dialect: the form in which that was sent there.
+    """
+    failure, uploads = refused.failure, client.uploads
+    if uploads is None or client.has_no_files or diagnose(failure) is not Cause.FILE_MISSING:
         return refused
+    were_removed = False
+    if memory is not None and failure.thread_id is not None:
+        in_thread = yield from work(lambda: uploaded_of(client, memory, dialect))
+        file_ids = {address: file_id for address, file_id in in_thread.items() if file_id} | dict(file_ids)
+        were_removed = "" in in_thread.values()
     said = f"{failure.message} {failure.param} {failure.details.get('body')}"
-    named = {address: file_id for address, file_id in sent.file_ids.items() if file_id in said}
-    gone = named or dict(sent.file_ids)
-    for address, file_id in gone.items():
-        yield from work(partial(uploads.forget, client.files_place, address, file_id, "gone"))
-    return ProviderRefused(replace(failure, details=dict(failure.details) | {UPLOADS_GONE: sorted(gone.values())}))
+    gone: list[str] = []
+    for address, file_id in file_ids.items():
+        if file_id in said or not (yield from _is_there(client, file_id)):
+            yield from work(partial(uploads.forget, client.files_place, address, file_id, "gone"))
+            gone.append(file_id)
+    if not gone and not were_removed:
+        return refused
+    return ProviderRefused(replace(failure, details=dict(failure.details) | {UPLOADS_GONE: sorted(gone)}))
+
+
+def _is_there(client: Client, file_id: str) -> Effects[bool]:
+    """Return whether the provider has a file; also if it does not say."""
+    try:
+        yield from fetched(client, "GET /files/{file_id}", lambda sdk: sdk.files.with_raw_response.retrieve(file_id))
+    except ProviderRefused as refused:
+        return refused.failure.http_status not in {404, 410}
+    return True
 
 
 def delete_file(client: Client, file_id: str) -> Effects[None]:
@@ -150,45 +250,23 @@ def delete_file(client: Client, file_id: str) -> Effects[None]:
     yield from deleted(client, "DELETE /files/{file_id}", "", lambda sdk: sdk.files.with_raw_response.delete(file_id))
 
 
-class BlobReader(io.RawIOBase):
-    """Read the bytes of an attachment as a file, which an HTTP client sends piece by piece."""
+def _spooled(chunks: Iterable[bytes]) -> IO[bytes]:
+    """Return a temporary file with these bytes, which an HTTP client sends piece by piece.
 
-    def __init__(self, size: int, chunks: Callable[[], Iterable[bytes]]) -> None:
-        super().__init__()
-        self._size = size
-        self._open = chunks
-        self._chunks: Iterator[bytes] = iter(())
-        self._left = memoryview(b"")
-        self._at = 0
-        self._is_open = False
+    An asynchronous client reads it in its event loop, which must not wait for the database.
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the place to the beginning or the end, as HTTP clients do to learn the size."""
-        target = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
-        if target != self._at:
-            if target not in {0, self._size}:
-                raise io.UnsupportedOperation("an attachment is read from its beginning")
-            self._at, self._is_open = target, False
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        if self._at >= self._size and self._size:
-            return 0
-        if not self._is_open:
-            self._chunks, self._left, self._is_open = iter(self._open()), memoryview(b""), True
-        if not self._left:
-            self._left = memoryview(next(self._chunks, b""))
-        taken = self._left[: len(buffer)]
-        buffer[: len(taken)] = taken
-        self._left = self._left[len(taken) :]
-        self._at += len(taken)
-        return len(taken)
+    Raises:
+        StoreUnavailable: there is no space for it.
+    """
+    try:
+        with ExitStack() as stack:
+            file = stack.enter_context(SpooledTemporaryFile(max_size=CHUNK_BYTES))
+            file.writelines(chunks)
+            file.seek(0)
+            stack.pop_all()
+            return file
+    except OSError as error:
+        raise StoreUnavailable(
+            f"an attachment cannot be kept in a temporary file ({error.strerror}): it was not uploaded; free space, or set "
+            "TMPDIR to a folder that has some"
+        ) from error

@@ -10,10 +10,12 @@ import binascii
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
+from ..errors import InvalidMessage
 from .messages import Message
-from .parts import Audio, File, Image, Part, Verbatim, blob_of
+from .parts import Audio, File, Image, Part, Verbatim, reference_of
 
 JSON = dict[str, Any]
 Read = Callable[[str], Iterable[bytes]]
@@ -33,12 +35,22 @@ class Kept(Protocol):
 Keep = Callable[[Iterable[bytes]], Kept]
 """Function that stores bytes given in chunks, once however often they are given, and returns their address."""
 
-_DATA_URL = re.compile(r"data:([^,;]+);base64,")
+_DATA_URL = re.compile(r"data:([!-+\--:<-~]{1,200});base64,", re.ASCII)  # of a `MEDIA_TYPE`
 _CHUNK_BYTES = 1024 * 1024
 
 
-def with_blobs(message: Message, keep: Keep) -> Message:
-    """Return a message whose data was stored as blobs; a message without data is returned unchanged."""
+SizeOf = Callable[[str], int | None]
+"""Function that returns the size of the bytes at an address; None if they are not there."""
+
+
+def with_blobs(message: Message, keep: Keep, size_of: SizeOf | None = None) -> Message:
+    """Return a message whose data was stored as blobs; a message without data is returned unchanged.
+
+    With `size_of`, a part that refers to stored bytes gets their size, which decides how they are sent.
+
+    Raises:
+        InvalidMessage: a part gives another size.
+    """
     if message.native_json:
         from .native import with_texts_kept
 
@@ -46,13 +58,25 @@ def with_blobs(message: Message, keep: Keep) -> Message:
     content = message.content
     if not isinstance(content, tuple):
         return message
-    parts = tuple(_with_blob(part, keep) for part in content)
+    parts = tuple(_with_blob(part, keep, size_of) for part in content)
     return message if parts == content else message.replaced(content=parts)
 
 
 def blobs_in(content: Iterable[Part]) -> list[str]:
     """Return the addresses that parts refer to, each once."""
-    return list(dict.fromkeys(filter(None, map(blob_of, content))))
+    return list(dict.fromkeys(filter(None, map(reference_of, content))))
+
+
+def _with_size(part: Image | File | Audio, size_of: SizeOf) -> Part:
+    size = size_of(part.blob)
+    if size is None or size == part.size:  # what is not there is refused when it is appended
+        return part
+    if part.size:
+        raise InvalidMessage(
+            f"a content part says that the attachment {part.blob} has {part.size:,} bytes, but it has {size:,}: nothing was "
+            "written; leave the size out"
+        )
+    return replace(part, size=size)
 
 
 def blobs_of(message: Message) -> list[str]:
@@ -71,7 +95,9 @@ def inline_bytes(part: Part) -> int:
     return len(data[1]) if data is not None else 0
 
 
-def _with_blob(part: Part, keep: Keep) -> Part:
+def _with_blob(part: Part, keep: Keep, size_of: SizeOf | None) -> Part:
+    if isinstance(part, (Image, File, Audio)) and part.blob:
+        return part if size_of is None else _with_size(part, size_of)
     found = _data_in(part)
     data = decoded(found[1]) if found is not None else None
     if found is None or data is None:

@@ -125,9 +125,15 @@ def _content(value: object) -> Content:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, Sequence) and value and all(isinstance(part, Mapping) for part in value):
-        from .parts import part_of
+        from .parts import part_of, problem_of
 
-        return tuple(part_of(part, lambda part: plain_json(part, "a content part")) for part in value)
+        parts = tuple(part_of(part, lambda part: plain_json(part, "a content part")) for part in value)
+        problem = next(filter(None, map(problem_of, parts)), "")
+        if problem:
+            raise InvalidMessage(
+                f"a content part {problem}: nothing was written; give the part as it was returned for the attachment"
+            )
+        return parts
     raise InvalidMessage(
         f"a message's content is {type(value).__name__}: give a string, or a list of parts like "
         '{"type": "text", "text": "…"}'

@@ -7,6 +7,7 @@ a blob, and a part refers to them by their address, which is opaque; `attachment
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -138,6 +139,52 @@ _FIELDS: Mapping[Any, Mapping[str, type]] = {
 def text_of(content: Iterable[Part]) -> str:
     """Return the text of parts, joined by blank lines."""
     return "\n\n".join(part.text for part in content if isinstance(part, Text))
+
+
+MEDIA_TYPE = re.compile(r"[!-+\--:<-~]{1,200}", re.ASCII)
+"""What may be the media type of stored bytes: it is written into addresses of data and into headers of uploads."""
+
+
+def problem_of(part: Part) -> str:
+    """Return why a part that a caller gives cannot refer to stored bytes as it does; empty if nothing is wrong.
+
+    A part of a shape that is not known would be kept as it is, and not count as a reference: its bytes could be removed.
+    """
+    if not isinstance(part, Verbatim):
+        media_type = part.media_type if isinstance(part, (Image, File)) and part.blob else ""
+        return f"has the media type {media_type[:100]!a}" if media_type and not MEDIA_TYPE.fullmatch(media_type) else ""
+    inner = _inner_of(part)
+    if inner is None or "blob" not in inner:
+        return ""
+    known = sorted({"blob", *_FIELDS_WITH_BLOB[part.as_json()["type"]]} - {"size"})
+    return (
+        f"refers to stored bytes in another shape than that of {', '.join(known)} and size, whose values are not empty"
+    )
+
+
+def _inner_of(part: Verbatim) -> Mapping[str, Any] | None:
+    """Return what a part of unknown shape says of an attachment; None if it is about none."""
+    if '"blob"' not in part.json:
+        return None
+    given = part.as_json()
+    inner = given.get(given.get("type", ""), None) if given.get("type") in _FIELDS_WITH_BLOB else None
+    return inner if isinstance(inner, dict) else None
+
+
+_FIELDS_WITH_BLOB = {
+    "image_url": ("media_type", "detail"),
+    "file": ("media_type", "filename"),
+    "input_audio": ("format",),
+}
+"""Fields of a part that refers to stored bytes, besides their address and size."""
+
+
+def reference_of(part: Part) -> str:
+    """Return the address of the bytes that a part needs, also one in a shape of a newer version; empty if it needs none."""
+    if not isinstance(part, Verbatim):
+        return blob_of(part)
+    address = (_inner_of(part) or {}).get("blob")
+    return address if isinstance(address, str) else ""
 
 
 def blob_of(part: Part) -> str:

@@ -188,6 +188,8 @@ class ConversationState:
         for name in _MAY_BE_UNKNOWN:
             if getattr(known, name) is None:
                 setattr(known, name, getattr(folded, name))
+        if known.has_parts:  # earlier versions counted parts of text too
+            known.has_parts = folded.has_parts
         return known.as_json() == folded.as_json()
 
     @property

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..failures import Cause, Failure, diagnose
-from ..memory import MISSING_FILES
+from ..memory import MISSING_FILES, UPLOADS_GONE
 from ..threads import REFUSED
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def reason_to_leave(failure: Failure) -> str | None:
     """Return why runs can no longer answer in the failure's thread, though they can without it; None if they can."""
     if failure.thread_id is None or failure.status == "incomplete":  # a limit of one run, such as max_prompt_tokens
         return None
-    if STUCK.search(failure.message or "") or MISSING_FILES in failure.details:
+    if STUCK.search(failure.message or "") or failure.details.keys() & {MISSING_FILES, UPLOADS_GONE}:
         return REFUSED
     cause = diagnose(failure)
     return cause.value if cause is Cause.CONTEXT_TOO_LONG else None

@@ -62,8 +62,12 @@ def _pattern(secret: str) -> re.Pattern[str]:
     return re.compile(rf"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{{2}})|(?<=\\[nrt]))(?:{either})(?!\w)")
 
 
+DATA_CHARS_MIN = 256
+"""Minimum length of the base64 of an attachment that is removed from a text, in characters: shorter text may be a hash."""
+
+
 def redact(text: str, limit: int = FAILURE_TEXT_CHARS_MAX, name: str = "") -> str:
-    """Return `text` without keys, tokens and passwords, cut to `limit` characters and always storable.
+    """Return `text` without keys, tokens, passwords and data of attachments, cut to `limit` characters and always storable.
 
     `name` is the field that holds the text: of a field such as `password`, nothing is shown.
 
@@ -72,6 +76,10 @@ def redact(text: str, limit: int = FAILURE_TEXT_CHARS_MAX, name: str = "") -> st
     """
     if name and _is_secret(name):
         return MASK
+    if len(text) > DATA_CHARS_MIN:
+        from .secret_rules import without_data
+
+        text = without_data(text, name)
     own = _kept | _recent
     margin = max([UNSEEN_CHARS_MAX, *map(len, own)])
     seen = text[: 2 * limit + margin]

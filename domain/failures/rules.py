@@ -465,6 +465,7 @@ RULES: tuple[Rule, ...] = (
             _code("file_not_found", "image_file_not_found", "failed_to_download_image", "file_expired"),
             _all(_http(400, 403, 404, 410, 422, 424, 500), _says(_FILE_GONE), _not(_says(_NO_ROUTE))),
             _all(_refused, _says(_FILE_UNREADABLE)),
+            _all(_status("failed"), _says(r"no\ such\ file\ object")),  # of a run in a thread that refers to it
         ),
     ),
     (Cause.CONTENT_FILTERED, _any(_code(*_NOT_TAKEN), _all(_http(400, 403, 422, 451, 498, 500), _says(_FILTERED)))),

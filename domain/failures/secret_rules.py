@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from .redaction import MASK
+from .redaction import DATA_CHARS_MIN, MASK
 
 
 @dataclass(frozen=True)
@@ -374,3 +374,22 @@ RULES: tuple[SecretRule, ...] = (
     ),
 )
 """The kinds of secrets. Headers and PEM come first, since they contain whole lines; URLs come last."""
+
+# Data of attachments: a provider that refuses a request may repeat it
+
+DATA_MASK = "[data not shown]"
+_BASE64 = rf"(?:[A-Za-z0-9+/_-]|\\/|%2[BbFf]){{{DATA_CHARS_MIN},}}+(?:=|%3[Dd]){{0,2}}"
+_FIELDS = r"data|file_data|b64_json|partial_image_b64|result"
+_DATA = re.compile(rf"(data:[!-+\--:<-~]{{1,200}};base64,|{_Q}(?:{_FIELDS}){_Q}\s?:\s?{_Q}){_BASE64}")
+_DATA_FIELD = re.compile(rf"(?:{_FIELDS})")
+_ONLY_DATA = re.compile(_BASE64)
+
+
+def without_data(text: str, name: str = "") -> str:
+    """Return text without the base64 of attachments: in `data:` URLs, and in the fields in which APIs have it.
+
+    `name` is the field that holds the text.
+    """
+    if name and _DATA_FIELD.fullmatch(name) and _ONLY_DATA.fullmatch(text):
+        return DATA_MASK
+    return _DATA.sub(rf"\1{DATA_MASK}", text)

@@ -173,6 +173,7 @@ class Journal(Application[str]):
         data is returned unchanged.
 
         Raises:
+            InvalidMessage: a part gives another size than its bytes have.
             BlobTooLarge: an attachment is too large.
             StoreError: it cannot be stored.
         """
@@ -181,7 +182,8 @@ class Journal(Application[str]):
         from ..conversation.attachments import with_blobs
         from .blobs import unless_known
 
-        return with_blobs(message, unless_known(self.blobs.add, known) if known else self.blobs.add)
+        add = unless_known(self.blobs.add, known) if known else self.blobs.add
+        return with_blobs(message, add, self.blobs.size)
 
     def read_blob(self, address: str) -> Iterator[bytes]:
         """Return the bytes of an attachment, chunk by chunk; see `BlobStore.read`."""

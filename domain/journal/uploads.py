@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -52,6 +53,21 @@ class Uploads:
         self._journal = journal
         self._found: dict[tuple[str, str], AttachmentCopy] = {}
         """Copies that were found, by endpoint and attachment."""
+        self._in_progress: set[tuple[str, str]] = set()
+        self._lock = Lock()
+
+    def begin(self, endpoint: str, blob: str) -> bool:
+        """Begin an upload, unless another thread or task of this process is making it, and return whether it was begun."""
+        with self._lock:
+            if (endpoint, blob) in self._in_progress:
+                return False
+            self._in_progress.add((endpoint, blob))
+            return True
+
+    def end(self, endpoint: str, blob: str) -> None:
+        """End an upload that was begun, completed or not."""
+        with self._lock:
+            self._in_progress.discard((endpoint, blob))
 
     def read(self, address: str) -> Iterable[bytes]:
         """Return the bytes of an attachment; see `BlobStore.read`."""

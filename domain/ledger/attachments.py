@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..conversation.attachments import media_type_of, part_for
+from ..conversation.parts import MEDIA_TYPE
 from ..effects import Effects, work
 from ..errors import FileMissing, InvalidInput
 from ..ids import from_iso
@@ -61,6 +62,10 @@ def attach(
     for name, given in (("filename", filename), ("media_type", media_type)):
         if given is not None and not isinstance(given, str):
             raise InvalidInput(f"{name} is {type(given).__name__}: give a text, or omit it")
+    if media_type and MEDIA_TYPE.fullmatch(media_type) is None:
+        raise InvalidInput(
+            f"the media type {media_type[:100]!a} has other characters than one has: give one like image/png"
+        )
     if isinstance(source, bytes):
         return _stored(journal, iter([source]), filename or "", media_type)
     if not isinstance(source, (str, Path)):

@@ -43,7 +43,8 @@ CALL_ID = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
 CALL_ID_CHARS_MAX = 64
 CHAT_CALL_ID_CHARS_MAX = 40
 """Maximum length of a call id, and of one in Chat Completions, according to its refusals of longer ones in 2025."""
-IMAGE_ADDRESS = re.compile(r"https?://\S+|data:image/[\w.+-]+;base64,\S+")
+IMAGE_ADDRESS = re.compile(r"https?://\S+|data:image/(?a:[\w.+-]+);base64,\S+")
+IMAGE_TYPE = re.compile(r"image/[\w.+-]+", re.ASCII)
 IMAGE_DETAILS = frozenset({"auto", "low", "high"})
 AUDIO_FORMATS = frozenset({"wav", "mp3"})
 
@@ -443,7 +444,7 @@ def _shapes(given: Any) -> Iterator[Part]:
 def _stored(part: Part) -> Part | None:
     """Return an attachment whose bytes are in the ledger, or a file at an address of the web, if it can be sent as it is."""
     match part:
-        case Image() if part.blob and part.media_type.startswith("image/"):
+        case Image() if part.blob and IMAGE_TYPE.fullmatch(part.media_type):
             return part if part.detail in {None, *IMAGE_DETAILS} else replace(part, detail=None)
         case File() if part.blob or part.url.startswith(("http://", "https://")):
             return part

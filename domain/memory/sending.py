@@ -110,9 +110,11 @@ def _image(part: JSON, address: str, rest: Mapping[Any, Any], dialect: str, sent
         known = {"detail": detail} if detail else {}
         return {"type": "image_file", "image_file": {"file_id": file_id} | known} if file_id else None
     if dialect == RESPONSES:
-        place = {"file_id": file_id} if file_id else {"image_url": data_url(rest["media_type"], address, sent.read)}
+        place = (
+            {"file_id": file_id} if file_id else {"image_url": data_url(rest.get("media_type", ""), address, sent.read)}
+        )
         return {"type": "input_image", "detail": detail or "auto"} | place
-    if dialect == ANTHROPIC and rest["media_type"].lower() not in ANTHROPIC_IMAGES:
+    if dialect == ANTHROPIC and rest.get("media_type", "").lower() not in ANTHROPIC_IMAGES:
         return None
     return inline(part, sent.read)
 

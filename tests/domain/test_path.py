@@ -213,8 +213,23 @@ def test_another_hash_in_a_stored_head_disagrees_with_the_events(log: Any) -> No
         evolve(folded, event)
     stored = json.loads(folded.as_json())
     assert ConversationState.from_json(json.dumps(stored)).agrees_with(folded)
-    for name, value in {"path_hash": "0" * 64, "path_version": 7, "has_parts": True}.items():
+    for name, value in {"path_hash": "0" * 64, "path_version": 7}.items():
         assert not ConversationState.from_json(json.dumps(stored | {name: value})).agrees_with(folded)
+
+
+@pytest.mark.parametrize(
+    ("parts", "agreeing"), [([{"type": "text", "text": "a"}], {False, True}), ([{"type": "image_url"}], {True})]
+)
+def test_a_head_that_counts_text_as_parts_agrees_and_one_that_misses_a_part_does_not(
+    log: Any, parts: list[Any], agreeing: set[bool]
+) -> None:
+    folded = ConversationState()
+    said = fact(e.MessageJournaled, message_id="m", role="user", content=parts)
+    for event in log(fact(e.ConversationStarted, key="k"), said):
+        evolve(folded, event)
+    stored = json.loads(folded.as_json())
+    heads = {value: ConversationState.from_json(json.dumps(stored | {"has_parts": value})) for value in (False, True)}
+    assert {value for value, head in heads.items() if head.agrees_with(folded)} == agreeing
 
 
 # What it costs

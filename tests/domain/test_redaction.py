@@ -2,6 +2,7 @@
 
 import json
 import re
+from base64 import b64encode
 from pathlib import Path
 from urllib.parse import quote
 
@@ -251,6 +252,34 @@ def test_the_user_and_the_host_of_an_address_stay():
 )
 def test_text_without_secrets_stays_as_it_is(text):
     assert redact(text) == text
+
+
+DATA = b64encode(bytes(range(256)) * 40).decode()
+
+
+@pytest.mark.parametrize("url_safe", [False, True])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Invalid image: data:image/png;base64,{} in your request",
+        "{{'input': {{'file_data': '{}', 'filename': 'a.pdf'}}}} in your request",
+        '{{"input_audio": {{"data": "{}", "format": "wav"}}}} in your request',
+        '{{"error": "{{\\"file_data\\": \\"{}\\"}}"}} in your request',
+        "got data%3Aimage/png;base64,x and data:image/png;base64,{} in your request",
+    ],
+)
+def test_the_data_of_an_attachment_that_a_provider_repeats_is_not_shown(said, url_safe):
+    data = DATA.replace("+", "-").replace("/", "_") if url_safe else DATA
+    shown = redact(said.format(data))
+    assert shown == said.format("[data not shown]")
+    assert redact(shown) == shown
+    details = redact_details({"body": {"input": [{"file_data": data}, f"data:a/b;base64,{data}"]}})
+    assert details == {"body": {"input": [{"file_data": "[data not shown]"}, "data:a/b;base64,[data not shown]"]}}
+
+
+def test_hashes_and_short_data_are_no_attachments():
+    for text in ("data:image/png;base64,iVBORw0KGgo=", f'{{"data": "{"0" * 128}"}}', f"result {DATA}"[:1_900]):
+        assert redact(text) == text
 
 
 def test_text_is_cut_to_its_limit_and_says_so():

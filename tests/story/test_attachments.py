@@ -176,6 +176,70 @@ def test_a_part_that_refers_to_bytes_which_are_not_stored_is_refused(open_ledger
     assert chat.events() == []
 
 
+ODD: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "a URL besides": lambda inner: inner | {"url": "https://example.com/a.png"},
+    "an id besides": lambda inner: inner | {"file_id": "file-1"},
+    "an unknown field": lambda inner: inner | {"own": 1},
+    "a size of another type": lambda inner: inner | {"size": True},
+    "an address of another type": lambda inner: inner | {"blob": 7},
+    "another size": lambda inner: inner | {"size": inner["size"] + 1},
+    "a negative size": lambda inner: inner | {"size": -1},
+    "a media type with line breaks": lambda inner: inner | {"media_type": "image/png\r\nX-Own: 1"},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("data", [PNG, PDF, WAV])
+def test_a_part_whose_bytes_would_not_be_kept_or_sent_as_it_says_is_refused(
+    open_ledger: Open, data: bytes, odd: str
+) -> None:
+    ledger = open_ledger(**KINDS["chat"])
+    chat = ledger.conversation("k")
+    part = ledger.attach(data)
+    changed = part | {part["type"]: ODD[odd](part[part["type"]])}
+    ways: list[Callable[[], Any]] = [
+        lambda: chat.append("user", [changed]),
+        lambda: chat.extend([{"role": "user", "content": [changed]}]),
+        lambda: chat.ask([LOOK, changed]),
+    ]
+    for way in ways:
+        with pytest.raises(InvalidMessage, match="nothing was written"):
+            way()
+    assert chat.events() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_without_its_size_is_stored_and_sent_like_one_with_it(
+    open_ledger: Open, simulator: Simulator, kind: str
+) -> None:
+    ledger = open_ledger(**KINDS[kind])
+    whole = [ledger.attach(LARGE), ledger.attach(b"%PDF-1.7\n" + LARGE)]
+    parts = [
+        {
+            "type": part["type"],
+            part["type"]: {name: each for name, each in part[part["type"]].items() if name != "size"},
+        }
+        for part in whole
+    ]
+    chat = ledger.conversation("k")
+    chat.ask([LOOK, *parts])
+    [question, _] = [each.event for each in ledger.events(types=["MessageJournaled"])]
+    assert question.content[1:] == whole
+    assert uploads(simulator) == len(list(ledger.uploads())) > 0
+
+
+def test_a_media_type_that_none_is_stays_in_the_address_of_its_data(open_ledger: Open) -> None:
+    ledger = open_ledger(**KINDS["chat"])
+    chat = ledger.conversation("k")
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png\r\nX-Own: 1;base64,{base64(PNG)}"}}
+    answer = chat.ask([LOOK, part])
+    assert answer.losses == {"part:image_url": 1}
+    [question, _] = [each.event for each in ledger.events(types=["MessageJournaled"])]
+    assert question.content[1] == part
+    with pytest.raises(InvalidInput, match="image/png"):
+        ledger.attach(PNG, media_type="image/png\r\nX-Own: 1")
+
+
 def test_a_repeated_key_is_one_question_also_with_parts(open_ledger: Open) -> None:
     ledger = open_ledger(**KINDS["chat"])
     chat = ledger.conversation("k")
@@ -292,6 +356,115 @@ def test_an_upload_that_the_provider_no_longer_has_is_made_again(open_ledger: Op
     assert uploads(simulator) == 2
     types = [each.type for each in ledger.events() if each.type.startswith("Attachment")]
     assert types == ["AttachmentUploaded", "AttachmentRemoved", "AttachmentUploaded"]
+
+
+def test_questions_at_the_same_time_about_a_file_upload_it_once(open_ledger: Open, simulator: Simulator) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    ledger = open_ledger(**KINDS["chat"])
+    part = ledger.attach(b"%PDF-1.7\n" + LARGE, filename="large.pdf")
+    with ThreadPoolExecutor(4) as threads:
+        asked = threads.map(lambda number: ledger.conversation(f"t{number}").ask([LOOK, part]), range(4))
+        assert [each.losses for each in asked] == [{}] * 4
+    assert (uploads(simulator), len(list(ledger.uploads()))) == (1, 1)
+
+    async def asking() -> None:
+        async with AsyncLedger(ledger) as awaited:
+            other = awaited.conversation
+            await asyncio.gather(*(other(f"a{number}").ask([LOOK, large]) for number in range(4)))
+
+    large = ledger.attach(b"%PDF-1.7\n" + LARGE + PNG, filename="large.pdf")
+    asyncio.run(asking())
+    assert (uploads(simulator), len(list(open_ledger(**KINDS["chat"]).uploads()))) == (2, 2)
+
+
+def test_an_upload_that_fails_is_made_by_the_next_question(open_ledger: Open, simulator: Simulator) -> None:
+    simulator.add_fault(UPLOAD, refuse={"status": 500, "message": "broken"})
+    ledger = open_ledger(**KINDS["chat"], retries=0)
+    part = ledger.attach(b"%PDF-1.7\n" + LARGE, filename="large.pdf")
+    with pytest.raises(AllBackendsFailed):
+        ledger.conversation("k").ask([LOOK, part])
+    assert ledger.conversation("k").ask([LOOK, part]).losses == {}
+    assert len(list(ledger.uploads())) == 1
+
+
+def test_no_event_loop_waits_for_the_bytes_of_an_attachment(
+    open_ledger: Open, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    from threadledger.adapters.sql.blobs import SqlBlobs
+
+    ledger = open_ledger(**KINDS["responses"])
+    question = [LOOK, IMAGE, ledger.attach(LARGE), ledger.attach(b"%PDF-1.7\n" + LARGE)]
+    places: set[int] = set()
+
+    def seen(own: Any) -> Any:
+        def call(*given: Any) -> Any:
+            places.add(threading.get_ident())
+            return own(*given)
+
+        return call
+
+    for name in ("_chunks", "size", "add"):
+        monkeypatch.setattr(SqlBlobs, name, seen(getattr(SqlBlobs, name)))
+    asks(ledger, "async stream", question)
+    assert places and threading.get_ident() not in places
+
+
+@pytest.mark.parametrize("how", ["lost at the provider", "removed by the operator"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_when_all_uploads_are_gone_the_next_question_is_answered_after_one_retry(
+    open_ledger: Open, simulator: Simulator, kind: str, how: str
+) -> None:
+    ledger = open_ledger(**KINDS[kind], retries=1)
+    chat = ledger.conversation("k")
+    documents = [ledger.attach(b"%PDF-1.7\n" + each + LARGE, filename="large.pdf") for each in (b"1", b"2")]
+    chat.ask([LOOK, *documents, ledger.attach(LARGE), ledger.attach(LARGE + PNG)])
+    before = list(ledger.uploads())
+    for each in before:
+        if how == "lost at the provider":
+            simulator.lose(each.file_id)
+        else:
+            ledger.remove_upload(each)
+    chat = open_ledger(**KINDS[kind], retries=1).conversation("k")
+    answer = chat.ask("And now?")
+    assert {each.cause.value for each in answer.failures} <= {"file_missing"}
+    assert chat.ask("And again?").failures == []
+    after = list(ledger.uploads())
+    assert len(after) == len(before) >= 2
+    assert not {each.file_id for each in before} & {each.file_id for each in after}
+
+
+def test_a_thread_is_written_with_an_upload_that_the_provider_no_longer_had(
+    open_ledger: Open, simulator: Simulator
+) -> None:
+    ledger = open_ledger(**KINDS["chat"])
+    ledger.conversation("k").append("user", [LOOK, ledger.attach(LARGE)])
+    for number, to in enumerate(["conversations", "assistants", "conversations"], 1):
+        plan = ledger.replay.plan_rebuild(keys=["k"], to=to, fresh=True)
+        plan.apply()
+        [item] = plan.items
+        assert (item.state, item.verified) == ("done", True)
+        [copy] = ledger.uploads()
+        assert uploads(simulator) == number
+        simulator.lose(copy.file_id)
+
+
+def test_an_image_that_no_thread_can_hold_without_a_files_api_is_a_loss(
+    open_ledger: Open, simulator: Simulator
+) -> None:
+    simulator.retire("files")
+    ledger = open_ledger(**KINDS["assistants"])
+    chat = ledger.conversation("k")
+    for _ in range(2):
+        answer = chat.ask([LOOK, IMAGE])
+        run, _ = ledger.run(answer.run_id)
+        assert answer.losses == run.all_losses
+    assert answer.losses == {"part:image_url": 2}
+    plan = ledger.replay.plan_rebuild(keys=["k"], to="assistants", fresh=True)
+    plan.apply()
+    assert plan.items[0].losses["images"] == 2
 
 
 NO_FILES = {"status": 404, "message": "Not Found"}
