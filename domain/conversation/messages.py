@@ -359,8 +359,9 @@ class JournaledMessage:
         if self._is_stored:
             given = self._payload.get
             calls, call_id, extra = given("tool_calls", ()), given("tool_call_id"), given("extra")
-            native = _native(_native_text(given("native")))
-            return neutral_json(self._payload["role"], given("content"), calls, call_id, extra, native)
+            native = given("native")
+            items = _native(_native_text(native)) if native else None  # few have any
+            return neutral_json(self._payload["role"], given("content"), calls, call_id, extra, items)
         message = self.message
         content = [] if message.content == () else message.content_as_json()
         calls = [call.as_json() for call in message.tool_calls]
