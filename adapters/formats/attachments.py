@@ -51,7 +51,7 @@ def inside(ledger: Ledger) -> Attach:
     def attach(message: Message, given: JSON) -> JSON:
         read = ledger.journal.read_blob
         whole = inlined(given, read) if isinstance(message.content, tuple) else given
-        return whole | {NATIVE: with_texts_in_place(whole[NATIVE], read)} if NATIVE in whole else whole
+        return whole | {NATIVE: with_texts_in_place(whole[NATIVE], read)} if message.native_json else whole
 
     return attach
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from threadledger.domain.conversation import events
-from threadledger.domain.conversation.native import ANTHROPIC, is_native
+from threadledger.domain.conversation.native import ANTHROPIC, stored_native
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
@@ -183,8 +183,9 @@ def _read(given: object, index: int, reader: MessageReader) -> None:
         return
     place: Any = None
     native: Any = None
-    if isinstance(given, dict) and is_native(given.get(NATIVE)):
-        native = given[NATIVE]
+    if isinstance(given, dict) and NATIVE in given:
+        native = stored_native(given[NATIVE])
+        reader.left_out.update([] if native is not None else ["odd_fields"])
         given = {field: value for field, value in given.items() if field != NATIVE}
     message: Any = given
     if isinstance(given, dict):

@@ -485,8 +485,21 @@ def _parts_of(message: Message) -> tuple[Part, ...]:
 def _kept(journal: Journal, message: Message, known: Collection[str]) -> Message:
     try:
         return journal.keep(message, known)
+    except InvalidInput:
+        parts = _parts_of(message)
+    try:
+        kept = tuple(_kept_part(journal, part, known) for part in parts)
+        return journal.keep(message.replaced(content=kept) if kept else message, known)
     except InvalidInput as refusal:
         return Message(message.role, f"[a message was not kept: {whole_text(str(refusal))}]")
+
+
+def _kept_part(journal: Journal, part: Part, known: Collection[str]) -> Part:
+    try:
+        [kept] = _parts_of(journal.keep(Message(Role.USER, (part,)), known))
+        return kept
+    except InvalidInput as refusal:
+        return Text(f"[an attachment was not kept: {whole_text(str(refusal))}]")
 
 
 T = TypeVar("T")

@@ -11,6 +11,7 @@ from datetime import datetime
 from textwrap import fill
 from typing import Any
 
+from threadledger.domain.conversation.attachments import described, inline
 from threadledger.domain.conversation.messages import FOUND_IN_THREAD
 from threadledger.domain.failures import Cause, diagnose
 from threadledger.domain.journal import Journal
@@ -30,6 +31,9 @@ HASTY_SECONDS = 1.0
 
 PATIENT_SECONDS = 20.0
 """Timeout of one attempt, in seconds, if no recorded run timed out."""
+
+DATA_BYTES_MAX = 64 * 1024
+"""Maximum size of the attachments in the memory of a test together, in bytes: they are written into the test."""
 
 FILLER = "This answer does not arrive."
 """Text of an answer that a fault interrupts or prevents."""
@@ -81,10 +85,11 @@ def export_run(journal: Journal, run_id: str, settings: Settings, *, redact_text
     veil = Veil(redact_text)
     streamed = any(_needs_stream(each) for each in exchange.runs)
     stages, met = _stages(exchange, veil, streamed=streamed)
-    play = _play(exchange, veil, settings, streamed=streamed)
+    memory, left_out = _with_data([each.as_chat_message() for each in exchange.memory], journal)
+    play = _play(exchange, memory, veil, settings, streamed=streamed)
     rehearsed = rehearse(play, stages)
     wanted = _outcome(exchange, veil)
-    notes = (*exchange.left_out, *met, *_differing(wanted, rehearsed.outcome))
+    notes = (*exchange.left_out, *left_out, *met, *_differing(wanted, rehearsed.outcome))
     name = run.run_id[-RUN_ENDING_CHARS:]
     written = ExportedTest(name, run.started_at, play, rehearsed, notes)
     return ExportedRun(name, rehearsed.script, written.text(), notes)
@@ -143,8 +148,35 @@ def _said_last(run: RecordedRun, calls: Sequence[Any], said: str | None) -> list
     return [FILLER]
 
 
-def _play(exchange: RecordedExchange, veil: Veil, settings: Settings, *, streamed: bool) -> Play:
-    memory = tuple(veil.message(message.as_chat_message()) for message in exchange.memory)
+def _with_data(messages: Sequence[dict[str, Any]], journal: Journal) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return messages with the data of their attachments inside, and notes about those that are too large for a test."""
+    left = DATA_BYTES_MAX
+    notes: list[str] = []
+
+    def placed(part: dict[str, Any]) -> dict[str, Any]:
+        nonlocal left
+        inner = part.get(part.get("type", ""))
+        if not isinstance(inner, dict) or "blob" not in inner:
+            return part
+        size = journal.blobs.size(str(inner["blob"]))
+        if size is not None and size <= left:
+            left -= size
+            return inline(part, journal.read_blob)
+        why = "is not stored" if size is None else f"has {size:,} bytes"
+        notes.append(f"{described(part)}: a text is in its place, because the attachment {why}")
+        return {"type": "text", "text": f"[{described(part)}]"}
+
+    def whole(message: dict[str, Any]) -> dict[str, Any]:
+        content = message.get("content")
+        return {**message, "content": list(map(placed, content))} if isinstance(content, list) else message
+
+    return list(map(whole, messages)), notes
+
+
+def _play(
+    exchange: RecordedExchange, messages: Sequence[dict[str, Any]], veil: Veil, settings: Settings, *, streamed: bool
+) -> Play:
+    memory = tuple(map(veil.message, messages))
     results: dict[str, list[str]] = {}
     for name, arguments, result in exchange.results:
         if _was_called(name, arguments, result):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ..errors import InvalidMessage
+from ..limits import MESSAGE_BYTES_MAX
 from .messages import Message
 from .parts import Audio, File, Image, Part, Verbatim, reference_of
 
@@ -49,7 +50,7 @@ def with_blobs(message: Message, keep: Keep, size_of: SizeOf | None = None) -> M
     With `size_of`, a part that refers to stored bytes gets their size, which decides how they are sent.
 
     Raises:
-        InvalidMessage: a part gives another size.
+        InvalidMessage: a part gives another size, or there is too much data that cannot be stored apart.
     """
     if message.native_json:
         from .native import with_texts_kept
@@ -59,6 +60,12 @@ def with_blobs(message: Message, keep: Keep, size_of: SizeOf | None = None) -> M
     if not isinstance(content, tuple):
         return message
     parts = tuple(_with_blob(part, keep, size_of) for part in content)
+    left = sum(map(inline_bytes, parts))
+    if left > MESSAGE_BYTES_MAX:
+        raise InvalidMessage(
+            f"a message has {left:,} bytes of data that is no canonical base64, over the limit of {MESSAGE_BYTES_MAX:,} for "
+            "what is stored inside a message: nothing was written; encode the data again"
+        )
     return message if parts == content else message.replaced(content=parts)
 
 

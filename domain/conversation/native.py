@@ -121,6 +121,21 @@ def is_native(given: Any) -> bool:
     )
 
 
+def stored_native(given: Any) -> JSON | None:
+    """Return what a file says of a message's items if it can be stored, and else None."""
+    if not is_native(given):
+        return None
+    nominal = {BLOB: _ADDRESS_NOMINAL, ENCODING: "base64"}
+    try:
+        plain_json(given, "an item")
+        size = len(json.dumps(_replaced(given, lambda _: nominal), ensure_ascii=False, separators=(",", ":")).encode())
+    except InvalidMessage:
+        return None
+    references = [each for each in _objects_in(given) if each.keys() == {BLOB, ENCODING}]
+    are_known = all(isinstance(each[BLOB], str) and each[ENCODING] in ("utf-8", "base64") for each in references)
+    return given if are_known and size <= NATIVE_BYTES_MAX else None
+
+
 def _size_of(item: JSON) -> int | None:
     """Return the size of an item once its long texts are stored; None if it cannot be stored.
 
@@ -167,7 +182,9 @@ def _restored(value: Any, read: Read) -> Any:
     if isinstance(value, dict):
         if value.keys() == {BLOB, ENCODING}:
             address = str(value[BLOB])
-            return as_base64(address, read) if value[ENCODING] == "base64" else b"".join(read(address)).decode()
+            if value[ENCODING] == "base64":
+                return as_base64(address, read)
+            return b"".join(read(address)).decode(errors="replace")  # a file may name any bytes
         return {name: _restored(each, read) for name, each in value.items()}
     return [_restored(each, read) for each in value] if isinstance(value, list) else value
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +23,7 @@ from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 import threadledger
 from threadledger.adapters.recording.requests import Sent
 from threadledger.adapters.recording.runs import CallRecorder, first_new
+from threadledger.adapters.sql import blobs as sql_blobs
 from threadledger.domain.conversation import parse_message
 from threadledger.domain.conversation.events import FallbackUsed
 from threadledger.domain.errors import InvalidInput, InvalidKey, StoreUnavailable
@@ -515,6 +517,23 @@ def test_a_message_that_cannot_be_kept_does_not_keep_the_call_from_being_made(le
         recorded.chat.completions.create(model=MODEL, messages=[{"role": "herald", "content": "Hear!"}])  # type: ignore[list-item,misc] # no such role
     assert b"herald" in sent[0]
     assert said(ledger)[0][1].startswith("[a message was not kept: unknown role 'herald'")
+
+
+def test_of_a_message_with_an_attachment_that_is_too_large_the_rest_is_kept(recorded, ledger, monkeypatch):
+    monkeypatch.setattr(sql_blobs, "BLOB_BYTES_MAX", 100)
+    images = [f"data:image/png;base64,{b64encode(bytes(size)).decode()}" for size in (100, 101)]
+    parts: list[Any] = [{"type": "text", "text": "Which is better?"}]
+    parts += [{"type": "image_url", "image_url": {"url": url}} for url in images]
+    messages: list[Any] = [{"role": "user", "content": parts}]
+    for question in ("", "And now?"):
+        if question:
+            messages += [{"role": "assistant", "content": said(ledger)[-1][1]}, user(question)]
+        recorded.chat.completions.create(model=MODEL, messages=messages)
+    stored = ledger.memory("customer-42").messages
+    assert [each.message.role.value for each in stored] == ["user", "assistant"] * 2
+    text, first, second = stored[0].message.content_as_json()
+    assert (text, first["image_url"]["size"]) == (parts[0], 100)
+    assert second["text"].startswith("[an attachment was not kept: an attachment has more than")
 
 
 def test_an_exchange_goes_on_over_its_tool_calls(recorded, simulator, ledger):

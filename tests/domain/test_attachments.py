@@ -162,6 +162,14 @@ def test_data_that_would_not_come_back_equal_stays_where_it_is(part: dict[str, A
     assert with_blobs(message, Blobs().add) is message
 
 
+def test_data_that_stays_inside_a_message_counts_in_its_size() -> None:
+    odd = "A" * (MESSAGE_BYTES_MAX // 2) + "!"
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{odd}"}}
+    with_blobs(parse_message({"role": "user", "content": [part]}), Blobs().add)
+    with pytest.raises(InvalidMessage, match="no canonical base64"):
+        with_blobs(parse_message({"role": "user", "content": [part, part]}), Blobs().add)
+
+
 def test_data_does_not_count_in_the_size_of_a_message() -> None:
     large = {"type": "file", "file": {"file_data": b64encode(bytes(MESSAGE_BYTES_MAX)).decode(), "filename": "a"}}
     parse_message({"role": "user", "content": [large]})

@@ -313,6 +313,22 @@ def test_the_memory_is_that_of_the_first_run_word_for_word(open_ledger, simulato
     assert "Forget this." not in each.test
 
 
+@pytest.mark.parametrize("size", [2_000, 70_000])
+def test_attachments_of_the_memory_are_in_the_test_unless_they_are_too_large(open_ledger, simulator, kept, size):
+    settings = {"backends": ("chat",), "threads": "none", "retries": 0}
+    ledger = open_ledger(**settings)
+    image = b"\x89PNG\r\n\x1a\n" + bytes(size)
+    parts = [ledger.attach(image), ledger.attach(b"%PDF-1.7 small", filename="small.pdf")]
+    ledger.conversation("k").append("user", [{"type": "text", "text": "Look:"}, *parts])
+    simulator.add_fault(CHAT, refuse={"status": 500})
+    ask(ledger, "k")
+    each = kept(ledger, "k", **settings)
+    (exchange,) = ledger.exchanges("k").by_id.values()
+    is_whole = exchange.runs[0].memory_hash == each.expected()["MEMORY_HASH"]
+    assert is_whole == (size == 2_000) == (not each.notes)
+    assert all("in its place" in note and "70,008 bytes" in note for note in each.notes)
+
+
 def test_a_process_that_was_stopped_is_said_to_be_something_else_here(open_ledger, simulator, tmp_path, run_exported):
     ledger = open_ledger(backends=("chat",), retries=0)
 

@@ -309,6 +309,43 @@ def test_an_export_and_its_import_are_an_identity(
     assert [each.state for each in import_lines(ledger, renamed)] == ["unchanged"]
 
 
+ODD_ITEMS: list[Any] = [
+    5,
+    {"dialect": "responses", "items": [7]},
+    {"dialect": "responses", "items": [{"type": "reasoning", "text": {"threadledger_blob": 7, "encoding": "utf-8"}}]},
+    {
+        "dialect": "responses",
+        "items": [{"type": "reasoning", "text": {"threadledger_blob": "BLOB", "encoding": "odd"}}],
+    },
+    {
+        "dialect": "responses",
+        "items": [{"type": "reasoning", "text": {"threadledger_blob": "BLOB", "encoding": "utf-8"}}],
+    },
+    {"dialect": "responses", "items": [{"type": "reasoning", "text": "\ud800"}]},
+    {"dialect": "responses", "items": [{"type": "reasoning", "text": float("nan")}]},
+    {"dialect": "responses", "items": [{"type": "reasoning", "text": "x" * 4_000}] * 100},
+]
+"""What no export writes: other shapes, references that are none, bytes that are no text, and more than is kept of a message."""
+
+
+@pytest.mark.parametrize("odd", ODD_ITEMS)
+def test_items_of_a_file_that_cannot_be_stored_are_counted_and_do_not_break_its_export(
+    open_ledger: Callable[..., Any], odd: Any
+) -> None:
+    from threadledger.adapters import import_lines
+
+    ledger = open_ledger(**STATELESS)
+    address = ledger.attach(b"\x89PNG\r\n\x1a\n" + bytes(100))["image_url"]["blob"]
+    given = {"role": "assistant", "content": "In Bern.", "threadledger_native": odd}
+    line = json.dumps({"id": "k", "messages": [{"role": "user", "content": "Where?"}, given]})
+    [imported] = import_lines(ledger, [line.replace("BLOB", address).encode()])
+    is_kept = '"encoding": "utf-8"' in line and "BLOB" in line
+    assert (imported.state, imported.left_out) == ("imported", {} if is_kept else {"odd_fields": 1})
+    [exported] = lines_of(ledger, False)
+    assert (b"threadledger_native" in exported) == is_kept
+    assert ledger.memory("k").as_response_items()[-1]["content"] == "In Bern."
+
+
 def test_a_fork_has_all_of_an_answer(open_ledger: Callable[..., Any], simulator: Simulator) -> None:
     ledger = open_ledger(**STATELESS)
     simulator.answer({"output": EVERYTHING})
