@@ -52,12 +52,14 @@ class Uploads:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._found: dict[tuple[str, str], AttachmentCopy] = {}
-        """Copies that were found, by endpoint and attachment."""
+        """Newest copies that were found, by endpoint and attachment."""
+        self._by_id: dict[tuple[str, str], AttachmentCopy] = {}
+        """All copies that were found, by endpoint and the provider's id: two processes may have made one each."""
         self._in_progress: set[tuple[str, str]] = set()
         self._lock = Lock()
 
     def begin(self, endpoint: str, blob: str) -> bool:
-        """Begin an upload, unless another thread or task of this process is making it, and return whether it was begun."""
+        """Return whether an upload can begin, which is noted: no other thread or task of this process is making it."""
         with self._lock:
             if (endpoint, blob) in self._in_progress:
                 return False
@@ -83,12 +85,12 @@ class Uploads:
             copies = _copies_in(self._journal.head(_stream(endpoint, blob)))
             if copies:
                 found = self._found[endpoint, blob] = copies[-1]
+                self._by_id.update({(endpoint, each.file_id): each for each in copies})
         return found
 
     def copy_of(self, endpoint: str, file_id: str) -> AttachmentCopy | None:
         """Return a copy that was found or made in this process, by the provider's id of the file."""
-        copies = (each for each in self._found.values() if (each.endpoint, each.file_id) == (endpoint, file_id))
-        return next(copies, None)
+        return self._by_id.get((endpoint, file_id))
 
     def note(self, upload: AttachmentCopy) -> None:
         """Record a copy."""
@@ -100,7 +102,7 @@ class Uploads:
             return e.AttachmentUploaded, facts
 
         self._decide(upload.endpoint, upload.blob, add)
-        self._found[upload.endpoint, upload.blob] = upload
+        self._found[upload.endpoint, upload.blob] = self._by_id[upload.endpoint, upload.file_id] = upload
 
     def forget(self, endpoint: str, blob: str, file_id: str, reason: str) -> None:
         """Record that a provider no longer has a copy; do nothing if this is known."""
@@ -115,6 +117,7 @@ class Uploads:
 
         self._decide(endpoint, blob, remove)
         self._found.pop((endpoint, blob), None)
+        self._by_id.pop((endpoint, file_id), None)
 
     def listed(self) -> Iterator[AttachmentCopy]:
         """Yield the copies that providers have, by place and attachment."""

@@ -378,6 +378,19 @@ def test_questions_at_the_same_time_about_a_file_upload_it_once(open_ledger: Ope
     assert (uploads(simulator), len(list(open_ledger(**KINDS["chat"]).uploads()))) == (2, 2)
 
 
+@pytest.mark.parametrize("kind", ["responses", "assistants"])
+def test_a_thread_with_the_older_of_two_copies_is_the_same(open_ledger: Open, simulator: Simulator, kind: str) -> None:
+    from threadledger.domain.journal.uploads import Uploads, upload_of
+
+    ledger = open_ledger(**KINDS[kind])
+    ledger.conversation("k").ask([LOOK, ledger.attach(LARGE), ledger.attach(b"%PDF-1.7\n" + LARGE)])
+    for number, each in enumerate(list(ledger.uploads())):
+        again = upload_of(each.blob, each.endpoint, f"file-other{number}", filename=each.filename, size=each.size)
+        Uploads(ledger.journal).note(again)
+    [found] = open_ledger(**KINDS[kind]).replay.verify(["k"])
+    assert found.found.state == ThreadState.SAME
+
+
 def test_an_upload_that_fails_is_made_by_the_next_question(open_ledger: Open, simulator: Simulator) -> None:
     simulator.add_fault(UPLOAD, refuse={"status": 500, "message": "broken"})
     ledger = open_ledger(**KINDS["chat"], retries=0)
