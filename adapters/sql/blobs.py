@@ -52,6 +52,7 @@ _PUT = "INSERT INTO blob_chunks (address, n, data) VALUES (?, ?, ?) ON CONFLICT 
 _COMPLETE = "UPDATE blobs SET complete = 1 WHERE address = ?"
 _LENGTH = "SELECT sum(length(data)) FROM blob_chunks WHERE address = ?"
 _CHUNK = "SELECT data FROM blob_chunks WHERE address = ? AND n = ?"
+_IS_INSIDE = "SELECT 1 FROM blob_chunks WHERE address = ? AND n = 0"
 _LISTED = (
     "SELECT b.address, b.size, b.complete, b.at, (SELECT count(*) FROM blob_refs r WHERE r.blob = b.address) FROM blobs b "
     "WHERE b.address > ? {only} ORDER BY b.address LIMIT ?"
@@ -106,7 +107,7 @@ class SqlBlobs:
             transaction.execute(_COMPLETE, (blob.address,))
             return True
 
-        if self._database.write(begin):
+        if self._database.write(begin) and (files is None or self._is_kept(blob, files)):
             return
         if files is not None:
             files.write(name_of(blob.address), (data for _, data in chunks))
@@ -114,6 +115,12 @@ class SqlBlobs:
             for chunk in chunks:
                 self._database.execute(_PUT, (blob.address, *chunk))
         self._database.write(lambda transaction: self._end(transaction, blob, files))
+
+    def _is_kept(self, blob: Blob, files: BlobFiles) -> bool:
+        """Return whether the bytes of a complete blob are there: its file may have been lost, and is written again."""
+        if not blob.size or files.size(name_of(blob.address)) == blob.size:
+            return True
+        return bool(self._database.query(_IS_INSIDE, (blob.address,)))
 
     def _end(self, transaction: Transaction, blob: Blob, files: BlobFiles | None) -> None:
         """Mark a blob as complete if its bytes are there: another process may have removed them, and a third begun again."""

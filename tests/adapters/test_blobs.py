@@ -486,6 +486,23 @@ def test_bytes_elsewhere_are_not_found_without_their_place_and_those_in_the_data
     ledger.close()
 
 
+@pytest.mark.parametrize("left", [None, b"out"], ids=["lost", "cut"])
+def test_a_file_that_was_lost_is_written_again_when_its_bytes_are_added(
+    db_url: str, tmp_path: Path, left: bytes | None
+) -> None:
+    files = files_at("folder", tmp_path)
+    ledger = open_blobs(db_url, files)
+    address = ledger.journal.blobs.add([b"outside"]).address
+    (path,) = (each for each in tmp_path.rglob(address.partition(":")[2]) if each.is_file())
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    assert ledger.journal.blobs.add([b"outside"]).address == address
+    assert b"".join(ledger.journal.blobs.read(address)) == b"outside"
+    assert rows_of(ledger)[:2] == (1, 0)
+    ledger.close()
+
+
 def test_a_file_is_private_has_the_name_of_its_hash_and_no_other_file_is_left(db_url: str, tmp_path: Path) -> None:
     ledger = open_blobs(db_url, files_at("folder", tmp_path))
     address = ledger.journal.blobs.add([pattern(2 * MIB)]).address
