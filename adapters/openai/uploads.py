@@ -261,7 +261,8 @@ def _spooled(chunks: Iterable[bytes]) -> IO[bytes]:
     try:
         with ExitStack() as stack:
             file = stack.enter_context(SpooledTemporaryFile(max_size=CHUNK_BYTES))
-            file.writelines(chunks)
+            for chunk in chunks:  # `writelines` would keep all of them in memory
+                file.write(chunk)
             file.seek(0)
             stack.pop_all()
             return file

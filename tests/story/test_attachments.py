@@ -391,6 +391,22 @@ def test_a_thread_with_the_older_of_two_copies_is_the_same(open_ledger: Open, si
     assert found.found.state == ThreadState.SAME
 
 
+def test_an_upload_is_not_in_memory(open_ledger: Open, simulator: Simulator) -> None:
+    import tracemalloc
+
+    ledger = open_ledger(**KINDS["chat"])
+    chat = ledger.conversation("k")
+    chat.ask([LOOK, ledger.attach(LARGE + b"%PDF", media_type="application/pdf", filename="warm.pdf")])
+    part = ledger.attach(bytes(24 * 2**20), media_type="application/pdf", filename="large.pdf")
+    tracemalloc.start()
+    try:
+        chat.ask([LOOK, part])
+        assert tracemalloc.get_traced_memory()[1] < 12 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert uploads(simulator) == 2
+
+
 def test_an_upload_that_fails_is_made_by_the_next_question(open_ledger: Open, simulator: Simulator) -> None:
     simulator.add_fault(UPLOAD, refuse={"status": 500, "message": "broken"})
     ledger = open_ledger(**KINDS["chat"], retries=0)
