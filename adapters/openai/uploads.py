@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from threadledger.domain.memory.sending import Read
 
 FILES = "POST /files"
-NO_FILES_API = frozenset({404, 405, 410, 501})
-"""HTTP statuses by which a server says that it has no Files API."""
+NO_FILES_API = frozenset({403, 404, 405, 410, 501})
+"""HTTP statuses by which a server says that it has no Files API, or that the key may not write there (a restricted key)."""
 
 UPLOAD_LOOK_SECONDS = 0.1
 """Pause between two looks for the end of another upload of the same attachment, in seconds."""

@@ -496,11 +496,17 @@ def test_an_image_that_no_thread_can_hold_without_a_files_api_is_a_loss(
     assert plan.items[0].losses["images"] == 2
 
 
-NO_FILES = {"status": 404, "message": "Not Found"}
+NO_FILES = {
+    "no such address": {"status": 404, "message": "Not Found"},
+    "a restricted key": {"status": 403, "message": "You have insufficient permissions for this operation."},
+}
 
 
-def test_a_provider_without_a_files_api_is_sent_the_data_inside(open_ledger: Open, simulator: Simulator) -> None:
-    simulator.add_fault(UPLOAD, refuse=NO_FILES, times=9)
+@pytest.mark.parametrize("refusal", NO_FILES.values(), ids=NO_FILES)
+def test_a_provider_without_a_files_api_is_sent_the_data_inside(
+    open_ledger: Open, simulator: Simulator, refusal: dict[str, Any]
+) -> None:
+    simulator.add_fault(UPLOAD, refuse=refusal, times=9)
     ledger = open_ledger(**KINDS["chat"])
     chat = ledger.conversation("k")
     answer = chat.ask([LOOK, ledger.attach(b"%PDF-1.7\n" + LARGE, filename="large.pdf")])
