@@ -19,7 +19,7 @@ from threadledger.domain.failures import keep_secret, redact
 from threadledger.domain.ids import id_bytes, new_id
 from threadledger.domain.journal.blobs import CHUNK_BYTES, UNREFERENCED_SECONDS_MIN, BlobFiles
 
-from .private_files import PRIVATE
+from .private_files import PRIVATE, to_disk
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -115,7 +115,7 @@ class FsspecFiles:
                         self._to_disk(file)
                 self._files.mv(unfinished, path)
                 if self._is_local:
-                    self._folder_to_disk(Path(path).parent)
+                    to_disk(Path(path).parent)
             except BaseException:
                 with suppress(Exception):  # the first error is the one to report
                     self._files.rm_file(unfinished)
@@ -161,14 +161,6 @@ class FsspecFiles:
     def _to_disk(file: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
-
-    @staticmethod
-    def _folder_to_disk(folder: Path) -> None:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def _named(self, done: str) -> Iterator[None]:

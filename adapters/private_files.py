@@ -113,3 +113,12 @@ def rename_to_new(unfinished: Path, path: Path) -> None:
     except OSError:  # the file system has no links
         os.close(create_private(path))
         unfinished.replace(path)
+
+
+def to_disk(path: Path) -> None:
+    """Write what the system still buffers of a file, or of the entries of a folder, to the disk: it survives a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -25,13 +25,13 @@ from threadledger.domain.errors import (
 from threadledger.domain.ids import now
 from threadledger.domain.journal import Finding, quietly
 
-from ..private_files import rename_to_new
+from ..private_files import rename_to_new, to_disk
 from .addresses import path_in_address
 from .database import Database, parse_url
 from .file_url import FileURL
 from .schema import schema_version
 from .upgrading import upgrade
-from .upkeep import Progress, check, to_disk
+from .upkeep import Progress, check
 
 _FACTS = "SELECT (SELECT count(*) FROM events), (SELECT max(at) FROM events WHERE position = (SELECT max(position) FROM events))"
 

@@ -428,7 +428,7 @@ def back_up(database: Database, path: Path, progress: Progress) -> int:
         Conflict: the file exists already.
         StoreUnavailable: the file cannot be written.
     """
-    from ..private_files import create_private, rename_to_new
+    from ..private_files import create_private, rename_to_new, to_disk
 
     if path.exists():
         raise Conflict(f"{path} exists already: choose a new file, or move this one away")
@@ -601,12 +601,3 @@ def _named_of(source: Database) -> Iterator[None]:
             yield
     except ConnectionLost as lost:
         raise StoreUnavailable(str(lost)) from lost
-
-
-def to_disk(path: Path) -> None:
-    """Write what the system still buffers of a file, or of the entries of a folder, to the disk: it survives a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -37,7 +37,7 @@ def open_blobs(url: str, files: Any = None) -> Ledger:
 
 
 def database_of(ledger: Ledger) -> Any:
-    return ledger.journal._given_factory.database  # type: ignore[attr-defined]
+    return ledger.journal._given_factory.database  # type: ignore[attr-defined] - a factory of ours
 
 
 def pattern(size: int, seed: int = 0) -> bytes:
