@@ -6,11 +6,12 @@ from threadledger.domain.faces import lazy_face
 
 if TYPE_CHECKING:
     from .attachments import forgiving, inside, into_folder
-    from .importing import Imported, import_found
+    from .importing import import_found
     from .jsonl import conversation_as_line, export_lines, import_lines
     from .live import import_threads
     from .markdown import export_markdown
     from .memory_file import MemoryLines
+    from .reading import Imported
     from .sources import FORMATS, import_source
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 _EARLIER = {
-    "importing": "Found",
+    "reading": "Found",
     "sources": "ImportSource",
 }
 """Names that earlier versions offered here."""
@@ -40,7 +41,8 @@ if not TYPE_CHECKING:
         __name__,
         {
             "attachments": "forgiving inside into_folder",
-            "importing": "Imported import_found",
+            "reading": "Imported",
+            "importing": "import_found",
             "jsonl": "conversation_as_line export_lines import_lines",
             "live": "import_threads",
             "markdown": "export_markdown",

@@ -25,8 +25,8 @@ from threadledger.domain.conversation.native import RESPONSES
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso, to_iso
 
-from .importing import Found, Imported, MessageReader, conversation_key, json_of, made_key, with_repeated
 from .json_values import VALUE_BYTES_MAX, too_large
+from .reading import Found, Imported, MessageReader, conversation_key, json_of, made_key, with_repeated
 from .repairs import COMPACTION_TYPES, REASONING_TYPES, by_reference, is_empty, simplest
 
 MAGIC = b"SQLite format 3\0"

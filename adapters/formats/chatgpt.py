@@ -22,7 +22,8 @@ from typing import Any, BinaryIO, cast
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
 from .compressed import FileInZip, Inflated, files_in_zip, opened_in_zip
-from .importing import (
+from .json_values import Value, values_of
+from .reading import (
     Found,
     Imported,
     MessageReader,
@@ -34,7 +35,6 @@ from .importing import (
     source_id,
     with_repeated,
 )
-from .json_values import Value, values_of
 from .repairs import is_empty, simplest
 
 CONVERSATIONS = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")

@@ -14,8 +14,8 @@ from threadledger.domain.conversation.native import ANTHROPIC
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
 from .chatgpt import Branch, branch_of, found_by
-from .importing import Found, Imported, MessageReader, conversation_key, moment, source_id
 from .json_values import Value
+from .reading import Found, Imported, MessageReader, conversation_key, moment, source_id
 from .repairs import simplest
 
 KEPT = ("name", "summary", "created_at", "updated_at", "model", "project")

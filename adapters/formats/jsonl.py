@@ -18,20 +18,20 @@ from threadledger.domain.ids import from_iso
 from threadledger.domain.ledger import Ledger
 
 from .attachments import NATIVE, Attach, inside
-from .importing import (
+from .importing import import_found
+from .json_values import Value, lines_of
+from .reading import (
     Entry,
     Found,
     Imported,
     MessageReader,
     UsualEntries,
     conversation_key,
-    import_found,
     json_of,
     made_keys,
     name_of,
     with_repeated,
 )
-from .json_values import Value, lines_of
 from .repairs import is_usual, usual_message
 
 PLACE_FIELDS = ("message_id", "at", "source", "exchange_id", "run_id")

@@ -14,7 +14,8 @@ from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import diagnose
 from threadledger.domain.ledger import Ledger
 
-from .importing import Found, Imported, import_found
+from .importing import import_found
+from .reading import Found, Imported
 from .threads import KEY, conversation_of, threads_of
 
 

@@ -21,7 +21,6 @@ from .agents_sqlite import MAGIC, found_in_sessions
 from .chatgpt import first_values_in_zip, found_in_export, found_in_zip
 from .claude import found_in_claude_export
 from .compressed import ZIP_MAGIC, Inflated
-from .importing import Found, Imported, json_of
 from .json_values import (
     BYTE_ORDER_MARK,
     VALUE_BYTES_MAX,
@@ -34,6 +33,7 @@ from .json_values import (
     values_of,
 )
 from .jsonl import found_in_values
+from .reading import Found, Imported, json_of
 from .threads import IN_A_THREAD, KEY, found_in_threads
 
 FORMATS = ("jsonl", "threads", "chatgpt", "claude", "agents-sqlite")

@@ -21,7 +21,8 @@ from threadledger.domain.conversation.native import ASSISTANTS, RESPONSES
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
 from .agents_sqlite import chat_message, hosted_call, is_of_the_provider
-from .importing import (
+from .json_values import Value
+from .reading import (
     Found,
     Imported,
     MessageReader,
@@ -34,7 +35,6 @@ from .importing import (
     source_id,
     with_repeated,
 )
-from .json_values import Value
 from .repairs import is_empty, simplest
 
 KEY = "threadledger_key"

@@ -28,17 +28,8 @@ from .client import Client, Spent, call, calling, context_of, extra_body, read_r
 from .folds import RunFold
 from .messages import kept
 from .streams import END, Stream, closing, emit_rest, next_bytes, opened
-from .threads import (
-    EXCHANGE_ID,
-    RUN,
-    RUN_ID,
-    AssistantsThreads,
-    ThreadRuns,
-    found_answer,
-    left_there,
-    stored_images,
-    thread_text,
-)
+from .thread_runs import EXCHANGE_ID, RUN, RUN_ID, ThreadRuns, found_answer, left_there
+from .threads import AssistantsThreads, stored_images, thread_text
 from .tool_calls import answer_calls, too_many_rounds
 from .tools import has_options, lacks, losses, preflight
 

@@ -31,7 +31,8 @@ from .client import Client, Spent, call, calling, context_of, extra_body, read_r
 from .folds import ResponseFold
 from .objects import fetched
 from .streams import closing, emit_rests, followed, opened
-from .threads import found_answer, is_there, left_there
+from .thread_runs import found_answer, left_there
+from .threads import is_there
 from .tool_calls import answer_calls, too_many_rounds, tool_call
 from .tools import has_options, lacks, losses, preflight, response_tools
 

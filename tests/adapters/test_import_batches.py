@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from threadledger.adapters import import_found
-from threadledger.adapters.formats import importing, jsonl
-from threadledger.adapters.formats.importing import Entry, Found
+from threadledger.adapters.formats import importing, jsonl, reading
+from threadledger.adapters.formats.reading import Entry, Found
 from threadledger.adapters.sql import recorder
 from threadledger.domain.conversation import parse_message, text_message
 from threadledger.domain.conversation.messages import Message
@@ -163,7 +163,7 @@ def test_the_same_usual_file_again_makes_no_messages(open_any_store: Any, monkey
     ledger = open_any_store()
     lines = [json.dumps({"id": key, "messages": USUAL}).encode() for key in "ab"]
     assert [each.state for each in jsonl.import_lines(ledger, lines)] == ["imported", "imported"]
-    monkeypatch.setattr(importing, "usual_message", None)
+    monkeypatch.setattr(reading, "usual_message", None)
     assert [each.state for each in jsonl.import_lines(ledger, lines)] == ["unchanged", "unchanged"]
 
 

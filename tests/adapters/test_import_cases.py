@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadledger.adapters.formats.importing import Found, MessageReader
 from threadledger.adapters.formats.jsonl import found_in_values
+from threadledger.adapters.formats.reading import Found, MessageReader
 from threadledger.adapters.formats.repairs import (
     OpenCalls,
     is_usual,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from threadledger.adapters.formats import Imported, json_values
 from threadledger.adapters.formats.agents_sqlite import chat_message
 from threadledger.adapters.formats.chatgpt import conversation_of as chatgpt_conversation
-from threadledger.adapters.formats.importing import Found, MessageReader
+from threadledger.adapters.formats.reading import Found, MessageReader
 from threadledger.adapters.formats.threads import conversation_of, threads_of
 from threadledger.domain.errors import InvalidInput
 
