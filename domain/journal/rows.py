@@ -108,6 +108,7 @@ class EventMapper(Mapper[str]):
         )
         if blobs := getattr(event, "blobs", None):
             values["blobs"] = tuple(dict.fromkeys(map(str, blobs)))
+            values["schema"] = UTF8_SCHEMA
         if type(event) is MessageJournaled and (event.idempotency_key is not None or event.source == Source.IMPORT):
             values.update(_places_of(event))
         elif type(event) is RunStarted and event.idempotency_key is not None:
@@ -123,7 +124,8 @@ class EventMapper(Mapper[str]):
 
 
 ASCII_SCHEMA, UTF8_SCHEMA = 1, 2
-"""Schema numbers of rows: payloads of the first are ASCII, so that programs from before the second still read them."""
+"""Schema numbers of rows: payloads of the first are ASCII and refer to no blobs, so that programs from before the second still
+read them."""
 
 
 def _places_of(event: MessageJournaled) -> dict[str, Any]:
