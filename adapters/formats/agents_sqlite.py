@@ -2,32 +2,35 @@
 
 Each session is a conversation, and each row is an item. The file is opened read-only. The supported format is
 openai-agents 0.24: tables `agent_sessions` and `agent_messages`, items as JSON in `message_data`, timestamps in UTC.
-
-The items have the format of the Responses API, which Conversations use too. `chat_message` converts them for both
-sources; the functions after it build content parts for all sources, and replace large data by its size and hash.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
-from threadledger.domain.conversation.items import CALLS
 from threadledger.domain.conversation.native import RESPONSES
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from threadledger.domain.ids import from_iso, to_iso
 
+from .items import ItemReader
 from .json_values import VALUE_BYTES_MAX, too_large
-from .reading import Found, Imported, MessageReader, conversation_key, json_of, made_key, with_repeated
-from .repairs import COMPACTION_TYPES, REASONING_TYPES, by_reference, is_empty, simplest
+from .reading import (
+    NEWEST_RULE,
+    Found,
+    Imported,
+    MessageReader,
+    SourcePlace,
+    conversation_key,
+    json_of,
+    made_key,
+    with_repeated,
+)
 
 MAGIC = b"SQLite format 3\0"
 """First bytes of every SQLite file."""
@@ -153,23 +156,27 @@ def _rows_of(database: sqlite3.Connection, session: Any) -> tuple[list[Row], lis
 
 
 def _found(
-    number: int, session: Any, created_at: Any, file: str, rows: list[Row], others: list[Any]
+    number: int, session: Any, created_at: Any, file: str, rows: list[Row], others: list[Any], rule: int = NEWEST_RULE
 ) -> Found | Imported:
     key = ""
     try:
-        reader = MessageReader(RESPONSES)
+        reader = MessageReader(RESPONSES, rule)
         made = made_key(file, number)
         key = conversation_key(None, made, reader.left_out) if session is None else _text(session, "the session's id")
         if others:
             reader.left_out["messages_on_other_branches"] = len(others)
         repeated: list[str] = []
+        items = ItemReader(reader)
         for row, data, at in rows:
-            _read(row, data, at, reader, repeated)
+            _read(row, data, at, reader, items, repeated)
+        items.end()
         reader.check()
         began = _moment(created_at)
         places = frozenset(map(_place, others))
         metadata = {"created_at": began} if began else {}
-        return with_repeated(Found(number, key, metadata, reader.entries, reader.left_out, places), repeated)
+        found = Found(number, key, metadata, reader.entries, reader.left_out, places, rule=rule)
+        again = partial(_found, number, session, created_at, file, rows, others, rule=1)
+        return with_repeated(replace(found, by_rule_1=again if rule > 1 else None), repeated)
     except ThreadledgerError as error:
         return Imported(number, key, "failed", reason=str(error))
 
@@ -196,32 +203,18 @@ def _current_branch(database: sqlite3.Connection, session: Any, rows: list[Row])
     return list(branch.values()), [row_id for row_id in by_id if row_id not in branch]
 
 
-def _read(row: int, data: Any, created_at: Any, reader: MessageReader, repeated: list[str]) -> None:
+def _read(row: int, data: Any, created_at: Any, reader: MessageReader, items: ItemReader, repeated: list[str]) -> None:
     name = f"row {row}"
     try:
         text = data if isinstance(data, bytes) else str(data).encode(errors="surrogatepass")
         item = json_of(text, "row", repeated)
-        given = chat_message(item, reader.left_out)
-        if is_of_the_provider(item):
-            reader.keep(item)
     except InvalidInput as error:
         reader.leave_out(f"{name}: {error}")
         return
-    if isinstance(item, Mapping) and ENCRYPTED in item:
-        reader.leave_out(ENCRYPTED_SESSION, "encrypted_messages")
-    elif given is not None:
-        item_id = item.get("id") if isinstance(item, Mapping) else None
-        origin = {"row": row, "message_id": item_id, "created_at": _moment(created_at)}
-        reader.add(given, _place(row), name, _moment(created_at), origin)
-
-
-ENCRYPTED = "__enc__"
-"""Field of the envelope in which an `EncryptedSession` stores each item."""
-
-ENCRYPTED_SESSION = (
-    "the session is encrypted (EncryptedSession), and only the app has its key: read it in the app with "
-    "session.get_items() and import these items"
-)
+    written_at = _moment(created_at)
+    item_id = item.get("id") if isinstance(item, Mapping) else None
+    origin = {"row": row, "message_id": item_id, "created_at": written_at}
+    items.read(item, SourcePlace(_place(row), name, written_at, origin))
 
 
 def _place(row: Any) -> str:
@@ -240,100 +233,3 @@ def _moment(value: Any) -> str | None:
         return to_iso(from_iso(value.decode()))
     except (AttributeError, ValueError):
         return None
-
-
-CARRIED = ("phase",)
-"""Fields of a message that are kept with its content, because models need them again."""
-
-
-def chat_message(item: Any, left_out: Counter[str]) -> dict[str, Any] | None:
-    """Return an item as a Chat Completions message, or None for one that is left out and counted in `left_out`.
-
-    Raises:
-        InvalidInput: the value is not an item of the Responses API.
-    """
-    if not isinstance(item, Mapping):
-        raise InvalidInput(f"it is {type(item).__name__}, not an object: an item of the Responses API is expected")
-    match item:
-        case {"type": "function_call", "name": str(name)}:
-            function = {"name": name, "arguments": item.get("arguments")}
-            return _calling({"id": item.get("call_id"), "type": "function", "function": function})
-        case {"type": "custom_tool_call", "call_id": str(call_id), "name": str(name), "input": str(given)}:
-            return _calling({"id": call_id, "type": "custom", "custom": {"name": name, "input": given}})
-        case {"type": "function_call_output" | "custom_tool_call_output", "output": output}:
-            content = simplest([_part(part, []) for part in output]) if isinstance(output, list) and output else output
-            return {"role": "tool", "tool_call_id": item.get("call_id"), "content": content}
-        case {"type": str(kind)} if kind in REASONING_TYPES or kind in COMPACTION_TYPES:
-            left_out["reasoning" if kind in REASONING_TYPES else "compaction_items"] += 1
-            return None
-        case {"type": "message"} | {"role": _}:
-            return _message(item, left_out)
-        case {"type": str(kind)}:
-            record = {name: value for name, value in item.items() if name not in {"type", "id", "status"}}
-            return hosted_call(kind, record, left_out)
-    if ENCRYPTED in item:
-        return None
-    raise InvalidInput("it has neither a role nor a type: an item of the Responses API is expected")
-
-
-def is_of_the_provider(item: Any) -> bool:
-    """Return whether an item is one that only the provider can use again, which `chat_message` leaves out or says in words."""
-    if not isinstance(item, Mapping) or not isinstance(item.get("type"), str) or "role" in item:
-        return False
-    return item["type"] not in {"message", *CALLS} and not item["type"].endswith("_call_output")
-
-
-def _calling(call: dict[str, Any]) -> dict[str, Any]:
-    return {"role": "assistant", "content": None, "tool_calls": [call]}
-
-
-def _message(item: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any] | None:
-    content = item.get("content")
-    extra = {name: item[name] for name in CARRIED if item.get(name) is not None}
-    if not isinstance(content, list):
-        return {"role": item.get("role"), "content": content, **extra}
-    annotations: list[Any] = []
-    parts = [_part(part, annotations) for part in content]
-    if is_empty(parts):
-        left_out["empty_messages"] += 1
-        return None
-    if annotations:
-        extra["annotations"] = annotations
-    return {"role": item.get("role"), "content": simplest(parts), **extra}
-
-
-def _part(part: Any, annotations: list[Any]) -> Any:
-    match part:
-        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
-            if isinstance(part.get("annotations"), list):
-                annotations += part["annotations"]
-            return {"type": "text", "text": text}
-        case {"type": "input_image", "image_url": str(url)}:
-            detail = {"detail": part["detail"]} if part.get("detail") not in (None, "auto") else {}
-            return {"type": "image_url", "image_url": {"url": url} | detail}
-        case {"type": "input_file", "file_id": str(file_id)}:
-            rest = {name: value for name, value in part.items() if name != "type" and value is not None}
-            return {"type": "file", "file": rest or {"file_id": file_id}}
-        case Mapping():
-            return dict(part)
-    return part
-
-
-def hosted_call(name: str, record: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
-    """Return a call of a provider-hosted tool as an assistant message with text, because only the provider can run it."""
-    left_out["hosted_calls_as_text"] += 1
-    record_json = json.dumps(by_reference(record), ensure_ascii=False)
-    return {"role": "assistant", "content": f"[tool call {name} {record_json}]"}
-
-
-def data_by_reference(url: str) -> dict[str, Any] | None:
-    """Return the media type, size and hash of a `data:` URL, or None for any other URL."""
-    if url[:5].lower() != "data:":
-        return None
-    head, _, data = url[5:].partition(",")
-    try:
-        content = base64.b64decode(data, validate=True) if head.endswith(";base64") else unquote_to_bytes(data)
-    except ValueError:
-        content = data.encode(errors="surrogatepass")
-    kind = head.removesuffix(";base64") or "text/plain"
-    return {"type": kind, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

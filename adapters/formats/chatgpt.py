@@ -1,8 +1,8 @@
 """Read conversations from ChatGPT's data export: `conversations.json`, or the zip that contains it.
 
 Each conversation is a tree of messages: a `mapping` of nodes with parent and children, and a `current_node`, the last
-node of the branch that ChatGPT shows. Only that branch is imported. Messages on other branches, hidden messages and
-reasoning are left out and counted.
+node of the branch that ChatGPT shows. Only that branch is imported. Messages on other branches and hidden messages are left
+out and counted. Reasoning is kept with the message that follows.
 
 Each message becomes a Chat Completions message. An assistant's message to a tool (`recipient`) becomes a tool call with
 the node's id, and the tool's first message after it becomes the result. Content types with text become text (transcripts,
@@ -16,17 +16,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, BinaryIO, cast
 
+from threadledger.domain.conversation.items import objects, reasoning_part, text_in
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
 from .compressed import FileInZip, Inflated, files_in_zip, opened_in_zip
 from .json_values import Value, values_of
 from .reading import (
+    NEWEST_RULE,
     Found,
     Imported,
     MessageReader,
+    SourcePlace,
     conversation_key,
     json_of,
     made_keys,
@@ -126,20 +130,21 @@ def found_by(
             yield with_repeated(convert(each, number, key_of(number)), repeated)
 
 
-def conversation_of(given: Any, number: int, made: str) -> Found | Imported:
+def conversation_of(given: Any, number: int, made: str, rule: int = NEWEST_RULE) -> Found | Imported:
     """Return the branch of a conversation that ends at its `current_node`; `made` is the key if it has none."""
     key = ""
     try:
         if not isinstance(given, Mapping) or not isinstance(given.get("mapping"), Mapping):
             raise InvalidInput('it has no object "mapping": pass a conversation in the form of ChatGPT\'s data export')
-        reader = MessageReader("chatgpt")
+        reader = MessageReader("chatgpt", rule)
         key = conversation_key(given.get("conversation_id") or given.get("id"), made, reader.left_out)
         branch, others = branch_of(given["mapping"], given.get("current_node"), is_said, reader.left_out)
         _read(branch, key, reader)
         reader.check()
         metadata = {name: given[name] for name in KEPT if given.get(name) is not None}
         places = frozenset(_place(node_id) for node_id in others)
-        return Found(number, key, metadata, reader.entries, reader.left_out, places)
+        again = partial(conversation_of, given, number, made, rule=1) if rule > 1 else None
+        return Found(number, key, metadata, reader.entries, reader.left_out, places, rule=rule, by_rule_1=again)
     except ThreadledgerError as error:
         return Imported(number, key, "failed", reason=str(error))
 
@@ -228,12 +233,18 @@ def _read(branch: Branch, key: str, reader: MessageReader) -> None:
         except InvalidInput as error:
             reader.leave_out(str(error))
             continue
-        if given is None and _kind(message["content"]) in REASONING:
-            reader.keep(message["content"] | {"type": _kind(message["content"])})
+        created_at = message.get("create_time")
+        origin = {"message_id": node_id, "thread_id": key, "created_at": created_at}
+        at = SourcePlace(_place(node_id), name, moment(created_at), origin)
         if given is not None:
-            created_at = message.get("create_time")
-            origin = {"message_id": node_id, "thread_id": key, "created_at": created_at}
-            reader.add(given, _place(node_id), name, moment(created_at), origin)
+            reader.add(given, at)
+        elif _kind(message["content"]) in REASONING:
+            thoughts = message["content"] | {"type": _kind(message["content"])}
+            reader.keep(thoughts, reasoning_part(_text_of(thoughts)), at)
+
+
+def _text_of(thoughts: Mapping[str, Any]) -> str:
+    return "\n\n".join(text for each in objects(thoughts.get("thoughts")) if (text := text_in(each.get("content"))))
 
 
 def _place(node_id: str) -> str:
@@ -241,7 +252,7 @@ def _place(node_id: str) -> str:
 
 
 REASONING = frozenset({"thoughts", "reasoning_recap"})
-"""Content types of reasoning, which are not imported."""
+"""Content types of reasoning, which is kept with the next message."""
 
 TO_ALL = frozenset({None, "", "all", "assistant", "user"})
 """Values of `recipient` for messages that do not go to a tool."""

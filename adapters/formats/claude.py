@@ -1,21 +1,23 @@
 """Read conversations from Claude's data export: `conversations.json`, or the zip that contains it.
 
 Each conversation is a list of messages (`chat_messages`) with a `sender`, a plain `text` and blocks of `content`. The
-blocks are read if there are any: text, calls of tools and their results. Thinking is left out and counted. Messages name
+blocks are read if there are any: text, calls of tools and their results. Thinking is kept, and shown to no model. Messages name
 their parent in newer exports: then the branch that ends at the current message, or at the newest one, is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from threadledger.domain.conversation.items import cited
 from threadledger.domain.conversation.native import ANTHROPIC
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
 from .chatgpt import Branch, branch_of, found_by
 from .json_values import Value
-from .reading import Found, Imported, MessageReader, conversation_key, moment, source_id
+from .reading import NEWEST_RULE, Found, Imported, MessageReader, SourcePlace, conversation_key, moment, source_id
 from .repairs import simplest
 
 KEPT = ("name", "summary", "created_at", "updated_at", "model", "project")
@@ -32,7 +34,7 @@ def found_in_claude_export(values: Iterable[Value], file: str = "claude") -> Ite
     return found_by(conversation_of, values, file)
 
 
-def conversation_of(given: Any, number: int, made: str) -> Found | Imported:
+def conversation_of(given: Any, number: int, made: str, rule: int = NEWEST_RULE) -> Found | Imported:
     """Return a conversation; `made` is its key if it has no id."""
     key = ""
     try:
@@ -40,7 +42,7 @@ def conversation_of(given: Any, number: int, made: str) -> Found | Imported:
             raise InvalidInput(
                 'it has no list "chat_messages": pass a conversation in the form of Claude\'s data export'
             )
-        reader = MessageReader(ANTHROPIC)
+        reader = MessageReader(ANTHROPIC, rule)
         key = conversation_key(given.get("uuid"), made, reader.left_out)
         branch, others = _branch(given, reader)
         for node_id, node in branch:
@@ -48,7 +50,8 @@ def conversation_of(given: Any, number: int, made: str) -> Found | Imported:
         reader.check()
         metadata = {name: given[name] for name in KEPT if given.get(name)}
         places = frozenset(map(_place, others))
-        return Found(number, key, metadata, reader.entries, reader.left_out, places)
+        again = partial(conversation_of, given, number, made, rule=1) if rule > 1 else None
+        return Found(number, key, metadata, reader.entries, reader.left_out, places, rule=rule, by_rule_1=again)
     except ThreadledgerError as error:
         return Imported(number, key, "failed", reason=str(error))
 
@@ -80,7 +83,8 @@ def _branch(given: Mapping[str, Any], reader: MessageReader) -> tuple[Branch, li
 
 def _read(node_id: str, message: Mapping[str, Any], name: str, key: str, reader: MessageReader) -> None:
     blocks, text = message.get("content"), message.get("text")
-    content: list[Any] = [plain for block in blocks if (plain := _plain(block))] if isinstance(blocks, list) else []
+    said = (_plain(block, reader.rule) for block in blocks) if isinstance(blocks, list) else ()
+    content: list[Any] = [block for block in said if block]
     content = content or ([text] if text else [])
     for attachment in _objects(message.get("attachments")):
         if isinstance(attachment.get("extracted_content"), str):
@@ -98,14 +102,18 @@ def _read(node_id: str, message: Mapping[str, Any], name: str, key: str, reader:
         return
     created_at = message.get("created_at")
     origin = {"message_id": node_id, "thread_id": key, "created_at": created_at, "files": files}
-    reader.add(given, _place(node_id), name, moment(created_at), origin)
+    reader.add(given, SourcePlace(_place(node_id), name, moment(created_at), origin))
 
 
-def _plain(block: Any) -> Any:
-    """Return a text block without times and citations, or None if it is empty; any other block unchanged."""
+def _plain(block: Any, rule: int) -> Any:
+    """Return a text block without times, or None if it is empty; any other block unchanged.
+
+    The first rule leaves citations out. Those of the data export are stored as they are, without places in the text.
+    """
     match block:
         case {"type": "text", "text": str(text)}:
-            return {"type": "text", "text": text} if text else None
+            noted = cited(block, text) if rule > 1 else []
+            return {"type": "text", "text": text} | ({"annotations": noted} if noted else {}) if text else None
     return block
 
 

@@ -1,22 +1,23 @@
 """Journal conversations that were read from a source (`reading.py`).
 
 Each conversation is imported once, completely or not at all; later imports add only its new messages. A message's
-idempotency key is derived from its place in the source. Messages imported earlier are not changed. A message that has
-moved to another branch at the source is retracted, because the source no longer shows it.
+idempotency key is derived from its place in the source, and from the rule by which it was read: a conversation is compared
+and continued by the rule that imported it first. Messages imported earlier are not changed. A message that has moved to another
+branch at the source is retracted, because the source no longer shows it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from threadledger.domain.conversation import IMPORTED, Conversation, events, stream_of
+from threadledger.domain.conversation import Conversation, events, stream_of
 from threadledger.domain.conversation.messages import Message, Source, restore_message
 from threadledger.domain.errors import (
     BlobMissing,
@@ -29,7 +30,7 @@ from threadledger.domain.journal import fingerprint_of
 from threadledger.domain.ledger import Ledger
 
 from .attachments import ImportedAttachments
-from .reading import Entry, Found, Imported, Known, UsualEntries
+from .reading import NEWEST_RULE, Entry, Found, Imported, Known, UsualEntries, rule_of
 from .repairs import OpenCalls, repaired, whole
 
 BATCH_CONVERSATIONS = 500
@@ -177,7 +178,7 @@ def _store_one(ledger: Ledger, found: Found) -> Imported:
 
 def _new(ledger: Ledger, found: Found) -> Conversation:
     conversation = Conversation.start(found.key, found.metadata, actor=ledger.journal.actor)
-    _journal(conversation, _kept(ledger, found.entries))
+    _journal(conversation, found, _kept(ledger, found.entries))
     return conversation
 
 
@@ -192,12 +193,12 @@ def _imported(found: Found) -> Imported:
     return Imported(found.line, found.key, "imported", len(found.entries), found.note, found.left_out)
 
 
-def _journal(conversation: Conversation, entries: Iterable[Entry]) -> None:
+def _journal(conversation: Conversation, found: Found, entries: Iterable[Entry]) -> None:
     for entry in entries:
         conversation.journal(
             entry.message,
             source=Source.IMPORT,
-            idempotency_key=IMPORTED + entry.place,
+            idempotency_key=found.key_at(entry.place),
             message_id=entry.message_id,
             written_at=entry.written_at,
             origin=entry.origin,
@@ -206,7 +207,11 @@ def _journal(conversation: Conversation, entries: Iterable[Entry]) -> None:
 
 def _extended(ledger: Ledger, found: Found, known: Known) -> Imported:
     """Add what an existing conversation lacks."""
-    if isinstance(found.entries, UsualEntries) and found.entries.are_in(known):
+    by_its_rule = found.by_rule(rule_of(known) or NEWEST_RULE)
+    if isinstance(by_its_rule, Imported):
+        return by_its_rule
+    found = by_its_rule
+    if isinstance(found.entries, UsualEntries) and found.entries.are_in(known, found.key_at("")):
         return Imported(found.line, found.key, "unchanged", 0, found.note, found.left_out)
     try:
         missing = _known_to_be_missing(ledger, found, known)
@@ -216,7 +221,7 @@ def _extended(ledger: Ledger, found: Found, known: Known) -> Imported:
             return Imported(found.line, found.key, "unchanged", 0, found.note, found.left_out)
         kept = _kept(ledger, missing)
         try:
-            ledger.journal.commit(found.key, lambda conversation: _journal(conversation, kept))
+            ledger.journal.commit(found.key, lambda conversation: _journal(conversation, found, kept))
         except ConversationChanged:  # another process imports the same
             return _extend(ledger, found)
         return Imported(found.line, found.key, "extended", len(missing), found.note, found.left_out)
@@ -226,19 +231,36 @@ def _extended(ledger: Ledger, found: Found, known: Known) -> Imported:
 
 def _known_to_be_missing(ledger: Ledger, found: Found, known: Known) -> Sequence[Entry] | None:
     """Return the messages to append, if the fingerprints show that all others are imported as they are, else None."""
+    entries = _beside(found, known)
     count = next(
-        (place for place, entry in enumerate(found.entries) if IMPORTED + entry.place not in known), len(found.entries)
+        (number for number, entry in enumerate(entries) if found.key_at(entry.place) not in known), len(entries)
     )
-    missing = found.entries[count:]
+    missing = entries[count:]
     if found.other_branches or (missing and not known):
         return None
-    if not all(_is_known_as(ledger, entry, known[IMPORTED + entry.place]) for entry in found.entries[:count]):
+    if not all(_is_known_as(ledger, entry, known[found.key_at(entry.place)]) for entry in entries[:count]):
         return None
-    if any(each.message_id or each.piece_of or each.whole or IMPORTED + each.place in known for each in missing):
+    if any(each.message_id or each.piece_of or each.whole or found.key_at(each.place) in known for each in missing):
         return None
     if found.thread_id is not None and ledger.journal.require(found.key).state.links:
         return None  # it may be this ledger's own thread
     return missing
+
+
+def _beside(found: Found, known: Collection[str]) -> Sequence[Entry]:
+    """Return the entries, each without what was imported on its own when the source ended there."""
+    if isinstance(found.entries, UsualEntries) or all(each.made_of is None for each in found.entries):
+        return found.entries
+    return [left for each in found.entries if (left := _left_of(each, found, known)) is not None]
+
+
+def _left_of(entry: Entry, found: Found, known: Collection[str]) -> Entry | None:
+    places = entry.made_of.places if entry.made_of is not None else ()
+    count = max((number for number, place in enumerate(places, 1) if found.key_at(place) in known), default=0)
+    if not count or entry.made_of is None:
+        return entry
+    left = entry.made_of.without(count)
+    return entry._replace(message=left) if left.content or left.tool_calls else None
 
 
 def _is_known_as(ledger: Ledger, entry: Entry, fingerprint: bytes | None) -> bool:
@@ -272,6 +294,14 @@ class _ExistingConversation:
         for event in ledger.journal.history(found.key):
             self._take(event)
 
+    def _by_its_rule(self) -> Imported | None:
+        """Read the source by the rule that imported the conversation first; return the failure if that cannot be done."""
+        found = self._found.by_rule(rule_of(self._known) or self._found.rule)
+        if isinstance(found, Imported):
+            return found
+        self._found = replace(found, entries=_beside(found, self._known))
+        return None
+
     def _take(self, event: events.Event) -> None:
         match event:
             case events.MessageJournaled():
@@ -294,6 +324,9 @@ class _ExistingConversation:
             IdempotencyConflict: a message differs from the one imported earlier, or would have to precede one.
             ConversationChanged: another writer changed the conversation first.
         """
+        failed = self._by_its_rule()
+        if failed is not None:
+            return failed
         found = self._found
         if found.thread_id in self._threads:
             reason = (
@@ -305,7 +338,7 @@ class _ExistingConversation:
         gone = [
             event.message_id
             for place in found.other_branches
-            if (event := self._known.get(IMPORTED + place)) is not None and event.message_id not in self._retracted
+            if (event := self._known.get(found.key_at(place))) is not None and event.message_id not in self._retracted
         ]
         if not missing and not gone:
             return Imported(found.line, found.key, "unchanged", 0, found.note, found.left_out)
@@ -315,7 +348,7 @@ class _ExistingConversation:
         def decide(conversation: Conversation) -> None:
             for message_id in gone:
                 conversation.retract(message_id, LEFT_BRANCH)
-            _journal(conversation, kept)
+            _journal(conversation, found, kept)
 
         self._ledger.journal.commit(found.key, decide)
         left_out = dict(found.left_out) | ({"retracted": len(gone)} if gone else {})
@@ -324,9 +357,9 @@ class _ExistingConversation:
     def _missing(self) -> list[Entry]:
         missing: list[Entry] = []
         for entry in self._found.entries:
-            earlier = self._known.get(IMPORTED + entry.place)
+            earlier = self._known.get(self._found.key_at(entry.place))
             if earlier is None:
-                is_known = entry.whole is not None and IMPORTED + entry.whole in self._known
+                is_known = entry.whole is not None and self._found.key_at(entry.whole) in self._known
                 if not is_known and (entry.message_id or entry.piece_of) not in self._message_ids:
                     missing.append(entry)
                 continue
@@ -353,13 +386,13 @@ class _ExistingConversation:
         if isinstance(before.content, str) and before.content.startswith("[tool call ") and entry.message.calls():
             return True
         with suppress(InvalidInput):
-            again = repaired(before.as_chat_message(), entry.place, OpenCalls(), Counter(), {})
+            again = repaired(before.as_chat_message(), entry.place, OpenCalls(), Counter(), {}, rule=self._found.rule)
             return any(self._is_equal(each, entry.message) for each in islice(again, 1))
         return False
 
     def _is_equal(self, before: Message, after: Message) -> bool:
         # With ids of the source, extra fields are not compared: they vary, e.g. a dump has file sizes and a live thread has none.
-        # What the provider's items hold besides is never compared: earlier versions left it out (import rule 1).
+        # What the provider's items hold besides is never compared: earlier versions left it out (the first rule).
         before, after = before.replaced(native_json=""), after.replaced(native_json="")
         return (_said(before) == _said(after)) if self._found.has_ids else (before == after)
 

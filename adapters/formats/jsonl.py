@@ -8,7 +8,9 @@ those are added.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from threadledger.domain.conversation import events
@@ -21,10 +23,12 @@ from .attachments import NATIVE, Attach, inside
 from .importing import import_found
 from .json_values import Value, lines_of
 from .reading import (
+    NEWEST_RULE,
     Entry,
     Found,
     Imported,
     MessageReader,
+    SourcePlace,
     UsualEntries,
     conversation_key,
     json_of,
@@ -79,16 +83,29 @@ def found_in_values(values: Iterable[Value], key_from: str = "id", file: str = "
             given = json_of(text, "line", repeated)
             if not isinstance(given, dict) or not isinstance(given.get("messages"), list):
                 raise InvalidInput('the line has no list "messages": write {"id": KEY, "messages": [...]}')
-            reader = MessageReader(ANTHROPIC)  # whose blocks have items besides; other parts are stored as they are
-            key = made if key_from == LINE else conversation_key(_field(given, key_from), made, reader.left_out)
-            entries = _entries(given["messages"], reader)
-            metadata = {name: value for name, value in given.items() if name not in {"id", "messages"}}
-            if given.get("id") is not None and given["id"] != key and str(given["id"]) != key:
-                metadata.setdefault(SOURCE_ID, given["id"])
-            found = Found(number, key, metadata, entries, reader.left_out, has_ids=False)
-            yield with_repeated(found, repeated)
+            left_out: Counter[str] = Counter()
+            key = made if key_from == LINE else conversation_key(_field(given, key_from), made, left_out)
+            yield with_repeated(_found(number, key, given, left_out), repeated)
         except ThreadledgerError as error:
             yield Imported(number, key, "failed", reason=str(error))
+
+
+def _found(
+    number: int, key: str, given: Mapping[str, Any], left_out: Mapping[str, int], rule: int = NEWEST_RULE
+) -> Found | Imported:
+    """Return the conversation of a line, with what is already known to be left out."""
+    try:
+        reader = MessageReader(ANTHROPIC, rule)  # whose blocks have items besides; other parts are stored as they are
+        reader.left_out.update(left_out)
+        entries = _entries(given["messages"], reader)
+    except ThreadledgerError as error:
+        return Imported(number, key, "failed", reason=str(error))
+    metadata = {name: value for name, value in given.items() if name not in {"id", "messages"}}
+    if given.get("id") is not None and given["id"] != key and str(given["id"]) != key:
+        metadata.setdefault(SOURCE_ID, given["id"])
+    is_same = rule == 1 or isinstance(entries, UsualEntries)
+    again = None if is_same else partial(_found, number, key, given, left_out, rule=1)
+    return Found(number, key, metadata, entries, reader.left_out, has_ids=False, rule=rule, by_rule_1=again)
 
 
 def _entries(messages: Sequence[object], reader: MessageReader) -> Sequence[Entry]:
@@ -177,7 +194,7 @@ def _placed(message: dict[str, Any], place: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _read(given: object, index: int, reader: MessageReader) -> None:
-    """Read one message of a line. Place fields added by an export are removed from the message."""
+    """Read one message of a line. SourcePlace fields added by an export are removed from the message."""
     if isinstance(given, dict) and is_usual(given):
         reader.add_plain(usual_message(given), str(index), name_of(index))
         return
@@ -201,7 +218,8 @@ def _read(given: object, index: int, reader: MessageReader) -> None:
     origin = {name: place[name] for name in PLACE_FIELDS} if place else None
     written_at = place["at"] if place else None
     is_ours = bool(place) or native is not None
-    reader.add(message, str(index), name_of(index), written_at, origin, is_ours=is_ours, native=native)
+    at = SourcePlace(str(index), name_of(index), written_at, origin or {})
+    reader.add(message, at, is_ours=is_ours, native=native)
 
 
 def _is_place(given: object) -> bool:

@@ -6,17 +6,18 @@ escaped (CommonMark), so it cannot be interpreted as a heading, a fence or HTML 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from threadledger.domain.conversation.messages import JournaledMessage, Message, ToolCall
 from threadledger.domain.ledger import Ledger
 
-from .agents_sqlite import data_by_reference
 from .attachments import Attach
 from .jsonl import keys_in_order, metadata_of
 from .repairs import by_reference
@@ -92,7 +93,7 @@ def _part(part: Mapping[str, Any]) -> Iterator[str]:
         case {"type": "refusal", "refusal": str(refusal)}:
             yield f"refused: {escaped(refusal)}"
         case {"type": "image_url", "image_url": {"url": str(url)}}:
-            data = data_by_reference(url)
+            data = _data_by_reference(url)
             yield f"image: {as_link(url) if data is None else _facts(data)}"
         case {"type": "file", "file": {"file_id": str()} as file}:
             yield f"file: {_facts(file)}"
@@ -229,3 +230,16 @@ def _printable(text: str) -> str:
 
 def _symbol(character: str) -> str:
     return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "\ufffd"
+
+
+def _data_by_reference(url: str) -> dict[str, Any] | None:
+    """Return the media type, size and hash of a `data:` URL, or None for any other URL."""
+    if url[:5].lower() != "data:":
+        return None
+    head, _, data = url[5:].partition(",")
+    try:
+        content = base64.b64decode(data, validate=True) if head.endswith(";base64") else unquote_to_bytes(data)
+    except ValueError:
+        content = data.encode(errors="surrogatepass")
+    kind = head.removesuffix(";base64") or "text/plain"
+    return {"type": kind, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -1,19 +1,24 @@
-"""Represent conversations read from a source: `Found`, with its entries, which `MessageReader` makes of its messages."""
+"""Represent conversations read from a source: `Found`, with its entries, which `MessageReader` makes of its messages.
+
+A conversation is read by a numbered rule. What an earlier rule imported is compared and continued by that rule for ever; it is
+found by the idempotency keys of its messages. New conversations are read by the newest rule.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
-from threadledger.domain.conversation import IMPORTED, stream_of
-from threadledger.domain.conversation.messages import Message
+from threadledger.domain.conversation import IMPORTED, parse_message, stream_of
+from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.conversation.native import CHAT, native_of
+from threadledger.domain.conversation.parts import Part, Text
 from threadledger.domain.errors import InvalidInput
 from threadledger.domain.failures import whole_text
 from threadledger.domain.ids import from_iso, to_iso
@@ -26,6 +31,39 @@ SOURCE_ID_CHARS_MAX = 300
 
 Known = Mapping[str, bytes | None]
 """Fingerprints of the messages of a conversation, by idempotency key."""
+
+RULES = {1: IMPORTED, 2: f"{IMPORTED}2:"}
+"""What the idempotency keys of imported messages begin with, by the rule that read them; the place follows."""
+
+NEWEST_RULE = max(RULES)
+
+
+def rule_of(keys: Collection[str]) -> int | None:
+    """Return the rule that imported messages with these idempotency keys; None if no message was imported."""
+    return next((rule for rule, begin in sorted(RULES.items(), reverse=True) if any(map(_begins(begin), keys))), None)
+
+
+def _begins(begin: str) -> Callable[[str], bool]:
+    return lambda key: key.startswith(begin)
+
+
+class SourcePlace(NamedTuple):
+    """Represent where in a source a message stands, with its name and what the source says besides; see `Entry`."""
+
+    place: str
+    name: str
+    written_at: str | None = None
+    origin: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class MadeOf:
+    """Describe what a message was made of, if the source has several items for it: the model's thoughts, calls and words."""
+
+    places: Sequence[str]
+    """Places of all items but the last."""
+    without: Callable[[int], Message] = field(compare=False)
+    """Function that returns the message without so many items at its beginning."""
 
 
 class Entry(NamedTuple):
@@ -49,6 +87,8 @@ class Entry(NamedTuple):
     """Place of the source's message, if this is a further piece of it. It is imported with the first piece or not at all."""
     origin: Mapping[str, Any] = MappingProxyType({})
     """Ids, times and metadata of the message at its source."""
+    made_of: MadeOf | None = None
+    """What of it may have been imported before on its own, when the source ended there."""
 
 
 @dataclass
@@ -70,10 +110,10 @@ class UsualEntries(Sequence[Entry]):
             for each in self.given
         )
 
-    def are_in(self, known: Known) -> bool:
-        """Return whether each message is known by its place, with its fingerprint."""
+    def are_in(self, known: Known, begin: str) -> bool:
+        """Return whether each message is known by its place, with its fingerprint; `begin` is what the keys begin with."""
         return len(known) >= len(self.given) and all(
-            known.get(f"{IMPORTED}{place}") == usual_fingerprint(each) for place, each in enumerate(self.given)
+            known.get(f"{begin}{place}") == usual_fingerprint(each) for place, each in enumerate(self.given)
         )
 
     def __len__(self) -> int:
@@ -122,6 +162,20 @@ class Found:
     """Whether the places are ids that the source assigned."""
     note: str = ""
     """What to do about a conversation that the file holds only in part."""
+    rule: int = NEWEST_RULE
+    """The rule by which it was read."""
+    by_rule_1: Callable[[], Found | Imported] | None = field(default=None, repr=False, compare=False)
+    """Function that reads it by the first rule; None if its messages are the same."""
+
+    def by_rule(self, rule: int) -> Found | Imported:
+        """Return the conversation as this rule reads it."""
+        if rule == self.rule:
+            return self
+        return replace(self, rule=rule) if self.by_rule_1 is None else self.by_rule_1()
+
+    def key_at(self, place: str) -> str:
+        """Return the idempotency key of the message at a place."""
+        return RULES[self.rule] + place
 
     @property
     def chars(self) -> int:
@@ -170,7 +224,9 @@ def with_repeated(found: Found | Imported, repeated: Sequence[str]) -> Found | I
     said = f"the key {repeated[0][:SOURCE_ID_CHARS_MAX]!a} is given more than once in an object: its last value counts"
     if isinstance(found, Imported):
         return replace(found, left_out=left_out, reason="; ".join(filter(None, (found.reason, said))))
-    return replace(found, left_out=left_out, note="; ".join(filter(None, (found.note, said))))
+    note, again = "; ".join(filter(None, (found.note, said))), found.by_rule_1
+    by_rule_1 = None if again is None else lambda: with_repeated(again(), repeated)
+    return replace(found, left_out=left_out, note=note, by_rule_1=by_rule_1)
 
 
 def source_id(value: object, what: str) -> str:
@@ -187,15 +243,28 @@ def source_id(value: object, what: str) -> str:
     return value
 
 
+class _KeptItem(NamedTuple):
+    """Represent an item that is no message of its own, and the parts that say what it was."""
+
+    item: Mapping[str, Any]
+    parts: Sequence[Part] = ()
+    at: SourcePlace | None = None
+
+
+def _entry(message: Message, at: SourcePlace, origin: Mapping[str, Any], made_of: MadeOf | None) -> Entry:
+    return Entry(message, at.place, at.name, at.written_at, origin=origin, made_of=made_of)
+
+
 class MessageReader:
     """Read the messages of one conversation into entries; count what is changed, and what cannot be read."""
 
-    def __init__(self, dialect: str = CHAT) -> None:
+    def __init__(self, dialect: str = CHAT, rule: int = NEWEST_RULE) -> None:
         """Create a reader; `dialect` names the form of the source's items."""
         self.entries: list[Entry] = []
         self.left_out: Counter[str] = Counter()
+        self.rule = rule
         self._dialect = dialect
-        self._items: list[Mapping[str, Any]] = []
+        self._kept: list[_KeptItem] = []
         """Items that are no message of their own, kept with the next message."""
         self._waiting = OpenCalls()
         self._problem = ""
@@ -205,13 +274,16 @@ class MessageReader:
         self._waiting.note(message)
         self.entries.append(Entry(message, place, name))
 
+    def add_read(self, message: Message, at: SourcePlace, made_of: MadeOf | None = None) -> None:
+        """Add a message that was made of the source's items."""
+        self._waiting.note(message)
+        message = self._with(self._taken(), message, self.left_out)
+        self.entries.append(_entry(message, at, _origin(at.origin, self.left_out), made_of))
+
     def add(
         self,
         given: object,
-        place: str,
-        name: str,
-        written_at: str | None = None,
-        origin: Mapping[str, Any] | None = None,
+        at: SourcePlace,
         message_id: str | None = None,
         piece_of: str | None = None,
         is_ours: bool = False,
@@ -224,34 +296,79 @@ class MessageReader:
         counts: Counter[str] = Counter()
         kept: dict[str, Any] = {}
         try:
-            messages = list(repaired(given, place, self._waiting, counts, kept, is_ours))
+            messages = list(repaired(given, at.place, self._waiting, counts, kept, is_ours, self.rule))
         except (InvalidInput, RecursionError) as error:
-            self.leave_out(f"{name}: {error}")
+            self.leave_out(f"{at.name}: {error}")
             return
         self.left_out.update(counts)
-        self._items += kept.pop(ITEMS, ())
-        if messages and native is not None:
+        if not messages:
+            self._kept += [_KeptItem(item) for item in kept.pop(ITEMS, ())]
+            return
+        if any(each.parts for each in self._kept) and messages[0].role is not Role.ASSISTANT:
+            self._close()
+        before = self._taken()
+        own = [_KeptItem(item) for item in kept.pop(ITEMS, ())]
+        made_of = self._made_of(before, [*own], messages[0])
+        if native is not None:
             messages[0] = messages[0].replaced(native_json=json_text(native))
-        elif messages and self._items:
-            messages[0] = self._with_items(messages[0])
-        source = _origin({**(origin or {}), **kept}, self.left_out) if origin or kept else {}
+        else:
+            messages[0] = self._with([*before, *own], messages[0], self.left_out)
+        source = _origin({**at.origin, **kept}, self.left_out) if at.origin or kept else {}
         for number, message in enumerate(messages):
-            entry = Entry(message, place, name, written_at, message_id, piece_of, origin=source)
+            entry = _entry(message, at, source, made_of)._replace(message_id=message_id, piece_of=piece_of)
             if number:
                 ours = message_id or piece_of
-                entry = entry._replace(place=f"{place}/{number}", message_id=None, piece_of=ours, whole=place)
+                place = f"{at.place}/{number}"
+                entry = entry._replace(place=place, message_id=None, piece_of=ours, whole=at.place, made_of=None)
             self.entries.append(entry)
 
-    def keep(self, item: Mapping[str, Any]) -> None:
-        """Keep an item that is no message, or only words in one, as it is: with the next message."""
-        self._items.append(item)
+    def keep(self, item: Mapping[str, Any], parts: Iterable[Part] = (), at: SourcePlace | None = None) -> None:
+        """Keep an item that is no message as it is: with the next message of the model, whose content begins with `parts`."""
+        self._kept.append(_KeptItem(item, tuple(parts) if self.rule > 1 else (), at))
 
-    def _with_items(self, message: Message) -> Message:
-        items, self._items = self._items, []
-        lost: Counter[str] = Counter()
-        native = native_of(self._dialect, [_storable(item) for item in items], lost)
-        self.left_out.update(lost)
-        return message.replaced(native_json=message.native_json or native)
+    def _taken(self) -> list[_KeptItem]:
+        kept, self._kept = self._kept, []
+        return kept
+
+    def _made_of(self, before: Sequence[_KeptItem], own: Sequence[_KeptItem], message: Message) -> MadeOf | None:
+        places = [each.at.place for each in before if each.at is not None]
+        if not any(each.parts for each in before) or len(places) < len(before):
+            return None
+        return MadeOf(places, lambda number: self._with([*before[number:], *own], message, Counter()))
+
+    def _with(self, kept: Sequence[_KeptItem], message: Message, lost: Counter[str]) -> Message:
+        """Return a message with the items that were kept for it; those that cannot be kept are counted in `lost`."""
+        if not kept:
+            return message
+        native = native_of(self._dialect, [_storable(each.item) for each in kept], lost)
+        message = message.replaced(native_json=message.native_json or native)
+        parts = [part for each in kept for part in each.parts]
+        if not parts:
+            return message
+        said = (
+            message.content
+            if isinstance(message.content, tuple)
+            else (Text(message.content),)
+            if message.content
+            else ()
+        )
+        whole_message = message.replaced(content=(*parts, *said))
+        try:
+            parse_message(whole_message.as_chat_message())
+        except InvalidInput:  # too long together: the items have the rest
+            return message
+        return whole_message
+
+    def _close(self) -> None:
+        """Add what was kept as a message of its own, if it shows anything."""
+        at = self._kept[-1].at if self._kept else None
+        if at is not None and any(each.parts for each in self._kept):
+            kept, empty = self._taken(), Message(Role.ASSISTANT, None)
+            made_of = self._made_of(kept, (), empty)
+            made_of = made_of and MadeOf(made_of.places[:-1], made_of.without)
+            self.entries.append(
+                _entry(self._with(kept, empty, self.left_out), at, _origin(at.origin, self.left_out), made_of)
+            )
 
     def leave_out(self, problem: str, kind: str = "unreadable_messages") -> None:
         """Count a message that cannot be read."""
@@ -264,9 +381,10 @@ class MessageReader:
         Raises:
             InvalidInput: none of its messages can be read; the text names the first and its problem.
         """
-        if self._items and self.entries:
+        self._close()
+        if self._kept and self.entries:
             last = self.entries[-1]
-            self.entries[-1] = last._replace(message=self._with_items(last.message))
+            self.entries[-1] = last._replace(message=self._with(self._taken(), last.message, self.left_out))
         if self._problem and not self.entries:
             raise InvalidInput(f"none of its messages can be read: {self._problem}")
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from threadledger.domain.conversation import parse_message
+from threadledger.domain.conversation.items import aside_parts, is_aside, objects, stored_part
 from threadledger.domain.conversation.messages import Message, Role, ToolCall, is_short_text
+from threadledger.domain.conversation.parts import Verbatim
 from threadledger.domain.errors import InvalidInput, InvalidMessage
 from threadledger.domain.failures import whole_text
 from threadledger.domain.journal import fingerprint_in
@@ -48,13 +50,19 @@ TEXT_FIELDS = ("text", "result", "output_str", "transcript")
 
 
 def repaired(
-    given: object, place: str, waiting: OpenCalls, counts: Counter[str], kept: JSON, is_ours: bool = False
+    given: object,
+    place: str,
+    waiting: OpenCalls,
+    counts: Counter[str],
+    kept: JSON,
+    is_ours: bool = False,
+    rule: int = 2,
 ) -> Iterator[Message]:
     """Yield the messages that one given message consists of: none if it is empty, several if it has tool results.
 
     What is changed is counted in `counts`; parts that lose fields are added to `kept`, which becomes the origin, and parts
-    that are left out or become words to its list `ITEMS`. A message that a ledger exported (`is_ours`) is only changed if it
-    cannot be stored.
+    that only the provider can use again to its list `ITEMS`; what they become depends on the `rule`. A message that a ledger
+    exported (`is_ours`) is only changed if it cannot be stored.
 
     Raises:
         InvalidInput: the message cannot be read.
@@ -70,7 +78,7 @@ def repaired(
             return
     if not isinstance(given, Mapping):
         raise InvalidInput(f"it is {type(given).__name__}: an object with role and content is expected")
-    yield from _MessageRepair(place, waiting, counts, kept).messages(given)
+    yield from _MessageRepair(place, waiting, counts, kept, rule).messages(given)
 
 
 SPEAKERS = frozenset(role.value for role in Role if role not in {Role.TOOL, Role.UNKNOWN})
@@ -203,6 +211,23 @@ def whole(value: Any, counts: Counter[str]) -> Any:
         raise InvalidInput(TOO_DEEP) from None
 
 
+def whole_fields(given: Mapping[str, Any], needed: Collection[str], counts: Counter[str]) -> JSON:
+    """Return the fields of an object, each `whole`; those that cannot be stored are left out and counted.
+
+    Raises:
+        InvalidInput: one that is needed cannot be stored.
+    """
+    fields: JSON = {}
+    for name, value in given.items():
+        try:
+            fields |= whole({name: value}, counts)
+        except InvalidInput:
+            if name in needed:
+                raise
+            counts["odd_fields"] += 1
+    return fields
+
+
 TOO_DEEP = "it is nested too deep to be stored"
 UNREADABLE_VALUE = "it contains a number that is too long, or a value that is nested too deep"
 
@@ -237,6 +262,11 @@ def json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def made_call_id(place: str, number: int) -> str:
+    """Return the id of a call without one, made of the place of its message and its number there."""
+    return "call_" + hashlib.sha256(f"{place}/{number}".encode()).hexdigest()[:24]
+
+
 class OpenCalls:
     """Hold the tool calls that still wait for a result, so that a result without an id finds its call."""
 
@@ -266,22 +296,16 @@ class OpenCalls:
 class _MessageRepair:
     """Repair one message."""
 
-    def __init__(self, place: str, waiting: OpenCalls, counts: Counter[str], kept: JSON) -> None:
+    def __init__(self, place: str, waiting: OpenCalls, counts: Counter[str], kept: JSON, rule: int) -> None:
         self._place = place
+        self._rule = rule
         self._waiting = waiting
         self._counts = counts
         self._kept = kept
         self._made = 0
 
     def messages(self, given: Mapping[str, Any]) -> Iterator[Message]:
-        message: JSON = {}
-        for name, value in given.items():
-            try:
-                message |= whole({name: value}, self._counts)
-            except InvalidInput:
-                if name in {"content", "tool_calls"}:
-                    raise
-                self._counts["odd_fields"] += 1
+        message = whole_fields(given, {"content", "tool_calls"}, self._counts)
         role = message.get("role")
         role = role.strip().lower() if isinstance(role, str) else role
         role = message["role"] = ROLES.get(role, role) if isinstance(role, str) else role
@@ -349,7 +373,7 @@ class _MessageRepair:
             return str(given)
         self._counts["made_call_ids"] += 1
         self._made += 1
-        return "call_" + hashlib.sha256(f"{self._place}/{self._made}".encode()).hexdigest()[:24]
+        return made_call_id(self._place, self._made)
 
     def _answered_call(self, message: JSON) -> str:
         """Return the id of the call that a tool result answers."""
@@ -436,9 +460,10 @@ class _MessageRepair:
             return dict(part)
         kind = part.get("type", "text")
         if kind in REASONING_TYPES or kind in COMPACTION_TYPES:
+            if self._rule > 1 and is_aside(Verbatim(json_text(part))):
+                return dict(part)
             self._counts["reasoning" if kind in REASONING_TYPES else "compaction_items"] += 1
-            self._kept.setdefault(ITEMS, []).append(dict(part))
-            return None
+            return self._aside(part, kind)
         if kind in TEXT_TYPES:
             return self._text(part, message)
         if kind in RECORDING_TYPES:
@@ -452,9 +477,17 @@ class _MessageRepair:
         if spoken is not None:
             self._kept.setdefault("parts", []).append(dict(part))
             return {"type": "text", "text": spoken}
+        if self._rule > 1:
+            self._counts["hosted_calls"] += 1
+            return self._aside(part, kind)
         self._counts["hosted_calls_as_text"] += 1
-        self._kept.setdefault(ITEMS, []).append(dict(part))
+        self._aside(part, kind)
         return {"type": "text", "text": f"[tool call {kind} {json_text(by_reference(part))}]"}
+
+    def _aside(self, part: Mapping[str, Any], kind: str) -> JSON | None:
+        """Keep a part whole, and return the part that says what it was, which the first rule did not have."""
+        self._kept.setdefault(ITEMS, []).append(dict(part))
+        return next((each.as_json() for each in aside_parts(part, kind)), None) if self._rule > 1 else None
 
     def _text(self, part: Mapping[str, Any], message: JSON) -> JSON | None:
         text = part.get("text")
@@ -462,6 +495,9 @@ class _MessageRepair:
         if not isinstance(text, str):
             self._counts["unreadable_parts"] += 1
             return None
+        if self._rule > 1:
+            said: JSON = stored_part({"type": "text", "text": text, "annotations": objects(part.get("annotations"))})
+            return said
         annotations = part.get("annotations")
         if isinstance(annotations, list) and annotations and isinstance(message.get("annotations", []), list):
             message["annotations"] = [*message.get("annotations", []), *annotations]

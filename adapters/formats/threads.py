@@ -15,17 +15,22 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from threadledger.domain.conversation.items import hosted_part, thread_message
 from threadledger.domain.conversation.native import ASSISTANTS, RESPONSES
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
 
-from .agents_sqlite import chat_message, hosted_call, is_of_the_provider
+from . import rule_1
+from .items import ItemReader
 from .json_values import Value
 from .reading import (
+    NEWEST_RULE,
     Found,
     Imported,
     MessageReader,
+    SourcePlace,
     conversation_key,
     json_of,
     made_key,
@@ -35,7 +40,7 @@ from .reading import (
     source_id,
     with_repeated,
 )
-from .repairs import is_empty, simplest
+from .repairs import is_empty
 
 KEY = "threadledger_key"
 """Metadata field in which a thread written by a ledger has the conversation's key."""
@@ -95,11 +100,11 @@ def found_in_threads(values: Iterable[Value], key_from: str = KEY, file: str = "
         yield conversation_of(under_way, key_from)
 
 
-def conversation_of(thread: Thread, key_from: str = KEY) -> Found | Imported:
+def conversation_of(thread: Thread, key_from: str = KEY, rule: int = NEWEST_RULE) -> Found | Imported:
     """Return the conversation of a complete thread."""
     key = ""
     try:
-        reader = MessageReader(ASSISTANTS if thread.items is None else RESPONSES)
+        reader = MessageReader(ASSISTANTS if thread.items is None else RESPONSES, rule)
         named = thread.metadata.get(key_from) if key_from != THREAD_ID else None
         found = named if isinstance(named, str) and named else thread.thread_id
         key = conversation_key(found, thread.made, reader.left_out)
@@ -117,7 +122,10 @@ def conversation_of(thread: Thread, key_from: str = KEY) -> Found | Imported:
                 "get all pages and import them together, or use --threads"
             )
         known_as = thread.thread_id or None
-        read = Found(thread.line, key, metadata, reader.entries, reader.left_out, thread_id=known_as, note=note)
+        read = Found(
+            thread.line, key, metadata, reader.entries, reader.left_out, thread_id=known_as, note=note, rule=rule,
+            by_rule_1=partial(conversation_of, thread, key_from, rule=1) if rule > 1 else None,
+        )  # fmt: skip
         return with_repeated(read, thread.repeated)
     except ThreadledgerError as error:
         return Imported(thread.line, key, "failed", reason=str(error))
@@ -138,7 +146,9 @@ def threads_of(value: Any, number: int, made: str = "") -> list[Thread]:
         raise InvalidInput("it is not a thread: pass a list of its messages, or an object with thread_id and messages")
     thread_id = value.get("thread_id") or (value.get("id") if "data" not in value else None)
     named = thread_id if isinstance(thread_id, str) else ""
-    thread = Thread(number, named, order=value.get("order"), metadata=_mapping(value.get("metadata")), made=made)
+    order = value.get("order")
+    order = order if isinstance(order, str) else None
+    thread = Thread(number, named, order=order, metadata=_mapping(value.get("metadata")), made=made)
     for step in _listed(value, "run_steps") or _listed(value, "steps") or ():
         thread.steps.append(step)
     for run in _listed(value, "runs") or ():
@@ -230,20 +240,13 @@ def _messages(thread: Thread, reader: MessageReader) -> None:
 
 
 def _items(thread: Thread, reader: MessageReader) -> None:
-    items = _distinct(thread.items or [], "item", reader)
-    for number, item in enumerate(reversed(items) if thread.order == "desc" else items, 1):
-        name = f"item {number}"
-        try:
-            given = chat_message(item, reader.left_out)
-        except InvalidInput as error:
-            reader.leave_out(f"{name}: {error}")
-            continue
-        if is_of_the_provider(item):
-            reader.keep(item)
-        if given is not None:
-            created_at = item.get("created_at")
-            origin = {"message_id": item["id"], "thread_id": thread.thread_id, "created_at": created_at}
-            reader.add(given, item["id"], name, moment(created_at), origin)
+    listed = _distinct(thread.items or [], "item", reader)
+    items = ItemReader(reader)
+    for number, item in enumerate(reversed(listed) if thread.order == "desc" else listed, 1):
+        created_at = item.get("created_at")
+        origin = {"message_id": item["id"], "thread_id": thread.thread_id, "created_at": created_at}
+        items.read(item, SourcePlace(item["id"], f"item {number}", moment(created_at), origin))
+    items.end()
 
 
 def _distinct(things: list[Any], what: str, reader: MessageReader) -> list[Mapping[str, Any]]:
@@ -281,7 +284,7 @@ CARRIED = ("attachments", "incomplete_details")
 
 
 def _read_message(message: Mapping[str, Any], name: str, thread_id: str, ours: set[str], reader: MessageReader) -> None:
-    given = _chat_message(message, reader.left_out)
+    given = _chat_message(message, reader.rule, reader.left_out)
     if given is None:
         return
     metadata = _as_mapping(message.get("metadata"))
@@ -289,15 +292,10 @@ def _read_message(message: Mapping[str, Any], name: str, thread_id: str, ours: s
     our_id = found if isinstance(found, str) and found else None
     seen = our_id in ours
     ours |= {our_id} if our_id else set()
-    reader.add(
-        given,
-        message["id"],
-        name,
-        _iso(metadata.get(WRITTEN_AT)) or moment(message.get("created_at")),
-        _origin_of(message, thread_id, message_id=message["id"], metadata=_foreign(metadata)),
-        message_id=None if seen else our_id,
-        piece_of=our_id if seen else None,
-    )
+    written_at = _iso(metadata.get(WRITTEN_AT)) or moment(message.get("created_at"))
+    origin = _origin_of(message, thread_id, message_id=message["id"], metadata=_foreign(metadata))
+    at = SourcePlace(message["id"], name, written_at, origin)
+    reader.add(given, at, message_id=None if seen else our_id, piece_of=our_id if seen else None)
 
 
 def _origin_of(thing: Mapping[str, Any], thread_id: str, **more: Any) -> dict[str, Any]:
@@ -310,48 +308,40 @@ def _foreign(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metadata.items() if name not in {MESSAGE_ID, WRITTEN_AT}}
 
 
-def _chat_message(message: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any] | None:
-    content = message.get("content")
-    annotations: list[Any] = []
-    if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
-    parts = [_part(part, annotations) for part in content] if isinstance(content, list) else []
+def _chat_message(message: Mapping[str, Any], rule: int, left_out: Counter[str]) -> dict[str, Any] | None:
     extra = {field: message[field] for field in CARRIED if message.get(field)}
-    if content is None or (isinstance(content, list) and is_empty(parts)):
-        if "attachments" not in extra:
-            left_out["empty_messages"] += 1
-            return None
-        content = []
-    if annotations:
-        extra["annotations"] = annotations
+    content = _content(message, extra) if rule > 1 else rule_1.thread_content(message.get("content"), extra)
+    if (content == "" or (isinstance(content, list) and is_empty(content))) and "attachments" not in extra:
+        left_out["empty_messages"] += 1
+        return None
     foreign = _foreign(_as_mapping(message.get("metadata")))
     if foreign:
         extra["metadata"] = foreign
-    shown = content if not isinstance(content, list) else simplest(parts) if parts else ""
-    return {"role": message.get("role"), "content": shown, **extra}
+    return {"role": message.get("role"), "content": content, **extra}
 
 
-def _part(part: Any, annotations: list[Any]) -> Any:
-    """Convert a content part and collect its annotations in `annotations`.
-
-    Parts without an equivalent in Chat Completions (image_file, refusal) are kept unchanged.
-    """
-    match part:
-        case {"type": "text", "text": {"value": str(text)}}:
-            if isinstance(part["text"].get("annotations"), list):
-                annotations += part["text"]["annotations"]
-            return {"type": "text", "text": text}
-        case {"type": "image_url", "image_url": {"url": str(url), "detail": "auto"}}:
-            return {"type": "image_url", "image_url": {"url": url}}
-    return part
+def _content(message: Mapping[str, Any], extra: dict[str, Any]) -> Any:
+    """Return the content of a message; a refusal is noted in `extra` too."""
+    given = message.get("content")
+    if not isinstance(given, list):
+        return "" if given is None else given
+    said = thread_message(message)
+    content = said["content"]
+    extra.update((name, said[name]) for name in said if name == "refusal")
+    odd = [part for part in given if not isinstance(part, Mapping)]
+    if odd:  # a later step counts them
+        return [
+            *(content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []),
+            *odd,
+        ]
+    return content
 
 
 def _read_step(step: Mapping[str, Any], name: str, thread_id: str, reader: MessageReader) -> None:
-    """Read the function calls of a step as one message, then their results; calls of hosted tools become text."""
+    """Read the function calls of a step as one message, then their results; calls of hosted tools are kept with the next."""
     calls = _as_mapping(step.get("step_details")).get("tool_calls")
     functions: list[dict[str, Any]] = []
     others: list[tuple[str, dict[str, Any]]] = []
-    hosted: dict[int, Mapping[str, Any]] = {}
     for call in calls if isinstance(calls, list) else ():
         match call:
             case {"type": "function", "id": str(call_id), "function": {"name": str(function), "arguments": str(wish)}}:
@@ -362,23 +352,33 @@ def _read_step(step: Mapping[str, Any], name: str, thread_id: str, reader: Messa
                     reader.left_out["calls_without_result"] += 1
                 else:
                     others.append((call_id, {"role": "tool", "tool_call_id": call_id, "content": output}))
-            case {"type": str(kind)}:
-                message = hosted_call(kind, _as_mapping(call.get(kind)), reader.left_out)
-                hosted[id(message)] = call
-                others.append((str(call.get("id", len(others))), message))
+            case {"type": str()}:
+                others.append((str(call.get("id", len(others))), dict(call)))
             case _:
                 reader.left_out["other_calls"] += 1
     calling = [("calls", {"role": "assistant", "content": None, "tool_calls": functions})] if functions else []
-    origin = _origin_of(step, thread_id, step_id=step["id"])
+    origin, written_at = _origin_of(step, thread_id, step_id=step["id"]), moment(step.get("created_at"))
     for call_id, given in [*calling, *others]:
         try:
-            place = source_id(f"{step['id']}/{call_id}", name)
+            at = SourcePlace(source_id(f"{step['id']}/{call_id}", name), name, written_at, origin)
         except InvalidInput as error:
             reader.leave_out(str(error))
             continue
-        if id(given) in hosted:
-            reader.keep(hosted[id(given)])
-        reader.add(given, place, name, moment(step.get("created_at")), origin)
+        if "role" in given:
+            reader.add(given, at)
+        else:
+            _read_hosted(given, at, reader)
+
+
+def _read_hosted(call: Mapping[str, Any], at: SourcePlace, reader: MessageReader) -> None:
+    """Read a call of a tool that the provider ran; under the first rule, it is a message of words too."""
+    facts = _as_mapping(call.get(call["type"]))
+    if reader.rule == 1:
+        reader.keep(call)
+        reader.add(rule_1.hosted_call(call["type"], facts, reader.left_out), at)
+        return
+    reader.left_out["hosted_calls"] += 1
+    reader.keep(call, [hosted_part(call["type"], {"code": facts.get("input"), **facts, **call})], at)
 
 
 def _iso(text: Any) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from threadledger.domain import limits
 from threadledger.domain.conversation import Completion
-from threadledger.domain.conversation.items import thread_parts
+from threadledger.domain.conversation.items import thread_message
 from threadledger.domain.conversation.messages import Message, Role, ToolCall
 from threadledger.domain.effects import Call, Effects, Emit, Pause
 from threadledger.domain.errors import ProviderRefused
@@ -405,10 +405,11 @@ class AssistantsBackend:
 
 def _message_of(given: Mapping[str, Any], text: str) -> Message:
     """Return a message of a thread; its words if it has no other text."""
-    parts = thread_parts(given.get("content"))
+    said = thread_message(given) | {"role": Role.ASSISTANT.value}
+    parts = said["content"]
     if isinstance(parts, str) or not any(part.get("type") == "text" and part["text"].strip() for part in parts):
-        return Message(Role.ASSISTANT, text)
-    return kept({"role": Role.ASSISTANT.value, "content": parts})
+        said["content"] = text
+    return kept(said)
 
 
 def _emit_rest(at: Following, texts: list[str]) -> Effects[None]:

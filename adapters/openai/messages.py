@@ -11,18 +11,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from threadledger.domain.conversation import parse_message
-from threadledger.domain.conversation.items import CALLS, objects, output_messages, text_in, thread_parts
+from threadledger.domain.conversation.items import (
+    app_message,
+    is_of_the_model,
+    objects,
+    output_messages,
+    text_in,
+    thread_message,
+)
 from threadledger.domain.conversation.messages import Message, Role
 from threadledger.domain.conversation.parts import Text
 from threadledger.domain.errors import InvalidMessage
 from threadledger.domain.failures import whole_text
 
 INSTRUCTIONS = frozenset({"system", "developer"})
-
-_OF_THE_PROVIDER = frozenset({"reasoning", "compaction", "mcp_list_tools", "mcp_approval_request"})
-"""Types of items in a history that only the provider made, besides those that end in `_call`."""
-
-_RESULTS = frozenset({"function_call_output", "custom_tool_call_output"})
 
 
 def whole(value: Any) -> Any:
@@ -41,9 +43,7 @@ def chat_messages(given: Any) -> tuple[Message, ...]:
 
 def thread_messages(given: Any) -> tuple[Message, ...]:
     """Return the messages of an Assistants thread, as they are in requests and responses."""
-    return tuple(
-        kept({"role": each.get("role"), "content": thread_parts(each.get("content"))}) for each in objects(given)
-    )
+    return tuple(kept(thread_message(each)) for each in objects(given))
 
 
 def response_messages(given: Any) -> tuple[Message, ...]:
@@ -54,7 +54,7 @@ def response_messages(given: Any) -> tuple[Message, ...]:
     of_the_model: list[dict[str, Any]] = []
     for item in [*objects(given), {"type": "end"}]:
         kind = text_in(item.get("type")) or "message"
-        if _is_of_the_model(item, kind):
+        if is_of_the_model(item, kind):
             of_the_model.append(item)
             continue
         if of_the_model:
@@ -64,23 +64,13 @@ def response_messages(given: Any) -> tuple[Message, ...]:
     return tuple(found)
 
 
-def _is_of_the_model(item: Mapping[str, Any], kind: str) -> bool:
-    if kind == "message":
-        return item.get("role") == Role.ASSISTANT.value
-    return kind in CALLS or kind in _OF_THE_PROVIDER or kind.endswith("_call")
-
-
 def _others(item: Mapping[str, Any], kind: str) -> Iterator[Message]:
     """Yield what an app said by an item: its question, or the result of a call. Instructions are omitted."""
-    if kind in _RESULTS:
-        output = item.get("output")
-        text = output if isinstance(output, str) else _text(output)
-        yield kept({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
-    elif kind == "message":
-        if item.get("role") not in INSTRUCTIONS:
-            yield kept({"role": item.get("role"), "content": _item_content(item)})
-    elif kind not in {"end", "item_reference"}:
-        yield Message(Role.USER, f"[{whole_text(str(kind))} not shown]")
+    said = app_message(item, kind)
+    if said is None:
+        yield from () if kind in {"end", "item_reference"} else output_messages([item], Counter())
+    elif said["role"] not in INSTRUCTIONS:
+        yield kept(said)
 
 
 def text_of_parts(message: Message) -> str:
@@ -102,37 +92,3 @@ def kept(given: Mapping[str, Any]) -> Message:
     except InvalidMessage as refusal:
         role = Role.ASSISTANT if given.get("role") == Role.ASSISTANT.value else Role.USER
         return Message(role, f"[a message was not kept: {whole_text(str(refusal))}]")
-
-
-def _item_content(item: Mapping[str, Any]) -> Any:
-    content = item.get("content")
-    if isinstance(content, str) or content is None:
-        return content
-    parts = [_part(part) for part in objects(content)]
-    return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
-
-
-def _part(part: Mapping[str, Any]) -> dict[str, Any]:
-    match part:
-        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
-            return {"type": "text", "text": text}
-        case {"type": "input_image", "image_url": str(url)}:
-            detail = part.get("detail")
-            return {"type": "image_url", "image_url": {"url": url} | ({"detail": detail} if detail else {})}
-        case {"type": "input_file", "file_id": str(file_id)}:
-            return {"type": "file", "file": {"file_id": file_id}}
-        case {"type": "input_file", "file_data": str(data)}:
-            return {"type": "file", "file": _named(part, "file_data", data)}
-        case {"type": "input_file", "file_url": str(url)}:
-            return {"type": "file", "file": _named(part, "url", url)}
-    return {"type": "text", "text": f"[{part.get('type', 'content')} not shown]"}
-
-
-def _named(part: Mapping[str, Any], field: str, value: str) -> dict[str, Any]:
-    name = part.get("filename")
-    return {field: value} | ({"filename": name} if isinstance(name, str) and name else {})
-
-
-def _text(parts: Any) -> str:
-    """Return the joined text of parts, as the SDK's `output_text` does."""
-    return "".join(str(part.get("text") or part.get("refusal") or "") for part in objects(parts))

@@ -1,6 +1,7 @@
 """Read what models said, in the formats of four APIs: the items of Responses, and messages of the three others.
 
-This is the only reader of these formats: backends, recorded clients, apps' own runs and imports use it. What a message of
+This is the only reader of these formats: backends, recorded clients, apps' own runs and imports use it, also for the parts
+that users send. What a message of
 ours has no place for is kept word for word (`native.py`), with a short part in the content that says what it was:
 `reasoning`, `hosted_call` or `unknown`. Two messages of one response stay two.
 
@@ -31,7 +32,11 @@ CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 REASONING = frozenset({"reasoning", "thinking", "redacted_thinking"})
 """Types of items and blocks that are the model's reasoning."""
 
-_OF_THE_PROVIDER = frozenset({"compaction", "mcp_list_tools", "mcp_approval_request"})
+_OF_THE_PROVIDER = frozenset(
+    {"compaction", "compaction_summary", "context_compaction", "mcp_list_tools", "mcp_approval_request"}
+)
+"""Types of items that only the provider makes, besides reasoning and calls."""
+
 _HOSTED_ENDINGS = ("_call", "_tool_use", "_tool_result")
 """Endings of the types of items and blocks that are calls of the provider's own tools, or their results."""
 
@@ -268,6 +273,28 @@ def unknown_part(kind: str) -> Part:
     return Verbatim(_json({"type": "unknown", "was": whole_text(kind)[:FACT_CHARS_MAX]}))
 
 
+def aside_parts(item: Mapping[str, Any], kind: str) -> list[Part]:
+    """Return the parts for an item or a block that is kept word for word: what it shows, or short words for what it was.
+
+    Reasoning without a text has none, and neither have the results of the provider's own tools.
+    """
+    if kind in REASONING:
+        return list(reasoning_part(_thought(item)))
+    if kind == "image_generation_call":
+        return list(image_part(item.get("result"))) or [hosted_part(kind, item)]
+    if kind.endswith(_HOSTED_ENDINGS):
+        return [] if kind.endswith("_tool_result") else [hosted_part(kind, item)]
+    return [unknown_part(kind)]
+
+
+def _thought(item: Mapping[str, Any]) -> str:
+    for name in ("summary", "content"):
+        text = "\n\n".join(text_in_reasoning(each) for each in objects(item.get(name)))
+        if text:
+            return text
+    return text_in(item.get("thinking")) or text_in_reasoning(item)
+
+
 def image_part(data: Any) -> Iterator[Part]:
     """Yield the part for an image that a model generated, given as base64; none if it is larger than what is stored."""
     if not isinstance(data, str) or not data:
@@ -333,17 +360,8 @@ def read_item(item: JSON, kind: str, draft: Draft) -> None:
         call = {"name": item.get("name"), "arguments": item.get(CALLS[kind])}
         draft.calls.append({"id": item.get("call_id") or item.get("id"), "function": call})
         draft.place({"type": kind})
-    elif kind in REASONING:
-        summary = "\n\n".join(text_in_reasoning(each) for each in objects(item.get("summary")))
-        text = summary or "\n\n".join(text_in_reasoning(each) for each in objects(item.get("content")))
-        draft.aside(item, *reasoning_part(text))
-    elif kind == "image_generation_call":
-        images = list(image_part(item.get("result")))
-        draft.aside(item, *(images or [hosted_part(kind, item)]))
-    elif kind.endswith(_HOSTED_ENDINGS):
-        draft.aside(item, hosted_part(kind, item))
     else:
-        draft.aside(item, unknown_part(kind))
+        draft.aside(item, *aside_parts(item, kind))
 
 
 def text_in_reasoning(part: Mapping[str, Any]) -> str:
@@ -378,6 +396,66 @@ def _read_message(item: JSON, draft: Draft) -> None:
 
 _SAID_OF_PART = frozenset({"type", "text", "refusal", "annotations"})
 """Fields of a text part that the content of a message holds."""
+
+
+# Histories of Responses, as apps send and keep them
+
+
+RESULTS = frozenset({"function_call_output", "custom_tool_call_output"})
+"""Types of items with the result of a call that the app's tools answered."""
+
+
+def is_of_the_model(item: Mapping[str, Any], kind: str) -> bool:
+    """Return whether an item is what a model said or did, of which `output_messages` makes messages."""
+    if kind == "message":
+        return item.get("role") == Role.ASSISTANT.value
+    return kind in CALLS or kind in REASONING or kind in _OF_THE_PROVIDER or kind.endswith("_call")
+
+
+def app_message(item: Mapping[str, Any], kind: str) -> JSON | None:
+    """Return what an app said by an item, as a message of Chat Completions; None if it is no message and no result."""
+    if kind in RESULTS:
+        output = stored_content(item.get("output"))
+        return {"role": Role.TOOL.value, "tool_call_id": item.get("call_id"), "content": output if output else ""}
+    return {"role": item.get("role"), "content": stored_content(item.get("content"))} if kind == "message" else None
+
+
+def stored_content(content: Any) -> Any:
+    """Return a content of any API with its parts in the stored shapes; a single plain text is a string."""
+    if not isinstance(content, list):
+        return content
+    parts = [stored_part(part) for part in content]
+    match parts:
+        case [{"type": "text", "text": str(text), **more}] if not more:
+            return text
+    return parts
+
+
+def stored_part(part: Any) -> Any:
+    """Return a part of any API in the stored shape; one that has none is returned unchanged."""
+    match part:
+        case str():
+            return {"type": "text", "text": part}
+        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
+            noted = objects(part.get("annotations"))
+            return {"type": "text", "text": text} | ({"annotations": noted} if noted else {})
+        case {"type": "input_image", "image_url": str(url)}:
+            detail = part.get("detail")
+            return {"type": "image_url", "image_url": {"url": url} | ({"detail": detail} if detail else {})}
+        case {"type": "input_file", "file_id": str(place)} if place:
+            return {"type": "file", "file": {"file_id": place} | _file_name(part)}
+        case {"type": "input_file", "file_data": str(data)} if data:
+            return {"type": "file", "file": {"file_data": data} | _file_name(part)}
+        case {"type": "input_file", "file_url": str(url)} if url:
+            return {"type": "file", "file": {"url": url} | _file_name(part)}
+        case Mapping():
+            return dict(part)
+    return part
+
+
+def _file_name(part: Mapping[str, Any]) -> JSON:
+    name = part.get("filename")
+    return {"filename": name} if isinstance(name, str) and name else {}
 
 
 # Chat Completions
@@ -440,12 +518,7 @@ def _read_part(part: Any, draft: Draft, rest: JSON) -> None:
         draft.say(text, part.get("annotations") if isinstance(part, dict) else None)
         return
     rest.setdefault("content", []).append(part)
-    if kind in REASONING:
-        draft.show(*reasoning_part(text_in(part.get("thinking")) or text_in(part.get("text"))))
-    elif kind == "image_url":
-        draft.show(*_chat_image(part))
-    else:
-        draft.show(unknown_part(kind))
+    draft.show(*(_chat_image(part) if kind == "image_url" else aside_parts(part, kind)))
 
 
 def _chat_image(image: Mapping[str, Any]) -> Iterator[Part]:
@@ -483,20 +556,20 @@ def block_message(content: Any, lost: Counter[str]) -> Message:
             written = arguments_text(arguments or {})
             draft.calls.append({"id": block.get("id"), "function": {"name": block.get("name"), "arguments": written}})
             draft.place({"type": "tool_use"})
-        elif kind in REASONING:
-            draft.aside(block, *reasoning_part(text_in(block.get("thinking"))))
-        elif kind.endswith(_HOSTED_ENDINGS):
-            draft.aside(block, *([] if kind.endswith("_tool_result") else [hosted_part(kind, block)]))
         else:
-            draft.aside(block, unknown_part(kind))
+            draft.aside(block, *aside_parts(block, kind))
     return draft.message(lost)
 
 
 def _read_text_block(block: Any, draft: Draft) -> None:
     text = _plain_text(block)
-    cited = objects(block.get("citations")) if isinstance(block, dict) else []
-    draft.say(text, [{**each, "start_index": 0, "end_index": len(text)} for each in cited])
+    draft.say(text, cited(block, text) if isinstance(block, dict) else ())
     draft.place({"type": "text", "chars": len(text)})
+
+
+def cited(block: Mapping[str, Any], text: str) -> list[JSON]:
+    """Return the citations of a block's text as annotations of all of it."""
+    return [{**each, "start_index": 0, "end_index": len(text)} for each in objects(block.get("citations"))]
 
 
 def _plain_text(content: Any) -> str:
@@ -511,6 +584,14 @@ def _plain_text(content: Any) -> str:
 # Assistants threads
 
 
+def thread_message(given: Mapping[str, Any]) -> JSON:
+    """Return a thread's message as one of Chat Completions; a refusal is its text, and noted."""
+    content = given.get("content")
+    refusals = [part["refusal"] for part in objects(content) if isinstance(part.get("refusal"), str)]
+    noted = {"refusal": "".join(refusals)} if refusals and given.get("role") == Role.ASSISTANT.value else {}
+    return {"role": given.get("role"), "content": thread_parts(content)} | noted
+
+
 def thread_parts(content: Any) -> str | list[JSON]:
     """Return the content of a thread's message: a text, or parts in our shapes, with what the provider says about texts."""
     if not isinstance(content, list):
@@ -520,7 +601,7 @@ def thread_parts(content: Any) -> str | list[JSON]:
         text = part.get("text") or part.get("refusal")
         value = text.get("value") if isinstance(text, Mapping) else text
         if not isinstance(value, str):
-            parts.append(dict(part))
+            parts.append(stored_part(part))
             continue
         noted = objects(text.get("annotations")) if isinstance(text, Mapping) else []
         parts.append({"type": "text", "text": value} | ({"annotations": noted} if noted else {}))

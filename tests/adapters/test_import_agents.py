@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sqlite3
 
@@ -61,18 +62,19 @@ def test_a_session_is_a_conversation_and_what_is_not_carried_is_counted(open_sto
     ledger = open_store()
     first, second = imported(ledger, path)
     assert (first["key"], first["messages"], first["left_out"]) == (
-        "customer-42", 5, {"reasoning": 1, "hosted_calls_as_text": 1})  # fmt: skip
+        "customer-42", 4, {"reasoning": 1, "hosted_calls": 1})  # fmt: skip
     assert (second["key"], second["messages"], second["left_out"]) == ("other", 2, {})
-    _, calling, result, hosted, answer = memory(ledger, "customer-42")
+    _, calling, result, answer = memory(ledger, "customer-42")
     assert calling["tool_calls"] == [
         {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": '{"id":"42"}'}}]  # fmt: skip
     assert (result["tool_call_id"], result["content"]) == ("call_1", "in Lyon")
-    assert hosted["content"].startswith('[tool call web_search_call {"action"')
-    assert (answer["content"], answer["annotations"][0]["url"]) == ("It is in Lyon.", "https://e.x")
+    hosted, text = answer["content"]
+    assert hosted == {"type": "hosted_call", "name": "web_search", "status": "completed", "detail": "lyon strike"}
+    assert (text["text"], text["annotations"][0]["url"]) == ("It is in Lyon.", "https://e.x")
     assert ledger.memory("customer-42").messages[0].written_at == "2026-11-27T00:09:48.000000Z"
     assert memory(ledger, "other") == [
         {"role": "user", "content": [{"type": "text", "text": "see"},
-                                     {"type": "image_url", "image_url": {"url": "https://x/a.png"}},
+                                     {"type": "image_url", "image_url": {"url": "https://x/a.png", "detail": "auto"}},
                                      {"type": "file", "file": {"file_id": "file-1"}}]},
         {"role": "assistant", "content": "nice", "phase": "final_answer"}]  # fmt: skip
 
@@ -111,13 +113,19 @@ def test_the_same_database_twice_changes_nothing_and_a_grown_one_adds_its_rows(o
     assert said(ledger, "customer-42")[-1] == ("user", "Where is my parcel?")
 
 
-def test_large_results_of_hosted_tools_are_kept_by_size_and_hash(open_store, sessions):
-    image = {"id": "ig_1", "type": "image_generation_call", "status": "completed", "result": "QUJD" * 3000}
+def test_a_generated_image_is_an_image_also_without_a_message(open_store, sessions):
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(9_000)).decode()
+    image = {"id": "ig_1", "type": "image_generation_call", "status": "completed", "result": data}
     ledger = open_store()
     imported(ledger, sessions("k", [json.dumps(image)]))
-    ((_, text),) = said(ledger, "k")
-    assert '"bytes": 12000, "sha256": "' in text
-    assert len(text) < 300
+    (only,) = memory(ledger, "k")
+    ((part,), native) = only["content"], ledger.memory("k").messages[0].message.native()
+    assert (part["type"], part["image_url"]["media_type"], part["image_url"]["size"]) == (
+        "image_url",
+        "image/png",
+        9_008,
+    )
+    assert [item["type"] for item in native["items"]] == ["image_generation_call"]
 
 
 BAD = {

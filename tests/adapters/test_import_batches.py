@@ -232,14 +232,14 @@ def test_messages_without_a_fingerprint_are_compared_themselves(
 ) -> None:
     ledger = open_store()
     outcomes(ledger, found("a", "hi"), found("b", "hi"))
-    monkeypatch.setattr(ledger.journal, "fingerprints", lambda keys: {key: {"import:0": None} for key in keys})
+    monkeypatch.setattr(ledger.journal, "fingerprints", lambda keys: {key: {"import:2:0": None} for key in keys})
     assert outcomes(ledger, found("a", "hi"), found("b", "hey")) == [("a", "unchanged"), ("b", "failed")]
 
 
 def stored(ledger: Any, message: Message) -> bytes:
     """Import a message and return the fingerprint in its row."""
     list(import_found(ledger, [Found(1, "k", {}, [Entry(message, "0", "message 1")])]))
-    fingerprint = ledger.journal.fingerprints(["k"])["k"]["import:0"]
+    fingerprint = ledger.journal.fingerprints(["k"])["k"]["import:2:0"]
     assert isinstance(fingerprint, bytes)
     return fingerprint
 

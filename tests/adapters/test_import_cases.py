@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threadledger.adapters.formats.jsonl import found_in_values
-from threadledger.adapters.formats.reading import Found, MessageReader
+from threadledger.adapters.formats.reading import Found, MessageReader, SourcePlace
 from threadledger.adapters.formats.repairs import (
     OpenCalls,
     is_usual,
@@ -102,18 +102,9 @@ TABLE: dict[str, dict[str, tuple[list[tuple[str, str]], dict[str, int]]]] = {
         "s1": (
             [
                 ("user", "hi"),
-                ("assistant", '[tool call web_search_call {"action": {"type": "search", "query": "q"}}]'),
-                ("assistant", '[tool call mcp_list_tools {"server_label": "x", "tools": []}]'),
-                (
-                    "assistant",
-                    '[tool call mcp_approval_request {"name": "n", "arguments": "{}", "server_label": "x"}]',
-                ),
-                ("assistant", '[tool call shell_call {"call_id": "c9", "action": {"commands": ["ls"]}}]'),
-                ("assistant", '[tool call shell_call_output {"call_id": "c9", "output": [{"stdout": "x"}]}]'),
-                ("assistant", "[tool call tool_search_call {}]"),
                 ("assistant", "hello"),
             ],
-            {"hosted_calls_as_text": 6, "compaction_items": 1},
+            {"hosted_calls": 6, "compaction_items": 1},
         )
     },
 }
@@ -301,7 +292,7 @@ LEFT_OUT = ("unreadable_messages", "empty_messages")
 def test_every_message_of_any_list_is_imported_or_counted(messages):
     reader = MessageReader()
     for index, message in enumerate(messages):
-        reader.add(message, str(index), f"message {index + 1}")
+        reader.add(message, SourcePlace(str(index), f"message {index + 1}"))
     whole = [entry for entry in reader.entries if entry.whole is None]
     assert len(whole) + sum(reader.left_out[kind] for kind in LEFT_OUT) == len(messages)
     assert all(entry.message.as_chat_message() for entry in reader.entries)
@@ -325,9 +316,9 @@ def test_a_line_with_any_list_is_a_conversation_with_all_its_messages_or_one_sen
 @given(MESSAGES | ANYTHING)
 def test_a_repaired_message_is_not_repaired_again(message):
     first, second = MessageReader(), MessageReader()
-    first.add(message, "0", "message 1")
+    first.add(message, SourcePlace("0", "message 1"))
     for number, entry in enumerate(first.entries):
-        second.add(entry.message.as_chat_message(), str(number), "message")
+        second.add(entry.message.as_chat_message(), SourcePlace(str(number), "message"))
     assert [entry.message for entry in second.entries] == [entry.message for entry in first.entries]
     assert not second.left_out
 

@@ -116,7 +116,7 @@ def test_images_and_unknown_kinds_are_kept_and_reasoning_is_counted(open_store, 
     first, second = memory(ledger, "c-1")
     assert first["content"] == [image | {"type": "image_asset_pointer"}, {"type": "text", "text": "what is it?"}]
     assert first["attachments"] == [attachment]
-    assert second["content"] == "quoted"
+    assert second["content"] == [{"type": "reasoning", "text": "hm"}, {"type": "text", "text": "quoted"}]
     assert outcome["left_out"] == {"reasoning": 1, "empty_messages": 1}
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threadledger.adapters.formats import Imported, json_values
-from threadledger.adapters.formats.agents_sqlite import chat_message
 from threadledger.adapters.formats.chatgpt import conversation_of as chatgpt_conversation
-from threadledger.adapters.formats.reading import Found, MessageReader
+from threadledger.adapters.formats.items import ItemReader
+from threadledger.adapters.formats.reading import RULES, Found, MessageReader, SourcePlace
 from threadledger.adapters.formats.threads import conversation_of, threads_of
 from threadledger.domain.errors import InvalidInput
 
@@ -121,11 +121,9 @@ def test_whatever_stands_where_a_chatgpt_conversation_should_is_one_or_one_sente
 
 @given(MEANT)
 def test_whatever_stands_where_an_item_should_is_a_message_or_one_sentence(value):
-    reader = MessageReader()
-    try:
-        given = chat_message(value, reader.left_out)
-    except InvalidInput:
-        return
-    if given is not None:
-        reader.add(given, "1", "row 1")
+    for rule in RULES:
+        reader = MessageReader(rule=rule)
+        items = ItemReader(reader)
+        items.read(value, SourcePlace("1", "row 1"))
+        items.end()
         assert reader.entries or reader.left_out

@@ -160,12 +160,12 @@ def test_parts_attachments_and_annotations_are_kept(open_store, tmp_path):
     imported(ledger, written(tmp_path / "d.json", dump))
     first, second = memory(ledger, "thread_a")
     assert first["content"] == [
-        {"type": "text", "text": "see [1]"},
-        {"type": "image_url", "image_url": {"url": "https://x/a.png"}},
+        {"type": "text", "text": "see [1]", "annotations": [citation]},
+        {"type": "image_url", "image_url": {"url": "https://x/a.png", "detail": "auto"}},
         {"type": "image_file", "image_file": {"file_id": "file-i", "detail": "low"}},
     ]
-    assert (first["attachments"], first["annotations"]) == ([attachment], [citation])
-    assert second["content"] == refused
+    assert first["attachments"] == [attachment]
+    assert second == {"role": "assistant", "content": "I will not.", "refusal": "I will not."}
 
 
 def test_an_empty_message_is_left_out_and_counted(open_store, tmp_path):
@@ -206,15 +206,18 @@ def test_a_call_between_two_messages_of_one_second_stands_where_the_steps_say(op
     assert [text for _, text in said(ledger, "thread_a")] == ["text 1", "let me look", "", "found", "found it"]
 
 
-def test_calls_of_hosted_tools_are_told_as_words_and_counted(open_store, tmp_path):
+def test_calls_of_hosted_tools_are_kept_with_the_message_that_their_run_wrote_next(open_store, tmp_path):
     unanswered = FUNCTION | {"id": "call_3", "function": FUNCTION["function"] | {"output": None}}
-    runs = [{"id": "run_1", "steps": page(step(1, calls=[CODE, unanswered], at=5))}]
+    answer = message(2, "assistant", "it is 2", at=6, run_id="run_1")
+    runs = [{"id": "run_1", "steps": page(step(1, calls=[unanswered, CODE], at=5))}]
     ledger = open_store()
-    (outcome,) = imported(
-        ledger, written(tmp_path / "d.json", {"id": "thread_a", "messages": [message(1)], "runs": runs})
-    )
-    assert outcome["left_out"] == {"hosted_calls_as_text": 1, "calls_without_result": 1}
-    assert '[tool call code_interpreter {"input": "1+1"' in " ".join(text for _, text in said(ledger, "thread_a"))
+    dump = {"id": "thread_a", "messages": [message(1), answer], "runs": runs}
+    (outcome,) = imported(ledger, written(tmp_path / "d.json", dump))
+    assert outcome["left_out"] == {"hosted_calls": 1, "calls_without_result": 1}
+    *_, last = ledger.memory("thread_a").messages
+    assert last.message.as_chat_message()["content"] == [
+        {"type": "hosted_call", "name": "code_interpreter", "detail": "1+1"}, {"type": "text", "text": "it is 2"}]  # fmt: skip
+    assert last.message.native() == {"dialect": "assistants", "items": [CODE]}
 
 
 def test_our_own_mirror_gets_its_key_its_ids_and_its_times_back(open_store, tmp_path):

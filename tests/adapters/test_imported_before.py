@@ -1,16 +1,23 @@
-"""Files that an earlier version imported: importing them again changes nothing, and what it left out is kept from now on."""
+"""Files that an earlier version imported: importing them again changes nothing, and each conversation keeps its rule."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
+from threadledger.adapters.formats import import_found
+from threadledger.adapters.formats.items import ItemReader
+from threadledger.adapters.formats.reading import RULES, Found, MessageReader, SourcePlace
 from threadledger.domain.conversation import events
+from threadledger.domain.conversation.items import output_messages
 from threadledger.domain.conversation.messages import Message, Source, message_in
 from threadledger.domain.journal import fingerprint_of
 
@@ -18,12 +25,22 @@ from .importing import end, imported
 
 TESTS = Path(__file__).parents[1]
 FILES = {path.name: path for folder in ("imports", "items") for path in (TESTS / "cases" / folder).iterdir()}
-STORED: dict[str, dict[str, list[dict[str, Any]]]] = {}
-"""What schema 6 stored before answers were kept whole, by file and conversation."""
-for line in (TESTS / "golden" / "imported-6.jsonl").read_text(encoding="utf-8").splitlines():
-    row = json.loads(line)
-    STORED.setdefault(row["file"], {}).setdefault(row["key"], []).append(row["state"])
-EVERY = pytest.mark.parametrize("name", STORED)
+Stored = dict[str, dict[str, list[dict[str, Any]]]]
+
+
+def golden(name: str) -> Stored:
+    """What was stored of each file, by conversation."""
+    found: Stored = {}
+    for line in (TESTS / "golden" / name).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found.setdefault(row["file"], {}).setdefault(row["key"], []).append(row["state"])
+    return found
+
+
+STORED = {1: golden("imported-6.jsonl"), 2: golden("imported_by_rule_2-6.jsonl")}
+"""What schema 6 stores, by rule."""
+
+EVERY = pytest.mark.parametrize("name", STORED[1])
 
 
 def opened(name: str, folder: Path) -> Path:
@@ -40,7 +57,7 @@ def opened(name: str, folder: Path) -> Path:
 
 def stored_before(ledger: Any, name: str) -> None:
     """Journal what the earlier version stored."""
-    for key, states in STORED[name].items():
+    for key, states in STORED[1][name].items():
 
         def decide(conversation: Any, states: Any = states) -> None:
             for state in states:
@@ -56,6 +73,11 @@ def stored_before(ledger: Any, name: str) -> None:
         ledger.journal.commit(key, decide, create=True)
 
 
+def compared_by_messages(monkeypatch: pytest.MonkeyPatch, ledger: Any) -> None:
+    """As if no fingerprint was stored."""
+    monkeypatch.setattr(type(ledger.journal), "fingerprints", lambda _, keys: {key: {} for key in keys})
+
+
 @EVERY
 @pytest.mark.parametrize("by", ["fingerprint", "message"])
 def test_importing_a_file_again_that_an_earlier_version_imported_changes_nothing(
@@ -63,30 +85,56 @@ def test_importing_a_file_again_that_an_earlier_version_imported_changes_nothing
 ) -> None:
     ledger = open_store()
     if by == "message":
-        monkeypatch.setattr(type(ledger.journal), "fingerprints", lambda _, keys: {key: {} for key in keys})
+        compared_by_messages(monkeypatch, ledger)
     stored_before(ledger, name)
     before = end(ledger)
     outcomes = imported(ledger, opened(name, tmp_path))
-    found = {each["key"]: each["state"] for each in outcomes if each["key"] in STORED[name]}
-    assert found == dict.fromkeys(STORED[name], "unchanged")
+    found = {each["key"]: each["state"] for each in outcomes if each["key"] in STORED[1][name]}
+    assert found == dict.fromkeys(STORED[1][name], "unchanged")
     others = sum(each["state"] == "imported" for each in outcomes)
     assert end(ledger) == before + others  # conversations without a message
 
 
 @EVERY
-def test_a_file_is_imported_as_before_but_for_what_is_kept_besides(
-    open_store: Callable[[], Any], tmp_path: Path, name: str
+def test_a_new_conversation_is_imported_by_the_newest_rule(
+    open_store: Callable[[], Any], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = open_store()
     imported(ledger, opened(name, tmp_path))
-    for key, states in STORED[name].items():
+    for key, states in STORED[max(RULES)][name].items():
         new = [each for each in ledger.journal.history(key) if isinstance(each, events.MessageJournaled)]
         assert [each.idempotency_key for each in new] == [state["idempotency_key"] for state in states]
-        kept = [ledger.journal.keep(message_in(state)) for state in states]  # attachments are blobs now
-        assert [fingerprint_of(message_of(each)) for each in new] == [fingerprint_of(each) for each in kept]
+        assert [fingerprint_of(message_of(each)) for each in new] == [
+            fingerprint_of(message_in(each)) for each in states
+        ]
     before = end(ledger)
-    assert {each["state"] for each in imported(ledger, opened(name, tmp_path))} <= {"unchanged", "failed"}
-    assert end(ledger) == before
+    for _ in ("by fingerprint", "by message"):
+        assert {each["state"] for each in imported(ledger, opened(name, tmp_path))} <= {"unchanged", "failed"}
+        assert end(ledger) == before
+        compared_by_messages(monkeypatch, ledger)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_conversation_that_grows_is_continued_by_the_rule_that_imported_it(
+    open_store: Callable[[], Any], tmp_path: Path, rule: int
+) -> None:
+    ledger = open_store()
+    path = opened("agents_items.sql", tmp_path)
+    if rule == 1:
+        stored_before(ledger, "agents_items.sql")
+    else:
+        imported(ledger, path)
+    database = sqlite3.connect(path)
+    more = [{"type": "web_search_call", "status": "completed"}, {"role": "assistant", "content": "More."}]
+    rows = [("s", json.dumps(item), "2026-11-27 00:09:50") for item in more]
+    database.executemany("INSERT INTO agent_messages (session_id, message_data, created_at) VALUES (?, ?, ?)", rows)
+    database.commit()
+    database.close()
+    (outcome,) = imported(ledger, path)
+    assert (outcome["state"], outcome["messages"]) == ("extended", 3 - rule)
+    last = [each for each in ledger.journal.history("s") if isinstance(each, events.MessageJournaled)][-1]
+    assert str(last.idempotency_key).startswith(RULES[rule])
+    assert [each["state"] for each in imported(ledger, path)] == ["unchanged"]
 
 
 def message_of(event: events.MessageJournaled) -> Message:
@@ -94,16 +142,30 @@ def message_of(event: events.MessageJournaled) -> Message:
 
 
 KEPT = {
-    "agents_items.sql": ["reasoning", "web_search_call", "image_generation_call", "reasoning"],
-    "threads_items.json": ["reasoning", "web_search_call", "image_generation_call", "reasoning"],
+    "agents_items.sql": [
+        "reasoning",
+        "function_call",
+        "web_search_call",
+        "image_generation_call",
+        "message",
+        "reasoning",
+    ],
+    "threads_items.json": [
+        "reasoning",
+        "function_call",
+        "web_search_call",
+        "image_generation_call",
+        "message",
+        "reasoning",
+    ],
     "threads_steps.json": ["code_interpreter"],
     "chatgpt_thoughts.json": ["thoughts", "reasoning_recap"],
-    "jsonl_reasoning.jsonl": ["thinking", "server_tool_use", "redacted_thinking", "reasoning"],
+    "jsonl_reasoning.jsonl": ["thinking", "server_tool_use", "redacted_thinking"],
 }
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_an_import_leaves_out_or_says_in_words_is_kept_with_the_next_message(
+def test_what_has_no_place_in_a_message_is_kept_word_for_word(
     open_store: Callable[[], Any], tmp_path: Path, name: str
 ) -> None:
     ledger = open_store()
@@ -111,10 +173,94 @@ def test_what_an_import_leaves_out_or_says_in_words_is_kept_with_the_next_messag
     assert all(not kind.startswith("native:") for each in outcomes for kind in each["left_out"])
     items = [
         item
-        for key in STORED[name]
+        for key in STORED[1][name]
         for each in ledger.memory(key).messages
         for item in each.message.native().get("items", ())
     ]
     kinds = [item["type"] for item in items]
     assert kinds == KEPT[name]
     assert len(json.dumps(items)) < 8_000  # long texts are blobs
+
+
+# Items of Responses, as they are read everywhere
+
+TEXT = {"type": "output_text", "text": "It is.", "annotations": [{"type": "url_citation", "url": "https://e.x"}]}
+OF_THE_MODEL: list[dict[str, Any]] = [
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}], "encrypted_content": "x"},
+    {"type": "reasoning", "summary": []},
+    {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}},
+    {"type": "image_generation_call", "result": "iVBORw0KGgo="},
+    {"type": "mcp_list_tools", "server_label": "s", "tools": []},
+    {"type": "function_call", "call_id": "c", "name": "look_up", "arguments": "{}"},
+    {"type": "custom_tool_call", "call_id": "d", "name": "run", "input": "ls"},
+    {"type": "function_call", "name": "without_id", "arguments": "{}"},
+    {"type": "message", "role": "assistant", "content": [TEXT]},
+    {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+    {"type": "message", "role": "assistant", "content": "plain", "phase": "commentary"},
+    {"role": "assistant", "content": ""},
+]
+OF_THE_APP: list[dict[str, Any]] = [
+    {
+        "role": "user",
+        "content": [{"type": "input_text", "text": "hi"}, {"type": "input_image", "image_url": "https://x/a"}],
+    },
+    {"type": "function_call_output", "call_id": "c", "output": "found"},
+    {"type": "shell_call_output", "call_id": "e", "output": []},
+]
+
+
+def read(items: list[dict[str, Any]]) -> MessageReader:
+    reader = MessageReader("responses")
+    each = ItemReader(reader)
+    for number, item in enumerate(items):
+        each.read(item, SourcePlace(str(number), f"item {number}"))
+    each.end()
+    return reader
+
+
+@pytest.mark.parametrize("closing", [each for each in OF_THE_MODEL if each.get("content") or "call_id" in each])
+@given(before=st.lists(st.sampled_from(OF_THE_MODEL[:5]), max_size=4))
+def test_a_message_and_what_preceded_it_is_imported_as_an_answer_is_journaled(
+    before: list[dict[str, Any]], closing: dict[str, Any]
+) -> None:
+    (entry,) = read([*before, closing]).entries
+    (answer,) = output_messages([*before, closing], Counter())
+    assert (entry.message, entry.message.native_json) == (answer, answer.native_json)
+
+
+def content_of(ledger: Any, key: str) -> list[Any]:
+    """All parts and calls of a conversation in their order, whatever messages they are in."""
+    found: list[Any] = []
+    for each in ledger.memory(key).messages:
+        content = each.message.as_chat_message().get("content")
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
+        extra = each.message.extra()
+        found += [(each.message.role, part) for part in parts] + [call.as_json() for call in each.message.tool_calls]
+        found += [extra] if extra else []
+    return found
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    items=st.lists(st.sampled_from([*OF_THE_MODEL, *OF_THE_APP]), min_size=1, max_size=8),
+    cuts=st.lists(st.integers(0, 8), max_size=3),
+)
+@example(items=[OF_THE_MODEL[0], OF_THE_MODEL[1], OF_THE_MODEL[2], OF_THE_MODEL[8]], cuts=[1, 3])
+@example(items=[next(each for each in OF_THE_MODEL if each.get("name") == "without_id")], cuts=[1])
+def test_a_list_that_is_imported_while_it_grows_ends_with_the_same_content(
+    open_store: Callable[[], Any], items: list[dict[str, Any]], cuts: list[int]
+) -> None:
+    ledger = open_store()
+    growing, at_once = f"growing-{end(ledger)}", f"at once-{end(ledger)}"
+
+    def now(key: str, upto: int) -> str:
+        reader = read(items[:upto])
+        (outcome,) = import_found(ledger, [Found(1, key, {}, reader.entries, reader.left_out)])
+        return outcome.state
+
+    for cut in sorted(cuts):
+        now(growing, cut)
+    assert now(growing, len(items)) != "failed"
+    assert now(growing, len(items)) == "unchanged"
+    now(at_once, len(items))
+    assert content_of(ledger, growing) == content_of(ledger, at_once)
