@@ -33,7 +33,7 @@ PATIENT_SECONDS = 20.0
 """Timeout of one attempt, in seconds, if no recorded run timed out."""
 
 DATA_BYTES_MAX = 64 * 1024
-"""Maximum size of the attachments in the memory of a test together, in bytes: they are written into the test."""
+"""Maximum size of the attachments of a test together, in bytes: they are written into the test."""
 
 FILLER = "This answer does not arrive."
 """Text of an answer that a fault interrupts or prevents."""
@@ -85,8 +85,9 @@ def export_run(journal: Journal, run_id: str, settings: Settings, *, redact_text
     veil = Veil(redact_text)
     streamed = any(_needs_stream(each) for each in exchange.runs)
     stages, met = _stages(exchange, veil, streamed=streamed)
-    memory, left_out = _with_data([each.as_chat_message() for each in exchange.memory], journal)
-    play = _play(exchange, memory, veil, settings, streamed=streamed)
+    messages = [each.as_chat_message() for each in (*exchange.memory, exchange.question)]
+    (*memory, question), left_out = _with_data(messages, journal)
+    play = _play(exchange, memory, question, veil, settings, streamed=streamed)
     rehearsed = rehearse(play, stages)
     wanted = _outcome(exchange, veil)
     notes = (*exchange.left_out, *left_out, *met, *_differing(wanted, rehearsed.outcome))
@@ -174,7 +175,13 @@ def _with_data(messages: Sequence[dict[str, Any]], journal: Journal) -> tuple[li
 
 
 def _play(
-    exchange: RecordedExchange, messages: Sequence[dict[str, Any]], veil: Veil, settings: Settings, *, streamed: bool
+    exchange: RecordedExchange,
+    messages: Sequence[dict[str, Any]],
+    question: dict[str, Any],
+    veil: Veil,
+    settings: Settings,
+    *,
+    streamed: bool,
 ) -> Play:
     memory = tuple(map(veil.message, messages))
     results: dict[str, list[str]] = {}
@@ -187,7 +194,7 @@ def _play(
             results.setdefault(call.name, []).append(NO_RESULT)
     unwell = {backend: (times, _unwell_facts(exchange, backend)) for backend, times in exchange.unwell.items() if times}
     return Play(
-        question=veil(exchange.question),
+        question=veil.message(question)["content"],
         memory=memory,
         profile=veil.profile(exchange.profile),
         metadata=veil.metadata(exchange.metadata),

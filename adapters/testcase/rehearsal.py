@@ -46,7 +46,8 @@ class Outcome:
 class Play:
     """Hold everything needed to play an exchange."""
 
-    question: str
+    question: str | list[dict[str, Any]]
+    """Text, or content parts."""
     memory: tuple[Mapping[str, Any], ...]
     profile: Profile
     settings: Mapping[str, Any]

@@ -29,7 +29,7 @@ class RecordedExchange:
 
     key: str
     exchange_id: str
-    question: str
+    question: Message
     memory: tuple[Message, ...]
     """Messages before the question in the memory of the first run."""
     runs: tuple[RecordedRun, ...]
@@ -90,7 +90,7 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
     return RecordedExchange(
         key=key,
         exchange_id=run.exchange_id,
-        question=asked.text,
+        question=asked,
         memory=usable,
         runs=runs,
         profile=journal.profile(first.profile_hash) or Profile(),
@@ -100,7 +100,7 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
         linked=_linked(journal, key, chosen[-1].version),
         results=tuple(_results([message for each in chosen for message in spoken[each.run_id]])),
         metadata=sent.event.metadata if sent is not None else {},
-        left_out=tuple(_left_out(asked, own, before, usable)),
+        left_out=tuple(_left_out(own, before, usable)),
     )
 
 
@@ -177,11 +177,7 @@ def _linked(journal: Journal, key: str, upto: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(reversed(kinds)))[::-1]
 
 
-def _left_out(
-    asked: Message, own: Sequence[object], before: Sequence[Message], usable: Sequence[Message]
-) -> Iterator[str]:
-    if isinstance(asked.content, tuple):
-        yield "the question had parts in addition to its text: only the text is sent"
+def _left_out(own: Sequence[object], before: Sequence[Message], usable: Sequence[Message]) -> Iterator[str]:
     if len(own) > 1:
         yield "messages that earlier runs of the exchange journaled after the question are not in the memory"
     if len(usable) < len(before):

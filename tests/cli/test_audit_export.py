@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -149,6 +150,25 @@ def test_what_cannot_be_brought_back_is_told_in_the_test_and_on_stderr(
     told = "assistants, instructions_too_long: instructions_too_long: the request was never sent"
     assert f"not reproduced exactly: {told}" in done.err
     assert "# - assistants, instructions_too_long" in written(tmp_path / "failures")
+    assert run_exported(tmp_path / "failures") == 1
+
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+@pytest.mark.parametrize("redacted", [[], ["--redact-text"]])
+def test_a_question_with_an_image_is_exported_with_its_parts(
+    command, provider, db_url, monkeypatch, tmp_path, run_exported, redacted
+):
+    monkeypatch.setenv("THREADLEDGER_DB", db_url)
+    monkeypatch.setenv("THREADLEDGER_BACKENDS", "responses,chat")
+    Path("parcel.png").write_bytes(base64.b64decode(PNG))
+    provider.add_fault("POST /responses", fail={"code": "server_error"}, times=3)
+    command("ask", "k", QUESTION, "--image", "parcel.png")
+    failure = command("audit", "failures", "-o", "json").json[-1]
+    done = command("audit", "export", failure["run_id"], "--output", str(tmp_path / "failures"), *redacted)
+    assert (done.code, "parts" in done.err) == (0, False)
+    assert (PNG in written(tmp_path / "failures")) is not bool(redacted)
     assert run_exported(tmp_path / "failures") == 1
 
 
