@@ -44,6 +44,7 @@ END: Any = object()
 class PythonBackend:
     """Answer an exchange by a function of the app."""
 
+    dialect = None
     thread = None
     takes_unsent = False
 

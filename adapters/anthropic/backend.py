@@ -29,6 +29,7 @@ class AnthropicBackend(ChatBackend):
     The loop over tool calls, the deadlines and the streams are those of Chat Completions.
     """
 
+    dialect = "anthropic"
     _resource = "messages"
     _context = Context("anthropic", ENDPOINT, reader=read_message, fold=MessagesFold)
     _streaming: Mapping[str, Any] = {"stream": True}

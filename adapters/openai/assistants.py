@@ -82,6 +82,7 @@ class Following:
 class AssistantsBackend:
     """Answer an exchange by a run in an Assistants thread."""
 
+    dialect = "assistants"
     takes_unsent = False
 
     def __init__(

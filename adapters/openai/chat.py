@@ -37,6 +37,7 @@ class ChatBackend:
     thread = None
     takes_unsent = False
     _resource = "chat.completions"
+    dialect = "chat"
     _context = Context("chat", ENDPOINT)
     _streaming: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 

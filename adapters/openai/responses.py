@@ -40,6 +40,7 @@ from .tools import has_options, lacks, losses, preflight, response_tools
 class ResponsesBackend:
     """Answer an exchange by the Responses API."""
 
+    dialect = "responses"
     takes_unsent = True
 
     def __init__(

@@ -174,7 +174,7 @@ class ConversationThreads:
         items = []
         stored = {each.message_id: each.message for each in memory.messages}
         look_up_uploads(self._client, memory, "responses")
-        for each in memory.in_thread(thread_id):
+        for each in memory.in_thread(thread_id, results_have_parts=True):
             items += conversation_items(each, stored.get(each.message_id, each.message), losses)
         return Rendering(tuple(items), dict(losses))
 
@@ -253,7 +253,7 @@ IMAGE_URLS = "message.input_image.image_url"
 
 def _within_size(entries: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Yield the same items in requests whose data is within the limit, as far as each item is."""
-    if not any(isinstance(entry.get("content"), list) for entry in entries):
+    if not any(isinstance(entry.get("content"), list) or isinstance(entry.get("output"), list) for entry in entries):
         yield list(entries)
         return
     from .uploads import inline_chars, is_uploaded
@@ -353,7 +353,7 @@ def _read_item(given: Mapping[str, Any], copy: CopyOf = _no_copy) -> ThreadItem 
             # A call that a model made in the thread is compared in the form in which memory shows it.
             return ThreadItem("tool_call", valid_name(name), valid_arguments(arguments), call_id, item_id=item_id)
         case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
-            words = output if isinstance(output, str) else json.dumps(output)
+            words = item_words(output, copy) if isinstance(output, (str, list)) else json.dumps(output)
             return ThreadItem("tool_result", "", words, call_id, item_id=item_id)
     return None
 
@@ -478,7 +478,7 @@ def conversation_items(each: JournaledMessage, stored: Message, losses: Counter[
         losses["empty_messages"] += 1
     if stored.extra().keys() - {PHASE} and message.role is not Role.TOOL:
         losses["extra_fields"] += 1
-    _count_parts(stored, {"text"} if message.role in {Role.ASSISTANT, Role.TOOL} else PLACED_IN_CONVERSATION, losses)
+    _count_parts(stored, {"text"} if message.role is Role.ASSISTANT else PLACED_IN_CONVERSATION, losses)
     return made
 
 
@@ -488,7 +488,7 @@ def conversation_item(payload: dict[str, Any], each: JournaledMessage) -> Thread
         case {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}:
             return ThreadItem("tool_call", name, arguments, call_id, **place)
         case {"type": "function_call_output", "call_id": call_id, "output": output}:
-            return ThreadItem("tool_result", "", output, call_id, **place)
+            return ThreadItem("tool_result", "", item_words(output), call_id, **place)
     return ThreadItem("message", payload["role"], item_words(payload["content"]), **place)
 
 

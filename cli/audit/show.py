@@ -87,6 +87,7 @@ def _as_json(ledger: Ledger, run: RunRecord, folded: Exchanges) -> dict[str, Any
         "exchange": [_step_as_json(each) for each in exchange.runs],
         "dropped": list(run.dropped),
         "losses": run.all_losses,
+        "rendering": run.rendering,
         "continues_run_id": run.continues_run_id,
         "continued_chars": run.continued_chars or None,
     }

@@ -503,6 +503,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     memory_first_version: int | None = None
     losses: dict[str, int] = {}
     """Number of parts in view that the backend cannot be shown, by kind."""
+    rendering: str | None = None
     rerun_of: str | None = None
     supersedes_run_id: str | None = None
     """Id of the run whose answer this run's answer replaces; without it, an answered exchange is left unchanged."""

@@ -116,6 +116,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     (`part:TYPE`), and options that it does not have (`option:NAME`)."""
     idempotency_key: str | None = None
     """Key under which an app started the exchange with its own run, or a rerun; later runs do not repeat it."""
+    rendering: str | None = None
+    """Form in which the backend was sent the view, with its version: `responses/2`; None if the app decided it."""
 
 
 class RunCompleted(Event, frozen=True, kw_only=True):

@@ -45,6 +45,7 @@ class RunRecord:
     """What the backend was not given, as the fallback to it recorded."""
     losses: Mapping[str, int] = field(default_factory=dict)
     """Number of parts in view that the backend could not be shown, by kind."""
+    rendering: str | None = None
     ended_at: datetime | None = None
     completed: e.RunCompleted | None = None
     failure: Failure | None = None

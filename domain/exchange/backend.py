@@ -63,6 +63,10 @@ class BackendOptions:
     """Parameters that every request contains in addition."""
 
 
+RENDERING_VERSION = 2
+"""Version of the forms in which memories are sent. It rises if a stored memory is sent in another form than before."""
+
+
 class Backend(Protocol):
     """Answer exchanges with a model."""
 
@@ -79,6 +83,12 @@ class Backend(Protocol):
     @property
     def endpoint(self) -> str | None:
         """Return where the backend is reached, without secrets; it is stored with each run. Optional: None is not stored."""
+        return None
+
+    @property
+    def dialect(self) -> str | None:
+        """Return the name of the form in which the memory is sent: `chat`, `responses`, `anthropic` or `assistants`. It is
+        stored with each run, with a version. Optional: None is not stored."""
         return None
 
     @property

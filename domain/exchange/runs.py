@@ -18,7 +18,7 @@ from ..failures import Cause, Failure, diagnose, whole_text
 from ..limits import INTERRUPT_LOOK_SECONDS, LATE_ANSWER_LOOKS_MAX
 from ..memory import ALL
 from .answer import Answer, Delta, NotShown, StartedOver
-from .backend import BackendRequest
+from .backend import RENDERING_VERSION, BackendRequest
 from .policy import reason_of
 from .records import Run, RunRecords
 
@@ -233,6 +233,7 @@ class Runs:
         )
         dropped = self._dropped(candidate, backend, request)
         losses = getattr(backend, "losses", _loses_nothing)(request)
+        dialect = getattr(backend, "dialect", None)
         plan = RunPlan(
             backend=candidate.backend,
             model=candidate.model,
@@ -249,6 +250,7 @@ class Runs:
             fallback_reason=self._why_failed(),
             dropped=dropped,
             losses={**losses, **{name: 1 for name in dropped if name.startswith("option:")}},
+            rendering=f"{dialect}/{RENDERING_VERSION}" if dialect else None,
         )
         plan = self._records.plan(plan, backend.thread is not None)
         if self._mode.idempotency_key is not None and not self._must_be_open:

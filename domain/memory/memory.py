@@ -205,7 +205,7 @@ class Memory:
 
     mended = paired  # its name in earlier versions
 
-    def in_thread(self, thread_id: str | None) -> tuple[JournaledMessage, ...]:
+    def in_thread(self, thread_id: str | None, *, results_have_parts: bool = False) -> tuple[JournaledMessage, ...]:
         """Return the messages as providers accept them (`valid_view`), in the order in which a thread holds them.
 
         Messages that were journaled while a run answered in the thread follow the run's own messages there. For another
@@ -215,7 +215,7 @@ class Memory:
         here = self.for_place()
         messages = self._held_by(thread_id) if thread_id is not None and self.has_parts else self.messages
         if thread_id is None or not marks:
-            return here._valid(messages)
+            return here._valid(messages, results_have_parts)
         placed: list[JournaledMessage] = []
         for each in messages:
             mark = marks.get(each.run_id or "")
@@ -225,7 +225,7 @@ class Memory:
                     break
                 index -= 1
             placed.insert(index, each)
-        return here._valid(placed)
+        return here._valid(placed, results_have_parts)
 
     def _held_by(self, thread_id: str) -> list[JournaledMessage]:
         from .rendering import without_generated
@@ -266,7 +266,7 @@ class Memory:
             return plain
         from .rendering import CHAT_CALL_ID_CHARS_MAX, chat_entry, is_empty, since_question, valid_view
 
-        view = valid_view(self.available(), CHAT_CALL_ID_CHARS_MAX)
+        view = valid_view(self.available(), CHAT_CALL_ID_CHARS_MAX, results_have_parts=dialect == "anthropic")
         said = since_question(view, dialect, place, self.read_blob)
         return [chat_entry(message, items) for message, items in said if not is_empty(message)]
 
@@ -284,7 +284,8 @@ class Memory:
             return [{"type": "message"} | each for each in plain]
         from .rendering import response_items, since_question, valid_view
 
-        said = since_question(valid_view(self.available()), "responses", place, self.read_blob)
+        view = valid_view(self.available(), results_have_parts=True)
+        said = since_question(view, "responses", place, self.read_blob)
         return [item for message, items in said for item in response_items(message, items)]
 
     def _with_data(self, entries: list[dict[str, Any]], dialect: str) -> list[dict[str, Any]]:
@@ -340,13 +341,13 @@ class Memory:
         _ = self.run_threads
         return self
 
-    def _valid(self, messages: Sequence[JournaledMessage]) -> tuple[JournaledMessage, ...]:
+    def _valid(self, messages: Sequence[JournaledMessage], results_have_parts: bool) -> tuple[JournaledMessage, ...]:
         plain = [each.as_plain_chat_message() for each in messages]
         if None not in plain and _can_be_sent(each["content"] for each in plain if each is not None):
             return tuple(messages)
         from .rendering import valid_view
 
-        return valid_view(self.available(messages))
+        return valid_view(self.available(messages), results_have_parts=results_have_parts)
 
     def available(self, messages: Sequence[JournaledMessage] | None = None) -> Sequence[JournaledMessage]:
         """Return the messages (by default all in view) with a text in place of each file that the provider cannot read."""

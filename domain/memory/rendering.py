@@ -58,11 +58,12 @@ UNPARSED = "unparsed_arguments"
 
 
 def valid_view(
-    messages: Iterable[JournaledMessage], call_id_chars: int = CALL_ID_CHARS_MAX
+    messages: Iterable[JournaledMessage], call_id_chars: int = CALL_ID_CHARS_MAX, *, results_have_parts: bool = False
 ) -> tuple[JournaledMessage, ...]:
     """Return the messages in a form that every backend accepts; messages without any content are kept empty.
 
-    A result follows its call directly; one whose call is not in view, or that came second, is left out.
+    With `results_have_parts`, the results of tools may have images and files, which not every backend accepts. A result
+    follows its call directly; one whose call is not in view, or that came second, is left out.
     """
     ids = _CallIds(call_id_chars)
     view: list[JournaledMessage] = []
@@ -74,7 +75,7 @@ def valid_view(
             if places:
                 place = places.pop(0)
                 answered = view[place].message.tool_call_id
-                view[place] = each.showing(_valid(message, ()).replaced(tool_call_id=answered))
+                view[place] = each.showing(_valid(message, (), results_have_parts).replaced(tool_call_id=answered))
         elif message.role is not Role.UNKNOWN:
             original = _calls_of(message)
             made = [ids.distinct(call.id, f"{each.message_id}/{index}") for index, call in enumerate(original)]
@@ -189,7 +190,8 @@ def response_items(message: Message, native: Sequence[Mapping[str, Any]] = ()) -
 
 def _response_items(message: Message) -> Sequence[dict[str, Any]]:
     if message.role is Role.TOOL:
-        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}]
+        output = message.content if isinstance(message.content, str) else _input_content(message)
+        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": output}]
     items: list[dict[str, Any]] = []
     if message.content:
         content = message.text if message.role is Role.ASSISTANT else _input_content(message)
@@ -252,10 +254,11 @@ def _tokens_of(part: Part) -> int:
 # Messages
 
 
-def _valid(message: Message, calls: tuple[ToolCall, ...]) -> Message:
+def _valid(message: Message, calls: tuple[ToolCall, ...], results_have_parts: bool = False) -> Message:
     """Return a message of a valid view; only a valid `name`, and a `phase`, are left of its other fields."""
-    content = _content(message)
-    if message.role is not Role.USER and isinstance(content, tuple):
+    has_parts = message.role is Role.USER or (results_have_parts and message.role is Role.TOOL)
+    content = _content(message, in_words=not has_parts)
+    if isinstance(content, tuple) and not (has_parts and _are_kept(message.role, content)):
         content = "\n\n".join(part.text for part in content if isinstance(part, Text))
     if message.role is Role.TOOL:
         content = content or ""
@@ -271,13 +274,18 @@ def _valid(message: Message, calls: tuple[ToolCall, ...]) -> Message:
     return Message(message.role, content, calls, message.tool_call_id, extra, message.native_json)
 
 
-def _content(message: Message) -> Content:
+def _are_kept(role: Role, content: tuple[Part, ...]) -> bool:
+    """Return whether content stays parts: a tool's texts alone are one text, as every API takes them."""
+    return role is Role.USER or any(not isinstance(part, Text) for part in content)
+
+
+def _content(message: Message, in_words: bool = False) -> Content:
     """Return the content with valid parts; an assistant's refusal or spoken words if it has no other content."""
     content = message.content
     if isinstance(content, tuple):
         role = message.role
         shown = [part for part in content if role is not Role.ASSISTANT or not is_aside(part)]
-        parts = [_valid_part(part, in_words=role is not Role.USER) for part in shown]
+        parts = [_valid_part(part, in_words) for part in shown]
         kept = tuple(part for part in parts if not isinstance(part, Text) or part.text.strip())
         if kept:
             return kept

@@ -56,10 +56,16 @@ def resolved(entries: Iterable[JSON], dialect: str, sent: Attachments) -> list[J
 
 
 def _resolved(entry: JSON, dialect: str, sent: Attachments) -> JSON:
-    content = entry.get("content")
-    if not isinstance(content, list) or not any(map(_is_stored, content)):
-        return entry
-    return {**entry, "content": [_in_place(part, dialect, sent) if _is_stored(part) else part for part in content]}
+    for name in _WITH_PARTS:
+        content = entry.get(name)
+        if isinstance(content, list) and any(map(_is_stored, content)):
+            placed = [_in_place(part, dialect, sent) if _is_stored(part) else part for part in content]
+            return {**entry, name: placed}
+    return entry
+
+
+_WITH_PARTS = ("content", "output")
+"""Fields of messages and items that may have parts; the second is that of a tool's result in Responses."""
 
 
 def _is_stored(part: Any) -> bool:
@@ -197,24 +203,29 @@ def lost_parts(
         if not isinstance(given, tuple) or not isinstance(content, tuple):
             continue
         is_users = before.role_name == Role.USER.value
+        has_parts = is_users or (before.role_name == Role.TOOL.value and dialect in _RESULTS_HAVE_PARTS)
         for part, left in zip(given, content, strict=True):
             if not isinstance(part, Text) and (is_users or not is_aside(part)):
                 name = f"{PART}{part.as_json().get('type', 'content')}"
                 is_known = left is part and not (unknown is not None and unknown(part.as_json()))
-                is_shown = is_known and _is_shown(part, is_users, dialect)
+                is_shown = is_known and _is_shown(part, has_parts, dialect)
                 lost[name] += not is_shown
                 if is_users:
                     asked[name] = asked.get(name, False) or is_shown or not is_known
     return +lost, sorted(name for name, is_shown in asked.items() if not is_shown) if dialect in _TAKEN else []
 
 
-def _is_shown(part: Part, is_users: bool, dialect: str) -> bool:
+_RESULTS_HAVE_PARTS = frozenset({RESPONSES, ANTHROPIC})
+"""APIs in which the result of a tool may have images and files."""
+
+
+def _is_shown(part: Part, has_parts: bool, dialect: str) -> bool:
     from .rendering import shown_part
 
     valid = shown_part(part)
     if isinstance(valid, Text):
         return valid.text != not_shown(part.as_json())
-    return is_users and takes(valid, dialect)
+    return has_parts and takes(valid, dialect)
 
 
 def takes(part: Part, dialect: str) -> bool:
@@ -242,8 +253,8 @@ def parts_in(entries: Iterable[JSON]) -> list[Part]:
     """Return the parts of messages or items that are not text and have a stored shape, or data inside."""
     found: list[Part] = []
     for entry in entries:
-        content = entry.get("content")
-        for part in content if isinstance(content, list) else ():
+        contents = (entry.get(name) for name in _WITH_PARTS)
+        for part in (part for content in contents if isinstance(content, list) for part in content):
             each = part_of(part, _text_of)
             if not isinstance(each, Text) and part.get("type") != "input_text":
                 found.append(each)
