@@ -25,7 +25,7 @@ from threadledger.domain.errors import ProviderRefused
 from threadledger.domain.failures import Cause, diagnose, whole_text
 from threadledger.domain.journal.blobs import hashed_address
 from threadledger.domain.memory import Memory, response_items, valid_arguments, valid_name
-from threadledger.domain.memory.sending import default_name, parts_in, takes
+from threadledger.domain.memory.sending import default_name, has_parts, parts_in, takes
 from threadledger.domain.threads import Rendering, ThreadItem
 
 from .assistant_setup import shut_down_or
@@ -195,7 +195,7 @@ class ConversationThreads:
             raise (yield from self._explained(refused, thread_id)) from refused
 
     def _add(self, thread_id: str, entries: list[dict[str, Any]]) -> Effects[None]:
-        if any(isinstance(entry.get("content"), list) for entry in entries):
+        if any(map(has_parts, entries)):
             from .uploads import sent_to_thread
 
             return (yield from sent_to_thread(self._client, entries, "responses", partial(self._post, thread_id)))
@@ -253,7 +253,7 @@ IMAGE_URLS = "message.input_image.image_url"
 
 def _within_size(entries: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Yield the same items in requests whose data is within the limit, as far as each item is."""
-    if not any(isinstance(entry.get("content"), list) or isinstance(entry.get("output"), list) for entry in entries):
+    if not any(map(has_parts, entries)):
         yield list(entries)
         return
     from .uploads import inline_chars, is_uploaded

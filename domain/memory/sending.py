@@ -68,6 +68,11 @@ _WITH_PARTS = ("content", "output")
 """Fields of messages and items that may have parts; the second is that of a tool's result in Responses."""
 
 
+def has_parts(entry: Mapping[str, Any]) -> bool:
+    """Return whether a message or an item has a list of parts."""
+    return any(isinstance(entry.get(name), list) for name in _WITH_PARTS)
+
+
 def _is_stored(part: Any) -> bool:
     """Return whether a part has a stored shape that no API has."""
     inner = part.get(part.get("type")) if isinstance(part, dict) else None

@@ -200,10 +200,10 @@ def test_the_type_of_a_file_is_found_by_its_first_bytes_else_by_its_name(
 
 PNG = {"type": "image_url", "image_url": {"url": data_url(b"AB"), "detail": "low"}}
 BMP = {"type": "image_url", "image_url": {"url": data_url(b"AB", "image/bmp")}}
-WEB = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
+WEB = {"type": "image_url", "image_url": {"url": "HTTPS://x.test/a.png"}}
 PDF = {"type": "file", "file": {"filename": "a.pdf", "file_data": data_url(b"CD", "application/pdf")}}
 ZIP = {"type": "file", "file": {"filename": "a.zip", "file_data": data_url(b"AB", "application/zip")}}
-LINK = {"type": "file", "file": {"url": "https://x.test/a.pdf"}}
+LINK = {"type": "file", "file": {"url": "Http://x.test/a.pdf"}}
 SAID = {"type": "input_audio", "input_audio": {"data": "QUI=", "format": "wav"}}
 OGG = {"type": "input_audio", "input_audio": {"data": "QUI=", "format": "ogg"}}
 TAKEN: dict[str, list[Any]] = {
@@ -243,7 +243,7 @@ def test_responses_are_sent_data_in_their_own_forms() -> None:
     assert item["content"] == [
         {"type": "input_image", "detail": "low", "image_url": PNG["image_url"]["url"]},  # type: ignore[index] # a dict of dicts
         {"type": "input_file", "filename": "a.pdf", "file_data": data_url(b"CD", "application/pdf")},
-        {"type": "input_file", "file_url": "https://x.test/a.pdf"},
+        {"type": "input_file", "file_url": "Http://x.test/a.pdf"},
         {"type": "input_text", "text": "[input_audio not shown]"},
     ]
 

@@ -248,6 +248,7 @@ def test_every_request_of_the_corpus_is_one_that_the_description_allows(
     ledger, _ = asked
     large = ledger.attach(PNG * (UPLOAD_BYTES_MIN // len(PNG) + 1))
     ledger.conversation("large").append("user", [{"type": "text", "text": "Look."}, large])
+    ledger.conversation("tool").extend(TOOL_TURN)
     for to in ("conversations", "assistants"):
         ledger.replay.plan_rebuild(to=to).apply()
     described = json.loads(DESCRIPTION.read_text(encoding="utf-8"))
@@ -269,3 +270,48 @@ def test_every_request_of_the_corpus_is_one_that_the_description_allows(
         "POST /responses",
         "POST /conversations/{conversation_id}/items",
     }
+
+
+RESULT = ("png", "web image", "pdf", "web file", "wav")
+TAKEN_IN_RESULTS = {
+    "responses": {"png", "web image", "pdf", "web file"},
+    "anthropic": {"png", "web image", "pdf", "web file"},
+}
+"""What the APIs that take parts in the results of tools are shown of these."""
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "take_picture", "arguments": "{}"}}
+TOOL_TURN: list[dict[str, Any]] = [
+    {"role": "user", "content": "Take a picture."},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {
+        "role": "tool",
+        "tool_call_id": "call_1",
+        "content": [{"type": "text", "text": "Taken."}, *(PARTS[name] for name in RESULT)],
+    },
+]
+
+
+@pytest.mark.parametrize("chain", ["chat", "stateless", "responses", "assistants", "anthropic"])
+def test_the_result_of_a_tool_has_its_parts_where_the_api_takes_them_and_they_are_losses_elsewhere(
+    open_ledger: Open, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain: str
+) -> None:
+    config = tmp_path / "threadledger.toml"
+    config.write_text(CONFIGURED.format(url=simulator.base_url).partition("[backends.own]")[0], encoding="utf-8")
+    monkeypatch.setenv("THREADLEDGER_CONFIG", str(config))
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    first = CHAINS[chain]["backends"][0]
+    ledger = open_ledger(**CHAINS[chain] | {"backends": (first,)}, retries=0)
+    chat = ledger.conversation("k")
+    chat.extend(TOOL_TURN)
+    answer = chat.ask("What is on it?")
+    taken = TAKEN_IN_RESULTS.get(kind_of(first), set())
+    assert answer.losses == dict(Counter(f"part:{PARTS[name]['type']}" for name in RESULT if name not in taken))
+    (run,) = (run for exchange in ledger.journal.exchanges("k").by_id.values() for run in exchange.runs)
+    assert run.rendering == f"{kind_of(first)}/2"
+    sent = json.dumps([request.body for request in simulator.requests])
+    assert (b64encode(PNG).decode() in sent) is bool(taken)
+    for to in ("conversations", "assistants"):
+        plan = ledger.replay.plan_rebuild(to=to, fresh=True)
+        plan.apply()
+        assert [item.verified for item in plan.items] == [True]
+        assert {found.found.state for found in ledger.replay.verify(to=to)} == {ThreadState.SAME}
