@@ -9,7 +9,7 @@ import binascii
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from threadledger.domain import limits
-from threadledger.domain.conversation.items import text_in
+from threadledger.domain.conversation.items import stored_content, text_in, thread_parts
 from threadledger.domain.conversation.messages import Content, JournaledMessage, Message, Role
 from threadledger.domain.conversation.parts import Image, Part, blob_of
 from threadledger.domain.effects import Effects
@@ -319,7 +319,29 @@ def _read_message(message: Mapping[str, Any], copy: CopyOf) -> ThreadItem:
     metadata, role = message.get("metadata"), message.get("role")
     ours = metadata.get(MESSAGE_ID) if isinstance(metadata, dict) else None
     text = thread_text(message, copy)
-    return ThreadItem("message", str(role), text, message_id=str(ours or ""), item_id=message["id"])
+    parts = () if ours else _parts_named(message, thread_parts(message.get("content")), text, thread_items)
+    return ThreadItem("message", str(role), text, message_id=str(ours or ""), item_id=message["id"], parts=parts)
+
+
+def _parts_named(
+    given: Mapping[str, Any],
+    parts: Any,
+    words: str,
+    items_of: Callable[[JournaledMessage, Message, Counter[str]], Iterable[ThreadItem]],
+) -> Sequence[dict[str, Any]]:
+    """Return the parts of a user's entry if a message of them is compared by the same words; few entries have any."""
+    if not isinstance(parts, list) or given.get("role") != Role.USER.value or all("text" in part for part in parts):
+        return ()
+    from threadledger.domain.conversation import parse_message
+    from threadledger.domain.errors import InvalidMessage
+
+    try:
+        message = parse_message({"role": Role.USER.value, "content": parts})
+    except InvalidMessage:
+        return ()
+    journaled = Memory().with_messages([message]).in_thread(None)
+    made = [item.content for each in journaled for item in items_of(each, message, Counter())]
+    return parts if made == [words] else ()
 
 
 def _read_items(items: Sequence[Any], copy: CopyOf = _no_copy) -> list[ThreadItem]:
@@ -348,7 +370,9 @@ def _read_item(given: Mapping[str, Any], copy: CopyOf = _no_copy) -> ThreadItem 
             text = "".join(_part_words(part, copy) for part in content)
             return ThreadItem("message", "assistant", text, item_id=item_id)
         case {"type": "message", "role": str(role), "content": (str() | list()) as content}:
-            return ThreadItem("message", role, item_words(content, copy), item_id=item_id)
+            words = item_words(content, copy)
+            parts = _parts_named(given, stored_content(content), words, conversation_items)
+            return ThreadItem("message", role, words, item_id=item_id, parts=parts)
         case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
             # A call that a model made in the thread is compared in the form in which memory shows it.
             return ThreadItem("tool_call", valid_name(name), valid_arguments(arguments), call_id, item_id=item_id)

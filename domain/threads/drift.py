@@ -210,7 +210,7 @@ def _message_of(item: ThreadItem) -> Message | None:
     elif item.kind == "tool_result":
         given = {"role": "tool", "content": item.content, "tool_call_id": item.call_id}
     elif item.name != Role.TOOL and item.content.strip():
-        given = {"role": item.name, "content": item.content}
+        given = {"role": item.name, "content": list(item.parts) or item.content}
     else:
         return None
     try:

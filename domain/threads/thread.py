@@ -44,6 +44,8 @@ class ThreadItem:
     """Time at which the message was written (ISO 8601)."""
     item_id: str = field(default="", compare=False)
     """The provider's id of an entry that was read back."""
+    parts: Sequence[Mapping[str, Any]] = field(default=(), compare=False)
+    """Content parts of an entry that was read back, if `content` names all of them: as a message, it would be equal."""
 
 
 def in_order_of(journal: Sequence[ThreadItem], thread: Sequence[ThreadItem]) -> Sequence[ThreadItem]:

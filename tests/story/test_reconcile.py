@@ -274,6 +274,42 @@ def test_an_adopted_message_says_where_it_came_from_and_is_never_sent_there_agai
     assert stage.state() is ThreadState.SAME
 
 
+WEB = {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}}
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+FOREIGN = {
+    "assistants": [{"type": "text", "text": "see"}, WEB],
+    "conversations": [
+        {"type": "input_text", "text": "see"},
+        {"type": "input_image", "image_url": "https://x.test/a.png", "detail": "low"},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{PNG}", "detail": "auto"},
+        {"type": "input_file", "file_url": "https://x.test/a.pdf"},
+    ],
+}
+
+
+def test_the_parts_of_a_foreign_message_are_adopted(stage):
+    stage.journaled("A")
+    stage.write(FOREIGN[stage.kind])
+    item = stage.reconcile(adopt=True)
+    assert (item.action, item.adopted, item.state) == ("adopt", 1, "done")
+    *_, last = stage.ledger.memory("k").as_chat_messages()
+    data = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}", "detail": "auto"}}
+    more = [] if stage.kind == "assistants" else [data, {"type": "text", "text": "[file not shown]"}]
+    assert last["content"] == [{"type": "text", "text": "see"}, WEB, *more]
+    assert stage.state() is ThreadState.SAME
+    assert stage.reconcile(adopt=True).state == "skipped"
+
+
+def test_a_foreign_image_of_which_only_the_provider_has_the_bytes_is_adopted_by_its_name(staged):
+    stage = staged("conversations")
+    stage.journaled("A")
+    kept = stage.sdk.files.create(file=("a.png", b"\x89PNG\r\n\x1a\n"), purpose="vision")
+    stage.write([{"type": "input_text", "text": "see"}, {"type": "input_image", "file_id": kept.id, "detail": "auto"}])
+    assert stage.reconcile(adopt=True).adopted == 1
+    assert stage.journal() == f"Asee\n\n[file {kept.id}]"
+    assert stage.state() is ThreadState.SAME
+
+
 def test_a_foreign_tool_call_is_adopted_with_its_result(staged):
     stage = staged("conversations")
     stage.journaled("A")
