@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .failure import Cause, Failure
 
-DIAGNOSIS_VERSION = 3
+DIAGNOSIS_VERSION = 4
 """Version of the table. Increment it with every change, to rebuild the views that store causes. A test checks this."""
 
 

@@ -446,6 +446,7 @@ RULES: tuple[Rule, ...] = (
     (Cause.NETWORK, _code("redirect_refused")),
     # What providers say in plain words under many different statuses.
     (Cause.QUOTA_EXHAUSTED, _any(_code(*_NO_QUOTA), _http(402), _says(_NO_CREDIT))),
+    (Cause.CONTENT_NOT_SUPPORTED, _all(_http(413), _detail("endpoint", "POST /files"))),  # one attachment is too large
     (
         Cause.CONTEXT_TOO_LONG,
         _any(

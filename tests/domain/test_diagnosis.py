@@ -195,6 +195,7 @@ CASES = [
     (Cause.HISTORY_REFUSED, http(404, "Item with id 'rs_abc' not found.", None, REQUEST, "input", "POST /responses")),
     (Cause.THREAD_MISSING, http(400, "Previous response with id 'resp_a' not found.", "previous_response_not_found")),
     (Cause.CONTENT_NOT_SUPPORTED, Failure("refused", "content_not_supported")),
+    (Cause.CONTENT_NOT_SUPPORTED, Failure("error", http_status=413, details={"endpoint": "POST /files"})),
     (Cause.FILE_MISSING, http(404, "No such File object: file-abc", kind=REQUEST, endpoint="POST /responses")),
     (Cause.FILE_MISSING, http(400, "Timeout while downloading https://files.example/a.png.", "invalid_value", REQUEST)),
     # An error in a response with HTTP 200: its numeric code counts as the status.
