@@ -9,7 +9,8 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -19,6 +20,8 @@ from uuid import UUID
 import msgspec
 import pytest
 from freezegun import freeze_time
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from threadledger.adapters.blob_files import FsspecFiles
 from threadledger.adapters.sql import blobs as sql_blobs
@@ -32,8 +35,8 @@ from threadledger.domain.errors import (
     InvalidInput,
     StoreUnavailable,
 )
-from threadledger.domain.ids import from_iso, now
-from threadledger.domain.journal.blobs import BLOB_BYTES_MAX, CHUNK_BYTES
+from threadledger.domain.ids import from_iso, new_id, now
+from threadledger.domain.journal.blobs import BLOB_BYTES_MAX, CHUNK_BYTES, hashed_address
 from threadledger.domain.ledger import Ledger
 
 from .storing import (
@@ -585,6 +588,51 @@ def test_an_event_that_is_appended_between_the_steps_of_a_removal_is_refused(
     monkeypatch.setattr(database, "write", write_then_append)
     assert remover.journal.blobs.remove(address, soon())
     assert refused == [True, True]
+
+
+STEPS = st.tuples(st.sampled_from(["add", "refer", "fork", "a day passes", "prune"]), st.integers(0, 1))
+DAY, PRUNE = ("a day passes", 0), ("prune", 0)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEPS, min_size=4, max_size=14))
+@example(steps=[("add", 0), ("add", 1), ("refer", 1), DAY, PRUNE, ("refer", 0)])
+@example(steps=[("add", 0), DAY, ("add", 0), PRUNE, ("refer", 0), ("fork", 0), DAY, PRUNE])
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+def test_after_any_steps_an_event_has_its_bytes_and_only_what_is_old_and_unused_is_gone(
+    open_ledger_again: Callable[[], Ledger], steps: list[tuple[str, int]]
+) -> None:
+    ledger = open_ledger_again()
+    run, used, moment = new_id(), set[int](), datetime(2026, 11, 1, tzinfo=UTC)
+    there: dict[int, datetime] = {}
+    addresses = {number: hashed_address(sha256(f"{run} {number}".encode()).digest()) for number in range(2)}
+    for step, number in steps:
+        with freeze_time(moment):
+            match step:
+                case "add":
+                    ledger.journal.blobs.add([f"{run} {number}".encode()])
+                    there[number] = moment
+                case "refer" if number in there:
+                    refer(ledger, f"{run}-{number}", addresses[number])
+                    used.add(number)
+                case "refer":
+                    with pytest.raises(BlobMissing):
+                        refer(ledger, f"{run}-{number}", addresses[number])
+                case "fork" if number in used:
+                    ledger.fork(f"{run}-{number}", new_id())
+                case "a day passes":
+                    moment += timedelta(days=1)
+                case "prune":
+                    before = moment - timedelta(hours=12)
+                    gone = {each for each, at in there.items() if at < before and each not in used}
+                    for each in ledger.journal.blobs.prunable(before):
+                        ledger.journal.blobs.remove(each.address, before)
+                    there = {each: at for each, at in there.items() if each not in gone}
+    for number, address in addresses.items():
+        assert (ledger.journal.blobs.size(address) is not None) is (number in there)
+        if number in there:
+            assert b"".join(ledger.journal.blobs.read(address)) == f"{run} {number}".encode()
+    assert list(ledger.check()) == []
 
 
 @pytest.mark.parametrize("place", ["sqlite", "postgresql", "postgresql and memory"], indirect=True)
