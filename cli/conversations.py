@@ -198,7 +198,7 @@ def shown_part(part: dict[str, Any]) -> str:
     """Return the text of a content part, or what else it is."""
     from threadledger.domain.conversation.attachments import described
 
-    text = part.get("text")
+    text = part.get("text") if part.get("type") != "reasoning" else None
     return text if isinstance(text, str) else f"[{described(part)}]"
 
 

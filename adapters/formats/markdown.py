@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
+from threadledger.domain.conversation.attachments import described
 from threadledger.domain.conversation.messages import JournaledMessage, Message, ToolCall
 from threadledger.domain.ledger import Ledger
 
@@ -99,6 +100,10 @@ def _part(part: Mapping[str, Any]) -> Iterator[str]:
             yield f"file: {_facts(file)}"
         case {"type": "image_file", "image_file": {"file_id": str()} as file}:
             yield f"image: {_facts(file)}"
+        case {"type": "reasoning", "text": str(text)}:
+            yield f"reasoning: {escaped(text)}"
+        case {"type": "hosted_call", "name": str()} | {"type": "unknown", "was": str()}:
+            yield f"call: {escaped_line(described(part))}"
         case _:
             yield fenced(_pretty(by_reference(part)), "json")
 

@@ -220,6 +220,18 @@ def as_base64(address: str, read: Read) -> str:
 
 def described(part: Mapping[str, Any]) -> str:
     """Return what a part is in one line for people: its kind, name, type, size or address, without its data."""
+    match part:
+        case {"type": "reasoning", "text": str(text)}:
+            return f"reasoning: {text}"
+        case {"type": "hosted_call", "name": str(name), **rest}:
+            ended = rest.get("status") in (None, "completed")
+            return ": ".join(
+                filter(None, (name, _text(rest.get("detail")), "" if ended else _text(rest.get("status"))))
+            )
+        case {"type": "unknown", "was": str(was)}:
+            return was
+        case _:
+            pass
     kind = str(part.get("type", "content"))
     inner = part.get(kind)
     if not isinstance(inner, Mapping):
