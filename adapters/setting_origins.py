@@ -1,9 +1,14 @@
-"""Find where each setting comes from: an option, the environment, `.env`, `threadledger.toml` or its default."""
+"""Find where each setting comes from: an option, the environment, `.env`, `threadledger.toml` or its default.
+
+Named secrets of tools come from the environment or `.env` only.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from threadledger.domain.conversation.tool_secrets import VARIABLE
 
 from .settings import ENV_FILE, Settings, env_file_values
 
@@ -34,6 +39,20 @@ def has_own_config(settings: Settings) -> bool:
     """Return whether the configuration file was chosen by the working folder, not by an option or the environment."""
     chosen = origins(settings)["THREADLEDGER_CONFIG"]
     return settings.config_file is not None and chosen in {FOLDERS_FILE, "default"}
+
+
+def find_secret(settings: Settings, name: str) -> str | None:
+    """Return the value of a named secret of a tool: a variable of the environment, else of `.env`; None if it is not set.
+
+    Raises:
+        FolderNotTrusted: a command would send a secret of the environment where an untrusted folder decides.
+    """
+    from .named_backends import key_of
+
+    value = key_of(f"{VARIABLE}{name}", settings)
+    if value is not None:
+        settings.require_trust("secrets", name)
+    return value
 
 
 def inside(folder: Path, path: Path) -> bool:

@@ -247,6 +247,8 @@ class Settings:
         self._from_file: frozenset[str] = frozenset()
         self._dotenv: bytes | None = None
         """The content of `.env`, read once: what is checked (`trust.py`) is what is used."""
+        self._profile: bytes | None = None
+        """The content of the profile, which a command reads once, for the same reason."""
         self._trust: Any = None
         """The `FolderTrust` of a command; None in an app, which runs the code of its folder anyway."""
         vars(self).update({key: values.get(key, field.default) for key, field in self.fields.items()})
@@ -269,9 +271,9 @@ class Settings:
         """Return the tables `[backends.NAME]` of `threadledger.toml`."""
         return self._file.backends if self._file is not None else {}
 
-    def require_trust(self, action: Action) -> Mapping[Path, bytes]:
+    def require_trust(self, action: Action, *names: str) -> Mapping[Path, bytes]:
         """Return the contents of the code files that were checked; see `FolderTrust.require`."""
-        return self._trust.require(action) if self._trust is not None else {}
+        return self._trust.require(action, *names) if self._trust is not None else {}
 
     @property
     def depends_on_folder(self) -> bool:
@@ -306,7 +308,9 @@ class Settings:
         from threadledger.domain.conversation import parse_profile
 
         try:
-            text = read_named_file(path).decode("utf-8-sig").replace("\r\n", "\n")
+            if self._profile is None or self._trust is None:
+                self._profile = read_named_file(path)
+            text = self._profile.decode("utf-8-sig").replace("\r\n", "\n")
             return parse_profile(tomllib.loads(text), str(path))
         except OSError as error:
             raise FileMissing(

@@ -2,7 +2,8 @@
 
 An app that opens a ledger runs the code of its folder anyway: only the commands are checked (`Settings.require_trust`). A folder
 needs trust for code that it holds or names, for a host that only its `.env` or `threadledger.toml` names, if a key, a
-password or text would be sent there that is not the folder's own, and for a place of attachments outside it that only they name.
+password or text would be sent there that is not the folder's own, for a place of attachments outside it that only they name,
+and for secrets of the environment that its profile, its host or its database may send anywhere.
 
 A trusted folder is one file below `~/.config/threadledger/trust`, with the hash of each file that was trusted. The hashes are
 compared with the bytes that are used, not with those of a later read.
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from threadledger.domain.errors import InvalidSettings
+from threadledger.domain.errors import FileMissing, InvalidProfile, InvalidSettings
 from threadledger.domain.ids import now, to_iso
 from threadledger.domain.limits import SETTINGS_FILE_BYTES_MAX
 
@@ -45,8 +46,8 @@ SDK_VARIABLES = {
 }
 """Variables of the environment that the SDKs send to any host."""
 
-Action = Literal["database", "blobs", "provider", "code"]
-ACTIONS: tuple[Action, ...] = ("database", "blobs", "provider", "code")
+Action = Literal["database", "blobs", "provider", "code", "secrets"]
+ACTIONS: tuple[Action, ...] = ("database", "blobs", "provider", "code", "secrets")
 
 
 class FolderNotTrusted(InvalidSettings):
@@ -76,21 +77,34 @@ class FolderTrust:
         self._own = folders_own(settings)
         self._origins = origins(settings)
         self._needs: dict[Action, tuple[Need, ...]] = {}
+        self._recorded_secrets: set[str] = set()
+        """Names of secrets that a recorded profile may have; the others are those of the configured one."""
 
     def needs(self, *actions: Action) -> tuple[Need, ...]:
         """Return what needs trust; for all actions if none is given."""
-        find = {"database": self._database, "blobs": self._blobs, "provider": self._hosts, "code": self._code}
+        find = {
+            "database": self._database,
+            "blobs": self._blobs,
+            "provider": self._hosts,
+            "code": self._code,
+            "secrets": self._secrets,
+        }
         for action in actions or ACTIONS:
             if action not in self._needs:
                 self._needs[action] = tuple(find[action]())
         return tuple(need for action in actions or ACTIONS for need in self._needs[action])
 
-    def require(self, action: Action) -> Mapping[Path, bytes]:
+    def require(self, action: Action, *names: str) -> Mapping[Path, bytes]:
         """Return the contents of the files that were checked, or raise if the folder needs trust for this and has none.
+
+        `names` are the secrets that are about to be sent.
 
         Raises:
             FolderNotTrusted: the message says what is not trusted and what to run.
         """
+        if not self._recorded_secrets.issuperset(names):
+            self._recorded_secrets.update(names)
+            self._needs.pop(action, None)
         needs = self.needs(action)
         if needs and self.state != "trusted":
             setting = needs[0].setting  # a variable may be set for one command alone, and `trust` records what it names
@@ -141,6 +155,8 @@ class FolderTrust:
         found = {self.folder / ENV_FILE: self._settings._dotenv}
         if has_own_config(self._settings):
             found[self.folder / self._settings._file.path] = self._settings._file.raw
+        if self._own_profile is not None and self._profile_secrets:
+            found[self.folder / self._own_profile] = self._settings._profile
         for name, setting in self._named_code():
             found |= dict.fromkeys(self._code_files(name, setting))
         return {path: raw for path, raw in ((path, _read(path, raw)) for path, raw in found.items()) if raw is not None}
@@ -272,6 +288,45 @@ class FolderTrust:
         """Return whether `.env` inserts variables of the environment (`${NAME}`), as a list of at most one text."""
         return ["variables of the environment that .env inserts"] if inserts_variables(self._settings) else []
 
+    # Secrets of tools
+
+    def _secrets(self) -> Iterator[Need]:
+        """Yield why secrets of the environment need trust: the folder has a part in where they are sent."""
+        from threadledger.domain.conversation.tool_secrets import VARIABLE
+
+        from .named_backends import key_of
+
+        place = self._place
+        decides = "profile" if self._own_profile is not None else "host" if self._names_host() else ""
+        if (
+            not decides
+            and place is not None
+            and ("db" in self._own or (place.file and inside(self.folder, place.file)))
+        ):
+            decides = "database"  # a rerun sends what is recorded there
+        inserted = self._inserted()
+        for name in sorted({*self._profile_secrets, *self._recorded_secrets}) if decides else ():
+            sent = _set_variables(f"{VARIABLE}{name}") or inserted
+            if sent and key_of(f"{VARIABLE}{name}", self._settings) is not None:
+                yield Need(_name("profile"), f"its {decides} decides where {sent[0]} is sent")
+
+    @cached_property
+    def _own_profile(self) -> Path | None:
+        """Return the path of the profile if the folder chooses it."""
+        if self._settings.profile is not None:
+            return self._settings.profile if "profile" in self._own else None
+        return DEFAULT_PROFILE if DEFAULT_PROFILE.is_file() else None
+
+    @cached_property
+    def _profile_secrets(self) -> list[str]:
+        """Return the names of secrets in the configured profile; none if it cannot be read, which opening it reports."""
+        from threadledger.domain.conversation.tool_secrets import secret_names
+
+        with suppress(InvalidProfile, FileMissing):
+            profile = self._settings.load_profile()
+            return secret_names(profile.tools) if '"secret"' in profile.tools_json else []
+        return []
+
     # Code
 
     def _code(self) -> Iterator[Need]:
@@ -319,12 +374,15 @@ class FolderTrust:
 
     def _chooses_calls(self) -> bool:
         """Return whether the folder chooses the callable functions (its profile) or the host that calls them."""
-        profile_is_own = "profile" in self._own or (self._settings.profile is None and DEFAULT_PROFILE.is_file())
+        return self._own_profile is not None or self._names_host()
+
+    def _names_host(self) -> bool:
+        """Return whether the folder alone names the host of a provider."""
         addresses = [
             *(getattr(self._settings, key) for key in ("openai_base_url", "azure_openai_endpoint") if key in self._own),
             *(each.base_url for each in self._settings.named.values() if has_own_config(self._settings)),
         ]
-        return profile_is_own or any(self._is_only_the_folders(each) for each in addresses if each is not None)
+        return any(self._is_only_the_folders(each) for each in addresses if each is not None)
 
 
 def trusted_places() -> tuple[Path, ...]:

@@ -145,7 +145,10 @@ def _services(
         price_at=endpoints.prices() if endpoints is not None else {},
         profile=profile,
         tools=tools,
-        load=partial(_load_code, settings, tools) if settings.tools or settings.named else None,
+        secret_of=partial(_secret, settings),
+        load=partial(_prepare, settings, tools)
+        if settings.tools or settings.named or '"secret"' in profile.tools_json
+        else None,
         remove_file=partial(_remove_file, client, endpoints),
         memory_file=MemoryLines(),
         wait=wait,
@@ -305,8 +308,17 @@ def _tools(settings: Settings, profile: Profile, given: Mapping[str, ToolFunctio
     return ModuleTools(settings.tools, profile, given)
 
 
-def _load_code(settings: Settings, tools: Mapping[str, ToolFunction]) -> None:
-    """Import the functions of tools; called when a model is about to be run."""
+def _secret(settings: Settings, name: str) -> str | None:
+    from .setting_origins import find_secret
+
+    return find_secret(settings, name)
+
+
+def _prepare(settings: Settings, tools: Mapping[str, ToolFunction]) -> None:
+    """Import the functions of tools, and check that their secrets may be sent; called when a model is about to be run."""
+    settings.require_trust("secrets")
+    if not (settings.tools or settings.named):
+        return
     from .tool_loading import ModuleTools, load_from
 
     sources = settings.require_trust("code")

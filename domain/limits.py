@@ -67,6 +67,9 @@ WAIT_BEFORE_FALLBACK_SECONDS = 10.0
 RUN_ENDING_CHARS_MIN = 6
 """Minimum length, in characters, of the end of an id that identifies a run or a job."""
 
+SECRET_CHARS_MIN = 8
+"""Minimum length of a secret that is matched by its value, in characters; a shorter one would match ordinary words."""
+
 FAILURE_TEXT_CHARS_MAX = 2_000
 """Maximum stored length of a provider's error message, in characters."""
 

@@ -26,7 +26,7 @@ ROOMS = ("failures", "conversation", "memory", "effects", "journal", "threads", 
 OPEN_MODULES = {
     *(
         f"threadledger.domain.conversation.{name}"
-        for name in ("events", "messages", "parts", "attachments", "items", "native")
+        for name in ("events", "messages", "parts", "attachments", "items", "native", "tool_secrets")
     ),
     *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads")),
     "threadledger.domain.memory.sending",

@@ -23,7 +23,7 @@ from threadledger.domain.failures import Failure
 
 from .bodies import Context, Seen, answer_text, no_answer
 from .client import Client, Spent, call, calling, context_of, extra_body, read_reply, with_attachments
-from .tools import has_options, lacks, losses, offered_tools, preflight
+from .tools import has_options, lacks, losses, preflight, sent_tools
 
 if TYPE_CHECKING:
     from threadledger.domain.memory import Memory
@@ -136,7 +136,7 @@ class ChatBackend:
         return seen
 
     def _options(self, request: BackendRequest, messages: list[Any], deadline: float, number: int) -> dict[str, Any]:
-        tools, extra = offered_tools(request.profile, request.tools), extra_body(self._set)
+        tools, extra = sent_tools(request), extra_body(self._set)
         if has_options(request):
             from .options import body_with_options
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -97,7 +97,7 @@ class ResponsesBackend:
             conversation = request.thread_id
             results = yield from answer_calls(waiting, request, found=True)
             given = [item for result in results for item in response_items(result)]
-        asked = ResponseTask(request, conversation, deadline, response_tools(request.profile, request.tools))
+        asked = ResponseTask(request, conversation, deadline, response_tools(request))
         losses: Counter[str] = Counter()
         said = 0  # number of messages so far
         for number in range(limits.TOOL_ROUNDS_MAX + 1):
@@ -182,7 +182,8 @@ class ResponseTask:
     conversation: str | None
     deadline: float
     """Deadline in seconds of the monotonic clock."""
-    tools: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = field(repr=False)
+    """Tools as they are sent, with the values of their secrets."""
 
     @property
     def left(self) -> float:

@@ -14,11 +14,27 @@ from threadledger.domain.conversation import Profile
 from threadledger.domain.exchange import BackendRequest, ToolFunction
 from threadledger.domain.failures import Cause, Failure
 
+from .client import keep_out_of_logs
 from .limits import ASSISTANT_TOOLS_MAX, CHAT_FUNCTIONS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX
 
 # Source of names and sizes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`: name
 # of a-z, A-Z, 0-9, underscores and dashes, at most 64 characters; parameters: a JSON schema). November 2026.
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+def sent_tools(request: BackendRequest) -> list[dict[str, Any]]:
+    """Return the offered tools of a request, with the values of their secrets.
+
+    Raises:
+        ProviderRefused: a secret has no value.
+    """
+    offered = offered_tools(request.profile, request.tools)
+    if '"secret"' not in request.profile.tools_json:
+        return offered
+    from threadledger.domain.conversation.tool_secrets import with_values
+
+    keep_out_of_logs()
+    return with_values(offered, request.secret_of)
 
 
 def offered_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
@@ -39,11 +55,11 @@ def _tools_of(profile: Profile) -> list[dict[str, Any]]:
     return profile.tools if profile.tools_json != "[]" else []  # most profiles have none, and nothing is parsed
 
 
-def response_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
-    """Return the offered tools for the Responses API, which has a function's fields at the same level as its type."""
+def response_tools(request: BackendRequest) -> list[dict[str, Any]]:
+    """Return `sent_tools` for the Responses API, which has a function's fields at the same level as its type."""
     return [
         {"type": "function", "strict": False} | tool["function"] if tool["type"] == "function" else tool
-        for tool in offered_tools(profile, bound)
+        for tool in sent_tools(request)
     ]
 
 
@@ -114,6 +130,7 @@ def preflight(backend: str, request: BackendRequest, pinned: bool = False, *, is
         _instructions(backend, request)
         or _number_of_tools(backend, request)
         or _kinds_of_tools(backend, request, is_home)
+        or _secrets_of_tools(backend, request)
     )
 
 
@@ -148,6 +165,18 @@ def _kinds_of_tools(backend: str, request: BackendRequest, is_home: bool) -> Fai
     if taken.issuperset(others):
         message = f"tools of type {named} name files that are stored at another endpoint: remove them from the profile"
     return _refused(Cause.TOOL_NOT_SUPPORTED, message)
+
+
+def _secrets_of_tools(backend: str, request: BackendRequest) -> Failure | None:
+    """Check that the secrets of tools have values. An assistant would keep them at the provider, so it is sent none."""
+    if '"secret"' not in request.profile.tools_json:
+        return None
+    from threadledger.domain.conversation.tool_secrets import secret_names, secret_problem
+
+    found = secret_problem(request.profile.tools, request.secret_of)
+    if backend == "assistants" and (names := secret_names(request.profile.tools)):
+        found = f"an assistant is stored at the provider, and so would be the secret {names[0]}: use responses"
+    return _refused(Cause.ASSISTANT_MISCONFIGURED, found) if found is not None else None
 
 
 def _refused(cause: Cause, message: str) -> Failure:

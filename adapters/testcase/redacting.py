@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from threadledger.domain.conversation import Profile
+from threadledger.domain.conversation.tool_secrets import is_secret
 from threadledger.domain.failures import redact
 
 from .faults import without_ids
@@ -74,6 +75,7 @@ class Veil:
         if not isinstance(value, dict):
             return value
         account = {"authorization", "headers"} & value.keys()  # fields of the caller's account, whatever they hold
+        account |= {field for field, each in value.items() if is_secret(each)}
         return {field: self._tool(each, field) for field, each in value.items() if field not in account}
 
     def _text(self, given: Any, text: str) -> str:

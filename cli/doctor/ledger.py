@@ -227,7 +227,11 @@ def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Itera
     notes: list[Checked] = []
     for name in settings.order:
         model = settings.model_for(name, profile)
-        request = BackendRequest("doctor", "", "", model, profile, memory, settings.timeout_seconds, tools=tools)
+        request = BackendRequest(
+            *("doctor", "", "", model, profile, memory, settings.timeout_seconds),
+            tools=tools,
+            secret_of=services.secret_of,
+        )
         backend = services.backends[name]
         lacks: Sequence[str] = ()
         if name != settings.order[0] and settings.fallback == "drop":

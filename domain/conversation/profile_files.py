@@ -13,15 +13,16 @@ from .profiles import Profile
 READ_ONLY = "read_only"
 
 
-def parse_profile(given: Mapping[str, Any], where: str) -> Profile:
+def parse_profile(given: Mapping[str, Any], where: str, *, known: bool = False) -> Profile:
     """Create a profile from the fields of its file.
 
     A tool is `{name, description, parameters}` for a function, or `{type = "file_search"}` and the like for a hosted
     tool. `read_only = true` declares that a function changes nothing, so that it may be called again at any time.
-    `settings` has what `PARSERS` lists. An empty `where` stands for a call: errors begin with what is wrong.
+    `settings` has what `PARSERS` lists. An empty `where` stands for a call: errors begin with what is wrong. A secret of a
+    tool is named, see `tool_secrets.py`; tools that are `known` were checked or stored before.
 
     Raises:
-        InvalidProfile: a field is invalid; the error names it and what is expected.
+        InvalidProfile: a field is invalid, or a tool holds a secret; the error names it and what is expected.
     """
     unknown = given.keys() - {"name", "instructions", "model", "tools", "settings"}
     if unknown:
@@ -45,6 +46,10 @@ def parse_profile(given: Mapping[str, Any], where: str) -> Profile:
         settings_json = plain_json(settings, "its settings")
     except InvalidMessage as error:
         raise InvalidProfile(f"{place}{error}") from None
+    if not known and any(tool["type"] != "function" for tool in parsed):
+        from .tool_secrets import refuse_unnamed
+
+        refuse_unnamed(parsed, place)
     return Profile(
         name=given.get("name") or "assistant",
         instructions=given.get("instructions", ""),

@@ -37,6 +37,22 @@ class Profile:
         tools: list[dict[str, Any]] = json.loads(self.tools_json)
         return tools
 
+    def check(self) -> None:
+        """Refuse tools that hold a secret, which would be stored. A profile that is stored already is never checked.
+
+        Raises:
+            InvalidProfile: the message names the tool and the field.
+        """
+        if self.tools_json != "[]":
+            _ = self._holds_no_secret  # kept, because one profile is used for many questions
+
+    @cached_property
+    def _holds_no_secret(self) -> bool:
+        from .tool_secrets import refuse_unnamed
+
+        refuse_unnamed(self.tools)
+        return True
+
     @cached_property
     def hash(self) -> str:
         """Return the SHA-256 (hex) of the canonical content; settings are part of it only if there are any."""

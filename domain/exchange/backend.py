@@ -39,6 +39,8 @@ class BackendRequest:
     """Items that an earlier run of this exchange left in the thread although its response was lost. They are used
     instead of calling the model again."""
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
+    secret_of: Callable[[str], str | None] = lambda _: None
+    """Function that returns the value of a secret that a tool names."""
     journal: Callable[[Sequence[Message]], None] = lambda _: None
     """Function that journals tool calls and results while the run is in progress."""
     doubts: Sequence[Doubt] = ()

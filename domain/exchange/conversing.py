@@ -122,6 +122,8 @@ class Conversing:
         given = self._message("user", content)
         if not (given.text.strip() or is_attached(given)):
             raise InvalidMessage("the question is empty: nothing was stored or sent; pass a non-empty text")
+        if self.services.profile.tools_json != "[]":
+            self.services.profile.check()
         question = yield from self._kept(given)
         if self.services.load is not None:
             self.services.load()

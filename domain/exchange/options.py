@@ -99,6 +99,8 @@ class ExchangeOptions:
             metadata=self._metadata(services),
             answer_type=self.response_format if isinstance(self.response_format, type) else services.answer_type,
         )
+        if changed.profile is not services.profile and not (self.keeps_model and changed.profile is self.profile):
+            changed.profile.check()  # a recorded one is stored already
         if any(each is not None for each in (self.model, self.instructions, self.profile, self.tools)):
             for candidate in changed.policy.candidates:
                 pinned = getattr(services.backends[candidate.backend], "pinned_assistant", None)
@@ -166,7 +168,8 @@ class ExchangeOptions:
 
             settings["response_format"] = format_of_model(self.response_format)
         tools = profile.tools if self.tools is None else self.tools
-        parsed = parse_profile({"tools": tools, "settings": profile.settings | settings}, "")
+        given = {"tools": tools, "settings": profile.settings | settings}
+        parsed = parse_profile(given, "", known=self.tools is None)
         if self.tools is not None:
             _check_tools(parsed.tools, services)
             profile = replace(profile, tools_json=parsed.tools_json, read_only=parsed.read_only)
@@ -228,10 +231,10 @@ def _check_pair(key: object, value: object) -> None:
 
 
 def _check_tools(tools: Sequence[Mapping[str, Any]], services: Services) -> None:
-    """Refuse tools of a call that would be lost, or that hold a secret, which a profile would store.
+    """Refuse tools of a call that would be lost.
 
     Raises:
-        InvalidInput: a function is not bound, or a field of a tool is named like a secret.
+        InvalidInput: a function is not bound.
     """
     for tool in tools:
         name = tool.get("function", {}).get("name") if tool.get("type") == "function" else None
@@ -240,22 +243,20 @@ def _check_tools(tools: Sequence[Mapping[str, Any]], services: Services) -> None
                 f"no function is bound to the tool {name!r}: pass it to open(tools={{{name!r}: function}}), or name a module "
                 "with THREADLEDGER_TOOLS"
             )
-        if name is None and _holds_secret(tool):
-            raise InvalidInput(
-                f"the tool {tool.get('type')!r} holds a secret, which would be stored with the profile: remove its "
-                "authorization, headers and passwords"
-            )
 
 
-def _holds_secret(value: object, name: str = "") -> bool:
-    """Return whether a text in a definition is a secret by its name or its shape; headers are, whatever they hold."""
-    from ..failures import redact
+def _check_secrets(services: Services) -> None:
+    """Refuse tools of a call whose secrets have no value. A profile that was configured or recorded fails its run instead.
 
-    if isinstance(value, str):
-        return redact(value, len(value) + 1, name) != value
-    if isinstance(value, Mapping):
-        return any(key in {"authorization", "headers"} or _holds_secret(each, key) for key, each in value.items())
-    return isinstance(value, Sequence) and any(_holds_secret(each, name) for each in value)
+    Raises:
+        InvalidInput: a value is not set, or cannot be used.
+    """
+    if '"secret"' in services.profile.tools_json:
+        from ..conversation.tool_secrets import secret_problem
+
+        problem = secret_problem(services.profile.tools, services.secret_of)
+        if problem is not None:
+            raise InvalidInput(f"nothing was stored or sent, because {problem}")
 
 
 def chosen_keywords(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,7 +276,7 @@ def using(chat: Conversing, options: Mapping[str, Any], own: bool = False) -> Co
     """Return a conversation's operations with the options of one exchange, or with its `own` options for all of them.
 
     Raises:
-        InvalidInput: an option is not valid.
+        InvalidInput: an option is not valid, or the secret of a tool has no value.
     """
     given = chosen_keywords(options)
     actor = given.pop("actor", None)
@@ -284,6 +285,8 @@ def using(chat: Conversing, options: Mapping[str, Any], own: bool = False) -> Co
     if changed.own or given:
         changed.options = ExchangeOptions(**{**changed.own, **given})
         changed.services = changed.options.services_of(chat.base)
+    if not own and not given.keys().isdisjoint(("profile", "tools")):
+        _check_secrets(changed.services)
     return changed
 
 

@@ -229,6 +229,7 @@ class Runs:
             timeout_seconds=timeout_seconds,
             metadata=self._services.metadata,
             tools=self._mode.tools() if self._mode.tools is not None else self._services.tools,
+            secret_of=self._services.secret_of,
             stream=self._stream,
         )
         dropped = self._dropped(candidate, backend, request)

@@ -75,6 +75,8 @@ class Services:
     answer_type: type[Any] | None = None
     """Model class that `Answer.parsed` is an object of; None if the profile says what it is."""
     tools: Mapping[str, ToolFunction] = field(default_factory=dict)
+    secret_of: Callable[[str], str | None] = lambda _: None
+    """Function that returns the value of a secret that a tool names; None if it has none."""
     load: Callable[[], None] | None = None
     """Function that imports the code that a run needs; called before a question is stored, and before a rerun."""
     remove_file: Callable[[str, str], Effects[None]] | None = None

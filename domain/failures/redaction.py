@@ -16,12 +16,9 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
-from ..limits import DETAILS_BYTES_MAX, FAILURE_TEXT_CHARS_MAX
+from ..limits import DETAILS_BYTES_MAX, FAILURE_TEXT_CHARS_MAX, SECRET_CHARS_MIN
 
 MASK = "[redacted]"
-
-SECRET_CHARS_MIN = 8
-"""Minimum length of a secret that is matched by its value, in characters; a shorter one would match ordinary words."""
 
 RECENT_SECRETS_MAX = 50
 """Maximum number of recent secrets that are kept: tokens expire, and an app may send a key of its own for each user."""

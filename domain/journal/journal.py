@@ -360,10 +360,15 @@ class Journal(Application[str]):
         return [(key, *run) for key, state in states for run in (*state.open_runs.items(), *state.shadow_runs.items())]
 
     def define_profile(self, profile: Profile) -> str:
-        """Store a profile unless it is already stored, and return its hash."""
+        """Store a profile unless it is already stored, and return its hash.
+
+        Raises:
+            InvalidProfile: it is new, and a tool holds a secret.
+        """
         profile_hash = profile.hash
         stream = PROFILE + profile_hash
         if profile_hash not in self._profiles and not self.has(stream):
+            profile.check()
             defined = e.ProfileDefined(
                 originator_id=stream,
                 originator_version=1,

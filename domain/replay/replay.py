@@ -126,12 +126,14 @@ class Replay:
                 done its work (`tools`), and those that may have been answered unnoticed (`interrupted`).
 
         Raises:
-            InvalidInput: an option is invalid, or there is no such backend or cause.
+            InvalidInput: an option is invalid, a tool of the profile holds a secret, or there is no such backend or cause.
             RunNotFound, ConversationNotFound: no such run or conversation.
         """
         chosen = None if keys is None else tuple(keys)
         for key in chosen or ():
             self._journal.require(key)
+        if profile is not None:
+            profile.check()
         matching = FailureFilter.of(since, until, cause, None, backend, unanswered=False)
         wanted = Wanted(
             None if runs is None else tuple(self._journal.run(run_id)[0].run_id for run_id in runs),
