@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from threadledger.domain.conversation.messages import Message, Role
@@ -49,6 +49,8 @@ class ModelRequest:
     stream: bool = False
     background: bool = False
     timeout_seconds: float = RUN_SECONDS_DEFAULT
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """Secrets in the tools of the request, which is sent with them; nothing that is stored has them."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def _asked(kind: str, ids: tuple[str, ...], body: dict[str, Any], sent: Sent) ->
         "retries": _retries(sent.headers),
         "stream": bool(body.get("stream")),
         "timeout_seconds": sent.timeout_seconds or RUN_SECONDS_DEFAULT,
+        "secrets": _secrets_of_tools(body.get("tools")),
     }
     if kind == "chat":
         return ModelRequest("chat", CHAT, messages=chat_messages(body.get("messages")), **given)
@@ -189,6 +192,17 @@ def secrets_in(headers: Mapping[str, str]) -> list[str]:
     """Return the keys and tokens that a request is sent with; the provider may repeat them in an error."""
     given = (headers.get(name, "") for name in SECRET_HEADERS)
     return [value.rpartition(" ")[2] for value in given if value]
+
+
+def _secrets_of_tools(tools: object) -> tuple[str, ...]:
+    """Return the secrets in hosted tools, such as the token for an MCP server; the provider may repeat them."""
+    given = tools if isinstance(tools, list) else []
+    hosted = [each for each in given if isinstance(each, Mapping) and each.get("type") != "function"]
+    if not hosted:
+        return ()
+    from threadledger.domain.conversation.tool_secrets import unnamed_values
+
+    return tuple(unnamed_values(hosted))
 
 
 def _json(body: bytes) -> dict[str, Any]:

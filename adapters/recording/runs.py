@@ -527,7 +527,8 @@ class CallRecorder:
         """Return the record for a request; None if the request is not recorded. Call it in the thread or task of the caller."""
         request = read_request(sent)
         if request is not None:
-            for secret in secrets_in(sent.headers):
+            of_tools = request.secrets if isinstance(request, ModelRequest) else ()
+            for secret in (*secrets_in(sent.headers), *of_tools):
                 keep_secret(secret, recent=True)
         if isinstance(request, RunQuery):
             run = self._remote.get(request.remote_id)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 import threadledger
@@ -383,3 +384,36 @@ def test_a_profile_that_an_earlier_version_stored_is_read_and_sent_again(
         [item] = again.replay.plan_rerun(failed=True).apply()
         assert item.state == "answered", item.reason
     assert sent(simulator, "responses") == [[tool], [tool]]
+
+
+# The app's own requests
+
+
+@pytest.fixture
+def recorded(open_it: Open, simulator: Any) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0) as client:
+        yield threadledger.record(client, open_it("responses"), key="k")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        MCP | {"authorization": f"Bearer {VALUE}"},
+        MCP | {"headers": {"X-Api": VALUE, "X-Other": OTHER}},
+        MCP | {"server_url": f"https://ann:{VALUE}@tools.test/mcp"},
+    ],
+    ids=["authorization", "headers", "address"],
+)
+def test_a_recorded_request_is_sent_unchanged_and_its_secret_is_not_stored(
+    recorded: openai.OpenAI, open_it: Open, simulator: Any, tool: dict[str, Any], fails: bool
+) -> None:
+    if fails:
+        simulator.add_fault(ROUTES["responses"], refuse={"status": 424, "message": f"no: {VALUE} and {OTHER[:0]}."})
+    with suppress(openai.APIError):
+        recorded.responses.create(model="m", input="Where is it?", tools=[tool])
+    assert sent(simulator, "responses") == [[tool]]
+    [run] = open_it("responses").exchanges("k").runs.values()
+    assert run.completed is not fails
+    assert VALUE.encode() not in stored()
+    assert not fails or b"no: [redacted]" in stored()
