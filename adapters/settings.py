@@ -277,8 +277,10 @@ class Settings:
 
     @property
     def depends_on_folder(self) -> bool:
-        """Return whether a file of the working folder, or a name that may be found there, is part of the settings."""
-        return self._dotenv is not None or self._file is not None or self.tools is not None
+        """Return whether a file of the working folder, or a name that may be found there, is part of the settings, or its
+        profile may name a secret of the environment."""
+        has_files = self._dotenv is not None or self._file is not None or self.tools is not None
+        return has_files or any(name.startswith(Profile.VARIABLE) for name in os.environ)
 
     def kind_of(self, backend: str) -> str:
         """Return the kind of a backend: a built-in name is its own kind."""

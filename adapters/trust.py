@@ -296,19 +296,20 @@ class FolderTrust:
 
         from .named_backends import key_of
 
-        place = self._place
-        decides = "profile" if self._own_profile is not None else "host" if self._names_host() else ""
-        if (
-            not decides
-            and place is not None
-            and ("db" in self._own or (place.file and inside(self.folder, place.file)))
-        ):
-            decides = "database"  # a rerun sends what is recorded there
+        of_profile = self._profile_secrets if self._own_profile is not None else []
         inserted = self._inserted()
-        for name in sorted({*self._profile_secrets, *self._recorded_secrets}) if decides else ():
+        for name in sorted({*self._profile_secrets, *self._recorded_secrets}):
+            decides = "profile" if name in of_profile else "host" if self._names_host() else "database"
+            if decides == "database" and not self._has_own_database():
+                continue
             sent = _set_variables(f"{VARIABLE}{name}") or inserted
             if sent and key_of(f"{VARIABLE}{name}", self._settings) is not None:
-                yield Need(_name("profile"), f"its {decides} decides where {sent[0]} is sent")
+                yield Need(_name("profile"), f"its {decides} chooses where to send {sent[0]}")
+
+    def _has_own_database(self) -> bool:
+        """Return whether the database is the folder's: a rerun sends what is recorded there."""
+        place = self._place
+        return "db" in self._own or (place is not None and place.file is not None and inside(self.folder, place.file))
 
     @cached_property
     def _own_profile(self) -> Path | None:

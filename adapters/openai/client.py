@@ -7,7 +7,6 @@ SDK's `with_raw_response`, because the SDK creates an object from any body: the 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from threadledger.domain.conversation.messages import Usage
 from threadledger.domain.effects import Call, Effects
 from threadledger.domain.errors import ProviderRefused
-from threadledger.domain.failures import Failure, Redacting, keep_secret
+from threadledger.domain.failures import Failure, keep_secret
 
 from .bodies import Context, Seen, read_body
 
@@ -232,13 +231,6 @@ def _quieten() -> None:
 
     for module in (r"threadledger\.adapters\.openai\.", r"openai\._legacy_response", r"openai\._utils\._utils"):
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
-
-
-def keep_out_of_logs() -> None:
-    """Remove secrets from what the SDK logs at level DEBUG, where some versions show bodies: one is about to be sent."""
-    logger = logging.getLogger("openai._base_client")
-    if not any(isinstance(each, Redacting) for each in logger.filters):
-        logger.addFilter(Redacting())
 
 
 def call(client: Client, do: Callable[[Any], Any]) -> Call:

@@ -14,7 +14,6 @@ from threadledger.domain.conversation import Profile
 from threadledger.domain.exchange import BackendRequest, ToolFunction
 from threadledger.domain.failures import Cause, Failure
 
-from .client import keep_out_of_logs
 from .limits import ASSISTANT_TOOLS_MAX, CHAT_FUNCTIONS_MAX, HOSTED_TOOLS, INSTRUCTIONS_CHARS_MAX
 
 # Source of names and sizes: OpenAI's OpenAPI description distributed with openai-python 3.3.1 (`FunctionObject`: name
@@ -31,10 +30,9 @@ def sent_tools(request: BackendRequest) -> list[dict[str, Any]]:
     offered = offered_tools(request.profile, request.tools)
     if '"secret"' not in request.profile.tools_json:
         return offered
-    from threadledger.domain.conversation.tool_secrets import with_values
+    from .tool_secrets import filled
 
-    keep_out_of_logs()
-    return with_values(offered, request.secret_of)
+    return filled(offered, request)
 
 
 def offered_tools(profile: Profile, bound: Mapping[str, ToolFunction]) -> list[dict[str, Any]]:
@@ -168,14 +166,11 @@ def _kinds_of_tools(backend: str, request: BackendRequest, is_home: bool) -> Fai
 
 
 def _secrets_of_tools(backend: str, request: BackendRequest) -> Failure | None:
-    """Check that the secrets of tools have values. An assistant would keep them at the provider, so it is sent none."""
     if '"secret"' not in request.profile.tools_json:
         return None
-    from threadledger.domain.conversation.tool_secrets import secret_names, secret_problem
+    from .tool_secrets import refused_secret
 
-    found = secret_problem(request.profile.tools, request.secret_of)
-    if backend == "assistants" and (names := secret_names(request.profile.tools)):
-        found = f"an assistant is stored at the provider, and so would be the secret {names[0]}: use responses"
+    found = refused_secret(backend, request)
     return _refused(Cause.ASSISTANT_MISCONFIGURED, found) if found is not None else None
 
 

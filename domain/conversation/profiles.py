@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,9 @@ class Profile:
     nothing; it is never sent to a provider, and no hash depends on it. `settings_json` is a JSON object: sampling, tool
     choice and the format of answers, see `profile_files.py`.
     """
+
+    VARIABLE: ClassVar[str] = "THREADLEDGER_SECRET_"
+    """Beginning of the only variables that a tool can name: never a key of the environment, such as OPENAI_API_KEY."""
 
     name: str = "assistant"
     instructions: str = ""

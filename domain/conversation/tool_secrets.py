@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from ..errors import InvalidInput, InvalidProfile, ProviderRefused
 from ..failures import Cause, Failure, keep_secret, redact
 from ..limits import SECRET_CHARS_MIN
+from .profiles import Profile
 
 FIELD = "secret"
-VARIABLE = "THREADLEDGER_SECRET_"
-"""Beginning of the only variables that are read: a profile cannot name a key of the environment, such as OPENAI_API_KEY."""
+VARIABLE = Profile.VARIABLE
 
 NAME_CHARS_MAX = 64
 """Maximum length of the name of a secret, in characters."""

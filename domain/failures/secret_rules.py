@@ -81,8 +81,8 @@ _NOT_CODE = (
 """Not an expression of a program, such as `token = tokens[i]`, and not the name of a folder (`PWD=/home`)."""
 
 _NOT_NAME = r"(?!(?P=name)(?![\w-]))"
-_OPENING = rf"{_Q}?{_S}{{0,8}}+(?:=>|[:=]|%3A|%3D){_S}{{0,8}}+b?(?P<quote>{_Q})(?!\[redacted)"
-"""The end of a name, a separator, and the quotation mark before a value."""
+_OPENING = rf"{_Q}?{_S}{{0,8}}+(?:=>|[:=]|%3A|%3D){_S}{{0,8}}+b?(?P<quote>{_Q})(?!\[redacted|NAME(?P=quote))"
+"""The end of a name, a separator, and the quotation mark before a value. `NAME` is what our messages tell people to write."""
 
 _QUOTED = r"(?:(?!(?P=quote))(?:\\.|[^\\\r\n])){4,}+"
 """A value up to the quotation mark that it began with, or to the end of the line if the text was cut."""
