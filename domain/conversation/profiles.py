@@ -41,7 +41,7 @@ class Profile:
         return tools
 
     def check(self) -> None:
-        """Refuse tools that hold a secret, which would be stored. A profile that is stored already is never checked.
+        """Check that no tool holds a secret, which would be stored. A profile that is stored already is never checked.
 
         Raises:
             InvalidProfile: the message names the tool and the field.

@@ -38,7 +38,7 @@ class _Found(NamedTuple):
 
 
 def refuse_unnamed(tools: Iterable[Mapping[str, Any]], where: str = "") -> None:
-    """Refuse tools that hold a secret, which would be stored with the profile.
+    """Check that tools hold no secret, which would be stored with the profile.
 
     Args:
         tools: definitions of tools.
