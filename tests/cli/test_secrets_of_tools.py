@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import threadledger
+from threadledger.adapters import FolderTrust, load_settings
 from threadledger.domain.conversation import Profile
 from threadledger.domain.conversation.tool_secrets import VARIABLE
 from threadledger.domain.errors import AllBackendsFailed
@@ -61,6 +62,16 @@ def test_a_profile_that_changes_needs_trust_again(command: Command, provider: An
     done = command("ask", "k", "Where is it?")
     assert (done.code, provider.requests) == (CODE_OF_REFUSAL, [])
     assert "changed since it was trusted (profiles/john.toml)" in done.err
+
+
+def test_the_profile_that_is_sent_is_the_one_that_was_compared(provider: Any) -> None:
+    settings = load_settings()
+    FolderTrust.check(settings)
+    assert [need.setting for need in FolderTrust(settings).needs("secrets")] == ["THREADLEDGER_PROFILE"]
+    FolderTrust(settings).grant()
+    settings.require_trust("secrets")
+    Path("profiles/john.toml").write_text(NAMED.replace("tools.test", "elsewhere.test"), encoding="utf-8")
+    assert "tools.test" in settings.load_profile().tools_json
 
 
 def test_a_profile_without_secrets_is_not_compared(command: Command, provider: Any) -> None:

@@ -340,6 +340,13 @@ def test_a_refused_file_is_named(open_it: Open) -> None:
         open_it("responses", profile=profile_file(MCP | {"authorization": "x"}))
 
 
+def test_a_profile_with_a_secret_is_not_stored_however_it_comes_there(open_it: Open) -> None:
+    journal = open_it("responses").journal
+    with pytest.raises(InvalidProfile, match="holds a secret"):
+        journal.define_profile(Profile(tools_json=json.dumps([MCP | {"authorization": VALUE}])))
+    assert VALUE.encode() not in stored()
+
+
 def test_a_plan_to_rerun_with_a_profile_that_holds_a_secret_is_refused(open_it: Open) -> None:
     ledger = open_it("responses")
     ask(ledger)
@@ -357,7 +364,7 @@ def test_a_plan_to_rerun_with_a_profile_that_holds_a_secret_is_refused(open_it: 
         {"type": "image_generation", "input_image_mask": {"image_url": f"data:image/png;base64,{'A' * 400}"}},
         {"type": "custom", "name": "sql", "description": "SELECT ... " * 500},
         {**MCP, "headers": {}, "authorization": None, "require_approval": {"never": {"tool_names": ["get_token"]}}},
-        {"name": "login", "parameters": {"properties": {"password": {"type": "string", "default": "abcd1234"}}}},
+        {"name": "login", "parameters": {"properties": {"headers": {"type": "object"}, "password": {"enum": ["a1"]}}}},
     ],
     ids=lambda tool: tool.get("type", "function"),
 )
