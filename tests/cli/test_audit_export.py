@@ -109,7 +109,10 @@ def test_what_belongs_to_an_account_is_replaced_in_messages_and_tools(
     Path("tools.toml").write_text(TOOLS, encoding="utf-8")
     said = "Rate limit reached in organization org-abcdef0123456789 for run_abcdef0123456789."
     provider.add_fault("POST /responses", refuse={"status": 429, "message": said})
-    command("ask", "k", QUESTION)
+    with monkeypatch.context() as earlier:  # earlier versions stored secrets of tools
+        earlier.setattr("threadledger.domain.conversation.tool_secrets.refuse_unnamed", lambda *_: None)
+        command("ask", "k", QUESTION)
+    monkeypatch.delenv("THREADLEDGER_PROFILE")
     (failure,) = command("audit", "failures", "-o", "json").json
     command("audit", "export", failure["run_id"], "--output", str(tmp_path / "failures"))
     text = written(tmp_path / "failures")

@@ -198,7 +198,8 @@ def test_an_assistant_is_not_made_with_a_secret(
 
 def test_a_function_of_the_app_is_shown_the_name(open_it: Open) -> None:
     function = {"type": "function", "function": {"name": "look", "parameters": {"default": {"secret": "TRACKER"}}}}
-    assert with_values([function], lambda _: VALUE) == [function]
+    mcp = MCP | {"authorization": TOKEN}
+    assert with_values([function, mcp], lambda _: VALUE) == [function, MCP | {"authorization": VALUE}]
 
 
 @pytest.mark.parametrize("said", [VALUE, f"Bearer {VALUE}", json.dumps({"authorization": VALUE})])
@@ -369,7 +370,7 @@ def test_a_plan_to_rerun_with_a_profile_that_holds_a_secret_is_refused(open_it: 
     ids=lambda tool: tool.get("type", "function"),
 )
 def test_a_tool_without_a_secret_is_not_refused(tool: dict[str, Any]) -> None:
-    assert parse_profile({"tools": [tool]}, "profile.toml").tools
+    assert len(parse_profile({"tools": [tool, {"type": "web_search"}]}, "profile.toml").tools) == 2
 
 
 @pytest.mark.parametrize("rerun", ["conversation", "plan"])
