@@ -184,6 +184,14 @@ class Redacting(logging.Filter):
             setattr(record, name, value)
         return True
 
+    @staticmethod
+    def without_known(text: str) -> str:
+        """Return text of any length without the secrets that are known by their value."""
+        for value, pattern in (_kept | _recent).items():
+            if value in text or json.dumps(value)[1:-1] in text:
+                text = pattern.sub(MASK, text)
+        return text
+
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """Return the fields of a record, except those that every record has."""

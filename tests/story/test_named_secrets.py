@@ -220,6 +220,42 @@ def test_a_provider_that_repeats_the_value_is_not_believed(
     assert_nowhere(caplog, failed.value, failed.value.failures)
 
 
+REPEATED = [
+    {
+        "type": "mcp_call",
+        "id": "mcp_1",
+        "server_label": "t",
+        "name": "look",
+        "arguments": "{}",
+        "error": f"401: {VALUE}",
+    },
+    {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "I may not.", "annotations": []}],
+    },
+]
+"""An answer in which the server of a tool repeats the secret that it was sent."""
+
+
+@pytest.mark.parametrize("way", ["ask", "stream", "recorded"])
+def test_an_answer_that_repeats_the_value_is_stored_without_it(
+    open_it: Open, simulator: Any, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest, way: str
+) -> None:
+    simulator.answer({"output": REPEATED})
+    if way == "recorded":
+        client = request.getfixturevalue("recorded")
+        client.responses.create(model="m", input="Where is it?", tools=[MCP | {"authorization": VALUE}])
+    else:
+        ask(open_it("responses"), way, tools=[MCP | {"authorization": TOKEN}])
+    said = open_it("responses").conversation("k").memory().messages[-1].message
+    assert '"error": "401: [redacted]"' in json.dumps(said.native())
+    if way == "recorded":
+        assert VALUE.encode() not in stored()
+    else:
+        assert_nowhere(caplog)
+
+
 def test_the_hash_of_a_profile_does_not_depend_on_the_value(open_it: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = MCP | {"authorization": TOKEN}
     ask(open_it("responses"), tools=[tool])
