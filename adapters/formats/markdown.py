@@ -61,10 +61,10 @@ def _blocks(message: Message) -> Iterator[str]:
     if message.tool_call_id is not None:
         yield f"result of {escaped_line(message.tool_call_id)}:"
         yield from _result(message)
-    else:
+    refusal = message.extra().get("refusal")
+    if message.tool_call_id is None and refusal != message.content:
         for part in _parts(message):
             yield from _part(part)
-    refusal = message.extra().get("refusal")
     if isinstance(refusal, str) and refusal:
         yield f"refused: {escaped(refusal)}"
     for call in message.calls():

@@ -66,7 +66,7 @@ class BackendOptions:
 
 
 RENDERING_VERSION = 2
-"""Version of the forms in which memories are sent. It rises if a stored memory is sent in another form than before."""
+"""Version of the forms in which memories are sent; raise it where one changes."""
 
 
 class Backend(Protocol):
@@ -84,13 +84,12 @@ class Backend(Protocol):
 
     @property
     def endpoint(self) -> str | None:
-        """Return where the backend is reached, without secrets; it is stored with each run. Optional: None is not stored."""
+        """Return where the backend is reached, without secrets; stored with each run. Optional: None is not stored."""
         return None
 
     @property
     def dialect(self) -> str | None:
-        """Return the name of the form in which the memory is sent: `chat`, `responses`, `anthropic` or `assistants`. It is
-        stored with each run, with a version. Optional: None is not stored."""
+        """Return the form in which the memory is sent, such as `chat`; stored with each run. Optional: None is not stored."""
         return None
 
     @property

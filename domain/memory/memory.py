@@ -211,26 +211,10 @@ class Memory:
         Messages that were journaled while a run answered in the thread follow the run's own messages there. For another
         thread, or for None, the order of the journal is used.
         """
-        marks = {run: mark for run, mark in self.run_marks.items() if self.run_threads.get(run) == thread_id}
+        from .thread_order import in_order_of_thread
+
         here = self.for_place()
-        messages = self._held_by(thread_id) if thread_id is not None and self.has_parts else self.messages
-        if thread_id is None or not marks:
-            return here._valid(messages, results_have_parts)
-        placed: list[JournaledMessage] = []
-        for each in messages:
-            mark = marks.get(each.run_id or "")
-            index = len(placed)
-            while mark is not None and index and placed[index - 1].version > mark:
-                if placed[index - 1].run_id == each.run_id:
-                    break
-                index -= 1
-            placed.insert(index, each)
-        return here._valid(placed, results_have_parts)
-
-    def _held_by(self, thread_id: str) -> list[JournaledMessage]:
-        from .rendering import without_generated
-
-        return [without_generated(each) if self.ran_in(each, thread_id) else each for each in self.messages]
+        return here._valid(in_order_of_thread(self, thread_id), results_have_parts)
 
     def ran_in(self, message: JournaledMessage, thread_id: str | None) -> bool:
         """Return whether the run that produced a message took place in this thread."""
