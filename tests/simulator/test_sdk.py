@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import openai
@@ -40,61 +40,90 @@ SURFACES = (
 )  # fmt: skip
 
 
-@dataclass
 class World:
-    """Hold one object of each kind."""
+    """Create one object of each kind, when a call first needs it; most calls need one or two."""
 
-    assistant: str
-    thread: str
-    message: str
-    run: str
-    step: str
-    busy: str
-    queued: str
-    waiting: str
-    pending: str
-    call: str
-    conversation: str
-    item: str
-    response: str
-    background: str
-    completion: str
-    file: str
+    def __init__(self, simulator: Any, client: OpenAI) -> None:
+        self._simulator, self._client = simulator, client
+
+    @cached_property
+    def assistant(self) -> str:
+        return self._client.beta.assistants.create(model="any-model").id
+
+    @cached_property
+    def thread(self) -> str:
+        return self._client.beta.threads.create(messages=HELLO).id
+
+    @cached_property
+    def message(self) -> str:
+        return self._client.beta.threads.messages.list(self.thread).data[0].id
+
+    @cached_property
+    def run(self) -> str:
+        runs = self._client.beta.threads.runs
+        return runs.create_and_poll(thread_id=self.thread, assistant_id=self.assistant).id
+
+    @cached_property
+    def step(self) -> str:
+        return self._client.beta.threads.runs.steps.list(self.run, thread_id=self.thread).data[0].id
+
+    @cached_property
+    def busy(self) -> str:
+        return self._client.beta.threads.create(messages=HELLO).id
+
+    @cached_property
+    def queued(self) -> str:
+        return self._client.beta.threads.runs.create(self.busy, assistant_id=self.assistant).id
+
+    @cached_property
+    def waiting(self) -> str:
+        return self._client.beta.threads.create(messages=HELLO).id
+
+    @cached_property
+    def _waiting_run(self) -> Run:
+        self._simulator.answer(TOOL)
+        runs = self._client.beta.threads.runs
+        return runs.create_and_poll(thread_id=self.waiting, assistant_id=self.assistant)
+
+    @property
+    def pending(self) -> str:
+        return self._waiting_run.id
 
     @property
     def outputs(self) -> list[Any]:
         """Return the tool outputs for the waiting run."""
-        return [{"tool_call_id": self.call, "output": "sunny"}]
+        (call,) = self._waiting_run.required_action.submit_tool_outputs.tool_calls
+        return [{"tool_call_id": call.id, "output": "sunny"}]
+
+    @cached_property
+    def conversation(self) -> str:
+        return self._client.conversations.create(items=HELLO).id
+
+    @cached_property
+    def item(self) -> str:
+        return self._client.conversations.items.list(self.conversation).data[0].id
+
+    @cached_property
+    def response(self) -> str:
+        return self._client.responses.create(model="any-model", input="x").id
+
+    @cached_property
+    def background(self) -> str:
+        return self._client.responses.create(model="any-model", input="x", background=True).id
+
+    @cached_property
+    def completion(self) -> str:
+        return self._client.chat.completions.create(model="any-model", messages=HELLO, store=True).id
+
+    @cached_property
+    def file(self) -> str:
+        return self._client.files.create(file=("a.pdf", b"%PDF"), purpose="user_data").id
 
 
 @pytest.fixture
 def world(simulator):
     with OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0) as client:
-        threads, runs = client.beta.threads, client.beta.threads.runs
-        assistant = client.beta.assistants.create(model="any-model").id
-        thread, busy, waiting = (threads.create(messages=HELLO).id for _ in range(3))
-        run = runs.create_and_poll(thread_id=thread, assistant_id=assistant)
-        simulator.answer(TOOL)
-        pending = runs.create_and_poll(thread_id=waiting, assistant_id=assistant)
-        conversation = client.conversations.create(items=HELLO)
-        return World(
-            assistant,
-            thread,
-            threads.messages.list(thread).data[0].id,
-            run.id,
-            runs.steps.list(run.id, thread_id=thread).data[0].id,
-            busy,
-            runs.create(busy, assistant_id=assistant).id,
-            waiting,
-            pending.id,
-            pending.required_action.submit_tool_outputs.tool_calls[0].id,
-            conversation.id,
-            client.conversations.items.list(conversation.id).data[0].id,
-            client.responses.create(model="any-model", input="x").id,
-            client.responses.create(model="any-model", input="x", background=True).id,
-            client.chat.completions.create(model="any-model", messages=HELLO, store=True).id,
-            client.files.create(file=("a.pdf", b"%PDF"), purpose="user_data").id,
-        )
+        yield World(simulator, client)
 
 
 # The method, and its result: a type, [a type] for a page of it, or the last event of a stream.
@@ -102,7 +131,7 @@ CALLS: dict[str, tuple[Any, Any]] = {
     "beta.assistants.create": (lambda c, w: c(model="any-model"), Assistant),
     "beta.assistants.retrieve": (lambda c, w: c(w.assistant), Assistant),
     "beta.assistants.update": (lambda c, w: c(w.assistant, name="John"), Assistant),
-    "beta.assistants.list": (lambda c, w: c(), [Assistant]),
+    "beta.assistants.list": (lambda c, w: w.assistant and c(), [Assistant]),
     "beta.assistants.delete": (lambda c, w: c(w.assistant), AssistantDeleted),
     "beta.threads.create": (lambda c, w: c(messages=HELLO), Thread),
     "beta.threads.retrieve": (lambda c, w: c(w.thread), Thread),
@@ -130,7 +159,7 @@ CALLS: dict[str, tuple[Any, Any]] = {
     ),
     "beta.threads.runs.retrieve": (lambda c, w: c(w.run, thread_id=w.thread), Run),
     "beta.threads.runs.update": (lambda c, w: c(w.run, thread_id=w.thread, metadata={"k": "v"}), Run),
-    "beta.threads.runs.list": (lambda c, w: c(w.thread), [Run]),
+    "beta.threads.runs.list": (lambda c, w: w.run and c(w.thread), [Run]),
     "beta.threads.runs.cancel": (lambda c, w: c(w.queued, thread_id=w.busy), Run),
     "beta.threads.runs.poll": (lambda c, w: c(w.queued, thread_id=w.busy), Run),
     "beta.threads.runs.create_and_poll": (lambda c, w: c(thread_id=w.thread, assistant_id=w.assistant), Run),
@@ -181,12 +210,12 @@ CALLS: dict[str, tuple[Any, Any]] = {
     "chat.completions.stream": (lambda c, w: c(model="any-model", messages=HELLO), "content.done"),
     "chat.completions.retrieve": (lambda c, w: c(w.completion), ChatCompletion),
     "chat.completions.update": (lambda c, w: c(w.completion, metadata={"k": "v"}), ChatCompletion),
-    "chat.completions.list": (lambda c, w: c(), [ChatCompletion]),
+    "chat.completions.list": (lambda c, w: w.completion and c(), [ChatCompletion]),
     "chat.completions.delete": (lambda c, w: c(w.completion), ChatCompletionDeleted),
     "chat.completions.messages.list": (lambda c, w: c(w.completion), [ChatCompletionStoreMessage]),
     "files.create": (lambda c, w: c(file=("a.pdf", b"%PDF"), purpose="user_data"), FileObject),
     "files.retrieve": (lambda c, w: c(w.file), FileObject),
-    "files.list": (lambda c, w: c(), [FileObject]),
+    "files.list": (lambda c, w: w.file and c(), [FileObject]),
     "files.delete": (lambda c, w: c(w.file), FileDeleted),
     "files.content": (lambda c, w: c(w.file), HttpxBinaryResponseContent),
     "files.retrieve_content": (lambda c, w: c(w.file), str),
