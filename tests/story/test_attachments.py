@@ -441,8 +441,13 @@ def test_no_event_loop_waits_for_the_bytes_of_an_attachment(
     assert places and threading.get_ident() not in places
 
 
-@pytest.mark.parametrize("how", ["lost at the provider", "removed by the operator"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        *((kind, "lost at the provider") for kind in KINDS),
+        *((kind, "removed by the operator") for kind in ("stateless responses", "assistants")),
+    ],
+)
 def test_when_all_uploads_are_gone_the_next_question_is_answered_after_one_retry(
     open_ledger: Open, simulator: Simulator, kind: str, how: str
 ) -> None:
