@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import product
 
 import pytest
 import sqlalchemy
@@ -91,27 +92,31 @@ def insert(ledger, key):
     ledger.journal.recorder.insert_events([row])
 
 
-APPENDS = pytest.mark.parametrize("append", [say, say_three_things, answer_a_question, insert])
+WAYS = [say, say_three_things, answer_a_question, insert]
+APPENDS = pytest.mark.parametrize("append", WAYS)
 KEYS = pytest.mark.parametrize("key", ["k", "new"], ids=["a conversation that is there", "one that begins"])
 
 
-@KEYS
-@APPENDS
 @pytest.mark.parametrize("fate", [LOSE_REQUEST, LOSE_ANSWER])
-def test_an_append_whose_connection_breaks_is_stored_once(before, postgres_url, open_store_on, fate, append, key):
-    with proxy(postgres_url) as between:
-        ledger = open_store_on(shown(between.url))
-        between.fate = once(fate, b"said once")
-        append(ledger, key)
-        assert between.lost == [fate]
-        ledger.close()
-    first_only = stored_events(postgres_url)[2:]
-    append(open_store_on(postgres_url), f"{key} again")
-    second = stored_events(postgres_url)[2 + len(first_only) :]
-    told = [[(each.topic, each.data.get("content")) for each in part] for part in (first_only, second)]
-    assert [each for each in told[0] if each[0] != "ConversationStarted"] == [
-        each for each in told[1] if each[0] != "ConversationStarted"
-    ]
+def test_an_append_whose_connection_breaks_is_stored_once(postgres_url, open_store_on, fate):
+    whole = open_store_on(postgres_url)
+    whole.conversation("k").append("user", "before")
+    for append, begins in product(WAYS, (False, True)):
+        key = f"begun by {append.__name__}" if begins else "k"
+        begin = len(stored_events(postgres_url))
+        with proxy(postgres_url) as between:
+            ledger = open_store_on(shown(between.url))
+            between.fate = once(fate, b"said once")
+            append(ledger, key)
+            assert between.lost == [fate], key
+            ledger.close()
+        first = stored_events(postgres_url)[begin:]
+        append(whole, f"{key} again, {append.__name__}")
+        second = stored_events(postgres_url)[begin + len(first) :]
+        told = [[(each.topic, each.data.get("content")) for each in part] for part in (first, second)]
+        assert [each for each in told[0] if each[0] != "ConversationStarted"] == [
+            each for each in told[1] if each[0] != "ConversationStarted"
+        ], key
     assert_sound(postgres_url)
 
 
@@ -228,8 +233,13 @@ def test_a_file_that_is_locked_too_long_is_told_in_a_sentence_and_nothing_is_wri
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
-@pytest.mark.parametrize("patience", [0.0, 15.0], ids=["without patience", "with patience"])
+@pytest.mark.parametrize(
+    ("how", "patience"),
+    [
+        pytest.param(signal.SIGINT, 0.0, id="stopped, without patience"),
+        pytest.param(signal.SIGQUIT, 15.0, id="crashed, with patience"),
+    ],
+)
 def test_of_a_server_that_restarts_twice_under_eight_threads_each_append_is_told_truly(
     own_postgres, monkeypatch, how, patience
 ):
