@@ -7,8 +7,10 @@ import pty
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import pytest
+from freezegun import freeze_time
 
 CALLED = """
 import sys
@@ -40,7 +42,14 @@ def on_a_terminal(
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), shown.decode().replace("\r\n", "\n")
 
 
-def in_this_process(arguments: Sequence[str], *, columns: int = 100, typed: bytes = b"") -> tuple[int, str]:
+def in_this_process(
+    arguments: Sequence[str],
+    *,
+    columns: int = 100,
+    typed: bytes = b"",
+    frozen_at: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
     """Run a command as `on_a_terminal` does, but in this process, which takes a tenth of the time."""
     from threadledger.cli import main
 
@@ -57,9 +66,10 @@ def in_this_process(arguments: Sequence[str], *, columns: int = 100, typed: byte
     ):
         for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
             patched.setattr(sys, name, stream)
-        patched.setenv("COLUMNS", str(columns))
-        patched.setenv("TERM", "xterm")
-        code = main(list(arguments))
+        for name, value in {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "40", **(environment or {})}.items():
+            patched.setenv(name, value)
+        with freeze_time(frozen_at) if frozen_at else nullcontext():
+            code = main(list(arguments))
     reader.join()
     os.close(terminal)
     return code, shown[0].decode().replace("\r\n", "\n")

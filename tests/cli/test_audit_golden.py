@@ -13,7 +13,7 @@ import pytest
 from freezegun import freeze_time
 
 from .auditing import NOW, open_story, shown_lines
-from .terminal import on_a_terminal
+from .terminal import in_this_process, on_a_terminal
 
 COMMANDS = {
     "failures": ("audit", "failures"),
@@ -67,7 +67,7 @@ def test_what_a_command_says_in_each_format(
 
 @pytest.mark.parametrize("name", NARROW)
 def test_what_a_command_says_on_a_narrow_terminal(story: dict[str, str], snapshot: Any, name: str) -> None:
-    code, shown = on_a_terminal(COMMANDS[name], columns=60, frozen_at=NOW.isoformat(), environment={"NO_COLOR": "1"})
+    code, shown = in_this_process(COMMANDS[name], columns=60, frozen_at=NOW.isoformat(), environment={"NO_COLOR": "1"})
     assert code == 0
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert not re.search(r"\x1b\[(?:[0-9]+;)*(?:3[0-7]|9[0-7])", shown), "NO_COLOR means no colours"

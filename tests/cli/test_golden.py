@@ -16,7 +16,7 @@ import pytest
 from freezegun import freeze_time
 
 from .auditing import NOW, open_story, shown_lines
-from .terminal import on_a_terminal
+from .terminal import in_this_process
 
 KEY = "customer-1"
 
@@ -108,7 +108,7 @@ def test_what_a_command_says_in_each_format(
 @pytest.mark.parametrize("name", NARROW)
 def test_what_a_command_says_on_a_narrow_terminal(story: None, snapshot: Any, name: str) -> None:
     arguments, code = COMMANDS[name]
-    ended, shown = on_a_terminal(arguments, columns=60, frozen_at=NOW.isoformat(), environment={"NO_COLOR": "1"})
+    ended, shown = in_this_process(arguments, columns=60, frozen_at=NOW.isoformat(), environment={"NO_COLOR": "1"})
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
     assert ended == code
     assert not re.search(r"\x1b\[(?:[0-9]+;)*(?:3[0-7]|9[0-7])", shown), "NO_COLOR means no colours"

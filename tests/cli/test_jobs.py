@@ -16,7 +16,7 @@ import pytest
 import threadledger
 from threadledger.domain.ids import now
 
-from .terminal import on_a_terminal
+from .terminal import in_this_process
 
 
 def journal(*keys):
@@ -166,7 +166,7 @@ def test_resume_on_a_terminal_does_not_ask_either(command, provider):
     journal("a")
     provider.add_fault("POST /threads", refuse={"status": 401, "code": "invalid_api_key"})
     command("replay", "rebuild", "--all", "--apply", "--yes")
-    code, shown = on_a_terminal(["replay", "resume", job_of(command)["job"][-8:]])
+    code, shown = in_this_process(["replay", "resume", job_of(command)["job"][-8:]])
     assert code == 0
     assert "to continue" not in shown
 
@@ -241,11 +241,11 @@ def test_a_job_that_was_cancelled_is_not_resumed(command, provider):
 
 def test_on_a_terminal_the_number_of_items_has_to_be_typed(command, provider):
     journal("a", "b")
-    code, shown = on_a_terminal(["replay", "rebuild", "--all", "--apply"], typed=b"3\n")
+    code, shown = in_this_process(["replay", "rebuild", "--all", "--apply"], typed=b"3\n")
     assert code == 1
     assert "This will write 2 threads with 2 messages. Type 2 to continue" in shown
     assert provider.requests == []
-    assert on_a_terminal(["replay", "rebuild", "--all", "--apply"], typed=b"2\n")[0] == 0
+    assert in_this_process(["replay", "rebuild", "--all", "--apply"], typed=b"2\n")[0] == 0
     assert len(provider.provider.threads) == 2
 
 
@@ -259,7 +259,7 @@ def test_without_a_terminal_what_would_be_done_is_said_and_nothing_is_done(comma
 
 def test_on_a_terminal_a_bar_shows_how_many_are_done_and_the_rate(command, provider):
     journal(*MANY[:20])
-    code, shown = on_a_terminal(["replay", "rebuild", "--all", "--apply", "--yes"])
+    code, shown = in_this_process(["replay", "rebuild", "--all", "--apply", "--yes"])
     assert code == 0
     assert "rebuilding" in shown
     assert "/20" in shown
