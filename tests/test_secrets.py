@@ -302,6 +302,7 @@ def test_no_secret_of_a_setting_that_cannot_be_used_is_told(
     monkeypatch.setenv("THREADLEDGER_RETRIES", "0")
     monkeypatch.setenv(name, value)
     monkeypatch.setenv("THREADLEDGER_DEBUG", "1")
+    monkeypatch.setattr("threadledger.adapters.sql.connections.UNREACHED_SECONDS", 0.0)  # no server comes
     _, told = run(*command)
     assert found_in(told) == []
 
