@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,20 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         return Done(code, told.out, told.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def story_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ledger of the story without views, for tests to copy: writing it takes longer than the commands that read it."""
+    from freezegun import freeze_time
+
+    from .auditing import NOW, open_story
+
+    path = tmp_path_factory.mktemp("story") / "story.db"
+    with freeze_time(NOW):
+        open_story(f"sqlite:///{path}").close()
+    assert [each.name for each in path.parent.iterdir()] == ["story.db"], "a copy of the file would not be whole"
+    return path
 
 
 @pytest.fixture

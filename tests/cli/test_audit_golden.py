@@ -6,13 +6,17 @@ The snapshots are written anew with: pytest tests/cli/test_audit_golden.py --sna
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from freezegun import freeze_time
 
-from .auditing import NOW, open_story, shown_lines
+import threadledger
+
+from .auditing import NOW, shown_lines
 from .terminal import in_this_process, on_a_terminal
 
 COMMANDS = {
@@ -44,13 +48,23 @@ DECISIONS = (
 )
 
 
-@pytest.fixture
-def story(db_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The ledger of the story, and the groups of two of its failures."""
-    monkeypatch.setenv("THREADLEDGER_DB", db_url)
-    with freeze_time(NOW), open_story(db_url) as ledger:
+@pytest.fixture(scope="module")
+def viewed(story_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The ledger of the story with its views, and the groups of two of its failures."""
+    path = tmp_path_factory.mktemp("viewed") / "story.db"
+    shutil.copyfile(story_file, path)
+    with freeze_time(NOW), threadledger.open(f"sqlite:///{path}", threads="none") as ledger:
         by_cause = {each.cause.value: each.group for each in ledger.failure_groups()}
-    return {"rate": by_cause["rate_limited"], "tools": by_cause["too_many_tools"]}
+    return path, {"rate": by_cause["rate_limited"], "tools": by_cause["too_many_tools"]}
+
+
+@pytest.fixture
+def story(viewed: tuple[Path, dict[str, str]], db_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The groups of two failures of the story, whose ledger the settings name."""
+    path, groups = viewed
+    shutil.copyfile(path, db_url.removeprefix("sqlite:///"))
+    monkeypatch.setenv("THREADLEDGER_DB", db_url)
+    return groups
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
-from .auditing import NOW, open_story, shown_lines
+from .auditing import NOW, shown_lines
 from .terminal import in_this_process
 
 KEY = "customer-1"
@@ -69,7 +70,7 @@ CHANGING = (
 
 
 @pytest.fixture
-def story(monkeypatch: pytest.MonkeyPatch) -> None:
+def story(story_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger of the story, in this folder, and a provider that nobody may reach."""
     for name, value in {
         "THREADLEDGER_DB": DATABASE,
@@ -79,8 +80,7 @@ def story(monkeypatch: pytest.MonkeyPatch) -> None:
         "THREADLEDGER_FALLBACK_MODEL": "gpt-of-nobody",
     }.items():
         monkeypatch.setenv(name, value)
-    with freeze_time(NOW):
-        open_story(DATABASE).close()
+    shutil.copyfile(story_file, DATABASE.removeprefix("sqlite:///"))
 
 
 def steady(text: str) -> str:
