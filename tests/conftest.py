@@ -25,9 +25,10 @@ import pytest
 SOAK = "THREADLEDGER_SOAK" in os.environ
 """Whether the tests take their long form: `make soak`. Other modules read the variable as well, when they are imported."""
 
-SOAK_EXAMPLES = 10_000
+USUAL_EXAMPLES, SOAK_EXAMPLES = 50, 10_000
+"""Examples of a property that does not ask for another number. Each run draws others, so a day of runs tries thousands."""
 
-hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True, max_examples=USUAL_EXAMPLES)
 hypothesis.settings.register_profile("soak", deadline=None, print_blob=True, max_examples=SOAK_EXAMPLES)
 hypothesis.settings.load_profile("soak" if SOAK else "default")
 

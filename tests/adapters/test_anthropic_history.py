@@ -9,7 +9,6 @@ import json
 
 import pytest
 from hypothesis import given as for_all
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from threadledger.adapters.anthropic import request_of
@@ -229,13 +228,11 @@ messages = st.one_of(
 )
 
 
-@settings(max_examples=200)
 @for_all(st.lists(messages, max_size=8))
 def test_any_messages_are_accepted_even_if_calls_and_results_are_not_paired(history):
     check(request_of(history))
 
 
-@settings(max_examples=100)
 @for_all(
     st.lists(
         st.builds(lambda role, said: {"role": role, "content": said}, st.sampled_from(["user", "assistant"]), texts)

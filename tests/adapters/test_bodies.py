@@ -14,7 +14,7 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import threadledger
@@ -441,7 +441,6 @@ VALUES = st.recursive(
 APIS = st.sampled_from(["chat", "responses", "assistants"])
 
 
-@settings(max_examples=150)
 @given(api=APIS, body=st.dictionaries(NAMES, VALUES, max_size=6) | VALUES)
 def test_any_json_is_an_answer_a_failure_or_a_run_in_progress(api: str, body: Any) -> None:
     seen = read_body(json.dumps(body).encode(), Context(api, CHAT, "req", 200, None, "application/json"))
@@ -455,7 +454,6 @@ def test_any_json_is_an_answer_a_failure_or_a_run_in_progress(api: str, body: An
         json.dumps(message.as_chat_message(), ensure_ascii=False).encode()
 
 
-@settings(max_examples=100)
 @given(api=APIS, data=st.lists(st.dictionaries(NAMES, VALUES, max_size=5) | VALUES, max_size=4), cut=st.integers(1, 9))
 def test_any_stream_is_an_answer_a_failure_or_a_run_in_progress(api: str, data: list[Any], cut: int) -> None:
     fold = fold_of(Context(api, CHAT, "req", 200, None, EVENTS), events=True)

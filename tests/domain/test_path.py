@@ -163,7 +163,7 @@ class Told:
                 self.forget()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(steps)
 def test_what_a_head_knows_of_its_memory_is_true_whoever_wrote_it(told: Sequence[tuple[str, int]]) -> None:
     story = Told()
@@ -185,7 +185,7 @@ def test_what_a_head_knows_of_its_memory_is_true_whoever_wrote_it(told: Sequence
             assert run.path_hash == oracle_of(story.events, run.memory_version)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(steps, st.integers(1, 45))
 def test_the_hash_of_a_path_is_that_of_the_whole_from_whatever_checkpoint_it_is_computed(
     told: Sequence[tuple[str, int]], upto: int

@@ -145,7 +145,7 @@ steps = st.lists(
 bounds = st.none() | st.integers(1, 12)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.just("instructs"), st.integers(0, 9)), max_size=2),
     steps,
@@ -174,7 +174,7 @@ def test_a_window_read_from_the_end_is_the_window_of_the_whole(
     assert whole.by_rule(expected.rule).digest() == expected.digest()
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(steps, st.none() | st.integers(1, 4), st.integers(0, 35))
 @example(
     [("instructs", 0), *[("says", 1)] * 9], None, 2
@@ -239,7 +239,7 @@ accepted_again = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(accepted_again, st.integers(1, 12))
 def test_answers_that_are_put_behind_earlier_messages_are_neither_lost_nor_doubled_and_stand_there_in_every_window(
     given_steps: list[tuple[str, int]], last: int

@@ -177,7 +177,7 @@ FAULTS = st.lists(st.sampled_from(["before", "after", "pass"]), max_size=8)
 
 
 @given(OUTCOMES, OUTCOMES, FAULTS, st.integers(0, 2))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_nobody_is_asked_before_the_question_is_committed_and_no_answer_is_returned_before_it_is(
     outcomes, second, faults, retries
 ):
@@ -196,7 +196,7 @@ def test_nobody_is_asked_before_the_question_is_committed_and_no_answer_is_retur
 
 
 @given(OUTCOMES, OUTCOMES, FAULTS, st.integers(0, 2))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_every_run_ends_once_and_a_change_of_backend_has_its_fallback(outcomes, second, faults, retries):
     with world(outcomes, faults, retries, second) as (ledger, witness, _, backends):
         for index in range(3):
@@ -228,7 +228,7 @@ def _assert_fallbacks(events):
 
 
 @given(OUTCOMES, FAULTS)
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_after_any_faults_the_next_mirroring_brings_the_thread_up_to_the_journal_once(outcomes, faults):
     with world(outcomes, faults) as (ledger, _, shelf, _):
         for index in range(2):
@@ -243,7 +243,7 @@ def test_after_any_faults_the_next_mirroring_brings_the_thread_up_to_the_journal
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y"]), st.sampled_from("ij")), max_size=12))
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_the_same_idempotency_key_is_one_event_whatever_the_order(appends):
     expected = {}
     with world() as (ledger, witness, _, _):
