@@ -1,7 +1,7 @@
 """List what still grows, with its reason; an entry that is no longer true fails, so it is removed with its cause.
 
 A factor is the cost of one result at the second size over that at the first one: 5,000 conversations over 1,000, or 2,000
-messages over 10. A call that is in the table is not made at 100,000, where it may take minutes.
+messages over 10. A call that is in the table is not made on the largest ledgers, where it may take minutes.
 """
 
 from __future__ import annotations
