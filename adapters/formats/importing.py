@@ -194,11 +194,12 @@ def _imported(found: Found) -> Imported:
 
 
 def _journal(conversation: Conversation, found: Found, entries: Iterable[Entry]) -> None:
+    begin = found.key_at("")
     for entry in entries:
         conversation.journal(
             entry.message,
             source=Source.IMPORT,
-            idempotency_key=found.key_at(entry.place),
+            idempotency_key=begin + entry.place,
             message_id=entry.message_id,
             written_at=entry.written_at,
             origin=entry.origin,

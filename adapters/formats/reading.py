@@ -301,26 +301,30 @@ class MessageReader:
             self.leave_out(f"{at.name}: {error}")
             return
         self.left_out.update(counts)
-        if not messages:
-            self._kept += [_KeptItem(item) for item in kept.pop(ITEMS, ())]
-            return
-        if any(each.parts for each in self._kept) and messages[0].role is not Role.ASSISTANT:
-            self._close()
-        before = self._taken()
-        own = [_KeptItem(item) for item in kept.pop(ITEMS, ())]
-        made_of = self._made_of(before, [*own], messages[0])
-        if native is not None:
+        own, made_of = [_KeptItem(item) for item in kept.pop(ITEMS, ())], None
+        if native is not None and messages:
             messages[0] = messages[0].replaced(native_json=json_text(native))
-        else:
-            messages[0] = self._with([*before, *own], messages[0], self.left_out)
+        elif self._kept or own:
+            made_of = self._add_kept(messages, own)
         source = _origin({**at.origin, **kept}, self.left_out) if at.origin or kept else {}
         for number, message in enumerate(messages):
-            entry = _entry(message, at, source, made_of)._replace(message_id=message_id, piece_of=piece_of)
-            if number:
-                ours = message_id or piece_of
-                place = f"{at.place}/{number}"
-                entry = entry._replace(place=place, message_id=None, piece_of=ours, whole=at.place, made_of=None)
+            if number == 0:
+                entry = Entry(message, at.place, at.name, at.written_at, message_id, piece_of, None, source, made_of)
+            else:
+                ours, place = message_id or piece_of, f"{at.place}/{number}"
+                entry = Entry(message, place, at.name, at.written_at, None, ours, at.place, source)
             self.entries.append(entry)
+
+    def _add_kept(self, messages: list[Message], own: list[_KeptItem]) -> MadeOf | None:
+        """Add to the first of these messages what was kept for it, and its own items."""
+        if not messages:
+            self._kept += own
+            return None
+        if any(each.parts for each in self._kept) and messages[0].role is not Role.ASSISTANT:
+            self._close()
+        before, message = self._taken(), messages[0]
+        messages[0] = self._with([*before, *own], message, self.left_out)
+        return self._made_of(before, own, message)
 
     def keep(self, item: Mapping[str, Any], parts: Iterable[Part] = (), at: SourcePlace | None = None) -> None:
         """Keep an item that is no message as it is: with the next message of the model, whose content begins with `parts`."""

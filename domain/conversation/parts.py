@@ -104,6 +104,8 @@ def _place(part: Any, name: str, others: Iterable[str]) -> JSON:
 
 def part_of(given: Mapping[str, Any], to_text: Callable[[Any], str]) -> Part:
     """Return a content part; one of an unknown shape is kept as the JSON text that `to_text` returns."""
+    if len(given) == 2 and given.get("type") == "text" and type(given.get("text")) is str:
+        return Text(given["text"])  # as most are
     part: Part | None = None
     match given:
         case {"type": "text", "text": str(text), **rest}:

@@ -286,8 +286,8 @@ _ASIDES = ("text", "reasoning", "hosted_call", "unknown")
 
 def _extended(path: str, event: e.MessageJournaled) -> str | None:
     try:
-        said = (event.content, event.tool_calls, event.tool_call_id, event.extra, event.native)
-        return extended_path(path, neutral_json(event.role, *said))
+        calls, call_id = event.tool_calls, event.tool_call_id
+        return extended_path(path, neutral_json(event.role, event.content, calls, call_id, event.extra, event.native))
     except (ValueError, TypeError, RecursionError):  # only in rows that another program wrote
         return None
 
