@@ -42,7 +42,9 @@ def extended(
     chat: Conversing, messages: Iterable[Mapping[str, Any]], idempotency_key: str | None, expected_version: int | None
 ) -> list[JournaledMessage]:
     """Journal several messages in one commit without mirroring them; see `Chat.extend`."""
-    parsed = [chat.journal.keep(parse_message(message)) for message in messages]
+    parsed = [parse_message(message) for message in messages]
+    if not all(type(message.content) is str for message in parsed):  # texts have no data
+        parsed = [chat.journal.keep(message) for message in parsed]
     if not parsed:
         return []
 

@@ -97,6 +97,8 @@ def usage_of(given: object) -> Usage:
 
 def _messages(answer: object, tool_calls: Iterable[object] | None, lost: Counter[str]) -> Sequence[Message]:
     """Return the messages of an answer: the items of Responses may have several, anything else is one."""
+    if isinstance(answer, str):
+        return [_message(answer, tool_calls)]
     content = answer if isinstance(answer, list | tuple) else _get(answer, "content")
     parts: Sequence[object] = content if isinstance(content, list | tuple) else ()
     kinds = {kind for each in parts if isinstance(kind := _get(each, "type"), str)}
@@ -112,7 +114,7 @@ def _messages(answer: object, tool_calls: Iterable[object] | None, lost: Counter
             read = [_plain(each) for each in parts]
             return output_messages(read, lost) if is_items else [block_message(read, lost)]
     message = _message(answer, tool_calls)
-    if isinstance(answer, str | Message | Sequence):
+    if isinstance(answer, Message | Sequence):
         return [message]
     given = {name: _plain(_get(answer, name)) for name in NATIVE_FIELDS}
     others = {name: value for name, value in given.items() if value and isinstance(value, NATIVE_FIELDS[name])}
