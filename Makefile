@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 LOCK := requirements.lock
 
+# Bytecode is kept, even if the environment says otherwise: each worker and each process that a test starts would compile
+# the same modules again, and each worker rewrite the assertions of all tests.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help demo test soak check lint types mypy pyright wheel bench lock clean
 .DEFAULT_GOAL := help
 
