@@ -274,6 +274,14 @@ def test_an_adopted_message_says_where_it_came_from_and_is_never_sent_there_agai
     assert stage.state() is ThreadState.SAME
 
 
+def test_a_thread_that_only_seems_to_be_listed_in_reverse_is_written_anew(stage):
+    stage.journaled("ABA")
+    stage.arrange("BA")
+    item = stage.reconcile()
+    assert (item.state, item.action) == ("done", "send+rebuild")
+    assert (stage.thread(), stage.state()) == ("ABA", ThreadState.SAME)
+
+
 WEB = {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}}
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 FOREIGN = {
