@@ -319,7 +319,8 @@ def test_a_repaired_message_is_not_repaired_again(message):
     first.add(message, SourcePlace("0", "message 1"))
     for number, entry in enumerate(first.entries):
         second.add(entry.message.as_chat_message(), SourcePlace(str(number), "message"))
-    assert [entry.message for entry in second.entries] == [entry.message for entry in first.entries]
+    said = [entry.message.replaced(native_json="") for entry in first.entries]  # which is not in the given form
+    assert [entry.message for entry in second.entries] == said
     assert not second.left_out
 
 
