@@ -176,7 +176,8 @@ def _found(
         metadata = {"created_at": began} if began else {}
         found = Found(number, key, metadata, reader.entries, reader.left_out, places, rule=rule)
         again = partial(_found, number, session, created_at, file, rows, others, rule=1)
-        return with_repeated(replace(found, by_rule_1=again if rule > 1 else None), repeated)
+        size = sum(len(data) for _, data, _ in rows if isinstance(data, bytes))
+        return with_repeated(replace(found, by_rule_1=again if rule > 1 else None), repeated, size)
     except ThreadledgerError as error:
         return Imported(number, key, "failed", reason=str(error))
 

@@ -126,8 +126,10 @@ def found_by(
         except ThreadledgerError as error:
             yield Imported(number, "", "failed", reason=str(error))
             continue
-        for each in value if isinstance(value, list) else [value]:
-            yield with_repeated(convert(each, number, key_of(number)), repeated)
+        values_given = value if isinstance(value, list) else [value]
+        size = len(text) // max(len(values_given), 1) if isinstance(text, bytes) else 0
+        for each in values_given:
+            yield with_repeated(convert(each, number, key_of(number)), repeated, size)
 
 
 def conversation_of(given: Any, number: int, made: str, rule: int = NEWEST_RULE) -> Found | Imported:

@@ -118,7 +118,7 @@ class _Batch:
         self.keys.add(found.key)
         self._found.append(found)
         self._messages += len(found.entries)
-        self._chars += found.chars
+        self._chars += max(found.chars, found.source_chars)
 
     def stored(self) -> Sequence[Imported]:
         """Store the batch and return the results in the order of the source."""

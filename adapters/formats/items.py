@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from threadledger.domain.conversation import parse_message
-from threadledger.domain.conversation.items import CALLS, REASONING, app_message, is_of_the_model, output_messages
+from threadledger.domain.conversation.items import (
+    CALLS,
+    REASONING,
+    RESULTS,
+    app_message,
+    is_of_the_model,
+    output_messages,
+)
 from threadledger.domain.conversation.messages import Message
 from threadledger.domain.errors import InvalidInput, InvalidMessage
 
@@ -32,6 +39,10 @@ ENCRYPTED_SESSION = (
 
 _NEEDED = frozenset({"type", "role", "content", "output", "name", "arguments", "input"})
 """Fields without which an item is not what it was."""
+
+
+_NO_MESSAGES = frozenset(CALLS) | RESULTS | REASONING | COMPACTION_TYPES
+"""Types of items that are no messages, even with a role."""
 
 
 class ItemReader:
@@ -71,7 +82,9 @@ class ItemReader:
             self._reader.add(given, at)
 
     def _read(self, item: JSON, at: SourcePlace) -> None:
-        kind = item.get("type") or ("message" if "role" in item else None)
+        kind = item.get("type")
+        if "role" in item and not (isinstance(kind, str) and kind in _NO_MESSAGES):
+            kind = "message"  # whatever its type is
         if not isinstance(kind, str):
             raise InvalidInput("it has neither a role nor a type: an item of the Responses API is expected")
         said = app_message(item, kind) if not is_of_the_model(item, kind) else None
@@ -88,9 +101,7 @@ class ItemReader:
         if kind in CALLS:
             if not isinstance(item.get("name"), str) or not item["name"]:
                 raise InvalidInput("a call names no tool: an item with a name is expected")
-            if not any(isinstance(item.get(name), str) and item[name] for name in ("call_id", "id")):
-                self._reader.left_out["made_call_ids"] += 1
-                item["call_id"] = made_call_id(at.place, 1)
+            item["call_id"] = self._call_id(item, at)
         elif kind != "message":
             self._reader.left_out[
                 "reasoning" if kind in REASONING else "compaction_items" if kind in COMPACTION_TYPES else "hosted_calls"
@@ -98,6 +109,16 @@ class ItemReader:
         self._before.append((item, at))
         if kind == "message" or kind in CALLS:
             self._close()
+
+    def _call_id(self, item: JSON, at: SourcePlace) -> str:
+        """Return the id of a call, always the same for the same item."""
+        for given in (item.get("call_id"), item.get("id")):
+            if isinstance(given, str) and given:
+                return given
+            if isinstance(given, int) and not isinstance(given, bool):
+                return str(given)
+        self._reader.left_out["made_call_ids"] += 1
+        return made_call_id(at.place, 1)
 
     def _close(self) -> None:
         """Add what the model did since its last message, as a message if it shows anything."""

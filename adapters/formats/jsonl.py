@@ -85,7 +85,9 @@ def found_in_values(values: Iterable[Value], key_from: str = "id", file: str = "
                 raise InvalidInput('the line has no list "messages": write {"id": KEY, "messages": [...]}')
             left_out: Counter[str] = Counter()
             key = made if key_from == LINE else conversation_key(_field(given, key_from), made, left_out)
-            yield with_repeated(_found(number, key, given, left_out), repeated)
+            yield with_repeated(
+                _found(number, key, given, left_out), repeated, len(text) if isinstance(text, bytes) else 0
+            )
         except ThreadledgerError as error:
             yield Imported(number, key, "failed", reason=str(error))
 

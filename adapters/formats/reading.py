@@ -6,6 +6,7 @@ found by the idempotency keys of its messages. New conversations are read by the
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -40,11 +41,10 @@ NEWEST_RULE = max(RULES)
 
 def rule_of(keys: Collection[str]) -> int | None:
     """Return the rule that imported messages with these idempotency keys; None if no message was imported."""
-    return next((rule for rule, begin in sorted(RULES.items(), reverse=True) if any(map(_begins(begin), keys))), None)
-
-
-def _begins(begin: str) -> Callable[[str], bool]:
-    return lambda key: key.startswith(begin)
+    imported = [key for key in keys if key.startswith(IMPORTED)]
+    if not imported:
+        return None  # an id at the source may begin as the keys of the second rule go on: all of them have to
+    return 2 if all(key.startswith(RULES[2]) for key in imported) else 1
 
 
 class SourcePlace(NamedTuple):
@@ -162,6 +162,8 @@ class Found:
     """Whether the places are ids that the source assigned."""
     note: str = ""
     """What to do about a conversation that the file holds only in part."""
+    source_chars: int = 0
+    """About how many characters of the source are kept, to read it by the first rule."""
     rule: int = NEWEST_RULE
     """The rule by which it was read."""
     by_rule_1: Callable[[], Found | Imported] | None = field(default=None, repr=False, compare=False)
@@ -216,8 +218,10 @@ def json_of(text: bytes | InvalidInput, what: str, repeated: list[str] | None = 
         raise InvalidInput(f"the {what} is not JSON ({error}): write one JSON object per {what}") from None
 
 
-def with_repeated(found: Found | Imported, repeated: Sequence[str]) -> Found | Imported:
+def with_repeated(found: Found | Imported, repeated: Sequence[str], source_chars: int = 0) -> Found | Imported:
     """Add the keys that an object of the source has more than once to what is reported of a conversation."""
+    if source_chars and isinstance(found, Found) and found.by_rule_1 is not None:
+        found = replace(found, source_chars=source_chars)
     if not repeated:
         return found
     left_out = {**found.left_out, "repeated_keys": len(repeated)}
@@ -344,8 +348,9 @@ class MessageReader:
         """Return a message with the items that were kept for it; those that cannot be kept are counted in `lost`."""
         if not kept:
             return message
-        native = native_of(self._dialect, [_storable(each.item) for each in kept], lost)
-        message = message.replaced(native_json=message.native_json or native)
+        held = json.loads(message.native_json)["items"] if message.native_json else []
+        native = native_of(self._dialect, [*held, *(_storable(each.item) for each in kept)], lost)
+        message = message.replaced(native_json=native)
         parts = [part for each in kept for part in each.parts]
         if not parts:
             return message

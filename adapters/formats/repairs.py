@@ -167,7 +167,8 @@ def _is_odd_call(call: Any) -> bool:
     if not isinstance(call, Mapping) or not (isinstance(call.get("id"), str) and call["id"]):
         return True
     function = call.get("function")
-    if call.get("type") not in {None, "function"}:
+    kind = call.get("type")
+    if kind is not None and kind != "function":
         return False
     if not isinstance(function, Mapping):
         return _function_of(call) is not None

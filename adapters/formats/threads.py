@@ -69,6 +69,8 @@ class Thread:
     """Id after which the list continues at the provider, if its last page says so (`has_more`)."""
     made: str = ""
     """Key of the conversation if the thread has no id."""
+    size: int = 0
+    """About how many bytes of the dump it is."""
     repeated: list[str] = field(default_factory=list)
     """Keys that an object of the dump has more than once."""
 
@@ -90,6 +92,7 @@ def found_in_threads(values: Iterable[Value], key_from: str = KEY, file: str = "
             continue
         for thread in threads:
             thread.repeated = list(repeated)
+            thread.size = len(text) // len(threads) if isinstance(text, bytes) else 0
             if under_way is not None and _goes_on(under_way, thread):
                 _add(under_way, thread)
                 continue
@@ -126,7 +129,7 @@ def conversation_of(thread: Thread, key_from: str = KEY, rule: int = NEWEST_RULE
             thread.line, key, metadata, reader.entries, reader.left_out, thread_id=known_as, note=note, rule=rule,
             by_rule_1=partial(conversation_of, thread, key_from, rule=1) if rule > 1 else None,
         )  # fmt: skip
-        return with_repeated(read, thread.repeated)
+        return with_repeated(read, thread.repeated, thread.size)
     except ThreadledgerError as error:
         return Imported(thread.line, key, "failed", reason=str(error))
 
@@ -218,6 +221,7 @@ def _add(under_way: Thread, page: Thread) -> None:
     under_way.messages += page.messages
     under_way.steps += page.steps
     under_way.repeated += page.repeated
+    under_way.size += page.size
     if under_way.items is not None:
         under_way.items += page.items or ()
     under_way.metadata = {**page.metadata, **under_way.metadata}

@@ -38,7 +38,7 @@ def whole(value: Any) -> Any:
 
 def chat_messages(given: Any) -> tuple[Message, ...]:
     """Return the messages of a Chat Completions request."""
-    return tuple(kept(each) for each in objects(given) if each.get("role") not in INSTRUCTIONS)
+    return tuple(kept(each) for each in objects(given) if str(each.get("role")) not in INSTRUCTIONS)
 
 
 def thread_messages(given: Any) -> tuple[Message, ...]:
@@ -69,7 +69,7 @@ def _others(item: Mapping[str, Any], kind: str) -> Iterator[Message]:
     said = app_message(item, kind)
     if said is None:
         yield from () if kind in {"end", "item_reference"} else output_messages([item], Counter())
-    elif said["role"] not in INSTRUCTIONS:
+    elif str(said["role"]) not in INSTRUCTIONS:
         yield kept(said)
 
 

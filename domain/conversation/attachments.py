@@ -7,6 +7,7 @@ bytes; any other text stays in the message as it is.
 from __future__ import annotations
 
 import binascii
+import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,8 +16,8 @@ from typing import Any, Protocol
 
 from ..errors import InvalidMessage
 from ..limits import MESSAGE_BYTES_MAX
-from .messages import Message
-from .parts import Audio, File, Image, Part, Verbatim, reference_of
+from .messages import Message, Role
+from .parts import Audio, File, Image, Part, Text, Verbatim, reference_of
 
 JSON = dict[str, Any]
 Read = Callable[[str], Iterable[bytes]]
@@ -59,7 +60,8 @@ def with_blobs(message: Message, keep: Keep, size_of: SizeOf | None = None) -> M
     content = message.content
     if not isinstance(content, tuple):
         return message
-    parts = tuple(_with_blob(part, keep, size_of) for part in content)
+    shown = map(_without_known, content) if message.role is Role.ASSISTANT else content
+    parts = tuple(_with_blob(part, keep, size_of) for part in shown)
     left = sum(map(inline_bytes, parts))
     if left > MESSAGE_BYTES_MAX:
         raise InvalidMessage(
@@ -67,6 +69,19 @@ def with_blobs(message: Message, keep: Keep, size_of: SizeOf | None = None) -> M
             "what is stored inside a message: nothing was written; encode the data again"
         )
     return message if parts == content else message.replaced(content=parts)
+
+
+def _without_known(part: Part) -> Part:
+    """Return a part of a model's message without known secrets in what the server of a tool may have said in it."""
+    from ..failures import Redacting
+
+    said = part.json if isinstance(part, Verbatim) else part.annotations_json if isinstance(part, Text) else ""
+    if not said or Redacting.without_known(said) == said:
+        return part
+    from .native import without_known
+
+    clean = json.dumps(without_known(json.loads(said)), ensure_ascii=False, separators=(",", ":"))
+    return Text(part.text, clean) if isinstance(part, Text) else Verbatim(clean)
 
 
 def blobs_in(content: Iterable[Part]) -> list[str]:

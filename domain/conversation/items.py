@@ -69,7 +69,7 @@ def text_in(content: Any) -> str:
             return str(content)
         case list():
             return "".join(text_in(part) for part in content)
-        case {"type": str(kind)} if kind not in _TEXT_TYPES:
+        case {"type": str(kind)} if kind and kind not in _TEXT_TYPES:
             return ""
         case {"text": text} | {"refusal": text} | {"value": text}:
             return text_in(text)
@@ -382,7 +382,7 @@ def _read_message(item: JSON, draft: Draft) -> None:
         if kind == "refusal":
             draft.refuse(text)
         rest = {name: value for name, value in part.items() if name not in _SAID_OF_PART and value}
-        if kind and kind not in _TEXT_TYPES:
+        if (kind and kind not in _TEXT_TYPES) or (not text and not isinstance(part.get("text") or "", str)):
             beyond.append(part)
             draft.show(unknown_part(kind))
         elif rest:
@@ -415,8 +415,11 @@ def is_of_the_model(item: Mapping[str, Any], kind: str) -> bool:
 def app_message(item: Mapping[str, Any], kind: str) -> JSON | None:
     """Return what an app said by an item, as a message of Chat Completions; None if it is no message and no result."""
     if kind in RESULTS:
-        output = stored_content(item.get("output"))
-        return {"role": Role.TOOL.value, "tool_call_id": item.get("call_id"), "content": output if output else ""}
+        given = item.get("output")
+        output = (
+            "" if given in (None, []) else stored_content(given) if isinstance(given, list) else arguments_text(given)
+        )
+        return {"role": Role.TOOL.value, "tool_call_id": item.get("call_id"), "content": output}
     return {"role": item.get("role"), "content": stored_content(item.get("content"))} if kind == "message" else None
 
 
@@ -605,6 +608,8 @@ def thread_parts(content: Any) -> str | list[JSON]:
             continue
         noted = objects(text.get("annotations")) if isinstance(text, Mapping) else []
         parts.append({"type": "text", "text": value} | ({"annotations": noted} if noted else {}))
-    if any(part.keys() != {"type", "text"} or part["type"] != "text" for part in parts):
+    if any(
+        part.keys() != {"type", "text"} or part["type"] != "text" or type(part["text"]) is not str for part in parts
+    ):
         return parts
     return "\n\n".join(part["text"] for part in parts)

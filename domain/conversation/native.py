@@ -82,7 +82,7 @@ def with_texts_kept(native_json: str, keep: Keep) -> str:
     from ..failures import Redacting
 
     if Redacting.without_known(native_json) != native_json:
-        native_json = json.dumps(_without_known(json.loads(native_json)), ensure_ascii=False)
+        native_json = json.dumps(without_known(json.loads(native_json)), ensure_ascii=False)
     if len(native_json) <= NATIVE_TEXT_CHARS_MAX:
         return native_json
     return json.dumps(_replaced(json.loads(native_json), lambda text: _kept(text, keep)), ensure_ascii=False)
@@ -173,15 +173,15 @@ def _replaced(value: Any, long_text: Callable[[str], Any]) -> Any:
     return [_replaced(each, long_text) for each in value] if isinstance(value, list) else value
 
 
-def _without_known(value: Any) -> Any:
+def without_known(value: Any) -> Any:
     """Return a JSON value whose texts have no known secret; only texts, so that a number stays one."""
     from ..failures import Redacting
 
     if isinstance(value, str):
         return Redacting.without_known(value)
     if isinstance(value, dict):
-        return {name: _without_known(each) for name, each in value.items()}
-    return [_without_known(each) for each in value] if isinstance(value, list) else value
+        return {name: without_known(each) for name, each in value.items()}
+    return [without_known(each) for each in value] if isinstance(value, list) else value
 
 
 def _kept(text: str, keep: Keep) -> JSON:

@@ -24,6 +24,9 @@ NAME_CHARS_MAX = 64
 SecretLookup = Callable[[str], str | None]
 """Function that returns the value of a named secret; None if it has none."""
 
+_SCHEMAS = frozenset({"function", "parameters", "input_schema", "definition"})
+"""Fields that describe arguments, whose fields may have any name."""
+
 _NAME = re.compile(rf"[A-Z][A-Z0-9_]{{0,{NAME_CHARS_MAX - 1}}}")
 _USER_IN_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 _PLACE_CHARS_MAX = 200
@@ -92,7 +95,7 @@ def secret_problem(tools: Iterable[Mapping[str, Any]], lookup: SecretLookup) -> 
             return (
                 f"a tool needs the secret {name}, and {VARIABLE}{name} is not set: set it in the environment or in .env"
             )
-        if len(value) < SECRET_CHARS_MIN:
+        if len(value.strip().rpartition(" ")[2]) < SECRET_CHARS_MIN:  # behind the scheme
             return (
                 f"{VARIABLE}{name} has fewer than {SECRET_CHARS_MIN} characters, and so short a secret could not be removed "
                 "from failures and logs: set a longer one"
@@ -112,9 +115,10 @@ def with_values(tools: Iterable[Mapping[str, Any]], lookup: SecretLookup) -> lis
         raise ProviderRefused(Failure("refused", code=Cause.ASSISTANT_MISCONFIGURED.value, message=problem))
     values = {name: lookup(name) or "" for name in secret_names(given)}
     for part in (part for value in values.values() for part in _parts_of(value)):
-        keep_secret(part)
+        keep_secret(part, inside_words=True)
     return [
-        {key: _filled(each, key, values) if key != "function" else each for key, each in tool.items()} for tool in given
+        {key: _filled(each, key, values) if key not in _SCHEMAS else each for key, each in tool.items()}
+        for tool in given
     ]
 
 
@@ -136,7 +140,7 @@ def _is_name(text: str) -> bool:
 
 def _secrets_of(tool: object) -> Iterator[_Found]:
     for key, value in tool.items() if isinstance(tool, Mapping) else ():  # a profile given in code may hold anything
-        if key != "function":
+        if key not in _SCHEMAS:
             yield from _found_in(value, str(key), str(key), _holds_secrets_only(key))
 
 
@@ -147,7 +151,10 @@ def _found_in(value: object, key: str, place: str, all_secret: bool) -> Iterator
             yield _Found(place, value[FIELD])
             return
         for inner, each in value.items():
-            yield from _found_in(each, str(inner), f"{place}.{inner}", all_secret or _holds_secrets_only(inner))
+            if inner not in _SCHEMAS:
+                is_value = key.lower().endswith("secrets") and inner == "value"  # as in `domain_secrets`
+                is_secret_field = all_secret or is_value or _holds_secrets_only(inner)
+                yield from _found_in(each, str(inner), f"{place}.{inner}", is_secret_field)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for each in value:
             yield from _found_in(each, key, place, all_secret)
@@ -181,5 +188,7 @@ def _filled(value: Any, key: str, values: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         if is_secret(value) and not _is_table(key):
             return values.get(value[FIELD], value)
-        return {inner: _filled(each, str(inner), values) for inner, each in value.items()}
+        return {
+            inner: _filled(each, str(inner), values) if inner not in _SCHEMAS else each for inner, each in value.items()
+        }
     return [_filled(each, key, values) for each in value] if isinstance(value, list) else value

@@ -234,7 +234,6 @@ class Runs:
         )
         dropped = self._dropped(candidate, backend, request)
         losses = getattr(backend, "losses", _loses_nothing)(request)
-        dialect = getattr(backend, "dialect", None)
         plan = RunPlan(
             backend=candidate.backend,
             model=candidate.model,
@@ -251,7 +250,7 @@ class Runs:
             fallback_reason=self._why_failed(),
             dropped=dropped,
             losses={**losses, **{name: 1 for name in dropped if name.startswith("option:")}},
-            rendering=f"{dialect}/{RENDERING_VERSION}" if dialect else None,
+            rendering=f"{dialect}/{RENDERING_VERSION}" if (dialect := getattr(backend, "dialect", None)) else None,
         )
         plan = self._records.plan(plan, backend.thread is not None)
         if self._mode.idempotency_key is not None and not self._must_be_open:

@@ -35,28 +35,29 @@ _recent: dict[str, re.Pattern[str]] = {}
 _keeping = threading.Lock()
 
 
-def keep_secret(secret: str | None, recent: bool = False) -> None:
-    """Register a secret: its value is removed from all text from now on.
+def keep_secret(secret: str | None, recent: bool = False, *, inside_words: bool = False) -> None:
+    """Register a secret: its value is removed from all text from now on, with `inside_words` also next to letters.
 
     Values shorter than `SECRET_CHARS_MIN` are ignored. Of the secrets with `recent`, the newest `RECENT_SECRETS_MAX`
     are kept.
     """
     value = (secret or "").strip()
-    if len(value) < SECRET_CHARS_MIN or value in _kept:
+    if len(value) < SECRET_CHARS_MIN or (value in _kept and not inside_words):
         return
     with _keeping:
         kept = _recent if recent else _kept
         known = kept.pop(value, None)
-        kept[value] = known if known is not None else _pattern(value)
+        kept[value] = known if known is not None and not inside_words else _pattern(value, inside_words)
         if len(_recent) > RECENT_SECRETS_MAX:
             del _recent[next(iter(_recent))]
 
 
-def _pattern(secret: str) -> re.Pattern[str]:
+def _pattern(secret: str, inside_words: bool = False) -> re.Pattern[str]:
     """Return a pattern for a secret as it is, in a URL, and in JSON."""
     forms = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1]}
     either = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
-    return re.compile(rf"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{{2}})|(?<=\\[nrt]))(?:{either})(?!\w)")
+    begin, end = ("", "") if inside_words else (r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt]))", r"(?!\w)")
+    return re.compile(f"{begin}(?:{either}){end}")
 
 
 DATA_CHARS_MIN = 256

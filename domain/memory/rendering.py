@@ -43,8 +43,8 @@ CALL_ID = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
 CALL_ID_CHARS_MAX = 64
 CHAT_CALL_ID_CHARS_MAX = 40
 """Maximum length of a call id, and of one in Chat Completions, according to its refusals of longer ones in 2025."""
-WEB_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-IMAGE_ADDRESS = re.compile(r"(?i:https?)://\S+|data:image/(?a:[\w.+-]+);base64,\S+")
+WEB_ADDRESS = re.compile(r"https?://")
+IMAGE_ADDRESS = re.compile(r"https?://\S+|data:image/(?a:[\w.+-]+);base64,\S+")
 IMAGE_TYPE = re.compile(r"image/[\w.+-]+", re.ASCII)
 IMAGE_DETAILS = frozenset({"auto", "low", "high"})
 AUDIO_FORMATS = frozenset({"wav", "mp3"})

@@ -266,7 +266,9 @@ class Reconciler:
         if delivered.sent:
             yield from work(partial(repair.record, sent=delivered.sent))
             seen = yield from retried(lambda: self._verifier.reading(item.key, item.backend))
-            if drift_of(seen.journal, seen.thread or ()).moved:  # the thread's order had been taken for that of the list
+            if drift_of(
+                seen.journal, seen.thread or ()
+            ).moved:  # the thread's order had been taken for that of the list
                 repair.item = replace(repair.item, action=f"{repair.item.action}+rebuild", state="planned")
         return True
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from threadledger.adapters.formats import import_found
 from threadledger.adapters.formats.items import ItemReader
-from threadledger.adapters.formats.reading import RULES, Found, MessageReader, SourcePlace
+from threadledger.adapters.formats.reading import RULES, Found, MessageReader, SourcePlace, rule_of
 from threadledger.domain.conversation import events
 from threadledger.domain.conversation.items import output_messages
 from threadledger.domain.conversation.messages import Message, Source, message_in
@@ -194,11 +194,13 @@ OF_THE_MODEL: list[dict[str, Any]] = [
     {"type": "function_call", "call_id": "c", "name": "look_up", "arguments": "{}"},
     {"type": "custom_tool_call", "call_id": "d", "name": "run", "input": "ls"},
     {"type": "function_call", "name": "without_id", "arguments": "{}"},
+    {"type": "function_call", "name": "with_a_number", "call_id": 7, "id": "fc_7", "arguments": "{}"},
     {"type": "message", "role": "assistant", "content": [TEXT]},
     {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
     {"type": "message", "role": "assistant", "content": "plain", "phase": "commentary"},
     {"role": "assistant", "content": ""},
 ]
+MESSAGE = next(each for each in OF_THE_MODEL if each.get("type") == "message")
 OF_THE_APP: list[dict[str, Any]] = [
     {
         "role": "user",
@@ -215,10 +217,13 @@ def read(items: list[dict[str, Any]]) -> MessageReader:
     for number, item in enumerate(items):
         each.read(item, SourcePlace(str(number), f"item {number}"))
     each.end()
+    reader.check()
     return reader
 
 
-@pytest.mark.parametrize("closing", [each for each in OF_THE_MODEL if each.get("content") or "call_id" in each])
+@pytest.mark.parametrize(
+    "closing", [each for each in OF_THE_MODEL if each.get("content") or isinstance(each.get("call_id"), str)]
+)
 @given(before=st.lists(st.sampled_from(OF_THE_MODEL[:5]), max_size=4))
 def test_a_message_and_what_preceded_it_is_imported_as_an_answer_is_journaled(
     before: list[dict[str, Any]], closing: dict[str, Any]
@@ -245,7 +250,7 @@ def content_of(ledger: Any, key: str) -> list[Any]:
     items=st.lists(st.sampled_from([*OF_THE_MODEL, *OF_THE_APP]), min_size=1, max_size=8),
     cuts=st.lists(st.integers(0, 8), max_size=3),
 )
-@example(items=[OF_THE_MODEL[0], OF_THE_MODEL[1], OF_THE_MODEL[2], OF_THE_MODEL[8]], cuts=[1, 3])
+@example(items=[*OF_THE_MODEL[:3], MESSAGE], cuts=[1, 3])
 @example(items=[next(each for each in OF_THE_MODEL if each.get("name") == "without_id")], cuts=[1])
 def test_a_list_that_is_imported_while_it_grows_ends_with_the_same_content(
     open_store: Callable[[], Any], items: list[dict[str, Any]], cuts: list[int]
@@ -264,3 +269,48 @@ def test_a_list_that_is_imported_while_it_grows_ends_with_the_same_content(
     assert now(growing, len(items)) == "unchanged"
     now(at_once, len(items))
     assert content_of(ledger, growing) == content_of(ledger, at_once)
+
+
+@pytest.mark.parametrize(
+    ("items", "contents"),
+    [
+        ([{"type": "function_call_output", "call_id": "c", "output": value}], [text])
+        for value, text in ((0, "0"), (False, "false"), ({}, "{}"), (None, ""), ([], ""))
+    ]
+    + [
+        ([{"type": "user", "role": "user", "content": "hi"}], ["hi"]),
+        ([{"role": "assistant", "content": [{"type": "", "text": "kept"}]}], ["kept"]),
+        (
+            [
+                {
+                    "role": "assistant",
+                    "content": [{"type": "output_text", "text": {"text": "odd"}}, TEXT | {"annotations": []}],
+                }
+            ],
+            ["oddIt is."],
+        ),
+    ],
+)
+def test_odd_items_keep_what_they_say(items: list[dict[str, Any]], contents: list[str]) -> None:
+    assert [each.message.text for each in read(items).entries] == contents
+
+
+def test_reasoning_at_the_end_is_kept_behind_what_a_message_holds_besides() -> None:
+    (entry,) = read([OF_THE_MODEL[2], MESSAGE, {"type": "reasoning", "summary": [], "encrypted_content": "e"}]).entries
+    assert [item["type"] for item in entry.message.native()["items"]] == ["web_search_call", "message", "reasoning"]
+
+
+def test_an_id_that_begins_like_the_keys_of_the_second_rule_decides_nothing() -> None:
+    assert [rule_of(keys) for keys in (["import:1:1", "import:2:1"], ["import:2:1"], ["import:0", "mine"], ["mine"])] == [
+        1, 2, 1, None]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [None, 7, [], {}])
+def test_a_text_of_another_type_costs_only_its_part(open_store: Callable[[], Any], tmp_path: Path, text: Any) -> None:
+    part = {"type": "text", "text": {"value": text}}
+    said = {"type": "text", "text": {"value": "said"}}
+    at = {"object": "thread.message", "thread_id": "t", "created_at": 1, "role": "user"}
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps([at | {"id": "m1", "content": [part]}, at | {"id": "m2", "content": [said]}]))
+    (outcome,) = imported(open_store(), path)
+    assert (outcome["state"], outcome["left_out"]["unreadable_parts"]) == ("imported", 1)

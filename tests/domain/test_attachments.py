@@ -17,6 +17,7 @@ from threadledger.domain.conversation.attachments import inlined, media_type_of,
 from threadledger.domain.conversation.messages import Message
 from threadledger.domain.conversation.parts import blob_of, part_of
 from threadledger.domain.errors import InvalidInput, InvalidMessage
+from threadledger.domain.failures import keep_secret
 from threadledger.domain.journal.blobs import Blob
 from threadledger.domain.limits import MESSAGE_BYTES_MAX
 from threadledger.domain.memory import Memory
@@ -200,10 +201,10 @@ def test_the_type_of_a_file_is_found_by_its_first_bytes_else_by_its_name(
 
 PNG = {"type": "image_url", "image_url": {"url": data_url(b"AB"), "detail": "low"}}
 BMP = {"type": "image_url", "image_url": {"url": data_url(b"AB", "image/bmp")}}
-WEB = {"type": "image_url", "image_url": {"url": "HTTPS://x.test/a.png"}}
+WEB = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
 PDF = {"type": "file", "file": {"filename": "a.pdf", "file_data": data_url(b"CD", "application/pdf")}}
 ZIP = {"type": "file", "file": {"filename": "a.zip", "file_data": data_url(b"AB", "application/zip")}}
-LINK = {"type": "file", "file": {"url": "Http://x.test/a.pdf"}}
+LINK = {"type": "file", "file": {"url": "https://x.test/a.pdf"}}
 SAID = {"type": "input_audio", "input_audio": {"data": "QUI=", "format": "wav"}}
 OGG = {"type": "input_audio", "input_audio": {"data": "QUI=", "format": "ogg"}}
 TAKEN: dict[str, list[Any]] = {
@@ -243,7 +244,7 @@ def test_responses_are_sent_data_in_their_own_forms() -> None:
     assert item["content"] == [
         {"type": "input_image", "detail": "low", "image_url": PNG["image_url"]["url"]},  # type: ignore[index] # a dict of dicts
         {"type": "input_file", "filename": "a.pdf", "file_data": data_url(b"CD", "application/pdf")},
-        {"type": "input_file", "file_url": "Http://x.test/a.pdf"},
+        {"type": "input_file", "file_url": "https://x.test/a.pdf"},
         {"type": "input_text", "text": "[input_audio not shown]"},
     ]
 
@@ -276,6 +277,22 @@ def test_an_uploaded_attachment_is_sent_by_its_id_where_the_api_takes_one(dialec
     ids = {file: "file-2"} if dialect == "chat" else {image: "file-1", file: "file-2"}
     [message] = resolved(entries, dialect, Attachments(blobs.read, ids))
     assert message["content"] == expected
+
+
+def test_a_secret_that_the_server_of_a_tool_repeats_is_in_no_part_of_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("threadledger.domain.failures.redaction._kept", {})
+    keep_secret("hunter2hunter2", inside_words=True)
+    noted = [{"type": "url_citation", "url": "https://x.test/?t=hunter2hunter2"}]
+    content = [
+        {"type": "hosted_call", "name": "mcp", "detail": "find hunter2hunter2"},
+        {"type": "unknown", "was": "zzz_hunter2hunter2_x"},
+        {"type": "text", "text": "said", "annotations": noted},
+    ]
+    kept = with_blobs(parse_message({"role": "assistant", "content": content}), Blobs().add)
+    assert "hunter2" not in repr(kept)
+    assert kept.text == "said"
 
 
 def test_a_memory_that_no_ledger_read_says_that_it_cannot_read_an_attachment() -> None:
