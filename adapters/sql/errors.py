@@ -59,7 +59,7 @@ def _upgraded_meanwhile(connections: Connections) -> NewerSchema | None:
     """Return the error for a database that a newer version has upgraded while this program was running."""
     from .schema import schema_version
 
-    with suppress(StoreError, AllInUse, connections.driver.Error):  # it is really damaged
+    with suppress(StoreError, AllInUse, connections.driver.Error, UnicodeDecodeError):  # it is really damaged
         connection = connections.pool.check_out()
         try:
             schema_version(Transaction(connections, connection.driver_connection), connections.shown_url)

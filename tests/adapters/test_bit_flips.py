@@ -176,3 +176,14 @@ def test_a_flipped_bit_never_changes_what_is_read_and_never_raises_an_unforeseen
             )
             refused += found is None
     assert refused > FLIPS
+
+
+def test_a_schema_of_which_the_driver_cannot_decode_its_own_complaint_is_damaged(
+    original: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.db"
+    content = original.read_bytes()
+    place = content.index(b"CREATE TABLE streams")
+    damaged.write_bytes(content[:place] + b"CREATE TABL\xc5" + content[place + 12 :])
+    with pytest.raises(ThreadledgerError, match="is damaged"):
+        open_quickly(damaged)
