@@ -300,7 +300,8 @@ class _ExistingConversation:
         found = self._found.by_rule(rule_of(self._known) or self._found.rule)
         if isinstance(found, Imported):
             return found
-        self._found = replace(found, entries=_beside(found, self._known))
+        shown = {key for key, event in self._known.items() if event.message_id not in self._retracted}
+        self._found = replace(found, entries=_beside(found, shown))
         return None
 
     def _take(self, event: events.Event) -> None:

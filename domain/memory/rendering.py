@@ -43,7 +43,6 @@ CALL_ID = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
 CALL_ID_CHARS_MAX = 64
 CHAT_CALL_ID_CHARS_MAX = 40
 """Maximum length of a call id, and of one in Chat Completions, according to its refusals of longer ones in 2025."""
-WEB_ADDRESS = re.compile(r"https?://")
 IMAGE_ADDRESS = re.compile(r"https?://\S+|data:image/(?a:[\w.+-]+);base64,\S+")
 IMAGE_TYPE = re.compile(r"image/[\w.+-]+", re.ASCII)
 IMAGE_DETAILS = frozenset({"auto", "low", "high"})
@@ -455,7 +454,7 @@ def _stored(part: Part) -> Part | None:
     match part:
         case Image() if part.blob and IMAGE_TYPE.fullmatch(part.media_type):
             return part if part.detail in {None, *IMAGE_DETAILS} else replace(part, detail=None)
-        case File() if part.blob or WEB_ADDRESS.match(part.url):
+        case File() if part.blob or part.url.startswith(("http://", "https://")):
             return part
         case Audio() if part.format in AUDIO_FORMATS:
             return part
@@ -474,7 +473,7 @@ def _file(inner: Mapping[str, Any]) -> Iterator[Part]:
         case {"file_data": str(data), "filename": str(name)} if name.strip() and _is_base64(_without_type(data)):
             file = {"filename": name, "file_data": data}
             yield Verbatim(_text_of_json({"type": "file", "file": file}))
-        case {"file_url": str(url)} if WEB_ADDRESS.match(url):
+        case {"file_url": str(url)} if url.startswith(("http://", "https://")):
             yield File(url=url)
         case _:
             pass
@@ -508,7 +507,7 @@ def _words(given: Any) -> str:
             return f"[tool call {name} {valid_arguments(given.get('input'))}]"
         case {"type": "tool_result", "content": content}:
             return f"[tool result {content if isinstance(content, str) else _text_of_json(content)}]"
-        case {"image_url": {"url": str(url)} | str(url)} if WEB_ADDRESS.match(url):
+        case {"image_url": {"url": str(url)} | str(url)} if url.startswith(("http://", "https://")):
             return f"[image {url}]"
         case {"file": {"file_id": str(file_id)}} | {"image_file": {"file_id": str(file_id)}} if file_id.strip():
             return f"[file {file_id}]"

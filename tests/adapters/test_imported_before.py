@@ -314,3 +314,21 @@ def test_a_text_of_another_type_costs_only_its_part(open_store: Callable[[], Any
     path.write_text(json.dumps([at | {"id": "m1", "content": [part]}, at | {"id": "m2", "content": [said]}]))
     (outcome,) = imported(open_store(), path)
     assert (outcome["state"], outcome["left_out"]["unreadable_parts"]) == ("imported", 1)
+
+
+def test_what_left_the_branch_is_imported_again_with_the_message_that_it_belongs_to(
+    open_store: Callable[[], Any],
+) -> None:
+    ledger, (user, thought) = open_store(), (OF_THE_APP[0], OF_THE_MODEL[0])
+
+    def now(items: list[dict[str, Any]], *others: str) -> str:
+        reader = read(items)
+        (outcome,) = import_found(ledger, [Found(1, "k", {}, reader.entries, reader.left_out, frozenset(others))])
+        return outcome.state
+
+    now([user, thought])
+    now([user], "1")
+    assert now([user, thought, MESSAGE], "another") == "extended"
+    *_, (_, thinking), (_, said) = content_of(ledger, "k")
+    assert (thinking["type"], said["text"]) == ("reasoning", "It is.")
+    assert now([user, thought, MESSAGE], "another") == "unchanged"

@@ -126,7 +126,9 @@ def test_a_citation_of_anthropic_says_where_it_is() -> None:
     blocks = [{"type": "text", "text": "One. "}, {"type": "text", "text": "Two.", "citations": [cited]}]
     message = block_message(blocks, Counter())
     assert message.content == (Text("One. Two.", message.content[0].annotations_json),)  # type: ignore[index, union-attr] # a text
-    assert json.loads(message.content[0].annotations_json) == [cited | {"start_index": 5, "end_index": 9}]  # type: ignore[index, union-attr]
+    (part,) = message.content or ()
+    assert isinstance(part, Text)
+    assert json.loads(part.annotations_json) == [cited | {"start_index": 5, "end_index": 9}]
 
 
 def streamed(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
