@@ -9,6 +9,7 @@ ThreadledgerError
 │   └── BlobTooLarge
 ├── NotFound (LookupError)           no such conversation, run, file or database
 │   ├── ConversationNotFound
+│   ├── MessageNotFound
 │   ├── RunNotFound
 │   ├── JobNotFound
 │   ├── GroupNotFound
@@ -81,6 +82,10 @@ class NotFound(ThreadledgerError, LookupError):
 
 class ConversationNotFound(NotFound):
     """Raised when no conversation has this key."""
+
+
+class MessageNotFound(NotFound):
+    """Raised when a conversation has no message with this id."""
 
 
 class RunNotFound(NotFound):

@@ -70,6 +70,17 @@ def id_bytes(text: str) -> bytes | None:
     return value if is_canonical and len(value) == 16 else None
 
 
+def moment_of_id(text: str) -> datetime | None:
+    """Return the end of the millisecond in which an id was made; None if it is no UUIDv7."""
+    value = id_bytes(text)
+    if value is None or value[6] >> 4 != 7:
+        return None
+    try:
+        return datetime.fromtimestamp((int.from_bytes(value[:6]) + 1) / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # an import may bring any number
+        return None
+
+
 def is_id_of(text: str, moment: datetime) -> bool:
     """Return whether an id was made at about this moment, so that its event can be found by time.
 

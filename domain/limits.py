@@ -14,6 +14,9 @@ JSON_LEVELS_MAX = 400
 METADATA_BYTES_MAX = 1024 * 1024
 """Maximum size of a conversation's metadata as JSON, in bytes."""
 
+PINS_MAX = 50
+"""Maximum number of pinned messages of a conversation: each is shown to the model in every window."""
+
 IDEMPOTENCY_KEY_CHARS_MAX = 500
 """Maximum length of an idempotency key, in characters."""
 

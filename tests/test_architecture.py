@@ -28,8 +28,8 @@ OPEN_MODULES = {
         f"threadledger.domain.conversation.{name}"
         for name in ("events", "messages", "parts", "attachments", "items", "native", "tool_secrets")
     ),
-    *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads")),
-    "threadledger.domain.memory.sending",
+    *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads", "places")),
+    *(f"threadledger.domain.memory.{name}" for name in ("sending", "tree")),
 }
 OPEN_ROOM = "threadledger.adapters.wire"
 """Modules that a room shows in addition to its face, and a room of which all modules are shown."""
@@ -54,6 +54,7 @@ SLOW = {
 
 CALLING = {
     *("exchange.exchange", "exchange.runs", "exchange.conversing", "exchange.repeat", "exchange.recorded_tools"),
+    "exchange.branching",
     *("ledger.chat", "ledger.ledger", "ledger.awaited", "replay.rerun"),
 }
 """Modules of the domain from which a backend can be called."""

@@ -395,6 +395,8 @@ class Kind(ABC):
     """Payload and time of an event `e` as bytes, and what else its check needs: position, id as 16 bytes, and leaf."""
     head_columns: str
     """State and `due_at` of the head `s` of a stream as bytes."""
+    place_in: str
+    """Function for the place of a text in another one, from 1; 0 if it is not there."""
     reading: Mapping[str, Any] = {}
     """Arguments of the driver's `execute` for a query."""
     begin_read: str

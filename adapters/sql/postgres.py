@@ -357,6 +357,7 @@ class PostgreSQL(Kind):
     row_columns = f"e.position, s.name, e.version, e.topic, {payload}, {event_id}, e.at, e.schema"
     usual_columns = f"{payload}, convert_to(e.at, 'UTF8'), e.position, uuid_send(e.id), e.leaf"
     head_columns = "convert_to(s.snapshot, 'UTF8'), convert_to(s.due_at, 'UTF8')"
+    place_in = "strpos"
     reading = MappingProxyType({"binary": True})  # as texts, bytes have twice their size
     begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     begin_write = "BEGIN"

@@ -36,7 +36,7 @@ from threadledger.domain.journal import (
     refuse_changed,
 )
 
-from .connections import GENERATION, DamagedDatabase, Prefixes, Topics, checked, match_leaves, number_in
+from .connections import GENERATION, MARKS, DamagedDatabase, Prefixes, Topics, checked, match_leaves, number_in
 from .database import Database
 from .group_commit import stored_positions
 from .schema import SCHEMA_VERSION, open_schema
@@ -147,6 +147,17 @@ class Recorder(ApplicationRecorder):
                 yield from self._checked(query, given, (stream, begin, end), topics, changed)
             after, upto = (after, begin) if newest_first else (end, upto)
 
+    def marks(self, stream: str, after: int, upto: int, limit: int, changed: OnChange | None = None) -> Iterator[Row]:
+        """Return the newest marks of a stream in a range of versions, by their own index; see `EventLog.marks`."""
+        columns = self._database.kind.row_columns.replace("s.name", "CAST(? AS TEXT)")
+        query = (
+            f"SELECT {columns}{', e.leaf' if changed is not None else ''} FROM events e WHERE e.stream = "
+            f"(SELECT stream FROM streams WHERE name = ?) AND e.version > ? AND e.version <= ? AND ({MARKS}) "
+            "ORDER BY e.version DESC LIMIT ?"
+        )
+        found = rows_of(self._database, query, (stream, stream, after, upto, limit))
+        return iter(found) if changed is None else checked(found, changed)
+
     def read_usual(
         self, stream: str, upto: int, topics: Topics, take: Callable[[int, Sequence[Sequence[Any]]], None]
     ) -> bool:
@@ -171,10 +182,10 @@ class Recorder(ApplicationRecorder):
         return True
 
     def read_ends(
-        self, stream: str, first: int, newest: int, topics: Topics
+        self, stream: str, first: int, newest: int, topics: Topics, unless: str
     ) -> tuple[StreamHead, Sequence[Sequence[Any]]] | None:
         """Return the head of a stream with a row near its beginning and its newest rows; see `EventLog.read_ends`."""
-        return _read_ends()(self._database, stream, first, newest, topics)
+        return _read_ends()(self._database, stream, first, newest, topics, unless)
 
     def fingerprints(self, streams: Sequence[str]) -> Iterator[tuple[str, str, bytes | None]]:
         """Return the idempotency keys of streams with their fingerprints; see `EventLog.fingerprints`."""

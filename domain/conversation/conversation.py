@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from math import isfinite
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -20,12 +21,12 @@ import msgspec
 from ..errors import ConversationBusy, ConversationChanged, ExchangeAnswered, InvalidInput, InvalidMessage, RunNotOpen
 from ..failures import Failure
 from ..ids import from_iso, new_id, now, to_iso
-from ..limits import METADATA_BYTES_MAX, RUN_GRACE_SECONDS
+from ..limits import METADATA_BYTES_MAX, PINS_MAX, RUN_GRACE_SECONDS
 from . import events as e
 from .keys import check_idempotency_key, check_texts, stream_of
-from .messages import Message, Source, Usage
+from .messages import Message, Parent, Source, Usage
 from .parsing import plain_json
-from .state import ConversationState, OpenRun, evolve
+from .state import ConversationState, OpenExchange, OpenRun, evolve
 
 E = TypeVar("E", bound=e.Event)
 
@@ -40,6 +41,14 @@ class Place:
     """The messages that it replaces: those that the earlier run journaled, its answer last."""
     behind: str | None = None
     """The message that it follows directly; None at the end of memory."""
+    versions: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Versions of these messages, by id."""
+    run_versions: tuple[int, ...] = field(default=(), compare=False)
+    """Versions of the messages that the run journaled before its answer."""
+    parent: Parent | None = None
+    """The message that it follows aside, on a branch of its own."""
+    end_version: int | None = None
+    """Version that the end must still have for an answer aside to be selected; None does not select it."""
 
 
 _AT_THE_END = Place()
@@ -53,6 +62,8 @@ class Conversation:
         self.state = state
         self.actor = actor
         self.pending: list[e.Event] = []
+        self.far_end: str | None = None
+        """Id of the message at the end, if so many events came after it that a reader has to be led to it."""
 
     @classmethod
     def start(
@@ -113,10 +124,17 @@ class Conversation:
         message_id: str | None = None,
         written_at: str | None = None,
         origin: Mapping[str, Any] | None = None,
+        parent: Parent | None = None,
     ) -> e.MessageJournaled:
-        """Record a message. The store keeps one event for each idempotency key, which may stand for a `batch` of messages."""
+        """Record a message at the end, or aside after its `parent`.
+
+        The store keeps one event for each idempotency key, which may stand for a `batch` of messages.
+        """
         if idempotency_key is not None and source is not Source.IMPORT:
             check_idempotency_key(idempotency_key)
+        if self.far_end is not None and parent is None:
+            end, self.far_end = self.far_end, None
+            self._select(end, self.state.end_version or 0, "")
         content = message.content
         event = e.MessageJournaled(  # not by `_record`, which is slower: most events are messages
             originator_id=self.id,
@@ -146,6 +164,8 @@ class Conversation:
             )
         if (content and isinstance(content, tuple)) or message.native_json:
             event = msgspec.structs.replace(event, blobs=_attached(message))
+        if parent is not None:
+            event = msgspec.structs.replace(event, parent_message_id=parent[0], parent_version=parent[1])
         evolve(self.state, event)
         self.pending.append(event)
         return event
@@ -164,15 +184,39 @@ class Conversation:
         Raises:
             ConversationBusy: a run is open and not overdue, or an exchange is between two runs.
         """
+        self.be_free(before_abandoning)
+        exchange_id = new_id()
+        self.journal(question, exchange_id=exchange_id, idempotency_key=idempotency_key)
+        return exchange_id
+
+    def be_free(self, before_abandoning: Callable[[str], None] = lambda exchange_id: None) -> None:
+        """Close what a stopped process left open, so that nothing is being answered; see `ask`.
+
+        Raises:
+            ConversationBusy: a run is open and not overdue, or an exchange is between two runs.
+        """
         self.close_overdue_runs()
         self._refuse_while_running()
         for exchange_id in list(self.state.open_exchanges):
             self._refuse_while_active(exchange_id)
             before_abandoning(exchange_id)
             self.abandon(exchange_id, "left unfinished by a process that stopped")
-        exchange_id = new_id()
-        self.journal(question, exchange_id=exchange_id, idempotency_key=idempotency_key)
-        return exchange_id
+
+    def left_exchange(self, exchange_id: str) -> OpenExchange | None:
+        """Return an exchange without an answer if another branch was selected since its question, else None."""
+        state = self.state
+        exchange = state.open_exchanges.get(exchange_id) or state.abandoned.get(exchange_id)
+        return exchange if exchange is not None and exchange.left else None
+
+    def select(self, message_id: str, version: int, reason: str = "") -> None:
+        """Make a message of this version the end of memory; do nothing if it is."""
+        if version != self.state.end_version:
+            self._select(message_id, version, reason)
+
+    def _select(self, message_id: str, version: int, reason: str) -> None:
+        mark = self.state.mark_version
+        place = {"message_id": message_id, "message_version": version, "mark_version": mark}
+        self._record(e.BranchSelected, reason=reason, **place)
 
     def request(self, exchange_id: str, sent: Mapping[str, Any]) -> None:
         """Record what is sent with a question that this commit journals: fields of `ExchangeRequested`."""
@@ -248,24 +292,35 @@ class Conversation:
             raise InvalidMessage("a run was completed without an answer: complete it with a message, or fail it")
         self._completed(run_id, completion, duration_seconds)
         exchange_id = run.exchange_id
-        journaled = [
-            self.journal(message, source=source, exchange_id=exchange_id, run_id=run_id)
-            for message in completion.messages
-        ]
-        answer = journaled[-1].message_id
+        journaled: list[e.MessageJournaled] = []
+        parent = place.parent
+        for message in completion.messages:
+            said = self.journal(message, source=source, exchange_id=exchange_id, run_id=run_id, parent=parent)
+            parent = (said.message_id, said.originator_version) if parent is not None else None
+            journaled.append(said)
+        answer = journaled[-1]
         if (run.rerun_of is not None or place.behind is not None) and not completion.goes_on:
-            for message_id in place.superseded[:-1]:
-                self.retract(message_id, SUPERSEDED_TOO)
-            self._record(
-                e.RerunAccepted,
-                exchange_id=exchange_id,
-                run_id=run_id,
-                message_id=answer,
-                superseded_message_id=place.superseded[-1] if place.superseded else None,
-                superseded_run_id=run.supersedes or run.rerun_of,
-                behind_message_id=place.behind,
-            )
-        return answer
+            self._accepted(run_id, run, answer.message_id, place, [each.originator_version for each in journaled])
+        if place.parent is not None and place.end_version is not None and place.end_version == self.state.end_version:
+            self.select(answer.message_id, answer.originator_version)
+        return answer.message_id
+
+    def _accepted(self, run_id: str, run: OpenRun, answer: str, place: Place, own: Sequence[int]) -> None:
+        versions, superseded = place.versions, place.superseded[-1] if place.superseded else None
+        for message_id in place.superseded[:-1]:
+            self.retract(message_id, SUPERSEDED_TOO, versions.get(message_id))
+        self._record(
+            e.RerunAccepted,
+            exchange_id=run.exchange_id,
+            run_id=run_id,
+            message_id=answer,
+            superseded_message_id=superseded,
+            superseded_run_id=run.supersedes or run.rerun_of,
+            behind_message_id=place.behind,
+            superseded_version=versions.get(superseded or ""),
+            behind_version=versions.get(place.behind or ""),
+            message_versions=[*place.run_versions, *own] if place.behind in versions else None,
+        )
 
     def complete_shadow_run(self, run_id: str, completion: Completion, duration_seconds: float | None = None) -> None:
         """Record a shadow run's answer, in its own event only.
@@ -397,10 +452,38 @@ class Conversation:
                 reason=reason,
             )
 
-    def retract(self, message_id: str, reason: str = "") -> None:
-        """Remove a message from memory; it remains in the log."""
+    def retract(self, message_id: str, reason: str = "", version: int | None = None) -> None:
+        """Remove a message, of this version if it is known, from memory; it remains in the log."""
         check_texts(message_id=message_id, reason=reason)
-        self._record(e.MessageRetracted, message_id=message_id, reason=reason)
+        self._record(e.MessageRetracted, message_id=message_id, reason=reason, message_version=version)
+
+    def pin(self, message_id: str, version: int, pinned: bool = True) -> None:
+        """Show a message of this version in every window, or no longer; do nothing if that is so.
+
+        Raises:
+            InvalidInput: too many messages are pinned.
+        """
+        pins = self.state.pins or {}
+        if pinned == (message_id in pins):
+            return
+        if pinned and len(pins) >= PINS_MAX:
+            raise InvalidInput(
+                f"{PINS_MAX} messages of {self.state.key!r} are pinned, and no more can be: unpin one first"
+            )
+        self._record(e.MessagePinned, message_id=message_id, message_version=version, pinned=pinned)
+
+    def rate(self, message_id: str, version: int, score: float, comment: str = "") -> None:
+        """Record what the actor thinks of a message of this version.
+
+        Raises:
+            InvalidInput: the score is no finite number, or the comment is no storable text.
+        """
+        check_texts(comment=comment)
+        if type(score) not in {int, float} or not isfinite(score):
+            raise InvalidInput(f"the score {score!r} is no number: give a finite number, such as 1 or -1")
+        self._record(
+            e.MessageRated, message_id=message_id, message_version=version, score=float(score), comment=comment
+        )
 
     def clear_memory(self, reason: str = "") -> None:
         """Empty the memory as of now; the log is unchanged."""
@@ -421,7 +504,13 @@ class Conversation:
         for name in _NOT_STORED_OF_PLAN:
             del carried[name]
         state = self.state
-        if plan.path_hash is None and state.path_version is not None and plan.memory_version >= state.path_version:
+        is_at_end = plan.memory_leaf_version in {None, state.end_version}
+        if (
+            plan.path_hash is None
+            and is_at_end
+            and state.path_version is not None
+            and plan.memory_version >= state.path_version
+        ):
             carried["path_hash"] = state.path_hash
         deadline = to_iso(now() + timedelta(seconds=plan.timeout_seconds + RUN_GRACE_SECONDS))
         started = self._record(e.RunStarted, run_id=new_id(), exchange_id=exchange_id, deadline=deadline, **carried)
@@ -501,6 +590,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     path_hash: str | None = None
     """Hash of the whole memory as of `memory_version`; None: `start_run` stores it if the state knows it."""
     memory_first_version: int | None = None
+    memory_leaf_version: int | None = None
     losses: dict[str, int] = {}
     """Number of parts in view that the backend cannot be shown, by kind."""
     rendering: str | None = None

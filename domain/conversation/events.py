@@ -73,6 +73,11 @@ class MessageJournaled(Event, frozen=True, kw_only=True):
     """Addresses of the attachments that it refers to."""
     native: JSON = field(default_factory=dict)
     """What the provider's items hold beyond the content, word for word: see `native.py`."""
+    parent_message_id: str | None = None
+    """Id of the message that it follows, if that is not the end of memory; "" at the beginning. Such a message is aside:
+    it is in memory only if it, or one that follows it, is selected."""
+    parent_version: int | None = None
+    """Version of that message, with 0 for the beginning; None if the message follows the end."""
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
@@ -118,6 +123,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     """Key under which an app started the exchange with its own run, or a rerun; later runs do not repeat it."""
     rendering: str | None = None
     """Form in which the backend was sent the view, with its version: `responses/2`; None if the app decided it."""
+    memory_leaf_version: int | None = None
+    """Version of the message with which the path of its memory ends; None is the end as of `memory_version`."""
 
 
 class RunCompleted(Event, frozen=True, kw_only=True):
@@ -274,6 +281,8 @@ class MessageRetracted(Event, frozen=True, kw_only=True):
 
     message_id: str
     reason: str = ""
+    message_version: int | None = None
+    """Version of the message; earlier programs did not store it."""
 
 
 class MemoryCleared(Event, frozen=True, kw_only=True):
@@ -297,6 +306,61 @@ class RerunAccepted(Event, frozen=True, kw_only=True):
     superseded_run_id: str | None = None
     behind_message_id: str | None = None
     """Id of the message that the run's messages follow directly, if newer messages exist; None places them last."""
+    superseded_version: int | None = None
+    behind_version: int | None = None
+    """Versions of these messages; earlier programs did not store them, nor those of the run."""
+    message_versions: list[int] | None = None
+    """Versions of the messages that the run journaled, if they are placed behind another one."""
+
+
+class BranchSelected(Event, frozen=True, kw_only=True):
+    """Record that memory ends with this message from now on, and consists of the path that leads to it."""
+
+    message_id: str
+    """Id of the message; "" is the beginning, before any message."""
+    message_version: int
+    """Version of the message; 0 is the beginning."""
+    reason: str = ""
+    mark_version: int | None = None
+    """Version of the newest event before this one that hides, moves, covers or pins a message, with 0 for none: a reader
+    from the end skips the selections between. None if the writer did not say."""
+
+
+class MemoryCompacted(Event, frozen=True, kw_only=True):
+    """Record that a summary is shown in place of the path up to a message, where that message is on the path.
+
+    The summary is a message aside that follows `covers`. System messages and pinned ones of the covered part are shown
+    before it. It no longer applies after an event that removes or moves a message of a version up to `upto_version`.
+    """
+
+    message_id: str
+    message_version: int
+    covers_message_id: str
+    covers_version: int
+    upto_version: int
+    """Greatest version of the messages that it covers."""
+    system_versions: list[int] | None = None
+    """Versions of the system messages that it covers, so that a reader from the end finds them; None if it has to search."""
+    run_id: str | None = None
+    """Id of the run that wrote the summary."""
+
+
+class MessagePinned(Event, frozen=True, kw_only=True):
+    """Record that a message is shown in every window of memory, or no longer is."""
+
+    message_id: str
+    message_version: int
+    pinned: bool = True
+
+
+class MessageRated(Event, frozen=True, kw_only=True):
+    """Record what a person thinks of a message. The newest rating by an actor counts."""
+
+    message_id: str
+    message_version: int
+    score: float
+    """A number on the app's own scale, such as 1 and -1."""
+    comment: str = ""
 
 
 class ProfileDefined(Event, frozen=True, kw_only=True):
@@ -434,6 +498,10 @@ EVENTS: dict[str, type[Event]] = {
         MessageRetracted,
         MemoryCleared,
         RerunAccepted,
+        BranchSelected,
+        MemoryCompacted,
+        MessagePinned,
+        MessageRated,
         ProfileDefined,
         AttachmentUploaded,
         AttachmentRemoved,

@@ -35,6 +35,7 @@ class RunRecord:
     deadline: str | None
     rerun_of: str | None
     memory_first_version: int | None = None
+    memory_leaf_version: int | None = None
     supersedes_run_id: str | None = None
     apart: bool = False
     shadow: bool = False

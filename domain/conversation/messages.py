@@ -242,6 +242,10 @@ def is_short_text(content: object) -> bool:
     return True
 
 
+Parent = tuple[str, int]
+"""Id and version of the message that another one follows; "" and 0 are the beginning."""
+
+
 class JournaledMessage:
     """Represent a message with its place in the ledger.
 
@@ -302,6 +306,17 @@ class JournaledMessage:
     def message_id(self) -> str:
         """Return the message's id; two messages with equal texts have different ids."""
         return str(self._payload["message_id"])
+
+    @property
+    def parent_version(self) -> int | None:
+        """Return the version of the message that it follows, with 0 for the beginning, if it was journaled aside."""
+        parent = self._payload.get("parent_version")
+        return parent if isinstance(parent, int) else None
+
+    @property
+    def parent_id(self) -> str | None:
+        """Return the id of that message; None if the message follows the end."""
+        return str(self._payload.get("parent_message_id") or "") if self.parent_version is not None else None
 
     @property
     def role_name(self) -> str:

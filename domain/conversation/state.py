@@ -80,6 +80,12 @@ class OpenExchange(_Part):
     """Whether it is being rerun and counts as unanswered until then."""
     answered: bool = False
     """Whether it is being rerun to replace an answer."""
+    tail_version: int | None = None
+    """Version of its newest message, or of the end when it opened."""
+    tail: str | None = None
+    """Id of its newest message after the question; None if there is none."""
+    left: bool = False
+    """Whether another branch was selected since: its answer is a variant aside."""
 
     def is_active(self, moment: datetime) -> bool:
         """Return whether a process is still at work on it between two runs."""
@@ -139,6 +145,22 @@ class ConversationState:
     """Version of the newest event that changed memory; None if it is unknown, as in snapshots of earlier versions."""
     has_parts: bool | None = None
     """Whether a message in memory has parts besides text; True until memory is cleared. None if it is unknown."""
+    end_version: int | None = None
+    """Version of the message at the end of memory, with 0 for the beginning; None if it is unknown."""
+    mark_version: int | None = None
+    """Version of the newest event that hides, moves, covers or pins a message, with 0 for none; None if it is unknown."""
+    fork_version: int | None = None
+    """Version up to which all branches have the same path; None in a conversation without branches and pins."""
+    asides: int | None = None
+    """Number of messages that were journaled aside since the end last moved; None is none."""
+    selected_version: int | None = None
+    """Version of the newest event that selected another branch."""
+    compacted_version: int | None = None
+    """Version of the newest event that put a summary in place of messages."""
+    aside_path: list[Any] | None = None
+    """Version of the newest message aside, with the hash of the path that ends with it, if that is known."""
+    pins: dict[str, int] | None = None
+    """Versions of the pinned messages on any branch, by message id."""
     written_at: str | None = None
     """Time at which the newest message was written, if it was imported. Only lists know it; no decision needs it."""
 
@@ -147,7 +169,7 @@ class ConversationState:
         values = self.__dict__.copy()
         values.pop("written_at", None)
         for name in _MAY_BE_UNKNOWN:
-            if values[name] is None:
+            if values.get(name, ...) is None:
                 del values[name]
         if self.open_runs or self.open_exchanges or self.abandoned or self.shadow_runs or self.links:
             for name, _ in _KINDS:
@@ -165,7 +187,7 @@ class ConversationState:
     def from_json(cls, text: str) -> ConversationState:
         """Create the state from a snapshot of our `STATE_SCHEMA`."""
         stored = payload_in(text)
-        values = stored if tuple(stored) == _NAMES else vars(cls()) | _known_only(stored)
+        values = stored if tuple(stored) == _USUAL_NAMES else vars(cls()) | _known_only(stored)
         for name, kind in _KINDS:
             if parts := values[name]:
                 values[name] = {each: _part(kind, part) for each, part in parts.items()}
@@ -180,6 +202,7 @@ class ConversationState:
         state.open_runs, state.open_exchanges = self.open_runs.copy(), self.open_exchanges.copy()
         state.abandoned, state.shadow_runs = self.abandoned.copy(), self.shadow_runs.copy()
         state.links = self.links.copy()
+        state.pins = dict(self.pins) if self.pins else None
         return state
 
     def agrees_with(self, folded: ConversationState) -> bool:
@@ -210,10 +233,14 @@ _KINDS = (
 )
 """Fields of the state whose values are objects of the snapshot, and their classes."""
 
-_MAY_BE_UNKNOWN = ("path_hash", "path_version", "has_parts")
+_OF_BRANCHES = (*("fork_version", "asides", "selected_version", "compacted_version", "aside_path", "pins"),)
+"""Fields that only a conversation with branches or pins has; elsewhere a state has none of them."""
+
+_MAY_BE_UNKNOWN = ("path_hash", "path_version", "has_parts", "end_version", "mark_version", *_OF_BRANCHES)
 """Fields about memory that a snapshot lacks if they are not known."""
 
 _NAMES = tuple(each.name for each in fields(ConversationState) if each.name != "written_at")
+_USUAL_NAMES = tuple(name for name in _NAMES if name not in _OF_BRANCHES)
 
 
 def _known_only(stored: JSON) -> JSON:
@@ -253,18 +280,29 @@ def _started(state: ConversationState, event: e.ConversationStarted) -> None:
     state.key = event.key
     if event.originator_version == 1:
         state.path_hash, state.path_version, state.has_parts = EMPTY_PATH, 1, False
+        state.end_version = state.mark_version = 0
 
 
 def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
     state.messages += 1
-    state.path_version = event.originator_version
     state.has_parts = True if isinstance(event.content, list) and _has_parts(event) else state.has_parts
-    if state.path_hash is not None:
-        state.path_hash = _extended(state.path_hash, event)
+    if event.parent_version is not None:
+        _aside(state, event)
+    else:
+        state.path_version = state.end_version = event.originator_version
+        if state.path_hash is not None:
+            state.path_hash = _extended(state.path_hash, event)
+        if state.asides is not None:
+            state.asides = state.aside_path = None
     exchange_id = event.exchange_id
-    if exchange_id is None or event.role != "user" or event.run_id is not None:
+    if exchange_id is None:
         return
-    if exchange_id in state.open_exchanges:
+    exchange = state.open_exchanges.get(exchange_id)
+    if exchange is not None:
+        newest = {"tail": event.message_id, "tail_version": event.originator_version}
+        state.open_exchanges[exchange_id] = _changed(exchange, **newest)
+        return
+    if event.role != "user" or event.run_id is not None:
         return
     abandoned = state.abandoned.pop(exchange_id, None)
     if abandoned is None:
@@ -272,6 +310,19 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
     else:  # it continues with what its runs left
         state.last_exchange_id = exchange_id
         state.open_exchanges[exchange_id] = _changed(abandoned, unanswered=True, active_at=state.last_at)
+
+
+def _aside(state: ConversationState, event: e.MessageJournaled) -> None:
+    parent, known = event.parent_version or 0, state.aside_path
+    state.fork_version = min(parent, parent if state.fork_version is None else state.fork_version)
+    state.asides = (state.asides or 0) + 1
+    path = EMPTY_PATH if parent == 0 else None
+    if parent == state.end_version:
+        path = state.path_hash
+    elif known is not None and known[0] == parent:
+        path = known[1]
+    path = _extended(path, event) if path is not None else None
+    state.aside_path = [event.originator_version, path] if path is not None else None
 
 
 def _has_parts(event: e.MessageJournaled) -> bool:
@@ -304,15 +355,19 @@ def _opened(state: ConversationState, exchange_id: str, question: str | None, ac
             "active_at": active_at,
             "failed_run": None,
             "failed_backend": None,
+            "tail_version": state.end_version,
         },
     )
 
 
 def _run_started(state: ConversationState, event: e.RunStarted) -> None:
-    if state.path_hash is None and event.path_hash is not None:
+    leaf = event.memory_leaf_version
+    if state.path_hash is None and event.path_hash is not None and (leaf is None or leaf == state.end_version):
         changed = state.version if state.path_version is None else state.path_version
         if event.memory_version >= changed:  # it was computed outside the append, and is still true
             state.path_hash = event.path_hash
+    elif leaf is not None and event.path_hash is not None and event.memory_version >= (state.path_version or 0):
+        state.aside_path = [leaf, event.path_hash]
     if event.shadow:
         state.shadow_runs[event.run_id] = _part(OpenRun, {"backend": event.backend, "deadline": event.deadline})
         return
@@ -337,6 +392,17 @@ def _run_started(state: ConversationState, event: e.RunStarted) -> None:
             exchange, failed_run=None, failed_backend=None, rerun_of=event.rerun_of, runs=[event.run_id]
         )
     state.open_exchanges[event.exchange_id] = exchange
+
+
+def _requested(state: ConversationState, event: e.ExchangeRequested) -> None:
+    if event.question_message_id is not None and event.exchange_id not in state.open_exchanges:
+        if state.fork_version is None:  # from now on, memory is read from the end that the state knows
+            state.fork_version = event.question_version
+        exchange = _opened(state, event.exchange_id, event.question_message_id, state.last_at)
+        place: dict[str, Any] = {"tail_version": event.question_version}
+        if event.question_version != state.end_version:  # what follows it is its earlier answer
+            place["answered"] = True
+        state.open_exchanges[event.exchange_id] = _changed(exchange, **place)
 
 
 def _reopened(state: ConversationState, event: e.RunStarted) -> OpenExchange:
@@ -392,20 +458,60 @@ def _abandoned(state: ConversationState, event: e.ExchangeAbandoned) -> None:
 
 
 def _retracted(state: ConversationState, event: e.MessageRetracted) -> None:
-    state.cut_version = state.path_version = event.originator_version
-    state.path_hash = None
+    state.cut_version = state.path_version = state.mark_version = event.originator_version
+    state.path_hash = state.aside_path = None
 
 
 def _cleared(state: ConversationState, event: e.MemoryCleared) -> None:
-    state.cut_version = state.path_version = event.originator_version
-    state.path_hash = None
+    state.cut_version = state.path_version = state.mark_version = event.originator_version
+    state.path_hash = state.aside_path = None
     if event.up_to_version >= state.version:
         state.path_hash, state.has_parts = EMPTY_PATH, False
+    if state.pins:
+        pins = {pinned: version for pinned, version in state.pins.items() if version > event.up_to_version}
+        state.pins = pins or None
+
+
+def _selected(state: ConversationState, event: e.BranchSelected) -> None:
+    state.asides = None
+    if event.message_version == state.end_version:
+        return
+    known = state.aside_path
+    state.path_hash = known[1] if known is not None and known[0] == event.message_version else None
+    state.end_version = event.message_version
+    state.selected_version = state.cut_version = state.path_version = event.originator_version
+    fork = event.message_version if state.fork_version is None else state.fork_version
+    state.fork_version = min(fork, event.message_version)
+    state.aside_path = None
+    for exchanges in (state.open_exchanges, state.abandoned):
+        for exchange_id, exchange in exchanges.items():
+            exchanges[exchange_id] = _changed(exchange, left=True)
+
+
+def _compacted(state: ConversationState, event: e.MemoryCompacted) -> None:
+    state.cut_version = state.path_version = event.originator_version
+    state.mark_version = state.compacted_version = event.originator_version
+    state.path_hash = state.aside_path = None
+
+
+def _pinned(state: ConversationState, event: e.MessagePinned) -> None:
+    state.mark_version = event.originator_version
+    if state.compacted_version is not None:  # a pinned message of the covered part is shown
+        state.cut_version = state.path_version = event.originator_version
+        state.path_hash = state.aside_path = None
+    pins = dict(state.pins or {})
+    pins.pop(event.message_id, None)
+    if event.pinned:
+        pins[event.message_id] = event.message_version
+        if state.fork_version is None:  # from now on, windows are read with the pinned messages
+            state.fork_version = event.message_version
+    state.pins = pins or None
 
 
 def _accepted(state: ConversationState, event: e.RerunAccepted) -> None:
+    state.mark_version = event.originator_version
     if event.superseded_message_id is not None or event.behind_message_id is not None:
-        state.path_hash, state.path_version = None, event.originator_version
+        state.path_hash, state.path_version, state.aside_path = None, event.originator_version, None
     # Without a superseded run, a first answer was placed before newer messages, which no thread has yet: see `mirror`.
     placed_behind = event.behind_message_id is not None and event.superseded_run_id is not None
     if event.superseded_message_id is not None or placed_behind:
@@ -429,6 +535,7 @@ def _lost(state: ConversationState, event: e.ThreadLost) -> None:
 _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.ConversationStarted: _started,
     e.MessageJournaled: _journaled,
+    e.ExchangeRequested: _requested,
     e.RunStarted: _run_started,
     e.RunCompleted: _run_completed,
     e.RunFailed: _run_failed,
@@ -436,6 +543,9 @@ _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.MessageRetracted: _retracted,
     e.MemoryCleared: _cleared,
     e.RerunAccepted: _accepted,
+    e.BranchSelected: _selected,
+    e.MemoryCompacted: _compacted,
+    e.MessagePinned: _pinned,
     e.ThreadLinked: _linked,
     e.ThreadRebuilt: _linked,
     e.ThreadLost: _lost,

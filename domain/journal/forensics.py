@@ -46,6 +46,10 @@ class UncheckedLog:
         """Return the readable rows of one stream; see `EventLog.stream_rows`."""
         return self._readable(self._log.stream_rows(stream, *bounds, **options | {"changed": self._report}))
 
+    def marks(self, stream: str, *bounds: Any, **options: Any) -> Iterator[Row]:
+        """Return the readable marks of one stream; see `EventLog.marks`."""
+        return self._readable(self._log.marks(stream, *bounds[:3], **options | {"changed": self._report}))
+
     def pages_after(
         self,
         after: int | str = 0,

@@ -16,6 +16,7 @@ from eventsourcing.persistence import InfrastructureFactory, IntegrityError, Map
 from eventsourcing.utils import Environment
 from msgspec.structs import replace
 
+from ..canonical import EMPTY_PATH
 from ..conversation import CONVERSATION, PROFILE, STATE_SCHEMA, ConversationState, evolve, key_of, stream_of
 from ..conversation import events as e
 from ..errors import (
@@ -35,11 +36,12 @@ from .rows import EventMapper, OnChange, PlainJSON, indexed, refuse_changed, res
 
 # Modules that only some methods need (decisions, memory, the fold of exchanges) are imported inside these methods.
 if TYPE_CHECKING:
-    from ..conversation import Conversation, Exchanges, OpenRun, Profile, RunRecord
-    from ..conversation.messages import JournaledMessage, Message
+    from ..conversation import Conversation, Exchanges, OpenExchange, OpenRun, Profile, RunRecord
+    from ..conversation.messages import JournaledMessage, Message, Parent
     from ..memory import Memory
     from .blobs import BlobStore
     from .facilities import JobClaims, Upkeep, Views
+    from .places import Places
 
 T = TypeVar("T")
 
@@ -190,24 +192,49 @@ class Journal(Application[str]):
         return self.blobs.read(address)
 
     def memory(
-        self, key: str, at: int | datetime | None = None, last: int | None = None, tokens: int | None = None
+        self,
+        key: str,
+        at: int | datetime | None = None,
+        last: int | None = None,
+        tokens: int | None = None,
+        leaf: int | None = None,
     ) -> Memory:
         """Return the memory of a conversation (what a model sees), as of a version or time: all of it or a window.
 
-        The memory is empty if the conversation does not exist.
+        The memory is empty if the conversation does not exist. Its path ends with the message of version `leaf`, by default
+        with the selected one.
 
         Raises:
             InvalidInput: a bound below 1.
         """
-        memory = _recall()(self._log, stream_of(key), at, last, tokens)
+        memory = _recall()(self._log, stream_of(key), at, last, tokens, leaf)
         vars(memory)["read_blob"] = self.read_blob
         return memory
 
-    def remembers(self, key: str, message_id: str) -> bool:
-        """Return whether a message is in the memory of a conversation, reading from its end until it is found."""
-        from .newest import remembers
+    def places(self, key: str) -> Places:
+        """Return where the messages of a conversation are, as of now.
 
-        return remembers(self._log, stream_of(key), message_id)
+        Raises:
+            ConversationNotFound: no conversation has this key.
+        """
+        from .places import Places
+
+        head = self._log.select_head(stream_of(key), refuse_changed)
+        if head is None:
+            raise _not_found(key)
+        return Places(self._log, head, key)
+
+    def version_to_retract(self, key: str, message_id: str) -> int | None:
+        """Return the version of a message that is hidden on no branch; None if there is none."""
+        from .places import version_to_retract
+
+        return version_to_retract(self._log, stream_of(key), message_id)
+
+    def end_of_exchange(self, key: str, exchange: OpenExchange) -> Parent:
+        """Return the newest message of an exchange, which its next message follows if it is aside."""
+        from .places import end_of_exchange
+
+        return end_of_exchange(self, key, exchange)
 
     def memory_later(self, conversation: Conversation) -> Memory:
         """Return the whole memory of a conversation as it was loaded, read only when its messages are used.
@@ -222,11 +249,20 @@ class Journal(Application[str]):
         vars(later)["read_blob"] = self.read_blob
         return later.knowing(conversation.state.has_parts)
 
-    def path_hash(self, key: str, version: int) -> str:
-        """Return the hash of the whole memory of a conversation as of a version, from its newest checkpoint."""
+    def path_hash(self, key: str, version: int, leaf: int | None = None) -> str:
+        """Return the hash of the whole memory of a conversation as of a version, from its newest checkpoint.
+
+        The path of memory ends with the message of version `leaf`, by default with the selected one.
+        """
         from .newest import path_hash
 
-        return path_hash(self._log, stream_of(key), version)
+        return path_hash(self._log, stream_of(key), version, leaf) or EMPTY_PATH
+
+    def path_hash_nearby(self, key: str, version: int, leaf: int | None, most: int) -> str | None:
+        """Return the same; None if a path with branches has no checkpoint among its newest `most` messages."""
+        from .newest import path_hash
+
+        return path_hash(self._log, stream_of(key), version, leaf, most)
 
     def exchanges(self, key: str, after: int = 0) -> Exchanges:
         """Return the exchanges of a conversation with the outcome of every run that started after a version."""
@@ -303,6 +339,10 @@ class Journal(Application[str]):
                 raise _not_found(key)
             state = self.state_of(head) if head is not None else None
             conversation = kind.start(key, actor=self.actor) if state is None else kind(stream, state, self.actor)
+            if head is not None and state is not None and state.fork_version is not None:
+                from .places import far_end
+
+                conversation.far_end = far_end(self._log, head, state)
             results[:] = [decide(conversation)]
             decided[:] = conversation.pending
             return self._appending(conversation, conversation.state)  # which is not changed any more

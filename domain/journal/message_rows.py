@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ACCEPTED, FAILED = e.RerunAccepted.__name__, e.RunFailed.__name__
 
+BRANCHING = frozenset(each.__name__ for each in (e.BranchSelected, e.MemoryCompacted, e.MessagePinned))
+
 _MESSAGE_FIELDS = {"message_id", "role"}
 
 
@@ -43,18 +45,19 @@ class Recalled:
             return None
 
 
-def whole(log: EventLog, stream: str, version: int, path: str | None) -> Memory:
-    """Return the whole memory of a stream as of a version, whatever it consists of."""
+def whole(log: EventLog, stream: str, version: int, path: str | None, leaf: int | None = None) -> Memory:
+    """Return the whole memory of a stream as of a version, whatever it consists of; `leaf` as in `recall`."""
     rows = list(log.stream_rows(stream, 0, version, changed=refuse_changed))  # also of other topics
     said = [row for row in rows if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA]
     others: list[Row] = []
     if len(said) < len(rows):
         others = [row for row in rows if row[3] in _OTHERS and _is_needed(row)]
     del rows
-    if not others:
+    has_branches = leaf is not None or (path is None and any(has_key(row, "parent_version") for row in said))
+    if not others and not has_branches:
         return Memory.of_source(Recalled(said), version, path, opening_version=_opening_version(said))
-    if any(row[3] == ACCEPTED for row in others):  # messages may have moved
-        return folded(sorted([*said, *others], key=_version_in)).memory(version, path)
+    if has_branches or any(row[3] in _MOVING for row in others):
+        return folded(sorted([*said, *others], key=_version_in)).memory(version, path, leaf)
     fold = folded(others)
     known = {name: getattr(fold, name) for name in ("run_threads", "run_marks", "missing_files")}
     left = Recalled(_left(said, [restore(row) for row in others]))
@@ -92,6 +95,9 @@ def _opening_version(said: Sequence[Row]) -> int:
 
 
 _OTHERS = frozenset(MEMORY_TOPICS) - {MESSAGE}
+
+_MOVING = frozenset({ACCEPTED, *BRANCHING})
+"""Events after which messages may be in another order than in the journal."""
 
 
 def _is_needed(row: Row) -> bool:

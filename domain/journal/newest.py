@@ -9,7 +9,7 @@ the newest run that recorded it and that no later event concerns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ from ..conversation.events import EVENTS
 from ..conversation.messages import JournaledMessage
 from ..errors import InvalidInput
 from ..memory import INSTRUCTING, MEMORY_TOPICS, RULE_2, Backwards, Memory, add_missing, text_tokens
-from .message_rows import ACCEPTED, folded, has_key, id_in, message_in_row
-from .recall import MESSAGE, STARTED, Texts, decode_said, known_in
+from .message_rows import ACCEPTED, BRANCHING, folded, has_key, id_in, message_in_row, whole
+from .recall import BRANCHED, MESSAGE, STARTED, Texts, decode_said, known_in
 from .rows import Row, refuse_changed, restore
 
 if TYPE_CHECKING:
@@ -45,12 +45,18 @@ REMOVING = (e.MessageRetracted.__name__, e.MemoryCleared.__name__, ACCEPTED)
 """Events that remove messages from memory."""
 
 
-def path_hash(log: EventLog, stream: str, version: int) -> str:
+def path_hash(log: EventLog, stream: str, version: int, leaf: int | None = None, most: int | None = None) -> str | None:
     """Return the hash of the path of a stream as of a version, reading from its end to the newest usable checkpoint.
 
-    A run is a checkpoint if it recorded the hash of an older version, and no event since names a message of that version
-    or an older one. Without one, all messages are read.
+    The path ends with the message of version `leaf`, by default with the selected one. A run is a checkpoint if it recorded
+    the hash of an older version, and no event since names a message of that version or an older one. Without one, all
+    messages are read; on a path of branches, the newest `most`, and None is returned.
     """
+    head = log.select_head(stream, refuse_changed)
+    if head is not None and (leaf is not None or BRANCHED in head.state):
+        from .path_memory import path_hash_along
+
+        return path_hash_along(log, head, version, leaf, most)
     newest: list[Row] = []
     base, checkpoint = EMPTY_PATH, (version, "")
     cleared = 0
@@ -75,6 +81,8 @@ def path_hash(log: EventLog, stream: str, version: int) -> str:
             started = restore(row)
             if isinstance(started, e.RunStarted) and started.path_hash:
                 checkpoint = (started.memory_version, started.path_hash)
+        elif row[3] in BRANCHING:  # and the head does not say so: it is damaged
+            return whole(log, stream, version, None).digest()
     return path_of((each.neutral() for each in folded(reversed(newest)).memory(version).messages), base)
 
 
@@ -103,8 +111,13 @@ def newest_window(log: EventLog, stream: str, last: int | None, tokens: int | No
         InvalidInput: a bound below 1.
     """
     page = _page_of(last, tokens)
-    head, rows = log.read_ends(stream, OPENING_VERSION, page, _TOPICS) or (log.select_head(stream, refuse_changed), ())
+    ends = log.read_ends(stream, OPENING_VERSION, page, _TOPICS, BRANCHED)
+    head, rows = ends or (log.select_head(stream, refuse_changed), ())
     version = head.version if head is not None else 0
+    if head is not None and not rows and BRANCHED in head.state:
+        from .path_memory import along_path
+
+        return along_path(log, head, version, None, last, tokens)
     known = known_in(head, version)
     if last is not None and tokens is None and (texts := _usual_window(rows, version, last)) is not None:
         rule, first = f"{RULE_2}last={last}", version - last + 1
@@ -179,16 +192,10 @@ def window(
     run_threads: dict[str, str] = {}
     missing: dict[str, frozenset[str]] = {}
     newest = _newest_first(rows, run_threads, missing)
-    kept: list[JournaledMessage] = []
-    spent, is_cut = 0, False
-    for each in newest:
-        spent += text_tokens(each.message) if tokens is not None else 0
-        full = (last is not None and len(kept) >= last) or (tokens is not None and kept and spent > tokens)
-        is_cut = bool(full) and any(not one.is_tool_result for one in kept)
-        kept.append(each)  # tool results alone are no view: continue to the message that made the calls
-        if is_cut:
-            break  # the last one is not in view: `window` cuts there
-    may_be_cut = is_cut or tokens is not None or (last is not None and len(kept) > last)
+    try:
+        kept, may_be_cut = newest_kept(newest, last, tokens)
+    except HasBranches:  # and the head does not say so: it is damaged
+        return whole(log, stream, version, path).window(last, tokens)
     opening = _opening(log, stream, version) if may_be_cut else ()
     ids = {each.message_id for each in kept}
     messages = (*(each for each in opening if each.message_id not in ids), *reversed(kept))
@@ -199,11 +206,28 @@ def window(
     return view.window(last, tokens)
 
 
-def remembers(log: EventLog, stream: str, message_id: str) -> bool:
-    """Return whether a message is in memory; only the rows from the end of the stream to the message are read."""
-    head = log.select_head(stream, refuse_changed)
-    rows = _backwards(log, stream, head.version) if head is not None else iter(())
-    return any(each.message_id == message_id for each in _newest_first(rows, {}, {}))
+def newest_kept(
+    newest: Iterator[JournaledMessage], last: int | None, tokens: int | None, opening: Collection[str] = ()
+) -> tuple[list[JournaledMessage], bool]:
+    """Return the messages that a window may show, newest first, and whether older ones may be left out.
+
+    `opening` are ids of messages that are shown in addition to the window.
+    """
+    kept: list[JournaledMessage] = []
+    spent, count, is_cut = 0, 0, False
+    for each in newest:
+        spent += text_tokens(each.message) if tokens is not None else 0
+        full = (last is not None and count >= last) or (tokens is not None and count and spent > tokens)
+        is_cut = bool(full) and each.message_id not in opening and any(not one.is_tool_result for one in kept)
+        kept.append(each)  # tool results alone are no view: continue to the message that made the calls
+        count += not opening or each.message_id not in opening
+        if is_cut:
+            break  # the last one is not in view: `window` cuts there
+    return kept, is_cut or tokens is not None or (last is not None and count > last)
+
+
+class HasBranches(Exception):
+    """Raised when a conversation that is read as a line turns out to have branches."""
 
 
 def _opening(log: EventLog, stream: str, version: int) -> tuple[JournaledMessage, ...]:
@@ -243,8 +267,10 @@ def _newest_first(
             break
         if row[3] not in MEMORY_TOPICS:
             continue
-        if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA:
-            message = message_in_row(row)
+        message = message_in_row(row) if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA else None
+        if row[3] in BRANCHING or (message is not None and message.parent_version is not None):
+            raise HasBranches
+        if message is not None:
             yield from backwards.meet(message, behind.get(message.run_id or ""))
             continue
         match event := restore(row):
@@ -257,10 +283,17 @@ def _newest_first(
             case e.MemoryCleared(up_to_version=int(version)):
                 cleared = max(cleared, version)
             case e.RunCompleted() | e.RunFailed():
-                if event.thread_id is not None:
-                    run_threads.setdefault(event.run_id, event.thread_id)
-                if isinstance(event, e.RunFailed) and event.details:
-                    add_missing(event.details, missing)
+                _note_end(event, run_threads, missing)
             case _:
                 pass
     yield from backwards.rest()
+
+
+def _note_end(
+    event: e.RunCompleted | e.RunFailed, run_threads: dict[str, str], missing: dict[str, frozenset[str]]
+) -> None:
+    """Note the thread of a run, and the files that it could not read."""
+    if event.thread_id is not None:
+        run_threads.setdefault(event.run_id, event.thread_id)
+    if isinstance(event, e.RunFailed) and event.details:
+        add_missing(event.details, missing)

@@ -107,6 +107,13 @@ class EventLog(Protocol):
         """
         ...
 
+    def marks(self, stream: str, after: int, upto: int, limit: int, changed: OnChange | None = None) -> Iterator[Row]:
+        """Return the newest `limit` rows of a stream in a range of versions that change which messages are in memory.
+
+        These are retractions, clears, accepted reruns, selections, summaries and pins, newest first; other rows are not read.
+        """
+        ...
+
     def read_usual(
         self,
         stream: str,
@@ -124,13 +131,13 @@ class EventLog(Protocol):
         ...
 
     def read_ends(
-        self, stream: str, first: int, newest: int, topics: tuple[tuple[str, int], ...]
+        self, stream: str, first: int, newest: int, topics: tuple[tuple[str, int], ...], unless: str
     ) -> tuple[StreamHead, Sequence[Sequence[Any]]] | None:
         """Return the head of a stream, the row of version `first`, and then the newest rows, oldest first, by one query.
 
         A row is as in `read_usual`, and the event's id as bytes follows its position. Return None if the stream has no such
         version, or if not all of these rows are there, have one of these topics and a known schema, and match their leaf
-        hashes.
+        hashes. If the state of the head has the text `unless`, only the head is read.
         """
         ...
 

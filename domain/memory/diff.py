@@ -151,15 +151,20 @@ def _reasons(between: Iterable[e.Event], before: Memory, after: Memory) -> dict[
     """Return which event made the difference, by message id; the last one counts."""
     ids = {each.message_id: each.version for each in (*before.messages, *after.messages)}
     reasons: dict[str, str] = {}
+    met: set[str] = set()
     for event in between:
         version = event.originator_version
         match event:
             case e.MessageJournaled():
                 reasons[event.message_id] = f"journaled at version {version}"
+                met.add(event.message_id)
             case e.MessageRetracted():
                 reasons[event.message_id] = _because(f"retracted at version {version}", event.reason)
             case e.RerunAccepted(superseded_message_id=str(superseded)):
                 reasons[superseded] = f"superseded at version {version}: run {event.run_id} answers in its place"
+            case e.BranchSelected():
+                why = _because(f"another branch was selected at version {version}", event.reason)
+                reasons |= dict.fromkeys(ids.keys() - met, why)
             case e.MemoryCleared():
                 why = _because(f"memory was cleared at version {version}", event.reason)
                 reasons |= {each: why for each, at in ids.items() if at <= event.up_to_version}

@@ -70,6 +70,8 @@ class Memory:
     """References of files and images that are shown as texts, by the place (`missing_files.py`) that cannot read them."""
     opening_version: int = field(default_factory=int, compare=False)
     """Version of the last system message before any other message; a window keeps the messages up to it."""
+    pinned: frozenset[str] = field(default_factory=frozenset, compare=False)
+    """Ids of the pinned messages, which stay in every window."""
     first_version: int | None = field(default=None, compare=False)
     """Version of the first message that a window did not leave out, not counting those up to `opening_version`; None if
     it left out none."""
@@ -87,6 +89,7 @@ class Memory:
         values.update(
             run_threads={}, run_marks={}, missing_files={}, opening_version=0, version=version, path_hash=path_hash
         )
+        values["pinned"] = _NO_PINS
         values.update(more)
         return memory
 
@@ -94,6 +97,14 @@ class Memory:
         """Return this memory, for which it is known whether a message has content of parts, if that is not None."""
         vars(self)["_has_parts"] = has_parts
         return self
+
+    def with_hash(self, path_hash: str | None) -> Self:
+        """Return this memory with the hash of the whole memory, if that is known."""
+        if path_hash is None:
+            return self
+        memory = replace(self, path_hash=path_hash)
+        vars(memory)["_hash_2"] = path_hash if self.rule == ALL else None
+        return memory
 
     @classmethod
     def read_later(cls, read: Callable[[], Memory], version: int, path_hash: str | None) -> Self:
@@ -151,8 +162,8 @@ class Memory:
         """Return the newest messages: at most `last` of them, within about `tokens`.
 
         The newest message is always in view, even if it alone exceeds the budget. A view of tool results alone is
-        extended back to the message with their calls. System messages at the beginning of the conversation are kept in
-        addition to `last`; they count in `tokens`. For the error of the estimate, see `windows.py`.
+        extended back to the message with their calls. System messages at the beginning of the conversation, and pinned
+        ones, are kept in addition to `last`; they count in `tokens`. For the error of the estimate, see `windows.py`.
 
         Raises:
             InvalidInput: a limit is below 1.
@@ -360,8 +371,10 @@ class Memory:
         return plain if _can_be_sent([each["content"] for each in plain]) else None
 
 
-_READ = frozenset({"messages", "run_threads", "run_marks", "missing_files", "opening_version"})
+_READ = frozenset({"messages", "run_threads", "run_marks", "missing_files", "opening_version", "pinned"})
 """Fields that a memory gets when it is read."""
+
+_NO_PINS = frozenset[str]()
 
 
 def _can_be_sent(texts: Iterable[str]) -> bool:
@@ -378,6 +391,7 @@ INSTRUCTING = frozenset({Role.SYSTEM, Role.DEVELOPER})
 
 MEMORY_TOPICS: tuple[str, ...] = (
     *("MessageJournaled", "MessageRetracted", "MemoryCleared", "RerunAccepted"),
+    *("BranchSelected", "MemoryCompacted", "MessagePinned"),
     *("RunCompleted", "RunFailed"),  # the thread in which a run took place, and files that were missing
 )
 """Names of the events that memory is built from."""

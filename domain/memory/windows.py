@@ -8,10 +8,15 @@ others wrote after the question at version 17 are not in view. `2;app` is a view
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .memory import ALL, RULE_2, Memory
-from .rule_1 import QUESTION, cut_after_opening, text_tokens
+from .rule_1 import QUESTION, cut_after_opening, message_tokens, text_tokens
+
+if TYPE_CHECKING:
+    from ..conversation.messages import JournaledMessage
 
 
 def window_of(memory: Memory, last: int | None, tokens: int | None) -> Memory:
@@ -21,11 +26,17 @@ def window_of(memory: Memory, last: int | None, tokens: int | None) -> Memory:
 
         return rule_1.window_of(memory, last, tokens)
     bounds = [f"{name}={bound}" for name, bound in (("last", last), ("tokens", tokens)) if bound is not None]
-    opening, rest, first = cut_after_opening(memory, last, tokens, lambda each: text_tokens(each.message))
+    pinned = memory.pinned
+    if pinned and tokens is not None:
+        tokens -= sum(message_tokens(each.message) for each in memory.messages if each.message_id in pinned)
+    opening, rest, first = cut_after_opening(
+        memory, last, tokens, lambda each: 0 if each.message_id in pinned else text_tokens(each.message)
+    )
     rule = _with_part(memory.rule, ",".join(bounds)) if bounds else memory.rule
     if not first:
         return replace(memory, rule=rule)
-    return replace(memory, messages=(*opening, *rest[first:]), rule=rule, first_version=rest[first].version)
+    kept = (*opening, *_pinned_among(rest[:first], memory))
+    return replace(memory, messages=(*kept, *rest[first:]), rule=rule, first_version=rest[first].version)
 
 
 def view_by_rule(memory: Memory, rule: str, first_version: int | None = None) -> Memory:
@@ -85,7 +96,12 @@ def _beginning_with(memory: Memory, version: int) -> Memory:
     """Return the system messages of the beginning, and the others from the one of this version on."""
     opening, rest, _ = cut_after_opening(memory, None, None, lambda _: 0)
     first = next((at for at, each in enumerate(rest) if each.version == version), 0)
-    return replace(memory, messages=(*opening, *rest[first:]), first_version=version)
+    kept = (*opening, *_pinned_among(rest[:first], memory))
+    return replace(memory, messages=(*kept, *rest[first:]), first_version=version)
+
+
+def _pinned_among(messages: Sequence[JournaledMessage], memory: Memory) -> Sequence[JournaledMessage]:
+    return [each for each in messages if each.message_id in memory.pinned]
 
 
 def _with_part(rule: str, part: str) -> str:

@@ -63,7 +63,7 @@ class Log:
             take(begin, rows[begin : begin + 3])
         return True
 
-    def read_ends(self, stream: str, first: int, newest: int, topics: tuple[tuple[str, int], ...]) -> Any:
+    def read_ends(self, stream: str, first: int, newest: int, topics: tuple[tuple[str, int], ...], *_: Any) -> Any:
         ends = [*self.rows[first - 1 : first], *self.rows[-newest:]]
         self.read += len(ends)
         head = self.select_head(stream)
