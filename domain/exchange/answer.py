@@ -92,6 +92,8 @@ class Answer:
     """What the backend was not given, because it does not have it: `tool:TYPE`, `part:TYPE`, `option:NAME`."""
     losses: Mapping[str, int] = field(default_factory=dict)
     """Number of parts, by kind, that the model was not shown (`part:TYPE`) or that of its answer could not be kept."""
+    selected: bool = True
+    """Whether memory has the answer; False if another branch was selected before it arrived, so that it is a variant."""
     type: Literal["answer"] = "answer"
     """Type name that distinguishes the parts of a stream."""
     response_format: Any = field(default=None, repr=False, compare=False)

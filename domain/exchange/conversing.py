@@ -176,6 +176,28 @@ class Conversing:
 
         return rerun(self, exchange_id, policy, stream=stream, live=live, after=after, idempotency_key=idempotency_key)
 
+    def edit(
+        self, message_id: str, content: str | Sequence[Mapping[str, Any]], idempotency_key: str | None = None
+    ) -> Effects[JournaledMessage]:
+        """Journal another message in the place of one; see `Chat.edit`."""
+        from .branching import edit
+
+        return edit(self, message_id, content, idempotency_key)
+
+    def regenerate(
+        self, message_id: str | None = None, idempotency_key: str | None = None, stream: bool = False
+    ) -> Effects[Answer]:
+        """Run a question again; see `Chat.regenerate`."""
+        from .branching import regenerate
+
+        return regenerate(self, message_id, idempotency_key, stream)
+
+    def select(self, message_id: str, reason: str = "", *, here: bool = False) -> Effects[JournaledMessage]:
+        """Select the branch of a message; see `Chat.select_branch`."""
+        from .branching import select
+
+        return select(self, message_id, reason, here=here)
+
     @property
     def has_mirrors(self) -> bool:
         """Return whether messages may have to be sent to a thread."""

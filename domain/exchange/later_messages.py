@@ -48,14 +48,15 @@ def place_behind_question(
 
     Messages of others up to the version `in_thread` are in the thread in which the run answered, before the answer.
     """
-    behind, others = None, False
+    behind, versions, others = None, dict[str, int](), False
     for event in journal.history(key, after=asked_at - 1):
         if isinstance(event, MessageJournaled):
             if event.exchange_id == exchange_id:
-                behind = behind if event.run_id == run_id else event.message_id
+                if event.run_id != run_id:
+                    behind, versions = event.message_id, {event.message_id: event.originator_version}
             elif event.originator_version > in_thread:
                 others = True
-    return Place(behind=behind) if others else Place()
+    return Place(behind=behind, versions=versions) if others else Place()
 
 
 def require_start(journal: Journal, key: str, run_id: str, before: int) -> None:

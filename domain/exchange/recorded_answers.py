@@ -33,6 +33,9 @@ def recorded_answer(
     ]
     if not answers or run.completed is None:
         return None
+    answer = answers[-1]
+    after_it = next(journal.history(key, after=answer.originator_version, upto=answer.originator_version + 1), None)
+    selected = answer.parent_version is None or isinstance(after_it, e.BranchSelected)
     usage = run.completed.usage
     wanted = None
     if services is not None:
@@ -40,17 +43,18 @@ def recorded_answer(
         profile = services.profile if same else journal.profile(run.profile_hash)
         wanted = services.answer_type or (profile.settings.get("response_format") if profile is not None else None)
     return Answer(
-        text=restore_message(answers[-1]).text,
+        text=restore_message(answer).text,
         key=key,
         exchange_id=exchange_id,
         run_id=run.run_id,
-        message_id=answers[-1].message_id,
+        message_id=answer.message_id,
         backend=run.backend,
         model=run.completed.model or run.model,
-        fallback=answers[-1].source == Source.FALLBACK,
+        fallback=answer.source == Source.FALLBACK,
         failures=exchange.failures(),
-        version=answers[-1].originator_version,
+        version=answer.originator_version,
         usage=Usage(*(usage.get(each.name, 0) for each in fields(Usage))),
+        selected=selected,
         dropped=tuple(run.dropped),
         losses=run.all_losses,
         response_format=wanted,

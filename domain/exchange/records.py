@@ -8,19 +8,29 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..conversation import TOO_LATE, Place, RunPlan
-from ..conversation.events import MessageJournaled
+from ..conversation.events import BranchSelected, MessageJournaled
 from ..conversation.messages import Source
 from ..failures import Cause, Failure, diagnose
 from ..limits import PARTIAL_TEXT_CHARS_MAX
 
 if TYPE_CHECKING:
     from ..conversation import Completion, Conversation
-    from ..conversation.messages import Message
+    from ..conversation.messages import Message, Parent
     from ..journal import Journal
     from ..memory import Memory
     from ..threads import PreparedThread
     from .backend import BackendRequest, ToolFunction
     from .policy import Candidate
+
+
+@dataclass
+class BranchPoint:
+    """Name the message that an exchange answers aside, on a branch of its own."""
+
+    parent: Parent
+    """The question, or the newest message that the exchange has journaled since."""
+    end_version: int | None
+    """Version of the end when the exchange began: its answer is selected if the end is still there."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class Mode:
     """Function that returns the place of the answer in memory."""
     shadow: bool = False
     """Whether the runs are only recorded."""
+    branch: BranchPoint | None = None
+    """Where the runs' messages are journaled aside; None journals them at the end."""
     admit: Callable[[], str] = lambda: ""
     """Function that counts one more run, or returns the limit that prevents it."""
     give_back: Callable[[], None] = lambda: None
@@ -83,6 +95,8 @@ class Run:
     said: str = ""
     """Text of failed runs that this run continues; empty once it is journaled with the run's first tool calls."""
     has_called_tools: bool = False
+    versions: list[int] = field(default_factory=list)
+    """Versions of the messages that were journaled of it so far."""
 
     @property
     def duration_seconds(self) -> float:
@@ -105,6 +119,13 @@ class Accepted:
     message_id: str
     version: int
     """Version of the conversation with the answer."""
+    selected: bool = True
+    """Whether memory ends with the answer, or continues after it."""
+
+
+def _is_selected(conversation: Conversation, place: Place) -> bool:
+    """Return whether an answer that was just recorded at a place is in memory."""
+    return place.parent is None or any(isinstance(each, BranchSelected) for each in conversation.pending)
 
 
 class RunRecords:
@@ -114,8 +135,8 @@ class RunRecords:
         self._journal = journal
         self._key = key
         self._exchange_id = exchange_id
-        self._mode = mode
-        self.asked_at = 0 if mode.again or mode.memory is not None else after
+        self.mode = mode
+        self.asked_at = 0 if mode.again or mode.memory is not None or mode.branch is not None else after
         """Version of the question, with which the memory of its runs ends; 0 in a rerun."""
         self.has_threads = True
         """Whether the conversation had linked threads when the newest run started; True before the first run."""
@@ -125,11 +146,14 @@ class RunRecords:
 
         A rerun uses the linked thread only if the thread shows the memory that the failed run saw.
         """
-        apart = in_thread and self._mode.memory is not None
+        if self.mode.branch is not None:
+            leaf = self.mode.branch.parent[1]
+            return plan.replaced(apart=in_thread, memory_leaf_version=leaf)
+        apart = in_thread and self.mode.memory is not None
         if apart:
             present = self._journal.memory_later(self._journal.require(self._key))
             apart = present.digest(plan.memory_rule) != plan.memory_hash
-        return plan.replaced(apart=apart, supersedes_run_id=self._mode.supersedes)
+        return plan.replaced(apart=apart, supersedes_run_id=self.mode.supersedes)
 
     def start(self, plan: RunPlan, failed: Run | None, must_be_open: bool) -> str:
         """Record that a backend is about to be called; return the run's id.
@@ -147,13 +171,25 @@ class RunRecords:
     def keep_tools(self, run: Run, messages: Sequence[Message]) -> bool:
         """Journal tool calls and their results; return whether the run is still open."""
 
+        said: list[MessageJournaled] = []
+
         def decide(conversation: Conversation) -> bool:
             is_open = self._is_open(conversation, run)
+            parent = self._parent(conversation)
+            said.clear()
             for message in messages:
-                conversation.journal(message, source=Source.RUN, exchange_id=self._exchange_id, run_id=run.run_id)
+                each = conversation.journal(
+                    message, source=Source.RUN, exchange_id=self._exchange_id, run_id=run.run_id, parent=parent
+                )
+                parent = (each.message_id, each.originator_version) if parent is not None else None
+                said.append(each)
             return is_open
 
-        return self._journal.commit(self._key, decide)
+        is_open = self._journal.commit(self._key, decide)
+        run.versions += [each.originator_version for each in said]
+        if self.mode.branch is not None and said:
+            self.mode.branch.parent = said[-1].message_id, said[-1].originator_version
+        return is_open
 
     def complete(self, run: Run, completion: Completion, fallback: bool) -> Accepted:
         """Record the answer; if another process closed the run as interrupted, record it as a new run.
@@ -163,22 +199,28 @@ class RunRecords:
             Conflict: the answer can no longer be placed.
             LogRewound: the log no longer has the run.
         """
-        source = Source.RERUN if self._mode.rerun_of else Source.FALLBACK if fallback else Source.RUN
-        place = self._mode.place()
+        source = Source.RERUN if self.mode.rerun_of else Source.FALLBACK if fallback else Source.RUN
+        chosen, branch = self.mode.place(), self.mode.branch
 
-        def decide(conversation: Conversation) -> tuple[str, str, int]:
+        def decide(conversation: Conversation) -> tuple[str, str, int, bool]:
+            parent = self._parent(conversation)
+            place = chosen
+            if parent is not None:
+                place = Place(parent=parent, end_version=branch.end_version if branch is not None else None)
             if not self._is_open(conversation, run):
                 at = place if place != Place() else self._late_place(run)
                 late = conversation.accept_late(run.run_id, self._exchange_id, run.plan, completion, at)
-                return *late, conversation.version
+                return *late, conversation.version, _is_selected(conversation, at)
+            if place == Place():
+                place = self._place_behind_question(conversation, run)
             message_id = conversation.complete_run(
                 run.run_id,
                 completion,
                 source=source,
                 duration_seconds=run.duration_seconds,
-                place=self._place_behind_question(conversation, run) if place == Place() else place,
+                place=replace(place, run_versions=tuple(run.versions)) if run.versions else place,
             )
-            return run.run_id, message_id, conversation.version
+            return run.run_id, message_id, conversation.version, _is_selected(conversation, place)
 
         return Accepted(completion, *self._journal.commit(self._key, decide))
 
@@ -199,7 +241,7 @@ class RunRecords:
             return True
 
         is_ours = self._journal.commit(self._key, decide)
-        if self._mode.place() != Place():
+        if self.mode.place() != Place():
             self._retract_tools(run)
         return is_ours
 
@@ -216,6 +258,16 @@ class RunRecords:
             conversation.abandon(self._exchange_id, failure.message or failure.status)
 
         self._journal.commit(self._key, decide)
+
+    def _parent(self, conversation: Conversation) -> Parent | None:
+        """Return the message that the run's next message follows aside; None if it is journaled at the end.
+
+        A run whose exchange another branch has left continues after its own question.
+        """
+        if self.mode.branch is not None:
+            return self.mode.branch.parent
+        left = conversation.left_exchange(self._exchange_id)
+        return self._journal.end_of_exchange(self._key, left) if left is not None else None
 
     def _is_open(self, conversation: Conversation, run: Run) -> bool:
         """Return whether a run is open; if another process closed it, the log must still have its start."""
@@ -238,20 +290,21 @@ class RunRecords:
 
     def _late_place(self, run: Run) -> Place:
         """Return the place of an answer that comes after newer messages: behind the question and what followed it."""
-        behind = run.memory.messages[-1].message_id if run.memory.messages else None
+        shown = run.memory.messages[-1:]
+        behind, version = (shown[0].message_id, shown[0].version) if shown else (None, 0)
         for event in self._journal.history(self._key, after=run.plan.memory_version):
             if isinstance(event, MessageJournaled):
                 if event.exchange_id != self._exchange_id:
-                    return Place(behind=behind)
-                behind = event.message_id
+                    return Place(behind=behind, versions={behind: version} if behind is not None else {})
+                behind, version = event.message_id, event.originator_version
         return Place()
 
     def _retract_tools(self, run: Run) -> None:
         """Retract a failed rerun's tool messages: at the end of a memory that has continued they would be out of place."""
-        used = [each.message_id for each in self._journal.memory(self._key).messages if each.run_id == run.run_id]
+        used = [each for each in self._journal.memory(self._key).messages if each.run_id == run.run_id]
 
         def decide(conversation: Conversation) -> None:
-            for message_id in used:
-                conversation.retract(message_id, TOO_LATE)
+            for each in used:
+                conversation.retract(each.message_id, TOO_LATE, each.version)
 
         self._journal.commit(self._key, decide)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -103,10 +104,11 @@ def _exchange_again(
 ) -> Exchange:
     journal, services, key = chat.journal, chat.services, chat.key
     recorded = journal.exchanges(key, after).by_id.get(exchange_id)
-    refusal = _why_not_again(chat, exchange_id, known=recorded is not None)
+    last = recorded.last() if recorded is not None else None
+    leaf = last.memory_leaf_version if last is not None else None
+    refusal = _why_not_again(chat, exchange_id, known=recorded is not None) if leaf is None else ""
     if refusal:
         raise ConversationChanged(f"the exchange {exchange_id} of {key!r} cannot be rerun: {refusal}")
-    last = recorded.last() if recorded is not None else None
     recorded_tools = partial(tools_on_record, journal, key, exchange_id, services.tools, after)
     mode = Mode(
         again=True,
@@ -114,6 +116,10 @@ def _exchange_again(
         idempotency_key=idempotency_key,
         tools=None if live else recorded_tools,
     )
+    if leaf is not None:
+        from .branching import branch_again
+
+        mode = replace(mode, branch=branch_again(chat, exchange_id, leaf))
     return Exchange(journal, services, key, exchange_id, mode=mode, policy=policy, after=after, stream=stream)
 
 

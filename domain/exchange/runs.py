@@ -20,7 +20,7 @@ from ..memory import ALL
 from .answer import Answer, Delta, NotShown, StartedOver
 from .backend import RENDERING_VERSION, BackendRequest
 from .policy import reason_of
-from .records import Run, RunRecords
+from .records import BranchPoint, Run, RunRecords
 
 if TYPE_CHECKING:
     from ..conversation import Completion, Conversation, ThreadLink
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from .services import Services
 
 logger = logging.getLogger("threadledger")
+
+PATH_LOOK_MESSAGES = 100
+"""Maximum number of messages that are read for the hash of a path, of which a run is shown a window only."""
 
 SUPERSEDED = "a newer question replaced this one, or its time limit passed"
 """Why a run is stopped that another process has closed."""
@@ -253,7 +256,8 @@ class Runs:
             rendering=f"{dialect}/{RENDERING_VERSION}" if (dialect := getattr(backend, "dialect", None)) else None,
         )
         plan = self._records.plan(plan, backend.thread is not None)
-        if self._mode.idempotency_key is not None and not self._must_be_open:
+        is_first = not self._must_be_open or (self._mode.branch is not None and not self.made)
+        if self._mode.idempotency_key is not None and is_first:
             plan = plan.replaced(idempotency_key=self._mode.idempotency_key)
         plan = plan.replaced(apart=True) if left is not None else plan
         said, said_by = self._said
@@ -298,6 +302,8 @@ class Runs:
         last, tokens = self._policy.memory_last, self._policy.memory_tokens
         if self._mode.memory is not None:
             return self._mode.memory, None
+        if self._mode.branch is not None:
+            return self._of_branch(last, tokens), None
         if backend.thread is None:
             return self._until_question(last, tokens), None
         conversation = self._journal.require(self._key)
@@ -305,7 +311,7 @@ class Runs:
         if link is not None and link.lost == Cause.CONTEXT_TOO_LONG:
             budgets = [each for each in (tokens, link.window_tokens) if each is not None]
             return self._until_question(last, min(budgets, default=None)), link
-        if self._others_wrote(conversation):
+        if self._others_wrote(conversation) or self._has_left(conversation):
             return self._until_question(), None
         return self._journal.memory_later(conversation), None
 
@@ -321,7 +327,12 @@ class Runs:
         """Return the hash of the whole memory that a view was made of; None in a rerun, unless it is known."""
         if memory.path_hash is not None or self._mode.memory is not None:
             return memory.path_hash
-        return memory.digest() if memory.rule == ALL else self._journal.path_hash(self._key, memory.version)
+        leaf = self._mode.branch.parent[1] if self._mode.branch is not None else None
+        return (
+            memory.digest()
+            if memory.rule == ALL
+            else self._journal.path_hash_nearby(self._key, memory.version, leaf, PATH_LOOK_MESSAGES)
+        )
 
     def _until_question(self, last: int | None = None, tokens: int | None = None) -> Memory:
         """Return the conversation's memory up to the question: what others wrote since then is left out."""
@@ -329,9 +340,26 @@ class Runs:
         asked_at = self._records.asked_at
         if not asked_at or memory.newest_version == asked_at:
             return memory
+        if self._has_left(self._journal.require(self._key)):
+            return self._of_branch(last, tokens)
         from .later_messages import until_question
 
         return until_question(self._journal, self._key, memory, asked_at, self._exchange_id, last, tokens)
+
+    def _of_branch(self, last: int | None, tokens: int | None) -> Memory:
+        """Return the memory that ends with the question, or with what the exchange journaled since, on its own branch."""
+        branch = self._mode.branch
+        leaf = branch.parent[1] if branch is not None else None
+        return self._journal.memory(self._key, last=last, tokens=tokens, leaf=leaf)
+
+    def _has_left(self, conversation: Conversation) -> bool:
+        """Return whether another branch was selected since the question; if so, the runs are of its own branch from now on."""
+        left = conversation.left_exchange(self._exchange_id) if self._mode.branch is None else None
+        if left is None:
+            return False
+        branch = BranchPoint(self._journal.end_of_exchange(self._key, left), None)
+        self._mode = self._records.mode = replace(self._mode, branch=branch)
+        return True
 
     def _started_over(self, failed: Run, run: Run) -> StartedOver:
         return StartedOver(
@@ -447,6 +475,7 @@ class Runs:
             failures=failures,
             version=accepted.version,
             usage=completion.usage,
+            selected=accepted.selected,
             dropped=run.plan.dropped,
             losses=dict(Counter(run.plan.losses) + Counter(completion.losses)),
             response_format=wanted,

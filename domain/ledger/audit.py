@@ -447,7 +447,7 @@ def _behind(
     lacking = 0
     if version < state.version:
         newer = journal.history(state.key, after=version)
-        lacking = sum(isinstance(event, e.MessageJournaled) for event in newer)
+        lacking = sum(isinstance(event, e.MessageJournaled) and event.parent_version is None for event in newer)
     if noted is None or not noted.settled:
         yield LaggingThread(state.key, mirror, "unsettled", lacking)
     elif lacking:

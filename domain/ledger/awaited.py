@@ -316,7 +316,40 @@ class AsyncChat(AsyncFace[Chat]):
                 raise
             await self._driver.perform(exchange.end())
 
+    async def edit(
+        self,
+        message_id: str,
+        content: str | Sequence[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
+    ) -> JournaledMessage:
+        """See `Chat.edit`."""
+        return await self._driver.perform(self._conversing.acting(actor).edit(message_id, content, idempotency_key))
+
+    async def regenerate(
+        self, message_id: str | None = None, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]
+    ) -> Answer:
+        """See `Chat.regenerate`."""
+        return await self._driver.perform(self._conversing.using(options).regenerate(message_id, idempotency_key))
+
+    def stream_regenerate(
+        self, message_id: str | None = None, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]
+    ) -> AsyncGenerator[StreamPart, None]:
+        """See `Chat.stream_regenerate`."""
+        return self._driver.stream(self._conversing.using(options).regenerate(message_id, idempotency_key, stream=True))
+
+    async def select_branch(
+        self, message_id: str, reason: str = "", *, here: bool = False, actor: str | None = None
+    ) -> JournaledMessage:
+        """See `Chat.select_branch`."""
+        return await self._driver.perform(self._conversing.acting(actor).select(message_id, reason, here=here))
+
     memory = awaited(Chat.memory)
+    variants = awaited(Chat.variants)
+    branches = awaited(Chat.branches)
+    pin = awaited(Chat.pin)
+    rate = awaited(Chat.rate)
     events = awaited(Chat.events)
     failures = awaited(Chat.failures)
     retract = awaited(Chat.retract)

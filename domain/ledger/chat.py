@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..failures import RecordedFailure
     from ..journal import Journal
     from ..memory import Memory
+    from ..memory.tree import Branch, Variant
     from .own_runs import OwnExchange, OwnRun
 
 T = TypeVar("T")
@@ -224,11 +225,102 @@ class Chat:
 
         return self._journal.views.failures(FailureFilter(key=self.key))
 
-    def retract(self, message_id: str, reason: str = "", *, actor: str | None = None) -> None:
-        """Remove a message from memory; it is kept in the log. Does nothing if it is not in memory."""
+    def edit(
+        self,
+        message_id: str,
+        content: str | Sequence[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        actor: str | None = None,
+    ) -> JournaledMessage:
+        """Journal a new branch that begins with other content in the place of a message; no model is called.
+
+        Memory then ends with the returned message: `regenerate` answers it. The original and what follows it remain a
+        branch that `select_branch` brings back. Repeating an idempotency key returns the message of the first call.
+
+        Raises:
+            MessageNotFound: there is no such message.
+            InvalidMessage, InvalidInput: the content is not valid, or the message cannot be edited; nothing was written.
+            ConversationBusy: a run is open.
+        """
+        return self._perform(self._conversing.acting(actor).edit(message_id, content, idempotency_key))
+
+    def regenerate(
+        self, message_id: str | None = None, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]
+    ) -> Answer:
+        """Run the question of a message again, by default the last one; the new answer takes the place of the old one.
+
+        The old answer remains a variant. A question without an answer is answered. If the end of memory moves before the
+        answer arrives, `answer.selected` is false: the answer is a variant of its own question. `options` are those of `ask`.
+
+        Raises:
+            MessageNotFound, InvalidInput: there is no such message, or no question before it; nothing was written.
+            ConversationBusy: a run is open.
+            AllBackendsFailed: no backend answered; the old answer stays.
+        """
+        return self._perform(self._conversing.using(options).regenerate(message_id, idempotency_key))
+
+    def stream_regenerate(
+        self, message_id: str | None = None, *, idempotency_key: str | None = None, **options: Unpack[AskKeywords]
+    ) -> Generator[StreamPart, None, Answer]:
+        """Run a question again like `regenerate`, but yield the parts of the answer as they arrive; see `stream`."""
+        again = self._conversing.using(options).regenerate(message_id, idempotency_key, stream=True)
+        return stream(again, self._services.wait)
+
+    def variants(self, message_id: str) -> list[Variant]:
+        """Return the messages that follow the same message as this one, itself included, oldest first.
+
+        Raises:
+            MessageNotFound: there is no such message.
+        """
+        return self._journal.places(self.key).variants(message_id)
+
+    def branches(self) -> list[Branch]:
+        """Return every end of the conversation that can be selected, oldest first; all messages are read."""
+        return self._journal.places(self.key).tree().branches()
+
+    def select_branch(
+        self, message_id: str, reason: str = "", *, here: bool = False, actor: str | None = None
+    ) -> JournaledMessage:
+        """Select the branch of a message, and return the message with which memory ends from now on.
+
+        That is the newest message that continues the given one; with `here`, it is the given one itself.
+
+        Raises:
+            MessageNotFound: there is no such message.
+            InvalidInput: it was retracted or cleared.
+            ConversationBusy: a run is open.
+        """
+        return self._perform(self._conversing.acting(actor).select(message_id, reason, here=here))
+
+    def pin(self, message_id: str, pinned: bool = True, *, actor: str | None = None) -> None:
+        """Show a message in every window of memory, or no longer.
+
+        Raises:
+            MessageNotFound: there is no such message.
+            InvalidInput: it was retracted or cleared, or too many messages are pinned.
+        """
         journal = self._conversing.acting(actor).journal
-        if journal.remembers(self.key, message_id):
-            journal.commit(self.key, lambda conversation: conversation.retract(message_id, reason))
+        message = journal.places(self.key).visible(message_id, "pinned")
+        journal.commit(self.key, lambda conversation: conversation.pin(message_id, message.version, pinned))
+
+    def rate(self, message_id: str, score: float, comment: str = "", *, actor: str | None = None) -> None:
+        """Record what a person thinks of a message; `score` is a number on the app's own scale, such as 1 and -1.
+
+        Raises:
+            MessageNotFound: there is no such message.
+            InvalidInput: the score is no finite number, or the comment is no storable text.
+        """
+        journal = self._conversing.acting(actor).journal
+        message = journal.places(self.key).find(message_id)
+        journal.commit(self.key, lambda conversation: conversation.rate(message_id, message.version, score, comment))
+
+    def retract(self, message_id: str, reason: str = "", *, actor: str | None = None) -> None:
+        """Remove a message from memory, on every branch; it is kept in the log. Does nothing if it is not in memory."""
+        journal = self._conversing.acting(actor).journal
+        version = journal.version_to_retract(self.key, message_id)
+        if version is not None:
+            journal.commit(self.key, lambda conversation: conversation.retract(message_id, reason, version))
 
     def clear(self, reason: str = "", *, actor: str | None = None) -> None:
         """Clear the memory; the log is kept."""

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from ..conversation import RunPlan, check_idempotency_key
+from ..conversation import Place, RunPlan, check_idempotency_key
 from ..conversation import events as e
 from ..conversation.messages import Message, Role, Source, Usage
 from ..effects import perform, work
@@ -187,7 +187,11 @@ class OwnRunning:
 
         def decide(conversation: Conversation) -> None:
             if self._journals:
-                conversation.complete_run(run.run_id, completion, source=run.source, duration_seconds=elapsed)
+                left = conversation.left_exchange(run.exchange_id)
+                place = Place(parent=journal.end_of_exchange(key, left)) if left is not None else Place()
+                conversation.complete_run(
+                    run.run_id, completion, source=run.source, duration_seconds=elapsed, place=place
+                )
             else:
                 conversation.complete_run_elsewhere(run.run_id, completion, elapsed)
 

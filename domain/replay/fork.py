@@ -103,15 +103,20 @@ def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -
     """Journal the messages of a memory, and return the new id of the exchange that is answered again."""
     question = _question(memory, asked_in) if asked_in is not None else None
     own = new_id()
+    pinned: list[e.MessageJournaled] = []
     for each in memory.messages:
         # Exchanges and runs remain the parent's; the exchange that is answered again here gets a new id.
         is_open_here = question is not None and (each is question or each.exchange_id == asked_in)
-        conversation.journal(
+        copied = conversation.journal(
             each.message,
             source=each.source,
             exchange_id=own if is_open_here else None,
             written_at=each.written_at,
         )
+        if each.message_id in memory.pinned:
+            pinned.append(copied)
+    for copied in pinned:
+        conversation.pin(copied.message_id, copied.originator_version)
     return own
 
 

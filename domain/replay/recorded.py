@@ -74,7 +74,8 @@ def recorded_exchange(journal: Journal, run_id: str, retries: int, backends: Seq
     chosen = [each for each in folded.exchange_of(run).runs if each.rerun_of == run.rerun_of]
     _refuse(run, chosen, backends)
     first, key = chosen[0], run.key
-    seen = journal.memory(key, first.memory_version).by_rule(_without_window(first.memory_rule))
+    seen = journal.memory(key, first.memory_version, leaf=first.memory_leaf_version)
+    seen = seen.by_rule(_without_window(first.memory_rule))
     own = [each for each in seen.messages if each.exchange_id == run.exchange_id]
     asked = next((each.message for each in own if each.message.role is Role.USER), None)
     if asked is None:

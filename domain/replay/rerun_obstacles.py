@@ -104,10 +104,11 @@ def viewed_memory(journal: Journal, run: RunRecord) -> Memory:
     version = run.memory_version or run.version - 1
     newest = NEWEST_RULE.fullmatch(run.memory_rule)
     if newest is not None:  # a window of so many messages: the others are not read
-        memory = journal.memory(run.key, version, int(newest[1]))
+        memory = journal.memory(run.key, version, int(newest[1]), leaf=run.memory_leaf_version)
         if run.memory_hash in {None, memory.digest()}:
             return memory
-    return journal.memory(run.key, version).by_rule(run.memory_rule, run.memory_first_version)
+    whole = journal.memory(run.key, version, leaf=run.memory_leaf_version)
+    return whole.by_rule(run.memory_rule, run.memory_first_version)
 
 
 def place_in(
@@ -146,7 +147,10 @@ def placed(present: Memory, memory: Memory, exchange: ExchangeRecord) -> tuple[P
         last, rest = last + 1, rest[1:]
     newer = frozenset(each.message_id for each in rest if each.exchange_id != exchange.exchange_id)
     before = [each.message_id for each in present.messages[: last + 1] if each.message_id not in superseded]
-    return Place(tuple(superseded), before[-1] if newer else None), newer
+    behind = before[-1] if newer else None
+    named = {*superseded, behind}
+    versions = {each.message_id: each.version for each in present.messages if each.message_id in named}
+    return Place(tuple(superseded), behind, versions), newer
 
 
 def obstacles(seen: ExchangeLook, wanted: Wanted, services: Services, policy: Policy) -> list[Obstacle]:

@@ -113,6 +113,10 @@ def ours_of(
             if event.idempotency_key is not None and event.idempotency_key.startswith(adopted_from):
                 adopted.add(event.idempotency_key.removeprefix(adopted_from))
     memory = fold.memory(version)
+    if fold.branches.exist:
+        shown_ids = {each.message_id for each in memory.messages}
+        every = {**fold.messages, **fold.gone}
+        lost |= {message_id: each for message_id, each in every.items() if message_id not in shown_ids}
     said = [each.message for each in (*lost.values(), *memory.messages)]
     shown = memory.settled().messages
     waiting = [each.message for each in memory.messages[len(shown) :]]

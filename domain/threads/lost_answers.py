@@ -6,7 +6,7 @@ called: what the thread holds behind the question is the answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -118,8 +118,10 @@ def _journaled(thread: LinkedThread, memory: Memory, read: ReadBack) -> bool:
 def _place(memory: Memory, asked_at: int, exchange_id: str) -> Place:
     """Return the place of the answer: behind the messages of its exchange, if others wrote after the question."""
     later = [each for each in memory.messages if each.version > asked_at]
-    own: Sequence[str] = [each.message_id for each in memory.messages if each.exchange_id == exchange_id]
-    return Place(behind=own[-1]) if any(each.exchange_id != exchange_id for each in later) else Place()
+    if all(each.exchange_id == exchange_id for each in later):
+        return Place()
+    last = [each for each in memory.messages if each.exchange_id == exchange_id][-1]
+    return Place(behind=last.message_id, versions={last.message_id: last.version})
 
 
 def _plan(run: RunRecord) -> RunPlan:

@@ -240,7 +240,9 @@ CALLS: dict[str, Call] = {
         given=lambda it: (it, it.ledger.state(it.key).version),
         writes=True,
     ),
+    "Chat.branches": whole(MESSAGES, do=lambda it: it.chat.branches(), per=_events),
     "Chat.clear": Call(lambda it: it.chat.clear(), axes=frozenset({CONVERSATIONS}), writes=True),
+    "Chat.edit": Call(lambda it: it[0].chat.edit(it[1], "This."), given=_newest_message, writes=True),
     "Chat.events": whole(MESSAGES, do=lambda it: it.chat.events()),
     "Chat.events(after)": Call(lambda it: it.chat.events(max(it.ledger.state(it.key).version - LIMIT, 0))),
     "Chat.exchange": Call(_own_exchange, writes=True),
@@ -253,12 +255,20 @@ CALLS: dict[str, Call] = {
     "Chat.memory": whole(MESSAGES, do=lambda it: it.chat.memory().messages),
     "Chat.memory(last)": Call(lambda it: it.chat.memory(last=5).messages),
     "Chat.memory(tokens)": Call(lambda it: it.chat.memory(tokens=50).messages),
+    "Chat.pin": Call(lambda it: it[0].chat.pin(it[1]), given=_newest_message, writes=True),
+    "Chat.rate": Call(lambda it: it[0].chat.rate(it[1], 1), given=_newest_message, writes=True),
+    "Chat.regenerate": Call(lambda it: it[0].chat.regenerate(), given=_answered, writes=True),
     "Chat.rerun": Call(lambda it: it[0].chat.rerun(it[1]), given=_abandoned, writes=True),
     "Chat.rerun(options)": Call(lambda it: it[0].chat.rerun(it[1], temperature=0.5), given=_abandoned, writes=True),
     "Chat.retract": Call(lambda it: it[0].chat.retract(it[1]), given=_newest_message, writes=True),
     "Chat.run": Call(_own_run, writes=True),
     "Chat.run(failed)": Call(_failed_run, writes=True),
+    "Chat.select_branch": Call(lambda it: it[0].chat.select_branch(it[1]), given=_newest_message, writes=True),
     "Chat.stream": Call(lambda it: sum(1 for _ in it.chat.stream("Where is it?")), writes=True),
+    "Chat.stream_regenerate": Call(
+        lambda it: sum(1 for _ in it[0].chat.stream_regenerate()), given=_answered, writes=True
+    ),
+    "Chat.variants": Call(lambda it: it[0].chat.variants(it[1]), given=_newest_message, writes=True),
     # Queries of an audit
     "FailureGroups.all": Call(lambda it: it.groups.all(), per=lambda _: 1),
     "FailureGroups.book": Call(lambda it: it.groups.book()),
@@ -438,5 +448,7 @@ AWAITED: dict[str, Callable[[Any, Place], Any]] = {
     "AsyncChat.exchange": _own_exchange_awaited,
     "AsyncChat.extend": lambda it, place: it.conversation(place.key).extend([{"role": "user", "content": "More."}]),
     "AsyncChat.run": _own_run_awaited,
+    "AsyncChat.edit": lambda it, place: it.conversation(place.key).edit(_newest_message(place)[1], "This."),
+    "AsyncChat.select_branch": lambda it, place: it.conversation(place.key).select_branch(_newest_message(place)[1]),
 }
 """Calls of asynchronous twins that are written for themselves; the others call the blocking method in a thread."""

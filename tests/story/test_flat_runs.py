@@ -6,61 +6,16 @@ Counted are the rows of events, the reads of heads and the appends; not time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from threadledger.adapters.sql.recorder import Recorder
 from threadledger.domain.canonical import EMPTY_PATH, path_of
 from threadledger.domain.conversation import ConversationState, events
 from threadledger.domain.ledger import Ledger
 
 SHORT, LONG = 10, 2_000
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Return counts of what is read and written since they were cleared."""
-    counts: Counter[str] = Counter()
-    rows_of, usual_of, ends_of = Recorder.stream_rows, Recorder.read_usual, Recorder.read_ends
-    head_of, append = Recorder.select_head, Recorder.append
-
-    def stream_rows(self: Recorder, *args: Any, **more: Any) -> Iterator[Any]:
-        counts["reads"] += 1
-        for row in rows_of(self, *args, **more):
-            counts["rows"] += 1
-            yield row
-
-    def read_usual(self: Recorder, stream: str, upto: int, topics: Any, take: Any) -> bool:
-        counts["reads"] += 1
-
-        def counted(after: int, rows: Any) -> None:
-            counts["rows"] += len(rows)
-            take(after, rows)
-
-        return usual_of(self, stream, upto, topics, counted)
-
-    def read_ends(self: Recorder, *args: Any, **more: Any) -> Any:
-        counts["reads"] += 1
-        found = ends_of(self, *args, **more)
-        counts["rows"] += len(found[1]) if found is not None else 0
-        return found
-
-    def select_head(self: Recorder, *args: Any, **more: Any) -> Any:
-        counts["heads"] += 1
-        return head_of(self, *args, **more)
-
-    def appending(self: Recorder, *args: Any, **more: Any) -> Any:
-        counts["appends"] += 1
-        return append(self, *args, **more)
-
-    monkeypatch.setattr(Recorder, "stream_rows", stream_rows)
-    monkeypatch.setattr(Recorder, "read_usual", read_usual)
-    monkeypatch.setattr(Recorder, "read_ends", read_ends)
-    monkeypatch.setattr(Recorder, "select_head", select_head)
-    monkeypatch.setattr(Recorder, "append", appending)
-    return counts
 
 
 def filled(ledger: Ledger, length: int) -> Any:

@@ -1,0 +1,142 @@
+"""Test that branches cost nothing: a window, an edit and a new answer read the same in a long conversation with many of them.
+
+Counted are the rows of events, the reads of heads and the appends; not time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from threadledger.domain.errors import AllBackendsFailed
+from threadledger.domain.ledger import Ledger
+
+SHORT, LONG = 100, 2_000
+FEW, MANY = 30, 150
+WINDOW = 20
+STEPS = 6
+
+
+@pytest.fixture
+def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
+    return open_ledger(backends=("chat",), threads="none", retries=0, memory_last=WINDOW)
+
+
+def filled(ledger: Ledger, name: str, length: int) -> Any:
+    """Return a new conversation with this number of messages."""
+    chat = ledger.conversation(name)
+    chat.extend(
+        {"role": ("user", "assistant")[number % 2], "content": f"text {number % 10}"} for number in range(length)
+    )
+    return chat
+
+
+def message(chat: Any, share: float) -> str:
+    """Return a question at a share of the conversation."""
+    events = chat.events()
+    said = [event for event in events if type(event).__name__ == "MessageJournaled" and event.role == "user"]
+    return said[int((len(said) - 1) * share)].message_id
+
+
+def failing(chat: Any, simulator: Any) -> None:
+    simulator.add_fault("POST /chat/completions", refuse={"status": 400}, times=1)
+    with pytest.raises(AllBackendsFailed):
+        chat.regenerate(message(chat, 0.5))
+
+
+CHANGES: dict[str, Callable[[Any, Any], Any]] = {
+    "edit of the newest question": lambda chat, _: chat.edit(message(chat, 1), "another"),
+    "edit in the middle": lambda chat, _: chat.edit(message(chat, 0.5), "another"),
+    "edit of the first message": lambda chat, _: chat.edit(message(chat, 0), "another"),
+    "regenerate the newest": lambda chat, _: chat.regenerate(),
+    "regenerate in the middle": lambda chat, _: chat.regenerate(message(chat, 0.5)),
+    "a branch selected again": lambda chat, _: (
+        chat.edit(message(chat, 1), "x"),
+        chat.select_branch(message(chat, 0.9)),
+    ),
+    "retract": lambda chat, _: chat.retract(message(chat, 1)),
+    "pin": lambda chat, _: chat.pin(message(chat, 0.1)),
+    "pin and edit": lambda chat, _: (chat.pin(message(chat, 0.1)), chat.edit(message(chat, 0.5), "another")),
+    "a run that fails": failing,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_last_messages_are_read_by_few_rows_after_any_change(
+    change: str, ledger: Ledger, simulator: Any, read: Counter[str]
+) -> None:
+    for length in (SHORT, LONG):
+        chat = filled(ledger, f"of {length}", length)
+        CHANGES[change](chat, simulator)
+        read.clear()
+        shown = chat.memory(last=WINDOW).messages
+        assert read["rows"] <= 25 + change.count("pin"), (length, dict(read))
+        assert len(shown) <= WINDOW + 1
+
+
+def edit_and_answer(chat: Any, at: str) -> None:
+    chat.edit(at, "another")
+    chat.regenerate()
+
+
+WORK: dict[str, Callable[[Any, str], Any]] = {
+    "edit": lambda chat, at: chat.edit(at, "another"),
+    "regenerate": lambda chat, at: chat.regenerate(at),
+    "edit, then regenerate": edit_and_answer,
+    "append": lambda chat, _: chat.append("user", "more"),
+    "ask": lambda chat, _: chat.ask("more?"),
+    "pin": lambda chat, at: chat.pin(at),
+    "rate": lambda chat, at: chat.rate(at, 1),
+    "retract": lambda chat, at: chat.retract(at),
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_work_on_a_long_conversation_reads_what_it_reads_on_a_short_one(
+    work: str, ledger: Ledger, read: Counter[str]
+) -> None:
+    costs = []
+    for length in (SHORT, LONG):
+        chat = filled(ledger, f"of {length}", length)
+        chat.ask("and now?")
+        chat.ask("and then?")
+        newest = message(chat, 1)
+        read.clear()
+        WORK[work](chat, newest)
+        costs.append(read.copy())
+    assert_flat(*costs)
+
+
+def assert_flat(few: Counter[str], many: Counter[str]) -> None:
+    """Compare what was read; a message is found by the time of its id in as many steps as its place has binary digits."""
+    assert {name for name in few | many if many[name] > few[name] + STEPS} == set(), (few, many)
+
+
+AGAIN: dict[str, Callable[[Any], Any]] = {
+    "edited": lambda chat: chat.edit(message(chat, 0.5), "another"),
+    "regenerated": lambda chat: chat.regenerate(),
+}
+
+
+@pytest.mark.parametrize("again", AGAIN)
+@pytest.mark.parametrize("work", ["append", "ask", "edit", "regenerate"])
+def test_what_a_conversation_with_many_branches_costs_is_what_one_with_few_costs(
+    again: str, work: str, ledger: Ledger, read: Counter[str]
+) -> None:
+    costs, sizes = [], []
+    for times in (FEW, MANY):
+        chat = filled(ledger, f"{times} times", 60)
+        chat.ask("and now?")
+        for _ in range(times):
+            AGAIN[again](chat)
+        newest = chat.memory(last=1).messages[-1].message_id
+        read.clear()
+        WORK[work](chat, newest)
+        chat.memory(last=WINDOW)
+        costs.append(read.copy())
+        sizes.append(len(ledger.journal.require(chat.key).state.as_json()))
+    assert_flat(*costs)
+    assert sizes[1] - sizes[0] < 50
