@@ -16,7 +16,7 @@ __all__ = ["main", "replay_main"]
 COMMANDS = {
     "init": (".setup", "init", "Write .env from the example and create the database."),
     "demo": (".demo", "demo", "Run a guided demo on a scratch database and a simulator."),
-    "doctor": (".doctor.doctor", "doctor", "Diagnose problems and show how to fix them."),
+    "doctor": (".doctor", "doctor", "Diagnose problems and show how to fix them."),
     "ask": (".ask", "ask", "Ask one question and print the answer."),
     "chat": (".ask", "chat", "Chat in the terminal."),
     "append": (".ask", "append", "Journal a message; no model is called."),

@@ -19,7 +19,6 @@ from .terminal import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from threadledger.domain.errors import AllBackendsFailed
     from threadledger.domain.exchange import Answer, AskKeywords, StartedOver, StreamPart
     from threadledger.domain.ledger import Chat, Ledger
 
@@ -159,6 +158,7 @@ def ask(key: str, text: str, stream: bool, idempotency_key: str | None, **chosen
     The question is journaled before a backend is called, and the answer before it is printed. Pass - as TEXT to read
     standard input.
     """
+    from threadledger.adapters.documents import failed_answer_document
     from threadledger.domain.errors import AllBackendsFailed
 
     with opened(create=True, sends=True, profile=chosen["profile"]) as ledger:
@@ -172,7 +172,7 @@ def ask(key: str, text: str, stream: bool, idempotency_key: str | None, **chosen
                 show_answer(answer)
         except AllBackendsFailed as error:
             if invocation().output != "table":
-                emit_one(_unanswered(error), lambda console: None)
+                emit_one(failed_answer_document(error), lambda console: None)
             note(f"threadledger ask: {error_message(error)}")
             return Exit.FAILED
         if stream and invocation().output != "table":
@@ -182,6 +182,8 @@ def ask(key: str, text: str, stream: bool, idempotency_key: str | None, **chosen
 
 def show_answer(answer: Answer) -> None:
     """Print the answer to stdout, and the runs that failed before it to stderr."""
+    from threadledger.adapters.documents import answer_document
+
     for failure in answer.failures:
         note(f"run {short(failure.run_id)} on {failure.backend} failed: {failure.cause.value} ({failure.summary()})")
     if answer.fallback:
@@ -191,7 +193,7 @@ def show_answer(answer: Answer) -> None:
 
         lost = losses_in_words(answer.losses)
         note(f"lost in this exchange (not shown to the model, or not kept of its answer): {lost}")
-    emit_one(_as_json(answer), lambda console: _print_exactly(f"{answer.text}\n"))
+    emit_one(answer_document(answer), lambda console: _print_exactly(f"{answer.text}\n"))
 
 
 def _print_exactly(text: str) -> None:
@@ -200,33 +202,11 @@ def _print_exactly(text: str) -> None:
     sys.stdout.flush()
 
 
-def _as_json(answer: Answer) -> dict[str, Any]:
-    return {
-        "key": answer.key,
-        "exchange_id": answer.exchange_id,
-        "answer": answer.text,
-        "backend": answer.backend,
-        "model": answer.model,
-        "run_id": answer.run_id,
-        "fallback": answer.fallback,
-        "failures": [failure.as_json() for failure in answer.failures],
-        "version": answer.version,
-        "usage": answer.usage.as_json(),
-        "dropped": list(answer.dropped),
-        "losses": dict(answer.losses),
-    }
-
-
 def _as_last_part(answer: Answer) -> dict[str, Any]:
     """Return an answer as it ends a stream: in JSON Lines it has a type, like the parts before it."""
-    return _as_json(answer) | ({"type": answer.type} if invocation().output == "jsonl" else {})
+    from threadledger.adapters.documents import answer_document, part_document
 
-
-def _unanswered(error: AllBackendsFailed) -> dict[str, Any]:
-    nothing = dict.fromkeys(("answer", "backend", "model", "run_id", "version", "usage"))
-    failures = [failure.as_json() for failure in error.failures]
-    ids = {"key": error.key, "exchange_id": error.exchange_id}
-    return {**ids, **nothing, "fallback": False, "failures": failures, "dropped": [], "losses": {}}
+    return part_document(answer) if invocation().output == "jsonl" else answer_document(answer)
 
 
 def _without(dropped: Sequence[str]) -> str:
@@ -266,9 +246,10 @@ def _answered(
 
     `first` returns the first question with what is attached to it.
     """
-    is_first = True
+    from threadledger.adapters.documents import failed_answer_document
     from threadledger.domain.errors import AllBackendsFailed, InvalidInput
 
+    is_first = True
     while (line := _question()) and line.split()[0] not in QUITTING:
         if line.startswith("/") and not line.startswith("//"):
             note(_about_command(line.split()[0]))
@@ -279,7 +260,7 @@ def _answered(
             yield _as_last_part(streamed(conversation, question, None, options))
         except AllBackendsFailed as error:
             note(error_message(error))
-            yield _unanswered(error)
+            yield failed_answer_document(error)
         except InvalidInput as error:
             note(error_message(error))
 
@@ -331,6 +312,7 @@ NOT_THE_ANSWER = "[interrupted: this is not the answer]"
 
 def streamed(chat: Chat, text: str | list[dict[str, Any]], idempotency_key: str | None, options: AskKeywords) -> Answer:
     """Ask a question, show the answer while it arrives, and return it; with `-o json` and `csv` nothing is shown."""
+    from threadledger.adapters.documents import part_document
     from threadledger.domain.exchange import Answer
 
     shown = _Shown() if invocation().output == "table" else None
@@ -339,7 +321,7 @@ def streamed(chat: Chat, text: str | list[dict[str, Any]], idempotency_key: str 
             if shown is not None:
                 shown.take(part)
             elif invocation().output == "jsonl" and not isinstance(part, Answer):
-                print_json({name: getattr(part, name) for name in _names(part)})
+                print_json(part_document(part))
             if isinstance(part, Answer):
                 return part
     raise AssertionError("a stream ends with its answer, or raises")
@@ -416,11 +398,6 @@ class _Shown:
         if self._line_begun:
             click.echo()
             self._line_begun = False
-
-
-def _names(part: StreamPart) -> tuple[str, ...]:
-    names: tuple[str, ...] = tuple(part.__dataclass_fields__)
-    return names
 
 
 @click.command()

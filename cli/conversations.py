@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from threadledger.domain.conversation import ConversationState
     from threadledger.domain.ledger import Ledger
-    from threadledger.domain.memory import Memory
 
 
 @click.command("list")
@@ -34,9 +33,11 @@ if TYPE_CHECKING:
 @common
 def list_(search: str | None, limit: int | None) -> int:
     """List conversations, newest first."""
+    from threadledger.adapters.documents import conversation_document
+
     with opened(reads=True) as ledger:
         states = ledger.journal.views.each_conversation(limit, search)
-        rows = map(_as_row if invocation().output == "table" else as_json, states)
+        rows = map(_as_row if invocation().output == "table" else conversation_document, states)
         columns = ("key", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
         nothing = (
             f"no conversation contains {search!r}"
@@ -48,32 +49,10 @@ def list_(search: str | None, limit: int | None) -> int:
 
 
 def _as_row(state: ConversationState) -> dict[str, Any]:
-    row = as_json(state)
+    from threadledger.adapters.documents import conversation_document
+
+    row = conversation_document(state)
     return row | {"last": clock(row["written_at"] or row["last_at"]), "threads": _thread_ids(row["threads"])}
-
-
-def as_json(state: ConversationState) -> dict[str, Any]:
-    """Return a conversation as a JSON object; docs/commands.md lists the keys under `list`."""
-    return {
-        "key": state.key,
-        "version": state.version,
-        "messages": state.messages,
-        "exchanges": state.exchanges,
-        "failed_runs": state.failed_runs,
-        "unanswered": state.unanswered,
-        "threads": threads_as_json(state),
-        "started_at": state.started_at,
-        "last_at": state.last_at,
-        "written_at": state.written_at,
-    }
-
-
-def threads_as_json(state: ConversationState) -> dict[str, Any]:
-    """Return the linked threads of a conversation as JSON, by kind."""
-    return {
-        name: {"thread_id": link.thread_id, "endpoint": link.endpoint, "lost": link.lost}
-        for name, link in state.links.items()
-    }
 
 
 def _thread_ids(threads: dict[str, Any]) -> dict[str, str]:
@@ -104,27 +83,11 @@ def show(key: str, at: datetime | int | None, view: str, last: int | None, unche
 
     Every event is compared with its leaf hash. If one was changed or is missing, nothing is shown (exit 4).
     """
-    from threadledger.domain.ledger import unanswered_exchanges
+    from threadledger.adapters.documents import shown_conversation_document
 
     with opened(reads=True) as ledger:
         result = _uncheck(ledger) if unchecked else None
-        state = ledger.state(key)
-        memory = ledger.journal.memory(key, at, last)
-        thing: dict[str, Any] = {
-            "key": key,
-            "version": memory.version,
-            "messages": _messages(memory, paired=view == "memory"),
-            "threads": threads_as_json(state),
-        }
-        unanswered = unanswered_exchanges(ledger.journal, key, memory)
-        if unanswered:
-            thing["unanswered"] = [each.as_json() for each in unanswered]
-        parent = ledger.parent(key)
-        if parent is not None:
-            thing["parent"] = {"key": parent[0], "version": parent[1]}
-        if view == "timeline":
-            logged = [each.as_json() for each in ledger.events(key=key, checked=True)]
-            thing["events"] = [each for each in logged if each["version"] <= memory.version]
+        thing = shown_conversation_document(ledger, key, at, last, view)
     emit_one(thing, lambda console: _draw(console, thing))
     return result() if result is not None else Exit.DONE
 
@@ -135,12 +98,10 @@ def _uncheck(ledger: Ledger) -> Callable[[], int]:
     return uncheck(ledger)
 
 
-def _messages(memory: Memory, *, paired: bool) -> list[dict[str, Any]]:
-    return [each.as_json() for each in (memory.paired() if paired else memory.messages)]
-
-
 def _draw(console: Console, thing: dict[str, Any]) -> None:
     from rich.text import Text
+
+    from threadledger.adapters.documents import event_in_words
 
     console.print(Text(f"{printable(thing['key'], lines=False)}  version {thing['version']}", style="bold"))
     if "parent" in thing:
@@ -153,7 +114,7 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
     console.print()
     if "events" in thing:
         rows = [
-            event | {"at": clock(event["at"]), "what": _described(event["type"], event["data"])}
+            event | {"at": clock(event["at"]), "what": event_in_words(event["type"], event["data"])}
             for event in thing["events"]
         ]
         console.print(table(rows, ("version", "at", "type", "what")))
@@ -168,13 +129,15 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
 def _draw_message(console: Console, message: dict[str, Any]) -> None:
     from rich.text import Text
 
+    from threadledger.adapters.documents import part_in_words
+
     role = message["role"]
     source = "" if message["source"] in {"app", "run"} else f"  ({message['source']})"
     head = Text(f"{role}{source}", style=f"bold {ROLE_STYLES.get(role, '')}".strip())
     head.append(f"  {clock(message['written_at'] or message['at'])}  v{message['version']}", style="dim")
     console.print(head)
     content = message["content"]
-    texts = [content] if isinstance(content, str) else [shown_part(part) for part in content or ()]
+    texts = [content] if isinstance(content, str) else [part_in_words(part) for part in content or ()]
     texts += [f"{call['function']['name']}({call['function']['arguments']})" for call in message["tool_calls"]]
     for text in texts:
         print_text(console, text)
@@ -194,54 +157,6 @@ def _draw_unanswered(console: Console, key: str, exchange: dict[str, Any]) -> No
     console.print()
 
 
-def shown_part(part: dict[str, Any]) -> str:
-    """Return the text of a content part, or what else it is."""
-    from threadledger.domain.conversation.attachments import described
-
-    text = part.get("text") if part.get("type") != "reasoning" else None
-    return text if isinstance(text, str) else f"[{described(part)}]"
-
-
-def _described(kind: str, data: dict[str, Any]) -> str:
-    """Describe one event in a few words."""
-    match kind:
-        case "MessageJournaled":
-            calls = [f"{call['function']['name']}({call['function']['arguments']})" for call in data["tool_calls"]]
-            said = "" if data["content"] in (None, []) else str(data["content"])
-            return f"{data['role']}: {' '.join(filter(None, [said, *calls]))[:100]}"
-        case "ConversationStarted" if data["parent_key"] is not None:
-            return f"forked from {data['parent_key']} at version {data['parent_version']}"
-        case "RunStarted":
-            kind = "shadow run" if data["shadow"] else "run"
-            asked = f"{data['backend']} ({data['model']})"
-            return f"{kind} {short(data['run_id'])} on {asked}, attempt {data['attempt']}"
-        case "RunCompleted":
-            ended = "called tools" if data["goes_on"] else "answered"
-            if data["finish_reason"] == "found_in_thread":
-                return f"run {short(data['run_id'])} found the answer in the thread; its token usage is unknown"
-            return f"run {short(data['run_id'])} {ended}, {data['usage'].get('total_tokens', 0)} tokens"
-        case "RunFailed":
-            http = f"HTTP {data['http_status']}" if data["http_status"] else None
-            facts = ", ".join(str(fact) for fact in (http, data["code"], data["message"]) if fact)
-            return f"run {short(data['run_id'])} {data['status']}: {facts}"
-        case "FallbackUsed":
-            without = f", without {', '.join(data['dropped'])}" if data["dropped"] else ""
-            return f"{data['from_backend']} → {data['to_backend']}{without}: {data['reason'][:80]}"
-        case "ThreadLinked" | "ThreadRebuilt":
-            return f"{data['backend']} thread {data['thread_id']}"
-        case "ThreadLost":
-            return f"{data['backend']} thread {data['thread_id']}: {data['reason']}"
-        case "ThreadReconciled":
-            numbers = (("sent", data["sent"]), ("deleted", len(data["deleted"])), ("adopted", data["adopted"]))
-            done = ", ".join(f"{counted(number, 'item')} {what}" for what, number in numbers if number)
-            return f"{data['backend']} thread {data['thread_id']}: {done}: {data['reason']}"
-        case "ExchangeAbandoned":
-            return f"no backend answered: {data['reason']}"
-        case "RerunAccepted":
-            return f"run {short(data['run_id'])} answers in place of {short(data['superseded_run_id'])}"
-    return ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, (str, int)) and value)[:100]
-
-
 @click.command()
 @click.argument("key", type=KEY, shell_complete=complete_keys)
 @click.argument("new_key", type=KEY, metavar="NEWKEY")
@@ -257,17 +172,13 @@ def fork(key: str, new_key: str, at: datetime | int | None) -> int:
 
     No model is called; the fork is mirrored like any other conversation.
     """
+    from threadledger.adapters.documents import fork_document
+
     with opened(sends=True) as ledger:
         ledger.fork(key, new_key, at)
-        state, parent = ledger.state(new_key), ledger.parent(new_key)
-        version = parent[1] if parent is not None else None
-        thing = {
-            "key": new_key,
-            "version": state.version,
-            "messages": state.messages,
-            "parent": {"key": key, "version": version},
-        }
-        message = f"{new_key} is a copy of {key} as of version {version}: {counted(state.messages, 'message')}"
+        thing = fork_document(ledger, new_key)
+        version, messages = thing["parent"]["version"], counted(thing["messages"], "message")
+        message = f"{new_key} is a copy of {key} as of version {version}: {messages}"
         emit_one(thing, lambda console: prose(console, message))
     return Exit.DONE
 

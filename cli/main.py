@@ -417,18 +417,9 @@ def code_of(error: Exception) -> Exit:
 
 def error_message(error: Exception) -> str:
     """Return an error as one sentence, with secrets redacted."""
-    from threadledger.domain.errors import ProviderRefused, ThreadledgerError
-    from threadledger.domain.failures import advise, diagnose, redact
+    from threadledger.adapters.documents import error_sentence
 
-    if isinstance(error, ProviderRefused):
-        cause = diagnose(error.failure)
-        return redact(f"the provider refused: {cause.value} ({error}). {advise(cause)}", limit=4_000)
-    if isinstance(error, ThreadledgerError):
-        return redact(str(error), limit=4_000)
-    return (
-        f"unexpected error ({type(error).__name__}: {redact(str(error))}): "
-        "committed data is kept; run the command again with THREADLEDGER_DEBUG=1 to see the traceback, and report it"
-    )
+    return error_sentence(error)
 
 
 class LazyGroup(click.Group):

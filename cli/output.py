@@ -235,8 +235,10 @@ def print_text(console: Console, text: str) -> None:
 
 
 def short(run_id: str | None) -> str:
-    """Return the ending of a run id, which every command accepts instead of the whole id."""
-    return run_id[-8:] if run_id else ""
+    """See `short` of the documents."""
+    from threadledger.adapters.documents import short as short_
+
+    return short_(run_id)
 
 
 def short_thread(thread_id: str | None) -> str:
@@ -246,13 +248,17 @@ def short_thread(thread_id: str | None) -> str:
 
 
 def counted(number: int, word: str) -> str:
-    """Return a number with its noun, such as `1 thread` or `2 threads`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+    """See `counted` of the documents."""
+    from threadledger.adapters.documents import counted as counted_
+
+    return counted_(number, word)
 
 
 def clock(at: str) -> str:
-    """Return an ISO 8601 time in readable form, to the second."""
-    return at[:19].replace("T", " ")
+    """See `clock` of the documents."""
+    from threadledger.adapters.documents import clock as clock_
+
+    return clock_(at)
 
 
 def _emit_data(rows: Iterable[Row], *, one: bool) -> None:

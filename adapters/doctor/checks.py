@@ -1,73 +1,71 @@
-"""Implement `threadledger doctor`, which diagnoses problems and shows how to fix them."""
+"""Run all checks of `doctor` in order."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import click
-
-from ..main import Exit, common, error_message, invocation, load_settings, opened
-from ..output import counted, emit_many, note
-from .ledger import LEDGER_CHECKS, check_profile
-from .online import examined_online
+from ..documents import error_sentence
 from .settings import SETTINGS_CHECKS, TRUST, Checked
 
 if TYPE_CHECKING:
-    from threadledger.adapters import Settings
+    from threadledger.domain.ledger import Ledger
 
-COLUMNS = ("check", "state", "message", "mend")
+    from ..settings import Settings
 
 
-@click.command()
-@click.option(
-    "--online", is_flag=True, help="Also check key, models and assistant at the provider; nothing is written there."
-)
-@common
-def doctor(online: bool) -> int:
-    """Diagnose problems and show how to fix them.
+def doctor_document(checked: Iterable[Checked]) -> list[dict[str, Any]]:
+    """Return the JSON array of `doctor`; docs/commands.md lists the keys of its objects."""
+    return [each.as_json() for each in checked]
 
-    Checks settings, database, runs, unanswered exchanges, threads, jobs, backends and views. The provider is called only
-    with --online, and a model never. Runs that a crash left open past their deadline are closed as interrupted. Exit 4 on
-    findings.
+
+def examined(
+    load: Callable[[], Settings],
+    opened: Callable[[], AbstractContextManager[Ledger]],
+    skipped: Callable[[str], object],
+    *,
+    online: bool = False,
+) -> Iterator[Checked]:
+    """Run all checks in order. A check that fails becomes a finding and stops only the checks that depend on it.
+
+    Args:
+        load: loads the settings.
+        opened: opens the ledger of the settings for reading.
+        skipped: receives one sentence about checks that were skipped.
+        online: whether the provider is also asked about key, models and assistant; nothing is written there.
     """
-    rows = [checked.as_json() for checked in examined(online)]
-    emit_many(rows, COLUMNS)
-    found = sum(row["state"] == "finding" for row in rows)
-    if invocation().output == "table":
-        note(f"{counted(found, 'finding')}" if found else "no problems found")
-    return Exit.FOUND_SOMETHING if found else Exit.DONE
-
-
-def examined(online: bool = False) -> Iterator[Checked]:
-    """Run all checks in order. A check that fails becomes a finding and stops only the checks that depend on it."""
     try:
-        settings = load_settings()
+        settings = load()
     except Exception as error:  # noqa: BLE001 - any problem with the settings is a finding
-        yield Checked("settings", error_message(error), _fix_for(error))
-        note("all other checks depend on the settings and were skipped")
+        yield Checked("settings", error_sentence(error), _fix_for(error))
+        skipped("all other checks depend on the settings and were skipped")
         return
     yield Checked("settings", "the settings were loaded")
     for check, look in SETTINGS_CHECKS.items():
         yield from (_with_origin(checked, settings) for checked in _guarded(check, look, settings))
     try:
+        from .ledger import LEDGER_CHECKS, check_profile
+
         profile = settings.load_profile()
-        with opened(reads=True) as ledger:
+        with opened() as ledger:
             for check, examine in LEDGER_CHECKS.items():
                 yield from _guarded(check, examine, ledger)
             yield from _guarded("profile", check_profile, ledger, settings, profile)
     except Exception as error:  # noqa: BLE001 - a broken ledger must not hide the other findings
-        yield Checked(_subject_of(error), error_message(error), _fix_for(error))
-        note("the ledger cannot be opened: its checks were skipped")
+        yield Checked(_subject_of(error), error_sentence(error), _fix_for(error))
+        skipped("the ledger cannot be opened: its checks were skipped")
     if online:
+        from .online import examined_online
+
         yield from _guarded("provider", examined_online, settings)
 
 
 def _with_origin(checked: Checked, settings: Settings) -> Checked:
     """Add to a finding where the settings that it names come from, unless it says so itself."""
-    from threadledger.adapters import origins
+    from ..setting_origins import origins
 
     if checked.mend is None:
         return checked
@@ -88,7 +86,7 @@ def _guarded(check: str, look: Callable[..., Iterable[Checked]], *given: object)
     try:
         yield from look(*given)
     except Exception as error:  # noqa: BLE001 - a broken check is a finding and stops no other check
-        yield Checked(check, error_message(error), _fix_for(error))
+        yield Checked(check, error_sentence(error), _fix_for(error))
 
 
 def _subject_of(error: Exception) -> str:
@@ -102,7 +100,6 @@ def _subject_of(error: Exception) -> str:
 
 def _fix_for(error: Exception) -> str:
     """Return the command or setting that fixes an error."""
-    from threadledger.adapters import FolderNotTrusted
     from threadledger.domain.errors import (
         CorruptEvent,
         DatabaseMissing,
@@ -114,6 +111,8 @@ def _fix_for(error: Exception) -> str:
         OlderSchema,
         StoreError,
     )
+
+    from ..trust import FolderNotTrusted
 
     fixes: dict[type[Exception], str] = {
         FolderNotTrusted: TRUST,

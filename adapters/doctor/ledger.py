@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..output import clock, counted, short
+from ..documents import clock, counted, short
 from .settings import Checked
 
 if TYPE_CHECKING:
-    from threadledger.adapters import Settings
     from threadledger.domain.conversation import Profile
     from threadledger.domain.ledger import LaggingThread, Ledger
     from threadledger.domain.replay import JobState
+
+    from ..settings import Settings
 
 NAMED = 3
 """Maximum number of runs, jobs or conversations that a message names; the others are only counted."""
@@ -211,13 +212,15 @@ def _has(number: int) -> str:
 
 def check_profile(ledger: Ledger, settings: Settings, profile: Profile) -> Iterator[Checked]:
     """Check that each backend's preflight accepts the profile, and that its tools are well-defined and can be run."""
-    from threadledger.adapters import problem_of_tools, tool_problems
     from threadledger.domain.conversation import text_message
     from threadledger.domain.conversation.messages import JournaledMessage
     from threadledger.domain.exchange import BackendRequest
     from threadledger.domain.failures import Cause, advise, diagnose
     from threadledger.domain.ids import now
     from threadledger.domain.memory import Memory
+
+    from ..openai import tool_problems
+    from ..tool_loading import problem_of_tools
 
     services = ledger.services
     functions = [tool["function"]["name"] for tool in profile.tools if tool["type"] == "function"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from threadledger.adapters import Settings
+    from ..settings import Settings
 
 ASSISTANTS_SHUT_DOWN = "2026-08-26"
 """Date on which OpenAI and Azure OpenAI shut down their Assistants API (developers.openai.com/api/docs/assistants/migration,
@@ -38,7 +38,7 @@ class Checked:
 
 def check_address(settings: Settings) -> Iterator[Checked]:
     """Check that the provider's address is a valid HTTP address."""
-    from threadledger.adapters import client_of
+    from ..wiring import client_of
 
     name = "AZURE_OPENAI_ENDPOINT" if settings.azure_openai_endpoint is not None else "OPENAI_BASE_URL"
     address = _address(settings)
@@ -54,7 +54,7 @@ def check_address(settings: Settings) -> Iterator[Checked]:
 
 def check_key(settings: Settings) -> Iterator[Checked]:
     """Check that a key is set and has a plausible form. The key is never shown."""
-    from threadledger.adapters import client_of
+    from ..wiring import client_of
 
     on_azure = settings.azure_openai_endpoint is not None
     name = "AZURE_OPENAI_API_KEY" if on_azure else "OPENAI_API_KEY"
@@ -111,7 +111,7 @@ def check_backends(settings: Settings) -> Iterator[Checked]:
 
 def check_named_backends(settings: Settings) -> Iterator[Checked]:
     """Check that each backend of `threadledger.toml` has its key, and that a function is defined; nothing is imported."""
-    from threadledger.adapters import problem_of_backend
+    from ..named_backends import problem_of_backend
 
     for name, backend in settings.named.items():
         problem = problem_of_backend(backend, settings)
@@ -156,7 +156,7 @@ TRUST = "read the files that it names, then: threadledger trust"
 
 def check_trust(settings: Settings) -> Iterator[Checked]:
     """Check that the folder is trusted if a command would run its code, or send secrets or text to a host that it names."""
-    from threadledger.adapters import FolderTrust
+    from ..trust import FolderTrust
 
     trust = FolderTrust(settings)
     for need in trust.needs() if trust.is_needed else ():
@@ -169,7 +169,8 @@ def check_trust(settings: Settings) -> Iterator[Checked]:
 
 def check_attachments(settings: Settings) -> Iterator[Checked]:
     """Check that the place of attachments can be used, if it is not the database; it is not contacted."""
-    from threadledger.adapters import FolderTrust, problem_of_blobs
+    from ..blob_files import problem_of_blobs
+    from ..trust import FolderTrust
 
     if settings.blobs is None:
         return
@@ -203,7 +204,7 @@ def _is_openai(settings: Settings) -> bool:
 
 def _address(settings: Settings) -> str | None:
     """Return the provider's host, or None if the address has no host or is not an HTTP address."""
-    from threadledger.adapters import client_of
+    from ..wiring import client_of
 
     try:
         parts = urlsplit(client_of(settings).endpoint)

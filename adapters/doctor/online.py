@@ -13,9 +13,11 @@ from .settings import Checked
 if TYPE_CHECKING:
     from datetime import date
 
-    from threadledger.adapters import ProviderLook, Settings
     from threadledger.domain.conversation import Profile
     from threadledger.domain.errors import ProviderRefused
+
+    from ..openai import ProviderLook
+    from ..settings import Settings
 
 RETIRES_SOON_DAYS = 60
 """Days before a model's shutdown from which on a finding is reported."""
@@ -27,8 +29,10 @@ MODEL_SETTING = (
 
 def examined_online(settings: Settings) -> Iterator[Checked]:
     """Run all online checks in order; a provider that cannot be reached is a finding and ends them."""
-    from threadledger.adapters import ProviderLook, client_of
     from threadledger.domain.errors import ProviderRefused
+
+    from ..openai import ProviderLook
+    from ..wiring import client_of
 
     settings.require_trust("provider")
     client = client_of(settings)

@@ -1,0 +1,131 @@
+"""Make the documents of conversations: what `list`, `show` and `fork` print, and the words for parts and events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from threadledger.domain.conversation.attachments import described
+
+from .words import counted, short
+
+if TYPE_CHECKING:
+    from threadledger.domain.conversation import ConversationState
+    from threadledger.domain.ledger import Ledger
+
+
+def conversation_document(state: ConversationState) -> dict[str, Any]:
+    """Return a conversation as a JSON object; docs/commands.md lists the keys under `list`."""
+    return {
+        "key": state.key,
+        "version": state.version,
+        "messages": state.messages,
+        "exchanges": state.exchanges,
+        "failed_runs": state.failed_runs,
+        "unanswered": state.unanswered,
+        "threads": threads_document(state),
+        "started_at": state.started_at,
+        "last_at": state.last_at,
+        "written_at": state.written_at,
+    }
+
+
+def threads_document(state: ConversationState) -> dict[str, Any]:
+    """Return the linked threads of a conversation as JSON, by kind."""
+    return {
+        name: {"thread_id": link.thread_id, "endpoint": link.endpoint, "lost": link.lost}
+        for name, link in state.links.items()
+    }
+
+
+def shown_conversation_document(
+    ledger: Ledger, key: str, at: datetime | int | None = None, last: int | None = None, view: str = "chat"
+) -> dict[str, Any]:
+    """Return the JSON object of `show`; docs/commands.md lists its keys.
+
+    Args:
+        ledger: the ledger, which is read.
+        key: key of the conversation.
+        at: the version or time as of which it is shown; by default the newest version.
+        last: number of its newest messages that are shown; by default all of them.
+        view: `chat`, `timeline` (with all events up to the version), or `memory` (the messages as a model sees them).
+
+    Raises:
+        ConversationNotFound: no conversation has this key.
+        ChangedEvent: an event is missing, or was changed.
+    """
+    from threadledger.domain.ledger import unanswered_exchanges
+
+    state = ledger.state(key)
+    memory = ledger.journal.memory(key, at, last)
+    messages = memory.paired() if view == "memory" else memory.messages
+    document: dict[str, Any] = {
+        "key": key,
+        "version": memory.version,
+        "messages": [each.as_json() for each in messages],
+        "threads": threads_document(state),
+    }
+    unanswered = unanswered_exchanges(ledger.journal, key, memory)
+    if unanswered:
+        document["unanswered"] = [each.as_json() for each in unanswered]
+    parent = ledger.parent(key)
+    if parent is not None:
+        document["parent"] = {"key": parent[0], "version": parent[1]}
+    if view == "timeline":
+        logged = [each.as_json() for each in ledger.events(key=key, checked=True)]
+        document["events"] = [each for each in logged if each["version"] <= memory.version]
+    return document
+
+
+def fork_document(ledger: Ledger, key: str) -> dict[str, Any]:
+    """Return the JSON object of a new fork; docs/commands.md lists its keys."""
+    state, parent = ledger.state(key), ledger.parent(key)
+    source, version = parent if parent is not None else (None, None)
+    parent_document = {"key": source, "version": version}
+    return {"key": key, "version": state.version, "messages": state.messages, "parent": parent_document}
+
+
+def part_in_words(part: dict[str, Any]) -> str:
+    """Return the text of a content part, or what else it is."""
+    text = part.get("text") if part.get("type") != "reasoning" else None
+    return text if isinstance(text, str) else f"[{described(part)}]"
+
+
+def event_in_words(kind: str, data: dict[str, Any]) -> str:
+    """Describe one event of a timeline in a few words, by its type and its `data`."""
+    match kind:
+        case "MessageJournaled":
+            calls = [f"{call['function']['name']}({call['function']['arguments']})" for call in data["tool_calls"]]
+            said = "" if data["content"] in (None, []) else str(data["content"])
+            return f"{data['role']}: {' '.join(filter(None, [said, *calls]))[:100]}"
+        case "ConversationStarted" if data["parent_key"] is not None:
+            return f"forked from {data['parent_key']} at version {data['parent_version']}"
+        case "RunStarted":
+            kind = "shadow run" if data["shadow"] else "run"
+            asked = f"{data['backend']} ({data['model']})"
+            return f"{kind} {short(data['run_id'])} on {asked}, attempt {data['attempt']}"
+        case "RunCompleted":
+            ended = "called tools" if data["goes_on"] else "answered"
+            if data["finish_reason"] == "found_in_thread":
+                return f"run {short(data['run_id'])} found the answer in the thread; its token usage is unknown"
+            return f"run {short(data['run_id'])} {ended}, {data['usage'].get('total_tokens', 0)} tokens"
+        case "RunFailed":
+            http = f"HTTP {data['http_status']}" if data["http_status"] else None
+            facts = ", ".join(str(fact) for fact in (http, data["code"], data["message"]) if fact)
+            return f"run {short(data['run_id'])} {data['status']}: {facts}"
+        case "FallbackUsed":
+            without = f", without {', '.join(data['dropped'])}" if data["dropped"] else ""
+            return f"{data['from_backend']} → {data['to_backend']}{without}: {data['reason'][:80]}"
+        case "ThreadLinked" | "ThreadRebuilt":
+            return f"{data['backend']} thread {data['thread_id']}"
+        case "ThreadLost":
+            return f"{data['backend']} thread {data['thread_id']}: {data['reason']}"
+        case "ThreadReconciled":
+            numbers = (("sent", data["sent"]), ("deleted", len(data["deleted"])), ("adopted", data["adopted"]))
+            done = ", ".join(f"{counted(number, 'item')} {what}" for what, number in numbers if number)
+            return f"{data['backend']} thread {data['thread_id']}: {done}: {data['reason']}"
+        case "ExchangeAbandoned":
+            return f"no backend answered: {data['reason']}"
+        case "RerunAccepted":
+            return f"run {short(data['run_id'])} answers in place of {short(data['superseded_run_id'])}"
+    return ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, (str, int)) and value)[:100]

@@ -1,1 +1,0 @@
-"""Diagnose problems and show how to fix them: `threadledger doctor`."""
