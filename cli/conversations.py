@@ -114,10 +114,12 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
     console.print()
     if "events" in thing:
         rows = [
-            event | {"at": clock(event["at"]), "what": event_in_words(event["type"], event["data"])}
+            event
+            | {"at": clock(event["at"]), "actor": event["data"].get("actor")}
+            | {"what": event_in_words(event["type"], event["data"])}
             for event in thing["events"]
         ]
-        console.print(table(rows, ("version", "at", "type", "what")))
+        console.print(table(rows, ("version", "at", "type", "actor", "what")))
         return
     unanswered = {each["version"]: each for each in thing.get("unanswered", ())}
     for message in thing["messages"]:
@@ -187,9 +189,10 @@ def fork(key: str, new_key: str, at: datetime | int | None) -> int:
 @click.argument("key", type=KEY, required=False, shell_complete=complete_keys)
 @click.option("--after", default="0", metavar="CURSOR", help="Only events after this cursor or position.")
 @click.option("--type", "types", multiple=True, metavar="T", help="Only events of this type; can be repeated.")
+@click.option("--actor", type=KEY, metavar="NAME", help="Only events that this actor caused.")
 @click.option("--follow", is_flag=True, help="Keep printing new events; Ctrl-C stops.")
 @common
-def events(key: str | None, after: str, types: tuple[str, ...], follow: bool) -> int:
+def events(key: str | None, after: str, types: tuple[str, ...], actor: str | None, follow: bool) -> int:
     """Print the event log in commit order, of conversation KEY or of all conversations."""
     from threadledger.domain.conversation import events as known
 
@@ -202,22 +205,23 @@ def events(key: str | None, after: str, types: tuple[str, ...], follow: bool) ->
         if key is not None:
             ledger.state(key)
         found = ledger.events(after=after, types=types, key=key, follow=follow, checked=True)
-        logged = (each.as_json() for each in found)
+        logged = (each.as_json() for each in found if actor is None or each.actor == actor)
         if follow:
             for each in logged:
                 print_json(each)
         elif invocation().output == "table":
-            rows = [each | {"at": clock(each["at"]), "data": _brief(each["data"])} for each in logged]
-            emit_many(rows, ("position", "key", "version", "at", "type", "data"), empty="no events")
+            rows = [
+                each | {"at": clock(each["at"]), "actor": each["data"].pop("actor", None), "data": _brief(each["data"])}
+                for each in logged
+            ]
+            emit_many(rows, ("position", "key", "version", "at", "type", "actor", "data"), empty="no events")
         else:
             emit_many(logged, ())
     return Exit.DONE
 
 
 def _brief(data: dict[str, object]) -> str:
-    last = {name: data[name] for name in ("actor",) if name in data}  # what happened is said first
-    told = {name: value for name, value in data.items() if name not in last} | last
     text = json.dumps(
-        {name: value for name, value in told.items() if value not in (None, [], {}, "")}, ensure_ascii=False
+        {name: value for name, value in data.items() if value not in (None, [], {}, "")}, ensure_ascii=False
     )
     return text if len(text) <= 120 else text[:119] + "…"

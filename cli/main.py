@@ -126,8 +126,7 @@ def opened(*, create: bool = False, reads: bool = False, sends: bool = False, **
         settings.require_trust("provider")
     _set_up_logging(settings.log_format)
     ledger = open_ledger(settings, create=create, upgrade=not reads)
-    if not reads:
-        ledger.journal.actor = _user()
+    ledger.journal.actor = _user()  # a command that reads may still close overdue runs
     try:
         yield ledger
     finally:
@@ -138,14 +137,14 @@ ACTOR_CHARS_MAX = 200
 """Maximum characters of the name under which a command's events are stored."""
 
 
-def _user() -> str | None:
-    """Return the actor of a command's events, `cli:` and the login name; None if the system does not know it."""
+def _user() -> str:
+    """Return the actor of a command's events: `cli:` and the login name, or the user's number if it has no name."""
     import getpass
 
     try:
         name = getpass.getuser().encode("utf-8", "replace").decode()
     except (OSError, KeyError, ImportError):
-        return None
+        name = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
     return f"cli:{name}"[:ACTOR_CHARS_MAX]
 
 

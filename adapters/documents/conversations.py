@@ -128,4 +128,6 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
             return f"no backend answered: {data['reason']}"
         case "RerunAccepted":
             return f"run {short(data['run_id'])} answers in place of {short(data['superseded_run_id'])}"
-    return ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, (str, int)) and value)[:100]
+    return ", ".join(
+        f"{name} {value}" for name, value in data.items() if name != "actor" and isinstance(value, (str, int)) and value
+    )[:100]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..main import Exit, MomentParameter, common, invocation, opened
+from ..main import KEY, Exit, MomentParameter, common, invocation, opened
 from ..output import clock, console, csv_writer, emit_many, note, print_json, short
 from ..terminal import printable
 
@@ -36,6 +36,7 @@ NARROW_TERMINAL = 90
 @click.option("--cause", metavar="C", help="Only failures with this cause.")
 @click.option("--code", metavar="C", help="Only failures with this error code of the provider.")
 @click.option("--backend", metavar="B", help="Only failures on this backend.")
+@click.option("--actor", type=KEY, metavar="NAME", help="Only runs that this actor caused.")
 @click.option("--unanswered", is_flag=True, help="Only failures of exchanges that are still unanswered.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show only the newest N failures.")
 @click.option("--exit-code", is_flag=True, help="Exit 4 if there are failures (for cron).")
@@ -47,6 +48,7 @@ def failures(
     cause: str | None,
     code: str | None,
     backend: str | None,
+    actor: str | None,
     unanswered: bool,
     limit: int | None,
     exit_code: bool,
@@ -60,10 +62,10 @@ def failures(
 
     with opened(reads=True) as ledger:
         if follow:
-            wanted = FailureFilter.of(since, None, cause, code, backend, unanswered)
+            wanted = FailureFilter.of(since, None, cause, code, backend, unanswered, actor)
             print_failures(follow_failures(ledger.journal, wanted, limit), ledger.close_overdue_runs)
             return Exit.DONE
-        found = ledger.failures(since, until, cause, code, backend, unanswered, limit)
+        found = ledger.failures(since, until, cause, code, backend, unanswered, limit, actor=actor)
     if invocation().output == "table":
         rows = [_row(failure) for failure in found]
         if found and console().width < NARROW_TERMINAL:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..main import Exit, MomentParameter, TextParameter, common, invocation, opened
+from ..main import KEY, Exit, MomentParameter, TextParameter, common, invocation, opened
 from ..output import WIDE_TERMINAL, clock, console, counted, emit_many, emit_one, note, prose, sparkline
 from ..terminal import printable
 
@@ -51,15 +51,16 @@ class _To(MomentParameter):
 @click.command()
 @click.option("--since", type=MomentParameter(), metavar="T", help="Only failures since T (ISO 8601, or 24h, 7d).")
 @click.option("--state", type=click.Choice(STATES), help="Only groups in this state; default: all except muted.")
+@click.option("--actor", type=KEY, metavar="NAME", help="Only failures of runs that this actor caused.")
 @common
-def groups(since: datetime | None, state: str | None) -> int:
+def groups(since: datetime | None, state: str | None, actor: str | None) -> int:
     """Group failures by cause, backend and message (ignoring ids and numbers), and show their trend."""
     from threadledger.domain.failures import GroupState
     from threadledger.domain.ledger import FailureGroups
 
     states = None if state is None else tuple(GroupState) if state == "all" else (state,)
     with opened(reads=True) as ledger:
-        found = ledger.failure_groups(since, states)
+        found = ledger.failure_groups(since, states, actor=actor)
         orphans = FailureGroups(ledger.journal).orphans()
     if invocation().output != "table":
         emit_many((each.as_json() for each in found), ())

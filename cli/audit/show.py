@@ -24,6 +24,7 @@ FACTS = (
         "dropped",
         "losses",
         "attempt",
+        "actor",
         "started_at",
         "duration_seconds",
         "status",

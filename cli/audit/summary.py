@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..main import Exit, MomentParameter, common, invocation, opened
+from ..main import KEY, Exit, MomentParameter, common, invocation, opened
 from ..output import WIDE_TERMINAL, bar, console, emit_many, note, span, table
 from ..terminal import printable
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from threadledger.domain.failures import SummaryRow
     from threadledger.domain.ledger import Ledger
 
-BY = ("cause", "code", "backend", "model", "profile", "day", "hour")
+BY = ("cause", "code", "backend", "model", "profile", "actor", "day", "hour")
 
 WIDE = ("runs", "failed", "rate", "", "fallbacks", "answered", "unanswered", "p50", "p95", "input", "output")
 NARROW = ("runs", "failed", "rate", "", "unanswered", "p95")
@@ -33,15 +33,16 @@ PROFILE_HASH_CHARS = 8
     "--since", type=MomentParameter(), metavar="T", help="Only runs that started at T or later (ISO 8601, or 24h)."
 )
 @click.option("--until", type=MomentParameter(), metavar="T", help="Only runs that started at T or earlier.")
+@click.option("--actor", type=KEY, metavar="NAME", help="Only runs that this actor caused.")
 @common
-def summary(by: str, since: datetime | None, until: datetime | None) -> int:
+def summary(by: str, since: datetime | None, until: datetime | None, actor: str | None) -> int:
     """Show counts, failure rates, durations and tokens of runs, with bars for the number of failures.
 
     By cause and by code, `runs` counts all runs, because only failed runs have a cause. `answered` and `unanswered` count
     exchanges, which may have several failed runs each.
     """
     with opened(reads=True) as ledger:
-        rows = ledger.summary(by, since, until)
+        rows = ledger.summary(by, since, until, actor=actor)
         names = _profile_names(ledger, rows) if by == "profile" else {}
     if invocation().output != "table":
         emit_many((row.as_json() for row in rows), ())

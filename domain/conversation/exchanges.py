@@ -47,6 +47,8 @@ class RunRecord:
     losses: Mapping[str, int] = field(default_factory=dict)
     """Number of parts in view that the backend could not be shown, by kind."""
     rendering: str | None = None
+    actor: str | None = None
+    """Who caused it; None if that is not known."""
     ended_at: datetime | None = None
     completed: e.RunCompleted | None = None
     failure: Failure | None = None
@@ -163,6 +165,7 @@ def recorded_failure(run: RunRecord, exchange: ExchangeRecord) -> RecordedFailur
         duration_seconds=run.duration_seconds,
         next=run.next,
         answered_by=exchange.answered_by,
+        actor=run.actor,
     )
 
 
@@ -178,6 +181,7 @@ class FailureFilter:
     unanswered: bool = False
     key: str | None = None
     """Key of the conversation."""
+    actor: str | None = None
 
     @classmethod
     def of(
@@ -188,6 +192,7 @@ class FailureFilter:
         code: str | None,
         backend: str | None,
         unanswered: bool,
+        actor: str | None = None,
     ) -> FailureFilter:
         """Create a filter from user input: time spans count back from now, causes are given by name.
 
@@ -198,7 +203,7 @@ class FailureFilter:
             wanted = Cause(cause) if cause is not None else None
         except ValueError:
             raise InvalidInput(f"there is no cause {cause!r}: use one of {', '.join(Cause)}") from None
-        return cls(moment_of(since), moment_of(until), wanted, code, backend, unanswered)
+        return cls(moment_of(since), moment_of(until), wanted, code, backend, unanswered, actor=actor)
 
     def __call__(self, failure: RecordedFailure) -> bool:
         return (
@@ -208,6 +213,7 @@ class FailureFilter:
             and self.code in {None, failure.facts.code}
             and self.backend in {None, failure.backend}
             and self.key in {None, failure.key}
+            and self.actor in {None, failure.actor}
             and not (self.unanswered and failure.answered_by is not None)
         )
 

@@ -137,6 +137,8 @@ class RecordedFailure:
     """Id of the run that answered the exchange in the end."""
     endpoint: str | None = None
     """Where the backend was reached; None for runs of a ledger without named backends."""
+    actor: str | None = None
+    """Who caused the run; None if that is not known."""
 
     def summary(self) -> str:
         """Return the facts in one line; a code that is the cause itself is not repeated."""
@@ -172,4 +174,5 @@ class RecordedFailure:
             "thread_id": self.facts.thread_id,
             "details": dict(self.facts.details),
             "endpoint": self.endpoint,
+            "actor": self.actor,
         }

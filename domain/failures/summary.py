@@ -1,4 +1,4 @@
-"""Count runs and compute their rates, by cause, code, backend, model, profile, day or hour."""
+"""Count runs and compute their rates, by cause, code, backend, model, profile, actor, day or hour."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-SUMMARY_BY = ("cause", "code", "backend", "model", "profile", "day", "hour")
+SUMMARY_BY = ("cause", "code", "backend", "model", "profile", "actor", "day", "hour")
 """Properties by which runs can be counted."""
 
 BY_FAILURE = frozenset({"cause", "code"})

@@ -41,15 +41,21 @@ class Views(Protocol):
         """Return failed runs without an answer since a time, or the newest `limit` of them, newest first."""
         ...
 
-    def failure_groups(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
+    def failure_groups(self, since: datetime | None, until: datetime, actor: str | None = None) -> list[FailureGroup]:
         """Return groups of runs that failed since a time, most recent failure first; trends end at `until`.
 
-        Decisions about a group (resolved, muted, reopened) are not included.
+        With an actor, only the runs that it caused count. Decisions about a group (resolved, muted, reopened) are not
+        included.
         """
         ...
 
-    def summary(self, by: str, since: datetime | None = None, until: datetime | None = None) -> list[SummaryRow]:
-        """Return counts and rates of the runs that started within these times, grouped by one of `SUMMARY_BY`."""
+    def summary(
+        self, by: str, since: datetime | None = None, until: datetime | None = None, actor: str | None = None
+    ) -> list[SummaryRow]:
+        """Return counts and rates of the runs that started within these times, grouped by one of `SUMMARY_BY`.
+
+        With an actor, only the runs that it caused count.
+        """
         ...
 
     def failure_days(self, since: datetime | None = None, until: datetime | None = None) -> list[tuple[str, str, int]]:

@@ -70,11 +70,15 @@ class FailureGroups:
         self._journal = journal
 
     def all(
-        self, since: datetime | timedelta | None = None, states: Iterable[GroupState | str] | None = None
+        self,
+        since: datetime | timedelta | None = None,
+        states: Iterable[GroupState | str] | None = None,
+        actor: str | None = None,
     ) -> list[FailureGroup]:
         """Return the groups with failures since a time that are in these states; by default, all but the muted groups.
 
-        They are sorted by state (returned, open, resolved, muted), then by most recent failure first.
+        They are sorted by state (returned, open, resolved, muted), then by most recent failure first. With an actor, only
+        failures of runs that it caused count: a group has returned if the actor failed again.
 
         Raises:
             InvalidInput: a state is unknown.
@@ -83,7 +87,7 @@ class FailureGroups:
         moment = now()
         begin = moment_of(since)
         book = self.book()
-        found = [_with_state(each, book.get(each.group), moment) for each in self._tallied(begin, moment)]
+        found = [_with_state(each, book.get(each.group), moment) for each in self._tallied(begin, moment, actor)]
         order = list(GroupState)
         return sorted((each for each in found if each.state in wanted), key=lambda each: order.index(each.state))
 
@@ -145,8 +149,8 @@ class FailureGroups:
         """Return the last decision about each group."""
         return self._book(self._journal.head(AUDIT_GROUPS))
 
-    def _tallied(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
-        return self._journal.views.failure_groups(since, until)
+    def _tallied(self, since: datetime | None, until: datetime, actor: str | None = None) -> list[FailureGroup]:
+        return self._journal.views.failure_groups(since, until, wanted_actor(actor))
 
     def _decide(
         self, group: str, event_class: type[e.Event], wanted: GroupState, note: str, **more: Any
@@ -193,6 +197,17 @@ class FailureGroups:
         for event in self._journal.stream(AUDIT_GROUPS):
             evolve_book(book, event)
         return book
+
+
+def wanted_actor(actor: object) -> str | None:
+    """Return the actor whose runs are wanted; None stands for those of all actors.
+
+    Raises:
+        InvalidInput: it is no text, and no run could have it.
+    """
+    if actor is not None and not isinstance(actor, str):
+        raise InvalidInput(f"actor has type {type(actor).__name__}: nothing was read; pass the name of an actor")
+    return actor
 
 
 def _with_state(group: FailureGroup, decision: Decision | None, at: datetime) -> FailureGroup:

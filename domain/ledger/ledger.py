@@ -196,24 +196,31 @@ class Ledger:
         backend: str | None = None,
         unanswered: bool = False,
         limit: int | None = None,
+        *,
+        actor: str | None = None,
     ) -> list[RecordedFailure]:
         """Return failed runs in the order of failure, or the newest `limit` of them. A time span counts back from now.
 
-        Overdue runs are closed first.
+        With `actor`, return only runs that it caused. Overdue runs are closed first.
 
         Raises:
             InvalidInput: there is no such cause.
         """
         from ..conversation import FailureFilter
+        from .audit import wanted_actor
 
         self.close_overdue_runs()
-        wanted = FailureFilter.of(since, until, cause, code, backend, unanswered)
+        wanted = FailureFilter.of(since, until, cause, code, backend, unanswered, wanted_actor(actor))
         return self.journal.views.failures(wanted, limit)
 
     def failure_groups(
-        self, since: datetime | timedelta | None = None, states: Iterable[GroupState | str] | None = None
+        self,
+        since: datetime | timedelta | None = None,
+        states: Iterable[GroupState | str] | None = None,
+        *,
+        actor: str | None = None,
     ) -> list[FailureGroup]:
-        """Return failures in groups of one cause, one backend and one normalised message.
+        """Return failures in groups of one cause, one backend and one normalised message, or those of one actor's runs.
 
         Muted groups are left out, unless `states` selects them. Overdue runs are closed first.
 
@@ -221,7 +228,7 @@ class Ledger:
             InvalidInput: there is no such state.
         """
         self.close_overdue_runs()
-        return self._groups.all(since, states)
+        return self._groups.all(since, states, actor)
 
     def resolve_group(self, group: str, note: str = "") -> FailureGroup:
         """See `FailureGroups.resolve`."""
@@ -236,9 +243,14 @@ class Ledger:
         return self._groups.reopen(group, note)
 
     def summary(
-        self, by: str = "cause", since: datetime | timedelta | None = None, until: datetime | timedelta | None = None
+        self,
+        by: str = "cause",
+        since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
+        *,
+        actor: str | None = None,
     ) -> list[SummaryRow]:
-        """Return counts, rates, durations and tokens of the runs started within these times.
+        """Return counts, rates, durations and tokens of the runs started within these times, or of one actor's runs.
 
         `by` is one of `SUMMARY_BY`. Overdue runs are closed first.
 
@@ -246,11 +258,12 @@ class Ledger:
             InvalidInput: `by` is not one of `SUMMARY_BY`.
         """
         from ..failures import SUMMARY_BY
+        from .audit import wanted_actor
 
         if by not in SUMMARY_BY:
             raise InvalidInput(f"runs cannot be counted by {by!r}: use one of {', '.join(SUMMARY_BY)}")
         self.close_overdue_runs()
-        return self.journal.views.summary(by, moment_of(since), moment_of(until))
+        return self.journal.views.summary(by, moment_of(since), moment_of(until), wanted_actor(actor))
 
     def health(self) -> list[BackendHealth]:
         """Return the health of each backend, by name, from the newest outcomes of its runs in the log.

@@ -37,6 +37,7 @@ MESSAGES = [
     None,
 ]
 MOMENTS = st.integers(0, 7_200).map(lambda second: BEGINNING + timedelta(seconds=second))
+ACTORS = [None, "ann", "cli:bob"]
 USAGES = st.sampled_from([{}, {"input_tokens": 7, "output_tokens": 2}, {"input_tokens": "many"}, {"input_tokens": -1}])
 HAPPENINGS = st.one_of(
     st.tuples(st.just("start"), st.sampled_from(["x1", "x2", "x3"]), st.sampled_from(["chat", "responses"])),
@@ -63,7 +64,12 @@ def event_of(happening, common, started):
             made = {"run_id": f"run-{started:03}", "exchange_id": exchange_id, "attempt": 1, "backend": backend}
             profile = [None, "p1", "p2"][started % 3]
             return events.RunStarted(
-                model=f"m{started % 2}", profile_hash=profile, shadow=started % 5 == 4, **made, **common
+                model=f"m{started % 2}",
+                profile_hash=profile,
+                shadow=started % 5 == 4,
+                actor=ACTORS[started % 3],
+                **made,
+                **common,
             )
         case ("complete", number, usage):
             return events.RunCompleted(run_id=f"run-{number:03}", usage=usage, duration_seconds=number / 2, **common)
@@ -101,10 +107,10 @@ def folded(ledger):
     return fold_exchanges(event for _, event in ledger.journal.logged())
 
 
-def plain_groups(ledger, since, until):
+def plain_groups(ledger, since, until, actor=None):
     found = {}
     for failure in folded(ledger).failures():
-        if since is None or failure.at >= since:
+        if (since is None or failure.at >= since) and actor in {None, failure.actor}:
             found.setdefault(GroupName.of(failure.facts, failure.backend).id, []).append(failure)
     begin = since or min((each.at for group in found.values() for each in group), default=until)
     end = max([until, *(each.at for group in found.values() for each in group)])
@@ -145,18 +151,21 @@ VALUES = {
     "backend": lambda run, _: run.backend,
     "model": lambda run, _: run.model,
     "profile": lambda run, _: run.profile_hash,
+    "actor": lambda run, _: run.actor,
     "day": lambda run, _: to_iso(run.started_at)[:10],
     "hour": lambda run, _: to_iso(run.started_at)[:13] + ":00:00Z",
 }
 
 
-def plain_summary(ledger, by, since, until):
+def plain_summary(ledger, by, since, until, actor=None):
     exchanges = folded(ledger)
     failures = {each.run_id: each for each in exchanges.failures()}
     within = [
         run
         for run in exchanges.runs.values()
-        if (since is None or run.started_at >= since) and (until is None or run.started_at <= until)
+        if (since is None or run.started_at >= since)
+        and (until is None or run.started_at <= until)
+        and actor in {None, run.actor}
     ]
     rows = {}
     for run in within:
@@ -246,16 +255,20 @@ def assert_counted_like_a_plain_fold(new_url, open_store_on, log, since, until, 
 
         def compare():
             views = ledger.journal.views
-            groups = {each.group: each for each in views.failure_groups(since, end)}
-            expected = plain_groups(ledger, since, end)
-            told = {group: {name: getattr(each, name) for name in expected[group]} for group, each in groups.items()}
-            assert told == expected
+            for actor in (None, "ann", "nobody"):
+                groups = {each.group: each for each in views.failure_groups(since, end, actor)}
+                expected = plain_groups(ledger, since, end, actor)
+                told = {
+                    group: {name: getattr(each, name) for name in expected[group]} for group, each in groups.items()
+                }
+                assert told == expected
             for by in SUMMARY_BY:
-                rows = views.summary(by, since, until)
-                expected = plain_summary(ledger, by, since, until)
-                assert {
-                    row.value: {name: getattr(row, name) for name in expected[row.value]} for row in rows
-                } == expected
+                for actor in (None, "cli:bob"):
+                    rows = views.summary(by, since, until, actor)
+                    expected = plain_summary(ledger, by, since, until, actor)
+                    assert {
+                        row.value: {name: getattr(row, name) for name in expected[row.value]} for row in rows
+                    } == expected
             days = Counter()
             for day, _, number in views.failure_days(since, until):
                 days[day] += number

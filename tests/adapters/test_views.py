@@ -214,6 +214,7 @@ def test_streams_that_are_no_conversations_are_passed_over(open_any_store):
 
 RUNS = [f"run-{number:02}" for number in range(40)]
 EXCHANGES = ["exchange-a", "exchange-b", "exchange-c"]
+ACTORS = [None, "ann", "a" * 600]
 CODES = [None, "rate_limit_exceeded", "server_error", "odd \0 \ud800 code"]
 BEGINNING = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SECONDS = st.integers(0, 5).map(lambda second: BEGINNING + timedelta(seconds=second))
@@ -237,6 +238,7 @@ FILTERS = st.builds(
     code=st.sampled_from(CODES),
     backend=st.sampled_from([None, "chat", "nobody"]),
     unanswered=st.booleans(),
+    actor=st.sampled_from([*ACTORS, "nobody"]),
 )
 
 
@@ -244,9 +246,8 @@ def event_of(happening, common, started):
     match happening:
         case ("start", exchange_id, backend):
             run_id = RUNS[started]
-            return events.RunStarted(
-                run_id=run_id, exchange_id=exchange_id, attempt=1, backend=backend, model="m", **common
-            )
+            made = {"run_id": run_id, "exchange_id": exchange_id, "backend": backend, "actor": ACTORS[started % 3]}
+            return events.RunStarted(attempt=1, model="m", **made, **common)
         case ("complete", number, _):
             return events.RunCompleted(run_id=RUNS[number], duration_seconds=1.5, **common)
         case ("fail", number, code):

@@ -98,7 +98,7 @@ def test_times_of_one_minute_are_shown_as_one_time(
         replace(group, first_at=first, last_at=last, trend_since=first, trend_until=last)
         for group in story.failure_groups()
     ]
-    monkeypatch.setattr(Ledger, "failure_groups", lambda *_: groups)
+    monkeypatch.setattr(Ledger, "failure_groups", lambda *_, **__: groups)
     assert f"trend: 12 parts {said}\n" in command("audit", "groups").out
     assert command("audit", "report", "--output", "report.html").code == 0
     assert f"<span>{said}</span>" in Path("report.html").read_text(encoding="utf-8")
@@ -110,7 +110,7 @@ def test_groups_have_the_promised_keys_in_their_order(command: Command, story: L
     assert sum(group["runs"] for group in told) == 5
 
 
-@pytest.mark.parametrize("by", ["cause", "code", "backend", "model", "profile", "day", "hour"])
+@pytest.mark.parametrize("by", ["cause", "code", "backend", "model", "profile", "actor", "day", "hour"])
 def test_summaries_have_the_promised_keys_and_their_sums_agree(command: Command, story: Ledger, by: str) -> None:
     rows = command("audit", "summary", "--by", by, "-o", "json").json
     assert [list(row)[: len(SUMMARY_KEYS)] for row in rows] == [SUMMARY_KEYS] * len(rows)

@@ -37,6 +37,7 @@ FAILURE_KEYS = [
         "thread_id",
         "details",
         "endpoint",
+        "actor",
     ),
 ]
 MESSAGE_KEYS = [

@@ -201,6 +201,7 @@ def test_a_failure_shows_the_keys_of_the_contract(log):
         "backend": "assistants",
         "model": "gpt",
         "endpoint": None,
+        "actor": None,
         "attempt": 2,
         "status": "failed",
         "cause": "provider_error",

@@ -85,7 +85,7 @@ class AuditView(View[KnownRuns, RunChanges]):
 
     name = "audit"
     # Two digits each: the version of the tables, of the diagnosis table, and of the normalization rule.
-    version = 10_000 * 5 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
+    version = 10_000 * 6 + 100 * DIAGNOSIS_VERSION + RULE_VERSION
     topics = RUN_TOPICS
 
     def __init__(self) -> None:
@@ -162,16 +162,27 @@ class AuditView(View[KnownRuns, RunChanges]):
         ]
 
     def groups(
-        self, transaction: ViewTransaction, generation: int, since: datetime | None, until: datetime
+        self,
+        transaction: ViewTransaction,
+        generation: int,
+        since: datetime | None,
+        until: datetime,
+        actor: str | None = None,
     ) -> list[FailureGroup]:
         """Return the groups of failures; see `failure_groups`."""
-        return figures.failure_groups(transaction, self.prefix(generation), since, until)
+        return figures.failure_groups(transaction, self.prefix(generation), since, until, storable(actor))
 
     def summary(
-        self, transaction: ViewTransaction, generation: int, by: str, since: datetime | None, until: datetime | None
+        self,
+        transaction: ViewTransaction,
+        generation: int,
+        by: str,
+        since: datetime | None,
+        until: datetime | None,
+        actor: str | None = None,
     ) -> list[SummaryRow]:
         """Return a summary of the runs; see `summary`."""
-        return figures.summary(transaction, self.prefix(generation), by, since, until)
+        return figures.summary(transaction, self.prefix(generation), by, since, until, storable(actor))
 
     def failure_days(
         self, transaction: ViewTransaction, generation: int, since: datetime | None, until: datetime | None
@@ -250,6 +261,7 @@ def _conditions(wanted: FailureFilter) -> tuple[str, list[Any]]:
         ("ended_at <= ?", to_iso(until) if until is not None else None),
         ("backend = ?", storable(wanted.backend)),
         ("code = ?", storable(wanted.code)),
+        ("actor = ?", storable(wanted.actor)),
         ("conversation = ?", stream_of(wanted.key) if wanted.key is not None else None),
     ]
     conditions = ["failed IS NOT NULL", *(condition for condition, value in given if value is not None)]

@@ -1,6 +1,6 @@
 """Count runs by hour, and derive summaries and groups from these counters and a few rows.
 
-Two tables of counters are changed by differences: `hours` (by cause, code, backend, model and profile, and of all runs) by
+Two tables of counters are changed by differences: `hours` (by cause, code, backend, model, profile and actor, and of all runs) by
 the hour in which runs started, `group_hours` by the hour in which they failed. Whole hours of a period are read from the
 counters. The hours at its ends, and exchanges whose runs started in different hours, are counted from rows of runs.
 """
@@ -8,6 +8,7 @@ counters. The hours at its ends, and exchanges whose runs started in different h
 from __future__ import annotations
 
 import json
+import operator
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -123,7 +124,7 @@ class RunTally:
 
     def merge(self, counts: Sequence[int], seconds: Iterable[float], removed: Iterable[float]) -> None:
         """Add other counts."""
-        self.counts = [have + more for have, more in zip(self.counts, counts, strict=True)]
+        self.counts = list(map(operator.add, self.counts, counts))
         self.seconds += seconds
         self.removed += removed
 
@@ -145,7 +146,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._single: defaultdict[tuple[str | None, ...], RunTally] = defaultdict(RunTally)
-        """Runs that are the only ones of their exchange, by hour, backend, model, profile, cause and code."""
+        """Runs that are the only ones of their exchange, by hour, backend, model, profile, actor, cause and code."""
         self._hours: defaultdict[tuple[str, str, str], RunTally] = defaultdict(RunTally)
         self._groups: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * len(_GROUP_COUNTS))
 
@@ -156,7 +157,7 @@ class Counters:
             run = runs[0]
             hour = run.started_at[:HOUR_CHARS]
             if len(runs) == 1:
-                tally = single[hour, run.backend, run.model, run.profile, run.cause, run.code]
+                tally = single[hour, run.backend, run.model, run.profile, run.actor, run.cause, run.code]
                 tally.add(run, times)
                 if run.failed is not None:
                     tally.counts[3] += times
@@ -171,7 +172,7 @@ class Counters:
     def _add_together(self, hour: str, runs: Sequence[RunRow], times: int) -> None:
         tallies = []
         for run in runs:
-            names = _names(hour, run.backend, run.model, run.profile, run.cause, run.code)
+            names = _names(hour, run.backend, run.model, run.profile, run.actor, run.cause, run.code)
             for name in names if run.failed is not None else names[:-2]:
                 tally = self._hours[name]
                 tally.add(run, times)
@@ -201,12 +202,14 @@ class Counters:
 
     def write(self, transaction: ViewTransaction, begin: str) -> None:
         """Add the differences to the stored counters."""
+        hours = self._hours
         for (hour, *values), single in self._single.items():
+            counts = single.counts
             names = _names(str(hour), *values)
             added, removed = _as_text(single.seconds), _as_text(single.removed)
             for name in names if values[-2] is not None else names[:-2]:
-                tally = self._hours[name]
-                tally.merge(single.counts, (), ())
+                tally = hours[name]
+                tally.counts = list(map(operator.add, tally.counts, counts))
                 tally.texts.append((added, removed))
         self._single.clear()
         changed = []
@@ -224,7 +227,13 @@ class Counters:
 
 
 def _names(
-    hour: str, backend: str | None, model: str | None, profile: str | None, cause: str | None, code: str | None
+    hour: str,
+    backend: str | None,
+    model: str | None,
+    profile: str | None,
+    actor: str | None,
+    cause: str | None,
+    code: str | None,
 ) -> list[tuple[str, str, str]]:
     """Return the keys of the counters of a run with these values; the last two count only failed runs."""
     return [
@@ -232,6 +241,7 @@ def _names(
         ("backend", hour, _stored(backend)),
         ("model", hour, _stored(model)),
         ("profile", hour, _stored(profile)),
+        ("actor", hour, _stored(actor)),
         ("cause", hour, _stored(cause)),
         ("code", hour, _stored(code)),
     ]
@@ -307,14 +317,14 @@ class Period:
 
 
 _RUN_COLUMNS = (
-    "started_at, exchange_id, backend, model, profile, cause, code, failed, next, answered_by, seconds, "
+    "started_at, exchange_id, backend, model, profile, actor, cause, code, failed, next, answered_by, seconds, "
     "input_tokens, output_tokens"
 )
 
 
-def _other_runs(transaction: ViewTransaction, begin: str, period: Period) -> list[RunRow]:
-    """Return the runs of a period that its whole hours do not count."""
-    within, values = ["spread = 1"], []
+def _other_runs(transaction: ViewTransaction, begin: str, period: Period, actor: str | None = None) -> list[RunRow]:
+    """Return the runs of a period that its whole hours do not count; with an actor, all that it caused."""
+    within, values = (["spread = 1"], []) if actor is None else (["actor = ?"], [actor])
     if period.since is not None:
         within.append("started_at >= ?")
         values.append(period.since)
@@ -322,7 +332,7 @@ def _other_runs(transaction: ViewTransaction, begin: str, period: Period) -> lis
         within.append("started_at <= ?")
         values.append(period.until)
     queries = [f"SELECT {_RUN_COLUMNS} FROM {begin}runs WHERE {' AND '.join(within)}"]
-    for part in period.parts():
+    for part in period.parts() if actor is None else ():
         queries.append(
             f"SELECT {_RUN_COLUMNS} FROM {begin}runs WHERE started_at >= ? AND started_at < ? AND spread = 0"
         )
@@ -331,22 +341,31 @@ def _other_runs(transaction: ViewTransaction, begin: str, period: Period) -> lis
 
 
 def _run_of(
-    started_at: str, exchange_id: str, backend: Any, model: Any, profile: Any, cause: Any, code: Any, failed: Any,
+    started_at: str, exchange_id: str, backend: Any, model: Any, profile: Any, actor: Any, cause: Any, code: Any, failed: Any,
     then: str, answered_by: Any, seconds: Any, input_tokens: int, output_tokens: int,
 ) -> RunRow:  # fmt: skip
     return RunRow(
         started=0, id_reversed="", exchange_id=exchange_id, conversation="", started_at=started_at, backend=backend,
-        model=model, profile=profile, rerun_of=None, shadow=0, failed=failed, cause=cause, code=code, seconds=seconds,
-        input_tokens=input_tokens, output_tokens=output_tokens, next=then, answered_by=answered_by,
+        model=model, profile=profile, actor=actor, rerun_of=None, shadow=0, failed=failed, cause=cause, code=code,
+        seconds=seconds, input_tokens=input_tokens, output_tokens=output_tokens, next=then, answered_by=answered_by,
     )  # fmt: skip
 
 
 def summary(
-    transaction: ViewTransaction, begin: str, by: str, since: datetime | None, until: datetime | None
+    transaction: ViewTransaction,
+    begin: str,
+    by: str,
+    since: datetime | None,
+    until: datetime | None,
+    actor: str | None = None,
 ) -> list[SummaryRow]:
-    """Return a summary of the runs that started in a period, grouped by one of `SUMMARY_BY`."""
+    """Return a summary of the runs that started in a period, grouped by one of `SUMMARY_BY`.
+
+    The runs of one actor are counted from their rows, which an index finds: counters by actor and each other property
+    would be as many as the runs if each user of an app is an actor.
+    """
     period = Period.of(since, until)
-    others = _other_runs(transaction, begin, period)
+    others = _other_runs(transaction, begin, period, actor)
     tallies: defaultdict[str | None, RunTally] = defaultdict(RunTally)
     for run in others:
         if by not in BY_FAILURE or run.failed is not None:
@@ -358,6 +377,22 @@ def summary(
                     tally.answered_in.add(run.exchange_id)
     for tally in tallies.values():
         tally.close()
+    all_runs = len(others) if by in BY_FAILURE else None
+    if actor is None:
+        all_runs = _add_whole_hours(transaction, begin, by, period, tallies, all_runs)
+    rows = [_summary_row(by, value, tally, all_runs) for value, tally in tallies.items() if tally.counts[0]]
+    return SummaryRow.ranked(rows)
+
+
+def _add_whole_hours(
+    transaction: ViewTransaction,
+    begin: str,
+    by: str,
+    period: Period,
+    tallies: defaultdict[str | None, RunTally],
+    all_runs: int | None,
+) -> int | None:
+    """Add the counters of the whole hours of a period to the tallies, and return the number of all runs, if it is counted."""
     names = ", ".join((*_COUNTS, "seconds", "seconds_removed"))
     whole = f"FROM {begin}hours WHERE property = ? AND hour >= ? AND hour < ?"
     chars = {"day": 10, "hour": HOUR_CHARS}.get(by)
@@ -365,12 +400,10 @@ def summary(
     for hour, value, *counts, seconds, removed in transaction.rows(f"SELECT hour, value, {names} {whole}", given):
         tally = tallies[hour[:chars] if chars is not None else _shown(value)]
         tally.merge(counts, _as_seconds(seconds), _as_seconds(removed))
-    all_runs = None
-    if by in BY_FAILURE:
-        counted = transaction.rows(f"SELECT coalesce(sum(runs), 0) {whole}", (_ALL_RUNS, *given[1:]))
-        all_runs = int(counted[0][0]) + len(others)
-    rows = [_summary_row(by, value, tally, all_runs) for value, tally in tallies.items() if tally.counts[0]]
-    return SummaryRow.ranked(rows)
+    if all_runs is None:
+        return None
+    counted = transaction.rows(f"SELECT coalesce(sum(runs), 0) {whole}", (_ALL_RUNS, *given[1:]))
+    return all_runs + int(counted[0][0])
 
 
 def _value(run: RunRow, by: str) -> str | None:
@@ -422,9 +455,14 @@ class _Group:
 
 
 def failure_groups(
-    transaction: ViewTransaction, begin: str, since: datetime | None, until: datetime
+    transaction: ViewTransaction, begin: str, since: datetime | None, until: datetime, actor: str | None = None
 ) -> list[FailureGroup]:
-    """Return the groups of the failures since a time, most recent failure first."""
+    """Return the groups of the failures since a time, most recent failure first.
+
+    The failures of one actor are counted from their rows, which an index finds.
+    """
+    if actor is not None:
+        return _groups_of_actor(transaction, begin, since, until, actor)
     period = Period.of(since, None)
     groups: defaultdict[str, _Group] = defaultdict(_Group)
     query = f"SELECT hour, failure_group, {', '.join(_GROUP_COUNTS)} FROM {begin}group_hours WHERE hour >= ?"
@@ -441,9 +479,61 @@ def failure_groups(
     first = since or min((from_iso(fact[3]) for fact in facts.values()), default=until)
     end = max([until, *(from_iso(fact[4]) for fact in facts.values())])
     trends = _trends(transaction, begin, found, trend_borders(first, end), period)
+    counted = {name: group.counts for name, group in found.items()}
+    return _ranked_groups(facts, counted, trends, first, end)
+
+
+def _groups_of_actor(
+    transaction: ViewTransaction, begin: str, since: datetime | None, until: datetime, actor: str
+) -> list[FailureGroup]:
+    """Return the groups of the failures that one actor caused."""
+    query = (
+        f"SELECT failure_group, ended_at, exchange_id, conversation, answered_by, code FROM {begin}runs "
+        "WHERE actor = ? AND failed IS NOT NULL AND ended_at >= ? ORDER BY ended_at, started"
+    )
+    failed: defaultdict[str, list[Any]] = defaultdict(list)
+    for name, *run in transaction.rows(query, (actor, to_iso(since) if since is not None else "")):
+        failed[name].append(run)
+    facts: dict[str, Sequence[Any]] = {}
+    for name, cause, backend, message, *_ in _named_groups(transaction, begin, sorted(failed)):
+        facts[name] = (cause, backend, message, failed[name][0][0], failed[name][-1][0], failed[name][-1][-1])
+    first = since or min((from_iso(fact[3]) for fact in facts.values()), default=until)
+    end = max([until, *(from_iso(fact[4]) for fact in facts.values())])
+    borders = trend_borders(first, end)
+    counted: dict[str, list[int]] = {}
+    trends: dict[str, list[int]] = {}
+    for name, runs in failed.items():
+        answered = {run[1] for run in runs if run[3] is not None}
+        counted[name] = [len(runs), len({run[1] for run in runs}), len(answered), len({run[2] for run in runs})]
+        trends[name] = [0] * (len(borders) + 1)
+        for run in runs:
+            trends[name][bisect_right(borders, run[0])] += 1
+    return _ranked_groups(facts, counted, trends, first, end)
+
+
+def _named_groups(transaction: ViewTransaction, begin: str, names: Sequence[str]) -> Sequence[Sequence[Any]]:
+    """Return id, cause, backend and message of these groups."""
+    if not names:
+        return ()
+    source, wanted = values_of(transaction.kind, names)
+    query = (
+        f"SELECT g.failure_group, g.cause, g.backend, g.message FROM {source} CROSS JOIN {begin}groups g "
+        "WHERE g.failure_group = wanted.value"
+    )
+    return transaction.rows(query, (wanted,))
+
+
+def _ranked_groups(
+    facts: Mapping[str, Sequence[Any]],
+    counted: Mapping[str, Sequence[int]],
+    trends: Mapping[str, Sequence[int]],
+    first: datetime,
+    end: datetime,
+) -> list[FailureGroup]:
+    """Return groups from their facts, counts and trends, most recent failure first."""
     failures = []
     for name, (cause, backend, message, first_at, last_at, code) in facts.items():
-        runs, exchanges, answered, conversations = found[name].counts
+        runs, exchanges, answered, conversations = counted[name]
         failures.append(
             FailureGroup(
                 group=name,

@@ -54,6 +54,7 @@ class RunRow(msgspec.Struct):
     backend: str | None
     model: str | None
     profile: str | None
+    actor: str | None
     rerun_of: str | None
     shadow: Flag
     completed: int | None = None
@@ -91,6 +92,7 @@ TABLE = """CREATE TABLE {runs} (
     backend TEXT,
     model TEXT,
     profile TEXT,
+    actor TEXT,
     rerun_of TEXT,
     shadow SMALLINT NOT NULL,
     completed BIGINT,
@@ -114,6 +116,11 @@ INDEXES = (
     "CREATE INDEX {begin}by_id ON {runs} (id_reversed)",
     "CREATE INDEX {begin}by_exchange ON {runs} (exchange_id)",
     "CREATE INDEX {begin}by_start ON {runs} (started_at)",
+    "CREATE INDEX {begin}by_actor ON {runs} (actor, started_at) WHERE actor IS NOT NULL",
+    "CREATE INDEX {begin}by_actors_end ON {runs} (actor, ended_at, started) WHERE actor IS NOT NULL AND failed IS NOT NULL",
+    "CREATE INDEX {begin}by_open ON {runs} (started_at) WHERE completed IS NULL AND failed IS NULL",
+    "CREATE INDEX {begin}by_failed ON {runs} (started_at) WHERE failed IS NOT NULL",
+    "CREATE INDEX {begin}by_pending ON {runs} (started_at) WHERE answered_by IS NULL",
     "CREATE INDEX {begin}by_spread ON {runs} (started_at) WHERE spread = 1",
     "CREATE INDEX {begin}by_backend ON {runs} (backend, ended_at, started) WHERE tells = 1",
     "CREATE INDEX {begin}by_end ON {runs} (ended_at, started) WHERE failed IS NOT NULL",
@@ -134,6 +141,7 @@ class StartedFacts(msgspec.Struct):
     profile_hash: Any = None
     rerun_of: Any = None
     shadow: Any = False
+    actor: Any = None
 
 
 class CompletedFacts(msgspec.Struct):
@@ -273,7 +281,8 @@ class FoldedRuns:
             storable(fact.backend),
             storable(fact.model),
             storable(fact.profile_hash),
-            storable(fact.rerun_of),
+            None if fact.actor is None else storable(fact.actor),
+            None if fact.rerun_of is None else storable(fact.rerun_of),
             shadow,
         )
         earlier = self.exchanges.get(exchange_id)

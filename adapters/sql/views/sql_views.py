@@ -80,12 +80,16 @@ class SqlViews:
             lambda transaction, runs: self._audit.unanswered(transaction, runs, since, limit), self._audit
         )
 
-    def failure_groups(self, since: datetime | None, until: datetime) -> list[FailureGroup]:
-        return self._read(lambda transaction, runs: self._audit.groups(transaction, runs, since, until), self._audit)
-
-    def summary(self, by: str, since: datetime | None = None, until: datetime | None = None) -> list[SummaryRow]:
+    def failure_groups(self, since: datetime | None, until: datetime, actor: str | None = None) -> list[FailureGroup]:
         return self._read(
-            lambda transaction, runs: self._audit.summary(transaction, runs, by, since, until), self._audit
+            lambda transaction, runs: self._audit.groups(transaction, runs, since, until, actor), self._audit
+        )
+
+    def summary(
+        self, by: str, since: datetime | None = None, until: datetime | None = None, actor: str | None = None
+    ) -> list[SummaryRow]:
+        return self._read(
+            lambda transaction, runs: self._audit.summary(transaction, runs, by, since, until, actor), self._audit
         )
 
     def failure_days(self, since: datetime | None = None, until: datetime | None = None) -> list[tuple[str, str, int]]:
