@@ -26,7 +26,7 @@ ROOMS = ("failures", "conversation", "memory", "effects", "journal", "threads", 
 OPEN_MODULES = {
     *(
         f"threadledger.domain.conversation.{name}"
-        for name in ("events", "messages", "parts", "attachments", "items", "native", "tool_secrets")
+        for name in ("events", "messages", "parts", "attachments", "items", "native", "tool_secrets", "run_filters")
     ),
     *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads", "places")),
     *(f"threadledger.domain.memory.{name}" for name in ("sending", "tree")),

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..main import KEY, Exit, MomentParameter, common, invocation, opened
-from ..output import clock, console, csv_writer, emit_many, note, print_json, short
+from ..output import (
+    clock,
+    console,
+    csv_writer,
+    emit_many,
+    emit_page,
+    note,
+    note_next_page,
+    page_options,
+    print_json,
+    short,
+)
 from ..terminal import printable
 
 if TYPE_CHECKING:
@@ -39,6 +50,7 @@ NARROW_TERMINAL = 90
 @click.option("--actor", type=KEY, metavar="NAME", help="Only runs that this actor caused.")
 @click.option("--unanswered", is_flag=True, help="Only failures of exchanges that are still unanswered.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show only the newest N failures.")
+@page_options
 @click.option("--exit-code", is_flag=True, help="Exit 4 if there are failures (for cron).")
 @click.option("--follow", is_flag=True, help="Keep printing new failures; Ctrl-C stops.")
 @common
@@ -51,12 +63,14 @@ def failures(
     actor: str | None,
     unanswered: bool,
     limit: int | None,
+    after: str | None,
+    with_cursor: bool,
     exit_code: bool,
     follow: bool,
 ) -> int:
-    """List failed runs, oldest first."""
-    if follow and (until is not None or exit_code):
-        raise click.UsageError("--follow never ends: do not combine it with --until or --exit-code")
+    """List failed runs, oldest first; with --limit, the newest ones, and with --after, those before them."""
+    if follow and (until is not None or exit_code or after is not None or with_cursor):
+        raise click.UsageError("--follow never ends: do not combine it with --until, --exit-code, --after or --cursor")
     from threadledger.domain.conversation import FailureFilter
     from threadledger.domain.ledger import follow_failures
 
@@ -65,8 +79,10 @@ def failures(
             wanted = FailureFilter.of(since, None, cause, code, backend, unanswered, actor)
             print_failures(follow_failures(ledger.journal, wanted, limit), ledger.close_overdue_runs)
             return Exit.DONE
-        found = ledger.failures(since, until, cause, code, backend, unanswered, limit, actor=actor)
-    if invocation().output == "table":
+        found = ledger.failures(since, until, cause, code, backend, unanswered, limit, actor=actor, after=after)
+    if with_cursor:
+        emit_page((failure.as_json() for failure in found), found.cursor)
+    elif invocation().output == "table":
         rows = [_row(failure) for failure in found]
         if found and console().width < NARROW_TERMINAL:
             _draw_narrow(rows)
@@ -74,6 +90,7 @@ def failures(
             emit_many(rows, COLUMNS, empty="no failures")
         for advice in _explained(found):
             note(advice)
+        note_next_page(found.cursor)
     else:
         emit_many((failure.as_json() for failure in found), ())
     return Exit.FOUND_SOMETHING if exit_code and found else Exit.DONE

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from ..conversation import ConversationState, Exchanges, FailureFilter
+    from ..conversation import ConversationState, ExchangeRecord, Exchanges, FailureFilter, RunRecord
+    from ..conversation.run_filters import ExchangeFilter, RunFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from .ports import UpkeepProgress
 
@@ -35,6 +36,27 @@ class Views(Protocol):
 
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         """Return failed runs in the order of failure, or the newest `limit` of them."""
+        ...
+
+    def failure_page(
+        self, wanted: FailureFilter, limit: int | None, before: tuple[str, int] | None
+    ) -> tuple[list[RecordedFailure], tuple[str, int] | None]:
+        """Return the newest `limit` failed runs before a place, in the order of failure, and the place of the first.
+
+        A place is a time (ISO 8601) and the position of a run's first event. It is None if there are no older ones.
+        """
+        ...
+
+    def run_page(
+        self, wanted: RunFilter, limit: int | None, before: tuple[str, int] | None
+    ) -> tuple[list[RunRecord], tuple[str, int] | None]:
+        """Return the newest `limit` runs before a place, in the order of their start, and the place of the first."""
+        ...
+
+    def exchange_page(
+        self, wanted: ExchangeFilter, limit: int | None, before: tuple[str, int] | None
+    ) -> tuple[list[ExchangeRecord], tuple[str, int] | None]:
+        """Return the newest `limit` exchanges before a place, in the order of their start, and the place of the first."""
         ...
 
     def unanswered(self, since: datetime | None = None, limit: int | None = None) -> list[UnansweredRun]:

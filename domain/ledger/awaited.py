@@ -194,6 +194,7 @@ class AsyncLedger(AsyncFace[Ledger]):
     conversations = awaited(Ledger.conversations)
     state = awaited(Ledger.state)
     failures = awaited(Ledger.failures)
+    runs = awaited(Ledger.runs)
     failure_groups = awaited(Ledger.failure_groups)
     resolve_group = awaited(Ledger.resolve_group)
     mute_group = awaited(Ledger.mute_group)

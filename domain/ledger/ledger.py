@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .audit import FailureGroups
     from .chat import Chat
     from .logged_events import LoggedEvent
+    from .pages import Page
+    from .run_pages import ExchangePage
 
 # Modules that only some methods need (asking, replay, groups, differences) are imported inside them, so that a command
 # that lists conversations or failures does not load them.
@@ -198,20 +200,49 @@ class Ledger:
         limit: int | None = None,
         *,
         actor: str | None = None,
-    ) -> list[RecordedFailure]:
+        after: str | None = None,
+    ) -> Page[RecordedFailure]:
         """Return failed runs in the order of failure, or the newest `limit` of them. A time span counts back from now.
 
-        With `actor`, return only runs that it caused. Overdue runs are closed first.
+        With `actor`, return only runs that it caused. The result is a list whose `cursor` leads to the failures before
+        it, by `after`, with the same filters; it is None at the end. Overdue runs are closed first.
 
         Raises:
-            InvalidInput: there is no such cause.
+            InvalidInput: there is no such cause, or the cursor belongs to another list.
         """
         from ..conversation import FailureFilter
-        from .audit import wanted_actor
+        from .run_pages import failure_page
 
         self.close_overdue_runs()
-        wanted = FailureFilter.of(since, until, cause, code, backend, unanswered, wanted_actor(actor))
-        return self.journal.views.failures(wanted, limit)
+        wanted = FailureFilter.of(since, until, cause, code, backend, unanswered, actor)
+        return failure_page(self.journal, wanted, limit, after)
+
+    def runs(
+        self,
+        since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
+        *,
+        key: str | None = None,
+        backend: str | None = None,
+        model: str | None = None,
+        state: str | None = None,
+        actor: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Page[RunRecord]:
+        """Return the runs that started within these times, in the order of their start; pages are as in `failures`.
+
+        `state` is `open`, `completed` or `failed`. Overdue runs are closed first.
+
+        Raises:
+            InvalidInput: there is no such state, or the cursor belongs to another list.
+        """
+        from ..conversation.run_filters import RunFilter
+        from .run_pages import run_page
+
+        self.close_overdue_runs()
+        wanted = RunFilter(moment_of(since), moment_of(until), key, backend, model, state, actor)
+        return run_page(self.journal, wanted, limit, after)
 
     def failure_groups(
         self,
@@ -296,9 +327,32 @@ class Ledger:
         """Return the key and version of the conversation that this one was forked from, or None if it is not a fork."""
         return self.journal.parent(key)
 
-    def exchanges(self, key: str) -> Exchanges:
-        """Return the exchanges of one conversation with the outcome of every run."""
-        return self.journal.exchanges(key)
+    def exchanges(
+        self,
+        key: str | None = None,
+        *,
+        since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
+        unanswered: bool | None = None,
+        actor: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> ExchangePage:
+        """Return exchanges with the outcome of every run, of one conversation or of all, in the order of their start.
+
+        The result is both a list of exchanges, whose pages are as in `failures`, and `Exchanges` (`by_id`, `runs`). Times
+        and actor are those of the first run of an exchange; one without a run is not listed.
+
+        Raises:
+            InvalidInput: the cursor belongs to another list.
+        """
+        from ..conversation.run_filters import ExchangeFilter
+        from .run_pages import ExchangePage, exchange_page
+
+        if key is not None and (since, until, unanswered, actor, limit, after) == (None,) * 6:
+            return ExchangePage(self.journal.exchanges(key).by_id.values())
+        wanted = ExchangeFilter(moment_of(since), moment_of(until), key, unanswered, actor)
+        return exchange_page(self.journal, wanted, limit, after)
 
     @property
     def replay(self) -> Replay:

@@ -29,6 +29,7 @@ from threadledger.domain.journal import Row, UnansweredRun, refuse_changed
 
 from . import figures
 from .catching_up import View
+from .run_pages import Place, newest_of
 from .runs import (
     COLUMNS,
     INDEXES,
@@ -40,11 +41,12 @@ from .runs import (
     because_of,
     ends_of,
     restored,
+    rows_among,
     storable,
     taken_run,
     touched,
 )
-from .transaction import ViewTransaction, values_of
+from .transaction import ViewTransaction
 
 FOUND_RUNS_MAX = 10
 """Maximum number of runs returned for one ending of the id."""
@@ -106,8 +108,10 @@ class AuditView(View[KnownRuns, RunChanges]):
         runs = f"{self.prefix(generation)}runs"
         if run_ids:
             reversed_ids = sorted(run_id[::-1] for run_id in run_ids)
-            exchange_ids |= {row[0] for row in _among(transaction, runs, "exchange_id", "id_reversed", reversed_ids)}
-        found = _among(transaction, runs, _COLUMNS, "exchange_id", sorted(exchange_ids)) if exchange_ids else ()
+            exchange_ids |= {
+                row[0] for row in rows_among(transaction, runs, "exchange_id", "id_reversed", reversed_ids)
+            }
+        found = rows_among(transaction, runs, _COLUMNS, "exchange_id", sorted(exchange_ids)) if exchange_ids else ()
         folded, counters = FoldedRuns(RunRow(*row) for row in sorted(found)), figures.Counters()
         counters.add(folded.exchanges.values(), -1)
         return KnownRuns(folded, counters)
@@ -138,14 +142,21 @@ class AuditView(View[KnownRuns, RunChanges]):
         self, transaction: ViewTransaction, generation: int, wanted: FailureFilter, limit: int | None
     ) -> list[RecordedFailure]:
         """Return the newest `limit` failed runs that match the filter, sorted by time of failure."""
-        found: list[RecordedFailure] = []  # the newest first
-        limit = limit if limit is None else max(limit, 0)
-        size = PAGE_FAILURES if limit is None or wanted.cause is not None else max(min(limit, PAGE_FAILURES), 1)
-        for page in self._pages(transaction, generation, wanted, size):
-            found += [failure for failure in reversed(page) if wanted(failure)]
-            if limit is not None and len(found) >= limit:
-                break
-        return found[:limit][::-1]
+        return self.failure_page(transaction, generation, wanted, limit, None)[0]
+
+    def failure_page(
+        self,
+        transaction: ViewTransaction,
+        generation: int,
+        wanted: FailureFilter,
+        limit: int | None,
+        before: Place | None,
+    ) -> tuple[list[RecordedFailure], Place | None]:
+        """Return the newest `limit` of them before a place, and the place of the first; see `newest_of`."""
+        size = PAGE_FAILURES if limit is None or wanted.cause is not None else max(min(limit + 1, PAGE_FAILURES), 1)
+        pages = self._pages(transaction, generation, wanted, size, before)
+        matching = ([(each, place) for each, place in page if wanted(each)] for page in pages)
+        return newest_of(matching, limit)
 
     def unanswered(
         self, transaction: ViewTransaction, generation: int, since: datetime | None, limit: int | None
@@ -208,7 +219,7 @@ class AuditView(View[KnownRuns, RunChanges]):
             f"(SELECT exchange_id FROM {runs} WHERE id_reversed = ?) ORDER BY started"
         )
         found = transaction.rows(query, ((storable(run_id) or "")[::-1],))
-        return restored(transaction, [RunRow(*row) for row in found], refuse_changed)
+        return restored(transaction, [RunRow(*row) for row in found], refuse_changed, whole=True)
 
     def last_ends(self, transaction: ViewTransaction, generation: int, per_backend: int) -> list[BackendEnd]:
         """Return the newest outcomes that reflect each backend's health, grouped by backend, oldest first."""
@@ -232,25 +243,33 @@ class AuditView(View[KnownRuns, RunChanges]):
         self.summary(transaction, generation, "cause", None, None)
 
     def _pages(
-        self, transaction: ViewTransaction, generation: int, wanted: FailureFilter, size: int
-    ) -> Iterator[list[RecordedFailure]]:
-        """Yield pages of failed runs, newest page first, each page sorted by time of failure.
+        self,
+        transaction: ViewTransaction,
+        generation: int,
+        wanted: FailureFilter,
+        size: int,
+        before: Place | None = None,
+    ) -> Iterator[list[tuple[RecordedFailure, Place]]]:
+        """Yield pages of failed runs before a place, newest first, with the place of each.
 
         A page may contain runs that do not match the filter.
         """
         conditions, given = _conditions(wanted)
         query = f"SELECT {_COLUMNS} FROM {self.prefix(generation)}runs WHERE {conditions}"
-        newest_first = " ORDER BY ended_at DESC, started DESC LIMIT ?"
-        page = [RunRow(*row) for row in transaction.rows(query + newest_first, (*given, size))]
-        while page:
-            chosen = page if wanted.cause is None else because_of(wanted.cause, transaction, page)
-            yield list(restored(transaction, chosen).failures())
-            older, values = (
-                f"{query} AND (ended_at, started) < (?, ?){newest_first}",
-                (page[-1].ended_at, page[-1].started),
+        is_full = True
+        while is_full:
+            older, values = (" AND (ended_at, started) < (?, ?)", before) if before is not None else ("", ())
+            found = transaction.rows(
+                f"{query}{older} ORDER BY ended_at DESC, started DESC LIMIT ?", (*given, *values, size)
             )
+            page = [RunRow(*row) for row in found]
             is_full = len(page) == size
-            page = [RunRow(*row) for row in transaction.rows(older, (*given, *values, size))] if is_full else []
+            if page:
+                places = {row.id_reversed[::-1]: (row.ended_at or "", row.started) for row in page}
+                before = places[page[-1].id_reversed[::-1]]
+                chosen = page if wanted.cause is None else because_of(wanted.cause, transaction, page)
+                failures = list(restored(transaction, chosen).failures())
+                yield [(failure, places[failure.run_id]) for failure in reversed(failures)]
 
 
 def _conditions(wanted: FailureFilter) -> tuple[str, list[Any]]:
@@ -272,18 +291,3 @@ def _conditions(wanted: FailureFilter) -> tuple[str, list[Any]]:
 def _places(folded: FoldedRuns) -> set[tuple[str, str]]:
     failed = (run for run in folded.runs.values() if run.failed is not None)
     return {(run.failure_group or "", run.conversation) for run in failed}
-
-
-_AMONG = {
-    "sqlite": "SELECT {columns} FROM {source} CROSS JOIN {runs} WHERE {column} = wanted.value",
-    # OFFSET: without statistics of the table, the server would read all of it.
-    "postgresql": "SELECT found.* FROM {source} CROSS JOIN LATERAL "
-    "(SELECT {columns} FROM {runs} WHERE {column} = wanted.value OFFSET 0) AS found",
-}
-
-
-def _among(transaction: ViewTransaction, runs: str, columns: str, column: str, given: Sequence[str]) -> list[Any]:
-    """Return the rows whose column has one of these values, found by the index of the column."""
-    source, wanted = values_of(transaction.kind, given)
-    query = _AMONG[transaction.kind].format(columns=columns, source=source, runs=runs, column=column)
-    return transaction.rows(query, (wanted,))

@@ -401,15 +401,17 @@ def storable(given: object) -> str | None:
     return _whole(given) if isinstance(given, str) else None
 
 
-def restored(transaction: ViewTransaction, rows: Sequence[RunRow], changed: OnChange | None = None) -> Exchanges:
-    """Restore the folded runs from their rows and events. What runs were not given is only known with `changed`.
+def restored(
+    transaction: ViewTransaction, rows: Sequence[RunRow], changed: OnChange | None = None, *, whole: bool = False
+) -> Exchanges:
+    """Restore the folded runs from their rows and events. What runs were not given is only known of a `whole` exchange.
 
     `changed` is called for each event that does not match its leaf hash.
 
     Raises:
         CorruptEvent: an event has changed since it was processed.
     """
-    fallbacks = [row.fallback for row in rows if changed is not None]
+    fallbacks = [row.fallback for row in rows if whole]
     ends = [*(at for row in rows for at in (row.started, row.completed, row.failed)), *fallbacks]
     found = events_at(transaction, [at for at in ends if at is not None], changed)
     folded = fold_exchanges(found.values())
@@ -421,6 +423,21 @@ def restored(transaction: ViewTransaction, rows: Sequence[RunRow], changed: OnCh
         exchange = folded.exchange_of(run)
         exchange.abandoned, exchange.answered_by = bool(row.abandoned), row.answered_by
     return folded
+
+
+_AMONG = {
+    "sqlite": "SELECT {columns} FROM {source} CROSS JOIN {runs} WHERE {column} = wanted.value",
+    # OFFSET: without statistics of the table, the server would read all of it.
+    "postgresql": "SELECT found.* FROM {source} CROSS JOIN LATERAL "
+    "(SELECT {columns} FROM {runs} WHERE {column} = wanted.value OFFSET 0) AS found",
+}
+
+
+def rows_among(transaction: ViewTransaction, runs: str, columns: str, column: str, given: Sequence[str]) -> list[Any]:
+    """Return the rows whose column has one of these values, found by the index of the column."""
+    source, wanted = values_of(transaction.kind, given)
+    query = _AMONG[transaction.kind].format(columns=columns, source=source, runs=runs, column=column)
+    return transaction.rows(query, (wanted,))
 
 
 def ends_of(transaction: ViewTransaction, rows: Sequence[RunRow]) -> list[BackendEnd]:

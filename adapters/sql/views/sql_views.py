@@ -21,7 +21,14 @@ from .catching_up import NotBuilt, Progress, Projection, View, logger
 from .transaction import ViewTransaction, values_of
 
 if TYPE_CHECKING:
-    from threadledger.domain.conversation import ConversationState, Exchanges, FailureFilter
+    from threadledger.domain.conversation import (
+        ConversationState,
+        ExchangeRecord,
+        Exchanges,
+        FailureFilter,
+        RunRecord,
+    )
+    from threadledger.domain.conversation.run_filters import ExchangeFilter, RunFilter
     from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from threadledger.domain.journal import UnansweredRun
 
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
     from ..sqlite import SQLite
     from .audit import AuditView
     from .conversations import ConversationsView
+    from .run_pages import Place
     from .search import SearchView
 
 T = TypeVar("T")
@@ -74,6 +82,33 @@ class SqlViews:
 
     def failures(self, wanted: FailureFilter, limit: int | None = None) -> list[RecordedFailure]:
         return self._read(lambda transaction, runs: self._audit.failures(transaction, runs, wanted, limit), self._audit)
+
+    def failure_page(
+        self, wanted: FailureFilter, limit: int | None, before: Place | None
+    ) -> tuple[list[RecordedFailure], Place | None]:
+        return self._read(
+            lambda transaction, runs: self._audit.failure_page(transaction, runs, wanted, limit, before), self._audit
+        )
+
+    def run_page(
+        self, wanted: RunFilter, limit: int | None, before: Place | None
+    ) -> tuple[list[RunRecord], Place | None]:
+        from .run_pages import run_page
+
+        return self._read(
+            lambda transaction, runs: run_page(transaction, self._audit.prefix(runs), wanted, limit, before),
+            self._audit,
+        )
+
+    def exchange_page(
+        self, wanted: ExchangeFilter, limit: int | None, before: Place | None
+    ) -> tuple[list[ExchangeRecord], Place | None]:
+        from .run_pages import exchange_page
+
+        return self._read(
+            lambda transaction, runs: exchange_page(transaction, self._audit.prefix(runs), wanted, limit, before),
+            self._audit,
+        )
 
     def unanswered(self, since: datetime | None = None, limit: int | None = None) -> list[UnansweredRun]:
         return self._read(

@@ -1,0 +1,152 @@
+"""Read runs and exchanges page by page, newest first, from the rows of the audit view.
+
+A page is found by the time at which its runs started, which has an index. The runs of one conversation are found by its
+events from the newest on, because an index by conversation would be as large as that of all times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from threadledger.domain.conversation import stream_of
+from threadledger.domain.ids import to_iso
+
+from .runs import COLUMNS, RunRow, restored, rows_among, storable
+from .transaction import ViewTransaction
+
+if TYPE_CHECKING:
+    from threadledger.domain.conversation import ExchangeRecord, Exchanges, RunRecord
+    from threadledger.domain.conversation.run_filters import ExchangeFilter, RunFilter
+
+T = TypeVar("T")
+
+Place = tuple[str, int]
+"""Time (ISO 8601) and position of a run in the log, by which it is sorted."""
+
+PAGE_RUNS = 1_000
+"""Maximum number of runs read per query."""
+
+_STATES = {
+    "open": "r.completed IS NULL AND r.failed IS NULL",
+    "completed": "r.completed IS NOT NULL",
+    "failed": "r.failed IS NOT NULL AND r.completed IS NULL",
+}
+
+_ROWS = ", ".join(f"r.{name}" for name in COLUMNS)
+_ALL_COLUMNS = ", ".join(COLUMNS)
+
+_OF_ALL = "SELECT {rows} FROM {runs} r WHERE {conditions} ORDER BY r.started_at DESC, r.started DESC LIMIT ?"
+_OF_ONE = {
+    "sqlite": "SELECT {rows} FROM events e CROSS JOIN {runs} r WHERE r.started = e.position AND {conditions} "
+    "ORDER BY e.version DESC LIMIT ?",
+    # OFFSET: without statistics of the table, the server would read all of it.
+    "postgresql": "SELECT {rows} FROM events e CROSS JOIN LATERAL "
+    "(SELECT * FROM {runs} WHERE started = e.position OFFSET 0) AS r WHERE {conditions} ORDER BY e.version DESC LIMIT ?",
+}
+
+
+def run_page(
+    transaction: ViewTransaction, begin: str, wanted: RunFilter, limit: int | None, before: Place | None
+) -> tuple[list[RunRecord], Place | None]:
+    """Return the newest `limit` matching runs before a place, and the place of the first; see `newest_of`."""
+    conditions = [_STATES[wanted.state]] if wanted.state is not None else []
+    named = [("r.backend = ?", storable(wanted.backend)), ("r.model = ?", storable(wanted.model))]
+    pages = _pages(transaction, begin, wanted, before, _size(limit), conditions, named)
+
+    def matching() -> Iterator[list[tuple[RunRecord, Place]]]:
+        for page in pages:
+            folded = _whole_exchanges(transaction, begin, page)
+            runs = ((folded.runs[row.id_reversed[::-1]], _place(row)) for row in page)
+            yield [(run, place) for run, place in runs if wanted(run)]
+
+    return newest_of(matching(), limit)
+
+
+def exchange_page(
+    transaction: ViewTransaction, begin: str, wanted: ExchangeFilter, limit: int | None, before: Place | None
+) -> tuple[list[ExchangeRecord], Place | None]:
+    """Return the newest `limit` matching exchanges before a place, and the place of the first; see `newest_of`."""
+    # A subquery with a value for each row: PostgreSQL would read all runs to exclude those that are not the first.
+    conditions = [f"r.started = (SELECT min(f.started) FROM {begin}runs f WHERE f.exchange_id = r.exchange_id)"]
+    if wanted.unanswered is not None:
+        conditions.append(f"r.answered_by IS {'NULL' if wanted.unanswered else 'NOT NULL'}")
+    pages = _pages(transaction, begin, wanted, before, _size(limit), conditions, [])
+
+    def matching() -> Iterator[list[tuple[ExchangeRecord, Place]]]:
+        for page in pages:
+            folded = _whole_exchanges(transaction, begin, page)
+            exchanges = ((folded.by_id[row.exchange_id], _place(row)) for row in page)
+            yield [(exchange, place) for exchange, place in exchanges if wanted(exchange)]
+
+    return newest_of(matching(), limit)
+
+
+def newest_of(pages: Iterable[Sequence[tuple[T, Place]]], limit: int | None) -> tuple[list[T], Place | None]:
+    """Return the first `limit` items of pages, whose newest item is the first, in the opposite order.
+
+    Also return the place of the oldest one; None if there are no older ones.
+    """
+    limit = limit if limit is None else max(limit, 0)
+    found: list[tuple[T, Place]] = []
+    for page in pages:
+        found += page
+        if limit is not None and len(found) > limit:
+            break
+    kept = found[:limit]
+    place = kept[-1][1] if kept and len(found) > len(kept) else None
+    return [each for each, _ in reversed(kept)], place
+
+
+def _size(limit: int | None) -> int:
+    return PAGE_RUNS if limit is None else max(min(limit + 1, PAGE_RUNS), 1)
+
+
+def _place(row: RunRow) -> Place:
+    return row.started_at, row.started
+
+
+def _pages(
+    transaction: ViewTransaction,
+    begin: str,
+    wanted: RunFilter | ExchangeFilter,
+    before: Place | None,
+    size: int,
+    conditions: Sequence[str],
+    named: Sequence[tuple[str, str | None]],
+) -> Iterator[list[RunRow]]:
+    """Yield pages of rows before a place, newest first; a row may not match the filter, because values are shortened."""
+    times = [("r.started_at >= ?", wanted.since), ("r.started_at <= ?", wanted.until)]
+    given = [(condition, to_iso(time)) for condition, time in times if time is not None]
+    given += [(condition, value) for condition, value in named if value is not None]
+    query = _OF_ALL
+    if wanted.key is not None:
+        query = _OF_ONE[transaction.kind]
+        given.append(("e.stream = (SELECT stream FROM streams WHERE name = ?)", stream_of(wanted.key)))
+    elif wanted.actor is not None:  # among the runs of one conversation, it selects too few to use its index
+        given.append(("r.actor = ?", storable(wanted.actor) or ""))
+    where, values = [*conditions, *(condition for condition, _ in given)], [value for _, value in given]
+    is_full = True
+    while is_full:
+        older, place = _before(wanted.key, before)
+        built = query.format(rows=_ROWS, runs=f"{begin}runs", conditions=" AND ".join([*where, *older]) or "1 = 1")
+        page = [RunRow(*row) for row in transaction.rows(built, (*values, *place, size))]
+        is_full = len(page) == size
+        if page:
+            before = _place(page[-1])
+            yield page
+
+
+def _before(key: str | None, place: Place | None) -> tuple[list[str], tuple[Any, ...]]:
+    if place is None:
+        return [], ()
+    if key is None:
+        return ["(r.started_at, r.started) < (?, ?)"], place
+    return ["e.version < (SELECT version FROM events WHERE position = ?)"], place[1:]
+
+
+def _whole_exchanges(transaction: ViewTransaction, begin: str, page: Sequence[RunRow]) -> Exchanges:
+    """Return the exchanges of these runs with all their runs."""
+    exchange_ids = sorted({row.exchange_id for row in page})
+    found = rows_among(transaction, f"{begin}runs", _ALL_COLUMNS, "exchange_id", exchange_ids)
+    return restored(transaction, [RunRow(*row) for row in sorted(found)], whole=True)
