@@ -37,6 +37,7 @@ def _known(reason: str, factors: Mapping[str, float], *scans: str) -> Known:
 KNOWN: dict[tuple[str, str], Known] = {
     ("threadledger show --last", MESSAGES): _known(RUNS_OF_ALL, {"steps": 19}),
     ("Ledger.summary(hour)", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
+    ("Ledger.summary(by actor)", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
     ("threadledger audit summary", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
     ("Ledger.summary", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
     ("threadledger audit report", CONVERSATIONS): _known(UNANSWERED, {"steps": 4.6}, "view_audit_runs"),

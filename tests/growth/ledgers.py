@@ -42,6 +42,9 @@ BATCH = 10_000
 RUN_EVERY, FAILED_EVERY = 10, 20
 """One conversation of this many has a run, and one has a failed run."""
 
+NAMED_MAX, ACTOR = 20, "ann"
+"""Number of failed runs that this actor caused, whatever the size of the ledger, and its name."""
+
 SHOWN = 5
 """Number of messages that a run was shown, as by the setting THREADLEDGER_MEMORY_LAST."""
 
@@ -134,6 +137,8 @@ def _pattern(kind: str) -> tuple[StreamHead, Sequence[StoredRow]]:
 
 
 def _kind(number: int) -> str:
+    if number % FAILED_EVERY == 0 and number < NAMED_MAX * FAILED_EVERY:
+        return "named"
     return "failed" if number % FAILED_EVERY == 0 else "answered" if number % RUN_EVERY == 0 else "plain"
 
 
@@ -174,7 +179,8 @@ def _short_events(kind: str) -> Iterator[events.Event]:
     question = {"exchange_id": exchange} if kind != "plain" else {}
     yield write.message("user", f"Where is parcel number {NUMBER}? It was to come on Monday.", **question)
     if kind != "plain":
-        yield from write.run(exchange, run, failed=kind == "failed", version=2)
+        write.actor = ACTOR if kind == "named" else None
+        yield from write.run(exchange, run, failed=kind in {"failed", "named"}, version=2)
 
 
 def _long_events(messages: int) -> Iterator[events.Event]:
@@ -197,10 +203,12 @@ class _Writer:
 
     def __init__(self, key: str) -> None:
         self.key, self.version = key, 0
+        self.actor: str | None = None
 
     def __call__(self, event_class: type[events.Event], **fields: Any) -> events.Event:
         self.version += 1
         common = {"originator_id": stream_of(self.key), "originator_version": self.version, "timestamp": BEGIN}
+        common["actor"] = self.actor
         return event_class(**fields, **common, event_id=_event_id(self.version, 0))
 
     def message(self, role: str, text: str, **fields: Any) -> events.Event:

@@ -99,7 +99,10 @@ class AuditView(View[KnownRuns, RunChanges]):
     def create(self, transaction: ViewTransaction, generation: int) -> None:
         begin, is_sqlite = self.prefix(generation), transaction.kind == "sqlite"
         # On SQLite, only INTEGER makes a primary key the number of the row.
-        differing = {"plain": "" if is_sqlite else ' COLLATE "C"', "position": "INTEGER" if is_sqlite else "BIGINT"}
+        differing = {
+            "then_started": "" if is_sqlite else ", started"
+        }  # the number of a row is in every index of SQLite
+        differing |= {"plain": "" if is_sqlite else ' COLLATE "C"', "position": "INTEGER" if is_sqlite else "BIGINT"}
         for statement in (TABLE, *INDEXES, *figures.TABLES):
             transaction.execute(statement.format(begin=begin, runs=f"{begin}runs", **differing))
 

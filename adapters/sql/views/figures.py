@@ -103,8 +103,6 @@ class RunTally:
     counts: list[int] = field(default_factory=lambda: [0] * len(_COUNTS))
     seconds: list[float] = field(default_factory=list)
     removed: list[float] = field(default_factory=list)
-    texts: list[tuple[str, str]] = field(default_factory=list)
-    """Further durations, and further removed ones, as text."""
     failed_in: set[str] = field(default_factory=set)
     """Exchanges with a failed run."""
     answered_in: set[str] = field(default_factory=set)
@@ -128,10 +126,10 @@ class RunTally:
         self.seconds += seconds
         self.removed += removed
 
-    def close(self, times: int = 1) -> None:
+    def close(self) -> None:
         """Count the exchanges that were remembered, and forget them."""
-        self.counts[3] += times * len(self.failed_in)
-        self.counts[4] += times * len(self.answered_in)
+        self.counts[3] += len(self.failed_in)
+        self.counts[4] += len(self.answered_in)
         self.failed_in, self.answered_in = set(), set()
 
     def durations(self) -> list[float]:
@@ -170,19 +168,21 @@ class Counters:
                 self._add_groups(runs, times)
 
     def _add_together(self, hour: str, runs: Sequence[RunRow], times: int) -> None:
-        tallies = []
+        """Add the runs of one exchange, which counts once for each value that one of its failed runs has."""
+        failed: set[tuple[str, str, str]] = set()
         for run in runs:
             names = _names(hour, run.backend, run.model, run.profile, run.actor, run.cause, run.code)
-            for name in names if run.failed is not None else names[:-2]:
-                tally = self._hours[name]
-                tally.add(run, times)
-                if run.failed is not None:
-                    tally.failed_in.add(run.exchange_id)
-                    if run.answered_by is not None:
-                        tally.answered_in.add(run.exchange_id)
-                    tallies.append(tally)
-        for tally in tallies:
-            tally.close(times)
+            if run.failed is None:
+                names = names[:-2]
+            else:
+                failed.update(names)
+            for name in names:
+                self._hours[name].add(run, times)
+        answered = times * (runs[0].answered_by is not None)
+        for name in failed:
+            counts = self._hours[name].counts
+            counts[3] += times
+            counts[4] += answered
 
     def _add_groups(self, runs: Sequence[RunRow], times: int) -> None:
         last: dict[str, str] = {}
@@ -202,22 +202,27 @@ class Counters:
 
     def write(self, transaction: ViewTransaction, begin: str) -> None:
         """Add the differences to the stored counters."""
-        hours = self._hours
+        found: dict[tuple[str, str, str], tuple[list[int], list[str], list[str]]] = {
+            name: (tally.counts, [_as_text(tally.seconds)], [_as_text(tally.removed)])
+            for name, tally in self._hours.items()
+        }
         for (hour, *values), single in self._single.items():
-            counts = single.counts
             names = _names(str(hour), *values)
-            added, removed = _as_text(single.seconds), _as_text(single.removed)
+            counts, added, removed = single.counts, _as_text(single.seconds), _as_text(single.removed)
             for name in names if values[-2] is not None else names[:-2]:
-                tally = hours[name]
-                tally.counts = list(map(operator.add, tally.counts, counts))
-                tally.texts.append((added, removed))
+                known = found.get(name)
+                if known is None:
+                    found[name] = (counts, [added], [removed])
+                else:
+                    known[1].append(added)
+                    known[2].append(removed)
+                    found[name] = (list(map(operator.add, known[0], counts)), known[1], known[2])
         self._single.clear()
         changed = []
-        for name, tally in sorted(self._hours.items()):
-            added = _as_text(tally.seconds) + "".join(text for text, _ in tally.texts)
-            removed = _as_text(tally.removed) + "".join(text for _, text in tally.texts)
-            if added or removed or any(tally.counts):
-                changed.append((*name, *tally.counts, added, removed))
+        for name, (counts, *seconds) in sorted(found.items()):
+            added, removed = map("".join, seconds)
+            if added or removed or any(counts):
+                changed.append((*name, *counts, added, removed))
         sums = ", ".join(f"{name} = mine.{name} + excluded.{name}" for name in _COUNTS)
         texts = ", ".join(f"{name} = mine.{name} || excluded.{name}" for name in ("seconds", "seconds_removed"))
         transaction.merge(f"{begin}hours", ("property", "hour", "value"), _HOUR_COLUMNS, changed, f"{sums}, {texts}")

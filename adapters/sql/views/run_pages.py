@@ -1,13 +1,12 @@
 """Read runs and exchanges page by page, newest first, from the rows of the audit view.
 
-A page is found by the time at which its runs started, which has an index. The runs of one conversation are found by its
-events from the newest on, because an index by conversation would be as large as that of all times.
+A page is found by the time at which its runs started; the runs of one conversation are in the order of its log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from threadledger.domain.conversation import stream_of
 from threadledger.domain.ids import to_iso
@@ -36,14 +35,7 @@ _STATES = {
 _ROWS = ", ".join(f"r.{name}" for name in COLUMNS)
 _ALL_COLUMNS = ", ".join(COLUMNS)
 
-_OF_ALL = "SELECT {rows} FROM {runs} r WHERE {conditions} ORDER BY r.started_at DESC, r.started DESC LIMIT ?"
-_OF_ONE = {
-    "sqlite": "SELECT {rows} FROM events e CROSS JOIN {runs} r WHERE r.started = e.position AND {conditions} "
-    "ORDER BY e.version DESC LIMIT ?",
-    # OFFSET: without statistics of the table, the server would read all of it.
-    "postgresql": "SELECT {rows} FROM events e CROSS JOIN LATERAL "
-    "(SELECT * FROM {runs} WHERE started = e.position OFFSET 0) AS r WHERE {conditions} ORDER BY e.version DESC LIMIT ?",
-}
+_PAGE = "SELECT {rows} FROM {runs} r WHERE {conditions} ORDER BY {order} LIMIT ?"
 
 
 def run_page(
@@ -119,30 +111,23 @@ def _pages(
     times = [("r.started_at >= ?", wanted.since), ("r.started_at <= ?", wanted.until)]
     given = [(condition, to_iso(time)) for condition, time in times if time is not None]
     given += [(condition, value) for condition, value in named if value is not None]
-    query = _OF_ALL
+    order, older = "r.started_at DESC, r.started DESC", "(r.started_at, r.started) < (?, ?)"
     if wanted.key is not None:
-        query = _OF_ONE[transaction.kind]
-        given.append(("e.stream = (SELECT stream FROM streams WHERE name = ?)", stream_of(wanted.key)))
+        given.append(("r.conversation = ?", stream_of(wanted.key)))
+        order, older = "r.started DESC", "r.started < ?"
     elif wanted.actor is not None:  # among the runs of one conversation, it selects too few to use its index
         given.append(("r.actor = ?", storable(wanted.actor) or ""))
     where, values = [*conditions, *(condition for condition, _ in given)], [value for _, value in given]
     is_full = True
     while is_full:
-        older, place = _before(wanted.key, before)
-        built = query.format(rows=_ROWS, runs=f"{begin}runs", conditions=" AND ".join([*where, *older]) or "1 = 1")
-        page = [RunRow(*row) for row in transaction.rows(built, (*values, *place, size))]
+        place = () if before is None else before if wanted.key is None else before[1:]
+        whole = " AND ".join([*where, older] if place else where) or "1 = 1"
+        query = _PAGE.format(rows=_ROWS, runs=f"{begin}runs", conditions=whole, order=order)
+        page = [RunRow(*row) for row in transaction.rows(query, (*values, *place, size))]
         is_full = len(page) == size
         if page:
             before = _place(page[-1])
             yield page
-
-
-def _before(key: str | None, place: Place | None) -> tuple[list[str], tuple[Any, ...]]:
-    if place is None:
-        return [], ()
-    if key is None:
-        return ["(r.started_at, r.started) < (?, ?)"], place
-    return ["e.version < (SELECT version FROM events WHERE position = ?)"], place[1:]
 
 
 def _whole_exchanges(transaction: ViewTransaction, begin: str, page: Sequence[RunRow]) -> Exchanges:
