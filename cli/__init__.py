@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": (".ask", "chat", "Chat in the terminal."),
     "append": (".ask", "append", "Journal a message; no model is called."),
     "list": (".conversations", "list_", "List conversations, newest first."),
+    "describe": (".describe", "describe", "Give a conversation title, owner, tags and metadata, or show them."),
     "show": (".conversations", "show", "Show one conversation."),
     "diff": (".diff", "diff", "Compare a memory at two times, or with its thread."),
     "fork": (".conversations", "fork", "Start a new conversation as a copy of another."),

@@ -17,6 +17,17 @@ METADATA_BYTES_MAX = 1024 * 1024
 PINS_MAX = 50
 """Maximum number of pinned messages of a conversation: each is shown to the model in every window."""
 
+TITLE_CHARS_MAX = 500
+OWNER_CHARS_MAX = 200
+TAG_CHARS_MAX = 100
+"""Maximum lengths of a conversation's title, of the id of its owner, and of a tag, in characters."""
+
+TAGS_MAX = 50
+"""Maximum number of tags of a conversation."""
+
+DESCRIPTION_METADATA_BYTES_MAX = 16 * 1024
+"""Maximum size of the metadata that describes a conversation, as JSON in bytes. An import may start it with more."""
+
 IDEMPOTENCY_KEY_CHARS_MAX = 500
 """Maximum length of an idempotency key, in characters."""
 

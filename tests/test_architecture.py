@@ -26,9 +26,19 @@ ROOMS = ("failures", "conversation", "memory", "effects", "journal", "threads", 
 OPEN_MODULES = {
     *(
         f"threadledger.domain.conversation.{name}"
-        for name in ("events", "messages", "parts", "attachments", "items", "native", "tool_secrets", "run_filters")
+        for name in (
+            "events",
+            "messages",
+            "parts",
+            "attachments",
+            "items",
+            "native",
+            "tool_secrets",
+            "run_filters",
+            "description",
+        )
     ),
-    *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads", "places")),
+    *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads", "places", "descriptions")),
     *(f"threadledger.domain.memory.{name}" for name in ("sending", "tree")),
 }
 OPEN_ROOM = "threadledger.adapters.wire"

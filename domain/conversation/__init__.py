@@ -1,6 +1,6 @@
 """Define the conversation: its messages, its events (the storage format), its state and its decisions.
 
-The modules `events`, `messages`, `parts`, `attachments`, `items`, `native` and `tool_secrets` are public too.
+The modules `events`, `messages`, `parts`, `attachments`, `items`, `native`, `tool_secrets` and `description` are public too.
 """
 
 from typing import TYPE_CHECKING

@@ -218,6 +218,10 @@ class Conversation:
         place = {"message_id": message_id, "message_version": version, "mark_version": mark}
         self._record(e.BranchSelected, reason=reason, **place)
 
+    def describe(self, changed: Mapping[str, Any]) -> None:
+        """Record what changes of the description: fields of `ConversationDescribed`, checked by `description.py`."""
+        self._record(e.ConversationDescribed, **changed)
+
     def request(self, exchange_id: str, sent: Mapping[str, Any]) -> None:
         """Record what is sent with a question that this commit journals: fields of `ExchangeRequested`."""
         self._record(e.ExchangeRequested, exchange_id=exchange_id, **sent)

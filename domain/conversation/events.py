@@ -47,6 +47,18 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
     parent_version: int | None = None
 
 
+class ConversationDescribed(Event, frozen=True, kw_only=True):
+    """Record what an app says about a conversation. None changes nothing; an empty value, and false, clear what was said."""
+
+    title: str | None = None
+    owner: str | None = None
+    """Id of whom it belongs to: a filter of lists, not a boundary."""
+    tags: list[str] | None = None
+    archived: bool | None = None
+    metadata: JSON | None = None
+    """The whole metadata; the first value is that of `ConversationStarted`."""
+
+
 class MessageJournaled(Event, frozen=True, kw_only=True):
     """Record a message.
 
@@ -484,6 +496,7 @@ EVENTS: dict[str, type[Event]] = {
     event.__name__: event
     for event in (
         ConversationStarted,
+        ConversationDescribed,
         MessageJournaled,
         RunStarted,
         RunCompleted,

@@ -16,7 +16,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -25,6 +25,9 @@ from ..ids import from_iso, to_iso
 from ..limits import ABANDONED_KEPT, ANSWERED_KEPT, BETWEEN_RUNS_SECONDS
 from . import events as e
 from .events import payload_in
+
+if TYPE_CHECKING:
+    from .description import Description
 
 STATE_SCHEMA = 1
 """Version of the snapshot format. A snapshot of another version is ignored: the state is rebuilt from the events."""
@@ -116,6 +119,9 @@ class ThreadLink(_Part):
 class ConversationState:
     """Hold the decision state of one conversation."""
 
+    described: JSON | None = None
+    """What `description.py` needs: `owner` and `archived`, if set, and the versions of the events with the newest title, tags
+    and metadata. None if it is unknown. It comes first in the snapshot: the view of conversations looks for it there."""
     key: str = ""
     version: int = 0
     started_at: str = ""
@@ -163,11 +169,14 @@ class ConversationState:
     """Versions of the pinned messages on any branch, by message id."""
     written_at: str | None = None
     """Time at which the newest message was written, if it was imported. Only lists know it; no decision needs it."""
+    description: Description | None = field(default=None, compare=False)
+    """Title, owner, tags, archived and metadata. Only lists and `Ledger.state` know it."""
 
     def as_json(self) -> str:
         """Return the snapshot."""
         values = self.__dict__.copy()
-        values.pop("written_at", None)
+        for name in _IN_LISTS:
+            values.pop(name, None)
         for name in _MAY_BE_UNKNOWN:
             if values.get(name, ...) is None:
                 del values[name]
@@ -213,6 +222,10 @@ class ConversationState:
                 setattr(known, name, getattr(folded, name))
         if known.has_parts:  # earlier versions counted parts of text too
             known.has_parts = folded.has_parts
+        if known.described != folded.described and known.described == {"metadata": 1, **(folded.described or {})}:
+            known.described = (
+                folded.described
+            )  # earlier versions did not say whether a conversation started with metadata
         return known.as_json() == folded.as_json()
 
     @property
@@ -236,10 +249,13 @@ _KINDS = (
 _OF_BRANCHES = (*("fork_version", "asides", "selected_version", "compacted_version", "aside_path", "pins"),)
 """Fields that only a conversation with branches or pins has; elsewhere a state has none of them."""
 
-_MAY_BE_UNKNOWN = ("path_hash", "path_version", "has_parts", "end_version", "mark_version", *_OF_BRANCHES)
-"""Fields about memory that a snapshot lacks if they are not known."""
+_MAY_BE_UNKNOWN = ("described", "path_hash", "path_version", "has_parts", "end_version", "mark_version", *_OF_BRANCHES)
+"""Fields that a snapshot lacks if they are not known."""
 
-_NAMES = tuple(each.name for each in fields(ConversationState) if each.name != "written_at")
+_IN_LISTS = ("written_at", "description")
+"""Fields that are in no snapshot."""
+
+_NAMES = tuple(each.name for each in fields(ConversationState) if each.name not in _IN_LISTS)
 _USUAL_NAMES = tuple(name for name in _NAMES if name not in _OF_BRANCHES)
 
 
@@ -281,6 +297,20 @@ def _started(state: ConversationState, event: e.ConversationStarted) -> None:
     if event.originator_version == 1:
         state.path_hash, state.path_version, state.has_parts = EMPTY_PATH, 1, False
         state.end_version = state.mark_version = 0
+        state.described = {"metadata": 1} if event.metadata else {}
+
+
+def _described(state: ConversationState, event: e.ConversationDescribed) -> None:
+    described: JSON = {"metadata": 1} if state.described is None else state.described.copy()
+    for name in ("title", "tags", "metadata"):
+        if getattr(event, name) is not None:
+            described[name] = event.originator_version
+    for name, value, kind in (("owner", event.owner, str), ("archived", event.archived, bool)):
+        if isinstance(value, kind):
+            described[name] = value
+            if not value:
+                del described[name]
+    state.described = described
 
 
 def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
@@ -534,6 +564,7 @@ def _lost(state: ConversationState, event: e.ThreadLost) -> None:
 
 _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.ConversationStarted: _started,
+    e.ConversationDescribed: _described,
     e.MessageJournaled: _journaled,
     e.ExchangeRequested: _requested,
     e.RunStarted: _run_started,

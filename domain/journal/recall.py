@@ -163,7 +163,10 @@ class Texts:
 
 
 STARTED, _ENDED = 10, 30
-_USUAL = ((MESSAGE, 0), (e.ConversationStarted.__name__, STARTED), (e.RunStarted.__name__, 20), (COMPLETED, _ENDED))
+_USUAL = (
+    *((MESSAGE, 0), (e.ConversationStarted.__name__, STARTED), (e.RunStarted.__name__, 20), (COMPLETED, _ENDED)),
+    (e.ConversationDescribed.__name__, 25),
+)
 """Events of a conversation of plain texts, whose runs took place in no thread, with the number of their rows."""
 
 

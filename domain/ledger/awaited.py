@@ -353,6 +353,7 @@ class AsyncChat(AsyncFace[Chat]):
     rate = awaited(Chat.rate)
     events = awaited(Chat.events)
     failures = awaited(Chat.failures)
+    describe = awaited(Chat.describe)
     retract = awaited(Chat.retract)
     clear = awaited(Chat.clear)
 

@@ -17,6 +17,7 @@ from ..faces import lazy_face
 if TYPE_CHECKING:
     from ..conversation import Profile
     from ..conversation import events as e
+    from ..conversation.description import Description
     from ..conversation.messages import JournaledMessage
     from ..effects import Effects
     from ..exchange import Answer, AskKeywords, Policy, Services, StreamPart
@@ -206,6 +207,30 @@ class Chat:
                 self._perform(exchange.end(interrupted=not isinstance(error, Exception)))
                 raise
             self._perform(exchange.end())
+
+    def describe(
+        self,
+        *,
+        title: str | None = None,
+        owner: str | None = None,
+        tags: Iterable[str] | None = None,
+        archived: bool | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        actor: str | None = None,
+    ) -> Description:
+        """Describe the conversation for lists, and return its description; without arguments, only return it.
+
+        None leaves a field as it is; an empty value clears it. `metadata` replaces all metadata. An owner is a filter of
+        lists, not a boundary. A conversation that does not exist starts with it; equal values write nothing.
+
+        Raises:
+            InvalidInput: a value cannot be stored, or is too long or too large; nothing was written.
+        """
+        from ..conversation.description import checked_changes
+        from ..journal.descriptions import describe
+
+        changes = checked_changes(title, owner, tags, archived, metadata)
+        return describe(self._conversing.acting(actor).journal, self.key, changes)
 
     def memory(self, *, last: int | None = None, tokens: int | None = None, at: int | datetime | None = None) -> Memory:
         """Return the memory (what a model sees) as of a version or time, limited to `last` messages and `tokens`."""

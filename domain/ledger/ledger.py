@@ -151,12 +151,16 @@ class Ledger:
         return self.journal.views.conversations(limit, search)
 
     def state(self, key: str) -> ConversationState:
-        """Return facts about one conversation without reading its messages.
+        """Return facts about one conversation, and its description, without reading its messages.
 
         Raises:
             ConversationNotFound: no conversation has this key.
         """
-        return self.journal.require(key).state
+        from ..journal.descriptions import description_of
+
+        state = self.journal.require(key).state
+        state.description = description_of(self.journal, key, state)
+        return state
 
     def events(
         self,
@@ -309,7 +313,8 @@ class Ledger:
     def fork(self, key: str, new_key: str, at: int | datetime | None = None) -> Chat:
         """Fork a conversation: start a new one from the memory of another, at a version or time, or as of now.
 
-        The messages get new ids. No model is called; the fork is mirrored like any conversation.
+        The messages get new ids, and the fork keeps owner, tags and metadata, but no title. No model is called; the fork is
+        mirrored like any conversation.
 
         Raises:
             ConversationNotFound: there is no conversation to fork.

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from ..conversation import Conversation
 from ..conversation import events as e
+from ..conversation.description import Description
 from ..conversation.messages import Role
 from ..effects import work
 from ..errors import Conflict, ConversationChanged, InvalidInput
 from ..exchange import SentOptions
 from ..ids import new_id
+from ..journal.descriptions import description_of
 from ..limits import KEY_CHARS_MAX
 
 if TYPE_CHECKING:
@@ -39,8 +41,9 @@ def fork(
 ) -> Conversation:
     """Start a conversation from the memory of another, at a version or time, in one commit.
 
-    The messages keep role, content, tool calls, other fields, source and the time at which they were written; their ids
-    are new. With `asked_in`, the question of that exchange belongs to an open exchange of the fork, with its options.
+    The fork has owner, tags and metadata of the other as of now, no title, and is not archived. The messages keep role,
+    content, tool calls, other fields, source and the time at which they were written; their ids are new. With `asked_in`,
+    the question of that exchange belongs to an open exchange of the fork, with its options.
 
     Raises:
         ConversationNotFound: there is no conversation to fork.
@@ -57,7 +60,11 @@ def fork(
     taken = f"the conversation {new_key!r} already exists: choose another key for the fork"
     if new_key == key or journal.load(new_key) is not None:
         raise Conflict(taken)
-    conversation = Conversation.start(new_key, _metadata(journal, key), key, memory.version, journal.actor)
+    inherited = description_of(journal, key, parent.state)
+    conversation = Conversation.start(new_key, inherited.metadata, key, memory.version, journal.actor)
+    kept = Description().changed_by({"owner": inherited.owner, "tags": list(inherited.tags)})
+    if kept:
+        conversation.describe(kept)
     own = _journal(conversation, memory, asked_in)
     sent = SentOptions.of(journal, key, asked_in, memory.version) if asked_in is not None else None
     if sent is not None:
@@ -92,11 +99,6 @@ def exchange_in_fork(journal: Journal, key: str) -> str | None:
     """Return the exchange that was open when a fork started."""
     journaled = (event for event in journal.history(key) if isinstance(event, e.MessageJournaled))
     return next((event.exchange_id for event in journaled if event.exchange_id is not None), None)
-
-
-def _metadata(journal: Journal, key: str) -> e.JSON:
-    first = next(journal.history(key, upto=1), None)
-    return first.metadata if isinstance(first, e.ConversationStarted) else {}
 
 
 def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -> str:

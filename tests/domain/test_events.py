@@ -66,6 +66,9 @@ BY_ANNOTATION = {
     list[str]: st.lists(ids, max_size=3),
     list[int] | None: st.none() | st.lists(st.integers(0, 2**53), max_size=3),
     float: st.floats(-1e9, 1e9),
+    list[str] | None: st.none() | st.lists(ids, max_size=3),
+    e.JSON | None: st.none() | json_objects,
+    bool | None: st.none() | st.booleans(),
     str | list[e.JSON] | None: st.none() | words | st.lists(parts, max_size=3),
     datetime: moments,
 }
@@ -138,6 +141,7 @@ class TestRegistry:
             "RunCompleted",
             "RunFailed",
             "FallbackUsed",
+            "ConversationDescribed",
             "ExchangeRequested",
             "ExchangeAbandoned",
             "ThreadLinked",

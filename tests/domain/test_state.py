@@ -66,7 +66,7 @@ STORY = [
 def as_first_written(text):
     """A snapshot without the fields that were added since."""
     stored = json.loads(text)
-    for name in ("path_hash", "path_version", "has_parts", "end_version", "mark_version"):
+    for name in ("described", "path_hash", "path_version", "has_parts", "end_version", "mark_version"):
         stored.pop(name, None)
     for exchange in (*stored["open_exchanges"].values(), *stored["abandoned"].values()):
         for name in ("tail", "tail_version"):
