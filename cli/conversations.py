@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .describe import pairs_of
 from .main import KEY, Exit, MomentParameter, common, complete_keys, invocation, opened
 from .output import clock, counted, emit_many, emit_one, print_json, print_text, prose, short, short_thread, table
+from .pages import SinceParameter, emit_page, with_cursor
 from .terminal import printable
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from threadledger.domain.conversation import ConversationState
+    from threadledger.domain.conversation.listing import ConversationFilter
     from threadledger.domain.ledger import Ledger
 
 
@@ -29,23 +32,64 @@ if TYPE_CHECKING:
     metavar="TEXT",
     help="Only conversations whose key or messages contain these words or word beginnings; case and accents are ignored.",
 )
+@click.option("--owner", type=KEY, metavar="ID", help="Only those of this owner.")
+@click.option("--tag", "tags", type=KEY, multiple=True, metavar="T", help="Only those with this tag; can be repeated.")
+@click.option("--metadata", type=KEY, multiple=True, metavar="K=V", help="Only those with this text; can be repeated.")
+@click.option("--unanswered", is_flag=True, help="Only those with a question that nothing answers any more.")
+@click.option("--archived", is_flag=True, help="Only archived ones, which are left out otherwise.")
+@click.option("--since", type=SinceParameter(), metavar="T", help="Only those that have changed since this time.")
+@click.option(
+    "--order",
+    type=click.Choice(["newest", "oldest", "started"]),
+    default="newest",
+    help="Last changed first by default.",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show at most N conversations.")
+@click.option("--after", type=KEY, metavar="CURSOR", help="Continue after a page with the same filters.")
+@with_cursor
 @common
-def list_(search: str | None, limit: int | None) -> int:
-    """List conversations, newest first."""
-    from threadledger.adapters.documents import conversation_document
+def list_(
+    search: str | None,
+    owner: str | None,
+    tags: tuple[str, ...],
+    metadata: tuple[str, ...],
+    unanswered: bool,
+    archived: bool,
+    since: datetime | timedelta | None,
+    order: str,
+    limit: int | None,
+    after: str | None,
+    cursor: bool,
+) -> int:
+    """List conversations, newest first.
 
+    With --limit, the command for the next page is printed on stderr.
+    """
+    from threadledger.adapters.documents import conversation_document
+    from threadledger.domain.conversation.listing import ConversationFilter
+
+    wanted = ConversationFilter.of(
+        owner, tags or None, pairs_of(metadata) or None, True if unanswered else None, archived, since, search, order
+    )
     with opened(reads=True) as ledger:
-        states = ledger.journal.views.each_conversation(limit, search)
-        rows = map(_as_row if invocation().output == "table" else conversation_document, states)
-        columns = ("key", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
-        nothing = (
-            f"no conversation contains {search!r}"
-            if search
-            else "no conversations yet: start one with: threadledger ask KEY TEXT"
-        )
-        emit_many(rows, columns, empty=nothing, spare=("exchanges", "messages", "threads"))
+        columns = ("key", "title", "owner", "messages", "exchanges", "failed_runs", "unanswered", "threads", "last")
+        spare = ("exchanges", "messages", "threads", "title")
+        document = _as_row if invocation().output == "table" else conversation_document
+        if limit is None and after is None and not cursor:  # row by row, however many there are
+            states = ledger.journal.views.each_conversation(wanted)
+            emit_many(map(document, states), columns, empty=_nothing_found(wanted), spare=spare)
+            return Exit.DONE
+        page = ledger.conversations(**wanted.as_keywords(), limit=limit, after=after)
+        emit_page(map(document, page), columns, page.cursor, cursor, empty=_nothing_found(wanted), spare=spare)
     return Exit.DONE
+
+
+def _nothing_found(wanted: ConversationFilter) -> str:
+    if wanted.search:
+        return f"no conversation contains {wanted.search!r}"
+    if wanted.is_everything():
+        return "no conversations yet: start one with: threadledger ask KEY TEXT"
+    return "no conversation is like that"
 
 
 def _as_row(state: ConversationState) -> dict[str, Any]:

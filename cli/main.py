@@ -46,6 +46,8 @@ class Invocation:
     csv_raw: bool = False
     verbose: bool = False
     log_format: str | None = None
+    arguments: Sequence[str] = ()
+    """The whole command line, without the name of the program."""
 
 
 def invocation() -> Invocation:
@@ -359,7 +361,9 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
 
 def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     try:
-        result = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
+        invoked = Invocation()
+        invoked.arguments = arguments
+        result = command.main(args=list(arguments), prog_name=name, standalone_mode=False, obj=invoked)
         sys.stdout.flush()
         return int(result) if isinstance(result, int) else Exit.DONE
     except click.exceptions.NoArgsIsHelpError as error:

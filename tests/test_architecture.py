@@ -36,6 +36,7 @@ OPEN_MODULES = {
             "tool_secrets",
             "run_filters",
             "description",
+            "listing",
         )
     ),
     *(f"threadledger.domain.journal.{name}" for name in ("blobs", "uploads", "places", "descriptions")),

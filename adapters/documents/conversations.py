@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def conversation_document(state: ConversationState) -> dict[str, Any]:
     """Return a conversation as a JSON object; docs/commands.md lists the keys under `list`."""
+    from threadledger.domain.conversation.description import Description
+
     return {
         "key": state.key,
         "version": state.version,
@@ -27,6 +29,7 @@ def conversation_document(state: ConversationState) -> dict[str, Any]:
         "started_at": state.started_at,
         "last_at": state.last_at,
         "written_at": state.written_at,
+        **(state.description or Description()).as_json(),
     }
 
 

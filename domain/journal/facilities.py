@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from ..conversation import ConversationState, ExchangeRecord, Exchanges, FailureFilter, RunRecord
+    from ..conversation.listing import ConversationFilter
     from ..conversation.run_filters import ExchangeFilter, RunFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from .ports import UpkeepProgress
@@ -109,8 +110,19 @@ class Views(Protocol):
         """
         ...
 
-    def each_conversation(self, limit: int | None = None, search: str | None = None) -> Iterator[ConversationState]:
-        """Yield the same, each as it is when it is read; only their names are kept in memory."""
+    def listed(
+        self, wanted: ConversationFilter, limit: int | None = None, place: tuple[int, int] | None = None
+    ) -> tuple[list[ConversationState], tuple[int, int] | None]:
+        """Return a page of conversations with their descriptions, and the place of the next page; None if it is the last.
+
+        A place is a sort key, and what `since` was when the first page was read.
+        """
+        ...
+
+    def each_conversation(
+        self, wanted: ConversationFilter | None = None, limit: int | None = None
+    ) -> Iterator[ConversationState]:
+        """Yield the same, each as it is when it is read; only their numbers are kept in memory."""
         ...
 
     def count(self) -> int:

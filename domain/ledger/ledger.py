@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock
@@ -142,13 +142,44 @@ class Ledger:
 
         return list(Uploads(self.journal).listed())
 
-    def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
-        """Return facts about each conversation without reading its messages, most recently changed first.
+    def conversations(
+        self,
+        limit: int | None = None,
+        search: str | None = None,
+        *,
+        owner: str | None = None,
+        tag: str | Iterable[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        unanswered: bool | None = None,
+        archived: bool | None = None,
+        since: datetime | timedelta | None = None,
+        order: str = "newest",
+        after: str | None = None,
+    ) -> Page[ConversationState]:
+        """Return facts about conversations and their descriptions, most recently changed first: all, or a page of `limit`.
 
-        `search` limits them to those whose key or messages contain all its words (or beginnings of words). Case and
-        accents are ignored, and words in double quotes must be adjacent.
+        The `cursor` of a page is passed as `after`, with the same filters, to read the next one; it is None at the end. A
+        conversation that changes meanwhile moves to the front; nothing that stays is skipped or repeated.
+
+        Args:
+            search: only those whose key or messages contain all its words (or beginnings of words). Case and accents are
+                ignored, and words in double quotes must be adjacent.
+            owner: only those of this owner. None is no filter.
+            tag: only those with this tag, or with all of these.
+            metadata: only those whose metadata has all these pairs; values are texts, numbers, true, false or null.
+            unanswered: only those with an unanswered exchange, or only those without.
+            archived: only those that are archived, or only those that are not.
+            since: only those that have changed since. A time span counts back from now.
+            order: `newest`, `oldest` (changed), or `started` (last started first).
+
+        Raises:
+            InvalidInput: a filter is not valid; the cursor cannot be read, or is of other filters.
         """
-        return self.journal.views.conversations(limit, search)
+        from ..conversation.listing import ConversationFilter
+        from .lists import conversations_page
+
+        wanted = ConversationFilter.of(owner, tag, metadata, unanswered, archived, since, search, order)
+        return conversations_page(self.journal, wanted, limit, after)
 
     def state(self, key: str) -> ConversationState:
         """Return facts about one conversation, and its description, without reading its messages.

@@ -37,6 +37,7 @@ from threadledger.domain.conversation import (
     key_of,
     stream_of,
 )
+from threadledger.domain.conversation.listing import ConversationFilter
 from threadledger.domain.errors import CorruptEvent, InvalidInput, StoreUnavailable
 from threadledger.domain.failures import BackendEnd, Cause, Failure, concerns_backend
 from threadledger.domain.ids import new_id, now, to_iso
@@ -982,7 +983,9 @@ def test_conversations_read_one_by_one_are_those_of_the_list(any_db_url, open_st
         views = ledger.journal.views
         for limit in (None, 1, 2, 3, 9):
             for search in (None, "odd", "nowhere"):
-                assert list(views.each_conversation(limit, search)) == ledger.conversations(limit, search)
+                assert list(views.each_conversation(ConversationFilter(search=search), limit)) == ledger.conversations(
+                    limit, search
+                )
 
 
 def test_a_first_list_knows_when_the_messages_of_a_fork_were_written(any_db_url, open_store_on):

@@ -2,13 +2,16 @@
 
 The heads of the streams contain the same state for decisions. This second copy allows listing and sorting without extra
 work in appends. It is copied from the heads by SQL, so building it reads no events, except of streams whose head has
-no usable state: their events are folded. A copy may be newer than the position of the view, which is repeated later.
+no usable state: their events are folded. Of a conversation with a description, the events that the head names are read; the
+heads of earlier versions name none, and the first event may have metadata. A copy may be newer than the position of the view,
+which is repeated later. Tables and queries are in `listing.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -22,19 +25,17 @@ from threadledger.domain.conversation import (
     ConversationState,
     events,
     evolve,
-    key_of,
 )
+from threadledger.domain.conversation.description import described_by, versions_of
 from threadledger.domain.errors import CorruptEvent
 from threadledger.domain.journal import Row, restore
 
 from ..database import Database
 from ..recorder import Recorder, rows_of
-from . import catching_up
+from . import catching_up, listing
 from .catching_up import Batch, Generation, LogHead, Poison, Projection, View, logger, refusal
-from .transaction import ViewTransaction, values_of
-
-COLUMNS = {"stream": "text", "position": "bigint", "state": "text", "written_at": "text"}
-"""Columns of a row, in the order of its values, with their types in PostgreSQL."""
+from .listing import ARCHIVED, UNANSWERED, class_of, described_values, labels_of, state_of
+from .transaction import ViewTransaction, pair_columns, pairs_of, values_of
 
 CATCH_UP_EVENTS_MAX = 20_000
 """Maximum number of events passed in one transaction once the view is filled, because appends wait meanwhile."""
@@ -55,6 +56,33 @@ _USABLE = {
 }
 """Condition that a head has a state of our `STATE_SCHEMA`. Older versions of PostgreSQL cannot check JSON in a query."""
 
+_NOT_DESCRIBED, _DESCRIBED = '{"described":{}', '{"described":{"'
+"""Beginnings of the states of conversations without and with a description; heads of earlier versions have neither."""
+
+_IS_UNANSWERED, _IS_ARCHIVED = (
+    {
+        "sqlite": f"json_extract({_HEAD_STATE}, '$.{path}') {is_so}",
+        "postgresql": f"strpos({_HEAD_STATE}, '{text}') {found}",
+    }
+    for path, is_so, text, found in (
+        ("unanswered", "> 0", '"unanswered":0,', "= 0"),
+        ("described.archived", "= 1", '"archived":true', "> 0"),
+    )
+)
+"""Conditions for the class of a conversation. PostgreSQL looks at the text of its state, of which it does not know whether it
+is JSON: inside a text, each quotation mark would follow a backslash."""
+
+
+def _class(kind: str) -> str:
+    """Return an expression for the class of a conversation, with `TO_DESCRIBE` if its state may have a description."""
+    described = f"substr({_HEAD_STATE}, 1, {len(_DESCRIBED)}) = '{_DESCRIBED}'"
+    return (
+        f"CASE WHEN {_IS_UNANSWERED[kind]} THEN {UNANSWERED} ELSE 0 END + "
+        f"CASE WHEN substr({_HEAD_STATE}, 1, {len(_NOT_DESCRIBED)}) = '{_NOT_DESCRIBED}' THEN 0 "
+        f"WHEN {described} AND {_IS_ARCHIVED[kind]} THEN {TO_DESCRIBE + ARCHIVED} ELSE {TO_DESCRIBE} END"
+    )
+
+
 _IS_CONVERSATION = "substr(s.name, 1, ?) = ?"
 _CONVERSATIONS = (len(CONVERSATION), CONVERSATION)
 
@@ -67,8 +95,10 @@ _CHANGED = "s.stream IN (SELECT stream FROM events WHERE position > ? AND positi
 _WRITTEN_AT = '"written_at":'
 """Text in the payload of every imported message whose time is known."""
 
+_POSITION_IN = {"sqlite": "instr", "postgresql": "strpos"}
+
 _NEWEST_MESSAGES = (
-    "SELECT s.name, {} FROM streams s JOIN events m ON m.stream = s.stream AND m.version = (SELECT n.version "
+    "SELECT s.stream, {} FROM streams s JOIN events m ON m.stream = s.stream AND m.version = (SELECT n.version "
     "FROM events n WHERE n.stream = s.stream AND n.topic = 'MessageJournaled' ORDER BY n.version DESC LIMIT 1) "
     f"WHERE {_PAGE} AND {_IS_CONVERSATION} AND {{marked}}(m.state, ?) > 0"
 )
@@ -76,7 +106,7 @@ _ANY_IMPORTED = f"SELECT 1 FROM idempotency_keys WHERE substr(key, 1, {len(IMPOR
 """Query for an imported message. Without one, no message has a time of its own: forks copy only those of this ledger."""
 
 _NEW_MESSAGES = (
-    "SELECT s.name, {} FROM events m JOIN streams s ON s.stream = m.stream "
+    "SELECT s.stream, {} FROM events m JOIN streams s ON s.stream = m.stream "
     "WHERE m.topic = 'MessageJournaled' AND m.position > ? AND m.position <= ? ORDER BY m.position"
 )
 _HAS_EVENT = "EXISTS (SELECT 1 FROM events e WHERE e.stream = s.stream AND e.version = s.version)"
@@ -89,15 +119,41 @@ _PAGE_END = (
     f"SELECT max(s.stream), count(CASE WHEN {_IS_CONVERSATION} THEN 1 END) "
     "FROM (SELECT stream, name FROM streams WHERE stream > ? ORDER BY stream LIMIT ?) s"
 )
+TO_DESCRIBE = 4
+"""Added to the class of a conversation that was copied, until its description is, at the end of the same transaction."""
 
-POSITION_MAX = 2**63 - 1
+_COPIED = f"v.number, v.class - {TO_DESCRIBE}, v.position"
+_FIRST_METADATA = (
+    f"SELECT {_COPIED}, m.state FROM {{}} v JOIN events m ON m.stream = v.number AND m.version = 1 "
+    f"WHERE v.class >= {TO_DESCRIBE} AND substr(v.state, 1, ?) <> ? AND m.topic = 'ConversationStarted' "
+    "AND {}(m.state, '\"metadata\":') > 0"
+)
+_WITH_DESCRIPTION = (
+    f"SELECT {_COPIED}, v.state FROM {{}} v WHERE v.class >= {TO_DESCRIBE} AND substr(v.state, 1, ?) = ?"
+)
+_DESCRIPTIONS = (
+    "SELECT e.stream, {columns} FROM {source} JOIN events e ON e.stream = {number} AND e.version = {version} "
+    "JOIN streams s ON s.stream = e.stream"
+)
+
+POSITION_MAX = listing.POSITION_MAX
 
 
 class _Written(msgspec.Struct):
     written_at: Any = None
 
 
+class _Described(msgspec.Struct):
+    described: dict[str, Any] = {}
+
+
+class _Began(msgspec.Struct):
+    metadata: dict[str, Any] = {}
+
+
 _written_in = msgspec.json.Decoder(_Written).decode
+_described_in = msgspec.json.Decoder(_Described).decode
+_began_in = msgspec.json.Decoder(_Began).decode
 
 
 @dataclass
@@ -105,6 +161,7 @@ class FoldedStreams:
     """Hold the rows of streams whose heads have no usable state, and the events that could not be processed."""
 
     rows: list[tuple[Any, ...]] = field(default_factory=list)
+    labels: list[tuple[Any, ...]] = field(default_factory=list)
     poison: list[tuple[int, Poison]] = field(default_factory=list)
 
 
@@ -116,16 +173,12 @@ class ConversationsView(View[Any, Any]):
     """Store the state of every conversation."""
 
     name = "conversations"
-    version = 300 + STATE_SCHEMA  # 100 times our own number: a new state schema also rebuilds the view
+    version = 400 + STATE_SCHEMA  # 100 times our own number: a new state schema also rebuilds the view
     topics = ()
 
     def create(self, transaction: ViewTransaction, generation: int) -> None:
-        table, plain = self._table(generation), "" if transaction.kind == "sqlite" else ' COLLATE "C"'
-        transaction.execute(
-            f"CREATE TABLE {table} (stream TEXT{plain} NOT NULL PRIMARY KEY, position BIGINT NOT NULL, "
-            "state TEXT NOT NULL, written_at TEXT)"
-        )
-        transaction.execute(f"CREATE INDEX {self.prefix(generation)}by_position ON {table} (position)")
+        for statement in listing.TABLES:
+            transaction.execute(statement.format(begin=self.prefix(generation), **listing.differing(transaction.kind)))
         # Their number, because counting the rows would read all of them.
         transaction.execute(f"CREATE TABLE {self.prefix(generation)}total (conversations BIGINT NOT NULL)")
         transaction.execute(f"INSERT INTO {self.prefix(generation)}total VALUES (0)")
@@ -133,11 +186,12 @@ class ConversationsView(View[Any, Any]):
     def load(self, transaction: ViewTransaction, generation: int, taken: Sequence[Any]) -> None:
         """Do nothing: see `HeadsProjection`."""
 
-    def fold(self, taken: Iterable[Row], known: None) -> FoldedStreams:
-        """Fold all events of streams, given as rows in the order of streams and versions."""
+    def fold(self, taken: Iterable[Row], known: Mapping[str, int] | None) -> FoldedStreams:
+        """Fold all events of streams, given as rows in the order of streams and versions; `known` has their numbers."""
         folded = FoldedStreams()
         for stream, rows in groupby(taken, key=lambda row: str(row[1])):
             state, last, written_at = ConversationState(), 0, None
+            describing: list[events.Event] = []
             for row in rows:
                 last = row[0]
                 try:
@@ -150,11 +204,17 @@ class ConversationsView(View[Any, Any]):
                 else:
                     if isinstance(event, events.MessageJournaled):
                         written_at = event.written_at
-            folded.rows.append((stream, last, state.as_json(), written_at))
+                    elif isinstance(event, (events.ConversationStarted, events.ConversationDescribed)):
+                        describing.append(event)
+            description, number = described_by(state.described, describing), (known or {}).get(stream, 0)
+            values = (class_of(state), state.as_json(), written_at, *described_values(description))
+            folded.rows.append((number, stream, last, *values))
+            folded.labels += [(label, values[0], last, number) for label in labels_of(description)]
         return folded
 
     def apply(self, transaction: ViewTransaction, generation: int, changes: FoldedStreams) -> None:
-        transaction.put(self._table(generation), ("stream",), COLUMNS, changes.rows)
+        transaction.put(self._table(generation), ("number",), listing.COLUMNS, changes.rows)
+        transaction.insert(f"{self.prefix(generation)}labels", listing.LABEL_COLUMNS, changes.labels)
 
     def unusable(self, transaction: ViewTransaction, where: str, values: Sequence[Any]) -> Unusable:
         """Return the conversations whose heads have no usable state, or whose last event is missing."""
@@ -165,34 +225,90 @@ class ConversationsView(View[Any, Any]):
         found = transaction.rows(query, (*values, *_CONVERSATIONS, STATE_SCHEMA))
         return {number: (name, version) for number, name, version in found}
 
-    def copy(self, transaction: ViewTransaction, generation: int, where: str, values: Sequence[Any]) -> int:
-        """Copy the heads of conversations that have a usable state, and count those that are new; return their number."""
-        transaction.execute(
-            f"UPDATE {self.prefix(generation)}total SET conversations = conversations + ({self._new(generation, where)})",
-            (*values, *_CONVERSATIONS),
-        )
-        return transaction.execute(
-            f"INSERT INTO {self._table(generation)} (stream, position, state) "
-            f"SELECT s.name, e.position, {_HEAD_STATE} FROM streams s "
+    def copy(
+        self,
+        transaction: ViewTransaction,
+        generation: int,
+        where: str,
+        values: Sequence[Any],
+        expected: int | None = None,
+    ) -> int:
+        """Copy the heads of conversations that have a usable state, and count those that are new; return their number.
+
+        `expected` is the number of conversations of a page that is copied for the first time, as a rule.
+        """
+        table, here = self._table(generation), where.replace("s.stream", "number")
+        total = f"UPDATE {self.prefix(generation)}total SET conversations = conversations + "
+        is_first = expected is not None and not transaction.rows(f"SELECT 1 FROM {table} WHERE {here} LIMIT 1", values)
+        if not is_first:
+            transaction.execute(f"{total}({self._new(generation, where)})", (*values, *_CONVERSATIONS))
+        transaction.execute(f"DELETE FROM {self.prefix(generation)}labels WHERE {here}", values)
+        copied = transaction.execute(
+            f"INSERT INTO {table} (number, stream, position, class, state) "
+            f"SELECT s.stream, s.name, e.position, {_class(transaction.kind)}, {_HEAD_STATE} FROM streams s "
             f"JOIN events e ON e.stream = s.stream AND e.version = s.version WHERE {where} AND {_IS_CONVERSATION} "
             f"AND {_USABLE[transaction.kind]} "
-            "ON CONFLICT (stream) DO UPDATE SET position = excluded.position, state = excluded.state",
+            "ON CONFLICT (number) DO UPDATE SET position = excluded.position, class = excluded.class, "
+            "state = excluded.state, owner = NULL, description = NULL",
             (*values, *_CONVERSATIONS, STATE_SCHEMA),
         )
+        if is_first and copied == expected:  # counting them takes a twentieth of the time
+            transaction.execute(f"{total}?", (expected,))
+        elif is_first:
+            transaction.execute(
+                f"{total}(SELECT count(*) FROM streams s WHERE {where} AND {_IS_CONVERSATION})",
+                (*values, *_CONVERSATIONS),
+            )
+        return copied
+
+    def copy_descriptions(self, transaction: ViewTransaction, generation: int) -> None:
+        """Store the descriptions of the conversations that were copied in this transaction, and their true class."""
+        table, begin = self._table(generation), _DESCRIBED[: len(_DESCRIBED) - 3]
+        query = _FIRST_METADATA.format(table, _POSITION_IN[transaction.kind])
+        starts = transaction.rows(query, (len(begin), begin))
+        found = [(*place, described_by({"metadata": 1}, [_start(text)])) for *place, text in starts]
+        heads = [
+            (*place, _described_in(text).described)
+            for *place, text in transaction.rows(_WITH_DESCRIPTION.format(table), (len(_DESCRIBED), _DESCRIBED))
+        ]
+        wanted = {(place[0], version) for *place, known in heads for version in versions_of(known).values()}
+        at = self._events_at(transaction, sorted(wanted))
+        found += [(*place, described_by(known, at.get(place[0], ()))) for *place, known in heads]
+        update = f"UPDATE {table} SET owner = ?, description = ? WHERE number = ?"
+        transaction.update(update, [(*described_values(each), number) for number, _, _, each in found])
+        transaction.execute(f"UPDATE {table} SET class = class - {TO_DESCRIBE} WHERE class >= {TO_DESCRIBE}")
+        labels = [
+            (label, of_class, last, number) for number, of_class, last, each in found for label in labels_of(each)
+        ]
+        transaction.insert(f"{self.prefix(generation)}labels", listing.LABEL_COLUMNS, labels)
+
+    def _events_at(
+        self, transaction: ViewTransaction, places: Sequence[tuple[int, int]]
+    ) -> dict[int, list[events.Event]]:
+        """Return the events at (stream, version) places, by stream; those that cannot be read are left out."""
+        found: dict[int, list[events.Event]] = {}
+        if places:
+            source, value = pairs_of(transaction.kind, places)
+            number, version = pair_columns(transaction.kind)
+            query = _DESCRIPTIONS.format(columns=transaction.row_columns, source=source, number=number, version=version)
+            for stream, *row in transaction.rows(query, (value,)):
+                with suppress(CorruptEvent):
+                    found.setdefault(stream, []).append(restore(tuple(row)))
+        return found
 
     def copy_times(self, transaction: ViewTransaction, generation: int, query: str, values: Sequence[Any]) -> None:
         """Store when imported messages were written, which the heads do not know.
 
         The query returns the stream and the payload of messages, of which the last one of a stream counts.
         """
-        marked = "instr" if transaction.kind == "sqlite" else "strpos"
+        marked = _POSITION_IN[transaction.kind]
         found = transaction.rows(
             query.format(f"CASE WHEN {marked}(m.state, ?) > 0 THEN m.state END", marked=marked), values
         )
-        times = {name: _written_at(payload) if payload is not None else None for name, payload in found}
-        changed = [(written_at, name, written_at) for name, written_at in times.items()]
+        times = {number: _written_at(payload) if payload is not None else None for number, payload in found}
+        changed = [(written_at, number, written_at) for number, written_at in times.items()]
         update = (
-            f"UPDATE {self._table(generation)} SET written_at = ? WHERE stream = ? AND written_at IS DISTINCT FROM ?"
+            f"UPDATE {self._table(generation)} SET written_at = ? WHERE number = ? AND written_at IS DISTINCT FROM ?"
         )
         if transaction.kind == "sqlite":
             update = update.replace("IS DISTINCT FROM", "IS NOT")
@@ -219,48 +335,17 @@ class ConversationsView(View[Any, Any]):
         """Return a query for the number of conversations that have no row yet."""
         return (
             f"SELECT count(*) FROM streams s WHERE {where} AND {_IS_CONVERSATION} "
-            f"AND NOT EXISTS (SELECT 1 FROM {self._table(generation)} v WHERE v.stream = s.name)"
+            f"AND NOT EXISTS (SELECT 1 FROM {self._table(generation)} v WHERE v.number = s.stream)"
         )
 
-    def conversations(
-        self,
-        transaction: ViewTransaction,
-        generation: int,
-        limit: int | None,
-        among: tuple[str, Any] | None = None,
-    ) -> list[ConversationState]:
-        """Return conversations, last changed first; `among` is a query for the streams to return, and its value."""
-        found = self._newest_first(transaction, generation, "stream, state, written_at", limit, among)
-        return [_state(*row) for row in found]
-
-    def streams(self, transaction: ViewTransaction, generation: int, among: tuple[str, Any] | None = None) -> list[str]:
-        """Return the streams of conversations, last changed first; see `conversations`."""
-        return [name for (name,) in self._newest_first(transaction, generation, "stream", None, among)]
-
-    def _newest_first(
-        self,
-        transaction: ViewTransaction,
-        generation: int,
-        columns: str,
-        limit: int | None,
-        among: tuple[str, Any] | None,
-    ) -> list[Any]:
-        query, values = f"SELECT {columns} FROM {self._table(generation)}", []
-        if among is not None:
-            query += f" WHERE stream IN ({among[0]})"
-            values.append(among[1])
-        query += " ORDER BY position DESC"
-        if limit is not None:
-            query += " LIMIT ?"
-            values.append(max(limit, 0))
-        return transaction.rows(query, values)
+    def listing(self, transaction: ViewTransaction, generation: int) -> listing.Listing:
+        """Return the list of a generation."""
+        return listing.Listing(transaction, self.prefix(generation))
 
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read every row, to find those that cannot be read."""
-        for row in transaction.each(
-            f"SELECT stream, state, written_at FROM {self._table(generation)} ORDER BY position"
-        ):
-            _state(*row)
+        for row in transaction.each(f"SELECT {listing.STATE} FROM {self._table(generation)} v ORDER BY v.number"):
+            state_of(*row)
 
     def _table(self, generation: int) -> str:
         return f"{self.prefix(generation)}states"
@@ -319,8 +404,10 @@ class HeadsProjection(Projection):
             _alone(transaction)
             if not self._places.holds(transaction, place):
                 return False
-            if self._heads.copy(transaction, generation, _PAGE, (last, upto)) != conversations and not searched:
+            copied = self._heads.copy(transaction, generation, _PAGE, (last, upto), conversations)
+            if copied != conversations and not searched:
                 raise _Unusable
+            self._heads.copy_descriptions(transaction, generation)
             if self._any_imported:
                 values = (_WRITTEN_AT, last, upto, *_CONVERSATIONS, _WRITTEN_AT)
                 self._heads.copy_times(transaction, generation, _NEWEST_MESSAGES, values)
@@ -359,6 +446,7 @@ class HeadsProjection(Projection):
             elif not self._places.holds(transaction, place):
                 return False
             self._heads.copy(transaction, place.generation, _CHANGED, (after, end))
+            self._heads.copy_descriptions(transaction, place.generation)
             self._heads.copy_times(transaction, place.generation, _NEW_MESSAGES, (_WRITTEN_AT, after, end))
             self._put(transaction, place, folded)
             if is_last and not place.live:
@@ -386,7 +474,8 @@ class HeadsProjection(Projection):
         Raises:
             CorruptEvent: an event cannot be processed, and the rebuild refuses it; the generation is dropped.
         """
-        folded = self._heads.fold(self._events(unusable, upto), None)
+        numbers = {name: number for number, (name, _) in unusable.items()}
+        folded = self._heads.fold(self._events(unusable, upto), numbers)
         if refuses and folded.poison:
             position, poison = folded.poison[0]
             ViewTransaction.writing(
@@ -438,8 +527,14 @@ def _written_at(payload: str | bytes) -> str | None:
     return found.written_at if isinstance(found.written_at, str) else None
 
 
-def _state(stream: str, stored: str, written_at: str | None) -> ConversationState:
-    state = ConversationState.from_json(stored)
-    state.written_at = written_at
-    state.key = state.key or key_of(stream)  # its first event may be one that could not be processed
-    return state
+def _start(payload: str | bytes) -> events.ConversationStarted:
+    """Return a start with the metadata of a payload; without any, if it cannot be read."""
+    try:
+        began = _began_in(payload)
+    except msgspec.MsgspecError:  # a lone surrogate, which only the standard library reads
+        try:
+            found = json.loads(payload).get("metadata")
+            began = _Began(found if isinstance(found, dict) else {})
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            began = _Began()
+    return events.ConversationStarted(key="", metadata=began.metadata, originator_version=1)

@@ -50,20 +50,20 @@ class SearchView(View[None, Changes]):
         found = self.streams(transaction, generation, search, "s.name, e.position")
         if found is None:
             return []
-        query, expression = found
-        rows = transaction.rows(f"{query} ORDER BY e.position DESC", (expression,))
+        query, values = found
+        rows = transaction.rows(f"{query} ORDER BY e.position DESC", values)
         return [(key_of(name), position) for name, position in rows]
 
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read the hits of a common letter, to find out whether the index can be read."""
-        query, expression = self.streams(transaction, generation, "a") or ("", "")
-        for (name,) in transaction.each(query, (expression,)):
+        query, values = self.streams(transaction, generation, "a", "s.name") or ("", [])
+        for (name,) in transaction.each(query, values):
             key_of(name)
 
     def streams(
-        self, transaction: ViewTransaction, generation: int, search: str, columns: str = "s.name"
-    ) -> tuple[str, str] | None:
-        """Return a query for the streams that match a search, and its only value; None if the search has no words."""
+        self, transaction: ViewTransaction, generation: int, search: str, columns: str = "e.stream"
+    ) -> tuple[str, list[str]] | None:
+        """Return a query for the numbers of the streams that match a search, and its values; None if it has no words."""
         phrases = phrases_of(search)
         if not phrases:
             return None
@@ -72,7 +72,7 @@ class SearchView(View[None, Changes]):
             f"SELECT {columns} FROM {self.prefix(generation)}words w JOIN events e ON e.position = w.{index.position} "
             f"JOIN streams s ON s.stream = e.stream WHERE {index.matches}"
         )
-        return query, index.expression(phrases)
+        return query, [index.expression(phrases)]
 
 
 def _text(event: events.Event) -> str:

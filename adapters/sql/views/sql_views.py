@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from threadledger.domain.conversation.listing import ConversationFilter
 from threadledger.domain.errors import InvalidInput, StoreError, ThreadledgerError
 from threadledger.domain.journal import Finding
 
@@ -67,6 +68,12 @@ class SqlViews:
         from .audit import AuditView
 
         return AuditView()
+
+    @cached_property
+    def _state_of(self) -> Callable[..., ConversationState]:
+        from .listing import state_of
+
+        return state_of
 
     @cached_property
     def _conversations(self) -> ConversationsView:
@@ -142,42 +149,52 @@ class SqlViews:
         return self._read(lambda transaction, runs: self._audit.last_ends(transaction, runs, per_backend), self._audit)
 
     def conversations(self, limit: int | None = None, search: str | None = None) -> list[ConversationState]:
-        if search is None:
-            return self._read(
-                lambda transaction, states: self._conversations.conversations(transaction, states, limit),
+        return self.listed(ConversationFilter(search=search), None if limit is None else max(limit, 0))[0]
+
+    def listed(
+        self, wanted: ConversationFilter, limit: int | None = None, place: tuple[int, int] | None = None
+    ) -> tuple[list[ConversationState], tuple[int, int] | None]:
+        rows, following = self._page(wanted, limit, place)
+        return [self._state_of(*row) for row in rows], following
+
+    def each_conversation(
+        self, wanted: ConversationFilter | None = None, limit: int | None = None
+    ) -> Iterator[ConversationState]:
+        wanted = wanted or ConversationFilter()
+        if limit is not None and limit <= CONVERSATIONS_AT_ONCE:
+            yield from self.listed(wanted, limit)[0]
+            return
+        rows, _ = self._page(wanted, limit, None, columns="v.number")
+        numbers = (number for (number,) in rows)
+        while page := list(islice(numbers, CONVERSATIONS_AT_ONCE)):
+            given = values_of(self._database.kind.name, page)
+            yield from self._read(
+                lambda transaction, states, page=page, given=given: self._conversations.listing(
+                    transaction, states
+                ).states(page, *given),
                 self._conversations,
             )
 
-        def found(transaction: ViewTransaction, words: int, states: int) -> list[ConversationState]:
-            among = self._search.streams(transaction, words, search)
-            return self._conversations.conversations(transaction, states, limit, among) if among is not None else []
-
-        return self._read(found, self._search, self._conversations)
-
-    def each_conversation(self, limit: int | None = None, search: str | None = None) -> Iterator[ConversationState]:
-        if limit is not None and limit <= CONVERSATIONS_AT_ONCE:
-            yield from self.conversations(limit, search)
-            return
-
-        def found(transaction: ViewTransaction, states: int, words: int | None = None) -> list[str]:
-            among = (
-                self._search.streams(transaction, words, search) if words is not None and search is not None else None
-            )
-            if search is not None and among is None:
-                return []
-            return self._conversations.streams(transaction, states, among)
-
-        views = (self._conversations, self._search) if search is not None else (self._conversations,)
-        names = iter(self._read(found, *views)[:limit])
-        while page := list(islice(names, CONVERSATIONS_AT_ONCE)):
-            source, wanted = values_of(self._database.kind.name, page)
-            among = (f"SELECT wanted.value FROM {source}", wanted)
-            yield from self._read(
-                lambda transaction, states, among=among: self._conversations.conversations(
-                    transaction, states, None, among
+    def _page(
+        self, wanted: ConversationFilter, limit: int | None, place: tuple[int, int] | None, columns: str | None = None
+    ) -> tuple[list[Any], tuple[int, int] | None]:
+        """Return the rows of a page, and the place of the next one; `columns` are those of a row."""
+        if wanted.search is None:
+            return self._read(
+                lambda transaction, states: self._conversations.listing(transaction, states).page(
+                    wanted, limit, place, columns=columns
                 ),
                 self._conversations,
             )
+
+        def found(transaction: ViewTransaction, words: int, states: int) -> tuple[list[Any], tuple[int, int] | None]:
+            among = self._search.streams(transaction, words, str(wanted.search))
+            if among is None:
+                return [], None
+            listing = self._conversations.listing(transaction, states)
+            return listing.page(wanted, limit, place, columns=columns, among=among)
+
+        return self._read(found, self._search, self._conversations)
 
     def hits(self, search: str) -> list[tuple[str, int]]:
         """Return (key, position) of the messages and keys that contain all words of a search, newest first."""

@@ -134,5 +134,18 @@ def values_of(kind: str, given: Sequence[Any]) -> tuple[str, Any]:
     return f"unnest(?::{'bigint' if given and isinstance(given[0], int) else 'text'}[]) AS wanted(value)", list(given)
 
 
+def pairs_of(kind: str, given: Sequence[tuple[int, int]]) -> tuple[str, str]:
+    """Return a table `wanted` of pairs of whole numbers for a FROM clause, and the value of its placeholder."""
+    source = "json_each(?) AS wanted" if kind == "sqlite" else "jsonb_array_elements(?::jsonb) AS wanted(value)"
+    return source, msgspec.json.encode(given).decode()
+
+
+def pair_columns(kind: str) -> tuple[str, str]:
+    """Return the two numbers of a pair in a query with the table of `pairs_of`."""
+    if kind == "sqlite":
+        return "json_extract(wanted.value, '$[0]')", "json_extract(wanted.value, '$[1]')"
+    return "(wanted.value ->> 0)::bigint", "(wanted.value ->> 1)::bigint"
+
+
 def _marks(columns: Iterable[str]) -> str:
     return ", ".join("?" for _ in columns)

@@ -1,0 +1,125 @@
+"""Define which conversations a list holds, and in which order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from ..errors import InvalidInput
+from ..ids import as_utc, moment_of, to_iso
+from .description import checked_changes
+
+Scalar = str | int | float | bool | None
+"""Value of metadata that a list can be filtered by."""
+
+
+class ListOrder(StrEnum):
+    """Name the orders of a list of conversations."""
+
+    NEWEST = "newest"
+    """The last changed one first."""
+    OLDEST = "oldest"
+    """The one that has not changed for the longest time first."""
+    STARTED = "started"
+    """The last started one first."""
+
+
+@dataclass(frozen=True)
+class ConversationFilter:
+    """Hold the conditions of a list; a conversation has to meet all of them."""
+
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, Scalar], ...] = ()
+    """Pairs that the metadata has on its first level."""
+    unanswered: bool | None = None
+    archived: bool | None = None
+    since: datetime | timedelta | None = None
+    search: str | None = None
+    order: ListOrder = ListOrder.NEWEST
+
+    @classmethod
+    def of(
+        cls,
+        owner: str | None = None,
+        tag: str | Iterable[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        unanswered: bool | None = None,
+        archived: bool | None = None,
+        since: datetime | timedelta | None = None,
+        search: str | None = None,
+        order: str = ListOrder.NEWEST,
+    ) -> ConversationFilter:
+        """Return the checked filter.
+
+        Raises:
+            InvalidInput: a value has another type, or no conversation can have it.
+        """
+        if owner == "":
+            raise InvalidInput("an empty owner is no filter: pass the id of an owner, or None for all conversations")
+        tags = () if tag is None else (tag,) if isinstance(tag, str) else tuple(tag)
+        checked = checked_changes(owner=owner, tags=tags or None, metadata=metadata)
+        pairs = checked.get("metadata", {})
+        for name, value in pairs.items():
+            if isinstance(value, (dict, list)):
+                raise InvalidInput(
+                    f"conversations cannot be filtered by the object or list {name!r}: pass a text or a number"
+                )
+        if order not in set(ListOrder):
+            raise InvalidInput(f"there is no order {order!r}: use one of {', '.join(ListOrder)}")
+        for flag in (unanswered, archived):
+            if flag is not None and not isinstance(flag, bool):
+                raise InvalidInput(f"unanswered and archived are True, False or None, not {flag!r}: pass one of these")
+        if since is not None and not isinstance(since, (datetime, timedelta)):
+            raise InvalidInput(f"since has type {type(since).__name__}: pass a datetime, or a timedelta back from now")
+        return cls(
+            owner,
+            tuple(checked.get("tags", ())),
+            tuple(pairs.items()),
+            unanswered,
+            archived,
+            since,
+            search,
+            ListOrder(order),
+        )
+
+    def as_keywords(self) -> dict[str, Any]:
+        """Return the arguments of `Ledger.conversations` for this filter."""
+        values = vars(self) | {"tag": self.tags or None, "metadata": dict(self.metadata) or None}
+        del values["tags"]
+        return values
+
+    def is_everything(self) -> bool:
+        """Return whether only archived conversations are left out, if any."""
+        return replace(self, archived=None, order=ListOrder.NEWEST) == ConversationFilter() and not self.archived
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a cursor is bound to."""
+        since = (
+            self.since.total_seconds()
+            if isinstance(self.since, timedelta)
+            else self.since and to_iso(as_utc(self.since))
+        )
+        return vars(self) | {"since": since, "order": str(self.order)}
+
+    def since_moment(self) -> datetime | None:
+        """Return the time since which the conversations have changed; a time span counts back from now."""
+        return moment_of(self.since)
+
+
+def label_of_tag(tag: str) -> list[Any]:
+    """Return what an index has for a tag."""
+    return ["tag", tag]
+
+
+def label_of_pair(name: str, value: object) -> list[Any] | None:
+    """Return what an index has for a pair of metadata; None for a value that is no scalar. `1` and `1.0` are equal."""
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        value = int(value)
+    if isinstance(value, (dict, list)):
+        return None
+    return ["pair", name, value]
