@@ -23,6 +23,8 @@ COMMANDS = {
     "list": (".conversations", "list_", "List conversations, newest first."),
     "describe": (".describe", "describe", "Give a conversation title, owner, tags and metadata, or show them."),
     "show": (".conversations", "show", "Show one conversation."),
+    "message": (".branches", "message", "Edit, regenerate, retract, pin or rate a message."),
+    "branch": (".branches", "branch", "List the branches of a conversation, or select one."),
     "diff": (".diff", "diff", "Compare a memory at two times, or with its thread."),
     "fork": (".conversations", "fork", "Start a new conversation as a copy of another."),
     "events": (".conversations", "events", "Print the event log."),

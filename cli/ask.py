@@ -103,7 +103,7 @@ def _as_file(part: dict[str, Any], path: str) -> dict[str, Any]:
     return {"type": "file", "file": facts}
 
 
-def _keywords(ledger: Ledger, chosen: dict[str, Any]) -> AskKeywords:
+def keywords_of(ledger: Ledger, chosen: dict[str, Any]) -> AskKeywords:
     """Return the options that were given as the keyword arguments of `Chat.ask`."""
     given: AskKeywords = {
         "model": chosen["model"],
@@ -158,25 +158,31 @@ def ask(key: str, text: str, stream: bool, idempotency_key: str | None, **chosen
     The question is journaled before a backend is called, and the answer before it is printed. Pass - as TEXT to read
     standard input.
     """
+    with opened(create=True, sends=True, profile=chosen["profile"]) as ledger:
+        chat, options = ledger.conversation(key), keywords_of(ledger, chosen)
+        question = _question_with(ledger, text, chosen)
+        if stream:
+            return print_exchange(chat.stream(question, idempotency_key=idempotency_key, **options), "ask")
+        return print_exchange(lambda: chat.ask(question, idempotency_key=idempotency_key, **options), "ask")
+
+
+def print_exchange(answer: Callable[[], Answer] | Generator[StreamPart, None, Answer], command: str) -> int:
+    """Print the answer of an exchange, or that there is none; parts of a stream are printed as they arrive."""
     from threadledger.adapters.documents import failed_answer_document
     from threadledger.domain.errors import AllBackendsFailed
 
-    with opened(create=True, sends=True, profile=chosen["profile"]) as ledger:
-        chat, options = ledger.conversation(key), _keywords(ledger, chosen)
-        question = _question_with(ledger, text, chosen)
-        try:
-            if stream:
-                answer = streamed(chat, question, idempotency_key, options)
-            else:
-                answer = chat.ask(question, idempotency_key=idempotency_key, **options)
-                show_answer(answer)
-        except AllBackendsFailed as error:
-            if invocation().output != "table":
-                emit_one(failed_answer_document(error), lambda console: None)
-            note(f"threadledger ask: {error_message(error)}")
-            return Exit.FAILED
-        if stream and invocation().output != "table":
-            emit_one(_as_last_part(answer), lambda console: None)
+    try:
+        if callable(answer):
+            show_answer(answer())
+            return Exit.DONE
+        last = streamed(answer)
+    except AllBackendsFailed as error:
+        if invocation().output != "table":
+            emit_one(failed_answer_document(error), lambda console: None)
+        note(f"threadledger {command}: {error_message(error)}")
+        return Exit.FAILED
+    if invocation().output != "table":
+        emit_one(_as_last_part(last), lambda console: None)
     return Exit.DONE
 
 
@@ -193,6 +199,8 @@ def show_answer(answer: Answer) -> None:
 
         lost = losses_in_words(answer.losses)
         note(f"lost in this exchange (not shown to the model, or not kept of its answer): {lost}")
+    if not answer.selected:
+        note("another branch was selected meanwhile: the answer is a variant; see: threadledger branch list")
     emit_one(answer_document(answer), lambda console: _print_exactly(f"{answer.text}\n"))
 
 
@@ -225,7 +233,7 @@ def chat(key: str, **chosen: Any) -> int:
     jsonl, each answer is an object like that of `ask` (jsonl prints its parts first); with csv, it is a row.
     """
     with opened(create=True, sends=True, profile=chosen["profile"]) as ledger:
-        conversation, options = ledger.conversation(key), _keywords(ledger, chosen)
+        conversation, options = ledger.conversation(key), keywords_of(ledger, chosen)
         _greet(ledger, key, options)
         for each in conversation.memory(last=6).messages:
             note(f"{each.message.role.value}: {each.message.text}")
@@ -257,7 +265,7 @@ def _answered(
         text = line.removeprefix("/")
         question, is_first = first(text) if is_first else text, False
         try:
-            yield _as_last_part(streamed(conversation, question, None, options))
+            yield _as_last_part(streamed(conversation.stream(question, **options)))
         except AllBackendsFailed as error:
             note(error_message(error))
             yield failed_answer_document(error)
@@ -310,13 +318,13 @@ NOT_THE_ANSWER = "[interrupted: this is not the answer]"
 """Line that ends the text of a failed run on stdout; the reason goes to stderr, which may be redirected elsewhere."""
 
 
-def streamed(chat: Chat, text: str | list[dict[str, Any]], idempotency_key: str | None, options: AskKeywords) -> Answer:
-    """Ask a question, show the answer while it arrives, and return it; with `-o json` and `csv` nothing is shown."""
+def streamed(stream: Generator[StreamPart, None, Answer]) -> Answer:
+    """Show an answer while it arrives, and return it; with `-o json` and `csv` nothing is shown."""
     from threadledger.adapters.documents import part_document
     from threadledger.domain.exchange import Answer
 
     shown = _Shown() if invocation().output == "table" else None
-    with closing(chat.stream(text, idempotency_key=idempotency_key, **options)) as parts:
+    with closing(stream) as parts:
         for part in _until_closed(parts, shown):
             if shown is not None:
                 shown.take(part)

@@ -118,21 +118,24 @@ ROLE_STYLES = {"user": "cyan", "assistant": "green", "tool": "yellow", "system":
 )
 @click.option("--view", type=click.Choice(["chat", "timeline", "memory"]), default="chat", show_default=True)
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Show only the newest N messages.")
+@click.option("--tree", is_flag=True, help="Show every branch, with the end of each message's id.")
 @click.option(
     "--unchecked", is_flag=True, help="Show damaged events too, and name them on stderr. Exit 4 if there are any."
 )
 @common
-def show(key: str, at: datetime | int | None, view: str, last: int | None, unchecked: bool) -> int:
+def show(key: str, at: datetime | int | None, view: str, last: int | None, tree: bool, unchecked: bool) -> int:
     """Show conversation KEY as a chat, as a timeline of its events, or as the exact memory for a model.
 
     Every event is compared with its leaf hash. If one was changed or is missing, nothing is shown (exit 4).
     """
-    from threadledger.adapters.documents import shown_conversation_document
+    from threadledger.adapters.documents import shown_conversation_document, tree_document
 
+    if tree and (at is not None or last is not None or view != "chat"):
+        raise click.UsageError("--tree shows all branches as they are now: use it without --at, --last and --view.")
     with opened(reads=True) as ledger:
         result = _uncheck(ledger) if unchecked else None
-        thing = shown_conversation_document(ledger, key, at, last, view)
-    emit_one(thing, lambda console: _draw(console, thing))
+        thing = tree_document(ledger, key) if tree else shown_conversation_document(ledger, key, at, last, view)
+    emit_one(thing, lambda console: (_draw_tree if tree else _draw)(console, thing))
     return result() if result is not None else Exit.DONE
 
 
@@ -170,6 +173,21 @@ def _draw(console: Console, thing: dict[str, Any]) -> None:
         _draw_message(console, message)
         if message["version"] in unanswered:
             _draw_unanswered(console, thing["key"], unanswered[message["version"]])
+
+
+def _draw_tree(console: Console, thing: dict[str, Any]) -> None:
+    """Print one message a line; those that follow the same message are indented below it, the selected ones are marked."""
+    from rich.text import Text
+
+    console.print(Text(f"{printable(thing['key'], lines=False)}  version {thing['version']}", style="bold"))
+    for message in thing["messages"]:
+        text = Text("  " * message["depth"])
+        text.append("* " if message["selected"] else "  ", style="bold green")
+        text.append(short(message["message_id"]), style="dim")
+        gone = " hidden" if message["hidden"] else " summary" if message["summary"] else ""
+        text.append(f"  {message['role']}{gone}  ", style=ROLE_STYLES.get(message["role"], ""))
+        text.append(printable(message["says"], lines=False), style="dim" if not message["selected"] else "")
+        console.print(text, no_wrap=True, overflow="ellipsis")
 
 
 def _draw_message(console: Console, message: dict[str, Any]) -> None:

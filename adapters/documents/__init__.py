@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         part_in_words,
         shown_conversation_document,
         threads_document,
+        tree_document,
     )
     from .errors import error_sentence
     from .runs import memory_document, run_document, timeline_document
@@ -38,6 +39,7 @@ __all__ = [
     "shown_conversation_document",
     "threads_document",
     "timeline_document",
+    "tree_document",
 ]
 
 if not TYPE_CHECKING:
@@ -47,7 +49,7 @@ if not TYPE_CHECKING:
             "answers": "answer_document failed_answer_document part_document",
             "conversations": (
                 "conversation_document event_in_words fork_document part_in_words shown_conversation_document "
-                "threads_document"
+                "threads_document tree_document"
             ),
             "errors": "error_sentence",
             "runs": "memory_document run_document timeline_document",

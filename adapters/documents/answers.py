@@ -22,6 +22,8 @@ def answer_document(answer: Answer) -> dict[str, Any]:
         "failures": [failure.as_json() for failure in answer.failures],
         "version": answer.version,
         "usage": answer.usage.as_json(),
+        "message_id": answer.message_id,
+        "selected": answer.selected,
         "dropped": list(answer.dropped),
         "losses": dict(answer.losses),
     }
@@ -29,7 +31,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
 
 def failed_answer_document(error: AllBackendsFailed) -> dict[str, Any]:
     """Return the JSON object of a question without an answer; its keys are those of an answer."""
-    nothing = dict.fromkeys(("answer", "backend", "model", "run_id", "version", "usage"))
+    nothing = dict.fromkeys(("answer", "backend", "model", "run_id", "version", "usage", "message_id", "selected"))
     failures = [failure.as_json() for failure in error.failures]
     ids = {"key": error.key, "exchange_id": error.exchange_id}
     return {**ids, **nothing, "fallback": False, "failures": failures, "dropped": [], "losses": {}}

@@ -129,8 +129,62 @@ def event_in_words(kind: str, data: dict[str, Any]) -> str:
             return f"{data['backend']} thread {data['thread_id']}: {done}: {data['reason']}"
         case "ExchangeAbandoned":
             return f"no backend answered: {data['reason']}"
-        case "RerunAccepted":
-            return f"run {short(data['run_id'])} answers in place of {short(data['superseded_run_id'])}"
+        case "RerunAccepted" | "BranchSelected" | "MessagePinned" | "MessageRated":
+            return _about_message(kind, data)
     return ", ".join(
         f"{name} {value}" for name, value in data.items() if name != "actor" and isinstance(value, (str, int)) and value
     )[:100]
+
+
+def _about_message(kind: str, data: dict[str, Any]) -> str:
+    if kind == "RerunAccepted":
+        return f"run {short(data['run_id'])} answers in place of {short(data['superseded_run_id'])}"
+    name = short(data["message_id"])
+    if kind == "BranchSelected":
+        return f"memory ends with {name or 'nothing'}" + _because(data["reason"])
+    if kind == "MessagePinned":
+        return f"{name} {'pinned' if data['pinned'] else 'no longer pinned'}"
+    return f"{name} rated {data['score']:g}" + _because(data["comment"])
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+SAID_CHARS = 200
+"""Number of characters of a message's text in a tree."""
+
+
+def tree_document(ledger: Ledger, key: str) -> dict[str, Any]:
+    """Return all messages of a conversation with their branches, each after the one that it follows.
+
+    `depth` is 0 on the branch of the first message, and one more where several messages follow the same one.
+
+    Raises:
+        ConversationNotFound: no conversation has this key.
+        ChangedEvent: an event is missing, or was changed.
+    """
+    places = ledger.journal.places(key)
+    messages: list[dict[str, Any]] = []
+    waiting = [(each, "", 0) for each in reversed(places.tree().roots())]
+    if len(waiting) > 1:
+        waiting = [(each, parent, 1) for each, parent, _ in waiting]
+    while waiting:
+        node, parent, depth = waiting.pop()
+        own = node.message
+        messages.append(
+            {
+                "message_id": own.message_id,
+                "version": own.version,
+                "role": own.role_name,
+                "says": " ".join(node.says.split())[:SAID_CHARS],
+                "parent": parent or None,
+                "depth": depth,
+                "selected": node.selected,
+                "hidden": node.hidden,
+                "summary": node.is_summary,
+            }
+        )
+        below = depth + 1 if len(node.following) > 1 else depth
+        waiting += [(each, own.message_id, below) for each in reversed(node.following)]
+    return {"key": key, "version": ledger.state(key).version, "messages": messages}

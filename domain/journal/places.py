@@ -9,7 +9,7 @@ from ..conversation.messages import Parent
 from ..errors import InvalidInput, MessageNotFound
 from ..memory import MemoryFold
 from ..memory.tree import MessageTree, Variant
-from .message_rows import BRANCHING, message_in_row
+from .message_rows import BRANCHING, id_in, message_in_row
 from .path_memory import locate, path_reader
 from .recall import MESSAGE
 from .rows import refuse_changed, restore
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .journal import Journal
     from .path import PathReader
     from .ports import EventLog, StreamHead
+
+ID_ENDING_CHARS_MIN = 6
+"""Minimum length of the ending of an id that names a message, in characters."""
 
 EVENTS_AFTER_END_MAX = 100
 """Number of events after the end of memory, such as failed runs and variants, that a reader from the end passes; after more
@@ -35,17 +38,26 @@ class Places:
         self._key = key
 
     def find(self, message_id: str) -> JournaledMessage:
-        """Return a message by its id, whatever branch it is on.
+        """Return a message by its id, or an unambiguous ending of it, whatever branch it is on.
 
         Raises:
-            MessageNotFound: the conversation has no such message.
+            MessageNotFound: the conversation has no such message, or several.
         """
         version = locate(self._log, self._head.stream, self._head.version, message_id)
         if version is None:
+            ends = self._ending(message_id) if len(message_id) >= ID_ENDING_CHARS_MIN else []
+            if len(ends) == 1:
+                return self.at(ends[0])
+            what = f"{len(ends)} messages whose ids end in" if ends else "no message"
             raise MessageNotFound(
-                f"{self._key!r} has no message {message_id!r}: list them with: threadledger show {self._key} -o json"
+                f"{self._key!r} has {what} {message_id!r}: list them with: threadledger show KEY --tree"
             )
         return self.at(version)
+
+    def _ending(self, ending: str) -> list[int]:
+        topics, head = (MESSAGE,), self._head
+        rows = self._log.stream_rows(head.stream, 0, head.version, topics, changed=refuse_changed)
+        return [row[2] for row in rows if row[3] == MESSAGE and id_in(row).endswith(ending)]
 
     def visible(self, message_id: str, what: str) -> JournaledMessage:
         """Return a message that is hidden on no branch; `what` it is to be, for the error.

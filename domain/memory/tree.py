@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..conversation.messages import JournaledMessage
+from .diff import said
 from .path import BEGINNING
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ class TreeMessage:
     hidden: bool
     is_summary: bool
     following: Sequence[TreeMessage]
+
+    @property
+    def says(self) -> str:
+        """Return its text, the types of its other parts, and its tool calls."""
+        return said(self.message)
 
 
 class MessageTree:

@@ -1,0 +1,1 @@
+from domain.memory.tree import *
