@@ -39,7 +39,7 @@ def message() -> None:
 def edit(key: str, message_id: str, text: str, idempotency_key: str | None) -> int:
     """Journal TEXT in the place of a message, as a branch of its own; no model is called.
 
-    Pass - as TEXT to read standard input. The original remains a branch.
+    Pass - as TEXT to read standard input. The original is kept as a branch.
     """
     with opened(sends=True) as ledger:
         found = _id(ledger, key, message_id)

@@ -121,7 +121,7 @@ def emit_page(rows: Iterable[Row], next_cursor: str | None) -> None:
 
 
 def note_next_page(next_cursor: str | None) -> None:
-    """Say on stderr how to continue a list that was cut off by its limit; nothing if it was not."""
+    """Print on stderr how to continue a list that was cut off by its limit; nothing if it was not."""
     if next_cursor is not None:
         note(f"there are more: add --after {next_cursor}")
 

@@ -4,7 +4,7 @@ The state is small on purpose: counts, open runs, open exchanges and links, but 
 stream as a snapshot. `evolve` never raises: an unknown event changes only the version and the time.
 
 An object in the snapshot is an instance of a frozen dataclass whose `vars` are exactly that object: a field that it
-lacks has its default, and fields of a newer version are written back unchanged. `_part` and `_changed` create them;
+lacks has its default, and fields of a newer version are written back unchanged. `_part` and `updated` create them;
 they keep the fields and their order as stored, and are several times as fast as the constructor of a frozen class,
 which matters for a log of a million events.
 """
@@ -273,7 +273,7 @@ def _part(kind: type[P], values: JSON) -> P:
     return part
 
 
-def _changed(part: P, **values: Any) -> P:
+def updated(part: P, **values: Any) -> P:
     """Return a copy with changed fields; those that it did not have are added at the end."""
     return _part(part.__class__, {**part.__dict__, **values})
 
@@ -317,11 +317,11 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
     state.messages += 1
     state.has_parts = True if isinstance(event.content, list) and _has_parts(event) else state.has_parts
     if event.parent_version is not None:
-        _aside(state, event)
+        _of_branches(state, event)
     else:
         state.path_version = state.end_version = event.originator_version
         if state.path_hash is not None:
-            state.path_hash = _extended(state.path_hash, event)
+            state.path_hash = extended_by(state.path_hash, event)
         if state.asides is not None:
             state.asides = state.aside_path = None
     exchange_id = event.exchange_id
@@ -330,7 +330,7 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
     exchange = state.open_exchanges.get(exchange_id)
     if exchange is not None:
         newest = {"tail": event.message_id, "tail_version": event.originator_version}
-        state.open_exchanges[exchange_id] = _changed(exchange, **newest)
+        state.open_exchanges[exchange_id] = updated(exchange, **newest)
         return
     if event.role != "user" or event.run_id is not None:
         return
@@ -339,20 +339,7 @@ def _journaled(state: ConversationState, event: e.MessageJournaled) -> None:
         state.open_exchanges[exchange_id] = _opened(state, exchange_id, event.message_id, state.last_at)
     else:  # it continues with what its runs left
         state.last_exchange_id = exchange_id
-        state.open_exchanges[exchange_id] = _changed(abandoned, unanswered=True, active_at=state.last_at)
-
-
-def _aside(state: ConversationState, event: e.MessageJournaled) -> None:
-    parent, known = event.parent_version or 0, state.aside_path
-    state.fork_version = min(parent, parent if state.fork_version is None else state.fork_version)
-    state.asides = (state.asides or 0) + 1
-    path = EMPTY_PATH if parent == 0 else None
-    if parent == state.end_version:
-        path = state.path_hash
-    elif known is not None and known[0] == parent:
-        path = known[1]
-    path = _extended(path, event) if path is not None else None
-    state.aside_path = [event.originator_version, path] if path is not None else None
+        state.open_exchanges[exchange_id] = updated(abandoned, unanswered=True, active_at=state.last_at)
 
 
 def _has_parts(event: e.MessageJournaled) -> bool:
@@ -365,7 +352,7 @@ def _has_parts(event: e.MessageJournaled) -> bool:
 _ASIDES = ("text", "reasoning", "hosted_call", "unknown")
 
 
-def _extended(path: str, event: e.MessageJournaled) -> str | None:
+def extended_by(path: str, event: e.MessageJournaled) -> str | None:
     try:
         calls, call_id = event.tool_calls, event.tool_call_id
         return extended_path(path, neutral_json(event.role, event.content, calls, call_id, event.extra, event.native))
@@ -412,15 +399,13 @@ def _run_started(state: ConversationState, event: e.RunStarted) -> None:
         },
     )
     if event.supersedes_run_id is not None:
-        run = _changed(run, supersedes=event.supersedes_run_id)
+        run = updated(run, supersedes=event.supersedes_run_id)
     state.open_runs[event.run_id] = run
     exchange = state.open_exchanges.get(event.exchange_id) or _reopened(state, event)
     if exchange.rerun_of == event.rerun_of:
-        exchange = _changed(exchange, rerun_of=event.rerun_of, runs=[*exchange.runs, event.run_id])
+        exchange = updated(exchange, rerun_of=event.rerun_of, runs=[*exchange.runs, event.run_id])
     else:
-        exchange = _changed(
-            exchange, failed_run=None, failed_backend=None, rerun_of=event.rerun_of, runs=[event.run_id]
-        )
+        exchange = updated(exchange, failed_run=None, failed_backend=None, rerun_of=event.rerun_of, runs=[event.run_id])
     state.open_exchanges[event.exchange_id] = exchange
 
 
@@ -432,7 +417,7 @@ def _requested(state: ConversationState, event: e.ExchangeRequested) -> None:
         place: dict[str, Any] = {"tail_version": event.question_version}
         if event.question_version != state.end_version:  # what follows it is its earlier answer
             place["answered"] = True
-        state.open_exchanges[event.exchange_id] = _changed(exchange, **place)
+        state.open_exchanges[event.exchange_id] = updated(exchange, **place)
 
 
 def _reopened(state: ConversationState, event: e.RunStarted) -> OpenExchange:
@@ -442,8 +427,8 @@ def _reopened(state: ConversationState, event: e.RunStarted) -> OpenExchange:
     # A rerun; the question of one that left `abandoned` is no longer known.
     exchange = abandoned or _part(OpenExchange, {"question": None, "runs": []})
     if event.supersedes_run_id is not None:
-        return _changed(exchange, answered=True)
-    return _changed(exchange, unanswered=True)
+        return updated(exchange, answered=True)
+    return updated(exchange, unanswered=True)
 
 
 def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
@@ -454,7 +439,7 @@ def _run_completed(state: ConversationState, event: e.RunCompleted) -> None:
     exchange_id = run.exchange_id
     if event.goes_on and exchange_id in state.open_exchanges:
         exchange = state.open_exchanges[exchange_id]
-        exchange = _changed(exchange, failed_run=None, failed_backend=None, runs=[], active_at=state.last_at)
+        exchange = updated(exchange, failed_run=None, failed_backend=None, runs=[], active_at=state.last_at)
         state.open_exchanges[exchange_id] = exchange
         return
     answered = state.open_exchanges.pop(exchange_id, None)
@@ -471,7 +456,7 @@ def _run_failed(state: ConversationState, event: e.RunFailed) -> None:
     if run is not None and exchange is not None:
         # After an interruption, no process is left to retry; after any other end, its process may retry.
         active_at = None if event.status == "interrupted" else state.last_at
-        state.open_exchanges[run.exchange_id] = _changed(
+        state.open_exchanges[run.exchange_id] = updated(
             exchange, failed_run=event.run_id, failed_backend=run.backend, active_at=active_at
         )
 
@@ -502,40 +487,11 @@ def _cleared(state: ConversationState, event: e.MemoryCleared) -> None:
         state.pins = pins or None
 
 
-def _selected(state: ConversationState, event: e.BranchSelected) -> None:
-    state.asides = None
-    if event.message_version == state.end_version:
-        return
-    known = state.aside_path
-    state.path_hash = known[1] if known is not None and known[0] == event.message_version else None
-    state.end_version = event.message_version
-    state.selected_version = state.cut_version = state.path_version = event.originator_version
-    fork = event.message_version if state.fork_version is None else state.fork_version
-    state.fork_version = min(fork, event.message_version)
-    state.aside_path = None
-    for exchanges in (state.open_exchanges, state.abandoned):
-        for exchange_id, exchange in exchanges.items():
-            exchanges[exchange_id] = _changed(exchange, left=True)
+def _of_branches(state: ConversationState, event: e.Event) -> None:
+    """Apply an event that only a conversation with branches or pins has; others do not load the module."""
+    from .branch_state import BRANCH_CHANGES
 
-
-def _compacted(state: ConversationState, event: e.MemoryCompacted) -> None:
-    state.cut_version = state.path_version = event.originator_version
-    state.mark_version = state.compacted_version = event.originator_version
-    state.path_hash = state.aside_path = None
-
-
-def _pinned(state: ConversationState, event: e.MessagePinned) -> None:
-    state.mark_version = event.originator_version
-    if state.compacted_version is not None:  # a pinned message of the covered part is shown
-        state.cut_version = state.path_version = event.originator_version
-        state.path_hash = state.aside_path = None
-    pins = dict(state.pins or {})
-    pins.pop(event.message_id, None)
-    if event.pinned:
-        pins[event.message_id] = event.message_version
-        if state.fork_version is None:  # from now on, windows are read with the pinned messages
-            state.fork_version = event.message_version
-    state.pins = pins or None
+    BRANCH_CHANGES[type(event)](state, event)
 
 
 def _accepted(state: ConversationState, event: e.RerunAccepted) -> None:
@@ -559,7 +515,7 @@ def _lost(state: ConversationState, event: e.ThreadLost) -> None:
     link = state.links.get(event.backend)
     if link is not None and link.thread_id == event.thread_id:
         window = {} if event.window_tokens is None else {"window_tokens": event.window_tokens}
-        state.links[event.backend] = _changed(link, lost=event.reason or "gone", **window)
+        state.links[event.backend] = updated(link, lost=event.reason or "gone", **window)
 
 
 _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
@@ -574,9 +530,9 @@ _CHANGES: dict[type[e.Event], Callable[[ConversationState, Any], None]] = {
     e.MessageRetracted: _retracted,
     e.MemoryCleared: _cleared,
     e.RerunAccepted: _accepted,
-    e.BranchSelected: _selected,
-    e.MemoryCompacted: _compacted,
-    e.MessagePinned: _pinned,
+    e.BranchSelected: _of_branches,
+    e.MemoryCompacted: _of_branches,
+    e.MessagePinned: _of_branches,
     e.ThreadLinked: _linked,
     e.ThreadRebuilt: _linked,
     e.ThreadLost: _lost,

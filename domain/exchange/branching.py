@@ -1,4 +1,4 @@
-"""Edit a message, run a question again, or select another branch: each on the path that leads to its own message."""
+"""Edit messages, run questions again and select branches: `conversing.py` calls these functions when they are needed."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class PathReader:
         """Versions of the oldest messages that the marks concern."""
 
     def seek_checkpoint_after(self, version: int) -> None:
-        """Look for a run that was shown the path up to a message of this version in the few rows after it."""
+        """Search the few rows after a message of this version for a run that was shown the path up to it."""
         upto = min(version + ROWS_AFTER_QUESTION, self._version)
         for row in self._log.stream_rows(self._stream, version, upto, changed=refuse_changed):
             if row[3] == MESSAGE:
