@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 import threadledger
+from threadledger.adapters.sql.views.transaction import ViewTransaction
 
 from ..conftest import administer
 from .calls import CALLS, CONVERSATIONS, Place
@@ -94,3 +95,26 @@ def test_it_costs_no_more_in_a_larger_ledger(
     grown = growth(*small, *large)
     is_known = (name, CONVERSATIONS) in KNOWN
     assert is_known or grown == {}, f"{name} grows by {grown}: {small}, then {large}"
+
+
+IN_PAGES = [name for name in FLAT if name.startswith(("Ledger.runs(", "Ledger.exchanges(", "Ledger.failures("))]
+
+
+@pytest.mark.parametrize("name", IN_PAGES)
+def test_a_page_is_read_in_the_order_of_an_index(
+    name: str, ledgers: dict[int, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without statistics, the server would read and sort everything that matches, however small the page is."""
+    place, call, plans = ledgers[LARGE], CALLS[name], list[str]()
+    rows = ViewTransaction.rows
+
+    def explained(transaction: ViewTransaction, query: str, values: Any = ()) -> Any:
+        if "ORDER BY" in query and "LIMIT" in query:
+            plans.append("\n".join(line for (line,) in rows(transaction, f"EXPLAIN {query}", values)))
+        return rows(transaction, query, values)
+
+    given = call.given(place)
+    monkeypatch.setattr(ViewTransaction, "rows", explained)
+    call.do(given)
+    assert plans
+    assert [plan for plan in plans if "Sort" in plan or "Seq Scan" in plan] == []

@@ -29,7 +29,7 @@ from threadledger.domain.journal import Row, UnansweredRun, refuse_changed
 
 from . import figures
 from .catching_up import View
-from .run_pages import Place, newest_of
+from .run_pages import IN_ORDER, Place, newest_of
 from .runs import (
     COLUMNS,
     INDEXES,
@@ -258,7 +258,8 @@ class AuditView(View[KnownRuns, RunChanges]):
         A page may contain runs that do not match the filter.
         """
         conditions, given = _conditions(wanted)
-        query = f"SELECT {_COLUMNS} FROM {self.prefix(generation)}runs WHERE {conditions}"
+        source = f"{self.prefix(generation)}runs{IN_ORDER[transaction.kind]}"
+        query = f"SELECT {_COLUMNS} FROM {source} WHERE {conditions}"
         is_full = True
         while is_full:
             older, values = (" AND (ended_at, started) < (?, ?)", before) if before is not None else ("", ())
