@@ -22,8 +22,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from threadledger.domain import limits
-from threadledger.domain.conversation import Completion, Conversation, ConversationState, RunPlan, events, stream_of
-from threadledger.domain.conversation.messages import JournaledMessage, Message, Role, Source, ToolCall
+from threadledger.domain.conversation import (
+    Completion,
+    Conversation,
+    ConversationState,
+    Place,
+    RunPlan,
+    events,
+    stream_of,
+)
+from threadledger.domain.conversation.messages import JournaledMessage, Message, Parent, Role, Source, ToolCall
 from threadledger.domain.conversation.parts import Part, Text, blob_of
 from threadledger.domain.errors import ConversationChanged, InvalidInput, RunNotOpen
 from threadledger.domain.failures import Failure, keep_secret, whole_text
@@ -32,7 +40,9 @@ from threadledger.domain.journal import Journal
 from threadledger.domain.ledger import Ledger, why_failed
 from threadledger.domain.memory import ALL, RULE_2, Memory
 
-from ..openai import INSTRUCTIONS, Context, Seen
+from ..openai import Context, Seen
+from .branches import BranchSearch, BranchStart, journal_new, path_hash_at
+from .histories import NOT_SENT, after_the_model, first_new
 from .requests import (
     PLACES_MAX,
     REMOTE_RUNS_MAX,
@@ -58,15 +68,13 @@ UNANSWERED_MESSAGES_READ = 100
 ANSWERS_MAX = 10
 """Maximum number of answers of a conversation that are remembered for the message that adds them to a thread."""
 
-_NOT_SENT = frozenset({*(Role(each) for each in INSTRUCTIONS), Role.UNKNOWN})
-"""Roles that are not compared, because instructions are not recorded."""
-
 
 @dataclass(frozen=True)
 class _Begin:
     """Hold the exchange and new messages of a run, derived from one version of its conversation."""
 
-    exchange_id: str
+    exchange_id: str | None
+    """None for a new exchange."""
     new: Sequence[Message]
     rule: str
 
@@ -79,6 +87,8 @@ class StartedRun:
     run_id: str = ""
     plan: RunPlan | None = None
     source: Source = Source.RUN
+    leaf: Parent | None = None
+    """The last message of its branch, if it is aside."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,8 @@ class RunRecording:
         self._called: set[str] = set()
         self._read_max = 0
         """Maximum number of messages that were read of memory."""
+        self._leaf: Parent | None = None
+        """The last message of the run's branch, if it is aside."""
 
     @property
     def exchange_id(self) -> str:
@@ -156,11 +168,13 @@ class RunRecording:
             self._read_max = len(self.asked.messages) + (UNANSWERED_MESSAGES_READ if unanswered else 1)
             memory = self._journal.memory(self.key, last=self._read_max)
             self.asked = replace(self.asked, messages=kept_messages(self._journal, self.asked.messages, memory))
-            reason = self._why_failed(earlier, memory) if earlier is not None and unanswered else ""
+            branch = self._branch(earlier.state, memory) if earlier is not None else None
+            reason = self._why_failed(earlier, memory, branch) if earlier is not None and unanswered else ""
             path = memory.path_hash or self._journal.path_hash(self.key, memory.version)
-            decide = partial(self._decide, memory, reason, path)
+            decide = partial(self._decide, memory, reason, path, branch)
             try:
                 self._begun = self._journal.commit(self.key, decide, create=True)
+                self._leaf = self._begun.leaf
                 return
             except ConversationChanged as error:
                 refused = error
@@ -204,31 +218,50 @@ class RunRecording:
 
         kept = kept_messages(self._journal, messages)
 
-        def decide(conversation: Conversation) -> None:
+        def decide(conversation: Conversation) -> Parent | None:
+            place: dict[str, Any] = {"source": source, "exchange_id": self.exchange_id, "run_id": run_id}
+            leaf = self._leaf
             for message in kept:
-                conversation.journal(message, source=source, exchange_id=self.exchange_id, run_id=run_id)
+                said = conversation.journal(message, parent=leaf, **place)
+                leaf = (said.message_id, said.originator_version) if leaf is not None else None
+            return leaf
 
-        self._journal.commit(self.key, decide)
+        self._leaf = self._journal.commit(self.key, decide)
 
-    def _why_failed(self, conversation: Conversation, memory: Memory) -> str:
+    def _branch(self, state: ConversationState, memory: Memory) -> BranchStart | None:
+        """Return the branch that the request continues or begins; None if it continues the end of memory."""
+        if self._again is not None:
+            leaf, sent = self._again._leaf, len(self.asked.messages)
+            return BranchStart(leaf, sent, exchange_id=self._again.exchange_id) if leaf is not None else None
+        if self.asked.held:
+            return None
+        all_read = len(memory.messages) < self._read_max
+        search = BranchSearch(self._journal, self.key, state, memory, all_read)
+        return search.start(self.asked.messages, partial(_is_of_a_failed_run, state=state))
+
+    def _why_failed(self, conversation: Conversation, memory: Memory, branch: BranchStart | None) -> str:
         """Return why the run before failed, if this one continues its exchange on another backend."""
-        state, earlier = conversation.state, self._continued(conversation, memory)[0] or ""
+        state, earlier = conversation.state, self._begin(conversation, memory, branch).exchange_id or ""
         exchange = state.open_exchanges.get(earlier) or state.abandoned.get(earlier)
         if exchange is None or not exchange.failed_run or exchange.failed_backend == self.asked.backend:
             return ""
         return why_failed(self._journal, self.key, exchange.failed_run)
 
-    def _decide(self, memory: Memory, reason: str, path: str, conversation: Conversation) -> StartedRun:
+    def _decide(
+        self, memory: Memory, reason: str, path: str, branch: BranchStart | None, conversation: Conversation
+    ) -> StartedRun:
         if not conversation.pending and conversation.version != memory.version:
             raise ConversationChanged(f"the conversation {self.key!r} has changed since its memory was read")
         conversation.know_path(path)
         conversation.close_overdue_runs()
-        begin = self._begin(conversation, memory)
-        after = max((place for place, each in enumerate(begin.new) if each.role is Role.ASSISTANT), default=-1)
-        for place, message in enumerate(begin.new):
-            conversation.journal(message, exchange_id=begin.exchange_id if place > after else None)
+        begin = self._begin(conversation, memory, branch)
+        exchange_id = begin.exchange_id
+        if exchange_id is None:
+            give_up_idle(conversation)
+            exchange_id = new_id()
+        leaf = journal_new(conversation, branch, begin.new, exchange_id)
         state = conversation.state
-        earlier = state.open_exchanges.get(begin.exchange_id) or state.abandoned.get(begin.exchange_id)
+        earlier = state.open_exchanges.get(exchange_id) or state.abandoned.get(exchange_id)
         is_retry = earlier is not None and earlier.failed_backend == self.asked.backend
         attempt = len(earlier.runs) + 1 if earlier is not None and is_retry else 1
         plan = RunPlan(
@@ -238,28 +271,28 @@ class RunRecording:
             timeout_seconds=self.asked.timeout_seconds,
             memory_version=conversation.version,
             memory_rule=begin.rule,
+            memory_leaf_version=leaf[1] if leaf is not None else None,
+            path_hash=path_hash_at(conversation, leaf),
             rerun_of=earlier.rerun_of if earlier is not None else None,
             fallback_reason=reason or "the app called another API",
         )
-        run_id = conversation.start_run(begin.exchange_id, plan, alongside=True)
+        run_id = conversation.start_run(exchange_id, plan, alongside=True)
         fell_back = any(isinstance(each, events.FallbackUsed) for each in conversation.pending)
         source = Source.FALLBACK if fell_back else self._again.source if self._again is not None else Source.RUN
-        return StartedRun(begin.exchange_id, run_id, plan, source)
+        return StartedRun(exchange_id, run_id, plan, source, leaf)
 
-    def _begin(self, conversation: Conversation, memory: Memory) -> _Begin:
+    def _begin(self, conversation: Conversation, memory: Memory, branch: BranchStart | None) -> _Begin:
+        if branch is not None:
+            return _Begin(branch.exchange_id, self.asked.messages[branch.known :], ALL)
         earlier, place, shown = self._continued(conversation, memory)
         rule = ALL if self.asked.held or self._again is not None or place == shown else WINDOW
-        new = self.asked.messages[place:]
-        if earlier is not None:
-            return _Begin(earlier, new, rule)
-        give_up_idle(conversation)
-        return _Begin(new_id(), new, rule)
+        return _Begin(earlier, self.asked.messages[place:], rule)
 
     def _continued(self, conversation: Conversation, memory: Memory) -> tuple[str | None, int, int]:
         """Return the unanswered exchange that the request continues, the place of its first new message, and the number
         of messages in memory that are compared with it."""
         sent, again, state = self.asked.messages, self._again, conversation.state
-        known = [each for each in memory.messages if each.message.role not in _NOT_SENT]
+        known = [each for each in memory.messages if each.message.role not in NOT_SENT]
         shown = [each.message for each in known]
         place = len(sent)
         read = {"held": self.asked.held, "all_read": len(memory.messages) < self._read_max}
@@ -283,17 +316,22 @@ class RunRecording:
 
     def _complete(self, completion: Completion) -> None:
         completion = replace(completion, messages=kept_messages(self._journal, completion.messages))
+        place = Place(parent=self._leaf)
 
         def decide(conversation: Conversation) -> None:
             source = self._begun.source
-            conversation.complete_run(self.run_id, completion, source=source, duration_seconds=self._elapsed())
+            conversation.complete_run(
+                self.run_id, completion, source=source, duration_seconds=self._elapsed(), place=place
+            )
 
         def decide_late(conversation: Conversation) -> None:
             if self._begun.plan is None:
                 return
             plan = self._begun.plan.replaced(rerun_of=self.run_id)
             late = conversation.start_run(self.exchange_id, plan, alongside=True)
-            conversation.complete_run(late, completion, source=Source.RERUN, duration_seconds=self._elapsed())
+            conversation.complete_run(
+                late, completion, source=Source.RERUN, duration_seconds=self._elapsed(), place=place
+            )
 
         try:
             self._journal.commit(self.key, decide)
@@ -357,7 +395,7 @@ def _has_open_run(state: ConversationState, exchange_id: str | None, caller: str
 
 def _without_waiting_for_runs(known: Sequence[JournaledMessage], state: ConversationState) -> list[Message]:
     """Return the messages of memory, except those after the model's last one that open runs are about to answer."""
-    end = _after_the_model([each.message for each in known])
+    end = after_the_model([each.message for each in known])
     rest = (each for each in known[end:] if not _has_open_run(state, each.exchange_id))
     return [each.message for each in (*known[:end], *rest)]
 
@@ -614,81 +652,3 @@ def in_conversation(key: str) -> Iterator[None]:
 def named_key() -> str | None:
     """Return the key of the caller's block; None outside a block."""
     return _KEY.get()
-
-
-# Position decides which messages of a request are new to memory, never the content alone.
-def first_new(sent: Sequence[Message], memory: Sequence[Message], held: bool = False, all_read: bool = True) -> int:
-    """Return the index of the first new message in `sent`.
-
-    If the messages begin with the complete memory, the rest is new. If they do not, the app sends its own window, and only
-    the messages after the model's last message are new. In the second case, and with `held`, unanswered messages at the end
-    of memory that are sent again at the start of the new part are not new.
-
-    Args:
-        sent: the messages of the request.
-        memory: the messages in memory, or the last of them.
-        held: the provider already has the earlier messages, so the request contains only new ones.
-        all_read: `memory` is complete; false if it contains only the end of memory.
-    """
-    if all_read and not held and len(memory) <= len(sent) and _same(sent[: len(memory)], memory):
-        return len(memory)
-    if all_read and not held and (end := _end_of_same_turns(sent, memory)) is not None:
-        return end
-    begin = 0 if held else _after_the_model(sent)
-    waiting = memory[_after_the_model(memory) :]
-    for place in range(len(waiting)):  # an app may leave out earlier questions that were not answered
-        again = waiting[place:]
-        if _same(sent[begin : begin + len(again)], again):
-            return begin + len(again)
-    return begin
-
-
-def _end_of_same_turns(sent: Sequence[Message], memory: Sequence[Message]) -> int | None:
-    """Return the index behind the messages that say all of memory, with what the model said in a row as one message.
-
-    Two messages of one response are two in memory. An app may send its text back as one, and earlier versions stored it so.
-    """
-    known, given = [turn for turn, _ in _turns(memory)], list(_turns(sent))
-    if not known or len(known) > len(given) or [turn for turn, _ in given[: len(known)]] != known:
-        return None
-    return given[len(known) - 1][1]
-
-
-def _turns(messages: Sequence[Message]) -> Iterator[tuple[tuple[Any, ...], int]]:
-    """Yield what is compared of each message, and the index behind it; messages of the model in a row are one."""
-    text, calls = "", list[Any]()
-    for index, message in enumerate(messages):
-        role, said, called, call_id = _compared(message)
-        if role is not Role.ASSISTANT:
-            yield (role, said, called, call_id), index + 1
-            continue
-        text, calls = text + "".join(said), [*calls, *called]
-        if index + 1 == len(messages) or messages[index + 1].role is not Role.ASSISTANT:
-            yield (role, text, calls), index + 1
-            text, calls = "", []
-
-
-def _after_the_model(messages: Sequence[Message]) -> int:
-    return max((place + 1 for place, each in enumerate(messages) if each.role is Role.ASSISTANT), default=0)
-
-
-def _same(some: Sequence[Message], others: Sequence[Message]) -> bool:
-    return len(some) == len(others) and all(
-        _compared(one) == _compared(other) for one, other in zip(some, others, strict=True)
-    )
-
-
-def _compared(message: Message) -> tuple[Role, list[Any], list[Any], str | None]:
-    """Return the parts of a message that decide equality. Other fields are ignored, because apps and the SDK add their own."""
-    content = message.content
-    if content is None:
-        content = message.text  # a refusal has no content
-    if isinstance(content, tuple) and message.role is Role.ASSISTANT:
-        content = "".join(part.text for part in content if isinstance(part, Text))  # the others only say what it did
-    said = (
-        [part.text if isinstance(part, Text) else part.as_json() for part in content]
-        if isinstance(content, tuple)
-        else [content]
-    )
-    calls = [(call.id, call.name, call.arguments) for call in message.calls()]
-    return (message.role, [each for each in said if each], calls, message.tool_call_id)

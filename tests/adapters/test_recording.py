@@ -21,8 +21,9 @@ import pytest
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
 import threadledger
+from threadledger.adapters.recording.histories import first_new
 from threadledger.adapters.recording.requests import Sent
-from threadledger.adapters.recording.runs import CallRecorder, first_new
+from threadledger.adapters.recording.runs import CallRecorder
 from threadledger.adapters.sql import blobs as sql_blobs
 from threadledger.domain.conversation import parse_message
 from threadledger.domain.conversation.events import FallbackUsed

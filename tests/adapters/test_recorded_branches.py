@@ -1,0 +1,262 @@
+"""An app that edits, regenerates and goes back through a recorded client: memory is what its user sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import openai
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from openai import OpenAI
+
+import threadledger
+from threadledger.domain.conversation import events
+
+MODEL = "gpt-6-astra"
+KEY = "customer-42"
+SURFACES = ("chat", "responses")
+
+
+@pytest.fixture
+def ledger(open_store: Callable[[], Any]) -> Any:
+    return open_store()
+
+
+@pytest.fixture
+def client(simulator: Any) -> Iterator[OpenAI]:
+    with OpenAI(base_url=simulator.base_url, api_key="sk-test", max_retries=0) as made:
+        yield made
+
+
+class App:
+    """An app that keeps its histories itself, and sends one whole with each request."""
+
+    def __init__(self, client: OpenAI, ledger: Any, simulator: Any, key: str = KEY, surface: str = "chat") -> None:
+        self.ledger, self.key, self.surface, self.simulator = ledger, key, surface, simulator
+        self.client = threadledger.record(client, ledger, key=key)
+        self.shown: list[str] = []
+        """What the user sees: questions and answers in turn."""
+        self.numbers = count(1)
+        self.sent = 0
+
+    def call(self, history: list[str], instructions: str = "Be brief.") -> str:
+        roles = ("user", "assistant")
+        messages: list[Any] = [{"role": roles[at % 2], "content": text} for at, text in enumerate(history)]
+        self.simulator.answer(f"answer {next(self.numbers)}")
+        self.sent += 1
+        if self.surface == "responses":
+            return self.client.responses.create(model=MODEL, input=messages, instructions=instructions).output_text
+        system: Any = {"role": "system", "content": instructions}
+        answered = self.client.chat.completions.create(model=MODEL, messages=[system, *messages])
+        return answered.choices[0].message.content or ""
+
+    def ask(self, text: str = "") -> list[str]:
+        """Ask a new question at the end of what is shown."""
+        asked = [*self.shown, text or f"question {next(self.numbers)}"]
+        self.shown = [*asked, self.call(asked)]
+        return self.shown
+
+    def edit(self, at: int, text: str = "") -> list[str]:
+        """Ask another question in the place of one."""
+        self.shown = self.shown[:at]
+        return self.ask(text)
+
+    def regenerate(self, at: int = -1) -> list[str]:
+        """Ask for another answer."""
+        history = self.shown[:at]
+        self.shown = [*history, self.call(history)]
+        return self.shown
+
+    def title(self) -> None:
+        """Let the model name the chat, which its user does not see."""
+        self.call([f"Name this chat: {' / '.join(self.shown)}"], "You name chats.")
+
+    def memory(self) -> list[str]:
+        return [each.message.text for each in self.ledger.memory(self.key).messages]
+
+    def journaled(self) -> list[events.MessageJournaled]:
+        history = self.ledger.journal.history(self.key)
+        return [each for each in history if isinstance(each, events.MessageJournaled)]
+
+    def named(self) -> list[str]:
+        return [type(each).__name__ for each in self.ledger.journal.history(self.key)]
+
+
+@pytest.fixture
+def app(client: OpenAI, ledger: Any, simulator: Any) -> App:
+    return App(client, ledger, simulator)
+
+
+def test_an_edited_question_stays_aside_until_the_app_continues_it(app: App) -> None:
+    app.ask("one")
+    before = list(app.ask("two"))
+    app.edit(2, "second")
+    assert app.memory() == before
+    assert len(app.journaled()) == 6
+    app.ask("three")
+    assert app.memory() == app.shown
+    assert [each.text for each in app.ledger.conversation(app.key).variants(app.journaled()[2].message_id)] == [
+        "two", "second"]  # fmt: skip
+
+
+def test_a_regenerated_answer_is_a_variant_of_the_answer_before_and_the_question_is_there_once(app: App) -> None:
+    before = list(app.ask("one"))
+    app.regenerate()
+    app.regenerate()
+    assert app.memory() == before
+    app.ask("two")
+    assert app.memory() == app.shown == ["one", "answer 3", "two", "answer 4"]
+    assert [each.role for each in app.journaled()].count("user") == 2
+    chat = app.ledger.conversation(app.key)
+    assert [each.text for each in chat.variants(app.journaled()[1].message_id)] == ["answer 1", "answer 2", "answer 3"]
+
+
+def test_the_branch_that_the_user_goes_back_to_is_selected_by_the_next_question(app: App) -> None:
+    app.ask("one")
+    left = list(app.ask("two"))
+    app.edit(2, "second")
+    app.ask("three")
+    app.shown = left
+    app.ask("four")
+    assert app.memory() == app.shown
+    assert app.named().count("BranchSelected") == 2
+
+
+def test_a_side_call_changes_no_memory(app: App) -> None:
+    app.ask("one")
+    app.ask("two")
+    app.title()
+    assert app.memory() == app.shown
+    app.ask("three")
+    assert app.memory() == app.shown
+    assert "BranchSelected" not in app.named()
+
+
+def test_a_history_that_continues_memory_stores_nothing_besides(app: App) -> None:
+    for text in ("one", "one", "two"):
+        app.ask(text)
+    assert app.named() == [
+        "ConversationStarted", *["MessageJournaled", "RunStarted", "RunCompleted", "MessageJournaled"] * 3]  # fmt: skip
+    assert all(each.parent_version is None for each in app.journaled())
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+def test_a_run_aside_records_the_path_that_it_saw(app: App, surface: str) -> None:
+    app.surface = surface
+    for text in ("one", "two"):
+        app.ask(text)
+    app.edit(0, "first")
+    app.edit(2, "second")
+    app.regenerate()
+    app.ask("three")
+    started = [each for each in app.ledger.journal.history(app.key) if isinstance(each, events.RunStarted)]
+    assert len(started) == app.sent
+    assert [each.memory_leaf_version is not None for each in started] == [*[False] * 2, True, *[False], True, False]
+    for each in started:
+        saw = app.ledger.journal.memory(app.key, each.memory_version, leaf=each.memory_leaf_version)
+        assert each.path_hash == saw.digest()
+
+
+def test_tools_of_a_run_aside_and_its_next_request_stay_aside(app: App) -> None:
+    app.ask("one")
+    before = list(app.ask("two"))
+    tool: Any = {"type": "function", "function": {"name": "find_parcel", "parameters": {"type": "object"}}}
+    app.simulator.answer({"tool_calls": [{"name": "find_parcel", "arguments": {}}]}, "In Lyon.")
+    messages: list[Any] = [
+        {"role": "user", "content": before[0]},
+        {"role": "assistant", "content": before[1]},
+        {"role": "user", "content": "second"},
+    ]
+    for _ in range(2):
+        said: Any = app.client.chat.completions.create(model=MODEL, messages=messages, tools=[tool]).choices[0].message
+        messages.append(said)
+        for call in said.tool_calls or ():
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": "Lyon"})
+    assert app.memory() == before
+    assert len({each.exchange_id for each in app.journaled()[4:]}) == 1
+    app.simulator.answer("Bye.")
+    app.client.chat.completions.create(model=MODEL, messages=[*messages, {"role": "user", "content": "Bye"}])
+    roles = [each.message.role.value for each in app.ledger.memory(app.key).messages]
+    assert roles == ["user", "assistant", "user", "assistant", "tool", "assistant", "user", "assistant"]
+    assert len(app.journaled()) == 10
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_failed_run_aside_is_retried_in_its_exchange(
+    client: OpenAI, ledger: Any, simulator: Any, retries: int
+) -> None:
+    app = App(client.with_options(max_retries=retries), ledger, simulator)
+    app.ask("one")
+    before = list(app.ask("two"))
+    fault = {"status": 500, "headers": {"retry-after-ms": "1"}}
+    simulator.add_fault("POST /chat/completions", refuse=fault)
+    if not retries:
+        with pytest.raises(openai.InternalServerError):
+            app.edit(2, "second")
+        simulator.provider.answers.clear() if hasattr(simulator.provider, "answers") else None
+    app.shown = before
+    app.edit(2, "second")
+    runs = list(ledger.exchanges(app.key).runs.values())
+    assert [run.state for run in runs] == ["completed", "completed", "failed", "completed"]
+    assert runs[2].exchange_id == runs[3].exchange_id
+    assert app.memory() == before
+    app.ask("three")
+    assert app.memory() == app.shown
+    assert len(app.journaled()) == 8
+
+
+# Any order
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[tuple[str, int, int]]:
+    kinds = st.sampled_from(["ask", "ask", "edit", "regenerate", "back", "title", "same"])
+    return draw(st.lists(st.tuples(kinds, st.integers(0, 9), st.integers(0, 9)), max_size=12))
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(story=stories())
+def test_after_each_continued_request_memory_is_what_the_app_sent_and_its_answer(
+    client: OpenAI, ledger: Any, simulator: Any, surface: str, story: list[tuple[str, int, int]]
+) -> None:
+    app = App(client, ledger, simulator, f"k-{next(KEYS)}", surface)
+    app.ask()
+    app.ask()  # now it is known that the app sends whole histories
+    views, ends = [list(app.shown)], {tuple(app.shown)}
+    memory = app.memory()
+    for kind, one, other in story:
+        before = list(app.shown)
+        questions = [at for at in range(0, len(before), 2)]
+        if kind == "ask":
+            app.ask()
+        elif kind == "same":
+            app.ask(before[0])
+        elif kind == "edit":
+            app.edit(questions[one % len(questions)])
+        elif kind == "regenerate":
+            app.regenerate(questions[one % len(questions)] + 1)
+        elif kind == "back":
+            app.shown = views[one % len(views)]
+            app.shown = app.shown[: 2 * (1 + other % (len(app.shown) // 2))]
+        else:
+            app.title()
+        if kind in {"ask", "same"} and tuple(before) in ends:
+            ends.discard(tuple(before))
+            memory = list(app.shown)
+        if kind not in {"title", "back"}:
+            ends.add(tuple(app.shown))
+            views.append(list(app.shown))
+        assert app.memory() == memory
+    texts = [each.content for each in app.journaled()]
+    assert texts.count("Be brief.") == 0
+    answers = [text for text in texts if str(text).startswith("answer ")]
+    assert len(answers) == len(set(answers)) == app.sent
+    seen = {text for view in views for text in view}
+    assert seen <= set(map(str, texts))
+
+
+KEYS = count(1)
