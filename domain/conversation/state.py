@@ -121,7 +121,8 @@ class ConversationState:
 
     described: JSON | None = None
     """What `description.py` needs: `owner` and `archived`, if set, and the versions of the events with the newest title, tags
-    and metadata. None if it is unknown. It comes first in the snapshot: the view of conversations looks for it there."""
+    and metadata. None if it is unknown. It and `unanswered` come first: the view of conversations looks at the beginning."""
+    unanswered: int = 0
     key: str = ""
     version: int = 0
     started_at: str = ""
@@ -136,7 +137,6 @@ class ConversationState:
     """Open exchanges, by exchange id."""
     abandoned: dict[str, OpenExchange] = field(default_factory=dict)
     """The last `ABANDONED_KEPT` exchanges without an answer, by exchange id."""
-    unanswered: int = 0
     cut_version: int = 0
     """Version at which memory last lost or moved messages; threads linked before it still hold the old memory."""
     shadow_runs: dict[str, OpenRun] = field(default_factory=dict)
@@ -180,6 +180,10 @@ class ConversationState:
         for name in _MAY_BE_UNKNOWN:
             if values.get(name, ...) is None:
                 del values[name]
+        if (
+            "described" in values and next(iter(values)) != "described"
+        ):  # it was read from a snapshot of an earlier version
+            values = {name: values[name] for name in _NAMES if name in values}
         if self.open_runs or self.open_exchanges or self.abandoned or self.shadow_runs or self.links:
             for name, _ in _KINDS:
                 values[name] = {each: part.__dict__ for each, part in values[name].items()}
@@ -196,7 +200,7 @@ class ConversationState:
     def from_json(cls, text: str) -> ConversationState:
         """Create the state from a snapshot of our `STATE_SCHEMA`."""
         stored = payload_in(text)
-        values = stored if tuple(stored) == _USUAL_NAMES else vars(cls()) | _known_only(stored)
+        values = stored if tuple(stored) == _USUAL_NAMES else _completed(stored)
         for name, kind in _KINDS:
             if parts := values[name]:
                 values[name] = {each: _part(kind, part) for each, part in parts.items()}
@@ -259,8 +263,10 @@ _NAMES = tuple(each.name for each in fields(ConversationState) if each.name not 
 _USUAL_NAMES = tuple(name for name in _NAMES if name not in _OF_BRANCHES)
 
 
-def _known_only(stored: JSON) -> JSON:
-    return {name: value for name, value in stored.items() if name in _NAMES}
+def _completed(stored: JSON) -> JSON:
+    """Return the known values of a snapshot in their order, then the defaults of those that it lacks."""
+    known = {name: value for name, value in stored.items() if name in _NAMES}
+    return known | {name: value for name, value in vars(ConversationState()).items() if name not in known}
 
 
 _new, _set = object.__new__, object.__setattr__

@@ -71,6 +71,8 @@ def as_first_written(text):
     for exchange in (*stored["open_exchanges"].values(), *stored["abandoned"].values()):
         for name in ("tail", "tail_version"):
             exchange.pop(name, None)
+    order = list(json.loads(SNAPSHOTS[0]))
+    stored = {name: stored[name] for name in sorted(stored, key=order.index)}
     return json.dumps(stored, separators=(",", ":"))
 
 

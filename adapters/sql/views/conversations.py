@@ -26,7 +26,7 @@ from threadledger.domain.conversation import (
     events,
     evolve,
 )
-from threadledger.domain.conversation.description import described_by, versions_of
+from threadledger.domain.conversation.description import Description, described_by, versions_of
 from threadledger.domain.errors import CorruptEvent
 from threadledger.domain.journal import Row, restore
 
@@ -58,6 +58,8 @@ _USABLE = {
 
 _NOT_DESCRIBED, _DESCRIBED = '{"described":{}', '{"described":{"'
 """Beginnings of the states of conversations without and with a description; heads of earlier versions have neither."""
+_USUAL = f'{_NOT_DESCRIBED},"unanswered":0,'
+"""Beginning of most states: to compare it takes a tenth of the time of a look into the JSON."""
 
 _IS_UNANSWERED, _IS_ARCHIVED = (
     {
@@ -77,9 +79,10 @@ def _class(kind: str) -> str:
     """Return an expression for the class of a conversation, with `TO_DESCRIBE` if its state may have a description."""
     described = f"substr({_HEAD_STATE}, 1, {len(_DESCRIBED)}) = '{_DESCRIBED}'"
     return (
+        f"CASE WHEN substr({_HEAD_STATE}, 1, {len(_USUAL)}) = '{_USUAL}' THEN 0 ELSE "
         f"CASE WHEN {_IS_UNANSWERED[kind]} THEN {UNANSWERED} ELSE 0 END + "
         f"CASE WHEN substr({_HEAD_STATE}, 1, {len(_NOT_DESCRIBED)}) = '{_NOT_DESCRIBED}' THEN 0 "
-        f"WHEN {described} AND {_IS_ARCHIVED[kind]} THEN {TO_DESCRIBE + ARCHIVED} ELSE {TO_DESCRIBE} END"
+        f"WHEN {described} AND {_IS_ARCHIVED[kind]} THEN {TO_DESCRIBE + ARCHIVED} ELSE {TO_DESCRIBE} END END"
     )
 
 
@@ -122,14 +125,14 @@ _PAGE_END = (
 TO_DESCRIBE = 4
 """Added to the class of a conversation that was copied, until its description is, at the end of the same transaction."""
 
-_COPIED = f"v.number, v.class - {TO_DESCRIBE}, v.position"
-_FIRST_METADATA = (
-    f"SELECT {_COPIED}, m.state FROM {{}} v JOIN events m ON m.stream = v.number AND m.version = 1 "
-    f"WHERE v.class >= {TO_DESCRIBE} AND substr(v.state, 1, ?) <> ? AND m.topic = 'ConversationStarted' "
-    "AND {}(m.state, '\"metadata\":') > 0"
+_CLASSES_TO_DESCRIBE = tuple(TO_DESCRIBE + number for number in range(UNANSWERED + ARCHIVED + 1))
+_TO_BE_DESCRIBED = (
+    f"SELECT v.number, v.class - {TO_DESCRIBE}, v.position, CASE WHEN substr(v.state, 1, ?) = ? THEN v.state END "
+    f"FROM {{}} v WHERE v.class IN {_CLASSES_TO_DESCRIBE}"
 )
-_WITH_DESCRIPTION = (
-    f"SELECT {_COPIED}, v.state FROM {{}} v WHERE v.class >= {TO_DESCRIBE} AND substr(v.state, 1, ?) = ?"
+_FIRST_METADATA = (
+    "SELECT m.stream, m.state FROM {} JOIN events m ON m.stream = wanted.value AND m.version = 1 "
+    "WHERE m.topic = 'ConversationStarted' AND {}(m.state, '\"metadata\":') > 0"
 )
 _DESCRIPTIONS = (
     "SELECT e.stream, {columns} FROM {source} JOIN events e ON e.stream = {number} AND e.version = {version} "
@@ -239,7 +242,9 @@ class ConversationsView(View[Any, Any]):
         """
         table, here = self._table(generation), where.replace("s.stream", "number")
         total = f"UPDATE {self.prefix(generation)}total SET conversations = conversations + "
-        is_first = expected is not None and not transaction.rows(f"SELECT 1 FROM {table} WHERE {here} LIMIT 1", values)
+        # Sorted, because PostgreSQL would read the whole table for any row.
+        one = f"SELECT number FROM {table} WHERE {here} ORDER BY number LIMIT 1"
+        is_first = expected is not None and not transaction.rows(one, values)
         if not is_first:
             transaction.execute(f"{total}({self._new(generation, where)})", (*values, *_CONVERSATIONS))
         transaction.execute(f"DELETE FROM {self.prefix(generation)}labels WHERE {here}", values)
@@ -263,24 +268,35 @@ class ConversationsView(View[Any, Any]):
 
     def copy_descriptions(self, transaction: ViewTransaction, generation: int) -> None:
         """Store the descriptions of the conversations that were copied in this transaction, and their true class."""
-        table, begin = self._table(generation), _DESCRIBED[: len(_DESCRIBED) - 3]
-        query = _FIRST_METADATA.format(table, _POSITION_IN[transaction.kind])
-        starts = transaction.rows(query, (len(begin), begin))
-        found = [(*place, described_by({"metadata": 1}, [_start(text)])) for *place, text in starts]
-        heads = [
-            (*place, _described_in(text).described)
-            for *place, text in transaction.rows(_WITH_DESCRIPTION.format(table), (len(_DESCRIBED), _DESCRIBED))
-        ]
-        wanted = {(place[0], version) for *place, known in heads for version in versions_of(known).values()}
+        table = self._table(generation)
+        ((greatest,),) = transaction.rows(f"SELECT max(class) FROM {table}")
+        if greatest is None or greatest < TO_DESCRIBE:
+            return
+        copied = transaction.rows(_TO_BE_DESCRIBED.format(table), (len(_DESCRIBED), _DESCRIBED))
+        known = {number: _described_in(head).described for number, _, _, head in copied if head is not None}
+        wanted = {(number, version) for number, each in known.items() for version in versions_of(each).values()}
         at = self._events_at(transaction, sorted(wanted))
-        found += [(*place, described_by(known, at.get(place[0], ()))) for *place, known in heads]
+        found = {number: described_by(each, at.get(number, ())) for number, each in known.items()}
+        found |= self._first_metadata(transaction, [number for number, _, _, head in copied if head is None])
         update = f"UPDATE {table} SET owner = ?, description = ? WHERE number = ?"
-        transaction.update(update, [(*described_values(each), number) for number, _, _, each in found])
-        transaction.execute(f"UPDATE {table} SET class = class - {TO_DESCRIBE} WHERE class >= {TO_DESCRIBE}")
+        transaction.update(update, [(*described_values(each), number) for number, each in found.items()])
+        transaction.execute(f"UPDATE {table} SET class = class - {TO_DESCRIBE} WHERE class IN {_CLASSES_TO_DESCRIBE}")
         labels = [
-            (label, of_class, last, number) for number, of_class, last, each in found for label in labels_of(each)
+            (label, of_class, position, number)
+            for number, of_class, position, _ in copied
+            if number in found
+            for label in labels_of(found[number])
         ]
         transaction.insert(f"{self.prefix(generation)}labels", listing.LABEL_COLUMNS, labels)
+
+    def _first_metadata(self, transaction: ViewTransaction, numbers: Sequence[int]) -> dict[int, Description]:
+        """Return the descriptions of conversations that may only have the metadata with which they started."""
+        if not numbers:
+            return {}
+        source, wanted = values_of(transaction.kind, numbers)
+        query = _FIRST_METADATA.format(source, _POSITION_IN[transaction.kind])
+        starts = transaction.rows(query, (wanted,))
+        return {number: described_by({"metadata": 1}, [_start(payload)]) for number, payload in starts}
 
     def _events_at(
         self, transaction: ViewTransaction, places: Sequence[tuple[int, int]]
