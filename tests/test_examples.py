@@ -78,3 +78,28 @@ def test_an_app_that_falls_back_and_posts_into_its_thread_has_one_question_one_a
         assert fallback.reason == "provider_error: server_error: Sorry, something went wrong."
         assert [failure.answered_by is not None for failure in ledger.failures()] == [True]
         assert ledger.state("customer-42").unanswered == 0
+
+
+def test_an_app_that_edits_and_regenerates_has_the_memory_that_its_user_sees(
+    simulator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    simulator.answer("In Lyon.", "In Oslo.", "In Rome.", "Tomorrow.", "On Friday.", "You are welcome.")
+    runpy.run_path(str(EXAMPLES / "edit_and_regenerate.py"), run_name="__main__")
+    begin = "Where is my parcel? | In Lyon."
+    edited = f"{begin} | And the blue one? | In Rome. | When does it arrive?"
+    seen, aside = "  as the user sees it; threads: same", "  the answer is aside; threads: same"
+    assert capsys.readouterr().out.splitlines() == [
+        *(f"asked: {begin} | And the other one? | In Oslo.", seen),
+        *(f"edited: {begin} | And the other one? | In Oslo.", aside),
+        *(f"continued: {edited} | Tomorrow.", seen),
+        *(f"regenerated: {edited} | Tomorrow.", aside),
+        *(f"continued: {edited} | On Friday. | Thank you. | You are welcome.", seen),
+        "variants: And the other one? / And the blue one?",
+        "variants: Tomorrow. / On Friday.",
+    ]
+    with threadledger.open("sqlite:///edit_and_regenerate.db") as ledger:
+        assert {each.found.state.value for each in ledger.replay.verify()} == {"same"}
+        assert len(ledger.replay.verify()) == 2
+        assert ledger.state("customer-42").messages == 11

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 from openai import OpenAI
 
 import threadledger
+from threadledger.adapters.recording import branches
+from threadledger.adapters.recording.requests import Sent
+from threadledger.adapters.recording.runs import CallRecorder
 from threadledger.domain.conversation import events
 
 MODEL = "gpt-6-astra"
@@ -208,6 +212,109 @@ def test_a_failed_run_aside_is_retried_in_its_exchange(
     assert len(app.journaled()) == 8
 
 
+# What is recorded as before
+
+
+def read_no_branches(monkeypatch: pytest.MonkeyPatch, ledger: Any) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the branches are read")
+
+    monkeypatch.setattr(type(ledger.journal), "places", refuse)
+    monkeypatch.setattr(type(ledger.journal), "newest", refuse)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_of_windows_and_whole_histories_that_continue_memory_no_branch_is_read(
+    app: App, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    for number in range(4):
+        app.ask(f"question {number}")
+    before = app.memory()
+    read_no_branches(monkeypatch, app.ledger)
+    app.ask("whole")
+    if window > 1:
+        app.call([*app.shown, "windowed"][-window:])
+        assert app.memory() == [*before, *app.shown[-2:], "windowed", f"answer {app.sent}"]
+
+
+def test_a_short_history_in_a_long_conversation_reads_nothing_of_it(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        app.ask(f"question {number}")
+    monkeypatch.setattr(branches, "TREE_MESSAGES_MAX", 7)
+    read_no_branches(monkeypatch, app.ledger)
+    before = app.memory()
+    app.edit(2, "second")
+    assert app.memory() == [*before, "second", app.shown[-1]]  # as a window
+
+
+UNKNOWN = {
+    "another answer than the model gave": ["one", "changed by the app", "three"],
+    "a summary in place of the beginning": ["Until now: one.", "I see.", "two", "answer 2", "three"],
+    "a window with a gap": ["one", "answer 2", "three"],
+}
+
+
+@pytest.mark.parametrize("history", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_history_that_cannot_be_placed_is_a_window(app: App, history: list[str]) -> None:
+    app.ask("one")
+    before = list(app.ask("two"))
+    app.call(history)
+    assert app.memory() == [*before, "three", "answer 3"]
+    assert all(each.parent_version is None for each in app.journaled())
+
+
+def test_questions_without_a_history_follow_each_other_as_long_as_the_app_sends_none(app: App) -> None:
+    for text in ("one", "two", "three", "two"):
+        app.call([text])
+    assert app.memory() == ["one", "answer 1", "two", "answer 2", "three", "answer 3", "two", "answer 4"]
+
+
+def test_a_question_in_the_place_of_one_without_an_answer_follows_it(app: App) -> None:
+    before = list(app.ask("one"))
+    app.simulator.add_fault("POST /chat/completions", refuse={"status": 400})
+    with pytest.raises(openai.BadRequestError):
+        app.ask("two")
+    app.ask("three")
+    assert app.memory() == [*before, "two", "three", app.shown[-1]]
+
+
+def test_a_history_with_a_message_that_was_retracted_continues_memory(app: App) -> None:
+    app.ask("one")
+    app.ask("two")
+    app.ledger.conversation(app.key).retract(app.journaled()[2].message_id)
+    app.ask("three")
+    assert app.memory() == [*app.shown[:2], *app.shown[3:]]
+    app.edit(4, "third")
+    app.ask("four")
+    assert app.memory() == [*app.shown[:2], *app.shown[3:]]
+
+
+def test_the_same_edit_twice_at_the_same_time_is_two_variants(app: App) -> None:
+    app.ask("one")
+    before = list(app.ask("two"))
+    recorder = CallRecorder(app.ledger, app.key)
+    history = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), before, strict=False)]
+    body = json.dumps({"model": MODEL, "messages": [*history, {"role": "user", "content": "second"}]}).encode()
+    runs = [recorder.recorded(Sent("POST", "/v1/chat/completions", body, {})) for _ in range(2)]
+    for run in runs:
+        assert run is not None
+        run.begin()
+    second, again = app.journaled()[4:]
+    assert (second.content, again.content) == ("second", "second")
+    assert second.parent_version == again.parent_version
+    assert second.exchange_id != again.exchange_id
+    assert app.memory() == before
+
+
+def test_instructions_in_the_journal_stay_in_front_of_an_edited_first_question(app: App) -> None:
+    app.ledger.conversation(app.key).append("system", "Be kind.")
+    app.ask("one")
+    app.ask("two")
+    app.edit(0, "first")
+    app.ask("three")
+    assert app.memory() == ["Be kind.", *app.shown]
+
+
 # Any order
 
 
@@ -218,7 +325,7 @@ def stories(draw: st.DrawFn) -> list[tuple[str, int, int]]:
 
 
 @pytest.mark.parametrize("surface", SURFACES)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(story=stories())
 def test_after_each_continued_request_memory_is_what_the_app_sent_and_its_answer(
     client: OpenAI, ledger: Any, simulator: Any, surface: str, story: list[tuple[str, int, int]]
@@ -230,7 +337,7 @@ def test_after_each_continued_request_memory_is_what_the_app_sent_and_its_answer
     memory = app.memory()
     for kind, one, other in story:
         before = list(app.shown)
-        questions = [at for at in range(0, len(before), 2)]
+        questions = range(0, len(before), 2)
         if kind == "ask":
             app.ask()
         elif kind == "same":
