@@ -230,6 +230,8 @@ class Settings:
     tools: str | None = _field("THREADLEDGER_TOOLS", _text)
     memory_last: int | None = _field("THREADLEDGER_MEMORY_LAST", _whole(1))
     memory_tokens: int | None = _field("THREADLEDGER_MEMORY_TOKENS", _whole(1))
+    compact_at_tokens: int | None = _field("THREADLEDGER_COMPACT_AT_TOKENS", _whole(1))
+    compact_keep_last: int = _field("THREADLEDGER_COMPACT_KEEP_LAST", _whole(1), limits.COMPACT_KEEP_LAST)
     log_format: Literal["text", "json"] = _field("THREADLEDGER_LOG_FORMAT", _choice("text", "json"), "text")
     log_text: bool = _field("THREADLEDGER_LOG_TEXT", _boolean, False)
     telemetry: bool = _field("THREADLEDGER_TELEMETRY", _boolean, False)

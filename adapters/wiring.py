@@ -206,6 +206,8 @@ def _policy(settings: Settings, profile: Profile) -> Policy:
         timeout_seconds=settings.timeout_seconds,
         memory_last=settings.memory_last,
         memory_tokens=settings.memory_tokens,
+        compact_at_tokens=settings.compact_at_tokens,
+        compact_keep_last=settings.compact_keep_last,
         deadline_seconds=settings.deadline_seconds,
         while_running=settings.while_running,
         fallback=settings.fallback,

@@ -25,6 +25,7 @@ COMMANDS = {
     "show": (".conversations", "show", "Show one conversation."),
     "message": (".branches", "message", "Edit, regenerate, retract, pin or rate a message."),
     "branch": (".branches", "branch", "List the branches of a conversation, or select one."),
+    "compact": (".branches", "compact", "Put a summary in place of older messages."),
     "diff": (".diff", "diff", "Compare a memory at two times, or with its thread."),
     "fork": (".conversations", "fork", "Start a new conversation as a copy of another."),
     "events": (".conversations", "events", "Print the event log."),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .ask import exchange_options, keywords_of, print_exchange
-from .main import KEY, TEXT, Exit, common, complete_keys, opened
-from .output import clock, emit_line, emit_many, short
+from .main import KEY, TEXT, Exit, common, complete_keys, error_message, opened
+from .output import clock, emit_line, emit_many, note, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,6 +119,35 @@ def rate(key: str, message_id: str, score: float, comment: str) -> int:
         found = _id(ledger, key, message_id)
         ledger.conversation(key).rate(found, score, comment)
         _say(key, found, ledger.state(key).version, f"{short(found)} of {key} is rated {score:g}")
+    return Exit.DONE
+
+
+@click.command()
+@IN_KEY
+@click.option("--keep-last", type=click.IntRange(min=1), metavar="N", help="Leave the newest N messages as they are.")
+@click.option("--model", type=KEY, metavar="M", help="Use this model instead of the configured one.")
+@click.option("--backend", type=KEY, metavar="NAME", help="Call only this backend; there is no fallback.")
+@common
+def compact(key: str, keep_last: int | None, model: str | None, backend: str | None) -> int:
+    """Put a summary in place of the older messages of conversation KEY: a model is called to write it.
+
+    The originals are kept in the log and in search; show KEY --full shows them.
+    """
+    from threadledger.domain.errors import AllBackendsFailed
+
+    with opened(sends=True) as ledger:
+        chosen: dict[str, Any] = {"model": model, "backend": backend}
+        options = {name: value for name, value in chosen.items() if value is not None}
+        try:
+            summary = ledger.conversation(key).compact(keep_last, **options)
+        except AllBackendsFailed as error:
+            note(f"threadledger compact: {error_message(error)}")
+            return Exit.FAILED
+        told = f"{key} has nothing to sum up: its newest messages are kept"
+        if summary is not None:
+            told = f"the memory of {key} begins with a summary of {len(summary.message.text)} characters"
+        thing = {"key": key, "version": ledger.state(key).version}
+        emit_line(thing | {"summary": summary.as_json() if summary is not None else None}, told)
     return Exit.DONE
 
 

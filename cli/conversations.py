@@ -118,12 +118,15 @@ ROLE_STYLES = {"user": "cyan", "assistant": "green", "tool": "yellow", "system":
 )
 @click.option("--view", type=click.Choice(["chat", "timeline", "memory"]), default="chat", show_default=True)
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Show only the newest N messages.")
+@click.option("--full", is_flag=True, help="Show the messages that a summary stands for, and not the summary.")
 @click.option("--tree", is_flag=True, help="Show every branch, with the end of each message's id.")
 @click.option(
     "--unchecked", is_flag=True, help="Show damaged events too, and name them on stderr. Exit 4 if there are any."
 )
 @common
-def show(key: str, at: datetime | int | None, view: str, last: int | None, tree: bool, unchecked: bool) -> int:
+def show(
+    key: str, at: datetime | int | None, view: str, last: int | None, full: bool, tree: bool, unchecked: bool
+) -> int:
     """Show conversation KEY as a chat, as a timeline of its events, or as the exact memory for a model.
 
     Every event is compared with its leaf hash. If one was changed or is missing, nothing is shown (exit 4).
@@ -134,7 +137,9 @@ def show(key: str, at: datetime | int | None, view: str, last: int | None, tree:
         raise click.UsageError("--tree shows all branches as they are now: use it without --at, --last and --view.")
     with opened(reads=True) as ledger:
         result = _uncheck(ledger) if unchecked else None
-        thing = tree_document(ledger, key) if tree else shown_conversation_document(ledger, key, at, last, view)
+        thing = (
+            tree_document(ledger, key) if tree else shown_conversation_document(ledger, key, at, last, view, full=full)
+        )
     emit_one(thing, lambda console: (_draw_tree if tree else _draw)(console, thing))
     return result() if result is not None else Exit.DONE
 

@@ -14,6 +14,9 @@ JSON_LEVELS_MAX = 400
 METADATA_BYTES_MAX = 1024 * 1024
 """Maximum size of a conversation's metadata as JSON, in bytes."""
 
+COMPACT_KEEP_LAST = 10
+"""Number of newest messages that a summary does not cover."""
+
 PINS_MAX = 50
 """Maximum number of pinned messages of a conversation: each is shown to the model in every window."""
 

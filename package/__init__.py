@@ -70,6 +70,7 @@ __all__ = [
     "JobNotFound",
     "Ledger",
     "LogRewound",
+    "MessageNotFound",
     "NewerSchema",
     "NotFound",
     "OlderSchema",

@@ -42,7 +42,13 @@ def threads_document(state: ConversationState) -> dict[str, Any]:
 
 
 def shown_conversation_document(
-    ledger: Ledger, key: str, at: datetime | int | None = None, last: int | None = None, view: str = "chat"
+    ledger: Ledger,
+    key: str,
+    at: datetime | int | None = None,
+    last: int | None = None,
+    view: str = "chat",
+    *,
+    full: bool = False,
 ) -> dict[str, Any]:
     """Return the JSON object of `show`; docs/commands.md lists its keys.
 
@@ -52,6 +58,7 @@ def shown_conversation_document(
         at: the version or time as of which it is shown; by default the newest version.
         last: number of its newest messages that are shown; by default all of them.
         view: `chat`, `timeline` (with all events up to the version), or `memory` (the messages as a model sees them).
+        full: whether the originals are shown instead of a summary.
 
     Raises:
         ConversationNotFound: no conversation has this key.
@@ -60,7 +67,7 @@ def shown_conversation_document(
     from threadledger.domain.ledger import unanswered_exchanges
 
     state = ledger.state(key)
-    memory = ledger.journal.memory(key, at, last)
+    memory = ledger.journal.memory(key, at, last, full=full)
     messages = memory.paired() if view == "memory" else memory.messages
     document: dict[str, Any] = {
         "key": key,

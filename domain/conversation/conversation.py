@@ -476,6 +476,19 @@ class Conversation:
             )
         self._record(e.MessagePinned, message_id=message_id, message_version=version, pinned=pinned)
 
+    def compact(self, summary: e.MessageJournaled, covers: Parent, upto: int, system_versions: Sequence[int]) -> None:
+        """Show a summary, which this commit journals aside, in place of the path up to a message."""
+        self._record(
+            e.MemoryCompacted,
+            message_id=summary.message_id,
+            message_version=summary.originator_version,
+            covers_message_id=covers[0],
+            covers_version=covers[1],
+            upto_version=upto,
+            system_versions=list(system_versions),
+            run_id=summary.run_id,
+        )
+
     def rate(self, message_id: str, version: int, score: float, comment: str = "") -> None:
         """Record what the actor thinks of a message of this version.
 

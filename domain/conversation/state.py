@@ -180,9 +180,8 @@ class ConversationState:
         for name in _MAY_BE_UNKNOWN:
             if values.get(name, ...) is None:
                 del values[name]
-        if (
-            "described" in values and next(iter(values)) != "described"
-        ):  # it was read from a snapshot of an earlier version
+        if "described" in values and (len(values) != len(_USUAL_NAMES) or next(iter(values)) != "described"):
+            # It was read from a snapshot of an earlier version, or has branches.
             values = {name: values[name] for name in _NAMES if name in values}
         if self.open_runs or self.open_exchanges or self.abandoned or self.shadow_runs or self.links:
             for name, _ in _KINDS:
@@ -230,7 +229,7 @@ class ConversationState:
             known.described = (
                 folded.described
             )  # earlier versions did not say whether a conversation started with metadata
-        return known.as_json() == folded.as_json()
+        return payload_in(known.as_json()) == payload_in(folded.as_json())
 
     @property
     def next_deadline(self) -> str | None:

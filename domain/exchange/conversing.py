@@ -125,6 +125,10 @@ class Conversing:
         if self.services.profile.tools_json != "[]":
             self.services.profile.check()
         question = yield from self._kept(given)
+        if self.services.policy.compact_at_tokens is not None:
+            from .compacting import compact_if_due
+
+            yield from compact_if_due(self)
         if self.services.load is not None:
             self.services.load()
 
@@ -197,6 +201,12 @@ class Conversing:
         from .branching import select
 
         return select(self, message_id, reason, here=here)
+
+    def compact(self, keep_last: int | None = None) -> Effects[JournaledMessage | None]:
+        """Cover the older messages by a summary; see `Chat.compact`."""
+        from .compacting import compact
+
+        return compact(self, keep_last)
 
     @property
     def has_mirrors(self) -> bool:

@@ -15,6 +15,7 @@ from ..failures import Cause, Failure, Health, diagnose, is_worth_a_retry, pause
 from ..limits import (
     ATTEMPT_SECONDS_MIN,
     BACKEND_TIMEOUT_SECONDS,
+    COMPACT_KEEP_LAST,
     EXCHANGE_DEADLINE_SECONDS,
     REASON_CHARS_MAX,
     RETRIES_DEFAULT,
@@ -48,6 +49,10 @@ class Policy:
     """Number of newest messages sent to a backend without a thread; None sends all of them."""
     memory_tokens: int | None = None
     """Token budget of the memory sent to a backend without a thread; None sets no budget."""
+    compact_at_tokens: int | None = None
+    """Estimated tokens of memory above which a question is preceded by a compaction; None never compacts."""
+    compact_keep_last: int = COMPACT_KEEP_LAST
+    """Number of newest messages that a compaction leaves as they are."""
     deadline_seconds: float = EXCHANGE_DEADLINE_SECONDS
     """Limit of all attempts and pauses together."""
     while_running: str = "reject"

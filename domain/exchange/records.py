@@ -57,6 +57,10 @@ class Mode:
     """Function that returns the place of the answer in memory."""
     shadow: bool = False
     """Whether the runs are only recorded."""
+    records: Callable[[Journal, str, str, Mode], RunRecords] | None = None
+    """Function that creates what records the runs; None records them as this mode says."""
+    ending: Sequence[Message] = ()
+    """Messages that the backend is sent after the memory; they are part of no record."""
     branch: BranchPoint | None = None
     """Where the runs' messages are journaled aside; None journals them at the end."""
     admit: Callable[[], str] = lambda: ""

@@ -78,7 +78,9 @@ class Runs:
         self._after = after
         self._stream = stream
         self._records = RunRecords(journal, key, exchange_id, mode, after)
-        if mode.shadow:  # only a rerun loads the module
+        if mode.records is not None:
+            self._records = mode.records(journal, key, exchange_id, mode)
+        elif mode.shadow:  # only a rerun loads the module
             from .shadow import ShadowRecords
 
             self._records = ShadowRecords(journal, key, exchange_id, mode)
@@ -270,6 +272,8 @@ class Runs:
             from .omissions import without
 
             request = without(request, dropped)
+        if self._mode.ending:
+            request = replace(request, memory=request.memory.with_messages(self._mode.ending))
         if said:
             from .continuation import with_beginning_said
 

@@ -198,16 +198,17 @@ class Journal(Application[str]):
         last: int | None = None,
         tokens: int | None = None,
         leaf: int | None = None,
+        full: bool = False,
     ) -> Memory:
         """Return the memory of a conversation (what a model sees), as of a version or time: all of it or a window.
 
         The memory is empty if the conversation does not exist. Its path ends with the message of version `leaf`, by default
-        with the selected one.
+        with the selected one. With `full`, no summary stands in place of messages.
 
         Raises:
             InvalidInput: a bound below 1.
         """
-        memory = _recall()(self._log, stream_of(key), at, last, tokens, leaf)
+        memory = _recall()(self._log, stream_of(key), at, last, tokens, leaf, full)
         vars(memory)["read_blob"] = self.read_blob
         return memory
 

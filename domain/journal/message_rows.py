@@ -45,8 +45,10 @@ class Recalled:
             return None
 
 
-def whole(log: EventLog, stream: str, version: int, path: str | None, leaf: int | None = None) -> Memory:
-    """Return the whole memory of a stream as of a version, whatever it consists of; `leaf` as in `recall`."""
+def whole(
+    log: EventLog, stream: str, version: int, path: str | None, leaf: int | None = None, full: bool = False
+) -> Memory:
+    """Return the whole memory of a stream as of a version, whatever it consists of; `leaf` and `full` as in `recall`."""
     rows = list(log.stream_rows(stream, 0, version, changed=refuse_changed))  # also of other topics
     said = [row for row in rows if row[3] == MESSAGE and row[7] <= e.MessageJournaled.SCHEMA]
     others: list[Row] = []
@@ -57,7 +59,7 @@ def whole(log: EventLog, stream: str, version: int, path: str | None, leaf: int 
     if not others and not has_branches:
         return Memory.of_source(Recalled(said), version, path, opening_version=_opening_version(said))
     if has_branches or any(row[3] in _MOVING for row in others):
-        return folded(sorted([*said, *others], key=_version_in)).memory(version, path, leaf)
+        return folded(sorted([*said, *others], key=_version_in)).memory(version, path, leaf, full)
     fold = folded(others)
     known = {name: getattr(fold, name) for name in ("run_threads", "run_marks", "missing_files")}
     left = Recalled(_left(said, [restore(row) for row in others]))

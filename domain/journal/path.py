@@ -64,9 +64,16 @@ class PathReader:
     """Read the path that leads to the end of a stream as of a version, newest first."""
 
     def __init__(
-        self, log: EventLog, stream: str, version: int, known: Known = Known(), rows: int | None = None
+        self,
+        log: EventLog,
+        stream: str,
+        version: int,
+        known: Known = Known(),
+        rows: int | None = None,
+        full: bool = False,
     ) -> None:
-        """Prepare to read; `rows` is about how many rows are needed, None for all of them."""
+        """Prepare to read; `rows` is about how many rows are needed, None for all. With `full`, no summary is applied."""
+        self._full = full
         self._log = log
         self._stream = stream
         self._version = version
@@ -145,6 +152,11 @@ class PathReader:
         """Return whether a message of this version was removed from memory, or cleared, on any branch."""
         self._read_marks(version)
         return message_id in self._gone or version <= self._cleared
+
+    @property
+    def summary(self) -> e.MemoryCompacted | None:
+        """Return the summary that was met."""
+        return self._summary
 
     def shows(self, message_id: str, version: int) -> bool:
         """Return whether a message is in memory at its own place, covered or not.
@@ -354,7 +366,7 @@ class PathReader:
                     self._hold(event, event.behind_message_id)
             case e.MemoryCompacted():
                 self._concerned.append(0)
-                if not self._is_void(event):
+                if not self._full and not self._is_void(event):
                     self._summaries.setdefault(event.covers_message_id, event)
             case e.MessagePinned():
                 self._pinned.setdefault(event.message_id, event.message_version if event.pinned else None)

@@ -54,17 +54,28 @@ def known_branches(head: StreamHead, version: int) -> Known:
 
 
 def path_reader(
-    log: EventLog, head: StreamHead, version: int, leaf: int | None = None, rows: int | None = None
+    log: EventLog,
+    head: StreamHead,
+    version: int,
+    leaf: int | None = None,
+    rows: int | None = None,
+    full: bool = False,
 ) -> PathReader:
     """Return a reader of the path as of a version that ends with the message of version `leaf`, or at the selected end."""
     known = known_branches(head, version)
     if leaf is not None:
         known = Known(leaf, known.newest_mark, known.pins, min(known.fork, leaf))
-    return PathReader(log, head.stream, version, known, rows)
+    return PathReader(log, head.stream, version, known, rows, full)
 
 
 def along_path(
-    log: EventLog, head: StreamHead, version: int, leaf: int | None, last: int | None, tokens: int | None
+    log: EventLog,
+    head: StreamHead,
+    version: int,
+    leaf: int | None,
+    last: int | None,
+    tokens: int | None,
+    full: bool = False,
 ) -> Memory:
     """Return the memory as of a version along a path, all of it or a window; see `recall`.
 
@@ -75,13 +86,13 @@ def along_path(
         if bound is not None and bound < 1:
             raise InvalidInput(f"a memory with {name}={bound} would show nothing: give a number of 1 or more")
     is_whole = last is None and tokens is None
-    path = path_reader(log, head, version, leaf, None if is_whole else (last or ROWS_GUESSED) + 1)
+    path = path_reader(log, head, version, leaf, None if is_whole else (last or ROWS_GUESSED) + 1, full)
     try:
         memory = _whole(path, version) if is_whole else _window(path, version, last, tokens)
     except VersionsMissing:
-        memory = whole(log, head.stream, version, None, leaf)
+        memory = whole(log, head.stream, version, None, leaf, full)
         memory = memory if is_whole else memory.window(last, tokens)
-    if leaf is not None:
+    if leaf is not None or full:
         return memory
     known = known_in(head, version)
     return memory.with_hash(known.path_hash).knowing(known.has_parts)
@@ -117,6 +128,8 @@ def _memory(
         missing_files=path.missing_files,
         opening_version=opening[-1].version if opening else 0,
         pinned=frozenset(path.pins()),
+        summary_id=path.summary.message_id if path.summary is not None else None,
+        covered_version=path.summary.covers_version if path.summary is not None else None,
     )
 
 

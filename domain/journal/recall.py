@@ -42,23 +42,24 @@ def recall(
     last: int | None = None,
     tokens: int | None = None,
     leaf: int | None = None,
+    full: bool = False,
 ) -> Memory:
     """Return the memory of a stream as of a version or time: all of it, or the newest messages.
 
     A window holds at most the newest `last` messages, within about `tokens`. `leaf` is the version of the message with
-    which the path ends; None is the selected end.
+    which the path ends; None is the selected end. With `full`, no summary stands in place of messages.
 
     Raises:
         InvalidInput: a bound below 1.
     """
-    if at is None and leaf is None and (last is not None or tokens is not None):
+    if at is None and leaf is None and not full and (last is not None or tokens is not None):
         return _newest_window()(log, stream, last, tokens)
     upto = log.version_at(stream, to_iso(as_utc(at)), refuse_changed) if isinstance(at, datetime) else at
     head = log.select_head(stream, refuse_changed)
     version = head.version if head is not None else 0
     version = version if upto is None else max(min(version, upto), 0)
     if head is not None and (leaf is not None or BRANCHED in head.state):
-        return _along_path()(log, head, version, leaf, last, tokens)
+        return _along_path()(log, head, version, leaf, last, tokens, full)
     known = known_in(head, version)
     if last is None and tokens is None:
         return _whole(log, stream, version, known.path_hash).knowing(known.has_parts)

@@ -346,6 +346,10 @@ class AsyncChat(AsyncFace[Chat]):
         """See `Chat.select_branch`."""
         return await self._driver.perform(self._conversing.acting(actor).select(message_id, reason, here=here))
 
+    async def compact(self, keep_last: int | None = None, **options: Unpack[AskKeywords]) -> JournaledMessage | None:
+        """See `Chat.compact`."""
+        return await self._driver.perform(self._conversing.using(options).compact(keep_last))
+
     memory = awaited(Chat.memory)
     variants = awaited(Chat.variants)
     branches = awaited(Chat.branches)

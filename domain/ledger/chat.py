@@ -232,9 +232,35 @@ class Chat:
         changes = checked_changes(title, owner, tags, archived, metadata)
         return describe(self._conversing.acting(actor).journal, self.key, changes)
 
-    def memory(self, *, last: int | None = None, tokens: int | None = None, at: int | datetime | None = None) -> Memory:
-        """Return the memory (what a model sees) as of a version or time, limited to `last` messages and `tokens`."""
-        return self._journal.memory(self.key, at, last, tokens)
+    def memory(
+        self,
+        *,
+        last: int | None = None,
+        tokens: int | None = None,
+        at: int | datetime | None = None,
+        full: bool = False,
+    ) -> Memory:
+        """Return the memory (what a model sees) as of a version or time, limited to `last` messages and `tokens`.
+
+        With `full`, the originals are shown instead of a summary.
+        """
+        return self._journal.memory(self.key, at, last, tokens, full=full)
+
+    def compact(self, keep_last: int | None = None, **options: Unpack[AskKeywords]) -> JournaledMessage | None:
+        """Put a summary in place of all but the newest messages; return it, or None if there is nothing to sum up.
+
+        A recorded run writes it, with the `model` or `backend` of the `options`. The originals stay in the log and in search;
+        system messages and pinned ones stay in memory. What belongs to an open exchange, such as a tool call without a
+        result, is never covered. `keep_last` is the number of newest messages to keep, by default
+        THREADLEDGER_COMPACT_KEEP_LAST.
+
+        Raises:
+            InvalidInput: `keep_last` is below 1, or an option is not valid.
+            ConversationNotFound: there is no such conversation.
+            ConversationChanged: a message that is covered was removed meanwhile; nothing was compacted.
+            AllBackendsFailed: no backend wrote a summary.
+        """
+        return self._perform(self._conversing.using(options).compact(keep_last))
 
     def events(self, after: int = 0) -> list[e.Event]:
         """Return the conversation's own events after a version.

@@ -60,11 +60,14 @@ class MemoryFold:
             case _:
                 pass
 
-    def memory(self, version: int, path_hash: str | None = None, leaf: int | None = None) -> Memory:
+    def memory(self, version: int, path_hash: str | None = None, leaf: int | None = None, full: bool = False) -> Memory:
         """Return the memory built so far, as of a version, whose hash may be known.
 
-        The path ends with the message of version `leaf`; by default, with the selected one.
+        The path ends with the message of version `leaf`; by default, with the selected one. With `full`, no summary stands in
+        place of messages.
         """
+        if full:
+            self.branches.summaries = []
         if leaf is not None:
             every = (*self.messages.values(), *self.gone.values())
             self.branches.select(next((each.message_id for each in every if each.version == leaf), BEGINNING))
@@ -74,14 +77,16 @@ class MemoryFold:
             messages, opening = self.branches.shown(self.messages, self.gone, self.behind), self.branches.opening()
         elif self.behind:
             messages = in_place(messages, self.gone, self.behind)
+        messages = tuple(messages)  # before the branches are asked which summary it has
         memory = Memory(
-            tuple(messages),
+            messages,
             version,
             run_threads=self.run_threads,
             run_marks=self.run_marks,
             opening_version=opening,
             missing_files=dict(self.missing_files),
             pinned=frozenset(self.branches.pinned),
+            **self.branches.summary_facts(),
             path_hash=path_hash,
         )
         vars(memory)["_hash_2"] = path_hash

@@ -72,6 +72,10 @@ class Memory:
     """Version of the last system message before any other message; a window keeps the messages up to it."""
     pinned: frozenset[str] = field(default_factory=frozenset, compare=False)
     """Ids of the pinned messages, which stay in every window."""
+    summary_id: str | None = field(default=None, compare=False)
+    """Id of the summary that stands in place of older messages; None if there is none."""
+    covered_version: int | None = field(default=None, compare=False)
+    """Version of the last message that the summary covers."""
     first_version: int | None = field(default=None, compare=False)
     """Version of the first message that a window did not leave out, not counting those up to `opening_version`; None if
     it left out none."""

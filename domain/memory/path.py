@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..conversation import events as e
 from ..conversation.messages import JournaledMessage
@@ -31,6 +32,8 @@ class Branches:
     pinned: set[str] = field(default_factory=set)
     instructions: dict[str, int] = field(default_factory=dict)
     """Versions of the system messages, by id."""
+    shown_summary: e.MemoryCompacted | None = None
+    """The summary among the messages that were shown last."""
     exist: bool = False
     """Whether any event left the line; without one, memory is in the order of the journal."""
 
@@ -81,6 +84,11 @@ class Branches:
             at = self.parents[at]
         return path[::-1]
 
+    def summary_facts(self) -> dict[str, Any]:
+        """Return the fields of a memory about the summary that was shown."""
+        shown = self.shown_summary
+        return {"summary_id": shown.message_id, "covered_version": shown.covers_version} if shown is not None else {}
+
     def opening(self) -> int:
         """Return the version of the last system message at the beginning of the path; 0 without one."""
         version = 0
@@ -100,6 +108,7 @@ class Branches:
         """
         every = {**messages, **gone}
         placed = self._placed(every, behind)
+        self.shown_summary = None
         at = next((at for at in range(len(placed) - 1, -1, -1) if self._covering(placed[at])), -1)
         summary = self._covering(placed[at]) if at >= 0 else None
         for number, message_id in enumerate(placed):
@@ -108,6 +117,7 @@ class Branches:
             if message_id not in gone and (number > at or is_kept):
                 yield message
             if number == at and summary is not None and summary.message_id in every:
+                self.shown_summary = summary
                 yield every[summary.message_id]
 
     def _placed(self, every: Mapping[str, JournaledMessage], behind: Mapping[str, str]) -> Sequence[str]:

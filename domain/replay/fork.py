@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import count
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from ..exchange import SentOptions
 from ..ids import new_id
 from ..journal.descriptions import description_of
 from ..limits import KEY_CHARS_MAX
+from ..memory import INSTRUCTING
 
 if TYPE_CHECKING:
     from ..conversation import ConversationState
@@ -37,13 +39,19 @@ def forked(
 
 
 def fork(
-    journal: Journal, key: str, new_key: str, at: int | datetime | None = None, asked_in: str | None = None
+    journal: Journal,
+    key: str,
+    new_key: str,
+    at: int | datetime | None = None,
+    asked_in: str | None = None,
+    leaf: int | None = None,
 ) -> Conversation:
     """Start a conversation from the memory of another, at a version or time, in one commit.
 
     The fork has owner, tags and metadata of the other as of now, no title, and is not archived. The messages keep role,
     content, tool calls, other fields, source and the time at which they were written; their ids are new. With `asked_in`,
-    the question of that exchange belongs to an open exchange of the fork, with its options.
+    the question of that exchange belongs to an open exchange of the fork, with its options. The path of memory ends with the
+    message of version `leaf`, by default with the selected one; pins and the summary are copied too.
 
     Raises:
         ConversationNotFound: there is no conversation to fork.
@@ -52,7 +60,7 @@ def fork(
         Conflict: a conversation `new_key` already exists.
     """
     parent = journal.require(key)
-    memory = journal.memory(key, at)
+    memory = journal.memory(key, at, leaf=leaf)
     if isinstance(at, int) and not 1 <= at <= parent.version:
         raise InvalidInput(f"{key!r} has versions 1 to {parent.version}: there is no version {at} to fork")
     if memory.version == 0:
@@ -62,10 +70,11 @@ def fork(
         raise Conflict(taken)
     inherited = description_of(journal, key, parent.state)
     conversation = Conversation.start(new_key, inherited.metadata, key, memory.version, journal.actor)
+    full = journal.memory(key, memory.version, leaf=leaf, full=True) if memory.summary_id is not None else memory
+    own = _journal(conversation, full, memory, asked_in)
     kept = Description().changed_by({"owner": inherited.owner, "tags": list(inherited.tags)})
     if kept:
         conversation.describe(kept)
-    own = _journal(conversation, memory, asked_in)
     sent = SentOptions.of(journal, key, asked_in, memory.version) if asked_in is not None else None
     if sent is not None:
         conversation.request(own, sent.copied())
@@ -101,12 +110,19 @@ def exchange_in_fork(journal: Journal, key: str) -> str | None:
     return next((event.exchange_id for event in journaled if event.exchange_id is not None), None)
 
 
-def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -> str:
-    """Journal the messages of a memory, and return the new id of the exchange that is answered again."""
-    question = _question(memory, asked_in) if asked_in is not None else None
+def events_of_copy(memory: Memory, full: Memory) -> int:
+    """Return the version of a copy with the messages of a full memory, its summary and its pins."""
+    ids = {each.message_id for each in full.messages}
+    return 1 + len(full.messages) + (2 if memory.summary_id is not None else 0) + len(memory.pinned & ids)
+
+
+def _journal(conversation: Conversation, full: Memory, memory: Memory, asked_in: str | None) -> str:
+    """Journal the messages of a full memory, then its summary and pins; return the id of the exchange that is answered again."""
+    question = _question(full, asked_in) if asked_in is not None else None
     own = new_id()
     pinned: list[e.MessageJournaled] = []
-    for each in memory.messages:
+    copies: dict[int, e.MessageJournaled] = {}
+    for each in full.messages:
         # Exchanges and runs remain the parent's; the exchange that is answered again here gets a new id.
         is_open_here = question is not None and (each is question or each.exchange_id == asked_in)
         copied = conversation.journal(
@@ -115,11 +131,30 @@ def _journal(conversation: Conversation, memory: Memory, asked_in: str | None) -
             exchange_id=own if is_open_here else None,
             written_at=each.written_at,
         )
+        copies[each.version] = copied
         if each.message_id in memory.pinned:
             pinned.append(copied)
+    covers = copies.get(memory.covered_version or 0)
+    if covers is not None:
+        _copy_summary(conversation, memory, covers, copies)
     for copied in pinned:
         conversation.pin(copied.message_id, copied.originator_version)
     return own
+
+
+def _copy_summary(
+    conversation: Conversation, memory: Memory, covers: e.MessageJournaled, copies: Mapping[int, e.MessageJournaled]
+) -> None:
+    summary = next(each for each in memory.messages if each.message_id == memory.summary_id)
+    parent = (covers.message_id, covers.originator_version)
+    said = conversation.journal(summary.message, source=summary.source, parent=parent)
+    upto = covers.originator_version
+    system = [
+        each.originator_version
+        for each in copies.values()
+        if each.role in INSTRUCTING and each.originator_version <= upto
+    ]
+    conversation.compact(said, parent, upto, system)
 
 
 def _question(memory: Memory, exchange_id: str | None) -> JournaledMessage | None:

@@ -40,7 +40,7 @@ from ..failures import RecordedFailure
 from ..journal import Journal
 from ..limits import QUEUE_LOOK_MAX_SECONDS
 from ..memory import Memory, rule_in_copy, version_in_copy
-from .fork import exchange_in_fork, fork, fork_key, is_fork
+from .fork import events_of_copy, exchange_in_fork, fork, fork_key, is_fork
 from .jobs import Jobs
 from .plan import CHANGED, ApplyOptions, JobRun, Plan, has_changed
 from .rerun_obstacles import ExchangeLook, Obstacle, by_rerun, is_left, look, looking_first, obstacles, placed
@@ -373,12 +373,14 @@ class Rerunning:
         """Return the rerun in a copy of the conversation; the copy is created unless an earlier attempt has done so."""
         at = self._memory_version(seen)
         if self._journal.load(key) is None:
-            fork(self._journal, item.key, key, at, asked_in=item.exchange_id)
+            fork(self._journal, item.key, key, at, asked_in=item.exchange_id, leaf=seen.run.memory_leaf_version)
         exchange_id = exchange_in_fork(self._journal, key)
-        original = self._journal.memory(item.key, at)
-        rule = rule_in_copy(seen.run.memory_rule, original)
-        first = version_in_copy(seen.run.memory_first_version or 0, original)
-        memory = self._journal.memory(key, 1 + len(original.messages)).by_rule(rule, first)
+        shown, full = (
+            self._journal.memory(item.key, at, leaf=seen.run.memory_leaf_version, full=full) for full in (False, True)
+        )
+        rule = rule_in_copy(seen.run.memory_rule, full)
+        first = version_in_copy(seen.run.memory_first_version or 0, full)
+        memory = self._journal.memory(key, events_of_copy(shown, full)).by_rule(rule, first)
         copied, saw = ([each.message for each in view.messages] for view in (memory, seen.memory or memory))
         if exchange_id is None or copied != saw:
             raise Conflict(f"the memory of the fork {key!r} differs from the memory of the run: plan again")
