@@ -253,7 +253,7 @@ def _names(
 
 
 def _as_text(seconds: Sequence[float]) -> str:
-    return "".join(f"{each!r}," for each in seconds)
+    return ",".join(map(repr, seconds)) + "," if seconds else ""
 
 
 def _as_seconds(text: str) -> Iterator[float]:
