@@ -30,6 +30,7 @@ COMMANDS = {
     "fork": (".conversations", "fork", "Start a new conversation as a copy of another."),
     "events": (".conversations", "events", "Print the event log."),
     "audit": (".audit", "audit", "Show why runs failed and what was done about it."),
+    "profile": (".profile", "profile", "List and compare profiles."),
     "replay": (".replay", "replay", "Rebuild, verify and reconcile threads; rerun exchanges."),
     "import": (".exchange_files", "import_", "Import conversations from files or live threads."),
     "export": (".exchange_files", "export", "Export conversations as JSON Lines or Markdown."),

@@ -1,10 +1,12 @@
-"""Select runs and exchanges of a ledger. A criterion that is None matches all of them."""
+"""Select runs and exchanges of a ledger, where a criterion that is None matches all of them, and count those of a profile."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
+from .events import ProfileDefined
 from .exchanges import ExchangeRecord, RunRecord
 
 RUN_STATES = ("open", "completed", "failed")
@@ -59,3 +61,13 @@ class ExchangeFilter:
             and self.unanswered in {None, exchange.answered_by is None}
             and self.actor in {None, first.actor}
         )
+
+
+class ProfileRuns(NamedTuple):
+    """Hold the definition of a profile and the outcome of its runs."""
+
+    defined: ProfileDefined
+    number: int
+    """Number of its stream, which grows with each new one."""
+    runs: int
+    failed: int

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from ..conversation import ConversationState, ExchangeRecord, Exchanges, FailureFilter, RunRecord
     from ..conversation.listing import ConversationFilter
-    from ..conversation.run_filters import ExchangeFilter, RunFilter
+    from ..conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from .ports import UpkeepProgress
 
@@ -58,6 +58,14 @@ class Views(Protocol):
         self, wanted: ExchangeFilter, limit: int | None, before: tuple[str, int] | None
     ) -> tuple[list[ExchangeRecord], tuple[str, int] | None]:
         """Return the newest `limit` exchanges before a place, in the order of their start, and the place of the first."""
+        ...
+
+    def profiles(self, beginning: str, limit: int | None, before: int | None) -> list[ProfileRuns]:
+        """Return the newest `limit` profiles before a number whose hash begins with a text, newest first.
+
+        Raises:
+            ChangedEvent: a definition was changed.
+        """
         ...
 
     def unanswered(self, since: datetime | None = None, limit: int | None = None) -> list[UnansweredRun]:

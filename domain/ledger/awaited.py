@@ -200,6 +200,8 @@ class AsyncLedger(AsyncFace[Ledger]):
     mute_group = awaited(Ledger.mute_group)
     reopen_group = awaited(Ledger.reopen_group)
     summary = awaited(Ledger.summary)
+    profiles = awaited(Ledger.profiles)
+    diff_profiles = awaited(Ledger.diff_profiles)
     health = awaited(Ledger.health)
     parent = awaited(Ledger.parent)
     exchanges = awaited(Ledger.exchanges)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .chat import Chat
     from .logged_events import LoggedEvent
     from .pages import Page
+    from .profiles import ListedProfile, ProfileDiff
     from .run_pages import ExchangePage
 
 # Modules that only some methods need (asking, replay, groups, differences) are imported inside them, so that a command
@@ -330,6 +331,27 @@ class Ledger:
             raise InvalidInput(f"runs cannot be counted by {by!r}: use one of {', '.join(SUMMARY_BY)}")
         self.close_overdue_runs()
         return self.journal.views.summary(by, moment_of(since), moment_of(until), wanted_actor(actor))
+
+    def profiles(self, limit: int | None = None, after: str | None = None) -> Page[ListedProfile]:
+        """Return all profiles that were ever defined, newest first, with the outcome of their runs; pages are as in `failures`.
+
+        Raises:
+            InvalidInput: the cursor belongs to another list.
+        """
+        from .profiles import profile_page
+
+        return profile_page(self.journal, limit, after)
+
+    def diff_profiles(self, before: str, after: str) -> ProfileDiff:
+        """Compare two profiles by their hashes, or by unambiguous beginnings of them: content and failure rates.
+
+        Raises:
+            NotFound: no profile, or more than one, has this hash or beginning.
+            InvalidInput: it is no beginning of a hash.
+        """
+        from .profiles import compare_profiles
+
+        return compare_profiles(self.journal, before, after)
 
     def health(self) -> list[BackendHealth]:
         """Return the health of each backend, by name, from the newest outcomes of its runs in the log.

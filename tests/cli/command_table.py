@@ -14,6 +14,8 @@ import click
 
 KEY = "customer-1"
 RUN = "aaaa1111"
+PROFILE = "71d1e4"
+"""Beginning of the hash of the profile of the story."""
 ATTACHMENT = b"An attachment."
 ADDRESS = f"sha256:{sha256(ATTACHMENT).hexdigest()}"
 
@@ -60,6 +62,8 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("audit", "summary"): Entry(("audit", "summary"), reads=True),
     ("audit", "report"): Entry(("audit", "report", "--output", "FILE"), reads=True),
     ("audit", "export"): Entry(("audit", "export", RUN, "--output", "FILE"), reads=True),
+    ("profile", "list"): Entry(("profile", "list"), reads=True),
+    ("profile", "diff"): Entry(("profile", "diff", PROFILE, PROFILE), reads=True),
     ("replay", "rebuild"): Entry(
         ("replay", "rebuild", "--all"),
         writes=("--to", "file", "--output", "FILE", "--apply", "--yes"),

@@ -164,3 +164,33 @@ def test_tables_show_the_actor_only_where_there_is_one(command: Callable[..., An
             for key in ("a", "c")
         ]
         assert ["actor" in head for head in heads] == [True, False]
+
+
+@pytest.mark.usefixtures("audited")
+def test_failures_are_listed_in_pages(command: Callable[..., Any]) -> None:
+    first = command("audit", "failures", "--limit", "2", "--cursor", "-o", "json").json
+    assert [each["key"] for each in first["items"]] == ["a", "c"]
+    second = command(
+        "audit", "failures", "--limit", "2", "--cursor", "-o", "json", "--after", first["next_cursor"]
+    ).json
+    assert [each["actor"] for each in second["items"]] == ["support:anna", "support:anna"]
+    assert second["next_cursor"] is None
+    table = command("audit", "failures", "--limit", "2", "--since", "24h")
+    assert table.err.splitlines()[-1] == f"there are more: add --after {first['next_cursor']}"
+    rest = command("audit", "failures", "--since", "23h", "--after", first["next_cursor"], "-o", "json")
+    assert rest.json == second["items"]
+    assert "there are more" not in command("audit", "failures").err
+
+
+@pytest.mark.usefixtures("audited")
+def test_a_cursor_that_does_not_fit_is_refused_in_one_sentence(command: Callable[..., Any]) -> None:
+    cursor = command("audit", "failures", "--limit", "2", "--cursor", "-o", "json").json["next_cursor"]
+    for arguments, said in (
+        (("--after", cursor, "--actor", "bob"), "the cursor belongs to a list with other filters"),
+        (("--after", "p1.x"), "'p1.x' is not a cursor of this list"),
+        (("--cursor",), "--cursor needs -o json"),
+        (("--after", cursor, "--follow"), "--follow never ends"),
+    ):
+        done = command("audit", "failures", *arguments)
+        assert (done.code, done.out) == (2, ""), arguments
+        assert said in done.err

@@ -28,6 +28,8 @@ from threadledger.domain.ledger import (
 )
 from threadledger.domain.ledger.audit import FailureGroups
 
+from ..cli.command_table import PROFILE
+
 CONVERSATIONS, MESSAGES = "conversations", "messages"
 BOTH = frozenset({CONVERSATIONS, MESSAGES})
 
@@ -224,6 +226,9 @@ CALLS: dict[str, Call] = {
     "Ledger.memory": whole(MESSAGES, do=lambda it: it.ledger.memory(it.key).messages),
     "Ledger.mute_group": Call(lambda it: it[0].ledger.mute_group(it[1]), given=lambda it: (it, it.group), writes=True),
     "Ledger.parent": Call(lambda it: it.ledger.parent(it.key)),
+    "Ledger.diff_profiles": Call(lambda it: str(it.ledger.diff_profiles(PROFILE, PROFILE))),
+    "Ledger.profiles": Call(lambda it: it.ledger.profiles()),
+    "Ledger.profiles(limit)": Call(lambda it: it.ledger.profiles(limit=LIMIT)),
     "Ledger.rebuild_views": whole(*BOTH, do=lambda it: it.ledger.rebuild_views(), per=_events),
     "Ledger.reopen_group": Call(
         lambda it: it[0].ledger.reopen_group(it[1]), given=lambda it: (it, it.group), writes=True

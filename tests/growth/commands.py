@@ -6,7 +6,7 @@ import io
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
-from ..cli.command_table import ADDRESS, TABLE
+from ..cli.command_table import ADDRESS, PROFILE, TABLE
 from .calls import BOTH, CONVERSATIONS, LIMIT, MESSAGES, Call, Place, whole
 
 READING = {path for path, entry in TABLE.items() if entry.reads}
@@ -58,6 +58,9 @@ COMMANDS: dict[str, Call] = {
     "audit report": _flat("audit", "report", "--output", "FILE"),
     # It rehearses the test case that it writes, message by message: only the number of conversations is changed here.
     "audit export": _flat("audit", "export", "RUN", "--output", "FILE", axes=OVER_CONVERSATIONS),
+    "audit failures --actor": _flat("audit", "failures", "--limit", f"{LIMIT}", "--actor", "ann"),
+    "profile list": _flat("profile", "list"),
+    "profile diff": _flat("profile", "diff", PROFILE, PROFILE),
     "replay rebuild": _whole(BOTH, "replay", "rebuild", "--all", brief=True),
     "replay rerun": _whole(OVER_CONVERSATIONS, "replay", "rerun", "--failed", brief=True),
     "replay verify": _whole(BOTH, "replay", "verify", "--all", brief=True),

@@ -22,6 +22,7 @@ from threadledger.domain.journal import Journal, StoredRow, StreamHead
 from threadledger.domain.journal.rows import EventMapper, PlainJSON
 from threadledger.domain.ledger import Ledger
 
+from ..cli.auditing import JOHN
 from ..cli.command_table import ATTACHMENT
 
 Text = TypeVar("Text", str, bytes)
@@ -117,6 +118,8 @@ class _Filler:
     def close(self) -> int:
         self._connection.close()
         self._ledger.journal.blobs.add([ATTACHMENT])
+        self._ledger.journal.define_profile(JOHN)
+        self.events += 1
         self._ledger.close()
         return self.events
 

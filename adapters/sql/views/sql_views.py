@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         FailureFilter,
         RunRecord,
     )
-    from threadledger.domain.conversation.run_filters import ExchangeFilter, RunFilter
+    from threadledger.domain.conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from threadledger.domain.failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from threadledger.domain.journal import UnansweredRun
 
@@ -114,6 +114,14 @@ class SqlViews:
 
         return self._read(
             lambda transaction, runs: exchange_page(transaction, self._audit.prefix(runs), wanted, limit, before),
+            self._audit,
+        )
+
+    def profiles(self, beginning: str, limit: int | None, before: int | None) -> list[ProfileRuns]:
+        from .profiles import profiles
+
+        return self._read(
+            lambda transaction, runs: profiles(transaction, self._audit.prefix(runs), beginning, limit, before),
             self._audit,
         )
 
