@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": (".ask", "chat", "Chat in the terminal."),
     "append": (".ask", "append", "Journal a message; no model is called."),
     "list": (".conversations", "list_", "List conversations, newest first."),
+    "search": (".search", "search", "Find messages by their words."),
     "describe": (".describe", "describe", "Give a conversation title, owner, tags and metadata, or show them."),
     "show": (".conversations", "show", "Show one conversation."),
     "message": (".branches", "message", "Edit, regenerate, retract, pin or rate a message."),

@@ -111,6 +111,48 @@ class ConversationFilter:
         return moment_of(self.since)
 
 
+@dataclass(frozen=True)
+class MessageSearch:
+    """Hold what messages are searched for."""
+
+    text: str
+    owner: str | None = None
+
+    @classmethod
+    def of(cls, text: str, owner: str | None = None) -> MessageSearch:
+        """Return the checked search.
+
+        Raises:
+            InvalidInput: a value has another type, or no conversation can have it.
+        """
+        if not isinstance(text, str):
+            raise InvalidInput(f"a search for {type(text).__name__} is not possible: pass a text")
+        return cls(text, ConversationFilter.of(owner).owner)
+
+
+@dataclass(frozen=True)
+class SearchHit:
+    """Describe a message that matches a search."""
+
+    key: str
+    message_id: str
+    version: int
+    role: str
+    at: datetime
+    snippet: str
+    """The part of the message around the first match, in one line."""
+    matches: tuple[tuple[int, int], ...] = ()
+    """Places of the matching words in the snippet: the first character, and the one after the last."""
+    in_memory: bool = True
+    """Whether the message is in memory: it is on the selected branch, and was not retracted, cleared or replaced."""
+    selected: bool = True
+    """Whether the message is on the selected branch."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `search` prints."""
+        return vars(self) | {"at": to_iso(self.at), "matches": [list(each) for each in self.matches]}
+
+
 def label_of_tag(tag: str) -> list[Any]:
     """Return what an index has for a tag."""
     return ["tag", tag]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from ..conversation import ConversationState, ExchangeRecord, Exchanges, FailureFilter, RunRecord
-    from ..conversation.listing import ConversationFilter
+    from ..conversation.listing import ConversationFilter, MessageSearch, SearchHit
     from ..conversation.run_filters import ExchangeFilter, ProfileRuns, RunFilter
     from ..failures import BackendEnd, FailureGroup, RecordedFailure, SummaryRow
     from .ports import UpkeepProgress
@@ -131,6 +131,18 @@ class Views(Protocol):
         self, wanted: ConversationFilter | None = None, limit: int | None = None
     ) -> Iterator[ConversationState]:
         """Yield the same, each as it is when it is read; only their numbers are kept in memory."""
+        ...
+
+    def search(
+        self, search: MessageSearch, limit: int, before: int | None = None
+    ) -> tuple[list[SearchHit], int | None]:
+        """Return the newest messages that match a search, before a position, and that of the last if there are more.
+
+        Whether they are in memory is not known here.
+
+        Raises:
+            ChangedEvent: a message was changed behind the ledger's back.
+        """
         ...
 
     def count(self) -> int:

@@ -237,6 +237,15 @@ class Journal(Application[str]):
 
         return end_of_exchange(self, key, exchange)
 
+    def in_memory(self, key: str, version: int, message_id: str) -> tuple[bool, bool]:
+        """Return whether the message of a version is in the memory of a conversation, and whether it is on its selected branch.
+
+        A message for which a summary stands is in memory too.
+        """
+        from .places import in_memory
+
+        return in_memory(self._log, stream_of(key), version, message_id)
+
     def memory_later(self, conversation: Conversation) -> Memory:
         """Return the whole memory of a conversation as it was loaded, read only when its messages are used.
 

@@ -9,7 +9,8 @@ from ..conversation.messages import Parent
 from ..errors import InvalidInput, MessageNotFound
 from ..memory import MemoryFold
 from ..memory.tree import MessageTree, Variant
-from .message_rows import BRANCHING, id_in, message_in_row
+from .message_rows import BRANCHING, id_in, message_in_row, whole
+from .path import VersionsMissing
 from .path_memory import locate, path_reader
 from .recall import MESSAGE
 from .rows import refuse_changed, restore
@@ -141,6 +142,22 @@ def version_to_retract(log: EventLog, stream: str, message_id: str) -> int | Non
     if head is None or version is None or path_reader(log, head, head.version).hides(message_id, version):
         return None
     return version
+
+
+def in_memory(log: EventLog, stream: str, version: int, message_id: str) -> tuple[bool, bool]:
+    """Return whether the message of a version is in memory, and whether it is on the selected branch."""
+    head = log.select_head(stream, refuse_changed)
+    if head is None:
+        return False, False
+    reader = path_reader(log, head, head.version)
+    is_hidden = reader.hides(message_id, version)
+    is_selected = reader.holds(version)
+    try:
+        return is_selected and reader.shows(message_id, version), is_selected
+    except VersionsMissing:  # it was moved: it is where the message is that it was placed behind
+        return not is_hidden and any(
+            each.version == version for each in whole(log, stream, head.version, None).messages
+        ), is_selected
 
 
 def end_of_exchange(journal: Journal, key: str, exchange: OpenExchange) -> Parent:

@@ -192,6 +192,7 @@ class AsyncLedger(AsyncFace[Ledger]):
     uploads = awaited(Ledger.uploads)
     removable_uploads = awaited(Ledger.removable_uploads)
     conversations = awaited(Ledger.conversations)
+    search = awaited(Ledger.search)
     state = awaited(Ledger.state)
     failures = awaited(Ledger.failures)
     runs = awaited(Ledger.runs)

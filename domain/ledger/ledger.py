@@ -16,6 +16,7 @@ from ..limits import HEALTH_ENDS
 
 if TYPE_CHECKING:
     from ..conversation import ConversationState, Exchanges, Profile, RunRecord
+    from ..conversation.listing import SearchHit
     from ..exchange import Services
     from ..failures import BackendHealth, Cause, FailureGroup, GroupState, RecordedFailure, SummaryRow
     from ..journal import Finding, Journal, UpkeepProgress
@@ -181,6 +182,23 @@ class Ledger:
 
         wanted = ConversationFilter.of(owner, tag, metadata, unanswered, archived, since, search, order)
         return conversations_page(self.journal, wanted, limit, after)
+
+    def search(
+        self, text: str, owner: str | None = None, *, limit: int | None = None, after: str | None = None
+    ) -> Page[SearchHit]:
+        """Return the messages that contain all words of a text (or beginnings of words), newest first: all, or a page.
+
+        With `owner`, only messages of conversations of this owner are found. Words in double quotes must be adjacent. Messages
+        that are in memory no more are found too; see `SearchHit.in_memory`. `limit` and `after` are those of `conversations`.
+
+        Raises:
+            InvalidInput: the search or the cursor is not valid.
+            ChangedEvent: a message was changed behind the ledger's back.
+        """
+        from ..conversation.listing import MessageSearch
+        from .lists import search_page
+
+        return search_page(self.journal, MessageSearch.of(text, owner), limit, after)
 
     def state(self, key: str) -> ConversationState:
         """Return facts about one conversation, and its description, without reading its messages.

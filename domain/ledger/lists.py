@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..conversation.listing import ConversationFilter
+from ..conversation.listing import ConversationFilter, MessageSearch, SearchHit
 from ..errors import InvalidInput
 from .pages import Page, cursor_of, place_in
 
@@ -33,6 +34,43 @@ def conversations_page(
         return Page((), after)
     states, following = journal.views.listed(wanted, limit, place)
     return Page(states, cursor_of(following, filters) if following is not None else None)
+
+
+SEARCHED_AT_ONCE = 200
+"""Number of hits that are read at once if all of them are wanted."""
+
+
+def search_page(journal: Journal, search: MessageSearch, limit: int | None, after: str | None) -> Page[SearchHit]:
+    """Return a page of the messages that match a search; see `Ledger.search`.
+
+    Raises:
+        InvalidInput: the cursor cannot be read, or belongs to another search.
+    """
+    filters = vars(search)
+    before = _position(after, filters)
+    if limit is not None and limit < 1:
+        return Page((), after)
+    found: list[SearchHit] = []
+    while True:
+        wanted = SEARCHED_AT_ONCE if limit is None else min(limit - len(found), SEARCHED_AT_ONCE)
+        hits, before = journal.views.search(search, wanted, before)
+        for hit in hits:
+            shown, selected = journal.in_memory(hit.key, hit.version, hit.message_id)
+            found.append(replace(hit, in_memory=shown, selected=selected))
+        if before is None:
+            return Page(found)
+        if limit is not None and len(found) >= limit:
+            return Page(found, cursor_of((before,), filters))
+
+
+def _position(after: str | None, filters: Mapping[str, Any]) -> int | None:
+    match place_in(after, filters) if after is not None else None:
+        case None:
+            return None
+        case [int(position)] if 0 <= position <= POSITION_MAX:
+            return position
+        case _:
+            raise InvalidInput("the cursor is of another list: pass the `cursor` of the page before")
 
 
 def _place(after: str | None, filters: Mapping[str, Any]) -> tuple[int, int] | None:

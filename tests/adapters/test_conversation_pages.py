@@ -321,8 +321,5 @@ def test_a_page_is_read_from_an_index(ledger, any_database):
     for query, values in asked:
         explained = "EXPLAIN QUERY PLAN " if any_database.kind.name == "sqlite" else "EXPLAIN "
         plan = "\n".join(str(row) for row in any_database.query(explained + query, values))
-        scanned = [
-            line for line in plan.splitlines() if "Seq Scan" in line or ("SCAN" in line and "of_class" not in line)
-        ]
-        assert not scanned, (query, plan)
-        assert "index" in plan.lower() or "PRIMARY KEY" in plan
+        wrong = ("Seq Scan", "TEMP B-TREE", "SCAN v")
+        assert not [line for line in plan.splitlines() if any(each in line for each in wrong)], (query, plan)

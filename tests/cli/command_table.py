@@ -48,6 +48,7 @@ TABLE: dict[tuple[str, ...], Entry] = {
     ("chat",): Entry(("chat", KEY), runs_a_model=True, reaches_the_provider=True),
     ("append",): Entry(("append", KEY, "user", "Where is it?"), reaches_the_provider=True),
     ("list",): Entry(("list",), reads=True),
+    ("search",): Entry(("search", "word"), reads=True),
     ("describe",): Entry(("describe", KEY, "--title", "A title")),
     ("show",): Entry(("show", KEY), reads=True),
     ("diff",): Entry(("diff", KEY, "2.."), reads=True),

@@ -191,6 +191,32 @@ CALLS: dict[str, Call] = {
         *BOTH, do=lambda it: it.ledger.conversations(LIMIT, "parcel"), per=_events, searches=True
     ),
     "Ledger.conversations(search of one)": Call(lambda it: it.ledger.conversations(search="0000020"), searches=True),
+    **{
+        f"Ledger.conversations({name}, limit)": Call(
+            lambda it, filters=filters: it.ledger.conversations(limit=LIMIT, **filters)
+        )
+        for name, filters in {
+            "owner": {"owner": "owner-1"},
+            "owner, started": {"owner": "owner-1", "order": "started"},
+            "tag": {"tag": "odd"},
+            "tag, started": {"tag": "odd", "order": "started"},
+            "metadata": {"metadata": {"desk": 3}},
+            "owner and tag": {"owner": "owner-1", "tag": "odd"},
+            "unanswered": {"unanswered": True},
+            "answered": {"unanswered": False},
+            "archived": {"archived": True},
+            "not archived": {"archived": False, "order": "started"},
+            "oldest": {"order": "oldest"},
+        }.items()
+    },
+    "Ledger.conversations(since, limit)": Call(
+        lambda it: it.ledger.conversations(since=timedelta(days=36_500), limit=LIMIT), per=lambda _: 1
+    ),
+    "Ledger.conversations(after)": Call(
+        lambda it: it[0].ledger.conversations(limit=LIMIT, after=it[1]),
+        given=lambda it: (it, it.ledger.conversations(limit=LIMIT).cursor),
+        axes=frozenset({CONVERSATIONS}),
+    ),
     "Ledger.copy_to": whole(*BOTH, do=lambda it: it.ledger.copy_to(f"sqlite:///{it.new_file}"), brief=True),
     "Ledger.diff": whole(MESSAGES, do=lambda it: it.ledger.diff(it.key), per=_events),
     "Ledger.diff(newest)": whole(
@@ -249,6 +275,9 @@ CALLS: dict[str, Call] = {
     "Ledger.runs(failed)": Call(lambda it: it.ledger.runs(state="failed", limit=LIMIT)),
     "Ledger.runs(open)": Call(lambda it: it.ledger.runs(state="open", limit=LIMIT)),
     "Ledger.runs(actor)": Call(lambda it: it.ledger.runs(actor="ann", limit=LIMIT)),
+    "Ledger.search": whole(*BOTH, do=lambda it: it.ledger.search("parcel"), per=_events, searches=True),
+    "Ledger.search(limit)": Call(lambda it: it.ledger.search("parcel", limit=LIMIT), searches=True),
+    "Ledger.search(owner, limit)": Call(lambda it: it.ledger.search("parcel", "owner-1", limit=LIMIT), searches=True),
     "Ledger.state": Call(lambda it: it.ledger.state(it.key)),
     "Ledger.status": Call(lambda it: str(it.ledger.status())),
     "Ledger.summary": Call(lambda it: it.ledger.summary()),
@@ -274,6 +303,8 @@ CALLS: dict[str, Call] = {
     ),
     "Chat.branches": whole(MESSAGES, do=lambda it: it.chat.branches(), per=_events),
     "Chat.clear": Call(lambda it: it.chat.clear(), axes=frozenset({CONVERSATIONS}), writes=True),
+    "Chat.describe": Call(lambda it: it.chat.describe(title=it.new, tags=["a", "b"]), writes=True),
+    "Chat.describe(read)": Call(lambda it: it.chat.describe()),
     "Chat.edit": Call(lambda it: it[0].chat.edit(it[1], "This."), given=_newest_message, writes=True),
     "Chat.events": whole(MESSAGES, do=lambda it: it.chat.events()),
     "Chat.events(after)": Call(lambda it: it.chat.events(max(it.ledger.state(it.key).version - LIMIT, 0))),

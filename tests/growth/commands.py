@@ -46,6 +46,8 @@ COMMANDS: dict[str, Call] = {
     "list": _whole(OVER_CONVERSATIONS, "list"),
     "list --limit": _flat("list", "--limit", f"{LIMIT}"),
     "list --search": _whole(BOTH, "list", "--search", "parcel", "--limit", f"{LIMIT}", searches=True),
+    "list --owner": _flat("list", "--owner", "owner-1", "--limit", f"{LIMIT}", "--cursor"),
+    "search": _whole(BOTH, "search", "parcel", "--limit", f"{LIMIT}", searches=True),
     "show": _whole(OVER_MESSAGES, "show", "KEY"),
     "show --last": _flat("show", "KEY", "--last", f"{LIMIT}"),
     "diff": _whole(OVER_MESSAGES, "diff", "KEY", "2.."),

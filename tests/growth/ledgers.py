@@ -184,6 +184,11 @@ def _short_events(kind: str) -> Iterator[events.Event]:
     if kind != "plain":
         write.actor = ACTOR if kind == "named" else None
         yield from write.run(exchange, run, failed=kind in {"failed", "named"}, version=2)
+    if kind == "answered":
+        said = {"title": "A parcel", "owner": "owner-1", "tags": ["odd"], "metadata": {"desk": 3}}
+        yield write(events.ConversationDescribed, **said)
+    elif kind == "failed":
+        yield write(events.ConversationDescribed, owner="owner-0", archived=True)
 
 
 def _long_events(messages: int) -> Iterator[events.Event]:

@@ -216,7 +216,7 @@ class ConversationsView(View[Any, Any]):
         return folded
 
     def apply(self, transaction: ViewTransaction, generation: int, changes: FoldedStreams) -> None:
-        transaction.put(self._table(generation), ("number",), listing.COLUMNS, changes.rows)
+        transaction.put(self.table(generation), ("number",), listing.COLUMNS, changes.rows)
         transaction.insert(f"{self.prefix(generation)}labels", listing.LABEL_COLUMNS, changes.labels)
 
     def unusable(self, transaction: ViewTransaction, where: str, values: Sequence[Any]) -> Unusable:
@@ -240,7 +240,7 @@ class ConversationsView(View[Any, Any]):
 
         `expected` is the number of conversations of a page that is copied for the first time, as a rule.
         """
-        table, here = self._table(generation), where.replace("s.stream", "number")
+        table, here = self.table(generation), where.replace("s.stream", "number")
         total = f"UPDATE {self.prefix(generation)}total SET conversations = conversations + "
         # Sorted, because PostgreSQL would read the whole table for any row.
         one = f"SELECT number FROM {table} WHERE {here} ORDER BY number LIMIT 1"
@@ -268,7 +268,7 @@ class ConversationsView(View[Any, Any]):
 
     def copy_descriptions(self, transaction: ViewTransaction, generation: int) -> None:
         """Store the descriptions of the conversations that were copied in this transaction, and their true class."""
-        table = self._table(generation)
+        table = self.table(generation)
         ((greatest,),) = transaction.rows(f"SELECT max(class) FROM {table}")
         if greatest is None or greatest < TO_DESCRIBE:
             return
@@ -324,7 +324,7 @@ class ConversationsView(View[Any, Any]):
         times = {number: _written_at(payload) if payload is not None else None for number, payload in found}
         changed = [(written_at, number, written_at) for number, written_at in times.items()]
         update = (
-            f"UPDATE {self._table(generation)} SET written_at = ? WHERE number = ? AND written_at IS DISTINCT FROM ?"
+            f"UPDATE {self.table(generation)} SET written_at = ? WHERE number = ? AND written_at IS DISTINCT FROM ?"
         )
         if transaction.kind == "sqlite":
             update = update.replace("IS DISTINCT FROM", "IS NOT")
@@ -351,7 +351,7 @@ class ConversationsView(View[Any, Any]):
         """Return a query for the number of conversations that have no row yet."""
         return (
             f"SELECT count(*) FROM streams s WHERE {where} AND {_IS_CONVERSATION} "
-            f"AND NOT EXISTS (SELECT 1 FROM {self._table(generation)} v WHERE v.number = s.stream)"
+            f"AND NOT EXISTS (SELECT 1 FROM {self.table(generation)} v WHERE v.number = s.stream)"
         )
 
     def listing(self, transaction: ViewTransaction, generation: int) -> listing.Listing:
@@ -360,10 +360,11 @@ class ConversationsView(View[Any, Any]):
 
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read every row, to find those that cannot be read."""
-        for row in transaction.each(f"SELECT {listing.STATE} FROM {self._table(generation)} v ORDER BY v.number"):
+        for row in transaction.each(f"SELECT {listing.STATE} FROM {self.table(generation)} v ORDER BY v.number"):
             state_of(*row)
 
-    def _table(self, generation: int) -> str:
+    def table(self, generation: int) -> str:
+        """Return the table of the states."""
         return f"{self.prefix(generation)}states"
 
 

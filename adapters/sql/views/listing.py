@@ -61,6 +61,16 @@ _LABEL_BYTES = 16
 
 POSITION_MAX = 2**63 - 1
 
+_BEFORE = (
+    "WITH RECURSIVE halved (low, high) AS ("
+    "SELECT CAST(0 AS BIGINT), coalesce(max(position), 0) FROM events UNION ALL "
+    "SELECT CASE WHEN n.at >= ? THEN h.low ELSE n.position END, "
+    "CASE WHEN n.at >= ? THEN (h.low + h.high) / 2 ELSE h.high END FROM halved h JOIN events n "
+    "ON n.position = (SELECT min(e.position) FROM events e WHERE e.position > (h.low + h.high) / 2) WHERE h.low < h.high"
+    ") SELECT max(low) FROM halved"
+)
+"""Query for the position of the last event before a time."""
+
 Place = tuple[int, int]
 """Sort key of the last item of a page, and the position after which the conversations of the list changed (`since`)."""
 
@@ -143,10 +153,13 @@ class Listing:
         `among` is a query for the numbers of the conversations to return, with its values.
         """
         floor = place[1] if place is not None else self._position_before(wanted)
-        query, values = self._query(
-            wanted, limit, (place[0] if place is not None else None, floor), columns or STATE, among
+        query, values = self._query(wanted, limit, (place[0] if place is not None else None, floor), among)
+        direction = _direction(wanted)
+        rows = self._transaction.rows(
+            f"SELECT p.sort_key, {columns or STATE} FROM ({query}) AS p {self._join} {self._begin}states v "
+            f"{self._on('v.number = p.number')} ORDER BY p.sort_key {direction}",
+            values,
         )
-        rows = self._transaction.rows(query, values)
         if limit is None or len(rows) <= limit:
             return [row[1:] for row in rows], None
         return [row[1:] for row in rows[:limit]], (rows[limit - 1][0], floor)
@@ -157,66 +170,94 @@ class Listing:
         found = {row[0]: state_of(*row[1:]) for row in self._transaction.rows(query, (value,))}
         return [found[number] for number in numbers if number in found]
 
+    @property
+    def _join(self) -> str:
+        """Return the join that keeps the order of the tables on SQLite, which chooses a worse one without statistics."""
+        return "CROSS JOIN" if self._transaction.kind == "sqlite" else "JOIN"
+
+    def _on(self, condition: str) -> str:
+        return f"{'WHERE' if self._transaction.kind == 'sqlite' else 'ON'} {condition}"
+
     def _query(
         self,
         wanted: ConversationFilter,
         limit: int | None,
         place: tuple[int | None, int],
-        columns: str,
         among: tuple[str, Sequence[Any]] | None,
     ) -> tuple[str, list[Any]]:
-        key = "number" if wanted.order is ListOrder.STARTED else "position"
-        direction = "ASC" if wanted.order is ListOrder.OLDEST else "DESC"
-        order = f"ORDER BY sort_key {direction}"
-        bounded = f" {order} LIMIT ?" if limit is not None else ""
-        legs: list[str] = []
-        values: list[Any] = []
-        for number in _classes(wanted):
-            leg, own = self._leg(wanted, number, key, place, columns, among)
-            legs.append(f"SELECT * FROM ({leg}{bounded}) AS of_class_{number}" if bounded else leg)
-            values += own if limit is None else [*own, limit + 1]
-        query = f"{' UNION ALL '.join(legs)} {order}"
+        """Return the query for sort key and number of the conversations of a page and one more, and its values.
+
+        The classes are merged: each is read in the order of its index until there are enough (on PostgreSQL, enough of each).
+        """
+        classes = _classes(wanted)
+        if among is not None:  # the matches are few, or all have to be read in any case
+            legs = [self._found(wanted, classes, place, among)]
+        else:
+            legs = [self._of_class(wanted, number, place) for number in classes]
+        order = f"ORDER BY sort_key {_direction(wanted)}"
+        if limit is not None and self._transaction.kind != "sqlite":  # PostgreSQL would sort them all
+            legs = [
+                (f"SELECT * FROM ({leg} {order} LIMIT ?) AS of_class_{number}", [*own, limit + 1])
+                for number, (leg, own) in enumerate(legs)
+            ]
+        query = f"{' UNION ALL '.join(leg for leg, _ in legs)} {order}"
+        values = [value for _, own in legs for value in own]
         return (query, values) if limit is None else (f"{query} LIMIT ?", [*values, limit + 1])
+
+    def _of_class(
+        self, wanted: ConversationFilter, number: int, place: tuple[int | None, int]
+    ) -> tuple[str, list[Any]]:
+        """Return the query for the conversations of one class, and its values; by the owner or the first label, if any."""
+        labels = _labels(wanted)
+        table, conditions = "states", ["v.class = ?"]
+        values: list[Any] = [number]
+        if wanted.owner is not None:
+            conditions, values = ["v.owner = ?", *conditions], [wanted.owner, *values]
+        elif labels:
+            table = "labels"
+            conditions, values = ["v.label = ?", *conditions], [labels.pop(0), *values]
+        return self._leg(wanted, f"{self._begin}{table} v", (conditions, values), labels, place)
+
+    def _found(
+        self,
+        wanted: ConversationFilter,
+        classes: Sequence[int],
+        place: tuple[int | None, int],
+        among: tuple[str, Sequence[Any]],
+    ) -> tuple[str, list[Any]]:
+        """Return the query for conversations that a search found, and its values."""
+        source = f"(SELECT DISTINCT stream FROM ({among[0]}) AS matches) AS found {self._join} {self._begin}states v "
+        source += "" if self._transaction.kind == "sqlite" else "ON true"
+        conditions = ["v.number = found.stream", f"v.class IN ({', '.join(map(str, classes))})"]
+        values = [*among[1]]
+        if wanted.owner is not None:
+            conditions.append("v.owner = ?")
+            values.append(wanted.owner)
+        return self._leg(wanted, source, (conditions, values), _labels(wanted), place)
 
     def _leg(
         self,
         wanted: ConversationFilter,
-        number: int,
-        key: str,
+        source: str,
+        by: tuple[list[str], list[Any]],
+        labels: Sequence[str],
         place: tuple[int | None, int],
-        columns: str,
-        among: tuple[str, Sequence[Any]] | None,
     ) -> tuple[str, list[Any]]:
-        """Return the query for the conversations of one class, and its values."""
+        conditions, values = by
+        key = "v.number" if wanted.order is ListOrder.STARTED else "v.position"
         after, floor = place
-        labels = [_hashed(label_of_tag(tag)) for tag in wanted.tags]
-        labels += [_hashed(label_of_pair(*pair) or ()) for pair in wanted.metadata]
-        driver, conditions = "v", ["v.class = ?"]
-        values: list[Any] = [number]
-        source = f"{self._begin}states v"
-        if wanted.owner is not None:
-            conditions, values = ["v.owner = ?", *conditions], [wanted.owner, *values]
-        elif labels:
-            driver, conditions, values = "l", ["l.label = ?", "l.class = ?"], [labels.pop(0), number]
-            # SQLite keeps the order of a CROSS JOIN; the other one would read every conversation.
-            joined = "CROSS JOIN {0} v" if self._transaction.kind == "sqlite" else "JOIN {0} v ON true"
-            source = f"{self._begin}labels l {joined.format(f'{self._begin}states')}"
-            conditions.append("v.number = l.number")
         if after is not None:
-            conditions.append(f"{driver}.{key} {'>' if wanted.order is ListOrder.OLDEST else '<'} ?")
+            conditions.append(f"{key} {'>' if wanted.order is ListOrder.OLDEST else '<'} ?")
             values.append(after)
         if floor:
-            conditions.append(f"{driver}.position > ?")
+            conditions.append("v.position > ?")
             values.append(floor)
         for label in labels:
             conditions.append(
                 f"EXISTS (SELECT 1 FROM {self._begin}labels o WHERE o.label = ? AND o.class = v.class AND o.number = v.number)"
             )
             values.append(label)
-        if among is not None:
-            conditions.append(f"v.number IN ({among[0]})")
-            values += among[1]
-        return f"SELECT {driver}.{key} AS sort_key, {columns} FROM {source} WHERE {' AND '.join(conditions)}", values
+        return f"SELECT {key} AS sort_key, v.number AS number FROM {source} WHERE {' AND '.join(conditions)}", values
 
     def _position_before(self, wanted: ConversationFilter) -> int:
         """Return the position of the last event before the time since which conversations have changed, by halving.
@@ -226,14 +267,18 @@ class Listing:
         since = wanted.since_moment()
         if since is None:
             return 0
-        first, at = 0, to_iso(since)
-        last = self._transaction.rows("SELECT coalesce(max(position), 0) FROM events")[0][0]
-        while first < last:
-            middle = (first + last) // 2
-            query = "SELECT e.position, e.at FROM events e WHERE e.position > ? ORDER BY e.position LIMIT 1"
-            position, written = self._transaction.rows(query, (middle,))[0]
-            first, last = (first, middle) if written >= at else (position, last)
-        return first
+        at = to_iso(since)
+        return int(self._transaction.rows(_BEFORE, (at, at))[0][0])
+
+
+def _labels(wanted: ConversationFilter) -> list[str]:
+    return [_hashed(label_of_tag(tag)) for tag in wanted.tags] + [
+        _hashed(label_of_pair(*pair) or ()) for pair in wanted.metadata
+    ]
+
+
+def _direction(wanted: ConversationFilter) -> str:
+    return "ASC" if wanted.order is ListOrder.OLDEST else "DESC"
 
 
 def _classes(wanted: ConversationFilter) -> list[int]:

@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from threadledger.domain.conversation import events, key_of
+from threadledger.domain.conversation.listing import MessageSearch, SearchHit
 from threadledger.domain.conversation.messages import restore_message
 from threadledger.domain.errors import InvalidInput
+from threadledger.domain.journal import refuse_changed
 
 from .catching_up import Taken, View
+from .runs import events_at
 from .transaction import ViewTransaction
 
 Changes = Sequence[tuple[int, Sequence[str]]]
@@ -54,6 +57,45 @@ class SearchView(View[None, Changes]):
         rows = transaction.rows(f"{query} ORDER BY e.position DESC", values)
         return [(key_of(name), position) for name, position in rows]
 
+    def page(
+        self,
+        transaction: ViewTransaction,
+        generation: int,
+        search: MessageSearch,
+        limit: int,
+        before: int | None,
+        owners: str,
+    ) -> tuple[list[SearchHit], int | None]:
+        """Return the newest messages that match a search, before a position, and the position of the last if there are more.
+
+        `owners` is the table of the view of conversations, which knows the owner of each.
+
+        Raises:
+            ChangedEvent: a message was changed behind the ledger's back.
+        """
+        phrases = phrases_of(search.text)
+        if not phrases:
+            return [], None
+        index = _index(transaction)
+        place = f"w.{index.position}"
+        # SQLite keeps the order of a CROSS JOIN: the index yields the newest entries first, until there are enough.
+        source = f"{self.prefix(generation)}words w CROSS JOIN events e"
+        conditions, values = [index.matches], [index.expression(phrases)]
+        conditions += [f"e.position = {place}", "e.topic = 'MessageJournaled'"]
+        bounds: list[int | str] = []
+        if before is not None:
+            conditions.append(f"{place} < ?")
+            bounds.append(before)
+        if search.owner is not None:
+            source += f" CROSS JOIN {owners} v"
+            conditions += ["v.number = e.stream", "v.owner = ?"]
+            bounds.append(search.owner)
+        query = f"SELECT {place} FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {place} DESC LIMIT ?"
+        positions = [row[0] for row in transaction.rows(query, (*values, *bounds, limit + 1))]
+        found = events_at(transaction, positions[:limit], refuse_changed)
+        hits = [_hit(found[each], phrases) for each in positions[:limit] if each in found]
+        return hits, positions[limit - 1] if len(positions) > limit else None
+
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read the hits of a common letter, to find out whether the index can be read."""
         query, values = self.streams(transaction, generation, "a", "s.name") or ("", [])
@@ -73,6 +115,16 @@ class SearchView(View[None, Changes]):
             f"JOIN streams s ON s.stream = e.stream WHERE {index.matches}"
         )
         return query, [index.expression(phrases)]
+
+
+def _hit(event: events.Event, phrases: Sequence[Sequence[str]]) -> SearchHit:
+    from .snippets import snippet_of
+
+    if not isinstance(event, events.MessageJournaled):
+        raise TypeError("only messages are searched for")
+    snippet, matches = snippet_of(restore_message(event).text, phrases)
+    key, version = key_of(event.originator_id), event.originator_version
+    return SearchHit(key, event.message_id, version, event.role, event.timestamp, snippet, tuple(matches))
 
 
 def _text(event: events.Event) -> str:
@@ -207,7 +259,7 @@ class _Folding(dict[int, str]):
         return folded
 
 
-_FOLDING = _Folding()
+FOLDING = _Folding()
 _TERMS = re.compile(r'"([^"]*)"|(\S+)')
 
 
@@ -215,7 +267,7 @@ def words_of(text: str) -> list[str]:
     """Return the folded words of a text, within the limits of the index."""
     text = text[:SEARCH_TEXT_CHARS_MAX]
     text = text.lower() if text.isascii() else unicodedata.normalize("NFKD", text).casefold()
-    words = text.translate(_FOLDING)[:SEARCH_TEXT_CHARS_MAX].split()
+    words = text.translate(FOLDING)[:SEARCH_TEXT_CHARS_MAX].split()
     if len(max(words, key=len, default="")) > WORD_CHARS_MAX:
         words = [word[:WORD_CHARS_MAX] for word in words]
     return words

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from threadledger.domain.conversation.listing import ConversationFilter
+from threadledger.domain.conversation.listing import ConversationFilter, MessageSearch, SearchHit
 from threadledger.domain.errors import InvalidInput, StoreError, ThreadledgerError
 from threadledger.domain.journal import Finding
 
@@ -201,6 +201,21 @@ class SqlViews:
                 return [], None
             listing = self._conversations.listing(transaction, states)
             return listing.page(wanted, limit, place, columns=columns, among=among)
+
+        return self._read(found, self._search, self._conversations)
+
+    def search(
+        self, search: MessageSearch, limit: int, before: int | None = None
+    ) -> tuple[list[SearchHit], int | None]:
+        if search.owner is None:
+            return self._read(
+                lambda transaction, words: self._search.page(transaction, words, search, limit, before, ""),
+                self._search,
+            )
+
+        def found(transaction: ViewTransaction, words: int, states: int) -> tuple[list[SearchHit], int | None]:
+            owners = self._conversations.table(states)
+            return self._search.page(transaction, words, search, limit, before, owners)
 
         return self._read(found, self._search, self._conversations)
 
