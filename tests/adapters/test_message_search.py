@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import threadledger
+from threadledger.adapters.sql.views import search
 from threadledger.adapters.sql.views.search import phrases_of, words_of
 from threadledger.adapters.sql.views.snippets import SNIPPET_CHARS, snippet_of
 from threadledger.domain.errors import ChangedEvent, InvalidInput
@@ -45,7 +46,9 @@ def test_a_hit_names_the_message_and_shows_the_words(ledger):
     assert hit.as_json()["matches"] == [[13, 19], [23, 27]]
 
 
-def test_the_newest_come_first_and_page_by_page_also_while_others_write(ledger):
+@pytest.mark.parametrize("compared", [1, 4, 20_000])
+def test_the_newest_come_first_and_page_by_page_also_while_others_write(ledger, compared, monkeypatch):
+    monkeypatch.setattr(search, "COMPARED_MAX", compared)
     for number in range(7):
         say(ledger, f"k{number % 2}", f"word {number}")
     everything = [hit.snippet for hit in ledger.search("word")]

@@ -26,6 +26,7 @@ class Known:
 RUNS_OF_ALL = "the events about runs are searched in the whole conversation, also if its newest messages are shown"
 SPREAD = "exchanges whose runs started in different hours have no counters: an index of them is read"
 UNANSWERED = "the exchanges without an answer are counted, by an index that has no others"
+DOCTOR = "it looks at the conversations of the newest 1,000 failed runs without an answer"
 HALVED = "the position of a time is found by halving the log"
 OTHERS = "a search with an owner passes over the matches in conversations of others"
 SEGMENTS = "a lookup in the full-text index takes a statement for each of its segments, whose number merges bound"
@@ -42,6 +43,7 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("threadledger audit summary", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
     ("Ledger.summary", CONVERSATIONS): _known(SPREAD, {}, "view_audit_runs"),
     ("threadledger audit report", CONVERSATIONS): _known(UNANSWERED, {"steps": 4.6}, "view_audit_runs"),
+    ("threadledger doctor", CONVERSATIONS): _known(DOCTOR, {}),
     ("Ledger.conversations(since, limit)", MESSAGES): _known(HALVED, {"steps": 2.1}),
     ("Ledger.search(owner, limit)", MESSAGES): _known(OTHERS, {"steps": 4.9}),
     ("Ledger.conversations(search of one)", CONVERSATIONS): _known(SEGMENTS, {"statements": 1.3}),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from threadledger.domain.conversation import events, key_of
 from threadledger.domain.conversation.listing import MessageSearch, SearchHit
@@ -76,25 +76,50 @@ class SearchView(View[None, Changes]):
         phrases = phrases_of(search.text)
         if not phrases:
             return [], None
-        index = _index(transaction)
-        place = f"w.{index.position}"
-        # SQLite keeps the order of a CROSS JOIN: the index yields the newest entries first, until there are enough.
-        source = f"{self.prefix(generation)}words w CROSS JOIN events e"
-        conditions, values = [index.matches], [index.expression(phrases)]
-        conditions += [f"e.position = {place}", "e.topic = 'MessageJournaled'"]
-        bounds: list[int | str] = []
-        if before is not None:
-            conditions.append(f"{place} < ?")
-            bounds.append(before)
-        if search.owner is not None:
-            source += f" CROSS JOIN {owners} v"
-            conditions += ["v.number = e.stream", "v.owner = ?"]
-            bounds.append(search.owner)
-        query = f"SELECT {place} FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {place} DESC LIMIT ?"
-        positions = [row[0] for row in transaction.rows(query, (*values, *bounds, limit + 1))]
+        positions = self._newest(transaction, generation, search, owners, (phrases, before, limit + 1))
         found = events_at(transaction, positions[:limit], refuse_changed)
         hits = [_hit(found[each], phrases) for each in positions[:limit] if each in found]
         return hits, positions[limit - 1] if len(positions) > limit else None
+
+    def _newest(
+        self,
+        transaction: ViewTransaction,
+        generation: int,
+        search: MessageSearch,
+        owners: str,
+        page: tuple[Sequence[Sequence[str]], int | None, int],
+    ) -> list[int]:
+        """Return the positions of the newest matches before a position, at most as many as a page has.
+
+        SQLite's index yields the newest entries first, until there are enough. PostgreSQL's yields all: the newest entries are
+        compared one by one first, and only if too few of them match, which is so for rare words, the index is used. With an
+        owner, it is left to the database, which knows how many conversations that owner has.
+        """
+        phrases, before, size = page
+        index, words = _index(transaction), f"{self.prefix(generation)}words"
+        place, owner = f"w.{index.position}", [] if search.owner is None else [search.owner]
+        query = (  # SQLite keeps the order of a CROSS JOIN
+            f"SELECT {place} FROM {{}} w CROSS JOIN events e {f'CROSS JOIN {owners} v' if owner else ''} "
+            f"WHERE {{}} AND e.position = {place} AND e.topic = 'MessageJournaled' "
+            f"{'AND v.number = e.stream AND v.owner = ?' if owner else ''} ORDER BY {place} DESC LIMIT ?"
+        )
+        within = f"{index.matches} AND {place} > ? AND {place} < ?"
+        expression, upto = index.expression(phrases), before or POSITION_MAX
+
+        def found(statement: str, bounds: tuple[int, int], at_most: int) -> list[int]:
+            return [row[0] for row in transaction.rows(statement, (expression, *bounds, *owner, at_most))]
+
+        if transaction.kind != "sqlite":  # one plan for all words would be a bad one for most
+            transaction.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+        if transaction.kind == "sqlite" or owner:
+            return found(query.format(words, within), (0, upto), size)
+        ((last,),) = transaction.rows(f"SELECT max(position) FROM {words}")
+        floor = max(min(upto, (last or 0) + 1) - COMPARED_MAX, 0)
+        newest = found(query.format(words, within), (floor, upto), size)
+        if len(newest) == size or floor == 0:
+            return newest
+        rest = f"WITH rest AS MATERIALIZED (SELECT w.position FROM {words} w WHERE {within}) "
+        return newest + found(rest + query.format("rest", "1 = 1"), (0, floor + 1), size - len(newest))
 
     def read_all(self, transaction: ViewTransaction, generation: int) -> None:
         """Read the hits of a common letter, to find out whether the index can be read."""
@@ -211,6 +236,11 @@ def _index(transaction: ViewTransaction) -> _FullText:
 
 _INDEXES: Mapping[str, _FullText] = {"sqlite": _FTS5(), "postgresql": _TsVector()}
 
+
+COMPARED_MAX = 20_000
+"""Number of positions at the end of the log whose entries PostgreSQL compares one by one, in a few milliseconds."""
+
+POSITION_MAX = 2**63 - 1
 
 SEARCH_TEXT_CHARS_MAX = 100_000
 """Number of characters at the beginning of a message that are indexed.
