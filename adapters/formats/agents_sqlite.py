@@ -7,12 +7,12 @@ openai-agents 0.24: tables `agent_sessions` and `agent_messages`, items as JSON 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from threadledger.domain.conversation.native import RESPONSES
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
@@ -22,6 +22,7 @@ from .items import ItemReader
 from .json_values import VALUE_BYTES_MAX, too_large
 from .reading import (
     NEWEST_RULE,
+    TREE_RULE,
     Found,
     Imported,
     MessageReader,
@@ -31,6 +32,7 @@ from .reading import (
     made_key,
     with_repeated,
 )
+from .trees import in_order, read_branches
 
 MAGIC = b"SQLite format 3\0"
 """First bytes of every SQLite file."""
@@ -47,6 +49,16 @@ Row = tuple[Any, Any, Any]
 """Id, item and time of a row."""
 
 
+class SessionRows(NamedTuple):
+    """Hold the rows of a session in the order of their ids, and the ids of each branch in its order, the current one first.
+
+    A session without branches has none.
+    """
+
+    stored: list[Row]
+    branches: list[list[int]]
+
+
 def found_in_sessions(path: Path, file: str) -> Iterator[Found | Imported]:
     """Yield the conversation of each session, ordered by creation time; `file` names the file in keys that are made.
 
@@ -59,7 +71,7 @@ def found_in_sessions(path: Path, file: str) -> Iterator[Found | Imported]:
             _check(database, file)
             for number, (session, created_at) in enumerate(_sessions(database), 1):
                 try:
-                    yield _found(number, session, created_at, file, *_rows_of(database, session))
+                    yield _found(number, session, created_at, file, _rows_of(database, session))
                 except InvalidInput as error:
                     key = session.decode(errors="replace") if isinstance(session, bytes) else ""
                     yield Imported(number, key, "failed", reason=str(error))
@@ -71,7 +83,7 @@ def found_in_sessions(path: Path, file: str) -> Iterator[Found | Imported]:
         if not read and not left:
             raise InvalidInput(problem) from error
         for number, (session, rows) in enumerate(left.items(), len(read) + 1):
-            yield _found(number, session, None, file, rows, [])
+            yield _found(number, session, None, file, SessionRows(rows, []))
         reason = f"{file} is damaged ({error}): use a complete copy; what comes before was read"
         yield Imported(number + 1, "", "failed", reason=reason)
 
@@ -133,8 +145,8 @@ def _sessions(database: sqlite3.Connection) -> list[tuple[Any, Any]]:
     return recorded + others
 
 
-def _rows_of(database: sqlite3.Connection, session: Any) -> tuple[list[Row], list[Any]]:
-    """Return the rows of a session's current branch, and the ids of its other rows.
+def _rows_of(database: sqlite3.Connection, session: Any) -> SessionRows:
+    """Return the rows of a session.
 
     Raises:
         InvalidInput: the session is too large.
@@ -152,56 +164,110 @@ def _rows_of(database: sqlite3.Connection, session: Any) -> tuple[list[Row], lis
                 raise too_large("session")
     except sqlite3.DataError:  # a row is larger than the limit of the connection
         raise too_large("session") from None
-    return _current_branch(database, key, stored)
+    return SessionRows(stored, _branches(database, key, {row[0] for row in stored}))
 
 
 def _found(
-    number: int, session: Any, created_at: Any, file: str, rows: list[Row], others: list[Any], rule: int = NEWEST_RULE
+    number: int, session: Any, created_at: Any, file: str, rows: SessionRows, rule: int | None = None
 ) -> Found | Imported:
     key = ""
+    rule = rule or (TREE_RULE if rows.branches else NEWEST_RULE)
     try:
         reader = MessageReader(RESPONSES, rule)
         made = made_key(file, number)
         key = conversation_key(None, made, reader.left_out) if session is None else _text(session, "the session's id")
+        repeated: list[str] = []
+        items = _RowReader({}, reader, ItemReader(reader), repeated)
+        if not rows.branches:
+            for row in rows.stored:
+                items.read_row(row)
+            items.end()
+        else:
+            items.rows.update((row[0], row) for row in rows.stored)
+        others = _read_branches(rows.branches, items) if rows.branches else ()
+        reader.check()
         if others:
             reader.left_out["messages_on_other_branches"] = len(others)
-        repeated: list[str] = []
-        items = ItemReader(reader)
-        for row, data, at in rows:
-            _read(row, data, at, reader, items, repeated)
-        items.end()
-        reader.check()
+        places = frozenset(map(_place, others)) if rule < TREE_RULE else frozenset[str]()
         began = _moment(created_at)
-        places = frozenset(map(_place, others))
         metadata = {"created_at": began} if began else {}
-        found = Found(number, key, metadata, reader.entries, reader.left_out, places, rule=rule)
-        again = partial(_found, number, session, created_at, file, rows, others, rule=1)
-        size = sum(len(data) for _, data, _ in rows if isinstance(data, bytes))
-        return with_repeated(replace(found, by_rule_1=again if rule > 1 else None), repeated, size)
+        found = Found(number, key, metadata, in_order(reader.entries), reader.left_out, places, rule=rule)
+        again = partial(_found, number, session, created_at, file, rows)
+        size = sum(len(data) for _, data, _ in rows.stored if isinstance(data, bytes))
+        found = replace(found, by_rule_1=partial(again, rule=1) if rule > 1 else None)
+        found = replace(found, by_rule_2=partial(again, rule=2) if rule > NEWEST_RULE else None)
+        return with_repeated(found, repeated, size)
     except ThreadledgerError as error:
         return Imported(number, key, "failed", reason=str(error))
 
 
-def _current_branch(database: sqlite3.Connection, session: Any, rows: list[Row]) -> tuple[list[Row], list[Any]]:
-    """Return the rows of the current branch, in its order, and the ids of all other rows.
+def _read_branches(branches: Sequence[Sequence[int]], items: _RowReader) -> Collection[int]:
+    """Read the rows of the branches that the rule reads; return the other rows.
+
+    Branches share the rows that they begin with. A row is read once: where a branch has one that follows another row in
+    an earlier branch, it ends.
+    """
+    line, *others = branches if items.reader.rule >= TREE_RULE else branches[:1]
+    before: dict[int, int | None] = {}
+    following: dict[int | None, list[int]] = {}
+    for branch in (line, *others):
+        last: int | None = None
+        for row in branch:
+            if row not in before:
+                before[row] = last
+                following.setdefault(last, []).append(row)
+            elif before[row] != last:
+                break
+            last = row
+    met = read_branches(line, lambda row: following.get(row, []), items)
+    return [row for row in items.rows if row not in met]
+
+
+def _branches(database: sqlite3.Connection, session: Any, stored: Collection[Any]) -> list[list[int]]:
+    """Return the ids of the rows of each branch, in its order, the current branch first; none without branches.
 
     An `AdvancedSQLiteSession` records in `message_structure` which rows belong to which branch. It does not store which
     branch is current: that is the branch that was written to last.
     """
     columns = {column[1].decode() for column in database.execute("PRAGMA table_info(message_structure)")}
     if not columns >= {"id", "session_id", "message_id", "branch_id", "sequence_number"}:
-        return rows, []
+        return []
     placed = database.execute(
-        "SELECT message_id FROM message_structure WHERE session_id = ?1 AND branch_id = "
-        "(SELECT branch_id FROM message_structure WHERE session_id = ?1 ORDER BY id DESC LIMIT 1) "
-        "ORDER BY sequence_number, id",
+        "SELECT branch_id, message_id, id FROM message_structure WHERE session_id = ? ORDER BY sequence_number, id",
         (session,),
     ).fetchall()
-    if not placed:
-        return rows, []
-    by_id = {row[0]: row for row in rows}
-    branch = {row_id: by_id[row_id] for (row_id,) in placed if row_id in by_id}
-    return list(branch.values()), [row_id for row_id in by_id if row_id not in branch]
+    newest = dict[Any, int]()
+    found = dict[Any, dict[int, None]]()
+    for branch, row, number in placed:
+        newest[branch] = max(number, newest.get(branch, 0))
+        found.setdefault(branch, {})
+        if row in stored:
+            found[branch][row] = None
+    return [list(found[branch]) for branch in sorted(found, key=lambda each: -newest[each])]
+
+
+@dataclass
+class _RowReader:
+    """Read the rows of one branch."""
+
+    rows: dict[int, Row]
+    reader: MessageReader
+    items: ItemReader
+    repeated: list[str]
+
+    def branched(self) -> Self:
+        reader = self.reader.branched()
+        return replace(self, reader=reader, items=self.items.branched(reader))
+
+    def end(self) -> None:
+        self.items.end()
+        self.reader.end()
+
+    def read(self, row: int) -> None:
+        self.read_row(self.rows[row])
+
+    def read_row(self, row: Row) -> None:
+        _read(*row, self.reader, self.items, self.repeated)
 
 
 def _read(row: int, data: Any, created_at: Any, reader: MessageReader, items: ItemReader, repeated: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Read conversations from ChatGPT's data export: `conversations.json`, or the zip that contains it.
 
 Each conversation is a tree of messages: a `mapping` of nodes with parent and children, and a `current_node`, the last
-node of the branch that ChatGPT shows. Only that branch is imported. Messages on other branches and hidden messages are left
+node of the branch that ChatGPT shows. That branch is the memory; the others are imported as branches. Hidden messages are left
 out and counted. Reasoning is kept with the message that follows.
 
 Each message becomes a Chat Completions message. An assistant's message to a tool (`recipient`) becomes a tool call with
@@ -14,11 +14,11 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 from threadledger.domain.conversation.items import objects, reasoning_part, text_in
 from threadledger.domain.errors import InvalidInput, ThreadledgerError
@@ -26,7 +26,7 @@ from threadledger.domain.errors import InvalidInput, ThreadledgerError
 from .compressed import FileInZip, Inflated, files_in_zip, opened_in_zip
 from .json_values import Value, values_of
 from .reading import (
-    NEWEST_RULE,
+    TREE_RULE,
     Found,
     Imported,
     MessageReader,
@@ -40,6 +40,7 @@ from .reading import (
     with_repeated,
 )
 from .repairs import is_empty, simplest
+from .trees import in_order, read_branches
 
 CONVERSATIONS = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
 """Names of conversation files in the zip; a large export has several."""
@@ -132,21 +133,23 @@ def found_by(
             yield with_repeated(convert(each, number, key_of(number)), repeated, size)
 
 
-def conversation_of(given: Any, number: int, made: str, rule: int = NEWEST_RULE) -> Found | Imported:
-    """Return the branch of a conversation that ends at its `current_node`; `made` is the key if it has none."""
+def conversation_of(given: Any, number: int, made: str, rule: int = TREE_RULE) -> Found | Imported:
+    """Return a conversation that shows the branch which ends at its `current_node`; `made` is the key if it has none."""
     key = ""
     try:
         if not isinstance(given, Mapping) or not isinstance(given.get("mapping"), Mapping):
             raise InvalidInput('it has no object "mapping": pass a conversation in the form of ChatGPT\'s data export')
         reader = MessageReader("chatgpt", rule)
         key = conversation_key(given.get("conversation_id") or given.get("id"), made, reader.left_out)
-        branch, others = branch_of(given["mapping"], given.get("current_node"), is_said, reader.left_out)
-        _read(branch, key, reader)
+        others = _read(given["mapping"], given.get("current_node"), key, reader)
         reader.check()
         metadata = {name: given[name] for name in KEPT if given.get(name) is not None}
         places = frozenset(_place(node_id) for node_id in others)
-        again = partial(conversation_of, given, number, made, rule=1) if rule > 1 else None
-        return Found(number, key, metadata, reader.entries, reader.left_out, places, rule=rule, by_rule_1=again)
+        entries = in_order(reader.entries)
+        found = Found(number, key, metadata, entries, reader.left_out, places, rule=rule)
+        again = partial(conversation_of, given, number, made)
+        by_rule_2 = partial(again, rule=2) if entries and any(each.is_aside for each in entries) else None
+        return replace(found, by_rule_1=partial(again, rule=1) if rule > 1 else None, by_rule_2=by_rule_2)
     except ThreadledgerError as error:
         return Imported(number, key, "failed", reason=str(error))
 
@@ -160,10 +163,26 @@ def branch_of(
 ) -> tuple[Branch, list[str]]:
     """Return the branch that ends at the current node, and the ids of the nodes with messages that are not on it.
 
+    See `line_of`.
+    """
+    branch = line_of(mapping, _parents(mapping), current, left_out)
+    on_it = {name for name, _ in branch}
+    others = [
+        name
+        for name, node in mapping.items()
+        if name not in on_it and isinstance(node, Mapping) and has_message(node.get("message"))
+    ]
+    if others:
+        left_out["messages_on_other_branches"] += len(others)
+    return branch, others
+
+
+def line_of(mapping: Mapping[str, Any], parents: Mapping[str, Any], current: Any, left_out: Counter[str]) -> Branch:
+    """Return the branch that ends at the current node.
+
     Without a current node that is in the mapping, the newest leaf is the end. A node without a parent is the child of the
     node that lists it in `children`. A missing parent, or a cycle, is the beginning.
     """
-    parents = _parents(mapping)
     node_id: Any = (
         current if isinstance(current, str) and current in parents else _newest_leaf(mapping, parents, left_out)
     )
@@ -175,14 +194,7 @@ def branch_of(
             break
         branch[node_id] = node
         node_id = parents[node_id]
-    others = [
-        name
-        for name, node in mapping.items()
-        if name not in branch and isinstance(node, Mapping) and has_message(node.get("message"))
-    ]
-    if others:
-        left_out["messages_on_other_branches"] += len(others)
-    return list(branch.items())[::-1], others
+    return list(branch.items())[::-1]
 
 
 def _parents(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,26 +229,62 @@ def _written(node: Node) -> tuple[float, str]:
     return (seconds_of(found) or 0.0, found if isinstance(found, str) else "")
 
 
-def _read(branch: Branch, key: str, reader: MessageReader) -> None:
-    turn = Turn()
-    for number, (node_id, node) in enumerate(branch, 1):
-        message: Any = node.get("message")
-        name = f"node {number}"
+def _read(mapping: Mapping[str, Any], current: Any, key: str, reader: MessageReader) -> Collection[str]:
+    """Read the nodes of the branches that the rule reads; return the nodes on other branches that have messages."""
+    nodes = _NodeReader(mapping, key, reader, Turn())
+    if reader.rule < TREE_RULE:
+        branch, others = branch_of(mapping, current, is_said, reader.left_out)
+        for node_id, _ in branch:
+            nodes.read(node_id)
+        return others
+    parents = _parents(mapping)
+    following: dict[str | None, list[str]] = {}
+    for node_id, parent in parents.items():
+        following.setdefault(parent if isinstance(parent, str) and parent in parents else None, []).append(node_id)
+    line = [node_id for node_id, _ in line_of(mapping, parents, current, reader.left_out)]
+    met = read_branches(line, lambda node_id: following.get(node_id, ()), nodes)
+    unread = sum(node_id not in met and is_said(mapping[node_id].get("message")) for node_id in parents)
+    if unread:
+        reader.left_out["messages_on_other_branches"] += unread
+    return ()
+
+
+@dataclass
+class _NodeReader:
+    """Read the nodes of one branch."""
+
+    mapping: Mapping[str, Any]
+    key: str
+    reader: MessageReader
+    turn: Turn
+    number: int = 0
+    """Number of nodes that were read so far."""
+
+    def branched(self) -> Self:
+        return replace(self, reader=self.reader.branched(), turn=replace(self.turn))
+
+    def end(self) -> None:
+        self.reader.end()
+
+    def read(self, node_id: str) -> None:
+        self.number += 1
+        reader, name = self.reader, f"node {self.number}"
+        message: Any = self.mapping[node_id].get("message")
         if not is_said(message):
             if message is not None:
                 reader.leave_out(f"{name}: it has no author or no content")
-            continue
+            return
         if is_hidden(message):
             role = message["author"].get("role")
             reader.left_out[f"hidden_{role if role in ROLES else 'other'}_messages"] += 1
-            continue
+            return
         try:
-            given = chat_message(source_id(node_id, name), message, turn, reader.left_out)
+            given = chat_message(source_id(node_id, name), message, self.turn, reader.left_out)
         except InvalidInput as error:
             reader.leave_out(str(error))
-            continue
+            return
         created_at = message.get("create_time")
-        origin = {"message_id": node_id, "thread_id": key, "created_at": created_at}
+        origin = {"message_id": node_id, "thread_id": self.key, "created_at": created_at}
         at = SourcePlace(_place(node_id), name, moment(created_at), origin)
         if given is not None:
             reader.add(given, at)

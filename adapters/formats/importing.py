@@ -2,15 +2,16 @@
 
 Each conversation is imported once, completely or not at all; later imports add only its new messages. A message's
 idempotency key is derived from its place in the source, and from the rule by which it was read: a conversation is compared
-and continued by the rule that imported it first. Messages imported earlier are not changed. A message that has moved to another
-branch at the source is retracted, because the source no longer shows it.
+and continued by the rule that imported it first. Messages imported earlier are not changed. The branches of a source are
+branches of the conversation (rule 3), and the one that the source shows is selected. Rules 1 and 2 have one line: a message that
+has moved to another branch at the source is retracted, because the source no longer shows it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from threadledger.domain.conversation import Conversation, events, stream_of
-from threadledger.domain.conversation.messages import Message, Source, restore_message
+from threadledger.domain.conversation.messages import Message, Parent, Source, restore_message
 from threadledger.domain.errors import (
     BlobMissing,
     ConversationChanged,
@@ -30,7 +31,7 @@ from threadledger.domain.journal import fingerprint_of
 from threadledger.domain.ledger import Ledger
 
 from .attachments import ImportedAttachments
-from .reading import NEWEST_RULE, Entry, Found, Imported, Known, UsualEntries, rule_of
+from .reading import TREE_RULE, Entry, Found, Imported, Known, UsualEntries, rule_of
 from .repairs import OpenCalls, repaired, whole
 
 BATCH_CONVERSATIONS = 500
@@ -51,7 +52,11 @@ EXTEND_ATTEMPTS_MAX = 3
 _UNSTORED = (BlobMissing, InvalidInput)
 """Errors about an attachment of one conversation, which stop no other."""
 
+BEGINNING: Parent = ("", 0)
+
 LEFT_BRANCH = "another branch took its place where it was imported from"
+SHOWN_BRANCH = "it is shown where it was imported from"
+"""Reasons of the events that an import adds about branches."""
 
 
 def import_found(ledger: Ledger, found: Iterable[Found | Imported], blobs: Path | None = None) -> Iterator[Imported]:
@@ -178,7 +183,7 @@ def _store_one(ledger: Ledger, found: Found) -> Imported:
 
 def _new(ledger: Ledger, found: Found) -> Conversation:
     conversation = Conversation.start(found.key, found.metadata, actor=ledger.journal.actor)
-    _journal(conversation, found, _kept(ledger, found.entries))
+    _journal(conversation, found, _kept(ledger, found.entries), {"": BEGINNING} if found.rule >= TREE_RULE else None)
     return conversation
 
 
@@ -193,22 +198,33 @@ def _imported(found: Found) -> Imported:
     return Imported(found.line, found.key, "imported", len(found.entries), found.note, found.left_out)
 
 
-def _journal(conversation: Conversation, found: Found, entries: Iterable[Entry]) -> None:
+def _journal(
+    conversation: Conversation,
+    found: Found,
+    entries: Iterable[Entry],
+    places: dict[str, Parent] | None = None,
+    is_aside: Callable[[Entry], bool] = lambda entry: entry.is_aside,
+) -> None:
+    """Journal entries at the end, or aside after the message at the place that they follow; add their places to `places`."""
     begin = found.key_at("")
     for entry in entries:
-        conversation.journal(
+        parent = places[entry.after or ""] if places is not None and is_aside(entry) else None
+        said = conversation.journal(
             entry.message,
             source=Source.IMPORT,
             idempotency_key=begin + entry.place,
             message_id=entry.message_id,
             written_at=entry.written_at,
             origin=entry.origin,
+            parent=parent,
         )
+        if places is not None:
+            places[entry.place] = (said.message_id, said.originator_version)
 
 
 def _extended(ledger: Ledger, found: Found, known: Known) -> Imported:
     """Add what an existing conversation lacks."""
-    by_its_rule = found.by_rule(rule_of(known) or NEWEST_RULE)
+    by_its_rule = found.by_rule(rule_of(known) or found.rule)
     if isinstance(by_its_rule, Imported):
         return by_its_rule
     found = by_its_rule
@@ -237,7 +253,7 @@ def _known_to_be_missing(ledger: Ledger, found: Found, known: Known) -> Sequence
         (number for number, entry in enumerate(entries) if found.key_at(entry.place) not in known), len(entries)
     )
     missing = entries[count:]
-    if found.other_branches or (missing and not known):
+    if found.other_branches or (missing and not known) or any(each.is_aside for each in entries):
         return None
     if not all(_is_known_as(ledger, entry, known[found.key_at(entry.place)]) for entry in entries[:count]):
         return None
@@ -245,6 +261,8 @@ def _known_to_be_missing(ledger: Ledger, found: Found, known: Known) -> Sequence
         return None
     if found.thread_id is not None and ledger.journal.require(found.key).state.links:
         return None  # it may be this ledger's own thread
+    if missing and found.rule >= TREE_RULE and ledger.journal.require(found.key).state.fork_version is not None:
+        return None  # the end may be on another branch
     return missing
 
 
@@ -252,16 +270,30 @@ def _beside(found: Found, known: Collection[str]) -> Sequence[Entry]:
     """Return the entries, each without what was imported on its own when the source ended there."""
     if isinstance(found.entries, UsualEntries) or all(each.made_of is None for each in found.entries):
         return found.entries
-    return [left for each in found.entries if (left := _left_of(each, found, known)) is not None]
+    left: list[Entry] = []
+    instead: dict[str, str | None] = {}
+    for each in found.entries:
+        entry = _left_of(each, found, known)
+        if entry is None:
+            instead[each.place] = _stands_for(each, found, known)
+        else:
+            left.append(entry._replace(after=instead[entry.after]) if entry.after in instead else entry)
+    return left
+
+
+def _stands_for(entry: Entry, found: Found, known: Collection[str]) -> str | None:
+    """Return the place of the last item of an entry that was imported on its own; None if there is none."""
+    places = entry.made_of.places if entry.made_of is not None else ()
+    return next((place for place in reversed(places) if found.key_at(place) in known), None)
 
 
 def _left_of(entry: Entry, found: Found, known: Collection[str]) -> Entry | None:
-    places = entry.made_of.places if entry.made_of is not None else ()
-    count = max((number for number, place in enumerate(places, 1) if found.key_at(place) in known), default=0)
-    if not count or entry.made_of is None:
+    last = _stands_for(entry, found, known)
+    if last is None or entry.made_of is None:
         return entry
-    left = entry.made_of.without(count)
-    return entry._replace(message=left) if left.content or left.tool_calls else None
+    left = entry.made_of.without(list(entry.made_of.places).index(last) + 1)
+    after = last if entry.after is not None else None
+    return entry._replace(message=left, after=after) if left.content or left.tool_calls else None
 
 
 def _is_known_as(ledger: Ledger, entry: Entry, fingerprint: bytes | None) -> bool:
@@ -292,6 +324,10 @@ class _ExistingConversation:
         self._message_ids: set[str] = set()
         self._retracted: set[str] = set()
         self._threads: set[str] = set()
+        self._end = self._shown = ""
+        """Ids of the message at the end, and of the last one of the branch that the source showed."""
+        self._before: dict[str, str] = {}
+        """Id of the message that each message follows."""
         for event in ledger.journal.history(found.key):
             self._take(event)
 
@@ -308,8 +344,17 @@ class _ExistingConversation:
         match event:
             case events.MessageJournaled():
                 self._message_ids.add(event.message_id)
-                if event.source == Source.IMPORT and event.idempotency_key is not None:
-                    self._known[event.idempotency_key] = event
+                is_imported = event.source == Source.IMPORT and event.idempotency_key is not None
+                if is_imported:
+                    self._known[event.idempotency_key or ""] = event
+                if event.parent_version is not None:
+                    self._before[event.message_id] = event.parent_message_id or ""
+                    return
+                self._before[event.message_id], self._end = self._end, event.message_id
+                self._shown = event.message_id if is_imported else self._shown
+            case events.BranchSelected():
+                self._end = event.message_id
+                self._shown = event.message_id if event.reason == SHOWN_BRANCH else self._shown
             case events.MessageRetracted():
                 self._retracted.add(event.message_id)
             case events.ThreadLinked():
@@ -342,7 +387,7 @@ class _ExistingConversation:
             for place in found.other_branches
             if (event := self._known.get(found.key_at(place))) is not None and event.message_id not in self._retracted
         ]
-        if not missing and not gone:
+        if not missing and not gone and not (found.rule >= TREE_RULE and self._shows_another(self._places())):
             return Imported(found.line, found.key, "unchanged", 0, found.note, found.left_out)
 
         kept = _kept(self._ledger, missing)
@@ -350,23 +395,67 @@ class _ExistingConversation:
         def decide(conversation: Conversation) -> None:
             for message_id in gone:
                 conversation.retract(message_id, LEFT_BRANCH)
-            _journal(conversation, found, kept)
+            if found.rule >= TREE_RULE:
+                self._journal_branches(conversation, kept)
+            else:
+                _journal(conversation, found, kept)
 
         self._ledger.journal.commit(found.key, decide)
         left_out = dict(found.left_out) | ({"retracted": len(gone)} if gone else {})
         return Imported(found.line, found.key, "extended", len(missing), found.note, left_out)
 
+    def _places(self) -> dict[str, Parent]:
+        """Return the messages at the places of the source that were imported."""
+        begin = self._found.key_at("")
+        known = ((key.removeprefix(begin), event) for key, event in self._known.items())
+        places = {place: (event.message_id, event.originator_version) for place, event in known} | {"": BEGINNING}
+        for entry in self._found.entries:  # what was left out stands for what it follows
+            if entry.place not in places and self._is_left_out(entry):
+                places[entry.place] = places[entry.after or ""]
+        return places
+
+    def _shows_another(self, places: Mapping[str, Parent]) -> str | None:
+        """Return the place of the last message that the source shows, if it showed another branch when it was imported."""
+        shown = next((each.place for each in reversed(self._found.entries) if not each.is_aside), "")
+        return shown if shown and places[shown][0] != self._shown else None
+
+    def _journal_branches(self, conversation: Conversation, missing: Sequence[Entry]) -> None:
+        """Journal what is missing on each branch, and select the one that the source shows if it showed another."""
+        places = self._places()
+        first = next((each for each in missing if not each.is_aside), None)
+        leaves = first is None or places[first.after or ""][0] not in self._own_messages()
+        _journal(conversation, self._found, missing, places, lambda entry: entry.is_aside or leaves)
+        shown = self._shows_another(places)
+        if shown is not None and leaves:
+            conversation.select(*places[shown], SHOWN_BRANCH)
+
+    def _own_messages(self) -> set[str]:
+        """Return the ids of the messages at the end that were not imported, and of the imported one before them."""
+        imported = {event.message_id for event in self._known.values()}
+        own = {self._end}
+        at = self._end
+        while at and at not in imported:
+            at = self._before.get(at, "")
+            own.add(at)
+        return own
+
+    def _is_left_out(self, entry: Entry) -> bool:
+        """Return whether an entry is not imported because another message of the ledger stands for it."""
+        is_known = entry.whole is not None and self._found.key_at(entry.whole) in self._known
+        return is_known or (entry.message_id or entry.piece_of) in self._message_ids
+
     def _missing(self) -> list[Entry]:
         missing: list[Entry] = []
+        places = set[str]()
         for entry in self._found.entries:
             earlier = self._known.get(self._found.key_at(entry.place))
             if earlier is None:
-                is_known = entry.whole is not None and self._found.key_at(entry.whole) in self._known
-                if not is_known and (entry.message_id or entry.piece_of) not in self._message_ids:
+                if not self._is_left_out(entry):
                     missing.append(entry)
+                    places.add(entry.place)
                 continue
             self._compare(earlier, entry)
-            if missing:
+            if missing and (entry.after is None or entry.after in places):
                 raise IdempotencyConflict(
                     f"{missing[0].name} of {self._found.key!r} precedes a message that was imported earlier, and "
                     "messages can only be appended: nothing of this conversation was imported; give it another key"

@@ -53,6 +53,12 @@ class ItemReader:
         self._before: list[tuple[JSON, SourcePlace]] = []
         """What the model did since its last message."""
 
+    def branched(self, reader: MessageReader) -> ItemReader:
+        """Return a reader for a branch that leaves this one here, into the entries of its own reader."""
+        branch = ItemReader(reader)
+        branch._before = list(self._before)
+        return branch
+
     def read(self, item: object, at: SourcePlace) -> None:
         """Read the next item, or count it if it cannot be read."""
         if isinstance(item, Mapping) and ENCRYPTED in item:

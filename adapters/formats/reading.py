@@ -1,7 +1,8 @@
 """Represent conversations read from a source: `Found`, with its entries, which `MessageReader` makes of its messages.
 
 A conversation is read by a numbered rule. What an earlier rule imported is compared and continued by that rule for ever; it is
-found by the idempotency keys of its messages. New conversations are read by the newest rule.
+found by the idempotency keys of its messages. New conversations are read by the newest rule; those of sources that have
+branches, by the rule that reads all of them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Self, overload
 
 from threadledger.domain.conversation import IMPORTED, parse_message, stream_of
 from threadledger.domain.conversation.messages import Message, Role
@@ -33,10 +35,13 @@ SOURCE_ID_CHARS_MAX = 300
 Known = Mapping[str, bytes | None]
 """Fingerprints of the messages of a conversation, by idempotency key."""
 
-RULES = {1: IMPORTED, 2: f"{IMPORTED}2:"}
+RULES = {1: IMPORTED, 2: f"{IMPORTED}2:", 3: f"{IMPORTED}3:"}
 """What the idempotency keys of imported messages begin with, by the rule that read them; the place follows."""
 
-NEWEST_RULE = max(RULES)
+NEWEST_RULE = 2
+
+TREE_RULE = 3
+"""The rule of sources that have branches: it reads messages as the second one does, and those of all branches."""
 
 
 def rule_of(keys: Collection[str]) -> int | None:
@@ -44,7 +49,8 @@ def rule_of(keys: Collection[str]) -> int | None:
     imported = [key for key in keys if key.startswith(IMPORTED)]
     if not imported:
         return None  # an id at the source may begin as the keys of the second rule go on: all of them have to
-    return 2 if all(key.startswith(RULES[2]) for key in imported) else 1
+    named = (rule for rule in (TREE_RULE, NEWEST_RULE) if all(key.startswith(RULES[rule]) for key in imported))
+    return next(named, 1)
 
 
 class SourcePlace(NamedTuple):
@@ -89,6 +95,10 @@ class Entry(NamedTuple):
     """Ids, times and metadata of the message at its source."""
     made_of: MadeOf | None = None
     """What of it may have been imported before on its own, when the source ended there."""
+    after: str | None = None
+    """Place of the entry that it follows, "" for none, if the source has branches."""
+    is_aside: bool = False
+    """Whether it is on another branch than the one that the source shows."""
 
 
 @dataclass
@@ -168,12 +178,13 @@ class Found:
     """The rule by which it was read."""
     by_rule_1: Callable[[], Found | Imported] | None = field(default=None, repr=False, compare=False)
     """Function that reads it by the first rule; None if its messages are the same."""
+    by_rule_2: Callable[[], Found | Imported] | None = field(default=None, repr=False, compare=False)
+    """Function that reads the branch that is shown alone, by the second rule; None if there is no other one."""
 
     def by_rule(self, rule: int) -> Found | Imported:
         """Return the conversation as this rule reads it."""
-        if rule == self.rule:
-            return self
-        return replace(self, rule=rule) if self.by_rule_1 is None else self.by_rule_1()
+        again = {1: self.by_rule_1, 2: self.by_rule_2}.get(rule) if rule < self.rule else None
+        return again() if again is not None else replace(self, rule=rule) if rule != self.rule else self
 
     def key_at(self, place: str) -> str:
         """Return the idempotency key of the message at a place."""
@@ -230,7 +241,9 @@ def with_repeated(found: Found | Imported, repeated: Sequence[str], source_chars
         return replace(found, left_out=left_out, reason="; ".join(filter(None, (found.reason, said))))
     note, again = "; ".join(filter(None, (found.note, said))), found.by_rule_1
     by_rule_1 = None if again is None else lambda: with_repeated(again(), repeated)
-    return replace(found, left_out=left_out, note=note, by_rule_1=by_rule_1)
+    line = found.by_rule_2
+    by_rule_2 = None if line is None else lambda: with_repeated(line(), repeated)
+    return replace(found, left_out=left_out, note=note, by_rule_1=by_rule_1, by_rule_2=by_rule_2)
 
 
 def source_id(value: object, what: str) -> str:
@@ -271,18 +284,30 @@ class MessageReader:
         self._kept: list[_KeptItem] = []
         """Items that are no message of their own, kept with the next message."""
         self._waiting = OpenCalls()
-        self._problem = ""
+        self._problems: list[str] = []
+        self._last = ""
+        """Place of the last entry of this branch."""
+        self._last_at: int | None = None
+        """Its index; None if this branch has none of its own."""
+        self._is_aside = False
+
+    def branched(self) -> Self:
+        """Return a reader for a branch that leaves this one here; its entries are added to the same list."""
+        branch = copy(self)
+        branch._kept, branch._waiting = list(self._kept), self._waiting.copy()
+        branch._last_at, branch._is_aside = None, True
+        return branch
 
     def add_plain(self, message: Message, place: str, name: str) -> None:
         """Add a message that needs no repair (`usual_message`), of a source that has no ids."""
         self._waiting.note(message)
-        self.entries.append(Entry(message, place, name))
+        self._append(Entry(message, place, name))
 
     def add_read(self, message: Message, at: SourcePlace, made_of: MadeOf | None = None) -> None:
         """Add a message that was made of the source's items."""
         self._waiting.note(message)
         message = self._with(self._taken(), message, self.left_out)
-        self.entries.append(_entry(message, at, _origin(at.origin, self.left_out), made_of))
+        self._append(_entry(message, at, _origin(at.origin, self.left_out), made_of))
 
     def add(
         self,
@@ -317,7 +342,7 @@ class MessageReader:
             else:
                 ours, place = message_id or piece_of, f"{at.place}/{number}"
                 entry = Entry(message, place, at.name, at.written_at, None, ours, at.place, source)
-            self.entries.append(entry)
+            self._append(entry)
 
     def _add_kept(self, messages: list[Message], own: list[_KeptItem]) -> MadeOf | None:
         """Add to the first of these messages what was kept for it, and its own items."""
@@ -375,14 +400,19 @@ class MessageReader:
             kept, empty = self._taken(), Message(Role.ASSISTANT, None)
             made_of = self._made_of(kept, (), empty)
             made_of = made_of and MadeOf(made_of.places[:-1], made_of.without)
-            self.entries.append(
-                _entry(self._with(kept, empty, self.left_out), at, _origin(at.origin, self.left_out), made_of)
-            )
+            self._append(_entry(self._with(kept, empty, self.left_out), at, _origin(at.origin, self.left_out), made_of))
+
+    def _append(self, entry: Entry) -> None:
+        if self.rule >= TREE_RULE:
+            entry = entry._replace(after=self._last, is_aside=self._is_aside)
+        self._last, self._last_at = entry.place, len(self.entries)
+        self.entries.append(entry)
 
     def leave_out(self, problem: str, kind: str = "unreadable_messages") -> None:
         """Count a message that cannot be read."""
         self.left_out[kind] += 1
-        self._problem = self._problem or problem
+        if not self._problems:
+            self._problems.append(problem)
 
     def check(self) -> None:
         """Check that the conversation is not made of unreadable messages alone; called after the last message.
@@ -390,12 +420,16 @@ class MessageReader:
         Raises:
             InvalidInput: none of its messages can be read; the text names the first and its problem.
         """
+        self.end()
+        if self._problems and not self.entries:
+            raise InvalidInput(f"none of its messages can be read: {self._problems[0]}")
+
+    def end(self) -> None:
+        """Add what was kept for a message that does not come; called after the last message of a branch."""
         self._close()
-        if self._kept and self.entries:
-            last = self.entries[-1]
-            self.entries[-1] = last._replace(message=self._with(self._taken(), last.message, self.left_out))
-        if self._problem and not self.entries:
-            raise InvalidInput(f"none of its messages can be read: {self._problem}")
+        if self._kept and self._last_at is not None:
+            last = self.entries[self._last_at]
+            self.entries[self._last_at] = last._replace(message=self._with(self._taken(), last.message, self.left_out))
 
 
 def _storable(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -276,6 +276,12 @@ class OpenCalls:
         self._grows = False
         """Whether the last message called tools too: then further calls belong to the same round."""
 
+    def copy(self) -> OpenCalls:
+        """Return the same calls, for another branch that continues here."""
+        other = OpenCalls()
+        other._names, other._grows = dict(self._names), self._grows
+        return other
+
     def note(self, message: Message) -> None:
         """Add the calls of a message; remove the call that it answers."""
         calls = message.calls()

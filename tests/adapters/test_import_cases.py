@@ -95,7 +95,7 @@ TABLE: dict[str, dict[str, tuple[list[tuple[str, str]], dict[str, int]]]] = {
     "agents_advanced_branches.sql": {
         "adv": (
             [("user", "q1"), ("assistant", "a1"), ("user", "q2 edited"), ("assistant", "a2 right")],
-            {"messages_on_other_branches": 2},
+            {},
         )
     },
     "agents_compaction.sql": {
@@ -129,7 +129,7 @@ def test_what_is_imported_of_a_case_and_what_is_counted(open_store, tmp_path, na
     for key, (texts, counted) in TABLE[name].items():
         assert (outcomes[key]["state"], outcomes[key]["left_out"]) == ("imported", counted)
         assert said(ledger, key) == texts
-        assert outcomes[key]["messages"] == len(texts)
+        assert outcomes[key]["messages"] == ledger.state(key).messages
     assert outcomes.keys() == TABLE[name].keys()
     before = end(ledger)
     assert {each["state"] for each in imported(ledger, path)} == {"unchanged"}
@@ -224,8 +224,11 @@ def test_the_branch_that_an_agents_app_selected_later_takes_the_place_of_the_oth
     )
     database.close()
     (outcome,) = imported(ledger, path)
-    assert (outcome["state"], outcome["messages"], outcome["left_out"]["retracted"]) == ("extended", 1, 3)
+    assert (outcome["state"], outcome["messages"], outcome["left_out"]) == ("extended", 1, {})
     assert said(ledger, "adv") == [("user", "q1"), ("user", "q3")]
+    ends = [each.end.message.text for each in ledger.conversation("adv").branches()]
+    assert sorted(ends) == ["a2 right", "a2 wrong", "q3"]
+    assert [each["state"] for each in imported(ledger, path)] == ["unchanged"]
 
 
 # What an earlier version imported

@@ -1,4 +1,4 @@
-"""ChatGPT's data export: the branch that is shown becomes the conversation, everything else is counted."""
+"""ChatGPT's data export: the branch that is shown is the memory, the others are branches, everything else is counted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import json
 import zipfile
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from threadledger.adapters import export_lines
+from threadledger.adapters.formats import chatgpt, trees
 
 from .importing import end, imported, memory, said, states, written
 
@@ -41,8 +46,8 @@ def test_the_branch_that_ends_at_the_current_node_is_the_conversation(open_store
     other = node(9, "assistant", "an answer that was made anew", parent="n2")
     exported = conversation(TALK[0], TALK[1], other, node(3, "assistant", "hello", parent="n2"))
     (outcome,) = imported(ledger, written(tmp_path / "conversations.json", [exported]))
-    assert (outcome["state"], outcome["messages"]) == ("imported", 2)
-    assert outcome["left_out"] == {"hidden_system_messages": 1, "messages_on_other_branches": 1}
+    assert (outcome["state"], outcome["messages"]) == ("imported", 3)
+    assert outcome["left_out"] == {"hidden_system_messages": 1}
     assert said(ledger, "c-1") == [("user", "hi"), ("assistant", "hello")]
     assert ledger.memory("c-1").messages[0].written_at == "2023-11-14T22:13:22.250000Z"
     assert next(iter(ledger.journal.history("c-1"))).metadata == {
@@ -61,15 +66,128 @@ def test_the_same_export_twice_changes_nothing_and_a_later_one_adds_its_end(open
     assert said(ledger, "c-1") == [("user", "hi"), ("assistant", "hello"), ("user", "hi")]
 
 
-def test_what_is_on_another_branch_in_a_later_export_leaves_memory_and_stays_in_the_log(open_store, tmp_path):
+def test_what_is_on_another_branch_in_a_later_export_is_left_and_selected_again_by_a_further_one(open_store, tmp_path):
     ledger = open_store()
     path = written(tmp_path / "c.json", [conversation(*TALK)])
     imported(ledger, path)
-    anew = [conversation(*TALK, node(5, "assistant", "better", parent="n2"))]
-    (outcome,) = imported(ledger, written(path, anew))
+    again = [node(5, "assistant", "better", parent="n2")]
+    (outcome,) = imported(ledger, written(path, [conversation(*TALK, *again)]))
+    assert (outcome["state"], outcome["messages"]) == ("extended", 1)
+    assert said(ledger, "c-1") == [("user", "hi"), ("assistant", "better")]
+    for shown, text in (("n3", "hello"), ("n5", "better")):
+        back = written(path, [conversation(*TALK, *again, current=shown)])
+        assert states(imported(ledger, back)) == [(1, "c-1", "extended", 0)]
+        assert states(imported(ledger, back)) == [(1, "c-1", "unchanged", 0)]
+        assert said(ledger, "c-1") == [("user", "hi"), ("assistant", text)]
+
+
+def test_what_was_imported_before_there_were_branches_is_continued_in_its_way(open_store, tmp_path, monkeypatch):
+    ledger = open_store()
+    path = written(tmp_path / "c.json", [conversation(*TALK)])
+    monkeypatch.setattr(chatgpt.conversation_of, "__defaults__", (2,))
+    imported(ledger, path)
+    monkeypatch.undo()
+    written(path, [conversation(*TALK, node(5, "assistant", "better", parent="n2"))])
+    (outcome,) = imported(ledger, path)
     assert (outcome["state"], outcome["messages"], outcome["left_out"]["retracted"]) == ("extended", 1, 1)
     assert said(ledger, "c-1") == [("user", "hi"), ("assistant", "better")]
     assert states(imported(ledger, path)) == [(1, "c-1", "unchanged", 0)]
+
+
+def branch_texts(ledger, key="c-1"):
+    """The texts of each branch, from its beginning to its end."""
+    found = []
+    for branch in ledger.conversation(key).branches():
+        memory = ledger.journal.memory(key, leaf=branch.end.version)
+        found.append(" ".join(each.message.text for each in memory.messages))
+    return sorted(found)
+
+
+def test_every_branch_is_imported_with_what_leads_to_it(open_store, tmp_path):
+    ledger = open_store()
+    exported = conversation(
+        *TALK,
+        node(4, "user", "one"),
+        node(5, "assistant", "1"),
+        node(6, "user", "two", parent="n3"),
+        node(7, "assistant", "2"),
+        node(8, "assistant", "II", parent="n6"),
+        node(9, "user", "hey", parent="n1"),
+    )
+    path = written(tmp_path / "c.json", [exported | {"current_node": "n7"}])
+    assert imported(ledger, path)[0]["messages"] == 8
+    assert said(ledger, "c-1")[-1] == ("assistant", "2")
+    assert branch_texts(ledger) == ["hey", "hi hello one 1", "hi hello two 2", "hi hello two II"]
+    assert (
+        next(iter(ledger.conversations())).written_at == "2023-11-14T22:13:27.250000Z"
+    )  # of the last one that is shown
+    assert states(imported(ledger, path)) == [(1, "c-1", "unchanged", 0)]
+    (line,) = export_lines(ledger, ["c-1"])
+    assert [each["content"] for each in json.loads(line)["messages"]] == ["hi", "hello", "two", "2"]
+
+
+def test_what_the_ledger_added_stays_in_front_of_what_a_grown_export_adds(open_store, tmp_path):
+    ledger = open_store()
+    other = node(9, "assistant", "better", parent="n2")
+    path = written(tmp_path / "c.json", [conversation(*TALK, other, current="n3")])
+    imported(ledger, path)
+    ledger.conversation("c-1").append("user", "mine")
+    assert states(imported(ledger, path)) == [(1, "c-1", "unchanged", 0)]
+    more = node(4, "user", "more", parent="n3")
+    written(path, [conversation(*TALK, other, more)])
+    assert states(imported(ledger, path)) == [(1, "c-1", "extended", 1)]
+    assert [text for _, text in said(ledger, "c-1")] == ["hi", "hello", "mine", "more"]
+    chat = ledger.conversation("c-1")
+    chat.select_branch(next(each for each in chat.branches() if each.end.message.text == "better").message_id)
+    assert states(imported(ledger, path)) == [(1, "c-1", "unchanged", 0)]
+    assert [text for _, text in said(ledger, "c-1")] == ["hi", "better"]
+
+
+def test_more_branches_than_are_imported_are_counted(open_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(trees, "BRANCHES_MAX", 2)
+    ledger = open_store()
+    others = [node(number, "assistant", f"answer {number}", parent="n2") for number in range(4, 9)]
+    (outcome,) = imported(ledger, written(tmp_path / "c.json", [conversation(*TALK, *others, current="n3")]))
+    assert (outcome["messages"], outcome["left_out"]["messages_on_other_branches"]) == (4, 3)
+
+
+def test_a_message_before_one_that_was_imported_is_refused(open_store, tmp_path):
+    ledger = open_store()
+    path = written(tmp_path / "c.json", [conversation(*TALK, node(4, "user", "one", parent="n2"), current="n3")])
+    imported(ledger, path)
+    between = node(8, "assistant", "between", parent="n2")
+    written(path, [conversation(*TALK, between, node(4, "user", "one", parent="n8"), current="n3")])
+    (outcome,) = imported(ledger, path)
+    assert outcome["state"] == "failed"
+    assert "precedes a message that was imported earlier" in outcome["reason"]
+
+
+@st.composite
+def growing_trees(draw):
+    """Parents of nodes, and for each stage how many there are and which is current."""
+    parents = [draw(st.integers(0, number)) for number in range(draw(st.integers(1, 9)))]
+    cuts = sorted(draw(st.lists(st.integers(1, len(parents)), min_size=1, max_size=3)))
+    return parents, [(cut, draw(st.integers(1, cut))) for cut in cuts]
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(growing=growing_trees())
+def test_a_tree_that_grows_between_imports_is_imported_as_it_is_in_the_end(open_store, tmp_path, growing):
+    ledger, (parents, stages) = open_store(), growing
+    key = f"k-{end(ledger)}"
+
+    def path_to(number):
+        return [*path_to(parents[number - 1]), f"text {number}"] if number else []
+
+    for cut, current in stages:
+        nodes = [node(number, parent=f"n{parents[number - 1]}" if parents[number - 1] else "root")
+                 for number in range(1, cut + 1)]  # fmt: skip
+        path = written(tmp_path / "c.json", [conversation(*nodes, current=f"n{current}", key=key)])
+        assert imported(ledger, path)[0]["state"] != "failed"
+        assert [text for _, text in said(ledger, key)] == path_to(current)
+        assert imported(ledger, path)[0]["state"] == "unchanged"
+    leaves = set(range(1, cut + 1)) - set(parents[:cut]) | {current}
+    assert branch_texts(ledger, key) == sorted(" ".join(path_to(leaf)) for leaf in leaves)
 
 
 def test_a_call_of_a_tool_and_its_result_are_a_pair(open_store, tmp_path):
@@ -150,7 +268,7 @@ DAMAGED = {
         conversation(*TALK, node(5, "assistant", "newer", parent="n2"), node(4, "assistant", "older", parent="n2"))
         | {"current_node": None},
         "hi newer",
-        {"guessed_branches": 1, "messages_on_other_branches": 2},
+        {"guessed_branches": 1},
     ),
     "a parent that is not there": (conversation(node(2, text="b", parent="gone")), "b", {"broken_parents": 1}),
     "parents in a circle": (ROUND, "text 1 text 2", {"broken_parents": 1}),

@@ -143,6 +143,8 @@ GOLDEN = {
     "events-4.jsonl": "b0bee5eb3424cca25c6bc005aa5a289aa5c33ff7c9a1c3c74eeeaa59084b4021",
     "imported-6.jsonl": "47a14ac0699b150bc5e9814c6d3e0e5081fa6e9cf1ddda16a84da5ec585f0a49",
     "imported_by_rule_2-6.jsonl": "eaa771569909fd308d02b5df2f03fb38ddfc08373c55f76ba9ceddb9741fbefd",
+    "imported_by_rule_3-6.jsonl": "3c56fbc7c076dd9a06632230b046b64d69d6b1527940f5040388da661352387a",
+    "imported_branches_by_rule_2-6.jsonl": "65cf5a2f5d3e63615ceac801ec8550e29cc8c494a3018403c6f458e2d1ac9f14",
     "imports-4.jsonl": "ffbb646937d651180a9ab5a3ce4ed1a2db273594841a6f886e9d7e7f46d0bb0e",
     "jobs-4.jsonl": "0cd13642ad5cc4685f6eb00392174f2c5257a4c29488ead4ff4fa5be2f9ad391",
     "memory-5.jsonl": "690d5c990d66523e8e280cf1d75e9f4bca6d84a0a1ad6791a2118f7fea2dabe0",
